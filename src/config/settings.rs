@@ -1,0 +1,245 @@
+//! The checked configuration: plain values, each with its unit in its type or its name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::template::Template;
+
+/// A whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What concerns the process.
+    pub daemon: Daemon,
+    /// The Redis deployments by name, `[redis.NAME]`.
+    pub redis: BTreeMap<String, Arc<Endpoint>>,
+    /// The routes from Pub/Sub to streams by name, `[capture.NAME]`.
+    pub capture: BTreeMap<String, Arc<Capture>>,
+    /// The routes from streams to Pub/Sub by name, `[broadcast.NAME]`.
+    pub broadcast: BTreeMap<String, Arc<Broadcast>>,
+}
+
+/// `[daemon]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are served.
+    pub listen: SocketAddr,
+    /// Where the daemon may keep files.
+    pub state_directory: PathBuf,
+    /// Bytes that all routes together may hold in memory.
+    pub memory_limit: u64,
+    /// How long an ordered stop may take before what is left is given up.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[redis.NAME]`: one Redis deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The name in `[redis.NAME]`.
+    pub name: String,
+    /// Where it listens.
+    pub address: Address,
+    /// The ACL user; `None` is the server's default user.
+    pub username: Option<String>,
+    /// Where the password comes from, read again at every connect.
+    pub password: SecretSource,
+    /// The database that is selected, for keys; Pub/Sub knows none.
+    pub database: u32,
+    /// What every key and channel that tidegate makes begins with.
+    pub key_prefix: String,
+    /// How long connecting and authenticating together may take.
+    pub connect_timeout: Duration,
+    /// How long one reply may take before its outcome counts as unknown.
+    pub response_timeout: Duration,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// Host name or address, and port.
+    Tcp {
+        /// Host name or address, without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// Path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Where a password comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// There is none.
+    None,
+    /// It stands in the URL or in an environment variable.
+    Inline(Secret),
+    /// The content of a file without its last newline, read at every connect.
+    File(PathBuf),
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the value in.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that sends it to the server.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// `[capture.NAME]`: from channels into streams.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Capture {
+    /// The name in `[capture.NAME]`.
+    pub name: String,
+    /// The endpoint whose channels are subscribed.
+    pub source: String,
+    /// Channels, exactly.
+    pub channels: Vec<String>,
+    /// Channel patterns, as PSUBSCRIBE matches them.
+    pub patterns: Vec<String>,
+    /// How the source is read.
+    pub mode: Mode,
+    /// The endpoint that holds the streams.
+    pub destination: String,
+    /// The stream's name, from the event.
+    pub stream: Template,
+    /// Consumer groups that are made with each stream.
+    pub groups: Vec<String>,
+    /// Where a group begins that is made on a stream which already has entries.
+    pub groups_start: Option<GroupsStart>,
+    /// How much of a stream is kept.
+    pub keep: Keep,
+    /// What an entry looks like.
+    pub format: Format,
+    /// What tidegate adds to each entry.
+    pub include: Vec<Include>,
+    /// How many streams a template may make.
+    pub max_streams: u32,
+    /// The largest message in bytes; a larger one becomes a dead letter.
+    pub max_message_size: u64,
+}
+
+/// How a source is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// SUBSCRIBE and PSUBSCRIBE.
+    Subscribe,
+}
+
+/// Where a consumer group begins on a stream that has entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupsStart {
+    /// At the first entry.
+    Beginning,
+    /// After the last entry.
+    End,
+}
+
+/// How much of a stream is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything: said, not assumed.
+    Forever,
+    /// Up to a number of entries (about: Redis trims whole nodes), up to an age, or both.
+    Limits {
+        /// Entries.
+        entries: Option<u64>,
+        /// Age by entry id.
+        age: Option<Duration>,
+    },
+}
+
+/// What an entry looks like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Format {
+    /// The fields `channel`, `pattern` (where one matched) and `payload`.
+    Raw,
+    /// The members of a JSON object as fields.
+    Fields,
+    /// A CloudEvents 1.0 structured JSON document in the field `event`.
+    CloudEvents {
+        /// The attribute `source`.
+        source: Template,
+        /// The attribute `type`.
+        r#type: Template,
+    },
+}
+
+/// What tidegate adds to an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Include {
+    /// `id`: the event's position.
+    Id,
+    /// `received_at`: milliseconds since 1970 by the daemon's clock.
+    ReceivedAt,
+}
+
+/// `[broadcast.NAME]`: from a stream to channels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broadcast {
+    /// The name in `[broadcast.NAME]`.
+    pub name: String,
+    /// The endpoint that holds the stream.
+    pub source: String,
+    /// The stream, exactly.
+    pub stream: String,
+    /// What releases an entry.
+    pub after: After,
+    /// The endpoint on which is published.
+    pub destination: String,
+    /// The channel's name, from the entry.
+    pub channel: Template,
+    /// The message, from the entry.
+    pub message: Template,
+    /// Where to begin on a stream that already has entries.
+    pub start: Option<Start>,
+    /// The largest message in bytes; an entry that makes a larger one becomes a dead letter.
+    pub max_message_size: u64,
+}
+
+/// What releases an entry for broadcast.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// Being in the stream.
+    Added,
+}
+
+/// Where a broadcast begins on a stream that already has entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the first entry.
+    Beginning,
+    /// After the last entry.
+    End,
+    /// After the entry with this id, `milliseconds-sequence`.
+    After(u64, u64),
+}

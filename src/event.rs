@@ -1,0 +1,78 @@
+//! The words that every part shares: why events may be missing, and why one was given up.
+//! No I/O here, and nothing that knows a connection.
+
+/// Why a stretch of the source may hold events that were missed. The name is part of the gap record
+/// and of the metric `tidegate_gaps_total{cause}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// tidegate was not running: stopped, killed, or the machine was away.
+    Restart,
+    /// The connection to the source ended.
+    SourceDisconnected,
+    /// Heartbeats stopped coming back, so the connection was given up.
+    SourceSilent,
+    /// The source sent what is not RESP, or not what was asked for, so the connection was given up.
+    SourceBroken,
+    /// Memory was full because the destination did not take events fast enough.
+    MemoryFull,
+    /// The route's state vanished from the destination (FLUSHALL, empty restart).
+    StateLost,
+    /// The destination went back to an earlier position (a failover that lost acknowledged writes),
+    /// and what stood between is no longer in hand.
+    DestinationWentBack,
+    /// Another writer moved the position past events that were in hand here.
+    Stale,
+}
+
+impl GapCause {
+    /// Every cause.
+    pub const ALL: [Self; 8] = [
+        Self::Restart,
+        Self::SourceDisconnected,
+        Self::SourceSilent,
+        Self::SourceBroken,
+        Self::MemoryFull,
+        Self::StateLost,
+        Self::DestinationWentBack,
+        Self::Stale,
+    ];
+
+    /// The name in records, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::SourceDisconnected => "source_disconnected",
+            Self::SourceSilent => "source_silent",
+            Self::SourceBroken => "source_broken",
+            Self::MemoryFull => "memory_full",
+            Self::StateLost => "state_lost",
+            Self::DestinationWentBack => "destination_went_back",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// Why a received event was given up. Each lies inside a recorded gap. The name is part of the
+/// metric `tidegate_dropped_total{reason}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Memory was full.
+    MemoryFull,
+    /// Another writer had moved the position past it.
+    Stale,
+}
+
+impl DropReason {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::MemoryFull, Self::Stale];
+
+    /// The name in the ledger, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MemoryFull => "memory_full",
+            Self::Stale => "stale",
+        }
+    }
+}

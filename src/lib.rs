@@ -1,0 +1,9 @@
+//! tidegate: an event bridge between Redis Pub/Sub and Redis Streams.
+//!
+//! The library serves the binary, the tests and the benches; it promises no API.
+
+pub mod config;
+pub mod event;
+pub mod rt;
+pub mod status;
+pub mod template;

@@ -1,0 +1,3 @@
+//! The daemon's program: arguments → configuration → logs → runtime → exit code.
+
+fn main() {}

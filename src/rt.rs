@@ -1,0 +1,27 @@
+//! The doors to the runtime: the only places that spawn tasks, make channels and read the clock.
+//!
+//! Panics: a panic in any task or thread logs where it happened and aborts the process
+//! (`panic = "abort"`, see Cargo.toml). The service manager starts it again, and the
+//! compare-and-set on the destination makes that harmless; a half-dead daemon is not.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Starts a task. The name shows in logs where the task ends a process.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub fn spawn<F>(name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tracing::trace!(task = name, "spawn");
+    tokio::spawn(future)
+}
+
+/// Milliseconds since 1970 by the system's clock: for people and records, never for order.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,254 @@
+//! What the loops say of themselves, as data: the board that `/status`, `/readyz`, `/healthz` and
+//! the watchdog read. A leaf: loops write here, [`crate::observe`] reads, neither knows the other.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// Which way a route goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// From channels into streams.
+    Capture,
+    /// From a stream to channels.
+    Broadcast,
+}
+
+/// What a route is doing.
+///
+/// ```text
+/// connecting ─▶ live ◀─▶ waiting          (an endpoint is away: it tries again by itself)
+///                 ▲ └──▶ parked           (it may not write: a person must act; tries every 30 s)
+///                 └────▶ superseded       (a newer configuration runs elsewhere: stands by)
+/// any ─▶ draining ─▶ stopped
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteState {
+    /// It has not been live yet.
+    Connecting,
+    /// It does its work.
+    Live,
+    /// Its source or its destination is away.
+    Waiting,
+    /// It may not write, and says why.
+    Parked,
+    /// Another instance runs a newer configuration of it.
+    Superseded,
+    /// It was told to stop and finishes what is in hand.
+    Draining,
+    /// It has ended.
+    Stopped,
+}
+
+impl RouteState {
+    /// Every state, for metrics that show one series a state.
+    pub const ALL: [Self; 7] = [
+        Self::Connecting,
+        Self::Live,
+        Self::Waiting,
+        Self::Parked,
+        Self::Superseded,
+        Self::Draining,
+        Self::Stopped,
+    ];
+
+    /// The name in `/status` and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Live => "live",
+            Self::Waiting => "waiting",
+            Self::Parked => "parked",
+            Self::Superseded => "superseded",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// One side of a route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Whether there is a working connection.
+    pub connected: bool,
+    /// When the other side last answered (a heartbeat that came back, a reply); milliseconds since 1970.
+    pub last_answer_unix_ms: Option<u64>,
+    /// What is wrong, for a person.
+    pub error: Option<String>,
+}
+
+/// Where the events of a capture went, since the route's state was made. See `DESIGN` "ledger":
+/// `received = appended + deduplicated + filtered + rejected + Σ dropped + in hand`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Read from the source, each message once.
+    pub received: u64,
+    /// Stored in a stream.
+    pub appended: u64,
+    /// Found already stored.
+    pub deduplicated: u64,
+    /// Left out by the route's own filter.
+    pub filtered: u64,
+    /// Written to the dead letters.
+    pub rejected: u64,
+    /// Given up, by reason; each lies inside a recorded gap.
+    pub dropped: BTreeMap<String, u64>,
+    /// Received and none of the above yet.
+    pub in_hand: u64,
+}
+
+/// What a broadcast has done since its cursor was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BroadcastCounts {
+    /// Entries published.
+    pub published: u64,
+    /// Of these, published to nobody (on the node that was asked).
+    pub unheard: u64,
+    /// Entries written to the dead letters.
+    pub rejected: u64,
+}
+
+/// One route, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// The route's name.
+    pub route: String,
+    /// Which way it goes.
+    pub kind: Kind,
+    /// What it is doing.
+    pub state: RouteState,
+    /// Since when; milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// Why it is not live, for a person.
+    pub reason: Option<String>,
+    /// The side it reads.
+    pub source: Link,
+    /// The side it writes.
+    pub destination: Link,
+    /// A capture's checkpoint or a broadcast's cursor.
+    pub position: Option<String>,
+    /// Bytes held in memory.
+    pub in_hand_bytes: u64,
+    /// When a stretch began that may have been missed and is not yet recorded; milliseconds since 1970.
+    pub gap_open_since_unix_ms: Option<u64>,
+    /// When something was last stored or published; milliseconds since 1970.
+    pub last_progress_unix_ms: Option<u64>,
+    /// Captures only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Ledger>,
+    /// Broadcasts only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastCounts>,
+}
+
+impl RouteStatus {
+    /// A route that has not begun.
+    #[must_use]
+    pub fn new(route: &str, kind: Kind, source: &str, destination: &str, now_unix_ms: u64) -> Self {
+        let link = |endpoint: &str| Link { endpoint: endpoint.to_owned(), ..Link::default() };
+        Self {
+            route: route.to_owned(),
+            kind,
+            state: RouteState::Connecting,
+            since_unix_ms: now_unix_ms,
+            reason: None,
+            source: link(source),
+            destination: link(destination),
+            position: None,
+            in_hand_bytes: 0,
+            gap_open_since_unix_ms: None,
+            last_progress_unix_ms: None,
+            ledger: (kind == Kind::Capture).then(Ledger::default),
+            broadcast: (kind == Kind::Broadcast).then(BroadcastCounts::default),
+        }
+    }
+}
+
+/// One route's place on the board. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Slot(Arc<SlotInner>);
+
+#[derive(Debug)]
+struct SlotInner {
+    status: Mutex<RouteStatus>,
+    progress_unix_ms: AtomicU64,
+    /// Whether every endpoint of the route has been tried once.
+    tried: std::sync::atomic::AtomicBool,
+}
+
+impl Slot {
+    /// Changes what the board shows.
+    pub fn update(&self, change: impl FnOnce(&mut RouteStatus)) {
+        change(&mut lock(&self.0.status));
+    }
+
+    /// What the board shows.
+    #[must_use]
+    pub fn read(&self) -> RouteStatus {
+        lock(&self.0.status).clone()
+    }
+
+    /// Says that the loop has come round; milliseconds since 1970. Each loop does at least once a second.
+    pub fn progressed(&self, now_unix_ms: u64) {
+        self.0.progress_unix_ms.store(now_unix_ms, Ordering::Relaxed);
+    }
+
+    /// When the loop last came round; milliseconds since 1970.
+    #[must_use]
+    pub fn progress_unix_ms(&self) -> u64 {
+        self.0.progress_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// Says that the route has tried its endpoints once, with whatever outcome.
+    pub fn tried(&self) {
+        self.0.tried.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the route has tried its endpoints once.
+    #[must_use]
+    pub fn was_tried(&self) -> bool {
+        self.0.tried.load(Ordering::Relaxed)
+    }
+}
+
+/// Every route's place.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<BTreeMap<String, Slot>>>);
+
+impl Board {
+    /// Makes a place for a route, or gives a route of the same name a new one.
+    #[must_use]
+    pub fn place(&self, status: RouteStatus) -> Slot {
+        let name = status.route.clone();
+        let slot = Slot(Arc::new(SlotInner {
+            progress_unix_ms: AtomicU64::new(status.since_unix_ms),
+            status: Mutex::new(status),
+            tried: std::sync::atomic::AtomicBool::new(false),
+        }));
+        lock(&self.0).insert(name, slot.clone());
+        slot
+    }
+
+    /// Takes a route off the board.
+    pub fn remove(&self, route: &str) {
+        lock(&self.0).remove(route);
+    }
+
+    /// Every route's place, by name.
+    #[must_use]
+    pub fn slots(&self) -> Vec<(String, Slot)> {
+        lock(&self.0).iter().map(|(name, slot)| (name.clone(), slot.clone())).collect()
+    }
+}
+
+/// A panic elsewhere ends the process (see `rt`), so a poisoned lock still holds whole values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
