@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod event;
+pub mod glob;
 pub mod rt;
 pub mod status;
 pub mod template;
