@@ -2,6 +2,7 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+pub mod capture;
 pub mod config;
 pub mod event;
 pub mod glob;

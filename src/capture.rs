@@ -1,0 +1,3 @@
+//! Capture: from channels into streams.
+
+pub mod mapping;
