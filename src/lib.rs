@@ -7,5 +7,6 @@ pub mod config;
 pub mod event;
 pub mod glob;
 pub mod rt;
+pub mod server;
 pub mod status;
 pub mod template;
