@@ -7,6 +7,6 @@
 pub mod settings;
 
 pub use settings::{
-    Address, After, Broadcast, Capture, Config, Daemon, Endpoint, Format, GroupsStart, Include, Keep,
-    Mode, Secret, SecretSource, Start,
+    Address, After, Broadcast, Capture, Config, Daemon, Endpoint, Format, GroupsStart, Include, Keep, Mode,
+    Secret, SecretSource, Start,
 };

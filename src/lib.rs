@@ -5,5 +5,6 @@
 pub mod config;
 pub mod event;
 pub mod rt;
+pub mod server;
 pub mod status;
 pub mod template;
