@@ -207,7 +207,7 @@ impl<'r> Session<'r> {
                 tracing::warn!(
                     event = "broadcast_drain_cut_short",
                     route = %self.route.parts.settings.name,
-                    position = %self.publisher.cursor(),
+                    position = self.publisher.cursor().map(tracing::field::display),
                     "the last batches were not answered in time; the next start finds in the cursor whether they were published"
                 );
                 return Ok(Next::Stopped);
@@ -283,7 +283,9 @@ impl<'r> Session<'r> {
             all.rejected += settled.tally.rejected;
             self.route.metrics.batch(settled.entries, settled.took);
         }
-        self.route.done(self.publisher.cursor(), all, self.publisher.held_bytes());
+        if let Some(cursor) = self.publisher.cursor() {
+            self.route.done(cursor, all, self.publisher.held_bytes());
+        }
         Ok(())
     }
 
