@@ -369,3 +369,18 @@ fn a_frozen_server_is_noticed_and_a_thawed_one_gets_the_rest() {
     route.stop();
     assert_silent(&server, &mut subscriber);
 }
+
+#[test]
+fn large_entries_behind_many_small_ones_are_read_within_bounds() {
+    let server = Server::start(Version::Redis70);
+    add(&server, 0..2_000);
+    let large = "x".repeat(1024 * 1024);
+    for _ in 0..80 {
+        server.ask::<String>(&["XADD", "orders", "*", "payload", &large]);
+    }
+    let route = Running::on(&server, Broadcast { start: Some(Start::Beginning), ..settings() });
+    route.wait_for_published(2_080);
+    assert_eq!(route.slot.read().broadcast.unwrap().unheard, 2_080);
+    route.stop();
+    assert_eq!(server.stream_length("tidegate:stock:dead-letters"), 0);
+}
