@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod event;
+pub mod position;
 pub mod rt;
 pub mod server;
 pub mod status;
