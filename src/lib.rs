@@ -4,6 +4,9 @@
 
 pub mod config;
 pub mod event;
+pub mod logs;
+pub mod metrics;
+pub mod observe;
 pub mod position;
 pub mod rt;
 pub mod server;
