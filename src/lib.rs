@@ -2,8 +2,10 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+pub mod capture;
 pub mod config;
 pub mod event;
+pub mod glob;
 pub mod logs;
 pub mod metrics;
 pub mod observe;
