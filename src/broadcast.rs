@@ -139,14 +139,14 @@ impl Route {
         self.parts.source.address == self.parts.destination.address
     }
 
-    /// A session has begun at this cursor.
+    /// A session has connected and found this cursor.
     fn opened(&mut self, cursor: EntryId, tally: Tally) {
         self.remembered = Some(cursor);
+        let now = Some(rt::unix_ms());
         self.parts.slot.update(|status| {
             for link in [&mut status.source, &mut status.destination] {
                 link.connected = true;
-                link.error = None;
-                link.last_answer_unix_ms = Some(rt::unix_ms());
+                link.last_answer_unix_ms = now;
             }
             status.position = Some(cursor.to_string());
             if let Some(counts) = &mut status.broadcast {
@@ -154,9 +154,20 @@ impl Route {
                     (tally.published, tally.unheard, tally.rejected);
             }
         });
+    }
+
+    /// A session does its work from this entry on. Only now is the failure before it over: a session
+    /// that opens and fails at once counts as the same failure.
+    fn live(&mut self, after: EntryId) {
+        self.backoff.reset();
+        self.said = None;
+        self.parts.slot.update(|status| {
+            status.source.error = None;
+            status.destination.error = None;
+        });
         self.state(RouteState::Live, None);
         let route = &self.parts.settings.name;
-        tracing::info!(event = "broadcast_live", %route, position = %cursor, "publishing after this entry");
+        tracing::info!(event = "broadcast_live", %route, position = %after, "publishing after this entry");
     }
 
     /// A session has ended, or none could begin. Returns how long to wait before the next.
@@ -201,8 +212,6 @@ impl Route {
     /// Entries were dealt with up to this cursor.
     fn done(&mut self, cursor: EntryId, tally: Tally, held_bytes: usize) {
         self.remembered = Some(cursor);
-        self.backoff.reset();
-        self.said = None;
         let now = rt::unix_ms();
         self.metrics.done(tally, cursor, now);
         self.parts.slot.update(|status| {
