@@ -2,6 +2,7 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+pub mod broadcast;
 pub mod capture;
 pub mod config;
 pub mod event;

@@ -209,6 +209,13 @@ impl Chain {
         *self = Self { acked: self.acked, read: self.read, ..Self::default() };
     }
 
+    /// Whether the state, read for the first time, stands in a later epoch than what is held: then what
+    /// is held was numbered from an epoch that has gone back.
+    pub(crate) fn comes_after(&self, position: Option<Position>) -> bool {
+        let held = self.ring.front().map(|batch| batch.first);
+        !self.read && held.is_some() && position.map(|p| p.epoch.number) >= held.map(|p| p.epoch.number)
+    }
+
     /// Takes in the reply to the oldest batch that is in flight.
     pub(crate) fn replied(&mut self, outcome: Result<Outcome, Error>, now_unix_ms: u64) -> Step {
         if self.refused > 0 {

@@ -277,7 +277,8 @@ impl Route {
             Ending::Running => false,
             Ending::Draining(until) => now >= until || (self.chain.is_empty() && self.destination.is_idle()),
             Ending::HandingOver => {
-                self.chain.is_empty() && (self.destination.is_idle() || self.parts.stop.is_cancelled())
+                let stored = self.chain.is_empty() && !self.destination.is_inheriting();
+                self.parts.stop.is_cancelled() || (stored && self.destination.is_idle())
             }
         }
     }

@@ -14,7 +14,7 @@ use super::super::handover::{Ended, Handover};
 use super::super::lane::{Lane, LaneSettings};
 use super::source::describe;
 use super::{Ending, Pending, Route};
-use crate::event::DropReason;
+use crate::event::{DropReason, GapCause};
 use crate::rt;
 use crate::server::resp::{self, Value};
 use crate::server::{Backoff, Class, Error};
@@ -145,6 +145,11 @@ impl Destination {
         matches!(self.state, State::Up(_))
     }
 
+    /// Whether the predecessor still writes.
+    pub(super) fn is_inheriting(&self) -> bool {
+        matches!(self.state, State::Inheriting(_))
+    }
+
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.state {
@@ -207,6 +212,14 @@ impl Route {
         destination.connected_before = true;
         let state = &lane.state;
         self.floor = self.floor.max(state.highest_epoch + 1);
+        if self.chain.comes_after(state.position) {
+            // The source handed out an epoch that the state has passed already: another server, or its
+            // epoch was lost and its clock is behind. The next window opens above it.
+            self.chain.clear();
+            self.builder.take();
+            let why = "the source's epochs stood behind the route's state; the window is opened anew";
+            self.lost_window(GapCause::EpochLost, why, now);
+        }
         self.report.ledger = state.ledger.clone();
         self.chain.disconnected();
         self.chain.found(state.position, state.at_unix_ms, rt::unix_ms());

@@ -221,7 +221,7 @@ impl Route {
     }
 
     /// The window has ended: what comes until the next one opens may be missed.
-    fn lost_window(&mut self, cause: GapCause, why: &str, now: Instant) {
+    pub(super) fn lost_window(&mut self, cause: GapCause, why: &str, now: Instant) {
         self.flush_builder();
         self.source.error = Some(why.to_owned());
         self.source.state = match cause {
