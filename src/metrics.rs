@@ -291,6 +291,7 @@ mod tests {
         let other = metrics.broadcast("orders");
         let text = metrics.render();
         assert!(text.contains("tidegate_published_total{route=\"orders\"} 0"));
+        assert_eq!(state_of(&text, "orders"), ["connecting"], "what both kinds have is shown for either");
         assert!(!text.contains("tidegate_events_received_total"));
         drop(other);
 
