@@ -2,11 +2,15 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+pub mod capture;
 pub mod config;
 pub mod event;
+pub mod glob;
 pub mod logs;
 pub mod metrics;
 pub mod observe;
+pub mod position;
 pub mod rt;
+pub mod server;
 pub mod status;
 pub mod template;

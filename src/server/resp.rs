@@ -1,0 +1,14 @@
+//! RESP, the protocol: a bounded reader that copies nothing, and a writer of commands.
+//!
+//! A server may be hostile or broken, so every length is checked before it is believed: the reader
+//! never holds more than its limit, whatever a header announces.
+
+mod reader;
+mod token;
+mod value;
+mod write;
+
+pub use reader::{Limits, Message, Pushed, Reader};
+pub use token::{ProtocolError, Token, token};
+pub use value::Value;
+pub use write::{argument, command, header, number_argument};

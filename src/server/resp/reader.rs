@@ -1,0 +1,400 @@
+//! The bounded reader: bytes in, frames out, nothing copied.
+//!
+//! One buffer holds what the socket gave. A Pub/Sub message is recognised by its constant head and
+//! cut out as ranges, without a generic parse; everything else goes through the token scanner, which
+//! remembers how far it got, so that a frame that comes in a thousand pieces is still scanned once.
+//!
+//! On failure: malformed or over-limit input is an error and the connection is of no use any more.
+//! One thing over a limit is ordinary: a message larger than the route takes. Its payload is not
+//! held but skipped as it comes, and told as [`Pushed::Oversized`] with its first bytes.
+
+use std::ops::Range;
+
+use super::token::{ProtocolError, Token, length, line, token};
+use super::value::Value;
+
+/// What a buffer begins with and goes back to: some 350 messages of 128 B in one read.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// A buffer that grew past this for one large frame is given back once it is empty.
+const SHRINK_BYTES: usize = 1024 * 1024;
+/// How much of an oversized payload is kept for its dead letter.
+const OVERSIZED_HEAD_BYTES: usize = 1024;
+/// Channel and pattern names together may add this much to the largest message.
+const NAMES_BYTES: usize = 1024 * 1024;
+
+/// What a reader may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest payload of a message, in bytes; a larger one is skipped and told.
+    pub message: usize,
+    /// The largest frame of any other kind, in bytes; a larger one is an error.
+    pub frame: usize,
+}
+
+impl Default for Limits {
+    /// Enough for any reply to a command of ours.
+    fn default() -> Self {
+        Self { message: 16 * 1024 * 1024, frame: 64 * 1024 * 1024 }
+    }
+}
+
+/// A Pub/Sub message, as slices of the reader's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// The channel it was published on.
+    pub channel: &'a [u8],
+    /// The subscription that brought it, where that was a pattern.
+    pub pattern: Option<&'a [u8]>,
+    /// What was published.
+    pub payload: &'a [u8],
+}
+
+/// What a subscribed connection brings.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pushed<'a> {
+    /// A message.
+    Message(Message<'a>),
+    /// A message over the limit: its payload is only the beginning, `size` the whole length.
+    Oversized(Message<'a>, usize),
+    /// Anything else: a confirmation, a reply.
+    Other(Value),
+}
+
+/// A bounded buffer and where its reader stands in it.
+#[derive(Debug)]
+pub struct Reader {
+    /// `buf[start..end]` came and is not consumed; `buf[end..]` is room.
+    buf: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How far the frame at `start` has been scanned: offset from `start`, elements still missing.
+    scanned: usize,
+    missing: usize,
+    /// Bytes of an oversized message that have not come yet and will be thrown away.
+    skip: usize,
+    limits: Limits,
+}
+
+impl Reader {
+    /// An empty reader.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { buf: vec![0; BUFFER_BYTES], start: 0, end: 0, scanned: 0, missing: 1, skip: 0, limits }
+    }
+
+    /// Changes the limits from the next frame on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Room for the next bytes; never empty.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if self.buf.len() > SHRINK_BYTES {
+                self.buf = vec![0; BUFFER_BYTES];
+            }
+        } else if self.end == self.buf.len() {
+            if self.start > 0 {
+                self.buf.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            }
+            if self.end > self.buf.len() / 2 {
+                self.buf.resize(self.buf.len() * 2, 0);
+            }
+        }
+        &mut self.buf[self.end..]
+    }
+
+    /// Says that so many bytes of [`Self::room`] were filled.
+    pub fn filled(&mut self, bytes: usize) {
+        self.end = self.buf.len().min(self.end + bytes);
+    }
+
+    /// Bytes that this reader holds in memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// The next thing that a subscribed connection brought; `None` until more bytes come.
+    ///
+    /// # Errors
+    /// Where the bytes are no RESP, or a frame is over the limit. The reader is then of no more use.
+    pub fn next_pushed(&mut self) -> Result<Option<Pushed<'_>>, ProtocolError> {
+        if self.skip > 0 {
+            let skipped = self.skip.min(self.end - self.start);
+            self.skip -= skipped;
+            self.start += skipped;
+            if self.skip > 0 {
+                return Ok(None);
+            }
+        }
+        let unread = &self.buf[self.start..self.end];
+        match cut_message(unread, self.limits.message)? {
+            Cut::Whole { channel, pattern, payload, end } => {
+                let base = self.start;
+                self.consumed(end);
+                let at = &self.buf[base..];
+                let pattern = pattern.map(|range| &at[range]);
+                Ok(Some(Pushed::Message(Message { channel: &at[channel], pattern, payload: &at[payload] })))
+            }
+            Cut::Oversized { channel, pattern, payload, size } => {
+                let base = self.start;
+                let come = (self.end - base).min(payload.start + size + 2);
+                self.skip = payload.start + size + 2 - come;
+                self.consumed(come);
+                let at = &self.buf[base..];
+                let pattern = pattern.map(|range| &at[range]);
+                let message = Message { channel: &at[channel], pattern, payload: &at[payload] };
+                Ok(Some(Pushed::Oversized(message, size)))
+            }
+            Cut::Partial => {
+                if unread.len() > self.limits.message + NAMES_BYTES {
+                    return Err(over(self.limits.message + NAMES_BYTES));
+                }
+                Ok(None)
+            }
+            Cut::Other => match self.next_frame()? {
+                None => Ok(None),
+                Some(frame) => Ok(Some(Pushed::Other(Value::build(frame, 0)?.0))),
+            },
+        }
+    }
+
+    /// The next whole reply; `None` until more bytes come.
+    ///
+    /// # Errors
+    /// As [`Self::next_pushed`].
+    pub fn next_value(&mut self) -> Result<Option<Value>, ProtocolError> {
+        self.next_frame()?.map(|frame| Value::build(frame, 0).map(|(value, _)| value)).transpose()
+    }
+
+    /// The bytes of the next whole frame, to be read with [`token`]; `None` until more bytes come.
+    ///
+    /// # Errors
+    /// As [`Self::next_pushed`].
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, ProtocolError> {
+        let unread = &self.buf[self.start..self.end];
+        while self.missing > 0 {
+            let Some((found, next)) = token(unread, self.scanned)? else {
+                if unread.len() > self.limits.frame {
+                    return Err(over(self.limits.frame));
+                }
+                return Ok(None);
+            };
+            let inside = match found {
+                Token::Array(count) | Token::Push(count) | Token::Map(count) => count,
+                _ => 0,
+            };
+            self.scanned = next;
+            self.missing = self.missing - 1 + inside;
+        }
+        let base = self.start;
+        let length = self.scanned;
+        self.consumed(length);
+        Ok(Some(&self.buf[base..base + length]))
+    }
+
+    /// The header of an array whose elements are read one by one, as EXEC's reply must be: other
+    /// messages may stand between its elements. `None` until it has come whole.
+    ///
+    /// # Errors
+    /// As [`Self::next_pushed`].
+    pub fn next_array_header(&mut self) -> Result<Option<Value>, ProtocolError> {
+        let unread = &self.buf[self.start..self.end];
+        match token(unread, 0)? {
+            None => Ok(None),
+            Some((Token::Array(count), next)) => {
+                self.consumed(next);
+                Ok(Some(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))))
+            }
+            Some(_) => self.next_value(),
+        }
+    }
+
+    fn consumed(&mut self, bytes: usize) {
+        self.start += bytes;
+        self.scanned = 0;
+        self.missing = 1;
+    }
+}
+
+fn over(limit: usize) -> ProtocolError {
+    ProtocolError(format!("a frame is larger than {limit} bytes"))
+}
+
+/// What stands at the beginning of the unread bytes.
+enum Cut {
+    Whole {
+        channel: Range<usize>,
+        pattern: Option<Range<usize>>,
+        payload: Range<usize>,
+        end: usize,
+    },
+    Oversized {
+        channel: Range<usize>,
+        pattern: Option<Range<usize>>,
+        payload: Range<usize>,
+        size: usize,
+    },
+    /// A message whose end has not come.
+    Partial,
+    /// No message, or too little of it to tell.
+    Other,
+}
+
+/// The heads that Redis writes before a message, after the byte that is `>` in RESP3 and `*` in RESP2.
+const MESSAGE: &[u8] = b"3\r\n$7\r\nmessage\r\n";
+const PMESSAGE: &[u8] = b"4\r\n$8\r\npmessage\r\n";
+
+fn cut_message(unread: &[u8], limit: usize) -> Result<Cut, ProtocolError> {
+    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(Cut::Other) };
+    let (mut at, by_pattern) = if rest.starts_with(MESSAGE) {
+        (1 + MESSAGE.len(), false)
+    } else if rest.starts_with(PMESSAGE) {
+        (1 + PMESSAGE.len(), true)
+    } else {
+        return Ok(Cut::Other);
+    };
+    let mut pattern = None;
+    if by_pattern {
+        let Some((range, next)) = bulk(unread, at)? else { return Ok(Cut::Partial) };
+        pattern = Some(range);
+        at = next;
+    }
+    let Some((channel, at)) = bulk(unread, at)? else { return Ok(Cut::Partial) };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Cut::Partial) };
+    let end = begin + size;
+    if size > limit {
+        let kept = begin..begin + OVERSIZED_HEAD_BYTES.min(size);
+        if unread.len() < kept.end {
+            return Ok(Cut::Partial);
+        }
+        return Ok(Cut::Oversized { channel, pattern, payload: kept, size });
+    }
+    match unread.get(end..end + 2) {
+        None => Ok(Cut::Partial),
+        Some(b"\r\n") => Ok(Cut::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
+        Some(_) => Err(ProtocolError("a payload does not end with CRLF".to_owned())),
+    }
+}
+
+/// A whole bulk string at `at`.
+fn bulk(buf: &[u8], at: usize) -> Result<Option<(Range<usize>, usize)>, ProtocolError> {
+    let Some((size, begin)) = bulk_header(buf, at)? else { return Ok(None) };
+    if size > NAMES_BYTES {
+        return Err(ProtocolError(format!("a channel name of {size} bytes")));
+    }
+    match buf.get(begin + size..begin + size + 2) {
+        None => Ok(None),
+        Some(b"\r\n") => Ok(Some((begin..begin + size, begin + size + 2))),
+        Some(_) => Err(ProtocolError("a name does not end with CRLF".to_owned())),
+    }
+}
+
+/// The length of the bulk string at `at`, and where its content begins.
+fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
+    // One or two digits are the rule for names; the general way costs three times as much.
+    if let Some(&[b'$', tens @ b'0'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n']) = buf.get(at..at + 5) {
+        return Ok(Some((usize::from(tens - b'0') * 10 + usize::from(ones - b'0'), at + 5)));
+    }
+    let Some((kind, text, next)) = line(buf, at)? else { return Ok(None) };
+    if kind != b'$' {
+        return Err(ProtocolError("a message holds what is no bulk string".to_owned()));
+    }
+    match length(&buf[text], 4 * 1024 * 1024 * 1024)? {
+        Some(size) => Ok(Some((size, next))),
+        None => Err(ProtocolError("a message holds a null".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(reader: &mut Reader, mut bytes: &[u8], step: usize) -> Vec<String> {
+        let mut seen = Vec::new();
+        while !bytes.is_empty() {
+            let room = reader.room();
+            let count = room.len().min(step).min(bytes.len());
+            room[..count].copy_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            reader.filled(count);
+            while let Some(pushed) = reader.next_pushed().unwrap() {
+                seen.push(match pushed {
+                    Pushed::Message(m) => format!(
+                        "{:?} {:?} {:?}",
+                        m.channel.escape_ascii().to_string(),
+                        m.pattern.map(|p| p.escape_ascii().to_string()),
+                        m.payload.escape_ascii().to_string()
+                    ),
+                    Pushed::Oversized(m, size) => format!("over {size} {}", m.payload.len()),
+                    Pushed::Other(value) => format!("{value:?}"),
+                });
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn any_split_gives_the_same_frames() {
+        let large = vec![b'x'; 5000];
+        let mut bytes = b"+OK\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n".to_vec();
+        bytes.extend_from_slice(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\n\r\n\0\xff\r\n");
+        bytes.extend_from_slice(b"*4\r\n$8\r\npmessage\r\n$2\r\na*\r\n$12\r\nabcdefghijkl\r\n$0\r\n\r\n");
+        bytes.extend_from_slice(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$5000\r\n");
+        bytes.extend_from_slice(&large);
+        bytes.extend_from_slice(b"\r\n:7\r\n%1\r\n+k\r\n*2\r\n_\r\n#t\r\n");
+        let limits = Limits { message: 4096, frame: 4096 };
+        let whole = feed(&mut Reader::new(limits), &bytes, usize::MAX);
+        assert_eq!(whole.len(), 7);
+        assert_eq!(whole[2], r#""a" None "\\r\\n\\x00\\xff""#);
+        assert_eq!(whole[4], "over 5000 1024");
+        for step in 1..40 {
+            assert_eq!(feed(&mut Reader::new(limits), &bytes, step), whole, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_an_error_and_memory_stays_bounded() {
+        let mut reader = Reader::new(Limits { message: 1000, frame: 1000 });
+        let mut bytes = b"*2\r\n$100000000\r\n".to_vec();
+        bytes.resize(1_000_000, b'x');
+        let mut rest = bytes.as_slice();
+        let error = loop {
+            let room = reader.room();
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            reader.filled(count);
+            match reader.next_pushed() {
+                Ok(None) if !rest.is_empty() => {}
+                other => break other.map(|_| ()).unwrap_err(),
+            }
+        };
+        assert!(error.to_string().contains("larger than 1000"), "{error}");
+        assert!(reader.held_bytes() <= 2 * BUFFER_BYTES);
+    }
+
+    #[test]
+    fn absurd_and_malformed_is_refused() {
+        for bytes in [
+            b"$99999999999999999999\r\n".as_slice(),
+            b"*-2\r\n",
+            b"hello\r\n",
+            b":1x\r\n",
+            b"$1\r\nab\r\n",
+            b">3\r\n$7\r\nmessage\r\n:1\r\n",
+            b">3\r\n$7\r\nmessage\r\n$99999999\r\n",
+            b"+a\rb\n",
+        ] {
+            let mut reader = Reader::new(Limits::default());
+            reader.room()[..bytes.len()].copy_from_slice(bytes);
+            reader.filled(bytes.len());
+            assert!(reader.next_pushed().is_err(), "{}", bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! One element of RESP2 or RESP3 at a time.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+/// A line (a length, a number, a simple string, an error) is at most this long; Redis's own limit for
+/// an inline request is the same 64 KiB.
+const LINE_LIMIT: usize = 64 * 1024;
+/// No aggregate that Redis sends has more elements; a larger count is broken or hostile.
+const ELEMENTS_LIMIT: u64 = 16 * 1024 * 1024;
+/// proto-max-bulk-len cannot be set higher than this by any sane server; a larger length is refused at
+/// once. What is refused below it is the reader's limit.
+const BULK_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
+
+/// What came is no RESP.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ProtocolError(pub(crate) String);
+
+/// One element. Ranges are into the buffer that was read; aggregates are followed by their elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    /// `+text`
+    Simple(Range<usize>),
+    /// `-CODE text`, or RESP3's `!`
+    Error(Range<usize>),
+    /// `:n`
+    Integer(i64),
+    /// `$n`, or RESP3's `=`; whole in the buffer
+    Bulk(Range<usize>),
+    /// RESP2's null bulk and null array, RESP3's `_`
+    Null,
+    /// `#t`, `#f`
+    Boolean(bool),
+    /// `,3.14` and `(big number`, as text
+    Number(Range<usize>),
+    /// `*n`, `~n`: so many elements follow
+    Array(usize),
+    /// `>n`: so many elements follow
+    Push(usize),
+    /// `%n` and `|n`: so many elements follow, keys and values counted each
+    Map(usize),
+}
+
+/// Reads the element at `at`. `None` where its end has not come yet.
+///
+/// # Errors
+/// Where it is no RESP, or a length is absurd.
+pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
+    let Some((kind, line, next)) = line(buf, at)? else { return Ok(None) };
+    let text = &buf[line.clone()];
+    let whole = match kind {
+        b'+' => Token::Simple(line),
+        b'-' => Token::Error(line),
+        b':' => Token::Integer(integer(text)?),
+        b'$' | b'=' | b'!' => {
+            let Some(length) = length(text, BULK_LIMIT)? else { return Ok(Some((Token::Null, next))) };
+            let end = next + length;
+            if buf.len() < end + 2 {
+                return Ok(None);
+            }
+            if &buf[end..end + 2] != b"\r\n" {
+                return Err(ProtocolError("a bulk string does not end with CRLF".to_owned()));
+            }
+            let content = if kind == b'!' { Token::Error(next..end) } else { Token::Bulk(next..end) };
+            return Ok(Some((content, end + 2)));
+        }
+        b'*' | b'~' => length(text, ELEMENTS_LIMIT)?.map_or(Token::Null, Token::Array),
+        b'>' => length(text, ELEMENTS_LIMIT)?.map_or(Token::Null, Token::Push),
+        b'%' | b'|' => length(text, ELEMENTS_LIMIT / 2)?.map_or(Token::Null, |pairs| Token::Map(pairs * 2)),
+        b'_' => Token::Null,
+        b'#' => Token::Boolean(text == b"t"),
+        b',' | b'(' => Token::Number(line),
+        other => {
+            return Err(ProtocolError(format!("the byte 0x{other:02x} begins no RESP element")));
+        }
+    };
+    Ok(Some((whole, next)))
+}
+
+/// The header line of the element at `at`: its kind, its text, and where the next thing begins.
+pub(super) fn line(buf: &[u8], at: usize) -> Result<Option<(u8, Range<usize>, usize)>, ProtocolError> {
+    let Some(&kind) = buf.get(at) else { return Ok(None) };
+    let start = at + 1;
+    let window = &buf[start..buf.len().min(start + LINE_LIMIT)];
+    match memchr(b'\r', window) {
+        Some(length) => match buf.get(start + length + 1) {
+            None => Ok(None),
+            Some(b'\n') => Ok(Some((kind, start..start + length, start + length + 2))),
+            Some(_) => Err(ProtocolError("a line has CR without LF".to_owned())),
+        },
+        None if window.len() == LINE_LIMIT => {
+            Err(ProtocolError(format!("a line is longer than {LINE_LIMIT} bytes")))
+        }
+        None => Ok(None),
+    }
+}
+
+/// A length; `-1` is null.
+pub(super) fn length(text: &[u8], limit: u64) -> Result<Option<usize>, ProtocolError> {
+    if text == b"-1" {
+        return Ok(None);
+    }
+    let mut value = 0u64;
+    if text.is_empty() || text.len() > 19 {
+        return Err(absurd(text));
+    }
+    for digit in text {
+        if !digit.is_ascii_digit() {
+            return Err(absurd(text));
+        }
+        value = value * 10 + u64::from(digit - b'0');
+    }
+    if value > limit {
+        return Err(absurd(text));
+    }
+    usize::try_from(value).map(Some).map_err(|_| absurd(text))
+}
+
+fn integer(text: &[u8]) -> Result<i64, ProtocolError> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| ProtocolError(format!("{:?} is no integer", shown(text))))
+}
+
+fn absurd(text: &[u8]) -> ProtocolError {
+    ProtocolError(format!("{:?} is no length that can be right", shown(text)))
+}
+
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(32)]).into_owned()
+}

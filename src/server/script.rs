@@ -1,0 +1,38 @@
+//! Server-side scripts: text in files beside the code that calls them, known to the server by hash.
+
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::error::Error;
+use super::resp::Value;
+
+/// A script and what it is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Script {
+    /// What it does, for errors.
+    pub name: &'static str,
+    /// Its text.
+    pub source: &'static str,
+}
+
+/// The hash under which a server knows a script: 40 hexadecimal digits.
+pub type Hash = [u8; 40];
+
+/// Loads a script and returns its hash. After NOSCRIPT (SCRIPT FLUSH, a restart, a failover) this is
+/// the repair.
+///
+/// # Errors
+/// Where the connection fails, or the server refuses (no right, a server older than 7.0).
+pub async fn load_script(
+    connection: &mut Connection,
+    script: Script,
+    deadline: Duration,
+) -> Result<Hash, Error> {
+    let reply =
+        connection.ask(deadline, "loading a script", &[b"SCRIPT", b"LOAD", script.source.as_bytes()]).await?;
+    match &reply {
+        Value::Bytes(hash) => hash.as_slice().try_into().ok(),
+        _ => None,
+    }
+    .ok_or_else(|| Error::Protocol(format!("SCRIPT LOAD of {} was answered with no hash", script.name)))
+}

@@ -1,0 +1,10 @@
+//! What tidegate promises, one file per promise, each on real servers and the real program.
+//!
+//! One program and not twenty: it links once. `cargo test --test promises NAME` runs what NAME matches.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by a panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod foundations;

@@ -1,0 +1,403 @@
+//! The real program, run as the users that `tidegate acl` prints.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use redis::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+use tidegate::status::{Ledger, RouteState, RouteStatus};
+
+use super::log::{Level, Log, LogLine};
+use super::port::Port;
+use super::process::{Guarded, program_next_to_tests};
+use super::server::Server;
+use super::wait::eventually;
+
+/// How long a start, a stop or a change of state may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One `[redis.NAME]` of the daemon under test.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    name: String,
+    url: String,
+    password: String,
+    /// Where the user is made; none where nothing listens.
+    admin: Option<Client>,
+    /// Further settings of the endpoint, as TOML lines.
+    settings: String,
+}
+
+/// What a daemon is to run, before it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    endpoints: Vec<Endpoint>,
+    daemon: String,
+    routes: String,
+    expected: BTreeSet<String>,
+}
+
+impl Setup {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `[redis.NAME]` with a user of its own, `tidegate-NAME`.
+    #[must_use]
+    pub(crate) fn endpoint(self, name: &str, server: &Server) -> Self {
+        self.endpoint_with(name, server, "")
+    }
+
+    /// Adds `[redis.NAME]` with further TOML lines.
+    #[must_use]
+    pub(crate) fn endpoint_with(mut self, name: &str, server: &Server, settings: &str) -> Self {
+        self.endpoints.push(Endpoint {
+            name: name.to_owned(),
+            url: server.url(&user_of(name)),
+            password: format!("first-{name}"),
+            admin: Some(server.client()),
+            settings: settings.to_owned(),
+        });
+        self
+    }
+
+    /// Adds `[redis.NAME]` at a socket where nothing listens.
+    #[must_use]
+    pub(crate) fn dead_endpoint(mut self, name: &str) -> Self {
+        self.endpoints.push(Endpoint {
+            name: name.to_owned(),
+            url: format!("redis+unix:///nonexistent/{name}.sock?user={}", user_of(name)),
+            password: format!("first-{name}"),
+            admin: None,
+            settings: String::new(),
+        });
+        self
+    }
+
+    /// TOML lines of `[daemon]`, beside the address and the directory that the harness writes.
+    #[must_use]
+    pub(crate) fn daemon(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.daemon);
+        self
+    }
+
+    /// The routes, as TOML.
+    #[must_use]
+    pub(crate) fn routes(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.routes);
+        self
+    }
+
+    /// Announces WARN and ERROR lines by their `event=` codes. Any other fails the test.
+    #[must_use]
+    pub(crate) fn expects(mut self, events: &[&str]) -> Self {
+        self.expected.extend(events.iter().map(|event| (*event).to_owned()));
+        self
+    }
+
+    /// Writes the files, makes the users, and runs the daemon without waiting for anything.
+    pub(crate) fn start(self) -> Daemon {
+        let directory =
+            tempfile::Builder::new().prefix("tidegate-").tempdir().expect("a temporary directory");
+        let mut daemon =
+            Daemon { directory, port: Port::claim(), setup: self, process: None, log: Log::default() };
+        daemon.write_configuration();
+        daemon.make_users();
+        daemon.start_again();
+        daemon
+    }
+
+    /// Runs the daemon and waits until every route is live.
+    pub(crate) fn start_ready(self) -> Daemon {
+        let daemon = self.start();
+        daemon.wait_ready();
+        daemon
+    }
+}
+
+/// A running daemon and what it wrote.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    directory: TempDir,
+    port: Port,
+    setup: Setup,
+    process: Option<(Guarded, JoinHandle<()>)>,
+    log: Log,
+}
+
+impl Daemon {
+    fn configuration(&self) -> PathBuf {
+        self.directory.path().join("tidegate.toml")
+    }
+
+    fn write_configuration(&self) {
+        let mut toml = format!(
+            "[daemon]\nlisten = \"127.0.0.1:{}\"\nstate_directory = \"{}\"\n{}\n",
+            self.port.number(),
+            self.directory.path().join("state").display(),
+            self.setup.daemon,
+        );
+        for endpoint in &self.setup.endpoints {
+            write_secret(self.directory.path(), endpoint);
+            write!(
+                toml,
+                "[redis.{0}]\nurl = \"{1}\"\npassword_file = \"{0}.pass\"\n{2}\n",
+                endpoint.name, endpoint.url, endpoint.settings
+            )
+            .expect("a String takes everything");
+        }
+        toml.push_str(&self.setup.routes);
+        std::fs::write(self.configuration(), toml).expect("the temporary directory is writable");
+    }
+
+    /// Makes the users with exactly the rights that `tidegate acl` says the configuration needs.
+    fn make_users(&self) {
+        let output = self.run_command(&["acl"]);
+        assert!(
+            output.status.success(),
+            "tidegate acl: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut made = BTreeSet::new();
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER ")) {
+            let mut words = line.split_whitespace();
+            let user = words.next().expect("a user's name after SETUSER");
+            let endpoint = self.setup.endpoints.iter().find(|endpoint| user_of(&endpoint.name) == user);
+            let endpoint = endpoint.unwrap_or_else(|| panic!("tidegate acl names an unknown user: {line}"));
+            made.insert(endpoint.name.clone());
+            let Some(admin) = &endpoint.admin else { continue };
+            let mut connection = admin.get_connection().expect("the server runs");
+            let mut command = redis::cmd("ACL");
+            command.arg("SETUSER").arg(user);
+            for word in words {
+                if word.starts_with('>') {
+                    command.arg(format!(">{}", endpoint.password));
+                } else {
+                    command.arg(word);
+                }
+            }
+            command.exec(&mut connection).unwrap_or_else(|error| panic!("{line}: {error}"));
+            redis::cmd("ACL").arg("SAVE").exec(&mut connection).expect("the server has a file for its users");
+        }
+        let wanted: BTreeSet<_> = self.setup.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+        assert_eq!(made, wanted, "tidegate acl has a line for every endpoint, and printed:\n{text}");
+    }
+
+    /// Runs another command of the program with the same configuration, to its end.
+    pub(crate) fn run_command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(program())
+            .args(arguments)
+            .arg("--config")
+            .arg(self.configuration())
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts")
+    }
+
+    /// Starts it again after a kill, with the same files.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let configuration = self.configuration();
+        let mut process = Guarded::start("tidegate", &program(), |command| {
+            command.args(["run", "--config"]).arg(configuration);
+            // A harness under systemd must not be taken for the service.
+            command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        });
+        let pipe = process.child().stderr.take().expect("stderr is a pipe");
+        let reader = self.log.follow(pipe);
+        self.process = Some((process, reader));
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(&mut self) {
+        let (mut process, reader) = self.process.take().expect("it runs");
+        process.kill();
+        reader.join().expect("the log's reader does not panic");
+    }
+
+    /// Kills it at once and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// Asks it to stop (SIGTERM) and waits until it has.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let (mut process, reader) = self.process.take().expect("it runs");
+        process.signal(Signal::SIGTERM);
+        let status = process.wait(PATIENCE);
+        reader.join().expect("the log's reader does not panic");
+        status
+    }
+
+    /// Writes other routes into the file and asks the daemon to read it again (SIGHUP).
+    pub(crate) fn reload(&mut self, routes: &str) {
+        routes.clone_into(&mut self.setup.routes);
+        self.write_configuration();
+        self.make_users();
+        self.process().signal(Signal::SIGHUP);
+    }
+
+    /// Gives an endpoint's user another password, on the server and in the file.
+    pub(crate) fn change_password(&mut self, endpoint: &str, password: &str) {
+        let directory = self.directory.path().to_owned();
+        let endpoint = self.setup.endpoints.iter_mut().find(|known| known.name == endpoint);
+        let endpoint = endpoint.expect("a known endpoint");
+        password.clone_into(&mut endpoint.password);
+        write_secret(&directory, endpoint);
+        let user = user_of(&endpoint.name);
+        let mut connection =
+            endpoint.admin.as_ref().expect("a live endpoint").get_connection().expect("it runs");
+        redis::cmd("ACL")
+            .arg(&["SETUSER", &user, "resetpass", &format!(">{password}")])
+            .exec(&mut connection)
+            .expect("the default user may");
+        // Redis does not disconnect who is logged in already.
+        redis::cmd("CLIENT")
+            .arg(&["KILL", "USER", &user])
+            .exec(&mut connection)
+            .expect("the default user may");
+    }
+
+    pub(crate) fn process(&self) -> &Guarded {
+        &self.process.as_ref().expect("it runs").0
+    }
+
+    /// Asks one path of the HTTP server: status and body.
+    pub(crate) fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(5)))
+            .build()
+            .new_agent();
+        let url = format!("http://127.0.0.1:{}{path}", self.port.number());
+        let mut response = agent.get(&url).call().map_err(|error| format!("{url}: {error}"))?;
+        let body = response.body_mut().read_to_string().map_err(|error| format!("{url}: {error}"))?;
+        Ok((response.status().as_u16(), body))
+    }
+
+    /// Waits until `/readyz` says so for all routes.
+    #[track_caller]
+    pub(crate) fn wait_ready(&self) {
+        self.wait_ok("/readyz");
+    }
+
+    /// Waits until `/readyz` says so for one route.
+    #[track_caller]
+    pub(crate) fn wait_route_ready(&self, route: &str) {
+        self.wait_ok(&format!("/readyz?route={route}"));
+    }
+
+    #[track_caller]
+    fn wait_ok(&self, path: &str) {
+        eventually(&format!("{path} answers 200"), PATIENCE, || match self.get(path)? {
+            (200, _) => Ok(()),
+            (status, body) => Err(format!("{status} {body}\n{}", self.log.tail())),
+        });
+    }
+
+    /// Every route as `/status` shows it.
+    pub(crate) fn status(&self) -> Result<Vec<RouteStatus>, String> {
+        let (status, body) = self.get("/status")?;
+        if status != 200 {
+            return Err(format!("/status: {status} {body}"));
+        }
+        let mut json: Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+        serde_json::from_value(json["routes"].take()).map_err(|error| format!("{error}: {body}"))
+    }
+
+    /// One route as `/status` shows it.
+    pub(crate) fn route(&self, name: &str) -> Result<RouteStatus, String> {
+        let routes = self.status()?;
+        routes.into_iter().find(|route| route.route == name).ok_or_else(|| format!("no route {name}"))
+    }
+
+    /// Waits until a route is in a state, and gives what `/status` then says of it.
+    #[track_caller]
+    pub(crate) fn wait_state(&self, route: &str, state: RouteState) -> RouteStatus {
+        eventually(&format!("{route} is {}", state.as_str()), PATIENCE, || {
+            let status = self.route(route)?;
+            if status.state == state { Ok(status) } else { Err(format!("{status:?}\n{}", self.log.tail())) }
+        })
+    }
+
+    /// Waits until a capture holds nothing in memory, and checks that its ledger adds up.
+    #[track_caller]
+    pub(crate) fn wait_settled(&self, route: &str) -> Ledger {
+        let ledger = eventually(&format!("{route} has nothing in hand"), PATIENCE, || {
+            let status = self.route(route)?;
+            let ledger = status.ledger.ok_or("no ledger: not a capture")?;
+            if ledger.in_hand == 0 { Ok(ledger) } else { Err(format!("{ledger:?}\n{}", self.log.tail())) }
+        });
+        let dropped: u64 = ledger.dropped.values().sum();
+        let settled = ledger.appended + ledger.deduplicated + ledger.filtered + ledger.rejected + dropped;
+        assert_eq!(ledger.received, settled + ledger.in_hand, "the ledger of {route} adds up: {ledger:?}");
+        ledger
+    }
+
+    pub(crate) fn log(&self) -> Vec<LogLine> {
+        self.log.lines()
+    }
+
+    /// Waits until a line with this `event=` code has been written at WARN or ERROR.
+    #[track_caller]
+    pub(crate) fn wait_alert(&self, event: &str) -> LogLine {
+        eventually(&format!("an alert event={event}"), PATIENCE, || {
+            let lines = self.log.lines();
+            let found = lines
+                .into_iter()
+                .find(|line| line.level > Level::Quiet && line.event.as_deref() == Some(event));
+            found.ok_or_else(|| self.log.tail())
+        })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some((mut process, reader)) = self.process.take() {
+            process.kill();
+            drop(reader.join());
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's last lines:\n{}", self.log.tail());
+            return;
+        }
+        let unexpected: Vec<_> = self
+            .log
+            .lines()
+            .into_iter()
+            .filter(|line| line.level > Level::Quiet)
+            .filter(|line| line.event.as_ref().is_none_or(|event| !self.setup.expected.contains(event)))
+            .map(|line| line.text)
+            .collect();
+        assert!(
+            unexpected.is_empty(),
+            "WARN or ERROR lines that the test did not announce:\n{}",
+            unexpected.join("\n")
+        );
+    }
+}
+
+fn user_of(endpoint: &str) -> String {
+    format!("tidegate-{endpoint}")
+}
+
+fn write_secret(directory: &Path, endpoint: &Endpoint) {
+    let path = directory.join(format!("{}.pass", endpoint.name));
+    std::fs::write(path, format!("{}\n", endpoint.password)).expect("the temporary directory is writable");
+}
+
+fn program() -> PathBuf {
+    // Cargo names the program to tests and benches; an example finds it beside itself.
+    option_env!("CARGO_BIN_EXE_tidegate").map_or_else(|| program_next_to_tests("tidegate"), PathBuf::from)
+}

@@ -1,0 +1,68 @@
+//! The daemon's log, line by line as it is written.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+/// How bad a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Quiet,
+    Warn,
+    Error,
+}
+
+/// One line.
+#[derive(Debug, Clone)]
+pub(crate) struct LogLine {
+    pub(crate) level: Level,
+    /// The stable code of what happened.
+    pub(crate) event: Option<String>,
+    pub(crate) text: String,
+}
+
+impl LogLine {
+    /// A line that is not JSON comes from a panic or from outside the log: it counts as an error.
+    fn parse(text: &str) -> Self {
+        let Ok(json) = serde_json::from_str::<Value>(text) else {
+            return Self { level: Level::Error, event: None, text: text.to_owned() };
+        };
+        let level = match json["level"].as_str() {
+            Some("ERROR") => Level::Error,
+            Some("WARN") => Level::Warn,
+            _ => Level::Quiet,
+        };
+        let event = json["event"].as_str().or_else(|| json["fields"]["event"].as_str());
+        Self { level, event: event.map(str::to_owned), text: text.to_owned() }
+    }
+}
+
+/// What has been written so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<LogLine>>>);
+
+impl Log {
+    /// Reads a pipe to its end, in a thread of its own.
+    pub(crate) fn follow(&self, pipe: impl Read + Send + 'static) -> JoinHandle<()> {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines() {
+                let Ok(line) = line else { break };
+                log.0.lock().unwrap_or_else(PoisonError::into_inner).push(LogLine::parse(&line));
+            }
+        })
+    }
+
+    pub(crate) fn lines(&self) -> Vec<LogLine> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last lines, for the report of a failure.
+    pub(crate) fn tail(&self) -> String {
+        let lines = self.lines();
+        let from = lines.len().saturating_sub(30);
+        lines[from..].iter().map(|line| format!("  | {}\n", line.text)).collect()
+    }
+}

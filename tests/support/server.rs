@@ -1,0 +1,247 @@
+//! A real Redis or Valkey server of the test's own.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use redis::{Client, Connection, FromRedisValue};
+use tempfile::TempDir;
+
+use super::port::Port;
+use super::process::Guarded;
+use super::wait::eventually;
+
+/// How long a server may take to start; a loaded machine needs more than Redis does.
+const START: Duration = Duration::from_secs(20);
+
+/// The servers that tidegate is tested against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Redis62,
+    Redis70,
+    Redis82,
+    Valkey91,
+}
+
+impl Version {
+    /// Every server, for what a source must do.
+    pub(crate) const SOURCES: [Self; 4] = [Self::Redis62, Self::Redis70, Self::Redis82, Self::Valkey91];
+    /// The servers that know `#!lua`, for what a destination must do.
+    pub(crate) const DESTINATIONS: [Self; 3] = [Self::Redis70, Self::Redis82, Self::Valkey91];
+
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Redis62 => "redis-6.2",
+            Self::Redis70 => "redis-7.0",
+            Self::Redis82 => "redis-8.2",
+            Self::Valkey91 => "valkey-9.1",
+        }
+    }
+
+    /// The server's program.
+    pub(crate) fn program(self) -> PathBuf {
+        // Under target/, which is somewhere above the test's own program.
+        let own = std::env::current_exe().expect("a program knows its own path");
+        let name = self.directory();
+        own.ancestors()
+            .map(|directory| directory.join("servers").join(name).join("server"))
+            .find(|program| program.exists())
+            .unwrap_or_else(|| panic!("{name} is not installed: run scripts/servers.sh"))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.directory())
+    }
+}
+
+/// How a server is to be started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    arguments: Vec<String>,
+    tcp: bool,
+}
+
+impl Options {
+    /// Adds a setting, as on the server's command line: `with("maxmemory", "64mb")`.
+    #[must_use]
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([format!("--{name}"), value.to_owned()]);
+        self
+    }
+
+    /// Listens on a TCP port too, and lets the daemon use that.
+    #[must_use]
+    pub(crate) fn tcp(mut self) -> Self {
+        self.tcp = true;
+        self
+    }
+
+    /// An append-only file that is written and flushed before every reply.
+    #[must_use]
+    pub(crate) fn durable(self) -> Self {
+        self.with("appendonly", "yes").with("appendfsync", "always")
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    directory: TempDir,
+    program: PathBuf,
+    options: Options,
+    port: Option<Port>,
+    process: Guarded,
+    client: Client,
+}
+
+impl Server {
+    /// Starts a server that holds nothing.
+    pub(crate) fn start(version: Version) -> Self {
+        Self::with(version, Options::default())
+    }
+
+    /// Starts a server with options.
+    pub(crate) fn with(version: Version, options: Options) -> Self {
+        Self::of_program(version.program(), options)
+    }
+
+    /// Starts a server from any program that behaves like redis-server.
+    pub(crate) fn of_program(program: PathBuf, options: Options) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("tidegate-").tempdir().expect("a temporary directory");
+        // Users survive a restart of the server only in a file.
+        std::fs::write(directory.path().join("users.acl"), "user default on nopass ~* &* +@all\n")
+            .expect("the temporary directory is writable");
+        let port = options.tcp.then(Port::claim);
+        let process = launch(&program, directory.path(), port.as_ref(), &options);
+        let socket = directory.path().join("redis.sock");
+        let client = Client::open(format!("redis+unix://{}", socket.display())).expect("a valid URL");
+        let server = Self { directory, program, options, port, process, client };
+        server.wait_until_it_answers();
+        server
+    }
+
+    fn wait_until_it_answers(&self) {
+        eventually(&format!("{} answers PING", self.program.display()), START, || {
+            let mut connection =
+                self.client.get_connection().map_err(|error| format!("{error}\n{}", self.log()))?;
+            redis::cmd("PING").query::<String>(&mut connection).map_err(|error| error.to_string())
+        });
+    }
+
+    /// What the server itself wrote.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
+    }
+
+    /// Where the server keeps its files.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// The TCP port, where one was asked for.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.port.as_ref().map(Port::number)
+    }
+
+    /// The URL for the daemon's configuration, by TCP where the server has a port.
+    pub(crate) fn url(&self, user: &str) -> String {
+        match self.port() {
+            Some(port) => format!("redis://{user}@127.0.0.1:{port}/0"),
+            None => format!("redis+unix://{}?user={user}", self.socket().display()),
+        }
+    }
+
+    pub(crate) fn process(&self) -> &Guarded {
+        &self.process
+    }
+
+    /// A connection as the all-powerful default user, for the test's own questions.
+    #[track_caller]
+    pub(crate) fn connection(&self) -> Connection {
+        self.client
+            .get_connection()
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.program.display(), self.log()))
+    }
+
+    /// Something that a publisher's thread can connect with.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Asks one command: `ask(&["XLEN", "orders"])`.
+    #[track_caller]
+    pub(crate) fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        self.try_ask(command).unwrap_or_else(|error| panic!("{}: {error}", command.join(" ")))
+    }
+
+    /// Asks one command that may fail, on a connection of its own.
+    pub(crate) fn try_ask<T: FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
+        let mut connection = self.client.get_connection()?;
+        let mut request = redis::Cmd::new();
+        for word in command {
+            request.arg(word);
+        }
+        request.query(&mut connection)
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again with the same files and settings, after a kill.
+    pub(crate) fn start_again(&mut self) {
+        // A killed server leaves its socket file behind, and would be taken for running.
+        drop(std::fs::remove_file(self.socket()));
+        self.process = launch(&self.program, self.directory.path(), self.port.as_ref(), &self.options);
+        self.wait_until_it_answers();
+    }
+
+    /// Kills it and starts it again with the same files.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// Stops it as a debugger would: connections stay open and nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen server go on.
+    pub(crate) fn thaw(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
+    /// Number of entries of a stream; none for a key that does not exist.
+    pub(crate) fn stream_length(&self, stream: &str) -> usize {
+        self.ask(&["XLEN", stream])
+    }
+}
+
+fn launch(program: &Path, directory: &Path, port: Option<&Port>, options: &Options) -> Guarded {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("server.log"))
+        .expect("the temporary directory is writable");
+    let errors = log.try_clone().expect("a second handle of the same file");
+    Guarded::start("server", program, |command| {
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir(directory);
+        command.args(["--daemonize", "no", "--save", "", "--bind", "127.0.0.1", "--aclfile", "users.acl"]);
+        command.arg("--dir").arg(directory);
+        command.arg("--unixsocket").arg(directory.join("redis.sock"));
+        command.args(["--port", &port.map_or(0, Port::number).to_string()]);
+        command.args(&options.arguments);
+    })
+}

@@ -1,0 +1,150 @@
+//! What stands in the streams: entries, gap records, dead letters.
+
+use redis::Value;
+
+use super::oracle::Published;
+use super::server::Server;
+
+/// One entry: id, then fields in order.
+pub(crate) type Entry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// One entry of a capture in format `raw`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Captured {
+    pub(crate) message: Published,
+    pub(crate) pattern: Option<Vec<u8>>,
+    /// Of `include = ["id"]`.
+    pub(crate) position: Option<String>,
+}
+
+/// One gap record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// Position of the last item that is known before; empty where there is none.
+    pub(crate) from: String,
+    /// Position of the first item after.
+    pub(crate) to: String,
+    pub(crate) started_at: u64,
+    pub(crate) ended_at: u64,
+    pub(crate) cause: String,
+}
+
+/// One dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeadLetter {
+    pub(crate) reason: String,
+    pub(crate) detail: String,
+    pub(crate) channel: Vec<u8>,
+    /// The payload, or its first bytes where it is large.
+    pub(crate) payload: Vec<u8>,
+    pub(crate) size: usize,
+    pub(crate) position: String,
+}
+
+/// All entries of a stream, oldest first; none for a key that does not exist.
+#[track_caller]
+pub(crate) fn entries(server: &Server, stream: &str) -> Vec<Entry> {
+    const CHUNK: usize = 10_000;
+    let mut connection = server.connection();
+    let mut all: Vec<Entry> = Vec::new();
+    let mut from = "-".to_owned();
+    loop {
+        let chunk: Vec<Value> = redis::cmd("XRANGE")
+            .arg(stream)
+            .arg(&from)
+            .arg("+")
+            .arg("COUNT")
+            .arg(CHUNK)
+            .query(&mut connection)
+            .unwrap_or_else(|error| panic!("XRANGE {stream}: {error}"));
+        if chunk.is_empty() {
+            return all;
+        }
+        all.extend(chunk.into_iter().map(entry));
+        from = format!("({}", all.last().expect("the chunk was not empty").0);
+    }
+}
+
+fn entry(value: Value) -> Entry {
+    let (id, fields): (String, Vec<Vec<u8>>) =
+        redis::from_redis_value(value).expect("an entry is an id and fields");
+    assert!(fields.len().is_multiple_of(2), "fields come in pairs");
+    let fields = fields.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+    (id, fields)
+}
+
+/// Takes a field out by its name.
+fn take(fields: &mut Vec<(Vec<u8>, Vec<u8>)>, name: &str) -> Option<Vec<u8>> {
+    let at = fields.iter().position(|(field, _)| field == name.as_bytes())?;
+    Some(fields.remove(at).1)
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("tidegate's own fields are text")
+}
+
+/// All entries of a capture in format `raw`; any field that does not belong there fails the test.
+#[track_caller]
+pub(crate) fn captured(server: &Server, stream: &str) -> Vec<Captured> {
+    let all = entries(server, stream).into_iter().map(|(id, mut fields)| {
+        let mut need =
+            |name| take(&mut fields, name).unwrap_or_else(|| panic!("{stream} {id} has no field {name}"));
+        let message = Published { channel: need("channel"), payload: need("payload") };
+        let pattern = take(&mut fields, "pattern");
+        let position = take(&mut fields, "id").map(text);
+        assert!(fields.is_empty(), "{stream} {id} has further fields: {fields:?}");
+        Captured { message, pattern, position }
+    });
+    all.collect()
+}
+
+/// The entries of several streams of one route (with `include = ["id"]`), in the order of positions.
+#[track_caller]
+pub(crate) fn captured_in_all<'a>(
+    server: &Server,
+    streams: impl IntoIterator<Item = &'a str>,
+) -> Vec<Captured> {
+    let mut all: Vec<_> = streams.into_iter().flat_map(|stream| captured(server, stream)).collect();
+    assert!(all.iter().all(|entry| entry.position.is_some()), "the route includes positions");
+    all.sort_by(|left, right| left.position.cmp(&right.position));
+    all
+}
+
+/// The gap records of a route.
+#[track_caller]
+pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
+    let key = format!("tidegate:{route}:gaps");
+    let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
+        let mut need =
+            |name| text(take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}")));
+        let number =
+            |text: String| text.parse().unwrap_or_else(|_| panic!("{key} {id}: not a number: {text}"));
+        Gap {
+            from: need("from"),
+            to: need("to"),
+            started_at: number(need("started_at")),
+            ended_at: number(need("ended_at")),
+            cause: need("cause"),
+        }
+    });
+    all.collect()
+}
+
+/// The dead letters of a route.
+#[track_caller]
+pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
+    let key = format!("tidegate:{route}:dead-letters");
+    let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
+        let mut need =
+            |name| take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}"));
+        DeadLetter {
+            reason: text(need("reason")),
+            detail: text(need("detail")),
+            channel: need("channel"),
+            payload: need("payload"),
+            size: text(need("size")).parse().unwrap_or_else(|_| panic!("{key} {id}: size is not a number")),
+            position: text(need("position")),
+        }
+    });
+    all.collect()
+}
