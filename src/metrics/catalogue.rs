@@ -147,7 +147,7 @@ catalogue! {
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,
         "From sending a batch of entries until its reply.");
     PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", Owner::Broadcast, LAG_SECONDS,
-        "From the time in the id of a batch's oldest entry until its publication; two clocks, so a rough measure.");
+        "From the time in an entry's id until it was published, one sample a batch; two clocks, so a rough measure.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", Owner::Route, BATCH_EVENTS,
         "Events or entries in one batch.");
     DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, Owner::Route,
