@@ -1,6 +1,6 @@
 //! The call of the append script: how a batch becomes a command, and what its reply says.
 
-use crate::config::{Capture, Keep};
+use crate::config::{Capture, Keep, keys};
 use crate::position::Position;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
@@ -22,7 +22,7 @@ pub(crate) struct Keys {
 impl Keys {
     /// `prefix route:…`, written together.
     pub(crate) fn new(prefix: &str, route: &str) -> Self {
-        let key = |what: &str| format!("{prefix}{route}:{what}").into_bytes();
+        let key = |what: &str| keys::of_route(prefix, route, what).into_bytes();
         Self { state: key("state"), gaps: key("gaps"), dead_letters: key("dead-letters"), streams: key("streams") }
     }
 }
@@ -61,6 +61,13 @@ pub(crate) struct Stored {
     pub(crate) appended: u64,
     pub(crate) rejected: u64,
     pub(crate) filtered: u64,
+}
+
+impl Stored {
+    /// Messages that were dealt with.
+    pub(crate) fn events(&self) -> u64 {
+        self.appended + self.rejected + self.filtered
+    }
 }
 
 impl Append {

@@ -271,8 +271,9 @@ impl Builder {
             batch.epochs.push(anchor.epoch);
         }
         batch.push(anchor, TARGET_ANCHOR, 0);
+        let full = batch.is_full() || batch.epochs.len() >= BATCH_EPOCHS;
         self.last = Some(anchor);
-        batch.is_full() || batch.epochs.len() >= BATCH_EPOCHS
+        full
     }
 
     /// Whether a message of so many bytes would make the open batch too large, so that the batch is to

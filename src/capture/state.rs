@@ -98,6 +98,11 @@ impl Revision {
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }
 
+    /// Whether a configuration with these hashes wrote it.
+    pub(crate) fn is_of(&self, hashes: &str) -> bool {
+        self.hashes == hashes
+    }
+
     /// The revision under which a configuration with these hashes writes: the state's own where it is
     /// the same configuration, else the next generation.
     pub(crate) fn after(found: Option<&Self>, hashes: &str) -> Self {
