@@ -42,6 +42,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
+use crate::logs::Limited;
 use crate::metrics::BroadcastMetrics;
 use crate::rt;
 use crate::server::{Backoff, Class};
@@ -90,8 +91,7 @@ struct Route {
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
     backoff: Backoff,
-    /// What was said last of why the route does not run, so that it is said once.
-    said: Option<String>,
+    log: Limited,
 }
 
 impl Route {
@@ -101,7 +101,7 @@ impl Route {
             parts,
             remembered: None,
             backoff: Backoff::default(),
-            said: None,
+            log: Limited::new(),
         }
     }
 
@@ -158,7 +158,6 @@ impl Route {
     /// that opens and fails at once counts as the same failure.
     fn live(&mut self, after: EntryId) {
         self.backoff.reset();
-        self.said = None;
         self.parts.slot.update(|status| {
             status.source.error = None;
             status.destination.error = None;
@@ -190,19 +189,19 @@ impl Route {
         };
         let route = &self.parts.settings.name;
         let class = failure.class().as_str();
-        if self.said.as_deref() != Some(reason.as_str()) {
-            if parked {
+        let now = std::time::Instant::now();
+        if parked {
+            if let Some(suppressed) = self.log.admit("broadcast_parked", now) {
                 tracing::error!(
-                    event = "broadcast_parked", %route, %endpoint, class,
+                    event = "broadcast_parked", %route, %endpoint, class, suppressed,
                     "{reason}; nothing is published until this is put right; trying again every 30 s"
                 );
-            } else {
-                tracing::warn!(
-                    event = "broadcast_waiting", %route, %endpoint, class,
-                    "{reason}; trying again, and then going on after the last published entry"
-                );
             }
-            self.said = Some(reason);
+        } else if let Some(suppressed) = self.log.admit("broadcast_waiting", now) {
+            tracing::warn!(
+                event = "broadcast_waiting", %route, %endpoint, class, suppressed,
+                "{reason}; trying again, and then going on after the last published entry"
+            );
         }
         if parked { PARKED } else { self.backoff.next_wait() }
     }

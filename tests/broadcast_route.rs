@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redis::PubSub;
 use tidegate::broadcast::{self, Parts};
-use tidegate::config::{Address, After, Broadcast, Endpoint, SecretSource, Start};
+use tidegate::config::{self, Address, After, Broadcast, Config, Daemon, Endpoint, SecretSource, Start};
 use tidegate::metrics::Metrics;
 use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
 use tidegate::template::Template;
@@ -379,6 +379,65 @@ fn a_frozen_server_is_noticed_and_a_thawed_one_gets_the_rest() {
     assert_heard(&mut subscriber, 0..100);
     route.stop();
     assert_silent(&server, &mut subscriber);
+}
+
+#[test]
+fn a_stop_in_the_middle_neither_repeats_nor_loses_an_entry() {
+    let server = Server::start(Version::Redis82);
+    let mut connection = server.connection();
+    let mut subscriber = subscribe(&mut connection);
+    add(&server, 0..30_000);
+    let settings = Broadcast { start: Some(Start::Beginning), ..settings() };
+    let route = Running::on(&server, settings.clone());
+    assert_heard(&mut subscriber, 0..1_000);
+    route.stop();
+    let route = Running::on(&server, settings);
+    assert_heard(&mut subscriber, 1_000..30_000);
+    route.stop();
+    assert_silent(&server, &mut subscriber);
+}
+
+#[test]
+fn the_rights_that_acl_names_are_enough() {
+    for (version, servers) in Version::DESTINATIONS.into_iter().zip([1, 2, 1]) {
+        let events = Server::start(version);
+        let second = (servers == 2).then(|| Server::start(version));
+        let shop = second.as_ref().unwrap_or(&events);
+        let mut connection = shop.connection();
+        let mut subscriber = subscribe(&mut connection);
+        events.ask::<String>(&["XADD", "orders", "*", "payload", "before"]);
+        let settings = Broadcast { start: Some(Start::End), ..settings() };
+        let endpoints = [endpoint(&events, "events", "reader"), endpoint(shop, "shop", "speaker")];
+        let config = Config {
+            daemon: Daemon {
+                listen: ([127, 0, 0, 1], 0).into(),
+                state_directory: "/nowhere".into(),
+                memory_limit: 0,
+                shutdown_timeout: SOON,
+            },
+            redis: endpoints.clone().map(|one| (one.name.clone(), Arc::new(one))).into(),
+            capture: [].into(),
+            broadcast: [(settings.name.clone(), Arc::new(settings.clone()))].into(),
+        };
+        let users = config::acl::users(&config);
+        assert_eq!(users.len(), servers, "{version}: {users:?}");
+        for user in users {
+            let rules = user.rules(Some("any"));
+            let mut command = vec!["ACL", "SETUSER", &user.name];
+            command.extend(rules.iter().map(String::as_str));
+            let server = if user.endpoint == "events" { &events } else { shop };
+            server.ask::<()>(&command);
+        }
+        let [source, destination] = endpoints;
+        let route = Running::start(settings, source, destination);
+        route.wait_for(RouteState::Live);
+        add(&events, 0..10);
+        events.ask::<String>(&["XADD", "orders", "*", "no", "payload"]);
+        add(&events, 10..20);
+        assert_heard(&mut subscriber, 0..20);
+        route.stop();
+        assert_eq!(events.stream_length("tidegate:stock:dead-letters"), 1, "{version}");
+    }
 }
 
 #[test]

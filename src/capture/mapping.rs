@@ -70,13 +70,12 @@ impl Rejection {
     }
 }
 
-/// A kind of reason. The name is part of the dead letter.
+/// A kind of reason. The name is part of the dead letter. What only the destination can tell (a key
+/// of another type, more streams than `max_streams`) is told by the append script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     /// The payload is larger than `max_message_size`.
     TooLarge,
-    /// The stream's template would make more than `max_streams` streams.
-    TooManyStreams,
     /// A template asks for a pattern or a wildcard that this message does not have, or makes nothing
     /// where something is required.
     MissingVariable,
@@ -86,33 +85,22 @@ pub enum RejectReason {
     NoFields,
     /// The JSON object has more members than an entry may have fields.
     TooManyFields,
-    /// The key of the stream that the template named holds another type.
-    WrongType,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
-        Self::TooLarge,
-        Self::TooManyStreams,
-        Self::MissingVariable,
-        Self::NotJsonObject,
-        Self::NoFields,
-        Self::TooManyFields,
-        Self::WrongType,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::TooLarge, Self::MissingVariable, Self::NotJsonObject, Self::NoFields, Self::TooManyFields];
 
     /// The name in dead letters and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TooLarge => "too_large",
-            Self::TooManyStreams => "too_many_streams",
             Self::MissingVariable => "missing_variable",
             Self::NotJsonObject => "not_json_object",
             Self::NoFields => "no_fields",
             Self::TooManyFields => "too_many_fields",
-            Self::WrongType => "wrong_type",
         }
     }
 }
