@@ -1,5 +1,6 @@
 //! The rights that a configuration needs, as `ACL SETUSER` lines: for each endpoint one user, with
-//! exactly what its routes do there.
+//! exactly what its routes do there. Two endpoints that are the same user of the same server share
+//! one line, since each line begins anew and the second would take away what the first gave.
 //!
 //! The tests run as these users, so a right that is missing here fails a test, and the table
 //! [`RIGHTS`] is the one place to mend. What a script does is checked against its caller too, so the
@@ -115,17 +116,15 @@ const RIGHTS: [(Role, &[&str]); 4] = [
 /// What only `tidegate check --connect` uses, to tell what a destination guarantees.
 const OPTIONAL: &[&str] = &["config|get"];
 
-/// The user of one endpoint.
+/// One user of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The endpoint's name.
-    pub endpoint: String,
+    /// The names of the endpoints that are this user.
+    pub endpoints: BTreeSet<String>,
     /// The user's name: the endpoint's, or `tidegate` where it names none.
     pub name: String,
     /// What the user does there, with the routes that want it.
     pub roles: BTreeMap<Role, BTreeSet<String>>,
-    /// Whether the server asks for a password.
-    pub has_password: bool,
     /// Key rules, such as `~orders`.
     pub keys: BTreeSet<String>,
     /// Channel rules, such as `&orders.*`.
@@ -161,16 +160,18 @@ pub fn users(config: &Config) -> Vec<User> {
     users.into_values().collect()
 }
 
-fn allow<'a>(
-    users: &mut BTreeMap<&'a str, User>,
-    config: &'a Config,
-    endpoint: &'a str,
+fn allow(
+    users: &mut BTreeMap<(String, String), User>,
+    config: &Config,
+    endpoint: &str,
     role: Role,
     route: &str,
     rules: impl FnOnce(&mut User, &Endpoint),
 ) {
     let Some(at) = config.redis.get(endpoint) else { return };
-    let user = users.entry(endpoint).or_insert_with(|| User::new(at));
+    let user = User::new(at);
+    let user = users.entry((at.address.to_string(), user.name.clone())).or_insert(user);
+    user.endpoints.insert(endpoint.to_owned());
     user.roles.entry(role).or_default().insert(route.to_owned());
     rules(user, at);
 }
@@ -197,10 +198,9 @@ fn broadcast_destination(user: &mut User, broadcast: &Broadcast) {
 impl User {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
-            endpoint: endpoint.name.clone(),
+            endpoints: BTreeSet::new(),
             name: endpoint.username.clone().unwrap_or_else(|| "tidegate".to_owned()),
             roles: BTreeMap::new(),
-            has_password: endpoint.password != super::SecretSource::None,
             keys: BTreeSet::new(),
             channels: BTreeSet::new(),
             unnameable: BTreeSet::new(),
@@ -255,7 +255,8 @@ impl User {
 impl fmt::Display for User {
     /// A comment for each role, the line itself with `>PASSWORD` to be replaced, and what is optional.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# endpoint {}", self.endpoint)?;
+        let endpoints: Vec<&str> = self.endpoints.iter().map(String::as_str).collect();
+        writeln!(f, "# endpoint {}", endpoints.join(" and "))?;
         for (role, routes) in &self.roles {
             let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
             writeln!(f, "#   {role} {}", routes.join(", "))?;

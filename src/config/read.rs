@@ -22,8 +22,13 @@ pub(crate) struct Read {
 
 /// Reads the tree; what does not fit is reported.
 pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read {
-    let mut tree = Value::from(tree);
     let mut refused = Vec::new();
+    let mut tree = Value::from(tree);
+    for key in lists_for_tables(&tree) {
+        problems.push(layers.problem(&key, "expected a table, found a list"));
+        replace(&mut tree, key.parts(), None);
+        refused.push(key);
+    }
     loop {
         let error: Error = match tree.deserialize() {
             Ok(raw) => return Read { raw, refused },
@@ -41,6 +46,23 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
         }
         refused.push(key);
     }
+}
+
+/// Lists that stand where a table belongs. serde would fill the table from them by position.
+fn lists_for_tables(tree: &Value) -> Vec<Key> {
+    let mut found = Vec::new();
+    for (name, value) in tree.as_dict().into_iter().flatten() {
+        let top = Key::top(name);
+        let below = value.as_dict().into_iter().flatten().map(|(name, value)| (top.at(name), value));
+        let named: Vec<(Key, &Value)> = if name == "daemon" { Vec::new() } else { below.collect() };
+        let cloudevents: Vec<(Key, &Value)> = named
+            .iter()
+            .filter_map(|(key, value)| Some((key.at("cloudevents"), value.as_dict()?.get("cloudevents")?)))
+            .collect();
+        let tables = [(top, value)].into_iter().chain(named).chain(cloudevents);
+        found.extend(tables.filter(|(_, value)| value.as_array().is_some()).map(|(key, _)| key));
+    }
+    found
 }
 
 /// The key as the person knows it: elements of a list that were taken out before have moved the
