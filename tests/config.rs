@@ -3,6 +3,8 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test config` writes the golden files anew; read the difference.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -362,5 +364,50 @@ fn routes_that_do_not_meet_are_no_loop() {
             format!("[broadcast.out]\nsource = \"main\"\ndestination = \"main\"\n{stream}\n{channel}\n");
         let files = Files::new(&[("tidegate.toml", &format!("{ORDERS}{broadcast}"))]);
         files.load(&[]).unwrap_or_else(|problems| panic!("{stream} {channel}:\n{problems}"));
+    }
+}
+
+#[test]
+fn one_user_of_one_server_has_one_acl_line() {
+    let files = Files::new(&[(
+        "tidegate.toml",
+        r#"
+        [redis.one]
+        url = "redis://me@h"
+        [redis.two]
+        url = "redis://me@h:6379"
+        [redis.unused]
+        url = "redis://me@other"
+        [capture.in]
+        source = "one"
+        patterns = ["a b*", "a.*"]
+        destination = "two"
+        stream = "in:<pattern>"
+        keep = "forever"
+        "#,
+    )]);
+    let users = config::acl::users(&files.load(&[]).unwrap());
+    assert_eq!(users.len(), 1, "{users:?}");
+    let rules = users[0].rules(Some("secret"));
+    for rule in ["reset", "on", ">secret", "~in:*", "~tidegate:in:state", "~tidegate:epoch", "+psubscribe"] {
+        assert!(rules.iter().any(|found| found == rule), "{rule} is missing in {rules:?}");
+    }
+    assert!(rules.contains(&"allchannels".to_owned()), "a pattern with a space cannot be named: {rules:?}");
+    assert!(users[0].rules(None).contains(&"nopass".to_owned()));
+    let printed = users[0].to_string();
+    assert!(printed.contains("ACL SETUSER me reset on >PASSWORD "), "{printed}");
+    assert!(!printed.contains("secret"), "{printed}");
+}
+
+#[test]
+fn lists_do_not_fill_tables() {
+    for (text, key) in [
+        ("daemon = [\"127.0.0.1:1\"]", "daemon"),
+        ("capture = [1]", "capture"),
+        ("redis.main = [\"redis://h\"]", "redis.main"),
+        ("[capture.a]\ncloudevents = [\"x\"]", "capture.a.cloudevents"),
+    ] {
+        let problems = Files::new(&[("tidegate.toml", text)]).load(&[]).unwrap_err();
+        assert!(problems.contains(&format!(": {key}: expected a table, found a list")), "{problems}");
     }
 }

@@ -42,7 +42,7 @@ impl fmt::Display for Role {
 }
 
 /// What every connection does.
-const CONNECT: &[&str] = &["ping", "select", "client|setname", "client|setinfo", "info", "time"];
+const CONNECT: &[&str] = &["ping", "select", "client|setname", "info", "time"];
 
 /// The commands of each role, beyond [`CONNECT`].
 const RIGHTS: [(Role, &[&str]); 4] = [
@@ -85,6 +85,8 @@ const RIGHTS: [(Role, &[&str]); 4] = [
             "xlen",
             "sadd",
             "sismember",
+            "smembers",
+            "sscan",
             "scard",
             "exists",
             "type",
@@ -113,8 +115,12 @@ const RIGHTS: [(Role, &[&str]); 4] = [
     (Role::BroadcastDestination, &["publish"]),
 ];
 
-/// What only `tidegate check --connect` uses, to tell what a destination guarantees.
-const OPTIONAL: &[&str] = &["config|get"];
+/// What tidegate does without where it is not allowed, and why somebody would allow it. These stand in
+/// lines of their own: a server that does not know one of them refuses the whole line.
+const OPTIONAL: [(&str, &str); 2] = [
+    ("for tidegate check --connect, to tell what the server keeps over a restart", "config|get"),
+    ("to show the library's name in CLIENT LIST (Redis 7.2, Valkey 7.2 and newer)", "client|setinfo"),
+];
 
 /// One user of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,9 +275,11 @@ impl fmt::Display for User {
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
         writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
-        let optional: Vec<String> = OPTIONAL.iter().map(|command| format!("+{command}")).collect();
-        writeln!(f, "# only for tidegate check --connect:")?;
-        writeln!(f, "# ACL SETUSER {} {}", quoted(&self.name), optional.join(" "))
+        for (why, command) in OPTIONAL {
+            writeln!(f, "# optional, {why}:")?;
+            writeln!(f, "# ACL SETUSER {} +{command}", quoted(&self.name))?;
+        }
+        Ok(())
     }
 }
 
@@ -313,4 +321,25 @@ fn quoted(word: &str) -> String {
     }
     text.push('"');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_escaped_to_a_pattern_that_matches_it() {
+        assert_eq!(escaped("a*b?[c]\\"), "a\\*b\\?\\[c\\]\\\\");
+        assert_eq!(escaped("my stream"), "my?stream");
+        assert_eq!(escaped("{a}:b"), "{a}:b");
+        let template = Template::parse("{<1>}*:<channel>").unwrap();
+        assert_eq!(glob_of(&template), "{*}\\*:*");
+    }
+
+    #[test]
+    fn words_are_quoted_only_where_they_must_be() {
+        assert_eq!(quoted("&orders.[a-c]\\*"), "&orders.[a-c]\\*");
+        assert_eq!(quoted("a b"), "\"a b\"");
+        assert_eq!(quoted("a\"\n"), "\"a\\\"\\x0a\"");
+    }
 }

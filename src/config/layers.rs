@@ -121,7 +121,7 @@ impl Layers {
 
     /// Whether the value that counts comes from a file, and not from the environment or the command
     /// line, which know only text.
-    pub(crate) fn from_file(&self, key: &Key) -> bool {
+    pub(crate) fn stands_in_file(&self, key: &Key) -> bool {
         let last = self.0.iter().rev().find(|layer| layer.get(key).is_some());
         last.is_some_and(|layer| matches!(layer.origin, Origin::File { .. }))
     }

@@ -35,10 +35,9 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
             Err(error) => error,
         };
         let key = as_written(&error.path, &refused);
-        if let Some(number) = number_in_text(&error.kind, &key, layers) {
-            if replace(&mut tree, &error.path, Some(number.into())) {
-                continue;
-            }
+        let number = number_in_text(&error.kind, &key, layers);
+        if number.is_some_and(|number| replace(&mut tree, &error.path, Some(number.into()))) {
+            continue;
         }
         problems.push(problem(&error.kind, &key, layers));
         if !replace(&mut tree, &error.path, None) {
@@ -87,7 +86,7 @@ fn as_written(path: &[String], refused: &[Key]) -> Key {
 fn number_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<u64> {
     match kind {
         Kind::InvalidType(Actual::Str(text), expected)
-            if expected == Count::EXPECTED && !layers.from_file(key) =>
+            if expected == Count::EXPECTED && !layers.stands_in_file(key) =>
         {
             text.parse().ok()
         }

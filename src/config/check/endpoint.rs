@@ -65,7 +65,7 @@ impl Check<'_> {
         file: Option<String>,
     ) -> Option<SecretSource> {
         let inline_key = key.at("password");
-        if inline.is_some() && self.layers.from_file(&inline_key) {
+        if inline.is_some() && self.layers.stands_in_file(&inline_key) {
             let variable = inline_key.parts().join("__").to_uppercase();
             let help = format!(
                 "put it into a file that only tidegate may read and name that with password_file, \
