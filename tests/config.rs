@@ -266,6 +266,8 @@ fn a_password_of_the_environment_stays_as_it_is_and_is_never_shown() {
         let problems = files.load(&[variable, broken]).unwrap_err();
         assert!(!problems.contains(password) && !problems.contains("hunter2"), "{problems}");
     }
+    let problems = files.load(&[("TIDEGATE_REDIS__MAIN__PASSWORD", "")]).unwrap_err();
+    assert!(problems.contains("redis.main.password: is empty"), "{problems}");
 }
 
 #[test]

@@ -107,6 +107,7 @@ const RIGHTS: [(Role, &[&str]); 4] = [
             "xtrim",
             "xread",
             "xrange",
+            "xrevrange",
             "xinfo|stream",
             "exists",
             "type",

@@ -85,6 +85,10 @@ impl Check<'_> {
             self.report(&key.at(if file.is_some() { "password_file" } else { "password" }), message);
             return None;
         }
+        if inline.as_ref().is_some_and(|secret| secret.reveal().is_empty()) {
+            self.report(&inline_key, "is empty; expected the password");
+            return None;
+        }
         match (in_url.or(inline), file) {
             (Some(secret), _) => Some(SecretSource::Inline(secret)),
             (None, Some(name)) => self.password_file(&key.at("password_file"), &name).map(SecretSource::File),
