@@ -173,6 +173,7 @@ fn the_acl_lines_of_every_example_are_as_their_golden_file_says() {
 #[test]
 fn the_schema_describes_every_key() {
     let schema = config::schema();
+    assert_eq!(schema["title"], "tidegate");
     assert_eq!(schema["additionalProperties"], false);
     let capture = &schema["$defs"]["Capture"];
     let required: Vec<&str> =

@@ -3,7 +3,7 @@
 //! one line, since each line begins anew and the second would take away what the first gave.
 //!
 //! The tests run as these users, so a right that is missing here fails a test, and the table
-//! [`RIGHTS`] is the one place to mend. What a script does is checked against its caller too, so the
+//! `RIGHTS` is the one place to mend. What a script does is checked against its caller too, so the
 //! commands inside scripts are listed.
 //!
 //! A rule holds no space: where a name has one, the rule has `?` in its place, which matches a little
@@ -44,7 +44,7 @@ impl fmt::Display for Role {
 /// What every connection does.
 const CONNECT: &[&str] = &["ping", "select", "client|setname", "info", "time"];
 
-/// The commands of each role, beyond [`CONNECT`].
+/// The commands of each role, beyond `CONNECT`.
 const RIGHTS: [(Role, &[&str]); 4] = [
     (
         Role::CaptureSource,
@@ -228,7 +228,7 @@ impl User {
         }
     }
 
-    /// The commands, without their `+`, in the order of [`RIGHTS`].
+    /// The commands, without their `+`, in the order of `RIGHTS`.
     #[must_use]
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
