@@ -250,6 +250,10 @@ fn an_error_in_the_environment_names_the_variable() {
     assert!(problems.starts_with(expected), "{problems}");
     let problems = files.load(&[("TIDEGATE_CAPTURE__ORDERS__CHANELS", "[\"x\"]")]).unwrap_err();
     assert!(problems.contains("did you mean \"channels\"?"), "{problems}");
+    let problems = files.load(&[("TIDEGATE_CAPTURE__ORDERS", "x")]).unwrap_err();
+    let expected =
+        "environment variable TIDEGATE_CAPTURE__ORDERS: capture.orders: expected a table, found \"x\"";
+    assert!(problems.starts_with(expected), "{problems}");
 }
 
 #[test]
