@@ -425,7 +425,7 @@ fn the_rights_that_acl_names_are_enough() {
             let rules = user.rules(Some("any"));
             let mut command = vec!["ACL", "SETUSER", &user.name];
             command.extend(rules.iter().map(String::as_str));
-            let server = if user.endpoint == "events" { &events } else { shop };
+            let server = if user.endpoints.contains("events") { &events } else { shop };
             server.ask::<()>(&command);
         }
         let [source, destination] = endpoints;

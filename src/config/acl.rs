@@ -160,7 +160,11 @@ pub fn users(config: &Config) -> Vec<User> {
             user.key(&escaped(&broadcast.stream));
         });
         let role = Role::BroadcastDestination;
-        allow(&mut users, config, &broadcast.destination, role, &broadcast.name, |user, _| {
+        // On one server the step that publishes is the stream's, and so is its user.
+        let address = |endpoint: &str| config.redis.get(endpoint).map(|endpoint| &endpoint.address);
+        let one_server = address(&broadcast.source) == address(&broadcast.destination);
+        let publishes = if one_server { &broadcast.source } else { &broadcast.destination };
+        allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
             broadcast_destination(user, broadcast);
         });
     }
