@@ -14,4 +14,5 @@ pub mod position;
 pub mod rt;
 pub mod server;
 pub mod status;
+pub mod supervisor;
 pub mod template;
