@@ -42,6 +42,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
+use crate::metrics::BroadcastMetrics;
 use crate::rt;
 use crate::server::{Backoff, Class};
 use crate::status::{Link, RouteState, RouteStatus, Slot};
@@ -52,7 +53,6 @@ use render::Renderer;
 use session::Session;
 
 pub use id::EntryId;
-pub use metrics::BroadcastMetrics;
 
 /// How long a parked route waits before it tries again.
 const PARKED: Duration = Duration::from_secs(30);
@@ -86,7 +86,6 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
 #[derive(Debug)]
 struct Route {
     renderer: Renderer,
-    metrics: BroadcastMetrics,
     parts: Parts,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
@@ -99,7 +98,6 @@ impl Route {
     fn new(parts: Parts) -> Self {
         Self {
             renderer: Renderer::new(&parts.settings),
-            metrics: parts.metrics.clone(),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -213,7 +211,7 @@ impl Route {
     fn done(&mut self, cursor: EntryId, tally: Tally, held_bytes: usize) {
         self.remembered = Some(cursor);
         let now = rt::unix_ms();
-        self.metrics.done(tally, cursor, now);
+        metrics::done(&self.parts.metrics, tally, cursor, now);
         self.parts.slot.update(|status| {
             status.position = Some(cursor.to_string());
             status.in_hand_bytes = u64::try_from(held_bytes).unwrap_or(u64::MAX);
@@ -254,6 +252,7 @@ impl Route {
             }
             status.reason = reason;
         });
+        self.parts.metrics.set_state(state);
     }
 }
 

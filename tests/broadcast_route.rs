@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::PubSub;
-use tidegate::broadcast::{self, BroadcastMetrics, Parts};
+use tidegate::broadcast::{self, Parts};
 use tidegate::config::{Address, After, Broadcast, Endpoint, SecretSource, Start};
+use tidegate::metrics::Metrics;
 use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
 use tidegate::template::Template;
 use tokio::runtime::Runtime;
@@ -26,6 +27,7 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
     slot: Slot,
+    metrics: Metrics,
 }
 
 impl Running {
@@ -34,16 +36,17 @@ impl Running {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let status = RouteStatus::new(&settings.name, Kind::Broadcast, &source.name, &destination.name, 0);
         let slot = Board::default().place(status);
+        let metrics = Metrics::new();
         let parts = Parts {
+            metrics: metrics.broadcast(&settings.name),
             settings: Arc::new(settings),
             source: Arc::new(source),
             destination: Arc::new(destination),
             slot: slot.clone(),
-            metrics: BroadcastMetrics::noop(),
         };
         let stop = CancellationToken::new();
         let task = runtime.spawn(broadcast::run(parts, stop.clone(), SOON));
-        Self { runtime, task, stop, slot }
+        Self { runtime, task, stop, slot, metrics }
     }
 
     fn on(server: &Server, settings: Broadcast) -> Self {
@@ -142,6 +145,14 @@ fn every_entry_is_published_once_and_in_order() {
             .query(&mut two)
             .unwrap();
         assert_eq!(counts, [10_000, 0, 0], "{version}");
+        let metrics = route.metrics.render();
+        for line in [
+            "tidegate_published_total{route=\"stock\"} 10000",
+            "tidegate_published_unheard_total{route=\"stock\"} 0",
+            "tidegate_route_state{route=\"stock\",state=\"live\"} 1",
+        ] {
+            assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+        }
         route.stop();
         assert_silent(&server, &mut subscriber);
     }

@@ -20,6 +20,7 @@ use super::call::{self, Keys, OPEN, PUBLISH, Tally};
 use super::entries::Entries;
 use super::failure::{Failure, Side};
 use super::id::EntryId;
+use super::metrics;
 use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
 use crate::server::resp;
 use crate::server::{Connection, Error, connect, load_script};
@@ -283,7 +284,7 @@ impl<'r> Session<'r> {
             all.published += settled.tally.published;
             all.unheard += settled.tally.unheard;
             all.rejected += settled.tally.rejected;
-            self.route.metrics.batch(settled.entries, settled.took);
+            metrics::settled(&self.route.parts.metrics, &settled);
         }
         if let Some(cursor) = self.publisher.cursor() {
             self.route.done(cursor, all, self.publisher.held_bytes());
