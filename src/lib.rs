@@ -4,6 +4,7 @@
 
 pub mod broadcast;
 pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod glob;
