@@ -104,7 +104,8 @@ fn load(path: &Path) -> Result<Loaded, u8> {
 
 /// The environment as text; what is not UTF-8 cannot be configuration.
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// A runtime for a command that only asks.

@@ -48,7 +48,9 @@ pub(super) fn run(path: &Path) -> u8 {
         match TcpListener::bind(listen).await {
             Ok(listener) => live(path, loaded, listener, signals).await,
             Err(error) => failed(
-                &format!("cannot listen on {listen} (daemon.listen): choose a free port or stop what holds it"),
+                &format!(
+                    "cannot listen on {listen} (daemon.listen): choose a free port or stop what holds it"
+                ),
                 &error,
             ),
         }
@@ -164,7 +166,11 @@ fn signals() -> std::io::Result<mpsc::Receiver<i32>> {
         let mut stopping = false;
         for signal in signals.forever() {
             if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
-                tracing::warn!(event = "stopped_at_once", signal, "told twice to stop: what is in hand is given up");
+                tracing::warn!(
+                    event = "stopped_at_once",
+                    signal,
+                    "told twice to stop: what is in hand is given up"
+                );
                 std::process::exit(i32::from(super::FAILED));
             }
             // A full queue holds a signal of the same kind already.

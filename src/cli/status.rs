@@ -49,7 +49,10 @@ pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
 
 /// One line a route.
 fn table(report: &StatusReport) -> String {
-    let mut out = format!("{:<24} {:<10} {:<11} {:>12} {:>12}  {}\n", "ROUTE", "KIND", "STATE", "DONE", "IN HAND", "WHY");
+    let mut out = format!(
+        "{:<24} {:<10} {:<11} {:>12} {:>12}  {}\n",
+        "ROUTE", "KIND", "STATE", "DONE", "IN HAND", "WHY"
+    );
     for route in &report.routes {
         let (done, in_hand) = match (&route.ledger, &route.broadcast) {
             (Some(ledger), _) => (ledger.appended, ledger.in_hand),
