@@ -4,6 +4,7 @@
 
 pub mod broadcast;
 pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod glob;
@@ -14,4 +15,5 @@ pub mod position;
 pub mod rt;
 pub mod server;
 pub mod status;
+pub mod supervisor;
 pub mod template;

@@ -298,8 +298,7 @@ impl Builder {
         }
         let Some(batch) = &mut self.open else { return false };
         self.mark = Mark { body: batch.body.len(), arguments: 0, target: 0 };
-        let mut sink =
-            Sink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
+        let mut sink = Sink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
         match map(&mut sink) {
             Ok(()) => batch.push(position, self.mark.target, self.mark.arguments),
             Err(rejection) => {

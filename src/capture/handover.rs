@@ -83,6 +83,17 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
+    /// Whether the successor has opened its window.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.border(), Border::Open(_))
+    }
+
+    /// Takes back what a successor has announced that is no more.
+    pub fn withdraw(&self) {
+        self.set_border(Border::None);
+    }
+
     /// The predecessor's last word, once it is said. Cancel safe.
     pub(crate) async fn ended(&self) -> Ended {
         loop {

@@ -264,13 +264,21 @@ impl Route {
         if park {
             if let Some(suppressed) = self.log.admit("parked", now) {
                 tracing::error!(
-                    event = "parked", route, endpoint, class, suppressed,
+                    event = "parked",
+                    route,
+                    endpoint,
+                    class,
+                    suppressed,
                     "the route may not write: {text}; it keeps what it reads and tries again every 30 s"
                 );
             }
         } else if let Some(suppressed) = self.log.admit("destination_unavailable", now) {
             tracing::warn!(
-                event = "destination_unavailable", route, endpoint, class, suppressed,
+                event = "destination_unavailable",
+                route,
+                endpoint,
+                class,
+                suppressed,
                 "cannot append to {}: {text}; keeps what it reads and tries again by itself",
                 self.parts.destination.address
             );

@@ -107,7 +107,9 @@ impl Route {
             Event::Opened(Ok(window)) => self.opened(window, now),
             Event::Opened(Err(error)) => self.not_opened(&error, now),
             Event::Filled(Ok(_)) => self.read_window(now),
-            Event::Filled(Err(error)) => self.lost_window(GapCause::SourceDisconnected, &error.to_string(), now),
+            Event::Filled(Err(error)) => {
+                self.lost_window(GapCause::SourceDisconnected, &error.to_string(), now)
+            }
         }
     }
 
