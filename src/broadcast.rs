@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
 use crate::logs::Limited;
-use crate::metrics::BroadcastMetrics;
+use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::rt;
 use crate::server::{Backoff, Class};
 use crate::status::{Link, RouteState, RouteStatus, Slot};
@@ -72,8 +72,12 @@ pub struct Parts {
     pub destination: Arc<Endpoint>,
     /// Its place on the board.
     pub slot: Slot,
-    /// Its metrics.
+    /// Handles of the route's metrics.
     pub metrics: BroadcastMetrics,
+    /// Handles of the source's metrics.
+    pub source_metrics: EndpointMetrics,
+    /// Handles of the destination's metrics.
+    pub destination_metrics: EndpointMetrics,
 }
 
 /// Runs a route until it is told to stop; then lets what is under way finish, for up to `drain`.
@@ -139,7 +143,12 @@ impl Route {
 
     /// A session has connected and found this cursor.
     fn opened(&mut self, cursor: EntryId, tally: Tally) {
-        self.remembered = Some(cursor);
+        if self.remembered.replace(cursor).is_some() {
+            self.parts.source_metrics.reconnects.increment(1);
+            if !self.one_server() {
+                self.parts.destination_metrics.reconnects.increment(1);
+            }
+        }
         let now = Some(rt::unix_ms());
         self.parts.slot.update(|status| {
             for link in [&mut status.source, &mut status.destination] {

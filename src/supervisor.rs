@@ -258,6 +258,8 @@ impl Supervisor {
             destination: destination.clone(),
             slot: self.board.place(status),
             metrics: self.metrics.broadcast(&broadcast.name),
+            source_metrics: self.metrics.endpoint(&source.name),
+            destination_metrics: self.metrics.endpoint(&destination.name),
         };
         let task =
             rt::spawn("broadcast", broadcast::run(parts, stop.clone(), self.config.daemon.shutdown_timeout));

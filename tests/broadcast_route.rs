@@ -39,6 +39,8 @@ impl Running {
         let metrics = Metrics::new();
         let parts = Parts {
             metrics: metrics.broadcast(&settings.name),
+            source_metrics: metrics.endpoint(&source.name),
+            destination_metrics: metrics.endpoint(&destination.name),
             settings: Arc::new(settings),
             source: Arc::new(source),
             destination: Arc::new(destination),
@@ -207,6 +209,8 @@ fn a_lost_script_is_loaded_again_and_a_lost_cursor_is_made_again() {
     server.ask::<()>(&["SCRIPT", "FLUSH"]);
     add(&server, 10..20);
     assert_heard(&mut subscriber, 10..20);
+    let metrics = route.metrics.render();
+    assert!(metrics.contains("tidegate_reconnects_total{endpoint=\"events\"} 1"), "{metrics}");
     route.wait_for_published(20);
     assert_eq!(server.ask::<u32>(&["DEL", "tidegate:stock:cursor"]), 1);
     add(&server, 20..30);
