@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tidegate::status::{Ledger, RouteState, RouteStatus};
 
 use super::log::{Level, Log, LogLine};
+use super::notify::Notifications;
 use super::port::Port;
 use super::process::{Guarded, program_next_to_tests};
 use super::server::Server;
@@ -105,8 +106,15 @@ impl Setup {
     pub(crate) fn start(self) -> Daemon {
         let directory =
             tempfile::Builder::new().prefix("tidegate-").tempdir().expect("a temporary directory");
-        let mut daemon =
-            Daemon { directory, port: Port::claim(), setup: self, process: None, log: Log::default() };
+        let notifications = Notifications::listen(&directory.path().join("notify.sock"));
+        let mut daemon = Daemon {
+            directory,
+            port: Port::claim(),
+            setup: self,
+            process: None,
+            log: Log::default(),
+            notifications,
+        };
         daemon.write_configuration();
         daemon.make_users();
         daemon.start_again();
@@ -129,6 +137,7 @@ pub(crate) struct Daemon {
     setup: Setup,
     process: Option<(Guarded, JoinHandle<()>)>,
     log: Log,
+    notifications: Notifications,
 }
 
 impl Daemon {
@@ -207,10 +216,11 @@ impl Daemon {
     pub(crate) fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let configuration = self.configuration();
+        let socket = self.directory.path().join("notify.sock");
         let mut process = Guarded::start("tidegate", &program(), |command| {
             command.args(["run", "--config"]).arg(configuration);
             // A harness under systemd must not be taken for the service.
-            command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+            command.env_remove("JOURNAL_STREAM").env_remove("WATCHDOG_USEC").env("NOTIFY_SOCKET", socket);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         });
         let pipe = process.child().stderr.take().expect("stderr is a pipe");
@@ -246,6 +256,21 @@ impl Daemon {
         self.write_configuration();
         self.make_users();
         self.process().signal(Signal::SIGHUP);
+    }
+
+    /// Writes something that is no configuration and asks the daemon to read it (SIGHUP).
+    pub(crate) fn reload_broken(&mut self) {
+        std::fs::write(self.configuration(), "[capture.orders]\nsource = 1\n").expect("it is writable");
+        self.process().signal(Signal::SIGHUP);
+    }
+
+    /// Waits until the service manager has been told a line such as `READY=1`.
+    #[track_caller]
+    pub(crate) fn wait_notified(&self, line: &str) {
+        eventually(&format!("the service manager hears {line}"), PATIENCE, || {
+            let lines = self.notifications.lines();
+            if lines.iter().any(|heard| heard == line) { Ok(()) } else { Err(format!("{lines:?}")) }
+        });
     }
 
     /// Gives an endpoint's user another password, on the server and in the file.
@@ -325,7 +350,13 @@ impl Daemon {
     /// Waits until a route is in a state, and gives what `/status` then says of it.
     #[track_caller]
     pub(crate) fn wait_state(&self, route: &str, state: RouteState) -> RouteStatus {
-        eventually(&format!("{route} is {}", state.as_str()), PATIENCE, || {
+        self.wait_state_within(PATIENCE, route, state)
+    }
+
+    /// Waits until a route is in a state, under a deadline that the promise itself sets.
+    #[track_caller]
+    pub(crate) fn wait_state_within(&self, within: Duration, route: &str, state: RouteState) -> RouteStatus {
+        eventually(&format!("{route} is {}", state.as_str()), within, || {
             let status = self.route(route)?;
             if status.state == state { Ok(status) } else { Err(format!("{status:?}\n{}", self.log.tail())) }
         })

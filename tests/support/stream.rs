@@ -1,9 +1,12 @@
 //! What stands in the streams: entries, gap records, dead letters.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::oracle::Published;
 use super::server::Server;
+use super::wait::eventually;
 
 /// One entry: id, then fields in order.
 pub(crate) type Entry = (String, Vec<(Vec<u8>, Vec<u8>)>);
@@ -147,4 +150,21 @@ pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
         }
     });
     all.collect()
+}
+
+/// Waits until a stream's last entry carries this payload. The source's order is total: once a
+/// message is in its stream, everything published before it has been dealt with.
+#[track_caller]
+pub(crate) fn wait_for_last(server: &Server, stream: &str, payload: &[u8], within: Duration) {
+    eventually(&format!("the last message is in {stream}"), within, || {
+        let last: Vec<Value> = server
+            .try_ask(&["XREVRANGE", stream, "+", "-", "COUNT", "1"])
+            .map_err(|error| error.to_string())?;
+        let last = last.into_iter().next().map(entry).ok_or("no entry")?;
+        if last.1.iter().any(|(_, value)| value == payload) {
+            Ok(())
+        } else {
+            Err(format!("{} entries, the last is {}", server.stream_length(stream), last.0))
+        }
+    });
 }
