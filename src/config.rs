@@ -1,12 +1,77 @@
 //! Configuration: what a person wrote (`raw`) becomes what the daemon runs on ([`Config`]).
 //!
+//! ```text
+//! files, environment, command line ─▶ layers ─▶ one tree ─▶ raw types ─▶ checks ─▶ Config
+//!                                    (figment)   (read: every misfit)   (check, loops)
+//! ```
+//!
+//! A configuration is written by one person and read by another at night, so all that is wrong with
+//! it is said at once, with file, line, key and the likely remedy ([`Problems`]), and nothing runs on
+//! half of it. Secrets are looked for and never kept where an error could print them.
+//!
 //! figment and serde are known only here. The types of [`settings`] are complete and checked:
 //! whoever holds one need not ask again whether a name exists or a number fits. The supervisor
 //! turns them into the parts of a route at the edge; no loop reads configuration.
 
+pub mod acl;
+mod check;
+pub mod keys;
+mod later;
+mod layers;
+mod loops;
+mod overlap;
+mod problems;
+mod raw;
+mod read;
+mod revision;
 pub mod settings;
+mod url;
 
+use std::path::{Path, PathBuf};
+
+pub use problems::{Problem, Problems};
+pub use revision::Revision;
 pub use settings::{
     Address, After, Broadcast, Capture, Config, Daemon, Endpoint, Format, GroupsStart, Include, Keep, Mode,
     Secret, SecretSource, Start,
 };
+
+/// A configuration that was read and is good.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// The files that it was read from, the main one first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads the main file, `conf.d/*.toml` beside it, the environment and the overrides of the command
+/// line, and checks all of it.
+///
+/// Of `environment` only names count that begin with `TIDEGATE_` and contain `__`, and
+/// `CREDENTIALS_DIRECTORY`; the caller hands in `std::env::vars()`. `overrides` are keys such as
+/// `daemon.listen` with their text. Files are read in place: it blocks.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the files.
+pub fn load(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<Loaded, Problems> {
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let credentials = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
+    let credentials = credentials.map(|(_, directory)| Path::new(directory));
+    let layers = layers::Layers::read(path, &environment, overrides)?;
+    let mut problems = Problems::default();
+    let read = read::read(layers.merged()?, &layers, &mut problems);
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let config = check::checked(&layers, read, directory, credentials, problems)?;
+    Ok(Loaded { config, files: layers.files() })
+}
+
+/// The JSON Schema of a configuration file, for editors.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(raw::Raw).to_value()
+}

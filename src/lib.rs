@@ -2,8 +2,14 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+pub mod capture;
 pub mod config;
 pub mod event;
+pub mod glob;
+pub mod logs;
+pub mod metrics;
+pub mod observe;
+pub mod position;
 pub mod rt;
 pub mod server;
 pub mod status;

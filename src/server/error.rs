@@ -47,6 +47,9 @@ pub enum Error {
     /// An error reply: its code and its text.
     #[error("{0}")]
     Reply(String),
+    /// The server is fine, but what is on it does not allow to go on; the text says what to do.
+    #[error("{0}")]
+    Refused(String),
     /// The file with the password could not be read.
     #[error("the password file {path} cannot be read: {reason}")]
     Secret {
@@ -76,6 +79,9 @@ impl Error {
     /// What the caller does next. By the code, never by the text.
     #[must_use]
     pub fn class(&self) -> Class {
+        if matches!(self, Self::Refused(_)) {
+            return Class::Park;
+        }
         match self.code() {
             None => Class::Retry,
             Some("READONLY" | "MASTERDOWN" | "NOMASTERLINK" | "MOVED" | "ASK" | "UNBLOCKED") => {

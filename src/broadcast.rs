@@ -1,0 +1,268 @@
+//! Broadcast: from a stream to channels.
+//!
+//! Problem: subscribers of plain channels are to see what is in a stream, each entry once, however
+//! often tidegate or its connections die in between.
+//!
+//! Constraints: PUBLISH leaves nothing behind that could be compared later, so what was published must
+//! be remembered in the same step that publishes. XREAD with BLOCK holds its connection.
+//!
+//! Operation: a *cursor* beside the stream, the hash `P R:cursor`, holds the id of the last entry that
+//! was dealt with. A script compares it with what the caller believes, publishes a batch and moves it,
+//! all or nothing; so a batch whose outcome is unknown needs no thought: the next session reads the
+//! cursor and goes on there. Where channel and stream are on different servers, the messages go out
+//! first and the cursor moves when all are answered: at least once. An entry that cannot be published
+//! goes to the stream `P R:dead-letters` in the step that moves the cursor over it.
+//!
+//! ```text
+//!            ┌───────────────── session ─────────────────┐
+//! stream ──▶ │ entries ──▶ render ──▶ publisher ──▶ call │ ──▶ channels, cursor, dead letters
+//!            └──────────────▲────────────────────────────┘
+//!      connect, find cursor │ │ any failure
+//!                           └─┴─ backoff, or 30 s where a person must act
+//! ```
+//!
+//! Failure: every failure ends the session, and a new one begins at the cursor. Exactly once on one
+//! server; only a failover that loses the cursor's last step repeats what it covered.
+
+mod call;
+mod entries;
+mod failure;
+mod id;
+mod metrics;
+mod publisher;
+mod render;
+mod session;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Broadcast, Endpoint};
+use crate::rt;
+use crate::server::{Backoff, Class};
+use crate::status::{Link, RouteState, RouteStatus, Slot};
+
+use call::Tally;
+use failure::{Failure, Side};
+use render::Renderer;
+use session::Session;
+
+pub use id::EntryId;
+pub use metrics::BroadcastMetrics;
+
+/// How long a parked route waits before it tries again.
+const PARKED: Duration = Duration::from_secs(30);
+/// How often a waiting route says that it is alive.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+/// What a route is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What it is to do.
+    pub settings: Arc<Broadcast>,
+    /// The server that holds the stream.
+    pub source: Arc<Endpoint>,
+    /// The server on which is published. With the same address as the source it counts as that one,
+    /// and the source's user needs the rights to publish.
+    pub destination: Arc<Endpoint>,
+    /// Its place on the board.
+    pub slot: Slot,
+    /// Its metrics.
+    pub metrics: BroadcastMetrics,
+}
+
+/// Runs a route until it is told to stop; then lets what is under way finish, for up to `drain`.
+///
+/// Cancel safe in effect: wherever it is dropped, the next run begins at the cursor.
+pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
+    Route::new(parts).run(&stop, drain).await;
+}
+
+/// What outlives a session.
+#[derive(Debug)]
+struct Route {
+    renderer: Renderer,
+    metrics: BroadcastMetrics,
+    parts: Parts,
+    /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
+    remembered: Option<EntryId>,
+    backoff: Backoff,
+    /// What was said last of why the route does not run, so that it is said once.
+    said: Option<String>,
+}
+
+impl Route {
+    fn new(parts: Parts) -> Self {
+        Self {
+            renderer: Renderer::new(&parts.settings),
+            metrics: parts.metrics.clone(),
+            parts,
+            remembered: None,
+            backoff: Backoff::default(),
+            said: None,
+        }
+    }
+
+    async fn run(mut self, stop: &CancellationToken, drain: Duration) {
+        let mut careful = false;
+        loop {
+            let slot = self.parts.slot.clone();
+            let outcome = tokio::select! {
+                () = stop.cancelled() => Ok(None),
+                outcome = living(&slot, Session::open(&mut self, careful)) => outcome.map(Some),
+            };
+            slot.tried();
+            let failure = match outcome {
+                Ok(None) => break,
+                Ok(Some(session)) => match session.run(stop, drain).await {
+                    Ok(()) => break,
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            careful = matches!(failure, Failure::Refused { .. });
+            let wait = self.failed(&failure);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = living(&slot, sleep(wait)) => {}
+            }
+        }
+        self.state(RouteState::Stopped, None);
+    }
+
+    /// Whether stream and channels are on one server.
+    fn one_server(&self) -> bool {
+        self.parts.source.address == self.parts.destination.address
+    }
+
+    /// A session has begun at this cursor.
+    fn opened(&mut self, cursor: EntryId, tally: Tally) {
+        self.remembered = Some(cursor);
+        self.parts.slot.update(|status| {
+            for link in [&mut status.source, &mut status.destination] {
+                link.connected = true;
+                link.error = None;
+                link.last_answer_unix_ms = Some(rt::unix_ms());
+            }
+            status.position = Some(cursor.to_string());
+            if let Some(counts) = &mut status.broadcast {
+                (counts.published, counts.unheard, counts.rejected) =
+                    (tally.published, tally.unheard, tally.rejected);
+            }
+        });
+        self.state(RouteState::Live, None);
+        let route = &self.parts.settings.name;
+        tracing::info!(event = "broadcast_live", %route, position = %cursor, "publishing after this entry");
+    }
+
+    /// A session has ended, or none could begin. Returns how long to wait before the next.
+    fn failed(&mut self, failure: &Failure) -> Duration {
+        let parked = failure.class() == Class::Park;
+        let reason = failure.for_a_person();
+        self.parts.slot.update(|status| {
+            let one_server = self.one_server();
+            let link = side(status, failure.side());
+            link.error = Some(reason.clone());
+            link.connected = false;
+            if one_server {
+                let link = status.source.clone();
+                status.destination = Link { endpoint: status.destination.endpoint.clone(), ..link };
+            }
+        });
+        let state = if parked { RouteState::Parked } else { RouteState::Waiting };
+        self.state(state, Some(reason.clone()));
+        let endpoint = match failure.side() {
+            Side::Source => &self.parts.source.name,
+            Side::Destination => &self.parts.destination.name,
+        };
+        let route = &self.parts.settings.name;
+        let class = failure.class().as_str();
+        if self.said.as_deref() != Some(reason.as_str()) {
+            if parked {
+                tracing::error!(
+                    event = "broadcast_parked", %route, %endpoint, class,
+                    "{reason}; nothing is published until this is put right; trying again every 30 s"
+                );
+            } else {
+                tracing::warn!(
+                    event = "broadcast_waiting", %route, %endpoint, class,
+                    "{reason}; trying again, and then going on after the last published entry"
+                );
+            }
+            self.said = Some(reason);
+        }
+        if parked { PARKED } else { self.backoff.next_wait() }
+    }
+
+    /// Entries were dealt with up to this cursor.
+    fn done(&mut self, cursor: EntryId, tally: Tally, held_bytes: usize) {
+        self.remembered = Some(cursor);
+        self.backoff.reset();
+        self.said = None;
+        let now = rt::unix_ms();
+        self.metrics.done(tally, cursor, now);
+        self.parts.slot.update(|status| {
+            status.position = Some(cursor.to_string());
+            status.in_hand_bytes = u64::try_from(held_bytes).unwrap_or(u64::MAX);
+            status.last_progress_unix_ms = Some(now);
+            if let Some(counts) = &mut status.broadcast {
+                counts.published += tally.published;
+                counts.unheard += tally.unheard;
+                counts.rejected += tally.rejected;
+            }
+        });
+    }
+
+    /// A side has answered.
+    fn answered(&self, from: Side) {
+        let now = Some(rt::unix_ms());
+        let one_server = self.one_server();
+        self.parts.slot.update(|status| {
+            side(status, from).last_answer_unix_ms = now;
+            if one_server {
+                status.destination.last_answer_unix_ms = now;
+            }
+        });
+    }
+
+    fn progressed(&self) {
+        self.parts.slot.progressed(rt::unix_ms());
+    }
+
+    fn draining(&self) {
+        self.state(RouteState::Draining, None);
+    }
+
+    fn state(&self, state: RouteState, reason: Option<String>) {
+        self.parts.slot.update(|status| {
+            if status.state != state {
+                status.state = state;
+                status.since_unix_ms = rt::unix_ms();
+            }
+            status.reason = reason;
+        });
+    }
+}
+
+fn side(status: &mut RouteStatus, side: Side) -> &mut Link {
+    match side {
+        Side::Source => &mut status.source,
+        Side::Destination => &mut status.destination,
+    }
+}
+
+/// Waits for something, and says meanwhile that the loop is alive.
+async fn living<F: Future>(slot: &Slot, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        slot.progressed(rt::unix_ms());
+        tokio::select! {
+            output = &mut future => return output,
+            () = sleep(SIGN_OF_LIFE) => {}
+        }
+    }
+}

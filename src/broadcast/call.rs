@@ -1,0 +1,250 @@
+//! The two scripts, as commands and replies.
+//!
+//! A call's items are collected in a buffer of their own, because a command begins with the number of
+//! its arguments and that is known last. Handing them on is one copy of a batch, which is nothing
+//! beside the system call that sends it.
+
+use super::id::EntryId;
+use super::render::Unrenderable;
+use crate::config::{self, Start};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash, Script};
+
+/// Publishes and moves the cursor.
+pub(super) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
+/// Finds or makes the cursor.
+pub(super) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
+
+/// EVALSHA, hash, number of keys, two keys, and six arguments before the items.
+const FIXED_ARGUMENTS: usize = 11;
+
+/// The keys of a route on the server that holds the stream.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    pub(super) cursor: String,
+    pub(super) dead_letters: String,
+    pub(super) stream: String,
+}
+
+impl Keys {
+    /// `P R:cursor` and `P R:dead-letters`.
+    pub(super) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
+        Self {
+            cursor: format!("{prefix}{}:cursor", settings.name),
+            dead_letters: format!("{prefix}{}:dead-letters", settings.name),
+            stream: settings.stream.clone(),
+        }
+    }
+}
+
+/// What has become of entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Published.
+    pub(super) published: u64,
+    /// Of these, to nobody.
+    pub(super) unheard: u64,
+    /// Written to the dead letters.
+    pub(super) rejected: u64,
+}
+
+/// The items of one call, as they are collected.
+#[derive(Debug, Default)]
+pub(super) struct Items {
+    arguments: Vec<u8>,
+    ids: Vec<u8>,
+    count: usize,
+}
+
+impl Items {
+    /// Adds a message to be published by the script.
+    pub(super) fn message(&mut self, id: &[u8], channel: &[u8], message: &[u8]) {
+        self.count += 1;
+        self.ids.extend_from_slice(id);
+        self.ids.push(b' ');
+        resp::argument(&mut self.arguments, channel);
+        resp::argument(&mut self.arguments, message);
+    }
+
+    /// Adds an entry for the dead letters.
+    pub(super) fn dead_letter(&mut self, id: &[u8], why: &Unrenderable) {
+        self.message(id, b"", format!("{} {why}", why.reason()).as_bytes());
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Their size in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.arguments.len()
+    }
+
+    /// Appends the call that moves the cursor from `previous` to `last`, and empties the items.
+    pub(super) fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        hash: &Hash,
+        keys: &Keys,
+        (previous, last): (EntryId, EntryId),
+        elsewhere: Tally,
+    ) {
+        resp::header(out, FIXED_ARGUMENTS + 2 * self.count);
+        resp::argument(out, b"EVALSHA");
+        resp::argument(out, hash);
+        resp::argument(out, b"2");
+        resp::argument(out, keys.cursor.as_bytes());
+        resp::argument(out, keys.dead_letters.as_bytes());
+        resp::argument(out, previous.to_string().as_bytes());
+        resp::argument(out, last.to_string().as_bytes());
+        resp::argument(out, elsewhere.published.to_string().as_bytes());
+        resp::argument(out, elsewhere.unheard.to_string().as_bytes());
+        resp::argument(out, keys.stream.as_bytes());
+        resp::argument(out, &self.ids);
+        out.extend_from_slice(&self.arguments);
+        self.arguments.clear();
+        self.ids.clear();
+        self.count = 0;
+    }
+}
+
+/// What the publish script did.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Nothing: the cursor is not what the caller believed. `None` where there is none.
+    Elsewhere(Option<EntryId>),
+    /// The cursor is here now; the counts are this call's.
+    Moved {
+        cursor: EntryId,
+        tally: Tally,
+        /// What stopped it before the batch's end.
+        refused: Option<Error>,
+    },
+}
+
+impl Outcome {
+    /// Reads the script's reply.
+    ///
+    /// # Errors
+    /// Where it is an error, or no reply of that script.
+    pub(super) fn read(reply: &Value) -> Result<Self, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        match reply.elements() {
+            Some([Value::Integer(0), cursor]) => match cursor.bytes() {
+                Some(b"") => Ok(Self::Elsewhere(None)),
+                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?))),
+                None => Err(unexpected(&PUBLISH)),
+            },
+            Some([Value::Integer(1), cursor, published, unheard, rejected, refused]) => {
+                let cursor = cursor_id(cursor.bytes().ok_or_else(|| unexpected(&PUBLISH))?)?;
+                let tally = tally(published, unheard, rejected).ok_or_else(|| unexpected(&PUBLISH))?;
+                let refused = refused.bytes().ok_or_else(|| unexpected(&PUBLISH))?;
+                // Servers before 7.0 left the '-' of the wire in the error's text.
+                let refused = refused.strip_prefix(b"-").unwrap_or(refused);
+                let refused = (!refused.is_empty()).then(|| Error::reply(refused));
+                Ok(Self::Moved { cursor, tally, refused })
+            }
+            _ => Err(unexpected(&PUBLISH)),
+        }
+    }
+}
+
+/// The arguments of the open script's call.
+pub(super) fn start_argument(start: Option<Start>) -> String {
+    match start {
+        None => String::new(),
+        Some(Start::Beginning) => EntryId::default().to_string(),
+        Some(Start::End) => "end".to_owned(),
+        Some(Start::After(milliseconds, sequence)) => EntryId { milliseconds, sequence }.to_string(),
+    }
+}
+
+/// Reads the open script's reply: the cursor, where it is known, and what was done since it was made.
+///
+/// # Errors
+/// Where it is no reply of that script.
+pub(super) fn opened(reply: &Value) -> Result<(Option<EntryId>, Tally), Error> {
+    let Some([cursor, published, unheard, rejected]) = reply.elements() else {
+        return Err(unexpected(&OPEN));
+    };
+    let tally = tally(published, unheard, rejected).ok_or_else(|| unexpected(&OPEN))?;
+    match cursor.bytes() {
+        Some(b"") => Ok((None, tally)),
+        Some(text) => Ok((Some(cursor_id(text)?), tally)),
+        None => Err(unexpected(&OPEN)),
+    }
+}
+
+fn tally(published: &Value, unheard: &Value, rejected: &Value) -> Option<Tally> {
+    let count = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
+    Some(Tally { published: count(published)?, unheard: count(unheard)?, rejected: count(rejected)? })
+}
+
+fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
+    EntryId::parse(text).ok_or_else(|| {
+        Error::Protocol(format!(
+            "the cursor holds '{}', which is no entry's id: was its key written by something else?",
+            text.escape_ascii()
+        ))
+    })
+}
+
+fn unexpected(script: &Script) -> Error {
+    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", script.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_announces_as_many_arguments_as_it_has() {
+        let keys = Keys { cursor: "c".into(), dead_letters: "d".into(), stream: "s".into() };
+        let mut items = Items::default();
+        let id = |milliseconds| EntryId { milliseconds, sequence: 0 };
+        items.message(b"2-0", b"news", b"\r\n");
+        items.dead_letter(b"3-0", &Unrenderable::EmptyChannel);
+        assert_eq!(items.count(), 2);
+        let mut out = Vec::new();
+        items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3)), Tally::default());
+        assert_eq!((items.count(), items.bytes()), (0, 0));
+        let (call, end) = Value::build(&out, 0).unwrap();
+        assert_eq!(end, out.len());
+        let text: Vec<_> = call
+            .elements()
+            .unwrap()
+            .iter()
+            .map(|value| value.bytes().unwrap().escape_ascii().to_string())
+            .collect();
+        assert_eq!(text[3..12], ["c", "d", "1-0", "3-0", "0", "0", "s", "2-0 3-0 ", "news"]);
+        assert_eq!(text[12..], ["\\r\\n", "", "empty_channel the channel\\'s template made an empty name"]);
+    }
+
+    #[test]
+    fn replies_that_the_scripts_cannot_give_are_errors() {
+        let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+        let number = Value::Integer;
+        for nonsense in [
+            Value::Null,
+            Value::Array(vec![number(2), text("1-0")]),
+            Value::Array(vec![number(0), text("x")]),
+            Value::Array(vec![number(1), text("1-0"), number(-1), number(0), number(0), text("")]),
+        ] {
+            assert!(Outcome::read(&nonsense).is_err(), "{nonsense:?}");
+            assert!(opened(&nonsense).is_err(), "{nonsense:?}");
+        }
+        let stopped =
+            Value::Array(vec![number(1), text("1-0"), number(1), number(0), number(0), text("-NOPERM no")]);
+        let Outcome::Moved { refused: Some(error), .. } = Outcome::read(&stopped).unwrap() else {
+            panic!("not stopped")
+        };
+        assert_eq!(error.code(), Some("NOPERM"));
+        assert!(matches!(
+            Outcome::read(&Value::Array(vec![number(0), text("")])).unwrap(),
+            Outcome::Elsewhere(None)
+        ));
+    }
+}

@@ -1,0 +1,181 @@
+//! XREAD's reply, read where it lies: an entry is ranges into the reply's bytes.
+//!
+//! ```text
+//! _                                                        nothing within the block time
+//! %1 [ stream, *n [ *2 [ id, *2m [ name, value, … ] ] … ] ]
+//! ```
+//!
+//! The list of ranges is kept from entry to entry, so that a field costs no allocation.
+
+use std::ops::Range;
+
+use super::id::EntryId;
+use crate::server::Error;
+use crate::server::resp::{Token, token};
+
+/// The entries of one reply, in order.
+#[derive(Debug)]
+pub(super) struct Entries<'a> {
+    reply: &'a [u8],
+    at: usize,
+    left: usize,
+    ranges: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// One entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry<'a> {
+    /// Its id.
+    pub(super) id: EntryId,
+    /// Its id as the server wrote it.
+    pub(super) id_text: &'a [u8],
+    reply: &'a [u8],
+    fields: &'a [(Range<usize>, Range<usize>)],
+}
+
+impl<'a> Entries<'a> {
+    /// Begins to read a whole reply to an XREAD of one stream. `ranges` is room of an earlier one.
+    ///
+    /// # Errors
+    /// Where the reply is an error, or no reply to XREAD.
+    pub(super) fn new(reply: &'a [u8], ranges: Vec<(Range<usize>, Range<usize>)>) -> Result<Self, Error> {
+        let mut entries = Self { reply, at: 0, left: 0, ranges };
+        match entries.next_token()? {
+            Token::Null => return Ok(entries),
+            Token::Error(text) => return Err(Error::reply(&reply[text])),
+            // RESP3's map, and RESP2's array of one pair.
+            Token::Map(2) => {}
+            Token::Array(1) => {
+                entries.array()?;
+            }
+            _ => return Err(unexpected("the streams")),
+        }
+        entries.bulk()?;
+        entries.left = entries.array()?;
+        Ok(entries)
+    }
+
+    /// How many entries have not been read yet.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Gives the room back for the next reply.
+    pub(super) fn into_ranges(self) -> Vec<(Range<usize>, Range<usize>)> {
+        self.ranges
+    }
+
+    /// The next entry.
+    ///
+    /// # Errors
+    /// Where what comes is no entry.
+    pub(super) fn next(&mut self) -> Result<Option<Entry<'_>>, Error> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        if self.array()? != 2 {
+            return Err(unexpected("an entry"));
+        }
+        let id_at = self.bulk()?;
+        let values = self.array()?;
+        self.ranges.clear();
+        for _ in 0..values / 2 {
+            let name = self.bulk()?;
+            let value = self.bulk()?;
+            self.ranges.push((name, value));
+        }
+        let id_text = &self.reply[id_at];
+        let id = EntryId::parse(id_text).ok_or_else(|| unexpected("an entry's id"))?;
+        Ok(Some(Entry { id, id_text, reply: self.reply, fields: &self.ranges }))
+    }
+
+    fn next_token(&mut self) -> Result<Token, Error> {
+        let (token, next) = token(self.reply, self.at)?.ok_or_else(|| unexpected("the reply's end"))?;
+        self.at = next;
+        Ok(token)
+    }
+
+    fn array(&mut self) -> Result<usize, Error> {
+        match self.next_token()? {
+            Token::Array(count) => Ok(count),
+            _ => Err(unexpected("an array")),
+        }
+    }
+
+    fn bulk(&mut self) -> Result<Range<usize>, Error> {
+        match self.next_token()? {
+            Token::Bulk(range) => Ok(range),
+            _ => Err(unexpected("a string")),
+        }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Names and values, in the entry's order.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let reply = self.reply;
+        self.fields.iter().map(move |(name, value)| (&reply[name.clone()], &reply[value.clone()]))
+    }
+
+    /// The value of the first field of a name.
+    pub(super) fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
+        self.fields().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::Protocol(format!("the reply to XREAD has something else in the place of {what}"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::server::{self, resp};
+
+    /// A reply as Redis writes it under RESP3.
+    pub(in crate::broadcast) fn reply(entries: &[(&str, &[(&[u8], &[u8])])]) -> Vec<u8> {
+        let mut out = b"%1\r\n".to_vec();
+        resp::argument(&mut out, b"orders");
+        resp::header(&mut out, entries.len());
+        for (id, fields) in entries {
+            resp::header(&mut out, 2);
+            resp::argument(&mut out, id.as_bytes());
+            resp::header(&mut out, fields.len() * 2);
+            for (name, value) in *fields {
+                resp::argument(&mut out, name);
+                resp::argument(&mut out, value);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn entries_come_in_order_with_their_fields() {
+        let reply =
+            reply(&[("1-0", &[(b"a", b"\r\n\xff"), (b"", b""), (b"a", b"2")]), ("1-1", &[(b"b", b"x")])]);
+        let mut entries = Entries::new(&reply, Vec::new()).unwrap();
+        assert_eq!(entries.left(), 2);
+        let first = entries.next().unwrap().unwrap();
+        assert_eq!((first.id.milliseconds, first.id.sequence, first.id_text), (1, 0, b"1-0".as_slice()));
+        let all: Vec<_> = first.fields().collect();
+        assert_eq!(all, [(b"a".as_slice(), b"\r\n\xff".as_slice()), (b"", b""), (b"a", b"2")]);
+        assert_eq!(first.field(b"a"), Some(b"\r\n\xff".as_slice()));
+        assert_eq!(first.field(b"c"), None);
+        let second = entries.next().unwrap().unwrap();
+        assert_eq!(second.field(b"b"), Some(b"x".as_slice()));
+        assert!(entries.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn nothing_and_errors_and_nonsense_are_told_apart() {
+        assert_eq!(Entries::new(b"_\r\n", Vec::new()).unwrap().left(), 0);
+        let error = Entries::new(b"-WRONGTYPE no\r\n", Vec::new()).unwrap_err();
+        assert_eq!(error.class(), server::Class::Park);
+        for nonsense in [b":1\r\n".as_slice(), b"%1\r\n$1\r\ns\r\n:1\r\n", b"*1\r\n$1\r\ns\r\n", b"%1\r\n"] {
+            assert!(Entries::new(nonsense, Vec::new()).is_err(), "{}", nonsense.escape_ascii());
+        }
+        let broken = b"%1\r\n$1\r\ns\r\n*1\r\n*2\r\n$3\r\n1=0\r\n*0\r\n";
+        assert!(Entries::new(broken, Vec::new()).unwrap().next().is_err());
+    }
+}

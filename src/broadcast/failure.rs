@@ -1,0 +1,91 @@
+//! Why a broadcast cannot go on, and what it does next.
+
+use crate::server::{Class, Error};
+
+/// Which of a route's two endpoints is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The one that holds the stream and the cursor.
+    Source,
+    /// The one on which is published. Where both are one server, everything is the source's.
+    Destination,
+}
+
+/// Why a session ended. Every ending leads to a new session, which begins at the cursor.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// A connection or a command failed.
+    #[error("{error}")]
+    Server {
+        /// Where.
+        side: Side,
+        /// What.
+        error: Error,
+    },
+    /// Publishing or writing a dead letter was refused; everything before that entry is dealt with.
+    #[error("publishing the entry after {after} was refused: {error}")]
+    Refused {
+        /// Where.
+        side: Side,
+        /// The last entry that is dealt with.
+        after: String,
+        /// What.
+        error: Error,
+    },
+    /// The cursor was there and is there no more.
+    #[error("the cursor {key} has vanished from the server; looking again where to begin")]
+    CursorVanished {
+        /// Its key.
+        key: String,
+    },
+    /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
+    #[error(
+        "the stream '{stream}' has entries and the route has no cursor yet: say in [broadcast.{route}] whether they are to be published, start = \"beginning\", \"end\" or an entry's id"
+    )]
+    StartUnsaid {
+        /// The stream.
+        stream: String,
+        /// The route.
+        route: String,
+    },
+}
+
+impl Failure {
+    /// An error of the endpoint that holds the stream.
+    pub(super) fn source(error: impl Into<Error>) -> Self {
+        Self::Server { side: Side::Source, error: error.into() }
+    }
+
+    /// An error of the endpoint on which is published.
+    pub(super) fn destination(error: impl Into<Error>) -> Self {
+        Self::Server { side: Side::Destination, error: error.into() }
+    }
+
+    /// What to do next. A refusal parks whatever its code says: PUBLISH and XADD of a dead letter under
+    /// `allow-oom` fail only where a right is missing or a key has another type, and inside a script
+    /// servers before 7.2 report both as a plain ERR.
+    pub(super) fn class(&self) -> Class {
+        match self {
+            Self::Server { error, .. } => error.class(),
+            Self::Refused { .. } | Self::StartUnsaid { .. } => Class::Park,
+            Self::CursorVanished { .. } => Class::Repair,
+        }
+    }
+
+    /// Whose connection it concerns.
+    pub(super) fn side(&self) -> Side {
+        match self {
+            Self::Server { side, .. } | Self::Refused { side, .. } => *side,
+            Self::CursorVanished { .. } | Self::StartUnsaid { .. } => Side::Source,
+        }
+    }
+
+    /// The message with what a person can do, where there is something to say.
+    pub(super) fn for_a_person(&self) -> String {
+        let hint = match self {
+            Self::Server { error, .. } | Self::Refused { error, .. } => error.hint(),
+            _ => None,
+        };
+        hint.map_or_else(|| self.to_string(), |hint| format!("{self} ({hint})"))
+    }
+}

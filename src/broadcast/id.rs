@@ -1,0 +1,43 @@
+//! An entry's id: what a cursor is, and how far a broadcast has come.
+
+use std::fmt;
+
+/// `milliseconds-sequence`. Ordered as the stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EntryId {
+    /// Milliseconds since 1970, by the server that added the entry.
+    pub milliseconds: u64,
+    /// Tells entries of one millisecond apart.
+    pub sequence: u64,
+}
+
+impl EntryId {
+    /// Reads an id as the server writes it; `None` where it is none.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        Some(Self { milliseconds: milliseconds.parse().ok()?, sequence: sequence.parse().ok()? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_ordered_as_numbers() {
+        let id = |text: &str| EntryId::parse(text.as_bytes()).unwrap();
+        assert!(id("9-0") < id("10-0"));
+        assert!(id("10-9") < id("10-10"));
+        assert_eq!(id("18446744073709551615-7").to_string(), "18446744073709551615-7");
+        for bad in ["", "1", "-", "1-", "a-1", "1-1-1", "18446744073709551616-0"] {
+            assert_eq!(EntryId::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Finds a route's cursor, or makes it where it is known where to begin.
+--
+-- KEYS  cursor (hash), stream
+-- ARGV  start  '' (not said), 'end', or an id: the cursor's place on a stream that has entries
+--
+-- Returns {cursor, published, unheard, dead letters}; the cursor is '' where there is none and the
+-- stream has entries, so that somebody must say whether they are to be published.
+local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected')
+local pos = cursor[1]
+if not pos then
+  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  if not newest then
+    pos = '0-0'
+  elseif ARGV[1] == 'end' then
+    pos = newest[1]
+  elseif ARGV[1] ~= '' then
+    pos = ARGV[1]
+  else
+    return { '', 0, 0, 0 }
+  end
+  redis.call('HSET', KEYS[1], 'format', '1', 'pos', pos)
+end
+return { pos, tonumber(cursor[2]) or 0, tonumber(cursor[3]) or 0, tonumber(cursor[4]) or 0 }

@@ -1,0 +1,73 @@
+#!lua flags=allow-oom
+-- Publishes a batch of entries and moves the cursor over them, in one step.
+--
+-- KEYS  cursor (hash), dead letters (stream)
+-- ARGV  prev       the id that the caller believes the cursor has
+--       last       the id of the batch's last entry
+--       published  messages of this batch that went out on another server already
+--       unheard    of these, those that reached nobody
+--       stream     the stream's name, for dead letters
+--       ids        the ids of the items below, in order, with a space after each
+--       then for each item two values: channel and message,
+--       or, where the entry cannot be published: '' and "reason detail"
+--
+-- Returns {0, cursor} where the cursor is not what the caller believes ('' where there is none), and
+--         {1, cursor, published, unheard, dead letters, error} else: the counts of this call, and the
+--         error reply that stopped it before the batch's end, or ''.
+local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected')
+if cursor[1] ~= ARGV[1] then
+  return { 0, cursor[1] or '' }
+end
+
+local first = 7
+local published, unheard, rejected = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
+local last, failure = ARGV[2], nil
+
+-- The id of an item, counted from 1; before the first stands the cursor. Rarely asked for, so the ids
+-- come as one value and are not taken apart before.
+local function id_of(item)
+  for id in string.gmatch(ARGV[6], '%S+') do
+    item = item - 1
+    if item == 0 then
+      return id
+    end
+  end
+  return ARGV[1]
+end
+
+for at = first, #ARGV, 2 do
+  local channel, message = ARGV[at], ARGV[at + 1]
+  local item = (at - first) / 2 + 1
+  local answer
+  -- Without pcall, an error in the middle would leave the first messages out and the cursor unmoved,
+  -- and every retry would publish them again.
+  if channel ~= '' then
+    answer = redis.pcall('PUBLISH', channel, message)
+  else
+    local reason, detail = string.match(message, '^(%S+) (.*)$')
+    answer = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', ARGV[5],
+      'id', id_of(item), 'reason', reason, 'detail', detail)
+  end
+  failure = type(answer) == 'table' and answer['err']
+  if failure then
+    last = id_of(item - 1)
+    break
+  elseif channel == '' then
+    rejected = rejected + 1
+  else
+    published = published + 1
+    if answer == 0 then
+      unheard = unheard + 1
+    end
+  end
+end
+
+if rejected > 0 then
+  -- 30 days, by the server's clock, which also made the ids.
+  redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', (redis.call('TIME')[1] - 2592000) * 1000))
+end
+redis.call('HSET', KEYS[1], 'pos', last,
+  'published', string.format('%.0f', (tonumber(cursor[2]) or 0) + published),
+  'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),
+  'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected))
+return { 1, last, published, unheard, rejected, failure or '' }

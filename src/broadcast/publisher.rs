@@ -1,0 +1,397 @@
+//! Publishing in batches, several of them under way, each chained on the one before.
+//!
+//! ```text
+//! same server:   items ──▶ script on the stream's server: compare cursor, PUBLISH …, move cursor
+//! other server:  PUBLISH … on the destination, pipelined ──all answered──▶ script: compare, move
+//! ```
+//!
+//! A batch says which cursor it believes to find. Where the server has another (a second instance,
+//! a failover that lost the last step), the batch does nothing and so do those chained on it; the
+//! publisher is then *astray*, lets what is under way come to its end, and goes on from the cursor that
+//! the server named last.
+//!
+//! Where one entry is refused, the cursor stops before it, what is under way comes to its end, and the
+//! session ends with that failure: on one server nothing is published twice for it, on two servers at
+//! most what was under way.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::{Items, Keys, Outcome, Tally};
+use super::entries::Entry;
+use super::failure::{Failure, Side};
+use super::id::EntryId;
+use super::render::Unrenderable;
+use crate::server::resp::{self, Value};
+use crate::server::{Connection, Error, Hash};
+
+/// Entries of one batch. A script of 128 costs 3.7 µs an entry on the server, one of 1 costs 17.
+pub(super) const BATCH_ENTRIES: usize = 128;
+/// Bytes of one batch; a larger entry goes alone. The server does nothing else while a script runs.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Batches under way from which on nothing more is read. One read brings up to four more.
+pub(super) const BATCHES_UNDER_WAY: usize = 4;
+
+/// Where the destination is another server than the stream's.
+#[derive(Debug)]
+struct Other {
+    connection: Connection,
+    /// The batch that is being collected.
+    current: Published,
+    /// Batches whose PUBLISH commands are not all answered.
+    waiting: VecDeque<Published>,
+    /// When a PING was sent that is not answered: only while nothing else is asked.
+    ping: Option<Instant>,
+    response_timeout: Duration,
+}
+
+/// A batch on another server.
+#[derive(Debug, Default)]
+struct Published {
+    span: (EntryId, EntryId),
+    ids: Vec<EntryId>,
+    answered: usize,
+    unheard: u64,
+    /// Entries for the dead letters, which are on the stream's server: they wait for the cursor's step.
+    dead: Vec<(EntryId, Unrenderable)>,
+    sent: Option<Instant>,
+}
+
+/// A script's call that is not answered yet.
+#[derive(Debug)]
+struct Call {
+    entries: u64,
+    sent: Instant,
+}
+
+/// What one answered call has done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    /// What became of the entries.
+    pub(super) tally: Tally,
+    /// How many entries the call had.
+    pub(super) entries: u64,
+    /// From the call to its answer.
+    pub(super) took: Duration,
+}
+
+/// The writing half of a session.
+///
+/// Invariant: `cursor <= end` unless astray; `end` is the cursor once everything under way is done.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    writer: Connection,
+    other: Option<Other>,
+    hash: Hash,
+    keys: Keys,
+    /// The batch that is being collected, where the script publishes.
+    items: Items,
+    calls: VecDeque<Call>,
+    /// What the server named last.
+    cursor: Option<EntryId>,
+    /// Where the next batch begins.
+    end: EntryId,
+    /// The last entry that was taken into the batch being collected.
+    taken: EntryId,
+    astray: bool,
+    refused: Option<Failure>,
+    /// Entries a batch may have: one, while it is to be seen whether a refusal still stands.
+    batch_entries: usize,
+    response_timeout: Duration,
+}
+
+impl Publisher {
+    pub(super) fn new(
+        writer: Connection,
+        hash: Hash,
+        keys: Keys,
+        cursor: EntryId,
+        response_timeout: Duration,
+    ) -> Self {
+        Self {
+            writer,
+            other: None,
+            hash,
+            keys,
+            items: Items::default(),
+            calls: VecDeque::new(),
+            cursor: Some(cursor),
+            end: cursor,
+            taken: cursor,
+            astray: false,
+            refused: None,
+            batch_entries: BATCH_ENTRIES,
+            response_timeout,
+        }
+    }
+
+    /// Publishes on another server than the stream's.
+    pub(super) fn with_other(mut self, connection: Connection, response_timeout: Duration) -> Self {
+        let current = Published::default();
+        let waiting = VecDeque::new();
+        self.other = Some(Other { connection, current, waiting, ping: None, response_timeout });
+        self
+    }
+
+    /// Begins with one entry, to see whether a refusal still stands.
+    pub(super) fn careful(mut self) -> Self {
+        self.batch_entries = 1;
+        self
+    }
+
+    /// The connections, to be waited on.
+    pub(super) fn connections(&mut self) -> (&mut Connection, Option<&mut Connection>) {
+        (&mut self.writer, self.other.as_mut().map(|other| &mut other.connection))
+    }
+
+    /// After which entry to read on.
+    pub(super) fn end(&self) -> EntryId {
+        self.end
+    }
+
+    /// The cursor, as the server named it last.
+    pub(super) fn cursor(&self) -> EntryId {
+        self.cursor.unwrap_or_default()
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way() == 0
+    }
+
+    /// Whether entries may be read on, and handed over once they come.
+    pub(super) fn has_room(&self) -> bool {
+        let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
+        !self.astray && self.refused.is_none() && self.under_way() < most
+    }
+
+    /// Whether entries that come now can be taken.
+    pub(super) fn takes(&self) -> bool {
+        !self.astray && self.refused.is_none()
+    }
+
+    /// Entries that may be read at once.
+    pub(super) fn is_careful(&self) -> bool {
+        self.batch_entries == 1
+    }
+
+    /// Bytes that are held until they are sent.
+    pub(super) fn held_bytes(&self) -> usize {
+        let other = self.other.as_ref().map_or(0, |other| other.connection.unsent_bytes());
+        self.writer.unsent_bytes() + self.items.bytes() + other
+    }
+
+    fn under_way(&self) -> usize {
+        self.calls.len() + self.other.as_ref().map_or(0, |other| other.waiting.len())
+    }
+
+    /// Takes an entry that is to be published.
+    pub(super) fn publish(&mut self, entry: &Entry<'_>, channel: &[u8], message: &[u8], now: Instant) {
+        self.make_room(entry.id_text.len() + channel.len() + message.len(), now);
+        match &mut self.other {
+            None => self.items.message(entry.id_text, channel, message),
+            Some(other) => {
+                resp::command(other.connection.out(), &[b"PUBLISH", channel, message]);
+                other.current.ids.push(entry.id);
+            }
+        }
+        self.taken = entry.id;
+    }
+
+    /// Takes an entry that cannot be published.
+    pub(super) fn reject(&mut self, entry: &Entry<'_>, why: Unrenderable, now: Instant) {
+        self.make_room(0, now);
+        match &mut self.other {
+            None => self.items.dead_letter(entry.id_text, &why),
+            Some(other) => other.current.dead.push((entry.id, why)),
+        }
+        self.taken = entry.id;
+    }
+
+    fn make_room(&mut self, bytes: usize, now: Instant) {
+        let (entries, held) = match &self.other {
+            None => (self.items.count(), self.items.bytes()),
+            // Each PUBLISH is a command of its own there, so bytes do not hold the server up.
+            Some(other) => (other.current.ids.len() + other.current.dead.len(), 0),
+        };
+        if entries >= self.batch_entries || (entries > 0 && held + bytes > BATCH_BYTES) {
+            self.flush(now);
+        }
+    }
+
+    /// Sends the batch that was collected, if there is one.
+    pub(super) fn flush(&mut self, now: Instant) {
+        let span = (self.end, self.taken);
+        match &mut self.other {
+            None if self.items.count() == 0 => return,
+            None => {
+                let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
+                self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
+                self.calls.push_back(Call { entries, sent: now });
+            }
+            Some(other) if other.current.ids.is_empty() && other.current.dead.is_empty() => return,
+            Some(other) => {
+                let mut batch = std::mem::take(&mut other.current);
+                batch.span = span;
+                batch.sent = Some(now);
+                other.waiting.push_back(batch);
+            }
+        }
+        self.end = self.taken;
+        // A batch of dead letters alone waits for no answer of the other server.
+        self.move_published(now);
+    }
+
+    /// Takes in what the destination answered to PUBLISH, where it is another server.
+    ///
+    /// # Errors
+    /// Where it answered something else.
+    pub(super) fn answered(&mut self, now: Instant) -> Result<(), Failure> {
+        while self.refused.is_none() {
+            let Some(other) = &mut self.other else { return Ok(()) };
+            let Some(reply) = other.connection.reader.next_value().map_err(Failure::destination)? else {
+                return Ok(());
+            };
+            if other.ping.take().is_some() {
+                if let Value::Error(text) = reply {
+                    return Err(Failure::destination(Error::reply(&text)));
+                }
+                continue;
+            }
+            let Some(batch) = other.waiting.front_mut() else {
+                return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
+            };
+            match reply {
+                Value::Integer(receivers) => {
+                    batch.answered += 1;
+                    batch.unheard += u64::from(receivers == 0);
+                }
+                Value::Error(text) => {
+                    let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
+                    let last = before.copied().unwrap_or(batch.span.0);
+                    batch.span.1 = last;
+                    batch.ids.truncate(batch.answered);
+                    batch.dead.retain(|(id, _)| *id <= last);
+                    // Those behind it are read again: across servers that may repeat, and loses nothing.
+                    other.waiting.truncate(1);
+                    self.refused = Some(Failure::Refused {
+                        side: Side::Destination,
+                        after: last.to_string(),
+                        error: Error::reply(&text),
+                    });
+                }
+                _ => {
+                    let error = Error::Protocol("PUBLISH was answered with no number".into());
+                    return Err(Failure::destination(error));
+                }
+            }
+            self.move_published(now);
+        }
+        Ok(())
+    }
+
+    /// Asks the destination for a sign of life, where it is another server and nothing else is asked.
+    /// The other connections need none: reading is answered every second.
+    pub(super) fn ping(&mut self, now: Instant) {
+        if let Some(other) = &mut self.other
+            && other.waiting.is_empty()
+            && other.ping.is_none()
+        {
+            resp::command(other.connection.out(), &[b"PING"]);
+            other.ping = Some(now);
+        }
+    }
+
+    /// Moves the cursor over the batches that the other server has answered.
+    fn move_published(&mut self, now: Instant) {
+        let Some(other) = &mut self.other else { return };
+        while other.waiting.front().is_some_and(|batch| batch.answered == batch.ids.len()) {
+            let Some(batch) = other.waiting.pop_front() else { return };
+            if batch.span.0 == batch.span.1 {
+                continue;
+            }
+            let published = u64::try_from(batch.ids.len()).unwrap_or(u64::MAX);
+            let dead = u64::try_from(batch.dead.len()).unwrap_or(u64::MAX);
+            for (id, why) in &batch.dead {
+                self.items.dead_letter(id.to_string().as_bytes(), why);
+            }
+            let elsewhere = Tally { published, unheard: batch.unheard, rejected: 0 };
+            self.items.write(self.writer.out(), &self.hash, &self.keys, batch.span, elsewhere);
+            let sent = batch.sent.unwrap_or(now);
+            self.calls.push_back(Call { entries: published + dead, sent });
+        }
+    }
+
+    /// Takes in one answer of the script; `None` until there is one.
+    ///
+    /// # Errors
+    /// Where the script failed, or the cursor has vanished.
+    pub(super) fn settled(&mut self, now: Instant) -> Result<Option<Settled>, Failure> {
+        let Some(reply) = self.writer.reader.next_value().map_err(Failure::source)? else { return Ok(None) };
+        let Some(call) = self.calls.pop_front() else {
+            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+        };
+        let mut tally = Tally::default();
+        match Outcome::read(&reply).map_err(Failure::source)? {
+            Outcome::Elsewhere(cursor) => {
+                self.cursor = cursor;
+                self.astray = true;
+            }
+            Outcome::Moved { cursor, tally: moved, refused } => {
+                self.cursor = Some(cursor);
+                tally = moved;
+                if let Some(error) = refused {
+                    let after = cursor.to_string();
+                    self.refused = Some(Failure::Refused { side: Side::Source, after, error });
+                } else {
+                    self.batch_entries = BATCH_ENTRIES;
+                }
+            }
+        }
+        Ok(Some(Settled { tally, entries: call.entries, took: now.saturating_duration_since(call.sent) }))
+    }
+
+    /// Comes to terms with what was answered, once nothing is under way any more.
+    ///
+    /// # Errors
+    /// The refusal that ended this session, or that the cursor has vanished.
+    pub(super) fn come_to_terms(&mut self) -> Result<(), Failure> {
+        if !self.is_idle() {
+            return Ok(());
+        }
+        if let Some(refused) = self.refused.take() {
+            return Err(refused);
+        }
+        if self.astray {
+            let Some(cursor) = self.cursor else {
+                return Err(Failure::CursorVanished { key: self.keys.cursor.clone() });
+            };
+            self.end = cursor;
+            self.taken = cursor;
+            self.astray = false;
+        }
+        Ok(())
+    }
+
+    /// Whether an answer is overdue.
+    ///
+    /// # Errors
+    /// It is: the outcome is unknown, and the next session finds it in the cursor.
+    pub(super) fn check_deadlines(&self, now: Instant) -> Result<(), Failure> {
+        let overdue = |sent: Instant, limit: Duration| now.saturating_duration_since(sent) > limit;
+        if let Some(other) = &self.other
+            && let Some(sent) = other.ping.or_else(|| other.waiting.front()?.sent)
+            && overdue(sent, other.response_timeout)
+        {
+            return Err(Failure::destination(Error::Timeout(other.response_timeout, "publishing")));
+        }
+        let limit =
+            self.response_timeout + self.other.as_ref().map_or(Duration::ZERO, |o| o.response_timeout);
+        if self.calls.front().is_some_and(|call| overdue(call.sent, limit)) {
+            return Err(Failure::source(Error::Timeout(limit, "moving the cursor")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! From an entry to the channel and the message that it is published as.
+//!
+//! `<json>` is the whole entry, `{"id":"5-0","fields":{"sku":"7",…}}`: the fields in the entry's order
+//! and repeated names repeated; a value that is not UTF-8 is `{"base64":"…"}`, a name that is not is
+//! `base64:…`.
+//!
+//! A template of one variable or of text alone hands out the entry's own bytes, so the usual message,
+//! `<field:payload>`, is copied only once, into the command.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::entries::Entry;
+use crate::config;
+use crate::template::Part;
+
+/// Why an entry cannot be published. Told to a person and kept in the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unrenderable {
+    /// The template asks for a field that the entry does not have.
+    #[error("the entry has no field '{0}'")]
+    MissingField(String),
+    /// The template asks for what only a received message has.
+    #[error("the template uses a variable that an entry does not have")]
+    ForeignVariable,
+    /// The channel's name would be empty.
+    #[error("the channel's template made an empty name")]
+    EmptyChannel,
+    /// The message is over the limit.
+    #[error("the message has {0} bytes, max_message_size is {1}")]
+    TooLarge(u64, u64),
+}
+
+impl Unrenderable {
+    /// The stable name in the dead letter.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::MissingField(_) => "missing_field",
+            Self::ForeignVariable => "foreign_variable",
+            Self::EmptyChannel => "empty_channel",
+            Self::TooLarge(..) => "too_large",
+        }
+    }
+}
+
+/// A route's two templates.
+#[derive(Debug)]
+pub(super) struct Renderer {
+    stream: String,
+    channel: Vec<Part>,
+    message: Vec<Part>,
+    max_message_bytes: u64,
+    /// Room for what is put together; kept from entry to entry.
+    channel_text: Vec<u8>,
+    message_text: Vec<u8>,
+}
+
+impl Renderer {
+    pub(super) fn new(settings: &config::Broadcast) -> Self {
+        Self {
+            stream: settings.stream.clone(),
+            channel: settings.channel.parts().to_vec(),
+            message: settings.message.parts().to_vec(),
+            max_message_bytes: settings.max_message_size,
+            channel_text: Vec::new(),
+            message_text: Vec::new(),
+        }
+    }
+
+    /// The channel and the message for an entry.
+    pub(super) fn render<'b>(&'b mut self, entry: &Entry<'b>) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
+        let channel = put(&self.channel, &self.stream, entry, &mut self.channel_text)?;
+        if channel.is_empty() {
+            return Err(Unrenderable::EmptyChannel);
+        }
+        let message = put(&self.message, &self.stream, entry, &mut self.message_text)?;
+        let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
+        if bytes > self.max_message_bytes {
+            return Err(Unrenderable::TooLarge(bytes, self.max_message_bytes));
+        }
+        Ok((channel, message))
+    }
+}
+
+fn put<'b>(
+    parts: &'b [Part],
+    stream: &'b str,
+    entry: &Entry<'b>,
+    text: &'b mut Vec<u8>,
+) -> Result<&'b [u8], Unrenderable> {
+    if let [only] = parts
+        && !matches!(only, Part::Json)
+    {
+        return piece(only, stream, entry);
+    }
+    text.clear();
+    for part in parts {
+        if matches!(part, Part::Json) {
+            json(text, entry);
+        } else {
+            text.extend_from_slice(piece(part, stream, entry)?);
+        }
+    }
+    Ok(text)
+}
+
+/// What a part other than `<json>` stands for.
+fn piece<'b>(part: &'b Part, stream: &'b str, entry: &Entry<'b>) -> Result<&'b [u8], Unrenderable> {
+    match part {
+        Part::Literal(text) => Ok(text.as_bytes()),
+        Part::Field(name) => {
+            entry.field(name.as_bytes()).ok_or_else(|| Unrenderable::MissingField(name.clone()))
+        }
+        Part::Stream => Ok(stream.as_bytes()),
+        Part::Id => Ok(entry.id_text),
+        // The configuration refuses these here; `<json>` is put by the caller.
+        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json => Err(Unrenderable::ForeignVariable),
+    }
+}
+
+fn json(out: &mut Vec<u8>, entry: &Entry<'_>) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(entry.id_text);
+    out.extend_from_slice(b"\",\"fields\":{");
+    for (index, (name, value)) in entry.fields().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match std::str::from_utf8(name) {
+            Ok(name) => quote(out, name),
+            Err(_) => quote(out, &format!("base64:{}", STANDARD.encode(name))),
+        }
+        out.push(b':');
+        if let Ok(value) = std::str::from_utf8(value) {
+            quote(out, value);
+        } else {
+            out.extend_from_slice(b"{\"base64\":\"");
+            out.extend_from_slice(STANDARD.encode(value).as_bytes());
+            out.extend_from_slice(b"\"}");
+        }
+    }
+    out.extend_from_slice(b"}}");
+}
+
+fn quote(out: &mut Vec<u8>, text: &str) {
+    // A string always has a JSON form, and writing into a Vec cannot fail.
+    let written = serde_json::to_writer(out, text);
+    debug_assert!(written.is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entries::{Entries, tests::reply};
+    use super::*;
+    use crate::template::Template;
+
+    fn render(
+        channel: &str,
+        message: &str,
+        fields: &[(&[u8], &[u8])],
+    ) -> Result<(String, String), Unrenderable> {
+        let mut renderer = Renderer {
+            stream: "orders".into(),
+            channel: Template::parse(channel).unwrap().parts().to_vec(),
+            message: Template::parse(message).unwrap().parts().to_vec(),
+            max_message_bytes: 60,
+            channel_text: b"left over".to_vec(),
+            message_text: b"left over".to_vec(),
+        };
+        let reply = reply(&[("5-1", fields)]);
+        let mut entries = Entries::new(&reply, Vec::new()).unwrap();
+        let entry = entries.next().unwrap().unwrap();
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        renderer.render(&entry).map(|(channel, message)| (text(channel), text(message)))
+    }
+
+    #[test]
+    fn templates_take_fields_stream_and_id() {
+        let fields: &[(&[u8], &[u8])] = &[(b"sku", b"7"), (b"payload", b"\xffx"), (b"sku", b"8")];
+        let (channel, message) = render("stock.<field:sku>", "<field:payload>", fields).unwrap();
+        assert_eq!((channel.as_str(), message.as_str()), ("stock.7", "\\xffx"));
+        let (channel, message) = render("<stream>", "<id>=<field:sku>", fields).unwrap();
+        assert_eq!((channel.as_str(), message.as_str()), ("orders", "5-1=7"));
+    }
+
+    #[test]
+    fn json_keeps_order_and_bytes() {
+        let fields: &[(&[u8], &[u8])] = &[(b"b", b"1"), (b"a", b"\xff"), (b"b", b"\n"), (b"\xfe", b"")];
+        let error = render("c", "<json>", fields).unwrap_err();
+        assert_eq!(error, Unrenderable::TooLarge(84, 60));
+        let (_, message) = render("c", "<json>", &fields[..3]).unwrap();
+        // As shown by escape_ascii: every quote and backslash of the JSON text has one backslash more.
+        assert_eq!(
+            message.replace("\\\"", "\"").replace("\\\\", "\\"),
+            r#"{"id":"5-1","fields":{"b":"1","a":{"base64":"/w=="},"b":"\n"}}"#
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_published_says_why() {
+        let fields: &[(&[u8], &[u8])] = &[(b"empty", b""), (b"long", &[b'x'; 61])];
+        for (channel, message, reason) in [
+            ("<field:no>", "m", "missing_field"),
+            ("c", "<field:no>", "missing_field"),
+            ("<field:empty>", "m", "empty_channel"),
+            ("c", "<field:long>", "too_large"),
+        ] {
+            assert_eq!(render(channel, message, fields).unwrap_err().reason(), reason);
+        }
+        assert_eq!(render("c", "<field:empty>", fields).unwrap().1, "");
+    }
+}

@@ -1,0 +1,310 @@
+//! One session: connections that hold, from the cursor on, until one of them fails or it is told to stop.
+//!
+//! ```text
+//! stream ──XREAD BLOCK COUNT──▶ entries ──render──▶ publisher ──▶ channel, cursor
+//!            only while the publisher has room
+//! ```
+//!
+//! Nothing that a session holds outlives it: the next one reads the cursor and begins there.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Route;
+use super::call::{self, Keys, OPEN, PUBLISH, Tally};
+use super::entries::Entries;
+use super::failure::{Failure, Side};
+use super::id::EntryId;
+use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
+use crate::server::resp;
+use crate::server::{Connection, Error, connect, load_script};
+
+/// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
+/// one that stopped is noticed after this and the response timeout.
+const BLOCK: Duration = Duration::from_secs(1);
+/// Entries of one read at most: what the publisher takes at once.
+const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
+/// What one read should bring at most, in bytes. The number of entries follows the size of the last.
+const READ_BYTES: usize = 1024 * 1024;
+/// How often the loop looks at the clock when nothing else happens.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A read that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    after: EntryId,
+    entries: usize,
+    sent: Instant,
+}
+
+/// The state of the loop.
+#[derive(Debug)]
+pub(super) struct Session<'r> {
+    route: &'r mut Route,
+    reader: Connection,
+    publisher: Publisher,
+    read: Option<Read>,
+    /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
+    read_entries: usize,
+    ranges: Vec<(Range<usize>, Range<usize>)>,
+    ticks: Interval,
+    /// Set once it was told to stop: until when what is under way may finish.
+    drain_until: Option<Instant>,
+}
+
+/// A connection of the session.
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Reader,
+    Writer,
+    Other,
+}
+
+impl Half {
+    fn side(self) -> Side {
+        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+enum Action {
+    /// Bytes came.
+    Came(Half),
+    /// A connection ended.
+    Broke(Half, Error),
+    /// Some time has passed.
+    Tick,
+    /// It was told to stop.
+    Stop,
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Stopped,
+}
+
+impl<'r> Session<'r> {
+    /// Connects, loads the scripts and finds the cursor. Cancel safe: a dropped future leaves at most a
+    /// cursor that was made where it belongs.
+    pub(super) async fn open(route: &'r mut Route, careful: bool) -> Result<Self, Failure> {
+        let source = route.parts.source.clone();
+        let settings = route.parts.settings.clone();
+        let role = format!("broadcast.{}", settings.name);
+        let deadline = source.response_timeout;
+        let reader = connect(&source, &role).await.map_err(Failure::source)?;
+        let mut writer = connect(&source, &role).await.map_err(Failure::source)?;
+        let keys = Keys::new(&source.key_prefix, &settings);
+        let begin =
+            route.remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
+        let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(Failure::source)?;
+        let arguments: [&[u8]; 6] = [
+            b"EVAL",
+            OPEN.source.as_bytes(),
+            b"2",
+            keys.cursor.as_bytes(),
+            keys.stream.as_bytes(),
+            begin.as_bytes(),
+        ];
+        let reply =
+            writer.ask(deadline, "looking for the cursor", &arguments).await.map_err(Failure::source)?;
+        let (cursor, tally) = call::opened(&reply).map_err(Failure::source)?;
+        let cursor = cursor.ok_or_else(|| Failure::StartUnsaid {
+            stream: settings.stream.clone(),
+            route: settings.name.clone(),
+        })?;
+        let mut publisher = Publisher::new(writer, hash, keys, cursor, deadline);
+        if !route.one_server() {
+            let destination = route.parts.destination.clone();
+            let other = connect(&destination, &role).await.map_err(Failure::destination)?;
+            publisher = publisher.with_other(other, destination.response_timeout);
+        }
+        if careful {
+            publisher = publisher.careful();
+        }
+        route.opened(cursor, tally);
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            route,
+            reader,
+            publisher,
+            read: None,
+            read_entries: 1,
+            ranges: Vec::new(),
+            ticks,
+            drain_until: None,
+        })
+    }
+
+    /// Publishes until it is told to stop, and then up to `drain` longer.
+    pub(super) async fn run(mut self, stop: &CancellationToken, drain: Duration) -> Result<(), Failure> {
+        self.read_on(Instant::now());
+        loop {
+            let action = self.select(stop).await;
+            let now = Instant::now();
+            if self.apply(action, now, drain)? == Next::Stopped {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen. Cancel safe.
+    async fn select(&mut self, stop: &CancellationToken) -> Action {
+        let draining = self.drain_until.is_some();
+        let (writer, mut other) = self.publisher.connections();
+        let reader = &mut self.reader;
+        let connections = poll_fn(|cx| {
+            if let Poll::Ready(result) = turn(reader, cx) {
+                return Poll::Ready((Half::Reader, result));
+            }
+            if let Poll::Ready(result) = turn(writer, cx) {
+                return Poll::Ready((Half::Writer, result));
+            }
+            match other.as_deref_mut().map(|other| turn(other, cx)) {
+                Some(Poll::Ready(result)) => Poll::Ready((Half::Other, result)),
+                _ => Poll::Pending,
+            }
+        });
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !draining => Action::Stop,
+            _ = self.ticks.tick() => Action::Tick,
+            (half, result) = connections => match result {
+                Ok(()) => Action::Came(half),
+                Err(error) => Action::Broke(half, error),
+            },
+        }
+    }
+
+    /// Does what follows from it.
+    fn apply(&mut self, action: Action, now: Instant, drain: Duration) -> Result<Next, Failure> {
+        match action {
+            Action::Came(Half::Reader) => self.entries(now)?,
+            Action::Came(Half::Writer) => self.settled(now)?,
+            Action::Came(Half::Other) => {
+                self.publisher.answered(now)?;
+                self.route.answered(Side::Destination);
+            }
+            Action::Broke(half, error) => return Err(Failure::Server { side: half.side(), error }),
+            Action::Stop => {
+                self.drain_until = Some(now + drain);
+                self.route.draining();
+            }
+            Action::Tick => self.tick(now)?,
+        }
+        self.publisher.come_to_terms()?;
+        match self.drain_until {
+            Some(_) if self.publisher.is_idle() => return Ok(Next::Stopped),
+            Some(until) if now >= until => {
+                tracing::warn!(
+                    event = "broadcast_drain_cut_short",
+                    route = %self.route.parts.settings.name,
+                    position = %self.publisher.cursor(),
+                    "the last batches were not answered in time; the next start finds in the cursor whether they were published"
+                );
+                return Ok(Next::Stopped);
+            }
+            Some(_) => {}
+            None => self.read_on(now),
+        }
+        Ok(Next::GoOn)
+    }
+
+    /// Asks for more entries, where the publisher has room for them.
+    fn read_on(&mut self, now: Instant) {
+        if self.read.is_some() || !self.publisher.has_room() {
+            return;
+        }
+        let after = self.publisher.end();
+        let entries = if self.publisher.is_careful() { 1 } else { self.read_entries };
+        resp::command(
+            self.reader.out(),
+            &[
+                b"XREAD",
+                b"COUNT",
+                entries.to_string().as_bytes(),
+                b"BLOCK",
+                BLOCK.as_millis().to_string().as_bytes(),
+                b"STREAMS",
+                self.route.parts.settings.stream.as_bytes(),
+                after.to_string().as_bytes(),
+            ],
+        );
+        self.read = Some(Read { after, entries, sent: now });
+    }
+
+    /// Takes in what a read has brought.
+    fn entries(&mut self, now: Instant) -> Result<(), Failure> {
+        let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else { return Ok(()) };
+        let Some(read) = self.read.take() else {
+            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+        };
+        self.route.answered(Side::Source);
+        let reply_bytes = reply.len();
+        let mut entries = Entries::new(reply, std::mem::take(&mut self.ranges)).map_err(Failure::source)?;
+        let count = entries.left();
+        let begin = self.publisher.end();
+        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
+        if self.drain_until.is_none() && self.publisher.takes() && read.after <= begin {
+            while let Some(entry) = entries.next().map_err(Failure::source)? {
+                if entry.id <= begin {
+                    continue;
+                }
+                match self.route.renderer.render(&entry) {
+                    Ok((channel, message)) => self.publisher.publish(&entry, channel, message, now),
+                    Err(why) => self.publisher.reject(&entry, why, now),
+                }
+            }
+            self.publisher.flush(now);
+        }
+        self.ranges = entries.into_ranges();
+        if reply_bytes > READ_BYTES {
+            self.read_entries = (read.entries / 2).max(1);
+        } else if count == read.entries && reply_bytes <= READ_BYTES / 2 {
+            self.read_entries = (read.entries * 2).min(READ_ENTRIES);
+        }
+        Ok(())
+    }
+
+    /// Takes in what the script has answered.
+    fn settled(&mut self, now: Instant) -> Result<(), Failure> {
+        let mut all = Tally::default();
+        while let Some(settled) = self.publisher.settled(now)? {
+            all.published += settled.tally.published;
+            all.unheard += settled.tally.unheard;
+            all.rejected += settled.tally.rejected;
+            self.route.metrics.batch(settled.entries, settled.took);
+        }
+        self.route.done(self.publisher.cursor(), all, self.publisher.held_bytes());
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), Failure> {
+        self.route.progressed();
+        self.publisher.ping(now);
+        self.publisher.check_deadlines(now)?;
+        let limit = BLOCK + self.route.parts.source.response_timeout;
+        if self.read.is_some_and(|read| now.saturating_duration_since(read.sent) > limit) {
+            return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
+        }
+        Ok(())
+    }
+}
+
+/// Sends what waits and reads what came; ready once something came or the connection has ended.
+fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    if connection.unsent_bytes() > 0
+        && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
+    {
+        return Poll::Ready(Err(error));
+    }
+    connection.poll_fill(cx).map_ok(drop)
+}

@@ -1,0 +1,30 @@
+//! Capture: from channels into streams, exactly once, in order.
+//!
+//! ```text
+//!            source connection                                destination connection
+//!  window ──▶ messages ──▶ mapping ──▶ batch ──▶ chain ──▶ EVALSHA append.lua ──▶ streams
+//!    ▲ anchor opens it                  (encoded once)   │        compare-and-set on the position
+//!    └ heartbeats prove it                               └◀── replies: stored, duplicate, gap, …
+//! ```
+//!
+//! One task owns a route: it reads the source and writes the destination through non-blocking
+//! sockets, so the reader never waits for the writer and nothing is shared or locked. What is
+//! decided, [`chain`], is apart from what is moved, [`route`].
+
+mod append;
+mod batch;
+mod chain;
+mod control_channel;
+mod handover;
+mod housekeeping;
+mod lane;
+pub mod mapping;
+mod pulse;
+mod route;
+mod state;
+mod window;
+
+pub use batch::{Batch, Builder};
+pub use handover::Handover;
+pub use pulse::Pulse;
+pub use route::{Parts, Route};

@@ -1,0 +1,173 @@
+#!lua
+-- Appends a batch by compare-and-set: everything of it exactly once, whoever sends it and how often.
+--
+-- The batch says: these are all events after `prev` up to `last`, across `epochs`. Whether they are
+-- already here is decided by the position in the state alone, never by the streams' content, so
+-- trimming and deleting entries does no harm. Entries, position, dead letters, gap record and ledger
+-- are written in this one step: there is no crash between them.
+--
+-- KEYS[1] state  [2] gaps  [3] dead letters  [4] names of the streams that the template made
+-- KEYS[5…] the batch's streams
+-- ARGV[1] revision             later ones compare higher
+-- ARGV[2] prev  [3] last       positions; prev '-' where nothing came before
+-- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
+-- ARGV[5] now                  milliseconds since 1970, for the record only
+-- ARGV[6] '1': streams come from a template   [7] maxlen or ''   [8] most streams
+-- ARGV[9] g, then g groups
+-- then    '0', or '1' and a gap between prev and the first item:
+--         to, started_at, ended_at, cause, detail, reason, dropped
+-- then    items' positions     22 bytes an item: index in epochs (2), ordinal (20)
+-- then    runs                 16 bytes a run: items (6), target (5), arguments an item (5)
+--         target 0: dead letter; 99998: filtered; 99999: anchor; else KEYS[4 + target]
+-- then    the items' arguments, one after the other
+local state, revision, prev, last, epochs = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local sub, pcall, call = string.sub, redis.pcall, redis.call
+
+local known = call('HMGET', state, 'position', 'revision')
+local pos = known[1] or '-'
+if known[2] and revision < known[2] then return {'SUPERSEDED', pos, known[2]} end
+
+local groups, at = tonumber(ARGV[9]), 10
+local first_group = at
+at = at + groups
+local gap
+if ARGV[at] == '1' then
+  gap = at + 1
+  at = at + 8
+else
+  at = at + 1
+end
+local positions, runs = ARGV[at], ARGV[at + 1]
+at = at + 2
+
+-- The index of the epoch of a position in `epochs`, as the items' positions carry it.
+local function index_of(position)
+  local found = string.find(epochs, sub(position, 1, 32), 1, true)
+  return found and string.format('%02d', (found - 1) / 33)
+end
+
+local skip = 0
+if pos ~= prev then
+  local index = pos ~= '-' and index_of(pos)
+  if pos == '-' or pos < prev then
+    return {'GAP', pos}
+  elseif pos >= last then
+    if string.find(call('HGET', state, 'epochs') or '', sub(last, 1, 32), 1, true) then
+      return {'DUPLICATE', pos}
+    end
+    return {'STALE', pos}
+  elseif not index then
+    return {'STALE', pos}
+  elseif gap and pos < ARGV[gap] then
+    return {'GAP', pos}
+  end
+  local reached = index .. sub(pos, 34)
+  while skip * 22 < #positions and sub(positions, skip * 22 + 1, skip * 22 + 22) <= reached do
+    skip = skip + 1
+  end
+end
+
+local templated, maxlen = ARGV[6] == '1', ARGV[7]
+
+-- The first entry of a stream that does not exist: groups start at 0, so that no entry is missed.
+local function first_entry(key, from, to)
+  if templated and call('SISMEMBER', KEYS[4], key) == 0 then
+    if call('SCARD', KEYS[4]) >= tonumber(ARGV[8]) then
+      return {err = 'TOOMANYSTREAMS the template has made ' .. ARGV[8] .. ' streams: raise max_streams or change it'}
+    end
+    call('SADD', KEYS[4], key)
+  end
+  for g = first_group, first_group + groups - 1 do
+    local made = pcall('XGROUP', 'CREATE', key, ARGV[g], '0', 'MKSTREAM')
+    if made.err and sub(made.err, 1, 9) ~= 'BUSYGROUP' then return made end
+  end
+  return pcall('XADD', key, '*', unpack(ARGV, from, to))
+end
+
+local function dead_letter(position, ...)
+  call('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'position', position, ...)
+end
+
+local reasons = {WRONGTYPE = 'wrong_type', TOOMANYSTREAMS = 'too_many_streams'}
+local item, appended, rejected, filtered, failure = 0, 0, 0, 0, nil
+local function position_of(i)
+  local start = (i - 1) * 22
+  local epoch = tonumber(sub(positions, start + 1, start + 2)) * 33
+  return sub(epochs, epoch + 1, epoch + 32) .. '-' .. sub(positions, start + 3, start + 22)
+end
+
+for r = 1, #runs, 16 do
+  local count, target, arguments = tonumber(sub(runs, r, r + 5)), tonumber(sub(runs, r + 6, r + 10)), tonumber(sub(runs, r + 11, r + 15))
+  local key = KEYS[4 + target]
+  for c = 1, count do
+    if item >= skip then
+      local to = at + arguments - 1
+      if target == 0 then
+        dead_letter(position_of(item + 1), unpack(ARGV, at, to))
+        rejected = rejected + 1
+      elseif target == 99998 then
+        filtered = filtered + 1
+      elseif target ~= 99999 then
+        local id
+        if c == count and maxlen ~= '' then
+          -- Once a run is often enough: trimming goes by whole nodes of the stream anyway.
+          id = pcall('XADD', key, 'NOMKSTREAM', 'MAXLEN', '~', maxlen, '*', unpack(ARGV, at, to))
+        else
+          id = pcall('XADD', key, 'NOMKSTREAM', '*', unpack(ARGV, at, to))
+        end
+        if not id then id = first_entry(key, at, to) end
+        if type(id) == 'table' and id.err then
+          if not templated then
+            failure = id.err
+            break
+          end
+          dead_letter(position_of(item + 1), 'reason', reasons[string.match(id.err, '^%S*')] or 'refused',
+            'detail', id.err, 'stream', key, unpack(ARGV, at, to))
+          rejected = rejected + 1
+        else
+          appended = appended + 1
+        end
+      end
+    end
+    item = item + 1
+    at = at + arguments
+  end
+  if failure then break end
+end
+
+local reached = last
+if failure then
+  reached = item > skip and position_of(item) or pos
+end
+if gap and pos == prev and reached ~= pos then
+  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', prev, 'to', ARGV[gap],
+    'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3], 'detail', ARGV[gap + 4],
+    'dropped', ARGV[gap + 6])
+  local dropped = tonumber(ARGV[gap + 6])
+  if dropped > 0 then
+    call('HINCRBY', state, 'dropped:' .. ARGV[gap + 5], dropped)
+    call('HINCRBY', state, 'received', dropped)
+  end
+end
+if reached ~= pos then
+  if pos == '-' or sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+    -- Which epochs the state has passed: what lies in another is nobody's duplicate.
+    local passed = call('HGET', state, 'epochs') or ''
+    for e = 1, #epochs, 33 do
+      local epoch = sub(epochs, e, e + 32)
+      if sub(epoch, 1, 32) <= sub(reached, 1, 32) and not string.find(passed, epoch, 1, true) then
+        passed = passed .. epoch
+      end
+    end
+    call('HSET', state, 'epochs', sub(passed, -33 * 256), 'format', '1')
+  end
+end
+call('HSET', state, 'position', reached, 'revision', revision, 'at', ARGV[5])
+if appended > 0 then call('HINCRBY', state, 'appended', appended) end
+if rejected > 0 then call('HINCRBY', state, 'rejected', rejected) end
+if filtered > 0 then call('HINCRBY', state, 'filtered', filtered) end
+if appended + rejected + filtered > 0 then
+  call('HINCRBY', state, 'received', appended + rejected + filtered)
+end
+if failure then return {'STOPPED', reached, appended, rejected, filtered, failure} end
+return {'OK', reached, appended, rejected, filtered}

@@ -1,0 +1,170 @@
+//! The call of the append script: how a batch becomes a command, and what its reply says.
+
+use crate::config::{Capture, Keep};
+use crate::position::Position;
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash, Script};
+
+use super::batch::{Batch, Joint};
+
+/// `append.lua`.
+pub(crate) const APPEND: Script = Script { name: "append.lua", source: include_str!("append.lua") };
+
+/// The keys that a route makes at its destination.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    pub(crate) state: Vec<u8>,
+    pub(crate) gaps: Vec<u8>,
+    pub(crate) dead_letters: Vec<u8>,
+    pub(crate) streams: Vec<u8>,
+}
+
+impl Keys {
+    /// `prefix route:…`, written together.
+    pub(crate) fn new(prefix: &str, route: &str) -> Self {
+        let key = |what: &str| format!("{prefix}{route}:{what}").into_bytes();
+        Self { state: key("state"), gaps: key("gaps"), dead_letters: key("dead-letters"), streams: key("streams") }
+    }
+}
+
+/// Everything of the call that is the same for every batch of a route.
+#[derive(Debug, Clone)]
+pub(crate) struct Append {
+    hash: Hash,
+    keys: Keys,
+    revision: String,
+    options: Vec<u8>,
+    option_count: usize,
+}
+
+/// What the script said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything that was not there yet is stored.
+    Stored(Stored),
+    /// The entry after `Stored` could not be stored in the route's only stream.
+    Stopped(Stored, String),
+    /// Everything was already there.
+    Duplicate,
+    /// The state stands before the batch (or is gone: `None`).
+    Behind(Option<Position>),
+    /// The state stands beyond the batch, in a history that does not hold it.
+    Stale(Position),
+    /// A newer configuration has written.
+    Superseded(String),
+}
+
+/// Where the state stands now, and what was done to bring it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) position: Option<Position>,
+    pub(crate) appended: u64,
+    pub(crate) rejected: u64,
+    pub(crate) filtered: u64,
+}
+
+impl Append {
+    pub(crate) fn new(hash: Hash, keys: Keys, revision: String, settings: &Capture) -> Self {
+        let templated = settings.stream.literal().is_none();
+        let maxlen = match settings.keep {
+            Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
+            _ => String::new(),
+        };
+        let mut options = Vec::new();
+        resp::argument(&mut options, if templated { b"1" } else { b"0" });
+        resp::argument(&mut options, maxlen.as_bytes());
+        resp::argument(&mut options, settings.max_streams.to_string().as_bytes());
+        resp::number_argument(&mut options, settings.groups.len());
+        for group in &settings.groups {
+            resp::argument(&mut options, group.as_bytes());
+        }
+        Self { hash, keys, revision, options, option_count: 4 + settings.groups.len() }
+    }
+
+    /// Appends the command to `out`. `prev` is where the state stands if all goes well.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Option<Position>, now_unix_ms: u64) {
+        let streams = batch.streams();
+        let keys = 4 + streams.len();
+        let gap = match &batch.joint {
+            Joint::Gap(gap) => Some(gap),
+            Joint::Follows | Joint::Start(_) => None,
+        };
+        let gap_arguments = if gap.is_some() { 8 } else { 1 };
+        resp::header(out, 3 + keys + 5 + self.option_count + gap_arguments + batch.item_arguments());
+        resp::argument(out, b"EVALSHA");
+        resp::argument(out, &self.hash);
+        resp::number_argument(out, keys);
+        for key in [&self.keys.state, &self.keys.gaps, &self.keys.dead_letters, &self.keys.streams] {
+            resp::argument(out, key);
+        }
+        for stream in streams {
+            resp::argument(out, stream);
+        }
+        let mut text = String::new();
+        resp::argument(out, self.revision.as_bytes());
+        resp::argument(out, prev.map_or("-", |prev| prev.render(&mut text)).as_bytes());
+        resp::argument(out, batch.last.render(&mut text).as_bytes());
+        text.clear();
+        for epoch in batch.epochs() {
+            text.push_str(&epoch.to_string());
+            text.push(' ');
+        }
+        resp::argument(out, text.as_bytes());
+        resp::argument(out, now_unix_ms.to_string().as_bytes());
+        out.extend_from_slice(&self.options);
+        match gap {
+            None => resp::argument(out, b"0"),
+            Some(gap) => {
+                resp::argument(out, b"1");
+                resp::argument(out, batch.first.render(&mut text).as_bytes());
+                resp::argument(out, gap.started_unix_ms.to_string().as_bytes());
+                resp::argument(out, gap.ended_unix_ms.to_string().as_bytes());
+                resp::argument(out, gap.cause.as_str().as_bytes());
+                resp::argument(out, gap.detail.as_bytes());
+                resp::argument(out, gap.reason.as_str().as_bytes());
+                resp::argument(out, gap.dropped.to_string().as_bytes());
+            }
+        }
+        batch.write_items(out);
+    }
+}
+
+impl Outcome {
+    /// Reads the script's reply.
+    ///
+    /// # Errors
+    /// An error reply is one (`-OOM`, `-READONLY`, …: nothing was done); so is a reply that is not the
+    /// script's.
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        Self::parse(reply).ok_or_else(|| Error::Protocol("append.lua was answered with something else".to_owned()))
+    }
+
+    fn parse(reply: &Value) -> Option<Self> {
+        let elements = reply.elements()?;
+        let text = |at: usize| std::str::from_utf8(elements.get(at)?.bytes()?).ok();
+        let position = |at: usize| text(at)?.parse::<Position>().ok();
+        let position_or_none =
+            |at: usize| if text(at)? == "-" { Some(None) } else { position(at).map(Some) };
+        let count = |at: usize| u64::try_from(elements.get(at)?.integer()?).ok();
+        let stored = || {
+            Some(Stored {
+                position: position_or_none(1)?,
+                appended: count(2)?,
+                rejected: count(3)?,
+                filtered: count(4)?,
+            })
+        };
+        Some(match text(0)? {
+            "OK" => Self::Stored(stored()?),
+            "STOPPED" => Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned()),
+            "DUPLICATE" => Self::Duplicate,
+            "GAP" => Self::Behind(position_or_none(1)?),
+            "STALE" => Self::Stale(position(1)?),
+            "SUPERSEDED" => Self::Superseded(text(2)?.to_owned()),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! From the route that runs to the one that a reload puts in its place, without a hole between.
+//!
+//! The successor opens its window while the predecessor's is still open. Its anchor is seen by both,
+//! and is the border: what stands before it is the predecessor's, in the old numbering; from it on it
+//! is the successor's. The anchor's id is written here *before* it is published, so the predecessor
+//! knows it by the time it reads it.
+//!
+//! ```text
+//! predecessor ──●──●──●──┤ stores up to here, says where it stands, ends
+//!                        ▼ anchor
+//! successor              ├──●──●──●── holds what it reads until then, and goes on from there
+//! ```
+//!
+//! Failure: where the successor cannot open its window, the predecessor just goes on (it holds back
+//! what follows the border until it knows). Where the predecessor's window breaks before the border,
+//! it says where its window ended, and the successor records the gap.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::position::{AnchorId, Position};
+
+/// What two routes say to each other. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Handover(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    talk: Mutex<Talk>,
+    changed: Notify,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Talk {
+    border: Border,
+    ended: Option<Ended>,
+}
+
+/// What the successor says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Border {
+    /// Nothing yet: the predecessor goes on.
+    #[default]
+    None,
+    /// An anchor with this id may come: hold back what follows it.
+    Announced(AnchorId),
+    /// The window that it opened is open: everything from it on is the successor's.
+    Open(AnchorId),
+}
+
+/// What the predecessor says last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Where the state stands.
+    pub(crate) position: Option<Position>,
+    /// Since when something may be missing before the border; milliseconds since 1970.
+    pub(crate) broken_since_unix_ms: Option<u64>,
+}
+
+impl Handover {
+    fn talk(&self) -> MutexGuard<'_, Talk> {
+        self.0.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The successor's word.
+    pub(crate) fn border(&self) -> Border {
+        self.talk().border
+    }
+
+    /// Says the successor's word.
+    pub(crate) fn set_border(&self, border: Border) {
+        self.talk().border = border;
+        self.0.changed.notify_waiters();
+    }
+
+    /// Says the predecessor's last word.
+    pub(crate) fn end(&self, ended: Ended) {
+        self.talk().ended = Some(ended);
+        self.0.changed.notify_waiters();
+    }
+
+    /// The predecessor's last word, once it is said. Cancel safe.
+    pub(crate) async fn ended(&self) -> Ended {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(ended) = self.talk().ended {
+                return ended;
+            }
+            changed.await;
+        }
+    }
+
+    /// Comes back when the other side has said something since. Cancel safe.
+    pub(crate) async fn border_other_than(&self, known: Border) -> Border {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let border = self.border();
+            if border != known {
+                return border;
+            }
+            changed.await;
+        }
+    }
+}

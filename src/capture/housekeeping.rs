@@ -1,0 +1,99 @@
+//! What a route's destination needs now and then, away from the hot path: entries past their age are
+//! trimmed, also from streams to which nothing is appended any more, and the route's own records too.
+//!
+//! Trimming is a command of its own, and works when memory is full: it is what frees it. It trims
+//! exactly (`MINID =`), since `~` would leave a stream of less than a node's 100 entries as it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio_util::sync::CancellationToken;
+
+use super::append::Keys;
+use crate::config::{Capture, Endpoint, Keep};
+use crate::rt;
+use crate::server::{self, Backoff, Error};
+
+/// Between two rounds: what is too old stays this much longer at most.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How long gap records and dead letters are kept.
+const RECORDS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Streams trimmed in one pipeline: the server is held up for well under a millisecond.
+const STREAMS_A_PIPELINE: usize = 100;
+
+/// Keeps house until told to stop.
+pub(crate) async fn keep(
+    endpoint: Arc<Endpoint>,
+    capture: Arc<Capture>,
+    keys: Keys,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let Err(error) = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = rounds(&endpoint, &capture, &keys, &mut backoff) => ended,
+        };
+        // The route's own connection tells of a server that is away; this is for the rest.
+        tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+}
+
+async fn rounds(
+    endpoint: &Endpoint,
+    capture: &Capture,
+    keys: &Keys,
+    backoff: &mut Backoff,
+) -> Result<std::convert::Infallible, Error> {
+    let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
+    loop {
+        let records = rt::unix_ms().saturating_sub(millis(RECORDS_AGE));
+        trim(&mut connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records).await?;
+        if let Keep::Limits { age: Some(age), .. } = capture.keep {
+            let oldest = rt::unix_ms().saturating_sub(millis(age));
+            match capture.stream.literal() {
+                Some(stream) => trim(&mut connection, &[stream.as_bytes().to_vec()], oldest).await?,
+                None => trim_made(&mut connection, &keys.streams, oldest).await?,
+            }
+        }
+        backoff.reset();
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Trims the streams that the route's template made, a cursor's step at a time.
+async fn trim_made(connection: &mut MultiplexedConnection, set: &[u8], oldest: u64) -> Result<(), Error> {
+    let mut cursor = 0u64;
+    loop {
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(set).arg(cursor).arg("COUNT").arg(STREAMS_A_PIPELINE);
+        let (next, streams): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await?;
+        trim(connection, &streams, oldest).await?;
+        cursor = next;
+        if cursor == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn trim(connection: &mut MultiplexedConnection, streams: &[Vec<u8>], oldest: u64) -> Result<(), Error> {
+    for some in streams.chunks(STREAMS_A_PIPELINE) {
+        let mut pipeline = redis::pipe();
+        // A key of another type is the append's to report; the others are trimmed all the same.
+        pipeline.ignore_errors();
+        for stream in some {
+            pipeline.cmd("XTRIM").arg(stream).arg("MINID").arg("=").arg(oldest).ignore();
+        }
+        pipeline.query_async::<Vec<redis::Value>>(connection).await?;
+    }
+    Ok(())
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

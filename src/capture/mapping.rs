@@ -1,0 +1,230 @@
+//! From one received message to what its entry will hold: the stream's name and the fields.
+//!
+//! Constraints: this runs once a message on the hot path, so a `raw` entry costs no allocation, and
+//! parts of the message are handed on as they lie in the read buffer. Channels and payloads are any
+//! bytes.
+//!
+//! Operation: [`Mapping::map`] calls a [`FieldSink`] with the stream first and then with each field in
+//! the entry's order.
+//!
+//! ```text
+//! format       fields of the entry, in order
+//! raw          channel, pattern (where one matched), payload, then what `include` adds
+//! fields       what `include` adds, then the members of the JSON object
+//! cloudevents  event, then what `include` adds
+//! ```
+//!
+//! Failure: a message that cannot become an entry is a [`Rejection`], which belongs into the route's
+//! dead letters. The sink may then have been called already: its owner takes back what it was given
+//! since the call began. That is one truncation there, and would be a second buffer here.
+
+mod cloudevents;
+mod fields;
+mod raw;
+mod stream;
+
+use std::fmt;
+use std::io::Write as _;
+
+use crate::config::{Capture, Format, Include};
+
+use cloudevents::CloudEvents;
+use stream::StreamName;
+
+/// The most members of a JSON object that become fields of one entry. The append script hands all
+/// names and values to `unpack`, which dies at 8,000 values (4,000 fields); entries of more than a
+/// few hundred fields are a mistake of the publisher rather than a use.
+const MAX_FIELDS: usize = 1000;
+
+/// One received message.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// The channel that it was published on.
+    pub channel: &'a [u8],
+    /// The pattern that matched, where it did not come through a plain subscription.
+    pub pattern: Option<&'a [u8]>,
+    /// What was published.
+    pub payload: &'a [u8],
+}
+
+/// What tidegate knows of a message. Read only where the format or `include` asks for it.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Where it stands in the source's order.
+    pub position: &'a dyn fmt::Display,
+    /// When it was received; milliseconds since 1970.
+    pub received_unix_ms: u64,
+}
+
+/// Takes in one entry. After a rejection its owner takes back what it was given for that message.
+pub trait FieldSink {
+    /// The stream's name; comes once, before every field.
+    fn stream(&mut self, name: &[u8]);
+    /// The next field.
+    fn field(&mut self, name: &[u8], value: &[u8]);
+}
+
+/// Why a message cannot become an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", .reason.as_str())]
+pub struct Rejection {
+    /// What kind of reason.
+    pub reason: RejectReason,
+    /// What exactly, for a person. Never holds the payload.
+    pub detail: String,
+}
+
+impl Rejection {
+    fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// A kind of reason. The name is part of the dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectReason {
+    /// The payload is larger than `max_message_size`.
+    TooLarge,
+    /// The stream's template would make more than `max_streams` streams.
+    TooManyStreams,
+    /// A template asks for a pattern or a wildcard that this message does not have, or makes nothing
+    /// where something is required.
+    MissingVariable,
+    /// The format `fields` needs a JSON object.
+    NotJsonObject,
+    /// The JSON object has no member, and an entry needs a field.
+    NoFields,
+    /// The JSON object has more members than an entry may have fields.
+    TooManyFields,
+    /// The key of the stream that the template named holds another type.
+    WrongType,
+}
+
+impl RejectReason {
+    /// Every reason.
+    pub const ALL: [Self; 7] = [
+        Self::TooLarge,
+        Self::TooManyStreams,
+        Self::MissingVariable,
+        Self::NotJsonObject,
+        Self::NoFields,
+        Self::TooManyFields,
+        Self::WrongType,
+    ];
+
+    /// The name in dead letters and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::TooManyStreams => "too_many_streams",
+            Self::MissingVariable => "missing_variable",
+            Self::NotJsonObject => "not_json_object",
+            Self::NoFields => "no_fields",
+            Self::TooManyFields => "too_many_fields",
+            Self::WrongType => "wrong_type",
+        }
+    }
+}
+
+/// How one route turns messages into entries.
+#[derive(Debug)]
+pub struct Mapping {
+    stream: StreamName,
+    shape: Shape,
+    include: Vec<Include>,
+    max_message_bytes: u64,
+    /// The included values as text. Kept from message to message, so that it is allocated once.
+    text: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Shape {
+    Raw,
+    Fields,
+    CloudEvents(Box<CloudEvents>),
+}
+
+impl Mapping {
+    /// Makes the mapping that a route's settings ask for.
+    #[must_use]
+    pub fn new(settings: &Capture) -> Self {
+        Self {
+            stream: StreamName::new(&settings.stream, settings.max_streams),
+            shape: match &settings.format {
+                Format::Raw => Shape::Raw,
+                Format::Fields => Shape::Fields,
+                Format::CloudEvents { source, r#type } => {
+                    Shape::CloudEvents(Box::new(CloudEvents::new(source, r#type)))
+                }
+            },
+            include: settings.include.clone(),
+            max_message_bytes: settings.max_message_size,
+            text: Vec::new(),
+        }
+    }
+
+    /// Hands the entry that a message makes to the sink.
+    ///
+    /// # Errors
+    /// Where the message cannot become an entry. The sink may have been called: see [`FieldSink`].
+    pub fn map(
+        &mut self,
+        message: &Message<'_>,
+        context: &Context<'_>,
+        sink: &mut impl FieldSink,
+    ) -> Result<(), Rejection> {
+        let bytes = u64::try_from(message.payload.len()).unwrap_or(u64::MAX);
+        if bytes > self.max_message_bytes {
+            return Err(Rejection::new(
+                RejectReason::TooLarge,
+                format!("the payload has {bytes} bytes, max_message_size is {}", self.max_message_bytes),
+            ));
+        }
+        let stream = self.stream.make(message)?;
+        sink.stream(stream);
+        match &mut self.shape {
+            Shape::Raw => {
+                raw::map(message, sink);
+                include(&self.include, &mut self.text, context, sink);
+            }
+            Shape::Fields => {
+                include(&self.include, &mut self.text, context, sink);
+                fields::map(message.payload, self.include.len(), sink)?;
+            }
+            Shape::CloudEvents(event) => {
+                sink.field(b"event", event.make(message, context)?);
+                include(&self.include, &mut self.text, context, sink);
+            }
+        }
+        self.stream.made();
+        Ok(())
+    }
+}
+
+/// Adds what the route's `include` asks for.
+fn include(wanted: &[Include], text: &mut Vec<u8>, context: &Context<'_>, sink: &mut impl FieldSink) {
+    for include in wanted {
+        text.clear();
+        match include {
+            Include::Id => {
+                append(text, context.position);
+                sink.field(b"id", text);
+            }
+            Include::ReceivedAt => {
+                append(text, &context.received_unix_ms);
+                sink.field(b"received_at", text);
+            }
+        }
+    }
+}
+
+/// Appends a value as it displays itself.
+fn append(text: &mut Vec<u8>, value: &dyn fmt::Display) {
+    // Writing into a Vec cannot fail, and a position or a number has no failing Display.
+    let written = write!(text, "{value}");
+    debug_assert!(written.is_ok());
+}
+
+#[cfg(test)]
+mod tests;

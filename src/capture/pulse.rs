@@ -1,0 +1,142 @@
+//! The heartbeat of a source: one task per source endpoint, not per route.
+//!
+//! Problem: a subscription over which nothing comes looks the same whether nothing is published or
+//! the server is stopped, half-open, or no longer the one that is published to. So something is
+//! published at all times, and every route of the source listens for it.
+//!
+//! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle,
+//! over a connection of its own. PUBLISH touches no key, so it works where the source refuses writes.
+//!
+//! Failure: the task reconnects for ever; the routes notice the silence, and find the reason here.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::control_channel::Control;
+use crate::config::Endpoint;
+use crate::rt;
+use crate::server::{self, Backoff, Error};
+
+/// Between heartbeats while messages come.
+const BUSY_INTERVAL: Duration = Duration::from_millis(200);
+/// Between heartbeats otherwise.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A heartbeat is soon due again, so its reply need not be awaited for long.
+const REPLY_DEADLINE: Duration = Duration::from_secs(3);
+/// The longest wait before the next connect: shorter than what the routes take for silence.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What routes see of their source's heartbeat. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pulse(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    channel: Vec<u8>,
+    instance: u64,
+    epoch: Instant,
+    busy: AtomicBool,
+    error: Mutex<Option<String>>,
+    stop: CancellationToken,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Pulse {
+    /// Starts the heartbeat of a source. It ends when the last clone is dropped.
+    #[must_use]
+    pub fn start(endpoint: Arc<Endpoint>, instance: u64) -> Self {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            channel: format!("{}control", endpoint.key_prefix).into_bytes(),
+            instance,
+            epoch: Instant::now(),
+            busy: AtomicBool::new(false),
+            error: Mutex::new(None),
+            stop: stop.clone(),
+        });
+        let weak = Arc::downgrade(&shared);
+        rt::spawn("heartbeat", async move {
+            let mut backoff = Backoff::default();
+            loop {
+                let Some(shared) = weak.upgrade() else { return };
+                let beating = beat(&shared, &endpoint, &mut backoff);
+                let Err(error) = tokio::select! {
+                    () = stop.cancelled() => return,
+                    ended = beating => ended,
+                };
+                shared.say(Some(&error));
+                drop(shared);
+                let wait = backoff.next_wait().min(LONGEST_WAIT);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        });
+        Self(shared)
+    }
+
+    /// The control channel.
+    pub(crate) fn channel(&self) -> &[u8] {
+        &self.0.channel
+    }
+
+    /// Which instance's heartbeats are ours.
+    pub(crate) fn instance(&self) -> u64 {
+        self.0.instance
+    }
+
+    /// Says that messages come.
+    pub(crate) fn busy(&self) {
+        self.0.busy.store(true, Ordering::Relaxed);
+    }
+
+    /// How long ago a heartbeat of ours was sent.
+    pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
+        let sent = self.0.epoch.checked_add(Duration::from_micros(sent_us))?;
+        now.checked_duration_since(sent)
+    }
+
+    /// Why no heartbeat can be sent, for a person.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.0.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
+    fn say(&self, error: Option<&Error>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
+    }
+}
+
+/// Sends heartbeats until something fails.
+async fn beat(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    backoff: &mut Backoff,
+) -> Result<std::convert::Infallible, Error> {
+    let mut connection = server::connect(endpoint, "heartbeat").await?;
+    loop {
+        let sent_us = u64::try_from(shared.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let text = Control::heartbeat(shared.instance, sent_us);
+        let command: [&[u8]; 3] = [b"PUBLISH", &shared.channel, text.as_bytes()];
+        connection.ask(REPLY_DEADLINE, "publishing a heartbeat", &command).await?;
+        shared.say(None);
+        backoff.reset();
+        let began = Instant::now();
+        while !shared.busy.load(Ordering::Relaxed) && began.elapsed() < IDLE_INTERVAL {
+            tokio::time::sleep(BUSY_INTERVAL).await;
+        }
+        if shared.busy.swap(false, Ordering::Relaxed) && began.elapsed() < BUSY_INTERVAL {
+            tokio::time::sleep(BUSY_INTERVAL).await;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a route's state key says when it is read: the checkpoint and everything that goes with it.
+//!
+//! The state carries a format version. This release writes format 1 and reads it; a newer one is
+//! refused with a hint rather than misunderstood.
+
+use std::collections::HashMap;
+
+use crate::position::Position;
+use crate::server::Error;
+use crate::server::resp::Value;
+use crate::status::Ledger;
+
+/// The format that this release writes.
+const FORMAT: u32 = 1;
+
+/// A route's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The last item whose entries are stored.
+    pub(crate) position: Option<Position>,
+    /// Which configuration wrote last.
+    pub(crate) revision: Option<Revision>,
+    /// When it was last written; milliseconds since 1970 by the writer's clock.
+    pub(crate) at_unix_ms: Option<u64>,
+    /// The highest epoch it has passed.
+    pub(crate) highest_epoch: u64,
+    /// The cumulative ledger; `in_hand` is not in it.
+    pub(crate) ledger: Ledger,
+}
+
+impl State {
+    /// Reads HGETALL's reply; an empty one is a state that was never written.
+    ///
+    /// # Errors
+    /// Where it is of a newer format, or is no state.
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
+        let elements = reply
+            .elements()
+            .ok_or_else(|| Error::Protocol("HGETALL was answered with no map".to_owned()))?;
+        let mut fields = HashMap::new();
+        for pair in elements.chunks_exact(2) {
+            if let (Some(name), Some(value)) = (pair[0].bytes(), pair[1].bytes()) {
+                fields.insert(String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            }
+        }
+        if fields.is_empty() {
+            return Ok(Self::default());
+        }
+        let text = |name: &str| fields.get(name).map(AsRef::as_ref);
+        let count = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let format: u32 = text("format").and_then(|text| text.parse().ok()).unwrap_or(FORMAT);
+        if format > FORMAT {
+            return Err(Error::Refused(format!(
+                "the route's state has format {format}, this release knows {FORMAT}: run the newer release \
+                 again, or move the state key away, which starts afresh and may repeat entries"
+            )));
+        }
+        let position = match text("position") {
+            None | Some("-") => None,
+            Some(text) => Some(text.parse::<Position>().map_err(|_| {
+                Error::Refused("the route's state holds no position that this release can read".to_owned())
+            })?),
+        };
+        let dropped = fields
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("dropped:")?.to_owned(), value.parse().ok()?)))
+            .collect();
+        Ok(Self {
+            position,
+            revision: text("revision").and_then(Revision::parse),
+            at_unix_ms: text("at").and_then(|text| text.parse().ok()),
+            highest_epoch: position.map_or(0, |position| position.epoch.number),
+            ledger: Ledger {
+                received: count("received"),
+                appended: count("appended"),
+                deduplicated: count("deduplicated"),
+                filtered: count("filtered"),
+                rejected: count("rejected"),
+                dropped,
+                in_hand: 0,
+            },
+        })
+    }
+}
+
+/// Which configuration of a route writes: a generation that each change raises, and what is configured.
+/// As text it compares by generation first, which is how the script tells the newer one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Revision {
+    generation: u64,
+    /// The hashes of numbering and mapping.
+    hashes: String,
+}
+
+impl Revision {
+    fn parse(text: &str) -> Option<Self> {
+        let (generation, hashes) = text.split_once('-')?;
+        Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
+    }
+
+    /// The revision under which a configuration with these hashes writes: the state's own where it is
+    /// the same configuration, else the next generation.
+    pub(crate) fn after(found: Option<&Self>, hashes: &str) -> Self {
+        match found {
+            Some(found) if found.hashes == hashes => found.clone(),
+            Some(found) => Self { generation: found.generation + 1, hashes: hashes.to_owned() },
+            None => Self { generation: 1, hashes: hashes.to_owned() },
+        }
+    }
+}
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:010}-{}", self.generation, self.hashes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state as release 0.1.0 wrote it: it must load for ever.
+    const FORMAT_1: &[(&str, &str)] = &[
+        ("format", "1"),
+        ("position", "001764000000000-9f86d081884c7d65-00000000000000000042"),
+        ("epochs", "001764000000000-9f86d081884c7d65 "),
+        ("revision", "0000000003-00112233aabbccdd-ffeeddcc00112233"),
+        ("at", "1764000012345"),
+        ("received", "42"),
+        ("appended", "40"),
+        ("rejected", "1"),
+        ("filtered", "1"),
+        ("dropped:stale", "7"),
+    ];
+
+    fn reply(fields: &[(&str, &str)]) -> Value {
+        let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+        Value::Array(fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
+    }
+
+    #[test]
+    fn a_state_of_format_1_loads() {
+        let state = State::read(&reply(FORMAT_1)).unwrap();
+        let position = state.position.unwrap();
+        assert_eq!(position.to_string(), FORMAT_1[1].1);
+        assert_eq!(state.highest_epoch, 1_764_000_000_000);
+        assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
+        assert_eq!(state.ledger.appended, 40);
+        assert_eq!(state.ledger.dropped["stale"], 7);
+        let same = Revision::after(state.revision.as_ref(), "00112233aabbccdd-ffeeddcc00112233");
+        assert_eq!(same.to_string(), FORMAT_1[3].1);
+        let changed = Revision::after(state.revision.as_ref(), "0-0").to_string();
+        assert!(changed.as_str() > FORMAT_1[3].1, "{changed}");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_a_hint() {
+        let error = State::read(&reply(&[("format", "2")])).unwrap_err();
+        assert!(error.to_string().contains("newer release"), "{error}");
+        assert_eq!(State::read(&reply(&[])).unwrap(), State::default());
+    }
+}

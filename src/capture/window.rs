@@ -1,0 +1,288 @@
+//! A window: what one unbroken source connection delivers after all its subscriptions were confirmed.
+//! By construction contiguous.
+//!
+//! Opening, in one round trip on a new connection (RESP3, so that messages are told from replies):
+//!
+//! ```text
+//! MULTI · SUBSCRIBE control channels… · PSUBSCRIBE patterns… · EVAL anchor.lua · EXEC
+//! ```
+//!
+//! Everything inside MULTI happens at one point of the source's order, so the anchor, which the script
+//! publishes on the control channel, is the first message that this connection receives. Redis 7.0
+//! delivers it before EVAL's reply inside EXEC's, other servers after; so EXEC's elements are read one
+//! by one, and a message may stand anywhere between them.
+//!
+//! Where the source user may not run the script, the window begins with an anchor that only this
+//! instance knows: capture works, but a second instance cannot be aligned with it.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::control_channel::{Control, plausible};
+use crate::config::Endpoint;
+use crate::position::{AnchorId, Epoch, Position};
+use crate::rt;
+use crate::server::resp::{Limits, Message, Pushed, Value, command, header, argument};
+use crate::server::{self, Class, Connection, Error};
+
+const ANCHOR: &str = include_str!("anchor.lua");
+
+/// What a route subscribes to.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriptions {
+    pub(crate) control: Vec<u8>,
+    pub(crate) epoch_key: Vec<u8>,
+    pub(crate) channels: Vec<Vec<u8>>,
+    pub(crate) patterns: Vec<Vec<u8>>,
+    pub(crate) max_message_bytes: usize,
+}
+
+impl Subscriptions {
+    /// Whether a delivered message counts: not the control channel's, and only once where several of
+    /// the route's subscriptions match it. The plain subscription goes first, then the patterns in the
+    /// order of the configuration, so that every instance chooses the same.
+    fn counts(&self, message: &Message<'_>) -> bool {
+        let Some(pattern) = message.pattern else { return message.channel != self.control };
+        if message.channel == self.control {
+            return false;
+        }
+        if self.channels.len() + self.patterns.len() == 1 {
+            return true;
+        }
+        if self.channels.iter().any(|channel| channel == message.channel) {
+            return false;
+        }
+        self.patterns
+            .iter()
+            .take_while(|other| other.as_slice() != pattern)
+            .all(|other| !crate::glob::matches(other, message.channel))
+    }
+}
+
+/// What came next.
+#[derive(Debug)]
+pub(crate) enum Item<'a> {
+    /// A message that counts, and where it stands; the size is larger than the payload where the
+    /// message is over the limit.
+    Event { position: Position, message: Message<'a>, size: usize },
+    /// Another window opened somewhere: positions count from here.
+    Anchor(Position),
+    /// The path works.
+    Heartbeat { instance: u64, sent_us: u64 },
+    /// Nothing that counts.
+    Nothing,
+}
+
+/// An open window.
+#[derive(Debug)]
+pub(crate) struct Window {
+    connection: Connection,
+    subscriptions: Subscriptions,
+    next: Position,
+    /// Whether its anchors are known to other instances.
+    pub(crate) shared: bool,
+    /// When something last came.
+    pub(crate) heard: Instant,
+}
+
+impl Window {
+    /// Opens a window on a new connection. `floor` is the lowest epoch that may be handed out;
+    /// `anchor` becomes the anchor's id. Cancel safe: a dropped future leaves nothing behind but,
+    /// at most, an anchor that other windows count from.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        role: &str,
+        subscriptions: Subscriptions,
+        floor: u64,
+        anchor: AnchorId,
+    ) -> Result<Self, Error> {
+        let connection = server::connect(endpoint, role).await?;
+        let deadline = endpoint.response_timeout;
+        let opening = Opening { connection, subscriptions, anchor };
+        timeout(deadline, opening.run(endpoint, role, floor))
+            .await
+            .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
+    }
+
+    /// The anchor that opened it, before anything else was read from it.
+    pub(crate) fn anchor(&self) -> Position {
+        self.next.epoch.at(0)
+    }
+
+    /// Reads from the socket.
+    pub(crate) fn poll_fill(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<usize, Error>> {
+        self.connection.poll_fill(cx)
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.connection.reader.held_bytes()
+    }
+
+    /// The next thing that has come; `None` until more bytes come.
+    pub(crate) fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
+        let (message, size) = match self.connection.reader.next_pushed()? {
+            None => return Ok(None),
+            Some(Pushed::Message(message)) => (message, message.payload.len()),
+            Some(Pushed::Oversized(message, size)) => (message, size),
+            Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
+            Some(Pushed::Other(value)) => {
+                return if is_push(&value, b"unsubscribe") || is_push(&value, b"punsubscribe") {
+                    // An ACL change takes subscriptions away; so what follows is not contiguous.
+                    Err(Error::Protocol("the server ended a subscription".to_owned()))
+                } else {
+                    Ok(Some(Item::Nothing))
+                };
+            }
+        };
+        if self.subscriptions.counts(&message) {
+            self.next.ordinal += 1;
+            return Ok(Some(Item::Event { position: self.next, message, size }));
+        }
+        if message.pattern.is_some() {
+            return Ok(Some(Item::Nothing));
+        }
+        Ok(Some(match Control::parse(message.payload) {
+            Some(Control::Anchor(epoch)) if self.shared && plausible(epoch, self.next.epoch) => {
+                self.next = epoch.at(0);
+                Item::Anchor(self.next)
+            }
+            Some(Control::Heartbeat { instance, sent_us }) => Item::Heartbeat { instance, sent_us },
+            Some(Control::Anchor(_)) | None => Item::Nothing,
+        }))
+    }
+}
+
+struct Opening {
+    connection: Connection,
+    subscriptions: Subscriptions,
+    anchor: AnchorId,
+}
+
+impl Opening {
+    async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
+        match self.subscribe(Some(floor)).await {
+            Ok(epoch) => Ok(self.window(epoch, true)),
+            Err(error) if error.class() == Class::Park => {
+                // The right to run the anchor script is missing, or the right to subscribe: without
+                // the script, only the second fails.
+                self.connection = server::connect(endpoint, role).await?;
+                self.subscribe(None).await?;
+                let number = rt::unix_ms().max(floor);
+                let epoch = Epoch { number, anchor: self.anchor };
+                tracing::warn!(
+                    event = "anchor_refused",
+                    endpoint = endpoint.name,
+                    class = error.class().as_str(),
+                    "the source refuses the anchor script ({error}): capture works, but no second \
+                     instance can stand by; `tidegate acl` prints the rights that are needed"
+                );
+                Ok(self.window(epoch, false))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Subscribes to everything; with a floor also publishes the anchor, and returns its epoch.
+    async fn subscribe(&mut self, floor: Option<u64>) -> Result<Epoch, Error> {
+        let Subscriptions { control, epoch_key, channels, patterns, .. } = &self.subscriptions;
+        let out = self.connection.out();
+        command(out, &[b"MULTI"]);
+        header(out, 2 + channels.len());
+        argument(out, b"SUBSCRIBE");
+        argument(out, control);
+        for channel in channels {
+            argument(out, channel);
+        }
+        let mut queued = 1;
+        if !patterns.is_empty() {
+            header(out, 1 + patterns.len());
+            argument(out, b"PSUBSCRIBE");
+            for pattern in patterns {
+                argument(out, pattern);
+            }
+            queued += 1;
+        }
+        if let Some(floor) = floor {
+            let (floor, anchor) = (floor.to_string(), self.anchor.to_string());
+            let (floor, anchor) = (floor.as_bytes(), anchor.as_bytes());
+            command(out, &[b"EVAL", ANCHOR.as_bytes(), b"1", epoch_key, control, floor, anchor]);
+            queued += 1;
+        }
+        command(out, &[b"EXEC"]);
+
+        let mut refused = None;
+        for _ in 0..=queued {
+            if let Value::Error(text) = self.connection.reply().await? {
+                refused.get_or_insert(Error::reply(&text));
+            }
+        }
+        let executed = loop {
+            match self.connection.reader.next_array_header()? {
+                Some(header) => break header,
+                None => self.connection.fill().await?,
+            };
+        };
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        match executed {
+            Value::Integer(_) => {}
+            Value::Error(text) => return Err(Error::reply(&text)),
+            _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
+        }
+        let mut confirmations = 1 + channels.len() + patterns.len();
+        let mut replied = floor.is_none();
+        let mut anchored = None;
+        while confirmations > 0 || !replied || (floor.is_some() && anchored.is_none()) {
+            match self.connection.reader.next_pushed()? {
+                None => {
+                    self.connection.fill().await?;
+                }
+                Some(Pushed::Message(message)) => {
+                    match Control::parse(message.payload) {
+                        Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
+                        _ => return Err(Error::Protocol("a message came before the window's anchor".to_owned())),
+                    };
+                }
+                Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
+                Some(Pushed::Other(value)) => {
+                    if is_push(&value, b"subscribe") || is_push(&value, b"psubscribe") {
+                        confirmations = confirmations.saturating_sub(1);
+                    } else {
+                        replied = true;
+                    }
+                }
+                Some(Pushed::Oversized(..)) => {
+                    return Err(Error::Protocol("a message came before the window's anchor".to_owned()));
+                }
+            }
+        }
+        Ok(anchored.unwrap_or(Epoch { number: 0, anchor: self.anchor }))
+    }
+
+    fn window(mut self, epoch: Epoch, shared: bool) -> Window {
+        self.connection
+            .reader
+            .set_limits(Limits { message: self.subscriptions.max_message_bytes, ..Limits::default() });
+        Window {
+            connection: self.connection,
+            subscriptions: self.subscriptions,
+            next: epoch.at(0),
+            shared,
+            heard: Instant::now(),
+        }
+    }
+}
+
+fn is_push(value: &Value, kind: &[u8]) -> bool {
+    match value {
+        Value::Push(elements) => elements.first().and_then(Value::bytes) == Some(kind),
+        _ => false,
+    }
+}
+
+/// Nothing at all has come for so long: the connection is given up. Longer than a pause of 3 s with an
+/// idle heartbeat's second beside it; short enough that a stopped server is noticed within 5 s.
+pub(crate) const SILENCE: Duration = Duration::from_millis(4500);

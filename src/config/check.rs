@@ -1,0 +1,197 @@
+//! From the raw types to the checked configuration: what no single value can say of itself.
+//!
+//! Every check goes on after what it found. A route or an endpoint that has a problem is left out of
+//! the result, so that checks across routes see only whole ones and do not report the same thing
+//! twice; the configuration as a whole is then refused anyhow.
+
+mod broadcast;
+mod capture;
+mod daemon;
+mod endpoint;
+mod templates;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::layers::Layers;
+use super::loops;
+use super::problems::{Key, Problems, near};
+use super::raw;
+use super::read::Read;
+use super::settings::{Config, Endpoint};
+
+/// The longest channel, stream or group: a name is repeated in keys, records and ACL rules, and the
+/// loop check compares all of them with each other.
+const MAX_NAME_BYTES: usize = 1024;
+
+/// What the checks share.
+pub(crate) struct Check<'a> {
+    /// Where things stand.
+    pub(crate) layers: &'a Layers,
+    /// What was found.
+    pub(crate) problems: &'a mut Problems,
+    /// Values that are reported already.
+    pub(crate) refused: &'a [Key],
+    /// Where the main file lies.
+    pub(crate) directory: &'a Path,
+    /// `$CREDENTIALS_DIRECTORY`.
+    pub(crate) credentials: Option<&'a Path>,
+}
+
+/// Checks everything. What is returned counts only where no problem was found.
+pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
+    let daemon = check.daemon(raw.daemon);
+    let redis = check.each("redis", raw.redis, |check, key, name, raw| check.endpoint(key, name, raw));
+    check.same_name_twice(&raw.capture, &raw.broadcast);
+    let max_message = daemon.memory_limit;
+    let capture = check.each("capture", raw.capture, |check, key, name, raw| {
+        check.capture(key, name, raw, &redis, max_message)
+    });
+    let broadcast = check.each("broadcast", raw.broadcast, |check, key, name, raw| {
+        check.broadcast(key, name, raw, &redis, max_message)
+    });
+    let config = Config { daemon, redis, capture, broadcast };
+    for found in loops::find(&config) {
+        let key = Key::top("capture").at(&found.capture);
+        check.report(&key, found.to_string());
+    }
+    config
+}
+
+impl Check<'_> {
+    fn each<R, T>(
+        &mut self,
+        table: &str,
+        raw: BTreeMap<String, R>,
+        mut checked: impl FnMut(&mut Self, &Key, &str, R) -> Option<T>,
+    ) -> BTreeMap<String, Arc<T>> {
+        let mut good = BTreeMap::new();
+        for (name, raw) in raw {
+            let key = Key::top(table).at(&name);
+            self.route_name(&key, &name);
+            let before = self.problems.len();
+            let value = checked(self, &key, &name, raw);
+            if let Some(value) = value.filter(|_| self.problems.len() == before) {
+                good.insert(name, Arc::new(value));
+            }
+        }
+        good
+    }
+
+    /// Notes a problem.
+    pub(crate) fn report(&mut self, key: &Key, message: impl Into<String>) {
+        self.problems.push(self.layers.problem(key, message));
+    }
+
+    /// Notes a problem and what to do about it.
+    pub(crate) fn report_with(&mut self, key: &Key, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(self.layers.problem(key, message).help(help));
+    }
+
+    /// A value that must be given.
+    pub(crate) fn required<T>(&mut self, value: Option<T>, key: &Key, expected: &str) -> Option<T> {
+        if value.is_none() && !self.refused.contains(key) {
+            self.report(key, format!("is missing; expected {expected}"));
+        }
+        value
+    }
+
+    /// An endpoint that a route names. `Some` where it exists, even when it has problems of its own.
+    pub(crate) fn endpoint_named(
+        &mut self,
+        name: Option<String>,
+        key: &Key,
+        endpoints: &BTreeMap<String, Arc<Endpoint>>,
+    ) -> Option<String> {
+        let name = self.required(name, key, "the name of an endpoint, [redis.NAME]")?;
+        let written = self.layers.names("redis");
+        if endpoints.contains_key(&name) || written.contains(&name) {
+            return Some(name);
+        }
+        let help = match near(&name, written.iter().map(String::as_str)) {
+            Some(guess) => guess,
+            None if written.is_empty() => format!("add a table [redis.{name}] with its url"),
+            None => format!("known: {}", written.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        self.report_with(key, format!("there is no endpoint [redis.{name}]"), help);
+        None
+    }
+
+    /// Names that go into keys, metrics and environment variables.
+    fn route_name(&mut self, key: &Key, name: &str) {
+        let letter = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
+        if name.is_empty() || name.len() > 48 || !name.chars().all(letter) {
+            self.report(key, "the name must be 1 to 48 of a-z, 0-9, '_' and '-'");
+        }
+    }
+
+    /// A list of names without a name twice, an empty one or an absurd one.
+    pub(crate) fn names(&mut self, key: &Key, what: &str, names: &[String]) {
+        let mut seen = HashSet::new();
+        for (index, name) in names.iter().enumerate() {
+            let at = key.at(&index.to_string());
+            self.name(&at, what, name);
+            if !seen.insert(name) {
+                self.report(&at, format!("the {what} \"{name}\" stands here twice"));
+            }
+        }
+    }
+
+    /// One channel, stream or group.
+    pub(crate) fn name(&mut self, key: &Key, what: &str, name: &str) {
+        if name.is_empty() {
+            self.report(key, format!("the name of a {what} is empty"));
+        } else if name.len() > MAX_NAME_BYTES {
+            let length = name.len();
+            self.report(key, format!("the name of a {what} has {length} bytes; at most {MAX_NAME_BYTES}"));
+        }
+    }
+
+    /// A message is held in memory as a whole, and Redis takes none over 512 MiB.
+    pub(crate) fn max_message_size(&mut self, key: &Key, size: raw::Size, memory_limit: u64) -> u64 {
+        let most = memory_limit.min(512 << 20);
+        if size.0 == 0 || size.0 > most {
+            let most = raw::Size(most);
+            self.report_with(
+                key,
+                format!("expected a size from 1B to {most}, found {size}"),
+                "the most is daemon.memory_limit, and never more than the 512MiB that Redis takes",
+            );
+        }
+        size.0
+    }
+
+    /// Both kinds of routes keep `PREFIX ROUTE:dead-letters`.
+    fn same_name_twice(
+        &mut self,
+        captures: &BTreeMap<String, raw::Capture>,
+        broadcasts: &BTreeMap<String, raw::Broadcast>,
+    ) {
+        for name in broadcasts.keys().filter(|name| captures.contains_key(*name)) {
+            let other = self.layers.place(&Key::top("capture").at(name));
+            let key = Key::top("broadcast").at(name);
+            let message = format!("the name is taken by capture.{name} ({other})");
+            self.report_with(&key, message, "the two would share the key of their dead letters: rename one");
+        }
+    }
+}
+
+/// Reads the raw types out of the layers and checks them.
+///
+/// # Errors
+/// Everything that was found.
+pub(crate) fn checked(
+    layers: &Layers,
+    read: Read,
+    directory: &Path,
+    credentials: Option<&Path>,
+    mut problems: Problems,
+) -> Result<Config, Problems> {
+    layers.refuse_twice_defined(&mut problems);
+    let Read { raw, refused } = read;
+    let context = Check { layers, problems: &mut problems, refused: &refused, directory, credentials };
+    let config = check(raw, context);
+    problems.into_result()?;
+    Ok(config)
+}

@@ -1,0 +1,99 @@
+//! `[broadcast.NAME]`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Check;
+use super::templates::Setting;
+use crate::config::keys;
+use crate::config::problems::{Key, near};
+use crate::config::raw;
+use crate::config::settings::{After, Broadcast, Endpoint, Start};
+use crate::template::{Part, Template};
+
+impl Check<'_> {
+    pub(super) fn broadcast(
+        &mut self,
+        key: &Key,
+        name: &str,
+        raw: raw::Broadcast,
+        endpoints: &BTreeMap<String, Arc<Endpoint>>,
+        memory_limit: u64,
+    ) -> Option<Broadcast> {
+        let source = self.endpoint_named(raw.source, &key.at("source"), endpoints);
+        let destination = self.endpoint_named(raw.destination, &key.at("destination"), endpoints);
+        let stream = self.required(raw.stream, &key.at("stream"), "the name of a stream");
+        if let Some(stream) = &stream {
+            self.name(&key.at("stream"), "stream", stream);
+        }
+        let channel = self
+            .required(raw.channel, &key.at("channel"), "the name of a channel, or a template for it")
+            .and_then(|text| self.template(&key.at("channel"), &text, Setting::Entry));
+        if let Some(channel) = &channel {
+            let endpoint = destination.as_ref().and_then(|name| endpoints.get(name));
+            self.channel(&key.at("channel"), channel, endpoint.map(|at| &**at));
+        }
+        let message = self.template(&key.at("message"), &raw.message, Setting::Message);
+        let start = match raw.start {
+            None => None,
+            Some(text) => Some(self.start(&key.at("start"), &text)?),
+        };
+        let size = &key.at("max_message_size");
+        let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit);
+        Some(Broadcast {
+            name: name.to_owned(),
+            source: source?,
+            stream: stream?,
+            after: match raw.after.0 {
+                raw::After::Added => After::Added,
+            },
+            destination: destination?,
+            channel: channel?,
+            message: message?,
+            start,
+            max_message_size,
+        })
+    }
+
+    /// Never the control channel. A template is refused where its fixed beginning lies among
+    /// tidegate's own names; one that begins with a field can only be watched at run time.
+    fn channel(&mut self, key: &Key, channel: &Template, destination: Option<&Endpoint>) {
+        if let Some(literal) = channel.literal() {
+            self.name(key, "channel", literal);
+        }
+        let Some(endpoint) = destination else { return };
+        let own = match channel.parts() {
+            [Part::Literal(text)] => *text == keys::control(&endpoint.key_prefix),
+            [Part::Literal(text), ..] => text.starts_with(&endpoint.key_prefix),
+            _ => false,
+        };
+        if own {
+            let control = keys::control(&endpoint.key_prefix);
+            let message = format!("could publish on \"{control}\", the channel of tidegate's own heartbeats");
+            self.report(key, message);
+        }
+    }
+
+    fn start(&mut self, key: &Key, text: &str) -> Option<Start> {
+        let id = || {
+            let (milliseconds, sequence) = text.split_once('-')?;
+            Some(Start::After(milliseconds.parse().ok()?, sequence.parse().ok()?))
+        };
+        let start = match text {
+            "beginning" => Some(Start::Beginning),
+            "end" => Some(Start::End),
+            _ => id(),
+        };
+        if start.is_none() {
+            let message = format!(
+                "expected \"beginning\", \"end\" or the id of an entry such as \"1700000000000-0\", found \"{text}\""
+            );
+            let problem = self.layers.problem(key, message);
+            self.problems.push(match near(text, ["beginning", "end"]) {
+                Some(guess) => problem.help(guess),
+                None => problem,
+            });
+        }
+        start
+    }
+}

@@ -1,0 +1,183 @@
+//! `[capture.NAME]`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::Check;
+use super::templates::Setting;
+use crate::config::keys;
+use crate::config::problems::Key;
+use crate::config::raw::{self, defaults};
+use crate::config::settings::{Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode};
+use crate::template::Template;
+
+impl Check<'_> {
+    pub(super) fn capture(
+        &mut self,
+        key: &Key,
+        name: &str,
+        raw: raw::Capture,
+        endpoints: &BTreeMap<String, Arc<Endpoint>>,
+        memory_limit: u64,
+    ) -> Option<Capture> {
+        let source = self.endpoint_named(raw.source, &key.at("source"), endpoints);
+        let destination = self.endpoint_named(raw.destination, &key.at("destination"), endpoints);
+        let source_endpoint = source.as_ref().and_then(|name| endpoints.get(name));
+        self.subscriptions(key, &raw.channels, &raw.patterns, source_endpoint.map(|at| &**at));
+        let event = Setting::Event { channels: &raw.channels, patterns: &raw.patterns };
+        let stream = self
+            .required(raw.stream, &key.at("stream"), "the name of a stream, or a template for it")
+            .and_then(|text| self.template(&key.at("stream"), &text, event));
+        if let Some(stream) = &stream {
+            let endpoint = destination.as_ref().and_then(|name| endpoints.get(name));
+            self.stream(&key.at("stream"), name, stream, endpoint.map(|at| &**at));
+        }
+        self.groups(key, &raw.groups, raw.groups_start.is_some());
+        let keep = self.keep(&key.at("keep"), raw.keep);
+        let format = self.format(key, name, raw.format.0, raw.cloudevents, event);
+        let include = self.include(&key.at("include"), &raw.include);
+        let max_streams = u32::try_from(raw.max_streams.0).unwrap_or_else(|_| {
+            self.report(&key.at("max_streams"), format!("expected at most {}", u32::MAX));
+            u32::MAX
+        });
+        let size = &key.at("max_message_size");
+        let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit);
+        Some(Capture {
+            name: name.to_owned(),
+            source: source?,
+            channels: raw.channels,
+            patterns: raw.patterns,
+            mode: match raw.mode.0 {
+                raw::Mode::Subscribe => Mode::Subscribe,
+            },
+            destination: destination?,
+            stream: stream?,
+            groups: raw.groups,
+            groups_start: raw.groups_start.map(|start| match start.0 {
+                raw::GroupsStart::Beginning => GroupsStart::Beginning,
+                raw::GroupsStart::End => GroupsStart::End,
+            }),
+            keep: keep?,
+            format: format?,
+            include,
+            max_streams,
+            max_message_size,
+        })
+    }
+
+    fn subscriptions(
+        &mut self,
+        key: &Key,
+        channels: &[String],
+        patterns: &[String],
+        source: Option<&Endpoint>,
+    ) {
+        let reported =
+            |key: &Key| self.refused.iter().any(|refused| refused.parts().starts_with(key.parts()));
+        let (in_channels, in_patterns) = (key.at("channels"), key.at("patterns"));
+        if channels.is_empty() && patterns.is_empty() && !reported(&in_channels) && !reported(&in_patterns) {
+            self.report(key, "names no channel; expected channels, patterns or both");
+        }
+        self.names(&in_channels, "channel", channels);
+        self.names(&in_patterns, "pattern", patterns);
+        let Some(source) = source else { return };
+        let control = keys::control(&source.key_prefix);
+        for (list, names) in [(in_channels, channels), (in_patterns, patterns)] {
+            for (index, name) in names.iter().enumerate().filter(|(_, name)| **name == control) {
+                let message =
+                    format!("\"{name}\" is the channel of tidegate's own heartbeats on this endpoint");
+                self.report(&list.at(&index.to_string()), message);
+            }
+        }
+    }
+
+    fn stream(&mut self, key: &Key, route: &str, stream: &Template, destination: Option<&Endpoint>) {
+        let Some(literal) = stream.literal() else { return };
+        self.name(key, "stream", literal);
+        let own = |endpoint: &Endpoint| keys::is_own(&endpoint.key_prefix, literal);
+        if destination.is_some_and(own) {
+            let message = format!("\"{literal}\" is a key that tidegate keeps for itself on this endpoint");
+            self.report_with(key, message, format!("choose another name, such as \"{route}\""));
+        }
+    }
+
+    fn groups(&mut self, key: &Key, groups: &[String], start_given: bool) {
+        let list = key.at("groups");
+        self.names(&list, "consumer group", groups);
+        for (index, group) in groups.iter().enumerate().filter(|(_, group)| group.starts_with("tidegate:")) {
+            let message =
+                format!("\"{group}\": names that begin with \"tidegate:\" are for tidegate's own groups");
+            self.report(&list.at(&index.to_string()), message);
+        }
+        if start_given && groups.is_empty() && !self.refused.contains(&list) {
+            self.report(&key.at("groups_start"), "has no effect without groups");
+        }
+    }
+
+    fn keep(&mut self, key: &Key, raw: Option<raw::Keep>) -> Option<Keep> {
+        let expected = "{ entries = 1_000_000, age = \"7d\" }, one of the two, or \"forever\"";
+        match self.required(raw, key, expected)? {
+            raw::Keep::Forever(raw::Forever::Forever) => Some(Keep::Forever),
+            raw::Keep::Limits(raw::KeepLimits { entries: None, age: None }) => {
+                let below = |refused: &Key| refused.parts().starts_with(key.parts());
+                if !self.refused.iter().any(below) {
+                    self.report(key, format!("is an empty table; expected {expected}"));
+                }
+                None
+            }
+            raw::Keep::Limits(limits) => {
+                if limits.age.is_some_and(|age| age.0.as_millis() == 0) {
+                    self.report(&key.at("age"), "expected at least 1ms, or the stream would stay empty");
+                }
+                Some(Keep::Limits {
+                    entries: limits.entries.map(|entries| entries.0),
+                    age: limits.age.map(|age| age.0),
+                })
+            }
+        }
+    }
+
+    fn format(
+        &mut self,
+        key: &Key,
+        route: &str,
+        format: raw::Format,
+        attributes: Option<raw::CloudEvents>,
+        event: Setting<'_>,
+    ) -> Option<Format> {
+        let table = key.at("cloudevents");
+        match (format, attributes) {
+            (raw::Format::CloudEvents, attributes) => {
+                let raw::CloudEvents { source, r#type } = attributes.unwrap_or_default();
+                let source = source.unwrap_or_else(|| defaults::cloudevents_source(route));
+                let r#type = r#type.unwrap_or_else(|| defaults::CLOUDEVENTS_TYPE.to_owned());
+                let source = self.template(&table.at("source"), &source, event);
+                let r#type = self.template(&table.at("type"), &r#type, event);
+                Some(Format::CloudEvents { source: source?, r#type: r#type? })
+            }
+            (other, attributes) => {
+                if attributes.is_some() {
+                    self.report(&table, "has no effect; expected format = \"cloudevents\" with it");
+                }
+                Some(match other {
+                    raw::Format::Fields => Format::Fields,
+                    raw::Format::Raw | raw::Format::CloudEvents => Format::Raw,
+                })
+            }
+        }
+    }
+
+    fn include(&mut self, key: &Key, raw: &[raw::Word<raw::Include>]) -> Vec<Include> {
+        let mut seen = HashSet::new();
+        for (index, word) in raw.iter().enumerate() {
+            if !seen.insert(word.0) {
+                self.report(&key.at(&index.to_string()), "stands here twice");
+            }
+        }
+        let checked = |word: &raw::Word<raw::Include>| match word.0 {
+            raw::Include::Id => Include::Id,
+            raw::Include::ReceivedAt => Include::ReceivedAt,
+        };
+        raw.iter().map(checked).collect()
+    }
+}

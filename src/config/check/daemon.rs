@@ -1,0 +1,38 @@
+//! `[daemon]`.
+
+use super::Check;
+use crate::config::problems::Key;
+use crate::config::raw;
+use crate::config::settings::Daemon;
+
+/// Under this a single message of the default size would not fit.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+impl Check<'_> {
+    pub(super) fn daemon(&mut self, raw: raw::Daemon) -> Daemon {
+        let key = Key::top("daemon");
+        let listen = raw.listen.parse().unwrap_or_else(|_| {
+            let message = format!("expected an address and a port, found \"{}\"", raw.listen);
+            let help =
+                "such as \"127.0.0.1:7380\", or \"[::]:7380\" for every address; a host name does not do";
+            self.report_with(&key.at("listen"), message, help);
+            std::net::SocketAddr::from(([127, 0, 0, 1], 0))
+        });
+        if raw.memory_limit.0 < LEAST_MEMORY {
+            let (least, found) = (raw::Size(LEAST_MEMORY), raw.memory_limit);
+            self.report(&key.at("memory_limit"), format!("expected at least {least}, found {found}"));
+        }
+        if raw.shutdown_timeout.0.is_zero() {
+            self.report(&key.at("shutdown_timeout"), "expected more than no time at all");
+        }
+        if raw.state_directory.is_empty() {
+            self.report(&key.at("state_directory"), "expected a directory, found an empty text");
+        }
+        Daemon {
+            listen,
+            state_directory: raw.state_directory.into(),
+            memory_limit: raw.memory_limit.0,
+            shutdown_timeout: raw.shutdown_timeout.0,
+        }
+    }
+}

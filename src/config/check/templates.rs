@@ -1,0 +1,77 @@
+//! Which variables a template may use, by the setting that it stands in.
+
+use super::Check;
+use crate::config::overlap::Glob;
+use crate::config::problems::Key;
+use crate::template::{Part, Template};
+
+/// A setting that takes a template, and what its variables can come from.
+#[derive(Clone, Copy)]
+pub(super) enum Setting<'a> {
+    /// Made from an event: a capture's stream, a CloudEvents attribute.
+    Event { channels: &'a [String], patterns: &'a [String] },
+    /// Made from an entry: a broadcast's channel.
+    Entry,
+    /// Made from an entry, and may be all of it: a broadcast's message.
+    Message,
+}
+
+impl Check<'_> {
+    /// A template all of whose variables have a value wherever it is used.
+    pub(super) fn template(&mut self, key: &Key, text: &str, setting: Setting<'_>) -> Option<Template> {
+        let template = match Template::parse(text) {
+            Ok(template) => template,
+            Err(error) => {
+                self.report(key, format!("the template {error}"));
+                return None;
+            }
+        };
+        let mut good = true;
+        for part in template.parts() {
+            if let Some(reason) = refusal(part, setting) {
+                self.report(key, reason);
+                good = false;
+            }
+        }
+        good.then_some(template)
+    }
+}
+
+/// Why a variable has no value in a setting.
+fn refusal(part: &Part, setting: Setting<'_>) -> Option<String> {
+    let variable = match part {
+        Part::Literal(_) => return None,
+        Part::Channel => "<channel>".to_owned(),
+        Part::Pattern => "<pattern>".to_owned(),
+        Part::Wildcard(number) => format!("<{number}>"),
+        Part::Field(name) => format!("<field:{name}>"),
+        Part::Stream => "<stream>".to_owned(),
+        Part::Id => "<id>".to_owned(),
+        Part::Json => "<json>".to_owned(),
+    };
+    let known = match (setting, part) {
+        (Setting::Event { .. }, Part::Channel)
+        | (Setting::Entry | Setting::Message, Part::Field(_) | Part::Stream | Part::Id)
+        | (Setting::Message, Part::Json) => return None,
+        (Setting::Event { channels, patterns }, Part::Pattern | Part::Wildcard(_)) => {
+            return pattern_refusal(&variable, part, channels, patterns);
+        }
+        (Setting::Event { .. }, _) => "<channel>, and with patterns alone <pattern> and <1> to <9>",
+        (Setting::Entry, _) => "<field:NAME>, <stream> and <id>",
+        (Setting::Message, _) => "<field:NAME>, <stream>, <id> and <json>",
+    };
+    Some(format!("{variable} means nothing here; a template may use {known}"))
+}
+
+/// A message that came by a plain channel has no pattern, and one by a pattern with fewer `*` has no
+/// such part.
+fn pattern_refusal(variable: &str, part: &Part, channels: &[String], patterns: &[String]) -> Option<String> {
+    if !channels.is_empty() {
+        return Some(format!(
+            "{variable} has no value for messages of the plain channels; use it in a route with patterns alone"
+        ));
+    }
+    let Part::Wildcard(number) = part else { return None };
+    let few = patterns.iter().find(|pattern| Glob::parse(pattern.as_bytes()).stars() < usize::from(*number));
+    few.map(|pattern| format!("{variable} has no value for the pattern \"{pattern}\": it has too few '*'"))
+}

@@ -1,0 +1,49 @@
+//! The names of the keys and channels that tidegate makes, one place for all of them.
+
+/// Channel of anchors and heartbeats on a source.
+#[must_use]
+pub fn control(prefix: &str) -> String {
+    format!("{prefix}control")
+}
+
+/// Key of the anchors' numbers on a source.
+#[must_use]
+pub fn epoch(prefix: &str) -> String {
+    format!("{prefix}epoch")
+}
+
+/// Key of a route: `state`, `gaps`, `dead-letters`, `streams` or `cursor`.
+#[must_use]
+pub fn of_route(prefix: &str, route: &str, what: &str) -> String {
+    format!("{prefix}{route}:{what}")
+}
+
+/// What a capture keeps on its destination.
+pub(crate) const OF_CAPTURE: [&str; 4] = ["state", "gaps", "dead-letters", "streams"];
+
+/// What a broadcast keeps beside its stream.
+pub(crate) const OF_BROADCAST: [&str; 2] = ["cursor", "dead-letters"];
+
+/// Whether a name is one that tidegate makes or will make under this prefix, for any route.
+pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(prefix) else { return false };
+    match rest.split_once(':') {
+        None => matches!(rest, "control" | "epoch" | "lease"),
+        Some((_, what)) => OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_names_are_known_and_a_users_names_are_not() {
+        for name in ["tidegate:epoch", "tidegate:orders:state", "tidegate:any:dead-letters"] {
+            assert!(is_own("tidegate:", name), "{name}");
+        }
+        for name in ["orders", "tidegate:orders", "orders:state", "tidegate:orders:2026"] {
+            assert!(!is_own("tidegate:", name), "{name}");
+        }
+    }
+}

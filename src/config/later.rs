@@ -1,0 +1,33 @@
+//! What the documentation announces and this version does not have. A person who has read of it is
+//! told so, and not that the key is misspelt.
+
+use super::problems::Key;
+
+/// Keys of later versions: the table that they stand in, and their names.
+const KEYS: [(&str, &[&str]); 5] = [
+    ("", &["invalidate"]),
+    ("daemon", &["force_after", "spool"]),
+    ("redis", &["addresses", "sentinel", "cluster", "tls", "durability"]),
+    ("capture", &["prefer", "sharded", "where", "durability", "force_after", "until_acknowledged"]),
+    ("broadcast", &["order", "sharded", "where", "rate_limit", "max_deliveries", "envelope"]),
+];
+
+/// Whether a later version knows the key.
+pub(crate) fn is_key(key: &Key) -> bool {
+    let (Some(last), Some(first)) = (key.parts().last(), key.parts().first()) else { return false };
+    let table = if key.parts().len() == 1 { "" } else { first.as_str() };
+    KEYS.iter().any(|(known, names)| *known == table && names.contains(&last.as_str()))
+}
+
+/// Whether a later version knows the value of the key.
+pub(crate) fn is_value(key: &Key, value: &str) -> bool {
+    match key.parts() {
+        [table, _, name] => match (table.as_str(), name.as_str()) {
+            ("capture", "mode") => value == "replication",
+            // The name of any consumer group: "added" is the only word that is not one.
+            ("broadcast", "after") => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}

@@ -1,0 +1,305 @@
+//! The layers that a configuration is made of: main file, `conf.d/*.toml` beside it in the order of
+//! their names, environment, command line. A later layer overrides an earlier one, key by key.
+//!
+//! The environment is handed in and never read here, so that tests in parallel do not disturb each
+//! other. Of it, only names that begin with `TIDEGATE_` and contain `__` count: an orchestrator
+//! injects names such as `TIDEGATE_PORT`, which nobody wrote as configuration.
+//!
+//! Each layer is kept beside the merged tree, since the person who reads an error wants the file and
+//! the line. A file that cannot be read or is no TOML ends the load: what it would have said cannot
+//! be known, and every further complaint would be noise.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format as _, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use toml_edit::{ImDocument, Item};
+
+use super::problems::{Key, Place, Problem, Problems};
+
+/// The tables whose entries belong to one file each.
+const NAMED_TABLES: [&str; 3] = ["redis", "capture", "broadcast"];
+
+/// One place that configuration comes from.
+struct Layer {
+    origin: Origin,
+    tree: Dict,
+}
+
+enum Origin {
+    File { path: PathBuf, document: Box<ImDocument<String>> },
+    Environment,
+    CommandLine,
+}
+
+/// All layers, in the order in which they override each other.
+pub(crate) struct Layers(Vec<Layer>);
+
+impl Layers {
+    /// Reads the files and takes the other layers in.
+    ///
+    /// # Errors
+    /// Every file that cannot be read or is no TOML.
+    pub(crate) fn read(
+        path: &Path,
+        environment: &[(String, String)],
+        overrides: &[(String, String)],
+    ) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut paths = vec![path.to_owned()];
+        paths.extend(fragments(path, &mut problems));
+        let mut layers = Vec::new();
+        for (index, path) in paths.into_iter().enumerate() {
+            match read_file(&path, index) {
+                Ok(layer) => layers.push(layer),
+                Err(problem) => problems.push(*problem),
+            }
+        }
+        problems.into_result()?;
+        layers.push(environment_layer(environment));
+        layers.push(command_line_layer(overrides));
+        Ok(Self(layers))
+    }
+
+    /// The files that were read, in order.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let path = |layer: &Layer| match &layer.origin {
+            Origin::File { path, .. } => Some(path.clone()),
+            Origin::Environment | Origin::CommandLine => None,
+        };
+        self.0.iter().filter_map(path).collect()
+    }
+
+    /// The names in a table of the outermost level, in any layer.
+    pub(crate) fn names(&self, table: &str) -> BTreeSet<String> {
+        let tables = self.0.iter().filter_map(|layer| layer.tree.get(table).and_then(Value::as_dict));
+        tables.flat_map(|table| table.keys().cloned()).collect()
+    }
+
+    /// One tree of all layers.
+    ///
+    /// # Errors
+    /// Where figment cannot merge them, which trees of tables do not cause.
+    pub(crate) fn merged(&self) -> Result<Dict, Problems> {
+        let mut figment = Figment::new();
+        for layer in &self.0 {
+            figment = figment.merge(layer);
+        }
+        figment.extract().map_err(|error| {
+            let mut problems = Problems::default();
+            problems.push(self.problem(&Key::default(), error.kind.to_string()));
+            problems
+        })
+    }
+
+    /// A problem with a value, placed where the value that counts was written.
+    pub(crate) fn problem(&self, key: &Key, message: impl Into<String>) -> Problem {
+        Problem::new(self.place(key), key.clone(), message)
+    }
+
+    /// Where the value that counts was written: for a table the layer that began it, for a missing
+    /// value the table that it is missing in.
+    pub(crate) fn place(&self, key: &Key) -> Place {
+        let mut wanted = Some(key.clone());
+        while let Some(key) = wanted.filter(|key| !key.parts().is_empty()) {
+            let mut having = self.0.iter().enumerate().filter(|(_, layer)| layer.get(&key).is_some());
+            let table = |(_, layer): &(usize, &Layer)| matches!(layer.get(&key), Some(Value::Dict(..)));
+            let found = having.next().and_then(|first| {
+                if table(&first) { Some(first) } else { having.next_back().or(Some(first)) }
+            });
+            if let Some((index, layer)) = found {
+                return layer.place(index, &key);
+            }
+            wanted = key.parent();
+        }
+        let main = self.0.first().map(|layer| layer.place(0, &Key::default()));
+        main.unwrap_or(Place { layer: 0, line: None, name: String::new() })
+    }
+
+    /// Whether the value that counts comes from a file, and not from the environment or the command
+    /// line, which know only text.
+    pub(crate) fn from_file(&self, key: &Key) -> bool {
+        let last = self.0.iter().rev().find(|layer| layer.get(key).is_some());
+        last.is_some_and(|layer| matches!(layer.origin, Origin::File { .. }))
+    }
+
+    /// Routes and endpoints that two files define. Merging them in silence would let one team's file
+    /// change half of another team's route.
+    pub(crate) fn refuse_twice_defined(&self, problems: &mut Problems) {
+        let files = || {
+            let file = |layer: &Layer| matches!(layer.origin, Origin::File { .. });
+            self.0.iter().enumerate().filter(move |(_, layer)| file(layer))
+        };
+        for table in NAMED_TABLES {
+            for (later, layer) in files() {
+                let Some(names) = layer.tree.get(table).and_then(Value::as_dict) else { continue };
+                for name in names.keys() {
+                    let key = Key::top(table).at(name);
+                    let Some((first, other)) = files().find(|(_, other)| other.get(&key).is_some()) else {
+                        continue;
+                    };
+                    if first < later {
+                        let message = format!("is defined in {} too", other.place(first, &key));
+                        let help = "a route or an endpoint stands in one file: rename one of them or \
+                                    move its keys together";
+                        problems.push(Problem::new(layer.place(later, &key), key, message).help(help));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn get(&self, key: &Key) -> Option<&Value> {
+        let (first, rest) = key.parts().split_first()?;
+        rest.iter().try_fold(self.tree.get(first)?, |value, part| match value {
+            Value::Dict(_, dict) => dict.get(part),
+            Value::Array(_, items) => part.parse().ok().and_then(|at: usize| items.get(at)),
+            _ => None,
+        })
+    }
+
+    fn place(&self, layer: usize, key: &Key) -> Place {
+        match &self.origin {
+            Origin::File { path, document } => {
+                Place { layer, line: line_of(document, key), name: path.display().to_string() }
+            }
+            Origin::Environment => {
+                let variable = key.parts().join("__").to_uppercase();
+                Place { layer, line: None, name: format!("environment variable TIDEGATE_{variable}") }
+            }
+            Origin::CommandLine => Place { layer, line: None, name: "command line".to_owned() },
+        }
+    }
+}
+
+impl Provider for &Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("tidegate configuration")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.tree.clone()))
+    }
+}
+
+/// The files of `conf.d` beside the main file, in the order of their names. No directory is no file.
+fn fragments(main: &Path, problems: &mut Problems) -> Vec<PathBuf> {
+    let directory = main.with_file_name("conf.d");
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            problems.push(unreadable(&directory, 1, &error));
+            return Vec::new();
+        }
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => paths.push(entry.path()),
+            Err(error) => problems.push(unreadable(&directory, 1, &error)),
+        }
+    }
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    paths
+}
+
+fn read_file(path: &Path, layer: usize) -> Result<Layer, Box<Problem>> {
+    let text = fs::read_to_string(path).map_err(|error| Box::new(unreadable(path, layer, &error)))?;
+    let name = path.display().to_string();
+    // Only the parser's message: its full text quotes the line, and that may hold a password.
+    let document = ImDocument::parse(text.clone()).map_err(|error| {
+        let line = error.span().map(|span| line_at(&text, span.start));
+        let message = format!("is not TOML: {}", error.message().replace('\n', ", "));
+        Box::new(Problem::new(Place { layer, line, name: name.clone() }, Key::default(), message))
+    })?;
+    let tree = Toml::from_str(&text).map_err(|_| {
+        let place = Place { layer, line: None, name };
+        Box::new(Problem::new(place, Key::default(), "is not a TOML table"))
+    })?;
+    Ok(Layer { origin: Origin::File { path: path.to_owned(), document: Box::new(document) }, tree })
+}
+
+fn unreadable(path: &Path, layer: usize, error: &std::io::Error) -> Problem {
+    let place = Place { layer, line: None, name: path.display().to_string() };
+    Problem::new(place, Key::default(), format!("cannot be read: {error}"))
+        .help("name another file with --config, or let the user that tidegate runs as read it")
+}
+
+fn environment_layer(environment: &[(String, String)]) -> Layer {
+    let mut tree = Dict::new();
+    for (name, text) in environment {
+        let Some(rest) = name.strip_prefix("TIDEGATE_").filter(|rest| rest.contains("__")) else { continue };
+        let parts: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+        insert(&mut tree, &parts, text_value(&parts, text));
+    }
+    Layer { origin: Origin::Environment, tree }
+}
+
+fn command_line_layer(overrides: &[(String, String)]) -> Layer {
+    let mut tree = Dict::new();
+    for (key, text) in overrides {
+        let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
+        insert(&mut tree, &parts, text_value(&parts, text));
+    }
+    Layer { origin: Origin::CommandLine, tree }
+}
+
+/// Lists and tables are taken apart; everything else stays the text it is, so that a name or a
+/// password such as `0123` keeps its zero. Where a number is expected, the text becomes one later.
+fn text_value(parts: &[String], text: &str) -> Value {
+    let secret = matches!(parts.last().map(String::as_str), Some("password" | "url"));
+    if !secret && text.trim_start().starts_with(['[', '{']) {
+        let Ok(value) = text.parse::<Value>();
+        return value;
+    }
+    Value::from(text)
+}
+
+fn insert(tree: &mut Dict, parts: &[String], value: Value) {
+    match parts {
+        [] => {}
+        [last] => {
+            tree.insert(last.clone(), value);
+        }
+        [first, rest @ ..] => {
+            let below = tree.entry(first.clone()).or_insert_with(|| Value::from(Dict::new()));
+            if !matches!(below, Value::Dict(..)) {
+                *below = Value::from(Dict::new());
+            }
+            if let Value::Dict(_, below) = below {
+                insert(below, rest, value);
+            }
+        }
+    }
+}
+
+/// The line of a key, or of the nearest table above it that has one.
+fn line_of(document: &ImDocument<String>, key: &Key) -> Option<usize> {
+    let mut item: &Item = document.as_item();
+    let mut span = None;
+    for part in key.parts() {
+        if let Some(table) = item.as_table_like() {
+            let Some((key, value)) = table.get_key_value(part) else { break };
+            span = key.span().or_else(|| value.span()).or(span);
+            item = value;
+        } else if let Some(array) = item.as_array() {
+            let element = part.parse().ok().and_then(|at: usize| array.get(at));
+            span = element.and_then(toml_edit::Value::span).or(span);
+            break;
+        } else {
+            break;
+        }
+    }
+    span.map(|span| line_at(document.raw(), span.start))
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}

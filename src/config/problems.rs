@@ -1,0 +1,189 @@
+//! What is wrong with a configuration, said to the person who wrote it.
+//!
+//! A person who is told one error a run needs as many runs as errors, at night. So nothing here
+//! stops at the first: each check adds what it found, and all of it is printed together, in the
+//! order of the files, each with its place, its key, what was expected and the likely remedy.
+//! A value is quoted only by checks that know it to be no secret.
+
+use std::fmt;
+
+/// Where in the tree a value stands, such as `capture.orders.stream`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(Vec<String>);
+
+impl Key {
+    /// A key of the outermost table.
+    pub(crate) fn top(name: &str) -> Self {
+        Self(vec![name.to_owned()])
+    }
+
+    /// The key below this one.
+    pub(crate) fn at(&self, name: &str) -> Self {
+        let mut parts = self.0.clone();
+        parts.push(name.to_owned());
+        Self(parts)
+    }
+
+    /// The parts, outermost first.
+    pub(crate) fn parts(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The key above this one; none above the outermost.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        let (_, above) = self.0.split_last()?;
+        Some(Self(above.to_vec()))
+    }
+}
+
+impl From<Vec<String>> for Key {
+    fn from(parts: Vec<String>) -> Self {
+        Self(parts)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+/// Where a value was written. Ordered as the layers are read, then by line.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Which layer: 0 is the main file.
+    pub(crate) layer: usize,
+    /// Line in a file, counted from 1, where it is known.
+    pub(crate) line: Option<usize>,
+    /// The file, the environment variable or the command line.
+    pub(crate) name: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match self.line {
+            Some(line) => write!(f, ":{line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    place: Place,
+    key: Key,
+    message: String,
+    help: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(place: Place, key: Key, message: impl Into<String>) -> Self {
+        Self { place, key, message: message.into(), help: None }
+    }
+
+    /// Adds what the person can do.
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.key.parts().is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.help {
+            Some(help) => write!(f, "\n  {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration; never empty where it is returned as an error.
+///
+/// Printed, it is one block for each problem and a last line that counts them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn push(&mut self, problem: Problem) {
+        self.0.push(problem);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order of the files, where there is any.
+    pub(crate) fn into_result(mut self) -> Result<(), Self> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_by(|a, b| a.place.cmp(&b.place));
+        Err(self)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.0 {
+            writeln!(f, "{problem}\n")?;
+        }
+        match self.0.len() {
+            1 => f.write_str("1 problem: this configuration is not used"),
+            count => write!(f, "{count} problems: this configuration is not used"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// The candidate that a person most likely meant by `word`, as a hint.
+///
+/// A third of the letters may differ: more than that is a guess that misleads.
+pub(crate) fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let word = word.to_lowercase();
+    let allowed = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| format!("did you mean \"{candidate}\"?"))
+}
+
+/// Words as a list for a sentence: `"a", "b" or "c"`.
+pub(crate) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| format!("\"{word}\"")).collect();
+    match words.as_slice() {
+        [] => "nothing".to_owned(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_offered_and_a_wild_guess_is_not() {
+        let known = ["channels", "patterns", "stream"];
+        assert_eq!(near("chanels", known).unwrap(), "did you mean \"channels\"?");
+        assert_eq!(near("Stream", known).unwrap(), "did you mean \"stream\"?");
+        assert_eq!(near("colour", known), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! The configuration as it is written: every table and key, with its default and its description.
+//!
+//! These types are the one list of what exists: the reader, the JSON Schema and the test that the
+//! commented `tidegate.toml` is complete all use them. A key that must be given is an `Option` here
+//! and is missed by the check, so that it is reported together with everything else.
+
+mod values;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub(crate) use values::{Count, Size, Span, Word};
+
+use super::settings::Secret;
+
+/// The configuration of tidegate.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Raw {
+    /// What concerns the process.
+    #[serde(default)]
+    pub(crate) daemon: Daemon,
+    /// The Redis deployments by name; a name is 1 to 48 of a-z, 0-9, '_' and '-'.
+    #[serde(default)]
+    pub(crate) redis: BTreeMap<String, Endpoint>,
+    /// The routes from Pub/Sub channels into streams, by name.
+    #[serde(default)]
+    pub(crate) capture: BTreeMap<String, Capture>,
+    /// The routes from a stream to Pub/Sub channels, by name.
+    #[serde(default)]
+    pub(crate) broadcast: BTreeMap<String, Broadcast>,
+}
+
+/// What concerns the process.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Daemon {
+    /// Address and port where /metrics, /healthz, /readyz and /status are served.
+    pub(crate) listen: String,
+    /// Where the daemon may keep files.
+    pub(crate) state_directory: String,
+    /// How much all routes together may hold in memory; at least "16MiB".
+    pub(crate) memory_limit: Size,
+    /// How long an ordered stop may take before what is left is given up.
+    pub(crate) shutdown_timeout: Span,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7380".to_owned(),
+            state_directory: "/var/lib/tidegate".to_owned(),
+            memory_limit: Size::mebibytes(256),
+            shutdown_timeout: Span::seconds(10),
+        }
+    }
+}
+
+/// One Redis deployment.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Endpoint {
+    /// redis://[user[:password]@]host[:port][/database] or
+    /// redis+unix:///path/of/socket?db=0&user=name.
+    #[schemars(with = "String")]
+    pub(crate) url: Option<Secret>,
+    /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
+    #[schemars(with = "Option<String>")]
+    pub(crate) password: Option<Secret>,
+    /// The file that holds the password, read at every connect: an absolute path, or a name that is
+    /// looked for in $CREDENTIALS_DIRECTORY and then beside the configuration file.
+    pub(crate) password_file: Option<String>,
+    /// What every key and channel that tidegate makes on this server begins with.
+    #[serde(default = "defaults::key_prefix")]
+    pub(crate) key_prefix: String,
+    /// How long connecting and authenticating together may take.
+    #[serde(default = "defaults::connect_timeout")]
+    pub(crate) connect_timeout: Span,
+    /// How long one reply may take before its outcome counts as unknown.
+    #[serde(default = "defaults::response_timeout")]
+    pub(crate) response_timeout: Span,
+}
+
+/// One route from Pub/Sub channels into streams.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Capture {
+    /// The endpoint whose channels are subscribed.
+    #[schemars(with = "String")]
+    pub(crate) source: Option<String>,
+    /// Channels, exactly as they are published on.
+    #[serde(default)]
+    pub(crate) channels: Vec<String>,
+    /// Channel patterns, as PSUBSCRIBE matches them.
+    #[serde(default)]
+    pub(crate) patterns: Vec<String>,
+    /// How the source is read.
+    #[serde(default)]
+    pub(crate) mode: Word<Mode>,
+    /// The endpoint that holds the streams.
+    #[schemars(with = "String")]
+    pub(crate) destination: Option<String>,
+    /// The stream, or a template with <channel>; with patterns alone also <pattern>, <1> to <9>.
+    #[schemars(with = "String")]
+    pub(crate) stream: Option<String>,
+    /// Consumer groups that are made with each stream.
+    #[serde(default)]
+    pub(crate) groups: Vec<String>,
+    /// Where a group begins that is made on a stream which already has entries: "0" at the first,
+    /// "$" after the last.
+    pub(crate) groups_start: Option<Word<GroupsStart>>,
+    /// How much of a stream is kept: { entries = 1_000_000, age = "7d" }, one of the two, or
+    /// "forever".
+    #[schemars(with = "Keep")]
+    pub(crate) keep: Option<Keep>,
+    /// What an entry looks like.
+    #[serde(default)]
+    pub(crate) format: Word<Format>,
+    /// Attributes of the events; only with format = "cloudevents".
+    pub(crate) cloudevents: Option<CloudEvents>,
+    /// What is added to each entry.
+    #[serde(default)]
+    pub(crate) include: Vec<Word<Include>>,
+    /// How many streams a template may make; the rest becomes dead letters.
+    #[serde(default = "defaults::max_streams")]
+    pub(crate) max_streams: Count,
+    /// The largest message that is appended; a larger one becomes a dead letter.
+    #[serde(default = "defaults::max_message_size")]
+    pub(crate) max_message_size: Size,
+}
+
+/// How a source is read.
+#[derive(Clone, Copy, Default, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mode {
+    /// SUBSCRIBE and PSUBSCRIBE.
+    #[default]
+    Subscribe,
+}
+
+/// Where a consumer group begins.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+pub(crate) enum GroupsStart {
+    /// At the first entry.
+    #[serde(rename = "0")]
+    Beginning,
+    /// After the last entry.
+    #[serde(rename = "$")]
+    End,
+}
+
+/// How much of a stream is kept.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub(crate) enum Keep {
+    /// Everything.
+    Forever(Forever),
+    /// Up to a number of entries, an age, or both.
+    Limits(KeepLimits),
+}
+
+/// The word "forever".
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Forever {
+    /// Everything.
+    Forever,
+}
+
+/// Up to a number of entries, an age, or both.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct KeepLimits {
+    /// About how many entries: Redis trims whole nodes of a stream.
+    pub(crate) entries: Option<Count>,
+    /// How old an entry may grow, by its id.
+    pub(crate) age: Option<Span>,
+}
+
+/// What an entry looks like.
+#[derive(Clone, Copy, Default, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// The fields channel, pattern (where one matched) and payload.
+    #[default]
+    Raw,
+    /// The members of a JSON object as fields.
+    Fields,
+    /// A CloudEvents 1.0 document in the field event.
+    CloudEvents,
+}
+
+/// Attributes of CloudEvents.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct CloudEvents {
+    /// The attribute source, a template as for stream; without it "/tidegate/ROUTE".
+    pub(crate) source: Option<String>,
+    /// The attribute type, a template as for stream; without it "<channel>".
+    pub(crate) r#type: Option<String>,
+}
+
+/// What is added to an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Include {
+    /// The event's position.
+    Id,
+    /// Milliseconds since 1970 by the daemon's clock.
+    ReceivedAt,
+}
+
+/// One route from a stream to Pub/Sub channels.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Broadcast {
+    /// The endpoint that holds the stream.
+    #[schemars(with = "String")]
+    pub(crate) source: Option<String>,
+    /// The stream, exactly.
+    #[schemars(with = "String")]
+    pub(crate) stream: Option<String>,
+    /// What releases an entry.
+    #[serde(default)]
+    pub(crate) after: Word<After>,
+    /// The endpoint on which is published.
+    #[schemars(with = "String")]
+    pub(crate) destination: Option<String>,
+    /// The channel, or a template with <field:NAME>, <stream> and <id>.
+    #[schemars(with = "String")]
+    pub(crate) channel: Option<String>,
+    /// The message: a template as for channel, or with <json>, the whole entry.
+    #[serde(default = "defaults::message")]
+    pub(crate) message: String,
+    /// Where to begin on a stream that already has entries: "beginning", "end", or the id of the
+    /// entry after which.
+    pub(crate) start: Option<String>,
+    /// The largest message that is published; an entry that makes a larger one becomes a dead letter.
+    #[serde(default = "defaults::max_message_size")]
+    pub(crate) max_message_size: Size,
+}
+
+/// What releases an entry for broadcast.
+#[derive(Clone, Copy, Default, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum After {
+    /// Being in the stream.
+    #[default]
+    Added,
+}
+
+/// What a key means that is not given. A revision leaves these values out, so changing one changes
+/// what running routes do without their revision saying so: it needs a note in the changelog.
+pub(crate) mod defaults {
+    use super::{Count, Size, Span};
+
+    pub(crate) fn key_prefix() -> String {
+        "tidegate:".to_owned()
+    }
+
+    /// A connect that takes longer is better begun anew: the address may have moved.
+    pub(crate) fn connect_timeout() -> Span {
+        Span::seconds(5)
+    }
+
+    /// The time within which a stopped server has to be noticed.
+    pub(crate) fn response_timeout() -> Span {
+        Span::seconds(5)
+    }
+
+    pub(crate) fn max_streams() -> Count {
+        Count(10_000)
+    }
+
+    pub(crate) fn max_message_size() -> Size {
+        Size::mebibytes(16)
+    }
+
+    /// What a raw capture calls the payload, so that a round trip needs no key.
+    pub(crate) fn message() -> String {
+        "<field:payload>".to_owned()
+    }
+
+    /// The attribute `type` of a CloudEvent.
+    pub(crate) const CLOUDEVENTS_TYPE: &str = "<channel>";
+
+    /// The attribute `source` of a CloudEvent.
+    pub(crate) fn cloudevents_source(route: &str) -> String {
+        format!("/tidegate/{route}")
+    }
+}

@@ -1,0 +1,243 @@
+//! Values with a form of their own: durations, sizes, counts, words. Each says what it expects.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{DeserializeOwned, Error, MapAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::super::settings::Secret;
+use super::{Forever, Keep, KeepLimits};
+
+/// A duration, written `"10s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl Span {
+    pub(super) const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    const EXPECTED: &str = "a duration with its unit, such as \"500ms\", \"10s\" or \"7d\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        humantime::parse_duration(text).ok().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(Self::EXPECTED, Self::parse))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": Self::EXPECTED, "examples": ["500ms", "10s", "7d"] })
+    }
+}
+
+/// A number of bytes, written `"64MiB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl Size {
+    pub(super) const fn mebibytes(count: u64) -> Self {
+        Self(count << 20)
+    }
+
+    const EXPECTED: &str = "a whole number with its unit, such as \"512KiB\", \"64MiB\" or \"1GB\"";
+
+    /// The unit is required and the number whole: `"64"` and `"1.5GiB"` mean different things to
+    /// different people.
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0)?;
+        let unit = text[digits..].trim_start();
+        if unit.starts_with('.') {
+            return None;
+        }
+        let number: u64 = text[..digits].parse().ok()?;
+        let unit: bytesize::ByteSize = format!("1{unit}").parse().ok()?;
+        number.checked_mul(unit.as_u64()).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(Self::EXPECTED, Self::parse))
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        match units.into_iter().find(|(_, shift)| self.0 != 0 && self.0.trailing_zeros() >= *shift) {
+            Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": Self::EXPECTED, "examples": ["512KiB", "64MiB", "1GB"] })
+    }
+}
+
+/// A number of things, at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Count(pub(crate) u64);
+
+impl Count {
+    /// Also known to the reader: text of the environment becomes a number where this is expected.
+    pub(crate) const EXPECTED: &str = "a whole number, at least 1";
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(Count::EXPECTED)
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
+                if number == 0 {
+                    return Err(E::invalid_value(Unexpected::Unsigned(number), &self));
+                }
+                Ok(Count(number))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Count, E> {
+                let unsigned = u64::try_from(number);
+                self.visit_u64(unsigned.map_err(|_| E::invalid_value(Unexpected::Signed(number), &Self))?)
+            }
+        }
+        deserializer.deserialize_u64(Number)
+    }
+}
+
+impl JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "description": Self::EXPECTED })
+    }
+}
+
+/// One of a few words. Only text is taken: figment would take the number 0 for the first of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Word<T>(pub(crate) T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        T::deserialize(StrDeserializer::new(&word)).map(Self)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Word<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+impl<'de> Deserialize<'de> for Keep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Keep;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ entries = 1_000_000, age = \"7d\" }, one of the two, or \"forever\"")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<Keep, E> {
+                Forever::deserialize(StrDeserializer::<E>::new(word))
+                    .map(Keep::Forever)
+                    .map_err(|_| E::invalid_value(Unexpected::Str(word), &self))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Keep, A::Error> {
+                KeepLimits::deserialize(MapAccessDeserializer::new(map)).map(Keep::Limits)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// Reads a text with a function that knows whether it is one.
+struct Text<F>(&'static str, F);
+
+impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Text<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.1)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_and_have_a_unit() {
+        assert_eq!(Size::parse("64MiB"), Some(Size(64 << 20)));
+        assert_eq!(Size::parse("1 GB"), Some(Size(1_000_000_000)));
+        assert_eq!(Size::parse("10B"), Some(Size(10)));
+        for text in ["64", "1.5GiB", "MiB", "", "-1MiB", "1MiBs", "99999999999999TiB"] {
+            assert_eq!(Size::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_size_prints_as_it_is_written() {
+        for text in ["16MiB", "1GiB", "512KiB", "1000B", "0B"] {
+            assert_eq!(Size::parse(text).unwrap().to_string(), text);
+        }
+    }
+}

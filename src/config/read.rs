@@ -1,0 +1,157 @@
+//! From the merged tree to the raw types, with every error instead of the first.
+//!
+//! serde stops at the first value that does not fit. So: note the error with its key, take the value
+//! out of the tree, and read again, until what is left fits. Each round takes one value out, so it
+//! ends. What was taken out counts as given when later checks look for what is missing.
+
+use figment::error::{Actual, Error, Kind};
+use figment::value::{Dict, Value};
+
+use super::later;
+use super::layers::Layers;
+use super::problems::{Key, Problem, Problems, near, one_of};
+use super::raw::{Count, Raw};
+
+/// What could be read.
+pub(crate) struct Read {
+    /// What fits.
+    pub(crate) raw: Raw,
+    /// The keys of the values that did not fit and were reported.
+    pub(crate) refused: Vec<Key>,
+}
+
+/// Reads the tree; what does not fit is reported.
+pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read {
+    let mut tree = Value::from(tree);
+    let mut refused = Vec::new();
+    loop {
+        let error: Error = match tree.deserialize() {
+            Ok(raw) => return Read { raw, refused },
+            Err(error) => error,
+        };
+        let key = as_written(&error.path, &refused);
+        if let Some(number) = number_in_text(&error.kind, &key, layers) {
+            if replace(&mut tree, &error.path, Some(number.into())) {
+                continue;
+            }
+        }
+        problems.push(problem(&error.kind, &key, layers));
+        if !replace(&mut tree, &error.path, None) {
+            return Read { raw: Raw::default(), refused };
+        }
+        refused.push(key);
+    }
+}
+
+/// The key as the person knows it: elements of a list that were taken out before have moved the
+/// ones behind them forward.
+fn as_written(path: &[String], refused: &[Key]) -> Key {
+    let Some((last, list)) = path.split_last() else { return Key::default() };
+    let Ok(mut index) = last.parse::<usize>() else { return Key::from(path.to_vec()) };
+    let mut taken: Vec<usize> = refused
+        .iter()
+        .filter_map(|key| key.parts().split_last().filter(|(_, above)| *above == list))
+        .filter_map(|(last, _)| last.parse().ok())
+        .collect();
+    taken.sort_unstable();
+    for earlier in taken {
+        index += usize::from(earlier <= index);
+    }
+    Key::from(list.to_vec()).at(&index.to_string())
+}
+
+/// The environment has only text: it becomes a number where one is expected, and nowhere else, so
+/// that a name or a password made of digits stays what it is.
+fn number_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<u64> {
+    match kind {
+        Kind::InvalidType(Actual::Str(text), expected)
+            if expected == Count::EXPECTED && !layers.from_file(key) =>
+        {
+            text.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
+    match kind {
+        Kind::UnknownField(..) if later::is_key(key) => layers
+            .problem(key, "is not in this version of tidegate")
+            .help("remove it; the changelog says which version brings it"),
+        Kind::UnknownField(name, known) => {
+            let names = format!("known here: {}", known.join(", "));
+            let help = match near(name, known.iter().copied()) {
+                Some(guess) => format!("{guess} ({names})"),
+                None => names,
+            };
+            layers.problem(key, "is not a known key").help(help)
+        }
+        Kind::UnknownVariant(value, known) if later::is_value(key, value) => layers
+            .problem(key, format!("\"{value}\" is not in this version of tidegate"))
+            .help(format!("expected {}", one_of(known.iter().copied()))),
+        Kind::UnknownVariant(value, known) => {
+            let message = format!("expected {}, found \"{value}\"", one_of(known.iter().copied()));
+            let problem = layers.problem(key, message);
+            match near(value, known.iter().copied()) {
+                Some(guess) => problem.help(guess),
+                None => problem,
+            }
+        }
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            let message = format!("expected {}, found {}", plain(expected), shown(found, key));
+            layers.problem(key, message)
+        }
+        // No other kind arises from these types, and its text could hold a value: say only where.
+        _ => layers.problem(key, "does not fit"),
+    }
+}
+
+/// serde's words for a person who knows TOML.
+fn plain(expected: &str) -> &str {
+    match expected {
+        "a string" => "a text in quotes",
+        "a sequence" => "a list in brackets, such as [\"a\", \"b\"]",
+        "a map" => "a table",
+        other => other,
+    }
+}
+
+/// What stands there, unless it may be a secret.
+fn shown(found: &Actual, key: &Key) -> String {
+    let secret = key.parts().iter().any(|part| part.contains("password") || part == "url");
+    match found {
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        _ if secret => "something else".to_owned(),
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => format!("the number {value}"),
+        Actual::Signed(value) => format!("the number {value}"),
+        Actual::Float(value) => format!("the number {value}"),
+        Actual::Char(value) => format!("\"{value}\""),
+        Actual::Str(value) => format!("\"{value}\""),
+        _ => "something else".to_owned(),
+    }
+}
+
+/// Puts another value in a value's place, or none. False where nothing stands there.
+fn replace(tree: &mut Value, path: &[String], with: Option<Value>) -> bool {
+    match (tree, path) {
+        (Value::Dict(_, dict), [last]) => match with {
+            Some(value) => dict.insert(last.clone(), value).is_some(),
+            None => dict.remove(last).is_some(),
+        },
+        (Value::Dict(_, dict), [first, rest @ ..]) => {
+            dict.get_mut(first).is_some_and(|below| replace(below, rest, with))
+        }
+        (Value::Array(_, items), [first, rest @ ..]) => {
+            let Some(at) = first.parse().ok().filter(|at: &usize| *at < items.len()) else { return false };
+            match (rest, with) {
+                ([], Some(value)) => items[at] = value,
+                ([], None) => drop(items.remove(at)),
+                (_, with) => return replace(&mut items[at], rest, with),
+            }
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,118 @@
+//! Revisions: whether two instances, or one before and after a reload, run the same route.
+//!
+//! The state of a route carries both hashes, so they must not change by themselves. Adding an option
+//! with a default must leave every existing route its revision: so only values that differ from their
+//! defaults are hashed, each as one line `key=value` with the value as JSON, the lines sorted. Order
+//! that means nothing (of channels, of groups) is taken out; endpoints count by their names, so that
+//! a server may move. A golden test holds known hashes: one that changes there would make a running
+//! pair disagree about nothing.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::raw::defaults;
+use super::settings::{Capture, Format, GroupsStart, Include, Keep, Mode};
+
+/// The two hashes of a capture, 16 hex digits each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// How events are counted: source and subscriptions.
+    pub numbering: String,
+    /// What becomes of them: destination, stream, groups, retention, format, limits.
+    pub mapping: String,
+}
+
+impl Capture {
+    /// What this route is, in two hashes.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision { numbering: hash(&numbering(self)), mapping: hash(&mapping(self)) }
+    }
+}
+
+type Lines = BTreeSet<(&'static str, String)>;
+
+fn numbering(capture: &Capture) -> Lines {
+    let mut lines = Lines::new();
+    set(&mut lines, "source", json!(capture.source));
+    match capture.mode {
+        Mode::Subscribe => {}
+    }
+    set_unless(&mut lines, "channels", sorted(&capture.channels), &json!([]));
+    set_unless(&mut lines, "patterns", sorted(&capture.patterns), &json!([]));
+    lines
+}
+
+fn mapping(capture: &Capture) -> Lines {
+    let mut lines = Lines::new();
+    set(&mut lines, "destination", json!(capture.destination));
+    set(&mut lines, "stream", json!(capture.stream.to_string()));
+    set_unless(&mut lines, "groups", sorted(&capture.groups), &json!([]));
+    match capture.groups_start {
+        None => {}
+        Some(GroupsStart::Beginning) => set(&mut lines, "groups_start", json!("0")),
+        Some(GroupsStart::End) => set(&mut lines, "groups_start", json!("$")),
+    }
+    match capture.keep {
+        Keep::Forever => set(&mut lines, "keep", json!("forever")),
+        Keep::Limits { entries, age } => {
+            let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            set_unless(&mut lines, "keep.entries", json!(entries), &Value::Null);
+            set_unless(&mut lines, "keep.age_ms", json!(age), &Value::Null);
+        }
+    }
+    match &capture.format {
+        Format::Raw => {}
+        Format::Fields => set(&mut lines, "format", json!("fields")),
+        Format::CloudEvents { source, r#type } => {
+            set(&mut lines, "format", json!("cloudevents"));
+            let default = json!(defaults::cloudevents_source(&capture.name));
+            set_unless(&mut lines, "cloudevents.source", json!(source.to_string()), &default);
+            let default = json!(defaults::CLOUDEVENTS_TYPE);
+            set_unless(&mut lines, "cloudevents.type", json!(r#type.to_string()), &default);
+        }
+    }
+    let include: Vec<&str> = capture
+        .include
+        .iter()
+        .map(|include| match include {
+            Include::Id => "id",
+            Include::ReceivedAt => "received_at",
+        })
+        .collect();
+    set_unless(&mut lines, "include", json!(include), &json!([]));
+    let default = json!(defaults::max_streams().0);
+    set_unless(&mut lines, "max_streams", json!(capture.max_streams), &default);
+    let default = json!(defaults::max_message_size().0);
+    set_unless(&mut lines, "max_message_size", json!(capture.max_message_size), &default);
+    lines
+}
+
+fn set(lines: &mut Lines, key: &'static str, value: Value) {
+    lines.insert((key, value.to_string()));
+}
+
+fn set_unless(lines: &mut Lines, key: &'static str, value: Value, default: &Value) {
+    if value != *default {
+        set(lines, key, value);
+    }
+}
+
+fn sorted(names: &[String]) -> Value {
+    json!(names.iter().collect::<BTreeSet<_>>())
+}
+
+fn hash(lines: &Lines) -> String {
+    let mut digest = Sha256::new();
+    for (key, value) in lines {
+        digest.update(format!("{key}={value}\n"));
+    }
+    digest.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

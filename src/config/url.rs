@@ -1,0 +1,151 @@
+//! Addresses of servers: `redis://[user[:password]@]host[:port][/database]` and
+//! `redis+unix:///path?db=&user=`. A URL may hold a password, so no error quotes any of it.
+
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::settings::{Address, Secret};
+
+/// What a URL says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    pub(crate) address: Address,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) database: u32,
+}
+
+/// Why a text is no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UrlError {
+    #[error("is not a URL; expected redis://host:port or redis+unix:///path/of/socket")]
+    NotAUrl,
+    #[error(
+        "begins with rediss://, but TLS is not in this version of tidegate; expected redis:// or redis+unix://"
+    )]
+    Tls,
+    #[error("has an unknown scheme; expected redis://host:port or redis+unix:///path/of/socket")]
+    Scheme,
+    #[error("names no host; expected redis://host:port")]
+    NoHost,
+    #[error("names no socket; expected redis+unix:///path/of/socket (three slashes)")]
+    NoSocket,
+    #[error("has a database that is no number; expected redis://host:port/0 or redis+unix:///path?db=0")]
+    Database,
+    #[error("has an unknown part after '?' or '#'; only redis+unix:// has options: db and user")]
+    Options,
+    #[error("holds percent-encoded bytes that are not UTF-8")]
+    Encoding,
+}
+
+/// Port of a URL that names none.
+const DEFAULT_PORT: u16 = 6379;
+
+/// Takes a URL apart.
+pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
+    let url = Url::parse(text).map_err(|_| UrlError::NotAUrl)?;
+    match url.scheme() {
+        "redis" => tcp(&url),
+        "redis+unix" => unix(&url),
+        "rediss" => Err(UrlError::Tls),
+        _ => Err(UrlError::Scheme),
+    }
+}
+
+fn tcp(url: &Url) -> Result<Parsed, UrlError> {
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(UrlError::Options);
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::NoHost)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok(Parsed {
+        address: Address::Tcp { host: host.to_owned(), port: url.port().unwrap_or(DEFAULT_PORT) },
+        username: Some(url.username()).filter(|user| !user.is_empty()).map(decode).transpose()?,
+        password: url.password().map(decode).transpose()?.map(Secret::new),
+        database: database(url.path().trim_start_matches('/'))?,
+    })
+}
+
+fn unix(url: &Url) -> Result<Parsed, UrlError> {
+    if url.host_str().is_some_and(|host| !host.is_empty()) || url.path().len() < 2 {
+        return Err(UrlError::NoSocket);
+    }
+    let mut parsed = Parsed {
+        address: Address::Unix(PathBuf::from(decode(url.path())?)),
+        username: None,
+        password: None,
+        database: 0,
+    };
+    if url.fragment().is_some() {
+        return Err(UrlError::Options);
+    }
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "db" => parsed.database = database(&value)?,
+            "user" => parsed.username = Some(value.into_owned()),
+            _ => return Err(UrlError::Options),
+        }
+    }
+    Ok(parsed)
+}
+
+fn database(text: &str) -> Result<u32, UrlError> {
+    if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| UrlError::Database) }
+}
+
+fn decode(text: &str) -> Result<String, UrlError> {
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| UrlError::Encoding)?;
+    Ok(decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> String {
+        parse(text).unwrap().address.to_string()
+    }
+
+    #[test]
+    fn every_part_of_a_tcp_url_is_taken() {
+        let parsed = parse("redis://tide%40gate:p%2Fw+1@shop-redis:6380/3").unwrap();
+        assert_eq!(parsed.address.to_string(), "shop-redis:6380");
+        assert_eq!(parsed.username.as_deref(), Some("tide@gate"));
+        assert_eq!(parsed.password.unwrap().reveal(), "p/w+1");
+        assert_eq!(parsed.database, 3);
+        assert_eq!(address("redis://h"), "h:6379");
+        assert_eq!(address("redis://h/"), "h:6379");
+        assert_eq!(address("redis://[::1]:7000"), "[::1]:7000");
+        assert_eq!(parse("redis://:secret@h").unwrap().username, None);
+    }
+
+    #[test]
+    fn a_socket_has_a_path_a_database_and_a_user() {
+        let parsed = parse("redis+unix:///run/my%20redis.sock?db=2&user=tidegate").unwrap();
+        assert_eq!(parsed.address, Address::Unix("/run/my redis.sock".into()));
+        assert_eq!(parsed.database, 2);
+        assert_eq!(parsed.username.as_deref(), Some("tidegate"));
+    }
+
+    #[test]
+    fn what_is_no_address_says_why_and_not_what() {
+        for (text, error) in [
+            ("shop", UrlError::NotAUrl),
+            ("rediss://:hunter2@h", UrlError::Tls),
+            ("http://:hunter2@h", UrlError::Scheme),
+            ("redis:///0", UrlError::NoHost),
+            ("redis+unix://run/redis.sock", UrlError::NoSocket),
+            ("redis+unix:///", UrlError::NoSocket),
+            ("redis://:hunter2@h/first", UrlError::Database),
+            ("redis://:hunter2@h?db=1", UrlError::Options),
+            ("redis+unix:///run/s?password=hunter2", UrlError::Options),
+            ("redis://:%FF@h", UrlError::Encoding),
+        ] {
+            let found = parse(text).unwrap_err();
+            assert_eq!(found, error, "{text}");
+            assert!(!found.to_string().contains("hunter2"));
+        }
+    }
+}

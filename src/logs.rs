@@ -1,0 +1,10 @@
+//! Logs: how they are written, and how a repeated line is held back. A leaf: every part may use it.
+//!
+//! A line is an event with a stable code, `event = "gap"`, and fields (`route`, `endpoint`,
+//! `position`, `class`); the words around them may change. Payloads and secrets never appear.
+
+mod limited;
+mod subscriber;
+
+pub use limited::Limited;
+pub use subscriber::{Style, init, subscriber};

@@ -1,0 +1,207 @@
+//! Where log lines go: standard error, as text for a person at a terminal, as JSON for a machine, and
+//! with syslog priorities where journald reads it.
+//!
+//! `TIDEGATE_LOG` (or else `RUST_LOG`) sets the level: `info` (default), `debug`,
+//! `warn,tidegate::capture=debug`. A value that is no filter is said in the first line and ignored:
+//! a typing error there must not keep the daemon from starting.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::MetadataExt as _;
+
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+const DEFAULT_FILTER: &str = "info";
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// The same behind `<N>`, the syslog priority, which journald takes off and stores.
+    Journal,
+}
+
+impl Style {
+    /// The style for where standard error leads. `journal_stream` is `$JOURNAL_STREAM`, which systemd
+    /// sets to the device and inode of the journal's socket; a process that was started from a service
+    /// inherits the variable but may write elsewhere, so both are compared.
+    #[must_use]
+    pub fn choose(terminal: bool, journal_stream: Option<&str>, stderr: Option<(u64, u64)>) -> Self {
+        let journal = journal_stream.and_then(|value| {
+            let (device, inode) = value.split_once(':')?;
+            Some((device.parse().ok()?, inode.parse().ok()?))
+        });
+        match (terminal, journal) {
+            (true, _) => Self::Text,
+            (false, Some(journal)) if stderr == Some(journal) => Self::Journal,
+            (false, _) => Self::Json,
+        }
+    }
+}
+
+/// Sets the process's logs up, and logs a panic before it ends the process. Once, in `main`.
+pub fn init() {
+    let stderr = std::fs::metadata("/proc/self/fd/2").ok().map(|data| (data.dev(), data.ino()));
+    let journal_stream = std::env::var("JOURNAL_STREAM").ok();
+    let style = Style::choose(io::stderr().is_terminal(), journal_stream.as_deref(), stderr);
+    let wanted = ["TIDEGATE_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+        std::env::var(name).ok().filter(|value| !value.trim().is_empty()).map(|v| (name, v))
+    });
+    let (filter, refused) = match &wanted {
+        None => (EnvFilter::new(DEFAULT_FILTER), None),
+        Some((name, value)) => match EnvFilter::try_new(value) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some((name, error))),
+        },
+    };
+    if tracing::subscriber::set_global_default(subscriber(style, filter, io::stderr)).is_err() {
+        // Somebody set logs up before; theirs stay.
+        return;
+    }
+    if let Some((name, error)) = refused {
+        tracing::warn!(
+            event = "log_filter",
+            variable = name,
+            %error,
+            "not a log filter; logging at the level info instead"
+        );
+    }
+    std::panic::set_hook(Box::new(log_panic));
+}
+
+/// A subscriber that writes to `out`.
+pub fn subscriber<W>(style: Style, filter: EnvFilter, out: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let base = tracing_subscriber::fmt().with_env_filter(filter);
+    match style {
+        Style::Text => Box::new(base.with_ansi(true).with_target(false).with_writer(out).finish()),
+        Style::Json => {
+            Box::new(base.json().flatten_event(true).with_span_list(false).with_writer(out).finish())
+        }
+        Style::Journal => Box::new(
+            base.json().flatten_event(true).with_span_list(false).with_writer(Prioritised(out)).finish(),
+        ),
+    }
+}
+
+/// Only the place is logged: a formatted message may quote the text that was being worked on, and
+/// payloads never appear in logs.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)");
+    tracing::error!(event = "panic", place, message, "a bug: the process ends here; please report it");
+}
+
+/// Puts the syslog priority before each line.
+struct Prioritised<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Prioritised<W> {
+    type Writer = Line<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line { prefix: priority(Level::INFO), out: self.0.make_writer() }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        Line { prefix: priority(*meta.level()), out: self.0.make_writer_for(meta) }
+    }
+}
+
+/// `sd-daemon(3)`: 3 error, 4 warning, 6 informational, 7 debug.
+const fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+/// One line: the formatter hands it over whole, and it leaves in one write, so that lines of two
+/// threads do not mix.
+struct Line<W> {
+    prefix: &'static str,
+    out: W,
+}
+
+impl<W: Write> Write for Line<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.out.write_all(&[self.prefix.as_bytes(), line].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(style: Style) -> String {
+        let kept = Kept::default();
+        let out = kept.clone();
+        let subscriber = subscriber(style, EnvFilter::new("info"), move || out.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("below the level");
+            tracing::warn!(event = "gap", route = "orders", suppressed = 3, "events may be missing");
+            tracing::error!(event = "parked", route = "orders", "may not write");
+        });
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn journald_gets_a_priority_and_json_and_others_get_json() {
+        for (style, warn, error) in [(Style::Journal, "<4>", "<3>"), (Style::Json, "", "")] {
+            let text = logged(style);
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines.len(), 2, "{text}");
+            for (line, prefix, event) in [(lines[0], warn, "gap"), (lines[1], error, "parked")] {
+                let json = line.strip_prefix(prefix).unwrap();
+                let value: serde_json::Value = serde_json::from_str(json).unwrap();
+                assert_eq!(value["event"], event, "the code stands at the top level");
+                assert_eq!(value["route"], "orders");
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_gets_text() {
+        let text = logged(Style::Text);
+        assert!(text.contains("events may be missing") && !text.contains('{'), "{text}");
+    }
+
+    #[test]
+    fn the_style_follows_where_standard_error_leads() {
+        let here = Some((8, 123));
+        assert_eq!(Style::choose(true, Some("8:123"), here), Style::Text);
+        assert_eq!(Style::choose(false, Some("8:123"), here), Style::Journal);
+        assert_eq!(Style::choose(false, Some("8:124"), here), Style::Json, "inherited, but redirected");
+        assert_eq!(Style::choose(false, Some("nonsense"), here), Style::Json);
+        assert_eq!(Style::choose(false, Some("8:123"), None), Style::Json);
+        assert_eq!(Style::choose(false, None, here), Style::Json);
+    }
+}

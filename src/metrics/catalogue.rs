@@ -1,0 +1,266 @@
+//! Every metric that tidegate has, in the order in which it is rendered and documented.
+//! `docs/metrics.md` is written from this table (`UPDATE_GOLDEN=1 cargo test docs_metrics`).
+
+/// What a metric is to Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Whose life a series shares: it is rendered while one of these is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    /// The daemon: always.
+    Process,
+    /// A capture, by the label `route`.
+    Capture,
+    /// A broadcast, by the label `route`.
+    Broadcast,
+    /// A capture or a broadcast, by the label `route`.
+    Route,
+    /// An endpoint, by the label `endpoint`.
+    Endpoint,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// The unit of the value; base units are part of the name.
+    #[cfg_attr(not(test), expect(dead_code, reason = "docs/metrics.md shows it, and a test writes that"))]
+    pub(super) unit: &'static str,
+    /// In the order in which they are rendered.
+    pub(super) labels: &'static [&'static str],
+    pub(super) owner: Owner,
+    /// Upper bounds, histograms only.
+    pub(super) buckets: &'static [f64],
+    pub(super) help: &'static str,
+}
+
+/// From a fast local append to one that waits for a disk or a far server; past 10 s a reply has
+/// long counted as lost.
+const REPLY_SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// A lag that grows past a minute is an outage, which other metrics tell more exactly.
+const LAG_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// A heartbeat that takes 5 s ends the connection.
+const HEARTBEAT_SECONDS: &[f64] =
+    &[0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// A full batch is about 128.
+const BATCH_EVENTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+const ROUTE: &[&str] = &["route"];
+
+const fn counter(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    owner: Owner,
+    help: &'static str,
+) -> Family {
+    Family { name, kind: Kind::Counter, unit, labels, owner, buckets: &[], help }
+}
+
+const fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    owner: Owner,
+    help: &'static str,
+) -> Family {
+    Family { name, kind: Kind::Gauge, unit, labels, owner, buckets: &[], help }
+}
+
+const fn histogram(
+    name: &'static str,
+    unit: &'static str,
+    owner: Owner,
+    buckets: &'static [f64],
+    help: &'static str,
+) -> Family {
+    Family { name, kind: Kind::Histogram, unit, labels: ROUTE, owner, buckets, help }
+}
+
+macro_rules! catalogue {
+    ($($id:ident = $family:expr;)*) => {
+        $(pub(super) static $id: Family = $family;)*
+        /// Every metric, in order.
+        pub(super) static ALL: &[&Family] = &[$(&$id),*];
+    };
+}
+
+catalogue! {
+    EVENTS_RECEIVED = counter("tidegate_events_received_total", "events", ROUTE, Owner::Capture,
+        "Messages read from the source, each once, even where several subscriptions match it.");
+    EVENTS_APPENDED = counter("tidegate_events_appended_total", "events", ROUTE, Owner::Capture,
+        "Events stored in a stream.");
+    EVENTS_DEDUPLICATED = counter("tidegate_events_deduplicated_total", "events", ROUTE, Owner::Capture,
+        "Events found already stored: after a reply that was lost, or by another instance.");
+    EVENTS_FILTERED = counter("tidegate_events_filtered_total", "events", ROUTE, Owner::Capture,
+        "Events left out by the route's own filter.");
+    EVENTS_REJECTED = counter("tidegate_events_rejected_total", "events", ROUTE, Owner::Capture,
+        "Events that could not become an entry; each went to the dead letters.");
+    DROPPED = counter("tidegate_dropped_total", "events", &["route", "reason"], Owner::Capture,
+        "Events given up after they were received; each lies inside a recorded gap.");
+    GAPS = counter("tidegate_gaps_total", "gaps", &["route", "cause"], Owner::Capture,
+        "Recorded stretches of the source in which events may have been missed.");
+    GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, Owner::Capture,
+        "1 while events may be missed: the source is not being read, or events are being dropped.");
+    IN_HAND_EVENTS = gauge("tidegate_in_hand_events", "events", ROUTE, Owner::Capture,
+        "Events received and not yet stored, rejected or dropped.");
+    IN_HAND_BYTES = gauge("tidegate_in_hand_bytes", "bytes", &["route", "where"], Owner::Capture,
+        "Bytes that the events in hand really hold, by where they are held.");
+    LAST_APPEND_TIMESTAMP = gauge("tidegate_last_append_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Capture,
+        "When an event was last stored; 0 before the first.");
+    DURABLE_LAG_EVENTS = gauge("tidegate_durable_lag_events", "events", ROUTE, Owner::Capture,
+        "Events stored and not yet known to be durable.");
+    LEADER = gauge("tidegate_leader", "0 or 1", ROUTE, Owner::Capture,
+        "1 where this instance is the one that writes.");
+    STANDBY_ELIGIBLE = gauge("tidegate_standby_eligible", "0 or 1", ROUTE, Owner::Capture,
+        "1 where this instance could take over without a gap.");
+    APPEND_SECONDS = histogram("tidegate_append_seconds", "seconds", Owner::Capture, REPLY_SECONDS,
+        "From sending a batch to the destination until its reply.");
+    CAPTURE_LAG_SECONDS = histogram("tidegate_capture_lag_seconds", "seconds", Owner::Capture, LAG_SECONDS,
+        "From receiving the oldest event of a batch until the reply that stored it.");
+    HEARTBEAT_ROUND_TRIP_SECONDS = histogram("tidegate_heartbeat_round_trip_seconds", "seconds", Owner::Capture, HEARTBEAT_SECONDS,
+        "From publishing a heartbeat in the source until it came back through the subscription.");
+    PUBLISHED = counter("tidegate_published_total", "entries", ROUTE, Owner::Broadcast,
+        "Entries published.");
+    PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, Owner::Broadcast,
+        "Entries published for which the server counted no subscriber (of that node).");
+    LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Broadcast,
+        "When an entry was last published; 0 before the first.");
+    PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,
+        "From sending a batch of entries until its reply.");
+    PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", Owner::Broadcast, LAG_SECONDS,
+        "From the time in the id of a batch's oldest entry until its publication; two clocks, so a rough measure.");
+    BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", Owner::Route, BATCH_EVENTS,
+        "Events or entries in one batch.");
+    DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, Owner::Route,
+        "Entries written to the route's dead letters.");
+    ROUTE_STATE = gauge("tidegate_route_state", "0 or 1", &["route", "state"], Owner::Route,
+        "1 for the state that the route is in, 0 for the others.");
+    RECONNECTS = counter("tidegate_reconnects_total", "connections", &["endpoint"], Owner::Endpoint,
+        "Connections opened in place of one that ended, or that could not be opened before.");
+    CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], Owner::Process,
+        "1 where the configuration last read is the one that runs; 0 after a reload that was refused.");
+    BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], Owner::Process,
+        "Always 1; the version that runs.");
+    PROCESS_CPU = counter("process_cpu_seconds_total", "seconds", &[], Owner::Process,
+        "User and system CPU time.");
+    PROCESS_OPEN_FDS = gauge("process_open_fds", "file descriptors", &[], Owner::Process,
+        "Open file descriptors.");
+    PROCESS_MAX_FDS = gauge("process_max_fds", "file descriptors", &[], Owner::Process,
+        "The limit of open file descriptors; 0 means none.");
+    PROCESS_VIRTUAL_MEMORY = gauge("process_virtual_memory_bytes", "bytes", &[], Owner::Process,
+        "Virtual memory.");
+    PROCESS_VIRTUAL_MEMORY_MAX = gauge("process_virtual_memory_max_bytes", "bytes", &[], Owner::Process,
+        "The limit of virtual memory; 0 means none.");
+    PROCESS_RESIDENT_MEMORY = gauge("process_resident_memory_bytes", "bytes", &[], Owner::Process,
+        "Resident memory.");
+    PROCESS_START_TIME = gauge("process_start_time_seconds", "seconds since 1970", &[], Owner::Process,
+        "When the process started.");
+    PROCESS_THREADS = gauge("process_threads", "threads", &[], Owner::Process,
+        "Threads of the operating system.");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::event::{DropReason, GapCause};
+    use crate::status::RouteState;
+
+    #[test]
+    fn names_are_what_prometheus_expects() {
+        for family in ALL {
+            let name = family.name;
+            assert_eq!(name.ends_with("_total"), family.kind == Kind::Counter, "{name}");
+            assert_eq!(family.buckets.is_empty(), family.kind != Kind::Histogram, "{name}");
+            assert!(family.buckets.is_sorted(), "{name}");
+            assert!(
+                !name.ends_with("_bucket") && !name.ends_with("_sum") && !name.ends_with("_count"),
+                "{name}"
+            );
+            assert!(family.help.ends_with('.') && !family.help.contains(['\n', '\\']), "{name}");
+            assert_eq!(family.unit.starts_with("seconds"), name.contains("_seconds"), "{name}");
+            assert_eq!(family.unit == "bytes", name.ends_with("_bytes"), "{name}");
+            assert_eq!(ALL.iter().filter(|other| other.name == name).count(), 1, "{name}");
+        }
+    }
+
+    fn reference() -> String {
+        let mut text = String::from(
+            "# Metrics\n\n\
+             `GET /metrics` in Prometheus' text format. This page is written from the table in\n\
+             `src/metrics/catalogue.rs` by `UPDATE_GOLDEN=1 cargo test docs_metrics`.\n\n\
+             - Counters count what this process did: they begin at zero with it. The cumulative numbers of a\n  \
+               route are in `/status`.\n\
+             - Every series that a route can have is there from its start, at zero.\n\
+             - A route or endpoint that a reload removed is no longer rendered. If it comes back under its\n  \
+               name, its counters go on from where they were.\n\n\
+             | name | kind | unit | labels | of | what |\n|---|---|---|---|---|---|\n",
+        );
+        for family in ALL {
+            let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+            let owner = match family.owner {
+                Owner::Process => "the daemon",
+                Owner::Capture => "each capture",
+                Owner::Broadcast => "each broadcast",
+                Owner::Route => "each route",
+                Owner::Endpoint => "each endpoint",
+            };
+            writeln!(
+                text,
+                "| `{}` | {} | {} | {} | {owner} | {} |",
+                family.name,
+                family.kind.as_str(),
+                family.unit,
+                labels.join(", "),
+                family.help
+            )
+            .unwrap();
+        }
+        text.push_str("\n## Values of labels\n\n| label | values |\n|---|---|\n");
+        let list =
+            |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        writeln!(text, "| `cause` | {} |", list(GapCause::ALL.iter().map(|c| c.as_str()).collect())).unwrap();
+        writeln!(text, "| `reason` | {} |", list(DropReason::ALL.iter().map(|r| r.as_str()).collect()))
+            .unwrap();
+        writeln!(text, "| `state` | {} |", list(RouteState::ALL.iter().map(|s| s.as_str()).collect()))
+            .unwrap();
+        text.push_str("| `where` | `memory` |\n| `route`, `endpoint` | names in the configuration |\n");
+        text.push_str("\n## Bounds of the buckets\n\n| name | upper bounds |\n|---|---|\n");
+        for family in ALL.iter().filter(|family| family.kind == Kind::Histogram) {
+            let bounds: Vec<String> = family.buckets.iter().map(f64::to_string).collect();
+            writeln!(text, "| `{}` | {} |", family.name, bounds.join(", ")).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn docs_metrics_is_the_catalogue() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let expected = reference();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &expected).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap();
+        assert!(written == expected, "docs/metrics.md differs: run UPDATE_GOLDEN=1 cargo test docs_metrics");
+    }
+}

@@ -1,0 +1,58 @@
+//! From the recorder's text to what is served: the catalogue's order and headers, and only the series
+//! of what is alive.
+//!
+//! The recorder renders everything that was ever registered, in the order of a hash table. Names of
+//! routes and endpoints are `[a-z0-9_-]`, so a label's value never holds a quote or an escape.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::catalogue::{self, Owner};
+use super::live::Live;
+
+/// The served text.
+pub(super) fn compose(recorded: &str, live: &Live) -> String {
+    let mut families: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut current = "";
+    for line in recorded.lines() {
+        if let Some(header) = line.strip_prefix("# TYPE ") {
+            current = header.split(' ').next().unwrap_or(header);
+        } else if !line.is_empty() && !line.starts_with('#') {
+            families.entry(current).or_default().push(line);
+        }
+    }
+    let mut text = String::with_capacity(recorded.len());
+    for family in catalogue::ALL {
+        let Some(lines) = families.get(family.name) else { continue };
+        let shown = |line: &&&str| live.shows(family.owner, owner_name(family.owner, line));
+        let mut lines = lines.iter().filter(shown).peekable();
+        if lines.peek().is_none() {
+            continue;
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {} {}", family.name, family.help);
+        let _ = writeln!(text, "# TYPE {} {}", family.name, family.kind.as_str());
+        for line in lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// A sample's name and the text between its braces.
+pub(super) fn split(line: &str) -> (&str, &str) {
+    let name_end = line.find(['{', ' ']).unwrap_or(line.len());
+    let (name, rest) = line.split_at(name_end);
+    let labels = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or("");
+    (name, labels)
+}
+
+fn owner_name(owner: Owner, line: &str) -> Option<&str> {
+    let label = match owner {
+        Owner::Process => return None,
+        Owner::Capture | Owner::Broadcast | Owner::Route => "route",
+        Owner::Endpoint => "endpoint",
+    };
+    split(line).1.split(',').find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))
+}

@@ -1,0 +1,190 @@
+//! The handles that a loop keeps: one field per series, made once.
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::live::Held;
+use super::{Register, catalogue};
+use crate::event::{DropReason, GapCause};
+use crate::status::RouteState;
+
+/// What a capture counts. Dropping the last clone ends the rendering of its series.
+#[derive(Clone, Debug)]
+#[must_use = "the route's series are rendered only while the handles are alive"]
+pub struct CaptureMetrics {
+    /// `tidegate_events_received_total`.
+    pub received: Counter,
+    /// `tidegate_events_appended_total`.
+    pub appended: Counter,
+    /// `tidegate_events_deduplicated_total`.
+    pub deduplicated: Counter,
+    /// `tidegate_events_filtered_total`.
+    pub filtered: Counter,
+    /// `tidegate_events_rejected_total`.
+    pub rejected: Counter,
+    /// `tidegate_dead_letters_total`.
+    pub dead_letters: Counter,
+    /// `tidegate_in_hand_events`.
+    pub in_hand_events: Gauge,
+    /// `tidegate_in_hand_bytes` with `where="memory"`.
+    pub in_hand_bytes_memory: Gauge,
+    /// `tidegate_last_append_timestamp_seconds`; seconds since 1970.
+    pub last_append_timestamp_seconds: Gauge,
+    /// `tidegate_gap_open`; 0 or 1.
+    pub gap_open: Gauge,
+    /// `tidegate_durable_lag_events`.
+    pub durable_lag_events: Gauge,
+    /// `tidegate_leader`; 0 or 1.
+    pub leader: Gauge,
+    /// `tidegate_standby_eligible`; 0 or 1.
+    pub standby_eligible: Gauge,
+    /// `tidegate_append_seconds`.
+    pub append_seconds: Histogram,
+    /// `tidegate_capture_lag_seconds`.
+    pub capture_lag_seconds: Histogram,
+    /// `tidegate_batch_events`.
+    pub batch_events: Histogram,
+    /// `tidegate_heartbeat_round_trip_seconds`.
+    pub heartbeat_round_trip_seconds: Histogram,
+    dropped: [Counter; DropReason::ALL.len()],
+    gaps: [Counter; GapCause::ALL.len()],
+    state: StateMetrics,
+}
+
+impl CaptureMetrics {
+    pub(super) fn new(route: &Register<'_>, held: Held) -> Self {
+        Self {
+            received: route.counter(&catalogue::EVENTS_RECEIVED),
+            appended: route.counter(&catalogue::EVENTS_APPENDED),
+            deduplicated: route.counter(&catalogue::EVENTS_DEDUPLICATED),
+            filtered: route.counter(&catalogue::EVENTS_FILTERED),
+            rejected: route.counter(&catalogue::EVENTS_REJECTED),
+            dead_letters: route.counter(&catalogue::DEAD_LETTERS),
+            in_hand_events: route.gauge(&catalogue::IN_HAND_EVENTS),
+            in_hand_bytes_memory: route.with("where", "memory").gauge(&catalogue::IN_HAND_BYTES),
+            last_append_timestamp_seconds: route.gauge(&catalogue::LAST_APPEND_TIMESTAMP),
+            gap_open: route.gauge(&catalogue::GAP_OPEN),
+            durable_lag_events: route.gauge(&catalogue::DURABLE_LAG_EVENTS),
+            leader: route.gauge(&catalogue::LEADER),
+            standby_eligible: route.gauge(&catalogue::STANDBY_ELIGIBLE),
+            append_seconds: route.histogram(&catalogue::APPEND_SECONDS),
+            capture_lag_seconds: route.histogram(&catalogue::CAPTURE_LAG_SECONDS),
+            batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
+            heartbeat_round_trip_seconds: route.histogram(&catalogue::HEARTBEAT_ROUND_TRIP_SECONDS),
+            dropped: DropReason::ALL
+                .map(|reason| route.with("reason", reason.as_str()).counter(&catalogue::DROPPED)),
+            gaps: GapCause::ALL.map(|cause| route.with("cause", cause.as_str()).counter(&catalogue::GAPS)),
+            state: StateMetrics::new(route, held),
+        }
+    }
+
+    /// `tidegate_dropped_total` of one reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.dropped[reason as usize]
+    }
+
+    /// `tidegate_gaps_total` of one cause.
+    #[must_use]
+    pub fn gap(&self, cause: GapCause) -> &Counter {
+        &self.gaps[cause as usize]
+    }
+
+    /// `tidegate_route_state`. Without effect once another loop has taken over the route's name, so
+    /// that the end of a replaced loop does not hide the state of the one that runs.
+    pub fn set_state(&self, state: RouteState) {
+        self.state.set(state);
+    }
+}
+
+/// What a broadcast counts. Dropping the last clone ends the rendering of its series.
+#[derive(Clone, Debug)]
+#[must_use = "the route's series are rendered only while the handles are alive"]
+pub struct BroadcastMetrics {
+    /// `tidegate_published_total`.
+    pub published: Counter,
+    /// `tidegate_published_unheard_total`.
+    pub unheard: Counter,
+    /// `tidegate_dead_letters_total`.
+    pub dead_letters: Counter,
+    /// `tidegate_last_publish_timestamp_seconds`; seconds since 1970.
+    pub last_publish_timestamp_seconds: Gauge,
+    /// `tidegate_publish_seconds`.
+    pub publish_seconds: Histogram,
+    /// `tidegate_publish_lag_seconds`.
+    pub publish_lag_seconds: Histogram,
+    /// `tidegate_batch_events`.
+    pub batch_events: Histogram,
+    state: StateMetrics,
+}
+
+impl BroadcastMetrics {
+    pub(super) fn new(route: &Register<'_>, held: Held) -> Self {
+        Self {
+            published: route.counter(&catalogue::PUBLISHED),
+            unheard: route.counter(&catalogue::PUBLISHED_UNHEARD),
+            dead_letters: route.counter(&catalogue::DEAD_LETTERS),
+            last_publish_timestamp_seconds: route.gauge(&catalogue::LAST_PUBLISH_TIMESTAMP),
+            publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),
+            publish_lag_seconds: route.histogram(&catalogue::PUBLISH_LAG_SECONDS),
+            batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
+            state: StateMetrics::new(route, held),
+        }
+    }
+
+    /// `tidegate_route_state`. Without effect once another loop has taken over the route's name.
+    pub fn set_state(&self, state: RouteState) {
+        self.state.set(state);
+    }
+}
+
+/// What an endpoint counts. Dropping the last clone ends the rendering of its series.
+#[derive(Clone, Debug)]
+#[must_use = "the endpoint's series are rendered only while the handles are alive"]
+pub struct EndpointMetrics {
+    /// `tidegate_reconnects_total`.
+    pub reconnects: Counter,
+    _held: Held,
+}
+
+impl EndpointMetrics {
+    pub(super) fn new(endpoint: &Register<'_>, held: Held) -> Self {
+        Self { reconnects: endpoint.counter(&catalogue::RECONNECTS), _held: held }
+    }
+}
+
+/// One series per state: the present one is 1.
+#[derive(Clone, Debug)]
+struct StateMetrics {
+    series: [Gauge; RouteState::ALL.len()],
+    held: Held,
+}
+
+impl StateMetrics {
+    fn new(route: &Register<'_>, held: Held) -> Self {
+        let series =
+            RouteState::ALL.map(|state| route.with("state", state.as_str()).gauge(&catalogue::ROUTE_STATE));
+        let this = Self { series, held };
+        this.set(RouteState::Connecting);
+        this
+    }
+
+    fn set(&self, state: RouteState) {
+        self.held.if_newest(|| {
+            for (each, gauge) in RouteState::ALL.iter().zip(&self.series) {
+                gauge.set(if *each == state { 1.0 } else { 0.0 });
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `dropped` and `gap` index by the variant's place.
+    #[test]
+    fn the_lists_of_causes_and_reasons_are_in_the_order_of_their_variants() {
+        assert!(GapCause::ALL.iter().enumerate().all(|(at, cause)| *cause as usize == at));
+        assert!(DropReason::ALL.iter().enumerate().all(|(at, reason)| *reason as usize == at));
+    }
+}

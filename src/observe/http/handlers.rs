@@ -1,0 +1,114 @@
+//! One function per path. All answers but `/metrics` are JSON; 200 means yes and 503 means no.
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+
+use super::View;
+use crate::observe::readiness::{ready, stuck, time};
+use crate::observe::report::StatusReport;
+use crate::rt;
+use crate::status::RouteStatus;
+
+pub(super) fn router(view: View) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .fallback(not_found)
+        .with_state(view)
+}
+
+async fn metrics(State(view): State<View>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, view.metrics.render()).into_response()
+}
+
+async fn status(State(view): State<View>) -> Response {
+    Json(StatusReport::new(&view.about, &view.board)).into_response()
+}
+
+/// `/healthz`.
+#[derive(Serialize)]
+struct Health {
+    healthy: bool,
+    /// Loops that have not come round for 10 s.
+    stuck: Vec<StuckLoop>,
+}
+
+#[derive(Serialize)]
+struct StuckLoop {
+    route: String,
+    since: String,
+}
+
+async fn healthz(State(view): State<View>) -> Response {
+    let stuck: Vec<StuckLoop> = stuck(&view.board, rt::unix_ms())
+        .into_iter()
+        .map(|stuck| StuckLoop { route: stuck.route, since: time(stuck.since_unix_ms) })
+        .collect();
+    let healthy = stuck.is_empty();
+    (yes_or_no(healthy), Json(Health { healthy, stuck })).into_response()
+}
+
+/// A misspelt parameter must not quietly ask about every route.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadyQuery {
+    route: Option<String>,
+}
+
+/// `/readyz`.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    routes: Vec<RouteReadiness>,
+}
+
+#[derive(Serialize)]
+struct RouteReadiness {
+    route: String,
+    ready: bool,
+    /// Why not.
+    reasons: Vec<String>,
+}
+
+async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Response {
+    let now = rt::unix_ms();
+    let asked = |name: &str| query.route.as_deref().is_none_or(|route| route == name);
+    let routes: Vec<RouteReadiness> = view
+        .board
+        .slots()
+        .into_iter()
+        .filter(|(name, _)| asked(name))
+        .map(|(_, slot)| RouteReadiness::new(slot.read(), now))
+        .collect();
+    if let (Some(route), true) = (query.route, routes.is_empty()) {
+        return problem(StatusCode::NOT_FOUND, &format!("there is no route named {route:?}"));
+    }
+    let ready = routes.iter().all(|route| route.ready);
+    (yes_or_no(ready), Json(Readiness { ready, routes })).into_response()
+}
+
+impl RouteReadiness {
+    fn new(status: RouteStatus, now_unix_ms: u64) -> Self {
+        let reasons = ready(&status, now_unix_ms).err().unwrap_or_default();
+        Self { ready: reasons.is_empty(), route: status.route, reasons }
+    }
+}
+
+async fn not_found() -> Response {
+    problem(StatusCode::NOT_FOUND, "tidegate serves /metrics, /healthz, /readyz and /status")
+}
+
+fn yes_or_no(yes: bool) -> StatusCode {
+    if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+fn problem(code: StatusCode, message: &str) -> Response {
+    (code, Json(serde_json::json!({ "error": message }))).into_response()
+}

@@ -1,0 +1,199 @@
+//! Two questions, as pure functions with their reasons as data: does a route work now, and do the
+//! loops come round.
+//!
+//! Times are by the system's clock, as on the board. A clock that is set back makes things look
+//! younger for as long as it was set back, never older; one that is set forward can make a loop look
+//! stuck until it next comes round, which is within a second.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::status::{Board, Link, RouteState, RouteStatus};
+
+/// A heartbeat goes out every second when idle, and its absence ends the connection after 5 s.
+const SOURCE_SILENT_MS: u64 = 5_000;
+
+/// A destination may be quiet between two checks of an idle route, and one reply may take its
+/// time-out; twice the source's bound covers both.
+const DESTINATION_SILENT_MS: u64 = 10_000;
+
+/// Loops come round at least once a second, so ten rounds are missing.
+const STUCK_MS: u64 = 10_000;
+
+/// Whether a route works now.
+///
+/// # Errors
+/// Every reason why it does not, for a person. A reason reads the same for as long as it lasts.
+pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> {
+    let mut reasons = Vec::new();
+    if status.state != RouteState::Live {
+        let mut text = format!("{} since {}", status.state.as_str(), time(status.since_unix_ms));
+        if let Some(reason) = &status.reason {
+            text.push_str(": ");
+            text.push_str(reason);
+        }
+        reasons.push(text);
+    }
+    reasons.extend(silent("source", &status.source, SOURCE_SILENT_MS, now_unix_ms));
+    reasons.extend(silent("destination", &status.destination, DESTINATION_SILENT_MS, now_unix_ms));
+    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+}
+
+fn silent(side: &str, link: &Link, bound_ms: u64, now_unix_ms: u64) -> Option<String> {
+    let endpoint = &link.endpoint;
+    let mut text = match link.last_answer_unix_ms {
+        _ if !link.connected => format!("{side} {endpoint}: not connected"),
+        None => format!("{side} {endpoint}: connected, but it has not answered yet"),
+        Some(last) if now_unix_ms.saturating_sub(last) > bound_ms => {
+            format!("{side} {endpoint}: no answer since {}", time(last))
+        }
+        Some(_) => return None,
+    };
+    if let Some(error) = &link.error {
+        text.push_str(": ");
+        text.push_str(error);
+    }
+    Some(text)
+}
+
+/// A loop that does not come round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// The route's name.
+    pub route: String,
+    /// When it last came round; milliseconds since 1970.
+    pub since_unix_ms: u64,
+}
+
+/// The loops that have not come round for 10 s. A route that has ended has no loop.
+#[must_use]
+pub fn stuck(board: &Board, now_unix_ms: u64) -> Vec<Stuck> {
+    let late = |since| now_unix_ms.saturating_sub(since) > STUCK_MS;
+    board
+        .slots()
+        .into_iter()
+        .map(|(route, slot)| (Stuck { route, since_unix_ms: slot.progress_unix_ms() }, slot))
+        .filter(|(stuck, slot)| late(stuck.since_unix_ms) && slot.read().state != RouteState::Stopped)
+        .map(|(stuck, _)| stuck)
+        .collect()
+}
+
+/// A time for a person: RFC 3339, UTC, whole seconds.
+pub(super) fn time(unix_ms: u64) -> String {
+    /// The last second of the year 9999, where RFC 3339 ends.
+    const LAST_MS: u64 = 253_402_300_799_000;
+    let since = Duration::from_millis(unix_ms.min(LAST_MS));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Kind;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn live() -> RouteStatus {
+        let mut status = RouteStatus::new("orders", Kind::Capture, "shop", "events", NOW - 60_000);
+        status.state = RouteState::Live;
+        for link in [&mut status.source, &mut status.destination] {
+            link.connected = true;
+            link.last_answer_unix_ms = Some(NOW);
+        }
+        status
+    }
+
+    fn reasons(change: impl FnOnce(&mut RouteStatus)) -> Vec<String> {
+        let mut status = live();
+        change(&mut status);
+        ready(&status, NOW).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_live_route_that_both_sides_answer_is_ready() {
+        assert_eq!(ready(&live(), NOW), Ok(()));
+        assert_eq!(reasons(|status| status.source.last_answer_unix_ms = Some(NOW - 5_000)), [""; 0]);
+        assert_eq!(reasons(|status| status.destination.last_answer_unix_ms = Some(NOW - 10_000)), [""; 0]);
+        assert_eq!(reasons(|status| status.source.last_answer_unix_ms = Some(NOW + 9_000)), [""; 0]);
+    }
+
+    #[test]
+    fn each_condition_alone_is_a_reason() {
+        assert_eq!(
+            reasons(|status| {
+                status.state = RouteState::Parked;
+                status.reason = Some("WRONGTYPE on stream orders".to_owned());
+            }),
+            ["parked since 2023-11-14T22:12:20Z: WRONGTYPE on stream orders"]
+        );
+        assert_eq!(
+            reasons(|status| {
+                status.source.connected = false;
+                status.source.error = Some("connection refused".to_owned());
+            }),
+            ["source shop: not connected: connection refused"]
+        );
+        assert_eq!(
+            reasons(|status| status.source.last_answer_unix_ms = Some(NOW - 5_001)),
+            ["source shop: no answer since 2023-11-14T22:13:14Z"]
+        );
+        assert_eq!(
+            reasons(|status| status.source.last_answer_unix_ms = None),
+            ["source shop: connected, but it has not answered yet"]
+        );
+        assert_eq!(
+            reasons(|status| status.destination.last_answer_unix_ms = Some(NOW - 10_001)),
+            ["destination events: no answer since 2023-11-14T22:13:09Z"]
+        );
+        assert_eq!(
+            reasons(|status| status.destination.connected = false),
+            ["destination events: not connected"]
+        );
+    }
+
+    #[test]
+    fn every_reason_is_given() {
+        assert_eq!(
+            reasons(|status| {
+                status.state = RouteState::Waiting;
+                status.source.connected = false;
+                status.destination.connected = false;
+            })
+            .len(),
+            3
+        );
+    }
+
+    #[test]
+    fn no_state_but_live_is_ready() {
+        for state in RouteState::ALL {
+            assert_eq!(
+                reasons(|status| status.state = state).is_empty(),
+                state == RouteState::Live,
+                "{state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_loop_that_does_not_come_round_is_named_whatever_its_route_does() {
+        let board = Board::default();
+        let slot = board.place(live());
+        let other = board.place(RouteStatus::new("stock", Kind::Broadcast, "events", "shop", NOW));
+        other.update(|status| status.state = RouteState::Waiting);
+        slot.progressed(NOW - 10_000);
+        other.progressed(NOW);
+        assert_eq!(stuck(&board, NOW), []);
+        assert_eq!(
+            stuck(&board, NOW + 1),
+            [Stuck { route: "orders".to_owned(), since_unix_ms: NOW - 10_000 }]
+        );
+        slot.update(|status| status.state = RouteState::Stopped);
+        assert_eq!(stuck(&board, NOW + 1), [], "a route that has ended has no loop");
+    }
+
+    #[test]
+    fn times_of_any_size_can_be_written() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
+    }
+}
