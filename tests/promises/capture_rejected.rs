@@ -52,7 +52,6 @@ fn one_of_several_streams_is_of_another_type() {
         assert_eq!(messages_of(&letters), bad, "{version}");
         for letter in &letters {
             assert_eq!(letter.reason, "wrong_type", "{version}: {letter:?}");
-            assert_eq!(letter.size, letter.payload.len(), "{version}: {letter:?}");
         }
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         let ledger = daemon.wait_settled("orders");
@@ -79,7 +78,7 @@ fn an_object_of_four_thousand_members() {
     let letters = dead_letters(&destination, "orders");
     let reasons: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
     assert_eq!(reasons, ["too_many_fields", "not_json_object"]);
-    assert_eq!(letters[0].size, large.len());
+    assert_eq!(letters[0].size, Some(large.len()));
     assert_eq!(letters[1].payload, b"no object");
 
     // Objects become fields, in their order, and come back as they were.
@@ -132,7 +131,7 @@ fn a_message_over_the_size_limit() {
     let letters = dead_letters(&destination, "orders");
     assert_eq!(letters.len(), 2);
     for (letter, payload) in letters.iter().zip([&over, &far_over]) {
-        assert_eq!((letter.reason.as_str(), letter.size), ("too_large", payload.len()));
+        assert_eq!((letter.reason.as_str(), letter.size), ("too_large", Some(payload.len())));
         assert!(!letter.payload.is_empty() && letter.payload.len() < payload.len(), "only the first bytes");
         assert!(payload.starts_with(&letter.payload));
     }

@@ -40,7 +40,8 @@ pub(crate) struct DeadLetter {
     pub(crate) channel: Vec<u8>,
     /// The payload, or its first bytes where it is large.
     pub(crate) payload: Vec<u8>,
-    pub(crate) size: usize,
+    /// Of the whole payload; only where tidegate itself refused the message.
+    pub(crate) size: Option<usize>,
     pub(crate) position: String,
 }
 
@@ -138,6 +139,8 @@ pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
 pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
     let key = format!("tidegate:{route}:dead-letters");
     let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
+        let number = |size| text(size).parse().unwrap_or_else(|_| panic!("{key} {id}: size is not a number"));
+        let size = take(&mut fields, "size").map(number);
         let mut need =
             |name| take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}"));
         DeadLetter {
@@ -145,7 +148,7 @@ pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
             detail: text(need("detail")),
             channel: need("channel"),
             payload: need("payload"),
-            size: text(need("size")).parse().unwrap_or_else(|_| panic!("{key} {id}: size is not a number")),
+            size,
             position: text(need("position")),
         }
     });
