@@ -42,6 +42,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
+use crate::metrics::BroadcastMetrics;
 use crate::rt;
 use crate::server::{Backoff, Class};
 use crate::status::{Link, RouteState, RouteStatus, Slot};
@@ -52,7 +53,6 @@ use render::Renderer;
 use session::Session;
 
 pub use id::EntryId;
-pub use metrics::BroadcastMetrics;
 
 /// How long a parked route waits before it tries again.
 const PARKED: Duration = Duration::from_secs(30);
@@ -86,7 +86,6 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
 #[derive(Debug)]
 struct Route {
     renderer: Renderer,
-    metrics: BroadcastMetrics,
     parts: Parts,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
@@ -99,7 +98,6 @@ impl Route {
     fn new(parts: Parts) -> Self {
         Self {
             renderer: Renderer::new(&parts.settings),
-            metrics: parts.metrics.clone(),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -139,14 +137,14 @@ impl Route {
         self.parts.source.address == self.parts.destination.address
     }
 
-    /// A session has begun at this cursor.
+    /// A session has connected and found this cursor.
     fn opened(&mut self, cursor: EntryId, tally: Tally) {
         self.remembered = Some(cursor);
+        let now = Some(rt::unix_ms());
         self.parts.slot.update(|status| {
             for link in [&mut status.source, &mut status.destination] {
                 link.connected = true;
-                link.error = None;
-                link.last_answer_unix_ms = Some(rt::unix_ms());
+                link.last_answer_unix_ms = now;
             }
             status.position = Some(cursor.to_string());
             if let Some(counts) = &mut status.broadcast {
@@ -154,9 +152,20 @@ impl Route {
                     (tally.published, tally.unheard, tally.rejected);
             }
         });
+    }
+
+    /// A session does its work from this entry on. Only now is the failure before it over: a session
+    /// that opens and fails at once counts as the same failure.
+    fn live(&mut self, after: EntryId) {
+        self.backoff.reset();
+        self.said = None;
+        self.parts.slot.update(|status| {
+            status.source.error = None;
+            status.destination.error = None;
+        });
         self.state(RouteState::Live, None);
         let route = &self.parts.settings.name;
-        tracing::info!(event = "broadcast_live", %route, position = %cursor, "publishing after this entry");
+        tracing::info!(event = "broadcast_live", %route, position = %after, "publishing after this entry");
     }
 
     /// A session has ended, or none could begin. Returns how long to wait before the next.
@@ -201,10 +210,8 @@ impl Route {
     /// Entries were dealt with up to this cursor.
     fn done(&mut self, cursor: EntryId, tally: Tally, held_bytes: usize) {
         self.remembered = Some(cursor);
-        self.backoff.reset();
-        self.said = None;
         let now = rt::unix_ms();
-        self.metrics.done(tally, cursor, now);
+        metrics::done(&self.parts.metrics, tally, cursor, now);
         self.parts.slot.update(|status| {
             status.position = Some(cursor.to_string());
             status.in_hand_bytes = u64::try_from(held_bytes).unwrap_or(u64::MAX);
@@ -245,6 +252,7 @@ impl Route {
             }
             status.reason = reason;
         });
+        self.parts.metrics.set_state(state);
     }
 }
 

@@ -22,11 +22,13 @@ pub enum GapCause {
     DestinationWentBack,
     /// Another writer moved the position past events that were in hand here.
     Stale,
+    /// The source handed out an epoch that the route's state had passed already.
+    EpochLost,
 }
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Restart,
         Self::SourceDisconnected,
         Self::SourceSilent,
@@ -35,6 +37,7 @@ impl GapCause {
         Self::StateLost,
         Self::DestinationWentBack,
         Self::Stale,
+        Self::EpochLost,
     ];
 
     /// The name in records, metrics and logs.
@@ -49,6 +52,7 @@ impl GapCause {
             Self::StateLost => "state_lost",
             Self::DestinationWentBack => "destination_went_back",
             Self::Stale => "stale",
+            Self::EpochLost => "epoch_lost",
         }
     }
 }

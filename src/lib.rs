@@ -2,7 +2,9 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+pub mod broadcast;
 pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod glob;
@@ -13,4 +15,5 @@ pub mod position;
 pub mod rt;
 pub mod server;
 pub mod status;
+pub mod supervisor;
 pub mod template;

@@ -1,3 +1,12 @@
-//! The daemon's program: arguments → configuration → logs → runtime → exit code.
+//! The daemon's program: arguments → command → exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use tidegate::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::read() {
+        Ok(cli) => cli.execute(),
+        Err(code) => code,
+    }
+}

@@ -6,12 +6,12 @@
 //! are kept and recorded into once a batch. Nothing is global: two daemons in one test process must
 //! not count into each other. Counters are this process's; the cumulative ledger is in `/status`.
 //!
-//! **Operation.** [`catalogue`] says every name, kind, unit, label and help text. [`Metrics`] owns the
+//! **Operation.** `catalogue` says every name, kind, unit, label and help text. [`Metrics`] owns the
 //! recorder; [`Metrics::capture`], [`Metrics::broadcast`] and [`Metrics::endpoint`] register every
 //! series that a route or an endpoint can have at once, so that zero is visible from the start.
 //!
 //! **Removal.** The recorder cannot forget a series. A route's series are rendered as long as a handle
-//! to them is alive ([`live`]), and hidden after that. What stays is memory, bounded by how many
+//! to them is alive (`live`), and hidden after that. What stays is memory, bounded by how many
 //! different names one process has had. A route that comes back under its name counts on from where
 //! it was, which is what a counter should do, and its gauges begin at zero.
 //!
@@ -78,21 +78,18 @@ impl Metrics {
     }
 
     /// The handles of a capture. Its series are rendered until the last clone is dropped.
-    #[must_use]
     pub fn capture(&self, route: &str) -> CaptureMetrics {
         let held = self.inner.live.hold(Owner::Capture, route);
         CaptureMetrics::new(&self.register(&held).with("route", route), held)
     }
 
     /// The handles of a broadcast. Its series are rendered until the last clone is dropped.
-    #[must_use]
     pub fn broadcast(&self, route: &str) -> BroadcastMetrics {
         let held = self.inner.live.hold(Owner::Broadcast, route);
         BroadcastMetrics::new(&self.register(&held).with("route", route), held)
     }
 
     /// The handles of an endpoint. Its series are rendered until the last clone is dropped.
-    #[must_use]
     pub fn endpoint(&self, name: &str) -> EndpointMetrics {
         let held = self.inner.live.hold(Owner::Endpoint, name);
         EndpointMetrics::new(&self.register(&held).with("endpoint", name), held)
@@ -294,6 +291,7 @@ mod tests {
         let other = metrics.broadcast("orders");
         let text = metrics.render();
         assert!(text.contains("tidegate_published_total{route=\"orders\"} 0"));
+        assert_eq!(state_of(&text, "orders"), ["connecting"], "what both kinds have is shown for either");
         assert!(!text.contains("tidegate_events_received_total"));
         drop(other);
 

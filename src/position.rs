@@ -158,7 +158,9 @@ mod tests {
     #[test]
     fn other_texts_are_refused() {
         let good = Epoch { number: 1, anchor: AnchorId(2) }.at(3).to_string();
-        for bad in ["", "-", &good[1..], &good.replace("-", "+"), &good.replace('2', "X"), &format!("{good}0")] {
+        for bad in
+            ["", "-", &good[1..], &good.replace("-", "+"), &good.replace('2', "X"), &format!("{good}0")]
+        {
             assert_eq!(bad.parse::<Position>(), Err(NotAPosition), "{bad}");
         }
     }

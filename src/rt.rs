@@ -25,3 +25,10 @@ pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// A moment for a person: RFC 3339 in UTC, with milliseconds.
+#[must_use]
+pub fn rfc3339(unix_ms: u64) -> String {
+    let moment = UNIX_EPOCH + Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_millis(moment).to_string()
+}

@@ -1,5 +1,7 @@
 //! What the daemon shows: HTTP as a client sees it, and the messages that systemd gets.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -239,16 +241,15 @@ fn silent_clients_do_not_hold_their_places() {
 }
 
 #[test]
-fn a_stop_ends_the_server_and_frees_its_port() {
+fn a_stop_ends_the_server_and_closes_what_is_open() {
     let served = Served::start();
     let mut open = TcpStream::connect(served.address).unwrap();
     assert_eq!(served.get("/healthz").0, 200);
     served.stop.cancel();
-    let Served { runtime, ended, address, .. } = served;
+    let Served { runtime, ended, .. } = served;
     runtime.block_on(async { tokio::time::timeout(DEADLINE, ended).await.unwrap().unwrap() });
     open.set_read_timeout(Some(DEADLINE)).unwrap();
     assert!(matches!(open.read(&mut [0; 16]), Ok(0) | Err(_)), "an idle connection is closed");
-    assert!(client::get(address, "/healthz").is_err());
 }
 
 /// A service manager of the test's own.

@@ -6,7 +6,7 @@
 
 use super::id::EntryId;
 use super::render::Unrenderable;
-use crate::config::{self, Start};
+use crate::config::{self, Start, keys};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
 
@@ -30,8 +30,8 @@ impl Keys {
     /// `P R:cursor` and `P R:dead-letters`.
     pub(super) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
         Self {
-            cursor: format!("{prefix}{}:cursor", settings.name),
-            dead_letters: format!("{prefix}{}:dead-letters", settings.name),
+            cursor: keys::of_route(prefix, &settings.name, "cursor"),
+            dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
             stream: settings.stream.clone(),
         }
     }

@@ -133,8 +133,11 @@ pub(super) mod tests {
     use super::*;
     use crate::server::{self, resp};
 
+    /// Names and values of an entry.
+    pub(in crate::broadcast) type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
+
     /// A reply as Redis writes it under RESP3.
-    pub(in crate::broadcast) fn reply(entries: &[(&str, &[(&[u8], &[u8])])]) -> Vec<u8> {
+    pub(in crate::broadcast) fn reply(entries: &[(&str, Fields<'_>)]) -> Vec<u8> {
         let mut out = b"%1\r\n".to_vec();
         resp::argument(&mut out, b"orders");
         resp::header(&mut out, entries.len());

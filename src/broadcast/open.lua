@@ -9,11 +9,16 @@
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected')
 local pos = cursor[1]
 if not pos then
-  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-  if not newest then
+  local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+  if #entries == 0 then
     pos = '0-0'
   elseif ARGV[1] == 'end' then
-    pos = newest[1]
+    local about = redis.call('XINFO', 'STREAM', KEYS[2])
+    for at = 1, #about, 2 do
+      if about[at] == 'last-generated-id' then
+        pos = about[at + 1]
+      end
+    end
   elseif ARGV[1] ~= '' then
     pos = ARGV[1]
   else

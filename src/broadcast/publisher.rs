@@ -151,9 +151,9 @@ impl Publisher {
         self.end
     }
 
-    /// The cursor, as the server named it last.
-    pub(super) fn cursor(&self) -> EntryId {
-        self.cursor.unwrap_or_default()
+    /// The cursor, as the server named it last; `None` where it named none.
+    pub(super) fn cursor(&self) -> Option<EntryId> {
+        self.cursor
     }
 
     /// Whether nothing is under way.
@@ -172,7 +172,7 @@ impl Publisher {
         !self.astray && self.refused.is_none()
     }
 
-    /// Entries that may be read at once.
+    /// Whether one entry is to be tried alone.
     pub(super) fn is_careful(&self) -> bool {
         self.batch_entries == 1
     }

@@ -20,6 +20,7 @@ use super::call::{self, Keys, OPEN, PUBLISH, Tally};
 use super::entries::Entries;
 use super::failure::{Failure, Side};
 use super::id::EntryId;
+use super::metrics;
 use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
 use crate::server::resp;
 use crate::server::{Connection, Error, connect, load_script};
@@ -53,6 +54,8 @@ pub(super) struct Session<'r> {
     read_entries: usize,
     ranges: Vec<(Range<usize>, Range<usize>)>,
     ticks: Interval,
+    /// Whether the stream was read and, after a refusal, an entry was published: the route is live.
+    live: bool,
     /// Set once it was told to stop: until when what is under way may finish.
     drain_until: Option<Instant>,
 }
@@ -140,6 +143,7 @@ impl<'r> Session<'r> {
             read_entries: 1,
             ranges: Vec::new(),
             ticks,
+            live: false,
             drain_until: None,
         })
     }
@@ -207,7 +211,7 @@ impl<'r> Session<'r> {
                 tracing::warn!(
                     event = "broadcast_drain_cut_short",
                     route = %self.route.parts.settings.name,
-                    position = %self.publisher.cursor(),
+                    position = self.publisher.cursor().map(tracing::field::display),
                     "the last batches were not answered in time; the next start finds in the cursor whether they were published"
                 );
                 return Ok(Next::Stopped);
@@ -225,19 +229,15 @@ impl<'r> Session<'r> {
         }
         let after = self.publisher.end();
         let entries = if self.publisher.is_careful() { 1 } else { self.read_entries };
-        resp::command(
-            self.reader.out(),
-            &[
-                b"XREAD",
-                b"COUNT",
-                entries.to_string().as_bytes(),
-                b"BLOCK",
-                BLOCK.as_millis().to_string().as_bytes(),
-                b"STREAMS",
-                self.route.parts.settings.stream.as_bytes(),
-                after.to_string().as_bytes(),
-            ],
-        );
+        let (count, after_text) = (entries.to_string(), after.to_string());
+        let block = BLOCK.as_millis().to_string();
+        let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
+        // The first read proves that the stream can be read, and so does not wait for an entry.
+        if self.live {
+            command.extend([b"BLOCK", block.as_bytes()]);
+        }
+        command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
+        resp::command(self.reader.out(), &command);
         self.read = Some(Read { after, entries, sent: now });
     }
 
@@ -266,6 +266,9 @@ impl<'r> Session<'r> {
             self.publisher.flush(now);
         }
         self.ranges = entries.into_ranges();
+        if count == 0 || !self.publisher.is_careful() {
+            self.live();
+        }
         if reply_bytes > READ_BYTES {
             self.read_entries = (read.entries / 2).max(1);
         } else if count == read.entries && reply_bytes <= READ_BYTES / 2 {
@@ -281,10 +284,23 @@ impl<'r> Session<'r> {
             all.published += settled.tally.published;
             all.unheard += settled.tally.unheard;
             all.rejected += settled.tally.rejected;
-            self.route.metrics.batch(settled.entries, settled.took);
+            metrics::settled(&self.route.parts.metrics, &settled);
         }
-        self.route.done(self.publisher.cursor(), all, self.publisher.held_bytes());
+        if let Some(cursor) = self.publisher.cursor() {
+            self.route.done(cursor, all, self.publisher.held_bytes());
+        }
+        if !self.publisher.is_careful() {
+            self.live();
+        }
         Ok(())
+    }
+
+    /// Says that the route does its work, once a session.
+    fn live(&mut self) {
+        if !self.live && self.drain_until.is_none() {
+            self.live = true;
+            self.route.live(self.publisher.end());
+        }
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! The call of the append script: how a batch becomes a command, and what its reply says.
 
-use crate::config::{Capture, Keep};
+use crate::config::{Capture, Keep, keys};
 use crate::position::Position;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
@@ -22,8 +22,13 @@ pub(crate) struct Keys {
 impl Keys {
     /// `prefix route:…`, written together.
     pub(crate) fn new(prefix: &str, route: &str) -> Self {
-        let key = |what: &str| format!("{prefix}{route}:{what}").into_bytes();
-        Self { state: key("state"), gaps: key("gaps"), dead_letters: key("dead-letters"), streams: key("streams") }
+        let key = |what: &str| keys::of_route(prefix, route, what).into_bytes();
+        Self {
+            state: key("state"),
+            gaps: key("gaps"),
+            dead_letters: key("dead-letters"),
+            streams: key("streams"),
+        }
     }
 }
 
@@ -61,6 +66,13 @@ pub(crate) struct Stored {
     pub(crate) appended: u64,
     pub(crate) rejected: u64,
     pub(crate) filtered: u64,
+}
+
+impl Stored {
+    /// Messages that were dealt with.
+    pub(crate) fn events(&self) -> u64 {
+        self.appended + self.rejected + self.filtered
+    }
 }
 
 impl Append {
@@ -139,15 +151,15 @@ impl Outcome {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        Self::parse(reply).ok_or_else(|| Error::Protocol("append.lua was answered with something else".to_owned()))
+        Self::parse(reply)
+            .ok_or_else(|| Error::Protocol("append.lua was answered with something else".to_owned()))
     }
 
     fn parse(reply: &Value) -> Option<Self> {
         let elements = reply.elements()?;
         let text = |at: usize| std::str::from_utf8(elements.get(at)?.bytes()?).ok();
         let position = |at: usize| text(at)?.parse::<Position>().ok();
-        let position_or_none =
-            |at: usize| if text(at)? == "-" { Some(None) } else { position(at).map(Some) };
+        let position_or_none = |at: usize| if text(at)? == "-" { Some(None) } else { position(at).map(Some) };
         let count = |at: usize| u64::try_from(elements.get(at)?.integer()?).ok();
         let stored = || {
             Some(Stored {
@@ -159,7 +171,9 @@ impl Outcome {
         };
         Some(match text(0)? {
             "OK" => Self::Stored(stored()?),
-            "STOPPED" => Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned()),
+            "STOPPED" => {
+                Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned())
+            }
             "DUPLICATE" => Self::Duplicate,
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),

@@ -271,8 +271,9 @@ impl Builder {
             batch.epochs.push(anchor.epoch);
         }
         batch.push(anchor, TARGET_ANCHOR, 0);
+        let full = batch.is_full() || batch.epochs.len() >= BATCH_EPOCHS;
         self.last = Some(anchor);
-        batch.is_full() || batch.epochs.len() >= BATCH_EPOCHS
+        full
     }
 
     /// Whether a message of so many bytes would make the open batch too large, so that the batch is to
@@ -297,8 +298,7 @@ impl Builder {
         }
         let Some(batch) = &mut self.open else { return false };
         self.mark = Mark { body: batch.body.len(), arguments: 0, target: 0 };
-        let mut sink =
-            Sink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
+        let mut sink = Sink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
         match map(&mut sink) {
             Ok(()) => batch.push(position, self.mark.target, self.mark.arguments),
             Err(rejection) => {

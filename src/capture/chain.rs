@@ -174,24 +174,46 @@ impl Chain {
     }
 
     /// Takes over from the route that ran before a reload: everything before the first window is stored
-    /// up to `position`, and nothing lies between.
-    pub(crate) fn inherit(&mut self, position: Option<Position>) {
+    /// up to `position`, and nothing lies between but, where there is one, the gap.
+    pub(crate) fn inherit(&mut self, position: Option<Position>, gap: Option<Gap>) {
         self.read = true;
         self.acked = position;
+        self.gap = gap;
     }
 
-    /// Takes off the end what stands at or after `position`: another route numbers it.
-    pub(crate) fn cut(&mut self, position: Position) {
-        while self.ring.back().is_some_and(|batch| batch.first >= position) && self.ring.len() > self.in_flight {
+    /// Takes off the end what stands at or after `position`, where another route numbers it; returns how
+    /// many messages that were.
+    pub(crate) fn cut(&mut self, position: Position) -> u64 {
+        let mut events = 0;
+        while self.ring.back().is_some_and(|batch| batch.first >= position) && self.has_unsent() {
             if let Some(batch) = self.ring.pop_back() {
                 self.released(&batch);
+                events += batch.events;
             }
         }
+        events
+    }
+
+    /// The first item of the next batch to send.
+    pub(crate) fn next_first(&self) -> Option<Position> {
+        self.ring.get(self.in_flight).map(|batch| batch.first)
+    }
+
+    /// Whether the state has been read once, so that [`Self::acked`] is more than an assumption.
+    pub(crate) fn was_read(&self) -> bool {
+        self.read
     }
 
     /// Gives up everything: another instance stores it.
     pub(crate) fn clear(&mut self) {
         *self = Self { acked: self.acked, read: self.read, ..Self::default() };
+    }
+
+    /// Whether the state, read for the first time, stands in a later epoch than what is held: then what
+    /// is held was numbered from an epoch that has gone back.
+    pub(crate) fn comes_after(&self, position: Option<Position>) -> bool {
+        let held = self.ring.front().map(|batch| batch.first);
+        !self.read && held.is_some() && position.map(|p| p.epoch.number) >= held.map(|p| p.epoch.number)
     }
 
     /// Takes in the reply to the oldest batch that is in flight.

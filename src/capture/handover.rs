@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::batch::Gap;
 use crate::position::{AnchorId, Position};
 
 /// What two routes say to each other. Cheap to clone.
@@ -31,7 +32,7 @@ struct Inner {
     changed: Notify,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Talk {
     border: Border,
     ended: Option<Ended>,
@@ -45,17 +46,19 @@ pub(crate) enum Border {
     None,
     /// An anchor with this id may come: hold back what follows it.
     Announced(AnchorId),
-    /// The window that it opened is open: everything from it on is the successor's.
-    Open(AnchorId),
+    /// The window that it opened is open: everything from this anchor on is the successor's.
+    Open(Position),
 }
 
 /// What the predecessor says last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
     /// Where the state stands.
     pub(crate) position: Option<Position>,
-    /// Since when something may be missing before the border; milliseconds since 1970.
-    pub(crate) broken_since_unix_ms: Option<u64>,
+    /// Whether it has read the state at all.
+    pub(crate) read: bool,
+    /// What may be missing between there and the border.
+    pub(crate) broken: Option<Gap>,
 }
 
 impl Handover {
@@ -80,13 +83,24 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
+    /// Whether the successor has opened its window.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.border(), Border::Open(_))
+    }
+
+    /// Takes back what a successor has announced that is no more.
+    pub fn withdraw(&self) {
+        self.set_border(Border::None);
+    }
+
     /// The predecessor's last word, once it is said. Cancel safe.
     pub(crate) async fn ended(&self) -> Ended {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(ended) = self.talk().ended {
+            if let Some(ended) = self.talk().ended.clone() {
                 return ended;
             }
             changed.await;

@@ -62,18 +62,21 @@ async fn ensure_groups(
     let streams = match capture.stream.literal() {
         Some(stream) => vec![stream.as_bytes().to_vec()],
         None => {
-            let names = connection.ask(deadline, "listing the route's streams", &[b"SMEMBERS", &keys.streams]).await?;
+            let names = connection
+                .ask(deadline, "listing the route's streams", &[b"SMEMBERS", &keys.streams])
+                .await?;
             let names = names.elements().unwrap_or_default();
             names.iter().filter_map(|name| name.bytes().map(<[u8]>::to_vec)).collect()
         }
     };
     for stream in streams {
-        let groups = match connection.ask(deadline, "looking at groups", &[b"XINFO", b"GROUPS", &stream]).await {
-            Ok(groups) => groups,
-            // `ERR no such key`: nothing is there yet.
-            Err(error) if error.code() == Some("ERR") => continue,
-            Err(error) => return Err(error),
-        };
+        let groups =
+            match connection.ask(deadline, "looking at groups", &[b"XINFO", b"GROUPS", &stream]).await {
+                Ok(groups) => groups,
+                // `ERR no such key`: nothing is there yet.
+                Err(error) if error.code() == Some("ERR") => continue,
+                Err(error) => return Err(error),
+            };
         for group in &capture.groups {
             if !has_group(&groups, group.as_bytes()) {
                 make_group(connection, capture, &stream, group, deadline).await?;
@@ -113,8 +116,6 @@ async fn make_group(
 fn has_group(groups: &Value, wanted: &[u8]) -> bool {
     groups.elements().unwrap_or_default().iter().any(|group| {
         let fields = group.elements().unwrap_or_default();
-        fields
-            .chunks_exact(2)
-            .any(|pair| pair[0].bytes() == Some(b"name") && pair[1].bytes() == Some(wanted))
+        fields.chunks_exact(2).any(|pair| pair[0].bytes() == Some(b"name") && pair[1].bytes() == Some(wanted))
     })
 }

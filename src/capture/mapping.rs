@@ -27,6 +27,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use crate::config::{Capture, Format, Include};
+pub use crate::server::resp::Message;
 
 use cloudevents::CloudEvents;
 use stream::StreamName;
@@ -35,17 +36,6 @@ use stream::StreamName;
 /// names and values to `unpack`, which dies at 8,000 values (4,000 fields); entries of more than a
 /// few hundred fields are a mistake of the publisher rather than a use.
 const MAX_FIELDS: usize = 1000;
-
-/// One received message.
-#[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
-    /// The channel that it was published on.
-    pub channel: &'a [u8],
-    /// The pattern that matched, where it did not come through a plain subscription.
-    pub pattern: Option<&'a [u8]>,
-    /// What was published.
-    pub payload: &'a [u8],
-}
 
 /// What tidegate knows of a message. Read only where the format or `include` asks for it.
 #[derive(Clone, Copy)]
@@ -150,7 +140,7 @@ impl Mapping {
     #[must_use]
     pub fn new(settings: &Capture) -> Self {
         Self {
-            stream: StreamName::new(&settings.stream, settings.max_streams),
+            stream: StreamName::new(&settings.stream),
             shape: match &settings.format {
                 Format::Raw => Shape::Raw,
                 Format::Fields => Shape::Fields,
@@ -164,17 +154,19 @@ impl Mapping {
         }
     }
 
-    /// Hands the entry that a message makes to the sink.
+    /// Hands the entry that a message makes to the sink. `size` is the payload's whole length in bytes:
+    /// of a message over the limit only the beginning was kept.
     ///
     /// # Errors
     /// Where the message cannot become an entry. The sink may have been called: see [`FieldSink`].
     pub fn map(
         &mut self,
         message: &Message<'_>,
+        size: usize,
         context: &Context<'_>,
         sink: &mut impl FieldSink,
     ) -> Result<(), Rejection> {
-        let bytes = u64::try_from(message.payload.len()).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(size).unwrap_or(u64::MAX);
         if bytes > self.max_message_bytes {
             return Err(Rejection::new(
                 RejectReason::TooLarge,
@@ -197,7 +189,6 @@ impl Mapping {
                 include(&self.include, &mut self.text, context, sink);
             }
         }
-        self.stream.made();
         Ok(())
     }
 }

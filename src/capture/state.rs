@@ -34,9 +34,8 @@ impl State {
     /// # Errors
     /// Where it is of a newer format, or is no state.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
-        let elements = reply
-            .elements()
-            .ok_or_else(|| Error::Protocol("HGETALL was answered with no map".to_owned()))?;
+        let elements =
+            reply.elements().ok_or_else(|| Error::Protocol("HGETALL was answered with no map".to_owned()))?;
         let mut fields = HashMap::new();
         for pair in elements.chunks_exact(2) {
             if let (Some(name), Some(value)) = (pair[0].bytes(), pair[1].bytes()) {
@@ -63,7 +62,9 @@ impl State {
         };
         let dropped = fields
             .iter()
-            .filter_map(|(name, value)| Some((name.strip_prefix("dropped:")?.to_owned(), value.parse().ok()?)))
+            .filter_map(|(name, value)| {
+                Some((name.strip_prefix("dropped:")?.to_owned(), value.parse().ok()?))
+            })
             .collect();
         Ok(Self {
             position,
@@ -96,6 +97,11 @@ impl Revision {
     fn parse(text: &str) -> Option<Self> {
         let (generation, hashes) = text.split_once('-')?;
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
+    }
+
+    /// Whether a configuration with these hashes wrote it.
+    pub(crate) fn is_of(&self, hashes: &str) -> bool {
+        self.hashes == hashes
     }
 
     /// The revision under which a configuration with these hashes writes: the state's own where it is

@@ -23,7 +23,7 @@ use super::control_channel::{Control, plausible};
 use crate::config::Endpoint;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
-use crate::server::resp::{Limits, Message, Pushed, Value, command, header, argument};
+use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
 use crate::server::{self, Class, Connection, Error};
 
 const ANCHOR: &str = include_str!("anchor.lua");
@@ -111,7 +111,10 @@ impl Window {
     }
 
     /// Reads from the socket.
-    pub(crate) fn poll_fill(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<usize, Error>> {
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<usize, Error>> {
         self.connection.poll_fill(cx)
     }
 
@@ -243,7 +246,11 @@ impl Opening {
                 Some(Pushed::Message(message)) => {
                     match Control::parse(message.payload) {
                         Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
-                        _ => return Err(Error::Protocol("a message came before the window's anchor".to_owned())),
+                        _ => {
+                            return Err(Error::Protocol(
+                                "a message came before the window's anchor".to_owned(),
+                            ));
+                        }
                     };
                 }
                 Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),

@@ -1,8 +1,9 @@
 //! The rights that a configuration needs, as `ACL SETUSER` lines: for each endpoint one user, with
-//! exactly what its routes do there.
+//! exactly what its routes do there. Two endpoints that are the same user of the same server share
+//! one line, since each line begins anew and the second would take away what the first gave.
 //!
 //! The tests run as these users, so a right that is missing here fails a test, and the table
-//! [`RIGHTS`] is the one place to mend. What a script does is checked against its caller too, so the
+//! `RIGHTS` is the one place to mend. What a script does is checked against its caller too, so the
 //! commands inside scripts are listed.
 //!
 //! A rule holds no space: where a name has one, the rule has `?` in its place, which matches a little
@@ -41,9 +42,9 @@ impl fmt::Display for Role {
 }
 
 /// What every connection does.
-const CONNECT: &[&str] = &["ping", "select", "client|setname", "client|setinfo", "info", "time"];
+const CONNECT: &[&str] = &["ping", "select", "client|setname", "info", "time"];
 
-/// The commands of each role, beyond [`CONNECT`].
+/// The commands of each role, beyond `CONNECT`.
 const RIGHTS: [(Role, &[&str]); 4] = [
     (
         Role::CaptureSource,
@@ -84,6 +85,8 @@ const RIGHTS: [(Role, &[&str]); 4] = [
             "xlen",
             "sadd",
             "sismember",
+            "smembers",
+            "sscan",
             "scard",
             "exists",
             "type",
@@ -104,6 +107,7 @@ const RIGHTS: [(Role, &[&str]); 4] = [
             "xtrim",
             "xread",
             "xrange",
+            "xrevrange",
             "xinfo|stream",
             "exists",
             "type",
@@ -112,20 +116,22 @@ const RIGHTS: [(Role, &[&str]); 4] = [
     (Role::BroadcastDestination, &["publish"]),
 ];
 
-/// What only `tidegate check --connect` uses, to tell what a destination guarantees.
-const OPTIONAL: &[&str] = &["config|get"];
+/// What tidegate does without where it is not allowed, and why somebody would allow it. These stand in
+/// lines of their own: a server that does not know one of them refuses the whole line.
+const OPTIONAL: [(&str, &str); 2] = [
+    ("for tidegate check --connect, to tell what the server keeps over a restart", "config|get"),
+    ("to show the library's name in CLIENT LIST (Redis 7.2, Valkey 7.2 and newer)", "client|setinfo"),
+];
 
-/// The user of one endpoint.
+/// One user of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The endpoint's name.
-    pub endpoint: String,
+    /// The names of the endpoints that are this user.
+    pub endpoints: BTreeSet<String>,
     /// The user's name: the endpoint's, or `tidegate` where it names none.
     pub name: String,
     /// What the user does there, with the routes that want it.
     pub roles: BTreeMap<Role, BTreeSet<String>>,
-    /// Whether the server asks for a password.
-    pub has_password: bool,
     /// Key rules, such as `~orders`.
     pub keys: BTreeSet<String>,
     /// Channel rules, such as `&orders.*`.
@@ -161,16 +167,18 @@ pub fn users(config: &Config) -> Vec<User> {
     users.into_values().collect()
 }
 
-fn allow<'a>(
-    users: &mut BTreeMap<&'a str, User>,
-    config: &'a Config,
-    endpoint: &'a str,
+fn allow(
+    users: &mut BTreeMap<(String, String), User>,
+    config: &Config,
+    endpoint: &str,
     role: Role,
     route: &str,
     rules: impl FnOnce(&mut User, &Endpoint),
 ) {
     let Some(at) = config.redis.get(endpoint) else { return };
-    let user = users.entry(endpoint).or_insert_with(|| User::new(at));
+    let user = User::new(at);
+    let user = users.entry((at.address.to_string(), user.name.clone())).or_insert(user);
+    user.endpoints.insert(endpoint.to_owned());
     user.roles.entry(role).or_default().insert(route.to_owned());
     rules(user, at);
 }
@@ -197,10 +205,9 @@ fn broadcast_destination(user: &mut User, broadcast: &Broadcast) {
 impl User {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
-            endpoint: endpoint.name.clone(),
+            endpoints: BTreeSet::new(),
             name: endpoint.username.clone().unwrap_or_else(|| "tidegate".to_owned()),
             roles: BTreeMap::new(),
-            has_password: endpoint.password != super::SecretSource::None,
             keys: BTreeSet::new(),
             channels: BTreeSet::new(),
             unnameable: BTreeSet::new(),
@@ -221,7 +228,7 @@ impl User {
         }
     }
 
-    /// The commands, without their `+`, in the order of [`RIGHTS`].
+    /// The commands, without their `+`, in the order of `RIGHTS`.
     #[must_use]
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
@@ -255,7 +262,8 @@ impl User {
 impl fmt::Display for User {
     /// A comment for each role, the line itself with `>PASSWORD` to be replaced, and what is optional.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# endpoint {}", self.endpoint)?;
+        let endpoints: Vec<&str> = self.endpoints.iter().map(String::as_str).collect();
+        writeln!(f, "# endpoint {}", endpoints.join(" and "))?;
         for (role, routes) in &self.roles {
             let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
             writeln!(f, "#   {role} {}", routes.join(", "))?;
@@ -268,9 +276,11 @@ impl fmt::Display for User {
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
         writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
-        let optional: Vec<String> = OPTIONAL.iter().map(|command| format!("+{command}")).collect();
-        writeln!(f, "# only for tidegate check --connect:")?;
-        writeln!(f, "# ACL SETUSER {} {}", quoted(&self.name), optional.join(" "))
+        for (why, command) in OPTIONAL {
+            writeln!(f, "# optional, {why}:")?;
+            writeln!(f, "# ACL SETUSER {} +{command}", quoted(&self.name))?;
+        }
+        Ok(())
     }
 }
 
@@ -312,4 +322,25 @@ fn quoted(word: &str) -> String {
     }
     text.push('"');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_escaped_to_a_pattern_that_matches_it() {
+        assert_eq!(escaped("a*b?[c]\\"), "a\\*b\\?\\[c\\]\\\\");
+        assert_eq!(escaped("my stream"), "my?stream");
+        assert_eq!(escaped("{a}:b"), "{a}:b");
+        let template = Template::parse("{<1>}*:<channel>").unwrap();
+        assert_eq!(glob_of(&template), "{*}\\*:*");
+    }
+
+    #[test]
+    fn words_are_quoted_only_where_they_must_be() {
+        assert_eq!(quoted("&orders.[a-c]\\*"), "&orders.[a-c]\\*");
+        assert_eq!(quoted("a b"), "\"a b\"");
+        assert_eq!(quoted("a\"\n"), "\"a\\\"\\x0a\"");
+    }
 }

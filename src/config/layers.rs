@@ -106,10 +106,12 @@ impl Layers {
         let mut wanted = Some(key.clone());
         while let Some(key) = wanted.filter(|key| !key.parts().is_empty()) {
             let mut having = self.0.iter().enumerate().filter(|(_, layer)| layer.get(&key).is_some());
-            let table = |(_, layer): &(usize, &Layer)| matches!(layer.get(&key), Some(Value::Dict(..)));
-            let found = having.next().and_then(|first| {
-                if table(&first) { Some(first) } else { having.next_back().or(Some(first)) }
-            });
+            let table = |layer: &Layer| matches!(layer.get(&key), Some(Value::Dict(..)));
+            let (first, last) = (having.next(), having.next_back());
+            let found = match (first, last) {
+                (Some(first), Some(last)) if table(first.1) && table(last.1) => Some(first),
+                (first, last) => last.or(first),
+            };
             if let Some((index, layer)) = found {
                 return layer.place(index, &key);
             }
@@ -121,7 +123,7 @@ impl Layers {
 
     /// Whether the value that counts comes from a file, and not from the environment or the command
     /// line, which know only text.
-    pub(crate) fn from_file(&self, key: &Key) -> bool {
+    pub(crate) fn stands_in_file(&self, key: &Key) -> bool {
         let last = self.0.iter().rev().find(|layer| layer.get(key).is_some());
         last.is_some_and(|layer| matches!(layer.origin, Origin::File { .. }))
     }

@@ -44,7 +44,15 @@ impl From<Vec<String>> for Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("."))
+        for (depth, part) in self.0.iter().enumerate() {
+            match depth {
+                0 => f.write_str(part)?,
+                // Names of routes may be numbers; below them, a number is a place in a list.
+                3.. if part.bytes().all(|byte| byte.is_ascii_digit()) => write!(f, "[{part}]")?,
+                _ => write!(f, ".{part}")?,
+            }
+        }
+        Ok(())
     }
 }
 

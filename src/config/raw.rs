@@ -18,6 +18,7 @@ use super::settings::Secret;
 /// The configuration of tidegate.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(title = "tidegate")]
 pub(crate) struct Raw {
     /// What concerns the process.
     #[serde(default)]

@@ -22,18 +22,22 @@ pub(crate) struct Read {
 
 /// Reads the tree; what does not fit is reported.
 pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read {
-    let mut tree = Value::from(tree);
     let mut refused = Vec::new();
+    let mut tree = Value::from(tree);
+    for key in lists_for_tables(&tree) {
+        problems.push(layers.problem(&key, "expected a table, found a list"));
+        replace(&mut tree, key.parts(), None);
+        refused.push(key);
+    }
     loop {
         let error: Error = match tree.deserialize() {
             Ok(raw) => return Read { raw, refused },
             Err(error) => error,
         };
         let key = as_written(&error.path, &refused);
-        if let Some(number) = number_in_text(&error.kind, &key, layers) {
-            if replace(&mut tree, &error.path, Some(number.into())) {
-                continue;
-            }
+        let number = number_in_text(&error.kind, &key, layers);
+        if number.is_some_and(|number| replace(&mut tree, &error.path, Some(number.into()))) {
+            continue;
         }
         problems.push(problem(&error.kind, &key, layers));
         if !replace(&mut tree, &error.path, None) {
@@ -41,6 +45,23 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
         }
         refused.push(key);
     }
+}
+
+/// Lists that stand where a table belongs. serde would fill the table from them by position.
+fn lists_for_tables(tree: &Value) -> Vec<Key> {
+    let mut found = Vec::new();
+    for (name, value) in tree.as_dict().into_iter().flatten() {
+        let top = Key::top(name);
+        let below = value.as_dict().into_iter().flatten().map(|(name, value)| (top.at(name), value));
+        let named: Vec<(Key, &Value)> = if name == "daemon" { Vec::new() } else { below.collect() };
+        let cloudevents: Vec<(Key, &Value)> = named
+            .iter()
+            .filter_map(|(key, value)| Some((key.at("cloudevents"), value.as_dict()?.get("cloudevents")?)))
+            .collect();
+        let tables = [(top, value)].into_iter().chain(named).chain(cloudevents);
+        found.extend(tables.filter(|(_, value)| value.as_array().is_some()).map(|(key, _)| key));
+    }
+    found
 }
 
 /// The key as the person knows it: elements of a list that were taken out before have moved the
@@ -65,7 +86,7 @@ fn as_written(path: &[String], refused: &[Key]) -> Key {
 fn number_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<u64> {
     match kind {
         Kind::InvalidType(Actual::Str(text), expected)
-            if expected == Count::EXPECTED && !layers.from_file(key) =>
+            if expected == Count::EXPECTED && !layers.stands_in_file(key) =>
         {
             text.parse().ok()
         }

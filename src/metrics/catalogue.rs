@@ -147,7 +147,7 @@ catalogue! {
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,
         "From sending a batch of entries until its reply.");
     PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", Owner::Broadcast, LAG_SECONDS,
-        "From the time in the id of a batch's oldest entry until its publication; two clocks, so a rough measure.");
+        "From the time in an entry's id until it was published, one sample a batch; two clocks, so a rough measure.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", Owner::Route, BATCH_EVENTS,
         "Events or entries in one batch.");
     DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, Owner::Route,
@@ -250,7 +250,34 @@ mod tests {
             let bounds: Vec<String> = family.buckets.iter().map(f64::to_string).collect();
             writeln!(text, "| `{}` | {} |", family.name, bounds.join(", ")).unwrap();
         }
+        text.push_str(ALERTS);
         text
+    }
+
+    const ALERTS: &str = r#"
+## Worth an alert
+
+| expression | what it means |
+|---|---|
+| `max by (route) (tidegate_route_state{state="live"}) == 0` for 1 min | the route does not work; `/readyz?route=NAME` says why |
+| `tidegate_route_state{state="parked"} == 1` | the route may not write; it needs a person |
+| `increase(tidegate_gaps_total[10m]) > 0` | events may have been missed; the stream `<key_prefix>ROUTE:gaps` says since when and why |
+| `increase(tidegate_dead_letters_total[10m]) > 0` | events or entries could not be passed on; the stream `<key_prefix>ROUTE:dead-letters` keeps them with the reason |
+| `rate(tidegate_events_received_total[5m]) > 0 and tidegate_in_hand_events > 10000` for 1 min | the destination does not take events as fast as they come |
+| `tidegate_config_reload_success == 0` | the last reload was refused; the configuration from before runs on |
+"#;
+
+    /// An expression about a metric that does not exist never fires.
+    #[test]
+    fn alerts_name_metrics_of_the_catalogue() {
+        let names: Vec<&str> = ALERTS
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .filter(|word| word.starts_with("tidegate_"))
+            .collect();
+        assert!(names.len() >= 6);
+        for name in names {
+            assert!(ALL.iter().any(|family| family.name == name), "{name}");
+        }
     }
 
     #[test]

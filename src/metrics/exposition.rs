@@ -1,5 +1,5 @@
 //! From the recorder's text to what is served: the catalogue's order and headers, and only the series
-//! of what is alive.
+//! of what is alive, sorted, so that two scrapes can be compared by eye.
 //!
 //! The recorder renders everything that was ever registered, in the order of a hash table. Names of
 //! routes and endpoints are `[a-z0-9_-]`, so a label's value never holds a quote or an escape.
@@ -25,10 +25,12 @@ pub(super) fn compose(recorded: &str, live: &Live) -> String {
     for family in catalogue::ALL {
         let Some(lines) = families.get(family.name) else { continue };
         let shown = |line: &&&str| live.shows(family.owner, owner_name(family.owner, line));
-        let mut lines = lines.iter().filter(shown).peekable();
-        if lines.peek().is_none() {
+        let mut lines: Vec<&&str> = lines.iter().filter(shown).collect();
+        if lines.is_empty() {
             continue;
         }
+        // Stable, so that a histogram's lines keep their order.
+        lines.sort_by_key(|line| series(line));
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP {} {}", family.name, family.help);
         let _ = writeln!(text, "# TYPE {} {}", family.name, family.kind.as_str());
@@ -46,6 +48,12 @@ pub(super) fn split(line: &str) -> (&str, &str) {
     let (name, rest) = line.split_at(name_end);
     let labels = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or("");
     (name, labels)
+}
+
+/// What the lines of one series have in common: its labels, without the bucket's bound.
+fn series(line: &str) -> &str {
+    let labels = split(line).1;
+    labels.split(",le=\"").next().unwrap_or(labels)
 }
 
 fn owner_name(owner: Owner, line: &str) -> Option<&str> {

@@ -78,13 +78,11 @@ impl CaptureMetrics {
     }
 
     /// `tidegate_dropped_total` of one reason.
-    #[must_use]
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.dropped[reason as usize]
     }
 
     /// `tidegate_gaps_total` of one cause.
-    #[must_use]
     pub fn gap(&self, cause: GapCause) -> &Counter {
         &self.gaps[cause as usize]
     }

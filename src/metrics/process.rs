@@ -4,6 +4,7 @@
 use metrics::Gauge;
 
 use super::{Register, catalogue, float};
+use crate::rt;
 
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
@@ -19,7 +20,7 @@ pub(super) struct ProcessMetrics {
 
 impl ProcessMetrics {
     pub(super) fn new(register: &Register<'_>) -> Self {
-        Self {
+        let this = Self {
             cpu_seconds: register.fractional_counter(&catalogue::PROCESS_CPU),
             open_fds: register.gauge(&catalogue::PROCESS_OPEN_FDS),
             max_fds: register.gauge(&catalogue::PROCESS_MAX_FDS),
@@ -28,7 +29,11 @@ impl ProcessMetrics {
             resident_memory_bytes: register.gauge(&catalogue::PROCESS_RESIDENT_MEMORY),
             start_time_seconds: register.gauge(&catalogue::PROCESS_START_TIME),
             threads: register.gauge(&catalogue::PROCESS_THREADS),
-        }
+        };
+        // Where only processes show in /proc (ProcSubset=pid, as in the unit file), the time of boot
+        // does not, and so not the exact start either. This is made when the process starts.
+        this.start_time_seconds.set(float(rt::unix_ms() / 1_000));
+        this
     }
 
     /// What /proc does not tell (a hidden /proc) keeps its last value.

@@ -78,9 +78,15 @@ mod tests {
 
     #[test]
     fn nobody_there_is_an_error_that_says_where_and_what_to_look_at() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = get(free, "/healthz").unwrap_err().to_string();
-        assert!(error.starts_with(&format!("no answer from tidegate at http://{free}/healthz: ")), "{error}");
+        // Bound and not listening: nobody else can take the port meanwhile.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let error = get(address, "/healthz").unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("no answer from tidegate at http://{address}/healthz: ")),
+            "{error}"
+        );
         assert!(error.contains("daemon.listen"), "{error}");
     }
 }

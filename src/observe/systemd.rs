@@ -8,7 +8,8 @@
 //! systemd allows, while every loop on the board comes round ([`stuck`]). The socket and the time are
 //! handed in, so tests read their own socket and move their own clock.
 //!
-//! **Failure.** A message that cannot be sent is logged and not repeated: the next `WATCHDOG=1` is.
+//! **Failure.** A message that cannot be sent is logged and not repeated; the next `WATCHDOG=1` makes
+//! up for a lost one.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -30,7 +31,8 @@ use crate::status::Board;
 /// How often [`Beat`] is asked, unless the watchdog is faster: a state change shows within a second.
 const TICK: Duration = Duration::from_secs(1);
 
-/// systemd reads its socket at once; a second of waiting says that it never will.
+/// systemd reads its socket at once. A full queue is waited for, since a lost READY fails the start,
+/// but not for longer than a worker thread may be held up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What `systemctl status` shows on one line; systemd itself cuts far later.

@@ -51,6 +51,12 @@ impl Connection {
         self.out.len() - self.written
     }
 
+    /// Bytes that this connection holds in memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.reader.held_bytes() + self.out.capacity()
+    }
+
     /// Reads what there is; ready with a count above zero.
     ///
     /// # Errors

@@ -1,13 +1,5 @@
-//! The stream's name, and how many different ones a route has made.
-//!
-//! Publishers choose channel names, so a template lets them choose keys. `max_streams` bounds that,
-//! counted since the route was started. Names are remembered as 64-bit hashes under a key of this
-//! process: 10,000 of them cost 8 bytes each however long publishers make their channels, and two
-//! names that collide let one stream more through, which harms nobody.
-
-use std::hash::{BuildHasher as _, RandomState};
-
-use hashbrown::HashSet;
+//! The stream's name. How many different ones a route may make is the append script's to count: it
+//! alone knows which exist.
 
 use super::{Message, RejectReason, Rejection};
 use crate::glob::{self, Captures};
@@ -20,29 +12,20 @@ pub(super) struct StreamName {
     fixed: bool,
     name: Vec<u8>,
     captures: Captures,
-    made: HashSet<u64>,
-    hasher: RandomState,
-    max: u32,
-    /// The name's hash, where it is a new one that is not yet counted.
-    fresh: Option<u64>,
 }
 
 impl StreamName {
-    pub(super) fn new(template: &Template, max: u32) -> Self {
+    pub(super) fn new(template: &Template) -> Self {
         let literal = template.literal();
         Self {
             parts: template.parts().to_vec(),
             fixed: literal.is_some(),
             name: literal.unwrap_or_default().as_bytes().to_vec(),
             captures: Captures::default(),
-            made: HashSet::new(),
-            hasher: RandomState::new(),
-            max,
-            fresh: None,
         }
     }
 
-    /// The name for a message. A new name counts once [`StreamName::made`] says that an entry came of it.
+    /// The name for a message.
     pub(super) fn make(&mut self, message: &Message<'_>) -> Result<&[u8], Rejection> {
         if self.fixed {
             return Ok(&self.name);
@@ -53,21 +36,7 @@ impl StreamName {
             let (Piece::Literal(bytes) | Piece::Variable(bytes)) = piece;
             name.extend_from_slice(bytes);
         })?;
-        let hash = self.hasher.hash_one(&self.name);
-        self.fresh = (!self.made.contains(&hash)).then_some(hash);
-        let full = u32::try_from(self.made.len()).map_or(true, |made| made >= self.max);
-        if self.fresh.is_some() && full {
-            return Err(Rejection::new(
-                RejectReason::TooManyStreams,
-                format!("the route has made {} streams since it started, which is its max_streams", self.max),
-            ));
-        }
         Ok(&self.name)
-    }
-
-    /// Counts the latest name, where it is new.
-    pub(super) fn made(&mut self) {
-        self.made.extend(self.fresh.take());
     }
 }
 

@@ -56,7 +56,7 @@ fn message<'a>(channel: &'a str, payload: &'a [u8]) -> Message<'a> {
 fn map(mapping: &mut Mapping, message: &Message<'_>) -> Result<Entry, Rejection> {
     let mut entry = Entry::default();
     let context = Context { position: &"5-abc-7", received_unix_ms: 1_700_000_000_123 };
-    mapping.map(message, &context, &mut entry).map(|()| entry)
+    mapping.map(message, message.payload.len(), &context, &mut entry).map(|()| entry)
 }
 
 fn fields(entry: &Entry) -> Vec<(&str, &str)> {

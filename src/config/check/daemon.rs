@@ -31,7 +31,8 @@ impl Check<'_> {
         Daemon {
             listen,
             state_directory: raw.state_directory.into(),
-            memory_limit: raw.memory_limit.0,
+            // What is too small is reported above, and not once more for each route's messages.
+            memory_limit: raw.memory_limit.0.max(LEAST_MEMORY),
             shutdown_timeout: raw.shutdown_timeout.0,
         }
     }

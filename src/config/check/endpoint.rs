@@ -65,7 +65,7 @@ impl Check<'_> {
         file: Option<String>,
     ) -> Option<SecretSource> {
         let inline_key = key.at("password");
-        if inline.is_some() && self.layers.from_file(&inline_key) {
+        if inline.is_some() && self.layers.stands_in_file(&inline_key) {
             let variable = inline_key.parts().join("__").to_uppercase();
             let help = format!(
                 "put it into a file that only tidegate may read and name that with password_file, \
@@ -83,6 +83,10 @@ impl Check<'_> {
         if places.len() > 1 {
             let message = format!("the password is given {}; expected one of them", places.join(" and "));
             self.report(&key.at(if file.is_some() { "password_file" } else { "password" }), message);
+            return None;
+        }
+        if inline.as_ref().is_some_and(|secret| secret.reveal().is_empty()) {
+            self.report(&inline_key, "is empty; expected the password");
             return None;
         }
         match (in_url.or(inline), file) {

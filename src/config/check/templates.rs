@@ -2,8 +2,11 @@
 
 use super::Check;
 use crate::config::overlap::Glob;
-use crate::config::problems::Key;
-use crate::template::{Part, Template};
+use crate::config::problems::{Key, near};
+use crate::template::{Part, Template, TemplateError};
+
+/// The variables whose names can be misspelt.
+const VARIABLES: [&str; 5] = ["channel", "pattern", "stream", "id", "json"];
 
 /// A setting that takes a template, and what its variables can come from.
 #[derive(Clone, Copy)]
@@ -22,7 +25,15 @@ impl Check<'_> {
         let template = match Template::parse(text) {
             Ok(template) => template,
             Err(error) => {
-                self.report(key, format!("the template {error}"));
+                let problem = self.layers.problem(key, format!("the template {error}"));
+                let guess = match &error {
+                    TemplateError::Unknown(name) => near(name, VARIABLES),
+                    TemplateError::Empty | TemplateError::Unclosed => None,
+                };
+                self.problems.push(match guess {
+                    Some(guess) => problem.help(guess),
+                    None => problem,
+                });
                 return None;
             }
         };

@@ -199,9 +199,38 @@ impl<'de> Deserialize<'de> for Keep {
     }
 }
 
+/// Any scalar is taken, so that no error of type quotes a password that somebody wrote as a number.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
+        struct Scalar;
+        impl Visitor<'_> for Scalar {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret::new(text.to_owned()))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Secret, E> {
+                Ok(Secret::new(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Secret, E> {
+                Ok(Secret::new(value.to_string()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Secret, E> {
+                Ok(Secret::new(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Secret, E> {
+                Ok(Secret::new(value.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Scalar)
     }
 }
 

@@ -1,0 +1,331 @@
+//! The loop of one capture.
+//!
+//! One struct owns everything; [`Route::run`] is `select` (the only awaits; it returns what happened)
+//! and `apply` (which awaits nothing), in turn.
+//!
+//! ```text
+//! source:       waiting ─▶ opening ─▶ open ─▶ waiting …     a new window each time
+//!                                      └─▶ full             memory; opens again at half
+//! destination:  inheriting ─▶ waiting ─▶ connecting ─▶ up ─▶ waiting …
+//! ending:       running ─▶ draining (told to stop) ─▶ done
+//!                     └──▶ handing over (a reload's successor has opened its window) ─▶ done
+//! ```
+//!
+//! Failure: nothing here ends the loop but being told to. Each side comes back by itself, a route that
+//! may not write is parked, and what may have been missed is carried by the next window's first batch.
+
+mod destination;
+mod report;
+mod source;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::append::Keys;
+use super::batch::{Builder, Gap};
+use super::chain::Chain;
+use super::handover::{Border, Ended, Handover};
+use super::housekeeping;
+use super::mapping::Mapping;
+use super::pulse::Pulse;
+use crate::config::{Capture, Endpoint};
+use crate::logs::Limited;
+use crate::metrics::{CaptureMetrics, EndpointMetrics};
+use crate::position::Position;
+use crate::rt;
+use crate::server::Error;
+use crate::status::Slot;
+
+use destination::Destination;
+use source::Source;
+
+/// The loop comes round at least this often, and says so.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a capture is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The route's settings.
+    pub capture: Arc<Capture>,
+    /// Where it reads.
+    pub source: Arc<Endpoint>,
+    /// Where it writes.
+    pub destination: Arc<Endpoint>,
+    /// The source's heartbeat.
+    pub pulse: Pulse,
+    /// Handles of the route's metrics.
+    pub metrics: CaptureMetrics,
+    /// Handles of the source's metrics.
+    pub source_metrics: EndpointMetrics,
+    /// Handles of the destination's metrics.
+    pub destination_metrics: EndpointMetrics,
+    /// The route's place on the board.
+    pub slot: Slot,
+    /// Bytes that it may hold in memory.
+    pub memory_bytes: usize,
+    /// Cancelled when it is to store what is in hand and end.
+    pub stop: CancellationToken,
+    /// How long that may take.
+    pub drain_deadline: Duration,
+    /// The route that it replaces, and whether that one writes the same state.
+    pub predecessor: Option<(Handover, bool)>,
+    /// What a later route that replaces it will say.
+    pub successor: Handover,
+}
+
+/// A running capture.
+#[derive(Debug)]
+pub struct Route {
+    parts: Parts,
+    hashes: String,
+    keys: Keys,
+    mapping: Mapping,
+    builder: Builder,
+    chain: Chain,
+    source: Source,
+    destination: Destination,
+    ending: Ending,
+    /// A stretch that may be missing and that no window has ended yet.
+    gap: Option<Gap>,
+    /// No epoch below this may be handed out.
+    floor: u64,
+    /// Where the successor's numbering begins, once this route's window has come there.
+    border: Option<Position>,
+    known_border: Border,
+    log: Limited,
+    report: report::Report,
+    wake: Pin<Box<Sleep>>,
+    woke: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Running,
+    /// Told to stop: what is in hand is stored until then.
+    Draining(Instant),
+    /// A successor runs: what is before the border is stored.
+    HandingOver,
+}
+
+/// What happened.
+#[derive(Debug)]
+enum Action {
+    Source(source::Event),
+    Destination(destination::Event),
+    Border(Border),
+    Stop,
+    Tick,
+}
+
+impl Route {
+    /// Makes a route; nothing happens before [`Self::run`].
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let now = Instant::now();
+        let revision = parts.capture.revision();
+        let predecessor = match &parts.predecessor {
+            Some((predecessor, true)) => Some(predecessor.clone()),
+            _ => None,
+        };
+        Self {
+            hashes: format!("{}-{}", revision.numbering, revision.mapping),
+            keys: Keys::new(&parts.destination.key_prefix, &parts.capture.name),
+            mapping: Mapping::new(&parts.capture),
+            builder: Builder::default(),
+            chain: Chain::default(),
+            source: Source::new(now),
+            destination: Destination::new(now, predecessor),
+            ending: Ending::Running,
+            gap: None,
+            floor: 0,
+            border: None,
+            known_border: Border::None,
+            log: Limited::new(),
+            report: report::Report::default(),
+            wake: Box::pin(tokio::time::sleep(TICK)),
+            woke: now,
+            parts,
+        }
+    }
+
+    /// Runs until told to stop or replaced; returns how many events could not be stored in time.
+    /// Dropping the future drops what is in hand; the next start records that as a gap.
+    pub async fn run(mut self) -> u64 {
+        let housekeeping = self.keep_house();
+        self.publish(Instant::now());
+        while !self.is_done(Instant::now()) {
+            let action = self.select().await;
+            self.apply(action, Instant::now());
+        }
+        housekeeping.cancel();
+        self.ended()
+    }
+
+    async fn select(&mut self) -> Action {
+        let stop = self.parts.stop.clone();
+        let successor = self.parts.successor.clone();
+        let stopped = stop.cancelled();
+        let border = successor.border_other_than(self.known_border);
+        tokio::pin!(stopped, border);
+        let running = self.ending == Ending::Running;
+        poll_fn(|cx| {
+            if running {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Action::Stop);
+                }
+                if let Poll::Ready(border) = border.as_mut().poll(cx) {
+                    return Poll::Ready(Action::Border(border));
+                }
+            }
+            self.poll(cx)
+        })
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Action> {
+        // Replies first: they make room. Time last: what came meanwhile proves that a peer lives.
+        if let Poll::Ready(event) = self.destination.poll(cx) {
+            return Poll::Ready(Action::Destination(event));
+        }
+        if let Poll::Ready(event) = self.source.poll(cx) {
+            return Poll::Ready(Action::Source(event));
+        }
+        let deadline = self.next_deadline().into();
+        if self.wake.deadline() > deadline {
+            self.wake.as_mut().reset(deadline);
+        }
+        self.wake.as_mut().poll(cx).map(|()| Action::Tick)
+    }
+
+    fn apply(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Source(event) => self.on_source(event, now),
+            Action::Destination(event) => self.on_destination(event, now),
+            Action::Border(border) => self.on_border(border, now),
+            Action::Stop => self.on_stop(now),
+            Action::Tick => self.on_tick(now),
+        }
+        self.pump(now);
+    }
+
+    /// When the loop must come round, whatever happens.
+    fn next_deadline(&self) -> Instant {
+        let mut deadline = self.woke + TICK;
+        for other in [self.source.deadline(), self.destination.deadline()].into_iter().flatten() {
+            deadline = deadline.min(other);
+        }
+        match self.ending {
+            Ending::Draining(until) => deadline.min(until),
+            Ending::Running | Ending::HandingOver => deadline,
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant) {
+        if now.duration_since(self.woke) > 2 * TICK {
+            // This process was stopped for a while: then silence says nothing of the peers.
+            self.source.forgive(now);
+        }
+        self.woke = now;
+        self.wake.as_mut().reset((now + TICK).into());
+        self.check_source(now);
+        self.check_destination(now);
+        self.publish(now);
+    }
+
+    fn on_stop(&mut self, now: Instant) {
+        self.ending = Ending::Draining(now + self.parts.drain_deadline);
+        self.close_source();
+        self.flush_builder();
+        self.publish(now);
+    }
+
+    /// The successor has said something.
+    fn on_border(&mut self, border: Border, now: Instant) {
+        self.known_border = border;
+        match border {
+            Border::None => self.border = None,
+            Border::Announced(_) => {}
+            Border::Open(position) => {
+                if self.border.is_none() && self.source.is_open() && self.builder.last() < Some(position) {
+                    // Not there yet: `read_window` stops when the anchor comes.
+                    return;
+                }
+                self.hand_over(position, now);
+            }
+        }
+    }
+
+    /// Everything from the border on is the successor's.
+    fn hand_over(&mut self, border: Position, now: Instant) {
+        self.border = Some(border);
+        self.ending = Ending::HandingOver;
+        self.close_source();
+        self.flush_builder();
+        let others = self.chain.cut(border);
+        self.parts.metrics.deduplicated.increment(others);
+        self.publish(now);
+    }
+
+    fn is_done(&self, now: Instant) -> bool {
+        match self.ending {
+            Ending::Running => false,
+            Ending::Draining(until) => now >= until || (self.chain.is_empty() && self.destination.is_idle()),
+            Ending::HandingOver => {
+                let stored = self.chain.is_empty() && !self.destination.is_inheriting();
+                self.parts.stop.is_cancelled() || (stored && self.destination.is_idle())
+            }
+        }
+    }
+
+    fn ended(self) -> u64 {
+        let left = self.chain.held_events();
+        let route = self.parts.capture.name.as_str();
+        if self.ending == Ending::HandingOver {
+            self.parts.successor.end(Ended {
+                position: self.chain.acked(),
+                read: self.chain.was_read(),
+                broken: self.gap,
+            });
+        } else if left > 0 {
+            tracing::error!(
+                event = "drain_incomplete",
+                route,
+                events = left,
+                "{left} events could not be stored within shutdown_timeout and are lost; the next start \
+                 records the gap. Bring the destination back before stopping, or raise shutdown_timeout"
+            );
+        }
+        left
+    }
+
+    /// Moves what was read towards the destination.
+    fn flush_builder(&mut self) {
+        if let Some(batch) = self.builder.take() {
+            self.chain.push(batch);
+        }
+    }
+
+    fn keep_house(&self) -> CancellationToken {
+        let stop = CancellationToken::new();
+        let Parts { destination, capture, .. } = &self.parts;
+        rt::spawn(
+            "housekeeping",
+            housekeeping::keep(destination.clone(), capture.clone(), self.keys.clone(), stop.clone()),
+        );
+        stop
+    }
+
+    /// Bytes in memory: what is read, what waits, what is sent.
+    fn held_bytes(&self) -> usize {
+        self.chain.held_bytes() + self.source.held_bytes() + self.destination.held_bytes()
+    }
+}
+
+/// A future that a loop polls in its `select`.
+type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;

@@ -1,0 +1,105 @@
+//! What a route says of itself.
+
+use std::time::Instant;
+
+use super::{Ending, Route};
+use crate::event::DropReason;
+use crate::metrics::float;
+use crate::rt;
+use crate::status::{Ledger, RouteState};
+
+/// What is counted for the status.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// The state's ledger when it was read, and what was added since.
+    pub(super) ledger: Ledger,
+    /// Messages read by this process.
+    pub(super) received: u64,
+    /// Done by calls that stopped half way through the front batch, or by the one that ended it.
+    pub(super) part: u64,
+    pub(super) last_append_unix_ms: Option<u64>,
+    state: Option<(RouteState, u64)>,
+    was_live: bool,
+}
+
+impl Report {
+    pub(super) fn dropped(&mut self, reason: DropReason, events: u64) {
+        if events > 0 {
+            *self.ledger.dropped.entry(reason.as_str().to_owned()).or_default() += events;
+        }
+    }
+}
+
+impl Route {
+    /// Shows on the board and in the gauges where the route stands.
+    pub(super) fn publish(&mut self, _now: Instant) {
+        let now_unix_ms = rt::unix_ms();
+        let (state, reason) = self.state();
+        self.report.was_live |= state == RouteState::Live;
+        let since = match self.report.state {
+            Some((before, since)) if before == state => since,
+            _ => {
+                self.parts.metrics.set_state(state);
+                now_unix_ms
+            }
+        };
+        self.report.state = Some((state, since));
+        let in_hand = self.chain.held_events() + self.builder.open_events();
+        let in_hand_bytes = self.held_bytes() as u64;
+        let metrics = &self.parts.metrics;
+        metrics.in_hand_events.set(float(in_hand));
+        metrics.in_hand_bytes_memory.set(float(in_hand_bytes));
+        metrics.durable_lag_events.set(float(self.chain.held_events()));
+        metrics.gap_open.set(if self.gap.is_some() { 1.0 } else { 0.0 });
+        metrics.leader.set(if state == RouteState::Superseded { 0.0 } else { 1.0 });
+        metrics.standby_eligible.set(0.0);
+        let position = self.chain.acked().map(|position| position.to_string());
+        let mut ledger = self.report.ledger.clone();
+        ledger.in_hand = in_hand;
+        // What is in hand is in the state's ledger only once it is stored.
+        ledger.received += in_hand + ledger.deduplicated;
+        let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
+        self.parts.slot.update(|status| {
+            status.state = state;
+            status.since_unix_ms = since;
+            status.reason = reason;
+            status.source.connected = source.is_open();
+            status.source.error.clone_from(&source.error);
+            status.source.last_answer_unix_ms = source.heartbeat_unix_ms;
+            status.destination.connected = destination.is_up();
+            status.destination.error.clone_from(&destination.error);
+            status.destination.last_answer_unix_ms = destination.answered_unix_ms;
+            status.position = position;
+            status.in_hand_bytes = in_hand_bytes;
+            status.gap_open_since_unix_ms = gap.as_ref().map(|gap| gap.started_unix_ms);
+            status.last_progress_unix_ms = self.report.last_append_unix_ms;
+            status.ledger = Some(ledger);
+        });
+        self.parts.slot.progressed(now_unix_ms);
+    }
+
+    fn state(&self) -> (RouteState, Option<String>) {
+        let (source, destination) = (&self.source, &self.destination);
+        match self.ending {
+            Ending::Draining(_) => return (RouteState::Draining, Some("told to stop".to_owned())),
+            Ending::HandingOver => {
+                return (RouteState::Draining, Some("replaced by a new configuration".to_owned()));
+            }
+            Ending::Running => {}
+        }
+        if destination.superseded.is_some() {
+            let why = "another instance runs a newer configuration of this route".to_owned();
+            return (RouteState::Superseded, Some(why));
+        }
+        if destination.parked {
+            return (RouteState::Parked, destination.error.clone());
+        }
+        let why = destination.error.as_ref().map(|error| format!("destination: {error}"));
+        let why = why.or_else(|| source.error.as_ref().map(|error| format!("source: {error}")));
+        match (source.is_open() && destination.is_up() && destination.error.is_none(), self.report.was_live) {
+            (true, _) => (RouteState::Live, None),
+            (false, true) => (RouteState::Waiting, why),
+            (false, false) => (RouteState::Connecting, why),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The reading side of a route.
+
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::super::batch::{Gap, Joint};
+use super::super::handover::Border;
+use super::super::mapping::Context as MessageContext;
+use super::super::window::{Item, SILENCE, Subscriptions, Window};
+use super::{Pending, Route};
+use crate::event::{DropReason, GapCause};
+use crate::position::AnchorId;
+use crate::rt;
+use crate::server::{Backoff, Class, Error};
+
+/// How long a source that refuses is left alone.
+const PARKED: Duration = Duration::from_secs(30);
+
+/// Where the reading side stands.
+pub(super) struct Source {
+    state: State,
+    backoff: Backoff,
+    /// Why it is not open, for a person.
+    pub(super) error: Option<String>,
+    /// When a heartbeat of ours last came back; milliseconds since 1970.
+    pub(super) heartbeat_unix_ms: Option<u64>,
+    opened_before: bool,
+}
+
+enum State {
+    Waiting(Instant),
+    Opening(Pending<Window>),
+    Open(Box<Window>),
+    /// Memory is full.
+    Full,
+    Closed,
+}
+
+/// What happened on the reading side.
+#[derive(Debug)]
+pub(super) enum Event {
+    Due,
+    Opened(Result<Box<Window>, Error>),
+    Filled(Result<usize, Error>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Waiting(now),
+            backoff: Backoff::default(),
+            error: None,
+            heartbeat_unix_ms: None,
+            opened_before: false,
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match &mut self.state {
+            State::Waiting(until) if *until <= Instant::now() => Poll::Ready(Event::Due),
+            State::Waiting(_) | State::Full | State::Closed => Poll::Pending,
+            State::Opening(opening) => {
+                opening.as_mut().poll(cx).map(|window| Event::Opened(window.map(Box::new)))
+            }
+            State::Open(window) => window.poll_fill(cx).map(Event::Filled),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting(until) => Some(*until),
+            State::Open(window) => Some(window.heard + SILENCE),
+            State::Opening(_) | State::Full | State::Closed => None,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Open(window) => window.held_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Takes silence for no sign this time.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        if let State::Open(window) = &mut self.state {
+            window.heard = now;
+        }
+    }
+}
+
+impl Route {
+    pub(super) fn on_source(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Due => self.open_window(),
+            Event::Opened(Ok(window)) => self.opened(window, now),
+            Event::Opened(Err(error)) => self.not_opened(&error, now),
+            Event::Filled(Ok(_)) => self.read_window(now),
+            Event::Filled(Err(error)) => {
+                self.lost_window(GapCause::SourceDisconnected, &error.to_string(), now)
+            }
+        }
+    }
+
+    pub(super) fn close_source(&mut self) {
+        self.source.state = State::Closed;
+    }
+
+    /// Ends a window over which nothing comes any more.
+    pub(super) fn check_source(&mut self, now: Instant) {
+        match &self.source.state {
+            State::Open(window) if now.duration_since(window.heard) >= SILENCE => {
+                let why = self.parts.pulse.error().map_or_else(
+                    || "no heartbeat came back: the server is stopped, or no longer the one that is published to".to_owned(),
+                    |error| format!("no heartbeat came back, and none can be sent: {error}"),
+                );
+                self.lost_window(GapCause::SourceSilent, &why, now);
+            }
+            State::Full if self.held_bytes() <= self.parts.memory_bytes / 2 => {
+                self.source.state = State::Waiting(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads again if that was stopped because memory was full.
+    pub(super) fn reopen_if_room(&mut self, now: Instant) {
+        if matches!(self.source.state, State::Full) {
+            self.check_source(now);
+        }
+    }
+
+    fn open_window(&mut self) {
+        let capture = &self.parts.capture;
+        let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
+        let source = self.parts.source.clone();
+        let subscriptions = Subscriptions {
+            control: self.parts.pulse.channel().to_vec(),
+            epoch_key: crate::config::keys::epoch(&source.key_prefix).into_bytes(),
+            channels: bytes(&capture.channels),
+            patterns: bytes(&capture.patterns),
+            max_message_bytes: usize::try_from(capture.max_message_size).unwrap_or(usize::MAX),
+        };
+        let role = format!("{}:subscribe", capture.name);
+        let (floor, anchor) = (self.floor, AnchorId::random());
+        if let Some((predecessor, _)) = &self.parts.predecessor
+            && !self.source.opened_before
+        {
+            predecessor.set_border(Border::Announced(anchor));
+        }
+        self.source.state = State::Opening(Box::pin(async move {
+            Window::open(&source, &role, subscriptions, floor, anchor).await
+        }));
+    }
+
+    fn opened(&mut self, window: Box<Window>, now: Instant) {
+        let anchor = window.anchor();
+        if let Some((predecessor, _)) = &self.parts.predecessor
+            && !self.source.opened_before
+        {
+            predecessor.set_border(Border::Open(anchor));
+        }
+        if self.source.opened_before {
+            self.parts.source_metrics.reconnects.increment(1);
+        }
+        self.source.opened_before = true;
+        self.source.error = None;
+        self.source.backoff.reset();
+        self.floor = self.floor.max(anchor.epoch.number + 1);
+        let now_unix_ms = rt::unix_ms();
+        let joint = match self.gap.take() {
+            Some(gap) => Joint::Gap(Gap { ended_unix_ms: now_unix_ms, ..gap }),
+            None => Joint::Start(now_unix_ms),
+        };
+        self.flush_builder();
+        self.builder.open_window(anchor, joint, now);
+        self.source.state = State::Open(window);
+        tracing::info!(
+            event = "window_opened",
+            route = self.parts.capture.name,
+            endpoint = self.parts.source.name,
+            position = %anchor,
+            "listening"
+        );
+        self.read_window(now);
+        self.publish(now);
+    }
+
+    fn not_opened(&mut self, error: &Error, now: Instant) {
+        if let Some((predecessor, _)) = &self.parts.predecessor
+            && !self.source.opened_before
+        {
+            predecessor.set_border(Border::None);
+        }
+        let wait = if error.class() == Class::Park { PARKED } else { self.source.backoff.next_wait() };
+        self.source.error = Some(describe(error));
+        self.source.state = State::Waiting(now + wait);
+        if let Some(suppressed) = self.log.admit("source_unavailable", now) {
+            tracing::warn!(
+                event = "source_unavailable",
+                route = self.parts.capture.name,
+                endpoint = self.parts.source.name,
+                class = error.class().as_str(),
+                suppressed,
+                "cannot listen to {}: {}; tries again by itself",
+                self.parts.source.address,
+                describe(error)
+            );
+        }
+        self.parts.slot.tried();
+        self.publish(now);
+    }
+
+    /// The window has ended: what comes until the next one opens may be missed.
+    pub(super) fn lost_window(&mut self, cause: GapCause, why: &str, now: Instant) {
+        self.flush_builder();
+        self.source.error = Some(why.to_owned());
+        self.source.state = match cause {
+            GapCause::MemoryFull => State::Full,
+            _ => State::Waiting(now + self.source.backoff.next_wait()),
+        };
+        self.gap = Some(Gap {
+            cause,
+            detail: why.to_owned(),
+            started_unix_ms: rt::unix_ms(),
+            ended_unix_ms: 0,
+            dropped: 0,
+            reason: DropReason::MemoryFull,
+        });
+        if let Some(suppressed) = self.log.admit("source_lost", now) {
+            tracing::warn!(
+                event = "source_lost",
+                route = self.parts.capture.name,
+                endpoint = self.parts.source.name,
+                cause = cause.as_str(),
+                suppressed,
+                "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
+            );
+        }
+        if let Border::Open(border) = self.known_border {
+            self.hand_over(border, now);
+        }
+        self.publish(now);
+    }
+
+    /// Takes in everything that has come.
+    pub(super) fn read_window(&mut self, now: Instant) {
+        let State::Open(window) = &mut self.source.state else { return };
+        window.heard = now;
+        let received_unix_ms = rt::unix_ms();
+        let mut received = 0;
+        let mut broken = None;
+        let mut full = false;
+        let mut border = None;
+        loop {
+            match window.next() {
+                Ok(None) => break,
+                Ok(Some(Item::Event { position, message, size })) => {
+                    received += 1;
+                    if self.builder.would_overflow(message.payload.len())
+                        && let Some(batch) = self.builder.take()
+                    {
+                        self.chain.push(batch);
+                    }
+                    let mapping = &mut self.mapping;
+                    let done = self.builder.event(position, &message, size, now, |sink| {
+                        let context = MessageContext { position: &position, received_unix_ms };
+                        mapping.map(&message, size, &context, sink)
+                    });
+                    if done && let Some(batch) = self.builder.take() {
+                        self.chain.push(batch);
+                        if self.chain.held_bytes() > self.parts.memory_bytes {
+                            full = true;
+                            break;
+                        }
+                    }
+                }
+                Ok(Some(Item::Anchor(position))) => {
+                    self.floor = self.floor.max(position.epoch.number + 1);
+                    let id = position.epoch.anchor;
+                    let word = self.parts.successor.border();
+                    let at_border = match word {
+                        Border::None => false,
+                        Border::Announced(announced) => announced == id,
+                        Border::Open(open) => open.epoch.anchor == id,
+                    };
+                    if at_border {
+                        if let Some(batch) = self.builder.take() {
+                            self.chain.push(batch);
+                        }
+                        self.border = Some(position);
+                        if matches!(word, Border::Open(_)) {
+                            border = Some(position);
+                            break;
+                        }
+                    }
+                    if self.builder.anchor(position, now)
+                        && let Some(batch) = self.builder.take()
+                    {
+                        self.chain.push(batch);
+                    }
+                }
+                Ok(Some(Item::Heartbeat { instance, sent_us })) => {
+                    if instance == self.parts.pulse.instance() {
+                        self.source.heartbeat_unix_ms = Some(received_unix_ms);
+                        if let Some(age) = self.parts.pulse.age(sent_us, now) {
+                            self.parts.metrics.heartbeat_round_trip_seconds.record(age.as_secs_f64());
+                        }
+                    }
+                }
+                Ok(Some(Item::Nothing)) => {}
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
+        }
+        if received > 0 {
+            self.parts.metrics.received.increment(received);
+            self.report.received += received;
+            self.parts.pulse.busy();
+        }
+        if let Some(border) = border {
+            self.hand_over(border, now);
+        } else if let Some(error) = broken {
+            self.lost_window(GapCause::SourceBroken, &error.to_string(), now);
+        } else if full {
+            let why = format!(
+                "{} bytes wait for the destination, the route's share of memory_limit is {}",
+                self.chain.held_bytes(),
+                self.parts.memory_bytes
+            );
+            self.lost_window(GapCause::MemoryFull, &why, now);
+        }
+    }
+}
+
+/// An error with what a person can do about it.
+pub(super) fn describe(error: &Error) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error} ({hint})"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The command line: one file a command.
+//!
+//! Exit codes: 0 fine, 64 usage, 69 Redis (or the daemon that is asked) unavailable, 78 configuration,
+//! 1 anything else.
+
+mod acl;
+mod check;
+mod healthcheck;
+mod run;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, Loaded};
+
+/// Fine.
+const OK: u8 = 0;
+/// Anything that has no code of its own.
+const FAILED: u8 = 1;
+/// sysexits' EX_USAGE.
+const USAGE: u8 = 64;
+/// sysexits' EX_UNAVAILABLE.
+const UNAVAILABLE: u8 = 69;
+/// sysexits' EX_CONFIG.
+const CONFIGURATION: u8 = 78;
+
+/// A durable bridge between Redis Pub/Sub and Redis Streams
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration file; `conf.d/*.toml` beside it is read after it
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run,
+    /// Check the configuration and print every problem at once
+    Check(check::Arguments),
+    /// Print the ACL SETUSER lines that the configuration needs
+    Acl,
+    /// Show what the running daemon does
+    Status(status::Arguments),
+    /// Exit with 0 if the running daemon's loops make progress (for container health checks)
+    Healthcheck,
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+impl Cli {
+    /// Reads the process's arguments; on a mistake prints what is wrong and gives the exit code.
+    ///
+    /// # Errors
+    /// The exit code where there is nothing to run: `--help`, `--version`, or a mistake.
+    pub fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            // Where even standard error is closed there is nobody left to tell.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { USAGE } else { OK })
+        })
+    }
+
+    /// Carries out the command.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        let config = self.config.as_path();
+        ExitCode::from(match self.command {
+            Command::Run => run::run(config),
+            Command::Check(arguments) => check::check(config, &arguments),
+            Command::Acl => acl::acl(config),
+            Command::Status(arguments) => status::status(config, &arguments),
+            Command::Healthcheck => healthcheck::healthcheck(config),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
+                OK
+            }
+            Command::Man => match clap_mangen::Man::new(Self::command()).render(&mut std::io::stdout()) {
+                Ok(()) => OK,
+                Err(_) => FAILED,
+            },
+        })
+    }
+}
+
+/// Reads the configuration, or prints everything that is wrong with it.
+fn load(path: &Path) -> Result<Loaded, u8> {
+    config::load(path, environment(), &[]).map_err(|problems| {
+        eprintln!("{problems}");
+        CONFIGURATION
+    })
+}
+
+/// The environment as text; what is not UTF-8 cannot be configuration.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// A runtime for a command that only asks.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, std::io::Error> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
