@@ -20,7 +20,7 @@ use std::time::Duration;
 use redis::Value;
 
 use support::{
-    Captured, Daemon, Load, Options, Oracle, Payloads, Published, Server, Setup, Subscriber,
+    Captured, Daemon, Load, Options, Oracle, Payloads, Published, Server, Setup, Subscriber, alert,
     assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
 };
 
@@ -63,7 +63,8 @@ fn main() -> ExitCode {
     );
 
     let subscriber = Subscriber::start(&server, &["stock.*"]);
-    let mut daemon = Setup::new().endpoint("demo", &server).routes(ROUTES).expects(&["gap"]).start_ready();
+    let mut daemon =
+        Setup::new().endpoint("demo", &server).routes(ROUTES).expects(&[alert::GAP]).start_ready();
     let oracle = Oracle::new(&server);
 
     let calm = publish_in_peace(&server, &oracle);

@@ -97,8 +97,8 @@ impl Setup {
 
     /// Announces WARN and ERROR lines by their `event=` codes. Any other fails the test.
     #[must_use]
-    pub(crate) fn expects(mut self, events: &[&str]) -> Self {
-        self.expected.extend(events.iter().map(|event| (*event).to_owned()));
+    pub(crate) fn expects(mut self, alerts: &[&[&str]]) -> Self {
+        self.expected.extend(alerts.iter().copied().flatten().map(|event| (*event).to_owned()));
         self
     }
 
@@ -380,15 +380,14 @@ impl Daemon {
         self.log.lines()
     }
 
-    /// Waits until a line with this `event=` code has been written at WARN or ERROR.
+    /// Waits until a line with one of these `event=` codes has been written at WARN or ERROR.
     #[track_caller]
-    pub(crate) fn wait_alert(&self, event: &str) -> LogLine {
-        eventually(&format!("an alert event={event}"), PATIENCE, || {
-            let lines = self.log.lines();
-            let found = lines
-                .into_iter()
-                .find(|line| line.level > Level::Quiet && line.event.as_deref() == Some(event));
-            found.ok_or_else(|| self.log.tail())
+    pub(crate) fn wait_alert(&self, events: &[&str]) -> LogLine {
+        eventually(&format!("an alert, event={events:?}"), PATIENCE, || {
+            let announced =
+                |line: &LogLine| line.event.as_deref().is_some_and(|event| events.contains(&event));
+            let mut lines = self.log.lines().into_iter();
+            lines.find(|line| line.level > Level::Quiet && announced(line)).ok_or_else(|| self.log.tail())
         })
     }
 }
