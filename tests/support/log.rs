@@ -6,6 +6,22 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
+/// The stable codes of WARN and ERROR lines that a test may announce.
+pub(crate) mod alert {
+    /// A stretch of the source may have been missed.
+    pub(crate) const GAP: &[&str] = &["gap"];
+    /// The source is away, or does not answer.
+    pub(crate) const SOURCE: &[&str] = &["source_lost", "source_unavailable"];
+    /// The destination is away, does not answer, or refuses for the time being.
+    pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
+    /// A message or an entry went to the dead letters.
+    pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
+    /// A route may not write, and a person must act.
+    pub(crate) const PARKED: &[&str] = &["parked", "broadcast_parked"];
+    /// A configuration that was read again is bad and changed nothing.
+    pub(crate) const RELOAD: &[&str] = &["reload_refused"];
+}
+
 /// How bad a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {

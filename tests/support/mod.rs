@@ -23,18 +23,23 @@
 mod compare;
 mod daemon;
 mod log;
+mod notify;
 mod oracle;
 mod port;
 mod process;
 mod server;
 mod stream;
+mod subscriber;
 mod wait;
 
 pub(crate) use compare::{assert_exact, assert_nothing_lost_outside_gaps, difference};
 pub(crate) use daemon::{Daemon, Endpoint, Setup};
-pub(crate) use log::{Level, LogLine};
+pub(crate) use log::{Level, LogLine, alert};
 pub(crate) use oracle::{Load, Loading, Oracle, Payloads, Published};
 pub(crate) use process::{Guarded, program_next_to_tests};
 pub(crate) use server::{Options, Server, Version};
-pub(crate) use stream::{Captured, DeadLetter, Gap, captured, captured_in_all, dead_letters, entries, gaps};
+pub(crate) use stream::{
+    Captured, DeadLetter, Gap, captured, captured_in_all, dead_letters, entries, gaps, wait_for_last,
+};
+pub(crate) use subscriber::Subscriber;
 pub(crate) use wait::{assert_eventually, eventually};

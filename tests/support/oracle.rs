@@ -49,18 +49,27 @@ pub(crate) struct Load {
     pub(crate) payloads: Payloads,
     /// Messages a second of all publishers together; none is as fast as the source takes them.
     pub(crate) rate: Option<usize>,
+    /// Number of the first publisher: unique payloads carry it.
+    pub(crate) first_publisher: usize,
 }
 
 impl Load {
     /// As fast as the source takes them, with mixed payloads.
     pub(crate) fn new(publishers: usize, messages: usize, channels: &[&str]) -> Self {
         let channels = channels.iter().map(|channel| channel.as_bytes().to_vec()).collect();
-        Self { publishers, messages, channels, payloads: Payloads::Mixed, rate: None }
+        Self { publishers, messages, channels, payloads: Payloads::Mixed, rate: None, first_publisher: 0 }
     }
 
     #[must_use]
     pub(crate) fn payloads(mut self, payloads: Payloads) -> Self {
         self.payloads = payloads;
+        self
+    }
+
+    /// Counts publishers from another number on, so that a second load repeats no unique payload.
+    #[must_use]
+    pub(crate) fn first_publisher(mut self, number: usize) -> Self {
+        self.first_publisher = number;
         self
     }
 
@@ -120,7 +129,7 @@ impl Oracle {
                 let share =
                     load.messages / load.publishers + usize::from(number < load.messages % load.publishers);
                 let publisher = Publisher {
-                    number,
+                    number: load.first_publisher + number,
                     share,
                     load: load.clone(),
                     stop: Arc::clone(&stop),

@@ -1,9 +1,12 @@
 //! What stands in the streams: entries, gap records, dead letters.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::oracle::Published;
 use super::server::Server;
+use super::wait::eventually;
 
 /// One entry: id, then fields in order.
 pub(crate) type Entry = (String, Vec<(Vec<u8>, Vec<u8>)>);
@@ -37,7 +40,8 @@ pub(crate) struct DeadLetter {
     pub(crate) channel: Vec<u8>,
     /// The payload, or its first bytes where it is large.
     pub(crate) payload: Vec<u8>,
-    pub(crate) size: usize,
+    /// Of the whole payload; only where tidegate itself refused the message.
+    pub(crate) size: Option<usize>,
     pub(crate) position: String,
 }
 
@@ -135,6 +139,8 @@ pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
 pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
     let key = format!("tidegate:{route}:dead-letters");
     let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
+        let number = |size| text(size).parse().unwrap_or_else(|_| panic!("{key} {id}: size is not a number"));
+        let size = take(&mut fields, "size").map(number);
         let mut need =
             |name| take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}"));
         DeadLetter {
@@ -142,9 +148,26 @@ pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
             detail: text(need("detail")),
             channel: need("channel"),
             payload: need("payload"),
-            size: text(need("size")).parse().unwrap_or_else(|_| panic!("{key} {id}: size is not a number")),
+            size,
             position: text(need("position")),
         }
     });
     all.collect()
+}
+
+/// Waits until a stream's last entry carries this payload. The source's order is total: once a
+/// message is in its stream, everything published before it has been dealt with.
+#[track_caller]
+pub(crate) fn wait_for_last(server: &Server, stream: &str, payload: &[u8], within: Duration) {
+    eventually(&format!("the last message is in {stream}"), within, || {
+        let last: Vec<Value> = server
+            .try_ask(&["XREVRANGE", stream, "+", "-", "COUNT", "1"])
+            .map_err(|error| error.to_string())?;
+        let last = last.into_iter().next().map(entry).ok_or("no entry")?;
+        if last.1.iter().any(|(_, value)| value == payload) {
+            Ok(())
+        } else {
+            Err(format!("{} entries, the last is {}", server.stream_length(stream), last.0))
+        }
+    });
 }

@@ -1,0 +1,48 @@
+# make demo         see it work, on a private Redis, in under a minute once built
+# make test         every test, on real servers (installs them under target/)
+# make lint         what .ci/run insists on before it tests
+# make bench-smoke  throughput against an ideal client and CPU per message, in about two minutes
+# make bench        the same, longer and with more cells
+# make soak         the tests of faults, over and over, for SOAK_MINUTES (default 30)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+SOAK_MINUTES ?= 30
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/cargo-tools/bin
+
+.PHONY: demo test lint bench bench-smoke soak servers
+
+demo:
+	$(CARGO) build --locked --release --bin tidegate --example demo
+	server=$$(scripts/servers.sh any) && target/release/examples/demo "$$server"
+
+servers:
+	scripts/servers.sh
+
+# nextest runs each test in a process of its own and says which one was slow; cargo test does as well.
+test: servers
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked --lib --bins --tests --examples; \
+	else \
+		$(CARGO) test --locked --lib --bins --tests --examples; \
+	fi
+	$(CARGO) test --locked --doc
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) deny --locked check bans licenses sources
+	scripts/msrv.sh
+
+bench-smoke: servers
+	$(CARGO) bench --locked --bench capture -- smoke
+
+bench: servers
+	$(CARGO) bench --locked --bench capture -- full
+
+soak: servers
+	$(CARGO) test --locked --test promises --no-run
+	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
+	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done

@@ -1,0 +1,137 @@
+//! `make bench-smoke`: how close a capture comes to what the same server can do at all.
+//!
+//! The ceiling is an ideal client: no bridge logic, the same subscription, the same append script
+//! with batches of 128, everything pipelined. Both run against a fresh server that is source and
+//! destination at once, with its append-only file off, in turns, so that a machine whose speed
+//! drifts slows both. Publishers keep a fixed number of messages on the way: they offer exactly what
+//! the route sustains, and the server, not a queue, is what is measured.
+//!
+//! ```text
+//! publishers ──▶ server ──▶ ideal client or daemon ──▶ server
+//!     └── wait while published − appended > WINDOW ──────┘
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot go on says so by a panic")]
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod ideal;
+mod load;
+mod measure;
+
+use std::time::Duration;
+
+use support::{Server, Setup, Version};
+
+use ideal::Ideal;
+use load::{CHANNEL, Load, PAYLOAD_BYTES};
+use measure::{Sample, median, over};
+
+/// How much of a stream is kept, so that memory does not grow with the length of a run.
+const KEEP_ENTRIES: u64 = 100_000;
+
+/// What a run takes.
+struct Plan {
+    pairs: usize,
+    each: Duration,
+    /// Messages after which the daemon's memory is read the first and the last time.
+    memory: [u64; 2],
+}
+
+const SMOKE: Plan = Plan { pairs: 3, each: Duration::from_secs(5), memory: [1_000_000, 5_000_000] };
+const FULL: Plan = Plan { pairs: 7, each: Duration::from_secs(15), memory: [1_000_000, 10_000_000] };
+
+fn main() {
+    let plan = if std::env::args().any(|argument| argument == "full") { FULL } else { SMOKE };
+    println!("capture, {PAYLOAD_BYTES} B payloads, one channel, {}, unix socket, AOF off", Version::Redis70);
+    println!("{:>8} {:>12} {:>12} {:>12} {:>12}", "", "messages/s", "server CPU", "server µs", "client µs");
+
+    let mut ideals = Vec::new();
+    let mut daemons = Vec::new();
+    let mut memory = Vec::new();
+    for pair in 1..=plan.pairs {
+        ideals.push(show("ideal", run_ideal(&plan)));
+        let rest = if pair == plan.pairs { &plan.memory[..] } else { &[] };
+        let (sample, resident) = run_daemon(&plan, rest);
+        daemons.push(show("tidegate", sample));
+        memory = resident;
+    }
+
+    let ratios: Vec<f64> =
+        daemons.iter().zip(&ideals).map(|(daemon, ideal)| daemon.per_second() / ideal.per_second()).collect();
+    println!();
+    println!(
+        "throughput against the ideal client, median of pairs: {:.2}  (goal: at least 0.80)",
+        median(&ratios)
+    );
+    println!("  spread: {ratios:.2?}");
+    let busy = median(&daemons.iter().map(|sample| sample.server_share()).collect::<Vec<_>>());
+    println!("server at {:.0} % of a core  (a ceiling needs at least 95 %)", busy * 100.0);
+    let cpu = median(&daemons.iter().map(Sample::client_micros).collect::<Vec<_>>());
+    println!("tidegate's CPU: {cpu:.2} µs a message  (goal: at most 1.50)");
+    let against = median(&ideals.iter().map(Sample::server_micros).collect::<Vec<_>>());
+    println!("  that is {:.2} of what the server itself spends on it", cpu / against);
+    if let [first, last] = memory[..] {
+        println!(
+            "tidegate's memory: {:.1} MiB after {} messages, {:.1} MiB after {}: {:+.1} MiB, ratio {:.2}  (goal: at most +1.0, under 48)",
+            mib(first),
+            plan.memory[0],
+            mib(last),
+            plan.memory[1],
+            mib(last) - mib(first),
+            mib(last) / mib(first),
+        );
+    }
+}
+
+fn show(name: &str, sample: Sample) -> Sample {
+    println!(
+        "{name:>8} {:>12.0} {:>10.0} % {:>12.2} {:>12.2}",
+        sample.per_second(),
+        sample.server_share() * 100.0,
+        sample.server_micros(),
+        sample.client_micros(),
+    );
+    sample
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+fn run_ideal(plan: &Plan) -> Sample {
+    let server = Server::start(Version::Redis70);
+    let ideal = Ideal::start(&server, KEEP_ENTRIES);
+    let load = Load::start(&server, ideal::STREAM);
+    let sample = over(plan.each, &server, &load, || ideal.cpu_time());
+    load.stop();
+    ideal.stop();
+    sample
+}
+
+fn run_daemon(plan: &Plan, memory_at: &[u64]) -> (Sample, Vec<u64>) {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .endpoint("bench", &server)
+        .routes(&format!(
+            r#"
+            [capture.bench]
+            source = "bench"
+            channels = ["{CHANNEL}"]
+            destination = "bench"
+            stream = "captured"
+            keep = {{ entries = {KEEP_ENTRIES} }}
+            "#
+        ))
+        .start_ready();
+    let load = Load::start(&server, "captured");
+    let sample = over(plan.each, &server, &load, || daemon.process().cpu_time().expect("the daemon runs"));
+    let resident = memory_at.iter().map(|count| {
+        load.wait_until(*count);
+        daemon.process().resident_kib().expect("the daemon runs")
+    });
+    let resident = resident.collect();
+    load.stop();
+    (sample, resident)
+}

@@ -1,0 +1,66 @@
+//! What is read off: messages, processor time of both sides, wall time.
+
+use std::time::{Duration, Instant};
+
+use crate::load::Load;
+use crate::support::Server;
+
+/// Before it counts: connections, caches and the first trimming are through.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// One stretch of time under load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    messages: u64,
+    wall: Duration,
+    server: Duration,
+    client: Duration,
+}
+
+impl Sample {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.messages as f64 / self.wall.as_secs_f64()
+    }
+
+    /// How much of one core the server used.
+    pub(crate) fn server_share(&self) -> f64 {
+        self.server.as_secs_f64() / self.wall.as_secs_f64()
+    }
+
+    pub(crate) fn server_micros(&self) -> f64 {
+        self.server.as_secs_f64() * 1e6 / self.messages as f64
+    }
+
+    pub(crate) fn client_micros(&self) -> f64 {
+        self.client.as_secs_f64() * 1e6 / self.messages as f64
+    }
+}
+
+/// Measures for a while, in the middle of the load.
+pub(crate) fn over(
+    time: Duration,
+    server: &Server,
+    load: &Load,
+    client_cpu: impl Fn() -> Duration,
+) -> Sample {
+    let read = || {
+        let server = server.process().cpu_time().expect("the server runs");
+        (Instant::now(), load.captured(), server, client_cpu())
+    };
+    std::thread::sleep(WARM_UP);
+    let begin = read();
+    std::thread::sleep(time);
+    let end = read();
+    Sample {
+        messages: end.1 - begin.1,
+        wall: end.0 - begin.0,
+        server: end.2.saturating_sub(begin.2),
+        client: end.3.saturating_sub(begin.3),
+    }
+}
+
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}

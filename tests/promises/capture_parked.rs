@@ -1,0 +1,98 @@
+//! Promise: a route that may not write parks with an alert and keeps what it reads; the others never
+//! notice; it goes on by itself once the reason is gone.
+
+use std::time::Duration;
+
+use tidegate::status::RouteState;
+
+use crate::support::{
+    Daemon, Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps, wait_for_last,
+};
+
+const LAST: &[u8] = b"the last message";
+
+/// A parked route tries again every 30 s.
+const NEXT_TRY: Duration = Duration::from_secs(60);
+
+fn start(source: &Server, destination: &Server) -> Daemon {
+    Setup::new()
+        .endpoint("shop", source)
+        .endpoint("events", destination)
+        .routes(
+            r#"
+            [capture.stuck]
+            source = "shop"
+            channels = ["stuck"]
+            destination = "events"
+            stream = "stuck"
+            keep = "forever"
+
+            [capture.fine]
+            source = "shop"
+            channels = ["fine"]
+            destination = "events"
+            stream = "fine"
+            keep = "forever"
+            "#,
+        )
+        .expects(&[alert::PARKED])
+        .start_ready()
+}
+
+fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let daemon = start(&source, &destination);
+    let oracle = Oracle::new(&source);
+    oracle.publish_one(b"stuck", b"while it works");
+    wait_for_last(&destination, "stuck", b"while it works", NEXT_TRY);
+    spoil(&destination);
+
+    oracle.publish(&Load::new(2, 4_000, &["stuck", "fine"]));
+    let status = daemon.wait_state("stuck", RouteState::Parked);
+    assert!(status.reason.is_some(), "it says why: {status:?}");
+    let line = daemon.wait_alert(alert::PARKED);
+    assert!(line.text.contains("stuck"), "the alert names the route: {}", line.text);
+    assert_eq!(daemon.get("/readyz?route=stuck").unwrap().0, 503);
+
+    oracle.publish(&Load::new(2, 4_000, &["stuck", "fine"]));
+    oracle.publish_one(b"fine", LAST);
+    wait_for_last(&destination, "fine", LAST, NEXT_TRY);
+    assert_eq!(daemon.get("/readyz?route=fine").unwrap().0, 200);
+    assert_exact(&oracle.sequence_of(|channel| channel == b"fine"), &captured(&destination, "fine"));
+
+    mend(&destination);
+    oracle.publish_one(b"stuck", LAST);
+    wait_for_last(&destination, "stuck", LAST, NEXT_TRY);
+    daemon.wait_state("stuck", RouteState::Live);
+    assert_exact(&oracle.sequence_of(|channel| channel == b"stuck"), &captured(&destination, "stuck"));
+    for route in ["stuck", "fine"] {
+        assert_eq!(gaps(&destination, route), []);
+        daemon.wait_settled(route);
+    }
+}
+
+#[test]
+fn its_only_stream_is_of_another_type() {
+    parks_and_goes_on(
+        |destination| {
+            destination.ask::<()>(&["RENAME", "stuck", "kept"]);
+            destination.ask::<()>(&["SET", "stuck", "not a stream"]);
+        },
+        |destination| {
+            destination.ask::<()>(&["RENAME", "stuck", "moved away"]);
+            destination.ask::<()>(&["RENAME", "kept", "stuck"]);
+        },
+    );
+}
+
+#[test]
+fn the_right_to_its_stream_is_taken_away() {
+    parks_and_goes_on(
+        |destination| {
+            let rules = ["ACL", "SETUSER", "tidegate-events", "resetkeys", "~fine", "~tidegate:*"];
+            destination.ask::<()>(&rules);
+        },
+        |destination| destination.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "~stuck"]),
+    );
+}

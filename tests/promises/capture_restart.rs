@@ -1,0 +1,101 @@
+//! Promise: however the daemon ends, nothing is captured twice, and what was published while it was
+//! away lies inside a recorded gap. An ordered stop loses nothing that was published before it.
+
+use std::time::Duration;
+
+use tidegate::status::RouteState;
+
+use crate::support::{
+    Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact, assert_nothing_lost_outside_gaps,
+    captured, eventually, gaps, wait_for_last,
+};
+
+const LAST: &[u8] = b"the last message";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn setup(source: &Server, destination: &Server) -> Setup {
+    Setup::new().endpoint("shop", source).endpoint("events", destination).routes(
+        r#"
+        [capture.orders]
+        source = "shop"
+        patterns = ["orders.*"]
+        destination = "events"
+        stream = "orders"
+        keep = "forever"
+        include = ["id"]
+        "#,
+    )
+}
+
+#[test]
+fn killed_under_load_nothing_is_twice_and_only_gaps_are_missing() {
+    const KILLS: usize = 6;
+    const EACH: usize = 5_000;
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
+
+    let oracle = Oracle::new(&source);
+    let load = Load::new(4, usize::MAX / 2, &["orders.placed", "orders.paid"]);
+    let load = oracle.start(&load.payloads(Payloads::Unique).rate(10_000));
+    for kill in 1..=KILLS {
+        eventually("the load goes on", PATIENCE, || match load.sent() {
+            sent if sent >= kill * EACH => Ok(()),
+            sent => Err(format!("{sent} sent")),
+        });
+        let before = destination.stream_length("orders");
+        assert!(before > 0, "it captures before it is killed");
+        daemon.restart();
+        daemon.wait_state("orders", RouteState::Live);
+        eventually("it captures again", PATIENCE, || match destination.stream_length("orders") {
+            now if now > before => Ok(()),
+            now => Err(format!("{now} entries")),
+        });
+    }
+    load.stop();
+    oracle.publish_one(b"orders.last", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+
+    let gaps = gaps(&destination, "orders");
+    let missing =
+        assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    assert!(missing > 0, "ten thousand a second went on while the daemon was away");
+    assert!(!gaps.is_empty() && gaps.len() <= KILLS, "at most one gap for each kill: {gaps:#?}");
+    for gap in &gaps {
+        assert_eq!(gap.cause, "restart", "{gap:?}");
+    }
+}
+
+#[test]
+fn killed_right_after_its_start_it_still_repeats_nothing() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
+    let oracle = Oracle::new(&source);
+    let load = Load::new(2, usize::MAX / 2, &["orders.placed"]);
+    let load = oracle.start(&load.payloads(Payloads::Unique).rate(5_000));
+    for _ in 0..10 {
+        daemon.restart();
+        // Anywhere between the first connection and the first append.
+        eventually("it has begun", PATIENCE, || daemon.get("/healthz").map(drop));
+    }
+    daemon.wait_ready();
+    load.stop();
+    oracle.publish_one(b"orders.last", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let gaps = gaps(&destination, "orders");
+    assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+}
+
+#[test]
+fn an_ordered_stop_appends_everything_that_was_published_before_it() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).start_ready();
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(4, 50_000, &["orders.placed", "orders.paid"]));
+    let status = daemon.stop();
+    assert_eq!(status.code(), Some(0));
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    assert_eq!(gaps(&destination, "orders"), []);
+}

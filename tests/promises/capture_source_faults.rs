@@ -1,0 +1,133 @@
+//! Promise: when the source or the way to it fails, that is noticed, a new window opens by itself,
+//! and what is missing lies inside a recorded gap.
+
+use std::time::{Duration, Instant};
+
+use tidegate::status::RouteState;
+
+use crate::support::{
+    Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_nothing_lost_outside_gaps,
+    captured, eventually, gaps, wait_for_last,
+};
+
+const LAST: &[u8] = b"the last message";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn setup(source: &Server, destination: &Server) -> Setup {
+    Setup::new()
+        .endpoint("shop", source)
+        .endpoint("events", destination)
+        .routes(
+            r#"
+            [capture.orders]
+            source = "shop"
+            channels = ["orders"]
+            destination = "events"
+            stream = "orders"
+            keep = "forever"
+            include = ["id"]
+            "#,
+        )
+        .expects(&[alert::GAP, alert::SOURCE])
+}
+
+#[test]
+fn its_connection_is_killed() {
+    const KILLS: usize = 5;
+    for version in Version::SOURCES {
+        let source = Server::start(version);
+        let destination = Server::start(Version::Redis70);
+        let daemon = setup(&source, &destination).start_ready();
+        let oracle = Oracle::new(&source);
+        let load = Load::new(3, usize::MAX / 2, &["orders"]);
+        let load = oracle.start(&load.payloads(Payloads::Unique).rate(10_000));
+        for _ in 0..KILLS {
+            let before = destination.stream_length("orders");
+            let killed: usize = source.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            assert_eq!(killed, 1, "{version}: the daemon has one subscriber");
+            eventually("it captures through a new connection", PATIENCE, || {
+                let subscribed: usize =
+                    source.ask::<Vec<redis::Value>>(&["PUBSUB", "NUMSUB", "orders"]).len();
+                let now = destination.stream_length("orders");
+                let status = daemon.route("orders")?;
+                if status.state == RouteState::Live && status.gap_open_since_unix_ms.is_none() && now > before
+                {
+                    Ok(())
+                } else {
+                    Err(format!("{subscribed} {now} entries, {status:?}"))
+                }
+            });
+            // The route may not have noticed yet when it was asked: the next kill needs its subscriber.
+            eventually("it is subscribed again", PATIENCE, || {
+                match source.ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "orders"]).1 {
+                    1 => Ok(()),
+                    count => Err(format!("{count} subscribers")),
+                }
+            });
+        }
+        load.stop();
+        oracle.publish_one(b"orders", LAST);
+        wait_for_last(&destination, "orders", LAST, PATIENCE);
+
+        let gaps = gaps(&destination, "orders");
+        assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+        assert_eq!(gaps.len(), KILLS, "{version}: one gap for each kill: {gaps:#?}");
+        for gap in &gaps {
+            assert_eq!(gap.cause, "source_disconnected", "{version}: {gap:?}");
+        }
+    }
+}
+
+#[test]
+fn it_is_frozen_and_that_is_noticed_within_five_seconds() {
+    let source = Server::with(Version::Redis70, Options::default().tcp());
+    let destination = Server::start(Version::Redis70);
+    let daemon = setup(&source, &destination).start_ready();
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(2, 5_000, &["orders"]).payloads(Payloads::Unique));
+
+    source.freeze();
+    let frozen = Instant::now();
+    let status = daemon.wait_state_within(Duration::from_secs(5), "orders", RouteState::Waiting);
+    assert!(frozen.elapsed() < Duration::from_secs(5), "it took {:?}", frozen.elapsed());
+    assert!(status.source.error.is_some(), "it says what is wrong: {status:?}");
+    assert_eq!(daemon.get("/readyz?route=orders").unwrap().0, 503);
+    assert_eq!(daemon.get("/healthz").unwrap().0, 200, "the daemon itself is well");
+
+    source.thaw();
+    daemon.wait_state("orders", RouteState::Live);
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let gaps = gaps(&destination, "orders");
+    assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    assert_eq!(gaps.len(), 1, "{gaps:#?}");
+    assert_eq!(gaps[0].cause, "source_silent");
+}
+
+#[test]
+fn it_is_killed_and_comes_back_empty() {
+    let mut source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let daemon = setup(&source, &destination).start_ready();
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(2, 5_000, &["orders"]).payloads(Payloads::Unique));
+    oracle.publish_one(b"orders", b"before the restart");
+    wait_for_last(&destination, "orders", b"before the restart", PATIENCE);
+    let mut expected = oracle.sequence();
+
+    source.restart();
+    daemon.wait_state("orders", RouteState::Live);
+    eventually("it is subscribed again", PATIENCE, || {
+        match source.ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "orders"]).1 {
+            1 => Ok(()),
+            count => Err(format!("{count} subscribers")),
+        }
+    });
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    // The source forgot its list and the last epoch; positions must not go back all the same.
+    expected.extend(oracle.sequence());
+    let gaps = gaps(&destination, "orders");
+    assert_nothing_lost_outside_gaps(&expected, &captured(&destination, "orders"), &gaps);
+    assert_eq!(gaps.len(), 1, "{gaps:#?}");
+}
