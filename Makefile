@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO ?= cargo
 SOAK_MINUTES ?= 30
-export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/cargo-tools/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: demo test lint bench bench-smoke soak servers
 
