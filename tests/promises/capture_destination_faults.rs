@@ -52,7 +52,7 @@ fn restarted_in_the_middle_of_batches() {
         wait_for_last(&destination, "orders", LAST, PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
-        daemon.wait_settled("orders");
+        daemon.wait_settled("orders", oracle.sequence().len());
     }
 }
 
@@ -77,7 +77,7 @@ fn its_connections_are_killed() {
     wait_for_last(&destination, "orders", LAST, PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
-    daemon.wait_settled("orders");
+    daemon.wait_settled("orders", oracle.sequence().len());
 }
 
 #[test]
@@ -122,6 +122,6 @@ fn out_of_memory() {
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         daemon.wait_state("orders", RouteState::Live);
-        daemon.wait_settled("orders");
+        daemon.wait_settled("orders", oracle.sequence().len());
     }
 }

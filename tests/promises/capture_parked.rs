@@ -68,7 +68,8 @@ fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
     assert_exact(&oracle.sequence_of(|channel| channel == b"stuck"), &captured(&destination, "stuck"));
     for route in ["stuck", "fine"] {
         assert_eq!(gaps(&destination, route), []);
-        daemon.wait_settled(route);
+        let published = oracle.sequence_of(|channel| channel == route.as_bytes());
+        daemon.wait_settled(route, published.len());
     }
 }
 

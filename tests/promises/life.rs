@@ -45,7 +45,7 @@ fn an_endpoint_that_is_dead_from_the_start() {
             keep = "forever"
             "#,
         )
-        .expects(&[alert::SOURCE, alert::DESTINATION])
+        .expects(&[alert::SOURCE, alert::DESTINATION, alert::DRAIN])
         .start();
     daemon.wait_notified("READY=1");
     daemon.wait_route_ready("alive");

@@ -68,7 +68,7 @@ fn where_the_mapping_changes() {
     assert_exact(&expected, &captured_in_all(&destination, streams));
     for route in ["changed", "unchanged"] {
         assert_eq!(gaps(&destination, route), []);
-        daemon.wait_settled(route);
+        daemon.wait_settled(route, expected.len());
     }
 }
 
