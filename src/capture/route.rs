@@ -7,7 +7,7 @@
 //! source:       waiting ─▶ opening ─▶ open ─▶ waiting …     a new window each time
 //!                                      └─▶ full             memory; opens again at half
 //! destination:  inheriting ─▶ waiting ─▶ connecting ─▶ up ─▶ waiting …
-//! ending:       running ─▶ draining (told to stop) ─▶ done
+//! ending:       running ─▶ draining (told to stop: reads to a fence) ─▶ done
 //!                     └──▶ handing over (a reload's successor has opened its window) ─▶ done
 //! ```
 //!
@@ -107,7 +107,7 @@ pub struct Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Running,
-    /// Told to stop: what is in hand is stored until then.
+    /// Told to stop: what was published before is read, and what is in hand is stored, until then.
     Draining(Instant),
     /// A successor runs: what is before the border is stored.
     HandingOver,
@@ -240,8 +240,7 @@ impl Route {
 
     fn on_stop(&mut self, now: Instant) {
         self.ending = Ending::Draining(now + self.parts.drain_deadline);
-        self.close_source();
-        self.flush_builder();
+        self.finish_source();
         self.publish(now);
     }
 
@@ -275,7 +274,10 @@ impl Route {
     fn is_done(&self, now: Instant) -> bool {
         match self.ending {
             Ending::Running => false,
-            Ending::Draining(until) => now >= until || (self.chain.is_empty() && self.destination.is_idle()),
+            Ending::Draining(until) => {
+                let stored = self.chain.is_empty() && self.builder.open_items() == 0;
+                now >= until || (!self.source.is_open() && stored && self.destination.is_idle())
+            }
             Ending::HandingOver => {
                 let stored = self.chain.is_empty() && !self.destination.is_inheriting();
                 self.parts.stop.is_cancelled() || (stored && self.destination.is_idle())
@@ -284,7 +286,7 @@ impl Route {
     }
 
     fn ended(self) -> u64 {
-        let left = self.chain.held_events();
+        let left = self.chain.held_events() + self.builder.open_events();
         let route = self.parts.capture.name.as_str();
         if self.ending == Ending::HandingOver {
             self.parts.successor.end(Ended {

@@ -26,6 +26,8 @@ use crate::rt;
 use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
 use crate::server::{self, Class, Connection, Error};
 
+/// What the fence's PONG carries.
+const FENCE: &[u8] = b"tidegate-fence";
 const ANCHOR: &str = include_str!("anchor.lua");
 
 /// What a route subscribes to.
@@ -70,6 +72,8 @@ pub(crate) enum Item<'a> {
     Anchor(Position),
     /// The path works.
     Heartbeat { instance: u64, sent_us: u64 },
+    /// Everything that was published before [`Window::fence`] has come.
+    Fence,
     /// Nothing that counts.
     Nothing,
 }
@@ -110,11 +114,23 @@ impl Window {
         self.next.epoch.at(0)
     }
 
-    /// Reads from the socket.
+    /// Asks the server to say when everything is sent that was published until now. A subscribed
+    /// connection of RESP3 takes commands, and the server answers in the order of what it has to send:
+    /// its PONG stands behind every message that was published before the PING came.
+    pub(crate) fn fence(&mut self) {
+        command(self.connection.out(), &[b"PING", FENCE]);
+    }
+
+    /// Reads from the socket, and sends what waits.
     pub(crate) fn poll_fill(
         &mut self,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Result<usize, Error>> {
+        if self.connection.unsent_bytes() > 0
+            && let std::task::Poll::Ready(Err(error)) = self.connection.poll_flush(cx)
+        {
+            return std::task::Poll::Ready(Err(error));
+        }
         self.connection.poll_fill(cx)
     }
 
@@ -130,6 +146,7 @@ impl Window {
             Some(Pushed::Message(message)) => (message, message.payload.len()),
             Some(Pushed::Oversized(message, size)) => (message, size),
             Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
+            Some(Pushed::Other(Value::Bytes(text))) if text == FENCE => return Ok(Some(Item::Fence)),
             Some(Pushed::Other(value)) => {
                 return if is_push(&value, b"unsubscribe") || is_push(&value, b"punsubscribe") {
                     // An ACL change takes subscriptions away; so what follows is not contiguous.

@@ -251,8 +251,13 @@ impl User {
     pub fn rules(&self, password: Option<&str>) -> Vec<String> {
         let mut rules = vec!["reset".to_owned(), "on".to_owned()];
         rules.push(password.map_or_else(|| "nopass".to_owned(), |password| format!(">{password}")));
-        rules.extend(self.keys.iter().cloned());
-        if self.unnameable.is_empty() {
+        // Redis takes no further rule of a kind after the one that allows all.
+        if self.keys.contains("~*") {
+            rules.push("allkeys".to_owned());
+        } else {
+            rules.extend(self.keys.iter().cloned());
+        }
+        if self.unnameable.is_empty() && !self.channels.contains("&*") {
             rules.push("resetchannels".to_owned());
             rules.extend(self.channels.iter().cloned());
         } else {

@@ -143,7 +143,8 @@ fn channels_of_any_bytes() {
         )
         .start_ready();
     let oracle = Oracle::new(&source);
-    for channel in [&b"\xff\xfe\r\n"[..], b"", b"$-1\r\n", "h\u{e9}".as_bytes(), b"tidegate:controls"] {
+    // The empty channel is left out: on a real server `*` does not match it.
+    for channel in [&b"\xff\xfe\r\n"[..], b" ", b"$-1\r\n", "h\u{e9}".as_bytes(), b"tidegate:controls"] {
         oracle.publish_one(channel, b"");
         oracle.publish_one(channel, b"\r\n\0\xff");
     }

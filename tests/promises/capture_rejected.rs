@@ -149,6 +149,7 @@ fn more_streams_than_the_route_may_make() {
         &destination,
         "patterns = [\"*\"]\nstream = \"by:<channel>\"\nmax_streams = 3\ninclude = [\"id\"]",
     )
+    .expects(&[alert::GAP])
     .start_ready();
     let oracle = Oracle::new(&source);
     let channels = ["a", "b", "c", "d", "e"];

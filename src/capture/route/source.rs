@@ -8,7 +8,7 @@ use super::super::batch::{Gap, Joint};
 use super::super::handover::Border;
 use super::super::mapping::Context as MessageContext;
 use super::super::window::{Item, SILENCE, Subscriptions, Window};
-use super::{Pending, Route};
+use super::{Ending, Pending, Route};
 use crate::event::{DropReason, GapCause};
 use crate::position::AnchorId;
 use crate::rt;
@@ -115,6 +115,14 @@ impl Route {
 
     pub(super) fn close_source(&mut self) {
         self.source.state = State::Closed;
+    }
+
+    /// Reads what was published until now, and then no more.
+    pub(super) fn finish_source(&mut self) {
+        match &mut self.source.state {
+            State::Open(window) => window.fence(),
+            _ => self.source.state = State::Closed,
+        }
     }
 
     /// Ends a window over which nothing comes any more.
@@ -227,6 +235,7 @@ impl Route {
         self.flush_builder();
         self.source.error = Some(why.to_owned());
         self.source.state = match cause {
+            _ if self.ending != Ending::Running => State::Closed,
             GapCause::MemoryFull => State::Full,
             _ => State::Waiting(now + self.source.backoff.next_wait()),
         };
@@ -263,6 +272,7 @@ impl Route {
         let mut broken = None;
         let mut full = false;
         let mut border = None;
+        let mut finished = false;
         loop {
             match window.next() {
                 Ok(None) => break,
@@ -319,6 +329,10 @@ impl Route {
                         }
                     }
                 }
+                Ok(Some(Item::Fence)) => {
+                    finished = true;
+                    break;
+                }
                 Ok(Some(Item::Nothing)) => {}
                 Err(error) => {
                     broken = Some(error);
@@ -331,7 +345,10 @@ impl Route {
             self.report.received += received;
             self.parts.pulse.busy();
         }
-        if let Some(border) = border {
+        if finished {
+            self.close_source();
+            self.flush_builder();
+        } else if let Some(border) = border {
             self.hand_over(border, now);
         } else if let Some(error) = broken {
             self.lost_window(GapCause::SourceBroken, &error.to_string(), now);
