@@ -41,87 +41,63 @@ impl fmt::Display for Role {
     }
 }
 
-/// What every connection does.
-const CONNECT: &[&str] = &["ping", "select", "client|setname", "info", "time"];
+/// What `tidegate check --connect` does beyond what the routes do: it looks at the server, and tries the
+/// rights in a transaction that it never executes. Connecting itself needs no right.
+const CHECK: &[&str] = &["info", "multi"];
 
-/// The commands of each role, beyond `CONNECT`.
+/// Only where the endpoint's database is not the first.
+const SELECT: &str = "select";
+
+/// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
 const RIGHTS: [(Role, &[&str]); 4] = [
     (
         Role::CaptureSource,
-        &[
-            "subscribe",
-            "psubscribe",
-            "unsubscribe",
-            "punsubscribe",
-            "publish",
-            "eval",
-            "evalsha",
-            "script|load",
-            "multi",
-            "exec",
-            "discard",
-            "get",
-            "set",
-        ],
+        &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish"],
     ),
     (
         Role::CaptureDestination,
         &[
-            "eval",
-            "evalsha",
             "script|load",
+            "evalsha",
             "hget",
-            "hgetall",
             "hmget",
+            "hgetall",
             "hset",
             "hincrby",
             "xadd",
             "xtrim",
-            "xgroup|create",
-            "xinfo|stream",
-            "xinfo|groups",
-            "xrange",
-            "xrevrange",
             "xlen",
+            "xrange",
+            "xgroup|create",
+            "xinfo|groups",
             "sadd",
+            "scard",
             "sismember",
             "smembers",
             "sscan",
-            "scard",
-            "exists",
-            "type",
         ],
     ),
     (
         Role::BroadcastSource,
         &[
-            "eval",
-            "evalsha",
             "script|load",
-            "hget",
-            "hgetall",
+            "evalsha",
+            "eval",
+            "time",
             "hmget",
             "hset",
-            "hincrby",
             "xadd",
             "xtrim",
             "xread",
             "xrange",
-            "xrevrange",
             "xinfo|stream",
-            "exists",
-            "type",
         ],
     ),
-    (Role::BroadcastDestination, &["publish"]),
+    (Role::BroadcastDestination, &["publish", "ping"]),
 ];
 
-/// What tidegate does without where it is not allowed, and why somebody would allow it. These stand in
-/// lines of their own: a server that does not know one of them refuses the whole line.
-const OPTIONAL: [(&str, &str); 2] = [
-    ("for tidegate check --connect, to tell what the server keeps over a restart", "config|get"),
-    ("to show the library's name in CLIENT LIST (Redis 7.2, Valkey 7.2 and newer)", "client|setinfo"),
-];
+/// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
+const OPTIONAL: &str = "config|get";
 
 /// One user of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +114,8 @@ pub struct User {
     pub channels: BTreeSet<String>,
     /// Patterns that no rule can name, so that all channels are allowed.
     pub unnameable: BTreeSet<String>,
+    /// Whether an endpoint's database is not the first.
+    pub selects: bool,
 }
 
 /// The users that a configuration needs, one for each endpoint that a route uses.
@@ -179,6 +157,7 @@ fn allow(
     let user = User::new(at);
     let user = users.entry((at.address.to_string(), user.name.clone())).or_insert(user);
     user.endpoints.insert(endpoint.to_owned());
+    user.selects |= at.database != 0;
     user.roles.entry(role).or_default().insert(route.to_owned());
     rules(user, at);
 }
@@ -211,6 +190,7 @@ impl User {
             keys: BTreeSet::new(),
             channels: BTreeSet::new(),
             unnameable: BTreeSet::new(),
+            selects: false,
         }
     }
 
@@ -232,7 +212,8 @@ impl User {
     #[must_use]
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
-        let mut commands: Vec<&str> = CONNECT.to_vec();
+        let mut commands: Vec<&str> = CHECK.to_vec();
+        commands.extend(self.selects.then_some(SELECT));
         for command in of_roles.flat_map(|(_, commands)| commands.iter()) {
             if !commands.contains(command) {
                 commands.push(command);
@@ -276,10 +257,11 @@ impl fmt::Display for User {
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
         writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
-        for (why, command) in OPTIONAL {
-            writeln!(f, "# optional, {why}:")?;
-            writeln!(f, "# ACL SETUSER {} +{command}", quoted(&self.name))?;
-        }
+        writeln!(
+            f,
+            "# optional, for tidegate check --connect, to tell what the server keeps over a restart:"
+        )?;
+        writeln!(f, "# ACL SETUSER {} +{OPTIONAL}", quoted(&self.name))?;
         Ok(())
     }
 }
