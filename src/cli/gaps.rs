@@ -5,13 +5,14 @@
 //! the others from being shown.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 
-use crate::config::{Capture, Config, keys};
+use crate::config::{Capture, Config, Endpoint, keys};
 use crate::rt;
 use crate::server::{self, Error};
 
@@ -57,64 +58,56 @@ pub(super) fn gaps(path: &Path, arguments: &Arguments) -> u8 {
         eprintln!("there is no capture '{wanted}' in the configuration; there are: {}", known.join(", "));
         return super::USAGE;
     }
-    match super::block_on(print(&config, &routes, arguments.json)) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+    match super::block_on(print(&mut std::io::stdout().lock(), &config, &routes, arguments.json)) {
+        Ok(Ok(code)) => code,
+        // Who reads has seen enough, as `head` does.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
+        Ok(Err(error)) | Err(error) => {
+            eprintln!("cannot list the gaps: {error}");
             super::FAILED
         }
     }
 }
 
-async fn print(config: &Config, routes: &[&Capture], json: bool) -> u8 {
+/// Prints the routes' records and gives the exit code; an error is one of writing.
+async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json: bool) -> io::Result<u8> {
     let mut code = super::OK;
     if !json {
-        println!(
+        writeln!(
+            out,
             "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL, BETWEEN THE POSITIONS",
             "ROUTE", "START", "END", "CAUSE", "DROPPED"
-        );
+        )?;
     }
     for route in routes {
-        if let Err(error) = print_route(config, route, json).await {
-            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            eprintln!("capture {}: endpoint {}: {error}{hint}", route.name, route.destination);
-            code = super::UNAVAILABLE;
+        let mut records = Records::of(config, route);
+        loop {
+            match records.next_page().await {
+                Ok(page) if page.is_empty() => break,
+                Ok(page) => {
+                    for (_, fields) in &page {
+                        print_gap(out, &Gap::read(&route.name, fields), json)?;
+                    }
+                }
+                Err(error) => {
+                    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                    eprintln!("capture {}: endpoint {}: {error}{hint}", route.name, route.destination);
+                    code = super::UNAVAILABLE;
+                    break;
+                }
+            }
         }
     }
-    code
+    out.flush()?;
+    Ok(code)
 }
 
-async fn print_route(config: &Config, route: &Capture, json: bool) -> Result<(), Error> {
-    let endpoint = &config.redis[&route.destination];
-    let key = keys::of_route(&endpoint.key_prefix, &route.name, "gaps");
-    let mut connection = server::control(endpoint, "gaps").await?;
-    let mut start = "-".to_owned();
-    loop {
-        let page = page(&mut connection, &key, &start).await?;
-        for (_, fields) in &page {
-            print_gap(&Gap::read(&route.name, fields), json)?;
-        }
-        match page.last() {
-            Some((id, _)) if page.len() == PAGE => start = format!("({id}"),
-            _ => return Ok(()),
-        }
-    }
-}
-
-type Record = (String, HashMap<String, Vec<u8>>);
-
-async fn page(connection: &mut MultiplexedConnection, key: &str, start: &str) -> Result<Vec<Record>, Error> {
-    let mut command = redis::cmd("XRANGE");
-    command.arg(key).arg(start).arg("+").arg("COUNT").arg(PAGE);
-    Ok(command.query_async(connection).await?)
-}
-
-fn print_gap(gap: &Gap<'_>, json: bool) -> Result<(), Error> {
+fn print_gap(out: &mut impl Write, gap: &Gap<'_>, json: bool) -> io::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(gap).map_err(std::io::Error::from)?);
-        return Ok(());
+        return writeln!(out, "{}", serde_json::to_string(gap)?);
     }
-    println!(
+    writeln!(
+        out,
         "{:<16} {:<24} {:<24} {:<21} {:>8}  {}, {} to {}",
         gap.route,
         rt::rfc3339(gap.started_at),
@@ -124,8 +117,42 @@ fn print_gap(gap: &Gap<'_>, json: bool) -> Result<(), Error> {
         gap.detail,
         gap.from,
         gap.to
-    );
-    Ok(())
+    )
+}
+
+/// A record's id and fields.
+type Record = (String, HashMap<String, Vec<u8>>);
+
+/// The records of one route, oldest first.
+struct Records<'a> {
+    endpoint: &'a Endpoint,
+    key: String,
+    connection: Option<MultiplexedConnection>,
+    /// Where the next page begins, as XRANGE takes it.
+    start: String,
+}
+
+impl<'a> Records<'a> {
+    fn of(config: &'a Config, route: &Capture) -> Self {
+        let endpoint = &config.redis[&route.destination];
+        let key = keys::of_route(&endpoint.key_prefix, &route.name, "gaps");
+        Self { endpoint, key, connection: None, start: "-".to_owned() }
+    }
+
+    /// Empty after the last.
+    async fn next_page(&mut self) -> Result<Vec<Record>, Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(server::control(self.endpoint, "gaps").await?),
+        };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.key).arg(&self.start).arg("+").arg("COUNT").arg(PAGE);
+        let page: Vec<Record> = command.query_async(connection).await?;
+        if let Some((id, _)) = page.last() {
+            self.start = format!("({id}");
+        }
+        Ok(page)
+    }
 }
 
 impl<'a> Gap<'a> {

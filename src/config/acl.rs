@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::keys;
-use super::settings::{Broadcast, Capture, Config, Endpoint};
+use super::settings::{Capture, Config, Endpoint};
 use crate::template::{Part, Template};
 
 /// What a user does on an endpoint.
@@ -47,6 +47,10 @@ const CHECK: &[&str] = &["info", "multi"];
 
 /// Only where the endpoint's database is not the first.
 const SELECT: &str = "select";
+
+/// Only where a broadcast publishes on another server than its stream's: elsewhere reading is answered
+/// every second and proves as much.
+const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
 const RIGHTS: [(Role, &[&str]); 4] = [
@@ -93,7 +97,7 @@ const RIGHTS: [(Role, &[&str]); 4] = [
             "xinfo|stream",
         ],
     ),
-    (Role::BroadcastDestination, &["publish", "ping"]),
+    (Role::BroadcastDestination, &["publish"]),
 ];
 
 /// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
@@ -114,8 +118,8 @@ pub struct User {
     pub channels: BTreeSet<String>,
     /// Patterns that no rule can name, so that all channels are allowed.
     pub unnameable: BTreeSet<String>,
-    /// Whether an endpoint's database is not the first.
-    pub selects: bool,
+    /// Commands that not every user of these roles needs.
+    pub further: BTreeSet<&'static str>,
 }
 
 /// The users that a configuration needs, one for each endpoint that a route uses.
@@ -138,8 +142,11 @@ pub fn users(config: &Config) -> Vec<User> {
             user.key(&escaped(&broadcast.stream));
         });
         let role = Role::BroadcastDestination;
-        allow(&mut users, config, &broadcast.destination, role, &broadcast.name, |user, _| {
-            broadcast_destination(user, broadcast);
+        allow(&mut users, config, &broadcast.destination, role, &broadcast.name, |user, at| {
+            user.channel(&glob_of(&broadcast.channel));
+            if config.redis.get(&broadcast.source).is_none_or(|source| source.address != at.address) {
+                user.further.insert(PING);
+            }
         });
     }
     users.into_values().collect()
@@ -157,7 +164,9 @@ fn allow(
     let user = User::new(at);
     let user = users.entry((at.address.to_string(), user.name.clone())).or_insert(user);
     user.endpoints.insert(endpoint.to_owned());
-    user.selects |= at.database != 0;
+    if at.database != 0 {
+        user.further.insert(SELECT);
+    }
     user.roles.entry(role).or_default().insert(route.to_owned());
     rules(user, at);
 }
@@ -177,10 +186,6 @@ fn capture_source(user: &mut User, at: &Endpoint, capture: &Capture) {
     }
 }
 
-fn broadcast_destination(user: &mut User, broadcast: &Broadcast) {
-    user.channel(&glob_of(&broadcast.channel));
-}
-
 impl User {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
@@ -190,7 +195,7 @@ impl User {
             keys: BTreeSet::new(),
             channels: BTreeSet::new(),
             unnameable: BTreeSet::new(),
-            selects: false,
+            further: BTreeSet::new(),
         }
     }
 
@@ -213,7 +218,7 @@ impl User {
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
         let mut commands: Vec<&str> = CHECK.to_vec();
-        commands.extend(self.selects.then_some(SELECT));
+        commands.extend(&self.further);
         for command in of_roles.flat_map(|(_, commands)| commands.iter()) {
             if !commands.contains(command) {
                 commands.push(command);

@@ -84,7 +84,10 @@ pub fn of_capture(route: &Capture, destination: Option<&Facts>) -> Guarantee {
     }
 }
 
-/// What a broadcast promises. `one_server` says that stream and channel are on the same server; `source`
+/// What every promise of a broadcast leans on.
+const WAITS: &str = "what is added meanwhile waits in the stream, unless it is trimmed away";
+
+/// What a broadcast promises. Each is about publishing: a message reaches who is subscribed then. `one_server` says that stream and channel are on the same server; `source`
 /// is what was found where the stream is, if that was reached.
 #[must_use]
 pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
@@ -106,7 +109,10 @@ pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
             restart: Promise {
                 missed: Missed::Nothing,
                 repeated: Repeated::Nothing,
-                because: vec!["publishing and moving the cursor are one step on one server".to_owned()],
+                because: vec![
+                    "publishing and moving the cursor are one step on one server".to_owned(),
+                    WAITS.to_owned(),
+                ],
             },
             source_failover: stream_lost.clone(),
             destination_failover: stream_lost,
@@ -115,7 +121,7 @@ pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
     let unanswered = |reason: &str| Promise {
         missed: Missed::Nothing,
         repeated: Repeated::Unanswered,
-        because: vec![reason.to_owned()],
+        because: vec![reason.to_owned(), WAITS.to_owned()],
     };
     Guarantee {
         restart: unanswered("on another server publishing comes first, and then the cursor moves"),

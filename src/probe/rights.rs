@@ -91,6 +91,9 @@ pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
         }
         if here(&broadcast.destination) {
             trials.broadcast_destination(broadcast);
+            if config.redis[&broadcast.source].address != endpoint.address {
+                trials.bare("ping", &[]);
+            }
         }
     }
     trials.found
@@ -161,7 +164,6 @@ impl Trials<'_> {
     }
 
     fn broadcast_destination(&mut self, route: &Broadcast) {
-        self.bare("ping", &[]);
         if let Some(channel) = route.channel.literal() {
             self.channel("publish", channel, &["message"]);
         }

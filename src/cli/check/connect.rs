@@ -30,6 +30,10 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
         let guarantee = probe::of_broadcast(on_one_server(&config, route), facts(&route.source));
         line(&mut out, format_args!("broadcast {}: {} → {}", route.name, route.source, route.destination));
         guarantees(&mut out, &guarantee, "added", "published");
+        line(
+            &mut out,
+            format_args!("  always: a published message reaches who is subscribed at that moment"),
+        );
     }
     (out, usable)
 }
