@@ -408,7 +408,9 @@ impl Route {
             None if now.duration_since(up.heard) >= IDLE_ASK && !draining => {
                 let state = &self.keys.state;
                 self.destination.idle_asks += 1;
-                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH) && self.chain.acked().is_some() {
+                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH)
+                    && self.chain.acked().is_some()
+                {
                     let at = rt::unix_ms().to_string();
                     let touch: [&[u8]; 4] = [b"HSET", state, b"at", at.as_bytes()];
                     resp::command(up.lane.connection.out(), &touch);
