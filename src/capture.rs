@@ -15,6 +15,7 @@ mod append;
 mod batch;
 mod chain;
 mod control_channel;
+mod filter;
 mod handover;
 mod housekeeping;
 mod lane;

@@ -11,6 +11,7 @@ pub mod glob;
 pub mod logs;
 pub mod metrics;
 pub mod observe;
+pub mod pointer;
 pub mod position;
 pub mod probe;
 pub mod rt;

@@ -8,7 +8,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate::config::{self, Config, Loaded, Problems, SecretSource};
+use tidegate::config::{self, Condition, Config, Loaded, Problems, Scalar, SecretSource, Subject, Test};
+use tidegate::pointer::Pointer;
 
 const GOLDEN: &str = "tests/golden/config";
 const EXAMPLES: &str = "config/examples";
@@ -329,6 +330,57 @@ fn revisions_stay_what_they_are() {
 }
 
 #[test]
+fn a_filter_written_in_another_way_is_the_same_revision() {
+    let mapping = |conditions: &str| {
+        let text = format!("{ORDERS}where = [{conditions}]\n");
+        Files::new(&[("tidegate.toml", &text)]).load(&[]).unwrap().capture["orders"].revision().mapping
+    };
+    let known = mapping(r#"{ field = "a/b", in = ["x", 2, 0.5, true] }, { channel = true, prefix = "o" }"#);
+    assert_eq!(known, "golden");
+    let other_way = r#"{ channel = true, prefix = "o" }, { pointer = "/a~1b", in = [0.5, true, "x", 2] }"#;
+    assert_eq!(mapping(other_way), known);
+    assert_ne!(mapping(r#"{ channel = true, prefix = "o" }"#), known);
+}
+
+#[test]
+fn conditions_can_stand_in_tables_and_in_the_environment() {
+    let expected = vec![
+        Condition { subject: Subject::Channel, test: Test::Prefix("o".to_owned()) },
+        Condition {
+            subject: Subject::Payload(Pointer::member("n")),
+            test: Test::OneOf(vec![Scalar::Integer(-5), Scalar::Float(0.5), Scalar::Text("05".to_owned())]),
+        },
+        Condition {
+            subject: Subject::Payload(Pointer::parse("/a/0").unwrap()),
+            test: Test::OneOf(vec![Scalar::Bool(true)]),
+        },
+        Condition { subject: Subject::Payload(Pointer::parse("").unwrap()), test: Test::Exists(false) },
+    ];
+    let tables = r#"
+        [[capture.orders.where]]
+        channel = true
+        prefix = "o"
+        [[capture.orders.where]]
+        field = "n"
+        in = [-5, 0.5, "05"]
+        [[capture.orders.where]]
+        pointer = "/a/0"
+        equals = true
+        [[capture.orders.where]]
+        pointer = ""
+        exists = false
+    "#;
+    let config = Files::new(&[("tidegate.toml", &format!("{ORDERS}{tables}"))]).load(&[]).unwrap();
+    assert_eq!(config.capture["orders"].conditions, expected);
+    let variable = (
+        "TIDEGATE_CAPTURE__ORDERS__WHERE",
+        r#"[{channel=true, prefix="o"}, {field="n", in=[-5, 0.5, "05"]}, {pointer="/a/0", equals=true}, {pointer="", exists=false}]"#,
+    );
+    let config = Files::new(&[("tidegate.toml", ORDERS)]).load(&[variable]).unwrap();
+    assert_eq!(config.capture["orders"].conditions, expected);
+}
+
+#[test]
 fn a_revision_follows_what_the_route_does_and_nothing_else() {
     let revision = |text: &str| {
         let config = Files::new(&[("tidegate.toml", text)]).load(&[]).unwrap();
@@ -349,6 +401,10 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         "format = \"fields\"",
         "format = \"cloudevents\"",
         "include = [\"id\"]",
+        "where = [{ channel = true, prefix = \"o\" }]",
+        "where = [{ field = \"a\", equals = 1 }]",
+        "where = [{ field = \"a\", equals = \"1\" }]",
+        "where = [{ field = \"a\", exists = false }]",
         "max_streams = 3",
         "max_message_size = \"1KiB\"",
     ] {

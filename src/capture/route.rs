@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::append::Keys;
 use super::batch::{Builder, Gap};
 use super::chain::Chain;
+use super::filter::Filter;
 use super::handover::{Border, Ended, Handover};
 use super::housekeeping;
 use super::mapping::Mapping;
@@ -85,6 +86,7 @@ pub struct Route {
     parts: Parts,
     hashes: String,
     keys: Keys,
+    filter: Filter,
     mapping: Mapping,
     builder: Builder,
     chain: Chain,
@@ -136,6 +138,7 @@ impl Route {
         Self {
             hashes: format!("{}-{}", revision.numbering, revision.mapping),
             keys: Keys::new(&parts.destination.key_prefix, &parts.capture.name),
+            filter: Filter::new(&parts.capture.conditions, parts.capture.max_message_size),
             mapping: Mapping::new(&parts.capture),
             builder: Builder::default(),
             chain: Chain::default(),

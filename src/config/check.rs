@@ -6,6 +6,7 @@
 
 mod broadcast;
 mod capture;
+mod conditions;
 mod daemon;
 mod endpoint;
 mod templates;

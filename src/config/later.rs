@@ -8,7 +8,7 @@ const KEYS: [(&str, &[&str]); 5] = [
     ("", &["invalidate"]),
     ("daemon", &["force_after", "spool"]),
     ("redis", &["addresses", "sentinel", "cluster", "tls", "durability"]),
-    ("capture", &["prefer", "sharded", "where", "durability", "force_after", "until_acknowledged"]),
+    ("capture", &["prefer", "sharded", "durability", "force_after", "until_acknowledged"]),
     ("broadcast", &["order", "sharded", "where", "rate_limit", "max_deliveries", "envelope"]),
 ];
 

@@ -11,12 +11,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
-use toml_edit::{ImDocument, Item};
+use toml_edit::{Array, ArrayOfTables, ImDocument, Item, TableLike, Value as TomlValue};
 
 use super::problems::{Key, Place, Problem, Problems};
 
@@ -284,22 +285,61 @@ fn insert(tree: &mut Dict, parts: &[String], value: Value) {
 
 /// The line of a key, or of the nearest table above it that has one.
 fn line_of(document: &ImDocument<String>, key: &Key) -> Option<usize> {
-    let mut item: &Item = document.as_item();
+    let mut node = Node::of(document.as_item());
     let mut span = None;
     for part in key.parts() {
-        if let Some(table) = item.as_table_like() {
-            let Some((key, value)) = table.get_key_value(part) else { break };
-            span = key.span().or_else(|| value.span()).or(span);
-            item = value;
-        } else if let Some(array) = item.as_array() {
-            let element = part.parse().ok().and_then(|at: usize| array.get(at));
-            span = element.and_then(toml_edit::Value::span).or(span);
-            break;
-        } else {
-            break;
-        }
+        let Some((found, below)) = node.below(part) else { break };
+        span = found.or(span);
+        node = below;
     }
     span.map(|span| line_at(document.raw(), span.start))
+}
+
+/// What can have something below it in a document.
+enum Node<'a> {
+    Table(&'a dyn TableLike),
+    List(&'a Array),
+    Tables(&'a ArrayOfTables),
+    Leaf,
+}
+
+impl<'a> Node<'a> {
+    fn of(item: &'a Item) -> Self {
+        match item {
+            Item::None => Self::Leaf,
+            Item::Value(value) => Self::of_value(value),
+            Item::Table(table) => Self::Table(table),
+            Item::ArrayOfTables(tables) => Self::Tables(tables),
+        }
+    }
+
+    fn of_value(value: &'a TomlValue) -> Self {
+        match value {
+            TomlValue::InlineTable(table) => Self::Table(table),
+            TomlValue::Array(list) => Self::List(list),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// What stands under a key or at a place of a list, and its span.
+    fn below(&self, part: &str) -> Option<(Option<Range<usize>>, Self)> {
+        let place = || part.parse::<usize>().ok();
+        match self {
+            Self::Table(table) => {
+                let (key, item) = table.get_key_value(part)?;
+                Some((key.span().or_else(|| item.span()), Self::of(item)))
+            }
+            Self::List(list) => {
+                let value = list.get(place()?)?;
+                Some((value.span(), Self::of_value(value)))
+            }
+            Self::Tables(tables) => {
+                let table = tables.get(place()?)?;
+                Some((table.span(), Self::Table(table)))
+            }
+            Self::Leaf => None,
+        }
+    }
 }
 
 fn line_at(text: &str, offset: usize) -> usize {

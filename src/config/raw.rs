@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use values::{Count, Size, Span, Word};
+pub(crate) use values::{Count, Size, Span, Table, True, Word};
 
-use super::settings::Secret;
+use super::settings::{Scalar, Secret};
 
 /// The configuration of tidegate.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -100,6 +100,10 @@ pub(crate) struct Capture {
     /// How the source is read.
     #[serde(default)]
     pub(crate) mode: Word<Mode>,
+    /// Which messages are captured: those for which every condition holds. The others are counted as
+    /// filtered.
+    #[serde(default)]
+    pub(crate) r#where: Vec<Table<Condition>>,
     /// The endpoint that holds the streams.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
@@ -139,6 +143,27 @@ pub(crate) enum Mode {
     /// SUBSCRIBE and PSUBSCRIBE.
     #[default]
     Subscribe,
+}
+
+/// A condition on a message: what is looked at (channel, field or pointer) and one test of it
+/// (equals, in, exists or prefix).
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Condition {
+    /// Looks at the channel that the message was published on.
+    pub(crate) channel: Option<True>,
+    /// Looks at a top-level member of the payload, a JSON object.
+    pub(crate) field: Option<String>,
+    /// Looks at a value in the payload, by its JSON pointer (RFC 6901), such as "/customer/id".
+    pub(crate) pointer: Option<String>,
+    /// Holds where it is this value.
+    pub(crate) equals: Option<Scalar>,
+    /// Holds where it is one of these values.
+    pub(crate) r#in: Option<Vec<Scalar>>,
+    /// Holds where it is there (true) or is not there (false).
+    pub(crate) exists: Option<bool>,
+    /// Holds where it is a text that begins so.
+    pub(crate) prefix: Option<String>,
 }
 
 /// Where a consumer group begins.

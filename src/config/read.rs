@@ -66,19 +66,28 @@ fn lists_for_tables(tree: &Value) -> Vec<Key> {
 
 /// The key as the person knows it: elements of a list that were taken out before have moved the
 /// ones behind them forward.
-fn as_written(path: &[String], refused: &[Key]) -> Key {
-    let Some((last, list)) = path.split_last() else { return Key::default() };
-    let Ok(mut index) = last.parse::<usize>() else { return Key::from(path.to_vec()) };
+pub(crate) fn as_written(path: &[String], refused: &[Key]) -> Key {
+    path.iter().fold(Key::default(), |list, part| match part.parse() {
+        // Names of routes may be numbers; the first list stands below them.
+        Ok(index) if list.parts().len() >= 3 => {
+            let index = index_as_written(&list, index, refused);
+            list.at(&index.to_string())
+        }
+        _ => list.at(part),
+    })
+}
+
+fn index_as_written(list: &Key, mut index: usize, refused: &[Key]) -> usize {
     let mut taken: Vec<usize> = refused
         .iter()
-        .filter_map(|key| key.parts().split_last().filter(|(_, above)| *above == list))
+        .filter_map(|key| key.parts().split_last().filter(|(_, above)| *above == list.parts()))
         .filter_map(|(last, _)| last.parse().ok())
         .collect();
     taken.sort_unstable();
     for earlier in taken {
         index += usize::from(earlier <= index);
     }
-    Key::from(list.to_vec()).at(&index.to_string())
+    index
 }
 
 /// The environment has only text: it becomes a number where one is expected, and nowhere else, so

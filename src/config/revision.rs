@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::raw::defaults;
-use super::settings::{Capture, Format, GroupsStart, Include, Keep, Mode};
+use super::settings::{Capture, Condition, Format, GroupsStart, Include, Keep, Mode, Scalar, Subject, Test};
 
 /// The two hashes of a capture, 16 hex digits each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     /// How events are counted: source and subscriptions.
     pub numbering: String,
-    /// What becomes of them: destination, stream, groups, retention, format, limits.
+    /// What becomes of them: filter, destination, stream, groups, retention, format, limits.
     pub mapping: String,
 }
 
@@ -48,6 +48,7 @@ fn numbering(capture: &Capture) -> Lines {
 
 fn mapping(capture: &Capture) -> Lines {
     let mut lines = Lines::new();
+    set_unless(&mut lines, "where", conditions(&capture.conditions), &json!([]));
     set(&mut lines, "destination", json!(capture.destination));
     set(&mut lines, "stream", json!(capture.stream.to_string()));
     set_unless(&mut lines, "groups", sorted(&capture.groups), &json!([]));
@@ -89,6 +90,33 @@ fn mapping(capture: &Capture) -> Lines {
     let default = json!(defaults::max_message_size().0);
     set_unless(&mut lines, "max_message_size", json!(capture.max_message_size), &default);
     lines
+}
+
+/// A condition that stands twice, or elsewhere in the list, filters nothing else.
+fn conditions(conditions: &[Condition]) -> Value {
+    let texts = conditions.iter().map(|condition| {
+        let subject = match &condition.subject {
+            Subject::Channel => Value::Null,
+            Subject::Payload(pointer) => json!(pointer.to_string()),
+        };
+        let test = match &condition.test {
+            Test::OneOf(values) => json!({ "in": values.iter().map(scalar).collect::<BTreeSet<_>>() }),
+            Test::Exists(exists) => json!({ "exists": exists }),
+            Test::Prefix(prefix) => json!({ "prefix": prefix }),
+        };
+        json!([subject, test]).to_string()
+    });
+    json!(texts.collect::<BTreeSet<_>>())
+}
+
+fn scalar(value: &Scalar) -> String {
+    match value {
+        Scalar::Text(text) => json!(text),
+        Scalar::Integer(number) => json!(number),
+        Scalar::Float(number) => json!(number),
+        Scalar::Bool(value) => json!(value),
+    }
+    .to_string()
 }
 
 fn set(lines: &mut Lines, key: &'static str, value: Value) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pointer::Pointer;
 use crate::template::Template;
 
 /// A whole configuration, checked.
@@ -128,6 +129,8 @@ pub struct Capture {
     pub patterns: Vec<String>,
     /// How the source is read.
     pub mode: Mode,
+    /// Which messages are captured: those for which all of these hold.
+    pub conditions: Vec<Condition>,
     /// The endpoint that holds the streams.
     pub destination: String,
     /// The stream's name, from the event.
@@ -153,6 +156,48 @@ pub struct Capture {
 pub enum Mode {
     /// SUBSCRIBE and PSUBSCRIBE.
     Subscribe,
+}
+
+/// One condition of `where`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// What is looked at.
+    pub subject: Subject,
+    /// When it holds.
+    pub test: Test,
+}
+
+/// What a condition looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The channel that the message was published on.
+    Channel,
+    /// A value in the payload.
+    Payload(Pointer),
+}
+
+/// When a condition holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Test {
+    /// The value is one of these: `in`, or `equals` with one.
+    OneOf(Vec<Scalar>),
+    /// The value is there, or is not.
+    Exists(bool),
+    /// The value is a text that begins so.
+    Prefix(String),
+}
+
+/// A value that a condition compares with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    /// The content of a string.
+    Text(String),
+    /// A whole number.
+    Integer(i64),
+    /// Any other finite number.
+    Float(f64),
+    /// `true` or `false`.
+    Bool(bool),
 }
 
 /// Where a consumer group begins on a stream that has entries.

@@ -12,6 +12,7 @@ mod foundations;
 mod broadcast_added;
 mod capture_destination_faults;
 mod capture_exact;
+mod capture_filter;
 mod capture_parked;
 mod capture_rejected;
 mod capture_restart;

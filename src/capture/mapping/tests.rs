@@ -30,6 +30,7 @@ fn settings(stream: &str, format: Format) -> Capture {
         channels: vec![],
         patterns: vec!["orders.*".into()],
         mode: Mode::Subscribe,
+        conditions: vec![],
         destination: "events".into(),
         stream: Template::parse(stream).unwrap(),
         groups: vec![],

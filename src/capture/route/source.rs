@@ -278,16 +278,22 @@ impl Route {
                 Ok(None) => break,
                 Ok(Some(Item::Event { position, message, size })) => {
                     received += 1;
-                    if self.builder.would_overflow(message.payload.len())
+                    let passes = self.filter.passes(&message, size);
+                    if passes
+                        && self.builder.would_overflow(message.payload.len())
                         && let Some(batch) = self.builder.take()
                     {
                         self.chain.push(batch);
                     }
                     let mapping = &mut self.mapping;
-                    let done = self.builder.event(position, &message, size, now, |sink| {
-                        let context = MessageContext { position: &position, received_unix_ms };
-                        mapping.map(&message, size, &context, sink)
-                    });
+                    let done = if passes {
+                        self.builder.event(position, &message, size, now, |sink| {
+                            let context = MessageContext { position: &position, received_unix_ms };
+                            mapping.map(&message, size, &context, sink)
+                        })
+                    } else {
+                        self.builder.filtered(position, now)
+                    };
                     if done && let Some(batch) = self.builder.take() {
                         self.chain.push(batch);
                         if self.chain.held_bytes() > self.parts.memory_bytes {

@@ -24,6 +24,7 @@ impl Check<'_> {
         let destination = self.endpoint_named(raw.destination, &key.at("destination"), endpoints);
         let source_endpoint = source.as_ref().and_then(|name| endpoints.get(name));
         self.subscriptions(key, &raw.channels, &raw.patterns, source_endpoint.map(|at| &**at));
+        let conditions = self.conditions(&key.at("where"), raw.r#where);
         let event = Setting::Event { channels: &raw.channels, patterns: &raw.patterns };
         let stream = self
             .required(raw.stream, &key.at("stream"), "the name of a stream, or a template for it")
@@ -50,6 +51,7 @@ impl Check<'_> {
             mode: match raw.mode.0 {
                 raw::Mode::Subscribe => Mode::Subscribe,
             },
+            conditions,
             destination: destination?,
             stream: stream?,
             groups: raw.groups,

@@ -1,0 +1,140 @@
+//! One condition's test, made ready to be asked often.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, Visitor};
+
+use crate::config::{self, Scalar};
+
+/// When a value is the one that is wanted.
+#[derive(Debug)]
+pub(super) enum Test {
+    OneOf(OneOf),
+    Exists(bool),
+    Prefix(String),
+}
+
+/// Values to compare with, by what they are.
+#[derive(Debug, Default)]
+pub(super) struct OneOf {
+    texts: HashSet<Vec<u8>>,
+    numbers: Vec<Number>,
+    r#true: bool,
+    r#false: bool,
+}
+
+/// A number in both shapes that JSON may write it in: `1` and `1.0` are one number, and a whole one
+/// beyond 2^53 is only itself.
+#[derive(Debug)]
+struct Number {
+    integer: Option<i128>,
+    float: Option<f64>,
+}
+
+impl Test {
+    pub(super) fn new(settings: &config::Test) -> Self {
+        match settings {
+            config::Test::OneOf(values) => Self::OneOf(OneOf::new(values)),
+            config::Test::Exists(exists) => Self::Exists(*exists),
+            config::Test::Prefix(prefix) => Self::Prefix(prefix.clone()),
+        }
+    }
+
+    /// Whether it holds for a text, any bytes.
+    pub(super) fn holds_for_text(&self, text: &[u8]) -> bool {
+        match self {
+            Self::OneOf(values) => values.texts.contains(text),
+            Self::Exists(exists) => *exists,
+            Self::Prefix(prefix) => text.starts_with(prefix.as_bytes()),
+        }
+    }
+
+    /// Whether it holds for a JSON value, as it is written.
+    pub(super) fn holds_for_json(&self, json: &str) -> bool {
+        match (self, json.as_bytes().first()) {
+            (Self::Exists(exists), _) => *exists,
+            (_, Some(b'"')) => {
+                let mut value = serde_json::Deserializer::from_str(json);
+                // What no text can be made of (half of a surrogate pair) is no text.
+                (&mut value)
+                    .deserialize_str(Text(|text: &str| self.holds_for_text(text.as_bytes())))
+                    .unwrap_or(false)
+            }
+            (Self::OneOf(values), Some(b't')) => values.r#true,
+            (Self::OneOf(values), Some(b'f')) => values.r#false,
+            (Self::OneOf(values), Some(b'-' | b'0'..=b'9')) => values.has_number(json),
+            _ => false,
+        }
+    }
+
+    /// Whether it holds where there is no value.
+    pub(super) fn holds_without(&self) -> bool {
+        matches!(self, Self::Exists(false))
+    }
+}
+
+impl OneOf {
+    fn new(values: &[Scalar]) -> Self {
+        let mut found = Self::default();
+        for value in values {
+            match value {
+                Scalar::Text(text) => {
+                    found.texts.insert(text.as_bytes().to_vec());
+                }
+                Scalar::Integer(number) => found.numbers.push(Number::integer(*number)),
+                Scalar::Float(number) => found.numbers.push(Number::float(*number)),
+                Scalar::Bool(true) => found.r#true = true,
+                Scalar::Bool(false) => found.r#false = true,
+            }
+        }
+        found
+    }
+
+    fn has_number(&self, json: &str) -> bool {
+        if self.numbers.is_empty() {
+            return false;
+        }
+        if let Ok(integer) = json.parse::<i128>() {
+            return self.numbers.iter().any(|number| number.integer == Some(integer));
+        }
+        let float = json.parse::<f64>().ok();
+        float.is_some() && self.numbers.iter().any(|number| number.float == float)
+    }
+}
+
+impl Number {
+    fn integer(integer: i64) -> Self {
+        let text = integer.to_string();
+        let exact = |float: &f64| format!("{float:.0}") == text;
+        Self { integer: Some(integer.into()), float: text.parse().ok().filter(exact) }
+    }
+
+    fn float(float: f64) -> Self {
+        let whole = float.fract() == 0.0;
+        Self { integer: format!("{float:.0}").parse().ok().filter(|_| whole), float: Some(float) }
+    }
+}
+
+/// Asks a function about a JSON string's content, which is copied only where it holds an escape.
+pub(super) struct Text<F>(pub(super) F);
+
+impl<R, F: FnOnce(&str) -> R> Visitor<'_> for Text<F> {
+    type Value = R;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<R, E> {
+        Ok((self.0)(text))
+    }
+}
+
+impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for Text<F> {
+    type Value = R;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<R, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}

@@ -1,0 +1,137 @@
+//! `where` of `[capture.NAME]`: each condition looks at one thing and tests it once.
+
+use super::Check;
+use crate::config::problems::Key;
+use crate::config::raw;
+use crate::config::read::as_written;
+use crate::config::settings::{Condition, Scalar, Subject, Test};
+use crate::pointer::Pointer;
+
+/// What a condition may look at, and how.
+const SUBJECTS: &str = "channel = true, field = \"NAME\" or pointer = \"/PATH\"";
+const TESTS: &str = "equals, in, exists or prefix";
+
+impl Check<'_> {
+    /// The conditions that are whole.
+    pub(super) fn conditions(&mut self, list: &Key, raw: Vec<raw::Table<raw::Condition>>) -> Vec<Condition> {
+        let checked = raw.into_iter().enumerate().filter_map(|(index, condition)| {
+            let key = as_written(list.at(&index.to_string()).parts(), self.refused);
+            self.condition(&key, condition.0)
+        });
+        checked.collect()
+    }
+
+    fn condition(&mut self, key: &Key, raw: raw::Condition) -> Option<Condition> {
+        let raw::Condition { channel, field, pointer, equals, r#in, exists, prefix } = raw;
+        let channel = channel.map(|_| ("channel", Some(Subject::Channel)));
+        let field = field.map(|name| ("field", self.field(&key.at("field"), &name)));
+        let pointer = pointer.map(|text| ("pointer", self.pointer(&key.at("pointer"), &text)));
+        let equals = equals.map(|value| ("equals", Test::OneOf(vec![value])));
+        let r#in = r#in.map(|values| ("in", Test::OneOf(values)));
+        let exists = exists.map(|exists| ("exists", Test::Exists(exists)));
+        let prefix = prefix.map(|prefix| ("prefix", Test::Prefix(prefix)));
+        let subjects = [channel, field, pointer].into_iter().flatten().collect();
+        let tests = [equals, r#in, exists, prefix].into_iter().flatten().collect();
+        let subject = self.only_one(key, subjects, &["channel", "field", "pointer"], "looks at", SUBJECTS);
+        let test = self.only_one(key, tests, &["equals", "in", "exists", "prefix"], "tests with", TESTS);
+        let (name, test) = test?;
+        self.test(&key.at(name), &test);
+        let subject = subject?.1?;
+        if subject == Subject::Channel {
+            self.channel_test(&key.at(name), &test);
+        }
+        Some(Condition { subject, test })
+    }
+
+    /// The one that is given. What was reported as a misfit counts as given.
+    fn only_one<T>(
+        &mut self,
+        key: &Key,
+        mut given: Vec<(&'static str, T)>,
+        names: &[&str],
+        verb: &str,
+        expected: &str,
+    ) -> Option<(&'static str, T)> {
+        let refused = |name: &&str| self.refused.iter().any(|refused| *refused == key.at(name));
+        let reported = names.iter().any(refused);
+        match given.len() {
+            0 if reported => None,
+            0 => {
+                self.report(key, format!("{verb} nothing; expected one of {expected}"));
+                None
+            }
+            1 if !reported => given.pop(),
+            1 => None,
+            _ => {
+                let names: Vec<&str> = given.iter().map(|(name, _)| *name).collect();
+                self.report_with(
+                    key,
+                    format!("{verb} {}; expected one of {expected}", names.join(" and ")),
+                    "write a condition for each: a message is captured where all of them hold",
+                );
+                None
+            }
+        }
+    }
+
+    fn field(&mut self, key: &Key, name: &str) -> Option<Subject> {
+        self.name(key, "field", name);
+        Some(Subject::Payload(Pointer::member(name)))
+    }
+
+    fn pointer(&mut self, key: &Key, text: &str) -> Option<Subject> {
+        match Pointer::parse(text) {
+            Ok(pointer) => Some(Subject::Payload(pointer)),
+            Err(error) => {
+                let message =
+                    format!("\"{text}\" {error}; expected a JSON pointer, such as \"/customer/id\"");
+                self.report(key, message);
+                None
+            }
+        }
+    }
+
+    /// A test that could never hold, or would always.
+    fn test(&mut self, key: &Key, test: &Test) {
+        match test {
+            Test::OneOf(values) if values.is_empty() => {
+                let reported = self.refused.iter().any(|refused| refused.parts().starts_with(key.parts()));
+                if !reported {
+                    self.report(key, "is an empty list: no message would be captured");
+                }
+            }
+            Test::OneOf(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    if values[..index].contains(value) {
+                        let at = as_written(key.at(&index.to_string()).parts(), self.refused);
+                        self.report(&at, "stands here twice");
+                    }
+                }
+            }
+            Test::Prefix(prefix) if prefix.is_empty() => {
+                self.report_with(
+                    key,
+                    "is empty: every text begins with that",
+                    "to ask only whether something is there, write exists = true",
+                );
+            }
+            Test::Exists(_) | Test::Prefix(_) => {}
+        }
+    }
+
+    /// A channel is always there, and always text.
+    fn channel_test(&mut self, key: &Key, test: &Test) {
+        match test {
+            Test::Exists(_) => {
+                self.report(
+                    key,
+                    "says nothing of a channel, which is always there; expected equals, in or prefix",
+                );
+            }
+            Test::OneOf(values) if values.iter().any(|value| !matches!(value, Scalar::Text(_))) => {
+                self.report(key, "a channel equals only a text in quotes");
+            }
+            Test::OneOf(_) | Test::Prefix(_) => {}
+        }
+    }
+}
