@@ -66,18 +66,16 @@ fn lists_for_tables(tree: &Value) -> Vec<Key> {
 
 /// The key as the person knows it: elements of a list that were taken out before have moved the
 /// ones behind them forward.
-pub(crate) fn as_written(path: &[String], refused: &[Key]) -> Key {
+fn as_written(path: &[String], refused: &[Key]) -> Key {
     path.iter().fold(Key::default(), |list, part| match part.parse() {
         // Names of routes may be numbers; the first list stands below them.
-        Ok(index) if list.parts().len() >= 3 => {
-            let index = index_as_written(&list, index, refused);
-            list.at(&index.to_string())
-        }
+        Ok(index) if list.parts().len() >= 3 => element(&list, index, refused),
         _ => list.at(part),
     })
 }
 
-fn index_as_written(list: &Key, mut index: usize, refused: &[Key]) -> usize {
+/// The key of an element of a list, by its place among those that were not taken out.
+pub(crate) fn element(list: &Key, mut index: usize, refused: &[Key]) -> Key {
     let mut taken: Vec<usize> = refused
         .iter()
         .filter_map(|key| key.parts().split_last().filter(|(_, above)| *above == list.parts()))
@@ -87,7 +85,7 @@ fn index_as_written(list: &Key, mut index: usize, refused: &[Key]) -> usize {
     for earlier in taken {
         index += usize::from(earlier <= index);
     }
-    index
+    list.at(&index.to_string())
 }
 
 /// The environment has only text: it becomes a number where one is expected, and nowhere else, so
@@ -142,6 +140,7 @@ fn plain(expected: &str) -> &str {
         "a string" => "a text in quotes",
         "a sequence" => "a list in brackets, such as [\"a\", \"b\"]",
         "a map" => "a table",
+        "a boolean" => "true or false",
         other => other,
     }
 }

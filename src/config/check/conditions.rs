@@ -3,7 +3,7 @@
 use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::read::as_written;
+use crate::config::read::element;
 use crate::config::settings::{Condition, Scalar, Subject, Test};
 use crate::pointer::Pointer;
 
@@ -15,7 +15,7 @@ impl Check<'_> {
     /// The conditions that are whole.
     pub(super) fn conditions(&mut self, list: &Key, raw: Vec<raw::Table<raw::Condition>>) -> Vec<Condition> {
         let checked = raw.into_iter().enumerate().filter_map(|(index, condition)| {
-            let key = as_written(list.at(&index.to_string()).parts(), self.refused);
+            let key = element(list, index, self.refused);
             self.condition(&key, condition.0)
         });
         checked.collect()
@@ -32,8 +32,8 @@ impl Check<'_> {
         let prefix = prefix.map(|prefix| ("prefix", Test::Prefix(prefix)));
         let subjects = [channel, field, pointer].into_iter().flatten().collect();
         let tests = [equals, r#in, exists, prefix].into_iter().flatten().collect();
-        let subject = self.only_one(key, subjects, &["channel", "field", "pointer"], "looks at", SUBJECTS);
-        let test = self.only_one(key, tests, &["equals", "in", "exists", "prefix"], "tests with", TESTS);
+        let subject = self.only_one(key, subjects, "looks at", SUBJECTS);
+        let test = self.only_one(key, tests, "tests with", TESTS);
         let (name, test) = test?;
         self.test(&key.at(name), &test);
         let subject = subject?.1?;
@@ -43,25 +43,23 @@ impl Check<'_> {
         Some(Condition { subject, test })
     }
 
-    /// The one that is given. What was reported as a misfit counts as given.
+    /// The one that is given. What was reported as a misfit counts as given, and a key that nobody
+    /// knows may have been meant to be it.
     fn only_one<T>(
         &mut self,
         key: &Key,
         mut given: Vec<(&'static str, T)>,
-        names: &[&str],
         verb: &str,
         expected: &str,
     ) -> Option<(&'static str, T)> {
-        let refused = |name: &&str| self.refused.iter().any(|refused| *refused == key.at(name));
-        let reported = names.iter().any(refused);
         match given.len() {
-            0 if reported => None,
             0 => {
-                self.report(key, format!("{verb} nothing; expected one of {expected}"));
+                if !self.reported(key) {
+                    self.report(key, format!("{verb} nothing; expected one of {expected}"));
+                }
                 None
             }
-            1 if !reported => given.pop(),
-            1 => None,
+            1 => given.pop(),
             _ => {
                 let names: Vec<&str> = given.iter().map(|(name, _)| *name).collect();
                 self.report_with(
@@ -72,6 +70,11 @@ impl Check<'_> {
                 None
             }
         }
+    }
+
+    /// Whether something here was reported already.
+    fn reported(&self, key: &Key) -> bool {
+        self.refused.iter().any(|refused| refused.parts().starts_with(key.parts()))
     }
 
     fn field(&mut self, key: &Key, name: &str) -> Option<Subject> {
@@ -95,15 +98,14 @@ impl Check<'_> {
     fn test(&mut self, key: &Key, test: &Test) {
         match test {
             Test::OneOf(values) if values.is_empty() => {
-                let reported = self.refused.iter().any(|refused| refused.parts().starts_with(key.parts()));
-                if !reported {
+                if !self.reported(key) {
                     self.report(key, "is an empty list: no message would be captured");
                 }
             }
             Test::OneOf(values) => {
                 for (index, value) in values.iter().enumerate() {
                     if values[..index].contains(value) {
-                        let at = as_written(key.at(&index.to_string()).parts(), self.refused);
+                        let at = element(key, index, self.refused);
                         self.report(&at, "stands here twice");
                     }
                 }
