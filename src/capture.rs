@@ -1,10 +1,10 @@
 //! Capture: from channels into streams, exactly once, in order.
 //!
 //! ```text
-//!            source connection                                destination connection
-//!  window ──▶ messages ──▶ mapping ──▶ batch ──▶ chain ──▶ EVALSHA append.lua ──▶ streams
-//!    ▲ anchor opens it                  (encoded once)   │        compare-and-set on the position
-//!    └ heartbeats prove it                               └◀── replies: stored, duplicate, gap, …
+//!            source connection                                           destination connection
+//!  window ──▶ messages ──▶ filter ──▶ mapping ──▶ batch ──▶ chain ──▶ EVALSHA append.lua ──▶ streams
+//!    ▲ anchor opens it                             (encoded once)   │        compare-and-set on the position
+//!    └ heartbeats prove it                                          └◀── replies: stored, duplicate, gap, …
 //! ```
 //!
 //! One task owns a route: it reads the source and writes the destination through non-blocking
