@@ -1,10 +1,12 @@
 //! The command line: one file a command.
 //!
 //! Exit codes: 0 fine, 64 usage, 69 Redis (or the daemon that is asked) unavailable, 78 configuration,
-//! 1 anything else.
+//! 1 anything else. A server that answers but cannot be used, because it is too old, a replica, or
+//! grants too little, is unavailable too: the mistake is there, and not in the file.
 
 mod acl;
 mod check;
+mod gaps;
 mod healthcheck;
 mod run;
 mod status;
@@ -22,7 +24,7 @@ const OK: u8 = 0;
 const FAILED: u8 = 1;
 /// sysexits' EX_USAGE.
 const USAGE: u8 = 64;
-/// sysexits' EX_UNAVAILABLE.
+/// sysexits' EX_UNAVAILABLE; see the module's comment.
 const UNAVAILABLE: u8 = 69;
 /// sysexits' EX_CONFIG.
 const CONFIGURATION: u8 = 78;
@@ -48,6 +50,8 @@ enum Command {
     Acl,
     /// Show what the running daemon does
     Status(status::Arguments),
+    /// List the recorded gaps: when events may have been missed, and why
+    Gaps(gaps::Arguments),
     /// Exit with 0 if the running daemon's loops make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell
@@ -81,6 +85,7 @@ impl Cli {
             Command::Check(arguments) => check::check(config, &arguments),
             Command::Acl => acl::acl(config),
             Command::Status(arguments) => status::status(config, &arguments),
+            Command::Gaps(arguments) => gaps::gaps(config, &arguments),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());

@@ -12,6 +12,7 @@ pub mod logs;
 pub mod metrics;
 pub mod observe;
 pub mod position;
+pub mod probe;
 pub mod rt;
 pub mod server;
 pub mod status;

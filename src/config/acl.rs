@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::keys;
-use super::settings::{Broadcast, Capture, Config, Endpoint};
+use super::settings::{Capture, Config, Endpoint};
 use crate::template::{Part, Template};
 
 /// What a user does on an endpoint.
@@ -41,87 +41,67 @@ impl fmt::Display for Role {
     }
 }
 
-/// What every connection does.
-const CONNECT: &[&str] = &["ping", "select", "client|setname", "info", "time"];
+/// What `tidegate check --connect` does beyond what the routes do: it looks at the server, and tries the
+/// rights in a transaction that it never executes. Connecting itself needs no right.
+const CHECK: &[&str] = &["info", "multi"];
 
-/// The commands of each role, beyond `CONNECT`.
+/// Only where the endpoint's database is not the first.
+const SELECT: &str = "select";
+
+/// Only where a broadcast publishes on another server than its stream's: elsewhere reading is answered
+/// every second and proves as much.
+const PING: &str = "ping";
+
+/// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
 const RIGHTS: [(Role, &[&str]); 4] = [
     (
         Role::CaptureSource,
-        &[
-            "subscribe",
-            "psubscribe",
-            "unsubscribe",
-            "punsubscribe",
-            "publish",
-            "eval",
-            "evalsha",
-            "script|load",
-            "multi",
-            "exec",
-            "discard",
-            "get",
-            "set",
-        ],
+        &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish"],
     ),
     (
         Role::CaptureDestination,
         &[
-            "eval",
-            "evalsha",
             "script|load",
+            "evalsha",
             "hget",
-            "hgetall",
             "hmget",
+            "hgetall",
             "hset",
             "hincrby",
             "xadd",
             "xtrim",
-            "xgroup|create",
-            "xinfo|stream",
-            "xinfo|groups",
-            "xrange",
-            "xrevrange",
             "xlen",
+            "xrange",
+            "xgroup|create",
+            "xinfo|groups",
             "sadd",
+            "scard",
             "sismember",
             "smembers",
             "sscan",
-            "scard",
-            "exists",
-            "type",
         ],
     ),
     (
         Role::BroadcastSource,
         &[
-            "eval",
-            "evalsha",
             "script|load",
-            "hget",
-            "hgetall",
+            "evalsha",
+            "eval",
+            "time",
             "hmget",
             "hset",
-            "hincrby",
             "xadd",
             "xtrim",
             "xread",
             "xrange",
-            "xrevrange",
             "xinfo|stream",
-            "exists",
-            "type",
         ],
     ),
     (Role::BroadcastDestination, &["publish"]),
 ];
 
-/// What tidegate does without where it is not allowed, and why somebody would allow it. These stand in
-/// lines of their own: a server that does not know one of them refuses the whole line.
-const OPTIONAL: [(&str, &str); 2] = [
-    ("for tidegate check --connect, to tell what the server keeps over a restart", "config|get"),
-    ("to show the library's name in CLIENT LIST (Redis 7.2, Valkey 7.2 and newer)", "client|setinfo"),
-];
+/// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
+const OPTIONAL: &str = "config|get";
 
 /// One user of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +118,8 @@ pub struct User {
     pub channels: BTreeSet<String>,
     /// Patterns that no rule can name, so that all channels are allowed.
     pub unnameable: BTreeSet<String>,
+    /// Commands that not every user of these roles needs.
+    pub further: BTreeSet<&'static str>,
 }
 
 /// The users that a configuration needs, one for each endpoint that a route uses.
@@ -165,7 +147,10 @@ pub fn users(config: &Config) -> Vec<User> {
         let one_server = address(&broadcast.source) == address(&broadcast.destination);
         let publishes = if one_server { &broadcast.source } else { &broadcast.destination };
         allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
-            broadcast_destination(user, broadcast);
+            user.channel(&glob_of(&broadcast.channel));
+            if !one_server {
+                user.further.insert(PING);
+            }
         });
     }
     users.into_values().collect()
@@ -183,6 +168,9 @@ fn allow(
     let user = User::new(at);
     let user = users.entry((at.address.to_string(), user.name.clone())).or_insert(user);
     user.endpoints.insert(endpoint.to_owned());
+    if at.database != 0 {
+        user.further.insert(SELECT);
+    }
     user.roles.entry(role).or_default().insert(route.to_owned());
     rules(user, at);
 }
@@ -202,10 +190,6 @@ fn capture_source(user: &mut User, at: &Endpoint, capture: &Capture) {
     }
 }
 
-fn broadcast_destination(user: &mut User, broadcast: &Broadcast) {
-    user.channel(&glob_of(&broadcast.channel));
-}
-
 impl User {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
@@ -215,6 +199,7 @@ impl User {
             keys: BTreeSet::new(),
             channels: BTreeSet::new(),
             unnameable: BTreeSet::new(),
+            further: BTreeSet::new(),
         }
     }
 
@@ -236,7 +221,8 @@ impl User {
     #[must_use]
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
-        let mut commands: Vec<&str> = CONNECT.to_vec();
+        let mut commands: Vec<&str> = CHECK.to_vec();
+        commands.extend(&self.further);
         for command in of_roles.flat_map(|(_, commands)| commands.iter()) {
             if !commands.contains(command) {
                 commands.push(command);
@@ -285,10 +271,11 @@ impl fmt::Display for User {
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
         writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
-        for (why, command) in OPTIONAL {
-            writeln!(f, "# optional, {why}:")?;
-            writeln!(f, "# ACL SETUSER {} +{command}", quoted(&self.name))?;
-        }
+        writeln!(
+            f,
+            "# optional, for tidegate check --connect, to tell what the server keeps over a restart:"
+        )?;
+        writeln!(f, "# ACL SETUSER {} +{OPTIONAL}", quoted(&self.name))?;
         Ok(())
     }
 }

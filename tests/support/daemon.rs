@@ -104,10 +104,17 @@ impl Setup {
 
     /// Writes the files, makes the users, and runs the daemon without waiting for anything.
     pub(crate) fn start(self) -> Daemon {
+        let mut daemon = self.prepare();
+        daemon.start_again();
+        daemon
+    }
+
+    /// Writes the files and makes the users, for commands that need no daemon.
+    pub(crate) fn prepare(self) -> Daemon {
         let directory =
             tempfile::Builder::new().prefix("tidegate-").tempdir().expect("a temporary directory");
         let notifications = Notifications::listen(&directory.path().join("notify.sock"));
-        let mut daemon = Daemon {
+        let daemon = Daemon {
             directory,
             port: Port::claim(),
             setup: self,
@@ -117,7 +124,6 @@ impl Setup {
         };
         daemon.write_configuration();
         daemon.make_users(&[]);
-        daemon.start_again();
         daemon
     }
 
@@ -141,7 +147,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn configuration(&self) -> PathBuf {
+    /// The main file.
+    pub(crate) fn configuration(&self) -> PathBuf {
         self.directory.path().join("tidegate.toml")
     }
 

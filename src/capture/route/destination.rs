@@ -31,6 +31,8 @@ const SUPERSEDED: Duration = Duration::from_secs(5);
 /// With nothing to append, the destination is asked where the state stands: it proves that it answers,
 /// and a state that vanished is noticed before the next event.
 const IDLE_ASK: Duration = Duration::from_secs(1);
+/// How long that answer may take: a second of quiet and this together notice a stopped server within 5 s.
+const IDLE_DEADLINE: Duration = Duration::from_secs(3);
 /// And every so many times the state's time is renewed, so that a restart's gap is not dated from the
 /// last event of a quiet channel.
 const IDLE_TOUCH: u32 = 10;
@@ -70,6 +72,8 @@ struct Up {
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     at: Instant,
+    /// When the connection is given up if no reply has come.
+    due: Instant,
     what: What,
 }
 
@@ -136,7 +140,7 @@ impl Destination {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting(until) => Some(*until),
-            State::Up(up) => up.paused_until,
+            State::Up(up) => up.paused_until.into_iter().chain(up.sent.front().map(|sent| sent.due)).min(),
             State::Inheriting(_) | State::Connecting(_) => None,
         }
     }
@@ -391,20 +395,22 @@ impl Route {
 
     /// Ends a connection over which no answer comes, and asks where nothing is under way.
     pub(super) fn check_destination(&mut self, now: Instant) {
-        let deadline = self.parts.destination.response_timeout;
         let draining = self.ending != Ending::Running;
         let State::Up(up) = &mut self.destination.state else { return };
         if up.paused_until.is_some_and(|until| until <= now) {
             up.paused_until = None;
         }
         match up.sent.front() {
-            Some(oldest) if now.duration_since(oldest.at) >= deadline => {
-                self.disconnect(&Error::Timeout(deadline, "waiting for a reply"), now);
+            Some(oldest) if now >= oldest.due => {
+                let waited = now.duration_since(oldest.at);
+                self.disconnect(&Error::Timeout(waited, "waiting for a reply"), now);
             }
             None if now.duration_since(up.heard) >= IDLE_ASK && !draining => {
                 let state = &self.keys.state;
                 self.destination.idle_asks += 1;
-                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH) && self.chain.acked().is_some() {
+                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH)
+                    && self.chain.acked().is_some()
+                {
                     let at = rt::unix_ms().to_string();
                     let touch: [&[u8]; 4] = [b"HSET", state, b"at", at.as_bytes()];
                     resp::command(up.lane.connection.out(), &touch);
@@ -413,7 +419,7 @@ impl Route {
                     resp::command(up.lane.connection.out(), &[b"HGET", state, b"position"]);
                     What::Position
                 };
-                up.sent.push_back(Sent { at: now, what });
+                up.sent.push_back(Sent { at: now, due: now + IDLE_DEADLINE, what });
             }
             _ => {}
         }
@@ -429,6 +435,7 @@ impl Route {
             return;
         }
         up.paused_until = None;
+        let due = now + self.parts.destination.response_timeout;
         let connection = &mut up.lane.connection;
         while self.chain.awaited() < IN_FLIGHT && connection.unsent_bytes() < UNSENT_BYTES {
             if !self.chain.has_unsent() {
@@ -446,7 +453,7 @@ impl Route {
             }
             let Some((prev, batch)) = self.chain.send() else { return };
             up.lane.append.write(connection.out(), batch, prev, rt::unix_ms());
-            up.sent.push_back(Sent { at: now, what: What::Batch });
+            up.sent.push_back(Sent { at: now, due, what: What::Batch });
         }
     }
 
@@ -457,7 +464,6 @@ impl Route {
         let before = std::mem::take(&mut self.report.part);
         let skipped = batch.events.saturating_sub(stored.events() + before);
         metrics.deduplicated.increment(skipped);
-        self.report.ledger.deduplicated += skipped;
         metrics.capture_lag_seconds.record(now.duration_since(batch.opened).as_secs_f64());
         metrics.batch_events.record(crate::metrics::float(batch.events));
         if let Joint::Gap(gap) = &batch.joint {
@@ -509,9 +515,10 @@ impl Route {
         ledger.received += stored.events();
     }
 
+    /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
+    /// counted it there already.
     fn count_duplicate(&mut self, batch: &Batch) {
         self.report.part = 0;
         self.parts.metrics.deduplicated.increment(batch.events);
-        self.report.ledger.deduplicated += batch.events;
     }
 }

@@ -57,7 +57,7 @@ impl Route {
         let mut ledger = self.report.ledger.clone();
         ledger.in_hand = in_hand;
         // What is in hand is in the state's ledger only once it is stored.
-        ledger.received += in_hand + ledger.deduplicated;
+        ledger.received += in_hand;
         let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
         self.parts.slot.update(|status| {
             status.state = state;

@@ -1,0 +1,132 @@
+//! `tidegate check --connect`: asks every endpoint at the same time, and prints what was found.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::line;
+use crate::config::{Broadcast, Config, Endpoint};
+use crate::probe::{self, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
+use crate::rt;
+use crate::server::Error;
+
+type Answers = BTreeMap<String, Result<Found, Error>>;
+
+/// The report, and whether every endpoint can be used. Each endpoint's own time-outs bound it.
+pub(super) async fn connect(config: Config) -> (String, bool) {
+    let answers = ask(&config).await;
+    let mut out = String::new();
+    let mut usable = true;
+    for (name, answer) in &answers {
+        usable &= endpoint(&mut out, &config, &config.redis[name], answer);
+        out.push('\n');
+    }
+    let facts = |name: &str| answers.get(name)?.as_ref().ok().map(|found| &found.facts);
+    for route in config.capture.values() {
+        let guarantee = probe::of_capture(route, facts(&route.destination));
+        line(&mut out, format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
+        guarantees(&mut out, &guarantee, "published", "stored");
+    }
+    for route in config.broadcast.values() {
+        let guarantee = probe::of_broadcast(on_one_server(&config, route), facts(&route.source));
+        line(&mut out, format_args!("broadcast {}: {} → {}", route.name, route.source, route.destination));
+        guarantees(&mut out, &guarantee, "added", "published");
+        line(
+            &mut out,
+            format_args!("  always: a published message reaches who is subscribed at that moment"),
+        );
+    }
+    (out, usable)
+}
+
+async fn ask(config: &Config) -> Answers {
+    let asked: Vec<_> = config
+        .redis
+        .iter()
+        .map(|(name, endpoint)| {
+            let (endpoint, trials) = (Arc::clone(endpoint), probe::trials(config, endpoint));
+            let look = async move { probe::look(&endpoint, &trials).await };
+            (name.clone(), rt::spawn("check of an endpoint", look))
+        })
+        .collect();
+    let mut answers = Answers::new();
+    for (name, task) in asked {
+        let answer = task.await.unwrap_or_else(|error| Err(Error::Refused(error.to_string())));
+        answers.insert(name, answer);
+    }
+    answers
+}
+
+/// Whether publishing and moving the cursor are one step, as the route itself decides it.
+fn on_one_server(config: &Config, route: &Broadcast) -> bool {
+    config.redis[&route.source].address == config.redis[&route.destination].address
+}
+
+/// Prints what was found at an endpoint; whether it can be used.
+fn endpoint(out: &mut String, config: &Config, endpoint: &Endpoint, answer: &Result<Found, Error>) -> bool {
+    let user = endpoint.username.as_deref().unwrap_or("default");
+    line(out, format_args!("endpoint {} ({}, user {user})", endpoint.name, endpoint.address));
+    let found = match answer {
+        Ok(found) => found,
+        Err(error) => {
+            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            line(out, format_args!("  problem: cannot be used: {error}{hint}"));
+            return false;
+        }
+    };
+    server(out, found);
+    let findings = probe::findings(found, &probe::roles(config, &endpoint.name));
+    for finding in &findings {
+        line(out, format_args!("  {finding}"));
+    }
+    !findings.iter().any(|finding| matches!(finding, Finding::Problem(_)))
+}
+
+fn server(out: &mut String, found: &Found) {
+    let facts = &found.facts;
+    let version =
+        facts.version.map_or_else(|| "of unknown version".to_owned(), |version| version.to_string());
+    let role = match (facts.master, facts.replicas) {
+        (Some(true), Some(0)) => "master without replicas".to_owned(),
+        (Some(true), Some(1)) => "master with 1 replica".to_owned(),
+        (Some(true), Some(count)) => format!("master with {count} replicas"),
+        (Some(true), None) => "master".to_owned(),
+        (Some(false), _) => "replica".to_owned(),
+        (None, _) => "role unknown".to_owned(),
+    };
+    line(out, format_args!("  {} {version}, {role}", facts.kind));
+    let eviction = facts.eviction.as_deref().unwrap_or("unknown");
+    line(out, format_args!("  {}, eviction policy {eviction}", facts.storage));
+    if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
+        line(out, format_args!("  rights: all that the routes need"));
+    }
+}
+
+/// Prints what a route promises, in the words of its direction.
+fn guarantees(out: &mut String, guarantee: &Guarantee, comes: &str, goes: &str) {
+    for (what, promise) in [
+        ("restart of tidegate", &guarantee.restart),
+        ("source failover", &guarantee.source_failover),
+        ("destination failover", &guarantee.destination_failover),
+    ] {
+        line(out, format_args!("  {what}: {}", said(promise, comes, goes)));
+        line(out, format_args!("    because {}", promise.because.join("; ")));
+    }
+}
+
+fn said(promise: &Promise, comes: &str, goes: &str) -> String {
+    let missed = match promise.missed {
+        Missed::Nothing => "nothing is missed".to_owned(),
+        Missed::InsideGap => format!("what is {comes} meanwhile is missed, inside a recorded gap"),
+        Missed::AcknowledgedInsideGap => {
+            "entries that the server acknowledged can be lost, inside a recorded gap (destination_went_back)"
+                .to_owned()
+        }
+        Missed::Acknowledged => "entries that the server acknowledged can be lost".to_owned(),
+    };
+    let repeated = match promise.repeated {
+        Repeated::Nothing => "nothing is repeated".to_owned(),
+        Repeated::Unanswered => format!("what was {goes} and not yet answered is repeated"),
+        Repeated::SinceCursor => format!("what was {goes} after the last cursor that is left is repeated"),
+    };
+    format!("{missed}; {repeated}")
+}

@@ -1,0 +1,176 @@
+//! `tidegate gaps`: the gap records of captures, as they stand at the destination.
+//!
+//! A route's records are a stream, capped where they are written. It is read in pages, each printed
+//! before the next is asked for, so that nothing grows here. A route that cannot be read does not keep
+//! the others from being shown.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::Args;
+use redis::aio::MultiplexedConnection;
+use serde::Serialize;
+
+use crate::config::{Capture, Config, Endpoint, keys};
+use crate::rt;
+use crate::server::{self, Error};
+
+/// Records a page: about 500 KB at most, since details are sentences.
+const PAGE: usize = 1000;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only this capture; all of them without it
+    route: Option<String>,
+    /// Print one JSON object a line; times in milliseconds since 1970
+    #[arg(long)]
+    json: bool,
+}
+
+/// One record.
+#[derive(Debug, Serialize)]
+struct Gap<'a> {
+    route: &'a str,
+    started_at: u64,
+    ended_at: u64,
+    cause: String,
+    dropped: u64,
+    from: String,
+    to: String,
+    detail: String,
+}
+
+/// Prints the gap records.
+pub(super) fn gaps(path: &Path, arguments: &Arguments) -> u8 {
+    let config = match super::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let routes: Vec<&Capture> = config
+        .capture
+        .values()
+        .map(AsRef::as_ref)
+        .filter(|route| arguments.route.as_ref().is_none_or(|wanted| *wanted == route.name))
+        .collect();
+    if let (Some(wanted), []) = (&arguments.route, routes.as_slice()) {
+        let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
+        eprintln!("there is no capture '{wanted}' in the configuration; there are: {}", known.join(", "));
+        return super::USAGE;
+    }
+    match super::block_on(print(&mut std::io::stdout().lock(), &config, &routes, arguments.json)) {
+        Ok(Ok(code)) => code,
+        // Who reads has seen enough, as `head` does.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
+        Ok(Err(error)) | Err(error) => {
+            eprintln!("cannot list the gaps: {error}");
+            super::FAILED
+        }
+    }
+}
+
+/// Prints the routes' records and gives the exit code; an error is one of writing.
+async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json: bool) -> io::Result<u8> {
+    let mut code = super::OK;
+    if !json {
+        writeln!(
+            out,
+            "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL, BETWEEN THE POSITIONS",
+            "ROUTE", "START", "END", "CAUSE", "DROPPED"
+        )?;
+    }
+    for route in routes {
+        let mut records = Records::of(config, route);
+        loop {
+            match records.next_page().await {
+                Ok(page) if page.is_empty() => break,
+                Ok(page) => {
+                    for (_, fields) in &page {
+                        print_gap(out, &Gap::read(&route.name, fields), json)?;
+                    }
+                }
+                Err(error) => {
+                    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                    eprintln!("capture {}: endpoint {}: {error}{hint}", route.name, route.destination);
+                    code = super::UNAVAILABLE;
+                    break;
+                }
+            }
+        }
+    }
+    out.flush()?;
+    Ok(code)
+}
+
+fn print_gap(out: &mut impl Write, gap: &Gap<'_>, json: bool) -> io::Result<()> {
+    if json {
+        return writeln!(out, "{}", serde_json::to_string(gap)?);
+    }
+    writeln!(
+        out,
+        "{:<16} {:<24} {:<24} {:<21} {:>8}  {}, {} to {}",
+        gap.route,
+        rt::rfc3339(gap.started_at),
+        rt::rfc3339(gap.ended_at),
+        gap.cause,
+        gap.dropped,
+        gap.detail,
+        gap.from,
+        gap.to
+    )
+}
+
+/// A record's id and fields.
+type Record = (String, HashMap<String, Vec<u8>>);
+
+/// The records of one route, oldest first.
+struct Records<'a> {
+    endpoint: &'a Endpoint,
+    key: String,
+    connection: Option<MultiplexedConnection>,
+    /// Where the next page begins, as XRANGE takes it.
+    start: String,
+}
+
+impl<'a> Records<'a> {
+    fn of(config: &'a Config, route: &Capture) -> Self {
+        let endpoint = &config.redis[&route.destination];
+        let key = keys::of_route(&endpoint.key_prefix, &route.name, "gaps");
+        Self { endpoint, key, connection: None, start: "-".to_owned() }
+    }
+
+    /// Empty after the last.
+    async fn next_page(&mut self) -> Result<Vec<Record>, Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(server::control(self.endpoint, "gaps").await?),
+        };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.key).arg(&self.start).arg("+").arg("COUNT").arg(PAGE);
+        let page: Vec<Record> = command.query_async(connection).await?;
+        if let Some((id, _)) = page.last() {
+            self.start = format!("({id}");
+        }
+        Ok(page)
+    }
+}
+
+impl<'a> Gap<'a> {
+    /// Reads a record's fields; one that a later release does not write is empty, or 0.
+    fn read(route: &'a str, fields: &HashMap<String, Vec<u8>>) -> Self {
+        let text = |name: &str| {
+            fields.get(name).map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
+        };
+        let number = |name: &str| text(name).parse().unwrap_or(0);
+        Self {
+            route,
+            started_at: number("started_at"),
+            ended_at: number("ended_at"),
+            cause: text("cause"),
+            dropped: number("dropped"),
+            from: text("from"),
+            to: text("to"),
+            detail: text("detail"),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What an endpoint is and what it allows, and what follows for the routes that use it: the part of
+//! `tidegate check --connect` that asks, and the part that judges.
+//!
+//! ```text
+//! Config ─▶ trials ─┐
+//! Endpoint ─────────┴▶ look ─▶ Found ─┬▶ findings     what stands in the way, what is a risk
+//!                      (asks)         └▶ guarantees   what a route promises on it
+//! ```
+//!
+//! It must be harmless on a production server: no write, no message, no load. So the server is only
+//! looked at (`INFO`, `CONFIG GET`), and rights are tried inside a `MULTI` that is never executed.
+//! What judges is apart from what asks, and knows no connection.
+//!
+//! Failure: an endpoint that cannot be reached is an error of that endpoint alone. What the server does
+//! not let itself be asked is unknown, and said to be.
+
+mod facts;
+mod findings;
+mod guarantees;
+mod rights;
+
+use std::collections::BTreeSet;
+
+pub use facts::{Facts, Kind, Storage, Version};
+pub use findings::{Finding, findings};
+pub use guarantees::{Guarantee, Missed, Promise, Repeated, of_broadcast, of_capture};
+pub use rights::{Refusal, Rights, Trial, trials};
+
+use crate::config::acl::Role;
+use crate::config::{Config, Endpoint};
+use crate::server::{self, Error};
+
+/// What was found out about an endpoint.
+#[derive(Debug)]
+pub struct Found {
+    /// What it is.
+    pub facts: Facts,
+    /// What it allows.
+    pub rights: Rights,
+}
+
+/// Asks an endpoint, within its own time-outs for connecting and for each reply. Cancel safe: a dropped
+/// future leaves nothing behind.
+///
+/// # Errors
+/// Where it cannot be reached, or ends the connection while it is asked.
+pub async fn look(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error> {
+    let mut connection = server::control(endpoint, "check").await?;
+    let facts = facts::ask(&mut connection).await?;
+    let rights = rights::attempt(&mut connection, trials).await?;
+    Ok(Found { facts, rights })
+}
+
+/// What the routes do on an endpoint.
+#[must_use]
+pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<Role> {
+    let captures = config.capture.values().flat_map(|route| {
+        [(&route.source, Role::CaptureSource), (&route.destination, Role::CaptureDestination)]
+    });
+    let broadcasts = config.broadcast.values().flat_map(|route| {
+        [(&route.source, Role::BroadcastSource), (&route.destination, Role::BroadcastDestination)]
+    });
+    captures.chain(broadcasts).filter(|(name, _)| *name == endpoint).map(|(_, role)| role).collect()
+}

@@ -1,0 +1,182 @@
+//! What a server says of itself.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use redis::aio::MultiplexedConnection;
+
+use crate::server::{Class, Error};
+
+/// Which program it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Redis, or what says no other name.
+    Redis,
+    /// Valkey.
+    Valkey,
+    /// Dragonfly.
+    Dragonfly,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redis => "Redis",
+            Self::Valkey => "Valkey",
+            Self::Dragonfly => "Dragonfly",
+        })
+    }
+}
+
+/// A version: major, minor, patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl Version {
+    /// Reads `7.0.15`, also with more behind it; parts that are not there are 0.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim_start_matches(['v', 'd', 'f', '-']).split(['.', '-']);
+        let major = parts.next()?.parse().ok()?;
+        let mut next = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        Some(Self(major, next(), next()))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What a server's disk holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// It was not told.
+    Unknown,
+    /// The append-only file is off; whether there are snapshots was not told.
+    NoAppendOnly,
+    /// Nothing: neither append-only file nor snapshots.
+    Nothing,
+    /// Snapshots now and then.
+    Snapshots,
+    /// The append-only file, with `appendfsync` where it was told.
+    AppendOnly(Option<String>),
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("persistence unknown"),
+            Self::NoAppendOnly => f.write_str("no append-only file"),
+            Self::Nothing => f.write_str("no append-only file, no snapshots"),
+            Self::Snapshots => f.write_str("no append-only file, snapshots"),
+            Self::AppendOnly(None) => f.write_str("append-only file, appendfsync unknown"),
+            Self::AppendOnly(Some(fsync)) => write!(f, "append-only file, appendfsync {fsync}"),
+        }
+    }
+}
+
+/// What a server says of itself; `None` is what it did not tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Which program.
+    pub kind: Kind,
+    /// Its version.
+    pub version: Option<Version>,
+    /// `standalone`, `sentinel` or `cluster`.
+    pub mode: Option<String>,
+    /// Whether it is a master, and not a replica.
+    pub master: Option<bool>,
+    /// How many replicas are connected to it.
+    pub replicas: Option<u32>,
+    /// `maxmemory-policy`.
+    pub eviction: Option<String>,
+    /// What it keeps over a restart.
+    pub storage: Storage,
+}
+
+impl Facts {
+    /// Reads INFO's text, and what CONFIG GET told of `appendfsync` and `save`.
+    fn read(info: &str, settings: &HashMap<String, String>) -> Self {
+        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
+        let get = |name: &str| fields.get(name).map(|value| value.trim());
+        // Valkey answers `redis_version:7.2.4` whatever it is, and other programs do alike.
+        let (kind, version) = match (get("valkey_version"), get("dragonfly_version")) {
+            (Some(version), _) => (Kind::Valkey, Some(version)),
+            (_, Some(version)) => (Kind::Dragonfly, Some(version)),
+            _ => (Kind::Redis, get("redis_version")),
+        };
+        let storage = match (get("aof_enabled"), settings.get("save").map(String::as_str)) {
+            (None, _) => Storage::Unknown,
+            (Some("1"), _) => Storage::AppendOnly(settings.get("appendfsync").cloned()),
+            (Some(_), None) => Storage::NoAppendOnly,
+            (Some(_), Some("")) => Storage::Nothing,
+            (Some(_), Some(_)) => Storage::Snapshots,
+        };
+        Self {
+            kind,
+            version: version.and_then(Version::parse),
+            mode: get("redis_mode").map(str::to_owned),
+            master: get("role").map(|role| role == "master"),
+            replicas: get("connected_slaves").and_then(|count| count.parse().ok()),
+            eviction: get("maxmemory_policy").map(str::to_owned),
+            storage,
+        }
+    }
+}
+
+/// Asks a server what it is.
+///
+/// # Errors
+/// Where the connection ends. A question that the server refuses leaves its facts unknown.
+pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Facts, Error> {
+    let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
+    let mut settings = HashMap::new();
+    // One at a time: several in one command need Redis 7.
+    for name in ["appendfsync", "save"] {
+        let told: HashMap<String, String> =
+            optional(redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await)?;
+        settings.extend(told);
+    }
+    Ok(Facts::read(&info, &settings))
+}
+
+/// Nothing, where the server refuses to answer.
+fn optional<T: Default>(reply: Result<T, redis::RedisError>) -> Result<T, Error> {
+    match reply.map_err(Error::from) {
+        Ok(reply) => Ok(reply),
+        Err(error) if error.class() == Class::Park || error.code() == Some("ERR") => Ok(T::default()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(info: &str, settings: &[(&str, &str)]) -> Facts {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Facts::read(info, &settings.collect())
+    }
+
+    #[test]
+    fn valkey_is_told_by_its_own_version_and_not_by_the_one_it_answers() {
+        let found = facts("redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n", &[]);
+        assert_eq!((found.kind, found.version), (Kind::Valkey, Some(Version(9, 1, 2))));
+        let found = facts("redis_version:7.4.0\r\ndragonfly_version:df-v1.21.2\r\n", &[]);
+        assert_eq!((found.kind, found.version), (Kind::Dragonfly, Some(Version(1, 21, 2))));
+        let found = facts("redis_version:8.0-rc1\r\n", &[]);
+        assert_eq!((found.kind, found.version), (Kind::Redis, Some(Version(8, 0, 0))));
+    }
+
+    #[test]
+    fn what_was_not_told_is_unknown_and_not_a_default() {
+        let nothing = facts("", &[("save", ""), ("appendfsync", "everysec")]);
+        assert_eq!(nothing.storage, Storage::Unknown);
+        assert_eq!((nothing.master, nothing.replicas, nothing.eviction), (None, None, None));
+        assert_eq!(facts("aof_enabled:1\n", &[]).storage, Storage::AppendOnly(None));
+        assert_eq!(facts("aof_enabled:0\n", &[]).storage, Storage::NoAppendOnly);
+        assert_eq!(facts("aof_enabled:0\n", &[("save", "")]).storage, Storage::Nothing);
+        assert_eq!(facts("aof_enabled:0\n", &[("save", "3600 1")]).storage, Storage::Snapshots);
+    }
+}

@@ -1,0 +1,189 @@
+//! What stands in the way of the routes, and what is a risk to them: a pure function of what was found.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::Found;
+use super::facts::{Facts, Kind, Storage, Version};
+use super::rights::Rights;
+use crate::config::acl::Role;
+
+/// One thing that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The routes cannot work so.
+    Problem(String),
+    /// They work, and promise less.
+    Warning(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Problem(text) => write!(f, "problem: {text}"),
+            Self::Warning(text) => write!(f, "warning: {text}"),
+        }
+    }
+}
+
+/// Everything that is to be said of an endpoint which has these roles.
+#[must_use]
+pub fn findings(found: &Found, roles: &BTreeSet<Role>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    of_server(&found.facts, roles, &mut findings);
+    of_rights(&found.rights, &mut findings);
+    if roles.contains(&Role::CaptureDestination) || roles.contains(&Role::BroadcastSource) {
+        of_keeping(&found.facts, &mut findings);
+    }
+    findings
+}
+
+/// The oldest version that can do what a role does. `#!lua`, with which the scripts of streams begin,
+/// came with Redis 7.0; RESP3 and channel rights that hold, with 6.2.
+fn oldest(kind: Kind, roles: &BTreeSet<Role>) -> Option<(Version, &'static str)> {
+    let scripts = roles.contains(&Role::CaptureDestination) || roles.contains(&Role::BroadcastSource);
+    match kind {
+        Kind::Redis if scripts => Some((Version(7, 0, 0), "what holds streams must be Redis 7.0 or newer")),
+        Kind::Redis => Some((Version(6, 2, 0), "it must be Redis 6.2 or newer")),
+        Kind::Valkey => Some((Version(7, 2, 0), "it must be Valkey 7.2 or newer")),
+        Kind::Dragonfly => None,
+    }
+}
+
+fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>) {
+    let mut problem = |text: String| findings.push(Finding::Problem(text));
+    match (facts.version, oldest(facts.kind, roles)) {
+        (Some(version), Some((oldest, why))) if version < oldest => {
+            problem(format!("{} {version} is too old: {why}", facts.kind));
+        }
+        _ => {}
+    }
+    match facts.mode.as_deref() {
+        Some("sentinel") => {
+            problem(
+                "this is a Sentinel, not a server that holds data: name the master in the url".to_owned(),
+            );
+        }
+        Some("cluster") => problem(
+            "the server runs in cluster mode, which this release does not support: name one that does not"
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    let writes = roles.iter().any(|role| *role != Role::BroadcastDestination);
+    if writes && facts.master == Some(false) {
+        problem("the server is a replica, and takes no writes: name the master in the url".to_owned());
+    }
+    if facts.kind == Kind::Dragonfly {
+        findings.push(Finding::Warning(
+            "tidegate is not tested on Dragonfly, which does not promise one order of messages".to_owned(),
+        ));
+    }
+    if facts.version.is_none() {
+        findings.push(Finding::Warning(
+            "the server does not tell its version: grant +info to have it checked".to_owned(),
+        ));
+    }
+}
+
+fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
+    let refused = match rights {
+        Rights::Untried(error) => {
+            findings.push(Finding::Warning(format!("the rights could not be tried: {error}")));
+            return;
+        }
+        Rights::Tried(refused) => refused,
+    };
+    let missing = refused.iter().filter(|refusal| refusal.is_missing_right());
+    findings.extend(
+        missing
+            .map(|refusal| Finding::Problem(format!("missing right {}: {}", refusal.trial, refusal.error))),
+    );
+    // Such as OOM: it concerns every write alike, and is said once.
+    let mut said = BTreeSet::new();
+    for refusal in refused.iter().filter(|refusal| !refusal.is_missing_right()) {
+        if said.insert(refusal.error.code().map(str::to_owned)) {
+            let hint = refusal.error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            findings.push(Finding::Problem(format!(
+                "the server refuses what needs {}: {}{hint}",
+                refusal.trial, refusal.error
+            )));
+        }
+    }
+}
+
+/// Streams, position and cursor live there.
+fn of_keeping(facts: &Facts, findings: &mut Vec<Finding>) {
+    let mut warn = |text: String| findings.push(Finding::Warning(text));
+    if let Some(policy) = facts.eviction.as_deref().filter(|policy| *policy != "noeviction") {
+        warn(format!(
+            "maxmemory-policy is {policy}: when memory is full the server may throw away streams and positions; \
+             set noeviction"
+        ));
+    }
+    match &facts.storage {
+        Storage::AppendOnly(Some(fsync)) if fsync == "no" => {
+            warn(
+                "appendfsync is no: a crash of the machine loses what the kernel has not written".to_owned(),
+            );
+        }
+        Storage::NoAppendOnly | Storage::Nothing | Storage::Snapshots => {
+            warn("appendonly is no: a restart of the server loses entries; set appendonly yes".to_owned())
+        }
+        Storage::AppendOnly(_) | Storage::Unknown => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Facts {
+        Facts {
+            kind: Kind::Redis,
+            version: Some(Version(7, 0, 15)),
+            mode: Some("standalone".to_owned()),
+            master: Some(true),
+            replicas: Some(1),
+            eviction: Some("noeviction".to_owned()),
+            storage: Storage::AppendOnly(Some("always".to_owned())),
+        }
+    }
+
+    fn of(facts: Facts, role: Role) -> Vec<Finding> {
+        findings(&Found { facts, rights: Rights::Tried(Vec::new()) }, &BTreeSet::from([role]))
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_good_server() {
+        for role in [Role::CaptureSource, Role::CaptureDestination, Role::BroadcastSource] {
+            assert_eq!(of(good(), role), [], "{role}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_too_old_for_a_role_and_a_program() {
+        let with = |kind, version| Facts { kind, version: Some(version), ..good() };
+        let too_old = |facts, role| matches!(of(facts, role).as_slice(), [Finding::Problem(_)]);
+        assert!(too_old(with(Kind::Redis, Version(6, 2, 14)), Role::CaptureDestination));
+        assert!(too_old(with(Kind::Redis, Version(6, 2, 14)), Role::BroadcastSource));
+        assert!(!too_old(with(Kind::Redis, Version(6, 2, 14)), Role::CaptureSource));
+        assert!(too_old(with(Kind::Redis, Version(6, 0, 16)), Role::CaptureSource));
+        assert!(too_old(with(Kind::Valkey, Version(7, 1, 9)), Role::BroadcastDestination));
+        assert!(!too_old(with(Kind::Valkey, Version(7, 2, 0)), Role::CaptureDestination));
+    }
+
+    #[test]
+    fn risks_to_what_is_kept_concern_what_holds_streams() {
+        let risky = Facts { eviction: Some("allkeys-lru".to_owned()), storage: Storage::Snapshots, ..good() };
+        assert_eq!(of(risky.clone(), Role::CaptureDestination).len(), 2);
+        assert_eq!(of(risky, Role::CaptureSource), []);
+    }
+
+    #[test]
+    fn a_replica_is_a_problem_where_tidegate_writes() {
+        let replica = Facts { master: Some(false), ..good() };
+        assert!(matches!(of(replica.clone(), Role::CaptureSource).as_slice(), [Finding::Problem(_)]));
+        assert_eq!(of(replica, Role::BroadcastDestination), []);
+    }
+}

@@ -1,0 +1,265 @@
+//! What a route promises when something fails, and why: a pure function of its settings and of what was
+//! found at its endpoints. Nothing here is measured; it is what follows from how the route works.
+//!
+//! Three things fail: tidegate itself, the source, the destination. For each there are two questions,
+//! what can be missed and what can come twice, and the reasons.
+
+use super::facts::{Facts, Storage};
+use crate::config::{Capture, Mode};
+
+/// What can be missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// Nothing.
+    Nothing,
+    /// What was published in a stretch of time that is recorded as a gap.
+    InsideGap,
+    /// What the server acknowledged and then lost; recorded as a gap, since the position goes back with it.
+    AcknowledgedInsideGap,
+    /// What the server acknowledged and then lost; nothing records it.
+    Acknowledged,
+}
+
+/// What can come twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeated {
+    /// Nothing.
+    Nothing,
+    /// What was published without the answer having come back: a few batches.
+    Unanswered,
+    /// What was published after the last write of the cursor that is still there.
+    SinceCursor,
+}
+
+/// What is promised when one thing fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise {
+    /// What can be missed.
+    pub missed: Missed,
+    /// What can come twice.
+    pub repeated: Repeated,
+    /// Why, one sentence a reason.
+    pub because: Vec<String>,
+}
+
+/// What a route promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarantee {
+    /// When tidegate restarts, however it ended.
+    pub restart: Promise,
+    /// When another server takes the source's place.
+    pub source_failover: Promise,
+    /// When another server takes the destination's place, or the same one starts again.
+    pub destination_failover: Promise,
+}
+
+/// What a capture promises, with what was found at its destination, if that was reached.
+#[must_use]
+pub fn of_capture(route: &Capture, destination: Option<&Facts>) -> Guarantee {
+    let Mode::Subscribe = route.mode;
+    let missed = |reason: &str| Promise {
+        missed: Missed::InsideGap,
+        repeated: Repeated::Nothing,
+        because: vec![
+            reason.to_owned(),
+            "each entry and the position behind it are stored in one step, so none is stored twice"
+                .to_owned(),
+        ],
+    };
+    let lost = loses(destination);
+    Guarantee {
+        restart: missed("Pub/Sub has no memory, and one instance does not listen while it is away"),
+        source_failover: missed(
+            "the subscription ends with the server, and what the new one publishes first is not heard",
+        ),
+        destination_failover: Promise {
+            missed: if lost.anything { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
+            repeated: Repeated::Nothing,
+            because: vec![
+                lost.why,
+                "what was not acknowledged waits in memory and is stored once, where the position says"
+                    .to_owned(),
+            ],
+        },
+    }
+}
+
+/// What every promise of a broadcast leans on.
+const WAITS: &str = "what is added meanwhile waits in the stream, unless it is trimmed away";
+
+/// What a broadcast promises. Each is about publishing: a message reaches who is subscribed then. `one_server` says that stream and channel are on the same server; `source`
+/// is what was found where the stream is, if that was reached.
+#[must_use]
+pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
+    let lost = loses(source);
+    let stream_lost = Promise {
+        missed: if lost.anything { Missed::Acknowledged } else { Missed::Nothing },
+        repeated: match (one_server, lost.anything) {
+            (true, false) => Repeated::Nothing,
+            (false, false) => Repeated::Unanswered,
+            (_, true) => Repeated::SinceCursor,
+        },
+        because: vec![
+            lost.why,
+            "the cursor is on the same server as the stream, and goes back with it".to_owned(),
+        ],
+    };
+    if one_server {
+        return Guarantee {
+            restart: Promise {
+                missed: Missed::Nothing,
+                repeated: Repeated::Nothing,
+                because: vec![
+                    "publishing and moving the cursor are one step on one server".to_owned(),
+                    WAITS.to_owned(),
+                ],
+            },
+            source_failover: stream_lost.clone(),
+            destination_failover: stream_lost,
+        };
+    }
+    let unanswered = |reason: &str| Promise {
+        missed: Missed::Nothing,
+        repeated: Repeated::Unanswered,
+        because: vec![reason.to_owned(), WAITS.to_owned()],
+    };
+    Guarantee {
+        restart: unanswered("on another server publishing comes first, and then the cursor moves"),
+        source_failover: stream_lost,
+        destination_failover: unanswered("the cursor waits until the server has answered each PUBLISH"),
+    }
+}
+
+/// What a server can lose of what it has acknowledged.
+struct Loss {
+    anything: bool,
+    why: String,
+}
+
+fn loses(server: Option<&Facts>) -> Loss {
+    let Some(facts) = server else {
+        return Loss {
+            anything: true,
+            why: "the server was not reached, so nothing is known of its disk and its replicas".to_owned(),
+        };
+    };
+    let restart = match &facts.storage {
+        Storage::AppendOnly(Some(fsync)) if fsync == "always" => None,
+        Storage::AppendOnly(Some(fsync)) if fsync == "everysec" => {
+            Some("a crash of its machine loses about the last second (appendfsync everysec)")
+        }
+        Storage::AppendOnly(Some(_)) => {
+            Some("a crash of its machine loses what was not yet written (appendfsync no)")
+        }
+        Storage::AppendOnly(None) => {
+            Some("what a crash of its machine loses depends on appendfsync, which it does not tell")
+        }
+        Storage::Snapshots => Some("a restart loses what came after the last snapshot (appendonly no)"),
+        Storage::Nothing => Some("a restart loses everything (appendonly no, no snapshots)"),
+        Storage::NoAppendOnly => {
+            Some("a restart loses what came after the last snapshot, if there is one (appendonly no)")
+        }
+        Storage::Unknown => Some("what a restart loses is unknown, since it does not tell"),
+    };
+    let failover = match facts.replicas {
+        Some(0) => None,
+        Some(_) => {
+            Some("replicas follow with a delay, and a failover loses what had not reached the new master")
+        }
+        None => {
+            Some("whether it has replicas is unknown; a failover loses what had not reached the new master")
+        }
+    };
+    let reasons: Vec<&str> = failover.into_iter().chain(restart).collect();
+    if reasons.is_empty() {
+        let why =
+            "it has no replica to fail over to, and writes to disk before it answers (appendfsync always)";
+        return Loss { anything: false, why: why.to_owned() };
+    }
+    Loss { anything: true, why: reasons.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::facts::{Kind, Version};
+    use super::*;
+
+    fn server(storage: Storage, replicas: Option<u32>) -> Facts {
+        Facts {
+            kind: Kind::Valkey,
+            version: Some(Version(9, 1, 2)),
+            mode: Some("standalone".to_owned()),
+            master: Some(true),
+            replicas,
+            eviction: Some("noeviction".to_owned()),
+            storage,
+        }
+    }
+
+    fn fsync(policy: &str) -> Storage {
+        Storage::AppendOnly(Some(policy.to_owned()))
+    }
+
+    fn capture(destination: Option<&Facts>) -> Guarantee {
+        let loaded = crate::config::load(Path::new("config/examples/capture-raw.toml"), [], &[]).unwrap();
+        of_capture(&loaded.config.capture["orders"], destination)
+    }
+
+    #[test]
+    fn a_capture_never_repeats_and_records_what_it_missed() {
+        for destination in
+            [None, Some(&server(fsync("always"), Some(0))), Some(&server(Storage::Nothing, None))]
+        {
+            let found = capture(destination);
+            for promise in [&found.restart, &found.source_failover] {
+                assert_eq!((promise.missed, promise.repeated), (Missed::InsideGap, Repeated::Nothing));
+            }
+            assert_eq!(found.destination_failover.repeated, Repeated::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_destination_loses_nothing_only_where_it_writes_through_and_has_no_replica() {
+        let missed =
+            |storage, replicas| capture(Some(&server(storage, replicas))).destination_failover.missed;
+        assert_eq!(missed(fsync("always"), Some(0)), Missed::Nothing);
+        for (storage, replicas) in [
+            (fsync("always"), Some(1)),
+            (fsync("always"), None),
+            (fsync("everysec"), Some(0)),
+            (fsync("no"), Some(0)),
+            (Storage::AppendOnly(None), Some(0)),
+            (Storage::Snapshots, Some(0)),
+            (Storage::Unknown, Some(0)),
+        ] {
+            assert_eq!(
+                missed(storage.clone(), replicas),
+                Missed::AcknowledgedInsideGap,
+                "{storage} {replicas:?}"
+            );
+        }
+        assert_eq!(capture(None).destination_failover.missed, Missed::AcknowledgedInsideGap);
+    }
+
+    #[test]
+    fn a_broadcast_on_one_server_repeats_only_what_the_server_forgot() {
+        let safe = of_broadcast(true, Some(&server(fsync("always"), Some(0))));
+        assert_eq!((safe.restart.missed, safe.restart.repeated), (Missed::Nothing, Repeated::Nothing));
+        assert_eq!(safe.source_failover, safe.destination_failover);
+        assert_eq!(safe.source_failover.repeated, Repeated::Nothing);
+        let failing = of_broadcast(true, Some(&server(fsync("always"), Some(2))));
+        assert_eq!(failing.restart.repeated, Repeated::Nothing);
+        assert_eq!(failing.source_failover.missed, Missed::Acknowledged);
+        assert_eq!(failing.source_failover.repeated, Repeated::SinceCursor);
+    }
+
+    #[test]
+    fn a_broadcast_to_another_server_is_at_least_once() {
+        let found = of_broadcast(false, Some(&server(fsync("always"), Some(0))));
+        for promise in [&found.restart, &found.source_failover, &found.destination_failover] {
+            assert_eq!((promise.missed, promise.repeated), (Missed::Nothing, Repeated::Unanswered));
+        }
+    }
+}

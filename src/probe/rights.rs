@@ -1,0 +1,284 @@
+//! Whether a user may do what the routes need, tried without doing it.
+//!
+//! A server checks a command's rights when it queues it inside `MULTI`, keys and channels included, and
+//! executes nothing before `EXEC`. So each command is queued there with the names that the routes use,
+//! and the connection is closed. `ACL DRYRUN` would tell the same, but only Redis 7 knows it and hardly
+//! any user may call it. The same place tells that the server refuses writes now: memory is full, it is
+//! a replica, too few replicas are there.
+//!
+//! What is not known before an event comes is not tried: streams and channels whose names come from a
+//! template. Their commands are tried on the route's own keys.
+
+use std::fmt;
+
+use redis::aio::MultiplexedConnection;
+
+use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
+use crate::server::Error;
+
+/// No script has this hash, and none runs anyway.
+const NO_HASH: &str = "0000000000000000000000000000000000000000";
+
+/// What a command is tried on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Object {
+    Nothing,
+    Key(String),
+    Channel(String),
+}
+
+/// One command, as a route would send it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// The right that it needs, as `tidegate acl` names it.
+    pub right: &'static str,
+    object: Object,
+    words: Vec<String>,
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.object {
+            Object::Nothing => write!(f, "+{}", self.right),
+            Object::Key(key) => write!(f, "+{} on the key {key}", self.right),
+            Object::Channel(channel) => write!(f, "+{} on the channel {channel}", self.right),
+        }
+    }
+}
+
+/// What a server does not let a user do.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What was tried.
+    pub trial: Trial,
+    /// What the server said.
+    pub error: Error,
+}
+
+impl Refusal {
+    /// Whether a right is missing; else the server refuses such commands now, whoever asks.
+    #[must_use]
+    pub fn is_missing_right(&self) -> bool {
+        self.error.code() == Some("NOPERM")
+    }
+}
+
+/// What a server lets a user do.
+#[derive(Debug)]
+pub enum Rights {
+    /// Each right was tried; these were refused.
+    Tried(Vec<Refusal>),
+    /// None was tried, since the user may not even begin: why.
+    Untried(Error),
+}
+
+/// What the routes do on an endpoint, one command for each right and name.
+#[must_use]
+pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
+    let mut trials = Trials { prefix: &endpoint.key_prefix, found: Vec::new() };
+    let here = |name: &String| *name == endpoint.name;
+    for capture in config.capture.values() {
+        if here(&capture.source) {
+            trials.capture_source(capture);
+        }
+        if here(&capture.destination) {
+            trials.capture_destination(capture);
+        }
+    }
+    for broadcast in config.broadcast.values() {
+        if here(&broadcast.source) {
+            trials.broadcast_source(broadcast);
+        }
+        if here(&broadcast.destination) {
+            trials.broadcast_destination(broadcast);
+            if config.redis[&broadcast.source].address != endpoint.address {
+                trials.bare("ping", &[]);
+            }
+        }
+    }
+    trials.found
+}
+
+struct Trials<'a> {
+    prefix: &'a str,
+    found: Vec<Trial>,
+}
+
+impl Trials<'_> {
+    fn capture_source(&mut self, route: &Capture) {
+        let (control, epoch) = (keys::control(self.prefix), keys::epoch(self.prefix));
+        for channel in std::iter::once(&control).chain(&route.channels) {
+            self.channel("subscribe", channel, &[]);
+        }
+        for pattern in &route.patterns {
+            self.channel("psubscribe", pattern, &[]);
+        }
+        self.channel("publish", &control, &["tidegate1 check"]);
+        self.script("eval", "return 0", &[&epoch]);
+        self.key("get", &epoch, &[]);
+        self.key("set", &epoch, &["0"]);
+        self.bare("time", &[]);
+        self.bare("exec", &[]);
+    }
+
+    fn capture_destination(&mut self, route: &Capture) {
+        let of = |what| keys::of_route(self.prefix, &route.name, what);
+        let (state, gaps, dead, made) = (of("state"), of("gaps"), of("dead-letters"), of("streams"));
+        let stream = route.stream.literal().unwrap_or(&dead);
+        self.bare("script|load", &["return 0"]);
+        self.script("evalsha", NO_HASH, &[&state, &gaps, &dead, &made, stream]);
+        self.key("hget", &state, &["position"]);
+        self.key("hmget", &state, &["position"]);
+        self.key("hgetall", &state, &[]);
+        self.key("hset", &state, &["format", "1"]);
+        self.key("hincrby", &state, &["received", "0"]);
+        for key in [stream, &gaps, &dead] {
+            self.key("xadd", key, &["*", "field", "value"]);
+            self.key("xtrim", key, &["MINID", "=", "0"]);
+        }
+        self.key("xlen", stream, &[]);
+        self.key("xrange", &gaps, &["-", "+", "COUNT", "1"]);
+        self.key("xgroup|create", stream, &["tidegate", "0"]);
+        self.key("xinfo|groups", stream, &[]);
+        self.key("sadd", &made, &["name"]);
+        self.key("scard", &made, &[]);
+        self.key("sismember", &made, &["name"]);
+        self.key("smembers", &made, &[]);
+        self.key("sscan", &made, &["0"]);
+    }
+
+    fn broadcast_source(&mut self, route: &Broadcast) {
+        let of = |what| keys::of_route(self.prefix, &route.name, what);
+        let (cursor, dead) = (of("cursor"), of("dead-letters"));
+        self.bare("script|load", &["return 0"]);
+        self.script("evalsha", NO_HASH, &[&cursor, &dead]);
+        self.script("eval", "return 0", &[&cursor, &route.stream]);
+        self.bare("time", &[]);
+        self.key("hmget", &cursor, &["pos"]);
+        self.key("hset", &cursor, &["format", "1"]);
+        self.key("xadd", &dead, &["*", "field", "value"]);
+        self.key("xtrim", &dead, &["MINID", "~", "0"]);
+        self.add("xread", Object::Key(route.stream.clone()), &["COUNT", "1", "STREAMS", &route.stream, "0"]);
+        self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
+        self.key("xinfo|stream", &route.stream, &[]);
+    }
+
+    fn broadcast_destination(&mut self, route: &Broadcast) {
+        if let Some(channel) = route.channel.literal() {
+            self.channel("publish", channel, &["message"]);
+        }
+    }
+
+    fn bare(&mut self, right: &'static str, arguments: &[&str]) {
+        self.add(right, Object::Nothing, arguments);
+    }
+
+    fn key(&mut self, right: &'static str, key: &str, more: &[&str]) {
+        let arguments: Vec<&str> = std::iter::once(key).chain(more.iter().copied()).collect();
+        self.add(right, Object::Key(key.to_owned()), &arguments);
+    }
+
+    fn channel(&mut self, right: &'static str, channel: &str, more: &[&str]) {
+        let arguments: Vec<&str> = std::iter::once(channel).chain(more.iter().copied()).collect();
+        self.add(right, Object::Channel(channel.to_owned()), &arguments);
+    }
+
+    fn script(&mut self, right: &'static str, script: &str, keys: &[&str]) {
+        let count = keys.len().to_string();
+        let arguments: Vec<&str> = [script, &count].into_iter().chain(keys.iter().copied()).collect();
+        self.add(right, Object::Key(keys.join(" and ")), &arguments);
+    }
+
+    /// Two routes of one endpoint share much.
+    fn add(&mut self, right: &'static str, object: Object, arguments: &[&str]) {
+        let words = right.split('|').chain(arguments.iter().copied()).map(str::to_owned).collect();
+        let trial = Trial { right, object, words };
+        if !self.found.contains(&trial) {
+            self.found.push(trial);
+        }
+    }
+}
+
+/// Tries each. Afterwards the connection must be dropped, which discards what is queued.
+///
+/// # Errors
+/// Where the connection ends.
+pub(super) async fn attempt(
+    connection: &mut MultiplexedConnection,
+    trials: &[Trial],
+) -> Result<Rights, Error> {
+    let mut refused = Vec::new();
+    if trials.is_empty() {
+        return Ok(Rights::Tried(refused));
+    }
+    if let Some(error) = ask(connection, &["MULTI"]).await? {
+        return Ok(Rights::Untried(error));
+    }
+    // EXEC alone is not queued: of nothing, it does nothing.
+    let (executing, queued): (Vec<&Trial>, Vec<&Trial>) =
+        trials.iter().partition(|trial| trial.right == "exec");
+    for trial in executing {
+        if let Some(error) = ask(connection, &["EXEC"]).await? {
+            refused.push(Refusal { trial: trial.clone(), error });
+        } else if let Some(error) = ask(connection, &["MULTI"]).await? {
+            return Ok(Rights::Untried(error));
+        }
+    }
+    for trial in queued {
+        if let Some(error) = ask(connection, &trial.words).await? {
+            refused.push(Refusal { trial: trial.clone(), error });
+        }
+    }
+    Ok(Rights::Tried(refused))
+}
+
+/// The error reply, if it was one.
+async fn ask(
+    connection: &mut MultiplexedConnection,
+    words: &[impl AsRef<str>],
+) -> Result<Option<Error>, Error> {
+    let mut command = redis::Cmd::new();
+    for word in words {
+        command.arg(word.as_ref());
+    }
+    match command.exec_async(connection).await.map_err(Error::from) {
+        Ok(()) => Ok(None),
+        Err(error @ Error::Reply(_)) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn every_right_that_acl_grants_is_tried_and_no_other() {
+        let config = config::load(Path::new("config/examples/full/tidegate.toml"), [], &[]).unwrap().config;
+        let users = config::acl::users(&config);
+        assert_eq!(users.len(), 2);
+        for user in users {
+            let mut granted: BTreeSet<&str> = user.commands().into_iter().collect();
+            // What looks and what begins the transaction; they are sent themselves.
+            assert!(granted.remove("info") && granted.remove("multi"));
+            let tried = user.endpoints.iter().flat_map(|name| trials(&config, &config.redis[name]));
+            let tried: BTreeSet<&str> = tried.map(|trial| trial.right).collect();
+            assert_eq!(tried, granted, "{:?}", user.endpoints);
+        }
+    }
+
+    #[test]
+    fn a_trial_says_which_right_on_what() {
+        let config = config::load(Path::new("config/examples/capture-raw.toml"), [], &[]).unwrap().config;
+        let tried: Vec<String> =
+            trials(&config, &config.redis["main"]).iter().map(ToString::to_string).collect();
+        assert!(tried.contains(&"+psubscribe on the channel orders.eu.*".to_owned()), "{tried:?}");
+        assert!(tried.contains(&"+xadd on the key orders".to_owned()), "{tried:?}");
+        let once: BTreeSet<&String> = tried.iter().collect();
+        assert_eq!(once.len(), tried.len(), "none twice");
+    }
+}
