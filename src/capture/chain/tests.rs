@@ -518,13 +518,14 @@ impl Real {
             match value {
                 redis::Value::BulkString(bytes) => shown(&Value::Bytes(bytes.clone())),
                 redis::Value::Int(number) => number.to_string(),
+                redis::Value::ServerError(error) => error.code().to_owned(),
                 redis::Value::Array(all) => all.iter().map(text).collect::<Vec<_>>().join(" "),
                 other => format!("{other:?}"),
             }
         }
         match self.connection.req_packed_command(request) {
             Ok(value) => text(&value),
-            Err(error) => error.code().unwrap_or("an error").to_owned(),
+            Err(error) => panic!("{error}"),
         }
     }
 
