@@ -565,3 +565,63 @@ impl Real {
         assert_eq!(made, model.made);
     }
 }
+
+fn batch(epoch: u64, ordinals: std::ops::Range<u64>, joint: Joint) -> Batch {
+    let epoch = Epoch { number: epoch, anchor: "00000000000000aa".parse().unwrap() };
+    let mut builder = Builder::default();
+    builder.open_window(epoch.at(ordinals.start), joint, Instant::now());
+    for ordinal in ordinals.skip(1) {
+        builder.filtered(epoch.at(ordinal), Instant::now());
+    }
+    builder.take().unwrap()
+}
+
+#[test]
+fn a_gap_of_what_is_cut_off_is_handed_over() {
+    let mut chain = Chain::default();
+    chain.found(None, None, 1);
+    chain.push(batch(1, 0..5, Joint::Start(1)));
+    // The window broke, and the next one opened beyond where a successor begins.
+    chain.push(batch(5, 0..5, Joint::Gap(broken(GapCause::SourceDisconnected))));
+    chain.push(batch(6, 0..5, Joint::Gap(broken(GapCause::SourceSilent))));
+    let border = batch(3, 0..1, Joint::Follows).first;
+    let (events, gap) = chain.cut(border);
+    assert_eq!(events, 8);
+    assert_eq!(gap.map(|gap| gap.cause), Some(GapCause::SourceDisconnected), "the one that spans the border");
+    assert_eq!(chain.held_events(), 4);
+}
+
+#[test]
+fn what_is_owed_without_a_batch_is_handed_over() {
+    let mut chain = Chain::default();
+    let position = batch(1, 0..1, Joint::Follows).first;
+    chain.found(Some(position), Some(1), 2);
+    assert_eq!(chain.take_owed().map(|gap| gap.cause), Some(GapCause::Restart));
+    let mut successor = Chain::default();
+    successor.push(batch(2, 0..3, Joint::Start(7)));
+    successor.inherit(Some(position), Some(broken(GapCause::Restart)));
+    successor.found(Some(position), None, 8);
+    let (prev, first) = successor.send().unwrap();
+    assert_eq!(prev, Some(position));
+    assert!(matches!(&first.joint, Joint::Gap(gap) if gap.ended_unix_ms == 7), "{:?}", first.joint);
+}
+
+#[test]
+fn a_stale_batch_leaves_its_gap_to_the_next() {
+    let mut chain = Chain::default();
+    let known = batch(1, 0..1, Joint::Follows).first;
+    chain.found(Some(known), Some(1), 2);
+    chain.push(batch(2, 0..5, Joint::Start(3)));
+    chain.push(batch(3, 0..5, Joint::Follows));
+    assert!(chain.send().is_some() && chain.send().is_some());
+    let beyond = batch(2, 90..91, Joint::Follows).first;
+    let step = chain.replied(Ok(Outcome::Stale(beyond)), 9);
+    assert!(matches!(step, Step::Dropped { .. }), "{step:?}");
+    assert!(matches!(chain.replied(Ok(Outcome::Stale(beyond)), 9), Step::Ignored));
+    let (_, next) = chain.send().unwrap();
+    let Joint::Gap(gap) = &next.joint else { panic!("{:?}", next.joint) };
+    assert_eq!((gap.cause, gap.dropped, gap.started_unix_ms), (GapCause::Stale, 4, 1));
+    // The state is beyond what was dropped: the gap is measured from there.
+    assert!(matches!(chain.replied(Ok(Outcome::Behind(Some(beyond))), 9), Step::Again));
+    assert_eq!(chain.send().map(|(prev, _)| prev), Some(Some(beyond)));
+}
