@@ -86,6 +86,8 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: m
         "tidegate starts"
     );
 
+    // Before anybody can ask: a daemon without a route on its board would call itself ready.
+    let mut supervisor = Supervisor::start(loaded.config, instance, board.clone(), metrics.clone());
     // These outlive the routes: a long drain is watched and can be looked at.
     let last = CancellationToken::new();
     let view = View { about, board: board.clone(), metrics: metrics.clone() };
@@ -97,7 +99,6 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: m
             Beat::new(notifier.clone(), environment.watchdog, board.clone()).run(last.clone()),
         ),
     ];
-    let mut supervisor = Supervisor::start(loaded.config, instance, board.clone(), metrics.clone());
     let ready = rt::spawn("ready", announce_ready(notifier.clone(), board.clone()));
 
     while let Some(signal) = signals.recv().await {

@@ -56,7 +56,7 @@ const PING: &str = "ping";
 const RIGHTS: [(Role, &[&str]); 4] = [
     (
         Role::CaptureSource,
-        &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish"],
+        &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
     ),
     (
         Role::CaptureDestination,

@@ -145,6 +145,11 @@ impl Destination {
         }
     }
 
+    /// Whether a connection has been tried once, with whatever outcome.
+    pub(super) fn was_tried(&self) -> bool {
+        self.connected_before || self.error.is_some() || self.is_inheriting()
+    }
+
     pub(super) fn is_up(&self) -> bool {
         matches!(self.state, State::Up(_))
     }
@@ -241,7 +246,6 @@ impl Route {
         );
         self.destination.state =
             State::Up(Box::new(Up { lane, sent: VecDeque::new(), paused_until: None, heard: now }));
-        self.parts.slot.tried();
         self.publish(now);
     }
 
@@ -260,7 +264,6 @@ impl Route {
         };
         self.destination.state = State::Waiting(now + wait);
         self.refused(error, park, now);
-        self.parts.slot.tried();
         self.publish(now);
     }
 

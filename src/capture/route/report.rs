@@ -79,6 +79,9 @@ impl Route {
             status.last_progress_unix_ms = self.report.last_append_unix_ms;
             status.ledger = Some(ledger);
         });
+        if self.source.was_tried() && self.destination.was_tried() {
+            self.parts.slot.tried();
+        }
         self.parts.slot.progressed(now_unix_ms);
     }
 

@@ -81,6 +81,11 @@ impl Source {
         }
     }
 
+    /// Whether a window has been tried once, with whatever outcome.
+    pub(super) fn was_tried(&self) -> bool {
+        self.opened_before || self.error.is_some()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
@@ -233,7 +238,6 @@ impl Route {
                 describe(error)
             );
         }
-        self.parts.slot.tried();
         self.publish(now);
     }
 
