@@ -20,6 +20,8 @@ mod handover;
 mod housekeeping;
 mod lane;
 pub mod mapping;
+#[cfg(test)]
+mod model;
 mod pulse;
 mod route;
 mod state;

@@ -42,8 +42,8 @@ pub struct Supervisor {
     pulses: BTreeMap<String, (Arc<Endpoint>, Pulse)>,
     captures: BTreeMap<String, RunningCapture>,
     broadcasts: BTreeMap<String, RunningBroadcast>,
-    /// Routes that were told to end.
-    ending: Vec<JoinHandle<()>>,
+    /// Captures that a reload took away or replaced, until they have ended.
+    ending: Vec<RunningCapture>,
 }
 
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Supervisor {
     pub async fn reload(&mut self, config: Config) {
         let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, config.clone());
-        self.ending.retain(|task| !task.is_finished());
+        self.ending.retain(|running| !running.is_finished());
 
         for name in old.broadcast.keys() {
             let same = self.broadcasts.get(name).is_some_and(|running| running.is(&config));
@@ -116,9 +116,9 @@ impl Supervisor {
             match config.capture.get(&name) {
                 Some(capture) => self.replace_capture(running, capture, &config).await,
                 None => {
-                    running.stop.cancel();
+                    running.stop_all();
                     self.board.remove(&name);
-                    self.ending.push(running.task);
+                    self.ending.push(running);
                 }
             }
         }
@@ -143,16 +143,18 @@ impl Supervisor {
     /// Tells every route to end, and waits until all have: at most the shutdown timeout and the moment
     /// that ending takes. Cancel safe in effect: what is dropped is a gap at the next start.
     pub async fn drain(mut self) {
-        for running in self.captures.values() {
+        let captures: Vec<_> = self.captures.into_values().chain(std::mem::take(&mut self.ending)).collect();
+        for running in &captures {
             running.stop_all();
         }
         for running in self.broadcasts.values() {
             running.stop.cancel();
         }
         let limit = self.config.daemon.shutdown_timeout + Duration::from_secs(1);
-        let tasks = (self.captures.into_values().map(|running| running.task))
-            .chain(self.broadcasts.into_values().map(|running| running.task))
-            .chain(std::mem::take(&mut self.ending));
+        let tasks = captures
+            .into_iter()
+            .flat_map(RunningCapture::tasks)
+            .chain(self.broadcasts.into_values().map(|running| running.task));
         let all = futures_util::future::join_all(tasks);
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::error!(event = "drain_overrun", "routes did not end within {limit:?} and are cut off");
@@ -169,14 +171,14 @@ impl Supervisor {
         if let Some((word, before)) = running.predecessor.take() {
             if word.is_open() {
                 // It has taken over, or is about to: it is a predecessor like any other.
-                self.ending.push(before.task);
+                self.ending.push(*before);
             } else {
                 // It never came to listen: the one before it still does, and is the predecessor.
                 running.task.abort();
                 let _ = running.task.await;
                 if word.is_open() {
                     // Between the look and the abort it did open; what it read meanwhile is lost with it.
-                    self.ending.push(before.task);
+                    self.ending.push(*before);
                     return self.start_capture(capture.clone(), None);
                 }
                 word.withdraw();
@@ -291,6 +293,17 @@ impl RunningCapture {
         config.capture.get(&self.capture.name) == Some(&self.capture)
             && config.redis.get(&self.capture.source) == Some(&self.source)
             && config.redis.get(&self.capture.destination) == Some(&self.destination)
+    }
+
+    /// Its task, and those of what it replaces.
+    fn tasks(self) -> Vec<JoinHandle<()>> {
+        let mut tasks = self.predecessor.map_or_else(Vec::new, |(_, before)| before.tasks());
+        tasks.push(self.task);
+        tasks
+    }
+
+    fn is_finished(&self) -> bool {
+        self.task.is_finished() && self.predecessor.as_ref().is_none_or(|(_, before)| before.is_finished())
     }
 
     /// Tells it and what it replaces to end.

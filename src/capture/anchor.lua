@@ -6,7 +6,8 @@
 local time = redis.call('TIME')
 local epoch = time[1] * 1000 + math.floor(time[2] / 1000)
 local last = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
-if epoch <= last then epoch = last + 1 end
+-- A number that cannot be an epoch is no reason to stop for ever: the floor holds.
+if last >= 0 and last < 999999999999999 and epoch <= last then epoch = last + 1 end
 local floor = tonumber(ARGV[2])
 if epoch < floor then epoch = floor end
 local text = string.format('%015.0f', epoch)

@@ -11,7 +11,7 @@
 -- ARGV[1] revision             later ones compare higher
 -- ARGV[2] prev  [3] last       positions; prev '-' where nothing came before
 -- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
--- ARGV[5] now                  milliseconds since 1970, for the record only
+-- ARGV[5] when it was read     milliseconds since 1970, for the record only
 -- ARGV[6] '1': streams come from a template   [7] maxlen or ''   [8] most streams
 -- ARGV[9] g, then g groups
 -- then    '0', or '1' and a gap between prev and the first item:
@@ -56,10 +56,11 @@ if pos ~= prev then
       return {'DUPLICATE', pos}
     end
     return {'STALE', pos}
+  elseif gap and pos < ARGV[gap] then
+    -- Further than the sender thought, in whatever epoch: the gap begins here.
+    return {'GAP', pos}
   elseif not index then
     return {'STALE', pos}
-  elseif gap and pos < ARGV[gap] then
-    return {'GAP', pos}
   end
   local reached = index .. sub(pos, 34)
   while skip * 22 < #positions and sub(positions, skip * 22 + 1, skip * 22 + 22) <= reached do
@@ -67,15 +68,31 @@ if pos ~= prev then
   end
 end
 
+-- What could refuse after the first entry is asked before it: an error half way would leave entries
+-- without their position, and every retry would repeat them.
+if gap and pos == prev then
+  local records = pcall('XLEN', KEYS[2])
+  if type(records) == 'table' and records.err then return records end
+end
+call('HSET', state, 'revision', revision, 'at', ARGV[5])
+
 local templated, maxlen = ARGV[6] == '1', ARGV[7]
+-- Why the call stops before the item that it has come to.
+local failure
 
 -- The first entry of a stream that does not exist: groups start at 0, so that no entry is missed.
 local function first_entry(key, from, to)
-  if templated and call('SISMEMBER', KEYS[4], key) == 0 then
-    if call('SCARD', KEYS[4]) >= tonumber(ARGV[8]) then
-      return {err = 'TOOMANYSTREAMS the template has made ' .. ARGV[8] .. ' streams: raise max_streams or change it'}
+  if templated then
+    local made = pcall('SISMEMBER', KEYS[4], key)
+    if type(made) == 'table' then
+      failure = made.err
+      return made
+    elseif made == 0 then
+      if call('SCARD', KEYS[4]) >= tonumber(ARGV[8]) then
+        return {err = 'TOOMANYSTREAMS the template has made ' .. ARGV[8] .. ' streams: raise max_streams or change it'}
+      end
+      call('SADD', KEYS[4], key)
     end
-    call('SADD', KEYS[4], key)
   end
   for g = first_group, first_group + groups - 1 do
     local made = pcall('XGROUP', 'CREATE', key, ARGV[g], '0', 'MKSTREAM')
@@ -84,12 +101,18 @@ local function first_entry(key, from, to)
   return pcall('XADD', key, '*', unpack(ARGV, from, to))
 end
 
+local rejected = 0
 local function dead_letter(position, ...)
-  call('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'position', position, ...)
+  local id = pcall('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'position', position, ...)
+  if type(id) == 'table' then
+    failure = id.err
+  else
+    rejected = rejected + 1
+  end
 end
 
 local reasons = {WRONGTYPE = 'wrong_type', TOOMANYSTREAMS = 'too_many_streams'}
-local item, appended, rejected, filtered, failure = 0, 0, 0, 0, nil
+local item, appended, filtered = 0, 0, 0
 local function position_of(i)
   local start = (i - 1) * 22
   local epoch = tonumber(sub(positions, start + 1, start + 2)) * 33
@@ -104,7 +127,6 @@ for r = 1, #runs, 16 do
       local to = at + arguments - 1
       if target == 0 then
         dead_letter(position_of(item + 1), unpack(ARGV, at, to))
-        rejected = rejected + 1
       elseif target == 99998 then
         filtered = filtered + 1
       elseif target ~= 99999 then
@@ -119,15 +141,15 @@ for r = 1, #runs, 16 do
         if type(id) == 'table' and id.err then
           if not templated then
             failure = id.err
-            break
+          elseif not failure then
+            dead_letter(position_of(item + 1), 'reason', reasons[string.match(id.err, '^%S*')] or 'refused',
+              'detail', id.err, 'stream', key, unpack(ARGV, at, to))
           end
-          dead_letter(position_of(item + 1), 'reason', reasons[string.match(id.err, '^%S*')] or 'refused',
-            'detail', id.err, 'stream', key, unpack(ARGV, at, to))
-          rejected = rejected + 1
         else
           appended = appended + 1
         end
       end
+      if failure then break end
     end
     item = item + 1
     at = at + arguments
@@ -150,6 +172,7 @@ if gap and pos == prev and reached ~= pos then
   end
 end
 if reached ~= pos then
+  call('HSET', state, 'position', reached)
   if pos == '-' or sub(pos, 1, 32) ~= sub(reached, 1, 32) then
     -- Which epochs the state has passed: what lies in another is nobody's duplicate.
     local passed = call('HGET', state, 'epochs') or ''
@@ -162,7 +185,6 @@ if reached ~= pos then
     call('HSET', state, 'epochs', sub(passed, -33 * 256), 'format', '1')
   end
 end
-call('HSET', state, 'position', reached, 'revision', revision, 'at', ARGV[5])
 if appended > 0 then call('HINCRBY', state, 'appended', appended) end
 if rejected > 0 then call('HINCRBY', state, 'rejected', rejected) end
 if filtered > 0 then call('HINCRBY', state, 'filtered', filtered) end

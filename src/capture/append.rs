@@ -71,7 +71,7 @@ pub(crate) struct Stored {
 impl Stored {
     /// Messages that were dealt with.
     pub(crate) fn events(&self) -> u64 {
-        self.appended + self.rejected + self.filtered
+        self.appended.saturating_add(self.rejected).saturating_add(self.filtered)
     }
 }
 
@@ -122,7 +122,8 @@ impl Append {
             text.push(' ');
         }
         resp::argument(out, text.as_bytes());
-        resp::argument(out, now_unix_ms.to_string().as_bytes());
+        // The state's time dates the gap of a restart: what is lost with this process was read after it.
+        resp::argument(out, batch.opened_unix_ms(now_unix_ms).to_string().as_bytes());
         out.extend_from_slice(&self.options);
         match gap {
             None => resp::argument(out, b"0"),

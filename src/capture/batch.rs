@@ -57,6 +57,20 @@ pub struct Gap {
     pub reason: DropReason,
 }
 
+impl Gap {
+    /// The same stretch for another reason as well: this one's cause holds, the other's end.
+    #[must_use]
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            detail: format!("{}; {}: {}", self.detail, other.cause.as_str(), other.detail),
+            started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
+            ended_unix_ms: other.ended_unix_ms,
+            dropped: self.dropped + other.dropped,
+            ..self
+        }
+    }
+}
+
 /// How a batch follows what came before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joint {
@@ -142,6 +156,12 @@ impl Batch {
             + self.body.capacity()
             + self.streams.capacity() * size_of::<Range<usize>>()
             + self.epochs.capacity() * size_of::<Epoch>()
+    }
+
+    /// When its first item was read; milliseconds since 1970.
+    pub(super) fn opened_unix_ms(&self, now_unix_ms: u64) -> u64 {
+        let age = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        now_unix_ms.saturating_sub(age)
     }
 
     /// The streams it appends to.

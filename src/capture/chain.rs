@@ -158,6 +158,7 @@ impl Chain {
                 reason: DropReason::Stale,
             });
         }
+        self.settle_front();
         // Further on than thought: the script answers DUPLICATE, or skips what is there. Only a gap is
         // measured from exactly where the state stands.
         if let Some(front) = self.ring.front()
@@ -166,10 +167,6 @@ impl Chain {
             && position < Some(front.first)
         {
             self.acked = position;
-        }
-        if let Some(mut front) = self.ring.pop_front() {
-            self.settle(&mut front);
-            self.ring.push_front(front);
         }
     }
 
@@ -181,17 +178,35 @@ impl Chain {
         self.gap = gap;
     }
 
-    /// Takes off the end what stands at or after `position`, where another route numbers it; returns how
-    /// many messages that were.
-    pub(crate) fn cut(&mut self, position: Position) -> u64 {
+    /// Takes off the end what stands at or after `position`, where another route numbers it. Returns how
+    /// many messages that were, and the gap before the first of them: it lies before `position` too.
+    pub(crate) fn cut(&mut self, position: Position) -> (u64, Option<Gap>) {
         let mut events = 0;
+        let mut gap = None;
         while self.ring.back().is_some_and(|batch| batch.first >= position) && self.has_unsent() {
             if let Some(batch) = self.ring.pop_back() {
                 self.released(&batch);
                 events += batch.events;
+                gap = match batch.joint {
+                    Joint::Gap(gap) => Some(gap),
+                    Joint::Follows | Joint::Start(_) => None,
+                };
             }
         }
-        events
+        (events, gap)
+    }
+
+    /// Notes that something may be missing before the next batch.
+    pub(crate) fn owe(&mut self, gap: Gap) {
+        self.gap = Some(match self.gap.take() {
+            Some(graver) => graver.with(gap),
+            None => gap,
+        });
+    }
+
+    /// What may be missing before the next batch, and is in no batch yet.
+    pub(crate) fn take_owed(&mut self) -> Option<Gap> {
+        self.gap.take()
     }
 
     /// The first item of the next batch to send.
@@ -234,12 +249,15 @@ impl Chain {
             Ok(Outcome::Stale(position)) => match self.pop() {
                 Some(batch) => {
                     self.refuse(0);
-                    self.acked = Some(position);
-                    self.gap = Some(stale(&batch, now_unix_ms));
-                    if let Some(mut front) = self.ring.pop_front() {
-                        self.settle(&mut front);
-                        self.ring.push_front(front);
-                    }
+                    // Not beyond the state, and not beyond what comes next: that may lie before it too.
+                    self.acked = Some(position.min(batch.last));
+                    let dropped = stale(&batch, position, now_unix_ms);
+                    self.owe(match &batch.joint {
+                        // A gap that was to be recorded with it still is.
+                        Joint::Gap(own) => Gap { ended_unix_ms: now_unix_ms, ..dropped.with(own.clone()) },
+                        Joint::Follows | Joint::Start(_) => dropped,
+                    });
+                    self.settle_front();
                     Step::Dropped { batch }
                 }
                 None => Step::Ignored,
@@ -283,39 +301,38 @@ impl Chain {
         self.held_events = self.held_events.saturating_sub(batch.events);
     }
 
+    fn settle_front(&mut self) {
+        if let Some(mut front) = self.ring.pop_front() {
+            self.settle(&mut front);
+            self.ring.push_front(front);
+        }
+    }
+
     /// Gives the first batch that can carry it what is known of the stretch before it.
     fn settle(&mut self, batch: &mut Batch) {
-        let opened = match (&batch.joint, self.gap.take()) {
-            (Joint::Start(opened), None) => {
-                // A clean start: nothing was stored before, so nothing is missing.
-                let _ = opened;
-                batch.joint = Joint::Follows;
-                return;
-            }
-            (_, None) => return,
-            (Joint::Gap(own), Some(mut found)) => {
-                // Two reasons for one stretch: the state's is the graver one, the window's end holds.
-                found.started_unix_ms = found.started_unix_ms.min(own.started_unix_ms);
-                found.ended_unix_ms = own.ended_unix_ms;
-                found.dropped += own.dropped;
-                found.detail = format!("{}; {}: {}", found.detail, own.cause.as_str(), own.detail);
-                batch.joint = Joint::Gap(found);
-                return;
-            }
-            (Joint::Start(opened), Some(found)) => (*opened, found),
-            (Joint::Follows, Some(found)) => (found.ended_unix_ms, found),
+        let joint = match (std::mem::replace(&mut batch.joint, Joint::Follows), self.gap.take()) {
+            // A clean start: nothing was stored before, so nothing is missing.
+            (Joint::Start(_) | Joint::Follows, None) => Joint::Follows,
+            (Joint::Start(opened), Some(found)) => Joint::Gap(Gap { ended_unix_ms: opened, ..found }),
+            (Joint::Follows, Some(found)) => Joint::Gap(found),
+            (Joint::Gap(own), None) => Joint::Gap(own),
+            // Two reasons for one stretch: the state's is the graver one.
+            (Joint::Gap(own), Some(found)) => Joint::Gap(found.with(own)),
         };
-        batch.joint = Joint::Gap(Gap { ended_unix_ms: opened.0, ..opened.1 });
+        batch.joint = joint;
     }
 }
 
-fn stale(batch: &Batch, now_unix_ms: u64) -> Gap {
+fn stale(batch: &Batch, position: Position, now_unix_ms: u64) -> Gap {
     Gap {
         cause: GapCause::Stale,
-        detail: format!("another writer had moved on past {}", batch.last),
-        started_unix_ms: now_unix_ms,
+        detail: format!("another writer had moved on to {position}, past {}", batch.last),
+        started_unix_ms: batch.opened_unix_ms(now_unix_ms),
         ended_unix_ms: now_unix_ms,
         dropped: batch.events,
         reason: DropReason::Stale,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,11 @@ impl Control {
         }
     }
 
+    /// An anchor's text, as `anchor.lua` writes it too.
+    pub(crate) fn anchor(epoch: Epoch) -> String {
+        format!("{MAGIC} anchor {:015} {}", epoch.number, epoch.anchor)
+    }
+
     /// A heartbeat's text.
     pub(crate) fn heartbeat(instance: u64, sent_us: u64) -> String {
         format!("{MAGIC} heartbeat {instance:016x} {sent_us}")
@@ -66,7 +71,8 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         let epoch = Epoch { number: 7, anchor: AnchorId::random() };
-        let text = format!("tidegate1 anchor {:015} {}", epoch.number, epoch.anchor);
+        let text = Control::anchor(epoch);
+        assert_eq!(text, format!("tidegate1 anchor 000000000000007 {}", epoch.anchor));
         assert_eq!(Control::parse(text.as_bytes()), Some(Control::Anchor(epoch)));
         let text = Control::heartbeat(0xab, 12);
         assert_eq!(Control::parse(text.as_bytes()), Some(Control::Heartbeat { instance: 0xab, sent_us: 12 }));

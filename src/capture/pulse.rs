@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control_channel::Control;
 use crate::config::Endpoint;
@@ -31,7 +31,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What routes see of their source's heartbeat. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Pulse(Arc<Shared>);
+pub struct Pulse {
+    shared: Arc<Shared>,
+    /// Ends the task with the last clone: the task itself holds what is shared.
+    _alive: Arc<DropGuard>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -40,13 +44,6 @@ struct Shared {
     epoch: Instant,
     busy: AtomicBool,
     error: Mutex<Option<String>>,
-    stop: CancellationToken,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
 }
 
 impl Pulse {
@@ -60,20 +57,17 @@ impl Pulse {
             epoch: Instant::now(),
             busy: AtomicBool::new(false),
             error: Mutex::new(None),
-            stop: stop.clone(),
         });
-        let weak = Arc::downgrade(&shared);
+        let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
         rt::spawn("heartbeat", async move {
             let mut backoff = Backoff::default();
             loop {
-                let Some(shared) = weak.upgrade() else { return };
-                let beating = beat(&shared, &endpoint, &mut backoff);
+                let beating = beat(&beaten, &endpoint, &mut backoff);
                 let Err(error) = tokio::select! {
                     () = stop.cancelled() => return,
                     ended = beating => ended,
                 };
-                shared.say(Some(&error));
-                drop(shared);
+                beaten.say(Some(&error));
                 let wait = backoff.next_wait().min(LONGEST_WAIT);
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -81,33 +75,33 @@ impl Pulse {
                 }
             }
         });
-        Self(shared)
+        Self { shared, _alive: Arc::new(alive) }
     }
 
     /// The control channel.
     pub(crate) fn channel(&self) -> &[u8] {
-        &self.0.channel
+        &self.shared.channel
     }
 
     /// Which instance's heartbeats are ours.
     pub(crate) fn instance(&self) -> u64 {
-        self.0.instance
+        self.shared.instance
     }
 
     /// Says that messages come.
     pub(crate) fn busy(&self) {
-        self.0.busy.store(true, Ordering::Relaxed);
+        self.shared.busy.store(true, Ordering::Relaxed);
     }
 
     /// How long ago a heartbeat of ours was sent.
     pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
-        let sent = self.0.epoch.checked_add(Duration::from_micros(sent_us))?;
+        let sent = self.shared.epoch.checked_add(Duration::from_micros(sent_us))?;
         now.checked_duration_since(sent)
     }
 
     /// Why no heartbeat can be sent, for a person.
     pub(crate) fn error(&self) -> Option<String> {
-        self.0.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -138,5 +132,40 @@ async fn beat(
         if shared.busy.swap(false, Ordering::Relaxed) && began.elapsed() < BUSY_INTERVAL {
             tokio::time::sleep(BUSY_INTERVAL).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::config::{Address, SecretSource};
+
+    #[tokio::test]
+    async fn the_heartbeat_ends_with_its_last_clone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("redis.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let endpoint = Endpoint {
+            name: "shop".to_owned(),
+            address: Address::Unix(path),
+            username: None,
+            password: SecretSource::None,
+            database: 0,
+            key_prefix: "tidegate:".to_owned(),
+            connect_timeout: Duration::from_secs(3600),
+            response_timeout: Duration::from_secs(3600),
+        };
+        let pulse = Pulse::start(Arc::new(endpoint), 1);
+        let clone = pulse.clone();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(pulse);
+        assert!(stream.read_u8().await.is_ok(), "it greets as long as a clone is left");
+        drop(clone);
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "nobody is left to listen for it");
     }
 }

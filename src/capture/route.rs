@@ -36,9 +36,10 @@ use super::housekeeping;
 use super::mapping::Mapping;
 use super::pulse::Pulse;
 use crate::config::{Capture, Endpoint};
+use crate::event::{DropReason, GapCause};
 use crate::logs::Limited;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
-use crate::position::Position;
+use crate::position::{AnchorId, Position};
 use crate::rt;
 use crate::server::Error;
 use crate::status::Slot;
@@ -111,8 +112,8 @@ enum Ending {
     Running,
     /// Told to stop: what was published before is read, and what is in hand is stored, until then.
     Draining(Instant),
-    /// A successor runs: what is before the border is stored.
-    HandingOver,
+    /// A successor runs: what is before the border is stored; until then, where this was told to stop.
+    HandingOver(Option<Instant>),
 }
 
 /// What happened.
@@ -176,15 +177,14 @@ impl Route {
         let stopped = stop.cancelled();
         let border = successor.border_other_than(self.known_border);
         tokio::pin!(stopped, border);
-        let running = self.ending == Ending::Running;
+        let may_stop = matches!(self.ending, Ending::Running | Ending::HandingOver(None));
+        let may_hand_over = !matches!(self.ending, Ending::HandingOver(_));
         poll_fn(|cx| {
-            if running {
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Action::Stop);
-                }
-                if let Poll::Ready(border) = border.as_mut().poll(cx) {
-                    return Poll::Ready(Action::Border(border));
-                }
+            if may_stop && stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Action::Stop);
+            }
+            if may_hand_over && let Poll::Ready(border) = border.as_mut().poll(cx) {
+                return Poll::Ready(Action::Border(border));
             }
             self.poll(cx)
         })
@@ -214,6 +214,10 @@ impl Route {
             Action::Stop => self.on_stop(now),
             Action::Tick => self.on_tick(now),
         }
+        // Where events come without a pause, the timer is never asked.
+        if now.duration_since(self.woke) >= TICK {
+            self.on_tick(now);
+        }
         self.pump(now);
     }
 
@@ -224,8 +228,8 @@ impl Route {
             deadline = deadline.min(other);
         }
         match self.ending {
-            Ending::Draining(until) => deadline.min(until),
-            Ending::Running | Ending::HandingOver => deadline,
+            Ending::Draining(until) | Ending::HandingOver(Some(until)) => deadline.min(until),
+            Ending::Running | Ending::HandingOver(None) => deadline,
         }
     }
 
@@ -242,8 +246,13 @@ impl Route {
     }
 
     fn on_stop(&mut self, now: Instant) {
-        self.ending = Ending::Draining(now + self.parts.drain_deadline);
-        self.finish_source();
+        let until = now + self.parts.drain_deadline;
+        if matches!(self.ending, Ending::HandingOver(_)) {
+            self.ending = Ending::HandingOver(Some(until));
+        } else {
+            self.ending = Ending::Draining(until);
+            self.finish_source(now);
+        }
         self.publish(now);
     }
 
@@ -252,10 +261,17 @@ impl Route {
         self.known_border = border;
         match border {
             Border::None => self.border = None,
-            Border::Announced(_) => {}
+            Border::Announced(id) => {
+                if !self.is_past(id) {
+                    // An earlier announcement, withdrawn meanwhile, holds nothing back any more.
+                    self.border = None;
+                }
+            }
             Border::Open(position) => {
-                if self.border.is_none() && self.source.is_open() && self.builder.last() < Some(position) {
+                let coming = self.source.is_open() && self.builder.last() < Some(position);
+                if !self.is_past(position.epoch.anchor) && coming {
                     // Not there yet: `read_window` stops when the anchor comes.
+                    self.border = None;
                     return;
                 }
                 self.hand_over(position, now);
@@ -263,14 +279,27 @@ impl Route {
         }
     }
 
+    /// Whether this route's window has come to an anchor that a successor announced.
+    fn is_past(&self, anchor: AnchorId) -> bool {
+        self.border.is_some_and(|border| border.epoch.anchor == anchor)
+    }
+
     /// Everything from the border on is the successor's.
     fn hand_over(&mut self, border: Position, now: Instant) {
+        let contiguous = self.is_past(border.epoch.anchor);
         self.border = Some(border);
-        self.ending = Ending::HandingOver;
+        self.ending = Ending::HandingOver(match self.ending {
+            Ending::Running => None,
+            Ending::Draining(until) => Some(until),
+            Ending::HandingOver(until) => until,
+        });
         self.close_source();
         self.flush_builder();
-        let others = self.chain.cut(border);
+        let (others, gap) = self.chain.cut(border);
         self.parts.metrics.deduplicated.increment(others);
+        // Only what may be missing before the border is the successor's to record: where a window of
+        // this route begins beyond it, the gap that this window would have recorded.
+        self.gap = if contiguous { None } else { gap.or(self.gap.take()) };
         self.publish(now);
     }
 
@@ -281,23 +310,17 @@ impl Route {
                 let stored = self.chain.is_empty() && self.builder.open_items() == 0;
                 now >= until || (!self.source.is_open() && stored && self.destination.is_idle())
             }
-            Ending::HandingOver => {
+            Ending::HandingOver(until) => {
                 let stored = self.chain.is_empty() && !self.destination.is_inheriting();
-                self.parts.stop.is_cancelled() || (stored && self.destination.is_idle())
+                until.is_some_and(|until| now >= until) || (stored && self.destination.is_idle())
             }
         }
     }
 
-    fn ended(self) -> u64 {
+    fn ended(mut self) -> u64 {
         let left = self.chain.held_events() + self.builder.open_events();
         let route = self.parts.capture.name.as_str();
-        if self.ending == Ending::HandingOver {
-            self.parts.successor.end(Ended {
-                position: self.chain.acked(),
-                read: self.chain.was_read(),
-                broken: self.gap,
-            });
-        } else if left > 0 {
+        if left > 0 {
             tracing::error!(
                 event = "drain_incomplete",
                 route,
@@ -306,6 +329,17 @@ impl Route {
                  records the gap. Bring the destination back before stopping, or raise shutdown_timeout"
             );
         }
+        if let Some(gap) = self.gap.take() {
+            self.chain.owe(gap);
+        }
+        if left > 0 {
+            self.chain.owe(stopped(&format!("{left} events could not be stored before the deadline")));
+        }
+        self.parts.successor.end(Ended {
+            position: self.chain.acked(),
+            read: self.chain.was_read(),
+            broken: self.chain.take_owed(),
+        });
         left
     }
 
@@ -329,6 +363,18 @@ impl Route {
     /// Bytes in memory: what is read, what waits, what is sent.
     fn held_bytes(&self) -> usize {
         self.chain.held_bytes() + self.source.held_bytes() + self.destination.held_bytes()
+    }
+}
+
+/// The stretch from now on, which a route that ends does not watch.
+fn stopped(detail: &str) -> Gap {
+    Gap {
+        cause: GapCause::Restart,
+        detail: detail.to_owned(),
+        started_unix_ms: rt::unix_ms(),
+        ended_unix_ms: 0,
+        dropped: 0,
+        reason: DropReason::Stale,
     }
 }
 

@@ -12,8 +12,9 @@
 //! delivers it before EVAL's reply inside EXEC's, other servers after; so EXEC's elements are read one
 //! by one, and a message may stand anywhere between them.
 //!
-//! Where the source user may not run the script, the window begins with an anchor that only this
-//! instance knows: capture works, but a second instance cannot be aligned with it.
+//! Where the source user may not run the script, or the source refuses writes, this instance makes the
+//! epoch up and publishes the anchor itself: capture works, but a second instance cannot rely on epochs
+//! that never go back.
 
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ use crate::server::{self, Class, Connection, Error};
 
 /// What the fence's PONG carries.
 const FENCE: &[u8] = b"tidegate-fence";
+/// The largest thing that an open window brings beside messages: names of up to 1 MiB in a confirmation.
+const OTHER_BYTES: usize = 2 * 1024 * 1024;
 const ANCHOR: &str = include_str!("anchor.lua");
 
 /// What a route subscribes to.
@@ -84,8 +87,6 @@ pub(crate) struct Window {
     connection: Connection,
     subscriptions: Subscriptions,
     next: Position,
-    /// Whether its anchors are known to other instances.
-    pub(crate) shared: bool,
     /// When something last came.
     pub(crate) heard: Instant,
 }
@@ -164,7 +165,7 @@ impl Window {
             return Ok(Some(Item::Nothing));
         }
         Ok(Some(match Control::parse(message.payload) {
-            Some(Control::Anchor(epoch)) if self.shared && plausible(epoch, self.next.epoch) => {
+            Some(Control::Anchor(epoch)) if plausible(epoch, self.next.epoch) => {
                 self.next = epoch.at(0);
                 Item::Anchor(self.next)
             }
@@ -172,6 +173,21 @@ impl Window {
             Some(Control::Anchor(_)) | None => Item::Nothing,
         }))
     }
+}
+
+/// Who hands out a window's epoch.
+#[derive(Debug, Clone, Copy)]
+enum Numbering {
+    /// The source, by the anchor script: no epoch below the floor.
+    Script { floor: u64 },
+    /// This instance, where the source does not run the script. The anchor is published all the same:
+    /// a reload's two windows are aligned by it.
+    Own(u64),
+}
+
+/// Whether the source takes no writes for now, so that the anchor script cannot keep its epoch.
+fn refuses_writes(error: &Error) -> bool {
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
 struct Opening {
@@ -182,15 +198,13 @@ struct Opening {
 
 impl Opening {
     async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
-        match self.subscribe(Some(floor)).await {
-            Ok(epoch) => Ok(self.window(epoch, true)),
-            Err(error) if error.class() == Class::Park => {
+        match self.subscribe(Numbering::Script { floor }).await {
+            Ok(epoch) => Ok(self.window(epoch)),
+            Err(error) if error.class() == Class::Park || refuses_writes(&error) => {
                 // The right to run the anchor script is missing, or the right to subscribe: without
-                // the script, only the second fails.
+                // the script, only the second fails. A source that refuses writes still delivers.
                 self.connection = server::connect(endpoint, role).await?;
-                self.subscribe(None).await?;
-                let number = rt::unix_ms().max(floor);
-                let epoch = Epoch { number, anchor: self.anchor };
+                let epoch = self.subscribe(Numbering::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
                     event = "anchor_refused",
                     endpoint = endpoint.name,
@@ -198,14 +212,14 @@ impl Opening {
                     "the source refuses the anchor script ({error}): capture works, but no second \
                      instance can stand by; `tidegate acl` prints the rights that are needed"
                 );
-                Ok(self.window(epoch, false))
+                Ok(self.window(epoch))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Subscribes to everything; with a floor also publishes the anchor, and returns its epoch.
-    async fn subscribe(&mut self, floor: Option<u64>) -> Result<Epoch, Error> {
+    /// Subscribes to everything and publishes the anchor; returns its epoch.
+    async fn subscribe(&mut self, numbering: Numbering) -> Result<Epoch, Error> {
         let Subscriptions { control, epoch_key, channels, patterns, .. } = &self.subscriptions;
         let out = self.connection.out();
         command(out, &[b"MULTI"]);
@@ -215,7 +229,7 @@ impl Opening {
         for channel in channels {
             argument(out, channel);
         }
-        let mut queued = 1;
+        let mut queued = 2;
         if !patterns.is_empty() {
             header(out, 1 + patterns.len());
             argument(out, b"PSUBSCRIBE");
@@ -224,11 +238,16 @@ impl Opening {
             }
             queued += 1;
         }
-        if let Some(floor) = floor {
-            let (floor, anchor) = (floor.to_string(), self.anchor.to_string());
-            let (floor, anchor) = (floor.as_bytes(), anchor.as_bytes());
-            command(out, &[b"EVAL", ANCHOR.as_bytes(), b"1", epoch_key, control, floor, anchor]);
-            queued += 1;
+        match numbering {
+            Numbering::Script { floor } => {
+                let (floor, anchor) = (floor.to_string(), self.anchor.to_string());
+                let (floor, anchor) = (floor.as_bytes(), anchor.as_bytes());
+                command(out, &[b"EVAL", ANCHOR.as_bytes(), b"1", epoch_key, control, floor, anchor]);
+            }
+            Numbering::Own(number) => {
+                let anchor = Control::anchor(Epoch { number, anchor: self.anchor });
+                command(out, &[b"PUBLISH", control, anchor.as_bytes()]);
+            }
         }
         command(out, &[b"EXEC"]);
 
@@ -253,9 +272,15 @@ impl Opening {
             _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
         }
         let mut confirmations = 1 + channels.len() + patterns.len();
-        let mut replied = floor.is_none();
+        let mut replied = false;
         let mut anchored = None;
-        while confirmations > 0 || !replied || (floor.is_some() && anchored.is_none()) {
+        loop {
+            if let Some(epoch) = anchored
+                && confirmations == 0
+                && replied
+            {
+                return Ok(epoch);
+            }
             match self.connection.reader.next_pushed()? {
                 None => {
                     self.connection.fill().await?;
@@ -283,18 +308,15 @@ impl Opening {
                 }
             }
         }
-        Ok(anchored.unwrap_or(Epoch { number: 0, anchor: self.anchor }))
     }
 
-    fn window(mut self, epoch: Epoch, shared: bool) -> Window {
-        self.connection
-            .reader
-            .set_limits(Limits { message: self.subscriptions.max_message_bytes, ..Limits::default() });
+    fn window(mut self, epoch: Epoch) -> Window {
+        let limits = Limits { message: self.subscriptions.max_message_bytes, frame: OTHER_BYTES };
+        self.connection.reader.set_limits(limits);
         Window {
             connection: self.connection,
             subscriptions: self.subscriptions,
             next: epoch.at(0),
-            shared,
             heard: Instant::now(),
         }
     }

@@ -17,6 +17,7 @@ mod capture_parked;
 mod capture_rejected;
 mod capture_restart;
 mod capture_source_faults;
+mod hostile_server;
 mod life;
 mod real_clients;
 mod reload;

@@ -70,10 +70,17 @@ impl Setup {
 
     /// Adds `[redis.NAME]` at a socket where nothing listens.
     #[must_use]
-    pub(crate) fn dead_endpoint(mut self, name: &str) -> Self {
+    pub(crate) fn dead_endpoint(self, name: &str) -> Self {
+        let socket = PathBuf::from(format!("/nonexistent/{name}.sock"));
+        self.raw_endpoint(name, &socket)
+    }
+
+    /// Adds `[redis.NAME]` at a socket where no real server listens, so that no user is made.
+    #[must_use]
+    pub(crate) fn raw_endpoint(mut self, name: &str, socket: &Path) -> Self {
         self.endpoints.push(Endpoint {
             name: name.to_owned(),
-            url: format!("redis+unix:///nonexistent/{name}.sock?user={}", user_of(name)),
+            url: format!("redis+unix://{}?user={}", socket.display(), user_of(name)),
             password: format!("first-{name}"),
             admin: None,
             settings: String::new(),

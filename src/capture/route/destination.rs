@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::super::append::{Outcome, Stored};
-use super::super::batch::{Batch, Joint};
+use super::super::batch::{Batch, Gap, Joint};
 use super::super::chain::Step;
 use super::super::handover::{Ended, Handover};
 use super::super::lane::{Lane, LaneSettings};
@@ -214,20 +214,25 @@ impl Route {
         destination.error = None;
         destination.parked = false;
         destination.answered_unix_ms = Some(rt::unix_ms());
-        destination.backoff.reset();
         if destination.connected_before {
             self.parts.destination_metrics.reconnects.increment(1);
         }
         destination.connected_before = true;
+        self.flush_builder();
         let state = &lane.state;
         self.floor = self.floor.max(state.highest_epoch + 1);
         if self.chain.comes_after(state.position) {
             // The source handed out an epoch that the state has passed already: another server, or its
             // epoch was lost and its clock is behind. The next window opens above it.
+            let given_up = self.chain.held_events();
             self.chain.clear();
-            self.builder.take();
+            self.give_up(given_up);
             let why = "the source's epochs stood behind the route's state; the window is opened anew";
             self.lost_window(GapCause::EpochLost, why, now);
+            if let Some(gap) = &mut self.gap {
+                gap.dropped = given_up;
+                gap.reason = DropReason::Stale;
+            }
         }
         self.report.ledger = state.ledger.clone();
         self.chain.disconnected();
@@ -323,20 +328,17 @@ impl Route {
             Step::Stored { batch, stored } => {
                 self.parts.metrics.append_seconds.record(now.duration_since(sent_at).as_secs_f64());
                 self.count_stored(&batch, &stored, now);
-                if self.destination.error.take().is_some() {
-                    self.destination.parked = false;
-                    self.destination.backoff.reset();
-                    self.publish(now);
-                }
+                self.appends_again(now);
                 self.reopen_if_room(now);
             }
             Step::Duplicate { batch } => {
                 self.count_duplicate(&batch);
+                self.appends_again(now);
                 self.reopen_if_room(now);
             }
             Step::Dropped { batch } => {
-                self.parts.metrics.dropped(DropReason::Stale).increment(batch.events);
-                self.report.dropped(DropReason::Stale, batch.events);
+                self.give_up(batch.events);
+                self.reopen_if_room(now);
             }
             Step::Again | Step::Ignored => {}
             Step::Wait(error, stored) => {
@@ -348,6 +350,21 @@ impl Route {
             }
             Step::Superseded(by) => self.stand_by(by, now),
         }
+    }
+
+    /// The destination has proved that it takes what it is sent.
+    fn appends_again(&mut self, now: Instant) {
+        self.destination.backoff.reset();
+        if self.destination.error.take().is_some() {
+            self.destination.parked = false;
+            self.publish(now);
+        }
+    }
+
+    /// Counts events in hand that will not be stored, because of where the state stands.
+    fn give_up(&mut self, events: u64) {
+        self.parts.metrics.dropped(DropReason::Stale).increment(events);
+        self.report.dropped(DropReason::Stale, events);
     }
 
     /// The server refused a batch and the connection is as good as before: asks again after a while.
@@ -368,11 +385,19 @@ impl Route {
 
     /// A newer configuration of this route writes elsewhere.
     fn stand_by(&mut self, by: String, now: Instant) {
-        let given_up = self.chain.held_events() + self.builder.open_events();
-        self.builder.take();
+        self.flush_builder();
+        let given_up = self.chain.held_events();
         self.chain.clear();
-        self.parts.metrics.dropped(DropReason::Stale).increment(given_up);
-        self.report.dropped(DropReason::Stale, given_up);
+        self.give_up(given_up);
+        let now_unix_ms = rt::unix_ms();
+        self.chain.owe(Gap {
+            cause: GapCause::Stale,
+            detail: "another instance, with a newer configuration, had taken over".to_owned(),
+            started_unix_ms: now_unix_ms,
+            ended_unix_ms: now_unix_ms,
+            dropped: given_up,
+            reason: DropReason::Stale,
+        });
         tracing::warn!(
             event = "superseded",
             route = self.parts.capture.name,
@@ -390,6 +415,9 @@ impl Route {
         if let Value::Error(text) = reply {
             return self.wait(&Error::reply(text), now);
         }
+        if self.chain.is_empty() {
+            self.appends_again(now);
+        }
         let position = reply.bytes().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         if self.chain.awaited() == 0 && position < self.chain.acked() {
             self.chain.found(position, None, rt::unix_ms());
@@ -399,6 +427,8 @@ impl Route {
     /// Ends a connection over which no answer comes, and asks where nothing is under way.
     pub(super) fn check_destination(&mut self, now: Instant) {
         let draining = self.ending != Ending::Running;
+        // The state's time dates the gap of a restart, so it stands still while a gap is open.
+        let watching = self.source.is_open() && self.chain.is_empty() && self.chain.acked().is_some();
         let State::Up(up) = &mut self.destination.state else { return };
         if up.paused_until.is_some_and(|until| until <= now) {
             up.paused_until = None;
@@ -411,9 +441,7 @@ impl Route {
             None if now.duration_since(up.heard) >= IDLE_ASK && !draining => {
                 let state = &self.keys.state;
                 self.destination.idle_asks += 1;
-                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH)
-                    && self.chain.acked().is_some()
-                {
+                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH) && watching {
                     let at = rt::unix_ms().to_string();
                     let touch: [&[u8]; 4] = [b"HSET", state, b"at", at.as_bytes()];
                     resp::command(up.lane.connection.out(), &touch);
@@ -521,7 +549,7 @@ impl Route {
     /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
     /// counted it there already.
     fn count_duplicate(&mut self, batch: &Batch) {
-        self.report.part = 0;
-        self.parts.metrics.deduplicated.increment(batch.events);
+        let before = std::mem::take(&mut self.report.part);
+        self.parts.metrics.deduplicated.increment(batch.events.saturating_sub(before));
     }
 }

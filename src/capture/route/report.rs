@@ -26,6 +26,7 @@ impl Report {
     pub(super) fn dropped(&mut self, reason: DropReason, events: u64) {
         if events > 0 {
             *self.ledger.dropped.entry(reason.as_str().to_owned()).or_default() += events;
+            self.ledger.received += events;
         }
     }
 }
@@ -39,7 +40,10 @@ impl Route {
         let since = match self.report.state {
             Some((before, since)) if before == state => since,
             _ => {
-                self.parts.metrics.set_state(state);
+                // The route that takes over has the gauge.
+                if !matches!(self.ending, Ending::HandingOver(_)) {
+                    self.parts.metrics.set_state(state);
+                }
                 now_unix_ms
             }
         };
@@ -85,7 +89,7 @@ impl Route {
         let (source, destination) = (&self.source, &self.destination);
         match self.ending {
             Ending::Draining(_) => return (RouteState::Draining, Some("told to stop".to_owned())),
-            Ending::HandingOver => {
+            Ending::HandingOver(_) => {
                 return (RouteState::Draining, Some("replaced by a new configuration".to_owned()));
             }
             Ending::Running => {}

@@ -123,10 +123,24 @@ impl Route {
     }
 
     /// Reads what was published until now, and then no more.
-    pub(super) fn finish_source(&mut self) {
+    pub(super) fn finish_source(&mut self, now: Instant) {
         match &mut self.source.state {
             State::Open(window) => window.fence(),
+            State::Opening(_) => {
+                self.source.state = State::Closed;
+                self.say_border(Border::None);
+            }
             _ => self.source.state = State::Closed,
+        }
+        self.publish(now);
+    }
+
+    /// Tells the route that this one replaces, until the first window is open.
+    fn say_border(&self, border: Border) {
+        if let Some((predecessor, _)) = &self.parts.predecessor
+            && !self.source.opened_before
+        {
+            predecessor.set_border(border);
         }
     }
 
@@ -167,11 +181,7 @@ impl Route {
         };
         let role = format!("{}:subscribe", capture.name);
         let (floor, anchor) = (self.floor, AnchorId::random());
-        if let Some((predecessor, _)) = &self.parts.predecessor
-            && !self.source.opened_before
-        {
-            predecessor.set_border(Border::Announced(anchor));
-        }
+        self.say_border(Border::Announced(anchor));
         self.source.state = State::Opening(Box::pin(async move {
             Window::open(&source, &role, subscriptions, floor, anchor).await
         }));
@@ -179,17 +189,18 @@ impl Route {
 
     fn opened(&mut self, window: Box<Window>, now: Instant) {
         let anchor = window.anchor();
-        if let Some((predecessor, _)) = &self.parts.predecessor
-            && !self.source.opened_before
-        {
-            predecessor.set_border(Border::Open(anchor));
+        if anchor.epoch.number < self.floor {
+            // The source did not know the floor when it was asked: the destination was read since.
+            self.say_border(Border::None);
+            self.source.state = State::Waiting(now + self.source.backoff.next_wait());
+            return;
         }
+        self.say_border(Border::Open(anchor));
         if self.source.opened_before {
             self.parts.source_metrics.reconnects.increment(1);
         }
         self.source.opened_before = true;
         self.source.error = None;
-        self.source.backoff.reset();
         self.floor = self.floor.max(anchor.epoch.number + 1);
         let now_unix_ms = rt::unix_ms();
         let joint = match self.gap.take() {
@@ -211,11 +222,7 @@ impl Route {
     }
 
     fn not_opened(&mut self, error: &Error, now: Instant) {
-        if let Some((predecessor, _)) = &self.parts.predecessor
-            && !self.source.opened_before
-        {
-            predecessor.set_border(Border::None);
-        }
+        self.say_border(Border::None);
         let wait = if error.class() == Class::Park { PARKED } else { self.source.backoff.next_wait() };
         self.source.error = Some(describe(error));
         self.source.state = State::Waiting(now + wait);
@@ -288,6 +295,7 @@ impl Route {
                         && let Some(batch) = self.builder.take()
                     {
                         self.chain.push(batch);
+                        full = self.chain.held_bytes() > self.parts.memory_bytes;
                     }
                     let mapping = &mut self.mapping;
                     let done = if passes {
@@ -300,10 +308,10 @@ impl Route {
                     };
                     if done && let Some(batch) = self.builder.take() {
                         self.chain.push(batch);
-                        if self.chain.held_bytes() > self.parts.memory_bytes {
-                            full = true;
-                            break;
-                        }
+                        full = self.chain.held_bytes() > self.parts.memory_bytes;
+                    }
+                    if full {
+                        break;
                     }
                 }
                 Ok(Some(Item::Anchor(position))) => {
@@ -329,11 +337,17 @@ impl Route {
                         && let Some(batch) = self.builder.take()
                     {
                         self.chain.push(batch);
+                        full = self.chain.held_bytes() > self.parts.memory_bytes;
+                        if full {
+                            break;
+                        }
                     }
                 }
                 Ok(Some(Item::Heartbeat { instance, sent_us })) => {
                     if instance == self.parts.pulse.instance() {
                         self.source.heartbeat_unix_ms = Some(received_unix_ms);
+                        // Only now: a server that takes connections and breaks them is no live one.
+                        self.source.backoff.reset();
                         if let Some(age) = self.parts.pulse.age(sent_us, now) {
                             self.parts.metrics.heartbeat_round_trip_seconds.record(age.as_secs_f64());
                         }
@@ -358,6 +372,10 @@ impl Route {
         if finished {
             self.close_source();
             self.flush_builder();
+            self.gap = Some(super::stopped("tidegate was told to stop"));
+            if let Border::Open(border) = self.known_border {
+                self.hand_over(border, now);
+            }
         } else if let Some(border) = border {
             self.hand_over(border, now);
         } else if let Some(error) = broken {

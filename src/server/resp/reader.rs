@@ -70,6 +70,8 @@ pub struct Reader {
     /// How far the frame at `start` has been scanned: offset from `start`, elements still missing.
     scanned: usize,
     missing: usize,
+    /// Elements of that frame: each takes memory once it is read, however short it is on the wire.
+    elements: usize,
     /// Bytes of an oversized message that have not come yet and will be thrown away.
     skip: usize,
     limits: Limits,
@@ -79,7 +81,16 @@ impl Reader {
     /// An empty reader.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { buf: vec![0; BUFFER_BYTES], start: 0, end: 0, scanned: 0, missing: 1, skip: 0, limits }
+        Self {
+            buf: vec![0; BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            scanned: 0,
+            missing: 1,
+            elements: 0,
+            skip: 0,
+            limits,
+        }
     }
 
     /// Changes the limits from the next frame on.
@@ -191,6 +202,10 @@ impl Reader {
             };
             self.scanned = next;
             self.missing = self.missing - 1 + inside;
+            self.elements += 1;
+            if self.elements.saturating_mul(size_of::<Value>()).max(next) > self.limits.frame {
+                return Err(over(self.limits.frame));
+            }
         }
         let base = self.start;
         let length = self.scanned;
@@ -219,6 +234,7 @@ impl Reader {
         self.start += bytes;
         self.scanned = 0;
         self.missing = 1;
+        self.elements = 0;
     }
 }
 

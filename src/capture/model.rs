@@ -1,0 +1,236 @@
+//! `append.lua` again, in memory: what the chain's random histories run against.
+//!
+//! It reads the very command that goes over the wire, so that encoding is part of what is tried. A
+//! test at the end holds it against the script itself, on a real server, over the same histories.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::server::resp::{Limits, Reader, Value};
+
+const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+
+/// The fields of one entry, in order.
+pub(super) type Entry = Vec<Vec<u8>>;
+
+/// What a destination holds. Cloned for what a failover takes it back to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Model {
+    /// The state key.
+    pub(super) state: BTreeMap<String, String>,
+    /// Every stream, records included.
+    pub(super) streams: BTreeMap<Vec<u8>, Vec<Entry>>,
+    /// Keys that hold something else.
+    pub(super) spoiled: BTreeSet<Vec<u8>>,
+    /// The streams that the template made.
+    pub(super) made: BTreeSet<Vec<u8>>,
+}
+
+/// The command in `bytes`, argument by argument.
+pub(super) fn arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut reader = Reader::new(Limits::default());
+    let mut rest = bytes;
+    loop {
+        let room = reader.room();
+        let count = room.len().min(rest.len());
+        room[..count].copy_from_slice(&rest[..count]);
+        rest = &rest[count..];
+        reader.filled(count);
+        if let Some(value) = reader.next_value().unwrap() {
+            assert!(rest.is_empty(), "one command at a time");
+            return value.elements().unwrap().iter().map(|one| one.bytes().unwrap().to_vec()).collect();
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn reply(words: &[&str]) -> Value {
+    Value::Array(words.iter().map(|word| Value::Bytes(word.as_bytes().to_vec())).collect())
+}
+
+impl Model {
+    /// Where the state stands, as the script reads it.
+    pub(super) fn position(&self) -> String {
+        self.state.get("position").cloned().unwrap_or_else(|| "-".to_owned())
+    }
+
+    fn add(&mut self, field: &str, count: u64) {
+        if count > 0 {
+            let value = self.state.entry(field.to_owned()).or_insert_with(|| "0".to_owned());
+            *value = (value.parse::<u64>().unwrap() + count).to_string();
+        }
+    }
+
+    fn xadd(&mut self, key: &[u8], entry: Entry) -> bool {
+        let fine = !self.spoiled.contains(key);
+        if fine {
+            self.streams.entry(key.to_vec()).or_default().push(entry);
+        }
+        fine
+    }
+
+    /// Carries out an `EVALSHA` of the script.
+    pub(super) fn call(&mut self, command: &[Vec<u8>]) -> Value {
+        let key_count: usize = text(&command[2]).parse().unwrap();
+        let keys = &command[3..3 + key_count];
+        let argv: Vec<Vec<u8>> = command[3 + key_count..].to_vec();
+        let word = |at: usize| text(&argv[at]);
+        let (revision, prev, last, epochs) = (word(0), word(1), word(2), word(3));
+        let position = self.position();
+        if let Some(known) = self.state.get("revision")
+            && revision < *known
+        {
+            return reply(&["SUPERSEDED", &position, known]);
+        }
+        let groups: usize = word(8).parse().unwrap();
+        let mut at = 9 + groups;
+        let gap = (word(at) == "1").then(|| (at + 1..at + 8).map(word).collect::<Vec<_>>());
+        at += if gap.is_some() { 8 } else { 1 };
+        let epochs: Vec<&str> = epochs.split_whitespace().collect();
+        let items: Vec<String> = argv[at]
+            .chunks(22)
+            .map(|item| {
+                format!("{}-{}", epochs[text(&item[..2]).parse::<usize>().unwrap()], text(&item[2..]))
+            })
+            .collect();
+        assert!(items.is_sorted() && prev < items[0] && items[items.len() - 1] <= last, "a batch's promise");
+        let runs = argv[at + 1].clone();
+        at += 2;
+
+        let mut skip = 0;
+        if position != prev {
+            let passed = self.state.get("epochs").cloned().unwrap_or_default();
+            if position == "-" || position < prev {
+                return reply(&["GAP", &position]);
+            } else if position >= last {
+                let known = passed.contains(&last[..32]);
+                return reply(&[if known { "DUPLICATE" } else { "STALE" }, &position]);
+            } else if gap.as_ref().is_some_and(|gap| position < gap[0]) {
+                return reply(&["GAP", &position]);
+            } else if !epochs.contains(&&position[..32]) {
+                return reply(&["STALE", &position]);
+            }
+            skip = items.iter().filter(|item| **item <= position).count();
+        }
+        if gap.is_some() && position == prev && self.spoiled.contains(&keys[1]) {
+            return Value::Error(WRONG_TYPE.as_bytes().to_vec());
+        }
+        self.state.insert("revision".to_owned(), revision);
+        self.state.insert("at".to_owned(), word(4));
+
+        let templated = word(5) == "1";
+        let most: usize = word(7).parse().unwrap();
+        let (mut item, mut appended, mut rejected, mut filtered) = (0, 0u64, 0u64, 0u64);
+        let mut failure = None;
+        'runs: for run in runs.chunks(16) {
+            let number = |range: std::ops::Range<usize>| text(&run[range]).parse::<usize>().unwrap();
+            let (count, target, width) = (number(0..6), number(6..11), number(11..16));
+            for _ in 0..count {
+                if item >= skip {
+                    let entry: Entry = argv[at..at + width].to_vec();
+                    let refused = match target {
+                        99_998 => {
+                            filtered += 1;
+                            None
+                        }
+                        99_999 => None,
+                        0 => Some(Vec::new()),
+                        _ => {
+                            let key = &keys[3 + target];
+                            let first =
+                                templated && !self.streams.contains_key(key) && !self.spoiled.contains(key);
+                            if first && self.spoiled.contains(&keys[3]) {
+                                failure = Some(WRONG_TYPE);
+                                break 'runs;
+                            }
+                            if first && !self.made.contains(key) && self.made.len() >= most {
+                                let detail = format!(
+                                    "TOOMANYSTREAMS the template has made {most} streams: raise max_streams or change it"
+                                );
+                                Some(refusal("too_many_streams", &detail, key))
+                            } else {
+                                if first {
+                                    self.made.insert(key.clone());
+                                }
+                                if self.xadd(key, entry.clone()) {
+                                    appended += 1;
+                                    None
+                                } else if templated {
+                                    Some(refusal("wrong_type", WRONG_TYPE, key))
+                                } else {
+                                    failure = Some(WRONG_TYPE);
+                                    break 'runs;
+                                }
+                            }
+                        }
+                    };
+                    if let Some(why) = refused {
+                        let mut letter = vec![b"position".to_vec(), items[item].clone().into_bytes()];
+                        letter.extend(why);
+                        letter.extend(entry);
+                        if !self.xadd(&keys[2], letter) {
+                            failure = Some(WRONG_TYPE);
+                            break 'runs;
+                        }
+                        rejected += 1;
+                    }
+                }
+                item += 1;
+                at += width;
+            }
+        }
+        let reached = match failure {
+            None => last,
+            Some(_) if item > skip => items[item - 1].clone(),
+            Some(_) => position.clone(),
+        };
+        if let Some(gap) = gap
+            && position == prev
+            && reached != position
+        {
+            let names = ["to", "started_at", "ended_at", "cause", "detail", "reason", "dropped"];
+            let mut record = vec![b"from".to_vec(), prev.into_bytes()];
+            for (name, value) in names.iter().zip(&gap).filter(|(name, _)| **name != "reason") {
+                record.extend([name.as_bytes().to_vec(), value.clone().into_bytes()]);
+            }
+            assert!(self.xadd(&keys[1], record), "asked before");
+            let dropped = gap[6].parse().unwrap();
+            self.add(&format!("dropped:{}", gap[5]), dropped);
+            self.add("received", dropped);
+        }
+        if reached != position {
+            self.state.insert("position".to_owned(), reached.clone());
+            if position == "-" || position[..32] != reached[..32] {
+                let mut passed = self.state.get("epochs").cloned().unwrap_or_default();
+                for epoch in epochs.iter().filter(|epoch| **epoch <= &reached[..32]) {
+                    if !passed.contains(*epoch) {
+                        passed.push_str(epoch);
+                        passed.push(' ');
+                    }
+                }
+                let from = passed.len().saturating_sub(33 * 256);
+                self.state.insert("epochs".to_owned(), passed[from..].to_owned());
+                self.state.insert("format".to_owned(), "1".to_owned());
+            }
+        }
+        self.add("appended", appended);
+        self.add("rejected", rejected);
+        self.add("filtered", filtered);
+        self.add("received", appended + rejected + filtered);
+        let mut words =
+            vec![Value::Bytes(if failure.is_some() { b"STOPPED".to_vec() } else { b"OK".to_vec() })];
+        words.push(Value::Bytes(reached.into_bytes()));
+        words.extend(
+            [appended, rejected, filtered].map(|count| Value::Integer(i64::try_from(count).unwrap())),
+        );
+        words.extend(failure.map(|why| Value::Bytes(why.as_bytes().to_vec())));
+        Value::Array(words)
+    }
+}
+
+fn refusal(reason: &str, detail: &str, key: &[u8]) -> Vec<Vec<u8>> {
+    let words: [&[u8]; 6] = [b"reason", reason.as_bytes(), b"detail", detail.as_bytes(), b"stream", key];
+    words.map(<[u8]>::to_vec).to_vec()
+}
