@@ -34,6 +34,7 @@ fn settings(stream: &str) -> Capture {
         format: Format::Raw,
         include: vec![],
         max_streams: 3,
+        conditions: Vec::new(),
         max_message_size: 64 * 1024,
     }
 }
