@@ -11,6 +11,8 @@ pub enum GapCause {
     SourceDisconnected,
     /// Heartbeats stopped coming back, so the connection was given up.
     SourceSilent,
+    /// The source was made a replica: what is published on its new master may not come through it.
+    SourceDemoted,
     /// The source sent what is not RESP, or not what was asked for, so the connection was given up.
     SourceBroken,
     /// Memory was full because the destination did not take events fast enough.
@@ -28,10 +30,11 @@ pub enum GapCause {
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Restart,
         Self::SourceDisconnected,
         Self::SourceSilent,
+        Self::SourceDemoted,
         Self::SourceBroken,
         Self::MemoryFull,
         Self::StateLost,
@@ -47,6 +50,7 @@ impl GapCause {
             Self::Restart => "restart",
             Self::SourceDisconnected => "source_disconnected",
             Self::SourceSilent => "source_silent",
+            Self::SourceDemoted => "source_demoted",
             Self::SourceBroken => "source_broken",
             Self::MemoryFull => "memory_full",
             Self::StateLost => "state_lost",

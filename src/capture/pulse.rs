@@ -7,9 +7,12 @@
 //! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle,
 //! over a connection of its own. PUBLISH touches no key, so it works where the source refuses writes.
 //!
+//! Beside each, HELLO asks for the server's role: a master that is made a replica keeps its subscribers
+//! and still takes PUBLISH, but what is published on its new master may pass it by.
+//!
 //! Failure: the task reconnects for ever; the routes notice the silence, and find the reason here.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::control_channel::Control;
 use crate::config::Endpoint;
 use crate::rt;
+use crate::server::resp::Value;
 use crate::server::{self, Backoff, Error};
 
 /// Between heartbeats while messages come.
@@ -43,6 +47,8 @@ struct Shared {
     instance: u64,
     epoch: Instant,
     busy: AtomicBool,
+    /// How often the source was seen to turn from master to replica.
+    demotions: AtomicU64,
     error: Mutex<Option<String>>,
 }
 
@@ -56,13 +62,15 @@ impl Pulse {
             instance,
             epoch: Instant::now(),
             busy: AtomicBool::new(false),
+            demotions: AtomicU64::new(0),
             error: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
         rt::spawn("heartbeat", async move {
             let mut backoff = Backoff::default();
+            let mut master = false;
             loop {
-                let beating = beat(&beaten, &endpoint, &mut backoff);
+                let beating = beat(&beaten, &endpoint, &mut backoff, &mut master);
                 let Err(error) = tokio::select! {
                     () = stop.cancelled() => return,
                     ended = beating => ended,
@@ -99,6 +107,11 @@ impl Pulse {
         now.checked_duration_since(sent)
     }
 
+    /// How often the source was seen to turn from master to replica.
+    pub(crate) fn demotions(&self) -> u64 {
+        self.shared.demotions.load(Ordering::Relaxed)
+    }
+
     /// Why no heartbeat can be sent, for a person.
     pub(crate) fn error(&self) -> Option<String> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -116,6 +129,7 @@ async fn beat(
     shared: &Shared,
     endpoint: &Endpoint,
     backoff: &mut Backoff,
+    master: &mut bool,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::connect(endpoint, "heartbeat").await?;
     loop {
@@ -123,6 +137,11 @@ async fn beat(
         let text = Control::heartbeat(shared.instance, sent_us);
         let command: [&[u8]; 3] = [b"PUBLISH", &shared.channel, text.as_bytes()];
         connection.ask(REPLY_DEADLINE, "publishing a heartbeat", &command).await?;
+        let hello = connection.ask(REPLY_DEADLINE, "asking for the role", &[b"HELLO"]).await?;
+        let is_master = role(&hello) == Some(b"master");
+        if std::mem::replace(master, is_master) && !is_master {
+            shared.demotions.fetch_add(1, Ordering::Relaxed);
+        }
         shared.say(None);
         backoff.reset();
         let began = Instant::now();
@@ -133,6 +152,12 @@ async fn beat(
             tokio::time::sleep(BUSY_INTERVAL).await;
         }
     }
+}
+
+/// The role in HELLO's reply.
+fn role(hello: &Value) -> Option<&[u8]> {
+    let pairs = hello.elements()?.chunks_exact(2);
+    pairs.into_iter().find(|pair| pair[0].bytes() == Some(b"role")).and_then(|pair| pair[1].bytes())
 }
 
 #[cfg(test)]

@@ -131,3 +131,27 @@ fn it_is_killed_and_comes_back_empty() {
     assert_nothing_lost_outside_gaps(&expected, &captured(&destination, "orders"), &gaps);
     assert_eq!(gaps.len(), 1, "{gaps:#?}");
 }
+
+#[test]
+fn it_is_made_a_replica() {
+    let source = Server::start(Version::Redis70);
+    let other = Server::with(Version::Redis70, Options::default().tcp());
+    let destination = Server::start(Version::Redis70);
+    let daemon = setup(&source, &destination).start_ready();
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(2, 2_000, &["orders"]));
+    daemon.wait_settled("orders", 2_000);
+
+    // Its subscribers stay connected, and it still takes PUBLISH: only its role tells.
+    let port = other.port().expect("it listens on TCP").to_string();
+    source.ask::<()>(&["REPLICAOF", "127.0.0.1", &port]);
+    let status = daemon.wait_state("orders", RouteState::Waiting);
+    assert!(status.gap_open_since_unix_ms.is_some(), "{status:?}");
+
+    source.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    daemon.wait_ready();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let causes: Vec<String> = gaps(&destination, "orders").into_iter().map(|gap| gap.cause).collect();
+    assert_eq!(causes, ["source_demoted"]);
+}

@@ -26,6 +26,8 @@ pub(super) struct Source {
     /// When a heartbeat of ours last came back; milliseconds since 1970.
     pub(super) heartbeat_unix_ms: Option<u64>,
     opened_before: bool,
+    /// What [`Pulse::demotions`](super::super::pulse::Pulse::demotions) said when the window opened.
+    demotions: u64,
 }
 
 enum State {
@@ -59,6 +61,7 @@ impl Source {
             error: None,
             heartbeat_unix_ms: None,
             opened_before: false,
+            demotions: 0,
         }
     }
 
@@ -147,6 +150,10 @@ impl Route {
     /// Ends a window over which nothing comes any more.
     pub(super) fn check_source(&mut self, now: Instant) {
         match &self.source.state {
+            State::Open(_) if self.source.demotions != self.parts.pulse.demotions() => {
+                let why = "the server was made a replica: what is published on its master may pass it by";
+                self.lost_window(GapCause::SourceDemoted, why, now);
+            }
             State::Open(window) if now.duration_since(window.heard) >= SILENCE => {
                 let why = self.parts.pulse.error().map_or_else(
                     || "no heartbeat came back: the server is stopped, or no longer the one that is published to".to_owned(),
@@ -179,6 +186,7 @@ impl Route {
             patterns: bytes(&capture.patterns),
             max_message_bytes: usize::try_from(capture.max_message_size).unwrap_or(usize::MAX),
         };
+        self.source.demotions = self.parts.pulse.demotions();
         let role = format!("{}:subscribe", capture.name);
         let (floor, anchor) = (self.floor, AnchorId::random());
         self.say_border(Border::Announced(anchor));
@@ -243,6 +251,11 @@ impl Route {
 
     /// The window has ended: what comes until the next one opens may be missed.
     pub(super) fn lost_window(&mut self, cause: GapCause, why: &str, now: Instant) {
+        // What was missed is missed since something last came, not since that was noticed.
+        let unheard = match &self.source.state {
+            State::Open(window) => now.saturating_duration_since(window.heard),
+            _ => Duration::ZERO,
+        };
         self.flush_builder();
         self.source.error = Some(why.to_owned());
         self.source.state = match cause {
@@ -253,7 +266,8 @@ impl Route {
         self.gap = Some(Gap {
             cause,
             detail: why.to_owned(),
-            started_unix_ms: rt::unix_ms(),
+            started_unix_ms: rt::unix_ms()
+                .saturating_sub(u64::try_from(unheard.as_millis()).unwrap_or_default()),
             ended_unix_ms: 0,
             dropped: 0,
             reason: DropReason::MemoryFull,
