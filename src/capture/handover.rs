@@ -50,6 +50,17 @@ pub(crate) enum Border {
     Open(Position),
 }
 
+impl Border {
+    /// Whether this anchor is the border, or may become it.
+    pub(crate) fn is_at(self, anchor: Position) -> bool {
+        match self {
+            Self::None => false,
+            Self::Announced(id) => id == anchor.epoch.anchor,
+            Self::Open(border) => border.epoch.anchor == anchor.epoch.anchor,
+        }
+    }
+}
+
 /// What the predecessor says last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {

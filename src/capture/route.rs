@@ -15,6 +15,7 @@
 //! may not write is parked, and what may have been missed is carried by the next window's first batch.
 
 mod destination;
+mod intake;
 mod report;
 mod source;
 

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::super::append::{Outcome, Stored};
-use super::super::batch::{Batch, Gap, Joint};
+use super::super::append::Outcome;
+use super::super::batch::Gap;
 use super::super::chain::Step;
 use super::super::handover::{Ended, Handover};
 use super::super::lane::{Lane, LaneSettings};
@@ -361,12 +361,6 @@ impl Route {
         }
     }
 
-    /// Counts events in hand that will not be stored, because of where the state stands.
-    fn give_up(&mut self, events: u64) {
-        self.parts.metrics.dropped(DropReason::Stale).increment(events);
-        self.report.dropped(DropReason::Stale, events);
-    }
-
     /// The server refused a batch and the connection is as good as before: asks again after a while.
     fn wait(&mut self, error: &Error, now: Instant) {
         match error.class() {
@@ -486,70 +480,5 @@ impl Route {
             up.lane.append.write(connection.out(), batch, prev, rt::unix_ms());
             up.sent.push_back(Sent { at: now, due, what: What::Batch });
         }
-    }
-
-    fn count_stored(&mut self, batch: &Batch, stored: &Stored, now: Instant) {
-        self.count_part(stored);
-        let metrics = &self.parts.metrics;
-        // What the script skipped was there already, or was counted when the call stopped half way.
-        let before = std::mem::take(&mut self.report.part);
-        let skipped = batch.events.saturating_sub(stored.events() + before);
-        metrics.deduplicated.increment(skipped);
-        metrics.capture_lag_seconds.record(now.duration_since(batch.opened).as_secs_f64());
-        metrics.batch_events.record(crate::metrics::float(batch.events));
-        if let Joint::Gap(gap) = &batch.joint {
-            metrics.gap(gap.cause).increment(1);
-            tracing::warn!(
-                event = "gap",
-                route = self.parts.capture.name,
-                cause = gap.cause.as_str(),
-                since_unix_ms = gap.started_unix_ms,
-                until_unix_ms = gap.ended_unix_ms,
-                position = %batch.first,
-                "what was published between {} and {} may be missing: {}; recorded in {}",
-                rt::rfc3339(gap.started_unix_ms),
-                rt::rfc3339(gap.ended_unix_ms),
-                gap.detail,
-                String::from_utf8_lossy(&self.keys.gaps)
-            );
-        }
-        if stored.rejected > 0
-            && let Some(suppressed) = self.log.admit("dead_letter", now)
-        {
-            tracing::warn!(
-                event = "dead_letter",
-                route = self.parts.capture.name,
-                events = stored.rejected,
-                suppressed,
-                "messages could not become entries; each is in {} with its reason",
-                String::from_utf8_lossy(&self.keys.dead_letters)
-            );
-        }
-    }
-
-    /// Counts what a call did; a call that stopped half way is followed by one that does the rest.
-    fn count_part(&mut self, stored: &Stored) {
-        let metrics = &self.parts.metrics;
-        metrics.appended.increment(stored.appended);
-        metrics.rejected.increment(stored.rejected);
-        metrics.dead_letters.increment(stored.rejected);
-        metrics.filtered.increment(stored.filtered);
-        let now_unix_ms = rt::unix_ms();
-        if stored.appended > 0 {
-            metrics.last_append_timestamp_seconds.set(crate::metrics::float(now_unix_ms) / 1000.0);
-            self.report.last_append_unix_ms = Some(now_unix_ms);
-        }
-        let ledger = &mut self.report.ledger;
-        ledger.appended += stored.appended;
-        ledger.rejected += stored.rejected;
-        ledger.filtered += stored.filtered;
-        ledger.received += stored.events();
-    }
-
-    /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
-    /// counted it there already.
-    fn count_duplicate(&mut self, batch: &Batch) {
-        let before = std::mem::take(&mut self.report.part);
-        self.parts.metrics.deduplicated.increment(batch.events.saturating_sub(before));
     }
 }

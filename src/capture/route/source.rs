@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::super::batch::{Gap, Joint};
 use super::super::handover::Border;
-use super::super::mapping::Context as MessageContext;
 use super::super::window::{Item, SILENCE, Subscriptions, Window};
+use super::intake::Intake;
 use super::{Ending, Pending, Route};
 use crate::event::{DropReason, GapCause};
-use crate::position::AnchorId;
+use crate::position::{AnchorId, Position};
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
 
@@ -294,68 +294,33 @@ impl Route {
         window.heard = now;
         let received_unix_ms = rt::unix_ms();
         let mut received = 0;
-        let mut broken = None;
-        let mut full = false;
-        let mut border = None;
-        let mut finished = false;
-        loop {
-            match window.next() {
-                Ok(None) => break,
+        let mut intake = Intake {
+            filter: &mut self.filter,
+            mapping: &mut self.mapping,
+            builder: &mut self.builder,
+            chain: &mut self.chain,
+            memory_bytes: self.parts.memory_bytes,
+            now,
+            received_unix_ms,
+        };
+        let pause = loop {
+            let room = match window.next() {
+                Ok(None) => break Pause::Empty,
                 Ok(Some(Item::Event { position, message, size })) => {
                     received += 1;
-                    let passes = self.filter.passes(&message, size);
-                    if passes
-                        && self.builder.would_overflow(message.payload.len())
-                        && let Some(batch) = self.builder.take()
-                    {
-                        self.chain.push(batch);
-                        full = self.chain.held_bytes() > self.parts.memory_bytes;
-                    }
-                    let mapping = &mut self.mapping;
-                    let done = if passes {
-                        self.builder.event(position, &message, size, now, |sink| {
-                            let context = MessageContext { position: &position, received_unix_ms };
-                            mapping.map(&message, size, &context, sink)
-                        })
-                    } else {
-                        self.builder.filtered(position, now)
-                    };
-                    if done && let Some(batch) = self.builder.take() {
-                        self.chain.push(batch);
-                        full = self.chain.held_bytes() > self.parts.memory_bytes;
-                    }
-                    if full {
-                        break;
-                    }
+                    intake.event(position, &message, size)
                 }
                 Ok(Some(Item::Anchor(position))) => {
                     self.floor = self.floor.max(position.epoch.number + 1);
-                    let id = position.epoch.anchor;
                     let word = self.parts.successor.border();
-                    let at_border = match word {
-                        Border::None => false,
-                        Border::Announced(announced) => announced == id,
-                        Border::Open(open) => open.epoch.anchor == id,
-                    };
-                    if at_border {
-                        if let Some(batch) = self.builder.take() {
-                            self.chain.push(batch);
-                        }
+                    if word.is_at(position) {
+                        intake.end_batch();
                         self.border = Some(position);
                         if matches!(word, Border::Open(_)) {
-                            border = Some(position);
-                            break;
+                            break Pause::Border(position);
                         }
                     }
-                    if self.builder.anchor(position, now)
-                        && let Some(batch) = self.builder.take()
-                    {
-                        self.chain.push(batch);
-                        full = self.chain.held_bytes() > self.parts.memory_bytes;
-                        if full {
-                            break;
-                        }
-                    }
+                    intake.anchor(position)
                 }
                 Ok(Some(Item::Heartbeat { instance, sent_us })) => {
                     if instance == self.parts.pulse.instance() {
@@ -366,43 +331,61 @@ impl Route {
                             self.parts.metrics.heartbeat_round_trip_seconds.record(age.as_secs_f64());
                         }
                     }
+                    true
                 }
-                Ok(Some(Item::Fence)) => {
-                    finished = true;
-                    break;
-                }
-                Ok(Some(Item::Nothing)) => {}
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
+                Ok(Some(Item::Fence)) => break Pause::Fence,
+                Ok(Some(Item::Nothing)) => true,
+                Err(error) => break Pause::Broken(error),
+            };
+            if !room {
+                break Pause::Full;
             }
-        }
+        };
         if received > 0 {
             self.parts.metrics.received.increment(received);
-            self.report.received += received;
             self.parts.pulse.busy();
         }
-        if finished {
-            self.close_source();
-            self.flush_builder();
-            self.gap = Some(super::stopped("tidegate was told to stop"));
-            if let Border::Open(border) = self.known_border {
-                self.hand_over(border, now);
+        self.on_pause(pause, now);
+    }
+
+    /// Reading has come to a stop: for now, or for good.
+    fn on_pause(&mut self, pause: Pause, now: Instant) {
+        match pause {
+            Pause::Empty => {}
+            Pause::Fence => {
+                self.close_source();
+                self.flush_builder();
+                self.gap = Some(super::stopped("tidegate was told to stop"));
+                if let Border::Open(border) = self.known_border {
+                    self.hand_over(border, now);
+                }
             }
-        } else if let Some(border) = border {
-            self.hand_over(border, now);
-        } else if let Some(error) = broken {
-            self.lost_window(GapCause::SourceBroken, &error.to_string(), now);
-        } else if full {
-            let why = format!(
-                "{} bytes wait for the destination, the route's share of memory_limit is {}",
-                self.chain.held_bytes(),
-                self.parts.memory_bytes
-            );
-            self.lost_window(GapCause::MemoryFull, &why, now);
+            Pause::Border(border) => self.hand_over(border, now),
+            Pause::Broken(error) => self.lost_window(GapCause::SourceBroken, &error.to_string(), now),
+            Pause::Full => {
+                let why = format!(
+                    "{} bytes wait for the destination, the route's share of memory_limit is {}",
+                    self.chain.held_bytes(),
+                    self.parts.memory_bytes
+                );
+                self.lost_window(GapCause::MemoryFull, &why, now);
+            }
         }
     }
+}
+
+/// Why no more is read now.
+enum Pause {
+    /// Everything that has come is read.
+    Empty,
+    /// Everything is read that was published before the route was told to stop.
+    Fence,
+    /// From here on the successor reads.
+    Border(Position),
+    /// What came is of no use.
+    Broken(Error),
+    /// The route's share of memory is used up.
+    Full,
 }
 
 /// An error with what a person can do about it.
