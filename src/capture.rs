@@ -9,7 +9,7 @@
 //!
 //! One task owns a route: it reads the source and writes the destination through non-blocking
 //! sockets, so the reader never waits for the writer and nothing is shared or locked. What is
-//! decided, [`chain`], is apart from what is moved, [`route`].
+//! decided, `chain`, is apart from what is moved, `route`.
 
 mod append;
 mod batch;

@@ -61,7 +61,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     walk(pattern, text, &mut |_, _| {})
 }
 
-/// As [`matches`], and says what each `*` matched. Of several `*` side by side the first takes
+/// As [`matches()`], and says what each `*` matched. Of several `*` side by side the first takes
 /// everything and the others nothing. Where it returns `false`, `captures` holds nothing of use.
 pub fn captures(pattern: &[u8], text: &[u8], captures: &mut Captures) -> bool {
     captures.count = 0;

@@ -4,6 +4,12 @@
 //! commented `tidegate.toml` is complete all use them. A key that must be given is an `Option` here
 //! and is missed by the check, so that it is reported together with everything else.
 
+#![allow(
+    rustdoc::invalid_html_tags,
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the schema's descriptions, which are plain text"
+)]
+
 mod values;
 
 use std::collections::BTreeMap;
