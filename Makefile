@@ -22,12 +22,12 @@ servers:
 
 # nextest runs each test in a process of its own and says which one was slow; cargo test does as well.
 test: servers
+	$(CARGO) test --locked --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --locked --lib --bins --tests --examples; \
 	else \
 		$(CARGO) test --locked --lib --bins --tests --examples; \
 	fi
-	$(CARGO) test --locked --doc
 
 lint:
 	$(CARGO) fmt --check
