@@ -138,7 +138,7 @@ impl Route {
 
     /// Whether stream and channels are on one server.
     fn one_server(&self) -> bool {
-        self.parts.source.address == self.parts.destination.address
+        self.parts.source.is_same_server(&self.parts.destination)
     }
 
     /// A session has connected and found this cursor.

@@ -187,7 +187,7 @@ impl Supervisor {
         }
         let source = config.redis.get(&capture.source);
         let same_source = source.is_some_and(|source| {
-            source.address == running.source.address && source.key_prefix == running.source.key_prefix
+            source.is_same_server(&running.source) && source.key_prefix == running.source.key_prefix
         });
         if same_source {
             self.start_capture(capture.clone(), Some(running));
@@ -211,7 +211,7 @@ impl Supervisor {
         let status =
             RouteStatus::new(&capture.name, Kind::Capture, &source.name, &destination.name, rt::unix_ms());
         let predecessor = before.as_ref().map(|before| {
-            let same_state = before.destination.address == destination.address
+            let same_state = before.destination.is_same_server(&destination)
                 && before.destination.database == destination.database
                 && before.destination.key_prefix == destination.key_prefix;
             (before.successor.clone(), same_state)

@@ -143,8 +143,9 @@ pub fn users(config: &Config) -> Vec<User> {
         });
         let role = Role::BroadcastDestination;
         // On one server the step that publishes is the stream's, and so is its user.
-        let address = |endpoint: &str| config.redis.get(endpoint).map(|endpoint| &endpoint.address);
-        let one_server = address(&broadcast.source) == address(&broadcast.destination);
+        let (source, destination) =
+            (config.redis.get(&broadcast.source), config.redis.get(&broadcast.destination));
+        let one_server = source.zip(destination).is_some_and(|(source, other)| source.is_same_server(other));
         let publishes = if one_server { &broadcast.source } else { &broadcast.destination };
         allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
             user.channel(&glob_of(&broadcast.channel));

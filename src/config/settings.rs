@@ -57,6 +57,15 @@ pub struct Endpoint {
     pub response_timeout: Duration,
 }
 
+impl Endpoint {
+    /// Whether both names stand for one server, so that one script there reaches what either names. By
+    /// address as written: two spellings of one address count as two servers, which promises less.
+    #[must_use]
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {

@@ -91,7 +91,7 @@ pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
         }
         if here(&broadcast.destination) {
             trials.broadcast_destination(broadcast);
-            if config.redis[&broadcast.source].address != endpoint.address {
+            if !config.redis[&broadcast.source].is_same_server(endpoint) {
                 trials.bare("ping", &[]);
             }
         }
@@ -118,6 +118,7 @@ impl Trials<'_> {
         self.key("get", &epoch, &[]);
         self.key("set", &epoch, &["0"]);
         self.bare("time", &[]);
+        self.bare("ping", &[]);
         self.bare("exec", &[]);
     }
 

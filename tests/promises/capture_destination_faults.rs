@@ -14,21 +14,7 @@ const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server) -> Setup {
-    Setup::new()
-        .endpoint("shop", source)
-        .endpoint("events", destination)
-        .routes(
-            r#"
-            [capture.orders]
-            source = "shop"
-            channels = ["orders"]
-            destination = "events"
-            stream = "orders"
-            keep = "forever"
-            include = ["id"]
-            "#,
-        )
-        .expects(&[alert::DESTINATION])
+    Setup::orders(source, destination).expects(&[alert::DESTINATION])
 }
 
 #[test]

@@ -70,20 +70,7 @@ fn an_endpoint_that_is_dead_from_the_start() {
 fn a_password_that_changes() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
-        .routes(
-            r#"
-            [capture.orders]
-            source = "shop"
-            channels = ["orders"]
-            destination = "events"
-            stream = "orders"
-            keep = "forever"
-            include = ["id"]
-            "#,
-        )
+    let mut daemon = Setup::orders(&source, &destination)
         .expects(&[alert::SOURCE, alert::DESTINATION, alert::GAP])
         .start_ready();
     let oracle = Oracle::new(&source);

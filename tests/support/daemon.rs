@@ -49,6 +49,21 @@ impl Setup {
         Self::default()
     }
 
+    /// The plain case: one channel of `shop` into one stream of `events`, with positions.
+    pub(crate) fn orders(source: &Server, destination: &Server) -> Self {
+        Self::new().endpoint("shop", source).endpoint("events", destination).routes(
+            r#"
+            [capture.orders]
+            source = "shop"
+            channels = ["orders"]
+            destination = "events"
+            stream = "orders"
+            keep = "forever"
+            include = ["id"]
+            "#,
+        )
+    }
+
     /// Adds `[redis.NAME]` with a user of its own, `tidegate-NAME`.
     #[must_use]
     pub(crate) fn endpoint(self, name: &str, server: &Server) -> Self {

@@ -58,7 +58,7 @@ async fn ask(config: &Config) -> Answers {
 
 /// Whether publishing and moving the cursor are one step, as the route itself decides it.
 fn on_one_server(config: &Config, route: &Broadcast) -> bool {
-    config.redis[&route.source].address == config.redis[&route.destination].address
+    config.redis[&route.source].is_same_server(&config.redis[&route.destination])
 }
 
 /// Prints what was found at an endpoint; whether it can be used.
