@@ -11,23 +11,25 @@
 //! sockets, so the reader never waits for the writer and nothing is shared or locked. What is
 //! decided, `chain`, is apart from what is moved, `route`.
 
+mod account;
 mod append;
 mod batch;
 mod chain;
 mod control_channel;
+mod durable;
 mod filter;
 mod handover;
 mod housekeeping;
 mod lane;
 pub mod mapping;
-#[cfg(test)]
-mod model;
+mod overflow;
 mod pulse;
 mod route;
+mod standing;
 mod state;
 mod window;
 
-pub use batch::{Batch, Builder};
+pub use batch::{Batch, Builder, Options};
 pub use handover::Handover;
 pub use pulse::Pulse;
-pub use route::{Parts, Route};
+pub use route::{Parts, Route, SpoolPlace};

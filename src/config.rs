@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{
-    Address, After, Broadcast, Capture, Condition, Config, Daemon, Endpoint, Format, GroupsStart, Include,
-    Keep, Mode, Scalar, Secret, SecretSource, Start, Subject, Test,
+    Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint, Format, GroupsStart,
+    Include, Keep, Mode, Scalar, Secret, SecretSource, Start, Subject, Test,
 };
 
 /// A configuration that was read and is good.

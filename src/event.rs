@@ -15,8 +15,14 @@ pub enum GapCause {
     SourceDemoted,
     /// The source sent what is not RESP, or not what was asked for, so the connection was given up.
     SourceBroken,
-    /// Memory was full because the destination did not take events fast enough.
+    /// Memory was full because the destination did not take events fast enough, and there was no spool.
     MemoryFull,
+    /// The spool had reached its limit.
+    SpoolFull,
+    /// The spool's disk refused to be written while memory was full.
+    SpoolFailed,
+    /// A part of the spool could not be read any more.
+    SpoolCorrupt,
     /// The route's state vanished from the destination (FLUSHALL, empty restart).
     StateLost,
     /// The destination went back to an earlier position (a failover that lost acknowledged writes),
@@ -30,13 +36,16 @@ pub enum GapCause {
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Restart,
         Self::SourceDisconnected,
         Self::SourceSilent,
         Self::SourceDemoted,
         Self::SourceBroken,
         Self::MemoryFull,
+        Self::SpoolFull,
+        Self::SpoolFailed,
+        Self::SpoolCorrupt,
         Self::StateLost,
         Self::DestinationWentBack,
         Self::Stale,
@@ -53,6 +62,9 @@ impl GapCause {
             Self::SourceDemoted => "source_demoted",
             Self::SourceBroken => "source_broken",
             Self::MemoryFull => "memory_full",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolFailed => "spool_failed",
+            Self::SpoolCorrupt => "spool_corrupt",
             Self::StateLost => "state_lost",
             Self::DestinationWentBack => "destination_went_back",
             Self::Stale => "stale",
@@ -65,22 +77,22 @@ impl GapCause {
 /// metric `tidegate_dropped_total{reason}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// Memory was full.
-    MemoryFull,
     /// Another writer had moved the position past it.
     Stale,
+    /// It was still in hand when tidegate had to end, and there was no spool to keep it.
+    Stopped,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 2] = [Self::MemoryFull, Self::Stale];
+    pub const ALL: [Self; 2] = [Self::Stale, Self::Stopped];
 
     /// The name in the ledger, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::MemoryFull => "memory_full",
             Self::Stale => "stale",
+            Self::Stopped => "stopped",
         }
     }
 }

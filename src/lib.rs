@@ -16,6 +16,7 @@ pub mod position;
 pub mod probe;
 pub mod rt;
 pub mod server;
+pub mod spool;
 pub mod status;
 pub mod supervisor;
 pub mod template;

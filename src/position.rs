@@ -88,6 +88,27 @@ impl Position {
     /// Bytes of a position as text.
     pub const WIDTH: usize = Epoch::WIDTH + 1 + Self::ORDINAL_WIDTH;
 
+    /// Bytes of [`Self::to_bytes`].
+    pub const BYTES: usize = 24;
+
+    /// The position as bytes that compare as positions do.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.epoch.number.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.epoch.anchor.0.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.ordinal.to_be_bytes());
+        bytes
+    }
+
+    /// What [`Self::to_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let number =
+            |at: usize| bytes[at..at + 8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        Epoch { number: number(0), anchor: AnchorId(number(8)) }.at(number(16))
+    }
+
     /// Writes the position's text into `out`, replacing what it held.
     pub fn render<'a>(&self, out: &'a mut String) -> &'a str {
         out.clear();
@@ -152,6 +173,8 @@ mod tests {
             prop_assert_eq!(a.to_string().len(), Position::WIDTH);
             prop_assert_eq!(a.to_string().cmp(&b.to_string()), a.cmp(&b));
             prop_assert_eq!(a.to_string().parse(), Ok(a));
+            prop_assert_eq!(a.to_bytes().cmp(&b.to_bytes()), a.cmp(&b));
+            prop_assert_eq!(Position::from_bytes(a.to_bytes()), a);
         }
     }
 

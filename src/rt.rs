@@ -18,6 +18,25 @@ where
     tokio::spawn(future)
 }
 
+/// Runs what blocks, such as reading files, on a thread for that. `name` shows in traces only.
+///
+/// # Errors
+/// What `work` returns; a panic in it ends the process, as everywhere.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub async fn blocking<T, E, F>(name: &'static str, work: F) -> Result<T, E>
+where
+    F: FnOnce() -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    tracing::trace!(task = name, "spawn");
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // Only when the runtime ends, and this future with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Milliseconds since 1970 by the system's clock: for people and records, never for order.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
 #[must_use]

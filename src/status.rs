@@ -32,6 +32,10 @@ pub enum RouteState {
     Connecting,
     /// It does its work.
     Live,
+    /// Another instance writes; this one holds everything that follows and could go on.
+    Standby,
+    /// Another instance writes; this one does not hold everything yet that follows.
+    Joining,
     /// Its source or its destination is away.
     Waiting,
     /// It may not write, and says why.
@@ -46,9 +50,11 @@ pub enum RouteState {
 
 impl RouteState {
     /// Every state, for metrics that show one series a state.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Connecting,
         Self::Live,
+        Self::Standby,
+        Self::Joining,
         Self::Waiting,
         Self::Parked,
         Self::Superseded,
@@ -62,6 +68,8 @@ impl RouteState {
         match self {
             Self::Connecting => "connecting",
             Self::Live => "live",
+            Self::Standby => "standby",
+            Self::Joining => "joining",
             Self::Waiting => "waiting",
             Self::Parked => "parked",
             Self::Superseded => "superseded",
@@ -102,6 +110,28 @@ pub struct Ledger {
     pub dropped: BTreeMap<String, u64>,
     /// Received and none of the above yet.
     pub in_hand: u64,
+    /// Where these are.
+    #[serde(default)]
+    pub held: InHand,
+}
+
+/// Events that were received and are not dealt with, counted where they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InHand {
+    /// In memory, waiting.
+    pub ring: u64,
+    /// Sent to the destination and not answered.
+    pub in_flight: u64,
+    /// On disk only.
+    pub spool: u64,
+}
+
+impl InHand {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.ring + self.in_flight + self.spool
+    }
 }
 
 /// What a broadcast has done since its cursor was made.
@@ -136,6 +166,18 @@ pub struct RouteStatus {
     pub position: Option<String>,
     /// Bytes held in memory.
     pub in_hand_bytes: u64,
+    /// Bytes of the spool on disk.
+    #[serde(default)]
+    pub spool_bytes: u64,
+    /// Captures only: the last position that is known to be stored durably.
+    #[serde(default)]
+    pub durable: Option<String>,
+    /// Captures only: whether this instance writes.
+    #[serde(default)]
+    pub leader: bool,
+    /// Captures only: how many other instances were there lately.
+    #[serde(default)]
+    pub other_instances: u64,
     /// When a stretch began that may have been missed and is not yet recorded; milliseconds since 1970.
     pub gap_open_since_unix_ms: Option<u64>,
     /// When something was last stored or published; milliseconds since 1970.
@@ -163,6 +205,10 @@ impl RouteStatus {
             destination: link(destination),
             position: None,
             in_hand_bytes: 0,
+            spool_bytes: 0,
+            durable: None,
+            leader: false,
+            other_instances: 0,
             gap_open_since_unix_ms: None,
             last_progress_unix_ms: None,
             ledger: (kind == Kind::Capture).then(Ledger::default),

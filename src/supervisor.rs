@@ -26,6 +26,7 @@ use crate::capture::{self, Handover, Pulse};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::metrics::Metrics;
 use crate::rt;
+use crate::spool::{self, StateDirectory};
 use crate::status::{Board, Kind, RouteStatus};
 
 /// Of a capture's share, a part is for what stands beside the ring: read buffers, batches that are
@@ -37,6 +38,8 @@ const RING_PERCENT: u64 = 75;
 pub struct Supervisor {
     config: Arc<Config>,
     instance: u64,
+    /// Where captures may write; `None` where there is no place.
+    place: Option<StateDirectory>,
     board: Board,
     metrics: Metrics,
     pulses: BTreeMap<String, (Arc<Endpoint>, Pulse)>,
@@ -71,10 +74,17 @@ struct RunningBroadcast {
 impl Supervisor {
     /// Starts every route of a configuration.
     #[must_use]
-    pub fn start(config: Config, instance: u64, board: Board, metrics: Metrics) -> Self {
+    pub fn start(
+        config: Config,
+        instance: u64,
+        place: Option<StateDirectory>,
+        board: Board,
+        metrics: Metrics,
+    ) -> Self {
         let mut supervisor = Self {
             config: Arc::new(config),
             instance,
+            place,
             board,
             metrics,
             pulses: BTreeMap::new(),
@@ -214,8 +224,17 @@ impl Supervisor {
             let same_state = before.destination.is_same_server(&destination)
                 && before.destination.database == destination.database
                 && before.destination.key_prefix == destination.key_prefix;
+            if !same_state {
+                before.successor.writes_elsewhere();
+            }
             (before.successor.clone(), same_state)
         });
+        // One that writes elsewhere keeps its spool until what is in it is stored.
+        let spool = if predecessor.as_ref().is_some_and(|(_, same_state)| !same_state) {
+            None
+        } else {
+            self.spool_place(&capture.name)
+        };
         let route = capture::Route::new(capture::Parts {
             pulse: self.pulse(&source),
             metrics: self.metrics.capture(&capture.name),
@@ -223,6 +242,9 @@ impl Supervisor {
             destination_metrics: self.metrics.endpoint(&destination.name),
             slot: self.board.place(status),
             memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
+            spool,
+            instance: format!("{:016x}", self.instance),
+            force_after: self.config.daemon.force_after,
             stop: stop.clone(),
             drain_deadline: self.config.daemon.shutdown_timeout,
             predecessor: predecessor.clone(),
@@ -272,6 +294,19 @@ impl Supervisor {
     /// The checked configuration names only endpoints that it has.
     fn endpoint(&self, name: &str) -> Option<Arc<Endpoint>> {
         self.config.redis.get(name).cloned()
+    }
+
+    /// A capture's share of the disk.
+    fn spool_place(&self, route: &str) -> Option<capture::SpoolPlace> {
+        let spool = &self.config.daemon.spool;
+        let limit_bytes = spool.limit / (self.config.capture.len().max(1) as u64);
+        let place = self.place.as_ref().filter(|_| limit_bytes > 0)?;
+        // A segment is what is deleted at once, so a small limit needs small ones.
+        let segment_bytes = (limit_bytes / 8).clamp(64 << 10, 64 << 20);
+        Some(capture::SpoolPlace {
+            directory: place.spool(route),
+            options: spool::Options { limit_bytes, segment_bytes, fsync: spool.fsync },
+        })
     }
 
     /// The heartbeat of a source, shared by its routes.

@@ -83,6 +83,7 @@ fn endpoint(server: &Server, name: &str, user: &str) -> Endpoint {
         key_prefix: "tidegate:".into(),
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
+        durability: tidegate::config::Durability::default(),
     }
 }
 
@@ -417,6 +418,8 @@ fn the_rights_that_acl_names_are_enough() {
                 listen: ([127, 0, 0, 1], 0).into(),
                 state_directory: "/nowhere".into(),
                 memory_limit: 0,
+                force_after: SOON,
+                spool: tidegate::config::settings::SpoolSettings { limit: 0, fsync: tidegate::spool::Fsync::Never },
                 shutdown_timeout: SOON,
             },
             redis: endpoints.clone().map(|one| (one.name.clone(), Arc::new(one))).into(),

@@ -9,7 +9,8 @@
 -- KEYS[1] state  [2] gaps  [3] dead letters  [4] names of the streams that the template made
 -- KEYS[5…] the batch's streams
 -- ARGV[1] revision             later ones compare higher
--- ARGV[2] prev  [3] last       positions; prev '-' where nothing came before
+-- ARGV[2] prev  [3] last       positions; prev '-' where nothing came before, and a window's epoch alone
+--                              where the state stands inside that window
 -- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
 -- ARGV[5] when it was read     milliseconds since 1970, for the record only
 -- ARGV[6] '1': streams come from a template   [7] maxlen or ''   [8] most streams
@@ -23,9 +24,19 @@
 local state, revision, prev, last, epochs = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local sub, pcall, call = string.sub, redis.pcall, redis.call
 
-local known = call('HMGET', state, 'position', 'revision')
+local known = call('HMGET', state, 'position', 'revision', 'next')
 local pos = known[1] or '-'
 if known[2] and revision < known[2] then return {'SUPERSEDED', pos, known[2]} end
+if known[3] then
+  -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
+  -- stands before it, and the anchor itself, is appended under this one.
+  local anchor, by = sub(known[3], 1, 16), sub(known[3], 18)
+  if revision >= by then
+    call('HDEL', state, 'next')
+  elseif string.find(epochs, anchor, 17, true) and sub(last, 17) ~= anchor .. '-00000000000000000000' then
+    return {'SUPERSEDED', pos, by}
+  end
+end
 
 local groups, at = tonumber(ARGV[9]), 10
 local first_group = at

@@ -1,11 +1,13 @@
 //! The call of the append script: how a batch becomes a command, and what its reply says.
 
 use crate::config::{Capture, Keep, keys};
+use crate::event::DropReason;
 use crate::position::Position;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
 
-use super::batch::{Batch, Joint};
+use super::batch::{Batch, Gap, Options};
+use super::chain::Prev;
 
 /// `append.lua`.
 pub(crate) const APPEND: Script = Script { name: "append.lua", source: include_str!("append.lua") };
@@ -17,6 +19,7 @@ pub(crate) struct Keys {
     pub(crate) gaps: Vec<u8>,
     pub(crate) dead_letters: Vec<u8>,
     pub(crate) streams: Vec<u8>,
+    pub(crate) lease: Vec<u8>,
 }
 
 impl Keys {
@@ -28,6 +31,7 @@ impl Keys {
             gaps: key("gaps"),
             dead_letters: key("dead-letters"),
             streams: key("streams"),
+            lease: key("lease"),
         }
     }
 }
@@ -38,8 +42,6 @@ pub(crate) struct Append {
     hash: Hash,
     keys: Keys,
     revision: String,
-    options: Vec<u8>,
-    option_count: usize,
 }
 
 /// What the script said.
@@ -49,8 +51,8 @@ pub(crate) enum Outcome {
     Stored(Stored),
     /// The entry after `Stored` could not be stored in the route's only stream.
     Stopped(Stored, String),
-    /// Everything was already there.
-    Duplicate,
+    /// Everything was already there: the state stands here.
+    Duplicate(Position),
     /// The state stands before the batch (or is gone: `None`).
     Behind(Option<Position>),
     /// The state stands beyond the batch, in a history that does not hold it.
@@ -76,33 +78,17 @@ impl Stored {
 }
 
 impl Append {
-    pub(crate) fn new(hash: Hash, keys: Keys, revision: String, settings: &Capture) -> Self {
-        let templated = settings.stream.literal().is_none();
-        let maxlen = match settings.keep {
-            Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
-            _ => String::new(),
-        };
-        let mut options = Vec::new();
-        resp::argument(&mut options, if templated { b"1" } else { b"0" });
-        resp::argument(&mut options, maxlen.as_bytes());
-        resp::argument(&mut options, settings.max_streams.to_string().as_bytes());
-        resp::number_argument(&mut options, settings.groups.len());
-        for group in &settings.groups {
-            resp::argument(&mut options, group.as_bytes());
-        }
-        Self { hash, keys, revision, options, option_count: 4 + settings.groups.len() }
+    pub(crate) fn new(hash: Hash, keys: Keys, revision: String) -> Self {
+        Self { hash, keys, revision }
     }
 
-    /// Appends the command to `out`. `prev` is where the state stands if all goes well.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Option<Position>, now_unix_ms: u64) {
+    /// Appends the command to `out`. `prev` is what comes before the batch if all goes well, `gap` what
+    /// may be missing between the two.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {
         let streams = batch.streams();
         let keys = 4 + streams.len();
-        let gap = match &batch.joint {
-            Joint::Gap(gap) => Some(gap),
-            Joint::Follows | Joint::Start(_) => None,
-        };
         let gap_arguments = if gap.is_some() { 8 } else { 1 };
-        resp::header(out, 3 + keys + 5 + self.option_count + gap_arguments + batch.item_arguments());
+        resp::header(out, 3 + keys + 5 + batch.options.count + gap_arguments + batch.item_arguments());
         resp::argument(out, b"EVALSHA");
         resp::argument(out, &self.hash);
         resp::number_argument(out, keys);
@@ -114,7 +100,11 @@ impl Append {
         }
         let mut text = String::new();
         resp::argument(out, self.revision.as_bytes());
-        resp::argument(out, prev.map_or("-", |prev| prev.render(&mut text)).as_bytes());
+        match prev {
+            Prev::Nothing => resp::argument(out, b"-"),
+            Prev::Item(position) => resp::argument(out, position.render(&mut text).as_bytes()),
+            Prev::Window(epoch) => resp::argument(out, epoch.to_string().as_bytes()),
+        }
         resp::argument(out, batch.last.render(&mut text).as_bytes());
         text.clear();
         for epoch in batch.epochs() {
@@ -123,8 +113,8 @@ impl Append {
         }
         resp::argument(out, text.as_bytes());
         // The state's time dates the gap of a restart: what is lost with this process was read after it.
-        resp::argument(out, batch.opened_unix_ms(now_unix_ms).to_string().as_bytes());
-        out.extend_from_slice(&self.options);
+        resp::argument(out, batch.opened_unix_ms.to_string().as_bytes());
+        out.extend_from_slice(&batch.options.arguments);
         match gap {
             None => resp::argument(out, b"0"),
             Some(gap) => {
@@ -134,12 +124,30 @@ impl Append {
                 resp::argument(out, gap.ended_unix_ms.to_string().as_bytes());
                 resp::argument(out, gap.cause.as_str().as_bytes());
                 resp::argument(out, gap.detail.as_bytes());
-                resp::argument(out, gap.reason.as_str().as_bytes());
+                resp::argument(out, DropReason::Stale.as_str().as_bytes());
                 resp::argument(out, gap.dropped.to_string().as_bytes());
             }
         }
         batch.write_items(out);
     }
+}
+
+/// How a route's streams are made and kept, as the script reads it.
+pub(crate) fn options(settings: &Capture) -> Options {
+    let templated = settings.stream.literal().is_none();
+    let maxlen = match settings.keep {
+        Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
+        _ => String::new(),
+    };
+    let mut arguments = Vec::new();
+    resp::argument(&mut arguments, if templated { b"1" } else { b"0" });
+    resp::argument(&mut arguments, maxlen.as_bytes());
+    resp::argument(&mut arguments, settings.max_streams.to_string().as_bytes());
+    resp::number_argument(&mut arguments, settings.groups.len());
+    for group in &settings.groups {
+        resp::argument(&mut arguments, group.as_bytes());
+    }
+    Options { arguments, count: 4 + settings.groups.len() }
 }
 
 impl Outcome {
@@ -175,7 +183,7 @@ impl Outcome {
             "STOPPED" => {
                 Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned())
             }
-            "DUPLICATE" => Self::Duplicate,
+            "DUPLICATE" => Self::Duplicate(position(1)?),
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),
             "SUPERSEDED" => Self::Superseded(text(2)?.to_owned()),

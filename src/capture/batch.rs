@@ -15,14 +15,17 @@
 //! body       $7 channel $1 a $7 payload $3 …          arguments, RESP-encoded
 //! ```
 
+mod record;
+
 use std::hash::BuildHasher as _;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::mapping::{FieldSink, Rejection};
-use crate::event::{DropReason, GapCause};
+use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 use crate::server::resp::{self, Message};
 
@@ -31,8 +34,6 @@ use crate::server::resp::{self, Message};
 pub(crate) const BATCH_ITEMS: usize = 128;
 /// Bytes after which a batch takes no more; one larger message goes alone.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Epochs of a batch: their index has two digits.
-const BATCH_EPOCHS: usize = 99;
 /// How much of a payload a dead letter holds that tidegate itself writes.
 const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
@@ -53,8 +54,6 @@ pub struct Gap {
     pub ended_unix_ms: u64,
     /// Events that were received and given up in it.
     pub dropped: u64,
-    /// Why they were given up.
-    pub reason: DropReason,
 }
 
 impl Gap {
@@ -74,13 +73,29 @@ impl Gap {
 /// How a batch follows what came before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joint {
-    /// Nothing lies between.
-    Follows,
+    /// Nothing lies between it and this item.
+    Follows(Position),
     /// It opens this process's first window: what came before is known once the state has been read.
-    /// Milliseconds since 1970.
-    Start(u64),
-    /// Something may lie between.
+    Start,
+    /// It opens a window, and this is why the one before had ended.
     Gap(Gap),
+}
+
+impl Joint {
+    /// Whether a window begins here, so that what came before is not known from the batch alone.
+    pub(super) fn opens_window(&self) -> bool {
+        !matches!(self, Self::Follows(_))
+    }
+}
+
+/// What the call says of a batch beside its items: how streams are made and kept. A batch has its own,
+/// since a configuration may change while it waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Arguments, RESP-encoded.
+    pub(super) arguments: Vec<u8>,
+    /// How many.
+    pub(super) count: usize,
 }
 
 /// What one call of the append script carries.
@@ -100,6 +115,9 @@ pub struct Batch {
     pub filtered: u64,
     /// When its first item was read.
     pub opened: Instant,
+    /// The same by the clock; milliseconds since 1970.
+    pub opened_unix_ms: u64,
+    pub(super) options: Arc<Options>,
     items: usize,
     epochs: Vec<Epoch>,
     positions: Vec<u8>,
@@ -119,7 +137,12 @@ struct Run {
 }
 
 impl Batch {
-    fn new(joint: Joint, epoch: Epoch, position: Position, opened: Instant) -> Self {
+    fn new(joint: Joint, position: Position, read: Read, options: Arc<Options>) -> Self {
+        // What lies between the item before and the first one of this batch is in the range as well.
+        let epoch = match joint {
+            Joint::Follows(before) => before.epoch,
+            Joint::Start | Joint::Gap(_) => position.epoch,
+        };
         Self {
             joint,
             first: position,
@@ -127,7 +150,9 @@ impl Batch {
             events: 0,
             rejected: 0,
             filtered: 0,
-            opened,
+            opened: read.at,
+            opened_unix_ms: read.unix_ms,
+            options,
             items: 0,
             epochs: vec![epoch],
             positions: Vec::new(),
@@ -158,12 +183,6 @@ impl Batch {
             + self.epochs.capacity() * size_of::<Epoch>()
     }
 
-    /// When its first item was read; milliseconds since 1970.
-    pub(super) fn opened_unix_ms(&self, now_unix_ms: u64) -> u64 {
-        let age = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        now_unix_ms.saturating_sub(age)
-    }
-
     /// The streams it appends to.
     pub(super) fn streams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.streams.iter().map(|range| &self.names[range.clone()])
@@ -192,6 +211,9 @@ impl Batch {
 
     fn push(&mut self, position: Position, target: usize, arguments: usize) {
         debug_assert!(self.items == 0 || self.last < position, "items ascend");
+        if self.epochs.last() != Some(&position.epoch) {
+            self.epochs.push(position.epoch);
+        }
         self.last = position;
         self.items += 1;
         self.arguments += arguments;
@@ -215,9 +237,19 @@ impl Batch {
     }
 }
 
+/// When an item was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    /// By a clock that never goes back.
+    pub at: Instant,
+    /// By the clock on the wall; milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
 /// Fills batches with a route's items, in order.
 #[derive(Debug)]
 pub struct Builder {
+    options: Arc<Options>,
     open: Option<Batch>,
     last: Option<Position>,
     hasher: DefaultHashBuilder,
@@ -236,9 +268,12 @@ struct Mark {
     target: usize,
 }
 
-impl Default for Builder {
-    fn default() -> Self {
+impl Builder {
+    /// Makes one; its batches are appended with `options`.
+    #[must_use]
+    pub fn new(options: Arc<Options>) -> Self {
         Self {
+            options,
             open: None,
             last: None,
             hasher: DefaultHashBuilder::default(),
@@ -247,9 +282,7 @@ impl Default for Builder {
             body_bytes: 0,
         }
     }
-}
 
-impl Builder {
     /// The last item given.
     #[must_use]
     pub fn last(&self) -> Option<Position> {
@@ -269,31 +302,19 @@ impl Builder {
     }
 
     /// Adds the anchor that opens a window. What is open must have been taken before.
-    pub fn open_window(&mut self, anchor: Position, joint: Joint, now: Instant) {
-        debug_assert!(self.open.is_none(), "a window begins a batch");
-        self.start(joint, anchor, now).push(anchor, TARGET_ANCHOR, 0);
+    pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Read) {
+        debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");
+        let mut batch = Self::begin(joint, anchor, read, &self.options, self.body_bytes);
+        batch.push(anchor, TARGET_ANCHOR, 0);
+        self.open = Some(batch);
         self.last = Some(anchor);
     }
 
-    /// Adds an anchor inside a window; true where the batch is full.
-    pub fn anchor(&mut self, anchor: Position, now: Instant) -> bool {
-        let batch = match &mut self.open {
-            Some(batch) => batch,
-            None => {
-                let epoch = self.last.map_or(anchor.epoch, |last| last.epoch);
-                self.start(Joint::Follows, epoch.at(anchor.ordinal), now)
-            }
-        };
-        if batch.items == 0 {
-            batch.first = anchor;
-        }
-        if batch.epochs.last() != Some(&anchor.epoch) {
-            batch.epochs.push(anchor.epoch);
-        }
-        batch.push(anchor, TARGET_ANCHOR, 0);
-        let full = batch.is_full() || batch.epochs.len() >= BATCH_EPOCHS;
+    /// Adds an anchor inside a window. The batch ends with it, so that the state can come to stand
+    /// exactly there: an anchor may be where another configuration begins.
+    pub fn anchor(&mut self, anchor: Position, read: Read) {
+        self.open_batch(anchor, read).push(anchor, TARGET_ANCHOR, 0);
         self.last = Some(anchor);
-        full
     }
 
     /// Whether a message of so many bytes would make the open batch too large, so that the batch is to
@@ -310,12 +331,10 @@ impl Builder {
         position: Position,
         message: &Message<'_>,
         size: usize,
-        now: Instant,
+        read: Read,
         map: impl FnOnce(&mut Sink<'_>) -> Result<(), Rejection>,
     ) -> bool {
-        if self.open.is_none() {
-            self.start(Joint::Follows, position, now);
-        }
+        self.open_batch(position, read);
         let Some(batch) = &mut self.open else { return false };
         self.mark = Mark { body: batch.body.len(), arguments: 0, target: 0 };
         let mut sink = Sink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
@@ -334,16 +353,14 @@ impl Builder {
     }
 
     /// Adds a message that the route's filter leaves out; true where the batch is full.
-    pub fn filtered(&mut self, position: Position, now: Instant) -> bool {
-        if self.open.is_none() {
-            self.start(Joint::Follows, position, now);
-        }
-        let Some(batch) = &mut self.open else { return false };
+    pub fn filtered(&mut self, position: Position, read: Read) -> bool {
+        let batch = self.open_batch(position, read);
         batch.push(position, TARGET_FILTERED, 0);
         batch.events += 1;
         batch.filtered += 1;
+        let full = batch.is_full();
         self.last = Some(position);
-        batch.is_full()
+        full
     }
 
     /// Takes the open batch, where there is one.
@@ -355,11 +372,18 @@ impl Builder {
         Some(batch)
     }
 
-    fn start(&mut self, joint: Joint, position: Position, now: Instant) -> &mut Batch {
-        let mut batch = Batch::new(joint, position.epoch, position, now);
-        // Batches under load resemble each other: one allocation each, of about the right size.
-        batch.body.reserve(self.body_bytes.min(BATCH_BYTES));
-        self.open.insert(batch)
+    /// The open batch; a new one follows the last item.
+    fn open_batch(&mut self, position: Position, read: Read) -> &mut Batch {
+        let joint = self.last.map_or(Joint::Start, Joint::Follows);
+        let Self { open, options, body_bytes, .. } = self;
+        open.get_or_insert_with(|| Self::begin(joint, position, read, options, *body_bytes))
+    }
+
+    /// Batches under load resemble each other: one allocation each, of about the right size.
+    fn begin(joint: Joint, position: Position, read: Read, options: &Arc<Options>, bytes: usize) -> Batch {
+        let mut batch = Batch::new(joint, position, read, options.clone());
+        batch.body.reserve(bytes.min(BATCH_BYTES));
+        batch
     }
 }
 

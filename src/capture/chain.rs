@@ -1,45 +1,57 @@
-//! What to send, and what a reply means: the decisions of a capture, without any I/O.
+//! What is in hand and where it goes on: the decisions of a capture, without any I/O.
 //!
-//! The chain holds every batch that is not known to be stored, in order. Each is sent with the
-//! position before it, so that the script can tell whether it continues what is stored:
+//! The chain holds the route's batches in the order of the source. Some are stored already and kept
+//! until they are stored *durably*; some are on their way; some wait:
 //!
 //! ```text
-//!   acked        ring[0]         ring[1]         ring[2]        builder
-//!  ──────●───────────────●───────────────●───────────────●───────────…
-//!        └ prev of [0]   └ prev of [1]   └ prev of [2]
-//!                └──────── in flight ────┘
+//!          checkpoint
+//!  ───────────●───────────────●───────────────●───────────────●───────────…
+//!   kept      │ ring[passed]  │               │ ring[sent]    │     builder
+//!             └──────── on their way ─────────┘
 //! ```
 //!
-//! A reply that is not "stored" or "duplicate" means that everything in flight behind it was refused
-//! as well (its `prev` was not reached), so the chain first lets those replies come, and then sends
-//! again from the first batch that is not known to be stored. What was stored meanwhile is found by
-//! the script: sending twice is harmless.
+//! Each is sent with what comes before it, so that the script can tell whether it continues what is
+//! stored. The checkpoint may move without us (another instance appends the same events, in batches
+//! with other borders) and may go back (a failover that lost what was acknowledged): both times the
+//! chain finds the batch that holds what follows, and goes on there. What is there already is skipped
+//! by the script: sending twice is harmless.
+//!
+//! Where what follows the checkpoint is in nobody's hand, something may be missing. Then the first batch
+//! that is in hand is sent with the gap before it, measured from exactly where the state stands.
+//!
+//! A reply that is not "stored" or "duplicate" means that everything on its way behind it was refused as
+//! well, so the chain lets those replies come, and then sends again.
 //!
 //! Invariants, exceptions included:
-//! - batches ascend; between two neighbours nothing is missing unless the later one's joint is a gap;
-//! - `in_flight <= ring.len()`; what is in flight is the front of the ring;
-//! - `acked` is `None` only before the first read of the state, and while the state is empty.
+//! - batches ascend; between two neighbours nothing is missing unless the later one opens a window;
+//! - `passed <= sent <= ring.len()`; the last item of `ring[..passed]` was at or before the checkpoint;
+//! - only the first batch on its way may open a window: others follow the one before.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use crate::event::{DropReason, GapCause};
-use crate::position::Position;
+use crate::event::GapCause;
+use crate::position::{Epoch, Position};
 use crate::server::Error;
 
 use super::append::{Outcome, Stored};
 use super::batch::{Batch, Gap, Joint};
 
+/// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
+const EPOCHS: usize = 1024;
+
 /// What the owner of the chain is to do after a reply.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// The front is stored: count it and go on.
-    Stored { batch: Batch, stored: Stored },
-    /// The front was already there: count it and go on.
-    Duplicate { batch: Batch },
-    /// The front lies in a history that the state has left: count it as dropped and go on.
-    Dropped { batch: Batch },
+    /// A batch is stored: count it and go on. The gap before it is recorded.
+    Stored { counts: Counts, stored: Stored, gap: Option<Gap> },
+    /// A batch was already there: count it and go on.
+    Duplicate { counts: Counts, gap: Option<Gap> },
+    /// A batch lies in a history that the state has left: count it as dropped and go on.
+    Dropped { events: u64 },
     /// The state is not where it was thought to be: send again, from where the chain now stands.
-    Again,
+    /// So many events are in hand again that were stored before.
+    Again { rewound: u64 },
     /// Nothing can be stored for now; send again after a wait that the error's class tells.
     Wait(Error, Option<Stored>),
     /// A newer configuration writes: stand by.
@@ -48,291 +60,517 @@ pub(crate) enum Step {
     Ignored,
 }
 
-/// The batches that are not known to be stored.
+/// What is known of a batch that was dealt with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    /// Messages in it.
+    pub(crate) events: u64,
+    /// When its first item was read.
+    pub(crate) opened: Instant,
+    /// Its first item.
+    pub(crate) first: Position,
+}
+
+impl Counts {
+    fn of(batch: &Batch) -> Self {
+        Self { events: batch.events, opened: batch.opened, first: batch.first }
+    }
+}
+
+/// What comes before a batch, as the script is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prev {
+    /// Nothing was ever stored.
+    Nothing,
+    /// This item.
+    Item(Position),
+    /// What came before this window is not in the batch; the state stands inside the window.
+    Window(Epoch),
+}
+
+/// Whether what follows the checkpoint is in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coverage {
+    /// It is.
+    Held,
+    /// Nothing is in hand after it, and it lies in the window that is open: what follows will be.
+    Watching,
+    /// Nothing was ever stored, so nothing is missing before the first window.
+    Fresh,
+    /// Something may be missing before what is in hand.
+    Missing,
+    /// Nothing is in hand that could follow, or the state has not been read.
+    Unknown,
+}
+
+impl Coverage {
+    /// Whether this instance could go on without a gap.
+    pub(crate) fn is_eligible(self) -> bool {
+        matches!(self, Self::Held | Self::Watching)
+    }
+}
+
+/// What others have dealt with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Stored by another instance.
+    pub(crate) deduplicated: u64,
+    /// In a history that the state has left.
+    pub(crate) stale: u64,
+    /// In hand again: the state went back.
+    pub(crate) rewound: u64,
+}
+
+/// The batches in hand.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     ring: VecDeque<Batch>,
-    in_flight: usize,
+    /// Of the ring, those that the checkpoint has passed.
+    passed: usize,
+    /// Of the ring, those that it has passed or that are on their way.
+    sent: usize,
     /// Replies still to come for batches that were sent behind a refused one.
     refused: usize,
-    acked: Option<Position>,
-    /// Whether the state has been read once.
-    read: bool,
-    /// Found before there was a batch to carry it.
-    gap: Option<Gap>,
+    /// Where the state stands; `None` before it was read.
+    checkpoint: Option<Option<Position>>,
+    /// Whether the state ever stood anywhere, as far as this process knows.
+    begun: bool,
+    /// When the state was last written before it was first read; milliseconds since 1970.
+    since_unix_ms: Option<u64>,
+    /// Why the state may be before everything in hand.
+    went_back: Option<Gap>,
+    /// What was given up and is not recorded yet.
+    owed: Option<Gap>,
+    /// The gap that the first batch on its way carries.
+    forced: Option<Gap>,
+    /// The last item that was given.
+    last: Option<Position>,
+    /// The anchors of the last window that was given.
+    epochs: VecDeque<Epoch>,
     held_bytes: usize,
-    held_events: u64,
+    kept_bytes: usize,
+    /// Where the state stood, and when: what tells how long something has been stored.
+    marks: VecDeque<(Instant, Option<Position>)>,
 }
 
 impl Chain {
     /// Where the state stands, as far as is known.
-    pub(crate) fn acked(&self) -> Option<Position> {
-        self.acked
+    pub(crate) fn checkpoint(&self) -> Option<Position> {
+        self.checkpoint.flatten()
     }
 
-    /// Bytes of all batches.
+    /// Bytes of what waits to be stored.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
-    /// Messages in all batches.
+    /// Bytes of what is stored and kept until it is stored durably.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Messages that wait to be stored, counted where they are.
     pub(crate) fn held_events(&self) -> u64 {
-        self.held_events
+        self.ring.iter().skip(self.passed).map(|batch| batch.events).sum()
+    }
+
+    /// Of these, those that are on their way.
+    pub(crate) fn sent_events(&self) -> u64 {
+        self.ring.range(self.passed..self.sent).map(|batch| batch.events).sum()
+    }
+
+    /// Messages that are stored and kept until that is durable.
+    pub(crate) fn kept_events(&self) -> u64 {
+        self.ring.range(..self.passed).map(|batch| batch.events).sum()
     }
 
     /// Nothing waits to be stored.
     pub(crate) fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+        self.ring.len() == self.passed
     }
 
     /// Replies that are awaited.
     pub(crate) fn awaited(&self) -> usize {
-        self.in_flight + self.refused
+        self.sent - self.passed + self.refused
     }
 
-    /// Whether a batch waits to be sent.
-    pub(crate) fn has_unsent(&self) -> bool {
-        self.ring.len() > self.in_flight
+    /// Since when something waits to be stored.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        self.ring.get(self.passed).map(|batch| batch.opened)
+    }
+
+    /// The first item that waits to be stored.
+    pub(crate) fn first(&self) -> Option<Position> {
+        self.ring.get(self.passed).map(|batch| batch.first)
+    }
+
+    /// The first item of the next batch to send.
+    pub(crate) fn next_first(&self) -> Option<Position> {
+        self.ring.get(self.sent).map(|batch| batch.first)
+    }
+
+    /// The last item that was given.
+    pub(crate) fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// Whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
+    pub(crate) fn was_read(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// The batches that wait to be stored and end after `position`.
+    pub(crate) fn waiting_after(&self, position: Option<Position>) -> impl Iterator<Item = &Batch> {
+        self.ring.iter().skip(self.passed).filter(move |batch| Some(batch.last) > position)
     }
 
     /// Adds a batch at the end.
-    pub(crate) fn push(&mut self, mut batch: Batch) {
-        debug_assert!(self.ring.back().is_none_or(|last| last.last < batch.first), "batches ascend");
-        self.held_bytes += batch.held_bytes();
-        self.held_events += batch.events;
-        if self.read {
-            self.settle(&mut batch);
+    pub(crate) fn push(&mut self, batch: Batch) {
+        debug_assert!(self.last.is_none_or(|last| last < batch.first), "batches ascend");
+        if batch.joint.opens_window() {
+            self.epochs.clear();
         }
+        for epoch in batch.epochs() {
+            if self.epochs.back() != Some(&epoch) {
+                self.epochs.push_back(epoch);
+            }
+        }
+        while self.epochs.len() > EPOCHS {
+            self.epochs.pop_front();
+        }
+        self.last = Some(batch.last);
+        self.held_bytes += batch.held_bytes();
         self.ring.push_back(batch);
     }
 
-    /// The next batch to send and the position before it. Nothing while refused replies are awaited.
-    pub(crate) fn send(&mut self) -> Option<(Option<Position>, &Batch)> {
+    /// Whether what follows the checkpoint is in hand. `open` is the anchor of the window that is open.
+    pub(crate) fn coverage(&self, open: Option<Position>) -> Coverage {
+        let Some(checkpoint) = self.checkpoint else { return Coverage::Unknown };
+        match (self.ring.get(self.passed), checkpoint) {
+            (None, Some(at))
+                if open.is_some_and(|anchor| anchor <= at) && self.epochs.contains(&at.epoch) =>
+            {
+                Coverage::Watching
+            }
+            (None, _) => Coverage::Unknown,
+            (Some(front), None) if !self.begun && front.joint == Joint::Start => Coverage::Fresh,
+            (Some(front), Some(at)) => {
+                let from = match front.joint {
+                    Joint::Follows(before) => before,
+                    Joint::Start | Joint::Gap(_) => front.first,
+                };
+                if from <= at { Coverage::Held } else { Coverage::Missing }
+            }
+            (Some(_), None) => Coverage::Missing,
+        }
+    }
+
+    /// The next batch to send, what comes before it and the gap that it carries. Nothing while refused
+    /// replies are awaited. Where something may be missing before it, only if `force`.
+    pub(crate) fn send(&mut self, force: bool, now_unix_ms: u64) -> Option<(Prev, Option<&Gap>, &Batch)> {
         if self.refused > 0 {
             return None;
         }
-        let prev = match self.in_flight.checked_sub(1) {
-            None => self.acked,
-            Some(before) => Some(self.ring.get(before)?.last),
+        let prev = if self.sent == self.passed {
+            self.forced = None;
+            match self.coverage(None) {
+                Coverage::Held => match self.ring.get(self.sent)?.joint {
+                    Joint::Follows(before) => Prev::Item(before),
+                    Joint::Start | Joint::Gap(_) => Prev::Window(self.ring.get(self.sent)?.first.epoch),
+                },
+                Coverage::Fresh if force => Prev::Nothing,
+                Coverage::Missing if force => {
+                    self.forced = Some(self.missing(now_unix_ms));
+                    self.checkpoint().map_or(Prev::Nothing, Prev::Item)
+                }
+                _ => return None,
+            }
+        } else {
+            match self.ring.get(self.sent)?.joint {
+                Joint::Follows(before) => Prev::Item(before),
+                Joint::Start | Joint::Gap(_) => return None,
+            }
         };
-        let batch = self.ring.get(self.in_flight)?;
-        self.in_flight += 1;
-        Some((prev, batch))
+        let gap = if self.sent == self.passed { self.forced.as_ref() } else { None };
+        let batch = self.ring.get(self.sent)?;
+        self.sent += 1;
+        Some((prev, gap, batch))
+    }
+
+    /// What may be missing between the checkpoint and the first batch that waits.
+    fn missing(&self, now_unix_ms: u64) -> Gap {
+        let at = self.checkpoint();
+        let own = self.ring.get(self.passed).and_then(|front| match &front.joint {
+            Joint::Gap(gap) => Some(gap.clone()),
+            Joint::Start if at.is_some() && self.went_back.is_none() => Some(Gap {
+                cause: GapCause::Restart,
+                detail: "tidegate was not running".to_owned(),
+                started_unix_ms: self.since_unix_ms.unwrap_or(now_unix_ms),
+                ended_unix_ms: front.opened_unix_ms,
+                dropped: 0,
+            }),
+            _ => None,
+        });
+        // What the state says is the graver reason; what was given up here is the least.
+        let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
+        known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms))
     }
 
     /// Says that what was sent will not be answered: the connection ended.
     pub(crate) fn disconnected(&mut self) {
-        self.in_flight = 0;
+        self.sent = self.passed;
         self.refused = 0;
     }
 
-    /// Says where the state stands, after a connect or a refusal. `since_unix_ms` is when it was last
-    /// written, for the record of a restart's gap.
-    pub(crate) fn found(&mut self, position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms: u64) {
-        if !self.read {
-            self.read = true;
-            self.acked = position;
-            self.gap = position.map(|_| Gap {
-                cause: GapCause::Restart,
-                detail: "tidegate was not running".to_owned(),
-                started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
-                ended_unix_ms: now_unix_ms,
-                dropped: 0,
-                reason: DropReason::Stale,
-            });
-        } else if position < self.acked {
-            let (cause, detail) = match position {
-                None => (GapCause::StateLost, "the route's state was gone from the destination".to_owned()),
-                Some(position) => (
-                    GapCause::DestinationWentBack,
-                    format!("the destination went back to {position}, what was stored after that is lost"),
-                ),
-            };
-            self.acked = position;
-            self.gap = Some(Gap {
-                cause,
-                detail,
-                started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
-                ended_unix_ms: now_unix_ms,
-                dropped: 0,
-                reason: DropReason::Stale,
-            });
+    /// Takes in where the state stands, and which epochs it has passed. To be asked while nothing is
+    /// awaited; else what is on its way is judged by its own reply.
+    pub(crate) fn found(
+        &mut self,
+        position: Option<Position>,
+        passed: &[Epoch],
+        since_unix_ms: Option<u64>,
+        now_unix_ms: u64,
+    ) -> Passed {
+        if self.awaited() > 0 {
+            return Passed::default();
         }
-        self.settle_front();
-        // Further on than thought: the script answers DUPLICATE, or skips what is there. Only a gap is
-        // measured from exactly where the state stands.
-        if let Some(front) = self.ring.front()
-            && matches!(front.joint, Joint::Gap(_))
-            && position > self.acked
-            && position < Some(front.first)
+        if !self.was_read() {
+            self.since_unix_ms = since_unix_ms;
+        }
+        let mut found = Passed { rewound: self.moved(position, now_unix_ms), ..Passed::default() };
+        while let Some(front) = self.ring.get(self.passed)
+            && Some(front.last) <= position
         {
-            self.acked = position;
+            if passed.contains(&front.last.epoch) {
+                found.deduplicated += front.events;
+                self.pass();
+            } else {
+                found.stale += front.events;
+                self.drop_front(position, now_unix_ms);
+            }
         }
+        found
     }
 
-    /// Takes over from the route that ran before a reload: everything before the first window is stored
-    /// up to `position`, and nothing lies between but, where there is one, the gap.
-    pub(crate) fn inherit(&mut self, position: Option<Position>, gap: Option<Gap>) {
-        self.read = true;
-        self.acked = position;
-        self.gap = gap;
+    /// The state stands at `position`. Returns how many events are in hand again.
+    fn moved(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
+        let before = self.checkpoint.replace(position).flatten();
+        self.begun |= position.is_some();
+        if position >= before {
+            return 0;
+        }
+        self.went_back = Some(went_back(position, None, now_unix_ms));
+        // A state that is gone says nothing of its streams: what was stored is not stored again.
+        if position.is_none() {
+            return 0;
+        }
+        let mut rewound = 0;
+        while let Some(at) = self.passed.checked_sub(1)
+            && let Some(batch) = self.ring.get(at)
+            && Some(batch.last) > position
+        {
+            rewound += batch.events;
+            self.held_bytes += batch.held_bytes();
+            self.kept_bytes = self.kept_bytes.saturating_sub(batch.held_bytes());
+            self.passed = at;
+            self.sent = at;
+        }
+        rewound
     }
 
-    /// Takes off the end what stands at or after `position`, where another route numbers it. Returns how
-    /// many messages that were, and the gap before the first of them: it lies before `position` too.
-    pub(crate) fn cut(&mut self, position: Position) -> (u64, Option<Gap>) {
+    /// Takes everything out, for another chain to take in behind what it has.
+    pub(crate) fn take_batches(&mut self) -> VecDeque<Batch> {
+        std::mem::take(self).ring
+    }
+
+    /// Notes that something may be missing before the next batch that is sent with a gap.
+    pub(crate) fn owe(&mut self, gap: Gap) {
+        self.owed = Some(match self.owed.take() {
+            Some(owed) => owed.with(gap),
+            None => gap,
+        });
+    }
+
+    /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how
+    /// many messages that were, and the gap before the first of them: it lies before the border too.
+    pub(crate) fn cut(&mut self, border: Position) -> (u64, Option<Gap>) {
         let mut events = 0;
         let mut gap = None;
-        while self.ring.back().is_some_and(|batch| batch.first >= position) && self.has_unsent() {
+        while self.ring.len() > self.sent && self.ring.back().is_some_and(|batch| batch.first >= border) {
             if let Some(batch) = self.ring.pop_back() {
-                self.released(&batch);
+                self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
                 events += batch.events;
+                self.last = match &batch.joint {
+                    Joint::Follows(before) => Some(*before),
+                    _ => self.ring.back().map(|batch| batch.last),
+                };
                 gap = match batch.joint {
                     Joint::Gap(gap) => Some(gap),
-                    Joint::Follows | Joint::Start(_) => None,
+                    Joint::Follows(_) | Joint::Start => None,
                 };
             }
         }
         (events, gap)
     }
 
-    /// Notes that something may be missing before the next batch.
-    pub(crate) fn owe(&mut self, gap: Gap) {
-        self.gap = Some(match self.gap.take() {
-            Some(graver) => graver.with(gap),
-            None => gap,
-        });
+    /// Gives up everything that waits: another configuration's instance stores it. Returns how many
+    /// messages that were.
+    pub(crate) fn clear(&mut self) -> u64 {
+        let events = self.held_events();
+        let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
+        *self = Self { checkpoint, begun, since_unix_ms, last, ..Self::default() };
+        events
     }
 
-    /// What may be missing before the next batch, and is in no batch yet.
-    pub(crate) fn take_owed(&mut self) -> Option<Gap> {
-        self.gap.take()
+    /// Whether the state stands in an epoch that is not before those of the open window and is none of
+    /// them: then the window was numbered from an epoch that has gone back.
+    pub(crate) fn is_behind(&self) -> bool {
+        let newest = self.epochs.back().map(|epoch| epoch.number);
+        self.checkpoint().is_some_and(|at| {
+            newest.is_some_and(|newest| newest <= at.epoch.number) && !self.epochs.contains(&at.epoch)
+        })
     }
 
-    /// The first item of the next batch to send.
-    pub(crate) fn next_first(&self) -> Option<Position> {
-        self.ring.get(self.in_flight).map(|batch| batch.first)
-    }
-
-    /// Whether the state has been read once, so that [`Self::acked`] is more than an assumption.
-    pub(crate) fn was_read(&self) -> bool {
-        self.read
-    }
-
-    /// Gives up everything: another instance stores it.
-    pub(crate) fn clear(&mut self) {
-        *self = Self { acked: self.acked, read: self.read, ..Self::default() };
-    }
-
-    /// Whether the state, read for the first time, stands in a later epoch than what is held: then what
-    /// is held was numbered from an epoch that has gone back.
-    pub(crate) fn comes_after(&self, position: Option<Position>) -> bool {
-        let held = self.ring.front().map(|batch| batch.first);
-        !self.read && held.is_some() && position.map(|p| p.epoch.number) >= held.map(|p| p.epoch.number)
-    }
-
-    /// Takes in the reply to the oldest batch that is in flight.
+    /// Takes in the reply to the oldest batch that is on its way.
     pub(crate) fn replied(&mut self, outcome: Result<Outcome, Error>, now_unix_ms: u64) -> Step {
         if self.refused > 0 {
             self.refused -= 1;
             return Step::Ignored;
         }
         match outcome {
-            Ok(Outcome::Stored(stored)) => match self.pop() {
-                Some(batch) => Step::Stored { batch, stored },
-                None => Step::Ignored,
-            },
-            Ok(Outcome::Duplicate) => match self.pop() {
-                Some(batch) => Step::Duplicate { batch },
-                None => Step::Ignored,
-            },
-            Ok(Outcome::Stale(position)) => match self.pop() {
-                Some(batch) => {
-                    self.refuse(0);
-                    // Not beyond the state, and not beyond what comes next: that may lie before it too.
-                    self.acked = Some(position.min(batch.last));
-                    let dropped = stale(&batch, position, now_unix_ms);
-                    self.owe(match &batch.joint {
-                        // A gap that was to be recorded with it still is.
-                        Joint::Gap(own) => Gap { ended_unix_ms: now_unix_ms, ..dropped.with(own.clone()) },
-                        Joint::Follows | Joint::Start(_) => dropped,
-                    });
-                    self.settle_front();
-                    Step::Dropped { batch }
+            Ok(Outcome::Stored(stored)) => match self.pass() {
+                Some(counts) => {
+                    self.advance(stored.position);
+                    self.went_back = None;
+                    self.owed = None;
+                    Step::Stored { counts, stored, gap: self.forced.take() }
                 }
                 None => Step::Ignored,
             },
+            Ok(Outcome::Duplicate(position)) => match self.pass() {
+                Some(counts) => {
+                    self.advance(Some(position));
+                    Step::Duplicate { counts, gap: self.forced.take() }
+                }
+                None => Step::Ignored,
+            },
+            Ok(Outcome::Stale(position)) => {
+                self.refuse();
+                self.moved(Some(position), now_unix_ms);
+                Step::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
+            }
             Ok(Outcome::Behind(position)) => {
-                self.refuse(1);
-                self.found(position, None, now_unix_ms);
-                Step::Again
+                self.refuse();
+                Step::Again { rewound: self.moved(position, now_unix_ms) }
             }
             Ok(Outcome::Stopped(stored, error)) => {
-                self.refuse(1);
+                self.refuse();
+                if stored.position.is_some() {
+                    self.advance(stored.position);
+                }
                 Step::Wait(Error::Reply(error), Some(stored))
             }
             Ok(Outcome::Superseded(by)) => {
-                self.refuse(1);
+                self.refuse();
                 Step::Superseded(by)
             }
             Err(error) => {
-                self.refuse(1);
+                self.refuse();
                 Step::Wait(error, None)
             }
         }
     }
 
-    /// What is in flight behind the front will be refused as well; `answered` replies of it have come.
-    fn refuse(&mut self, answered: usize) {
-        self.refused = self.in_flight.saturating_sub(answered);
-        self.in_flight = 0;
+    /// The state has come to `position` by what was sent, or further.
+    fn advance(&mut self, position: Option<Position>) {
+        self.begun = true;
+        self.checkpoint = Some(self.checkpoint.flatten().max(position));
     }
 
-    fn pop(&mut self) -> Option<Batch> {
-        let batch = self.ring.pop_front()?;
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.acked = Some(batch.last);
-        self.released(&batch);
-        Some(batch)
+    /// What is on its way behind the oldest will be refused as well.
+    fn refuse(&mut self) {
+        self.refused = (self.sent - self.passed).saturating_sub(1);
+        self.sent = self.passed;
+        self.forced = None;
     }
 
-    fn released(&mut self, batch: &Batch) {
+    /// The oldest batch that waits is stored: it is kept until that is durable.
+    fn pass(&mut self) -> Option<Counts> {
+        let batch = self.ring.get(self.passed)?;
+        let bytes = batch.held_bytes();
+        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        self.kept_bytes += bytes;
+        self.passed += 1;
+        self.sent = self.sent.max(self.passed);
+        Some(Counts::of(batch))
+    }
+
+    /// Gives up the oldest batch that waits; what was to be recorded with it still is.
+    fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
+        let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
-        self.held_events = self.held_events.saturating_sub(batch.events);
+        let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
+        let dropped = Gap {
+            cause: GapCause::Stale,
+            detail: format!("another writer had moved on to {place}, past {}", batch.last),
+            started_unix_ms: batch.opened_unix_ms,
+            ended_unix_ms: now_unix_ms,
+            dropped: batch.events,
+        };
+        let dropped = match batch.joint {
+            Joint::Gap(own) => dropped.with(own),
+            Joint::Follows(_) | Joint::Start => dropped,
+        };
+        self.owe(dropped);
+        batch.events
     }
 
-    fn settle_front(&mut self) {
-        if let Some(mut front) = self.ring.pop_front() {
-            self.settle(&mut front);
-            self.ring.push_front(front);
+    /// Lets go what is stored durably: everything up to `position`.
+    pub(crate) fn retire(&mut self, position: Option<Position>) {
+        while self.passed > 0 && self.ring.front().is_some_and(|batch| Some(batch.last) <= position) {
+            self.release_front();
         }
     }
 
-    /// Gives the first batch that can carry it what is known of the stretch before it.
-    fn settle(&mut self, batch: &mut Batch) {
-        let joint = match (std::mem::replace(&mut batch.joint, Joint::Follows), self.gap.take()) {
-            // A clean start: nothing was stored before, so nothing is missing.
-            (Joint::Start(_) | Joint::Follows, None) => Joint::Follows,
-            (Joint::Start(opened), Some(found)) => Joint::Gap(Gap { ended_unix_ms: opened, ..found }),
-            (Joint::Follows, Some(found)) => Joint::Gap(found),
-            (Joint::Gap(own), None) => Joint::Gap(own),
-            // Two reasons for one stretch: the state's is the graver one.
-            (Joint::Gap(own), Some(found)) => Joint::Gap(found.with(own)),
-        };
-        batch.joint = joint;
+    /// Lets go what has been stored for longer than `age`, and the oldest of what is more than `bytes`.
+    pub(crate) fn retire_old(&mut self, now: Instant, age: Duration, bytes: usize) {
+        if self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= age / 4) {
+            self.marks.push_back((now, self.checkpoint()));
+        }
+        while let Some((at, position)) = self.marks.front().copied()
+            && now.saturating_duration_since(at) >= age
+        {
+            self.marks.pop_front();
+            // It may have gone back since.
+            self.retire(position.min(self.checkpoint()));
+        }
+        while self.passed > 0 && self.kept_bytes > bytes {
+            self.release_front();
+        }
+    }
+
+    fn release_front(&mut self) {
+        if let Some(batch) = self.ring.pop_front() {
+            self.kept_bytes = self.kept_bytes.saturating_sub(batch.held_bytes());
+            self.passed -= 1;
+            self.sent -= 1;
+        }
     }
 }
 
-fn stale(batch: &Batch, position: Position, now_unix_ms: u64) -> Gap {
+fn went_back(position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms: u64) -> Gap {
+    let (cause, detail) = match position {
+        None => (GapCause::StateLost, "the route's state was gone from the destination".to_owned()),
+        Some(position) => (
+            GapCause::DestinationWentBack,
+            format!("the destination went back to {position}, and what was stored after that is lost"),
+        ),
+    };
     Gap {
-        cause: GapCause::Stale,
-        detail: format!("another writer had moved on to {position}, past {}", batch.last),
-        started_unix_ms: batch.opened_unix_ms(now_unix_ms),
+        cause,
+        detail,
+        started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
         ended_unix_ms: now_unix_ms,
-        dropped: batch.events,
-        reason: DropReason::Stale,
+        dropped: 0,
     }
 }
-
-#[cfg(test)]
-mod tests;

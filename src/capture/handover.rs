@@ -6,21 +6,28 @@
 //! knows it by the time it reads it.
 //!
 //! ```text
-//! predecessor ──●──●──●──┤ stores up to here, says where it stands, ends
+//! predecessor ──●──●──●──┤ hands over what is not stored, and the spool; ends
 //!                        ▼ anchor
-//! successor              ├──●──●──●── holds what it reads until then, and goes on from there
+//! successor              ├──●──●──●── holds what it reads until then, and goes on behind it
 //! ```
+//!
+//! What waits is encoded already, so it is stored as the old configuration wanted it, whoever sends it.
+//! Where the destination is another one, the predecessor stores what it has itself.
 //!
 //! Failure: where the successor cannot open its window, the predecessor just goes on (it holds back
 //! what follows the border until it knows). Where the predecessor's window breaks before the border,
-//! it says where its window ended, and the successor records the gap.
+//! it says so, and the successor records the gap.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::batch::Gap;
+use super::chain::Chain;
+use super::overflow::Overflow;
 use crate::position::{AnchorId, Position};
+use crate::spool::Spool;
 
 /// What two routes say to each other. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -30,12 +37,13 @@ pub struct Handover(Arc<Inner>);
 struct Inner {
     talk: Mutex<Talk>,
     changed: Notify,
+    elsewhere: AtomicBool,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Talk {
     border: Border,
-    ended: Option<Ended>,
+    ended: Option<Box<Ended>>,
 }
 
 /// What the successor says.
@@ -61,20 +69,34 @@ impl Border {
     }
 }
 
-/// What the predecessor says last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the predecessor leaves.
+#[derive(Debug)]
 pub(crate) struct Ended {
-    /// Where the state stands.
-    pub(crate) position: Option<Position>,
-    /// Whether it has read the state at all.
-    pub(crate) read: bool,
-    /// What may be missing between there and the border.
+    /// What is not stored, and where the state stands.
+    pub(crate) chain: Chain,
+    /// What is behind the chain.
+    pub(crate) overflow: Overflow,
+    /// Where that is kept.
+    pub(crate) spool: Option<Spool>,
+    /// What may be missing between the last of it and the border.
     pub(crate) broken: Option<Gap>,
+    /// Whether it was the one that wrote.
+    pub(crate) leader: bool,
 }
 
 impl Handover {
     fn talk(&self) -> MutexGuard<'_, Talk> {
         self.0.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that the successor writes to another destination, so that the predecessor stores what it has.
+    pub fn writes_elsewhere(&self) {
+        self.0.elsewhere.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the successor takes over what is not stored.
+    pub(crate) fn inherits(&self) -> bool {
+        !self.0.elsewhere.load(Ordering::Relaxed)
     }
 
     /// The successor's word.
@@ -89,7 +111,7 @@ impl Handover {
     }
 
     /// Says the predecessor's last word.
-    pub(crate) fn end(&self, ended: Ended) {
+    pub(crate) fn end(&self, ended: Box<Ended>) {
         self.talk().ended = Some(ended);
         self.0.changed.notify_waiters();
     }
@@ -105,13 +127,13 @@ impl Handover {
         self.set_border(Border::None);
     }
 
-    /// The predecessor's last word, once it is said. Cancel safe.
-    pub(crate) async fn ended(&self) -> Ended {
+    /// Takes the predecessor's last word, once it is said. Cancel safe.
+    pub(crate) async fn ended(&self) -> Box<Ended> {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(ended) = self.talk().ended.clone() {
+            if let Some(ended) = self.talk().ended.take() {
                 return ended;
             }
             changed.await;

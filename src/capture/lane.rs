@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::{APPEND, Append, Keys};
+use super::standing::STAND;
 use super::state::{Revision, State};
 use crate::config::{Capture, Endpoint, GroupsStart};
 use crate::server::resp::Value;
-use crate::server::{self, Connection, Error, load_script};
+use crate::server::{self, Connection, Error, Hash, load_script};
 
 /// What a lane is made from.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub(crate) struct LaneSettings {
     pub(crate) keys: Keys,
     /// The hashes of the route's configuration.
     pub(crate) hashes: String,
+    /// Under which revision it has written before.
+    pub(crate) revision: Option<Revision>,
 }
 
 /// A lane that is ready.
@@ -28,23 +31,27 @@ pub(crate) struct LaneSettings {
 pub(crate) struct Lane {
     pub(crate) connection: Connection,
     pub(crate) append: Append,
+    /// `stand.lua`.
+    pub(crate) stand: Hash,
     pub(crate) state: State,
+    pub(crate) revision: Revision,
 }
 
 impl Lane {
     /// Makes a lane. Cancel safe.
     pub(crate) async fn open(settings: LaneSettings) -> Result<Self, Error> {
-        let LaneSettings { endpoint, capture, keys, hashes } = settings;
+        let LaneSettings { endpoint, capture, keys, hashes, revision } = settings;
         let role = format!("{}:append", capture.name);
         let mut connection = server::connect(&endpoint, &role).await?;
         let deadline = endpoint.response_timeout;
         let hash = load_script(&mut connection, APPEND, deadline).await?;
+        let stand = load_script(&mut connection, STAND, deadline).await?;
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
         let state = State::read(&state)?;
         ensure_groups(&mut connection, &capture, &keys, deadline).await?;
-        let revision = Revision::after(state.revision.as_ref(), &hashes);
-        let append = Append::new(hash, keys, revision.to_string(), &capture);
-        Ok(Self { connection, append, state })
+        let revision = revision.unwrap_or_else(|| Revision::after(state.revision.as_ref(), &hashes));
+        let append = Append::new(hash, keys, revision.to_string());
+        Ok(Self { connection, append, stand, state, revision })
     }
 }
 

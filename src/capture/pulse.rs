@@ -182,6 +182,7 @@ mod tests {
             key_prefix: "tidegate:".to_owned(),
             connect_timeout: Duration::from_secs(3600),
             response_timeout: Duration::from_secs(3600),
+            durability: crate::config::Durability::default(),
         };
         let pulse = Pulse::start(Arc::new(endpoint), 1);
         let clone = pulse.clone();

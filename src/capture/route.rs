@@ -5,9 +5,10 @@
 //!
 //! ```text
 //! source:       waiting ─▶ opening ─▶ open ─▶ waiting …     a new window each time
-//!                                      └─▶ full             memory; opens again at half
+//!                                      ├─▶ full             no room; opens again when there is
+//!                                      └─▶ held             a newer configuration reads elsewhere
 //! destination:  inheriting ─▶ waiting ─▶ connecting ─▶ up ─▶ waiting …
-//! ending:       running ─▶ draining (told to stop: reads to a fence) ─▶ done
+//! ending:       running ─▶ draining (told to stop: reads to a fence) ─▶ leaving ─▶ done
 //!                     └──▶ handing over (a reload's successor has opened its window) ─▶ done
 //! ```
 //!
@@ -16,10 +17,13 @@
 
 mod destination;
 mod intake;
+mod keeping;
+mod pair;
 mod report;
 mod source;
 
 use std::future::{Future, poll_fn};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,22 +32,28 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::append::Keys;
+use super::account::Account;
+use super::append::{self, Keys};
 use super::batch::{Builder, Gap};
 use super::chain::Chain;
+use super::durable::Durable;
 use super::filter::Filter;
 use super::handover::{Border, Ended, Handover};
 use super::housekeeping;
 use super::mapping::Mapping;
+use super::overflow::{Overflow, Room};
 use super::pulse::Pulse;
-use crate::config::{Capture, Endpoint};
+use super::standing::Standing;
+use super::state::Revision;
+use crate::config::{Capture, Durability, Endpoint};
 use crate::event::{DropReason, GapCause};
 use crate::logs::Limited;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::rt;
 use crate::server::Error;
-use crate::status::Slot;
+use crate::spool::{self, Spool};
+use crate::status::{InHand, Slot};
 
 use destination::Destination;
 use source::Source;
@@ -72,6 +82,12 @@ pub struct Parts {
     pub slot: Slot,
     /// Bytes that it may hold in memory.
     pub memory_bytes: usize,
+    /// Where it may write what does not fit, and what a crash must not take.
+    pub spool: Option<SpoolPlace>,
+    /// Which instance this is, among those that run the same configuration.
+    pub instance: String,
+    /// How long another instance is waited for that could go on without a gap.
+    pub force_after: Duration,
     /// Cancelled when it is to store what is in hand and end.
     pub stop: CancellationToken,
     /// How long that may take.
@@ -82,16 +98,38 @@ pub struct Parts {
     pub successor: Handover,
 }
 
+/// Where a route's spool is.
+#[derive(Debug, Clone)]
+pub struct SpoolPlace {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// How it is kept.
+    pub options: spool::Options,
+}
+
 /// A running capture.
 #[derive(Debug)]
 pub struct Route {
     parts: Parts,
     hashes: String,
+    /// Under which revision of the configuration this route writes.
+    revision: Option<Revision>,
+    /// The anchor at which this configuration takes over from the one that another instance runs.
+    takeover: Takeover,
+    /// A newer configuration writes elsewhere.
+    superseded: Option<String>,
     keys: Keys,
     filter: Filter,
     mapping: Mapping,
     builder: Builder,
     chain: Chain,
+    overflow: Overflow,
+    spool: Option<Spool>,
+    standing: Standing,
+    account: Account,
+    durable: Option<Durable>,
+    /// Up to where what is stored is known to be durable.
+    known_durable: Option<Position>,
     source: Source,
     destination: Destination,
     ending: Ending,
@@ -108,13 +146,27 @@ pub struct Route {
     woke: Instant,
 }
 
+/// How this configuration comes to be the one that is written by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takeover {
+    /// It is, or there is nobody to take over from.
+    None,
+    /// It is announced to begin at this anchor, which is not published yet.
+    Announced(AnchorId),
+    /// The anchor is published.
+    Opened,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Running,
     /// Told to stop: what was published before is read, and what is in hand is stored, until then.
     Draining(Instant),
-    /// A successor runs: what is before the border is stored; until then, where this was told to stop.
+    /// A successor runs, elsewhere: what is before the border is stored; until then, where this was told
+    /// to stop.
     HandingOver(Option<Instant>),
+    /// A successor runs and takes over what is not stored.
+    HandedOver,
 }
 
 /// What happened.
@@ -122,6 +174,8 @@ enum Ending {
 enum Action {
     Source(source::Event),
     Destination(destination::Event),
+    Spool(spool::Done),
+    Durable(Position),
     Border(Border),
     Stop,
     Tick,
@@ -137,12 +191,26 @@ impl Route {
             Some((predecessor, true)) => Some(predecessor.clone()),
             _ => None,
         };
+        let standing = Standing::new(parts.instance.clone(), parts.force_after, now);
+        let durable = match parts.destination.durability {
+            Durability::Applied => None,
+            wanted => Some(Durable::start(parts.destination.clone(), &parts.capture.name, wanted)),
+        };
         Self {
             hashes: format!("{}-{}", revision.numbering, revision.mapping),
+            revision: None,
+            takeover: Takeover::None,
+            superseded: None,
+            overflow: Overflow::default(),
+            spool: None,
+            standing,
+            account: Account::default(),
+            durable,
+            known_durable: None,
             keys: Keys::new(&parts.destination.key_prefix, &parts.capture.name),
             filter: Filter::new(&parts.capture.conditions, parts.capture.max_message_size),
             mapping: Mapping::new(&parts.capture),
-            builder: Builder::default(),
+            builder: Builder::new(Arc::new(append::options(&parts.capture))),
             chain: Chain::default(),
             source: Source::new(now),
             destination: Destination::new(now, predecessor),
@@ -163,7 +231,8 @@ impl Route {
     /// Dropping the future drops what is in hand; the next start records that as a gap.
     pub async fn run(mut self) -> u64 {
         let housekeeping = self.keep_house();
-        self.publish(Instant::now());
+        self.publish();
+        self.open_spool().await;
         while !self.is_done(Instant::now()) {
             let action = self.select().await;
             self.apply(action, Instant::now());
@@ -179,7 +248,7 @@ impl Route {
         let border = successor.border_other_than(self.known_border);
         tokio::pin!(stopped, border);
         let may_stop = matches!(self.ending, Ending::Running | Ending::HandingOver(None));
-        let may_hand_over = !matches!(self.ending, Ending::HandingOver(_));
+        let may_hand_over = !matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver);
         poll_fn(|cx| {
             if may_stop && stopped.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Action::Stop);
@@ -197,6 +266,17 @@ impl Route {
         if let Poll::Ready(event) = self.destination.poll(cx) {
             return Poll::Ready(Action::Destination(event));
         }
+        if let Some(spool) = &mut self.spool
+            && spool.is_busy()
+            && let Poll::Ready(done) = spool.poll_done(cx)
+        {
+            return Poll::Ready(Action::Spool(done));
+        }
+        if let Some(durable) = &mut self.durable
+            && let Poll::Ready(position) = durable.poll(cx)
+        {
+            return Poll::Ready(Action::Durable(position));
+        }
         if let Poll::Ready(event) = self.source.poll(cx) {
             return Poll::Ready(Action::Source(event));
         }
@@ -211,7 +291,9 @@ impl Route {
         match action {
             Action::Source(event) => self.on_source(event, now),
             Action::Destination(event) => self.on_destination(event, now),
-            Action::Border(border) => self.on_border(border, now),
+            Action::Spool(done) => self.on_spool(done, now),
+            Action::Durable(position) => self.on_durable(position),
+            Action::Border(border) => self.on_border(border),
             Action::Stop => self.on_stop(now),
             Action::Tick => self.on_tick(now),
         }
@@ -220,17 +302,19 @@ impl Route {
             self.on_tick(now);
         }
         self.pump(now);
+        self.keep(now);
     }
 
     /// When the loop must come round, whatever happens.
     fn next_deadline(&self) -> Instant {
         let mut deadline = self.woke + TICK;
-        for other in [self.source.deadline(), self.destination.deadline()].into_iter().flatten() {
+        let due = self.stand_due();
+        for other in [self.source.deadline(), self.destination.deadline(), due].into_iter().flatten() {
             deadline = deadline.min(other);
         }
         match self.ending {
             Ending::Draining(until) | Ending::HandingOver(Some(until)) => deadline.min(until),
-            Ending::Running | Ending::HandingOver(None) => deadline,
+            Ending::Running | Ending::HandingOver(None) | Ending::HandedOver => deadline,
         }
     }
 
@@ -243,7 +327,7 @@ impl Route {
         self.wake.as_mut().reset((now + TICK).into());
         self.check_source(now);
         self.check_destination(now);
-        self.publish(now);
+        self.publish();
     }
 
     fn on_stop(&mut self, now: Instant) {
@@ -252,13 +336,15 @@ impl Route {
             self.ending = Ending::HandingOver(Some(until));
         } else {
             self.ending = Ending::Draining(until);
-            self.finish_source(now);
+            self.overflow.hurry();
+            self.standing.hurry();
+            self.finish_source();
         }
-        self.publish(now);
+        self.publish();
     }
 
     /// The successor has said something.
-    fn on_border(&mut self, border: Border, now: Instant) {
+    fn on_border(&mut self, border: Border) {
         self.known_border = border;
         match border {
             Border::None => self.border = None,
@@ -275,7 +361,7 @@ impl Route {
                     self.border = None;
                     return;
                 }
-                self.hand_over(position, now);
+                self.hand_over(position);
             }
         }
     }
@@ -286,68 +372,120 @@ impl Route {
     }
 
     /// Everything from the border on is the successor's.
-    fn hand_over(&mut self, border: Position, now: Instant) {
+    fn hand_over(&mut self, border: Position) {
         let contiguous = self.is_past(border.epoch.anchor);
         self.border = Some(border);
-        self.ending = Ending::HandingOver(match self.ending {
-            Ending::Running => None,
-            Ending::Draining(until) => Some(until),
-            Ending::HandingOver(until) => until,
-        });
+        let inherits = self.parts.successor.inherits();
+        self.ending = match self.ending {
+            _ if inherits => Ending::HandedOver,
+            Ending::Draining(until) => Ending::HandingOver(Some(until)),
+            Ending::HandingOver(until) => Ending::HandingOver(until),
+            Ending::Running | Ending::HandedOver => Ending::HandingOver(None),
+        };
         self.close_source();
         self.flush_builder();
-        let (others, gap) = self.chain.cut(border);
+        let (others, gap) = self.overflow.cut(border, &mut self.chain);
         self.parts.metrics.deduplicated.increment(others);
+        self.account.deduplicated(others);
         // Only what may be missing before the border is the successor's to record: where a window of
         // this route begins beyond it, the gap that this window would have recorded.
         self.gap = if contiguous { None } else { gap.or(self.gap.take()) };
-        self.publish(now);
+        self.publish();
     }
 
     fn is_done(&self, now: Instant) -> bool {
         match self.ending {
             Ending::Running => false,
-            Ending::Draining(until) => {
-                let stored = self.chain.is_empty() && self.builder.open_items() == 0;
-                now >= until || (!self.source.is_open() && stored && self.destination.is_idle())
-            }
+            Ending::HandedOver => true,
+            Ending::Draining(until) => now >= until || (self.has_settled() && self.destination.has_left()),
             Ending::HandingOver(until) => {
-                let stored = self.chain.is_empty() && !self.destination.is_inheriting();
+                let stored = self.chain.is_empty() && self.overflow.is_empty();
                 until.is_some_and(|until| now >= until) || (stored && self.destination.is_idle())
             }
         }
     }
 
+    /// Whether nothing would be lost if this ended now.
+    fn has_settled(&self) -> bool {
+        if self.source.is_open() || self.builder.open_items() > 0 {
+            return false;
+        }
+        let stored = self.chain.is_empty() && self.overflow.is_empty();
+        let last = self.overflow.last().or(self.chain.last());
+        let spooled = self.overflow.has_written(last) && !self.destination.is_up();
+        stored || spooled || self.is_covered()
+    }
+
     fn ended(mut self) -> u64 {
-        let left = self.chain.held_events() + self.builder.open_events();
+        let leader = self.standing.is_leader();
+        if self.ending == Ending::HandedOver {
+            self.parts.successor.end(Box::new(Ended {
+                chain: self.chain,
+                overflow: self.overflow,
+                spool: self.spool,
+                broken: self.gap,
+                leader,
+            }));
+            return 0;
+        }
+        let left = self.in_hand().total();
+        let last = self.overflow.last().or(self.chain.last());
+        let lost = if self.overflow.has_written(last) || self.is_covered() { 0 } else { left };
         let route = self.parts.capture.name.as_str();
-        if left > 0 {
+        if lost > 0 {
+            self.parts.metrics.dropped(DropReason::Stopped).increment(lost);
             tracing::error!(
                 event = "drain_incomplete",
                 route,
+                events = lost,
+                "{lost} events could not be stored within shutdown_timeout and are lost; the next start \
+                 records the gap. Give tidegate a state_directory that it may write, or bring the \
+                 destination back before stopping"
+            );
+        } else if left > 0 {
+            tracing::info!(
+                event = "left_in_hand",
+                route,
                 events = left,
-                "{left} events could not be stored within shutdown_timeout and are lost; the next start \
-                 records the gap. Bring the destination back before stopping, or raise shutdown_timeout"
+                "{left} events are not stored yet: they are in the spool, or another instance holds them"
             );
         }
-        if let Some(gap) = self.gap.take() {
-            self.chain.owe(gap);
-        }
-        if left > 0 {
-            self.chain.owe(stopped(&format!("{left} events could not be stored before the deadline")));
-        }
-        self.parts.successor.end(Ended {
-            position: self.chain.acked(),
-            read: self.chain.was_read(),
-            broken: self.chain.take_owed(),
+        let broken = self.gap.take().or_else(|| {
+            (lost > 0).then(|| stopped(&format!("{lost} events could not be stored before the deadline")))
         });
-        left
+        // The successor writes elsewhere: only where it stands matters, and what is missing.
+        let mut chain = Chain::default();
+        std::mem::swap(&mut chain, &mut self.chain);
+        self.parts.successor.end(Box::new(Ended {
+            chain,
+            overflow: Overflow::default(),
+            spool: None,
+            broken,
+            leader,
+        }));
+        lost
     }
 
     /// Moves what was read towards the destination.
     fn flush_builder(&mut self) {
         if let Some(batch) = self.builder.take() {
-            self.chain.push(batch);
+            let room = self.room();
+            self.overflow.push(batch, &mut self.chain, room);
+        }
+    }
+
+    /// How much may wait in memory. A part is for what is stored and kept until that is durable.
+    fn room(&self) -> Room {
+        Room { chain: self.parts.memory_bytes / 2, tail: self.parts.memory_bytes / 4 }
+    }
+
+    /// What is in hand, counted where it is.
+    fn in_hand(&self) -> InHand {
+        let sent = self.chain.sent_events();
+        InHand {
+            ring: self.chain.held_events() - sent + self.overflow.tail_events() + self.builder.open_events(),
+            in_flight: sent,
+            spool: self.overflow.disk_events(),
         }
     }
 
@@ -361,9 +499,13 @@ impl Route {
         stop
     }
 
-    /// Bytes in memory: what is read, what waits, what is sent.
+    /// Bytes in memory: what is read, what waits, what is sent, what is kept.
     fn held_bytes(&self) -> usize {
-        self.chain.held_bytes() + self.source.held_bytes() + self.destination.held_bytes()
+        self.chain.held_bytes()
+            + self.chain.kept_bytes()
+            + self.overflow.held_bytes()
+            + self.source.held_bytes()
+            + self.destination.held_bytes()
     }
 }
 
@@ -375,7 +517,6 @@ fn stopped(detail: &str) -> Gap {
         started_unix_ms: rt::unix_ms(),
         ended_unix_ms: 0,
         dropped: 0,
-        reason: DropReason::Stale,
     }
 }
 

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use crate::position::Position;
+use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
-use crate::status::Ledger;
+use crate::status::{InHand, Ledger};
 
 /// The format that this release writes.
 const FORMAT: u32 = 1;
@@ -22,13 +22,22 @@ pub(crate) struct State {
     pub(crate) revision: Option<Revision>,
     /// When it was last written; milliseconds since 1970 by the writer's clock.
     pub(crate) at_unix_ms: Option<u64>,
-    /// The highest epoch it has passed.
-    pub(crate) highest_epoch: u64,
+    /// The epochs that it has passed.
+    pub(crate) epochs: Vec<Epoch>,
+    /// What is known to be stored durably.
+    pub(crate) durable: Option<Position>,
+    /// A configuration that takes over at the anchor with this id.
+    pub(crate) next: Option<(AnchorId, Revision)>,
     /// The cumulative ledger; `in_hand` is not in it.
     pub(crate) ledger: Ledger,
 }
 
 impl State {
+    /// The highest epoch it has passed.
+    pub(crate) fn highest_epoch(&self) -> u64 {
+        self.position.map_or(0, |position| position.epoch.number)
+    }
+
     /// Reads HGETALL's reply; an empty one is a state that was never written.
     ///
     /// # Errors
@@ -70,7 +79,12 @@ impl State {
             position,
             revision: text("revision").and_then(Revision::parse),
             at_unix_ms: text("at").and_then(|text| text.parse().ok()),
-            highest_epoch: position.map_or(0, |position| position.epoch.number),
+            epochs: text("epochs").unwrap_or_default().split_whitespace().filter_map(epoch).collect(),
+            durable: text("durable").and_then(|text| text.parse().ok()),
+            next: text("next").and_then(|text| {
+                let (anchor, revision) = text.split_once(' ')?;
+                Some((anchor.parse().ok()?, Revision::parse(revision)?))
+            }),
             ledger: Ledger {
                 received: count("received"),
                 appended: count("appended"),
@@ -79,9 +93,15 @@ impl State {
                 rejected: count("rejected"),
                 dropped,
                 in_hand: 0,
+                held: InHand::default(),
             },
         })
     }
+}
+
+fn epoch(text: &str) -> Option<Epoch> {
+    let position: Position = format!("{text}-{:020}", 0).parse().ok()?;
+    Some(position.epoch)
 }
 
 /// Which configuration of a route writes: a generation that each change raises, and what is configured.
@@ -99,9 +119,14 @@ impl Revision {
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }
 
-    /// Whether a configuration with these hashes wrote it.
-    pub(crate) fn is_of(&self, hashes: &str) -> bool {
-        self.hashes == hashes
+    /// Whether it is of another configuration than `other`, and later.
+    pub(crate) fn supersedes(&self, other: &Self) -> bool {
+        self.hashes != other.hashes && self.generation > other.generation
+    }
+
+    /// Whether it is of another configuration than `other`.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        self.hashes != other.hashes
     }
 
     /// The revision under which a configuration with these hashes writes: the state's own where it is
@@ -149,7 +174,7 @@ mod tests {
         let state = State::read(&reply(FORMAT_1)).unwrap();
         let position = state.position.unwrap();
         assert_eq!(position.to_string(), FORMAT_1[1].1);
-        assert_eq!(state.highest_epoch, 1_764_000_000_000);
+        assert_eq!(state.highest_epoch(), 1_764_000_000_000);
         assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
         assert_eq!(state.ledger.appended, 40);
         assert_eq!(state.ledger.dropped["stale"], 7);

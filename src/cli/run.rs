@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::observe::http::{self, View};
 use crate::observe::report::About;
 use crate::observe::systemd::{Beat, Environment, Notifier};
+use crate::spool::{SpoolError, StateDirectory};
 use crate::status::Board;
 use crate::supervisor::Supervisor;
 use crate::{logs, observe, rt};
@@ -68,7 +69,10 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: m
     let board = Board::default();
     let metrics = Metrics::new();
     metrics.config_reload_success.set(1.0);
-    let instance = fastrand::u64(..);
+    let (place, instance) = match state_directory(&loaded.config.daemon.state_directory) {
+        Ok(found) => found,
+        Err(error) => return failed("the state directory is in use", &error),
+    };
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: format!("{instance:016x}"),
@@ -87,7 +91,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: m
     );
 
     // Before anybody can ask: a daemon without a route on its board would call itself ready.
-    let mut supervisor = Supervisor::start(loaded.config, instance, board.clone(), metrics.clone());
+    let mut supervisor = Supervisor::start(loaded.config, instance, place, board.clone(), metrics.clone());
     // These outlive the routes: a long drain is watched and can be looked at.
     let last = CancellationToken::new();
     let view = View { about, board: board.clone(), metrics: metrics.clone() };
@@ -118,6 +122,28 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: m
     }
     tracing::info!(event = "stopped", "tidegate ends");
     super::OK
+}
+
+/// Takes the state directory, and which instance this is: the same as before a restart. Without a directory
+/// that can be written, capture works, with less to fall back on.
+fn state_directory(path: &Path) -> Result<(Option<StateDirectory>, u64), SpoolError> {
+    let opened = StateDirectory::open(path).and_then(|place| {
+        let instance = place.instance()?;
+        Ok((place, instance))
+    });
+    match opened {
+        Ok((place, instance)) => Ok((Some(place), instance)),
+        Err(error @ SpoolError::Locked { .. }) => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                event = "no_state_directory",
+                "{error}; tidegate works without: what memory cannot hold while a destination is away is lost \
+                 inside a recorded gap, and a crash loses what is in hand. Make the directory writable, or \
+                 set state_directory in [daemon]"
+            );
+            Ok((None, fastrand::u64(..)))
+        }
+    }
 }
 
 /// Says READY once every route has tried its endpoints, or after a while.

@@ -63,7 +63,10 @@ const RIGHTS: [(Role, &[&str]); 4] = [
         &[
             "script|load",
             "evalsha",
+            "time",
             "hget",
+            "hdel",
+            "pexpire",
             "hmget",
             "hgetall",
             "hset",

@@ -12,14 +12,14 @@ pub fn epoch(prefix: &str) -> String {
     format!("{prefix}epoch")
 }
 
-/// Key of a route: `state`, `gaps`, `dead-letters`, `streams` or `cursor`.
+/// Key of a route: `state`, `gaps`, `dead-letters`, `streams`, `lease` or `cursor`.
 #[must_use]
 pub fn of_route(prefix: &str, route: &str, what: &str) -> String {
     format!("{prefix}{route}:{what}")
 }
 
 /// What a capture keeps on its destination.
-pub(crate) const OF_CAPTURE: [&str; 4] = ["state", "gaps", "dead-letters", "streams"];
+pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "streams", "lease"];
 
 /// What a broadcast keeps beside its stream.
 pub(crate) const OF_BROADCAST: [&str; 2] = ["cursor", "dead-letters"];
@@ -28,7 +28,7 @@ pub(crate) const OF_BROADCAST: [&str; 2] = ["cursor", "dead-letters"];
 pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
     let Some(rest) = name.strip_prefix(prefix) else { return false };
     match rest.split_once(':') {
-        None => matches!(rest, "control" | "epoch" | "lease"),
+        None => matches!(rest, "control" | "epoch"),
         Some((_, what)) => OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what),
     }
 }

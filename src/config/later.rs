@@ -6,9 +6,9 @@ use super::problems::Key;
 /// Keys of later versions: the table that they stand in, and their names.
 const KEYS: [(&str, &[&str]); 5] = [
     ("", &["invalidate"]),
-    ("daemon", &["force_after", "spool"]),
-    ("redis", &["addresses", "sentinel", "cluster", "tls", "durability"]),
-    ("capture", &["prefer", "sharded", "durability", "force_after", "until_acknowledged"]),
+    ("daemon", &["spool"]),
+    ("redis", &["addresses", "sentinel", "cluster", "tls"]),
+    ("capture", &["prefer", "sharded", "until_acknowledged"]),
     ("broadcast", &["order", "sharded", "where", "rate_limit", "max_deliveries", "envelope"]),
 ];
 

@@ -52,6 +52,8 @@ pub(crate) struct Daemon {
     pub(crate) memory_limit: Size,
     /// How long an ordered stop may take before what is left is given up.
     pub(crate) shutdown_timeout: Span,
+    /// How long another instance is waited for that could go on without a gap.
+    pub(crate) force_after: Span,
 }
 
 impl Default for Daemon {
@@ -61,6 +63,7 @@ impl Default for Daemon {
             state_directory: "/var/lib/tidegate".to_owned(),
             memory_limit: Size::mebibytes(256),
             shutdown_timeout: Span::seconds(10),
+            force_after: Span::seconds(5),
         }
     }
 }
@@ -88,6 +91,25 @@ pub(crate) struct Endpoint {
     /// How long one reply may take before its outcome counts as unknown.
     #[serde(default = "defaults::response_timeout")]
     pub(crate) response_timeout: Span,
+    /// As a destination of captures: when what is stored counts as durable, so that tidegate need not keep
+    /// it any more.
+    #[serde(default)]
+    pub(crate) durability: Word<Durability>,
+    /// With durability = "replicated": how many replicas must have it.
+    pub(crate) replicas: Option<u32>,
+}
+
+/// When what is stored counts as durable.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Durability {
+    /// Once the server has applied it.
+    #[default]
+    Applied,
+    /// Once so many replicas have it.
+    Replicated,
+    /// Once the server's append-only file is synced to disk.
+    Fsynced,
 }
 
 /// One route from Pub/Sub channels into streams.

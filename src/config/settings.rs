@@ -32,8 +32,21 @@ pub struct Daemon {
     pub state_directory: PathBuf,
     /// Bytes that all routes together may hold in memory.
     pub memory_limit: u64,
+    /// What may be written to disk.
+    pub spool: SpoolSettings,
+    /// How long another instance is waited for that could go on without a gap.
+    pub force_after: Duration,
     /// How long an ordered stop may take before what is left is given up.
     pub shutdown_timeout: Duration,
+}
+
+/// STUB
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// x
+    pub limit: u64,
+    /// y
+    pub fsync: crate::spool::Fsync,
 }
 
 /// `[redis.NAME]`: one Redis deployment.
@@ -55,6 +68,20 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// How long one reply may take before its outcome counts as unknown.
     pub response_timeout: Duration,
+    /// As a destination of captures: when what is stored counts as durable.
+    pub durability: Durability,
+}
+
+/// When an entry counts as stored durably, so that it need not be kept any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Once the master has applied it.
+    #[default]
+    Applied,
+    /// Once so many replicas have it as well.
+    Replicated(u32),
+    /// Once the server's append-only file is synced to disk (servers with WAITAOF).
+    Fsynced,
 }
 
 impl Endpoint {

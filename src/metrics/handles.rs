@@ -27,6 +27,8 @@ pub struct CaptureMetrics {
     pub in_hand_events: Gauge,
     /// `tidegate_in_hand_bytes` with `where="memory"`.
     pub in_hand_bytes_memory: Gauge,
+    /// `tidegate_in_hand_bytes` with `where="spool"`.
+    pub in_hand_bytes_spool: Gauge,
     /// `tidegate_last_append_timestamp_seconds`; seconds since 1970.
     pub last_append_timestamp_seconds: Gauge,
     /// `tidegate_gap_open`; 0 or 1.
@@ -61,6 +63,7 @@ impl CaptureMetrics {
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
             in_hand_events: route.gauge(&catalogue::IN_HAND_EVENTS),
             in_hand_bytes_memory: route.with("where", "memory").gauge(&catalogue::IN_HAND_BYTES),
+            in_hand_bytes_spool: route.with("where", "spool").gauge(&catalogue::IN_HAND_BYTES),
             last_append_timestamp_seconds: route.gauge(&catalogue::LAST_APPEND_TIMESTAMP),
             gap_open: route.gauge(&catalogue::GAP_OPEN),
             durable_lag_events: route.gauge(&catalogue::DURABLE_LAG_EVENTS),

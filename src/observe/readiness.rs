@@ -25,7 +25,7 @@ const STUCK_MS: u64 = 10_000;
 /// Every reason why it does not, for a person. A reason reads the same for as long as it lasts.
 pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
-    if status.state != RouteState::Live {
+    if !matches!(status.state, RouteState::Live | RouteState::Standby) {
         let mut text = format!("{} since {}", status.state.as_str(), time(status.since_unix_ms));
         if let Some(reason) = &status.reason {
             text.push_str(": ");
@@ -168,7 +168,7 @@ mod tests {
         for state in RouteState::ALL {
             assert_eq!(
                 reasons(|status| status.state = state).is_empty(),
-                state == RouteState::Live,
+                matches!(state, RouteState::Live | RouteState::Standby),
                 "{state:?}"
             );
         }

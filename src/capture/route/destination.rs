@@ -8,16 +8,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::super::append::Outcome;
-use super::super::batch::Gap;
+use super::super::batch::Joint;
 use super::super::chain::Step;
 use super::super::handover::{Ended, Handover};
 use super::super::lane::{Lane, LaneSettings};
 use super::source::describe;
-use super::{Ending, Pending, Route};
-use crate::event::{DropReason, GapCause};
+use super::{Pending, Route, Takeover};
 use crate::rt;
 use crate::server::resp::{self, Value};
-use crate::server::{Backoff, Class, Error};
+use crate::server::{Backoff, Class, Error, Hash};
 
 /// Batches that may be on their way at once. One at a time starves the server between two of them;
 /// more than a few only fill its buffer.
@@ -26,16 +25,12 @@ const IN_FLIGHT: usize = 8;
 const UNSENT_BYTES: usize = 2 * 1024 * 1024;
 /// How long a destination that refuses is left alone.
 const PARKED: Duration = Duration::from_secs(30);
-/// How often the state of a superseded route is looked at.
-const SUPERSEDED: Duration = Duration::from_secs(5);
-/// With nothing to append, the destination is asked where the state stands: it proves that it answers,
-/// and a state that vanished is noticed before the next event.
-const IDLE_ASK: Duration = Duration::from_secs(1);
-/// How long that answer may take: a second of quiet and this together notice a stopped server within 5 s.
-const IDLE_DEADLINE: Duration = Duration::from_secs(3);
-/// And every so many times the state's time is renewed, so that a restart's gap is not dated from the
-/// last event of a quiet channel.
-const IDLE_TOUCH: u32 = 10;
+/// How long the answer to a question may take: with the second between two of them, a stopped server is
+/// noticed within 5 s.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the state's time is renewed while nothing is appended, so that a restart's gap is not dated
+/// from the last event of a quiet channel.
+const TOUCH: Duration = Duration::from_secs(10);
 
 /// Where the writing side stands.
 pub(super) struct Destination {
@@ -45,17 +40,18 @@ pub(super) struct Destination {
     pub(super) error: Option<String>,
     /// Whether a person must act.
     pub(super) parked: bool,
-    /// A newer configuration writes elsewhere.
-    pub(super) superseded: Option<String>,
     /// When it last answered; milliseconds since 1970.
     pub(super) answered_unix_ms: Option<u64>,
     connected_before: bool,
-    idle_asks: u32,
+    /// When the state's time was last renewed.
+    touched: Instant,
+    /// Whether the other instances have been told that this one ends.
+    left: bool,
 }
 
 enum State {
     /// The route that this one replaces has not said yet where it stopped.
-    Inheriting(Pin<Box<dyn Future<Output = Ended> + Send>>),
+    Inheriting(Pin<Box<dyn Future<Output = Box<Ended>> + Send>>),
     Waiting(Instant),
     Connecting(Pending<Lane>),
     Up(Box<Up>),
@@ -80,14 +76,13 @@ struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Batch,
-    Position,
-    Touch,
+    Asked(Ask),
 }
 
 /// What happened on the writing side.
 #[derive(Debug)]
 pub(super) enum Event {
-    Inherited(Ended),
+    Inherited(Box<Ended>),
     Due,
     Connected(Result<Box<Lane>, Error>),
     Filled(Result<usize, Error>),
@@ -110,10 +105,10 @@ impl Destination {
             backoff: Backoff::default(),
             error: None,
             parked: false,
-            superseded: None,
             answered_unix_ms: None,
             connected_before: false,
-            idle_asks: 0,
+            touched: now,
+            left: false,
         }
     }
 
@@ -159,6 +154,25 @@ impl Destination {
         matches!(self.state, State::Inheriting(_))
     }
 
+    /// Whether no other instance waits for this one any more, or none can be told.
+    pub(super) fn has_left(&self) -> bool {
+        self.left || !self.is_up()
+    }
+
+    /// Whether an answer to who writes is awaited.
+    pub(super) fn is_asking(&self) -> bool {
+        let asked = |sent: &Sent| matches!(sent.what, What::Asked(Ask::Stand | Ask::Leave));
+        matches!(&self.state, State::Up(up) if up.sent.iter().any(asked))
+    }
+
+    /// `stand.lua`, as the connection knows it.
+    pub(super) fn stand_hash(&self) -> Option<Hash> {
+        match &self.state {
+            State::Up(up) => Some(up.lane.stand),
+            _ => None,
+        }
+    }
+
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.state {
@@ -178,18 +192,14 @@ impl Destination {
 impl Route {
     pub(super) fn on_destination(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Inherited(ended) => {
-                if ended.read {
-                    self.chain.inherit(ended.position, ended.broken);
-                }
-                self.destination.state = State::Waiting(now);
-            }
+            Event::Inherited(ended) => self.inherit(*ended, now),
             Event::Due => {
                 let settings = LaneSettings {
                     endpoint: self.parts.destination.clone(),
                     capture: self.parts.capture.clone(),
                     keys: self.keys.clone(),
                     hashes: self.hashes.clone(),
+                    revision: self.revision.clone(),
                 };
                 self.destination.state = State::Connecting(Box::pin(Lane::open(settings)));
             }
@@ -200,17 +210,35 @@ impl Route {
         }
     }
 
-    fn connected(&mut self, lane: Lane, now: Instant) {
-        let found = lane.state.revision.as_ref();
-        if let Some(by) = &self.destination.superseded
-            && found.is_some_and(|found| !found.is_of(&self.hashes))
-        {
-            tracing::debug!(event = "superseded", route = self.parts.capture.name, by, "still standing by");
-            self.destination.state = State::Waiting(now + SUPERSEDED);
-            return;
+    /// Takes over from the route that this one replaces.
+    fn inherit(&mut self, ended: Ended, now: Instant) {
+        self.destination.state = State::Waiting(now);
+        let Ended { chain, overflow, spool, broken, leader } = ended;
+        let own = self.chain.take_batches();
+        self.chain = chain;
+        self.chain.disconnected();
+        self.overflow = overflow;
+        self.spool = spool;
+        self.account.received(self.in_hand().total().saturating_sub(self.builder.open_events()));
+        if leader {
+            // Nobody else writes, so nobody needs to be told where this configuration begins.
+            self.takeover = Takeover::Opened;
         }
+        let room = self.room();
+        let mut joint = match broken {
+            Some(gap) => Some(Joint::Gap(gap)),
+            None => self.overflow.last().or(self.chain.last()).map(Joint::Follows),
+        };
+        for mut batch in own {
+            if let Some(joint) = joint.take() {
+                batch.joint = joint;
+            }
+            self.overflow.push(batch, &mut self.chain, room);
+        }
+    }
+
+    fn connected(&mut self, lane: Lane, now: Instant) {
         let destination = &mut self.destination;
-        destination.superseded = None;
         destination.error = None;
         destination.parked = false;
         destination.answered_unix_ms = Some(rt::unix_ms());
@@ -218,40 +246,29 @@ impl Route {
             self.parts.destination_metrics.reconnects.increment(1);
         }
         destination.connected_before = true;
-        self.flush_builder();
-        let state = &lane.state;
-        self.floor = self.floor.max(state.highest_epoch + 1);
-        if self.chain.comes_after(state.position) {
-            // The source handed out an epoch that the state has passed already: another server, or its
-            // epoch was lost and its clock is behind. The next window opens above it.
-            let given_up = self.chain.held_events();
-            self.chain.clear();
-            self.give_up(given_up);
-            let why = "the source's epochs stood behind the route's state; the window is opened anew";
-            self.lost_window(GapCause::EpochLost, why, now);
-            if let Some(gap) = &mut self.gap {
-                gap.dropped = given_up;
-                gap.reason = DropReason::Stale;
-            }
-        }
-        self.report.ledger = state.ledger.clone();
+        let position = lane.state.position;
+        self.floor = self.floor.max(lane.state.highest_epoch() + 1);
+        self.revision = Some(lane.revision.clone());
         self.chain.disconnected();
-        self.chain.found(state.position, state.at_unix_ms, rt::unix_ms());
+        self.standing.disconnected();
         tracing::info!(
             event = "destination_connected",
             route = self.parts.capture.name,
             endpoint = self.parts.destination.name,
-            position = state.position.map(|position| position.to_string()),
-            "appending"
+            position = position.map(|position| position.to_string()),
+            "ready to append"
         );
+        let state = lane.state.clone();
         self.destination.state =
             State::Up(Box::new(Up { lane, sent: VecDeque::new(), paused_until: None, heard: now }));
-        self.publish(now);
+        self.found_state(&state, now);
+        self.publish();
     }
 
     /// The connection is of no more use; what was sent over it is sent again over the next.
     fn disconnect(&mut self, error: &Error, now: Instant) {
         self.chain.disconnected();
+        self.standing.disconnected();
         let park = error.class() == Class::Park;
         let wait = match error.class() {
             Class::Park => PARKED,
@@ -264,7 +281,14 @@ impl Route {
         };
         self.destination.state = State::Waiting(now + wait);
         self.refused(error, park, now);
-        self.publish(now);
+        self.publish();
+    }
+
+    /// Connects anew.
+    pub(super) fn reconnect(&mut self, now: Instant) {
+        self.chain.disconnected();
+        self.standing.disconnected();
+        self.destination.state = State::Waiting(now);
     }
 
     fn refused(&mut self, error: &Error, park: bool, now: Instant) {
@@ -313,8 +337,10 @@ impl Route {
             self.destination.answered_unix_ms = Some(rt::unix_ms());
             match sent.what {
                 What::Batch => self.on_reply(&reply, sent.at, now),
-                What::Position => self.on_position(&reply, now),
-                What::Touch => {}
+                What::Asked(Ask::Stand) => self.on_stood(&reply, now),
+                What::Asked(Ask::Leave) => self.destination.left = true,
+                What::Asked(Ask::Announced) => self.announced(now),
+                What::Asked(Ask::Note) => {}
             }
         }
     }
@@ -325,22 +351,33 @@ impl Route {
             outcome => outcome,
         };
         match self.chain.replied(outcome, rt::unix_ms()) {
-            Step::Stored { batch, stored } => {
+            Step::Stored { counts, stored, gap } => {
                 self.parts.metrics.append_seconds.record(now.duration_since(sent_at).as_secs_f64());
-                self.count_stored(&batch, &stored, now);
-                self.appends_again(now);
+                self.destination.touched = now;
+                self.takeover = Takeover::None;
+                self.count_stored(&counts, &stored, now);
+                self.tell_gap(&counts, gap.as_ref());
+                self.appends_again();
                 self.reopen_if_room(now);
             }
-            Step::Duplicate { batch } => {
-                self.count_duplicate(&batch);
-                self.appends_again(now);
+            Step::Duplicate { counts, gap } => {
+                self.count_duplicate(&counts);
+                self.tell_gap(&counts, gap.as_ref());
+                // Another instance writes as well: it may have the lease by now.
+                self.standing.hurry();
+                self.appends_again();
                 self.reopen_if_room(now);
             }
-            Step::Dropped { batch } => {
-                self.give_up(batch.events);
+            Step::Dropped { events } => {
+                self.give_up(events);
+                self.standing.hurry();
                 self.reopen_if_room(now);
             }
-            Step::Again | Step::Ignored => {}
+            Step::Again { rewound } => {
+                self.account.rewound(rewound);
+                self.standing.hurry();
+            }
+            Step::Ignored => {}
             Step::Wait(error, stored) => {
                 if let Some(stored) = stored {
                     self.count_part(&stored);
@@ -348,21 +385,21 @@ impl Route {
                 }
                 self.wait(&error, now);
             }
-            Step::Superseded(by) => self.stand_by(by, now),
+            Step::Superseded(by) => self.stand_by(by),
         }
     }
 
     /// The destination has proved that it takes what it is sent.
-    fn appends_again(&mut self, now: Instant) {
+    pub(super) fn appends_again(&mut self) {
         self.destination.backoff.reset();
         if self.destination.error.take().is_some() {
             self.destination.parked = false;
-            self.publish(now);
+            self.publish();
         }
     }
 
     /// The server refused a batch and the connection is as good as before: asks again after a while.
-    fn wait(&mut self, error: &Error, now: Instant) {
+    pub(super) fn wait(&mut self, error: &Error, now: Instant) {
         match error.class() {
             Class::Resolve | Class::Repair => self.disconnect(error, now),
             class @ (Class::Park | Class::Retry) => {
@@ -372,113 +409,95 @@ impl Route {
                     up.paused_until = Some(now + wait);
                 }
                 self.refused(error, park, now);
-                self.publish(now);
+                self.publish();
             }
         }
     }
 
-    /// A newer configuration of this route writes elsewhere.
-    fn stand_by(&mut self, by: String, now: Instant) {
-        self.flush_builder();
-        let given_up = self.chain.held_events();
-        self.chain.clear();
-        self.give_up(given_up);
-        let now_unix_ms = rt::unix_ms();
-        self.chain.owe(Gap {
-            cause: GapCause::Stale,
-            detail: "another instance, with a newer configuration, had taken over".to_owned(),
-            started_unix_ms: now_unix_ms,
-            ended_unix_ms: now_unix_ms,
-            dropped: given_up,
-            reason: DropReason::Stale,
-        });
-        tracing::warn!(
-            event = "superseded",
-            route = self.parts.capture.name,
-            by,
-            "another instance runs a newer configuration of this route; this one stands by until it is \
-             reloaded or that configuration is withdrawn"
-        );
-        self.destination.superseded = Some(by);
-        self.destination.state = State::Waiting(now + SUPERSEDED);
-        self.publish(now);
-    }
-
-    /// The answer to where the state stands.
-    fn on_position(&mut self, reply: &Value, now: Instant) {
-        if let Value::Error(text) = reply {
-            return self.wait(&Error::reply(text), now);
-        }
-        if self.chain.is_empty() {
-            self.appends_again(now);
-        }
-        let position = reply.bytes().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-        if self.chain.awaited() == 0 && position < self.chain.acked() {
-            self.chain.found(position, None, rt::unix_ms());
-        }
-    }
-
-    /// Ends a connection over which no answer comes, and asks where nothing is under way.
+    /// Ends a connection over which no answer comes.
     pub(super) fn check_destination(&mut self, now: Instant) {
-        let draining = self.ending != Ending::Running;
-        // The state's time dates the gap of a restart, so it stands still while a gap is open.
-        let watching = self.source.is_open() && self.chain.is_empty() && self.chain.acked().is_some();
         let State::Up(up) = &mut self.destination.state else { return };
         if up.paused_until.is_some_and(|until| until <= now) {
             up.paused_until = None;
         }
-        match up.sent.front() {
-            Some(oldest) if now >= oldest.due => {
-                let waited = now.duration_since(oldest.at);
-                self.disconnect(&Error::Timeout(waited, "waiting for a reply"), now);
-            }
-            None if now.duration_since(up.heard) >= IDLE_ASK && !draining => {
-                let state = &self.keys.state;
-                self.destination.idle_asks += 1;
-                let what = if self.destination.idle_asks.is_multiple_of(IDLE_TOUCH) && watching {
-                    let at = rt::unix_ms().to_string();
-                    let touch: [&[u8]; 4] = [b"HSET", state, b"at", at.as_bytes()];
-                    resp::command(up.lane.connection.out(), &touch);
-                    What::Touch
-                } else {
-                    resp::command(up.lane.connection.out(), &[b"HGET", state, b"position"]);
-                    What::Position
-                };
-                up.sent.push_back(Sent { at: now, due: now + IDLE_DEADLINE, what });
-            }
-            _ => {}
+        if let Some(oldest) = up.sent.front()
+            && now >= oldest.due
+        {
+            let waited = now.duration_since(oldest.at);
+            self.disconnect(&Error::Timeout(waited, "waiting for a reply"), now);
+        }
+    }
+
+    /// Sends something small over the append connection, if there is one.
+    pub(super) fn ask(&mut self, what: Ask, now: Instant, call: &[u8]) {
+        let State::Up(up) = &mut self.destination.state else { return };
+        up.lane.connection.out().extend_from_slice(call);
+        up.sent.push_back(Sent { at: now, due: now + ASK_DEADLINE, what: What::Asked(what) });
+    }
+
+    /// Renews the state's time, which dates the gap of a restart: it stands still while a gap is open.
+    fn touch(&mut self, now: Instant) {
+        let watching = self.source.is_open() && self.chain.is_empty() && self.chain.checkpoint().is_some();
+        if watching && self.standing.is_leader() && now.duration_since(self.destination.touched) >= TOUCH {
+            self.destination.touched = now;
+            let (key, at) = (self.keys.state.clone(), rt::unix_ms().to_string());
+            let mut call = Vec::new();
+            resp::command(&mut call, &[b"HSET", &key, b"at", at.as_bytes()]);
+            self.ask(Ask::Note, now, &call);
         }
     }
 
     /// Sends what may be sent: every full batch, and the open one where nothing else is on its way.
     pub(super) fn pump(&mut self, now: Instant) {
-        let State::Up(up) = &mut self.destination.state else { return };
-        if self.destination.superseded.is_some() {
+        if !self.destination.is_up() {
             return;
         }
+        self.stand(now);
+        self.touch(now);
+        if self.chain.is_empty() && self.overflow.is_empty() {
+            self.flush_builder();
+        }
+        if !self.standing.is_leader() || self.superseded.is_some() || self.waits_for_durability() {
+            return;
+        }
+        let force = self.may_force(now);
+        let State::Up(up) = &mut self.destination.state else { return };
         if up.paused_until.is_some_and(|until| until > now) {
             return;
         }
         up.paused_until = None;
         let due = now + self.parts.destination.response_timeout;
+        let now_unix_ms = rt::unix_ms();
         let connection = &mut up.lane.connection;
         while self.chain.awaited() < IN_FLIGHT && connection.unsent_bytes() < UNSENT_BYTES {
-            if !self.chain.has_unsent() {
-                if self.chain.awaited() > 0 {
-                    return;
-                }
-                match self.builder.take() {
-                    Some(batch) => self.chain.push(batch),
-                    None => return,
-                }
-            }
             // What follows a border may be a successor's.
             if self.border.is_some() && self.chain.next_first() >= self.border {
                 return;
             }
-            let Some((prev, batch)) = self.chain.send() else { return };
-            up.lane.append.write(connection.out(), batch, prev, rt::unix_ms());
+            let Some((prev, gap, batch)) = self.chain.send(force, now_unix_ms) else { return };
+            up.lane.append.write(connection.out(), batch, prev, gap);
             up.sent.push_back(Sent { at: now, due, what: What::Batch });
         }
     }
+
+    /// Whether writing is put off because a person must act.
+    pub(super) fn is_parked(&self) -> bool {
+        match &self.destination.state {
+            State::Up(up) => self.destination.parked && up.paused_until.is_some(),
+            _ => self.destination.parked,
+        }
+    }
+}
+
+/// What is asked beside the batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Who writes, and where the state stands.
+    Stand,
+    /// The same, for the last time.
+    Leave,
+    /// Where this configuration begins.
+    Announced,
+    /// Nothing: the answer is not looked at.
+    Note,
 }

@@ -3,65 +3,59 @@
 use std::time::Instant;
 
 use super::super::append::Stored;
-use super::super::batch::{Batch, Joint};
+use super::super::batch::Gap;
+use super::super::chain::Counts;
 use super::{Ending, Route};
 use crate::event::DropReason;
 use crate::metrics::float;
 use crate::rt;
-use crate::status::{Ledger, RouteState};
+use crate::status::RouteState;
 
-/// What is counted for the status.
+/// What is shown beside the ledger.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// The state's ledger when it was read, and what was added since.
-    pub(super) ledger: Ledger,
-    /// Done by calls that stopped half way through the front batch, or by the one that ended it.
+    /// Done by calls that stopped half way through the front batch.
     pub(super) part: u64,
     pub(super) last_append_unix_ms: Option<u64>,
     state: Option<(RouteState, u64)>,
     was_live: bool,
 }
 
-impl Report {
-    pub(super) fn dropped(&mut self, reason: DropReason, events: u64) {
-        if events > 0 {
-            *self.ledger.dropped.entry(reason.as_str().to_owned()).or_default() += events;
-            self.ledger.received += events;
-        }
-    }
-}
-
 impl Route {
     /// Shows on the board and in the gauges where the route stands.
-    pub(super) fn publish(&mut self, _now: Instant) {
+    pub(super) fn publish(&mut self) {
         let now_unix_ms = rt::unix_ms();
         let (state, reason) = self.state();
-        self.report.was_live |= state == RouteState::Live;
+        self.report.was_live |= matches!(state, RouteState::Live | RouteState::Standby);
         let since = match self.report.state {
             Some((before, since)) if before == state => since,
             _ => {
                 // The route that takes over has the gauge.
-                if !matches!(self.ending, Ending::HandingOver(_)) {
+                if !matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver) {
                     self.parts.metrics.set_state(state);
                 }
                 now_unix_ms
             }
         };
         self.report.state = Some((state, since));
-        let in_hand = self.chain.held_events() + self.builder.open_events();
+        let held = self.in_hand();
         let in_hand_bytes = self.held_bytes() as u64;
+        let (leader, eligible) = (self.standing.is_leader(), self.is_eligible());
+        let others = self.standing.others(Instant::now()) as u64;
         let metrics = &self.parts.metrics;
-        metrics.in_hand_events.set(float(in_hand));
+        metrics.in_hand_events.set(float(held.total()));
         metrics.in_hand_bytes_memory.set(float(in_hand_bytes));
-        metrics.durable_lag_events.set(float(self.chain.held_events()));
+        metrics.in_hand_bytes_spool.set(float(self.overflow.disk_bytes()));
+        // Without a durability to wait for, what is stored is as durable as it will be known to be.
+        let kept = if self.durable.is_some() { self.chain.kept_events() } else { 0 };
+        metrics.durable_lag_events.set(float(held.total() + kept));
         metrics.gap_open.set(if self.gap.is_some() { 1.0 } else { 0.0 });
-        metrics.leader.set(if state == RouteState::Superseded { 0.0 } else { 1.0 });
-        metrics.standby_eligible.set(0.0);
-        let position = self.chain.acked().map(|position| position.to_string());
-        let mut ledger = self.report.ledger.clone();
-        ledger.in_hand = in_hand;
-        // What is in hand is in the state's ledger only once it is stored.
-        ledger.received += in_hand;
+        metrics.leader.set(if leader { 1.0 } else { 0.0 });
+        metrics.standby_eligible.set(if !leader && eligible { 1.0 } else { 0.0 });
+        let position = self.chain.checkpoint().map(|position| position.to_string());
+        let durable = self.known_durable.map(|position| position.to_string());
+        let spool_bytes = self.overflow.disk_bytes();
+        let ledger = self.account.ledger(held);
         let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
         self.parts.slot.update(|status| {
             status.state = state;
@@ -75,6 +69,10 @@ impl Route {
             status.destination.last_answer_unix_ms = destination.answered_unix_ms;
             status.position = position;
             status.in_hand_bytes = in_hand_bytes;
+            status.spool_bytes = spool_bytes;
+            status.durable = durable;
+            status.leader = leader;
+            status.other_instances = others;
             status.gap_open_since_unix_ms = gap.as_ref().map(|gap| gap.started_unix_ms);
             status.last_progress_unix_ms = self.report.last_append_unix_ms;
             status.ledger = Some(ledger);
@@ -88,19 +86,19 @@ impl Route {
     /// Counts events in hand that will not be stored, because of where the state stands.
     pub(super) fn give_up(&mut self, events: u64) {
         self.parts.metrics.dropped(DropReason::Stale).increment(events);
-        self.report.dropped(DropReason::Stale, events);
+        self.account.dropped(events);
     }
 
-    pub(super) fn count_stored(&mut self, batch: &Batch, stored: &Stored, now: Instant) {
+    pub(super) fn count_stored(&mut self, counts: &Counts, stored: &Stored, now: Instant) {
         self.count_part(stored);
         let metrics = &self.parts.metrics;
         // What the script skipped was there already, or was counted when the call stopped half way.
         let before = std::mem::take(&mut self.report.part);
-        let skipped = batch.events.saturating_sub(stored.events() + before);
+        let skipped = counts.events.saturating_sub(stored.events() + before);
         metrics.deduplicated.increment(skipped);
-        metrics.capture_lag_seconds.record(now.duration_since(batch.opened).as_secs_f64());
-        metrics.batch_events.record(float(batch.events));
-        self.tell_gap(batch);
+        self.account.deduplicated(skipped);
+        metrics.capture_lag_seconds.record(now.duration_since(counts.opened).as_secs_f64());
+        metrics.batch_events.record(float(counts.events));
         if stored.rejected > 0
             && let Some(suppressed) = self.log.admit("dead_letter", now)
         {
@@ -127,24 +125,22 @@ impl Route {
             metrics.last_append_timestamp_seconds.set(float(now_unix_ms) / 1000.0);
             self.report.last_append_unix_ms = Some(now_unix_ms);
         }
-        let ledger = &mut self.report.ledger;
-        ledger.appended += stored.appended;
-        ledger.rejected += stored.rejected;
-        ledger.filtered += stored.filtered;
-        ledger.received += stored.events();
+        self.account.stored(stored);
     }
 
     /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
     /// counted it there already.
-    pub(super) fn count_duplicate(&mut self, batch: &Batch) {
+    pub(super) fn count_duplicate(&mut self, counts: &Counts) {
         let before = std::mem::take(&mut self.report.part);
-        self.parts.metrics.deduplicated.increment(batch.events.saturating_sub(before));
-        self.tell_gap(batch);
+        let events = counts.events.saturating_sub(before);
+        self.parts.metrics.deduplicated.increment(events);
+        self.account.deduplicated(events);
     }
 
     /// Tells of the gap that a batch carried, once it is recorded.
-    fn tell_gap(&self, batch: &Batch) {
-        if let Joint::Gap(gap) = &batch.joint {
+    pub(super) fn tell_gap(&mut self, counts: &Counts, gap: Option<&Gap>) {
+        if let Some(gap) = gap {
+            self.account.recorded(gap.dropped);
             self.parts.metrics.gap(gap.cause).increment(1);
             tracing::warn!(
                 event = "gap",
@@ -152,7 +148,7 @@ impl Route {
                 cause = gap.cause.as_str(),
                 since_unix_ms = gap.started_unix_ms,
                 until_unix_ms = gap.ended_unix_ms,
-                position = %batch.first,
+                position = %counts.first,
                 "what was published between {} and {} may be missing: {}; recorded in {}",
                 rt::rfc3339(gap.started_unix_ms),
                 rt::rfc3339(gap.ended_unix_ms),
@@ -166,22 +162,38 @@ impl Route {
         let (source, destination) = (&self.source, &self.destination);
         match self.ending {
             Ending::Draining(_) => return (RouteState::Draining, Some("told to stop".to_owned())),
-            Ending::HandingOver(_) => {
+            Ending::HandingOver(_) | Ending::HandedOver => {
                 return (RouteState::Draining, Some("replaced by a new configuration".to_owned()));
             }
             Ending::Running => {}
         }
-        if destination.superseded.is_some() {
+        if self.superseded.is_some() {
             let why = "another instance runs a newer configuration of this route".to_owned();
             return (RouteState::Superseded, Some(why));
         }
-        if destination.parked {
+        if destination.parked && destination.error.is_some() {
             return (RouteState::Parked, destination.error.clone());
         }
         let why = destination.error.as_ref().map(|error| format!("destination: {error}"));
         let why = why.or_else(|| source.error.as_ref().map(|error| format!("source: {error}")));
-        match (source.is_open() && destination.is_up() && destination.error.is_none(), self.report.was_live) {
-            (true, _) => (RouteState::Live, None),
+        let up = source.is_open() && destination.is_up() && destination.error.is_none();
+        match (up, self.report.was_live) {
+            (true, _) if self.waits_for_durability() => {
+                let why = "what is stored is not known to be durable, so no more is stored for now: look at the \
+                           destination's replicas, or at its append-only file";
+                (RouteState::Waiting, Some(why.to_owned()))
+            }
+            (true, _) if self.standing.is_leader() => (RouteState::Live, None),
+            (true, _) if self.is_eligible() && self.standing.is_told_of_a_leader() => {
+                (RouteState::Standby, None)
+            }
+            (true, was_live) if !self.standing.is_told_of_a_leader() && was_live => {
+                (RouteState::Waiting, Some("nobody writes for the moment".to_owned()))
+            }
+            (true, _) => (
+                RouteState::Joining,
+                Some("what follows the checkpoint is not all in hand here yet".to_owned()),
+            ),
             (false, true) => (RouteState::Waiting, why),
             (false, false) => (RouteState::Connecting, why),
         }

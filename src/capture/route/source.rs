@@ -4,12 +4,12 @@ use std::fmt;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::super::batch::{Gap, Joint};
+use super::super::batch::{Gap, Joint, Read};
 use super::super::handover::Border;
 use super::super::window::{Item, SILENCE, Subscriptions, Window};
 use super::intake::Intake;
-use super::{Ending, Pending, Route};
-use crate::event::{DropReason, GapCause};
+use super::{Ending, Pending, Route, Takeover};
+use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
@@ -34,8 +34,10 @@ enum State {
     Waiting(Instant),
     Opening(Pending<Window>),
     Open(Box<Window>),
-    /// Memory is full.
+    /// There is no room for more.
     Full,
+    /// A newer configuration reads elsewhere.
+    Held,
     Closed,
 }
 
@@ -68,7 +70,7 @@ impl Source {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match &mut self.state {
             State::Waiting(until) if *until <= Instant::now() => Poll::Ready(Event::Due),
-            State::Waiting(_) | State::Full | State::Closed => Poll::Pending,
+            State::Waiting(_) | State::Full | State::Held | State::Closed => Poll::Pending,
             State::Opening(opening) => {
                 opening.as_mut().poll(cx).map(|window| Event::Opened(window.map(Box::new)))
             }
@@ -80,7 +82,7 @@ impl Source {
         match &self.state {
             State::Waiting(until) => Some(*until),
             State::Open(window) => Some(window.heard + SILENCE),
-            State::Opening(_) | State::Full | State::Closed => None,
+            State::Opening(_) | State::Full | State::Held | State::Closed => None,
         }
     }
 
@@ -91,6 +93,28 @@ impl Source {
 
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
+    }
+
+    /// The anchor of the window that is open.
+    pub(super) fn open_anchor(&self) -> Option<Position> {
+        match &self.state {
+            State::Open(window) => Some(window.anchor()),
+            _ => None,
+        }
+    }
+
+    /// Stops reading: what comes is another instance's.
+    pub(super) fn hold(&mut self) {
+        if !matches!(self.state, State::Closed) {
+            self.state = State::Held;
+        }
+    }
+
+    /// Opens a window anew.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if !matches!(self.state, State::Closed) {
+            self.state = State::Waiting(now);
+        }
     }
 
     pub(super) fn held_bytes(&self) -> usize {
@@ -126,7 +150,7 @@ impl Route {
     }
 
     /// Reads what was published until now, and then no more.
-    pub(super) fn finish_source(&mut self, now: Instant) {
+    pub(super) fn finish_source(&mut self) {
         match &mut self.source.state {
             State::Open(window) => window.fence(),
             State::Opening(_) => {
@@ -135,11 +159,11 @@ impl Route {
             }
             _ => self.source.state = State::Closed,
         }
-        self.publish(now);
+        self.publish();
     }
 
     /// Tells the route that this one replaces, until the first window is open.
-    fn say_border(&self, border: Border) {
+    pub(super) fn say_border(&self, border: Border) {
         if let Some((predecessor, _)) = &self.parts.predecessor
             && !self.source.opened_before
         {
@@ -161,9 +185,7 @@ impl Route {
                 );
                 self.lost_window(GapCause::SourceSilent, &why, now);
             }
-            State::Full if self.held_bytes() <= self.parts.memory_bytes / 2 => {
-                self.source.state = State::Waiting(now);
-            }
+            State::Full if self.has_room_again() => self.source.state = State::Waiting(now),
             _ => {}
         }
     }
@@ -173,6 +195,14 @@ impl Route {
         if matches!(self.source.state, State::Full) {
             self.check_source(now);
         }
+    }
+
+    /// Whether enough is free for a window to be worth opening.
+    fn has_room_again(&self) -> bool {
+        let room = self.room();
+        let waits = self.chain.held_bytes() + self.overflow.held_bytes();
+        let most = if self.overflow.is_enabled() { room.chain + room.tail / 2 } else { room.chain };
+        waits <= most && self.overflow.full(&self.chain, room).is_none()
     }
 
     fn open_window(&mut self) {
@@ -188,7 +218,14 @@ impl Route {
         };
         self.source.demotions = self.parts.pulse.demotions();
         let role = format!("{}:subscribe", capture.name);
-        let (floor, anchor) = (self.floor, AnchorId::random());
+        let anchor = match self.takeover {
+            Takeover::Announced(anchor) => {
+                self.takeover = Takeover::Opened;
+                anchor
+            }
+            _ => AnchorId::random(),
+        };
+        let floor = self.floor;
         self.say_border(Border::Announced(anchor));
         self.source.state = State::Opening(Box::pin(async move {
             Window::open(&source, &role, subscriptions, floor, anchor).await
@@ -213,10 +250,10 @@ impl Route {
         let now_unix_ms = rt::unix_ms();
         let joint = match self.gap.take() {
             Some(gap) => Joint::Gap(Gap { ended_unix_ms: now_unix_ms, ..gap }),
-            None => Joint::Start(now_unix_ms),
+            None => Joint::Start,
         };
         self.flush_builder();
-        self.builder.open_window(anchor, joint, now);
+        self.builder.open_window(anchor, joint, Read { at: now, unix_ms: now_unix_ms });
         self.source.state = State::Open(window);
         tracing::info!(
             event = "window_opened",
@@ -225,8 +262,9 @@ impl Route {
             position = %anchor,
             "listening"
         );
+        self.standing.hurry();
         self.read_window(now);
-        self.publish(now);
+        self.publish();
     }
 
     fn not_opened(&mut self, error: &Error, now: Instant) {
@@ -246,7 +284,7 @@ impl Route {
                 describe(error)
             );
         }
-        self.publish(now);
+        self.publish();
     }
 
     /// The window has ended: what comes until the next one opens may be missed.
@@ -260,7 +298,7 @@ impl Route {
         self.source.error = Some(why.to_owned());
         self.source.state = match cause {
             _ if self.ending != Ending::Running => State::Closed,
-            GapCause::MemoryFull => State::Full,
+            GapCause::MemoryFull | GapCause::SpoolFull | GapCause::SpoolFailed => State::Full,
             _ => State::Waiting(now + self.source.backoff.next_wait()),
         };
         self.gap = Some(Gap {
@@ -270,8 +308,12 @@ impl Route {
                 .saturating_sub(u64::try_from(unheard.as_millis()).unwrap_or_default()),
             ended_unix_ms: 0,
             dropped: 0,
-            reason: DropReason::MemoryFull,
         });
+        if self.takeover == Takeover::Opened {
+            // The anchor that was announced is of a window that is no more.
+            self.takeover = Takeover::None;
+        }
+        self.standing.hurry();
         if let Some(suppressed) = self.log.admit("source_lost", now) {
             tracing::warn!(
                 event = "source_lost",
@@ -283,13 +325,14 @@ impl Route {
             );
         }
         if let Border::Open(border) = self.known_border {
-            self.hand_over(border, now);
+            self.hand_over(border);
         }
-        self.publish(now);
+        self.publish();
     }
 
     /// Takes in everything that has come.
     pub(super) fn read_window(&mut self, now: Instant) {
+        let room = self.room();
         let State::Open(window) = &mut self.source.state else { return };
         window.heard = now;
         let received_unix_ms = rt::unix_ms();
@@ -299,12 +342,12 @@ impl Route {
             mapping: &mut self.mapping,
             builder: &mut self.builder,
             chain: &mut self.chain,
-            memory_bytes: self.parts.memory_bytes,
-            now,
-            received_unix_ms,
+            overflow: &mut self.overflow,
+            room,
+            read: Read { at: now, unix_ms: received_unix_ms },
         };
         let pause = loop {
-            let room = match window.next() {
+            let goes_on = match window.next() {
                 Ok(None) => break Pause::Empty,
                 Ok(Some(Item::Event { position, message, size })) => {
                     received += 1;
@@ -314,6 +357,7 @@ impl Route {
                     self.floor = self.floor.max(position.epoch.number + 1);
                     let word = self.parts.successor.border();
                     if word.is_at(position) {
+                        // What is full is found out with the next message.
                         intake.end_batch();
                         self.border = Some(position);
                         if matches!(word, Border::Open(_)) {
@@ -337,12 +381,13 @@ impl Route {
                 Ok(Some(Item::Nothing)) => true,
                 Err(error) => break Pause::Broken(error),
             };
-            if !room {
+            if !goes_on {
                 break Pause::Full;
             }
         };
         if received > 0 {
             self.parts.metrics.received.increment(received);
+            self.account.received(received);
             self.parts.pulse.busy();
         }
         self.on_pause(pause, now);
@@ -357,18 +402,24 @@ impl Route {
                 self.flush_builder();
                 self.gap = Some(super::stopped("tidegate was told to stop"));
                 if let Border::Open(border) = self.known_border {
-                    self.hand_over(border, now);
+                    self.hand_over(border);
                 }
             }
-            Pause::Border(border) => self.hand_over(border, now),
+            Pause::Border(border) => self.hand_over(border),
             Pause::Broken(error) => self.lost_window(GapCause::SourceBroken, &error.to_string(), now),
             Pause::Full => {
+                let cause = self.overflow.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
                 let why = format!(
-                    "{} bytes wait for the destination, the route's share of memory_limit is {}",
-                    self.chain.held_bytes(),
-                    self.parts.memory_bytes
+                    "{} bytes wait for the destination in memory and {} on disk: {}",
+                    self.chain.held_bytes() + self.overflow.held_bytes(),
+                    self.overflow.disk_bytes(),
+                    match cause {
+                        GapCause::SpoolFull => "the route's share of [daemon.spool] limit is used up",
+                        GapCause::SpoolFailed => "the spool cannot be written",
+                        _ => "the route's share of memory_limit is used up",
+                    }
                 );
-                self.lost_window(GapCause::MemoryFull, &why, now);
+                self.lost_window(cause, &why, now);
             }
         }
     }

@@ -34,6 +34,11 @@ impl Check<'_> {
             // What is too small is reported above, and not once more for each route's messages.
             memory_limit: raw.memory_limit.0.max(LEAST_MEMORY),
             shutdown_timeout: raw.shutdown_timeout.0,
+            spool: crate::config::settings::SpoolSettings {
+                limit: 1 << 30,
+                fsync: crate::spool::Fsync::Never,
+            },
+            force_after: raw.force_after.0,
         }
     }
 }

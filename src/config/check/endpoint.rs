@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::settings::{Endpoint, Secret, SecretSource};
+use crate::config::settings::{Durability, Endpoint, Secret, SecretSource};
 use crate::config::url;
 
 /// The longest key prefix: it is repeated in every key and channel of tidegate's own.
@@ -31,6 +31,24 @@ impl Check<'_> {
             }
         });
         let in_url = parsed.as_ref().and_then(|parsed| parsed.password.clone());
+        let durability = match (raw.durability.0, raw.replicas) {
+            (raw::Durability::Applied, None) => Durability::Applied,
+            (raw::Durability::Fsynced, None) => Durability::Fsynced,
+            (raw::Durability::Replicated, replicas) => {
+                if replicas == Some(0) {
+                    self.report(&key.at("replicas"), "expected at least 1");
+                }
+                Durability::Replicated(replicas.unwrap_or(1))
+            }
+            (raw::Durability::Applied | raw::Durability::Fsynced, Some(_)) => {
+                self.report_with(
+                    &key.at("replicas"),
+                    "this says how many replicas must have what is stored",
+                    "it needs durability = \"replicated\"",
+                );
+                Durability::Applied
+            }
+        };
         let password = self.password(key, in_url, raw.password, raw.password_file);
         let parsed = parsed?;
         Some(Endpoint {
@@ -42,6 +60,7 @@ impl Check<'_> {
             key_prefix: raw.key_prefix,
             connect_timeout: raw.connect_timeout.0,
             response_timeout: raw.response_timeout.0,
+            durability,
         })
     }
 

@@ -1,0 +1,134 @@
+//! What a route keeps beside memory: its spool, and what is known to be durable.
+
+use std::time::{Duration, Instant};
+
+use super::Route;
+use crate::config::Durability;
+use crate::position::Position;
+use crate::rt;
+use crate::spool::{Done, Log, Spool, SpoolError};
+
+use super::super::overflow::Overflow;
+
+/// With `durability = "applied"`: how long what is stored is kept all the same. A failover loses what had
+/// not come to the replica yet, which is the last moment's.
+const KEPT: Duration = Duration::from_secs(2);
+
+impl Route {
+    /// Opens the spool, and finds what an earlier process left there.
+    pub(super) async fn open_spool(&mut self) {
+        let Some(place) = self.parts.spool.clone() else { return };
+        if self.destination.is_inheriting() {
+            // The route that this one replaces has it, and hands it over.
+            return;
+        }
+        let route = self.parts.capture.name.clone();
+        let opened = rt::blocking("spool", move || {
+            match Log::open(&place.directory, place.options) {
+                Err(error @ SpoolError::Corrupt { .. }) => {
+                    // It is kept for a person; what it held is missing, and recorded as that.
+                    Log::set_aside(&place.directory)?;
+                    let (log, recovered) = Log::open(&place.directory, place.options)?;
+                    Ok((log, recovered, Some(error)))
+                }
+                Err(error) => Err(error),
+                Ok((log, recovered)) => Ok((log, recovered, None)),
+            }
+        })
+        .await;
+        match opened {
+            Ok((log, recovered, corrupt)) => {
+                if let Some(error) = &corrupt {
+                    tracing::error!(
+                        event = "spool_corrupt",
+                        route,
+                        "{error}; its files are kept as *.corrupt, what they held is missing inside a recorded gap"
+                    );
+                }
+                if recovered.records > 0 || recovered.cut_bytes > 0 {
+                    tracing::info!(
+                        event = "spool_recovered",
+                        route,
+                        records = recovered.records,
+                        bytes = recovered.bytes,
+                        cut_bytes = recovered.cut_bytes,
+                        "an earlier process left records; they are appended first"
+                    );
+                }
+                let last = recovered.last.map(Position::from_bytes);
+                self.floor = self.floor.max(last.map_or(0, |last| last.epoch.number + 1));
+                self.overflow = Overflow::with_spool(last, recovered.bytes);
+                if corrupt.is_some() {
+                    self.overflow.lost_some(&mut self.chain);
+                }
+                self.spool = Some(Spool::start(&route, log));
+            }
+            Err(error) => tracing::error!(
+                event = "spool_unavailable",
+                route,
+                "{error}; the route works without a spool: what memory cannot hold while the destination is \
+                 away is lost, inside a recorded gap"
+            ),
+        }
+    }
+
+    /// Gives the spool its next work, and lets go of what need not be kept any more.
+    pub(super) fn keep(&mut self, now: Instant) {
+        let room = self.room();
+        match self.parts.destination.durability {
+            Durability::Applied => self.chain.retire_old(now, KEPT, room.tail),
+            Durability::Replicated(_) | Durability::Fsynced => {
+                if let Some(durable) = &self.durable
+                    && self.standing.is_leader()
+                {
+                    durable.applied(self.chain.checkpoint());
+                }
+            }
+        }
+        self.overflow.refill(&mut self.chain, room);
+        let durable = match self.parts.destination.durability {
+            Durability::Applied => self.chain.checkpoint(),
+            Durability::Replicated(_) | Durability::Fsynced => self.known_durable,
+        };
+        if let Some(spool) = &mut self.spool
+            && !spool.is_busy()
+            && self.border.is_none()
+            && let Some(request) = self.overflow.request(&self.chain, durable, room, now)
+        {
+            spool.submit(request);
+        }
+    }
+
+    pub(super) fn on_spool(&mut self, done: Done, now: Instant) {
+        let room = self.room();
+        let outcome = self.overflow.done(done, &mut self.chain, room, now);
+        self.account.received(outcome.recovered);
+        if let Some(error) = outcome.failed
+            && let Some(suppressed) = self.log.admit("spool_failed", now)
+        {
+            let consequence = if outcome.lost {
+                "what was on disk only is missing, inside a recorded gap"
+            } else {
+                "what comes is kept in memory as long as that lasts; tries again every 2 s"
+            };
+            tracing::error!(
+                event = "spool_failed",
+                route = self.parts.capture.name,
+                suppressed,
+                "{error}; {consequence}"
+            );
+        }
+        self.reopen_if_room(now);
+    }
+
+    /// So much is stored durably.
+    pub(super) fn on_durable(&mut self, position: Position) {
+        self.known_durable = self.known_durable.max(Some(position));
+        self.chain.retire(self.known_durable);
+    }
+
+    /// Whether more is stored than may be kept until it is durable: then nothing is sent for a while.
+    pub(super) fn waits_for_durability(&self) -> bool {
+        self.durable.is_some() && self.chain.kept_bytes() > self.room().tail
+    }
+}

@@ -1,0 +1,236 @@
+//! A route among the instances that run the same one: who writes, and by which configuration.
+
+use std::time::Instant;
+
+use super::super::handover::Border;
+use super::super::standing::{Facts, Stood, Want};
+use super::super::state::State;
+use super::destination::Ask;
+use super::{Ending, Route, Takeover};
+use crate::config::Durability;
+use crate::event::{DropReason, GapCause};
+use crate::position::AnchorId;
+use crate::rt;
+use crate::server::resp::{self, Value};
+
+impl Route {
+    /// What this instance knows of itself.
+    fn facts(&self) -> Facts {
+        let open = self.source.open_anchor();
+        Facts {
+            coverage: self.chain.coverage(open),
+            first: self.chain.first(),
+            waits_since: self.chain.waits_since(),
+            able: self.superseded.is_none() && !self.is_parked(),
+        }
+    }
+
+    /// When the others are asked next.
+    pub(super) fn stand_due(&self) -> Option<Instant> {
+        if self.destination.is_asking() { None } else { self.standing.due(&self.facts()) }
+    }
+
+    /// Whether it may go on with a gap where it cannot go on without.
+    pub(super) fn may_force(&self, now: Instant) -> bool {
+        self.standing.may_force(&self.facts(), now)
+    }
+
+    /// Whether another instance holds everything that waits here.
+    pub(super) fn is_covered(&self) -> bool {
+        !self.standing.is_leader() && self.standing.another_is_eligible(Instant::now())
+    }
+
+    /// Asks who writes, where that is due.
+    pub(super) fn stand(&mut self, now: Instant) {
+        if self.destination.is_asking() {
+            return;
+        }
+        let leaving = matches!(self.ending, Ending::Draining(_)) && self.has_settled();
+        if leaving && self.destination.has_left() {
+            return;
+        }
+        if !leaving && self.standing.due(&self.facts()).is_some_and(|due| due > now) {
+            return;
+        }
+        // What is read is in hand, too.
+        self.flush_builder();
+        let facts = self.facts();
+        self.standing.observe(self.chain.checkpoint(), &facts, now);
+        let (want, ask) = match self.standing.want(&facts, now) {
+            _ if leaving => (Want::Leave, Ask::Leave),
+            want => (want, Ask::Stand),
+        };
+        self.standing.asked(now);
+        let (standing, keys) = (&self.standing, &self.keys);
+        let Some(hash) = self.destination.stand_hash() else { return };
+        let mut call = Vec::new();
+        standing.write(&mut call, &hash, [&keys.state, &keys.lease], want, &facts);
+        self.ask(ask, now, &call);
+    }
+
+    /// Takes in who writes, and where the state stands.
+    pub(super) fn on_stood(&mut self, reply: &Value, now: Instant) {
+        let (stood, state) =
+            match Stood::read(reply).and_then(|(stood, state)| Ok((stood, State::read(state)?))) {
+                Ok(read) => read,
+                Err(error) => return self.wait(&error, now),
+            };
+        let led = self.standing.is_leader();
+        self.standing.stood(stood, now);
+        self.found_state(&state, now);
+        self.follow_revision(&state, now);
+        if led != self.standing.is_leader() {
+            tracing::info!(
+                event = if led { "standing_by" } else { "leading" },
+                route = self.parts.capture.name,
+                position = self.chain.checkpoint().map(|position| position.to_string()),
+                "{}",
+                if led { "another instance writes" } else { "this instance writes" }
+            );
+            self.publish();
+        }
+        if self.chain.is_behind() && self.standing.is_alone(now) && self.superseded.is_none() {
+            self.epoch_lost(now);
+        }
+        if self.chain.is_empty() {
+            self.appends_again();
+        }
+    }
+
+    /// Takes in where the state stands.
+    pub(super) fn found_state(&mut self, state: &State, now: Instant) {
+        self.account.found(&state.ledger);
+        let passed = self.chain.found(state.position, &state.epochs, state.at_unix_ms, rt::unix_ms());
+        if passed.rewound > 0 {
+            self.known_durable = state.durable;
+        }
+        self.parts.metrics.deduplicated.increment(passed.deduplicated);
+        self.parts.metrics.dropped(DropReason::Stale).increment(passed.stale);
+        self.account.passed(passed);
+        if let Some(durable) = state.durable
+            && self.parts.destination.durability != Durability::Applied
+        {
+            self.on_durable(durable);
+        }
+        let facts = self.facts();
+        self.standing.observe(self.chain.checkpoint(), &facts, now);
+        if passed.deduplicated > 0 {
+            self.reopen_if_room(now);
+        }
+    }
+
+    /// The source handed out an epoch that the state has passed already: another server, or its epoch was
+    /// lost and its clock is behind. The next window opens above it.
+    fn epoch_lost(&mut self, now: Instant) {
+        let given_up = self.chain.clear() + self.overflow.clear();
+        self.give_up(given_up);
+        self.floor = self.floor.max(self.chain.checkpoint().map_or(0, |at| at.epoch.number + 1));
+        let why = "the source's epochs stood behind the route's state; the window is opened anew";
+        self.lost_window(GapCause::EpochLost, why, now);
+        if let Some(gap) = &mut self.gap {
+            gap.dropped = given_up;
+        }
+    }
+
+    /// Sees to it that the newest configuration is the one that is written by.
+    fn follow_revision(&mut self, state: &State, now: Instant) {
+        let Some(own) = self.revision.clone() else { return };
+        let by = state.revision.iter().chain(state.next.as_ref().map(|(_, revision)| revision));
+        let newer = by.filter(|revision| revision.supersedes(&own)).max_by_key(|by| by.to_string()).cloned();
+        if let Some(newer) = newer {
+            if !self.standing.is_alone(now) {
+                if self.superseded.is_none() && state.revision.as_ref() == Some(&newer) {
+                    self.stand_by(newer.to_string());
+                }
+                return;
+            }
+            // Whoever ran it is gone: this one goes on.
+            self.take_over_again(&newer.to_string(), now);
+            return;
+        }
+        if let Some(by) = self.superseded.take() {
+            tracing::info!(event = "superseded_no_more", route = self.parts.capture.name, by, "goes on");
+            self.source.resume(now);
+        }
+        let differs = state.revision.as_ref().is_some_and(|found| found.differs(&own));
+        if !differs || self.standing.is_alone(now) {
+            self.takeover = Takeover::None;
+        } else if self.takeover == Takeover::None {
+            self.announce(now);
+        }
+    }
+
+    /// Another instance writes by an older configuration: says at which anchor this one begins, and opens
+    /// a window with it. What stands before it is the other instance's.
+    fn announce(&mut self, now: Instant) {
+        let anchor = AnchorId::random();
+        let Some(revision) = &self.revision else { return };
+        let (key, next) = (self.keys.state.clone(), format!("{anchor} {revision}"));
+        tracing::info!(
+            event = "taking_over",
+            route = self.parts.capture.name,
+            "another instance runs another configuration of this route; this one begins at the next window"
+        );
+        let mut call = Vec::new();
+        resp::command(&mut call, &[b"HSET", &key, b"next", next.as_bytes()]);
+        self.ask(Ask::Announced, now, &call);
+        self.takeover = Takeover::Announced(anchor);
+    }
+
+    /// The announcement is in the state: the window opens anew, with the anchor that it names.
+    pub(super) fn announced(&mut self, now: Instant) {
+        self.flush_builder();
+        let others = self.chain.clear() + self.overflow.clear();
+        self.parts.metrics.deduplicated.increment(others);
+        self.account.deduplicated(others);
+        self.gap = None;
+        self.source.resume(now);
+        self.publish();
+    }
+
+    /// The instance with the newer configuration is gone, so this one writes again.
+    fn take_over_again(&mut self, by: &str, now: Instant) {
+        let key = self.keys.state.clone();
+        let mut call = Vec::new();
+        resp::command(&mut call, &[b"HDEL", &key, b"next"]);
+        self.ask(Ask::Note, now, &call);
+        tracing::warn!(
+            event = "superseded_no_more",
+            route = self.parts.capture.name,
+            by,
+            "the instance with the newer configuration has not been seen for a while; this one goes on"
+        );
+        self.superseded = None;
+        self.takeover = Takeover::None;
+        self.revision = None;
+        self.source.resume(now);
+        // The revision is claimed when connecting.
+        self.reconnect(now);
+    }
+
+    /// A newer configuration of this route writes elsewhere.
+    pub(super) fn stand_by(&mut self, by: String) {
+        self.flush_builder();
+        let others = self.chain.clear() + self.overflow.clear();
+        self.parts.metrics.deduplicated.increment(others);
+        self.account.deduplicated(others);
+        self.source.hold();
+        self.say_border(Border::None);
+        tracing::warn!(
+            event = "superseded",
+            route = self.parts.capture.name,
+            by,
+            "another instance runs a newer configuration of this route; this one stands by until it is \
+             reloaded, or until that instance is gone"
+        );
+        self.superseded = Some(by);
+        self.standing.hurry();
+        self.publish();
+    }
+
+    /// Whether it could go on without a gap.
+    pub(super) fn is_eligible(&self) -> bool {
+        let facts = self.facts();
+        facts.able && facts.coverage.is_eligible()
+    }
+}

@@ -1,0 +1,52 @@
+#!lua flags=allow-oom
+-- Says that an instance is there and what it could do, and asks who writes. The lease only saves work:
+-- what is stored is decided by the position alone.
+--
+-- KEYS[1] state  [2] lease
+-- ARGV[1] instance  [2] what it wants: 'watch', 'claim' (if nobody has the lease), 'seize', 'release', 'leave'
+-- ARGV[3] how long the lease lasts, ms   [4] how long an instance is remembered, ms
+-- ARGV[5] '1': it could go on without a gap   [6] the first position that it holds, or '-'
+-- The reply: who has the lease or '', the state as HGETALL, and of each other instance: its name, for how
+-- many ms it has not been seen, ARGV[5], ARGV[6].
+local state, lease, me, want = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local lasts, remembered = tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local held = redis.call('HMGET', lease, 'holder', 'until')
+local holder, left = held[1] or '', (tonumber(held[2] or '') or 0) - now
+-- One that would last longer than any was given is from before the server's clock went back.
+if left <= 0 or left > lasts then holder = '' end
+if want == 'seize' or (want == 'claim' and (holder == '' or holder == me)) then
+  holder = me
+  redis.call('HSET', lease, 'holder', me, 'until', string.format('%.0f', now + lasts))
+elseif holder == me and (want == 'release' or want == 'leave') then
+  holder = ''
+  redis.call('HDEL', lease, 'holder', 'until')
+end
+local own = 'instance:' .. me
+if want == 'leave' then
+  redis.call('HDEL', lease, own)
+else
+  redis.call('HSET', lease, own, string.format('%.0f', now) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6])
+end
+redis.call('PEXPIRE', lease, remembered * 10)
+
+local others = {}
+local fields = redis.call('HGETALL', lease)
+for i = 1, #fields, 2 do
+  local name = string.match(fields[i], '^instance:(.*)')
+  if name and name ~= me then
+    local seen, eligible, first = string.match(fields[i + 1], '^(%d+) (%d) (.*)')
+    local ago = seen and math.abs(now - tonumber(seen)) or remembered
+    if ago >= remembered then
+      redis.call('HDEL', lease, fields[i])
+    else
+      others[#others + 1] = name
+      others[#others + 1] = string.format('%.0f', ago)
+      others[#others + 1] = eligible
+      others[#others + 1] = first
+    end
+  end
+end
+return {holder, redis.call('HGETALL', state), others}

@@ -1,0 +1,364 @@
+//! Who writes: what one instance of a pair decides from what it holds and what it hears of the others.
+//!
+//! Every instance reads the same events. One of them has the lease and writes; the others let go of what
+//! the checkpoint passes. The lease only saves work: two that write at once do no harm, since the
+//! position in the state decides what is stored. So the rules may be simple:
+//!
+//! ```text
+//! has the lease     keeps it, but lets it go where it could not go on and another could
+//! nobody has it     takes it, if it can go on where the state stands
+//! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves
+//! ```
+//!
+//! Where nobody can go on without a gap, one goes on with it: at once where no other instance has been
+//! seen lately, else after `force_after`, and the one whose cover begins earliest.
+
+use std::time::{Duration, Instant};
+
+use super::chain::Coverage;
+use crate::position::Position;
+use crate::server::Error;
+use crate::server::resp::{self, Value};
+use crate::server::{Hash, Script};
+
+/// `stand.lua`.
+pub(crate) const STAND: Script = Script { name: "stand.lua", source: include_str!("stand.lua") };
+
+/// How long the lease lasts: a few times the longest interval between two calls.
+const LEASE: Duration = Duration::from_secs(3);
+/// What has been held for so long while nothing moved is written, lease or not.
+const OVERDUE: Duration = Duration::from_millis(500);
+/// Between two calls, while nothing waits.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two calls of the instance that writes.
+const LEADER_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two calls of one that waits for the checkpoint to pass what it holds.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What an instance wants of the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// To know only.
+    Watch,
+    /// To have it if nobody has.
+    Claim,
+    /// To have it.
+    Seize,
+    /// That another takes it.
+    Release,
+    /// To be forgotten.
+    Leave,
+}
+
+impl Want {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Watch => "watch",
+            Self::Claim => "claim",
+            Self::Seize => "seize",
+            Self::Release => "release",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// Another instance, as it was when it last called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Other {
+    /// Its id.
+    pub(crate) name: String,
+    /// How long it had not been seen when the reply was made.
+    pub(crate) ago: Duration,
+    /// Whether it could go on without a gap.
+    pub(crate) eligible: bool,
+    /// The first item that it holds.
+    pub(crate) first: Option<Position>,
+}
+
+/// What the script says beside the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stood {
+    /// Who has the lease.
+    pub(crate) holder: Option<String>,
+    /// The other instances.
+    pub(crate) others: Vec<Other>,
+}
+
+/// What an instance knows of itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    /// Whether what follows the checkpoint is in hand.
+    pub(crate) coverage: Coverage,
+    /// The first item that waits.
+    pub(crate) first: Option<Position>,
+    /// Since when something waits.
+    pub(crate) waits_since: Option<Instant>,
+    /// Whether it may write at all: it is not parked, and no newer configuration has taken over.
+    pub(crate) able: bool,
+}
+
+impl Facts {
+    fn eligible(&self) -> bool {
+        self.able && self.coverage.is_eligible()
+    }
+}
+
+/// One instance's place among those of its route.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    me: String,
+    force_after: Duration,
+    leader: bool,
+    /// Somebody else has the lease.
+    taken: bool,
+    others: Vec<Other>,
+    /// When the last reply came; `None` before the first over this connection.
+    heard: Option<Instant>,
+    asked: Option<Instant>,
+    /// Since when it cannot go on without a gap.
+    missing_since: Option<Instant>,
+    /// When the checkpoint last moved.
+    moved: Instant,
+    checkpoint: Option<Position>,
+}
+
+impl Standing {
+    pub(crate) fn new(me: String, force_after: Duration, now: Instant) -> Self {
+        Self {
+            me,
+            force_after,
+            leader: false,
+            taken: false,
+            others: Vec::new(),
+            heard: None,
+            asked: None,
+            missing_since: None,
+            moved: now,
+            checkpoint: None,
+        }
+    }
+
+    /// Whether this instance writes.
+    pub(crate) fn is_leader(&self) -> bool {
+        self.leader
+    }
+
+    /// Whether it is known that another instance writes.
+    pub(crate) fn is_told_of_a_leader(&self) -> bool {
+        self.heard.is_some() && self.taken
+    }
+
+    /// The connection to the destination ended: who writes is not known any more.
+    pub(crate) fn disconnected(&mut self) {
+        self.leader = false;
+        self.heard = None;
+        self.asked = None;
+    }
+
+    /// Takes in a reply.
+    pub(crate) fn stood(&mut self, stood: Stood, now: Instant) {
+        self.leader = stood.holder.as_ref() == Some(&self.me);
+        self.taken = stood.holder.is_some() && !self.leader;
+        self.others = stood.others;
+        self.heard = Some(now);
+    }
+
+    /// Takes in where the checkpoint stands and what is in hand.
+    pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Facts, now: Instant) {
+        if self.checkpoint != checkpoint {
+            self.checkpoint = checkpoint;
+            self.moved = now;
+        }
+        let missing = matches!(facts.coverage, Coverage::Missing | Coverage::Fresh | Coverage::Unknown);
+        self.missing_since = if missing { self.missing_since.or(Some(now)) } else { None };
+    }
+
+    /// Whether no other instance has been seen for `force_after`.
+    pub(crate) fn is_alone(&self, now: Instant) -> bool {
+        self.heard.is_some() && self.present(now).next().is_none()
+    }
+
+    /// How many other instances have been seen lately.
+    pub(crate) fn others(&self, now: Instant) -> usize {
+        self.present(now).count()
+    }
+
+    /// Whether another one could go on without a gap.
+    pub(crate) fn another_is_eligible(&self, now: Instant) -> bool {
+        self.present(now).any(|other| other.eligible)
+    }
+
+    /// The other instances that were there lately.
+    fn present(&self, now: Instant) -> impl Iterator<Item = &Other> {
+        let since = self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard));
+        self.others.iter().filter(move |other| other.ago + since < self.force_after)
+    }
+
+    /// Whether it may go on with a gap where it cannot go on without.
+    pub(crate) fn may_force(&self, facts: &Facts, now: Instant) -> bool {
+        let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
+        let fresh = facts.coverage == Coverage::Fresh;
+        facts.able
+            && self.heard.is_some()
+            && (fresh || facts.coverage == Coverage::Missing)
+            && self.present(now).all(|other| {
+                let earlier = other.first.is_some() && other.first < facts.first;
+                !other.eligible && !earlier && (fresh || waited)
+            })
+    }
+
+    /// What to ask for.
+    pub(crate) fn want(&self, facts: &Facts, now: Instant) -> Want {
+        let goes_on = facts.eligible() || self.may_force(facts, now);
+        let overdue = |since: Option<Instant>| {
+            since.is_some_and(|since| now.saturating_duration_since(since) >= OVERDUE)
+        };
+        if self.heard.is_none() {
+            // Who else is there is not known yet, so nothing can be forced.
+            if facts.eligible() { Want::Claim } else { Want::Watch }
+        } else if !facts.able {
+            if self.leader { Want::Release } else { Want::Watch }
+        } else if self.leader {
+            if !goes_on && self.another_is_eligible(now) { Want::Release } else { Want::Claim }
+        } else if !self.taken {
+            if goes_on { Want::Claim } else { Want::Watch }
+        } else if goes_on && overdue(facts.waits_since) && overdue(Some(self.moved)) {
+            Want::Seize
+        } else {
+            Want::Watch
+        }
+    }
+
+    /// When to ask again.
+    pub(crate) fn due(&self, facts: &Facts) -> Option<Instant> {
+        let interval = match (facts.waits_since.is_some(), self.leader) {
+            (true, true) => LEADER_INTERVAL,
+            (true, false) => STANDBY_INTERVAL,
+            (false, _) => IDLE_INTERVAL,
+        };
+        self.asked.map(|asked| asked + interval)
+    }
+
+    /// Asks at the next chance: something changed that others want to know.
+    pub(crate) fn hurry(&mut self) {
+        self.asked = None;
+    }
+
+    /// Says that it was asked.
+    pub(crate) fn asked(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// Appends the call to `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, hash: &Hash, keys: [&[u8]; 2], want: Want, facts: &Facts) {
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        let remembered = self.force_after.max(Duration::from_secs(15)) * 2;
+        let first = facts.first.map_or_else(|| "-".to_owned(), |first| first.to_string());
+        let eligible: &[u8] = if facts.eligible() { b"1" } else { b"0" };
+        let (lasts, remembered) = (millis(LEASE), millis(remembered));
+        let me = self.me.as_bytes();
+        resp::command(
+            out,
+            &[
+                b"EVALSHA",
+                hash,
+                b"2",
+                keys[0],
+                keys[1],
+                me,
+                want.as_str().as_bytes(),
+                lasts.as_bytes(),
+                remembered.as_bytes(),
+                eligible,
+                first.as_bytes(),
+            ],
+        );
+    }
+}
+
+impl Stood {
+    /// Reads the script's reply; returns the state's part as it is.
+    ///
+    /// # Errors
+    /// An error reply is one; so is a reply that is not the script's.
+    pub(crate) fn read(reply: &Value) -> Result<(Self, &Value), Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        Self::parse(reply)
+            .ok_or_else(|| Error::Protocol("stand.lua was answered with something else".to_owned()))
+    }
+
+    fn parse(reply: &Value) -> Option<(Self, &Value)> {
+        let [holder, state, others] = reply.elements()? else { return None };
+        let text = |value: &Value| Some(std::str::from_utf8(value.bytes()?).ok()?.to_owned());
+        let others = others.elements()?.chunks_exact(4).map(|other| {
+            Some(Other {
+                name: text(&other[0])?,
+                ago: Duration::from_millis(text(&other[1])?.parse().ok()?),
+                eligible: text(&other[2])? == "1",
+                first: text(&other[3])?.parse().ok(),
+            })
+        });
+        let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
+        Some((Self { holder, others: others.collect::<Option<_>>()? }, state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{AnchorId, Epoch};
+
+    fn other(ago_ms: u64, eligible: bool, first: Option<Position>) -> Other {
+        Other { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first }
+    }
+
+    fn at(number: u64) -> Position {
+        Epoch { number, anchor: AnchorId::random() }.at(0)
+    }
+
+    fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Facts {
+        Facts { coverage, first, waits_since, able: true }
+    }
+
+    #[test]
+    fn a_gap_is_forced_at_once_only_where_nobody_else_is() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut standing = Standing::new("a".into(), 5 * second, start);
+        let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
+        assert!(!standing.may_force(&missing, start), "nobody has been asked");
+        standing.stood(Stood { holder: None, others: vec![] }, start);
+        standing.observe(None, &missing, start);
+        assert!(standing.may_force(&missing, start));
+        standing.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
+        assert!(!standing.may_force(&missing, start), "it can go on");
+        assert!(standing.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
+        standing
+            .stood(Stood { holder: None, others: vec![other(0, false, Some(at(1)))] }, start + 5 * second);
+        assert!(!standing.may_force(&missing, start + 9 * second), "it holds what is earlier");
+        standing
+            .stood(Stood { holder: None, others: vec![other(0, false, Some(at(8)))] }, start + 2 * second);
+        assert!(!standing.may_force(&missing, start + 2 * second), "something may come back yet");
+        assert!(standing.may_force(&missing, start + 6 * second));
+    }
+
+    #[test]
+    fn the_lease_goes_to_who_can_go_on() {
+        let start = Instant::now();
+        let mut standing = Standing::new("a".into(), Duration::from_secs(5), start);
+        let held = facts(Coverage::Held, Some(at(7)), Some(start));
+        assert_eq!(standing.want(&held, start), Want::Claim);
+        let taken = Stood { holder: Some("b".into()), others: vec![other(0, true, None)] };
+        standing.stood(taken, start);
+        assert_eq!(standing.want(&held, start), Want::Watch);
+        assert_eq!(standing.want(&held, start + OVERDUE), Want::Seize, "nothing moves");
+        standing.observe(Some(at(3)), &held, start + OVERDUE);
+        assert_eq!(standing.want(&held, start + OVERDUE), Want::Watch, "the other one gets on");
+        standing.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
+        let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
+        assert_eq!(standing.want(&missing, start), Want::Release, "the other one holds what is missing here");
+        assert_eq!(standing.want(&held, start), Want::Claim);
+    }
+}
