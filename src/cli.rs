@@ -9,7 +9,9 @@ mod check;
 mod gaps;
 mod healthcheck;
 mod run;
+mod spool;
 mod status;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,6 +54,11 @@ enum Command {
     Status(status::Arguments),
     /// List the recorded gaps: when events may have been missed, and why
     Gaps(gaps::Arguments),
+    /// Wait until the running daemon's routes are ready: live, or standing by and able to go on
+    Wait(wait::Arguments),
+    /// Look at what is on disk while a destination is away
+    #[command(subcommand)]
+    Spool(spool::Command),
     /// Exit with 0 if the running daemon's loops make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell
@@ -86,6 +93,8 @@ impl Cli {
             Command::Acl => acl::acl(config),
             Command::Status(arguments) => status::status(config, &arguments),
             Command::Gaps(arguments) => gaps::gaps(config, &arguments),
+            Command::Wait(arguments) => wait::wait(config, &arguments),
+            Command::Spool(command) => spool::spool(config, &command),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());

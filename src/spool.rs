@@ -1,90 +1,107 @@
-//! stub
-#![allow(unreachable_pub, missing_docs, dead_code)]
-use std::path::{Path, PathBuf};
-use std::task::{Context, Poll};
-use std::time::Duration;
+//! The spool: what a capture writes to disk while its destination is away.
+//!
+//! A log of opaque records on disk, in segments, that survives a crash at any byte:
+//!
+//! ```text
+//! STATE_DIRECTORY/lock                      held by the one daemon that may write here
+//! STATE_DIRECTORY/instance                  which instance this is, the same after a restart
+//! STATE_DIRECTORY/spool/ROUTE/00…01.spool   header · record · record · …
+//! STATE_DIRECTORY/spool/ROUTE/00…02.spool   the last one is written to
+//! ```
+//!
+//! [`log`] is synchronous; [`Spool`] runs it on a thread of its own, since a disk may take seconds. What
+//! the records mean is the capture's business: here each has only a *mark* that says where it stands.
+
+mod directory;
+mod log;
+mod record;
+mod verify;
+mod worker;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use crate::config::settings::Fsync;
+pub use directory::StateDirectory;
+pub(crate) use directory::spools;
+pub(crate) use log::Log;
+pub(crate) use verify::{Report, verify};
+pub(crate) use worker::{Done, Request, Spool};
+
+/// What orders records: bytes that ascend.
 pub(crate) type Mark = [u8; 24];
+
+/// How a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fsync {
-    Always,
-    Every(Duration),
-    Never,
-}
-#[derive(Debug, Clone, Copy)]
 pub struct Options {
+    /// Bytes that it may have.
     pub limit_bytes: u64,
+    /// Bytes after which a segment is closed and the next one begun.
     pub segment_bytes: u64,
+    /// When it is synced.
     pub fsync: Fsync,
 }
+
+/// What opening a log found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Recovered {
+    /// Whole records.
+    pub(crate) records: u64,
+    /// Bytes of all segments.
+    pub(crate) bytes: u64,
+    /// The last record's mark.
+    pub(crate) last: Option<Mark>,
+    /// Bytes of a torn tail that were cut off.
+    pub(crate) cut_bytes: u64,
+}
+
+/// What can go wrong on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    #[error("full")]
-    Full { x: u8 },
-    #[error("c")]
-    Corrupt { x: u8 },
-    #[error("l")]
-    Locked { x: u8 },
-    #[error("d")]
-    Disk { x: u8 },
+    /// The log has reached its limit.
+    #[error("the spool {} has reached its limit of {limit_bytes} bytes: bring the destination back, or raise limit in [daemon.spool]", directory.display())]
+    Full {
+        /// The log's directory.
+        directory: PathBuf,
+        /// Its limit.
+        limit_bytes: u64,
+    },
+    /// The system refused.
+    #[error("{}: {source}", file.display())]
+    Disk {
+        /// What was being worked on.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A record that was written whole is not what it was.
+    #[error("{} is damaged at byte {offset}: {detail}", file.display())]
+    Corrupt {
+        /// The segment.
+        file: PathBuf,
+        /// Where the bad record begins.
+        offset: u64,
+        /// What is wrong.
+        detail: &'static str,
+    },
+    /// A newer release wrote it.
+    #[error("{} has format {version}, this release knows {}: run the newer release again, or move the file away, which loses what is in it", file.display(), record::VERSION)]
+    Version {
+        /// The segment.
+        file: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+    /// Another process has the directory.
+    #[error("another tidegate uses {} (`fuser {}/lock` names it): give each instance a state_directory of its own", directory.display(), directory.display())]
+    Locked {
+        /// The directory.
+        directory: PathBuf,
+    },
 }
-#[derive(Debug)]
-pub struct Recovered {
-    pub records: u64,
-    pub bytes: u64,
-    pub first: Option<Mark>,
-    pub last: Option<Mark>,
-    pub cut_bytes: u64,
-}
-#[derive(Debug)]
-pub struct Log;
-impl Log {
-    pub fn open(_d: &Path, _o: Options) -> Result<(Log, Recovered), SpoolError> {
-        Err(SpoolError::Disk { x: 0 })
-    }
-    pub fn set_aside(_d: &Path) -> Result<(), SpoolError> {
-        Ok(())
-    }
-}
-#[derive(Debug)]
-pub enum Request {
-    Write(Vec<(Mark, Vec<u8>)>),
-    Read { max_bytes: usize },
-    Release(Mark),
-    Rewind,
-}
-#[derive(Debug)]
-pub enum Done {
-    Written { bytes: u64, unread: u64 },
-    WriteFailed { error: SpoolError, written: usize },
-    Read(Vec<(Mark, Vec<u8>)>),
-    ReadFailed(SpoolError),
-    Released { bytes: u64 },
-    Rewound,
-}
-#[derive(Debug)]
-pub struct Spool;
-impl Spool {
-    pub fn start(_r: &str, _l: Log) -> Self {
-        Spool
-    }
-    pub fn is_busy(&self) -> bool {
-        false
-    }
-    pub fn submit(&mut self, _r: Request) {}
-    pub fn poll_done(&mut self, _cx: &mut Context<'_>) -> Poll<Done> {
-        Poll::Pending
-    }
-}
-#[derive(Debug)]
-pub struct StateDirectory;
-impl StateDirectory {
-    pub fn open(_p: &Path) -> Result<Self, SpoolError> {
-        Err(SpoolError::Disk { x: 0 })
-    }
-    pub fn instance(&self) -> Result<u64, SpoolError> {
-        Ok(1)
-    }
-    pub fn spool(&self, r: &str) -> PathBuf {
-        PathBuf::from(r)
-    }
+
+/// Says which file an operation was about.
+fn at(file: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> SpoolError {
+    let file = file.into();
+    move |source| SpoolError::Disk { file, source }
 }

@@ -419,7 +419,10 @@ fn the_rights_that_acl_names_are_enough() {
                 state_directory: "/nowhere".into(),
                 memory_limit: 0,
                 force_after: SOON,
-                spool: tidegate::config::settings::SpoolSettings { limit: 0, fsync: tidegate::spool::Fsync::Never },
+                spool: tidegate::config::settings::SpoolSettings {
+                    limit: 0,
+                    fsync: tidegate::config::settings::Fsync::Never,
+                },
                 shutdown_timeout: SOON,
             },
             redis: endpoints.clone().map(|one| (one.name.clone(), Arc::new(one))).into(),

@@ -218,7 +218,7 @@ impl Overflow {
     pub(crate) fn done(&mut self, done: Done, chain: &mut Chain, room: Room, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         match done {
-            Done::Written { bytes, .. } => {
+            Done::Written { bytes } => {
                 self.bytes = bytes;
                 self.written = self.written.max(self.writing.last().copied());
                 self.writing.clear();
@@ -237,7 +237,6 @@ impl Overflow {
                 self.lose(chain, &mut outcome);
             }
             Done::Released { bytes } => self.bytes = bytes,
-            Done::Rewound => {}
         }
         self.settle(chain, room);
         outcome

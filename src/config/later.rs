@@ -4,9 +4,8 @@
 use super::problems::Key;
 
 /// Keys of later versions: the table that they stand in, and their names.
-const KEYS: [(&str, &[&str]); 5] = [
+const KEYS: [(&str, &[&str]); 4] = [
     ("", &["invalidate"]),
-    ("daemon", &["spool"]),
     ("redis", &["addresses", "sentinel", "cluster", "tls"]),
     ("capture", &["prefer", "sharded", "until_acknowledged"]),
     ("broadcast", &["order", "sharded", "where", "rate_limit", "max_deliveries", "envelope"]),

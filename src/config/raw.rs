@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use values::{Count, Size, Span, Table, True, Word};
+pub(crate) use values::{Count, Fsync, Size, Span, Table, True, Word};
 
 use super::settings::{Scalar, Secret};
 
@@ -54,6 +54,24 @@ pub(crate) struct Daemon {
     pub(crate) shutdown_timeout: Span,
     /// How long another instance is waited for that could go on without a gap.
     pub(crate) force_after: Span,
+    /// What is written to state_directory while a destination is away.
+    pub(crate) spool: Spool,
+}
+
+/// What is written to disk while a destination is away.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Spool {
+    /// How much all captures together may write; "0B" for nothing.
+    pub(crate) limit: Size,
+    /// When it is synced to disk: "always", so often ("1s"), or "never".
+    pub(crate) fsync: Fsync,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self { limit: Size::mebibytes(1024), fsync: Fsync::Every(Span::seconds(1)) }
+    }
 }
 
 impl Default for Daemon {
@@ -64,6 +82,7 @@ impl Default for Daemon {
             memory_limit: Size::mebibytes(256),
             shutdown_timeout: Span::seconds(10),
             force_after: Span::seconds(5),
+            spool: Spool::default(),
         }
     }
 }

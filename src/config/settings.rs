@@ -40,13 +40,24 @@ pub struct Daemon {
     pub shutdown_timeout: Duration,
 }
 
-/// STUB
+/// `[daemon.spool]`: what may be written to disk while a destination is away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolSettings {
-    /// x
+    /// Bytes of all captures together; 0 for nothing.
     pub limit: u64,
-    /// y
-    pub fsync: crate::spool::Fsync,
+    /// When it is synced.
+    pub fsync: Fsync,
+}
+
+/// When what is written is synced to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// With every request, before it counts as written.
+    Always,
+    /// So often.
+    Every(Duration),
+    /// When the system does it.
+    Never,
 }
 
 /// `[redis.NAME]`: one Redis deployment.

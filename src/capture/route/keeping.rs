@@ -57,11 +57,16 @@ impl Route {
                 }
                 let last = recovered.last.map(Position::from_bytes);
                 self.floor = self.floor.max(last.map_or(0, |last| last.epoch.number + 1));
-                self.overflow = Overflow::with_spool(last, recovered.bytes);
-                if corrupt.is_some() {
-                    self.overflow.lost_some(&mut self.chain);
+                match Spool::start(&route, log) {
+                    Ok(spool) => {
+                        self.spool = Some(spool);
+                        self.overflow = Overflow::with_spool(last, recovered.bytes);
+                        if corrupt.is_some() {
+                            self.overflow.lost_some(&mut self.chain);
+                        }
+                    }
+                    Err(error) => tracing::error!(event = "spool_unavailable", route, "no thread: {error}"),
                 }
-                self.spool = Some(Spool::start(&route, log));
             }
             Err(error) => tracing::error!(
                 event = "spool_unavailable",

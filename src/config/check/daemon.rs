@@ -3,7 +3,7 @@
 use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::settings::Daemon;
+use crate::config::settings::{Daemon, Fsync, SpoolSettings};
 
 /// Under this a single message of the default size would not fit.
 const LEAST_MEMORY: u64 = 16 << 20;
@@ -34,9 +34,13 @@ impl Check<'_> {
             // What is too small is reported above, and not once more for each route's messages.
             memory_limit: raw.memory_limit.0.max(LEAST_MEMORY),
             shutdown_timeout: raw.shutdown_timeout.0,
-            spool: crate::config::settings::SpoolSettings {
-                limit: 1 << 30,
-                fsync: crate::spool::Fsync::Never,
+            spool: SpoolSettings {
+                limit: raw.spool.limit.0,
+                fsync: match raw.spool.fsync {
+                    raw::Fsync::Always => Fsync::Always,
+                    raw::Fsync::Every(span) => Fsync::Every(span.0),
+                    raw::Fsync::Never => Fsync::Never,
+                },
             },
             force_after: raw.force_after.0,
         }

@@ -51,6 +51,52 @@ impl JsonSchema for Span {
     }
 }
 
+/// When something is synced to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fsync {
+    Always,
+    Every(Span),
+    Never,
+}
+
+impl Fsync {
+    const EXPECTED: &str = "\"always\", \"never\" or a duration such as \"1s\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "always" => Some(Self::Always),
+            "never" => Some(Self::Never),
+            _ => Span::parse(text).filter(|span| !span.0.is_zero()).map(Self::Every),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fsync {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(Self::EXPECTED, Self::parse))
+    }
+}
+
+impl Serialize for Fsync {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Always => serializer.serialize_str("always"),
+            Self::Never => serializer.serialize_str("never"),
+            Self::Every(span) => span.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for Fsync {
+    fn schema_name() -> Cow<'static, str> {
+        "Fsync".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": Self::EXPECTED, "examples": ["always", "1s", "never"] })
+    }
+}
+
 /// A number of bytes, written `"64MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);

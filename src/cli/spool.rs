@@ -1,0 +1,101 @@
+//! `tidegate spool verify`: whether what is on disk is what was written.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+
+use crate::spool::{self, Report};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Read every record of the spool and say what is there; changes nothing, also beside a running daemon
+    Verify(Arguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only this route; all of them without it
+    #[arg(long)]
+    route: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries out the command.
+pub(super) fn spool(path: &Path, command: &Command) -> u8 {
+    let Command::Verify(arguments) = command;
+    let config = match super::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let directory = spool::spools(&config.daemon.state_directory);
+    match verify(&mut io::stdout().lock(), &directory, arguments) {
+        Ok(code) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
+        Err(error) => {
+            eprintln!("cannot verify the spool in {}: {error}", directory.display());
+            super::FAILED
+        }
+    }
+}
+
+/// Prints what each route's spool holds and gives the exit code.
+fn verify(out: &mut impl Write, directory: &Path, arguments: &Arguments) -> io::Result<u8> {
+    let mut routes = Vec::new();
+    match std::fs::read_dir(directory) {
+        Ok(entries) => {
+            for entry in entries {
+                routes.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+        }
+        // A daemon that never had a capture has written nothing.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    routes.sort();
+    routes.retain(|route| arguments.route.as_ref().is_none_or(|wanted| wanted == route));
+    if routes.is_empty() && !arguments.json {
+        writeln!(out, "nothing is spooled in {}", directory.display())?;
+    }
+    let mut code = super::OK;
+    for route in routes {
+        let report = spool::verify(&route, &directory.join(&route)).map_err(io::Error::other)?;
+        if !report.faults.is_empty() {
+            code = super::FAILED;
+        }
+        if arguments.json {
+            writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        } else {
+            print(out, &report)?;
+        }
+    }
+    Ok(code)
+}
+
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let Report { route, segments, records, bytes, first, last, tail_bytes, faults, aside } = report;
+    writeln!(out, "{route}: {records} records in {segments} files, {bytes} bytes")?;
+    if let (Some(first), Some(last)) = (first, last) {
+        writeln!(out, "  positions up to {first} … {last}")?;
+    }
+    if *tail_bytes > 0 {
+        writeln!(
+            out,
+            "  {tail_bytes} bytes at the end are no whole record: being written, or torn by a crash; the next \
+             start cuts them off"
+        )?;
+    }
+    for fault in faults {
+        writeln!(
+            out,
+            "  DAMAGED: {fault}. The next start puts this file and the later ones aside as *.corrupt and records \
+             a gap; to save what is readable, copy the directory first"
+        )?;
+    }
+    for file in aside {
+        writeln!(out, "  put aside earlier: {file}; delete it when nobody needs it")?;
+    }
+    Ok(())
+}

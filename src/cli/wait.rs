@@ -1,0 +1,81 @@
+//! `tidegate wait`: until the running daemon's routes are ready, for deploys.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::observe::client;
+
+/// Between two questions.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Only this route
+    #[arg(long)]
+    route: Option<String>,
+}
+
+/// What `/readyz` says.
+#[derive(Debug, Deserialize)]
+struct Readiness {
+    routes: Vec<Route>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Route {
+    route: String,
+    ready: bool,
+    reasons: Vec<String>,
+}
+
+/// Asks the running daemon until it says yes, or time is up.
+pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
+    let loaded = match super::load(config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let path = match &arguments.route {
+        Some(route) => format!("/readyz?route={route}"),
+        None => "/readyz".to_owned(),
+    };
+    let started = Instant::now();
+    loop {
+        let answer = client::get(loaded.config.daemon.listen, &path);
+        match &answer {
+            Ok((200, _)) => return super::OK,
+            Ok((404, body)) => {
+                eprintln!("{}", body.trim_end());
+                return super::USAGE;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let left = arguments.timeout.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            eprintln!("not ready after {}:", humantime::format_duration(arguments.timeout));
+            match answer {
+                Ok((_, body)) => explain(&body),
+                Err(error) => eprintln!("{error}"),
+            }
+            return super::UNAVAILABLE;
+        }
+        std::thread::sleep(INTERVAL.min(left));
+    }
+}
+
+/// Says which routes are not ready, and why.
+fn explain(body: &str) {
+    match serde_json::from_str::<Readiness>(body) {
+        Ok(readiness) => {
+            for route in readiness.routes.iter().filter(|route| !route.ready) {
+                eprintln!("{}: {}", route.route, route.reasons.join("; "));
+            }
+        }
+        Err(_) => eprintln!("{}", body.trim_end()),
+    }
+}
