@@ -92,7 +92,7 @@ pub struct Link {
     pub error: Option<String>,
 }
 
-/// Where the events of a capture went, since the route's state was made. See `DESIGN` "ledger":
+/// Where the events of a capture went:
 /// `received = appended + deduplicated + filtered + rejected + Σ dropped + in hand`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -124,6 +124,16 @@ pub struct InHand {
     pub in_flight: u64,
     /// On disk only.
     pub spool: u64,
+}
+
+impl Ledger {
+    /// Whether what was received is what became of it and what is in hand.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        let dropped: u64 = self.dropped.values().sum();
+        let settled = self.appended + self.deduplicated + self.filtered + self.rejected + dropped;
+        self.received == settled + self.in_hand && self.in_hand == self.held.total()
+    }
 }
 
 impl InHand {
@@ -182,9 +192,12 @@ pub struct RouteStatus {
     pub gap_open_since_unix_ms: Option<u64>,
     /// When something was last stored or published; milliseconds since 1970.
     pub last_progress_unix_ms: Option<u64>,
-    /// Captures only.
+    /// Captures only: what all instances have done since the route's state was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<Ledger>,
+    /// Captures only: what this process has done since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Ledger>,
     /// Broadcasts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broadcast: Option<BroadcastCounts>,
@@ -212,6 +225,7 @@ impl RouteStatus {
             gap_open_since_unix_ms: None,
             last_progress_unix_ms: None,
             ledger: (kind == Kind::Capture).then(Ledger::default),
+            process: (kind == Kind::Capture).then(Ledger::default),
             broadcast: (kind == Kind::Broadcast).then(BroadcastCounts::default),
         }
     }

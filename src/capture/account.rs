@@ -1,11 +1,13 @@
-//! The ledger of a capture: where the events went.
+//! The ledgers of a capture: where the events went.
 //!
 //! Everything is counted where it happens, and nothing is the difference of others: what was received,
 //! when it was read; what became of it, when that was known; what is in hand, where it is. That they add
 //! up is then a statement, and tests make it.
 //!
-//! The state's ledger holds what every instance has done since the state was made. What is shown is that,
-//! as it was when it was last read, and what this process has counted since.
+//! There are two. The *process's* counts what this process has received since it started: each message of
+//! the source once, also where another instance stored it (`deduplicated`). The *route's* counts what all
+//! instances have stored since the state was made: it is kept in the state, in the same step as the entries,
+//! and what this process has in hand is added to it. There each message counts once, whoever received it.
 
 use super::append::Stored;
 use super::chain::Passed;
@@ -16,39 +18,36 @@ use crate::status::{InHand, Ledger};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Account {
     received: u64,
+    deduplicated: u64,
+    dropped: u64,
+    stored: Sums,
+    /// The state's ledger when it was last read.
+    state: Ledger,
+    /// What this process had stored then.
+    then: Sums,
+}
+
+/// What this process has done that the state's ledger has as well.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
     appended: u64,
     filtered: u64,
     rejected: u64,
-    deduplicated: u64,
-    dropped: u64,
-    /// Of what was dropped, what the state's ledger has.
+    /// Given up, and recorded in a gap.
     recorded: u64,
-    /// What the state has counted that this process has not.
-    others: Others,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Others {
-    received: i128,
-    appended: i128,
-    filtered: i128,
-    rejected: i128,
-    stale: i128,
-    /// Drops for other reasons, as the state has them.
-    rest: Vec<(String, u64)>,
 }
 
 impl Account {
-    /// Read from the source, or found in the spool of an earlier process.
+    /// Read from the source, or taken over from an earlier process or route.
     pub(crate) fn received(&mut self, events: u64) {
         self.received += events;
     }
 
     /// Done by a call of the script.
     pub(crate) fn stored(&mut self, stored: &Stored) {
-        self.appended += stored.appended;
-        self.filtered += stored.filtered;
-        self.rejected += stored.rejected;
+        self.stored.appended += stored.appended;
+        self.stored.filtered += stored.filtered;
+        self.stored.rejected += stored.rejected;
     }
 
     /// Found stored already, by an earlier call or by another instance.
@@ -63,7 +62,7 @@ impl Account {
 
     /// The script has recorded a gap with so many events that were given up.
     pub(crate) fn recorded(&mut self, dropped: u64) {
-        self.recorded += dropped;
+        self.stored.recorded += dropped;
     }
 
     /// Found to have been dealt with while nothing was sent.
@@ -80,46 +79,49 @@ impl Account {
 
     /// Takes in the state's ledger, as it is after everything that this process knows to be stored.
     pub(crate) fn found(&mut self, state: &Ledger) {
-        let minus = |theirs: u64, own: u64| i128::from(theirs) - i128::from(own);
-        let stale = DropReason::Stale.as_str();
-        let settled = self.appended + self.filtered + self.rejected + self.recorded;
-        self.others = Others {
-            received: minus(state.received, settled),
-            appended: minus(state.appended, self.appended),
-            filtered: minus(state.filtered, self.filtered),
-            rejected: minus(state.rejected, self.rejected),
-            stale: minus(state.dropped.get(stale).copied().unwrap_or(0), self.recorded),
-            rest: (state.dropped.iter().filter(|(reason, _)| *reason != stale))
-                .map(|(reason, events)| (reason.clone(), *events))
-                .collect(),
-        };
+        self.state.clone_from(state);
+        self.then = self.stored;
     }
 
-    /// What is shown, with what is in hand.
-    pub(crate) fn ledger(&self, held: InHand) -> Ledger {
-        let plus = |own: u64, others: i128| u64::try_from(i128::from(own) + others).unwrap_or(0);
-        let Others { received, appended, filtered, rejected, stale, rest } = &self.others;
-        let mut ledger = Ledger {
-            received: plus(self.received, *received),
-            appended: plus(self.appended, *appended),
-            deduplicated: self.deduplicated,
-            filtered: plus(self.filtered, *filtered),
-            rejected: plus(self.rejected, *rejected),
-            dropped: rest.iter().cloned().collect(),
-            in_hand: held.total(),
-            held,
+    /// What all instances have done, and what is in hand here.
+    pub(crate) fn route(&self, held: InHand) -> Ledger {
+        let Sums { appended, filtered, rejected, recorded } = self.stored;
+        let since = Sums {
+            appended: appended - self.then.appended,
+            filtered: filtered - self.then.filtered,
+            rejected: rejected - self.then.rejected,
+            recorded: recorded - self.then.recorded,
         };
-        let dropped = plus(self.dropped, *stale);
-        if dropped > 0 {
-            ledger.dropped.insert(DropReason::Stale.as_str().to_owned(), dropped);
-        }
+        let mut ledger = self.state.clone();
+        ledger.received += since.appended + since.filtered + since.rejected + since.recorded + held.total();
+        ledger.appended += since.appended;
+        ledger.filtered += since.filtered;
+        ledger.rejected += since.rejected;
+        add_dropped(&mut ledger, since.recorded);
+        ledger.in_hand = held.total();
+        ledger.held = held;
         ledger
     }
 
-    /// Whether what this process has received is what became of it and what is in hand.
-    #[cfg(test)]
-    pub(crate) fn adds_up(&self, in_hand: u64) -> bool {
-        let Self { received, appended, filtered, rejected, deduplicated, dropped, .. } = self;
-        *received == appended + filtered + rejected + deduplicated + dropped + in_hand
+    /// What this process has done.
+    pub(crate) fn process(&self, held: InHand) -> Ledger {
+        let mut ledger = Ledger {
+            received: self.received,
+            appended: self.stored.appended,
+            deduplicated: self.deduplicated,
+            filtered: self.stored.filtered,
+            rejected: self.stored.rejected,
+            in_hand: held.total(),
+            held,
+            ..Ledger::default()
+        };
+        add_dropped(&mut ledger, self.dropped);
+        ledger
+    }
+}
+
+fn add_dropped(ledger: &mut Ledger, events: u64) {
+    if events > 0 {
+        *ledger.dropped.entry(DropReason::Stale.as_str().to_owned()).or_default() += events;
     }
 }

@@ -402,9 +402,9 @@ impl Daemon {
             let settled = ledger.in_hand == 0 && ledger.received == received as u64;
             if settled { Ok(ledger) } else { Err(format!("{ledger:?}\n{}", self.log.tail())) }
         });
-        let dropped: u64 = ledger.dropped.values().sum();
-        let settled = ledger.appended + ledger.deduplicated + ledger.filtered + ledger.rejected + dropped;
-        assert_eq!(ledger.received, settled, "the ledger of {route} adds up: {ledger:?}");
+        assert!(ledger.adds_up(), "the ledger of {route} adds up: {ledger:?}");
+        let process = self.route(route).ok().and_then(|status| status.process).expect("it is a capture");
+        assert!(process.adds_up(), "so does what this process counted: {process:?}");
         ledger
     }
 

@@ -214,12 +214,14 @@ impl Route {
     fn inherit(&mut self, ended: Ended, now: Instant) {
         self.destination.state = State::Waiting(now);
         let Ended { chain, overflow, spool, broken, leader } = ended;
+        self.flush_builder();
         let own = self.chain.take_batches();
         self.chain = chain;
         self.chain.disconnected();
         self.overflow = overflow;
         self.spool = spool;
-        self.account.received(self.in_hand().total().saturating_sub(self.builder.open_events()));
+        // This route has not received it, and it is in hand.
+        self.account.received(self.in_hand().total());
         if leader {
             // Nobody else writes, so nobody needs to be told where this configuration begins.
             self.takeover = Takeover::Opened;

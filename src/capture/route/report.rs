@@ -55,7 +55,7 @@ impl Route {
         let position = self.chain.checkpoint().map(|position| position.to_string());
         let durable = self.known_durable.map(|position| position.to_string());
         let spool_bytes = self.overflow.disk_bytes();
-        let ledger = self.account.ledger(held);
+        let (ledger, process) = (self.account.route(held), self.account.process(held));
         let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
         self.parts.slot.update(|status| {
             status.state = state;
@@ -76,6 +76,7 @@ impl Route {
             status.gap_open_since_unix_ms = gap.as_ref().map(|gap| gap.started_unix_ms);
             status.last_progress_unix_ms = self.report.last_append_unix_ms;
             status.ledger = Some(ledger);
+            status.process = Some(process);
         });
         if self.source.was_tried() && self.destination.was_tried() {
             self.parts.slot.tried();

@@ -96,8 +96,8 @@ proptest! {
 fn a_tail_that_is_torn_at_any_byte_is_cut_off() {
     let source = tempfile::tempdir().unwrap();
     let (mut log, _) = open(source.path());
-    for number in 1..8 {
-        log.append(&mark(number), &body(number)).unwrap();
+    for number in 1..14 {
+        log.append(&mark(number), &[7; 40]).unwrap();
     }
     drop(log);
     let files = segment_files(source.path()).unwrap();
@@ -132,7 +132,7 @@ fn a_tail_that_is_torn_at_any_byte_is_cut_off() {
 fn a_bit_that_flips_anywhere_before_the_last_segment_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let (mut log, _) = open(directory.path());
-    for number in 1..8 {
+    for number in 1..12 {
         log.append(&mark(number), &body(number)).unwrap();
     }
     drop(log);
