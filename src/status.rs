@@ -179,6 +179,9 @@ pub struct RouteStatus {
     /// Bytes of the spool on disk.
     #[serde(default)]
     pub spool_bytes: u64,
+    /// Captures only: whether everything that waits is on disk as well.
+    #[serde(default)]
+    pub spooled_all: bool,
     /// Captures only: the last position that is known to be stored durably.
     #[serde(default)]
     pub durable: Option<String>,
@@ -219,6 +222,7 @@ impl RouteStatus {
             position: None,
             in_hand_bytes: 0,
             spool_bytes: 0,
+            spooled_all: false,
             durable: None,
             leader: false,
             other_instances: 0,

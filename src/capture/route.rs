@@ -325,6 +325,8 @@ impl Route {
         }
         self.woke = now;
         self.wake.as_mut().reset((now + TICK).into());
+        // What is read and waits is not to wait in the open batch, where it cannot be kept.
+        self.flush_builder();
         self.check_source(now);
         self.check_destination(now);
         self.publish();

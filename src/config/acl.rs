@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::keys;
-use super::settings::{Capture, Config, Endpoint};
+use super::settings::{Capture, Config, Durability, Endpoint};
 use crate::template::{Part, Template};
 
 /// What a user does on an endpoint.
@@ -137,6 +137,11 @@ pub fn users(config: &Config) -> Vec<User> {
         allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
             user.own_keys(at, &capture.name, &keys::OF_CAPTURE);
             user.key(&glob_of(&capture.stream));
+            match at.durability {
+                Durability::Applied => {}
+                Durability::Replicated(_) => drop(user.further.insert("wait")),
+                Durability::Fsynced => drop(user.further.insert("waitaof")),
+            }
         });
     }
     for broadcast in config.broadcast.values() {

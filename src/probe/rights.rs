@@ -13,7 +13,7 @@ use std::fmt;
 
 use redis::aio::MultiplexedConnection;
 
-use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
+use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, keys};
 use crate::server::Error;
 
 /// No script has this hash, and none runs anyway.
@@ -82,7 +82,7 @@ pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
             trials.capture_source(capture);
         }
         if here(&capture.destination) {
-            trials.capture_destination(capture);
+            trials.capture_destination(capture, endpoint);
         }
     }
     for broadcast in config.broadcast.values() {
@@ -122,12 +122,20 @@ impl Trials<'_> {
         self.bare("exec", &[]);
     }
 
-    fn capture_destination(&mut self, route: &Capture) {
+    fn capture_destination(&mut self, route: &Capture, endpoint: &Endpoint) {
         let of = |what| keys::of_route(self.prefix, &route.name, what);
         let (state, gaps, dead, made) = (of("state"), of("gaps"), of("dead-letters"), of("streams"));
         let stream = route.stream.literal().unwrap_or(&dead);
         self.bare("script|load", &["return 0"]);
         self.script("evalsha", NO_HASH, &[&state, &gaps, &dead, &made, stream]);
+        self.bare("time", &[]);
+        self.key("hdel", &of("lease"), &["instance:"]);
+        self.key("pexpire", &of("lease"), &["1"]);
+        match endpoint.durability {
+            Durability::Applied => {}
+            Durability::Replicated(_) => self.bare("wait", &["0", "1"]),
+            Durability::Fsynced => self.bare("waitaof", &["0", "0", "1"]),
+        }
         self.key("hget", &state, &["position"]);
         self.key("hmget", &state, &["position"]);
         self.key("hgetall", &state, &[]);

@@ -11,13 +11,17 @@ mod foundations;
 
 mod broadcast_added;
 mod capture_destination_faults;
+mod capture_durable;
 mod capture_exact;
 mod capture_filter;
 mod capture_parked;
 mod capture_rejected;
 mod capture_restart;
 mod capture_source_faults;
+mod chaos;
 mod hostile_server;
 mod life;
+mod pair;
 mod real_clients;
 mod reload;
+mod spool;

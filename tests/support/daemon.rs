@@ -24,7 +24,7 @@ use super::wait::eventually;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One `[redis.NAME]` of the daemon under test.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     name: String,
     url: String,
@@ -36,7 +36,7 @@ pub(crate) struct Endpoint {
 }
 
 /// What a daemon is to run, before it runs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Setup {
     endpoints: Vec<Endpoint>,
     daemon: String,
@@ -230,6 +230,16 @@ impl Daemon {
         assert_eq!(made, wanted, "tidegate acl has a line for every endpoint, and printed:\n{text}");
     }
 
+    /// Another instance of the same configuration, with its own port and state directory. Not started.
+    pub(crate) fn twin(&self) -> Daemon {
+        self.setup.clone().prepare()
+    }
+
+    /// Where it keeps files.
+    pub(crate) fn state_directory(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     /// Runs another command of the program with the same configuration, to its end.
     pub(crate) fn run_command(&self, arguments: &[&str]) -> std::process::Output {
         Command::new(program())
@@ -390,6 +400,15 @@ impl Daemon {
             let status = self.route(route)?;
             if status.state == state { Ok(status) } else { Err(format!("{status:?}\n{}", self.log.tail())) }
         })
+    }
+
+    /// Waits until a route is ready in one of the ways that `/readyz` accepts, and says whether it writes.
+    #[track_caller]
+    pub(crate) fn wait_leader(&self, route: &str) {
+        eventually(&format!("this instance writes {route}"), PATIENCE, || {
+            let status = self.route(route)?;
+            if status.leader { Ok(()) } else { Err(format!("{status:?}\n{}", self.log.tail())) }
+        });
     }
 
     /// Waits until `/status` counts that many messages received and none in hand, and checks that the

@@ -55,6 +55,8 @@ impl Route {
         let position = self.chain.checkpoint().map(|position| position.to_string());
         let durable = self.known_durable.map(|position| position.to_string());
         let spool_bytes = self.overflow.disk_bytes();
+        let last = self.builder.last().or(self.chain.last());
+        let spooled_all = self.overflow.has_written(last);
         let (ledger, process) = (self.account.route(held), self.account.process(held));
         let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
         self.parts.slot.update(|status| {
@@ -70,6 +72,7 @@ impl Route {
             status.position = position;
             status.in_hand_bytes = in_hand_bytes;
             status.spool_bytes = spool_bytes;
+            status.spooled_all = spooled_all;
             status.durable = durable;
             status.leader = leader;
             status.other_instances = others;

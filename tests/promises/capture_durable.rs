@@ -1,0 +1,125 @@
+//! Promise: what the destination acknowledged and then lost in a failover is appended again, from what was
+//! kept until it was durable; and "durable" is what was asked for.
+
+use std::time::Duration;
+
+use tidegate::status::RouteState;
+
+use crate::support::{
+    Load, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
+    wait_for_last,
+};
+
+const LAST: &[u8] = b"the last message";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ROUTES: &str = r#"
+    [capture.orders]
+    source = "shop"
+    channels = ["orders"]
+    destination = "events"
+    stream = "orders"
+    keep = "forever"
+    include = ["id"]
+"#;
+
+#[test]
+fn a_destination_that_goes_back_gets_it_again() {
+    for version in Version::DESTINATIONS {
+        let source = Server::start(Version::Redis70);
+        let mut destination = Server::start(version);
+        let daemon = Setup::orders(&source, &destination).expects(&[alert::DESTINATION]).start_ready();
+        let oracle = Oracle::new(&source);
+        let load = oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).rate(5_000));
+        for _ in 0..4 {
+            // What a replica has that is a moment behind: everything until now.
+            destination.ask::<()>(&["SAVE"]);
+            let saved = destination.stream_length("orders");
+            eventually("more is stored", PATIENCE, || match destination.stream_length("orders") {
+                now if now > saved + 500 => Ok(()),
+                now => Err(format!("{now} entries")),
+            });
+            destination.restart();
+        }
+        load.stop();
+        oracle.publish_one(b"orders", LAST);
+        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        assert_eq!(gaps(&destination, "orders"), [], "{version}");
+        assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+        daemon.wait_settled("orders", oracle.sequence().len());
+    }
+}
+
+#[test]
+fn a_replica_that_is_stopped_holds_the_watermark() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::with(Version::Redis70, Options::default().tcp());
+    let replica = Server::with(Version::Redis70, Options::default().tcp());
+    let port = destination.port().expect("it listens on TCP").to_string();
+    replica.ask::<()>(&["REPLICAOF", "127.0.0.1", &port]);
+    eventually("the replica is in step", PATIENCE, || {
+        let info: String = replica.ask(&["INFO", "replication"]);
+        if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+    });
+    let daemon = Setup::new()
+        .endpoint("shop", &source)
+        .endpoint_with("events", &destination, "durability = \"replicated\"")
+        .routes(ROUTES)
+        .start_ready();
+    let oracle = Oracle::new(&source);
+    let durable = |at_least: &str| {
+        let status = daemon.route("orders")?;
+        match (&status.durable, &status.position) {
+            (Some(durable), Some(position)) if durable == position && position.as_str() > at_least => {
+                Ok(durable.clone())
+            }
+            _ => Err(format!("{status:?}")),
+        }
+    };
+    oracle.publish(&Load::new(1, 1_000, &["orders"]));
+    daemon.wait_settled("orders", 1_000);
+    let before = eventually("everything is durable", PATIENCE, || durable(""));
+
+    replica.freeze();
+    oracle.publish(&Load::new(1, 1_000, &["orders"]));
+    daemon.wait_settled("orders", 2_000);
+    // Two WAITs have come back without it.
+    eventually("it has been waited for", PATIENCE, || {
+        let stats: String = destination.ask(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls="));
+        let calls = calls.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0);
+        if calls > 2 { Ok(()) } else { Err(format!("{calls} calls of WAIT")) }
+    });
+    let status = daemon.route("orders").expect("it answers");
+    assert_eq!(status.durable.as_deref(), Some(before.as_str()), "a stopped replica has nothing");
+    assert!(status.position.as_deref() > Some(before.as_str()), "the master has it");
+    assert_eq!(status.state, RouteState::Live);
+
+    replica.thaw();
+    eventually("everything is durable again", PATIENCE, || durable(&before));
+}
+
+#[test]
+fn what_is_synced_to_disk_is_durable() {
+    for version in [Version::Redis82, Version::Valkey91] {
+        let source = Server::start(Version::Redis70);
+        let options = Options::default().with("appendonly", "yes").with("appendfsync", "everysec");
+        let destination = Server::with(version, options);
+        let daemon = Setup::new()
+            .endpoint("shop", &source)
+            .endpoint_with("events", &destination, "durability = \"fsynced\"")
+            .routes(ROUTES)
+            .start_ready();
+        let oracle = Oracle::new(&source);
+        oracle.publish(&Load::new(1, 1_000, &["orders"]));
+        daemon.wait_settled("orders", 1_000);
+        eventually("everything is durable", PATIENCE, || {
+            let status = daemon.route("orders")?;
+            if status.durable.is_some() && status.durable == status.position {
+                Ok(())
+            } else {
+                Err(format!("{status:?}"))
+            }
+        });
+    }
+}

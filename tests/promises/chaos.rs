@@ -1,0 +1,193 @@
+//! Promise: whatever happens to two instances, as long as one of them watches at any time, everything is
+//! stored in the exact order, with no gap and nothing twice. And with one instance: nothing twice, and
+//! every missing message lies inside a recorded gap.
+//!
+//! A short run here; `make soak` sets `TIDEGATE_SOAK` to the number of rounds. `TIDEGATE_SEED` repeats what
+//! was done to them, though not when the machine did what.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tidegate::status::RouteState;
+
+use crate::support::{
+    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact,
+    assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
+};
+
+const LAST: &[u8] = b"the last message";
+const PATIENCE: Duration = Duration::from_secs(120);
+const ALERTS: &[&[&str]] = &[alert::SOURCE, alert::DESTINATION, &["superseded"]];
+
+fn number(name: &str) -> Option<usize> {
+    Some(std::env::var(name).ok()?.parse().expect("a number"))
+}
+
+fn routes(batch: usize) -> String {
+    // Another list of channels each time: positions count otherwise from the change on.
+    format!(
+        r#"
+        [capture.orders]
+        source = "shop"
+        channels = ["orders", "returns.{batch}"]
+        destination = "events"
+        stream = "orders"
+        keep = "forever"
+        include = ["id"]
+        "#
+    )
+}
+
+struct Chaos {
+    random: fastrand::Rng,
+    // Dropped before the servers, whose end they would tell of.
+    instances: [Daemon; 2],
+    source: Server,
+    destination: Server,
+    changes: usize,
+}
+
+impl Chaos {
+    /// Both are ready: whatever happens next, the other one watches.
+    #[track_caller]
+    fn wait_both(&self) {
+        for instance in &self.instances {
+            instance.wait_ready();
+        }
+    }
+
+    #[track_caller]
+    fn wait_progress(&self, entries: usize) {
+        let before = self.destination.stream_length("orders");
+        eventually("appends go on", PATIENCE, || match self.destination.stream_length("orders") {
+            now if now > before + entries => Ok(()),
+            now => Err(format!("{now} entries after {before}")),
+        });
+    }
+
+    fn cut_clients(&self, server: &Server, role: &str, all: bool) {
+        let clients: String = server.ask(&["CLIENT", "LIST"]);
+        let ids = clients.lines().filter(|line| line.contains(role));
+        let ids: Vec<&str> = ids
+            .filter_map(|line| line.split_whitespace().find_map(|word| word.strip_prefix("id=")))
+            .collect();
+        for id in if all { &ids[..] } else { &ids[..ids.len().min(1)] } {
+            // It may have gone by itself meanwhile.
+            drop(server.try_ask::<usize>(&["CLIENT", "KILL", "ID", id]));
+        }
+    }
+
+    fn round(&mut self) {
+        let which = self.random.usize(..2);
+        match self.random.usize(..7) {
+            0 => self.instances[which].restart(),
+            1 => {
+                let pause = self.random.u64(..3_000);
+                let process = self.instances[which].process();
+                process.signal(Signal::SIGSTOP);
+                // The pause itself is what is done to it.
+                std::thread::park_timeout(Duration::from_millis(pause));
+                process.signal(Signal::SIGCONT);
+            }
+            2 => self.cut_clients(&self.destination, ":orders:append", true),
+            3 => self.cut_clients(&self.source, ":orders:subscribe", false),
+            4 => {
+                // A failover that loses what had not come to the replica.
+                self.destination.ask::<()>(&["SAVE"]);
+                let lost = self.random.usize(..800);
+                self.wait_progress(lost);
+                self.destination.restart();
+            }
+            5 => {
+                assert_eq!(self.instances[which].stop().code(), Some(0));
+                self.instances[which].start_again();
+            }
+            _ => {
+                self.changes += 1;
+                let routes = routes(self.changes);
+                for instance in &mut self.instances {
+                    instance.reload(&routes);
+                    instance.wait_ready();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_instances_lose_nothing() {
+    let seed = number("TIDEGATE_SEED").unwrap_or_else(|| fastrand::usize(..));
+    let rounds = number("TIDEGATE_SOAK").unwrap_or(14);
+    eprintln!("TIDEGATE_SEED={seed}");
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis82);
+    let first = Setup::new()
+        .endpoint("shop", &source)
+        .endpoint("events", &destination)
+        .routes(&routes(0))
+        .expects(ALERTS)
+        .start_ready();
+    let mut second = first.twin();
+    second.start_again();
+    let oracle = Oracle::new(&source);
+    let mut chaos = Chaos {
+        random: fastrand::Rng::with_seed(seed as u64),
+        source,
+        destination,
+        instances: [first, second],
+        changes: 0,
+    };
+    chaos.wait_both();
+    let load = oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).rate(5_000));
+    for _ in 0..rounds {
+        chaos.wait_progress(200);
+        chaos.round();
+        chaos.wait_both();
+    }
+    load.stop();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&chaos.destination, "orders", LAST, PATIENCE);
+    assert_eq!(gaps(&chaos.destination, "orders"), []);
+    assert_exact(&oracle.sequence(), &captured(&chaos.destination, "orders"));
+    for instance in &chaos.instances {
+        instance.wait_settled("orders", oracle.sequence().len());
+    }
+}
+
+#[test]
+fn one_instance_records_what_it_missed() {
+    let seed = number("TIDEGATE_SEED").unwrap_or_else(|| fastrand::usize(..));
+    let rounds = number("TIDEGATE_SOAK").unwrap_or(8);
+    eprintln!("TIDEGATE_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed as u64);
+    let source = Server::start(Version::Redis70);
+    let mut destination = Server::start(Version::Redis70);
+    let mut daemon =
+        Setup::orders(&source, &destination).expects(ALERTS).expects(&[alert::GAP]).start_ready();
+    let oracle = Oracle::new(&source);
+    let load = Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique);
+    let load = oracle.start(&load.rate(5_000));
+    for _ in 0..rounds {
+        daemon.wait_state("orders", RouteState::Live);
+        let before = destination.stream_length("orders");
+        eventually("appends go on", PATIENCE, || match destination.stream_length("orders") {
+            now if now > before + 200 => Ok(()),
+            now => Err(format!("{now} entries after {before}")),
+        });
+        match random.usize(..3) {
+            0 => daemon.restart(),
+            1 => drop(source.try_ask::<usize>(&["CLIENT", "KILL", "USER", "tidegate-shop"])),
+            _ => {
+                destination.ask::<()>(&["SAVE"]);
+                destination.restart();
+            }
+        }
+    }
+    daemon.wait_state("orders", RouteState::Live);
+    load.stop();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let gaps = gaps(&destination, "orders");
+    assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    assert!(gaps.len() <= rounds, "at most one gap for each time: {gaps:#?}");
+}
