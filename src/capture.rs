@@ -22,9 +22,13 @@ mod handover;
 mod housekeeping;
 mod lane;
 pub mod mapping;
+#[cfg(test)]
+mod model;
 mod overflow;
 mod pulse;
 mod route;
+#[cfg(test)]
+mod simulation;
 mod standing;
 mod state;
 mod window;

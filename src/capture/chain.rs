@@ -219,6 +219,11 @@ impl Chain {
         self.checkpoint.is_some()
     }
 
+    /// Whether the state stood somewhere and is gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.begun && self.checkpoint == Some(None)
+    }
+
     /// The batches that wait to be stored and end after `position`.
     pub(crate) fn waiting_after(&self, position: Option<Position>) -> impl Iterator<Item = &Batch> {
         self.ring.iter().skip(self.passed).filter(move |batch| Some(batch.last) > position)

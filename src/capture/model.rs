@@ -17,6 +17,8 @@ pub(super) type Entry = Vec<Vec<u8>>;
 pub(super) struct Model {
     /// The state key.
     pub(super) state: BTreeMap<String, String>,
+    /// The lease key.
+    pub(super) lease: BTreeMap<String, String>,
     /// Every stream, records included.
     pub(super) streams: BTreeMap<Vec<u8>, Vec<Entry>>,
     /// Keys that hold something else.
@@ -56,6 +58,51 @@ impl Model {
         self.state.get("position").cloned().unwrap_or_else(|| "-".to_owned())
     }
 
+    /// The state as HGETALL gives it.
+    pub(super) fn state_reply(&self) -> Value {
+        let text = |text: &String| Value::Bytes(text.clone().into_bytes());
+        Value::Array(self.state.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
+    }
+
+    /// Carries out an `EVALSHA` of stand.lua, at a time of the server's clock.
+    pub(super) fn stand(&mut self, command: &[Vec<u8>], now_ms: u64) -> Value {
+        let word = |at: usize| text(&command[5 + at]);
+        let (me, want, lasts, remembered) = (word(0), word(1), word(2), word(3));
+        let (lasts, remembered): (u64, u64) = (lasts.parse().unwrap(), remembered.parse().unwrap());
+        let until = self.lease.get("until").map_or(0, |until| until.parse().unwrap());
+        let mut holder = self.lease.get("holder").cloned().unwrap_or_default();
+        if until <= now_ms || until - now_ms > lasts {
+            holder.clear();
+        }
+        if want == "seize" || (want == "claim" && (holder.is_empty() || holder == me)) {
+            holder.clone_from(&me);
+            self.lease.insert("holder".to_owned(), me.clone());
+            self.lease.insert("until".to_owned(), (now_ms + lasts).to_string());
+        } else if holder == me && (want == "release" || want == "leave") {
+            holder.clear();
+            self.lease.remove("holder");
+            self.lease.remove("until");
+        }
+        let own = format!("instance:{me}");
+        if want == "leave" {
+            self.lease.remove(&own);
+        } else {
+            self.lease.insert(own.clone(), format!("{now_ms} {} {}", word(4), word(5)));
+        }
+        let mut others = Vec::new();
+        self.lease.retain(|field, value| {
+            let Some(name) = field.strip_prefix("instance:").filter(|_| *field != own) else { return true };
+            let words: Vec<&str> = value.split(' ').collect();
+            let ago = now_ms.abs_diff(words[0].parse().unwrap());
+            if ago < remembered {
+                let ago = ago.to_string();
+                others.extend([name, &ago, words[1], words[2]].map(|word| Value::Bytes(word.into())));
+            }
+            ago < remembered
+        });
+        Value::Array(vec![Value::Bytes(holder.into_bytes()), self.state_reply(), Value::Array(others)])
+    }
+
     fn add(&mut self, field: &str, count: u64) {
         if count > 0 {
             let value = self.state.entry(field.to_owned()).or_insert_with(|| "0".to_owned());
@@ -83,6 +130,14 @@ impl Model {
             && revision < *known
         {
             return reply(&["SUPERSEDED", &position, known]);
+        }
+        if let Some(next) = self.state.get("next").cloned() {
+            let (anchor, by) = (&next[..16], &next[17..]);
+            if revision.as_str() >= by {
+                self.state.remove("next");
+            } else if epochs.contains(&format!("-{anchor}")) && last[16..] != format!("{anchor}-{:020}", 0) {
+                return reply(&["SUPERSEDED", &position, by]);
+            }
         }
         let groups: usize = word(8).parse().unwrap();
         let mut at = 9 + groups;

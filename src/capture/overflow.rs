@@ -187,10 +187,11 @@ impl Overflow {
             return Some(request);
         }
         let due = self.released_at.is_none_or(|at| now.saturating_duration_since(at) >= RELEASE);
-        // Until everything is read again, the log's own reading decides what it can let go of.
+        // What is on disk only is to be read first, and counted, whoever has stored it meanwhile.
+        let upto = if self.disk_only.is_some() { durable.min(chain.last()) } else { durable };
         if self.bytes > 0
             && due
-            && let Some(position) = durable
+            && let Some(position) = upto
         {
             self.released_at = Some(now);
             return Some(Request::Release(position.to_bytes()));

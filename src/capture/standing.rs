@@ -95,6 +95,8 @@ pub(crate) struct Facts {
     pub(crate) waits_since: Option<Instant>,
     /// Whether it may write at all: it is not parked, and no newer configuration has taken over.
     pub(crate) able: bool,
+    /// Whether the state is gone: then nobody but the one that wrote knows what is stored.
+    pub(crate) lost: bool,
 }
 
 impl Facts {
@@ -188,6 +190,12 @@ impl Standing {
         self.present(now).any(|other| other.eligible)
     }
 
+    /// Whether another one could go on without a gap, or with a smaller one.
+    fn another_is_nearer(&self, facts: &Facts, now: Instant) -> bool {
+        let earlier = |other: &Other| other.first.is_some() && other.first < facts.first;
+        self.present(now).any(|other| other.eligible || earlier(other))
+    }
+
     /// The other instances that were there lately.
     fn present(&self, now: Instant) -> impl Iterator<Item = &Other> {
         let since = self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard));
@@ -198,12 +206,15 @@ impl Standing {
     pub(crate) fn may_force(&self, facts: &Facts, now: Instant) -> bool {
         let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
         let fresh = facts.coverage == Coverage::Fresh;
+        if facts.lost && !self.leader && (self.taken || !waited) {
+            return false;
+        }
         facts.able
             && self.heard.is_some()
             && (fresh || facts.coverage == Coverage::Missing)
             && self.present(now).all(|other| {
-                let earlier = other.first.is_some() && other.first < facts.first;
-                !other.eligible && !earlier && (fresh || waited)
+                let earlier = !facts.lost && other.first.is_some() && other.first < facts.first;
+                !other.eligible && !earlier && (fresh || waited || (facts.lost && self.leader))
             })
     }
 
@@ -219,7 +230,7 @@ impl Standing {
         } else if !facts.able {
             if self.leader { Want::Release } else { Want::Watch }
         } else if self.leader {
-            if !goes_on && self.another_is_eligible(now) { Want::Release } else { Want::Claim }
+            if !goes_on && self.another_is_nearer(facts, now) { Want::Release } else { Want::Claim }
         } else if !self.taken {
             if goes_on { Want::Claim } else { Want::Watch }
         } else if goes_on && overdue(facts.waits_since) && overdue(Some(self.moved)) {
@@ -319,7 +330,7 @@ mod tests {
     }
 
     fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Facts {
-        Facts { coverage, first, waits_since, able: true }
+        Facts { coverage, first, waits_since, able: true, lost: false }
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl Route {
             first: self.chain.first(),
             waits_since: self.chain.waits_since(),
             able: self.superseded.is_none() && !self.is_parked(),
+            lost: self.chain.is_lost(),
         }
     }
 
@@ -185,6 +186,7 @@ impl Route {
         self.account.deduplicated(others);
         self.gap = None;
         self.source.resume(now);
+        self.border_cannot_come();
         self.publish();
     }
 
@@ -225,6 +227,7 @@ impl Route {
         );
         self.superseded = Some(by);
         self.standing.hurry();
+        self.border_cannot_come();
         self.publish();
     }
 

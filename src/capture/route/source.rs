@@ -324,10 +324,15 @@ impl Route {
                 "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
             );
         }
+        self.border_cannot_come();
+        self.publish();
+    }
+
+    /// The window has ended before a successor's border came: it takes over as things are.
+    pub(super) fn border_cannot_come(&mut self) {
         if let Border::Open(border) = self.known_border {
             self.hand_over(border);
         }
-        self.publish();
     }
 
     /// Takes in everything that has come.
@@ -401,9 +406,7 @@ impl Route {
                 self.close_source();
                 self.flush_builder();
                 self.gap = Some(super::stopped("tidegate was told to stop"));
-                if let Border::Open(border) = self.known_border {
-                    self.hand_over(border);
-                }
+                self.border_cannot_come();
             }
             Pause::Border(border) => self.hand_over(border),
             Pause::Broken(error) => self.lost_window(GapCause::SourceBroken, &error.to_string(), now),
