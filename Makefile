@@ -3,15 +3,19 @@
 # make lint         what .ci/run insists on before it tests
 # make bench-smoke  throughput against an ideal client and CPU per message, in about two minutes
 # make bench        the same, longer and with more cells
-# make soak         the tests of faults, over and over, for SOAK_MINUTES (default 30)
+# make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes, and then the tests of
+#                   faults, over and over, for SOAK_MINUTES (default 30)
+# make seed SEED=n  one made-up history again
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO ?= cargo
 SOAK_MINUTES ?= 30
+SOAK_SEEDS ?= 100000
+SOAK_ROUNDS ?= 300
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: demo test lint bench bench-smoke soak servers
+.PHONY: demo test lint bench bench-smoke soak seed servers
 
 demo:
 	$(CARGO) build --locked --release --bin tidegate --example demo
@@ -44,5 +48,10 @@ bench: servers
 
 soak: servers
 	$(CARGO) test --locked --test promises --no-run
+	TIDEGATE_SEEDS=$(SOAK_SEEDS) $(CARGO) test --locked --profile bench --lib simulation::random_histories -- --nocapture
+	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises chaos:: -- --nocapture
 	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done
+
+seed:
+	TIDEGATE_SEED=$(SEED) $(CARGO) test --locked --lib simulation::random_histories -- --nocapture

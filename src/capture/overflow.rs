@@ -226,7 +226,9 @@ impl Overflow {
                 (self.full, self.failed, self.retry_at) = (false, false, None);
             }
             Done::WriteFailed { error, written } => {
-                self.written = self.written.max(self.writing.drain(..).take(written).last());
+                let last = written.checked_sub(1).and_then(|last| self.writing.get(last).copied());
+                self.written = self.written.max(last);
+                self.writing.clear();
                 self.full = matches!(error, SpoolError::Full { .. });
                 self.failed = !self.full;
                 self.retry_at = Some(now + RETRY);
