@@ -149,6 +149,8 @@ struct World {
     promised: Option<u64>,
     /// The state was lost once: what was stored before may not be known to be.
     forgot: bool,
+    /// The source's epoch was lost once.
+    epoch_lost: bool,
     /// What is stored has changed since it was last looked at.
     changed: bool,
     real: Option<real::Real>,
@@ -181,6 +183,7 @@ impl World {
             filtered: BTreeSet::new(),
             promised: None,
             forgot: false,
+            epoch_lost: false,
             changed: true,
             rng,
             real,
@@ -562,15 +565,18 @@ impl World {
             78..84 => self.instances[which].disk.full = true,
             84..89 => self.source.clock_ms = self.source.clock_ms.saturating_add(self.rng.u64(..10_000)),
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
-            94..97 if !self.gentle && self.model.position() != "-" => {
-                // The source's epoch is lost, and its clock is behind; the state remembers.
+            94..97 if !self.gentle && !self.forgot && self.model.position() != "-" => {
+                // The source's epoch is lost, and its clock is behind; the state remembers. With both lost
+                // nobody is left who knows how high the epochs were.
+                self.earlier = self.model.clone();
+                self.epoch_lost = true;
                 self.source.last_epoch = 0;
                 self.source.clock_ms = self.rng.u64(1..2_000);
                 for which in 0..self.instances.len() {
                     self.lose_window(which, GapCause::SourceDisconnected);
                 }
             }
-            97..100 if !self.gentle => {
+            97..100 if !self.gentle && !self.epoch_lost => {
                 // FLUSHALL. (Where only the state is deleted, what was stored and not answered yet is stored
                 // again: nobody is left who knows.)
                 let model = Model::default();

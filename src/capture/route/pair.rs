@@ -81,13 +81,13 @@ impl Route {
         self.found_state(&state, now);
         self.follow_revision(&state, now);
         if led != self.standing.is_leader() {
-            tracing::info!(
-                event = if led { "standing_by" } else { "leading" },
-                route = self.parts.capture.name,
-                position = self.chain.checkpoint().map(|position| position.to_string()),
-                "{}",
-                if led { "another instance writes" } else { "this instance writes" }
-            );
+            let route = self.parts.capture.name.as_str();
+            let position = self.chain.checkpoint().map(|position| position.to_string());
+            if led {
+                tracing::info!(event = "standing_by", route, position, "another instance writes");
+            } else {
+                tracing::info!(event = "leading", route, position, "this instance writes");
+            }
             self.publish();
         }
         if self.chain.is_behind() && self.standing.is_alone(now) && self.superseded.is_none() {
