@@ -565,9 +565,9 @@ impl World {
             78..84 => self.instances[which].disk.full = true,
             84..89 => self.source.clock_ms = self.source.clock_ms.saturating_add(self.rng.u64(..10_000)),
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
-            94..97 if !self.gentle && !self.forgot && self.model.position() != "-" => {
-                // The source's epoch is lost, and its clock is behind; the state remembers. With both lost
-                // nobody is left who knows how high the epochs were.
+            94..97 if !self.gentle && !self.forgot && self.is_remembered() => {
+                // The source's epoch is lost, and its clock is behind; the state remembers. Where that is
+                // lost, too, nobody is left who knows how high the epochs were.
                 self.earlier = self.model.clone();
                 self.epoch_lost = true;
                 self.source.last_epoch = 0;
@@ -586,6 +586,14 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether the state knows of every epoch in which anything is held; one instance knows its own.
+    fn is_remembered(&self) -> bool {
+        let empty = |one: &Instance| {
+            one.chain.is_empty() && one.builder.open_items() == 0 && one.disk.records.is_empty()
+        };
+        self.model.position() != "-" && (self.instances.len() == 1 || self.instances.iter().all(empty))
     }
 
     fn mend(&mut self, which: usize) {
