@@ -1,7 +1,8 @@
 # make demo         see it work, on a private Redis, in under a minute once built
 # make test         every test, on real servers (installs them under target/)
 # make lint         what .ci/run insists on before it tests
-# make bench-smoke  throughput against an ideal client and CPU per message, in about two minutes
+# make bench-smoke  throughput against an ideal client, CPU per message, what a standby and the spool cost, in
+#                   about three minutes
 # make bench        the same, longer and with more cells
 # make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes, and then the tests of
 #                   faults, over and over, for SOAK_MINUTES (default 30)
@@ -42,9 +43,13 @@ lint:
 
 bench-smoke: servers
 	$(CARGO) bench --locked --bench capture -- smoke
+	$(CARGO) bench --locked --bench pair -- smoke
+	$(CARGO) bench --locked --bench spool -- smoke
 
 bench: servers
 	$(CARGO) bench --locked --bench capture -- full
+	$(CARGO) bench --locked --bench pair -- full
+	$(CARGO) bench --locked --bench spool -- full
 
 soak: servers
 	$(CARGO) test --locked --test promises --no-run

@@ -24,12 +24,12 @@ use std::path::PathBuf;
 pub use crate::config::settings::Fsync;
 pub use directory::StateDirectory;
 pub(crate) use directory::spools;
-pub(crate) use log::Log;
+pub use log::Log;
 pub(crate) use verify::{Report, verify};
 pub(crate) use worker::{Done, Request, Spool};
 
 /// What orders records: bytes that ascend.
-pub(crate) type Mark = [u8; 24];
+pub type Mark = [u8; 24];
 
 /// How a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +44,15 @@ pub struct Options {
 
 /// What opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Recovered {
+pub struct Recovered {
     /// Whole records.
-    pub(crate) records: u64,
+    pub records: u64,
     /// Bytes of all segments.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// The last record's mark.
-    pub(crate) last: Option<Mark>,
+    pub last: Option<Mark>,
     /// Bytes of a torn tail that were cut off.
-    pub(crate) cut_bytes: u64,
+    pub cut_bytes: u64,
 }
 
 /// What can go wrong on disk.

@@ -54,6 +54,7 @@ impl Load {
     }
 
     /// Waits until the stream has taken that many.
+    #[allow(dead_code, reason = "each bench uses its own part")]
     pub(crate) fn wait_until(&self, count: u64) {
         let mut last = (self.captured(), Instant::now());
         while self.captured() < count {

@@ -28,7 +28,7 @@ struct Segment {
 
 /// A log that is open for writing and reading.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub struct Log {
     directory: PathBuf,
     options: Options,
     segments: VecDeque<Segment>,
@@ -48,7 +48,7 @@ impl Log {
     ///
     /// # Errors
     /// Where a record is damaged anywhere else, a newer release wrote it, or the disk refuses.
-    pub(crate) fn open(directory: &Path, options: Options) -> Result<(Self, Recovered), SpoolError> {
+    pub fn open(directory: &Path, options: Options) -> Result<(Self, Recovered), SpoolError> {
         fs::create_dir_all(directory).map_err(at(directory))?;
         let mut recovered = Recovered::default();
         let mut segments = VecDeque::new();
@@ -98,7 +98,7 @@ impl Log {
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub(crate) fn set_aside(directory: &Path) -> Result<usize, SpoolError> {
+    pub fn set_aside(directory: &Path) -> Result<usize, SpoolError> {
         let mut aside = 0;
         for (_, path) in segment_files(directory)? {
             if aside == 0 && scan(&path).is_ok_and(|scanned| scanned.bad.is_none()) {
@@ -112,12 +112,14 @@ impl Log {
     }
 
     /// Bytes of all segments.
-    pub(crate) fn bytes(&self) -> u64 {
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Whether it holds a record.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.segments.iter().all(|segment| segment.last.is_none())
     }
 
@@ -125,7 +127,7 @@ impl Log {
     ///
     /// # Errors
     /// Where the limit is reached or the disk refuses; the log is then as it was.
-    pub(crate) fn append(&mut self, mark: &Mark, body: &[u8]) -> Result<(), SpoolError> {
+    pub fn append(&mut self, mark: &Mark, body: &[u8]) -> Result<(), SpoolError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         record::encode(&mut buffer, mark, body);
         let written = self.write(mark, &buffer);
@@ -177,7 +179,7 @@ impl Log {
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub(crate) fn tick(&mut self, batch_end: bool) -> Result<(), SpoolError> {
+    pub fn tick(&mut self, batch_end: bool) -> Result<(), SpoolError> {
         let due = match self.options.fsync {
             Fsync::Always => batch_end,
             Fsync::Every(interval) => self.synced.elapsed() >= interval,
@@ -190,7 +192,7 @@ impl Log {
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub(crate) fn sync(&mut self) -> Result<(), SpoolError> {
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
         self.file.sync_data().map_err(at(&self.directory))?;
         self.dirty = false;
         self.synced = Instant::now();
@@ -201,7 +203,7 @@ impl Log {
     ///
     /// # Errors
     /// Where a record is damaged or the disk refuses.
-    pub(crate) fn read(&mut self, max_bytes: usize) -> Result<Vec<(Mark, Vec<u8>)>, SpoolError> {
+    pub fn read(&mut self, max_bytes: usize) -> Result<Vec<(Mark, Vec<u8>)>, SpoolError> {
         let mut records = Vec::new();
         let mut bytes = 0;
         while bytes < max_bytes
@@ -260,7 +262,7 @@ impl Log {
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub(crate) fn release(&mut self, upto: &Mark) -> Result<(), SpoolError> {
+    pub fn release(&mut self, upto: &Mark) -> Result<(), SpoolError> {
         let before = self.segments.len();
         if self.segments.back().is_some_and(|last| last.last.is_some_and(|mark| mark <= *upto)) {
             // The one that is written to is done with, too: the next record begins another.
