@@ -16,6 +16,7 @@ mod append;
 mod batch;
 mod chain;
 mod control_channel;
+mod counted;
 mod durable;
 mod filter;
 mod handover;

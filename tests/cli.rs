@@ -343,7 +343,8 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
 
     // More than two pages of them, and one that is not the route's.
     let record = "redis.call('XADD', KEYS[1], i .. '-1', 'from', 'a', 'to', 'b', 'started_at', 1000 * i, \
-                  'ended_at', 1000 * i + 1, 'cause', 'restart', 'detail', 'tidegate was not running', 'dropped', i)";
+                  'ended_at', 1000 * i + 1, 'cause', 'restart', 'detail', 'tidegate was not running', 'dropped', i, \
+                  'published', i == 1 and 'unknown' or i)";
     let many = format!("for i = 1, 2001 do {record} end");
     server.ask::<()>(&["EVAL", &many, "1", "tidegate:orders:gaps"]);
     server.ask::<()>(&["EVAL", &format!("local i = 7 {record}"), "1", "tidegate:other:gaps"]);
@@ -364,6 +365,7 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
         gaps[2001],
         serde_json::json!({
             "route": "other", "started_at": 7000, "ended_at": 7001, "cause": "restart", "dropped": 7,
+            "published": 7,
             "from": "a", "to": "b", "detail": "tidegate was not running"
         })
     );

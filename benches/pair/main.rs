@@ -1,4 +1,4 @@
-//! `make bench-pair`: what a standby costs the instance that writes, how long a take-over takes after
+//! `make bench`: what a standby costs the instance that writes, how long a take-over takes after
 //! `kill -9`, and how much memory an outage of the destination takes.
 //!
 //! One server is source and destination. Runs with and without a standby go in turns. On a machine of two

@@ -16,7 +16,7 @@
 -- ARGV[6] '1': streams come from a template   [7] maxlen or ''   [8] most streams
 -- ARGV[9] g, then g groups
 -- then    '0', or '1' and a gap between prev and the first item:
---         to, started_at, ended_at, cause, detail, reason, dropped
+--         to, started_at, ended_at, cause, detail, reason, dropped, published
 -- then    items' positions     22 bytes an item: index in epochs (2), ordinal (20)
 -- then    runs                 16 bytes a run: items (6), target (5), arguments an item (5)
 --         target 0: dead letter; 99998: filtered; 99999: anchor; else KEYS[4 + target]
@@ -44,7 +44,7 @@ at = at + groups
 local gap
 if ARGV[at] == '1' then
   gap = at + 1
-  at = at + 8
+  at = at + 9
 else
   at = at + 1
 end
@@ -175,7 +175,7 @@ end
 if gap and pos == prev and reached ~= pos then
   call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', prev, 'to', ARGV[gap],
     'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3], 'detail', ARGV[gap + 4],
-    'dropped', ARGV[gap + 6])
+    'dropped', ARGV[gap + 6], 'published', ARGV[gap + 7])
   local dropped = tonumber(ARGV[gap + 6])
   if dropped > 0 then
     call('HINCRBY', state, 'dropped:' .. ARGV[gap + 5], dropped)

@@ -87,7 +87,7 @@ impl Append {
     pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {
         let streams = batch.streams();
         let keys = 4 + streams.len();
-        let gap_arguments = if gap.is_some() { 8 } else { 1 };
+        let gap_arguments = if gap.is_some() { 9 } else { 1 };
         resp::header(out, 3 + keys + 5 + batch.options.count + gap_arguments + batch.item_arguments());
         resp::argument(out, b"EVALSHA");
         resp::argument(out, &self.hash);
@@ -126,6 +126,8 @@ impl Append {
                 resp::argument(out, gap.detail.as_bytes());
                 resp::argument(out, DropReason::Stale.as_str().as_bytes());
                 resp::argument(out, gap.dropped.to_string().as_bytes());
+                let published = gap.published.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+                resp::argument(out, published.as_bytes());
             }
         }
         batch.write_items(out);

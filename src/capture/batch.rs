@@ -54,6 +54,8 @@ pub struct Gap {
     pub ended_unix_ms: u64,
     /// Events that were received and given up in it.
     pub dropped: u64,
+    /// How many messages the source counted meanwhile, on whatever channel, where that is known.
+    pub published: Option<u64>,
 }
 
 impl Gap {
@@ -65,6 +67,7 @@ impl Gap {
             started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
             ended_unix_ms: other.ended_unix_ms,
             dropped: self.dropped + other.dropped,
+            published: self.published.zip(other.published).map(|(one, other)| one.max(other)),
             ..self
         }
     }

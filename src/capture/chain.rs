@@ -137,6 +137,8 @@ pub(crate) struct Chain {
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
+    /// How many messages the source counted while nobody of this route listened, before its first window.
+    missed: Option<u64>,
     /// Why the state may be before everything in hand.
     went_back: Option<Gap>,
     /// What was given up and is not recorded yet.
@@ -313,6 +315,7 @@ impl Chain {
                 started_unix_ms: self.since_unix_ms.unwrap_or(now_unix_ms),
                 ended_unix_ms: front.opened_unix_ms,
                 dropped: 0,
+                published: self.missed,
             }),
             _ => None,
         });
@@ -381,6 +384,11 @@ impl Chain {
             self.sent = at;
         }
         rewound
+    }
+
+    /// Says how many messages the source counted before the first window, since the state was last written.
+    pub(crate) fn set_missed(&mut self, published: Option<u64>) {
+        self.missed = published;
     }
 
     /// Takes everything out, for another chain to take in behind what it has.
@@ -521,6 +529,7 @@ impl Chain {
             started_unix_ms: batch.opened_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped: batch.events,
+            published: None,
         };
         let dropped = match batch.joint {
             Joint::Gap(own) => dropped.with(own),
@@ -577,5 +586,6 @@ fn went_back(position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms
         started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
         ended_unix_ms: now_unix_ms,
         dropped: 0,
+        published: None,
     }
 }

@@ -141,8 +141,8 @@ impl Model {
         }
         let groups: usize = word(8).parse().unwrap();
         let mut at = 9 + groups;
-        let gap = (word(at) == "1").then(|| (at + 1..at + 8).map(word).collect::<Vec<_>>());
-        at += if gap.is_some() { 8 } else { 1 };
+        let gap = (word(at) == "1").then(|| (at + 1..at + 9).map(word).collect::<Vec<_>>());
+        at += if gap.is_some() { 9 } else { 1 };
         let epochs: Vec<&str> = epochs.split_whitespace().collect();
         let items: Vec<String> = argv[at]
             .chunks(22)
@@ -245,7 +245,7 @@ impl Model {
             && position == prev
             && reached != position
         {
-            let names = ["to", "started_at", "ended_at", "cause", "detail", "reason", "dropped"];
+            let names = ["to", "started_at", "ended_at", "cause", "detail", "reason", "dropped", "published"];
             let mut record = vec![b"from".to_vec(), prev.into_bytes()];
             for (name, value) in names.iter().zip(&gap).filter(|(name, _)| **name != "reason") {
                 record.extend([name.as_bytes().to_vec(), value.clone().into_bytes()]);

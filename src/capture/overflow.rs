@@ -301,6 +301,7 @@ impl Overflow {
             started_unix_ms: now_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped,
+            published: None,
         });
     }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control_channel::Control;
+use super::counted::Counted;
 use crate::config::Endpoint;
 use crate::rt;
 use crate::server::resp::Value;
@@ -50,6 +51,7 @@ struct Shared {
     /// How often the source was seen to turn from master to replica.
     demotions: AtomicU64,
     error: Mutex<Option<String>>,
+    counted: Mutex<Option<Counted>>,
 }
 
 impl Pulse {
@@ -64,6 +66,7 @@ impl Pulse {
             busy: AtomicBool::new(false),
             demotions: AtomicU64::new(0),
             error: Mutex::new(None),
+            counted: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
         rt::spawn("heartbeat", async move {
@@ -112,6 +115,11 @@ impl Pulse {
         self.shared.demotions.load(Ordering::Relaxed)
     }
 
+    /// How many messages the source had counted, about a second ago; where the user may ask.
+    pub(crate) fn counted(&self) -> Option<Counted> {
+        self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why no heartbeat can be sent, for a person.
     pub(crate) fn error(&self) -> Option<String> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -132,6 +140,8 @@ async fn beat(
     master: &mut bool,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::connect(endpoint, "heartbeat").await?;
+    let mut counted_at: Option<Instant> = None;
+    let mut may_count = true;
     loop {
         let sent_us = u64::try_from(shared.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
         let text = Control::heartbeat(shared.instance, sent_us);
@@ -141,6 +151,12 @@ async fn beat(
         let is_master = role(&hello) == Some(b"master");
         if std::mem::replace(master, is_master) && !is_master {
             shared.demotions.fetch_add(1, Ordering::Relaxed);
+        }
+        if may_count && counted_at.is_none_or(|at| at.elapsed() >= IDLE_INTERVAL) {
+            counted_at = Some(Instant::now());
+            let counted = count(&mut connection).await?;
+            may_count = counted.is_some();
+            *shared.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
         }
         shared.say(None);
         backoff.reset();
@@ -152,6 +168,19 @@ async fn beat(
             tokio::time::sleep(BUSY_INTERVAL).await;
         }
     }
+}
+
+/// Asks how many messages the source has counted; nothing where the user may not ask.
+async fn count(connection: &mut server::Connection) -> Result<Option<Counted>, Error> {
+    let mut sections = [String::new(), String::new()];
+    for (name, text) in [b"server".as_slice(), b"commandstats"].into_iter().zip(&mut sections) {
+        match connection.ask(REPLY_DEADLINE, "counting messages", &[b"INFO", name]).await {
+            Ok(reply) => *text = String::from_utf8_lossy(reply.bytes().unwrap_or_default()).into_owned(),
+            Err(error) if error.class() == server::Class::Park => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Counted::read(&sections[0], &sections[1]))
 }
 
 /// The role in HELLO's reply.

@@ -36,6 +36,7 @@ use super::account::Account;
 use super::append::{self, Keys};
 use super::batch::{Builder, Gap};
 use super::chain::Chain;
+use super::counted::Counted;
 use super::durable::Durable;
 use super::filter::Filter;
 use super::handover::{Border, Ended, Handover};
@@ -135,6 +136,9 @@ pub struct Route {
     ending: Ending,
     /// A stretch that may be missing and that no window has ended yet.
     gap: Option<Gap>,
+    /// What the source had counted: when the window was lost, at the first window's anchor, when the state was
+    /// last written before this process, and when this route last wrote it.
+    counts: Counts,
     /// No epoch below this may be handed out.
     floor: u64,
     /// Where the successor's numbering begins, once this route's window has come there.
@@ -144,6 +148,15 @@ pub struct Route {
     report: report::Report,
     wake: Pin<Box<Sleep>>,
     woke: Instant,
+}
+
+/// Counts of the source's messages, see [`Counted`].
+#[derive(Debug, Default)]
+struct Counts {
+    lost: Option<Counted>,
+    first: Option<Counted>,
+    state: Option<Counted>,
+    noted: Option<Counted>,
 }
 
 /// How this configuration comes to be the one that is written by.
@@ -216,6 +229,7 @@ impl Route {
             destination: Destination::new(now, predecessor),
             ending: Ending::Running,
             gap: None,
+            counts: Counts::default(),
             floor: 0,
             border: None,
             known_border: Border::None,
@@ -519,6 +533,7 @@ fn stopped(detail: &str) -> Gap {
         started_unix_ms: rt::unix_ms(),
         ended_unix_ms: 0,
         dropped: 0,
+        published: None,
     }
 }
 

@@ -157,7 +157,7 @@ struct World {
 }
 
 fn broken(cause: GapCause) -> Gap {
-    Gap { cause, detail: "a test".into(), started_unix_ms: 1, ended_unix_ms: 2, dropped: 0 }
+    Gap { cause, detail: "a test".into(), started_unix_ms: 1, ended_unix_ms: 2, dropped: 0, published: None }
 }
 
 impl World {
@@ -529,13 +529,13 @@ impl World {
 
     /// The destination holds something else from now on.
     fn replace(&mut self, model: Model) {
+        for which in 0..self.instances.len() {
+            self.disconnect(which);
+        }
         self.model = model;
         if self.model.position() == "-" {
             // A process that starts now cannot know that something was stored before.
             self.promised = None;
-        }
-        for which in 0..self.instances.len() {
-            self.disconnect(which);
         }
         if let Some(real) = &mut self.real {
             real.load(&self.model, &self.keys);
@@ -544,11 +544,7 @@ impl World {
 
     /// A failover: everything that a replica had not got yet is lost.
     fn fail_over(&mut self) {
-        let earlier = self.earlier.clone();
-        for which in 0..self.instances.len() {
-            self.disconnect(which);
-        }
-        self.replace(earlier);
+        self.replace(self.earlier.clone());
     }
 
     /// Something goes wrong.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::counted::Counted;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) at_unix_ms: Option<u64>,
     /// The epochs that it has passed.
     pub(crate) epochs: Vec<Epoch>,
+    /// How many messages the source had counted when the state was last written.
+    pub(crate) counted: Option<Counted>,
     /// What is known to be stored durably.
     pub(crate) durable: Option<Position>,
     /// A configuration that takes over at the anchor with this id.
@@ -80,6 +83,7 @@ impl State {
             revision: text("revision").and_then(Revision::parse),
             at_unix_ms: text("at").and_then(|text| text.parse().ok()),
             epochs: text("epochs").unwrap_or_default().split_whitespace().filter_map(epoch).collect(),
+            counted: text("counted").and_then(|text| text.parse().ok()),
             durable: text("durable").and_then(|text| text.parse().ok()),
             next: text("next").and_then(|text| {
                 let (anchor, revision) = text.split_once(' ')?;

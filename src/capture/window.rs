@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::control_channel::{Control, plausible};
+use super::counted::Counted;
 use crate::config::Endpoint;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
@@ -87,6 +88,8 @@ pub(crate) struct Window {
     connection: Connection,
     subscriptions: Subscriptions,
     next: Position,
+    /// How many messages the source had counted at the anchor, where the user may ask.
+    pub(crate) counted: Option<Counted>,
     /// When something last came.
     pub(crate) heard: Instant,
 }
@@ -104,7 +107,7 @@ impl Window {
     ) -> Result<Self, Error> {
         let connection = server::connect(endpoint, role).await?;
         let deadline = endpoint.response_timeout;
-        let opening = Opening { connection, subscriptions, anchor };
+        let opening = Opening { connection, subscriptions, anchor, counts: true, sections: Vec::new() };
         timeout(deadline, opening.run(endpoint, role, floor))
             .await
             .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
@@ -194,16 +197,28 @@ struct Opening {
     connection: Connection,
     subscriptions: Subscriptions,
     anchor: AnchorId,
+    /// Whether the source is asked how many messages it has counted.
+    counts: bool,
+    /// What it said.
+    sections: Vec<String>,
 }
 
 impl Opening {
     async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
-        match self.subscribe(Numbering::Script { floor }).await {
+        let mut opened = self.subscribe(Numbering::Script { floor }).await;
+        if opened.as_ref().is_err_and(|error| error.class() == Class::Park) {
+            // Perhaps it is only INFO that the user may not call.
+            self.connection = server::connect(endpoint, role).await?;
+            self.counts = false;
+            opened = self.subscribe(Numbering::Script { floor }).await;
+        }
+        match opened {
             Ok(epoch) => Ok(self.window(epoch)),
             Err(error) if error.class() == Class::Park || refuses_writes(&error) => {
                 // The right to run the anchor script is missing, or the right to subscribe: without
                 // the script, only the second fails. A source that refuses writes still delivers.
                 self.connection = server::connect(endpoint, role).await?;
+                self.counts = false;
                 let epoch = self.subscribe(Numbering::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
                     event = "anchor_refused",
@@ -249,6 +264,12 @@ impl Opening {
                 command(out, &[b"PUBLISH", control, anchor.as_bytes()]);
             }
         }
+        if self.counts {
+            // At the very point of the source's order at which the anchor stands.
+            command(out, &[b"INFO", b"server"]);
+            command(out, &[b"INFO", b"commandstats"]);
+            queued += 2;
+        }
         command(out, &[b"EXEC"]);
 
         let mut refused = None;
@@ -272,12 +293,13 @@ impl Opening {
             _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
         }
         let mut confirmations = 1 + channels.len() + patterns.len();
-        let mut replied = false;
+        let mut replies: u8 = if self.counts { 3 } else { 1 };
         let mut anchored = None;
+        self.sections.clear();
         loop {
             if let Some(epoch) = anchored
                 && confirmations == 0
-                && replied
+                && replies == 0
             {
                 return Ok(epoch);
             }
@@ -300,7 +322,10 @@ impl Opening {
                     if is_push(&value, b"subscribe") || is_push(&value, b"psubscribe") {
                         confirmations = confirmations.saturating_sub(1);
                     } else {
-                        replied = true;
+                        replies = replies.saturating_sub(1);
+                        if let Value::Bytes(text) = value {
+                            self.sections.push(String::from_utf8_lossy(&text).into_owned());
+                        }
                     }
                 }
                 Some(Pushed::Oversized(..)) => {
@@ -313,7 +338,12 @@ impl Opening {
     fn window(mut self, epoch: Epoch) -> Window {
         let limits = Limits { message: self.subscriptions.max_message_bytes, frame: OTHER_BYTES };
         self.connection.reader.set_limits(limits);
+        let counted = match &self.sections[..] {
+            [_, server, stats] => Counted::read(server, stats),
+            _ => None,
+        };
         Window {
+            counted,
             connection: self.connection,
             subscriptions: self.subscriptions,
             next: epoch.at(0),

@@ -36,6 +36,8 @@ struct Gap<'a> {
     ended_at: u64,
     cause: String,
     dropped: u64,
+    /// How many messages the source counted meanwhile, on whatever channel; none where that is not known.
+    published: Option<u64>,
     from: String,
     to: String,
     detail: String,
@@ -75,8 +77,8 @@ async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json:
     if !json {
         writeln!(
             out,
-            "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL, BETWEEN THE POSITIONS",
-            "ROUTE", "START", "END", "CAUSE", "DROPPED"
+            "{:<16} {:<24} {:<24} {:<21} {:>8} {:>10}  DETAIL, BETWEEN THE POSITIONS",
+            "ROUTE", "START", "END", "CAUSE", "DROPPED", "PUBLISHED"
         )?;
     }
     for route in routes {
@@ -108,12 +110,13 @@ fn print_gap(out: &mut impl Write, gap: &Gap<'_>, json: bool) -> io::Result<()> 
     }
     writeln!(
         out,
-        "{:<16} {:<24} {:<24} {:<21} {:>8}  {}, {} to {}",
+        "{:<16} {:<24} {:<24} {:<21} {:>8} {:>10}  {}, {} to {}",
         gap.route,
         rt::rfc3339(gap.started_at),
         rt::rfc3339(gap.ended_at),
         gap.cause,
         gap.dropped,
+        gap.published.map_or_else(|| "unknown".to_owned(), |count| format!("<= {count}")),
         gap.detail,
         gap.from,
         gap.to
@@ -168,6 +171,7 @@ impl<'a> Gap<'a> {
             ended_at: number("ended_at"),
             cause: text("cause"),
             dropped: number("dropped"),
+            published: text("published").parse().ok(),
             from: text("from"),
             to: text("to"),
             detail: text("detail"),

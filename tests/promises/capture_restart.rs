@@ -64,6 +64,8 @@ fn killed_under_load_nothing_is_twice_and_only_gaps_are_missing() {
     for gap in &gaps {
         assert_eq!(gap.cause, "restart", "{gap:?}");
     }
+    let counted: Option<usize> = gaps.iter().map(|gap| gap.published).sum();
+    assert!(counted >= Some(missing), "the source counted {counted:?}, and {missing} are missing: {gaps:#?}");
 }
 
 #[test]

@@ -74,7 +74,14 @@ fn entry(payload: &str, position: &str) -> Captured {
 }
 
 fn gap(from: &str, to: &str) -> Gap {
-    Gap { from: from.to_owned(), to: to.to_owned(), started_at: 1, ended_at: 2, cause: "restart".to_owned() }
+    Gap {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        started_at: 1,
+        ended_at: 2,
+        cause: "restart".to_owned(),
+        published: None,
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Gap {
     pub(crate) started_at: u64,
     pub(crate) ended_at: u64,
     pub(crate) cause: String,
+    /// What the source counted meanwhile.
+    pub(crate) published: Option<usize>,
 }
 
 /// One dead letter.
@@ -129,6 +131,7 @@ pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
             started_at: number(need("started_at")),
             ended_at: number(need("ended_at")),
             cause: need("cause"),
+            published: need("published").parse().ok(),
         }
     });
     all.collect()

@@ -38,7 +38,8 @@ impl Batch {
                 out.push(2);
                 block(&mut out, gap.cause.as_str().as_bytes());
                 block(&mut out, gap.detail.as_bytes());
-                for number in [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped] {
+                let published = gap.published.unwrap_or(u64::MAX);
+                for number in [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped, published] {
                     out.extend_from_slice(&number.to_be_bytes());
                 }
             }
@@ -123,6 +124,7 @@ impl<'a> Cursor<'a> {
                     started_unix_ms: self.number()?,
                     ended_unix_ms: self.number()?,
                     dropped: self.number()?,
+                    published: self.number().map(|known| (known < u64::MAX).then_some(known))?,
                 })
             }
             _ => return None,

@@ -62,6 +62,7 @@ impl Route {
             want => (want, Ask::Stand),
         };
         self.standing.asked(now);
+        self.note_count(now);
         let (standing, keys) = (&self.standing, &self.keys);
         let Some(hash) = self.destination.stand_hash() else { return };
         let mut call = Vec::new();
@@ -101,6 +102,10 @@ impl Route {
     /// Takes in where the state stands.
     pub(super) fn found_state(&mut self, state: &State, now: Instant) {
         self.account.found(&state.ledger);
+        if !self.chain.was_read() {
+            self.counts.state.clone_from(&state.counted);
+            self.tell_missed();
+        }
         let passed = self.chain.found(state.position, &state.epochs, state.at_unix_ms, rt::unix_ms());
         if passed.rewound > 0 {
             self.known_durable = state.durable;
@@ -117,6 +122,26 @@ impl Route {
         self.standing.observe(self.chain.checkpoint(), &facts, now);
         if passed.deduplicated > 0 {
             self.reopen_if_room(now);
+        }
+    }
+
+    /// How many messages were published between what the state says and the first window.
+    pub(super) fn tell_missed(&mut self) {
+        let counts = self.counts.first.as_ref().zip(self.counts.state.as_ref());
+        self.chain.set_missed(counts.and_then(|(now, then)| now.since(then)));
+    }
+
+    /// Notes in the state how many messages the source has counted: it bounds the gap of a restart.
+    fn note_count(&mut self, now: Instant) {
+        let counted = self.parts.pulse.counted();
+        if self.standing.is_leader() && self.source.is_open() && counted != self.counts.noted {
+            if let (Some(counted), Some(_)) = (&counted, self.chain.checkpoint()) {
+                let (key, text) = (self.keys.state.clone(), counted.to_string());
+                let mut call = Vec::new();
+                resp::command(&mut call, &[b"HSET", &key, b"counted", text.as_bytes()]);
+                self.ask(Ask::Note, now, &call);
+            }
+            self.counts.noted = counted;
         }
     }
 

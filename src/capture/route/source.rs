@@ -244,12 +244,20 @@ impl Route {
         if self.source.opened_before {
             self.parts.source_metrics.reconnects.increment(1);
         }
+        if !self.source.opened_before {
+            self.counts.first.clone_from(&window.counted);
+            self.tell_missed();
+        }
         self.source.opened_before = true;
         self.source.error = None;
         self.floor = self.floor.max(anchor.epoch.number + 1);
         let now_unix_ms = rt::unix_ms();
         let joint = match self.gap.take() {
-            Some(gap) => Joint::Gap(Gap { ended_unix_ms: now_unix_ms, ..gap }),
+            Some(gap) => {
+                let published = window.counted.as_ref().zip(self.counts.lost.take());
+                let published = published.and_then(|(now, then)| now.since(&then));
+                Joint::Gap(Gap { ended_unix_ms: now_unix_ms, published, ..gap })
+            }
             None => Joint::Start,
         };
         self.flush_builder();
@@ -308,7 +316,9 @@ impl Route {
                 .saturating_sub(u64::try_from(unheard.as_millis()).unwrap_or_default()),
             ended_unix_ms: 0,
             dropped: 0,
+            published: None,
         });
+        self.counts.lost = self.parts.pulse.counted();
         if self.takeover == Takeover::Opened {
             // The anchor that was announced is of a window that is no more.
             self.takeover = Takeover::None;
