@@ -506,7 +506,8 @@ impl World {
     fn keep(&mut self, which: usize) {
         let now = self.now();
         let instance = &mut self.instances[which];
-        instance.chain.retire_old(now, Duration::from_secs(2), ROOM.tail);
+        // Not by size here: what a failover may lose is what has been stored since `earlier`.
+        instance.chain.retire_old(now, Duration::from_secs(2), usize::MAX);
         instance.overflow.refill(&mut instance.chain, ROOM);
         let durable = instance.chain.checkpoint();
         if instance.request.is_none() {
@@ -778,6 +779,11 @@ impl World {
                     self.settle();
                     self.earlier = self.model.clone();
                     self.publish();
+                    // Some of it is stored, and a failover loses that.
+                    for _ in 0..self.rng.usize(..150) {
+                        let which = self.rng.usize(..self.instances.len());
+                        self.turn(which);
+                    }
                     self.fault();
                 }
                 18..20 => self.fault(),

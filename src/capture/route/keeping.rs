@@ -13,6 +13,8 @@ use super::super::overflow::Overflow;
 /// With `durability = "applied"`: how long what is stored is kept all the same. A failover loses what had
 /// not come to the replica yet, which is the last moment's.
 const KEPT: Duration = Duration::from_secs(2);
+/// And how much of it at most: at full speed that is a part of a second.
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 impl Route {
     /// Opens the spool, and finds what an earlier process left there.
@@ -81,7 +83,7 @@ impl Route {
     pub(super) fn keep(&mut self, now: Instant) {
         let room = self.room();
         match self.parts.destination.durability {
-            Durability::Applied => self.chain.retire_old(now, KEPT, room.tail),
+            Durability::Applied => self.chain.retire_old(now, KEPT, room.tail.min(KEPT_BYTES)),
             Durability::Replicated(_) | Durability::Fsynced => {
                 if let Some(durable) = &self.durable
                     && self.standing.is_leader()
