@@ -13,7 +13,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SOAK_MINUTES ?= 30
 SOAK_SEEDS ?= 100000
-SOAK_ROUNDS ?= 300
+SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: demo test lint bench bench-smoke soak seed servers

@@ -9,7 +9,7 @@
 //! STATE_DIRECTORY/spool/ROUTE/00…02.spool   the last one is written to
 //! ```
 //!
-//! [`log`] is synchronous; [`Spool`] runs it on a thread of its own, since a disk may take seconds. What
+//! `log` is synchronous; `Spool` runs it on a thread of its own, since a disk may take seconds. What
 //! the records mean is the capture's business: here each has only a *mark* that says where it stands.
 
 mod directory;

@@ -1,4 +1,4 @@
-//! The unit file, as systemd's own tools see it. A machine without them fails here: an unchecked unit
+//! The unit files, as systemd's own tools see it. A machine without them fails here: an unchecked unit
 //! is found out at boot.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -13,8 +13,12 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
 }
 
-fn unit() -> String {
-    std::fs::read_to_string(directory().join("tidegate.service")).unwrap()
+const SINGLE: &str = "tidegate.service";
+/// For a pair on one host.
+const TEMPLATE: &str = "tidegate@.service";
+
+fn unit(name: &str) -> String {
+    std::fs::read_to_string(directory().join(name)).unwrap()
 }
 
 /// The values of a setting, without comments.
@@ -33,66 +37,89 @@ fn run(program: &str, arguments: &[&str], unit: &Path) -> Output {
 
 /// `verify` looks for the program where the unit says it is, so a copy names the one just built.
 #[test]
-fn systemd_accepts_the_unit() {
+fn systemd_accepts_the_units() {
     let installed = "/usr/bin/tidegate";
-    let text = unit();
-    assert_eq!(text.matches(&format!("={installed} ")).count(), 2, "ExecStartPre and ExecStart");
-    let temporary = tempfile::tempdir().unwrap();
-    let copy = temporary.path().join("tidegate.service");
-    std::fs::write(
-        &copy,
-        text.replace(&format!("={installed} "), &format!("={} ", env!("CARGO_BIN_EXE_tidegate"))),
-    )
-    .unwrap();
+    for (name, instance, programs) in [(SINGLE, SINGLE, 2), (TEMPLATE, "tidegate@0.service", 3)] {
+        let text = unit(name);
+        assert_eq!(text.matches(&format!("{installed} ")).count(), programs, "{name}");
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::write(
+            temporary.path().join(name),
+            text.replace(&format!("{installed} "), &format!("{} ", env!("CARGO_BIN_EXE_tidegate"))),
+        )
+        .unwrap();
+        let copy = temporary.path().join(instance);
 
-    let output = run("systemd-analyze", &["verify", "--man=no", "--recursive-errors=no"], &copy);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+        let output = run("systemd-analyze", &["verify", "--man=no", "--recursive-errors=no"], &copy);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.trim().is_empty(), "{name}: {said}");
 
-    // The tool does find faults.
-    std::fs::write(&copy, text.replace("WatchdogSec=30s", "WatchdogSec=soon")).unwrap();
-    let output = run("systemd-analyze", &["verify", "--man=no", "--recursive-errors=no"], &copy);
-    assert!(!output.stderr.is_empty());
+        // The tool does find faults.
+        let wrong = text.replace("WatchdogSec=30s", "WatchdogSec=soon");
+        std::fs::write(temporary.path().join(name), wrong).unwrap();
+        let output = run("systemd-analyze", &["verify", "--man=no", "--recursive-errors=no"], &copy);
+        assert!(!output.stderr.is_empty());
+    }
 }
 
 #[test]
-fn the_service_is_exposed_as_little_as_promised() {
-    let path = directory().join("tidegate.service");
-    let output = run("systemd-analyze", &["security", "--offline=true", "--no-pager"], &path);
-    let said = String::from_utf8_lossy(&output.stdout);
-    let exposure: f64 = said
-        .lines()
-        .find_map(|line| line.split("Overall exposure level for tidegate.service: ").nth(1))
-        .and_then(|rest| rest.split(' ').next()?.parse().ok())
-        .unwrap_or_else(|| {
-            panic!("no overall exposure in: {said}{}", String::from_utf8_lossy(&output.stderr))
-        });
-    assert!(exposure <= MAX_EXPOSURE, "{exposure}: {said}");
+fn the_services_are_exposed_as_little_as_promised() {
+    for (name, instance) in [(SINGLE, SINGLE), (TEMPLATE, "tidegate@0.service")] {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join(instance);
+        std::fs::write(&path, unit(name)).unwrap();
+        let output = run("systemd-analyze", &["security", "--offline=true", "--no-pager"], &path);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let exposure: f64 = said
+            .lines()
+            .find_map(|line| line.split(&format!("Overall exposure level for {instance}: ")).nth(1))
+            .and_then(|rest| rest.split(' ').next()?.parse().ok())
+            .unwrap_or_else(|| {
+                panic!("no overall exposure in: {said}{}", String::from_utf8_lossy(&output.stderr))
+            });
+        assert!(exposure <= MAX_EXPOSURE, "{name} {exposure}: {said}");
+    }
 }
 
 /// What the program itself relies on.
 #[test]
-fn the_unit_says_what_the_daemon_expects() {
-    let unit = unit();
-    for (setting, expected) in [
-        ("Type", "notify"),
-        ("ExecStartPre", "/usr/bin/tidegate check --config /etc/tidegate/tidegate.toml"),
-        ("ExecStart", "/usr/bin/tidegate run --config /etc/tidegate/tidegate.toml"),
-        ("ExecReload", "/bin/kill -HUP $MAINPID"),
-        ("Restart", "on-failure"),
-        ("StateDirectory", "tidegate"),
-        ("User", "tidegate"),
-    ] {
-        assert_eq!(values(&unit, setting), [expected], "{setting}");
+fn the_units_say_what_the_daemon_expects() {
+    for (name, state) in [(SINGLE, "tidegate"), (TEMPLATE, "tidegate-%i")] {
+        let unit = unit(name);
+        for (setting, expected) in [
+            ("Type", "notify"),
+            ("ExecStartPre", "/usr/bin/tidegate check --config /etc/tidegate/tidegate.toml"),
+            ("ExecStart", "/usr/bin/tidegate run --config /etc/tidegate/tidegate.toml"),
+            ("ExecReload", "/bin/kill -HUP $MAINPID"),
+            ("Restart", "on-failure"),
+            ("StateDirectory", state),
+            ("User", "tidegate"),
+        ] {
+            assert_eq!(values(&unit, setting), [expected], "{name}: {setting}");
+        }
+        let families = values(&unit, "RestrictAddressFamilies").concat();
+        for family in ["AF_INET", "AF_INET6", "AF_UNIX"] {
+            assert!(
+                families.split(' ').any(|each| each == family),
+                "{name}, {family}: Redis is reached over TCP or a unix socket"
+            );
+        }
+        assert!(unit.contains("\n#LoadCredential="), "{name}: how to hand over passwords is shown");
     }
-    let families = values(&unit, "RestrictAddressFamilies").concat();
-    for family in ["AF_INET", "AF_INET6", "AF_UNIX"] {
-        assert!(
-            families.split(' ').any(|each| each == family),
-            "{family}: Redis is reached over TCP or a unix socket"
-        );
-    }
-    assert!(unit.contains("\n#LoadCredential="), "the way to hand over passwords is shown");
+}
+
+/// What keeps the two instances of a pair apart, and what makes a rolling restart wait.
+#[test]
+fn the_instances_of_a_pair_share_nothing_on_the_host() {
+    let unit = unit(TEMPLATE);
+    assert_eq!(
+        values(&unit, "Environment"),
+        ["TIDEGATE_DAEMON__LISTEN=127.0.0.1:738%i", "TIDEGATE_DAEMON__STATE_DIRECTORY=/var/lib/tidegate-%i"]
+    );
+    assert_eq!(
+        values(&unit, "ExecStartPost"),
+        ["-/usr/bin/tidegate wait --timeout 30s --config /etc/tidegate/tidegate.toml"]
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! what can be missed and what can come twice, and the reasons.
 
 use super::facts::{Facts, Storage};
-use crate::config::{Capture, Mode};
+use crate::config::{Capture, Durability, Mode};
 
 /// What can be missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,10 @@ pub struct Guarantee {
     pub destination_failover: Promise,
 }
 
-/// What a capture promises, with what was found at its destination, if that was reached.
+/// What a capture promises, with what was found at its destination, if that was reached. `durability` is
+/// what its configuration asks of the destination.
 #[must_use]
-pub fn of_capture(route: &Capture, destination: Option<&Facts>) -> Guarantee {
+pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&Facts>) -> Guarantee {
     let Mode::Subscribe = route.mode;
     let missed = |reason: &str| Promise {
         missed: Missed::InsideGap,
@@ -67,17 +68,40 @@ pub fn of_capture(route: &Capture, destination: Option<&Facts>) -> Guarantee {
         ],
     };
     let lost = loses(destination);
+    let (kept, missed_there) = match durability {
+        _ if !lost.anything => ("what is stored is kept until it is durable", Missed::Nothing),
+        Durability::Applied => (
+            "what was stored in its last seconds is stored again (durability \"applied\"), what it loses \
+             beyond that is missed",
+            Missed::AcknowledgedInsideGap,
+        ),
+        Durability::Replicated(_) => (
+            "what is stored is kept until that many replicas have it (durability \"replicated\"), and \
+             stored again by a tidegate that runs; a master that restarts alone is not covered",
+            if lost.restart { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
+        ),
+        Durability::Fsynced => (
+            "what is stored is kept until it is on the master's disk (durability \"fsynced\"), and stored \
+             again by a tidegate that runs; a failover to a replica is not covered",
+            if lost.failover { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
+        ),
+    };
     Guarantee {
-        restart: missed("Pub/Sub has no memory, and one instance does not listen while it is away"),
+        restart: missed(
+            "Pub/Sub has no memory, and one instance does not listen while it is away; with a second \
+             instance, which listens meanwhile, nothing is missed",
+        ),
         source_failover: missed(
             "the subscription ends with the server, and what the new one publishes first is not heard",
         ),
         destination_failover: Promise {
-            missed: if lost.anything { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
+            missed: missed_there,
             repeated: Repeated::Nothing,
             because: vec![
                 lost.why,
-                "what was not acknowledged waits in memory and is stored once, where the position says"
+                kept.to_owned(),
+                "what was not acknowledged waits in memory and on disk and is stored once, where the \
+                 position says"
                     .to_owned(),
             ],
         },
@@ -133,6 +157,10 @@ pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
 /// What a server can lose of what it has acknowledged.
 struct Loss {
     anything: bool,
+    /// When it starts again.
+    restart: bool,
+    /// When a replica takes its place.
+    failover: bool,
     why: String,
 }
 
@@ -140,6 +168,8 @@ fn loses(server: Option<&Facts>) -> Loss {
     let Some(facts) = server else {
         return Loss {
             anything: true,
+            restart: true,
+            failover: true,
             why: "the server was not reached, so nothing is known of its disk and its replicas".to_owned(),
         };
     };
@@ -171,12 +201,13 @@ fn loses(server: Option<&Facts>) -> Loss {
         }
     };
     let reasons: Vec<&str> = failover.into_iter().chain(restart).collect();
-    if reasons.is_empty() {
-        let why =
-            "it has no replica to fail over to, and writes to disk before it answers (appendfsync always)";
-        return Loss { anything: false, why: why.to_owned() };
-    }
-    Loss { anything: true, why: reasons.join("; ") }
+    let why = if reasons.is_empty() {
+        "it has no replica to fail over to, and writes to disk before it answers (appendfsync always)"
+            .to_owned()
+    } else {
+        reasons.join("; ")
+    };
+    Loss { anything: !reasons.is_empty(), restart: restart.is_some(), failover: failover.is_some(), why }
 }
 
 #[cfg(test)]
@@ -204,7 +235,21 @@ mod tests {
 
     fn capture(destination: Option<&Facts>) -> Guarantee {
         let loaded = crate::config::load(Path::new("config/examples/capture-raw.toml"), [], &[]).unwrap();
-        of_capture(&loaded.config.capture["orders"], destination)
+        of_capture(&loaded.config.capture["orders"], Durability::Applied, destination)
+    }
+
+    #[test]
+    fn durability_covers_what_it_waits_for() {
+        let loaded = crate::config::load(Path::new("config/examples/capture-raw.toml"), [], &[]).unwrap();
+        let missed = |durability, storage, replicas| {
+            let facts = server(storage, Some(replicas));
+            of_capture(&loaded.config.capture["orders"], durability, Some(&facts)).destination_failover.missed
+        };
+        let everysec = || fsync("everysec");
+        assert_eq!(missed(Durability::Fsynced, everysec(), 0), Missed::Nothing);
+        assert_eq!(missed(Durability::Fsynced, everysec(), 1), Missed::AcknowledgedInsideGap);
+        assert_eq!(missed(Durability::Replicated(1), everysec(), 1), Missed::AcknowledgedInsideGap);
+        assert_eq!(missed(Durability::Replicated(1), fsync("always"), 1), Missed::Nothing);
     }
 
     #[test]

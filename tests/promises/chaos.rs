@@ -2,7 +2,7 @@
 //! stored in the exact order, with no gap and nothing twice. And with one instance: nothing twice, and
 //! every missing message lies inside a recorded gap.
 //!
-//! A short run here; `make soak` sets `TIDEGATE_SOAK` to the number of rounds. `TIDEGATE_SEED` repeats what
+//! One round of faults here; `make soak` sets `TIDEGATE_SOAK` to the number of rounds. `TIDEGATE_SEED` repeats what
 //! was done to them, though not when the machine did what.
 
 use std::time::Duration;
@@ -36,6 +36,34 @@ fn routes(batch: usize) -> String {
         include = ["id"]
         "#
     )
+}
+
+/// What is done to the two and to their servers.
+#[derive(Clone, Copy)]
+enum Fault {
+    Kill,
+    Pause,
+    CutDestination,
+    CutSource,
+    Failover,
+    RollingRestart,
+    Reload,
+}
+
+/// Everything that is staged, in an order that the seed decides.
+fn faults(random: &mut fastrand::Rng) -> Vec<Fault> {
+    let mut faults = [
+        [Fault::Kill; 3].as_slice(),
+        &[Fault::Pause; 3],
+        &[Fault::CutDestination; 2],
+        &[Fault::CutSource; 2],
+        &[Fault::Failover; 8],
+        &[Fault::RollingRestart],
+        &[Fault::Reload],
+    ]
+    .concat();
+    random.shuffle(&mut faults);
+    faults
 }
 
 struct Chaos {
@@ -77,11 +105,11 @@ impl Chaos {
         }
     }
 
-    fn round(&mut self) {
+    fn stage(&mut self, fault: Fault) {
         let which = self.random.usize(..2);
-        match self.random.usize(..7) {
-            0 => self.instances[which].restart(),
-            1 => {
+        match fault {
+            Fault::Kill => self.instances[which].restart(),
+            Fault::Pause => {
                 let pause = self.random.u64(..3_000);
                 let process = self.instances[which].process();
                 process.signal(Signal::SIGSTOP);
@@ -89,20 +117,23 @@ impl Chaos {
                 std::thread::park_timeout(Duration::from_millis(pause));
                 process.signal(Signal::SIGCONT);
             }
-            2 => self.cut_clients(&self.destination, ":orders:append", true),
-            3 => self.cut_clients(&self.source, ":orders:subscribe", false),
-            4 => {
-                // A failover that loses what had not come to the replica.
+            Fault::CutDestination => self.cut_clients(&self.destination, ":orders:append", true),
+            Fault::CutSource => self.cut_clients(&self.source, ":orders:subscribe", false),
+            Fault::Failover => {
+                // What had not come to the replica is lost.
                 self.destination.ask::<()>(&["SAVE"]);
                 let lost = self.random.usize(..800);
                 self.wait_progress(lost);
                 self.destination.restart();
             }
-            5 => {
-                assert_eq!(self.instances[which].stop().code(), Some(0));
-                self.instances[which].start_again();
+            Fault::RollingRestart => {
+                for which in 0..2 {
+                    assert_eq!(self.instances[which].stop().code(), Some(0));
+                    self.instances[which].start_again();
+                    self.wait_both();
+                }
             }
-            _ => {
+            Fault::Reload => {
                 self.changes += 1;
                 let routes = routes(self.changes);
                 for instance in &mut self.instances {
@@ -117,7 +148,7 @@ impl Chaos {
 #[test]
 fn two_instances_lose_nothing() {
     let seed = number("TIDEGATE_SEED").unwrap_or_else(|| fastrand::usize(..));
-    let rounds = number("TIDEGATE_SOAK").unwrap_or(14);
+    let rounds = number("TIDEGATE_SOAK").unwrap_or(1);
     eprintln!("TIDEGATE_SEED={seed}");
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis82);
@@ -140,9 +171,11 @@ fn two_instances_lose_nothing() {
     chaos.wait_both();
     let load = oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).rate(5_000));
     for _ in 0..rounds {
-        chaos.wait_progress(200);
-        chaos.round();
-        chaos.wait_both();
+        for fault in faults(&mut chaos.random) {
+            chaos.wait_progress(200);
+            chaos.stage(fault);
+            chaos.wait_both();
+        }
     }
     load.stop();
     oracle.publish_one(b"orders", LAST);
@@ -157,7 +190,7 @@ fn two_instances_lose_nothing() {
 #[test]
 fn one_instance_records_what_it_missed() {
     let seed = number("TIDEGATE_SEED").unwrap_or_else(|| fastrand::usize(..));
-    let rounds = number("TIDEGATE_SOAK").unwrap_or(8);
+    let rounds = 8 * number("TIDEGATE_SOAK").unwrap_or(1);
     eprintln!("TIDEGATE_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed as u64);
     let source = Server::start(Version::Redis70);

@@ -22,7 +22,8 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
     }
     let facts = |name: &str| answers.get(name)?.as_ref().ok().map(|found| &found.facts);
     for route in config.capture.values() {
-        let guarantee = probe::of_capture(route, facts(&route.destination));
+        let guarantee =
+            probe::of_capture(route, config.redis[&route.destination].durability, facts(&route.destination));
         line(&mut out, format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
         guarantees(&mut out, &guarantee, "published", "stored");
     }
