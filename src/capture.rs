@@ -20,8 +20,10 @@ mod counted;
 mod durable;
 mod filter;
 mod handover;
+mod history;
 mod housekeeping;
 mod lane;
+mod listening;
 pub mod mapping;
 #[cfg(test)]
 mod model;
@@ -32,6 +34,7 @@ mod route;
 mod simulation;
 mod standing;
 mod state;
+mod tap;
 mod window;
 
 pub use batch::{Batch, Builder, Options};

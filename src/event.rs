@@ -30,13 +30,17 @@ pub enum GapCause {
     DestinationWentBack,
     /// Another writer moved the position past events that were in hand here.
     Stale,
+    /// The source's backlog no longer held what followed.
+    BacklogExceeded,
+    /// The source was started again or replaced, and does not know what had been read before.
+    HistoryLost,
     /// The source handed out an epoch that the route's state had passed already.
     EpochLost,
 }
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Restart,
         Self::SourceDisconnected,
         Self::SourceSilent,
@@ -49,6 +53,8 @@ impl GapCause {
         Self::StateLost,
         Self::DestinationWentBack,
         Self::Stale,
+        Self::BacklogExceeded,
+        Self::HistoryLost,
         Self::EpochLost,
     ];
 
@@ -68,6 +74,8 @@ impl GapCause {
             Self::StateLost => "state_lost",
             Self::DestinationWentBack => "destination_went_back",
             Self::Stale => "stale",
+            Self::BacklogExceeded => "backlog_exceeded",
+            Self::HistoryLost => "history_lost",
             Self::EpochLost => "epoch_lost",
         }
     }

@@ -14,6 +14,7 @@ pub mod observe;
 pub mod pointer;
 pub mod position;
 pub mod probe;
+mod replication;
 pub mod rt;
 pub mod server;
 pub mod spool;

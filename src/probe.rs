@@ -47,7 +47,8 @@ pub struct Found {
 pub async fn look(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error> {
     let mut connection = server::control(endpoint, "check").await?;
     let facts = facts::ask(&mut connection).await?;
-    let rights = rights::attempt(&mut connection, trials).await?;
+    let may_psync = facts.version.is_some_and(|version| version >= Version(7, 0, 0));
+    let rights = rights::attempt(&mut connection, trials, may_psync).await?;
     Ok(Found { facts, rights })
 }
 
@@ -55,7 +56,8 @@ pub async fn look(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error>
 #[must_use]
 pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<Role> {
     let captures = config.capture.values().flat_map(|route| {
-        [(&route.source, Role::CaptureSource), (&route.destination, Role::CaptureDestination)]
+        let source = if route.mode.replication().is_some() { Role::CaptureTap } else { Role::CaptureSource };
+        [(&route.source, source), (&route.destination, Role::CaptureDestination)]
     });
     let broadcasts = config.broadcast.values().flat_map(|route| {
         [(&route.source, Role::BroadcastSource), (&route.destination, Role::BroadcastDestination)]

@@ -20,7 +20,7 @@ mod script;
 mod socket;
 
 pub use backoff::Backoff;
-pub use connect::connect;
+pub use connect::{Role, connect, connect_at, role_in};
 pub use connection::Connection;
 pub use control::control;
 pub use error::{Class, Error};

@@ -201,9 +201,29 @@ pub struct RouteStatus {
     /// Captures only: what this process has done since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Ledger>,
+    /// Captures in replication mode: what is read, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
     /// Broadcasts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broadcast: Option<BroadcastCounts>,
+}
+
+/// The replication stream that a capture reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationStatus {
+    /// Where the server listens.
+    pub server: String,
+    /// `master` or `replica`.
+    pub role: String,
+    /// How far was read.
+    pub offset: u64,
+    /// Bytes that were not read yet, about a second ago.
+    pub lag_bytes: Option<u64>,
+    /// How much the server's backlog can hold.
+    pub backlog_bytes: Option<u64>,
+    /// How long an absence that covers at the present rate of writes.
+    pub backlog_cover_seconds: Option<u64>,
 }
 
 impl RouteStatus {
@@ -230,6 +250,7 @@ impl RouteStatus {
             last_progress_unix_ms: None,
             ledger: (kind == Kind::Capture).then(Ledger::default),
             process: (kind == Kind::Capture).then(Ledger::default),
+            replication: None,
             broadcast: (kind == Kind::Broadcast).then(BroadcastCounts::default),
         }
     }

@@ -83,6 +83,7 @@ fn endpoint(server: &Server, name: &str, user: &str) -> Endpoint {
         key_prefix: "tidegate:".into(),
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
+        further: Vec::new(),
         durability: tidegate::config::Durability::default(),
     }
 }

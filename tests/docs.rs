@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate::event::GapCause;
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
@@ -19,6 +19,7 @@ const DOCUMENTS: [&str; 7] = [
     "docs/guarantees.md",
     "docs/metrics.md",
     "docs/operations.md",
+    "docs/replication.md",
 ];
 
 fn path(name: &str) -> PathBuf {

@@ -40,7 +40,9 @@ impl Load {
         for _ in 0..PUBLISHERS {
             let socket = UnixStream::connect(server.socket()).expect("the server runs");
             let (stop, allowed) = (Arc::clone(&stop), Arc::clone(&allowed));
-            threads.push(std::thread::spawn(move || publish(socket, &stop, &allowed)));
+            let done = Arc::new(AtomicU64::new(0));
+            let one = command(&["PUBLISH", CHANNEL, &"x".repeat(PAYLOAD_BYTES)]);
+            threads.push(std::thread::spawn(move || send(socket, &one, &stop, &allowed, &done)));
         }
         let watcher = Watcher { stop: Arc::clone(&stop), captured: Arc::clone(&captured), allowed };
         let connection = server.connection();
@@ -48,7 +50,24 @@ impl Load {
         Self { stop, captured, threads }
     }
 
-    /// Entries that the stream has ever taken.
+    /// Starts small writes that nobody listens for, as many as the server takes.
+    #[allow(dead_code, reason = "each bench uses its own part")]
+    pub(crate) fn of_writes(server: &Server) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let captured = Arc::new(AtomicU64::new(0));
+        let mut threads = Vec::new();
+        for _ in 0..PUBLISHERS {
+            let socket = UnixStream::connect(server.socket()).expect("the server runs");
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&captured));
+            let one = command(&["SET", "unrelated", &"x".repeat(PAYLOAD_BYTES)]);
+            threads.push(std::thread::spawn(move || {
+                send(socket, &one, &stop, &AtomicU64::new(u64::MAX), &done)
+            }));
+        }
+        Self { stop, captured, threads }
+    }
+
+    /// Entries that the stream has ever taken, or writes that the server has.
     pub(crate) fn captured(&self) -> u64 {
         self.captured.load(Ordering::Relaxed)
     }
@@ -102,28 +121,30 @@ impl Watcher {
     }
 }
 
-fn publish(mut socket: UnixStream, stop: &AtomicBool, allowed: &AtomicU64) {
-    let payload = "x".repeat(PAYLOAD_BYTES);
-    let one = format!(
-        "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{CHANNEL}\r\n${PAYLOAD_BYTES}\r\n{payload}\r\n",
-        CHANNEL.len()
-    );
+fn command(words: &[&str]) -> String {
+    let words: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    format!("*3\r\n{words}")
+}
+
+/// Sends a command again and again, a burst at a time, and counts what the server has answered.
+fn send(mut socket: UnixStream, one: &str, stop: &AtomicBool, allowed: &AtomicU64, done: &AtomicU64) {
     let burst = one.repeat(usize::try_from(PIPELINE).expect("it is small"));
     let mut replies = [0; 4096];
-    let mut published = 0;
+    let mut sent = 0;
     while !stop.load(Ordering::Relaxed) {
-        if published + PIPELINE > allowed.load(Ordering::Relaxed) {
+        if sent + PIPELINE > allowed.load(Ordering::Relaxed) {
             std::thread::sleep(TICK / 5);
             continue;
         }
-        socket.write_all(burst.as_bytes()).expect("the server takes messages");
+        socket.write_all(burst.as_bytes()).expect("the server takes commands");
         let mut answered = 0;
         while answered < PIPELINE {
             let size = socket.read(&mut replies).expect("the server answers");
             assert!(size > 0, "the server closed a publisher's connection");
-            assert_ne!(replies[0], b'-', "the server refuses a message");
+            assert_ne!(replies[0], b'-', "the server refuses a command");
             answered += replies[..size].iter().filter(|byte| **byte == b'\n').count() as u64;
         }
-        published += PIPELINE;
+        sent += PIPELINE;
+        done.fetch_add(PIPELINE, Ordering::Relaxed);
     }
 }

@@ -13,7 +13,8 @@
 --                              where the state stands inside that window
 -- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
 -- ARGV[5] when it was read     milliseconds since 1970, for the record only
--- ARGV[6] '1': streams come from a template   [7] maxlen or ''   [8] most streams
+-- ARGV[6] begins with '1': streams come from a template; ends with 'h': epochs are a source's histories
+-- ARGV[7] maxlen or ''   [8] most streams
 -- ARGV[9] g, then g groups
 -- then    '0', or '1' and a gap between prev and the first item:
 --         to, started_at, ended_at, cause, detail, reason, dropped, published
@@ -87,7 +88,7 @@ if gap and pos == prev then
 end
 call('HSET', state, 'revision', revision, 'at', ARGV[5])
 
-local templated, maxlen = ARGV[6] == '1', ARGV[7]
+local templated, maxlen = sub(ARGV[6], 1, 1) == '1', ARGV[7]
 -- Why the call stops before the item that it has come to.
 local failure
 
@@ -181,6 +182,11 @@ if gap and pos == prev and reached ~= pos then
     call('HINCRBY', state, 'dropped:' .. ARGV[gap + 5], dropped)
     call('HINCRBY', state, 'received', dropped)
   end
+end
+if pos ~= '-' and not (gap and pos == prev) and sub(ARGV[6], 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', pos, 'to', reached, 'started_at', ARGV[5],
+    'ended_at', ARGV[5], 'cause', 'failover', 'detail', 'another server took the source\'s place: what only the '
+    .. 'one before had is lost', 'dropped', '0', 'published', 'unknown')
 end
 if reached ~= pos then
   call('HSET', state, 'position', reached)

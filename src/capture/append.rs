@@ -1,6 +1,6 @@
 //! The call of the append script: how a batch becomes a command, and what its reply says.
 
-use crate::config::{Capture, Keep, keys};
+use crate::config::{Capture, Keep, Mode, keys};
 use crate::event::DropReason;
 use crate::position::Position;
 use crate::server::resp::{self, Value};
@@ -142,7 +142,13 @@ pub(crate) fn options(settings: &Capture) -> Options {
         _ => String::new(),
     };
     let mut arguments = Vec::new();
-    resp::argument(&mut arguments, if templated { b"1" } else { b"0" });
+    let flags = match (templated, settings.mode) {
+        (false, Mode::Subscribe) => b"0".as_slice(),
+        (true, Mode::Subscribe) => b"1",
+        (false, Mode::Replication(_)) => b"0h",
+        (true, Mode::Replication(_)) => b"1h",
+    };
+    resp::argument(&mut arguments, flags);
     resp::argument(&mut arguments, maxlen.as_bytes());
     resp::argument(&mut arguments, settings.max_streams.to_string().as_bytes());
     resp::number_argument(&mut arguments, settings.groups.len());

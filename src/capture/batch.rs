@@ -313,6 +313,18 @@ impl Builder {
         self.last = Some(anchor);
     }
 
+    /// Goes on behind an item that was dealt with elsewhere. What is open must have been taken before.
+    pub fn resume(&mut self, position: Position) {
+        debug_assert!(self.open.is_none(), "the open batch follows another item");
+        self.last = Some(position);
+    }
+
+    /// Forgets what was given: what comes next begins anew.
+    pub fn forget(&mut self) {
+        debug_assert!(self.open.is_none(), "the open batch was given");
+        self.last = None;
+    }
+
     /// Adds an anchor inside a window. The batch ends with it, so that the state can come to stand
     /// exactly there: an anchor may be where another configuration begins.
     pub fn anchor(&mut self, anchor: Position, read: Read) {

@@ -88,6 +88,17 @@ pub(crate) enum Prev {
     Window(Epoch),
 }
 
+impl Prev {
+    /// What comes before the first item of a window. Only a tap's has an ordinal: its windows begin in the
+    /// middle of a history, and a state that stands before that has missed something.
+    fn before(first: Position) -> Self {
+        match first.ordinal.checked_sub(1) {
+            None => Self::Window(first.epoch),
+            Some(ordinal) => Self::Item(first.epoch.at(ordinal)),
+        }
+    }
+}
+
 /// Whether what follows the checkpoint is in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
@@ -231,6 +242,25 @@ impl Chain {
         self.ring.iter().skip(self.passed).filter(move |batch| Some(batch.last) > position)
     }
 
+    /// When the state was last written before this process read it; milliseconds since 1970.
+    pub(crate) fn since_unix_ms(&self) -> Option<u64> {
+        self.since_unix_ms
+    }
+
+    /// Says that what comes next follows this item without a hole, whoever dealt with it.
+    pub(crate) fn resume(&mut self, position: Position) {
+        if self.epochs.back() != Some(&position.epoch) {
+            self.epochs.push_back(position.epoch);
+        }
+        self.last = Some(position);
+    }
+
+    /// Forgets what was given: what comes next may stand before it.
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
+        self.epochs.clear();
+    }
+
     /// Adds a batch at the end.
     pub(crate) fn push(&mut self, batch: Batch) {
         debug_assert!(self.last.is_none_or(|last| last < batch.first), "batches ascend");
@@ -283,7 +313,7 @@ impl Chain {
             match self.coverage(None) {
                 Coverage::Held => match self.ring.get(self.sent)?.joint {
                     Joint::Follows(before) => Prev::Item(before),
-                    Joint::Start | Joint::Gap(_) => Prev::Window(self.ring.get(self.sent)?.first.epoch),
+                    Joint::Start | Joint::Gap(_) => Prev::before(self.ring.get(self.sent)?.first),
                 },
                 Coverage::Fresh if force => Prev::Nothing,
                 Coverage::Missing if force => {

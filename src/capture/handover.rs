@@ -14,6 +14,9 @@
 //! What waits is encoded already, so it is stored as the old configuration wanted it, whoever sends it.
 //! Where the destination is another one, the predecessor stores what it has itself.
 //!
+//! Where both read a replication stream it is simpler: the predecessor stops where it is, and the
+//! successor reads on from there.
+//!
 //! Failure: where the successor cannot open its window, the predecessor just goes on (it holds back
 //! what follows the border until it knows). Where the predecessor's window breaks before the border,
 //! it says so, and the successor records the gap.
@@ -27,6 +30,7 @@ use super::batch::Gap;
 use super::chain::Chain;
 use super::overflow::Overflow;
 use crate::position::{AnchorId, Position};
+use crate::replication::Place;
 use crate::spool::Spool;
 
 /// What two routes say to each other. Cheap to clone.
@@ -43,6 +47,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Talk {
     border: Border,
+    left: Option<Left>,
     ended: Option<Box<Ended>>,
 }
 
@@ -56,17 +61,28 @@ pub(crate) enum Border {
     Announced(AnchorId),
     /// The window that it opened is open: everything from this anchor on is the successor's.
     Open(Position),
+    /// It goes on wherever the predecessor stands, which is to stop reading at once.
+    Here,
 }
 
 impl Border {
     /// Whether this anchor is the border, or may become it.
     pub(crate) fn is_at(self, anchor: Position) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Here => false,
             Self::Announced(id) => id == anchor.epoch.anchor,
             Self::Open(border) => border.epoch.anchor == anchor.epoch.anchor,
         }
     }
+}
+
+/// Where a predecessor has stopped to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// At this place of a replication stream.
+    At(Place),
+    /// Nowhere that one could go on from.
+    Nowhere,
 }
 
 /// What the predecessor leaves.
@@ -110,6 +126,16 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
+    /// Says where the predecessor has stopped to read a replication stream.
+    pub(crate) fn leave(&self, left: Left) {
+        self.talk().left = Some(left);
+    }
+
+    /// Where it has; `None` while it has not.
+    pub(crate) fn left(&self) -> Option<Left> {
+        self.talk().left.clone()
+    }
+
     /// Says the predecessor's last word.
     pub(crate) fn end(&self, ended: Box<Ended>) {
         self.talk().ended = Some(ended);
@@ -119,7 +145,7 @@ impl Handover {
     /// Whether the successor has opened its window.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(self.border(), Border::Open(_))
+        matches!(self.border(), Border::Open(_) | Border::Here)
     }
 
     /// Takes back what a successor has announced that is no more.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::{APPEND, Append, Keys};
+use super::history::HISTORY;
 use super::standing::STAND;
 use super::state::{Revision, State};
 use crate::config::{Capture, Endpoint, GroupsStart};
@@ -33,6 +34,8 @@ pub(crate) struct Lane {
     pub(crate) append: Append,
     /// `stand.lua`.
     pub(crate) stand: Hash,
+    /// `history.lua`.
+    pub(crate) history: Hash,
     pub(crate) state: State,
     pub(crate) revision: Revision,
 }
@@ -46,12 +49,13 @@ impl Lane {
         let deadline = endpoint.response_timeout;
         let hash = load_script(&mut connection, APPEND, deadline).await?;
         let stand = load_script(&mut connection, STAND, deadline).await?;
+        let history = load_script(&mut connection, HISTORY, deadline).await?;
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
         let state = State::read(&state)?;
         ensure_groups(&mut connection, &capture, &keys, deadline).await?;
         let revision = revision.unwrap_or_else(|| Revision::after(state.revision.as_ref(), &hashes));
         let append = Append::new(hash, keys, revision.to_string());
-        Ok(Self { connection, append, stand, state, revision })
+        Ok(Self { connection, append, stand, history, state, revision })
     }
 }
 

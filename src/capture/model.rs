@@ -175,7 +175,7 @@ impl Model {
         self.state.insert("revision".to_owned(), revision);
         self.state.insert("at".to_owned(), word(4));
 
-        let templated = word(5) == "1";
+        let templated = word(5).starts_with('1');
         let most: usize = word(7).parse().unwrap();
         let (mut item, mut appended, mut rejected, mut filtered) = (0, 0u64, 0u64, 0u64);
         let mut failure = None;

@@ -22,8 +22,7 @@ use super::control_channel::Control;
 use super::counted::Counted;
 use crate::config::Endpoint;
 use crate::rt;
-use crate::server::resp::Value;
-use crate::server::{self, Backoff, Error};
+use crate::server::{self, Backoff, Error, Role};
 
 /// Between heartbeats while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
@@ -148,9 +147,13 @@ async fn beat(
         let command: [&[u8]; 3] = [b"PUBLISH", &shared.channel, text.as_bytes()];
         connection.ask(REPLY_DEADLINE, "publishing a heartbeat", &command).await?;
         let hello = connection.ask(REPLY_DEADLINE, "asking for the role", &[b"HELLO"]).await?;
-        let is_master = role(&hello) == Some(b"master");
+        let is_master = server::role_in(&hello) == Some(Role::Master);
         if std::mem::replace(master, is_master) && !is_master {
             shared.demotions.fetch_add(1, Ordering::Relaxed);
+        }
+        if !is_master && !endpoint.further.is_empty() {
+            // Another one is the master: connecting anew finds it.
+            return Err(Error::Reply("READONLY the server is a replica now".to_owned()));
         }
         if may_count && counted_at.is_none_or(|at| at.elapsed() >= IDLE_INTERVAL) {
             counted_at = Some(Instant::now());
@@ -183,12 +186,6 @@ async fn count(connection: &mut server::Connection) -> Result<Option<Counted>, E
     Ok(Counted::read(&sections[0], &sections[1]))
 }
 
-/// The role in HELLO's reply.
-fn role(hello: &Value) -> Option<&[u8]> {
-    let pairs = hello.elements()?.chunks_exact(2);
-    pairs.into_iter().find(|pair| pair[0].bytes() == Some(b"role")).and_then(|pair| pair[1].bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt as _;
@@ -211,6 +208,7 @@ mod tests {
             key_prefix: "tidegate:".to_owned(),
             connect_timeout: Duration::from_secs(3600),
             response_timeout: Duration::from_secs(3600),
+            further: Vec::new(),
             durability: crate::config::Durability::default(),
         };
         let pulse = Pulse::start(Arc::new(endpoint), 1);

@@ -21,6 +21,7 @@ mod keeping;
 mod pair;
 mod report;
 mod source;
+mod tapping;
 
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ use super::counted::Counted;
 use super::durable::Durable;
 use super::filter::Filter;
 use super::handover::{Border, Ended, Handover};
+use super::history::Histories;
 use super::housekeeping;
 use super::mapping::Mapping;
 use super::overflow::{Overflow, Room};
@@ -139,6 +141,8 @@ pub struct Route {
     /// What the source had counted: when the window was lost, at the first window's anchor, when the state was
     /// last written before this process, and when this route last wrote it.
     counts: Counts,
+    /// The source's histories, where its replication stream is read.
+    histories: Histories,
     /// No epoch below this may be handed out.
     floor: u64,
     /// Where the successor's numbering begins, once this route's window has come there.
@@ -230,6 +234,7 @@ impl Route {
             ending: Ending::Running,
             gap: None,
             counts: Counts::default(),
+            histories: Histories::default(),
             floor: 0,
             border: None,
             known_border: Border::None,
@@ -364,6 +369,7 @@ impl Route {
         self.known_border = border;
         match border {
             Border::None => self.border = None,
+            Border::Here => self.hand_over_here(),
             Border::Announced(id) => {
                 if !self.is_past(id) {
                     // An earlier announcement, withdrawn meanwhile, holds nothing back any more.

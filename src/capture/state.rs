@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::counted::Counted;
+use super::history::Histories;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
@@ -31,6 +32,8 @@ pub(crate) struct State {
     pub(crate) durable: Option<Position>,
     /// A configuration that takes over at the anchor with this id.
     pub(crate) next: Option<(AnchorId, Revision)>,
+    /// The source's histories, where it is read from its replication stream.
+    pub(crate) histories: Histories,
     /// The cumulative ledger; `in_hand` is not in it.
     pub(crate) ledger: Ledger,
 }
@@ -89,6 +92,7 @@ impl State {
                 let (anchor, revision) = text.split_once(' ')?;
                 Some((anchor.parse().ok()?, Revision::parse(revision)?))
             }),
+            histories: Histories::parse(text("histories").unwrap_or_default()),
             ledger: Ledger {
                 received: count("received"),
                 appended: count("appended"),

@@ -74,6 +74,8 @@ pub(crate) enum Item<'a> {
     Event { position: Position, message: Message<'a>, size: usize },
     /// Another window opened somewhere: positions count from here.
     Anchor(Position),
+    /// In a tap: a window opens elsewhere with this anchor.
+    Passing(Position),
     /// The path works.
     Heartbeat { instance: u64, sent_us: u64 },
     /// Everything that was published before [`Window::fence`] has come.

@@ -22,6 +22,8 @@ use crate::template::{Part, Template};
 pub enum Role {
     /// Reads the channels of a capture.
     CaptureSource,
+    /// Reads the replication stream for a capture.
+    CaptureTap,
     /// Writes the streams of a capture.
     CaptureDestination,
     /// Reads the stream of a broadcast and keeps its cursor.
@@ -34,6 +36,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CaptureSource => "source of capture",
+            Self::CaptureTap => "replication source of capture",
             Self::CaptureDestination => "destination of capture",
             Self::BroadcastSource => "source of broadcast",
             Self::BroadcastDestination => "destination of broadcast",
@@ -53,11 +56,13 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(Role, &[&str]); 4] = [
+const RIGHTS: [(Role, &[&str]); 5] = [
     (
         Role::CaptureSource,
         &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
     ),
+    // PSYNC hands over every write of the server, whatever the rules for keys and channels say.
+    (Role::CaptureTap, &["psync", "replconf", "publish"]),
     (
         Role::CaptureDestination,
         &[
@@ -130,9 +135,15 @@ pub struct User {
 pub fn users(config: &Config) -> Vec<User> {
     let mut users = BTreeMap::new();
     for capture in config.capture.values() {
-        allow(&mut users, config, &capture.source, Role::CaptureSource, &capture.name, |user, at| {
-            capture_source(user, at, capture);
-        });
+        if capture.mode.replication().is_some() {
+            allow(&mut users, config, &capture.source, Role::CaptureTap, &capture.name, |user, at| {
+                user.channel(&escaped(&keys::control(&at.key_prefix)));
+            });
+        } else {
+            allow(&mut users, config, &capture.source, Role::CaptureSource, &capture.name, |user, at| {
+                capture_source(user, at, capture);
+            });
+        }
         let role = Role::CaptureDestination;
         allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
             user.own_keys(at, &capture.name, &keys::OF_CAPTURE);

@@ -6,8 +6,8 @@ use super::problems::Key;
 /// Keys of later versions: the table that they stand in, and their names.
 const KEYS: [(&str, &[&str]); 4] = [
     ("", &["invalidate"]),
-    ("redis", &["addresses", "sentinel", "cluster", "tls"]),
-    ("capture", &["prefer", "sharded", "until_acknowledged"]),
+    ("redis", &["sentinel", "cluster", "tls"]),
+    ("capture", &["until_acknowledged"]),
     ("broadcast", &["order", "sharded", "where", "rate_limit", "max_deliveries", "envelope"]),
 ];
 
@@ -19,10 +19,9 @@ pub(crate) fn is_key(key: &Key) -> bool {
 }
 
 /// Whether a later version knows the value of the key.
-pub(crate) fn is_value(key: &Key, value: &str) -> bool {
+pub(crate) fn is_value(key: &Key) -> bool {
     match key.parts() {
         [table, _, name] => match (table.as_str(), name.as_str()) {
-            ("capture", "mode") => value == "replication",
             // The name of any consumer group: "added" is the only word that is not one.
             ("broadcast", "after") => true,
             _ => false,

@@ -95,6 +95,10 @@ pub(crate) struct Endpoint {
     /// redis+unix:///path/of/socket?db=0&user=name.
     #[schemars(with = "String")]
     pub(crate) url: Option<Secret>,
+    /// Where else the same deployment listens, as host:port or as the path of a unix socket: whichever is
+    /// the master is used.
+    #[serde(default)]
+    pub(crate) addresses: Vec<String>,
     /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
     #[schemars(with = "Option<String>")]
     pub(crate) password: Option<Secret>,
@@ -147,6 +151,13 @@ pub(crate) struct Capture {
     /// How the source is read.
     #[serde(default)]
     pub(crate) mode: Word<Mode>,
+    /// With mode = "replication": which node is read.
+    pub(crate) prefer: Option<Word<Prefer>>,
+    /// With mode = "replication": whether what is published with SPUBLISH is captured as well.
+    pub(crate) sharded: Option<bool>,
+    /// With mode = "replication": where the source's backlog covers a shorter absence than this, tidegate
+    /// warns.
+    pub(crate) min_backlog_cover: Option<Span>,
     /// Which messages are captured: those for which every condition holds. The others are counted as
     /// filtered.
     #[serde(default)]
@@ -190,6 +201,18 @@ pub(crate) enum Mode {
     /// SUBSCRIBE and PSUBSCRIBE.
     #[default]
     Subscribe,
+    /// The replication stream, as a replica reads it: what is missed is read later.
+    Replication,
+}
+
+/// Which node's replication stream is read.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Prefer {
+    /// A replica's where there is one, else the master's.
+    Replica,
+    /// The master's.
+    Master,
 }
 
 /// A condition on a message: what is looked at (channel, field or pointer) and one test of it
@@ -341,6 +364,10 @@ pub(crate) mod defaults {
     /// The time within which a stopped server has to be noticed.
     pub(crate) fn response_timeout() -> Span {
         Span::seconds(5)
+    }
+
+    pub(crate) fn min_backlog_cover() -> Span {
+        Span::seconds(60)
     }
 
     pub(crate) fn max_streams() -> Count {

@@ -114,7 +114,7 @@ fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
             };
             layers.problem(key, "is not a known key").help(help)
         }
-        Kind::UnknownVariant(value, known) if later::is_value(key, value) => layers
+        Kind::UnknownVariant(value, known) if later::is_value(key) => layers
             .problem(key, format!("\"{value}\" is not in this version of tidegate"))
             .help(format!("expected {}", one_of(known.iter().copied()))),
         Kind::UnknownVariant(value, known) => {

@@ -40,6 +40,10 @@ fn numbering(capture: &Capture) -> Lines {
     set(&mut lines, "source", json!(capture.source));
     match capture.mode {
         Mode::Subscribe => {}
+        Mode::Replication(replication) => {
+            set(&mut lines, "mode", json!("replication"));
+            set_unless(&mut lines, "sharded", json!(replication.sharded), &json!(false));
+        }
     }
     set_unless(&mut lines, "channels", sorted(&capture.channels), &json!([]));
     set_unless(&mut lines, "patterns", sorted(&capture.patterns), &json!([]));

@@ -67,6 +67,8 @@ pub struct Endpoint {
     pub name: String,
     /// Where it listens.
     pub address: Address,
+    /// Where else one of the same deployment listens: whichever is the master is used.
+    pub further: Vec<Address>,
     /// The ACL user; `None` is the server's default user.
     pub username: Option<String>,
     /// Where the password comes from, read again at every connect.
@@ -96,11 +98,16 @@ pub enum Durability {
 }
 
 impl Endpoint {
+    /// Every address, in the order of the configuration.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.address).chain(&self.further)
+    }
+
     /// Whether both names stand for one server, so that one script there reaches what either names. By
     /// address as written: two spellings of one address count as two servers, which promises less.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
-        self.address == other.address
+        self.addresses().any(|address| other.addresses().any(|its| address == its))
     }
 }
 
@@ -203,6 +210,40 @@ pub struct Capture {
 pub enum Mode {
     /// SUBSCRIBE and PSUBSCRIBE.
     Subscribe,
+    /// The replication stream, as a replica reads it.
+    Replication(Replication),
+}
+
+/// `mode = "replication"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replication {
+    /// Which node is tapped.
+    pub prefer: Prefer,
+    /// Whether what is published with SPUBLISH counts as well.
+    pub sharded: bool,
+    /// Where the backlog covers a shorter absence than this, that is said.
+    pub min_backlog_cover: Duration,
+}
+
+/// Which node's replication stream is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Prefer {
+    /// A replica's where there is one, else the master's.
+    #[default]
+    Replica,
+    /// The master's.
+    Master,
+}
+
+impl Mode {
+    /// How the replication stream is read, where it is.
+    #[must_use]
+    pub const fn replication(self) -> Option<Replication> {
+        match self {
+            Self::Subscribe => None,
+            Self::Replication(replication) => Some(replication),
+        }
+    }
 }
 
 /// One condition of `where`.

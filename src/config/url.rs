@@ -36,6 +36,8 @@ pub(crate) enum UrlError {
     Database,
     #[error("has an unknown part after '?' or '#'; only redis+unix:// has options: db and user")]
     Options,
+    #[error("is no address; expected host:port or the path of a unix socket, without user and password")]
+    NotAnAddress,
     #[error("holds percent-encoded bytes that are not UTF-8")]
     Encoding,
 }
@@ -52,6 +54,18 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
         "rediss" => Err(UrlError::Tls),
         _ => Err(UrlError::Scheme),
     }
+}
+
+/// Reads a plain address: `host:port`, `[::1]:port`, `host`, or the path of a unix socket.
+pub(crate) fn address(text: &str) -> Result<Address, UrlError> {
+    if text.starts_with('/') {
+        return Ok(Address::Unix(PathBuf::from(text)));
+    }
+    // What a URL would be besides is not for here.
+    if text.is_empty() || text.contains(['/', '@', '?', '#']) {
+        return Err(UrlError::NotAnAddress);
+    }
+    parse(&format!("redis://{text}")).map(|parsed| parsed.address).map_err(|_| UrlError::NotAnAddress)
 }
 
 fn tcp(url: &Url) -> Result<Parsed, UrlError> {

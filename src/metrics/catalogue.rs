@@ -154,6 +154,12 @@ catalogue! {
         "Entries written to the route's dead letters.");
     ROUTE_STATE = gauge("tidegate_route_state", "0 or 1", &["route", "state"], Owner::Route,
         "1 for the state that the route is in, 0 for the others.");
+    SOURCE_FAILOVERS = counter("tidegate_source_failovers_total", "failovers", ROUTE, Owner::Capture,
+        "Times that another server took the source's place and reading went on in its history; what only the one before had is lost. Replication mode only.");
+    BACKLOG_COVER = gauge("tidegate_backlog_cover_seconds", "seconds", ROUTE, Owner::Capture,
+        "How long an absence the source's backlog covers at the present rate of writes. NaN where that is not known, and in subscribe mode.");
+    REPLICATION_LAG = gauge("tidegate_replication_lag_bytes", "bytes", ROUTE, Owner::Capture,
+        "Bytes of the source's replication stream that were not read yet, about a second ago. NaN where that is not known, and in subscribe mode.");
     RECONNECTS = counter("tidegate_reconnects_total", "connections", &["endpoint"], Owner::Endpoint,
         "Connections opened in place of one that ended, or that could not be opened before.");
     CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], Owner::Process,

@@ -47,9 +47,21 @@ pub struct CaptureMetrics {
     pub batch_events: Histogram,
     /// `tidegate_heartbeat_round_trip_seconds`.
     pub heartbeat_round_trip_seconds: Histogram,
+    /// `tidegate_source_failovers_total`.
+    pub source_failovers: Counter,
+    /// `tidegate_backlog_cover_seconds`.
+    pub backlog_cover_seconds: Gauge,
+    /// `tidegate_replication_lag_bytes`.
+    pub replication_lag_bytes: Gauge,
     dropped: [Counter; DropReason::ALL.len()],
     gaps: [Counter; GapCause::ALL.len()],
     state: StateMetrics,
+}
+
+/// A gauge that shows nothing before something is known: a zero would alarm.
+fn unknown(gauge: Gauge) -> Gauge {
+    gauge.set(f64::NAN);
+    gauge
 }
 
 impl CaptureMetrics {
@@ -73,6 +85,9 @@ impl CaptureMetrics {
             capture_lag_seconds: route.histogram(&catalogue::CAPTURE_LAG_SECONDS),
             batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
             heartbeat_round_trip_seconds: route.histogram(&catalogue::HEARTBEAT_ROUND_TRIP_SECONDS),
+            source_failovers: route.counter(&catalogue::SOURCE_FAILOVERS),
+            backlog_cover_seconds: unknown(route.gauge(&catalogue::BACKLOG_COVER)),
+            replication_lag_bytes: unknown(route.gauge(&catalogue::REPLICATION_LAG)),
             dropped: DropReason::ALL
                 .map(|reason| route.with("reason", reason.as_str()).counter(&catalogue::DROPPED)),
             gaps: GapCause::ALL.map(|cause| route.with("cause", cause.as_str()).counter(&catalogue::GAPS)),

@@ -93,6 +93,10 @@ pub struct Facts {
     pub eviction: Option<String>,
     /// What it keeps over a restart.
     pub storage: Storage,
+    /// How much of its replication stream it holds, in bytes; 0 where it holds none yet.
+    pub backlog_bytes: Option<u64>,
+    /// For how many seconds a master holds it once no replica is connected; 0 is for ever.
+    pub backlog_ttl_seconds: Option<u64>,
 }
 
 impl Facts {
@@ -121,6 +125,8 @@ impl Facts {
             replicas: get("connected_slaves").and_then(|count| count.parse().ok()),
             eviction: get("maxmemory_policy").map(str::to_owned),
             storage,
+            backlog_bytes: get("repl_backlog_size").and_then(|bytes| bytes.parse().ok()),
+            backlog_ttl_seconds: settings.get("repl-backlog-ttl").and_then(|ttl| ttl.parse().ok()),
         }
     }
 }
@@ -133,7 +139,7 @@ pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Facts,
     let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
     let mut settings = HashMap::new();
     // One at a time: several in one command need Redis 7.
-    for name in ["appendfsync", "save"] {
+    for name in ["appendfsync", "save", "repl-backlog-ttl"] {
         let told: HashMap<String, String> =
             optional(redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await)?;
         settings.extend(told);

@@ -147,6 +147,8 @@ mod tests {
             replicas: Some(1),
             eviction: Some("noeviction".to_owned()),
             storage: Storage::AppendOnly(Some("always".to_owned())),
+            backlog_bytes: None,
+            backlog_ttl_seconds: None,
         }
     }
 

@@ -57,9 +57,8 @@ pub struct Guarantee {
 /// what its configuration asks of the destination.
 #[must_use]
 pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&Facts>) -> Guarantee {
-    let Mode::Subscribe = route.mode;
-    let missed = |reason: &str| Promise {
-        missed: Missed::InsideGap,
+    let promise = |missed: Missed, reason: &str| Promise {
+        missed,
         repeated: Repeated::Nothing,
         because: vec![
             reason.to_owned(),
@@ -86,14 +85,34 @@ pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&
             if lost.failover { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
         ),
     };
+    let (restart, source_failover) = match route.mode {
+        Mode::Subscribe => (
+            promise(
+                Missed::InsideGap,
+                "Pub/Sub has no memory, and one instance does not listen while it is away; with a second \
+                 instance, which listens meanwhile, nothing is missed",
+            ),
+            promise(
+                Missed::InsideGap,
+                "the subscription ends with the server, and what the new one publishes first is not heard",
+            ),
+        ),
+        Mode::Replication(_) => (
+            promise(
+                Missed::Nothing,
+                "it reads on where it stopped, as far as the source's backlog reaches back; beyond that what \
+                 is missed lies inside a recorded gap",
+            ),
+            promise(
+                Missed::Nothing,
+                "it reads on from the server that takes over, if the endpoint's addresses name it; only what \
+                 the one before had not passed on is lost, and the failover is recorded",
+            ),
+        ),
+    };
     Guarantee {
-        restart: missed(
-            "Pub/Sub has no memory, and one instance does not listen while it is away; with a second \
-             instance, which listens meanwhile, nothing is missed",
-        ),
-        source_failover: missed(
-            "the subscription ends with the server, and what the new one publishes first is not heard",
-        ),
+        restart,
+        source_failover,
         destination_failover: Promise {
             missed: missed_there,
             repeated: Repeated::Nothing,
@@ -226,6 +245,8 @@ mod tests {
             replicas,
             eviction: Some("noeviction".to_owned()),
             storage,
+            backlog_bytes: None,
+            backlog_ttl_seconds: None,
         }
     }
 

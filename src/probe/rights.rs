@@ -78,7 +78,9 @@ pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
     let mut trials = Trials { prefix: &endpoint.key_prefix, found: Vec::new() };
     let here = |name: &String| *name == endpoint.name;
     for capture in config.capture.values() {
-        if here(&capture.source) {
+        if here(&capture.source) && capture.mode.replication().is_some() {
+            trials.capture_tap();
+        } else if here(&capture.source) {
             trials.capture_source(capture);
         }
         if here(&capture.destination) {
@@ -120,6 +122,13 @@ impl Trials<'_> {
         self.bare("time", &[]);
         self.bare("ping", &[]);
         self.bare("exec", &[]);
+    }
+
+    fn capture_tap(&mut self) {
+        let control = keys::control(self.prefix);
+        self.channel("publish", &control, &["tidegate1 check"]);
+        self.bare("replconf", &["ack", "0"]);
+        self.bare(PSYNC, &["0", "no-offset"]);
     }
 
     fn capture_destination(&mut self, route: &Capture, endpoint: &Endpoint) {
@@ -208,15 +217,27 @@ impl Trials<'_> {
     }
 }
 
-/// Tries each. Afterwards the connection must be dropped, which discards what is queued.
+/// It is not queued inside MULTI, but with an offset that is none it does nothing, from Redis 7.0 on. An
+/// older server would begin to send its data.
+const PSYNC: &str = "psync";
+
+/// Tries each, PSYNC only where that is harmless. Afterwards the connection must be dropped, which discards what is queued.
 ///
 /// # Errors
 /// Where the connection ends.
 pub(super) async fn attempt(
     connection: &mut MultiplexedConnection,
     trials: &[Trial],
+    may_psync: bool,
 ) -> Result<Rights, Error> {
     let mut refused = Vec::new();
+    let (synced, trials): (Vec<&Trial>, Vec<&Trial>) = trials.iter().partition(|trial| trial.right == PSYNC);
+    for trial in synced.into_iter().filter(|_| may_psync) {
+        let error = ask(connection, &trial.words).await?;
+        refused.extend(
+            error.map(|error| Refusal { trial: trial.clone(), error }).filter(Refusal::is_missing_right),
+        );
+    }
     if trials.is_empty() {
         return Ok(Rights::Tried(refused));
     }
@@ -225,7 +246,7 @@ pub(super) async fn attempt(
     }
     // EXEC alone is not queued: of nothing, it does nothing.
     let (executing, queued): (Vec<&Trial>, Vec<&Trial>) =
-        trials.iter().partition(|trial| trial.right == "exec");
+        trials.into_iter().partition(|trial| trial.right == "exec");
     for trial in executing {
         if let Some(error) = ask(connection, &["EXEC"]).await? {
             refused.push(Refusal { trial: trial.clone(), error });
@@ -267,16 +288,19 @@ mod tests {
 
     #[test]
     fn every_right_that_acl_grants_is_tried_and_no_other() {
-        let config = config::load(Path::new("config/examples/full/tidegate.toml"), [], &[]).unwrap().config;
-        let users = config::acl::users(&config);
-        assert_eq!(users.len(), 2);
-        for user in users {
-            let mut granted: BTreeSet<&str> = user.commands().into_iter().collect();
-            // What looks and what begins the transaction; they are sent themselves.
-            assert!(granted.remove("info") && granted.remove("multi"));
-            let tried = user.endpoints.iter().flat_map(|name| trials(&config, &config.redis[name]));
-            let tried: BTreeSet<&str> = tried.map(|trial| trial.right).collect();
-            assert_eq!(tried, granted, "{:?}", user.endpoints);
+        for (file, count) in [("full/tidegate.toml", 2), ("capture-replication.toml", 2)] {
+            let file = Path::new("config/examples").join(file);
+            let config = config::load(&file, [], &[]).unwrap().config;
+            let users = config::acl::users(&config);
+            assert_eq!(users.len(), count);
+            for user in users {
+                let mut granted: BTreeSet<&str> = user.commands().into_iter().collect();
+                // What looks and what begins the transaction; they are sent themselves.
+                assert!(granted.remove("info") && granted.remove("multi"));
+                let tried = user.endpoints.iter().flat_map(|name| trials(&config, &config.redis[name]));
+                let tried: BTreeSet<&str> = tried.map(|trial| trial.right).collect();
+                assert_eq!(tried, granted, "{:?}", user.endpoints);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::resp::Value;
 use super::socket::Socket;
-use crate::config::{Endpoint, Secret, SecretSource};
+use crate::config::{Address, Endpoint, Secret, SecretSource};
 
 /// Connects to an endpoint: socket, RESP3, user, client name, database; everything within the
 /// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
@@ -16,20 +16,61 @@ use crate::config::{Endpoint, Secret, SecretSource};
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
 /// connection may still run commands. Every server that tidegate supports speaks it (Redis 6.0).
 ///
+/// Where the endpoint has several addresses, each is tried in turn until one is the master.
+///
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the server does not answer in time, or refuses.
+/// Where the server does not answer in time, or refuses; of several addresses, where none is a master: what
+/// the last one of them said.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
+    if endpoint.further.is_empty() {
+        return Ok(connect_at(endpoint, &endpoint.address, role).await?.0);
+    }
+    let mut last = None;
+    for address in endpoint.addresses() {
+        match connect_at(endpoint, address, role).await {
+            Ok((connection, Role::Master)) => return Ok(connection),
+            Ok((_, Role::Replica)) => {}
+            Err(error) => last = Some(error),
+        }
+    }
+    let none = || Error::Reply("MASTERDOWN none of the addresses is a master now".to_owned());
+    Err(last.unwrap_or_else(none))
+}
+
+/// What a server is among those of its deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Master,
+    /// It follows another one.
+    Replica,
+}
+
+/// Connects to one address of an endpoint, whatever its role. Cancel safe.
+///
+/// # Errors
+/// Where the server does not answer within the endpoint's connect timeout, or refuses.
+pub async fn connect_at(
+    endpoint: &Endpoint,
+    address: &Address,
+    role: &str,
+) -> Result<(Connection, Role), Error> {
     let deadline = endpoint.connect_timeout;
-    timeout(deadline, handshake(endpoint, role, deadline))
+    timeout(deadline, handshake(endpoint, address, role, deadline))
         .await
         .unwrap_or(Err(Error::Timeout(deadline, "connecting")))
 }
 
-async fn handshake(endpoint: &Endpoint, role: &str, deadline: Duration) -> Result<Connection, Error> {
+async fn handshake(
+    endpoint: &Endpoint,
+    address: &Address,
+    role: &str,
+    deadline: Duration,
+) -> Result<(Connection, Role), Error> {
     let password = read_secret(&endpoint.password)?;
-    let mut connection = Connection::new(Socket::open(&endpoint.address).await?);
+    let mut connection = Connection::new(Socket::open(address).await?);
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     if let Some(password) = &password {
@@ -37,15 +78,26 @@ async fn handshake(endpoint: &Endpoint, role: &str, deadline: Duration) -> Resul
         hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.reveal().as_bytes()]);
     }
     hello.extend([b"SETNAME".as_slice(), name.as_bytes()]);
-    match connection.ask(deadline, "authenticating", &hello).await? {
-        Value::Array(_) => {}
-        other => return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&other)))),
-    }
+    let answer = connection.ask(deadline, "authenticating", &hello).await?;
+    let Some(found) = role_in(&answer) else {
+        return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
+    };
     if endpoint.database != 0 {
         let database = endpoint.database.to_string();
         connection.ask(deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;
     }
-    Ok(connection)
+    Ok((connection, found))
+}
+
+/// The role in HELLO's reply; `None` where it is no such reply.
+#[must_use]
+pub fn role_in(hello: &Value) -> Option<Role> {
+    let mut pairs = hello.elements()?.chunks_exact(2);
+    let role = pairs.find(|pair| pair[0].bytes() == Some(b"role"));
+    Some(match role.and_then(|pair| pair[1].bytes()) {
+        Some(b"replica" | b"slave") => Role::Replica,
+        _ => Role::Master,
+    })
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {

@@ -57,6 +57,11 @@ impl Connection {
         self.reader.held_bytes() + self.out.capacity()
     }
 
+    /// Lets what comes wait unwatched until somebody reads or writes.
+    pub fn rest(&mut self) {
+        self.socket.rest();
+    }
+
     /// Reads what there is; ready with a count above zero.
     ///
     /// # Errors

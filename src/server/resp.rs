@@ -9,6 +9,6 @@ mod value;
 mod write;
 
 pub use reader::{Limits, Message, Pushed, Reader};
-pub use token::{ProtocolError, Token, token};
+pub use token::{ProtocolError, Token, bulk_header, count_header, token};
 pub use value::Value;
 pub use write::{argument, command, header, number_argument};

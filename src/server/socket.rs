@@ -1,6 +1,8 @@
 //! The byte stream under a connection: TCP or a unix socket.
 
 use std::io;
+use std::net;
+use std::os::unix::net as unix;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +26,17 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Nobody waits for what comes, see [`Socket::rest`].
+    Resting(Resting),
+}
+
+/// A socket that the runtime does not watch.
+#[derive(Debug)]
+pub(crate) enum Resting {
+    Tcp(net::TcpStream),
+    Unix(unix::UnixStream),
+    /// It could not be taken out or put back: why.
+    Broken(io::Error),
 }
 
 impl Socket {
@@ -47,34 +60,68 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Stops watching: whatever comes then wakes nobody, while a watched socket wakes the runtime with every
+    /// packet, read or not. Reading and writing begin to watch again.
+    pub(crate) fn rest(&mut self) {
+        // What stands there meanwhile is never seen.
+        let watched =
+            std::mem::replace(self, Self::Resting(Resting::Broken(io::ErrorKind::NotConnected.into())));
+        *self = match watched {
+            Self::Tcp(stream) => Self::Resting(stream.into_std().map_or_else(Resting::Broken, Resting::Tcp)),
+            Self::Unix(stream) => {
+                Self::Resting(stream.into_std().map_or_else(Resting::Broken, Resting::Unix))
+            }
+            resting @ Self::Resting(_) => resting,
+        };
+    }
+
+    /// The socket, watched.
+    fn watched(&mut self) -> io::Result<&mut Self> {
+        if let Self::Resting(resting) = self {
+            let broken = Resting::Broken(io::ErrorKind::NotConnected.into());
+            *self = match std::mem::replace(resting, broken) {
+                Resting::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream)?),
+                Resting::Unix(stream) => Self::Unix(UnixStream::from_std(stream)?),
+                Resting::Broken(error) => return Err(error),
+            };
+        }
+        Ok(self)
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }

@@ -24,4 +24,5 @@ mod life;
 mod pair;
 mod real_clients;
 mod reload;
+mod replication;
 mod spool;

@@ -17,6 +17,7 @@ use super::log::{Level, Log, LogLine};
 use super::notify::Notifications;
 use super::port::Port;
 use super::process::{Guarded, program_next_to_tests};
+use super::proxy::Proxy;
 use super::server::Server;
 use super::wait::eventually;
 
@@ -29,8 +30,8 @@ pub(crate) struct Endpoint {
     name: String,
     url: String,
     password: String,
-    /// Where the user is made; none where nothing listens.
-    admin: Option<Client>,
+    /// Where the user is made; nowhere where nothing listens.
+    admins: Vec<Client>,
     /// Further settings of the endpoint, as TOML lines.
     settings: String,
 }
@@ -77,10 +78,31 @@ impl Setup {
             name: name.to_owned(),
             url: server.url(&user_of(name)),
             password: format!("first-{name}"),
-            admin: Some(server.client()),
+            admins: vec![server.client()],
             settings: settings.to_owned(),
         });
         self
+    }
+
+    /// Adds `[redis.NAME]` with several addresses: a master and its replicas, by TCP.
+    #[must_use]
+    pub(crate) fn deployment(self, name: &str, servers: &[&Server]) -> Self {
+        let address = |server: &&Server| format!("\"127.0.0.1:{}\"", server.port().expect("it has a port"));
+        let further: Vec<String> = servers[1..].iter().map(address).collect();
+        let mut made = self.endpoint_with(name, servers[0], &format!("addresses = [{}]", further.join(", ")));
+        let endpoint = made.endpoints.last_mut().expect("it was added");
+        // Users are not replicated.
+        endpoint.admins = servers.iter().map(|server| server.client()).collect();
+        made
+    }
+
+    /// Adds `[redis.NAME]` that reaches its server through a proxy.
+    #[must_use]
+    pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy) -> Self {
+        let mut made = self.endpoint(name, server);
+        let endpoint = made.endpoints.last_mut().expect("it was added");
+        endpoint.url = format!("redis://{}@127.0.0.1:{}", user_of(name), proxy.port());
+        made
     }
 
     /// Adds `[redis.NAME]` at a socket where nothing listens.
@@ -97,7 +119,7 @@ impl Setup {
             name: name.to_owned(),
             url: format!("redis+unix://{}?user={}", socket.display(), user_of(name)),
             password: format!("first-{name}"),
-            admin: None,
+            admins: Vec::new(),
             settings: String::new(),
         });
         self
@@ -212,8 +234,6 @@ impl Daemon {
             let endpoint = self.setup.endpoints.iter().find(|endpoint| user_of(&endpoint.name) == user);
             let endpoint = endpoint.unwrap_or_else(|| panic!("tidegate acl names an unknown user: {line}"));
             made.insert(endpoint.name.clone());
-            let Some(admin) = &endpoint.admin else { continue };
-            let mut connection = admin.get_connection().expect("the server runs");
             let mut command = redis::cmd("ACL");
             command.arg("SETUSER").arg(user);
             for word in words.filter(|word| !keep.contains(word)) {
@@ -223,8 +243,12 @@ impl Daemon {
                     command.arg(word);
                 }
             }
-            command.exec(&mut connection).unwrap_or_else(|error| panic!("{line}: {error}"));
-            redis::cmd("ACL").arg("SAVE").exec(&mut connection).expect("the server has a file for its users");
+            for admin in &endpoint.admins {
+                let mut connection = admin.get_connection().expect("the server runs");
+                command.exec(&mut connection).unwrap_or_else(|error| panic!("{line}: {error}"));
+                let save = redis::cmd("ACL").arg("SAVE").exec(&mut connection);
+                save.expect("the server has a file for its users");
+            }
         }
         let wanted: BTreeSet<_> = self.setup.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
         assert_eq!(made, wanted, "tidegate acl has a line for every endpoint, and printed:\n{text}");
@@ -322,7 +346,7 @@ impl Daemon {
         write_secret(&directory, endpoint);
         let user = user_of(&endpoint.name);
         let mut connection =
-            endpoint.admin.as_ref().expect("a live endpoint").get_connection().expect("it runs");
+            endpoint.admins.first().expect("a live endpoint").get_connection().expect("it runs");
         redis::cmd("ACL")
             .arg(&["SETUSER", &user, "resetpass", &format!(">{password}")])
             .exec(&mut connection)

@@ -27,6 +27,7 @@ mod notify;
 mod oracle;
 mod port;
 mod process;
+mod proxy;
 mod server;
 mod stream;
 mod subscriber;
@@ -37,6 +38,7 @@ pub(crate) use daemon::{Daemon, Endpoint, Setup};
 pub(crate) use log::{Level, LogLine, alert};
 pub(crate) use oracle::{Load, Loading, Oracle, Payloads, Published};
 pub(crate) use process::{Guarded, program_next_to_tests};
+pub(crate) use proxy::Proxy;
 pub(crate) use server::{Options, Server, Version};
 pub(crate) use stream::{
     Captured, DeadLetter, Gap, captured, captured_in_all, dead_letters, entries, gaps, wait_for_last,

@@ -191,6 +191,13 @@ impl Loading {
         }
     }
 
+    /// Waits until every publisher has failed, because the source is gone. What it took is in its list.
+    pub(crate) fn fail(mut self) {
+        for publisher in self.publishers.drain(..) {
+            assert!(publisher.join().is_err(), "a publisher did not notice that the source is gone");
+        }
+    }
+
     /// Ends the load early, and returns when what was under way has been taken.
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -63,6 +63,7 @@ impl fmt::Display for Version {
 pub(crate) struct Options {
     arguments: Vec<String>,
     tcp: bool,
+    sentinel: bool,
 }
 
 impl Options {
@@ -107,6 +108,48 @@ impl Server {
     /// Starts a server with options.
     pub(crate) fn with(version: Version, options: Options) -> Self {
         Self::of_program(version.program(), options)
+    }
+
+    /// Starts a replica, and waits until it has everything. The master must have a port.
+    pub(crate) fn replica_of(master: &Self, version: Version, options: Options) -> Self {
+        let port = master.port().expect("a replica reaches its master by TCP");
+        let server = Self::with(version, options.tcp());
+        server.ask::<()>(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+        server.wait_linked();
+        server
+    }
+
+    /// Starts a Sentinel that watches a master; one is enough to see.
+    pub(crate) fn sentinel(version: Version, name: &str, master: &Self) -> Self {
+        let port = master.port().expect("Sentinel reaches it by TCP");
+        let server = Self::with(version, Options { sentinel: true, ..Options::default() }.tcp());
+        server.ask::<()>(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port.to_string(), "1"]);
+        server
+    }
+
+    /// Waits until a replica's link to its master is up.
+    pub(crate) fn wait_linked(&self) {
+        eventually("the replica is linked", START, || {
+            let info: String = self.ask(&["INFO", "replication"]);
+            if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+        });
+    }
+
+    /// How far its replication stream goes.
+    pub(crate) fn replication_offset(&self) -> u64 {
+        let info: String = self.ask(&["INFO", "replication"]);
+        let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+        offset.and_then(|text| text.trim().parse().ok()).expect("a server says how far it is")
+    }
+
+    /// Waits until this replica has all that its master has; nothing must be written meanwhile.
+    pub(crate) fn wait_caught_up_with(&self, master: &Self) {
+        eventually("the replica has everything", START, || {
+            match (self.replication_offset(), master.replication_offset()) {
+                (own, all) if own == all => Ok(()),
+                (own, all) => Err(format!("{own} of {all}")),
+            }
+        });
     }
 
     /// Starts a server from any program that behaves like redis-server.
@@ -238,7 +281,14 @@ fn launch(program: &Path, directory: &Path, port: Option<&Port>, options: &Optio
     let errors = log.try_clone().expect("a second handle of the same file");
     Guarded::start("server", program, |command| {
         command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir(directory);
-        command.args(["--daemonize", "no", "--save", "", "--bind", "127.0.0.1", "--aclfile", "users.acl"]);
+        if options.sentinel {
+            // It keeps what it learns in its own file.
+            std::fs::write(directory.join("sentinel.conf"), "").expect("the temporary directory is writable");
+            command.args(["sentinel.conf", "--sentinel"]);
+        } else {
+            command.args(["--save", "", "--aclfile", "users.acl"]);
+        }
+        command.args(["--daemonize", "no", "--bind", "127.0.0.1"]);
         command.arg("--dir").arg(directory);
         command.arg("--unixsocket").arg(directory.join("redis.sock"));
         command.args(["--port", &port.map_or(0, Port::number).to_string()]);

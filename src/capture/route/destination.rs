@@ -173,6 +173,14 @@ impl Destination {
         }
     }
 
+    /// `history.lua`, as the connection knows it.
+    pub(super) fn history_hash(&self) -> Option<Hash> {
+        match &self.state {
+            State::Up(up) => Some(up.lane.history),
+            _ => None,
+        }
+    }
+
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.state {
@@ -214,6 +222,11 @@ impl Route {
     fn inherit(&mut self, ended: Ended, now: Instant) {
         self.destination.state = State::Waiting(now);
         let Ended { chain, overflow, spool, broken, leader } = ended;
+        if self.is_replication() {
+            // Nothing was read yet: it goes on where that one stopped, or says why not.
+            self.source.away.clone_from(&broken);
+            self.source.resume(now);
+        }
         self.flush_builder();
         let own = self.chain.take_batches();
         self.chain = chain;
@@ -264,6 +277,7 @@ impl Route {
         self.destination.state =
             State::Up(Box::new(Up { lane, sent: VecDeque::new(), paused_until: None, heard: now }));
         self.found_state(&state, now);
+        self.number_history(now);
         self.publish();
     }
 
@@ -342,6 +356,7 @@ impl Route {
                 What::Asked(Ask::Stand) => self.on_stood(&reply, now),
                 What::Asked(Ask::Leave) => self.destination.left = true,
                 What::Asked(Ask::Announced) => self.announced(now),
+                What::Asked(Ask::History) => self.numbered(&reply, now),
                 What::Asked(Ask::Note) => {}
             }
         }
@@ -500,6 +515,8 @@ pub(super) enum Ask {
     Leave,
     /// Where this configuration begins.
     Announced,
+    /// Which epochs the source's histories stand for.
+    History,
     /// Nothing: the answer is not looked at.
     Note,
 }

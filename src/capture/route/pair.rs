@@ -102,6 +102,7 @@ impl Route {
     /// Takes in where the state stands.
     pub(super) fn found_state(&mut self, state: &State, now: Instant) {
         self.account.found(&state.ledger);
+        self.found_histories(state, now);
         if !self.chain.was_read() {
             self.counts.state.clone_from(&state.counted);
             self.tell_missed();
@@ -149,6 +150,7 @@ impl Route {
     /// lost and its clock is behind. The next window opens above it.
     fn epoch_lost(&mut self, now: Instant) {
         let given_up = self.chain.clear() + self.overflow.clear();
+        self.forget_tap();
         self.give_up(given_up);
         self.floor = self.floor.max(self.chain.checkpoint().map_or(0, |at| at.epoch.number + 1));
         let why = "the source's epochs stood behind the route's state; the window is opened anew";
@@ -189,7 +191,9 @@ impl Route {
     /// Another instance writes by an older configuration: says at which anchor this one begins, and opens
     /// a window with it. What stands before it is the other instance's.
     fn announce(&mut self, now: Instant) {
-        let anchor = AnchorId::random();
+        // A tap has no anchors: this configuration begins wherever the other one stands by then.
+        let anchor = self.source.open_anchor().filter(|_| self.is_replication());
+        let anchor = anchor.map_or_else(AnchorId::random, |anchor| anchor.epoch.anchor);
         let Some(revision) = &self.revision else { return };
         let (key, next) = (self.keys.state.clone(), format!("{anchor} {revision}"));
         tracing::info!(
@@ -210,6 +214,10 @@ impl Route {
         self.parts.metrics.deduplicated.increment(others);
         self.account.deduplicated(others);
         self.gap = None;
+        self.forget_tap();
+        if self.is_replication() {
+            self.takeover = Takeover::Opened;
+        }
         self.source.resume(now);
         self.border_cannot_come();
         self.publish();
@@ -242,6 +250,7 @@ impl Route {
         self.parts.metrics.deduplicated.increment(others);
         self.account.deduplicated(others);
         self.source.hold();
+        self.forget_tap();
         self.say_border(Border::None);
         tracing::warn!(
             event = "superseded",

@@ -58,6 +58,7 @@ impl Route {
         let last = self.builder.last().or(self.chain.last());
         let spooled_all = self.overflow.has_written(last);
         let (ledger, process) = (self.account.route(held), self.account.process(held));
+        let replication = self.replication_status();
         let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
         self.parts.slot.update(|status| {
             status.state = state;
@@ -73,6 +74,7 @@ impl Route {
             status.in_hand_bytes = in_hand_bytes;
             status.spool_bytes = spool_bytes;
             status.spooled_all = spooled_all;
+            status.replication = replication;
             status.durable = durable;
             status.leader = leader;
             status.other_instances = others;

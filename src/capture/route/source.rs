@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::super::batch::{Gap, Joint, Read};
 use super::super::handover::Border;
+use super::super::listening::Listening;
+use super::super::tap::Tap;
 use super::super::window::{Item, SILENCE, Subscriptions, Window};
 use super::intake::Intake;
 use super::{Ending, Pending, Route, Takeover};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
+use crate::replication::{Backlog, Link, Start};
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
 
@@ -19,21 +22,30 @@ const PARKED: Duration = Duration::from_secs(30);
 
 /// Where the reading side stands.
 pub(super) struct Source {
-    state: State,
-    backoff: Backoff,
+    pub(super) state: State,
+    pub(super) backoff: Backoff,
     /// Why it is not open, for a person.
     pub(super) error: Option<String>,
     /// When a heartbeat of ours last came back; milliseconds since 1970.
     pub(super) heartbeat_unix_ms: Option<u64>,
-    opened_before: bool,
+    pub(super) opened_before: bool,
+    /// In replication mode: what is missing if the source no longer holds what was published meanwhile.
+    pub(super) away: Option<Gap>,
+    /// Beside a tap: how long an absence could last.
+    pub(super) backlog: Option<Backlog>,
     /// What [`Pulse::demotions`](super::super::pulse::Pulse::demotions) said when the window opened.
     demotions: u64,
 }
 
-enum State {
+pub(super) enum State {
     Waiting(Instant),
     Opening(Pending<Window>),
-    Open(Box<Window>),
+    Tapping(Pending<(Link, Start)>),
+    /// A link is open, and the state is asked for the number of its history.
+    Numbering(Box<(Link, Start)>),
+    Open(Listening),
+    /// A tap is open, and there is no room for more: what comes stays where it is.
+    Paused(Box<Tap>),
     /// There is no room for more.
     Full,
     /// A newer configuration reads elsewhere.
@@ -46,6 +58,7 @@ enum State {
 pub(super) enum Event {
     Due,
     Opened(Result<Box<Window>, Error>),
+    Tapped(Result<Box<(Link, Start)>, Error>),
     Filled(Result<usize, Error>),
 }
 
@@ -63,6 +76,8 @@ impl Source {
             error: None,
             heartbeat_unix_ms: None,
             opened_before: false,
+            away: None,
+            backlog: None,
             demotions: 0,
         }
     }
@@ -74,15 +89,21 @@ impl Source {
             State::Opening(opening) => {
                 opening.as_mut().poll(cx).map(|window| Event::Opened(window.map(Box::new)))
             }
-            State::Open(window) => window.poll_fill(cx).map(Event::Filled),
+            State::Tapping(opening) => {
+                opening.as_mut().poll(cx).map(|link| Event::Tapped(link.map(Box::new)))
+            }
+            State::Numbering(link) => link.0.poll_acknowledge(cx).map(Event::Filled),
+            State::Paused(tap) => tap.poll_acknowledge(cx).map(Event::Filled),
+            State::Open(listening) => listening.poll_fill(cx).map(Event::Filled),
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting(until) => Some(*until),
-            State::Open(window) => Some(window.heard + SILENCE),
-            State::Opening(_) | State::Full | State::Held | State::Closed => None,
+            State::Open(listening) => Some(listening.rests_until().unwrap_or(listening.heard() + SILENCE)),
+            State::Opening(_) | State::Tapping(_) | State::Numbering(_) | State::Paused(_) => None,
+            State::Full | State::Held | State::Closed => None,
         }
     }
 
@@ -92,13 +113,22 @@ impl Source {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, State::Open(_) | State::Paused(_))
+    }
+
+    /// The tap that is open.
+    pub(super) fn tap(&self) -> Option<&Tap> {
+        match &self.state {
+            State::Open(Listening::Tap(tap)) | State::Paused(tap) => Some(tap),
+            _ => None,
+        }
     }
 
     /// The anchor of the window that is open.
     pub(super) fn open_anchor(&self) -> Option<Position> {
         match &self.state {
-            State::Open(window) => Some(window.anchor()),
+            State::Open(listening) => Some(listening.anchor()),
+            State::Paused(tap) => Some(tap.anchor()),
             _ => None,
         }
     }
@@ -119,15 +149,17 @@ impl Source {
 
     pub(super) fn held_bytes(&self) -> usize {
         match &self.state {
-            State::Open(window) => window.held_bytes(),
+            State::Open(listening) => listening.held_bytes(),
+            State::Paused(tap) => tap.held_bytes(),
+            State::Numbering(link) => link.0.held_bytes(),
             _ => 0,
         }
     }
 
     /// Takes silence for no sign this time.
     pub(super) fn forgive(&mut self, now: Instant) {
-        if let State::Open(window) = &mut self.state {
-            window.heard = now;
+        if let State::Open(listening) = &mut self.state {
+            listening.hear(now);
         }
     }
 }
@@ -135,9 +167,12 @@ impl Source {
 impl Route {
     pub(super) fn on_source(&mut self, event: Event, now: Instant) {
         match event {
+            Event::Due if self.is_replication() => self.open_tap(now),
             Event::Due => self.open_window(),
             Event::Opened(Ok(window)) => self.opened(window, now),
             Event::Opened(Err(error)) => self.not_opened(&error, now),
+            Event::Tapped(Ok(link)) => self.linked(link, now),
+            Event::Tapped(Err(error)) => self.not_opened(&error, now),
             Event::Filled(Ok(_)) => self.read_window(now),
             Event::Filled(Err(error)) => {
                 self.lost_window(GapCause::SourceDisconnected, &error.to_string(), now)
@@ -152,7 +187,8 @@ impl Route {
     /// Reads what was published until now, and then no more.
     pub(super) fn finish_source(&mut self) {
         match &mut self.source.state {
-            State::Open(window) => window.fence(),
+            State::Open(Listening::Window(window)) => window.fence(),
+            State::Open(Listening::Tap(_)) => self.leave_tap(),
             State::Opening(_) => {
                 self.source.state = State::Closed;
                 self.say_border(Border::None);
@@ -174,11 +210,11 @@ impl Route {
     /// Ends a window over which nothing comes any more.
     pub(super) fn check_source(&mut self, now: Instant) {
         match &self.source.state {
-            State::Open(_) if self.source.demotions != self.parts.pulse.demotions() => {
+            State::Open(Listening::Window(_)) if self.source.demotions != self.parts.pulse.demotions() => {
                 let why = "the server was made a replica: what is published on its master may pass it by";
                 self.lost_window(GapCause::SourceDemoted, why, now);
             }
-            State::Open(window) if now.duration_since(window.heard) >= SILENCE => {
+            State::Open(listening) if now.duration_since(listening.heard()) >= SILENCE => {
                 let why = self.parts.pulse.error().map_or_else(
                     || "no heartbeat came back: the server is stopped, or no longer the one that is published to".to_owned(),
                     |error| format!("no heartbeat came back, and none can be sent: {error}"),
@@ -186,38 +222,45 @@ impl Route {
                 self.lost_window(GapCause::SourceSilent, &why, now);
             }
             State::Full if self.has_room_again() => self.source.state = State::Waiting(now),
+            State::Paused(_) if self.has_room_again() => self.go_on_reading(now),
+            State::Open(Listening::Tap(_)) => self.check_tap(now),
             _ => {}
         }
     }
 
     /// Reads again if that was stopped because memory was full.
     pub(super) fn reopen_if_room(&mut self, now: Instant) {
-        if matches!(self.source.state, State::Full) {
+        if matches!(self.source.state, State::Full | State::Paused(_)) {
             self.check_source(now);
         }
     }
 
     /// Whether enough is free for a window to be worth opening.
-    fn has_room_again(&self) -> bool {
+    pub(super) fn has_room_again(&self) -> bool {
         let room = self.room();
         let waits = self.chain.held_bytes() + self.overflow.held_bytes();
         let most = if self.overflow.is_enabled() { room.chain + room.tail / 2 } else { room.chain };
         waits <= most && self.overflow.full(&self.chain, room).is_none()
     }
 
-    fn open_window(&mut self) {
+    /// What the route listens for.
+    pub(super) fn subscriptions(&self) -> Subscriptions {
         let capture = &self.parts.capture;
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
-        let source = self.parts.source.clone();
-        let subscriptions = Subscriptions {
+        Subscriptions {
             control: self.parts.pulse.channel().to_vec(),
-            epoch_key: crate::config::keys::epoch(&source.key_prefix).into_bytes(),
+            epoch_key: crate::config::keys::epoch(&self.parts.source.key_prefix).into_bytes(),
             channels: bytes(&capture.channels),
             patterns: bytes(&capture.patterns),
             max_message_bytes: usize::try_from(capture.max_message_size).unwrap_or(usize::MAX),
-        };
+        }
+    }
+
+    fn open_window(&mut self) {
+        let source = self.parts.source.clone();
+        let subscriptions = self.subscriptions();
         self.source.demotions = self.parts.pulse.demotions();
-        let role = format!("{}:subscribe", capture.name);
+        let role = format!("{}:subscribe", self.parts.capture.name);
         let anchor = match self.takeover {
             Takeover::Announced(anchor) => {
                 self.takeover = Takeover::Opened;
@@ -262,7 +305,7 @@ impl Route {
         };
         self.flush_builder();
         self.builder.open_window(anchor, joint, Read { at: now, unix_ms: now_unix_ms });
-        self.source.state = State::Open(window);
+        self.source.state = State::Open(Listening::Window(window));
         tracing::info!(
             event = "window_opened",
             route = self.parts.capture.name,
@@ -275,7 +318,7 @@ impl Route {
         self.publish();
     }
 
-    fn not_opened(&mut self, error: &Error, now: Instant) {
+    pub(super) fn not_opened(&mut self, error: &Error, now: Instant) {
         self.say_border(Border::None);
         let wait = if error.class() == Class::Park { PARKED } else { self.source.backoff.next_wait() };
         self.source.error = Some(describe(error));
@@ -297,9 +340,12 @@ impl Route {
 
     /// The window has ended: what comes until the next one opens may be missed.
     pub(super) fn lost_window(&mut self, cause: GapCause, why: &str, now: Instant) {
+        if self.is_replication() {
+            return self.lost_tap(cause, why, now);
+        }
         // What was missed is missed since something last came, not since that was noticed.
         let unheard = match &self.source.state {
-            State::Open(window) => now.saturating_duration_since(window.heard),
+            State::Open(listening) => now.saturating_duration_since(listening.heard()),
             _ => Duration::ZERO,
         };
         self.flush_builder();
@@ -348,8 +394,8 @@ impl Route {
     /// Takes in everything that has come.
     pub(super) fn read_window(&mut self, now: Instant) {
         let room = self.room();
-        let State::Open(window) = &mut self.source.state else { return };
-        window.heard = now;
+        let State::Open(listening) = &mut self.source.state else { return };
+        listening.hear(now);
         let received_unix_ms = rt::unix_ms();
         let mut received = 0;
         let mut intake = Intake {
@@ -362,7 +408,7 @@ impl Route {
             read: Read { at: now, unix_ms: received_unix_ms },
         };
         let pause = loop {
-            let goes_on = match window.next() {
+            let goes_on = match listening.next() {
                 Ok(None) => break Pause::Empty,
                 Ok(Some(Item::Event { position, message, size })) => {
                     received += 1;
@@ -380,6 +426,17 @@ impl Route {
                         }
                     }
                     intake.anchor(position)
+                }
+                Ok(Some(Item::Passing(anchor))) => {
+                    let word = self.parts.successor.border();
+                    if word.is_at(anchor) {
+                        intake.end_batch();
+                        self.border = Some(anchor);
+                        if matches!(word, Border::Open(_)) {
+                            break Pause::Border(anchor);
+                        }
+                    }
+                    true
                 }
                 Ok(Some(Item::Heartbeat { instance, sent_us })) => {
                     if instance == self.parts.pulse.instance() {
@@ -400,6 +457,9 @@ impl Route {
                 break Pause::Full;
             }
         };
+        if let State::Open(Listening::Tap(tap)) = &mut self.source.state {
+            tap.brought(received, now);
+        }
         if received > 0 {
             self.parts.metrics.received.increment(received);
             self.account.received(received);
@@ -411,7 +471,7 @@ impl Route {
     /// Reading has come to a stop: for now, or for good.
     fn on_pause(&mut self, pause: Pause, now: Instant) {
         match pause {
-            Pause::Empty => {}
+            Pause::Empty => self.tell_progress(now),
             Pause::Fence => {
                 self.close_source();
                 self.flush_builder();
@@ -421,6 +481,9 @@ impl Route {
             Pause::Border(border) => self.hand_over(border),
             Pause::Broken(error) => self.lost_window(GapCause::SourceBroken, &error.to_string(), now),
             Pause::Full => {
+                if self.is_replication() {
+                    return self.pause_reading(now);
+                }
                 let cause = self.overflow.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
                 let why = format!(
                     "{} bytes wait for the destination in memory and {} on disk: {}",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::line;
-use crate::config::{Broadcast, Config, Endpoint};
-use crate::probe::{self, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
+use crate::config::{Broadcast, Config, Endpoint, Prefer};
+use crate::probe::{self, Facts, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
 use crate::rt;
 use crate::server::Error;
 
@@ -26,6 +26,9 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
             probe::of_capture(route, config.redis[&route.destination].durability, facts(&route.destination));
         line(&mut out, format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
         guarantees(&mut out, &guarantee, "published", "stored");
+        if let Some(replication) = route.mode.replication() {
+            tap(&mut out, replication.prefer, facts(&route.source));
+        }
     }
     for route in config.broadcast.values() {
         let guarantee = probe::of_broadcast(on_one_server(&config, route), facts(&route.source));
@@ -100,6 +103,38 @@ fn server(out: &mut String, found: &Found) {
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
         line(out, format_args!("  rights: all that the routes need"));
     }
+}
+
+/// Prints what reading the replication stream rests on, and what it costs.
+fn tap(out: &mut String, prefer: Prefer, source: Option<&Facts>) {
+    let backlog = match source.and_then(|facts| facts.backlog_bytes) {
+        Some(bytes) => format!("{bytes} bytes"),
+        None => "of unknown size".to_owned(),
+    };
+    let kept = match source.and_then(|facts| facts.backlog_ttl_seconds) {
+        Some(0) => "for ever".to_owned(),
+        Some(seconds) => format!("for {seconds} s"),
+        None => "for an unknown time (repl-backlog-ttl)".to_owned(),
+    };
+    line(out, format_args!("  backlog: {backlog}; a master without a replica keeps it {kept}"));
+    let replicas = source.and_then(|facts| facts.replicas);
+    let costs = match prefer {
+        Prefer::Replica if replicas != Some(0) => {
+            "a replica is read where there is one, and nothing else sees that"
+        }
+        Prefer::Replica | Prefer::Master => {
+            "the master is read: that counts for min-replicas-to-write, a shutdown of the master waits up to \
+             10 s for it, and Sentinel lists it as a replica with the port 0 (SENTINEL RESET cleans up)"
+        }
+    };
+    line(out, format_args!("  costs: {costs}"));
+    line(
+        out,
+        format_args!(
+            "  always: the server forks once when it is first read, and each time its backlog was exceeded; \
+             every write of the server is read, whatever the rules for keys and channels allow"
+        ),
+    );
 }
 
 /// Prints what a route promises, in the words of its direction.

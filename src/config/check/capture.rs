@@ -8,7 +8,9 @@ use super::templates::Setting;
 use crate::config::keys;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
-use crate::config::settings::{Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode};
+use crate::config::settings::{
+    Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication,
+};
 use crate::template::Template;
 
 impl Check<'_> {
@@ -37,6 +39,8 @@ impl Check<'_> {
         let keep = self.keep(&key.at("keep"), raw.keep);
         let format = self.format(key, name, raw.format.0, raw.cloudevents, event);
         let include = self.include(&key.at("include"), &raw.include);
+        let replication = (raw.prefer.map(|word| word.0), raw.sharded, raw.min_backlog_cover);
+        let mode = self.mode(key, raw.mode.0, replication);
         let max_streams = u32::try_from(raw.max_streams.0).unwrap_or_else(|_| {
             self.report(&key.at("max_streams"), format!("expected at most {}", u32::MAX));
             u32::MAX
@@ -48,9 +52,7 @@ impl Check<'_> {
             source: source?,
             channels: raw.channels,
             patterns: raw.patterns,
-            mode: match raw.mode.0 {
-                raw::Mode::Subscribe => Mode::Subscribe,
-            },
+            mode,
             conditions,
             destination: destination?,
             stream: stream?,
@@ -65,6 +67,39 @@ impl Check<'_> {
             max_streams,
             max_message_size,
         })
+    }
+
+    fn mode(
+        &mut self,
+        key: &Key,
+        mode: raw::Mode,
+        (prefer, sharded, cover): (Option<raw::Prefer>, Option<bool>, Option<raw::Span>),
+    ) -> Mode {
+        match mode {
+            raw::Mode::Subscribe => {
+                for (given, option) in [
+                    (prefer.is_some(), "prefer"),
+                    (sharded.is_some(), "sharded"),
+                    (cover.is_some(), "min_backlog_cover"),
+                ] {
+                    if given {
+                        self.report(
+                            &key.at(option),
+                            "has no effect; expected mode = \"replication\" with it",
+                        );
+                    }
+                }
+                Mode::Subscribe
+            }
+            raw::Mode::Replication => Mode::Replication(Replication {
+                prefer: match prefer {
+                    None | Some(raw::Prefer::Replica) => Prefer::Replica,
+                    Some(raw::Prefer::Master) => Prefer::Master,
+                },
+                sharded: sharded.unwrap_or_default(),
+                min_backlog_cover: cover.unwrap_or_else(defaults::min_backlog_cover).0,
+            }),
+        }
     }
 
     fn subscriptions(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::settings::{Durability, Endpoint, Secret, SecretSource};
+use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource};
 use crate::config::url;
 
 /// The longest key prefix: it is repeated in every key and channel of tidegate's own.
@@ -30,6 +30,7 @@ impl Check<'_> {
                 None
             }
         });
+        let further = self.addresses(&key.at("addresses"), &raw.addresses);
         let in_url = parsed.as_ref().and_then(|parsed| parsed.password.clone());
         let durability = match (raw.durability.0, raw.replicas) {
             (raw::Durability::Applied, None) => Durability::Applied,
@@ -54,6 +55,7 @@ impl Check<'_> {
         Some(Endpoint {
             name: name.to_owned(),
             address: parsed.address,
+            further,
             username: parsed.username,
             password: password?,
             database: parsed.database,
@@ -62,6 +64,17 @@ impl Check<'_> {
             response_timeout: raw.response_timeout.0,
             durability,
         })
+    }
+
+    fn addresses(&mut self, key: &Key, texts: &[String]) -> Vec<Address> {
+        let mut addresses = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match url::address(text) {
+                Ok(address) => addresses.push(address),
+                Err(error) => self.report(&key.at(&index.to_string()), error.to_string()),
+            }
+        }
+        addresses
     }
 
     fn key_prefix(&mut self, key: &Key, prefix: &str) {

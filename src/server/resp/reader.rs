@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::token::{ProtocolError, Token, length, line, token};
+use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
 /// What a buffer begins with and goes back to: some 350 messages of 128 B in one read.
@@ -230,6 +230,20 @@ impl Reader {
         }
     }
 
+    /// Bytes that came and that nobody took, for a reader of another kind of frame.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.buf[self.start..self.end]
+    }
+
+    /// Takes bytes off the front of [`Self::unread`]; at most what is there.
+    pub fn take(&mut self, bytes: usize) -> &[u8] {
+        let base = self.start;
+        let bytes = bytes.min(self.end - base);
+        self.consumed(bytes);
+        &self.buf[base..base + bytes]
+    }
+
     fn consumed(&mut self, bytes: usize) {
         self.start += bytes;
         self.scanned = 0;
@@ -308,22 +322,6 @@ fn bulk(buf: &[u8], at: usize) -> Result<Option<(Range<usize>, usize)>, Protocol
         None => Ok(None),
         Some(b"\r\n") => Ok(Some((begin..begin + size, begin + size + 2))),
         Some(_) => Err(ProtocolError("a name does not end with CRLF".to_owned())),
-    }
-}
-
-/// The length of the bulk string at `at`, and where its content begins.
-fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
-    // One or two digits are the rule for names; the general way costs three times as much.
-    if let Some(&[b'$', tens @ b'0'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n']) = buf.get(at..at + 5) {
-        return Ok(Some((usize::from(tens - b'0') * 10 + usize::from(ones - b'0'), at + 5)));
-    }
-    let Some((kind, text, next)) = line(buf, at)? else { return Ok(None) };
-    if kind != b'$' {
-        return Err(ProtocolError("a message holds what is no bulk string".to_owned()));
-    }
-    match length(&buf[text], 4 * 1024 * 1024 * 1024)? {
-        Some(size) => Ok(Some((size, next))),
-        None => Err(ProtocolError("a message holds a null".to_owned())),
     }
 }
 

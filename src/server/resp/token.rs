@@ -18,6 +18,12 @@ const BULK_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 #[error("{0}")]
 pub struct ProtocolError(pub(crate) String);
 
+impl ProtocolError {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 /// One element. Ranges are into the buffer that was read; aggregates are followed by their elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
@@ -116,6 +122,63 @@ pub(super) fn length(text: &[u8], limit: u64) -> Result<Option<usize>, ProtocolE
         return Err(absurd(text));
     }
     usize::try_from(value).map(Some).map_err(|_| absurd(text))
+}
+
+/// A header of at most six digits, which is nearly every one: the general way costs several times as much.
+#[inline]
+fn short_header(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
+    let header: &[u8; 9] = buf.get(at..at + 9)?.first_chunk()?;
+    if header[0] != kind {
+        return None;
+    }
+    let mut number = 0;
+    for index in 1..8 {
+        let digit = header[index].wrapping_sub(b'0');
+        if digit < 10 {
+            number = number * 10 + usize::from(digit);
+        } else if index > 1 && header[index] == b'\r' && header[index + 1] == b'\n' {
+            return Some((number, at + index + 2));
+        } else {
+            return None;
+        }
+    }
+    None
+}
+
+/// The length of the bulk string at `at`, and where its content begins; `None` where that has not come.
+///
+/// # Errors
+/// Where it is no bulk string, null, or an absurd length.
+pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
+    if let Some(found) = short_header(buf, at, b'$') {
+        return Ok(Some(found));
+    }
+    let Some((kind, text, next)) = line(buf, at)? else { return Ok(None) };
+    if kind != b'$' {
+        return Err(ProtocolError::new("what should be a bulk string is none"));
+    }
+    match length(&buf[text], BULK_LIMIT)? {
+        Some(size) => Ok(Some((size, next))),
+        None => Err(ProtocolError::new("a bulk string is null")),
+    }
+}
+
+/// The length of the array at `at`, and where its first element begins; `None` where that has not come.
+///
+/// # Errors
+/// Where it is no array, null, or an absurd length.
+pub fn count_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
+    if let Some(found) = short_header(buf, at, b'*') {
+        return Ok(Some(found));
+    }
+    let Some((kind, text, next)) = line(buf, at)? else { return Ok(None) };
+    if kind != b'*' {
+        return Err(ProtocolError::new("what should be a command is none"));
+    }
+    match length(&buf[text], ELEMENTS_LIMIT)? {
+        Some(count) => Ok(Some((count, next))),
+        None => Err(ProtocolError::new("a command is null")),
+    }
 }
 
 fn integer(text: &[u8]) -> Result<i64, ProtocolError> {

@@ -1,0 +1,75 @@
+//! What a route listens with: a window of subscriptions, or a tap of the replication stream. Both yield the
+//! same items.
+
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::tap::Tap;
+use super::window::{Item, Window};
+use crate::position::Position;
+use crate::server::Error;
+
+/// An open source.
+#[derive(Debug)]
+pub(crate) enum Listening {
+    Window(Box<Window>),
+    Tap(Box<Tap>),
+}
+
+impl Listening {
+    /// Where it begins.
+    pub(crate) fn anchor(&self) -> Position {
+        match self {
+            Self::Window(window) => window.anchor(),
+            Self::Tap(tap) => tap.anchor(),
+        }
+    }
+
+    /// Reads from the socket, and sends what waits.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        match self {
+            Self::Window(window) => window.poll_fill(cx),
+            Self::Tap(tap) => tap.poll_fill(cx),
+        }
+    }
+
+    /// The next thing that has come; `None` until more bytes come.
+    pub(crate) fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
+        match self {
+            Self::Window(window) => window.next(),
+            Self::Tap(tap) => tap.next(),
+        }
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Window(window) => window.held_bytes(),
+            Self::Tap(tap) => tap.held_bytes(),
+        }
+    }
+
+    /// When something last came.
+    pub(crate) fn heard(&self) -> Instant {
+        match self {
+            Self::Window(window) => window.heard,
+            Self::Tap(tap) => tap.heard,
+        }
+    }
+
+    /// Until when nothing is read, where that is so.
+    pub(crate) fn rests_until(&self) -> Option<Instant> {
+        match self {
+            Self::Window(_) => None,
+            Self::Tap(tap) => tap.rests_until(),
+        }
+    }
+
+    /// Says that something came.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        match self {
+            Self::Window(window) => window.heard = now,
+            Self::Tap(tap) => tap.heard = now,
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! One link: the replica's handshake, and the stream behind it.
+//!
+//! ```text
+//! REPLCONF listening-port 0 · REPLCONF capa eof capa psync2 · REPLCONF rdb-filter-only ""
+//! PSYNC history offset+1      ◀── +CONTINUE             the stream goes on
+//!                             ◀── +FULLRESYNC … , a snapshot, and then the stream
+//! ```
+//!
+//! The snapshot is read and dropped as it comes. Servers that know `rdb-filter-only` (Redis 7.0) send an
+//! empty one; the others send the whole dataset. Each forks once for it.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use memchr::memmem;
+use tokio::time::timeout;
+
+use super::node::{self, Anew, Info, Node};
+use super::stream::{Found, Stream};
+use super::{HistoryId, Place};
+use crate::config::{Address, Endpoint, Prefer};
+use crate::server::resp::command;
+use crate::server::{Connection, Error, Role};
+
+/// Between acknowledgements; a server gives a replica up that sent none for `repl-timeout`, 60 s.
+const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between the first ones: servers ignore one that comes before they have ended the snapshot.
+const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(100);
+/// While a snapshot is prepared a server sends a newline each second; so long a silence is none.
+const SILENCE: Duration = Duration::from_secs(15);
+/// The longest line before the stream.
+const LINE_BYTES: usize = 1024;
+/// What ends a snapshot whose length is not announced.
+const MARK_BYTES: usize = 40;
+
+/// An open link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    connection: Connection,
+    stream: Stream,
+    address: Address,
+    role: Role,
+    acked: Instant,
+    /// The message over the limit that was told last.
+    large: (Vec<u8>, Vec<u8>),
+}
+
+/// How a link follows what was read before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// In the same history, without a hole.
+    Continued,
+    /// Without a hole, and from behind the offset `last` on in another history.
+    Forked { last: u64, history: HistoryId },
+    /// With whatever comes from this place on.
+    Anew { place: Place, why: Anew },
+}
+
+/// What the stream brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Command<'a> {
+    pub(crate) channel: &'a [u8],
+    /// The payload, or the beginning of one over the limit.
+    pub(crate) payload: &'a [u8],
+    /// How long the payload is.
+    pub(crate) size: usize,
+}
+
+impl Link {
+    /// Opens a link behind `place`, if a server still holds what follows. `limit` is the largest payload
+    /// in bytes. Cancel safe: a dropped future leaves nothing behind.
+    ///
+    /// # Errors
+    /// Where no server can be read now, or the user may not.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        role: &str,
+        prefer: Prefer,
+        place: Option<&Place>,
+        limit: usize,
+    ) -> Result<(Self, Start), Error> {
+        let Node { address, connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
+        let mut opening = Opening { connection, role: info.role, deadline: endpoint.response_timeout };
+        let start = opening.start(&info, place).await?;
+        let offset = match (&start, place) {
+            (Start::Anew { place, .. }, _) | (_, Some(place)) => place.offset,
+            (Start::Continued | Start::Forked { .. }, None) => 0,
+        };
+        if matches!(start, Start::Anew { .. }) {
+            opening.drop_snapshot().await?;
+            opening.await_stream(offset).await?;
+        }
+        let Opening { connection, role, .. } = opening;
+        let stream = Stream::new(offset, limit);
+        let (acked, large) = (Instant::now(), (Vec::new(), Vec::new()));
+        Ok((Self { connection, stream, address, role, acked, large }, start))
+    }
+
+    /// Where the server listens that is read.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What it was when the link was opened.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The end of the last whole command.
+    pub(crate) fn offset(&self) -> u64 {
+        self.stream.boundary()
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.connection.held_bytes()
+    }
+
+    /// Reads from the socket, and acknowledges what was read.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        if let Poll::Ready(Err(error)) = self.poll_acknowledge(cx) {
+            return Poll::Ready(Err(error));
+        }
+        self.connection.poll_fill(cx)
+    }
+
+    /// Lets what comes wait unwatched until the next read.
+    pub(crate) fn rest(&mut self) {
+        self.connection.rest();
+    }
+
+    /// Says how far was read where that is due: also where no more is read for now, so that the server
+    /// does not give the link up. Ready with an error only.
+    pub(crate) fn poll_acknowledge(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        if self.acked.elapsed() >= ACK_INTERVAL {
+            self.acknowledge();
+        }
+        if self.connection.unsent_bytes() > 0
+            && let Poll::Ready(Err(error)) = self.connection.poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Pending
+    }
+
+    fn acknowledge(&mut self) {
+        acknowledge(&mut self.connection, self.role, self.stream.boundary());
+        self.acked = Instant::now();
+    }
+
+    /// The next message that is `wanted`, by whether it is sharded and its channel, and the offset at which
+    /// it ends; `None` until more bytes come.
+    ///
+    /// # Errors
+    /// Where what comes is no replication stream.
+    pub(crate) fn next(
+        &mut self,
+        mut wanted: impl FnMut(bool, &[u8]) -> bool,
+    ) -> Result<Option<(Command<'_>, u64)>, Error> {
+        let (used, channel, payload) = loop {
+            let cut = self.stream.cut(self.connection.reader.unread(), &mut wanted)?;
+            match cut.found {
+                None => {
+                    self.connection.reader.take(cut.used);
+                    return Ok(None);
+                }
+                Some(Found::GetAck) => {
+                    self.connection.reader.take(cut.used);
+                    self.acknowledge();
+                }
+                Some(Found::Oversized { channel, head, size }) => {
+                    self.connection.reader.take(cut.used);
+                    self.large = (channel, head);
+                    let command = Command { channel: &self.large.0, payload: &self.large.1, size };
+                    return Ok(Some((command, self.stream.boundary())));
+                }
+                Some(Found::Publish { channel, payload }) => break (cut.used, channel, payload),
+            }
+        };
+        let bytes = self.connection.reader.take(used);
+        let payload = &bytes[payload];
+        Ok(Some((Command { channel: &bytes[channel], payload, size: payload.len() }, self.stream.boundary())))
+    }
+}
+
+/// On a replica the truth. On a master nothing: WAIT there is not to count a reader that keeps no data.
+fn acknowledge(connection: &mut Connection, role: Role, offset: u64) {
+    let offset = if role == Role::Replica { offset } else { 0 };
+    command(connection.out(), &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
+}
+
+struct Opening {
+    connection: Connection,
+    role: Role,
+    deadline: Duration,
+}
+
+impl Opening {
+    /// The handshake, up to the answer to PSYNC.
+    async fn start(&mut self, info: &Info, place: Option<&Place>) -> Result<Start, Error> {
+        for arguments in [
+            &[b"REPLCONF".as_slice(), b"listening-port", b"0"] as &[&[u8]],
+            &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"],
+        ] {
+            self.connection.ask(self.deadline, "introducing itself as a replica", arguments).await?;
+        }
+        let filter: &[&[u8]] = &[b"REPLCONF", b"rdb-filter-only", b""];
+        match self.connection.ask(self.deadline, "asking for an empty snapshot", filter).await {
+            // A server that does not know it sends all it has.
+            Ok(_) | Err(Error::Reply(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let (history, offset) = match place {
+            Some(place) => (place.history.as_str(), (place.offset + 1).to_string()),
+            None => ("?", "-1".to_owned()),
+        };
+        command(self.connection.out(), &[b"PSYNC", history.as_bytes(), offset.as_bytes()]);
+        let answer = self.line().await?;
+        let mut words = answer.split(' ');
+        let (code, id) = (words.next(), words.next().and_then(HistoryId::parse));
+        match (code, id, place) {
+            (Some("+CONTINUE"), None, Some(_)) => Ok(Start::Continued),
+            (Some("+CONTINUE"), Some(id), Some(place)) if id == place.history => Ok(Start::Continued),
+            (Some("+CONTINUE"), Some(id), Some(place)) => match &info.before {
+                Some((before, from)) if *before == place.history && info.history == id => {
+                    Ok(Start::Forked { last: from.saturating_sub(1), history: id })
+                }
+                _ => Err(Error::Protocol("the server changed its history meanwhile".to_owned())),
+            },
+            (Some("+FULLRESYNC"), Some(history), _) => {
+                let offset = words.next().and_then(|text| text.parse().ok());
+                let offset =
+                    offset.ok_or_else(|| Error::Protocol("FULLRESYNC names no offset".to_owned()))?;
+                let why = match place {
+                    None => Anew::First,
+                    Some(place) if place.history == history && place.offset <= offset => {
+                        Anew::Exceeded { offset: place.offset, from: info.backlog_from }
+                    }
+                    Some(_) => Anew::OtherHistory,
+                };
+                Ok(Start::Anew { place: Place { history, offset }, why })
+            }
+            _ => match answer.strip_prefix('-') {
+                Some(error) => Err(Error::reply(error.as_bytes())),
+                None => Err(Error::Protocol("PSYNC was answered with what is no answer".to_owned())),
+            },
+        }
+    }
+
+    /// Reads the snapshot and drops it.
+    async fn drop_snapshot(&mut self) -> Result<(), Error> {
+        let header = self.line().await?;
+        let malformed = || Error::Protocol("a snapshot begins with what is no length".to_owned());
+        let announced = header.strip_prefix('$').ok_or_else(malformed)?;
+        if let Some(mark) = announced.strip_prefix("EOF:") {
+            return self.skip_to_mark(mark.as_bytes()).await;
+        }
+        let mut left: u64 = announced.parse().map_err(|_| malformed())?;
+        while left > 0 {
+            let here = self.connection.reader.unread().len();
+            let taken = here.min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.connection.reader.take(taken);
+            left -= taken as u64;
+            if left > 0 {
+                self.more().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn skip_to_mark(&mut self, mark: &[u8]) -> Result<(), Error> {
+        if mark.len() != MARK_BYTES {
+            return Err(Error::Protocol("a snapshot's mark is not 40 bytes long".to_owned()));
+        }
+        loop {
+            let unread = self.connection.reader.unread();
+            if let Some(at) = memmem::find(unread, mark) {
+                self.connection.reader.take(at + mark.len());
+                return Ok(());
+            }
+            let done = unread.len().saturating_sub(MARK_BYTES - 1);
+            self.connection.reader.take(done);
+            self.more().await?;
+        }
+    }
+
+    /// Acknowledges until the stream begins: what was published before is not in it.
+    async fn await_stream(&mut self, offset: u64) -> Result<(), Error> {
+        let began = Instant::now();
+        while self.connection.reader.unread().is_empty() {
+            acknowledge(&mut self.connection, self.role, offset);
+            if let Ok(filled) = timeout(FIRST_ACK_INTERVAL, self.connection.fill()).await {
+                filled?;
+            } else if began.elapsed() >= SILENCE {
+                return Err(Error::Timeout(SILENCE, "waiting for the replication stream"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A line without its end; newlines before it keep the link alive.
+    async fn line(&mut self) -> Result<String, Error> {
+        loop {
+            let unread = self.connection.reader.unread();
+            let blank = unread.iter().take_while(|byte| **byte == b'\n').count();
+            self.connection.reader.take(blank);
+            let unread = self.connection.reader.unread();
+            if let Some(end) = memchr::memchr(b'\n', unread) {
+                let line = self.connection.reader.take(end + 1);
+                return Ok(String::from_utf8_lossy(line).trim_end().to_owned());
+            }
+            if unread.len() > LINE_BYTES {
+                return Err(Error::Protocol("a line before the stream is too long".to_owned()));
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), Error> {
+        match timeout(SILENCE, self.connection.fill()).await {
+            Ok(filled) => filled.map(drop),
+            Err(_) => Err(Error::Timeout(SILENCE, "waiting for the snapshot")),
+        }
+    }
+}
