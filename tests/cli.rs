@@ -187,6 +187,7 @@ fn check_connect_says_on_every_server_what_it_found_and_what_is_guaranteed() {
         let output = daemon.run_command(&["check", "--connect"]);
         let report = printed(&output, OK);
         let (program, version) = match to {
+            Version::Valkey80 => ("Valkey", "8.0."),
             Version::Valkey91 => ("Valkey", "9.1."),
             Version::Redis82 => ("Redis", "8.2."),
             _ => ("Redis", "7.0."),

@@ -905,7 +905,7 @@ fn random_histories() {
 
 #[test]
 fn random_histories_on_a_real_server() {
-    for version in ["redis-7.0", "redis-8.2", "valkey-9.1"] {
+    for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
         histories(10, Some(real::Real::start(version)));
     }
 }

@@ -116,6 +116,11 @@ fn killed_under_load_on_redis_8_2() {
 }
 
 #[test]
+fn killed_under_load_on_valkey_8_0() {
+    killed_under_load(Version::Valkey80);
+}
+
+#[test]
 fn killed_under_load_on_valkey_9_1() {
     killed_under_load(Version::Valkey91);
 }

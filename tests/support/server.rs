@@ -22,20 +22,23 @@ pub(crate) enum Version {
     Redis62,
     Redis70,
     Redis82,
+    Valkey80,
     Valkey91,
 }
 
 impl Version {
     /// Every server, for what a source must do.
-    pub(crate) const SOURCES: [Self; 4] = [Self::Redis62, Self::Redis70, Self::Redis82, Self::Valkey91];
+    pub(crate) const SOURCES: [Self; 5] =
+        [Self::Redis62, Self::Redis70, Self::Redis82, Self::Valkey80, Self::Valkey91];
     /// The servers that know `#!lua`, for what a destination must do.
-    pub(crate) const DESTINATIONS: [Self; 3] = [Self::Redis70, Self::Redis82, Self::Valkey91];
+    pub(crate) const DESTINATIONS: [Self; 4] = [Self::Redis70, Self::Redis82, Self::Valkey80, Self::Valkey91];
 
     fn directory(self) -> &'static str {
         match self {
             Self::Redis62 => "redis-6.2",
             Self::Redis70 => "redis-7.0",
             Self::Redis82 => "redis-8.2",
+            Self::Valkey80 => "valkey-8.0",
             Self::Valkey91 => "valkey-9.1",
         }
     }
