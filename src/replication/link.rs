@@ -80,6 +80,8 @@ impl Link {
         limit: usize,
     ) -> Result<(Self, Start), Error> {
         let Node { address, connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
+        let place = place.map(|place| info.up_to_the_fork(place));
+        let place = place.as_ref();
         let mut opening = Opening { connection, role: info.role, deadline: endpoint.response_timeout };
         let start = opening.start(&info, place).await?;
         let offset = match (&start, place) {

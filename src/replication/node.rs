@@ -67,6 +67,16 @@ impl Info {
         })
     }
 
+    /// The same place, or the last one that the server's history shares with it, if that is earlier: where a
+    /// server took over that lagged behind what had been read.
+    pub(super) fn up_to_the_fork(&self, place: &Place) -> Place {
+        let last = match &self.before {
+            Some((before, from)) if *before == place.history => from.saturating_sub(1),
+            _ => place.offset,
+        };
+        Place { history: place.history.clone(), offset: place.offset.min(last) }
+    }
+
     /// Whether this server holds what follows a place.
     fn fit(&self, place: Option<&Place>) -> Fit {
         let Some(Place { history, offset }) = place else { return Fit::Anew(Anew::First) };
@@ -81,9 +91,13 @@ impl Info {
             }
         } else if let Some((before, from)) = &self.before
             && before == history
-            && offset < from
         {
-            if holds { Fit::Continues } else { Fit::Anew(exceeded()) }
+            // Beyond the fork only the server that is gone had something: what follows begins there.
+            let begins = (offset + 1).min(*from);
+            match self.backlog_from {
+                Some(backlog) if backlog <= begins => Fit::Continues,
+                _ => Fit::Anew(exceeded()),
+            }
         } else {
             Fit::Anew(Anew::OtherHistory)
         }
@@ -107,6 +121,7 @@ fn replicas(fields: &HashMap<&str, &str>) -> Vec<Address> {
 /// Whether a server holds what follows a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fit {
+    /// From that place on, or from where its history left the place's, if that was earlier.
     Continues,
     /// A replica that has not come so far yet.
     Behind,
@@ -255,7 +270,7 @@ mod tests {
             (NEW, 999, exceeded(999)),
             (NEW, 5001, Fit::Anew(Anew::OtherHistory)),
             (OLD, 3000, Fit::Continues),
-            (OLD, 3001, Fit::Anew(Anew::OtherHistory)),
+            (OLD, 3001, Fit::Continues),
             (OLD, 999, exceeded(999)),
         ] {
             assert_eq!(master.fit(Some(&place(id, offset))), expected, "{id} {offset}");

@@ -164,10 +164,12 @@ impl Route {
         match anew {
             None => {
                 self.source.away = None;
-                self.builder.resume(anchor);
+                // A server that took over may begin before what was read of the one that is gone.
+                let stands_at = self.stands_at().map_or(anchor, |stands_at| stands_at.max(anchor));
+                self.builder.resume(stands_at);
                 // Else what waits before it tells the chain so when it comes there.
                 if self.chain.is_empty() && self.overflow.is_empty() {
-                    self.chain.resume(anchor);
+                    self.chain.resume(stands_at);
                 }
             }
             Some(why) => {
