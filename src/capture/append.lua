@@ -27,7 +27,7 @@ local sub, pcall, call = string.sub, redis.pcall, redis.call
 
 local known = call('HMGET', state, 'position', 'revision', 'next')
 local pos = known[1] or '-'
-if known[2] and revision < known[2] then return {'SUPERSEDED', pos, known[2]} end
+if known[2] and revision < known[2] then return {'SUPERSEDED'} end
 if known[3] then
   -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
   -- stands before it, and the anchor itself, is appended under this one.
@@ -35,7 +35,7 @@ if known[3] then
   if revision >= by then
     call('HDEL', state, 'next')
   elseif string.find(epochs, anchor, 17, true) and sub(last, 17) ~= anchor .. '-00000000000000000000' then
-    return {'SUPERSEDED', pos, by}
+    return {'SUPERSEDED'}
   end
 end
 

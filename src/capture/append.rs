@@ -57,8 +57,8 @@ pub(crate) enum Outcome {
     Behind(Option<Position>),
     /// The state stands beyond the batch, in a history that does not hold it.
     Stale(Position),
-    /// A newer configuration has written.
-    Superseded(String),
+    /// A newer configuration writes, or will from the place on that it has announced.
+    Superseded,
 }
 
 /// Where the state stands now, and what was done to bring it there.
@@ -194,7 +194,7 @@ impl Outcome {
             "DUPLICATE" => Self::Duplicate(position(1)?),
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),
-            "SUPERSEDED" => Self::Superseded(text(2)?.to_owned()),
+            "SUPERSEDED" => Self::Superseded,
             _ => return None,
         })
     }

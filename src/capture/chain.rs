@@ -54,8 +54,8 @@ pub(crate) enum Step {
     Again { rewound: u64 },
     /// Nothing can be stored for now; send again after a wait that the error's class tells.
     Wait(Error, Option<Stored>),
-    /// A newer configuration writes: stand by.
-    Superseded(String),
+    /// What follows is a newer configuration's to write.
+    Superseded,
     /// The reply belonged to a batch behind a refused one.
     Ignored,
 }
@@ -460,8 +460,10 @@ impl Chain {
     /// messages that were.
     pub(crate) fn clear(&mut self) -> u64 {
         let events = self.held_events();
+        // Replies still come to what is on its way; they are none to what is pushed from now on.
+        let refused = self.awaited();
         let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
-        *self = Self { checkpoint, begun, since_unix_ms, last, ..Self::default() };
+        *self = Self { checkpoint, begun, since_unix_ms, last, refused, ..Self::default() };
         events
     }
 
@@ -513,9 +515,9 @@ impl Chain {
                 }
                 Step::Wait(Error::Reply(error), Some(stored))
             }
-            Ok(Outcome::Superseded(by)) => {
+            Ok(Outcome::Superseded) => {
                 self.refuse();
-                Step::Superseded(by)
+                Step::Superseded
             }
             Err(error) => {
                 self.refuse();

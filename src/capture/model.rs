@@ -1,4 +1,4 @@
-//! `append.lua` again, in memory: what the chain's random histories run against.
+//! `append.lua` again, in memory: what the random histories run against.
 //!
 //! It reads the very command that goes over the wire, so that encoding is part of what is tried. A
 //! test at the end holds it against the script itself, on a real server, over the same histories.
@@ -129,14 +129,14 @@ impl Model {
         if let Some(known) = self.state.get("revision")
             && revision < *known
         {
-            return reply(&["SUPERSEDED", &position, known]);
+            return reply(&["SUPERSEDED"]);
         }
         if let Some(next) = self.state.get("next").cloned() {
             let (anchor, by) = (&next[..16], &next[17..]);
             if revision.as_str() >= by {
                 self.state.remove("next");
             } else if epochs.contains(&format!("-{anchor}")) && last[16..] != format!("{anchor}-{:020}", 0) {
-                return reply(&["SUPERSEDED", &position, by]);
+                return reply(&["SUPERSEDED"]);
             }
         }
         let groups: usize = word(8).parse().unwrap();

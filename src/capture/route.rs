@@ -121,6 +121,9 @@ pub struct Route {
     takeover: Takeover,
     /// A newer configuration writes elsewhere.
     superseded: Option<String>,
+    /// What follows is a newer configuration's to write, which has announced where it begins and has not written
+    /// yet. It is held all the same: that instance may fail before it does.
+    yields: bool,
     keys: Keys,
     filter: Filter,
     mapping: Mapping,
@@ -218,6 +221,7 @@ impl Route {
             revision: None,
             takeover: Takeover::None,
             superseded: None,
+            yields: false,
             overflow: Overflow::default(),
             spool: None,
             standing,

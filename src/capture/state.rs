@@ -127,9 +127,10 @@ impl Revision {
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }
 
-    /// Whether it is of another configuration than `other`, and later.
+    /// Whether it is of another configuration than `other`, and later: as the script compares them, so of two
+    /// that began at once on an empty state one is the later, too.
     pub(crate) fn supersedes(&self, other: &Self) -> bool {
-        self.hashes != other.hashes && self.generation > other.generation
+        self.differs(other) && (self.generation, &self.hashes) > (other.generation, &other.hashes)
     }
 
     /// Whether it is of another configuration than `other`.

@@ -402,7 +402,10 @@ impl Route {
                 }
                 self.wait(&error, now);
             }
-            Step::Superseded(by) => self.stand_by(by),
+            Step::Superseded => {
+                self.yields = true;
+                self.standing.hurry();
+            }
         }
     }
 
@@ -474,7 +477,8 @@ impl Route {
         if self.chain.is_empty() && self.overflow.is_empty() {
             self.flush_builder();
         }
-        if !self.standing.is_leader() || self.superseded.is_some() || self.waits_for_durability() {
+        let may = self.standing.is_leader() && self.superseded.is_none() && !self.yields;
+        if !may || self.waits_for_durability() {
             return;
         }
         let force = self.may_force(now);

@@ -21,7 +21,7 @@ impl Route {
             coverage: self.chain.coverage(open),
             first: self.chain.first(),
             waits_since: self.chain.waits_since(),
-            able: self.superseded.is_none() && !self.is_parked(),
+            able: self.superseded.is_none() && !self.yields && !self.is_parked(),
             lost: self.chain.is_lost(),
         }
     }
@@ -79,6 +79,8 @@ impl Route {
             };
         let led = self.standing.is_leader();
         self.standing.stood(stood, now);
+        // Asked again with the next batch: another place may have been announced.
+        self.yields &= self.standing.is_leader();
         self.found_state(&state, now);
         self.follow_revision(&state, now);
         if led != self.standing.is_leader() {
@@ -167,7 +169,8 @@ impl Route {
         let newer = by.filter(|revision| revision.supersedes(&own)).max_by_key(|by| by.to_string()).cloned();
         if let Some(newer) = newer {
             if !self.standing.is_alone(now) {
-                if self.superseded.is_none() && state.revision.as_ref() == Some(&newer) {
+                let written = state.revision.as_ref().is_some_and(|found| found.supersedes(&own));
+                if self.superseded.is_none() && written {
                     self.stand_by(newer.to_string());
                 }
                 return;
