@@ -71,6 +71,8 @@ pub(crate) struct Overflow {
     tail_bytes: usize,
     /// The records of the request that is under way, each by its last item.
     writing: Vec<Position>,
+    /// What is being read is still wanted.
+    reading: bool,
     retry_at: Option<Instant>,
     released_at: Option<Instant>,
     /// Bytes of the log.
@@ -176,6 +178,7 @@ impl Overflow {
         let late = chain.waits_since().is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
         self.journal = late || self.urgent || !self.is_empty();
         if self.disk_only.is_some() && chain.held_bytes() <= room.chain / 2 {
+            self.reading = true;
             return Some(Request::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4) });
         }
         if self.retry_at.is_some_and(|at| now < at) {
@@ -234,6 +237,8 @@ impl Overflow {
                 self.retry_at = Some(now + RETRY);
                 outcome.failed = Some(error.to_string());
             }
+            // It was given up meanwhile, and is counted as that.
+            Done::Read(_) | Done::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
             Done::Read(records) => self.take(records, chain, now, &mut outcome),
             Done::ReadFailed(error) => {
                 outcome.failed = Some(error.to_string());
@@ -359,6 +364,7 @@ impl Overflow {
         let events = self.tail_events() + self.disk_events;
         self.tail.clear();
         (self.tail_bytes, self.disk_events, self.disk_only) = (0, 0, None);
+        self.reading = false;
         events
     }
 }
