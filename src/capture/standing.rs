@@ -114,6 +114,8 @@ pub(crate) struct Standing {
     /// Somebody else has the lease.
     taken: bool,
     others: Vec<Other>,
+    /// When another instance was there last, by this process's clock.
+    seen: Option<Instant>,
     /// When the last reply came; `None` before the first over this connection.
     heard: Option<Instant>,
     asked: Option<Instant>,
@@ -132,6 +134,7 @@ impl Standing {
             leader: false,
             taken: false,
             others: Vec::new(),
+            seen: None,
             heard: None,
             asked: None,
             missing_since: None,
@@ -163,6 +166,8 @@ impl Standing {
         self.taken = stood.holder.is_some() && !self.leader;
         self.others = stood.others;
         self.heard = Some(now);
+        let latest = self.present(now).map(|other| other.ago).min();
+        self.seen = latest.and_then(|ago| now.checked_sub(ago)).or(self.seen);
     }
 
     /// Takes in where the checkpoint stands and what is in hand.
@@ -177,7 +182,14 @@ impl Standing {
 
     /// Whether no other instance has been seen for `force_after`.
     pub(crate) fn is_alone(&self, now: Instant) -> bool {
-        self.heard.is_some() && self.present(now).next().is_none()
+        self.heard.is_some() && self.present(now).next().is_none() && !self.has_vanished(now)
+    }
+
+    /// Whether another instance was there a moment ago and is not told of any more. It has left, or the
+    /// server's clock has leapt, which makes every other look long gone until it calls again.
+    fn has_vanished(&self, now: Instant) -> bool {
+        let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
+        self.present(now).next().is_none() && self.seen.is_some_and(lately)
     }
 
     /// How many other instances have been seen lately.
@@ -212,6 +224,7 @@ impl Standing {
         facts.able
             && self.heard.is_some()
             && (fresh || facts.coverage == Coverage::Missing)
+            && (waited || !self.has_vanished(now))
             && self.present(now).all(|other| {
                 let earlier = !facts.lost && other.first.is_some() && other.first < facts.first;
                 !other.eligible && !earlier && (fresh || waited || (facts.lost && self.leader))
@@ -346,6 +359,11 @@ mod tests {
         standing.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
         assert!(!standing.may_force(&missing, start), "it can go on");
         assert!(standing.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
+        standing.observe(None, &missing, start + 4 * second);
+        standing.stood(Stood { holder: None, others: vec![] }, start + second);
+        assert!(!standing.may_force(&missing, start + second), "the server's clock may have leapt");
+        assert!(!standing.is_alone(start + second));
+        assert!(standing.is_alone(start + 5 * second));
         standing
             .stood(Stood { holder: None, others: vec![other(0, false, Some(at(1)))] }, start + 5 * second);
         assert!(!standing.may_force(&missing, start + 9 * second), "it holds what is earlier");
