@@ -139,8 +139,9 @@ fn the_tests_that_guarantees_names_exist() {
         // Tests of the same file follow the first without repeating it.
         let mut source = String::new();
         for word in quoted(line.rsplit('|').nth(1).unwrap()) {
-            let test = match word.split_once("::") {
-                Some((file, test)) => {
+            let test = match word.rsplit_once("::") {
+                Some((module, test)) => {
+                    let file = module.replace("::", "/");
                     let promise = format!("tests/promises/{file}.rs");
                     let name = if path(&promise).exists() { promise } else { format!("tests/{file}.rs") };
                     source = text(&name);

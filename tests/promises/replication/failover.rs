@@ -1,0 +1,170 @@
+//! The source has a master and a replica, and the daemon knows both: whichever is tapped and whoever takes
+//! over, nothing that the new master has is missed, and nothing of its history is taken for the old one's.
+
+use super::*;
+use crate::support::Captured;
+
+/// A master, a replica and a daemon that knows both.
+struct Deployment {
+    daemon: Daemon,
+    master: Server,
+    replica: Server,
+    destination: Server,
+}
+
+impl Deployment {
+    fn start(version: Version, prefer: &str, alerts: &[&[&str]]) -> Self {
+        let master = Server::with(version, options().tcp());
+        let replica = Server::replica_of(&master, version, options());
+        let destination = Server::start(Version::Redis70);
+        let routes = ROUTES.replace("mode =", &format!("prefer = \"{prefer}\"\nmode ="));
+        let setup = Setup::new().deployment("shop", &[&master, &replica]).endpoint("events", &destination);
+        let daemon = setup.routes(&routes).expects(alerts).start_ready();
+        Self { daemon, master, replica, destination }
+    }
+
+    fn tapped(&self) -> String {
+        let status = self.daemon.route("orders").expect("the daemon runs");
+        let replication = status.replication.expect("a tap is open");
+        format!("{} {}", replication.role, replication.server)
+    }
+
+    /// The failover records that were written.
+    fn failovers(&self) -> usize {
+        gaps(&self.destination, "orders").iter().filter(|gap| gap.cause == "failover").count()
+    }
+}
+
+const FAILOVER: &[&[&str]] = &[alert::SOURCE, alert::GAP];
+
+/// The replica that is tapped is promoted, under load: what it had is there, exactly.
+#[test]
+fn the_replica_that_is_tapped_is_promoted() {
+    for version in Version::SOURCES {
+        let mut deployment = Deployment::start(version, "replica", FAILOVER);
+        let replica = format!("replica 127.0.0.1:{}", deployment.replica.port().unwrap());
+        assert_eq!(deployment.tapped(), replica, "{version}");
+        let oracle = Oracle::new(&deployment.master);
+        let load = Load::new(3, usize::MAX / 2, &["orders", "returns.eu"]).rate(10_000);
+        let load = oracle.start(&load);
+        eventually("it captures", PATIENCE, || match deployment.destination.stream_length("orders") {
+            0..5000 => Err("too little yet".to_owned()),
+            _ => Ok(()),
+        });
+        deployment.master.kill();
+        load.fail();
+        deployment.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+        let oracle = Oracle::new(&deployment.replica);
+        oracle.publish(&Load::new(3, 5_000, &["orders"]).first_publisher(3));
+        oracle.publish_one(b"orders", LAST);
+        wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+        assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
+        assert_eq!(deployment.failovers(), 1, "{version}");
+        assert_eq!(gaps(&deployment.destination, "orders").len(), 1, "{version}: the failover, and no gap");
+        assert!(deployment.tapped().starts_with("master"), "no other one is left");
+    }
+}
+
+/// The master that is tapped dies, and a replica that had everything is promoted.
+#[test]
+fn the_master_that_is_tapped_dies() {
+    for version in Version::SOURCES {
+        let mut deployment = Deployment::start(version, "master", FAILOVER);
+        assert!(deployment.tapped().starts_with("master"), "{version}");
+        let oracle = Oracle::new(&deployment.master);
+        oracle.publish(&Load::new(3, 5_000, &["orders"]));
+        deployment.replica.wait_caught_up_with(&deployment.master);
+        deployment.daemon.wait_settled("orders", 5_000);
+        deployment.master.kill();
+        deployment.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+        let oracle = Oracle::new(&deployment.replica);
+        oracle.publish(&Load::new(3, 5_000, &["orders"]).first_publisher(3));
+        oracle.publish_one(b"orders", LAST);
+        wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+        assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
+    }
+}
+
+/// A replica that lags is promoted, and reuses offsets for other bytes: nothing of it is taken for what was
+/// there, and what was published before it was read is there too.
+#[test]
+fn a_replica_that_lags_is_promoted() {
+    let mut deployment = Deployment::start(Version::Redis70, "master", FAILOVER);
+    let oracle = Oracle::new(&deployment.master);
+    let messages =
+        |first, count| Load::new(1, count, &["orders"]).first_publisher(first).payloads(Payloads::Unique);
+    oracle.publish(&messages(0, 1000));
+    deployment.replica.wait_caught_up_with(&deployment.master);
+    // A replica of a server that does not exist keeps its data, and gets nothing new.
+    deployment.replica.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    oracle.publish(&messages(1, 1000));
+    deployment.daemon.wait_settled("orders", 2000);
+    let before = oracle.sequence();
+    deployment.master.kill();
+    deployment.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let oracle = Oracle::new(&deployment.replica);
+    let kept = oracle.sequence();
+    assert!(kept.len() < before.len(), "the replica does not have everything");
+    oracle.publish(&messages(2, 5000));
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+    let all = [before, oracle.sequence()[kept.len()..].to_vec()].concat();
+    let captured: Vec<Captured> = captured(&deployment.destination, "orders");
+    assert_exact(&all, &captured);
+    let gaps = gaps(&deployment.destination, "orders");
+    assert_eq!(gaps.len(), 1, "{gaps:#?}");
+    assert_eq!(gaps[0].cause, "failover");
+}
+
+/// A replica whose own link is down sends nothing: the daemon goes on at the master.
+#[test]
+fn a_replica_that_has_lost_its_master_is_left() {
+    let mut deployment = Deployment::start(Version::Redis70, "replica", FAILOVER);
+    assert!(deployment.tapped().starts_with("replica"));
+    let oracle = Oracle::new(&deployment.master);
+    let load = oracle.start(&Load::new(2, usize::MAX / 2, &["orders"]).rate(5_000));
+    // A replica of a server that does not exist keeps its data, and gets nothing new.
+    deployment.replica.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    eventually("it reads the master", Duration::from_secs(10), || {
+        let status = deployment.daemon.route("orders")?;
+        match status.replication {
+            Some(replication) if replication.role == "master" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    load.stop();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
+    assert_eq!(gaps(&deployment.destination, "orders"), []);
+    assert_eq!(deployment.daemon.stop().code(), Some(0));
+}
+
+/// Sentinel does not see a tap of a replica: no replica of no address is in its list.
+#[test]
+fn sentinel_sees_no_trace() {
+    let master = Server::with(Version::Redis70, options().tcp());
+    let replica = Server::replica_of(&master, Version::Redis70, options());
+    let sentinel = Server::sentinel(Version::Redis70, "shop", &master);
+    let destination = Server::start(Version::Redis70);
+    // Only the master is named: the replica is found by itself.
+    let setup = Setup::new().deployment("shop", &[&master, &replica]).endpoint("events", &destination);
+    let _daemon = setup.routes(ROUTES).start_ready();
+    let oracle = Oracle::new(&master);
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let info: String = replica.ask(&["INFO", "replication"]);
+    assert!(info.contains("connected_slaves:1"), "the replica has a reader: {info}");
+    let tapped = Instant::now();
+    let heard = || sentinel.ask::<Vec<HashMap<String, String>>>(&["SENTINEL", "REPLICAS", "shop"]);
+    // Sentinel asks each server every ten seconds.
+    eventually("sentinel has asked the master since", PATIENCE, || {
+        let master: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "shop"]);
+        match master.get("info-refresh").and_then(|ms| ms.parse().ok()).map(Duration::from_millis) {
+            Some(ago) if ago < tapped.elapsed() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let listed: Vec<String> = heard().iter().map(|one| one["port"].clone()).collect();
+    assert_eq!(listed, [replica.port().unwrap().to_string()]);
+}
