@@ -42,6 +42,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
+use crate::filter::Filter;
 use crate::logs::Limited;
 use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::rt;
@@ -91,6 +92,8 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
 #[derive(Debug)]
 struct Route {
     renderer: Renderer,
+    filter: Filter,
+    payload_field: String,
     parts: Parts,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
@@ -102,6 +105,8 @@ impl Route {
     fn new(parts: Parts) -> Self {
         Self {
             renderer: Renderer::new(&parts.settings),
+            filter: Filter::new(&parts.settings.conditions),
+            payload_field: parts.settings.payload_field.clone(),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -157,8 +162,8 @@ impl Route {
             }
             status.position = Some(cursor.to_string());
             if let Some(counts) = &mut status.broadcast {
-                (counts.published, counts.unheard, counts.rejected) =
-                    (tally.published, tally.unheard, tally.rejected);
+                (counts.published, counts.unheard, counts.rejected, counts.filtered) =
+                    (tally.published, tally.unheard, tally.rejected, tally.filtered);
             }
         });
     }
@@ -228,6 +233,7 @@ impl Route {
                 counts.published += tally.published;
                 counts.unheard += tally.unheard;
                 counts.rejected += tally.rejected;
+                counts.filtered += tally.filtered;
             }
         });
     }

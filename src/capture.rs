@@ -18,7 +18,6 @@ mod chain;
 mod control_channel;
 mod counted;
 mod durable;
-mod filter;
 mod handover;
 mod history;
 mod housekeeping;

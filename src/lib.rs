@@ -7,6 +7,7 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod event;
+mod filter;
 pub mod glob;
 pub mod logs;
 pub mod metrics;

@@ -60,7 +60,7 @@ pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<Role> {
         [(&route.source, source), (&route.destination, Role::CaptureDestination)]
     });
     let broadcasts = config.broadcast.values().flat_map(|route| {
-        [(&route.source, Role::BroadcastSource), (&route.destination, Role::BroadcastDestination)]
+        [(&route.source, Role::BroadcastSource), (&route.destination, Role::of_publishing(route))]
     });
     captures.chain(broadcasts).filter(|(name, _)| *name == endpoint).map(|(_, role)| role).collect()
 }

@@ -153,6 +153,9 @@ pub struct BroadcastCounts {
     pub unheard: u64,
     /// Entries written to the dead letters.
     pub rejected: u64,
+    /// Entries left out by the route's own filter.
+    #[serde(default)]
+    pub filtered: u64,
 }
 
 /// One route, at one moment.

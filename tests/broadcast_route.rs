@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use redis::PubSub;
 use tidegate::broadcast::{self, Parts};
-use tidegate::config::{self, Address, After, Broadcast, Config, Daemon, Endpoint, SecretSource, Start};
+use tidegate::config::{
+    self, Address, After, Broadcast, Config, Daemon, Endpoint, Message, SecretSource, Start,
+};
 use tidegate::metrics::Metrics;
 use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
 use tidegate::template::Template;
@@ -96,7 +98,10 @@ fn settings() -> Broadcast {
         after: After::Added,
         destination: "shop".into(),
         channel: Template::parse("stock.changed").unwrap(),
-        message: Template::parse("<field:payload>").unwrap(),
+        message: Message::Template(Template::parse("<field:payload>").unwrap()),
+        conditions: Vec::new(),
+        payload_field: "payload".into(),
+        sharded: false,
         start: None,
         max_message_size: 1024 * 1024,
     }

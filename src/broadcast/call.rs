@@ -15,15 +15,17 @@ pub(super) const PUBLISH: Script = Script { name: "publish", source: include_str
 /// Finds or makes the cursor.
 pub(super) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
 
-/// EVALSHA, hash, number of keys, two keys, and six arguments before the items.
-const FIXED_ARGUMENTS: usize = 11;
+/// EVALSHA, hash, number of keys, two keys, and eight arguments before the items.
+const FIXED_ARGUMENTS: usize = 13;
 
-/// The keys of a route on the server that holds the stream.
+/// The keys of a route on the server that holds the stream, and how it publishes.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) cursor: String,
     pub(super) dead_letters: String,
     pub(super) stream: String,
+    /// `PUBLISH` or `SPUBLISH`.
+    pub(super) command: &'static str,
 }
 
 impl Keys {
@@ -33,6 +35,7 @@ impl Keys {
             cursor: keys::of_route(prefix, &settings.name, "cursor"),
             dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
             stream: settings.stream.clone(),
+            command: if settings.sharded { "SPUBLISH" } else { "PUBLISH" },
         }
     }
 }
@@ -46,6 +49,8 @@ pub(super) struct Tally {
     pub(super) unheard: u64,
     /// Written to the dead letters.
     pub(super) rejected: u64,
+    /// Left out by the route's filter.
+    pub(super) filtered: u64,
 }
 
 /// The items of one call, as they are collected.
@@ -54,6 +59,9 @@ pub(super) struct Items {
     arguments: Vec<u8>,
     ids: Vec<u8>,
     count: usize,
+    /// Entries that were left out, and of these the ones since the last item.
+    filtered: u64,
+    filtered_since: u64,
 }
 
 impl Items {
@@ -61,6 +69,11 @@ impl Items {
     pub(super) fn message(&mut self, id: &[u8], channel: &[u8], message: &[u8]) {
         self.count += 1;
         self.ids.extend_from_slice(id);
+        if self.filtered_since > 0 {
+            self.ids.push(b'+');
+            self.ids.extend_from_slice(self.filtered_since.to_string().as_bytes());
+            self.filtered_since = 0;
+        }
         self.ids.push(b' ');
         resp::argument(&mut self.arguments, channel);
         resp::argument(&mut self.arguments, message);
@@ -69,6 +82,12 @@ impl Items {
     /// Adds an entry for the dead letters.
     pub(super) fn dead_letter(&mut self, id: &[u8], why: &Unrenderable) {
         self.message(id, b"", format!("{} {why}", why.reason()).as_bytes());
+    }
+
+    /// Notes that entries are left out here.
+    pub(super) fn filtered(&mut self, entries: u64) {
+        self.filtered += entries;
+        self.filtered_since += entries;
     }
 
     /// How many there are.
@@ -100,12 +119,16 @@ impl Items {
         resp::argument(out, last.to_string().as_bytes());
         resp::argument(out, elsewhere.published.to_string().as_bytes());
         resp::argument(out, elsewhere.unheard.to_string().as_bytes());
+        resp::argument(out, self.filtered.to_string().as_bytes());
         resp::argument(out, keys.stream.as_bytes());
+        resp::argument(out, keys.command.as_bytes());
         resp::argument(out, &self.ids);
         out.extend_from_slice(&self.arguments);
         self.arguments.clear();
         self.ids.clear();
         self.count = 0;
+        self.filtered = 0;
+        self.filtered_since = 0;
     }
 }
 
@@ -138,9 +161,10 @@ impl Outcome {
                 Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?))),
                 None => Err(unexpected(&PUBLISH)),
             },
-            Some([Value::Integer(1), cursor, published, unheard, rejected, refused]) => {
+            Some([Value::Integer(1), cursor, published, unheard, rejected, filtered, refused]) => {
                 let cursor = cursor_id(cursor.bytes().ok_or_else(|| unexpected(&PUBLISH))?)?;
-                let tally = tally(published, unheard, rejected).ok_or_else(|| unexpected(&PUBLISH))?;
+                let tally =
+                    tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&PUBLISH))?;
                 let refused = refused.bytes().ok_or_else(|| unexpected(&PUBLISH))?;
                 // Servers before 7.0 left the '-' of the wire in the error's text.
                 let refused = refused.strip_prefix(b"-").unwrap_or(refused);
@@ -167,10 +191,10 @@ pub(super) fn start_argument(start: Option<Start>) -> String {
 /// # Errors
 /// Where it is no reply of that script.
 pub(super) fn opened(reply: &Value) -> Result<(Option<EntryId>, Tally), Error> {
-    let Some([cursor, published, unheard, rejected]) = reply.elements() else {
+    let Some([cursor, published, unheard, rejected, filtered]) = reply.elements() else {
         return Err(unexpected(&OPEN));
     };
-    let tally = tally(published, unheard, rejected).ok_or_else(|| unexpected(&OPEN))?;
+    let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&OPEN))?;
     match cursor.bytes() {
         Some(b"") => Ok((None, tally)),
         Some(text) => Ok((Some(cursor_id(text)?), tally)),
@@ -178,9 +202,14 @@ pub(super) fn opened(reply: &Value) -> Result<(Option<EntryId>, Tally), Error> {
     }
 }
 
-fn tally(published: &Value, unheard: &Value, rejected: &Value) -> Option<Tally> {
+fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
     let count = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
-    Some(Tally { published: count(published)?, unheard: count(unheard)?, rejected: count(rejected)? })
+    Some(Tally {
+        published: count(published)?,
+        unheard: count(unheard)?,
+        rejected: count(rejected)?,
+        filtered: count(filtered)?,
+    })
 }
 
 fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
@@ -202,11 +231,14 @@ mod tests {
 
     #[test]
     fn a_call_announces_as_many_arguments_as_it_has() {
-        let keys = Keys { cursor: "c".into(), dead_letters: "d".into(), stream: "s".into() };
+        let keys =
+            Keys { cursor: "c".into(), dead_letters: "d".into(), stream: "s".into(), command: "PUBLISH" };
         let mut items = Items::default();
         let id = |milliseconds| EntryId { milliseconds, sequence: 0 };
         items.message(b"2-0", b"news", b"\r\n");
+        items.filtered(2);
         items.dead_letter(b"3-0", &Unrenderable::EmptyChannel);
+        items.filtered(1);
         assert_eq!(items.count(), 2);
         let mut out = Vec::new();
         items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3)), Tally::default());
@@ -219,8 +251,9 @@ mod tests {
             .iter()
             .map(|value| value.bytes().unwrap().escape_ascii().to_string())
             .collect();
-        assert_eq!(text[3..12], ["c", "d", "1-0", "3-0", "0", "0", "s", "2-0 3-0 ", "news"]);
-        assert_eq!(text[12..], ["\\r\\n", "", "empty_channel the channel\\'s template made an empty name"]);
+        assert_eq!(text[3..11], ["c", "d", "1-0", "3-0", "0", "0", "3", "s"]);
+        assert_eq!(text[11..14], ["PUBLISH", "2-0 3-0+2 ", "news"]);
+        assert_eq!(text[14..], ["\\r\\n", "", "empty_channel the channel\\'s template made an empty name"]);
     }
 
     #[test]
@@ -231,13 +264,20 @@ mod tests {
             Value::Null,
             Value::Array(vec![number(2), text("1-0")]),
             Value::Array(vec![number(0), text("x")]),
-            Value::Array(vec![number(1), text("1-0"), number(-1), number(0), number(0), text("")]),
+            Value::Array(vec![number(1), text("1-0"), number(-1), number(0), number(0), number(0), text("")]),
         ] {
             assert!(Outcome::read(&nonsense).is_err(), "{nonsense:?}");
             assert!(opened(&nonsense).is_err(), "{nonsense:?}");
         }
-        let stopped =
-            Value::Array(vec![number(1), text("1-0"), number(1), number(0), number(0), text("-NOPERM no")]);
+        let stopped = Value::Array(vec![
+            number(1),
+            text("1-0"),
+            number(1),
+            number(0),
+            number(0),
+            number(0),
+            text("-NOPERM no"),
+        ]);
         let Outcome::Moved { refused: Some(error), .. } = Outcome::read(&stopped).unwrap() else {
             panic!("not stopped")
         };

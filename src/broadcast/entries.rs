@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::id::EntryId;
+use crate::filter::Looked;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
 
@@ -121,6 +122,32 @@ impl<'a> Entry<'a> {
     /// The value of the first field of a name.
     pub(super) fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
         self.fields().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// The entry as conditions look at it; `payload` is the field that holds the payload.
+    pub(super) fn looked(self, payload: &'a str) -> EntryLooked<'a> {
+        EntryLooked { entry: self, payload }
+    }
+}
+
+/// An entry, as conditions look at it.
+#[derive(Debug)]
+pub(super) struct EntryLooked<'a> {
+    entry: Entry<'a>,
+    payload: &'a str,
+}
+
+impl Looked for EntryLooked<'_> {
+    fn channel(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.entry.field(name)
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        self.entry.field(self.payload.as_bytes())
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) fn done(handles: &BroadcastMetrics, tally: Tally, last: EntryId, now_
     handles.published.increment(tally.published);
     handles.unheard.increment(tally.unheard);
     handles.dead_letters.increment(tally.rejected);
+    handles.filtered.increment(tally.filtered);
     if tally.published > 0 {
         handles.last_publish_timestamp_seconds.set(Duration::from_millis(now_unix_ms).as_secs_f64());
         // By two clocks: the server's made the id. What lies ahead of ours counts as no lag.

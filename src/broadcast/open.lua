@@ -4,9 +4,9 @@
 -- KEYS  cursor (hash), stream
 -- ARGV  start  '' (not said), 'end', or an id: the cursor's place on a stream that has entries
 --
--- Returns {cursor, published, unheard, dead letters}; the cursor is '' where there is none and the
+-- Returns {cursor, published, unheard, dead letters, filtered}; the cursor is '' where there is none and the
 -- stream has entries, so that somebody must say whether they are to be published.
-local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected')
+local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
 local pos = cursor[1]
 if not pos then
   local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
@@ -22,8 +22,12 @@ if not pos then
   elseif ARGV[1] ~= '' then
     pos = ARGV[1]
   else
-    return { '', 0, 0, 0 }
+    return { '', 0, 0, 0, 0 }
   end
   redis.call('HSET', KEYS[1], 'format', '1', 'pos', pos)
 end
-return { pos, tonumber(cursor[2]) or 0, tonumber(cursor[3]) or 0, tonumber(cursor[4]) or 0 }
+local reply = { pos }
+for at = 2, 5 do
+  reply[at] = tonumber(cursor[at]) or 0
+end
+return reply

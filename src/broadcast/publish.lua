@@ -6,33 +6,38 @@
 --       last       the id of the batch's last entry
 --       published  messages of this batch that went out on another server already
 --       unheard    of these, those that reached nobody
+--       filtered   entries of this batch that the route's filter left out
 --       stream     the stream's name, for dead letters
---       ids        the ids of the items below, in order, with a space after each
+--       command    PUBLISH or SPUBLISH
+--       ids        the ids of the items below, in order, with a space after each; `id+n` where n entries
+--                  before it were left out
 --       then for each item two values: channel and message,
 --       or, where the entry cannot be published: '' and "reason detail"
 --
 -- Returns {0, cursor} where the cursor is not what the caller believes ('' where there is none), and
---         {1, cursor, published, unheard, dead letters, error} else: the counts of this call, and the
---         error reply that stopped it before the batch's end, or ''.
-local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected')
+--         {1, cursor, published, unheard, dead letters, filtered, error} else: the counts of this call,
+--         and the error reply that stopped it before the batch's end, or ''.
+local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
 if cursor[1] ~= ARGV[1] then
   return { 0, cursor[1] or '' }
 end
 
-local first = 7
+local first = 9
 local published, unheard, rejected = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
+local filtered = tonumber(ARGV[5])
 local last, failure = ARGV[2], nil
 
--- The id of an item, counted from 1; before the first stands the cursor. Rarely asked for, so the ids
--- come as one value and are not taken apart before.
-local function id_of(item)
-  for id in string.gmatch(ARGV[6], '%S+') do
-    item = item - 1
+-- The id of an item, counted from 1, and how many entries were left out up to it; before the first stands
+-- the cursor. Rarely asked for, so the ids come as one value and are not taken apart before.
+local function up_to(item)
+  local id, left_out = ARGV[1], 0
+  for own, before in string.gmatch(ARGV[8], '([^+%s]+)%+?(%d*)') do
     if item == 0 then
-      return id
+      break
     end
+    id, left_out, item = own, left_out + (tonumber(before) or 0), item - 1
   end
-  return ARGV[1]
+  return id, left_out
 end
 
 for at = first, #ARGV, 2 do
@@ -42,15 +47,15 @@ for at = first, #ARGV, 2 do
   -- Without pcall, an error in the middle would leave the first messages out and the cursor unmoved,
   -- and every retry would publish them again.
   if channel ~= '' then
-    answer = redis.pcall('PUBLISH', channel, message)
+    answer = redis.pcall(ARGV[7], channel, message)
   else
     local reason, detail = string.match(message, '^(%S+) (.*)$')
-    answer = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', ARGV[5],
-      'id', id_of(item), 'reason', reason, 'detail', detail)
+    answer = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', ARGV[6],
+      'id', (up_to(item)), 'reason', reason, 'detail', detail)
   end
   failure = type(answer) == 'table' and answer['err']
   if failure then
-    last = id_of(item - 1)
+    last, filtered = up_to(item - 1)
     break
   elseif channel == '' then
     rejected = rejected + 1
@@ -69,5 +74,6 @@ end
 redis.call('HSET', KEYS[1], 'pos', last,
   'published', string.format('%.0f', (tonumber(cursor[2]) or 0) + published),
   'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),
-  'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected))
-return { 1, last, published, unheard, rejected, failure or '' }
+  'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected),
+  'filtered', string.format('%.0f', (tonumber(cursor[5]) or 0) + filtered))
+return { 1, last, published, unheard, rejected, filtered, failure or '' }

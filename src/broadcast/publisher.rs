@@ -56,6 +56,8 @@ struct Published {
     unheard: u64,
     /// Entries for the dead letters, which are on the stream's server: they wait for the cursor's step.
     dead: Vec<(EntryId, Unrenderable)>,
+    /// Entries that the route's filter left out.
+    filtered: Vec<EntryId>,
     sent: Option<Instant>,
 }
 
@@ -193,7 +195,7 @@ impl Publisher {
         match &mut self.other {
             None => self.items.message(entry.id_text, channel, message),
             Some(other) => {
-                resp::command(other.connection.out(), &[b"PUBLISH", channel, message]);
+                resp::command(other.connection.out(), &[self.keys.command.as_bytes(), channel, message]);
                 other.current.ids.push(entry.id);
             }
         }
@@ -206,6 +208,16 @@ impl Publisher {
         match &mut self.other {
             None => self.items.dead_letter(entry.id_text, &why),
             Some(other) => other.current.dead.push((entry.id, why)),
+        }
+        self.taken = entry.id;
+    }
+
+    /// Takes an entry that the route's filter leaves out. It costs no message, so a batch may have any
+    /// number of them: as many as were read.
+    pub(super) fn filter(&mut self, entry: &Entry<'_>) {
+        match &mut self.other {
+            None => self.items.filtered(1),
+            Some(other) => other.current.filtered.push(entry.id),
         }
         self.taken = entry.id;
     }
@@ -225,13 +237,12 @@ impl Publisher {
     pub(super) fn flush(&mut self, now: Instant) {
         let span = (self.end, self.taken);
         match &mut self.other {
-            None if self.items.count() == 0 => return,
+            _ if self.taken == self.end => return,
             None => {
                 let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
                 self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
                 self.calls.push_back(Call { entries, sent: now });
             }
-            Some(other) if other.current.ids.is_empty() && other.current.dead.is_empty() => return,
             Some(other) => {
                 let mut batch = std::mem::take(&mut other.current);
                 batch.span = span;
@@ -274,6 +285,7 @@ impl Publisher {
                     batch.span.1 = last;
                     batch.ids.truncate(batch.answered);
                     batch.dead.retain(|(id, _)| *id <= last);
+                    batch.filtered.retain(|id| *id <= last);
                     // Those behind it are read again: across servers that may repeat, and loses nothing.
                     other.waiting.truncate(1);
                     self.refused = Some(Failure::Refused {
@@ -317,7 +329,9 @@ impl Publisher {
             for (id, why) in &batch.dead {
                 self.items.dead_letter(id.to_string().as_bytes(), why);
             }
-            let elsewhere = Tally { published, unheard: batch.unheard, rejected: 0 };
+            let filtered = u64::try_from(batch.filtered.len()).unwrap_or(u64::MAX);
+            self.items.filtered(filtered);
+            let elsewhere = Tally { published, unheard: batch.unheard, ..Tally::default() };
             self.items.write(self.writer.out(), &self.hash, &self.keys, batch.span, elsewhere);
             let sent = batch.sent.unwrap_or(now);
             self.calls.push_back(Call { entries: published + dead, sent });

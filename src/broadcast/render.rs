@@ -1,7 +1,7 @@
 //! From an entry to the channel and the message that it is published as.
 //!
-//! `<json>` is the whole entry, `{"id":"5-0","fields":{"sku":"7",…}}`: the fields in the entry's order
-//! and repeated names repeated; a value that is not UTF-8 is `{"base64":"…"}`, a name that is not is
+//! `<json>` is the whole entry, `{"id":"5-0","fields":{"sku":"7",…}}`, and the envelope the same behind
+//! `"stream":"orders",`: the fields in the entry's order and repeated names repeated; a value that is not UTF-8 is `{"base64":"…"}`, a name that is not is
 //! `base64:…`.
 //!
 //! A template of one variable or of text alone hands out the entry's own bytes, so the usual message,
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::entries::Entry;
-use crate::config;
+use crate::config::{self, Message};
 use crate::template::Part;
 
 /// Why an entry cannot be published. Told to a person and kept in the dead letters.
@@ -48,7 +48,8 @@ impl Unrenderable {
 pub(super) struct Renderer {
     stream: String,
     channel: Vec<Part>,
-    message: Vec<Part>,
+    /// `None` for the envelope.
+    message: Option<Vec<Part>>,
     max_message_bytes: u64,
     /// Room for what is put together; kept from entry to entry.
     channel_text: Vec<u8>,
@@ -60,7 +61,10 @@ impl Renderer {
         Self {
             stream: settings.stream.clone(),
             channel: settings.channel.parts().to_vec(),
-            message: settings.message.parts().to_vec(),
+            message: match &settings.message {
+                Message::Template(template) => Some(template.parts().to_vec()),
+                Message::Envelope => None,
+            },
             max_message_bytes: settings.max_message_size,
             channel_text: Vec::new(),
             message_text: Vec::new(),
@@ -73,7 +77,14 @@ impl Renderer {
         if channel.is_empty() {
             return Err(Unrenderable::EmptyChannel);
         }
-        let message = put(&self.message, &self.stream, entry, &mut self.message_text)?;
+        let message = match &self.message {
+            Some(parts) => put(parts, &self.stream, entry, &mut self.message_text)?,
+            None => {
+                self.message_text.clear();
+                json(&mut self.message_text, Some(&self.stream), entry);
+                &self.message_text
+            }
+        };
         let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
         if bytes > self.max_message_bytes {
             return Err(Unrenderable::TooLarge(bytes, self.max_message_bytes));
@@ -96,7 +107,7 @@ fn put<'b>(
     text.clear();
     for part in parts {
         if matches!(part, Part::Json) {
-            json(text, entry);
+            json(text, None, entry);
         } else {
             text.extend_from_slice(piece(part, stream, entry)?);
         }
@@ -118,8 +129,14 @@ fn piece<'b>(part: &'b Part, stream: &'b str, entry: &Entry<'b>) -> Result<&'b [
     }
 }
 
-fn json(out: &mut Vec<u8>, entry: &Entry<'_>) {
-    out.extend_from_slice(b"{\"id\":\"");
+fn json(out: &mut Vec<u8>, stream: Option<&str>, entry: &Entry<'_>) {
+    out.push(b'{');
+    if let Some(stream) = stream {
+        out.extend_from_slice(b"\"stream\":");
+        quote(out, stream);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"id\":\"");
     out.extend_from_slice(entry.id_text);
     out.extend_from_slice(b"\",\"fields\":{");
     for (index, (name, value)) in entry.fields().enumerate() {
@@ -154,6 +171,9 @@ mod tests {
     use super::*;
     use crate::template::Template;
 
+    /// Stands for it in the place of a template.
+    const ENVELOPE: &str = "";
+
     fn render(
         channel: &str,
         message: &str,
@@ -162,7 +182,7 @@ mod tests {
         let mut renderer = Renderer {
             stream: "orders".into(),
             channel: Template::parse(channel).unwrap().parts().to_vec(),
-            message: Template::parse(message).unwrap().parts().to_vec(),
+            message: (message != ENVELOPE).then(|| Template::parse(message).unwrap().parts().to_vec()),
             max_message_bytes: 64,
             channel_text: b"left over".to_vec(),
             message_text: b"left over".to_vec(),
@@ -194,6 +214,8 @@ mod tests {
             message.replace("\\\"", "\"").replace("\\\\", "\\"),
             r#"{"id":"5-1","fields":{"b":"1","a":{"base64":"/w=="},"b":"\n"}}"#
         );
+        let (_, message) = render("c", ENVELOPE, &[(b"b", b"1")]).unwrap();
+        assert_eq!(message.replace("\\\"", "\""), r#"{"stream":"orders","id":"5-1","fields":{"b":"1"}}"#);
     }
 
     #[test]

@@ -35,6 +35,9 @@ const READ_BYTES: usize = 1024 * 1024;
 /// How often the loop looks at the clock when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
 
+/// SPUBLISH came with Redis 7.0, and every Valkey has it.
+const SHARDED_SINCE: u32 = 7;
+
 /// A read that is not answered yet.
 #[derive(Debug, Clone, Copy)]
 struct Read {
@@ -127,6 +130,14 @@ impl<'r> Session<'r> {
         if !route.one_server() {
             let destination = route.parts.destination.clone();
             let other = connect(&destination, &role).await.map_err(Failure::destination)?;
+            // An older server knows no such command, which would look like a refusal of the first entry.
+            if settings.sharded && other.major_version.is_some_and(|major| major < SHARDED_SINCE) {
+                return Err(Failure::destination(Error::Refused(
+                    "sharded = true needs SPUBLISH, which this server does not know: name a Redis 7.0 or \
+                     newer, or publish without it"
+                        .to_owned(),
+                )));
+            }
             publisher = publisher.with_other(other, destination.response_timeout);
         }
         if careful {
@@ -258,6 +269,10 @@ impl<'r> Session<'r> {
                 if entry.id <= begin {
                     continue;
                 }
+                if !self.route.filter.passes(&entry.looked(&self.route.payload_field)) {
+                    self.publisher.filter(&entry);
+                    continue;
+                }
                 match self.route.renderer.render(&entry) {
                     Ok((channel, message)) => self.publisher.publish(&entry, channel, message, now),
                     Err(why) => self.publisher.reject(&entry, why, now),
@@ -284,6 +299,7 @@ impl<'r> Session<'r> {
             all.published += settled.tally.published;
             all.unheard += settled.tally.unheard;
             all.rejected += settled.tally.rejected;
+            all.filtered += settled.tally.filtered;
             metrics::settled(&self.route.parts.metrics, &settled);
         }
         if let Some(cursor) = self.publisher.cursor() {

@@ -39,7 +39,6 @@ use super::batch::{Builder, Gap};
 use super::chain::Chain;
 use super::counted::Counted;
 use super::durable::Durable;
-use super::filter::Filter;
 use super::handover::{Border, Ended, Handover};
 use super::history::Histories;
 use super::housekeeping;
@@ -50,6 +49,7 @@ use super::standing::Standing;
 use super::state::Revision;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::{DropReason, GapCause};
+use crate::filter::Filter;
 use crate::logs::Limited;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
@@ -229,7 +229,7 @@ impl Route {
             durable,
             known_durable: None,
             keys: Keys::new(&parts.destination.key_prefix, &parts.capture.name),
-            filter: Filter::new(&parts.capture.conditions, parts.capture.max_message_size),
+            filter: Filter::new(&parts.capture.conditions),
             mapping: Mapping::new(&parts.capture),
             builder: Builder::new(Arc::new(append::options(&parts.capture))),
             chain: Chain::default(),

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::keys;
-use super::settings::{Capture, Config, Durability, Endpoint};
+use super::settings::{Broadcast, Capture, Config, Durability, Endpoint};
 use crate::template::{Part, Template};
 
 /// What a user does on an endpoint.
@@ -30,6 +30,16 @@ pub enum Role {
     BroadcastSource,
     /// Publishes for a broadcast.
     BroadcastDestination,
+    /// Publishes for a broadcast with `sharded = true`.
+    BroadcastShards,
+}
+
+impl Role {
+    /// What a broadcast does where it publishes.
+    #[must_use]
+    pub fn of_publishing(route: &Broadcast) -> Self {
+        if route.sharded { Self::BroadcastShards } else { Self::BroadcastDestination }
+    }
 }
 
 impl fmt::Display for Role {
@@ -40,6 +50,7 @@ impl fmt::Display for Role {
             Self::CaptureDestination => "destination of capture",
             Self::BroadcastSource => "source of broadcast",
             Self::BroadcastDestination => "destination of broadcast",
+            Self::BroadcastShards => "sharded destination of broadcast",
         })
     }
 }
@@ -56,7 +67,7 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(Role, &[&str]); 5] = [
+const RIGHTS: [(Role, &[&str]); 6] = [
     (
         Role::CaptureSource,
         &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
@@ -106,6 +117,7 @@ const RIGHTS: [(Role, &[&str]); 5] = [
         ],
     ),
     (Role::BroadcastDestination, &["publish"]),
+    (Role::BroadcastShards, &["spublish"]),
 ];
 
 /// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
@@ -160,7 +172,7 @@ pub fn users(config: &Config) -> Vec<User> {
             user.own_keys(at, &broadcast.name, &keys::OF_BROADCAST);
             user.key(&escaped(&broadcast.stream));
         });
-        let role = Role::BroadcastDestination;
+        let role = Role::of_publishing(broadcast);
         // On one server the step that publishes is the stream's, and so is its user.
         let (source, destination) =
             (config.redis.get(&broadcast.source), config.redis.get(&broadcast.destination));

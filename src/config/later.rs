@@ -8,7 +8,7 @@ const KEYS: [(&str, &[&str]); 4] = [
     ("", &["invalidate"]),
     ("redis", &["sentinel", "cluster", "tls"]),
     ("capture", &["until_acknowledged"]),
-    ("broadcast", &["order", "sharded", "where", "rate_limit", "max_deliveries", "envelope"]),
+    ("broadcast", &["order", "rate_limit", "max_deliveries"]),
 ];
 
 /// Whether a later version knows the key.

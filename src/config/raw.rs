@@ -330,12 +330,57 @@ pub(crate) struct Broadcast {
     /// The message: a template as for channel, or with <json>, the whole entry.
     #[serde(default = "defaults::message")]
     pub(crate) message: String,
+    /// What is put around the message.
+    #[serde(default)]
+    pub(crate) envelope: Word<Envelope>,
+    /// Which entries are published: those for which every condition holds. The others are counted as
+    /// filtered.
+    #[serde(default)]
+    pub(crate) r#where: Vec<Table<EntryCondition>>,
+    /// The field of an entry that holds the payload, which conditions with field and pointer look at.
+    #[serde(default = "defaults::payload_field")]
+    pub(crate) payload_field: String,
+    /// Whether messages are published with SPUBLISH, for those who subscribe with SSUBSCRIBE.
+    #[serde(default)]
+    pub(crate) sharded: bool,
     /// Where to begin on a stream that already has entries: "beginning", "end", or the id of the
     /// entry after which.
     pub(crate) start: Option<String>,
     /// The largest message that is published; an entry that makes a larger one becomes a dead letter.
     #[serde(default = "defaults::max_message_size")]
     pub(crate) max_message_size: Size,
+}
+
+/// What is put around a broadcast's message.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Envelope {
+    /// Nothing: the message is what `message` makes.
+    #[default]
+    None,
+    /// The message is a JSON document with the stream's name, the entry's id and its fields.
+    Json,
+}
+
+/// A condition on an entry: what is looked at (entry, field or pointer) and one test of it (equals, in,
+/// exists or prefix).
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct EntryCondition {
+    /// Looks at a field of the entry, as text.
+    pub(crate) entry: Option<String>,
+    /// Looks at a top-level member of the payload, a JSON object.
+    pub(crate) field: Option<String>,
+    /// Looks at a value in the payload, by its JSON pointer (RFC 6901), such as "/customer/id".
+    pub(crate) pointer: Option<String>,
+    /// Holds where it is this value.
+    pub(crate) equals: Option<Scalar>,
+    /// Holds where it is one of these values.
+    pub(crate) r#in: Option<Vec<Scalar>>,
+    /// Holds where it is there (true) or is not there (false).
+    pub(crate) exists: Option<bool>,
+    /// Holds where it is a text that begins so.
+    pub(crate) prefix: Option<String>,
 }
 
 /// What releases an entry for broadcast.
@@ -381,6 +426,11 @@ pub(crate) mod defaults {
     /// What a raw capture calls the payload, so that a round trip needs no key.
     pub(crate) fn message() -> String {
         "<field:payload>".to_owned()
+    }
+
+    /// What a raw capture calls the payload.
+    pub(crate) fn payload_field() -> String {
+        "payload".to_owned()
     }
 
     /// The attribute `type` of a CloudEvent.

@@ -101,6 +101,7 @@ fn conditions(conditions: &[Condition]) -> Value {
     let texts = conditions.iter().map(|condition| {
         let subject = match &condition.subject {
             Subject::Channel => Value::Null,
+            Subject::Field(name) => json!({ "field": name }),
             Subject::Payload(pointer) => json!(pointer.to_string()),
         };
         let test = match &condition.test {

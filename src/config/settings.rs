@@ -258,8 +258,10 @@ pub struct Condition {
 /// What a condition looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// The channel that the message was published on.
+    /// The channel that the message was published on. Captures only.
     Channel,
+    /// A field of the entry, by its name. Broadcasts only.
+    Field(String),
     /// A value in the payload.
     Payload(Pointer),
 }
@@ -352,11 +354,26 @@ pub struct Broadcast {
     /// The channel's name, from the entry.
     pub channel: Template,
     /// The message, from the entry.
-    pub message: Template,
+    pub message: Message,
+    /// Which entries are published: those for which all of these hold.
+    pub conditions: Vec<Condition>,
+    /// The field of an entry that holds what conditions on the payload look at.
+    pub payload_field: String,
+    /// Whether messages are published with SPUBLISH.
+    pub sharded: bool,
     /// Where to begin on a stream that already has entries.
     pub start: Option<Start>,
     /// The largest message in bytes; an entry that makes a larger one becomes a dead letter.
     pub max_message_size: u64,
+}
+
+/// What an entry is published as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// What a template makes of it.
+    Template(Template),
+    /// A JSON document with the stream's name, the entry's id and its fields.
+    Envelope,
 }
 
 /// What releases an entry for broadcast.

@@ -142,6 +142,8 @@ catalogue! {
         "Entries published.");
     PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, Owner::Broadcast,
         "Entries published for which the server counted no subscriber (of that node).");
+    ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, Owner::Broadcast,
+        "Entries left out by the route's own filter.");
     LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Broadcast,
         "When an entry was last published; 0 before the first.");
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,

@@ -120,6 +120,8 @@ pub struct BroadcastMetrics {
     pub published: Counter,
     /// `tidegate_published_unheard_total`.
     pub unheard: Counter,
+    /// `tidegate_entries_filtered_total`.
+    pub filtered: Counter,
     /// `tidegate_dead_letters_total`.
     pub dead_letters: Counter,
     /// `tidegate_last_publish_timestamp_seconds`; seconds since 1970.
@@ -138,6 +140,7 @@ impl BroadcastMetrics {
         Self {
             published: route.counter(&catalogue::PUBLISHED),
             unheard: route.counter(&catalogue::PUBLISHED_UNHEARD),
+            filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
             last_publish_timestamp_seconds: route.gauge(&catalogue::LAST_PUBLISH_TIMESTAMP),
             publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),

@@ -44,6 +44,9 @@ fn oldest(kind: Kind, roles: &BTreeSet<Role>) -> Option<(Version, &'static str)>
     let scripts = roles.contains(&Role::CaptureDestination) || roles.contains(&Role::BroadcastSource);
     match kind {
         Kind::Redis if scripts => Some((Version(7, 0, 0), "what holds streams must be Redis 7.0 or newer")),
+        Kind::Redis if roles.contains(&Role::BroadcastShards) => {
+            Some((Version(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))
+        }
         Kind::Redis => Some((Version(6, 2, 0), "it must be Redis 6.2 or newer")),
         Kind::Valkey => Some((Version(7, 2, 0), "it must be Valkey 7.2 or newer")),
         Kind::Dragonfly => None,
@@ -70,7 +73,7 @@ fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>)
         ),
         _ => {}
     }
-    let writes = roles.iter().any(|role| *role != Role::BroadcastDestination);
+    let writes = roles.iter().any(|role| !matches!(role, Role::BroadcastDestination | Role::BroadcastShards));
     if writes && facts.master == Some(false) {
         problem("the server is a replica, and takes no writes: name the master in the url".to_owned());
     }

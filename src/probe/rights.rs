@@ -183,7 +183,8 @@ impl Trials<'_> {
 
     fn broadcast_destination(&mut self, route: &Broadcast) {
         if let Some(channel) = route.channel.literal() {
-            self.channel("publish", channel, &["message"]);
+            let command = if route.sharded { "spublish" } else { "publish" };
+            self.channel(command, channel, &["message"]);
         }
     }
 

@@ -82,6 +82,7 @@ async fn handshake(
     let Some(found) = role_in(&answer) else {
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
+    connection.major_version = major_version_in(&answer);
     if endpoint.database != 0 {
         let database = endpoint.database.to_string();
         connection.ask(deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;
@@ -98,6 +99,12 @@ pub fn role_in(hello: &Value) -> Option<Role> {
         Some(b"replica" | b"slave") => Role::Replica,
         _ => Role::Master,
     })
+}
+
+fn major_version_in(hello: &Value) -> Option<u32> {
+    let mut pairs = hello.elements()?.chunks_exact(2);
+    let version = pairs.find(|pair| pair[0].bytes() == Some(b"version"))?;
+    std::str::from_utf8(version[1].bytes()?).ok()?.split('.').next()?.parse().ok()
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {

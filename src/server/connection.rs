@@ -29,11 +29,19 @@ pub struct Connection {
     pub reader: Reader,
     out: Vec<u8>,
     written: usize,
+    /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
+    pub major_version: Option<u32>,
 }
 
 impl Connection {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, reader: Reader::new(Limits::default()), out: Vec::new(), written: 0 }
+        Self {
+            socket,
+            reader: Reader::new(Limits::default()),
+            out: Vec::new(),
+            written: 0,
+            major_version: None,
+        }
     }
 
     pub(super) fn into_socket(self) -> Socket {

@@ -10,6 +10,7 @@ mod support;
 mod foundations;
 
 mod broadcast_added;
+mod broadcast_options;
 mod capture_destination_faults;
 mod capture_durable;
 mod capture_exact;

@@ -3,15 +3,16 @@
 
 use super::super::batch::{Builder, Read};
 use super::super::chain::Chain;
-use super::super::filter::Filter;
 use super::super::mapping::{Context, Mapping};
 use super::super::overflow::{Overflow, Room};
+use crate::filter::{Filter, Looked};
 use crate::position::Position;
 use crate::server::resp::Message;
 
 /// The parts of a route that take items in.
 pub(super) struct Intake<'a> {
     pub(super) filter: &'a mut Filter,
+    pub(super) max_message_bytes: u64,
     pub(super) mapping: &'a mut Mapping,
     pub(super) builder: &'a mut Builder,
     pub(super) chain: &'a mut Chain,
@@ -21,11 +22,31 @@ pub(super) struct Intake<'a> {
     pub(super) read: Read,
 }
 
+/// A message, as conditions look at it.
+struct Received<'a>(&'a Message<'a>);
+
+impl Looked for Received<'_> {
+    fn channel(&self) -> Option<&[u8]> {
+        Some(self.0.channel)
+    }
+
+    fn field(&self, _: &[u8]) -> Option<&[u8]> {
+        None
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        Some(self.0.payload)
+    }
+}
+
 impl Intake<'_> {
     /// Takes a message in; false where there is no room for more. `size` is the payload's whole length, of
     /// which a message over the limit brings only the beginning.
     pub(super) fn event(&mut self, position: Position, message: &Message<'_>, size: usize) -> bool {
-        if !self.filter.passes(message, size) {
+        // Of a message over the limit not all is here: it is not looked at, and becomes the dead letter that
+        // says so.
+        let whole = u64::try_from(size).unwrap_or(u64::MAX) <= self.max_message_bytes;
+        if whole && !self.filter.passes(&Received(message)) {
             return !self.builder.filtered(position, self.read) || self.end_batch();
         }
         let room = !self.builder.would_overflow(message.payload.len()) || self.end_batch();

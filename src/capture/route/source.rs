@@ -400,6 +400,7 @@ impl Route {
         let mut received = 0;
         let mut intake = Intake {
             filter: &mut self.filter,
+            max_message_bytes: self.parts.capture.max_message_size,
             mapping: &mut self.mapping,
             builder: &mut self.builder,
             chain: &mut self.chain,

@@ -8,7 +8,7 @@ use super::templates::Setting;
 use crate::config::keys;
 use crate::config::problems::{Key, near};
 use crate::config::raw;
-use crate::config::settings::{After, Broadcast, Endpoint, Start};
+use crate::config::settings::{After, Broadcast, Endpoint, Message, Start};
 use crate::template::{Part, Template};
 
 impl Check<'_> {
@@ -33,7 +33,9 @@ impl Check<'_> {
             let endpoint = destination.as_ref().and_then(|name| endpoints.get(name));
             self.channel(&key.at("channel"), channel, endpoint.map(|at| &**at));
         }
-        let message = self.template(&key.at("message"), &raw.message, Setting::Message);
+        let message = self.message(key, &raw.message, raw.envelope.0);
+        let conditions = self.conditions(&key.at("where"), raw.r#where);
+        self.name(&key.at("payload_field"), "field", &raw.payload_field);
         let start = match raw.start {
             None => None,
             Some(text) => Some(self.start(&key.at("start"), &text)?),
@@ -50,9 +52,30 @@ impl Check<'_> {
             destination: destination?,
             channel: channel?,
             message: message?,
+            conditions,
+            payload_field: raw.payload_field,
+            sharded: raw.sharded,
             start,
             max_message_size,
         })
+    }
+
+    /// The envelope holds the whole entry, so that a template beside it would say nothing.
+    fn message(&mut self, key: &Key, template: &str, envelope: raw::Envelope) -> Option<Message> {
+        match envelope {
+            raw::Envelope::None => {
+                self.template(&key.at("message"), template, Setting::Message).map(Message::Template)
+            }
+            raw::Envelope::Json if template == raw::defaults::message() => Some(Message::Envelope),
+            raw::Envelope::Json => {
+                self.report_with(
+                    &key.at("message"),
+                    "says nothing with envelope = \"json\", which is the whole message",
+                    "remove one of the two",
+                );
+                None
+            }
+        }
     }
 
     /// Never the control channel. A template is refused where its fixed beginning lies among

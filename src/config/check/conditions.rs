@@ -1,4 +1,4 @@
-//! `where` of `[capture.NAME]`: each condition looks at one thing and tests it once.
+//! `where` of a route: each condition looks at one thing and tests it once.
 
 use super::Check;
 use crate::config::problems::Key;
@@ -8,12 +8,62 @@ use crate::config::settings::{Condition, Scalar, Subject, Test};
 use crate::pointer::Pointer;
 
 /// What a condition may look at, and how.
-const SUBJECTS: &str = "channel = true, field = \"NAME\" or pointer = \"/PATH\"";
+const OF_MESSAGE: &str = "channel = true, field = \"NAME\" or pointer = \"/PATH\"";
+const OF_ENTRY: &str = "entry = \"NAME\", field = \"NAME\" or pointer = \"/PATH\"";
 const TESTS: &str = "equals, in, exists or prefix";
+
+/// Whose condition it is.
+pub(super) trait Written {
+    /// What may be looked at.
+    const SUBJECTS: &str;
+
+    /// What is looked at, with the key that says so, and how it is tested.
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>);
+}
+
+type Named<T> = (&'static str, T);
+
+impl Written for raw::Condition {
+    const SUBJECTS: &str = OF_MESSAGE;
+
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>) {
+        let channel = self.channel.map(|_| ("channel", Some(Subject::Channel)));
+        let payload = check.payload(key, self.field, self.pointer);
+        let subjects = channel.into_iter().chain(payload).collect();
+        (subjects, tests(self.equals, self.r#in, self.exists, self.prefix))
+    }
+}
+
+impl Written for raw::EntryCondition {
+    const SUBJECTS: &str = OF_ENTRY;
+
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>) {
+        let entry = self.entry.map(|name| {
+            check.name(&key.at("entry"), "field", &name);
+            ("entry", Some(Subject::Field(name)))
+        });
+        let payload = check.payload(key, self.field, self.pointer);
+        let subjects = entry.into_iter().chain(payload).collect();
+        (subjects, tests(self.equals, self.r#in, self.exists, self.prefix))
+    }
+}
+
+fn tests(
+    equals: Option<Scalar>,
+    r#in: Option<Vec<Scalar>>,
+    exists: Option<bool>,
+    prefix: Option<String>,
+) -> Vec<Named<Test>> {
+    let equals = equals.map(|value| ("equals", Test::OneOf(vec![value])));
+    let r#in = r#in.map(|values| ("in", Test::OneOf(values)));
+    let exists = exists.map(|exists| ("exists", Test::Exists(exists)));
+    let prefix = prefix.map(|prefix| ("prefix", Test::Prefix(prefix)));
+    [equals, r#in, exists, prefix].into_iter().flatten().collect()
+}
 
 impl Check<'_> {
     /// The conditions that are whole.
-    pub(super) fn conditions(&mut self, list: &Key, raw: Vec<raw::Table<raw::Condition>>) -> Vec<Condition> {
+    pub(super) fn conditions<C: Written>(&mut self, list: &Key, raw: Vec<raw::Table<C>>) -> Vec<Condition> {
         let checked = raw.into_iter().enumerate().filter_map(|(index, condition)| {
             let key = element(list, index, self.refused);
             self.condition(&key, condition.0)
@@ -21,26 +71,31 @@ impl Check<'_> {
         checked.collect()
     }
 
-    fn condition(&mut self, key: &Key, raw: raw::Condition) -> Option<Condition> {
-        let raw::Condition { channel, field, pointer, equals, r#in, exists, prefix } = raw;
-        let channel = channel.map(|_| ("channel", Some(Subject::Channel)));
-        let field = field.map(|name| ("field", self.field(&key.at("field"), &name)));
-        let pointer = pointer.map(|text| ("pointer", self.pointer(&key.at("pointer"), &text)));
-        let equals = equals.map(|value| ("equals", Test::OneOf(vec![value])));
-        let r#in = r#in.map(|values| ("in", Test::OneOf(values)));
-        let exists = exists.map(|exists| ("exists", Test::Exists(exists)));
-        let prefix = prefix.map(|prefix| ("prefix", Test::Prefix(prefix)));
-        let subjects = [channel, field, pointer].into_iter().flatten().collect();
-        let tests = [equals, r#in, exists, prefix].into_iter().flatten().collect();
-        let subject = self.only_one(key, subjects, "looks at", SUBJECTS);
+    fn condition<C: Written>(&mut self, key: &Key, raw: C) -> Option<Condition> {
+        let (subjects, tests) = raw.parts(self, key);
+        let subject = self.only_one(key, subjects, "looks at", C::SUBJECTS);
         let test = self.only_one(key, tests, "tests with", TESTS);
         let (name, test) = test?;
         self.test(&key.at(name), &test);
         let subject = subject?.1?;
-        if subject == Subject::Channel {
-            self.channel_test(&key.at(name), &test);
+        match subject {
+            Subject::Channel => self.channel_test(&key.at(name), &test),
+            Subject::Field(_) => self.field_test(&key.at(name), &test),
+            Subject::Payload(_) => {}
         }
         Some(Condition { subject, test })
+    }
+
+    /// What looks into the payload.
+    fn payload(
+        &mut self,
+        key: &Key,
+        field: Option<String>,
+        pointer: Option<String>,
+    ) -> impl Iterator<Item = Named<Option<Subject>>> + use<> {
+        let field = field.map(|name| ("field", self.field(&key.at("field"), &name)));
+        let pointer = pointer.map(|text| ("pointer", self.pointer(&key.at("pointer"), &text)));
+        field.into_iter().chain(pointer)
     }
 
     /// The one that is given. What was reported as a misfit counts as given, and a key that nobody
@@ -65,7 +120,7 @@ impl Check<'_> {
                 self.report_with(
                     key,
                     format!("{verb} {}; expected one of {expected}", names.join(" and ")),
-                    "write a condition for each: a message is captured where all of them hold",
+                    "write a condition for each: all of them must hold",
                 );
                 None
             }
@@ -99,7 +154,7 @@ impl Check<'_> {
         match test {
             Test::OneOf(values) if values.is_empty() => {
                 if !self.reported(key) {
-                    self.report(key, "is an empty list: no message would be captured");
+                    self.report(key, "is an empty list: nothing would pass");
                 }
             }
             Test::OneOf(values) => {
@@ -118,6 +173,15 @@ impl Check<'_> {
                 );
             }
             Test::Exists(_) | Test::Prefix(_) => {}
+        }
+    }
+
+    /// A field of an entry is text.
+    fn field_test(&mut self, key: &Key, test: &Test) {
+        if let Test::OneOf(values) = test
+            && values.iter().any(|value| !matches!(value, Scalar::Text(_)))
+        {
+            self.report(key, "a field of an entry equals only a text in quotes");
         }
     }
 

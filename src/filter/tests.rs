@@ -7,7 +7,21 @@ use super::*;
 use crate::config::{Scalar, Test};
 use crate::pointer::Pointer;
 
-const LIMIT: u64 = 1000;
+struct Message<'a>(&'a [u8], &'a [u8]);
+
+impl Looked for Message<'_> {
+    fn channel(&self) -> Option<&[u8]> {
+        Some(self.0)
+    }
+
+    fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        (name == b"there").then_some(self.1)
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        Some(self.1)
+    }
+}
 
 fn at(pointer: &str, test: Test) -> Condition {
     Condition { subject: Subject::Payload(Pointer::parse(pointer).unwrap()), test }
@@ -26,8 +40,7 @@ fn prefix(text: &str) -> Test {
 }
 
 fn passes(conditions: &[Condition], channel: &[u8], payload: &[u8]) -> bool {
-    let message = Message { channel, pattern: None, payload };
-    Filter::new(conditions, LIMIT).passes(&message, payload.len())
+    Filter::new(conditions).passes(&Message(channel, payload))
 }
 
 fn payload_passes(condition: Condition, payload: &str) -> bool {
@@ -43,7 +56,7 @@ fn without_conditions_everything_passes() {
 #[test]
 fn conditions_on_the_channel_do_not_ask_for_a_payload() {
     let conditions = [channel(prefix("orders.")), channel(Test::OneOf(vec![text("orders.eu"), text("x")]))];
-    assert!(Filter::new(&conditions, LIMIT).payload.is_none());
+    assert!(Filter::new(&conditions).payload.is_none());
     assert!(passes(&conditions, b"orders.eu", b"\xff{"));
     assert!(!passes(&conditions, b"orders.us", b""));
     assert!(!passes(&conditions, b"x", b""));
@@ -77,9 +90,8 @@ fn every_condition_must_hold() {
 
 #[test]
 fn one_filter_forgets_the_message_before() {
-    let mut filter = Filter::new(&[at("/a/b", Test::Exists(true))], LIMIT);
-    let mut ask =
-        |payload: &[u8]| filter.passes(&Message { channel: b"c", pattern: None, payload }, payload.len());
+    let mut filter = Filter::new(&[at("/a/b", Test::Exists(true))]);
+    let mut ask = |payload: &[u8]| filter.passes(&Message(b"c", payload));
     assert!(ask(br#"{"a":{"b":1}}"#));
     assert!(!ask(br#"{"a":{"c":1}}"#));
     assert!(!ask(b"{}"));
@@ -183,12 +195,17 @@ fn of_a_member_that_is_named_twice_the_last_counts() {
 }
 
 #[test]
-fn a_message_over_the_limit_goes_on_to_its_dead_letter() {
-    let conditions = [channel(prefix("never")), at("/a", Test::Exists(true))];
-    let message = Message { channel: b"c", pattern: None, payload: b"the beg" };
-    let mut filter = Filter::new(&conditions, LIMIT);
-    assert!(filter.passes(&message, 1001));
-    assert!(!filter.passes(&message, 1000));
+fn a_field_that_is_not_there_is_told_from_one_that_is() {
+    let field = |name: &str, test| Condition { subject: Subject::Field(name.into()), test };
+    for (condition, expected) in [
+        (field("there", Test::OneOf(vec![text("x")])), true),
+        (field("there", prefix("y")), false),
+        (field("there", Test::Exists(false)), false),
+        (field("gone", Test::Exists(false)), true),
+        (field("gone", prefix("x")), false),
+    ] {
+        assert_eq!(passes(std::slice::from_ref(&condition), b"c", b"x"), expected, "{condition:?}");
+    }
 }
 
 /// A document as it is written: names may repeat, numbers have several forms.

@@ -1,0 +1,90 @@
+//! The filter of a route, its `where`: which messages are captured, which entries are broadcast.
+//!
+//! Problem: of a busy channel or stream a route may want a few, told by the channel, by a field of the entry,
+//! or by what the payload says. The others are left out, and counted as filtered, before anything is made
+//! of them.
+//!
+//! Constraints: this runs once a message on the hot path. Conditions on the channel and on fields are tested
+//! first and never read the payload; the payload is read at most once, without building what no condition
+//! looks at; nothing is allocated a message. Payloads are any bytes.
+//!
+//! Operation: the conditions' pointers are one tree, and what the payload holds is looked at along it.
+//!
+//! ```text
+//! where  /kind equals "order"     tree  ┬ kind ─────── test 0
+//!        /customer/id exists            └ customer ┬ id ── test 1
+//!        /customer/tags/0 prefix "x"               └ tags ─ 0 ── test 2
+//! ```
+//!
+//! Of a member that is named twice the last counts, as most readers of JSON have it.
+//!
+//! Failure: a payload that is not JSON, or that is not there, has no values: `exists = false` holds,
+//! everything else does not.
+
+mod condition;
+mod look;
+
+use crate::config::{Condition, Subject};
+
+use condition::Test;
+use look::Payload;
+
+/// What conditions look at: a message, or an entry. `None` is what it does not have.
+pub(crate) trait Looked {
+    /// The channel that it was published on.
+    fn channel(&self) -> Option<&[u8]>;
+    /// A field of the entry.
+    fn field(&self, name: &[u8]) -> Option<&[u8]>;
+    /// The payload.
+    fn payload(&self) -> Option<&[u8]>;
+}
+
+/// What passes.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    texts: Vec<(Text, Test)>,
+    payload: Option<Payload>,
+}
+
+/// A text beside the payload.
+#[derive(Debug)]
+enum Text {
+    Channel,
+    Field(String),
+}
+
+impl Filter {
+    /// The filter that these conditions make.
+    pub(crate) fn new(conditions: &[Condition]) -> Self {
+        let mut texts = Vec::new();
+        let mut payload = Payload::default();
+        for condition in conditions {
+            let test = Test::new(&condition.test);
+            match &condition.subject {
+                Subject::Channel => texts.push((Text::Channel, test)),
+                Subject::Field(name) => texts.push((Text::Field(name.clone()), test)),
+                Subject::Payload(pointer) => payload.add(pointer, test),
+            }
+        }
+        Self { texts, payload: Some(payload).filter(|payload| !payload.is_empty()) }
+    }
+
+    /// Whether every condition holds.
+    pub(crate) fn passes(&mut self, looked: &impl Looked) -> bool {
+        let holds = |(text, test): &(Text, Test)| {
+            let found = match text {
+                Text::Channel => looked.channel(),
+                Text::Field(name) => looked.field(name.as_bytes()),
+            };
+            found.map_or_else(|| test.holds_without(), |text| test.holds_for_text(text))
+        };
+        self.texts.iter().all(holds)
+            && self.payload.as_mut().is_none_or(|conditions| match looked.payload() {
+                Some(payload) => conditions.all_hold(payload),
+                None => conditions.all_hold(b""),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests;

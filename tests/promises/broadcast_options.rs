@@ -1,0 +1,245 @@
+//! Promise: what a broadcast's options say is what its subscribers hear, and what they leave out, hold back
+//! or give up is counted; exactly once on one server with each of them.
+
+use std::collections::HashSet;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+use tidegate::status::{BroadcastCounts, RouteState};
+
+use crate::support::{Daemon, Options, Server, Setup, Subscriber, Version, alert, entries, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A route of every entry of `orders`, with more TOML lines.
+fn route(destination: &str, lines: &str) -> String {
+    format!(
+        r#"
+        [broadcast.stock]
+        source = "events"
+        stream = "orders"
+        destination = "{destination}"
+        start = "beginning"
+        {lines}
+        "#
+    )
+}
+
+/// The daemon with that route; stream and channel on one server, or on two.
+fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
+    let setup = Setup::new().endpoint("events", events);
+    match shop {
+        None => setup.routes(&route("events", lines)),
+        Some(shop) => setup.endpoint("shop", shop).routes(&route("shop", lines)),
+    }
+}
+
+/// Adds entries in a thread: `n` counts from 0, `kind` is even or odd, the payload is JSON.
+fn add(server: &Server, entries: usize) -> JoinHandle<()> {
+    let mut connection = server.connection();
+    std::thread::spawn(move || {
+        const PIPELINE: usize = 20;
+        for first in (0..entries).step_by(PIPELINE) {
+            let mut pipeline = redis::pipe();
+            for n in first..(first + PIPELINE).min(entries) {
+                let kind = if n % 2 == 0 { "even" } else { "odd" };
+                let payload = format!(r#"{{"n":{n},"rest":{}}}"#, n % 3);
+                let n = n.to_string();
+                let entry = ["orders", "*", "n", &n, "kind", kind, "payload", &payload];
+                pipeline.cmd("XADD").arg(&entry).ignore();
+            }
+            pipeline.exec(&mut connection).unwrap();
+        }
+    })
+}
+
+fn heard(subscriber: &Subscriber) -> Vec<(String, String)> {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    subscriber.heard().into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
+}
+
+fn payloads(subscriber: &Subscriber) -> Vec<String> {
+    heard(subscriber).into_iter().map(|(_, payload)| payload).collect()
+}
+
+#[track_caller]
+fn wait_heard(subscriber: &Subscriber, least: usize) {
+    eventually("the messages are heard", PATIENCE, || match subscriber.count() {
+        count if count >= least => Ok(()),
+        count => Err(format!("{count} heard")),
+    });
+}
+
+#[track_caller]
+fn wait_counts(daemon: &Daemon, what: &str, done: impl Fn(&BroadcastCounts) -> bool) -> BroadcastCounts {
+    eventually(what, PATIENCE, || {
+        let status = daemon.route("stock")?;
+        let counts = status.broadcast.clone().ok_or("no broadcast")?;
+        if done(&counts) { Ok(counts) } else { Err(format!("{status:?}")) }
+    })
+}
+
+fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.get("/metrics").unwrap().1;
+    let start = format!("{name}{{route=\"stock\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+    line.unwrap_or_else(|| panic!("{name} is missing:\n{metrics}")).parse().unwrap()
+}
+
+/// One server, and two.
+fn placements(version: Version) -> [(Server, Option<Server>); 2] {
+    [(Server::start(version), None), (Server::start(version), Some(Server::start(version)))]
+}
+
+#[test]
+fn sharded_messages_reach_those_who_subscribe_to_shard_channels_and_nobody_else() {
+    const ENTRIES: usize = 2_000;
+    for version in Version::DESTINATIONS {
+        for (events, second) in placements(version) {
+            let shop = second.as_ref().unwrap_or(&events);
+            let shards = Subscriber::start_sharded(shop, &["stock.even", "stock.odd"]);
+            let plain = Subscriber::start(shop, &["stock.*"]);
+            let lines = "channel = \"stock.<field:kind>\"\nmessage = \"<field:n>\"\nsharded = true";
+            let daemon = setup(&events, second.as_ref(), lines).start_ready();
+            add(&events, ENTRIES).join().unwrap();
+            wait_heard(&shards, ENTRIES);
+            let expected: Vec<_> = (0..ENTRIES)
+                .map(|n| (format!("stock.{}", if n % 2 == 0 { "even" } else { "odd" }), n.to_string()))
+                .collect();
+            assert_eq!(heard(&shards), expected, "{version}: each once, in order");
+            let counts = wait_counts(&daemon, "all are counted", |c| c.published == ENTRIES as u64);
+            assert_eq!(counts.unheard, 0, "{version}");
+            shop.ask::<u32>(&["PUBLISH", "stock.end", "end"]);
+            wait_heard(&plain, 1);
+            assert_eq!(payloads(&plain), ["end"], "{version}: plain subscribers heard nothing before");
+        }
+    }
+}
+
+#[test]
+fn a_server_without_shard_channels_parks_the_route_and_says_so() {
+    let (events, shop) = (Server::start(Version::Redis70), Server::start(Version::Redis62));
+    let lines = "channel = \"stock\"\nsharded = true";
+    // 6.2 knows no right of that name either, so the line that grants it cannot be run there.
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .raw_endpoint("shop", &shop.socket())
+        .routes(&route("shop", lines))
+        .expects(&[alert::PARKED]);
+    shop.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "on", ">first-shop", "~*", "&*", "+@all"]);
+    let daemon = daemon.start();
+    let status = daemon.wait_state("stock", RouteState::Parked);
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("needs SPUBLISH") && reason.contains("7.0"), "{reason}");
+    let checked = daemon.run_command(&["check", "--connect"]);
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(!checked.status.success() && text.contains("sharded = true needs SPUBLISH"), "{text}");
+}
+
+/// Drops what has the id of an earlier message, as a subscriber would.
+fn without_repeats(messages: &[String]) -> Vec<Value> {
+    let mut seen = HashSet::new();
+    let documents = messages.iter().map(|message| serde_json::from_str::<Value>(message).unwrap());
+    documents.filter(|document| seen.insert(document["id"].as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn the_envelope_lets_subscribers_across_servers_drop_repeats() {
+    const ENTRIES: usize = 20_000;
+    let (events, shop) = (Server::start(Version::Redis70), Server::start(Version::Valkey91));
+    let subscriber = Subscriber::start(&shop, &["stock"]);
+    let lines = "channel = \"stock\"\nenvelope = \"json\"";
+    let mut daemon = setup(&events, Some(&shop), lines).expects(&[alert::DESTINATION]).start_ready();
+    let adding = add(&events, ENTRIES);
+    for kill in 1..=4 {
+        wait_heard(&subscriber, kill * ENTRIES / 6);
+        daemon.restart();
+    }
+    adding.join().unwrap();
+    wait_heard(&subscriber, ENTRIES);
+    let last = events.ask::<String>(&["XADD", "orders", "*", "payload", "last"]);
+    eventually("the last entry is heard", PATIENCE, || match payloads(&subscriber).last() {
+        Some(message) if message.contains(&last) => Ok(()),
+        message => Err(format!("{message:?}")),
+    });
+    let found = without_repeats(&payloads(&subscriber));
+    let stored = entries(&events, "orders");
+    assert_eq!(found.len(), stored.len());
+    for (document, (id, fields)) in found.iter().zip(&stored) {
+        assert_eq!((document["stream"].as_str(), document["id"].as_str()), (Some("orders"), Some(&**id)));
+        let expected = fields.iter().map(|(name, value)| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            (text(name), Value::String(text(value)))
+        });
+        assert_eq!(document["fields"], Value::Object(expected.collect()));
+    }
+}
+
+#[test]
+fn a_filter_leaves_out_and_counts_and_the_cursor_moves_over() {
+    const ENTRIES: usize = 30_000;
+    // What the conditions want: odd, and without a rest.
+    let lines = r#"
+        channel = "stock.<field:kind>"
+        message = "<field:n>"
+        where = [{ entry = "kind", equals = "odd" }, { field = "rest", in = [0] }, { entry = "gone", exists = false }]
+    "#;
+    for (events, second) in placements(Version::Redis82) {
+        let shop = second.as_ref().unwrap_or(&events);
+        let subscriber = Subscriber::start(shop, &["stock.*"]);
+        let mut daemon = setup(&events, second.as_ref(), lines).expects(&[alert::DESTINATION]).start_ready();
+        let adding = add(&events, ENTRIES);
+        for kill in 1..=3 {
+            wait_heard(&subscriber, kill * ENTRIES / 6 / 5);
+            daemon.restart();
+        }
+        adding.join().unwrap();
+        let total = ENTRIES as u64;
+        let counts = wait_counts(&daemon, "every entry is dealt with", |c| c.published + c.filtered == total);
+        let wanted: Vec<String> =
+            (0..ENTRIES).filter(|n| n % 2 == 1 && n % 3 == 0).map(|n| n.to_string()).collect();
+        assert_eq!((counts.published, counts.rejected), (wanted.len() as u64, 0));
+        wait_heard(&subscriber, wanted.len());
+        let mut found = payloads(&subscriber);
+        if second.is_some() {
+            let mut seen = HashSet::new();
+            found.retain(|message| seen.insert(message.clone()));
+        }
+        assert!(found == wanted, "each once, in order");
+        let last = events.ask::<String>(&["XADD", "orders", "*", "kind", "even"]);
+        eventually("the cursor moves over an entry that is left out", PATIENCE, || {
+            let status = daemon.route("stock")?;
+            if status.position.as_deref() == Some(&last) { Ok(()) } else { Err(format!("{status:?}")) }
+        });
+        assert!(metric(&daemon, "tidegate_entries_filtered_total") > 0);
+    }
+}
+
+#[test]
+fn a_server_that_is_out_of_memory_still_broadcasts() {
+    const ENTRIES: usize = 5_000;
+    for version in Version::DESTINATIONS {
+        for sharded in [false, true] {
+            let events = Server::with(version, Options::default().with("maxmemory-policy", "noeviction"));
+            add(&events, ENTRIES).join().unwrap();
+            let full = |memory: &str| events.ask::<()>(&["CONFIG", "SET", "maxmemory", memory]);
+            let subscriber = if sharded {
+                Subscriber::start_sharded(&events, &["stock"])
+            } else {
+                Subscriber::start(&events, &["stock"])
+            };
+            let lines = format!("channel = \"stock\"\nmessage = \"<field:n>\"\nsharded = {sharded}");
+            full("1");
+            let refused = events.try_ask::<String>(&["XADD", "orders", "*", "n", "x"]).unwrap_err();
+            assert_eq!(refused.code(), Some("OOM"), "{version}: {refused}");
+            let daemon = setup(&events, None, &lines).start_ready();
+            wait_heard(&subscriber, ENTRIES);
+            let expected: Vec<String> = (0..ENTRIES).map(|n| n.to_string()).collect();
+            assert!(payloads(&subscriber) == expected, "{version}: each once, in order");
+            wait_counts(&daemon, "all are counted", |c| c.published == ENTRIES as u64);
+            let position = daemon.route("stock").unwrap().position.unwrap();
+            assert_eq!(entries(&events, "orders").last().unwrap().0, position, "{version}");
+        }
+    }
+}
