@@ -30,6 +30,7 @@ mod failure;
 mod id;
 mod metrics;
 mod publisher;
+mod rate;
 mod render;
 mod session;
 
@@ -99,6 +100,8 @@ struct Route {
     remembered: Option<EntryId>,
     backoff: Backoff,
     log: Limited,
+    /// Whether the rate holds it back, as it was said last.
+    limited: bool,
 }
 
 impl Route {
@@ -111,6 +114,7 @@ impl Route {
             remembered: None,
             backoff: Backoff::default(),
             log: Limited::new(),
+            limited: false,
         }
     }
 
@@ -236,6 +240,18 @@ impl Route {
                 counts.filtered += tally.filtered;
             }
         });
+    }
+
+    /// Whether the rate holds it back.
+    fn rate_limited(&mut self, limited: bool) {
+        if std::mem::replace(&mut self.limited, limited) != limited {
+            self.parts.metrics.rate_limited.set(f64::from(u8::from(limited)));
+            self.parts.slot.update(|status| {
+                if let Some(counts) = &mut status.broadcast {
+                    counts.rate_limited = limited;
+                }
+            });
+        }
     }
 
     /// A side has answered.

@@ -33,7 +33,8 @@ pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{
     Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint, Format, GroupsStart,
-    Include, Keep, Message, Mode, Prefer, Replication, Scalar, Secret, SecretSource, Start, Subject, Test,
+    Include, Keep, Message, Mode, Prefer, Rate, Replication, Scalar, Secret, SecretSource, Start, Subject,
+    Test,
 };
 
 /// A configuration that was read and is good.

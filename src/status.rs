@@ -156,6 +156,9 @@ pub struct BroadcastCounts {
     /// Entries left out by the route's own filter.
     #[serde(default)]
     pub filtered: u64,
+    /// Whether `rate_limit` holds it back now: more entries wait than it lets through.
+    #[serde(default)]
+    pub rate_limited: bool,
 }
 
 /// One route, at one moment.

@@ -102,6 +102,8 @@ fn settings() -> Broadcast {
         conditions: Vec::new(),
         payload_field: "payload".into(),
         sharded: false,
+        rate_limit: None,
+        max_deliveries: 5,
         start: None,
         max_message_size: 1024 * 1024,
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Route;
@@ -22,6 +22,7 @@ use super::failure::{Failure, Side};
 use super::id::EntryId;
 use super::metrics;
 use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
+use super::rate::Pace;
 use crate::server::resp;
 use crate::server::{Connection, Error, connect, load_script};
 
@@ -42,7 +43,10 @@ const SHARDED_SINCE: u32 = 7;
 #[derive(Debug, Clone, Copy)]
 struct Read {
     after: EntryId,
+    /// 0 where the rate lets nothing through and the answer is only a sign of life.
     entries: usize,
+    /// Whether the rate allowed no more.
+    limited: bool,
     sent: Instant,
 }
 
@@ -56,6 +60,9 @@ pub(super) struct Session<'r> {
     /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
     read_entries: usize,
     ranges: Vec<(Range<usize>, Range<usize>)>,
+    pace: Option<Pace>,
+    /// Until when nothing is read, since the rate lets nothing through.
+    paced: Option<Instant>,
     ticks: Interval,
     /// Whether the stream was read and, after a refusal, an entry was published: the route is live.
     live: bool,
@@ -86,6 +93,8 @@ enum Action {
     Broke(Half, Error),
     /// Some time has passed.
     Tick,
+    /// The rate lets a message through again.
+    Paced,
     /// It was told to stop.
     Stop,
 }
@@ -153,6 +162,8 @@ impl<'r> Session<'r> {
             read: None,
             read_entries: 1,
             ranges: Vec::new(),
+            pace: settings.rate_limit.map(|rate| Pace::new(rate, Instant::now())),
+            paced: None,
             ticks,
             live: false,
             drain_until: None,
@@ -192,6 +203,7 @@ impl<'r> Session<'r> {
             biased;
             () = stop.cancelled(), if !draining => Action::Stop,
             _ = self.ticks.tick() => Action::Tick,
+            () = paced(self.paced) => Action::Paced,
             (half, result) = connections => match result {
                 Ok(()) => Action::Came(half),
                 Err(error) => Action::Broke(half, error),
@@ -214,6 +226,7 @@ impl<'r> Session<'r> {
                 self.route.draining();
             }
             Action::Tick => self.tick(now)?,
+            Action::Paced => self.paced = None,
         }
         self.publisher.come_to_terms()?;
         match self.drain_until {
@@ -235,21 +248,30 @@ impl<'r> Session<'r> {
 
     /// Asks for more entries, where the publisher has room for them.
     fn read_on(&mut self, now: Instant) {
-        if self.read.is_some() || !self.publisher.has_room() {
+        if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
             return;
         }
         let after = self.publisher.end();
-        let entries = if self.publisher.is_careful() { 1 } else { self.read_entries };
-        let (count, after_text) = (entries.to_string(), after.to_string());
+        let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
+        let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.messages(now));
+        if let Some(pace) = self.pace.as_ref().filter(|_| allowed == 0) {
+            let next = pace.next();
+            self.paced = Some(next.min(now + BLOCK));
+            if next <= now + BLOCK {
+                return;
+            }
+        }
+        let entries = wanted.min(allowed);
+        let (count, after_text) = (entries.max(1).to_string(), after.to_string());
         let block = BLOCK.as_millis().to_string();
         let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
         // The first read proves that the stream can be read, and so does not wait for an entry.
-        if self.live {
+        if self.live && entries > 0 {
             command.extend([b"BLOCK", block.as_bytes()]);
         }
         command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
         resp::command(self.reader.out(), &command);
-        self.read = Some(Read { after, entries, sent: now });
+        self.read = Some(Read { after, entries, limited: allowed < wanted, sent: now });
     }
 
     /// Takes in what a read has brought.
@@ -264,7 +286,8 @@ impl<'r> Session<'r> {
         let count = entries.left();
         let begin = self.publisher.end();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
-        if self.drain_until.is_none() && self.publisher.takes() && read.after <= begin {
+        let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
+        if taken && read.after <= begin {
             while let Some(entry) = entries.next().map_err(Failure::source)? {
                 if entry.id <= begin {
                     continue;
@@ -274,7 +297,12 @@ impl<'r> Session<'r> {
                     continue;
                 }
                 match self.route.renderer.render(&entry) {
-                    Ok((channel, message)) => self.publisher.publish(&entry, channel, message, now),
+                    Ok((channel, message)) => {
+                        if let Some(pace) = &mut self.pace {
+                            pace.take(now);
+                        }
+                        self.publisher.publish(&entry, channel, message, now);
+                    }
                     Err(why) => self.publisher.reject(&entry, why, now),
                 }
             }
@@ -284,9 +312,10 @@ impl<'r> Session<'r> {
         if count == 0 || !self.publisher.is_careful() {
             self.live();
         }
+        self.route.rate_limited(read.limited && count >= read.entries.max(1));
         if reply_bytes > READ_BYTES {
             self.read_entries = (read.entries / 2).max(1);
-        } else if count == read.entries && reply_bytes <= READ_BYTES / 2 {
+        } else if count == read.entries && !read.limited && reply_bytes <= READ_BYTES / 2 {
             self.read_entries = (read.entries * 2).min(READ_ENTRIES);
         }
         Ok(())
@@ -328,6 +357,14 @@ impl<'r> Session<'r> {
             return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
         }
         Ok(())
+    }
+}
+
+/// Until the rate lets a message through again; for ever where nothing waits for that.
+async fn paced(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ const KEYS: [(&str, &[&str]); 4] = [
     ("", &["invalidate"]),
     ("redis", &["sentinel", "cluster", "tls"]),
     ("capture", &["until_acknowledged"]),
-    ("broadcast", &["order", "rate_limit", "max_deliveries"]),
+    ("broadcast", &["order"]),
 ];
 
 /// Whether a later version knows the key.

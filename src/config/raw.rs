@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use values::{Count, Fsync, Size, Span, Table, True, Word};
+pub(crate) use values::{Count, Fsync, Rate, Size, Span, Table, True, Word};
 
 use super::settings::{Scalar, Secret};
 
@@ -343,6 +343,11 @@ pub(crate) struct Broadcast {
     /// Whether messages are published with SPUBLISH, for those who subscribe with SSUBSCRIBE.
     #[serde(default)]
     pub(crate) sharded: bool,
+    /// How many messages are published at most, such as "1000/s"; without it as many as the servers take.
+    pub(crate) rate_limit: Option<Rate>,
+    /// How often an entry is tried that the server refuses for its own sake, before it becomes a dead letter.
+    #[serde(default = "defaults::max_deliveries")]
+    pub(crate) max_deliveries: Count,
     /// Where to begin on a stream that already has entries: "beginning", "end", or the id of the
     /// entry after which.
     pub(crate) start: Option<String>,
@@ -426,6 +431,11 @@ pub(crate) mod defaults {
     /// What a raw capture calls the payload, so that a round trip needs no key.
     pub(crate) fn message() -> String {
         "<field:payload>".to_owned()
+    }
+
+    /// Enough that a right which is being granted, or a server that is being restarted, is waited for.
+    pub(crate) fn max_deliveries() -> Count {
+        Count(5)
     }
 
     /// What a raw capture calls the payload.

@@ -361,10 +361,31 @@ pub struct Broadcast {
     pub payload_field: String,
     /// Whether messages are published with SPUBLISH.
     pub sharded: bool,
+    /// How many messages are published at most.
+    pub rate_limit: Option<Rate>,
+    /// How often an entry is tried that is refused for its own sake, before it becomes a dead letter.
+    pub max_deliveries: u64,
     /// Where to begin on a stream that already has entries.
     pub start: Option<Start>,
     /// The largest message in bytes; an entry that makes a larger one becomes a dead letter.
     pub max_message_size: u64,
+}
+
+/// So many in so much time; at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In how much time.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// The time that one of them takes.
+    #[must_use]
+    pub fn share(self) -> Duration {
+        self.per / self.count.max(1)
+    }
 }
 
 /// What an entry is published as.

@@ -144,6 +144,8 @@ catalogue! {
         "Entries published for which the server counted no subscriber (of that node).");
     ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, Owner::Broadcast,
         "Entries left out by the route's own filter.");
+    RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, Owner::Broadcast,
+        "1 while the route's rate_limit holds it back: more entries wait than it lets through.");
     LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Broadcast,
         "When an entry was last published; 0 before the first.");
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,

@@ -124,6 +124,8 @@ pub struct BroadcastMetrics {
     pub filtered: Counter,
     /// `tidegate_dead_letters_total`.
     pub dead_letters: Counter,
+    /// `tidegate_rate_limited`; 0 or 1.
+    pub rate_limited: Gauge,
     /// `tidegate_last_publish_timestamp_seconds`; seconds since 1970.
     pub last_publish_timestamp_seconds: Gauge,
     /// `tidegate_publish_seconds`.
@@ -142,6 +144,7 @@ impl BroadcastMetrics {
             unheard: route.counter(&catalogue::PUBLISHED_UNHEARD),
             filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
+            rate_limited: route.gauge(&catalogue::RATE_LIMITED),
             last_publish_timestamp_seconds: route.gauge(&catalogue::LAST_PUBLISH_TIMESTAMP),
             publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),
             publish_lag_seconds: route.histogram(&catalogue::PUBLISH_LAG_SECONDS),

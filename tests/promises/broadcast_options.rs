@@ -243,3 +243,30 @@ fn a_server_that_is_out_of_memory_still_broadcasts() {
         }
     }
 }
+
+#[test]
+fn a_rate_limit_holds_back_and_a_reload_lets_go() {
+    const ENTRIES: usize = 3_000;
+    for (events, second) in placements(Version::Valkey80) {
+        let shop = second.as_ref().unwrap_or(&events);
+        let subscriber = Subscriber::start(shop, &["stock"]);
+        let lines = |limit: &str| format!("channel = \"stock\"\nmessage = \"<field:n>\"\n{limit}");
+        let mut daemon = setup(&events, second.as_ref(), &lines("rate_limit = \"1/h\"")).start_ready();
+        add(&events, ENTRIES).join().unwrap();
+        let counts = wait_counts(&daemon, "the rate holds it back", |c| c.rate_limited);
+        assert_eq!(counts.published, 1, "one an hour");
+        assert_eq!(metric(&daemon, "tidegate_rate_limited"), 1);
+        assert_eq!(payloads(&subscriber), ["0"]);
+        daemon.wait_ready();
+        // It ends in time although the next message is an hour away.
+        assert!(daemon.stop().success());
+        daemon.start_again();
+        wait_counts(&daemon, "after a restart as well", |c| c.rate_limited);
+        let destination = if second.is_some() { "shop" } else { "events" };
+        daemon.reload(&route(destination, &lines("rate_limit = \"20000/s\"")));
+        wait_counts(&daemon, "all are published", |c| c.published == ENTRIES as u64 && !c.rate_limited);
+        wait_heard(&subscriber, ENTRIES);
+        let expected: Vec<String> = (0..ENTRIES).map(|n| n.to_string()).collect();
+        assert!(payloads(&subscriber) == expected, "each once, in order");
+    }
+}

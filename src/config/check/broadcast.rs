@@ -55,6 +55,8 @@ impl Check<'_> {
             conditions,
             payload_field: raw.payload_field,
             sharded: raw.sharded,
+            rate_limit: raw.rate_limit.map(|rate| rate.0),
+            max_deliveries: raw.max_deliveries.0,
             start,
             max_message_size,
         })

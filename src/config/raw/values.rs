@@ -10,7 +10,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{DeserializeOwned, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::super::settings::{Scalar, Secret};
+use super::super::settings::{self, Scalar, Secret};
 use super::{Forever, Keep, KeepLimits};
 
 /// A duration, written `"10s"`.
@@ -94,6 +94,45 @@ impl JsonSchema for Fsync {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "description": Self::EXPECTED, "examples": ["always", "1s", "never"] })
+    }
+}
+
+/// A rate, written `"1000/s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rate(pub(crate) settings::Rate);
+
+impl Rate {
+    const EXPECTED: &str = "a rate, such as \"1000/s\", \"30/m\" or \"5/h\" (at most 1000000/s)";
+
+    /// A message's share of time is at least a microsecond: no server publishes faster.
+    fn parse(text: &str) -> Option<Self> {
+        let (count, unit) = text.split_once('/')?;
+        let per = Duration::from_secs(match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return None,
+        });
+        let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+        let count: u32 = digits.then(|| count.parse().ok()).flatten().filter(|count| *count > 0)?;
+        let rate = settings::Rate { count, per };
+        (rate.share() >= Duration::from_micros(1)).then_some(Self(rate))
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(Self::EXPECTED, Self::parse))
+    }
+}
+
+impl JsonSchema for Rate {
+    fn schema_name() -> Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": Self::EXPECTED, "examples": ["1000/s", "30/m"] })
     }
 }
 
@@ -418,6 +457,20 @@ mod tests {
         assert_eq!(Size::parse("10B"), Some(Size(10)));
         for text in ["64", "1.5GiB", "MiB", "", "-1MiB", "1MiBs", "99999999999999TiB"] {
             assert_eq!(Size::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_whole_number_and_a_unit() {
+        let share = |text| Rate::parse(text).map(|rate| rate.0.share());
+        assert_eq!(share("1000/s"), Some(Duration::from_millis(1)));
+        assert_eq!(share("30/m"), Some(Duration::from_secs(2)));
+        assert_eq!(share("1/h"), Some(Duration::from_secs(3600)));
+        assert_eq!(share("1000000/s"), Some(Duration::from_micros(1)));
+        for text in
+            ["1000", "0/s", "1000001/s", "-1/s", "+1/s", "1.5/s", "1/d", "/s", "1 /s", "99999999999/s"]
+        {
+            assert_eq!(share(text), None, "{text}");
         }
     }
 
