@@ -50,8 +50,9 @@ use crate::rt;
 use crate::server::{Backoff, Class};
 use crate::status::{Link, RouteState, RouteStatus, Slot};
 
-use call::Tally;
+use call::{Failing, Tally};
 use failure::{Failure, Side};
+use publisher::REFUSED_IN_A_ROW;
 use render::Renderer;
 use session::Session;
 
@@ -61,6 +62,9 @@ pub use id::EntryId;
 const PARKED: Duration = Duration::from_secs(30);
 /// How often a waiting route says that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+/// How much is kept of an error that a server sent.
+const ERROR_CHARACTERS: usize = 200;
 
 /// What a route is made of.
 #[derive(Debug)]
@@ -100,6 +104,10 @@ struct Route {
     remembered: Option<EntryId>,
     backoff: Backoff,
     log: Limited,
+    /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
+    failed: Option<(String, String)>,
+    /// What is counted of the last such entry.
+    failing: Option<Failing>,
     /// Whether the rate holds it back, as it was said last.
     limited: bool,
 }
@@ -114,6 +122,8 @@ impl Route {
             remembered: None,
             backoff: Backoff::default(),
             log: Limited::new(),
+            failed: None,
+            failing: None,
             limited: false,
         }
     }
@@ -188,7 +198,7 @@ impl Route {
     /// A session has ended, or none could begin. Returns how long to wait before the next.
     fn failed(&mut self, failure: &Failure) -> Duration {
         let parked = failure.class() == Class::Park;
-        let reason = failure.for_a_person();
+        let reason = self.reason(failure);
         self.parts.slot.update(|status| {
             let one_server = self.one_server();
             let link = side(status, failure.side());
@@ -222,6 +232,31 @@ impl Route {
             );
         }
         if parked { PARKED } else { self.backoff.next_wait() }
+    }
+
+    /// What a person reads of a failure. An entry's own is noted to be counted.
+    fn reason(&mut self, failure: &Failure) -> String {
+        let reason = failure.for_a_person();
+        match failure {
+            Failure::Refused { own: true, entry: Some(entry), error, .. } => {
+                let before = self.failing.as_ref().filter(|failing| failing.entry == *entry);
+                let times = before.map_or(0, |failing| failing.failures) + 1;
+                // It is kept in the cursor and in the dead letter, and comes from the server.
+                let said = error.to_string().chars().take(ERROR_CHARACTERS).collect();
+                self.failed = Some((entry.to_string(), said));
+                let most = self.parts.settings.max_deliveries;
+                format!("{reason}; delivery {times} of {most}, after which it becomes a dead letter")
+            }
+            Failure::Refused { entry: Some(_), .. }
+                if self.failing.as_ref().is_some_and(|failing| failing.row > REFUSED_IN_A_ROW) =>
+            {
+                format!(
+                    "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for the like, and none \
+                     was published between, so it is no single entry's fault"
+                )
+            }
+            _ => reason,
+        }
     }
 
     /// Entries were dealt with up to this cursor.

@@ -141,8 +141,9 @@ pub(super) enum Outcome {
     Moved {
         cursor: EntryId,
         tally: Tally,
-        /// What stopped it before the batch's end.
-        refused: Option<Error>,
+        /// What stopped it before the batch's end, and the entry that it could not publish; none where
+        /// a dead letter could not be written.
+        refused: Option<(Error, Option<EntryId>)>,
     },
 }
 
@@ -161,14 +162,18 @@ impl Outcome {
                 Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?))),
                 None => Err(unexpected(&PUBLISH)),
             },
-            Some([Value::Integer(1), cursor, published, unheard, rejected, filtered, refused]) => {
+            Some([Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed]) => {
                 let cursor = cursor_id(cursor.bytes().ok_or_else(|| unexpected(&PUBLISH))?)?;
                 let tally =
                     tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&PUBLISH))?;
                 let refused = refused.bytes().ok_or_else(|| unexpected(&PUBLISH))?;
                 // Servers before 7.0 left the '-' of the wire in the error's text.
                 let refused = refused.strip_prefix(b"-").unwrap_or(refused);
-                let refused = (!refused.is_empty()).then(|| Error::reply(refused));
+                let refused = match (refused, failed.bytes()) {
+                    (b"", _) => None,
+                    (refused, Some(b"") | None) => Some((Error::reply(refused), None)),
+                    (refused, Some(failed)) => Some((Error::reply(refused), Some(cursor_id(failed)?))),
+                };
                 Ok(Self::Moved { cursor, tally, refused })
             }
             _ => Err(unexpected(&PUBLISH)),
@@ -186,20 +191,57 @@ pub(super) fn start_argument(start: Option<Start>) -> String {
     }
 }
 
-/// Reads the open script's reply: the cursor, where it is known, and what was done since it was made.
+/// What the open script found.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The cursor, where it is known.
+    pub(super) cursor: Option<EntryId>,
+    /// What was done since it was made.
+    pub(super) tally: Tally,
+    /// The entry that failed last for its own sake, which may be long past.
+    pub(super) failing: Option<Failing>,
+}
+
+/// An entry whose publishing fails for its own sake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failing {
+    pub(super) entry: EntryId,
+    /// How often it did.
+    pub(super) failures: u64,
+    /// How many different entries did, this one included, without one being published since the first.
+    pub(super) row: u64,
+    /// What was said of it last.
+    pub(super) error: String,
+}
+
+/// Reads the open script's reply.
 ///
 /// # Errors
 /// Where it is no reply of that script.
-pub(super) fn opened(reply: &Value) -> Result<(Option<EntryId>, Tally), Error> {
-    let Some([cursor, published, unheard, rejected, filtered]) = reply.elements() else {
+pub(super) fn opened(reply: &Value) -> Result<Opened, Error> {
+    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error]) =
+        reply.elements()
+    else {
         return Err(unexpected(&OPEN));
     };
+    let number = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
+    let failing = match (entry.bytes(), number(failures), number(row), error.bytes()) {
+        (Some(b""), ..) => None,
+        (Some(entry), Some(failures), Some(row), Some(error)) => Some(Failing {
+            entry: cursor_id(entry)?,
+            failures,
+            row,
+            error: String::from_utf8_lossy(error).into_owned(),
+        }),
+        _ => return Err(unexpected(&OPEN)),
+    };
     let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&OPEN))?;
-    match cursor.bytes() {
-        Some(b"") => Ok((None, tally)),
-        Some(text) => Ok((Some(cursor_id(text)?), tally)),
-        None => Err(unexpected(&OPEN)),
-    }
+    let cursor = match cursor.bytes() {
+        Some(b"") => None,
+        Some(text) => Some(cursor_id(text)?),
+        None => return Err(unexpected(&OPEN)),
+    };
+    Ok(Opened { cursor, tally, failing })
 }
 
 fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
@@ -264,7 +306,16 @@ mod tests {
             Value::Null,
             Value::Array(vec![number(2), text("1-0")]),
             Value::Array(vec![number(0), text("x")]),
-            Value::Array(vec![number(1), text("1-0"), number(-1), number(0), number(0), number(0), text("")]),
+            Value::Array(vec![
+                number(1),
+                text("1-0"),
+                number(-1),
+                number(0),
+                number(0),
+                number(0),
+                text(""),
+                text(""),
+            ]),
         ] {
             assert!(Outcome::read(&nonsense).is_err(), "{nonsense:?}");
             assert!(opened(&nonsense).is_err(), "{nonsense:?}");
@@ -277,11 +328,13 @@ mod tests {
             number(0),
             number(0),
             text("-NOPERM no"),
+            text("2-0"),
         ]);
-        let Outcome::Moved { refused: Some(error), .. } = Outcome::read(&stopped).unwrap() else {
+        let Outcome::Moved { refused: Some((error, Some(failed))), .. } = Outcome::read(&stopped).unwrap()
+        else {
             panic!("not stopped")
         };
-        assert_eq!(error.code(), Some("NOPERM"));
+        assert_eq!((error.code(), failed.to_string().as_str()), (Some("NOPERM"), "2-0"));
         assert!(matches!(
             Outcome::read(&Value::Array(vec![number(0), text("")])).unwrap(),
             Outcome::Elsewhere(None)

@@ -1,5 +1,6 @@
 //! Why a broadcast cannot go on, and what it does next.
 
+use super::id::EntryId;
 use crate::server::{Class, Error};
 
 /// Which of a route's two endpoints is meant.
@@ -22,13 +23,16 @@ pub(super) enum Failure {
         /// What.
         error: Error,
     },
-    /// Publishing or writing a dead letter was refused; everything before that entry is dealt with.
-    #[error("publishing the entry after {after} was refused: {error}")]
+    /// Publishing or writing a dead letter failed; everything before that entry is dealt with.
+    #[error("{} failed: {error}", what(entry.as_ref()))]
     Refused {
         /// Where.
         side: Side,
-        /// The last entry that is dealt with.
-        after: String,
+        /// The entry; `None` where its dead letter could not be written.
+        entry: Option<EntryId>,
+        /// Whether it may be this entry's own fault, so that the next one may well be published: it is
+        /// tried again, `max_deliveries` times in all. Else it is the route's, and a person must act.
+        own: bool,
         /// What.
         error: Error,
     },
@@ -50,7 +54,21 @@ pub(super) enum Failure {
     },
 }
 
+/// What failed.
+fn what(entry: Option<&EntryId>) -> String {
+    entry.map_or_else(|| "writing a dead letter".to_owned(), |entry| format!("publishing the entry {entry}"))
+}
+
 impl Failure {
+    /// An error reply to PUBLISH itself. Where its code says that the server is not fit now, it is not about
+    /// the entry.
+    pub(super) fn of_publish(side: Side, entry: Option<EntryId>, own: bool, error: Error) -> Self {
+        match error.class() {
+            Class::Retry | Class::Resolve if error.code() != Some("ERR") => Self::Server { side, error },
+            _ => Self::Refused { side, entry, own, error },
+        }
+    }
+
     /// An error of the endpoint that holds the stream.
     pub(super) fn source(error: impl Into<Error>) -> Self {
         Self::Server { side: Side::Source, error: error.into() }
@@ -61,12 +79,13 @@ impl Failure {
         Self::Server { side: Side::Destination, error: error.into() }
     }
 
-    /// What to do next. A refusal parks whatever its code says: PUBLISH and XADD of a dead letter under
-    /// `allow-oom` fail only where a right is missing or a key has another type, and inside a script
-    /// servers before 7.2 report both as a plain ERR.
+    /// What to do next. A refusal that is not an entry's own parks whatever its code says: PUBLISH and XADD of
+    /// a dead letter under `allow-oom` fail only where a right is missing or a key has another type, and
+    /// inside a script servers before 7.2 report both as a plain ERR.
     pub(super) fn class(&self) -> Class {
         match self {
             Self::Server { error, .. } => error.class(),
+            Self::Refused { own: true, .. } => Class::Retry,
             Self::Refused { .. } | Self::StartUnsaid { .. } => Class::Park,
             Self::CursorVanished { .. } => Class::Repair,
         }

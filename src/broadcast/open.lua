@@ -3,8 +3,12 @@
 --
 -- KEYS  cursor (hash), stream
 -- ARGV  start  '' (not said), 'end', or an id: the cursor's place on a stream that has entries
+--       failed '' or the id of an entry whose publishing failed since, for its own sake
+--       error  what was said of it
 --
--- Returns {cursor, published, unheard, dead letters, filtered}; the cursor is '' where there is none and the
+-- Returns {cursor, published, unheard, dead letters, filtered, failing, failures, row, error}: the entry that
+-- failed last, how often it did, how many different entries failed without one being published since, and what
+-- was said last. The cursor is '' where there is none and the
 -- stream has entries, so that somebody must say whether they are to be published.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
 local pos = cursor[1]
@@ -22,7 +26,7 @@ if not pos then
   elseif ARGV[1] ~= '' then
     pos = ARGV[1]
   else
-    return { '', 0, 0, 0, 0 }
+    return { '', 0, 0, 0, 0, '', 0, 0, '' }
   end
   redis.call('HSET', KEYS[1], 'format', '1', 'pos', pos)
 end
@@ -30,4 +34,16 @@ local reply = { pos }
 for at = 2, 5 do
   reply[at] = tonumber(cursor[at]) or 0
 end
+
+local failing = redis.call('HMGET', KEYS[1], 'failing', 'failures', 'failing_row', 'failing_after', 'failing_error')
+local published = cursor[2] or '0'
+local row = failing[4] == published and tonumber(failing[3]) or 0
+if ARGV[2] ~= '' then
+  local again = failing[1] == ARGV[2]
+  row = again and math.max(row, 1) or row + 1
+  failing = { ARGV[2], (again and tonumber(failing[2]) or 0) + 1, row, published, ARGV[3] }
+  redis.call('HSET', KEYS[1], 'failing', failing[1], 'failures', failing[2], 'failing_row', row,
+    'failing_after', published, 'failing_error', failing[5])
+end
+reply[6], reply[7], reply[8], reply[9] = failing[1] or '', tonumber(failing[2]) or 0, row, failing[5] or ''
 return reply

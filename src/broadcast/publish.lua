@@ -15,8 +15,9 @@
 --       or, where the entry cannot be published: '' and "reason detail"
 --
 -- Returns {0, cursor} where the cursor is not what the caller believes ('' where there is none), and
---         {1, cursor, published, unheard, dead letters, filtered, error} else: the counts of this call,
---         and the error reply that stopped it before the batch's end, or ''.
+--         {1, cursor, published, unheard, dead letters, filtered, error, failed} else: the counts of this
+--         call, the error reply that stopped it before the batch's end, or '', and the entry that could not
+--         be published, '' where it was a dead letter that could not be written.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
 if cursor[1] ~= ARGV[1] then
   return { 0, cursor[1] or '' }
@@ -25,7 +26,7 @@ end
 local first = 9
 local published, unheard, rejected = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
 local filtered = tonumber(ARGV[5])
-local last, failure = ARGV[2], nil
+local last, failure, failed = ARGV[2], nil, ''
 
 -- The id of an item, counted from 1, and how many entries were left out up to it; before the first stands
 -- the cursor. Rarely asked for, so the ids come as one value and are not taken apart before.
@@ -55,6 +56,7 @@ for at = first, #ARGV, 2 do
   end
   failure = type(answer) == 'table' and answer['err']
   if failure then
+    failed = channel ~= '' and up_to(item) or ''
     last, filtered = up_to(item - 1)
     break
   elseif channel == '' then
@@ -76,4 +78,4 @@ redis.call('HSET', KEYS[1], 'pos', last,
   'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),
   'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected),
   'filtered', string.format('%.0f', (tonumber(cursor[5]) or 0) + filtered))
-return { 1, last, published, unheard, rejected, filtered, failure or '' }
+return { 1, last, published, unheard, rejected, filtered, failure or '', failed }

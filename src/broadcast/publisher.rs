@@ -13,13 +13,18 @@
 //! Where one entry is refused, the cursor stops before it, what is under way comes to its end, and the
 //! session ends with that failure: on one server nothing is published twice for it, on two servers at
 //! most what was under way.
+//!
+//! Whose fault it is decides what comes next. A channel that the template made for this entry may be refused
+//! where others are not; a message that is larger than a server takes ends the connection. A server takes
+//! at least [`BATCH_BYTES`] (`proto-max-bulk-len` and `client-query-buffer-limit` go no lower), and what is
+//! larger goes alone, so that it is known which entry it was. Anything else is the route's own.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{Items, Keys, Outcome, Tally};
+use super::call::{Failing, Items, Keys, Outcome, Tally};
 use super::entries::Entry;
 use super::failure::{Failure, Side};
 use super::id::EntryId;
@@ -31,6 +36,9 @@ use crate::server::{Connection, Error, Hash};
 pub(super) const BATCH_ENTRIES: usize = 128;
 /// Bytes of one batch; a larger entry goes alone. The server does nothing else while a script runs.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Entries in a row that may become dead letters because the server refused each for its own sake. Where
+/// nothing is published between more of them, it is no single entry's fault.
+pub(super) const REFUSED_IN_A_ROW: u64 = 8;
 /// Batches under way from which on nothing more is read. One read brings up to four more.
 pub(super) const BATCHES_UNDER_WAY: usize = 4;
 
@@ -58,6 +66,8 @@ struct Published {
     dead: Vec<(EntryId, Unrenderable)>,
     /// Entries that the route's filter left out.
     filtered: Vec<EntryId>,
+    /// The one entry, where it is larger than a batch.
+    large: Option<EntryId>,
     sent: Option<Instant>,
 }
 
@@ -65,6 +75,8 @@ struct Published {
 #[derive(Debug)]
 struct Call {
     entries: u64,
+    /// The one entry, where it is larger than a batch.
+    large: Option<EntryId>,
     sent: Instant,
 }
 
@@ -99,6 +111,14 @@ pub(super) struct Publisher {
     taken: EntryId,
     astray: bool,
     refused: Option<Failure>,
+    /// The entry of the batch being collected, where it is larger than a batch.
+    large: Option<EntryId>,
+    /// Whether a template makes the channel, so that one may be refused where others are not.
+    channels_differ: bool,
+    /// Whether single entries may be at fault.
+    blames: bool,
+    /// The entry that was refused as often as it may be, with how often and what was said.
+    given_up: Option<Failing>,
     /// Entries a batch may have: one, while it is to be seen whether a refusal still stands.
     batch_entries: usize,
     response_timeout: Duration,
@@ -124,6 +144,10 @@ impl Publisher {
             taken: cursor,
             astray: false,
             refused: None,
+            large: None,
+            channels_differ: false,
+            blames: true,
+            given_up: None,
             batch_entries: BATCH_ENTRIES,
             response_timeout,
         }
@@ -134,6 +158,20 @@ impl Publisher {
         let current = Published::default();
         let waiting = VecDeque::new();
         self.other = Some(Other { connection, current, waiting, ping: None, response_timeout });
+        self
+    }
+
+    /// What is to be done about entries that are refused for their own sake: `failing` is the last of them.
+    pub(super) fn blaming(
+        mut self,
+        channels_differ: bool,
+        failing: Option<&Failing>,
+        max_deliveries: u64,
+    ) -> Self {
+        self.channels_differ = channels_differ;
+        self.blames = failing.is_none_or(|failing| failing.row <= REFUSED_IN_A_ROW);
+        let given_up = failing.filter(|failing| self.blames && failing.failures >= max_deliveries);
+        self.given_up = given_up.cloned();
         self
     }
 
@@ -191,7 +229,12 @@ impl Publisher {
 
     /// Takes an entry that is to be published.
     pub(super) fn publish(&mut self, entry: &Entry<'_>, channel: &[u8], message: &[u8], now: Instant) {
-        self.make_room(entry.id_text.len() + channel.len() + message.len(), now);
+        if let Some(given_up) = self.given_up.take_if(|given_up| given_up.entry == entry.id) {
+            return self.reject(entry, Unrenderable::Refused(given_up.failures, given_up.error), now);
+        }
+        let bytes = entry.id_text.len() + channel.len() + message.len();
+        self.make_room(bytes, now);
+        self.large = (bytes > BATCH_BYTES).then_some(entry.id);
         match &mut self.other {
             None => self.items.message(entry.id_text, channel, message),
             Some(other) => {
@@ -225,10 +268,11 @@ impl Publisher {
     fn make_room(&mut self, bytes: usize, now: Instant) {
         let (entries, held) = match &self.other {
             None => (self.items.count(), self.items.bytes()),
-            // Each PUBLISH is a command of its own there, so bytes do not hold the server up.
+            // Each PUBLISH is a command of its own there, so bytes together do not hold the server up.
             Some(other) => (other.current.ids.len() + other.current.dead.len(), 0),
         };
-        if entries >= self.batch_entries || (entries > 0 && held + bytes > BATCH_BYTES) {
+        let full = held + bytes > BATCH_BYTES || self.large.is_some();
+        if entries >= self.batch_entries || (entries > 0 && full) {
             self.flush(now);
         }
     }
@@ -236,16 +280,18 @@ impl Publisher {
     /// Sends the batch that was collected, if there is one.
     pub(super) fn flush(&mut self, now: Instant) {
         let span = (self.end, self.taken);
+        let large = self.large.take();
         match &mut self.other {
             _ if self.taken == self.end => return,
             None => {
                 let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
                 self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
-                self.calls.push_back(Call { entries, sent: now });
+                self.calls.push_back(Call { entries, large, sent: now });
             }
             Some(other) => {
                 let mut batch = std::mem::take(&mut other.current);
                 batch.span = span;
+                batch.large = large;
                 batch.sent = Some(now);
                 other.waiting.push_back(batch);
             }
@@ -280,6 +326,10 @@ impl Publisher {
                     batch.unheard += u64::from(receivers == 0);
                 }
                 Value::Error(text) => {
+                    let entry = batch.ids.get(batch.answered).copied();
+                    let error = Error::reply(&text);
+                    let too_large = batch.large.is_some() && error.code() == Some("ERR");
+                    let own = self.blames && (self.channels_differ || too_large);
                     let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
                     let last = before.copied().unwrap_or(batch.span.0);
                     batch.span.1 = last;
@@ -288,11 +338,7 @@ impl Publisher {
                     batch.filtered.retain(|id| *id <= last);
                     // Those behind it are read again: across servers that may repeat, and loses nothing.
                     other.waiting.truncate(1);
-                    self.refused = Some(Failure::Refused {
-                        side: Side::Destination,
-                        after: last.to_string(),
-                        error: Error::reply(&text),
-                    });
+                    self.refused = Some(Failure::of_publish(Side::Destination, entry, own, error));
                 }
                 _ => {
                     let error = Error::Protocol("PUBLISH was answered with no number".into());
@@ -334,7 +380,7 @@ impl Publisher {
             let elsewhere = Tally { published, unheard: batch.unheard, ..Tally::default() };
             self.items.write(self.writer.out(), &self.hash, &self.keys, batch.span, elsewhere);
             let sent = batch.sent.unwrap_or(now);
-            self.calls.push_back(Call { entries: published + dead, sent });
+            self.calls.push_back(Call { entries: published + dead, large: None, sent });
         }
     }
 
@@ -348,7 +394,14 @@ impl Publisher {
             return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
         };
         let mut tally = Tally::default();
-        match Outcome::read(&reply).map_err(Failure::source)? {
+        let outcome = match Outcome::read(&reply) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
+                return Err(Self::failed(Side::Source, too_large, error));
+            }
+        };
+        match outcome {
             Outcome::Elsewhere(cursor) => {
                 self.cursor = cursor;
                 self.astray = true;
@@ -356,15 +409,38 @@ impl Publisher {
             Outcome::Moved { cursor, tally: moved, refused } => {
                 self.cursor = Some(cursor);
                 tally = moved;
-                if let Some(error) = refused {
-                    let after = cursor.to_string();
-                    self.refused = Some(Failure::Refused { side: Side::Source, after, error });
+                if let Some((error, entry)) = refused {
+                    let own = self.blames && self.channels_differ && entry.is_some();
+                    self.refused = Some(Failure::Refused { side: Side::Source, entry, own, error });
                 } else {
                     self.batch_entries = BATCH_ENTRIES;
                 }
             }
         }
         Ok(Some(Settled { tally, entries: call.entries, took: now.saturating_duration_since(call.sent) }))
+    }
+
+    /// A connection has ended, or is given up: what that ends the session with. An entry that was being
+    /// published then may be the reason, where it is larger than a batch.
+    pub(super) fn broke(&mut self, side: Side, error: Error) -> Failure {
+        if let Some(refused) = self.refused.take() {
+            return refused;
+        }
+        let large = match (side, &self.other) {
+            (Side::Source, None) => self.calls.front().and_then(|call| call.large),
+            (Side::Destination, Some(other)) => {
+                other.waiting.front().filter(|batch| batch.answered == 0).and_then(|batch| batch.large)
+            }
+            _ => None,
+        };
+        Self::failed(side, large.filter(|_| self.blames), error)
+    }
+
+    fn failed(side: Side, large: Option<EntryId>, error: Error) -> Failure {
+        match large {
+            None => Failure::Server { side, error },
+            entry => Failure::Refused { side, entry, own: true, error },
+        }
     }
 
     /// Comes to terms with what was answered, once nothing is under way any more.
@@ -393,18 +469,19 @@ impl Publisher {
     ///
     /// # Errors
     /// It is: the outcome is unknown, and the next session finds it in the cursor.
-    pub(super) fn check_deadlines(&self, now: Instant) -> Result<(), Failure> {
+    pub(super) fn check_deadlines(&mut self, now: Instant) -> Result<(), Failure> {
         let overdue = |sent: Instant, limit: Duration| now.saturating_duration_since(sent) > limit;
         if let Some(other) = &self.other
             && let Some(sent) = other.ping.or_else(|| other.waiting.front()?.sent)
             && overdue(sent, other.response_timeout)
         {
-            return Err(Failure::destination(Error::Timeout(other.response_timeout, "publishing")));
+            let error = Error::Timeout(other.response_timeout, "publishing");
+            return Err(self.broke(Side::Destination, error));
         }
         let limit =
             self.response_timeout + self.other.as_ref().map_or(Duration::ZERO, |o| o.response_timeout);
         if self.calls.front().is_some_and(|call| overdue(call.sent, limit)) {
-            return Err(Failure::source(Error::Timeout(limit, "moving the cursor")));
+            return Err(self.broke(Side::Source, Error::Timeout(limit, "moving the cursor")));
         }
         Ok(())
     }

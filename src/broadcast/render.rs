@@ -29,6 +29,9 @@ pub(super) enum Unrenderable {
     /// The message is over the limit.
     #[error("the message has {0} bytes, max_message_size is {1}")]
     TooLarge(u64, u64),
+    /// The server refused it, as often as it may.
+    #[error("{0} deliveries failed, the last with: {1}")]
+    Refused(u64, String),
 }
 
 impl Unrenderable {
@@ -39,6 +42,7 @@ impl Unrenderable {
             Self::ForeignVariable => "foreign_variable",
             Self::EmptyChannel => "empty_channel",
             Self::TooLarge(..) => "too_large",
+            Self::Refused(..) => "refused",
         }
     }
 }

@@ -120,22 +120,32 @@ impl<'r> Session<'r> {
         let begin =
             route.remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
         let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(Failure::source)?;
-        let arguments: [&[u8]; 6] = [
+        let (failed, error) = route.failed.clone().map_or_else(Default::default, |failed| failed);
+        let arguments: [&[u8]; 8] = [
             b"EVAL",
             OPEN.source.as_bytes(),
             b"2",
             keys.cursor.as_bytes(),
             keys.stream.as_bytes(),
             begin.as_bytes(),
+            failed.as_bytes(),
+            error.as_bytes(),
         ];
         let reply =
             writer.ask(deadline, "looking for the cursor", &arguments).await.map_err(Failure::source)?;
-        let (cursor, tally) = call::opened(&reply).map_err(Failure::source)?;
-        let cursor = cursor.ok_or_else(|| Failure::StartUnsaid {
+        let opened = call::opened(&reply).map_err(Failure::source)?;
+        // It is counted now.
+        route.failed = None;
+        route.failing = opened.failing;
+        let cursor = opened.cursor.ok_or_else(|| Failure::StartUnsaid {
             stream: settings.stream.clone(),
             route: settings.name.clone(),
         })?;
-        let mut publisher = Publisher::new(writer, hash, keys, cursor, deadline);
+        let mut publisher = Publisher::new(writer, hash, keys, cursor, deadline).blaming(
+            settings.channel.literal().is_none(),
+            route.failing.as_ref(),
+            settings.max_deliveries,
+        );
         if !route.one_server() {
             let destination = route.parts.destination.clone();
             let other = connect(&destination, &role).await.map_err(Failure::destination)?;
@@ -152,7 +162,7 @@ impl<'r> Session<'r> {
         if careful {
             publisher = publisher.careful();
         }
-        route.opened(cursor, tally);
+        route.opened(cursor, opened.tally);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -220,7 +230,8 @@ impl<'r> Session<'r> {
                 self.publisher.answered(now)?;
                 self.route.answered(Side::Destination);
             }
-            Action::Broke(half, error) => return Err(Failure::Server { side: half.side(), error }),
+            Action::Broke(Half::Reader, error) => return Err(Failure::source(error)),
+            Action::Broke(half, error) => return Err(self.publisher.broke(half.side(), error)),
             Action::Stop => {
                 self.drain_until = Some(now + drain);
                 self.route.draining();

@@ -63,6 +63,22 @@ fn payloads(subscriber: &Subscriber) -> Vec<String> {
     heard(subscriber).into_iter().map(|(_, payload)| payload).collect()
 }
 
+/// What was heard, once each of these was; without repeats where there may be some: on two servers.
+#[track_caller]
+fn assert_heard(subscriber: &Subscriber, repeats: bool, expected: &[String]) {
+    let heard = || {
+        let mut seen = HashSet::new();
+        let mut found = payloads(subscriber);
+        found.retain(|message| seen.insert(message.clone()) || !repeats);
+        found
+    };
+    let found = eventually("every message is heard", PATIENCE, || match heard() {
+        found if found.len() >= expected.len() => Ok(found),
+        found => Err(format!("{} of {}", found.len(), expected.len())),
+    });
+    assert!(found == expected, "each once, in order: {found:?}");
+}
+
 #[track_caller]
 fn wait_heard(subscriber: &Subscriber, least: usize) {
     eventually("the messages are heard", PATIENCE, || match subscriber.count() {
@@ -200,13 +216,7 @@ fn a_filter_leaves_out_and_counts_and_the_cursor_moves_over() {
         let wanted: Vec<String> =
             (0..ENTRIES).filter(|n| n % 2 == 1 && n % 3 == 0).map(|n| n.to_string()).collect();
         assert_eq!((counts.published, counts.rejected), (wanted.len() as u64, 0));
-        wait_heard(&subscriber, wanted.len());
-        let mut found = payloads(&subscriber);
-        if second.is_some() {
-            let mut seen = HashSet::new();
-            found.retain(|message| seen.insert(message.clone()));
-        }
-        assert!(found == wanted, "each once, in order");
+        assert_heard(&subscriber, second.is_some(), &wanted);
         let last = events.ask::<String>(&["XADD", "orders", "*", "kind", "even"]);
         eventually("the cursor moves over an entry that is left out", PATIENCE, || {
             let status = daemon.route("stock")?;
@@ -268,5 +278,117 @@ fn a_rate_limit_holds_back_and_a_reload_lets_go() {
         wait_heard(&subscriber, ENTRIES);
         let expected: Vec<String> = (0..ENTRIES).map(|n| n.to_string()).collect();
         assert!(payloads(&subscriber) == expected, "each once, in order");
+    }
+}
+
+/// The dead letters of the route: the entry's id and the reason.
+fn letters(events: &Server) -> Vec<(String, String, String)> {
+    let get = |fields: &[(Vec<u8>, Vec<u8>)], wanted: &[u8]| {
+        let found = fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        String::from_utf8(found.unwrap()).unwrap()
+    };
+    let letters = entries(events, "tidegate:stock:dead-letters").into_iter();
+    letters
+        .map(|(_, fields)| (get(&fields, b"id"), get(&fields, b"reason"), get(&fields, b"detail")))
+        .collect()
+}
+
+/// Lets the route's user publish on these channels alone.
+fn allow_channels(daemon_endpoint: &str, server: &Server, rules: &[&str]) {
+    let user = format!("tidegate-{daemon_endpoint}");
+    let mut command = vec!["ACL", "SETUSER", &user, "resetchannels"];
+    command.extend(rules);
+    server.ask::<()>(&command);
+}
+
+#[test]
+fn an_entry_that_is_refused_for_its_own_sake_becomes_a_dead_letter_after_max_deliveries() {
+    for version in Version::DESTINATIONS {
+        for (events, second) in placements(version) {
+            let (name, shop) = second.as_ref().map_or(("events", &events), |shop| ("shop", shop));
+            let subscriber = Subscriber::start(shop, &["stock.*"]);
+            let lines = "channel = \"stock.<field:kind>\"\nmessage = \"<field:n>\"\nmax_deliveries = 2";
+            let daemon = setup(&events, second.as_ref(), lines).expects(&[alert::DESTINATION]).start_ready();
+            allow_channels(name, shop, &["&stock.even"]);
+            add(&events, 9).join().unwrap();
+            wait_counts(&daemon, "all are dealt with", |c| (c.published, c.rejected) == (5, 4));
+            let even = ["0", "2", "4", "6", "8"].map(str::to_owned);
+            assert_heard(&subscriber, second.is_some(), &even);
+            let stored = entries(&events, "orders");
+            let found = letters(&events);
+            assert_eq!(found.len(), 4, "{version}: {found:?}");
+            for (n, (id, reason, detail)) in [1, 3, 5, 7].into_iter().zip(&found) {
+                assert_eq!((id, reason.as_str()), (&stored[n].0, "refused"), "{version}");
+                assert!(detail.starts_with("2 deliveries failed, the last with: "), "{detail}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restart_does_not_begin_to_count_anew() {
+    let events = Server::start(Version::Redis70);
+    let lines = "channel = \"stock.<field:kind>\"\nmax_deliveries = 1000";
+    let mut daemon = setup(&events, None, lines).expects(&[alert::DESTINATION]).start_ready();
+    allow_channels("events", &events, &["&stock.even"]);
+    let id = events.ask::<String>(&["XADD", "orders", "*", "kind", "odd", "payload", "x"]);
+    let failures = || events.ask::<Option<u64>>(&["HGET", "tidegate:stock:cursor", "failures"]);
+    eventually("its failures are counted", PATIENCE, || match failures() {
+        Some(count) if count >= 2 => Ok(()),
+        count => Err(format!("{count:?}")),
+    });
+    daemon.stop();
+    // A thousand failures take longer than this test waits: what is left of them is one.
+    events.ask::<u32>(&["HSET", "tidegate:stock:cursor", "failures", "999"]);
+    daemon.start_again();
+    wait_counts(&daemon, "it becomes a dead letter", |counts| counts.rejected == 1);
+    assert_eq!(letters(&events)[0].0, id);
+}
+
+#[test]
+fn a_right_that_every_entry_needs_parks_the_route_instead_of_emptying_the_stream() {
+    for (events, second) in placements(Version::Redis70) {
+        let (name, shop) = second.as_ref().map_or(("events", &events), |shop| ("shop", shop));
+        let subscriber = Subscriber::start(shop, &["stock.*"]);
+        let lines = "channel = \"stock.<field:kind>\"\nmessage = \"<field:n>\"\nmax_deliveries = 1";
+        let mut daemon = setup(&events, second.as_ref(), lines)
+            .expects(&[alert::DESTINATION, alert::PARKED])
+            .start_ready();
+        allow_channels(name, shop, &[]);
+        add(&events, 100).join().unwrap();
+        let status = daemon.wait_state("stock", RouteState::Parked);
+        let reason = status.reason.unwrap();
+        assert!(reason.contains("no single entry's fault"), "{reason}");
+        assert_eq!(letters(&events).len(), 8);
+        allow_channels(name, shop, &["&stock.*"]);
+        daemon.restart();
+        wait_counts(&daemon, "the rest is published", |c| (c.published, c.rejected) == (92, 8));
+        let expected: Vec<String> = (8..100).map(|n: usize| n.to_string()).collect();
+        assert_heard(&subscriber, second.is_some(), &expected);
+    }
+}
+
+#[test]
+fn a_message_that_is_larger_than_the_server_takes_becomes_a_dead_letter() {
+    for version in Version::DESTINATIONS {
+        for (events, second) in placements(version) {
+            let shop = second.as_ref().unwrap_or(&events);
+            let subscriber = Subscriber::start(shop, &["stock"]);
+            let large = "x".repeat(2 << 20);
+            add(&events, 300).join().unwrap();
+            let id = events.ask::<String>(&["XADD", "orders", "*", "n", &large]);
+            add(&events, 300).join().unwrap();
+            shop.ask::<()>(&["CONFIG", "SET", "proto-max-bulk-len", "1mb"]);
+            let lines = "channel = \"stock\"\nmessage = \"<id> <field:n>\"\nmax_deliveries = 3";
+            let daemon = setup(&events, second.as_ref(), lines).expects(&[alert::DESTINATION]).start_ready();
+            wait_counts(&daemon, "all are dealt with", |c| (c.published, c.rejected) == (600, 1));
+            let found = letters(&events);
+            assert_eq!((found.len(), &found[0].0, found[0].1.as_str()), (1, &id, "refused"), "{version}");
+            let stored = entries(&events, "orders").into_iter().filter(|(stored, _)| *stored != id);
+            let text = |fields: &[(Vec<u8>, Vec<u8>)]| String::from_utf8(fields[0].1.clone()).unwrap();
+            let expected: Vec<String> =
+                stored.map(|(id, fields)| format!("{id} {}", text(&fields))).collect();
+            assert_heard(&subscriber, second.is_some(), &expected);
+        }
     }
 }
