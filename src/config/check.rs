@@ -54,7 +54,8 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     });
     let config = Config { daemon, redis, capture, broadcast };
     for found in loops::find(&config) {
-        let key = Key::top("capture").at(&found.capture);
+        let (table, name) = &found.first;
+        let key = Key::top(table).at(name);
         check.report(&key, found.to_string());
     }
     config

@@ -1,24 +1,38 @@
 //! Loops between routes: a capture that reads what a broadcast publishes from the capture's own
 //! stream would repeat one message for ever.
 //!
-//! Routes are the nodes of a graph; an arrow says that what one writes the other may read, on the
-//! same server. A capture writes streams that broadcasts read, a broadcast publishes on channels
-//! that captures read; so a loop goes round an even number of routes. Every doubt counts as an
-//! arrow: a template can make whatever fits its literal parts, two names of one address are one
-//! server. A loop that is refused wrongly costs a route's author another name; one that is let
-//! through costs a server.
+//! Routes are the nodes of a graph; an arrow says that what one makes the other may read, on the
+//! same server:
+//!
+//! | from | what it makes | who may read it |
+//! |---|---|---|
+//! | capture | entries of its streams, dead letters, gap records | broadcasts of such a stream |
+//! | broadcast | messages on its channel | captures of that channel; of SPUBLISH only those in replication mode with `sharded` |
+//! | broadcast | dead letters | broadcasts of that stream, itself included |
+//! | either | notifications of the keys that it writes | captures of channels that begin with `__key` |
+//!
+//! Every doubt counts as an arrow: a template can make whatever fits its literal parts, a filter may let
+//! everything through, two names of one address are one server. A loop that is refused wrongly costs a
+//! route's author another name; one that is let through costs a server. Patterns that do not begin with
+//! `__key` are not taken to be meant for notifications, which servers do not send unless they are told to.
+//! What leads back through other daemons or scripts is found while it runs, by the broadcast's guard.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
+use super::keys;
 use super::overlap::Glob;
 use super::settings::{Address, Broadcast, Capture, Config, Endpoint};
 
-/// A way from a capture's stream back to one of its own channels.
+/// What the server notifies of when a route writes, as events of keys.
+const EVENTS: [&str; 8] = ["xadd", "xtrim", "xgroup-create", "hset", "hincrby", "hdel", "expire", "sadd"];
+
+/// A way from what a route makes back to the route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loop {
-    /// The capture that it begins with.
-    pub(crate) capture: String,
+    /// The route that it begins with: its table and its name.
+    pub(crate) first: (&'static str, String),
     steps: Vec<Step>,
 }
 
@@ -33,7 +47,8 @@ struct Step {
 
 impl fmt::Display for Loop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "would repeat its own messages for ever\n  capture.{}", self.capture)?;
+        let (table, name) = &self.first;
+        write!(f, "would repeat its own messages for ever\n  {table}.{name}")?;
         for step in &self.steps {
             write!(f, "\n    → {} → {}", step.by, step.to)?;
         }
@@ -44,12 +59,31 @@ impl fmt::Display for Loop {
     }
 }
 
-/// The shortest loop through each capture, each set of routes once.
+/// A route.
+#[derive(Debug, Clone, Copy)]
+enum Node<'c> {
+    Capture(&'c Capture),
+    Broadcast(&'c Broadcast),
+}
+
+impl Node<'_> {
+    fn key(self) -> (&'static str, String) {
+        match self {
+            Self::Capture(route) => ("capture", route.name.clone()),
+            Self::Broadcast(route) => ("broadcast", route.name.clone()),
+        }
+    }
+}
+
+/// The shortest loop through each route, each set of routes once.
 pub(crate) fn find(config: &Config) -> Vec<Loop> {
+    let captures = config.capture.values().map(|route| Node::Capture(route));
+    let nodes: Vec<Node<'_>> =
+        captures.chain(config.broadcast.values().map(|route| Node::Broadcast(route))).collect();
     let mut seen = BTreeSet::new();
     let mut loops = Vec::new();
-    for capture in config.capture.values() {
-        let Some(found) = through(config, capture) else { continue };
+    for start in &nodes {
+        let Some(found) = through(config, &nodes, *start) else { continue };
         let routes: BTreeSet<String> = found.steps.iter().map(|step| step.to.clone()).collect();
         if seen.insert(routes) {
             loops.push(found);
@@ -58,55 +92,67 @@ pub(crate) fn find(config: &Config) -> Vec<Loop> {
     loops
 }
 
-/// Breadth first, from the capture's stream back to the capture.
-fn through(config: &Config, start: &Capture) -> Option<Loop> {
-    let mut came: BTreeMap<&str, Vec<Step>> = BTreeMap::from([(start.name.as_str(), Vec::new())]);
+/// Breadth first, from what the route makes back to the route.
+fn through(config: &Config, nodes: &[Node<'_>], start: Node<'_>) -> Option<Loop> {
+    let mut came = BTreeMap::from([(start.key(), Vec::new())]);
     let mut queue = VecDeque::from([start]);
-    while let Some(capture) = queue.pop_front() {
-        for broadcast in config.broadcast.values() {
-            let Some(stream) = stream_between(config, capture, broadcast) else { continue };
-            for next in config.capture.values() {
-                let Some(channel) = channel_between(config, broadcast, next) else { continue };
-                let mut steps = came.get(capture.name.as_str()).cloned().unwrap_or_default();
-                steps.push(Step { by: stream.clone(), to: format!("broadcast.{}", broadcast.name) });
-                steps.push(Step { by: channel, to: format!("capture.{}", next.name) });
-                if next.name == start.name {
-                    return Some(Loop { capture: start.name.clone(), steps });
-                }
-                if !came.contains_key(next.name.as_str()) {
-                    came.insert(&next.name, steps);
-                    queue.push_back(next);
-                }
+    while let Some(from) = queue.pop_front() {
+        for to in nodes {
+            let Some(by) = arrow(config, from, *to) else { continue };
+            let key = to.key();
+            let mut steps: Vec<Step> = came.get(&from.key()).cloned().unwrap_or_default();
+            steps.push(Step { by, to: format!("{}.{}", key.0, key.1) });
+            if key == start.key() {
+                return Some(Loop { first: key, steps });
+            }
+            if let std::collections::btree_map::Entry::Vacant(entry) = came.entry(key) {
+                entry.insert(steps);
+                queue.push_back(*to);
             }
         }
     }
     None
 }
 
+/// What of one route the other may read.
+fn arrow(config: &Config, from: Node<'_>, to: Node<'_>) -> Option<String> {
+    match (from, to) {
+        (Node::Capture(capture), Node::Broadcast(broadcast)) => stream_between(config, capture, broadcast),
+        (Node::Broadcast(one), Node::Broadcast(other)) => dead_letters_between(config, one, other),
+        (Node::Broadcast(broadcast), Node::Capture(capture)) => channel_between(config, broadcast, capture)
+            .or_else(|| notification_between(config, from, capture)),
+        (Node::Capture(_), Node::Capture(capture)) => notification_between(config, from, capture),
+    }
+}
+
 /// The stream that a capture may write and a broadcast reads.
 fn stream_between(config: &Config, capture: &Capture, broadcast: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&capture.destination)?;
     let reads = config.redis.get(&broadcast.source)?;
-    let same = same_server(writes, reads) && writes.database == reads.database;
-    let overlap = Glob::template(&capture.stream).overlaps(&Glob::name(broadcast.stream.as_bytes()));
-    (same && overlap).then(|| format!("stream \"{}\" on {}", broadcast.stream, capture.destination))
+    let read = Glob::name(broadcast.stream.as_bytes());
+    let own = ["dead-letters", "gaps"].map(|what| keys::of_route(&writes.key_prefix, &capture.name, what));
+    let written = Glob::template(&capture.stream).overlaps(&read) || own.contains(&broadcast.stream);
+    (same_keys(writes, reads) && written)
+        .then(|| format!("stream \"{}\" on {}", broadcast.stream, capture.destination))
+}
+
+/// The dead letters of one broadcast that another one reads, or the same.
+fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> Option<String> {
+    let writes = config.redis.get(&one.source)?;
+    let reads = config.redis.get(&other.source)?;
+    let written = keys::of_route(&writes.key_prefix, &one.name, "dead-letters") == other.stream;
+    (same_keys(writes, reads) && written).then(|| format!("stream \"{}\" on {}", other.stream, one.source))
 }
 
 /// The channel that a broadcast may publish on and a capture reads. Pub/Sub knows no database.
 fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) -> Option<String> {
     let publishes = config.redis.get(&broadcast.destination)?;
     let reads = config.redis.get(&capture.source)?;
-    if !same_server(publishes, reads) {
+    let reaches = !broadcast.sharded || capture.mode.replication().is_some_and(|tap| tap.sharded);
+    if !same_server(publishes, reads) || !reaches {
         return None;
     }
-    let published = Glob::template(&broadcast.channel);
-    let channel = capture.channels.iter().find(|name| published.overlaps(&Glob::name(name.as_bytes())));
-    let pattern =
-        || capture.patterns.iter().find(|pattern| published.overlaps(&Glob::parse(pattern.as_bytes())));
-    let (kind, read) = match channel {
-        Some(channel) => ("channel", channel),
-        None => ("pattern", pattern()?),
-    };
+    let (kind, read) = reading(capture, &Glob::template(&broadcast.channel), |_| true)?;
     let on = &broadcast.destination;
     if broadcast.channel.literal() == Some(read) {
         return Some(format!("channel \"{read}\" on {on}"));
@@ -114,9 +160,55 @@ fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) ->
     Some(format!("channel \"{}\" on {on}, read by the {kind} \"{read}\"", broadcast.channel))
 }
 
+/// The notifications of what a route writes that a capture reads. They are not in a replication stream.
+fn notification_between(config: &Config, from: Node<'_>, to: &Capture) -> Option<String> {
+    let (name, kinds, stream) = match from {
+        Node::Capture(route) => (&route.destination, &keys::OF_CAPTURE[..], Some(&route.stream)),
+        Node::Broadcast(route) => (&route.source, &keys::OF_BROADCAST[..], None),
+    };
+    let (writes, reads): (&Arc<Endpoint>, _) = (config.redis.get(name)?, config.redis.get(&to.source)?);
+    if to.mode.replication().is_some() || !same_server(writes, reads) {
+        return None;
+    }
+    let route = from.key().1;
+    let own =
+        kinds.iter().map(|kind| Glob::name(keys::of_route(&writes.key_prefix, &route, kind).as_bytes()));
+    let written = own.chain(stream.map(Glob::template));
+    let by_key = Glob::name(format!("__keyspace@{}__:", writes.database).as_bytes());
+    let by_event =
+        EVENTS.map(|event| Glob::name(format!("__keyevent@{}__:{event}", writes.database).as_bytes()));
+    let mut notified = written.map(|key| by_key.clone().then(key)).chain(by_event);
+    let meant = |name: &str| name.starts_with("__key");
+    let (kind, read) = notified.find_map(|channel| reading(to, &channel, meant))?;
+    Some(format!("notifications of its keys on {name}, read by the {kind} \"{read}\""))
+}
+
+/// The subscription of a capture that a channel may reach.
+fn reading<'c>(
+    capture: &'c Capture,
+    channel: &Glob,
+    counts: impl Fn(&str) -> bool,
+) -> Option<(&'static str, &'c str)> {
+    let of = |kind, names: &'c [String], glob: fn(&[u8]) -> Glob| {
+        let mut names = names.iter().filter(|name| counts(name));
+        names.find(|name| channel.overlaps(&glob(name.as_bytes()))).map(|name| (kind, name.as_str()))
+    };
+    of("channel", &capture.channels, Glob::name).or_else(|| of("pattern", &capture.patterns, Glob::parse))
+}
+
+/// Whether one key is the same for both.
+fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
+    same_server(one, other) && one.database == other.database
+}
+
+/// Whether both may stand for one server, or for servers of one deployment.
 fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
+    one.addresses().any(|address| other.addresses().any(|its| same_address(address, its)))
+}
+
+fn same_address(one: &Address, other: &Address) -> bool {
     let local = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "::1");
-    match (&one.address, &other.address) {
+    match (one, other) {
         (Address::Tcp { host: a, port: p }, Address::Tcp { host: b, port: q }) => {
             p == q && (a.eq_ignore_ascii_case(b) || (local(a) && local(b)))
         }

@@ -82,6 +82,12 @@ impl Glob {
         Self(template.parts().iter().flat_map(tokens).collect())
     }
 
+    /// The names that begin with one of these and end with one of the others.
+    pub(crate) fn then(mut self, end: Self) -> Self {
+        self.0.extend(end.0);
+        self
+    }
+
     /// How many `*` there are.
     pub(crate) fn stars(&self) -> usize {
         self.0.iter().filter(|token| **token == Token::Star).count()
