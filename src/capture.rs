@@ -34,6 +34,7 @@ mod simulation;
 mod standing;
 mod state;
 mod tap;
+mod trimming;
 mod window;
 
 pub use batch::{Batch, Builder, Options};

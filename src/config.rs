@@ -34,7 +34,7 @@ pub use revision::Revision;
 pub use settings::{
     Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint, Format, GroupsStart,
     Include, Keep, Message, Mode, Prefer, Rate, Replication, Scalar, Secret, SecretSource, Start, Subject,
-    Test,
+    Test, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

@@ -210,9 +210,38 @@ pub struct RouteStatus {
     /// Captures in replication mode: what is read, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
+    /// Captures with `keep.until_acknowledged`: what is kept, where this instance writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<KeepStatus>,
     /// Broadcasts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broadcast: Option<BroadcastCounts>,
+}
+
+/// What a capture keeps until it is acknowledged, when its streams were last looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepStatus {
+    /// Entries that were trimmed before they were acknowledged, since the route's state was made.
+    pub trimmed_unacknowledged: u64,
+    /// The most entries that a stream keeps, acknowledged or not.
+    pub limit: u64,
+    /// The stream with the most entries.
+    pub fullest: Option<Fullest>,
+    /// Groups that a stream does not have, so that nothing there counts as acknowledged; the first few.
+    pub missing_groups: Vec<String>,
+    /// Why nothing is trimmed, for a person.
+    pub error: Option<String>,
+}
+
+/// The stream of a capture that has the most entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fullest {
+    /// Its name.
+    pub stream: String,
+    /// How many it has.
+    pub entries: u64,
+    /// Which of the groups is furthest behind there.
+    pub slowest_group: String,
 }
 
 /// The replication stream that a capture reads.
@@ -257,6 +286,7 @@ impl RouteStatus {
             ledger: (kind == Kind::Capture).then(Ledger::default),
             process: (kind == Kind::Capture).then(Ledger::default),
             replication: None,
+            keep: None,
             broadcast: (kind == Kind::Broadcast).then(BroadcastCounts::default),
         }
     }

@@ -175,6 +175,34 @@ fn without_versions(report: &str, daemon: &Daemon, servers: &[(&str, &Server)]) 
 }
 
 #[test]
+fn check_connect_says_how_what_is_acknowledged_is_trimmed() {
+    for to in Version::DESTINATIONS {
+        let events = Server::with(to, Options::default().durable());
+        let routes = r#"
+            [capture.orders]
+            source = "events"
+            channels = ["orders"]
+            destination = "events"
+            stream = "orders"
+            groups = ["inventory", "catalog"]
+            keep = { entries = 1_000, until_acknowledged = ["inventory", "catalog"] }
+        "#;
+        let daemon = Setup::new().endpoint("events", &events).routes(routes).prepare();
+        let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
+        let what =
+            "  trimming: what inventory and catalog acknowledged; past 1000 entries the oldest, counted\n";
+        let how = match to {
+            Version::Redis82 => "    with XTRIM ACKED, so also behind an entry that stays pending",
+            _ => "    only before the first entry that is pending (XTRIM ACKED needs Redis 8.2)\n",
+        };
+        assert!(report.contains(&format!("{what}{how}")), "{to}: {report}");
+        events.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "-xpending"]);
+        let report = printed(&daemon.run_command(&["check", "--connect"]), UNAVAILABLE);
+        assert!(report.contains("problem: missing right +xpending on the key orders"), "{to}: {report}");
+    }
+}
+
+#[test]
 fn check_connect_says_on_every_server_what_it_found_and_what_is_guaranteed() {
     let pairs = Version::SOURCES.into_iter().zip(Version::DESTINATIONS.into_iter().cycle());
     for (from, to) in pairs {

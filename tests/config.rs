@@ -327,6 +327,9 @@ fn revisions_stay_what_they_are() {
         [&minimal.numbering, &minimal.mapping, &full.numbering, &full.mapping],
         ["e643f58cb9150bb2", "0a06d0bec27bd4fd", "1d1db461a97baee1", "40670e0fef15e1b6"]
     );
+    let keep = "{ entries = 1000, until_acknowledged = [\"g\"] }";
+    let until = revision(&ORDERS.replace("{ entries = 1000 }", keep));
+    assert_eq!([&until.numbering, &until.mapping], ["e643f58cb9150bb2", "a9c987217f9bf5f8"]);
 }
 
 #[test]
@@ -412,6 +415,13 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         assert_eq!(changed.numbering, base.numbering, "{option}");
         assert_ne!(changed.mapping, base.mapping, "{option}");
     }
+    let keep = |keep: &str| revision(&ORDERS.replace("{ entries = 1000 }", keep));
+    let plain = keep("{ entries = 5 }");
+    let until = keep("{ entries = 5, until_acknowledged = [\"b\", \"a\"] }");
+    assert_eq!(keep("{ entries = 5, until_acknowledged = [\"a\", \"b\"] }"), until, "nor that of groups");
+    assert_eq!(keep("{ entries = 5, until_acknowledged = [] }"), plain);
+    assert_eq!(until.numbering, plain.numbering);
+    assert_ne!(until.mapping, plain.mapping);
 }
 
 #[test]

@@ -139,7 +139,8 @@ pub(crate) fn options(settings: &Capture) -> Options {
     let templated = settings.stream.literal().is_none();
     let maxlen = match settings.keep {
         Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
-        _ => String::new(),
+        // What is not acknowledged may not go with an append: `trim.lua` sees to it.
+        Keep::Limits { entries: None, .. } | Keep::UntilAcknowledged(_) | Keep::Forever => String::new(),
     };
     let mut arguments = Vec::new();
     let flags = match (templated, settings.mode) {

@@ -1,16 +1,18 @@
 //! What a route's destination needs now and then, away from the hot path: entries past their age are
-//! trimmed, also from streams to which nothing is appended any more, and the route's own records too.
+//! trimmed, also from streams to which nothing is appended any more, and the route's own records too; and
+//! what is acknowledged, where `keep.until_acknowledged` says so (`trimming`).
 //!
 //! Trimming is a command of its own, and works when memory is full: it is what frees it. It trims
 //! exactly (`MINID =`), since `~` would leave a stream of less than a node's 100 entries as it is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::append::Keys;
+use super::trimming::Trimming;
 use crate::config::{Capture, Endpoint, Keep};
 use crate::rt;
 use crate::server::{self, Backoff, Error};
@@ -27,16 +29,20 @@ pub(crate) async fn keep(
     endpoint: Arc<Endpoint>,
     capture: Arc<Capture>,
     keys: Keys,
+    mut trimming: Option<Trimming>,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
-            ended = rounds(&endpoint, &capture, &keys, &mut backoff) => ended,
+            ended = rounds(&endpoint, &capture, &keys, trimming.as_mut(), &mut backoff) => ended,
         };
         // The route's own connection tells of a server that is away; this is for the rest.
         tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
+        if let Some(trimming) = &mut trimming {
+            trimming.failed(&error);
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(backoff.next_wait()) => {}
@@ -48,21 +54,36 @@ async fn rounds(
     endpoint: &Endpoint,
     capture: &Capture,
     keys: &Keys,
+    mut trimming: Option<&mut Trimming>,
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
+    if let Some(trimming) = &mut trimming {
+        trimming.connected(&mut connection).await?;
+    }
+    let mut due = Instant::now();
     loop {
-        let records = rt::unix_ms().saturating_sub(millis(RECORDS_AGE));
-        trim(&mut connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records).await?;
-        if let Keep::Limits { age: Some(age), .. } = capture.keep {
-            let oldest = rt::unix_ms().saturating_sub(millis(age));
-            match capture.stream.literal() {
-                Some(stream) => trim(&mut connection, &[stream.as_bytes().to_vec()], oldest).await?,
-                None => trim_made(&mut connection, &keys.streams, oldest).await?,
-            }
+        if due <= Instant::now() {
+            by_age(&mut connection, capture, keys).await?;
+            due = Instant::now() + INTERVAL;
         }
+        let pause = match &mut trimming {
+            Some(trimming) => trimming.step(&mut connection).await?,
+            None => INTERVAL,
+        };
         backoff.reset();
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn by_age(connection: &mut MultiplexedConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
+    let records = rt::unix_ms().saturating_sub(millis(RECORDS_AGE));
+    trim(connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records).await?;
+    let Keep::Limits { age: Some(age), .. } = capture.keep else { return Ok(()) };
+    let oldest = rt::unix_ms().saturating_sub(millis(age));
+    match capture.stream.literal() {
+        Some(stream) => trim(connection, &[stream.as_bytes().to_vec()], oldest).await,
+        None => trim_made(connection, &keys.streams, oldest).await,
     }
 }
 

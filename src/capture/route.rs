@@ -30,8 +30,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::account::Account;
 use super::append::{self, Keys};
@@ -47,6 +48,7 @@ use super::overflow::{Overflow, Room};
 use super::pulse::Pulse;
 use super::standing::Standing;
 use super::state::Revision;
+use super::trimming::Trimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::{DropReason, GapCause};
 use crate::filter::Filter;
@@ -151,6 +153,8 @@ pub struct Route {
     /// Where the successor's numbering begins, once this route's window has come there.
     border: Option<Position>,
     known_border: Border,
+    /// Under which revision this instance writes, while it does: only that one trims.
+    writes_as: watch::Sender<Option<String>>,
     log: Limited,
     report: report::Report,
     wake: Pin<Box<Sleep>>,
@@ -242,6 +246,7 @@ impl Route {
             floor: 0,
             border: None,
             known_border: Border::None,
+            writes_as: watch::Sender::new(None),
             log: Limited::new(),
             report: report::Report::default(),
             wake: Box::pin(tokio::time::sleep(TICK)),
@@ -260,7 +265,7 @@ impl Route {
             let action = self.select().await;
             self.apply(action, Instant::now());
         }
-        housekeeping.cancel();
+        drop(housekeeping);
         self.ended()
     }
 
@@ -515,14 +520,18 @@ impl Route {
         }
     }
 
-    fn keep_house(&self) -> CancellationToken {
+    /// Starts what runs beside the route, and ends with what is returned.
+    fn keep_house(&self) -> DropGuard {
         let stop = CancellationToken::new();
-        let Parts { destination, capture, .. } = &self.parts;
-        rt::spawn(
-            "housekeeping",
-            housekeeping::keep(destination.clone(), capture.clone(), self.keys.clone(), stop.clone()),
-        );
-        stop
+        let Parts { destination, capture, metrics, slot, .. } = &self.parts;
+        let trimming = capture.keep.until_acknowledged().map(|_| {
+            let writes_as = self.writes_as.subscribe();
+            Trimming::new(capture.clone(), self.keys.clone(), writes_as, metrics.clone(), slot.clone())
+        });
+        let (destination, keys) = (destination.clone(), self.keys.clone());
+        let keeping = housekeeping::keep(destination, capture.clone(), keys, trimming, stop.clone());
+        rt::spawn("housekeeping", keeping);
+        stop.drop_guard()
     }
 
     /// Bytes in memory: what is read, what waits, what is sent, what is kept.

@@ -42,7 +42,7 @@ use crate::template::Template;
 
 mod checks;
 mod faults;
-mod real;
+pub(super) mod real;
 mod route;
 
 const STEPS: usize = 400;

@@ -160,6 +160,9 @@ pub fn users(config: &Config) -> Vec<User> {
         allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
             user.own_keys(at, &capture.name, &keys::OF_CAPTURE);
             user.key(&glob_of(&capture.stream));
+            if capture.keep.until_acknowledged().is_some() {
+                user.further.insert("xpending");
+            }
             match at.durability {
                 Durability::Applied => {}
                 Durability::Replicated(_) => drop(user.further.insert("wait")),

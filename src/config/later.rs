@@ -4,12 +4,8 @@
 use super::problems::Key;
 
 /// Keys of later versions: the table that they stand in, and their names.
-const KEYS: [(&str, &[&str]); 4] = [
-    ("", &["invalidate"]),
-    ("redis", &["sentinel", "cluster", "tls"]),
-    ("capture", &["until_acknowledged"]),
-    ("broadcast", &["order"]),
-];
+const KEYS: [(&str, &[&str]); 3] =
+    [("", &["invalidate"]), ("redis", &["sentinel", "cluster", "tls"]), ("broadcast", &["order"])];
 
 /// Whether a later version knows the key.
 pub(crate) fn is_key(key: &Key) -> bool {

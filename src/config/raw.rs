@@ -273,6 +273,10 @@ pub(crate) struct KeepLimits {
     pub(crate) entries: Option<Count>,
     /// How old an entry may grow, by its id.
     pub(crate) age: Option<Span>,
+    /// Consumer groups: an entry goes only once all of them have acknowledged it and it has reached the age, if
+    /// one is given, or where the stream has more than entries, which must be given.
+    #[serde(default)]
+    pub(crate) until_acknowledged: Vec<String>,
 }
 
 /// What an entry looks like.

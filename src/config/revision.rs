@@ -61,14 +61,20 @@ fn mapping(capture: &Capture) -> Lines {
         Some(GroupsStart::Beginning) => set(&mut lines, "groups_start", json!("0")),
         Some(GroupsStart::End) => set(&mut lines, "groups_start", json!("$")),
     }
-    match capture.keep {
-        Keep::Forever => set(&mut lines, "keep", json!("forever")),
-        Keep::Limits { entries, age } => {
-            let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-            set_unless(&mut lines, "keep.entries", json!(entries), &Value::Null);
-            set_unless(&mut lines, "keep.age_ms", json!(age), &Value::Null);
+    let (entries, age) = match &capture.keep {
+        Keep::Forever => {
+            set(&mut lines, "keep", json!("forever"));
+            (None, None)
         }
-    }
+        Keep::Limits { entries, age } => (*entries, *age),
+        Keep::UntilAcknowledged(until) => {
+            set(&mut lines, "keep.until_acknowledged", sorted(&until.groups));
+            (Some(until.entries), until.age)
+        }
+    };
+    let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    set_unless(&mut lines, "keep.entries", json!(entries), &Value::Null);
+    set_unless(&mut lines, "keep.age_ms", json!(age), &Value::Null);
     match &capture.format {
         Format::Raw => {}
         Format::Fields => set(&mut lines, "format", json!("fields")),

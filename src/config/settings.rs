@@ -300,7 +300,7 @@ pub enum GroupsStart {
 }
 
 /// How much of a stream is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
     /// Everything: said, not assumed.
     Forever,
@@ -311,6 +311,30 @@ pub enum Keep {
         /// Age by entry id.
         age: Option<Duration>,
     },
+    /// What some consumer groups have not acknowledged.
+    UntilAcknowledged(UntilAcknowledged),
+}
+
+/// `keep.until_acknowledged`: entries go once all of these groups have acknowledged them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntilAcknowledged {
+    /// The groups, at least one.
+    pub groups: Vec<String>,
+    /// The most entries that stay, acknowledged or not.
+    pub entries: u64,
+    /// How long an entry stays that is acknowledged; none is not at all.
+    pub age: Option<Duration>,
+}
+
+impl Keep {
+    /// What is kept until it is acknowledged, where something is.
+    #[must_use]
+    pub const fn until_acknowledged(&self) -> Option<&UntilAcknowledged> {
+        match self {
+            Self::UntilAcknowledged(until) => Some(until),
+            Self::Forever | Self::Limits { .. } => None,
+        }
+    }
 }
 
 /// What an entry looks like.

@@ -128,6 +128,10 @@ catalogue! {
         "When an event was last stored; 0 before the first.");
     DURABLE_LAG_EVENTS = gauge("tidegate_durable_lag_events", "events", ROUTE, Owner::Capture,
         "Events stored and not yet known to be durable.");
+    TRIMMED = counter("tidegate_trimmed_total", "entries", ROUTE, Owner::Capture,
+        "Entries trimmed from the route's streams by `keep.until_acknowledged`.");
+    TRIMMED_UNACKNOWLEDGED = counter("tidegate_trimmed_unacknowledged_total", "entries", ROUTE, Owner::Capture,
+        "Entries trimmed because a stream had more than `keep.entries`, before every group of `keep.until_acknowledged` had acknowledged them.");
     LEADER = gauge("tidegate_leader", "0 or 1", ROUTE, Owner::Capture,
         "1 where this instance is the one that writes.");
     STANDBY_ELIGIBLE = gauge("tidegate_standby_eligible", "0 or 1", ROUTE, Owner::Capture,
@@ -273,6 +277,7 @@ mod tests {
 | `tidegate_route_state{state="parked"} == 1` | the route may not write; it needs a person |
 | `increase(tidegate_gaps_total[10m]) > 0` | events may have been missed; the stream `<key_prefix>ROUTE:gaps` says since when and why |
 | `increase(tidegate_dead_letters_total[10m]) > 0` | events or entries could not be passed on; the stream `<key_prefix>ROUTE:dead-letters` keeps them with the reason |
+| `increase(tidegate_trimmed_unacknowledged_total[10m]) > 0` | entries were trimmed that a group had not acknowledged; `/status` says which group is furthest behind |
 | `rate(tidegate_events_received_total[5m]) > 0 and tidegate_in_hand_events > 10000` for 1 min | the destination does not take events as fast as they come |
 | `tidegate_config_reload_success == 0` | the last reload was refused; the configuration from before runs on |
 "#;

@@ -35,6 +35,10 @@ pub struct CaptureMetrics {
     pub gap_open: Gauge,
     /// `tidegate_durable_lag_events`.
     pub durable_lag_events: Gauge,
+    /// `tidegate_trimmed_total`.
+    pub trimmed: Counter,
+    /// `tidegate_trimmed_unacknowledged_total`.
+    pub trimmed_unacknowledged: Counter,
     /// `tidegate_leader`; 0 or 1.
     pub leader: Gauge,
     /// `tidegate_standby_eligible`; 0 or 1.
@@ -79,6 +83,8 @@ impl CaptureMetrics {
             last_append_timestamp_seconds: route.gauge(&catalogue::LAST_APPEND_TIMESTAMP),
             gap_open: route.gauge(&catalogue::GAP_OPEN),
             durable_lag_events: route.gauge(&catalogue::DURABLE_LAG_EVENTS),
+            trimmed: route.counter(&catalogue::TRIMMED),
+            trimmed_unacknowledged: route.counter(&catalogue::TRIMMED_UNACKNOWLEDGED),
             leader: route.gauge(&catalogue::LEADER),
             standby_eligible: route.gauge(&catalogue::STANDBY_ELIGIBLE),
             append_seconds: route.histogram(&catalogue::APPEND_SECONDS),

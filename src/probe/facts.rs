@@ -100,6 +100,12 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Whether XTRIM knows ACKED, which came with Redis 8.2; `None` where the version was not told.
+    #[must_use]
+    pub fn knows_acked(&self) -> Option<bool> {
+        self.version.map(|version| self.kind == Kind::Redis && version >= Version(8, 2, 0))
+    }
+
     /// Reads INFO's text, and what CONFIG GET told of `appendfsync` and `save`.
     fn read(info: &str, settings: &HashMap<String, String>) -> Self {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
@@ -173,6 +179,10 @@ mod tests {
         assert_eq!((found.kind, found.version), (Kind::Dragonfly, Some(Version(1, 21, 2))));
         let found = facts("redis_version:8.0-rc1\r\n", &[]);
         assert_eq!((found.kind, found.version), (Kind::Redis, Some(Version(8, 0, 0))));
+        assert_eq!(found.knows_acked(), Some(false));
+        assert_eq!(facts("redis_version:8.2.3\r\n", &[]).knows_acked(), Some(true));
+        let valkey = facts("redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n", &[]);
+        assert_eq!(valkey.knows_acked(), Some(false));
     }
 
     #[test]

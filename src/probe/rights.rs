@@ -158,6 +158,10 @@ impl Trials<'_> {
         self.key("xrange", &gaps, &["-", "+", "COUNT", "1"]);
         self.key("xgroup|create", stream, &["tidegate", "0"]);
         self.key("xinfo|groups", stream, &[]);
+        if route.keep.until_acknowledged().is_some() {
+            self.key("xpending", stream, &["tidegate", "-", "+", "1"]);
+            self.key("xrange", stream, &["-", "+", "COUNT", "1"]);
+        }
         self.key("sadd", &made, &["name"]);
         self.key("scard", &made, &[]);
         self.key("sismember", &made, &["name"]);
@@ -289,7 +293,11 @@ mod tests {
 
     #[test]
     fn every_right_that_acl_grants_is_tried_and_no_other() {
-        for (file, count) in [("full/tidegate.toml", 2), ("capture-replication.toml", 2)] {
+        for (file, count) in [
+            ("full/tidegate.toml", 2),
+            ("capture-replication.toml", 2),
+            ("capture-until-acknowledged.toml", 1),
+        ] {
             let file = Path::new("config/examples").join(file);
             let config = config::load(&file, [], &[]).unwrap().config;
             let users = config::acl::users(&config);

@@ -19,6 +19,7 @@ mod capture_parked;
 mod capture_rejected;
 mod capture_restart;
 mod capture_source_faults;
+mod capture_trim;
 mod chaos;
 mod hostile_server;
 mod life;

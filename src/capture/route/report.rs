@@ -41,6 +41,13 @@ impl Route {
         let held = self.in_hand();
         let in_hand_bytes = self.held_bytes() as u64;
         let (leader, eligible) = (self.standing.is_leader(), self.is_eligible());
+        let writes = leader && self.ending == Ending::Running;
+        let writes_as = self.revision.as_ref().filter(|_| writes).map(ToString::to_string);
+        self.writes_as.send_if_modified(|known| {
+            let changed = *known != writes_as;
+            *known = writes_as;
+            changed
+        });
         let others = self.standing.others(Instant::now()) as u64;
         let metrics = &self.parts.metrics;
         metrics.in_hand_events.set(float(held.total()));

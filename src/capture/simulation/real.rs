@@ -9,9 +9,9 @@ use crate::capture::model::Model;
 use crate::server::resp::Value;
 
 /// A real server with the script.
-pub(super) struct Real {
+pub(in crate::capture) struct Real {
     process: Child,
-    connection: redis::Connection,
+    pub(in crate::capture) connection: redis::Connection,
     pub(super) hash: [u8; 40],
     _directory: tempfile::TempDir,
 }
@@ -37,7 +37,7 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 impl Real {
-    pub(super) fn start(version: &str) -> Self {
+    pub(in crate::capture) fn start(version: &str) -> Self {
         let own = std::env::current_exe().unwrap();
         let program = own.ancestors().map(|above| above.join("servers").join(version).join("server"));
         let program = program.into_iter().find(|path| path.exists());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::line;
-use crate::config::{Broadcast, Config, Endpoint, Prefer};
+use crate::config::{Broadcast, Config, Endpoint, Prefer, UntilAcknowledged};
 use crate::probe::{self, Facts, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
 use crate::rt;
 use crate::server::Error;
@@ -26,6 +26,9 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
             probe::of_capture(route, config.redis[&route.destination].durability, facts(&route.destination));
         line(&mut out, format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
         guarantees(&mut out, &guarantee, "published", "stored");
+        if let Some(until) = route.keep.until_acknowledged() {
+            trimming(&mut out, until, facts(&route.destination));
+        }
         if let Some(replication) = route.mode.replication() {
             tap(&mut out, replication.prefer, facts(&route.source));
         }
@@ -103,6 +106,27 @@ fn server(out: &mut String, found: &Found) {
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
         line(out, format_args!("  rights: all that the routes need"));
     }
+}
+
+/// Prints what goes from the streams, and how.
+fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&Facts>) {
+    let groups = until.groups.join(" and ");
+    let most = until.entries;
+    line(
+        out,
+        format_args!("  trimming: what {groups} acknowledged; past {most} entries the oldest, counted"),
+    );
+    let how = match destination.and_then(Facts::knows_acked) {
+        Some(true) => {
+            "with XTRIM ACKED, so also behind an entry that stays pending, where every group of the stream has \
+             acknowledged it"
+        }
+        Some(false) => "only before the first entry that is pending (XTRIM ACKED needs Redis 8.2)",
+        None => {
+            "whether the server knows XTRIM ACKED is not known; without it only before the first pending entry"
+        }
+    };
+    line(out, format_args!("    {how}"));
 }
 
 /// Prints what reading the replication stream rests on, and what it costs.

@@ -9,7 +9,7 @@ use crate::config::keys;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
 use crate::config::settings::{
-    Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication,
+    Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication, UntilAcknowledged,
 };
 use crate::template::Template;
 
@@ -155,21 +155,34 @@ impl Check<'_> {
         let expected = "{ entries = 1_000_000, age = \"7d\" }, one of the two, or \"forever\"";
         match self.required(raw, key, expected)? {
             raw::Keep::Forever(raw::Forever::Forever) => Some(Keep::Forever),
-            raw::Keep::Limits(raw::KeepLimits { entries: None, age: None }) => {
+            raw::Keep::Limits(raw::KeepLimits { entries, age, until_acknowledged: groups }) => {
                 let below = |refused: &Key| refused.parts().starts_with(key.parts());
-                if !self.refused.iter().any(below) {
-                    self.report(key, format!("is an empty table; expected {expected}"));
-                }
-                None
-            }
-            raw::Keep::Limits(limits) => {
-                if limits.age.is_some_and(|age| age.0.as_millis() == 0) {
+                let refused = self.refused.iter().any(below);
+                if age.is_some_and(|age| age.0.as_millis() == 0) {
                     self.report(&key.at("age"), "expected at least 1ms, or the stream would stay empty");
                 }
-                Some(Keep::Limits {
-                    entries: limits.entries.map(|entries| entries.0),
-                    age: limits.age.map(|age| age.0),
-                })
+                let (entries, age) = (entries.map(|entries| entries.0), age.map(|age| age.0));
+                self.names(&key.at("until_acknowledged"), "consumer group", &groups);
+                match (entries, age) {
+                    (Some(entries), age) if !groups.is_empty() => {
+                        Some(Keep::UntilAcknowledged(UntilAcknowledged { groups, entries, age }))
+                    }
+                    (None, _) if !groups.is_empty() => {
+                        if !refused {
+                            let message = "is missing; expected with until_acknowledged: the most entries that \
+                                           stay while a group acknowledges nothing";
+                            self.report(&key.at("entries"), message);
+                        }
+                        None
+                    }
+                    (None, None) => {
+                        if !refused {
+                            self.report(key, format!("is an empty table; expected {expected}"));
+                        }
+                        None
+                    }
+                    (entries, age) => Some(Keep::Limits { entries, age }),
+                }
             }
         }
     }
