@@ -15,6 +15,7 @@ mod capture_destination_faults;
 mod capture_durable;
 mod capture_exact;
 mod capture_filter;
+mod capture_memory;
 mod capture_parked;
 mod capture_rejected;
 mod capture_restart;
