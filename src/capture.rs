@@ -29,6 +29,7 @@ mod model;
 mod overflow;
 mod pulse;
 mod route;
+mod share;
 #[cfg(test)]
 mod simulation;
 mod standing;
@@ -41,3 +42,4 @@ pub use batch::{Batch, Builder, Options};
 pub use handover::Handover;
 pub use pulse::Pulse;
 pub use route::{Parts, Route, SpoolPlace};
+pub use share::Share;

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::broadcast;
-use crate::capture::{self, Handover, Pulse};
+use crate::capture::{self, Handover, Pulse, Share};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::metrics::Metrics;
 use crate::rt;
@@ -40,6 +40,8 @@ pub struct Supervisor {
     instance: u64,
     /// Where captures may write; `None` where there is no place.
     place: Option<StateDirectory>,
+    /// What each capture may hold in memory.
+    share: Share,
     board: Board,
     metrics: Metrics,
     pulses: BTreeMap<String, (Arc<Endpoint>, Pulse)>,
@@ -85,6 +87,7 @@ impl Supervisor {
             config: Arc::new(config),
             instance,
             place,
+            share: Share::default(),
             board,
             metrics,
             pulses: BTreeMap::new(),
@@ -93,6 +96,7 @@ impl Supervisor {
             ending: Vec::new(),
         };
         let config = supervisor.config.clone();
+        supervisor.divide_memory();
         for capture in config.capture.values() {
             supervisor.start_capture(capture.clone(), None);
         }
@@ -108,6 +112,7 @@ impl Supervisor {
         let config = Arc::new(config);
         let old = std::mem::replace(&mut self.config, config.clone());
         self.ending.retain(|running| !running.is_finished());
+        self.divide_memory();
 
         for name in old.broadcast.keys() {
             let same = self.broadcasts.get(name).is_some_and(|running| running.is(&config));
@@ -216,8 +221,6 @@ impl Supervisor {
         };
         let stop = CancellationToken::new();
         let successor = Handover::default();
-        let shares = self.config.capture.len().max(1) as u64;
-        let memory = self.config.daemon.memory_limit / 100 * RING_PERCENT / shares;
         let status =
             RouteStatus::new(&capture.name, Kind::Capture, &source.name, &destination.name, rt::unix_ms());
         let predecessor = before.as_ref().map(|before| {
@@ -241,7 +244,7 @@ impl Supervisor {
             source_metrics: self.metrics.endpoint(&source.name),
             destination_metrics: self.metrics.endpoint(&destination.name),
             slot: self.board.place(status),
-            memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
+            share: self.share.clone(),
             spool,
             instance: format!("{:016x}", self.instance),
             force_after: self.config.daemon.force_after,
@@ -294,6 +297,12 @@ impl Supervisor {
     /// The checked configuration names only endpoints that it has.
     fn endpoint(&self, name: &str) -> Option<Arc<Endpoint>> {
         self.config.redis.get(name).cloned()
+    }
+
+    /// Gives each capture the same share of memory.
+    fn divide_memory(&self) {
+        let shares = self.config.capture.len().max(1) as u64;
+        self.share.set(self.config.daemon.memory_limit / 100 * RING_PERCENT / shares);
     }
 
     /// A capture's share of the disk.

@@ -46,6 +46,7 @@ use super::housekeeping;
 use super::mapping::Mapping;
 use super::overflow::{Overflow, Room};
 use super::pulse::Pulse;
+use super::share::Share;
 use super::standing::Standing;
 use super::state::Revision;
 use super::trimming::Trimming;
@@ -85,8 +86,8 @@ pub struct Parts {
     pub destination_metrics: EndpointMetrics,
     /// The route's place on the board.
     pub slot: Slot,
-    /// Bytes that it may hold in memory.
-    pub memory_bytes: usize,
+    /// How much it may hold in memory.
+    pub share: Share,
     /// Where it may write what does not fit, and what a crash must not take.
     pub spool: Option<SpoolPlace>,
     /// Which instance this is, among those that run the same configuration.
@@ -507,7 +508,8 @@ impl Route {
 
     /// How much may wait in memory. A part is for what is stored and kept until that is durable.
     fn room(&self) -> Room {
-        Room { chain: self.parts.memory_bytes / 2, tail: self.parts.memory_bytes / 4 }
+        let share = self.parts.share.bytes();
+        Room { chain: share / 2, tail: share / 4 }
     }
 
     /// What is in hand, counted where it is.

@@ -98,3 +98,34 @@ fn a_stalled_route_takes_nothing_from_the_others() {
     let missing = assert_nothing_lost_outside_gaps(&published, &captured(&stalled, "stalled"), &gaps);
     assert!(missing > 0, "it was more than the share");
 }
+
+#[test]
+fn a_reload_that_adds_routes_divides_memory_anew() {
+    let source = Server::start(Version::Redis70);
+    let mut stalled = Server::with(Version::Redis70, Options::default().durable());
+    let fine = Server::start(Version::Redis70);
+    let mut daemon = Setup::new()
+        .endpoint("shop", &source)
+        .endpoint("stalled", &stalled)
+        .endpoint("fine", &fine)
+        .daemon("memory_limit = \"32MiB\"\nspool = { limit = \"0B\", fsync = \"1s\" }")
+        .routes(&routes(&["stalled", "fine"]))
+        .expects(&[alert::DESTINATION, alert::SOURCE])
+        .start_ready();
+    let more = ["one", "two", "three", "four"]
+        .map(|name| routes(&[name]).replace(&format!("destination = \"{name}\""), "destination = \"fine\""));
+    daemon.reload(&format!("{}{}", routes(&["stalled", "fine"]), more.concat()));
+    daemon.wait_route_ready("four");
+    stalled.kill();
+    let oracle = Oracle::new(&source);
+    let load = oracle.start(&Load::new(3, 400_000, &["stalled"]));
+    // It runs since before the reload, and has a sixth now.
+    eventually("it has no room", PATIENCE, || {
+        let status = daemon.route("stalled")?;
+        let full = status.gap_open_since_unix_ms.is_some() && !status.source.connected;
+        if full { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+    let held = in_hand_bytes(&daemon, "stalled");
+    assert!(held <= SHARED_BYTES / 6, "{held} bytes are more than its share");
+    load.stop();
+}
