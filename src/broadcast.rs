@@ -27,6 +27,7 @@
 mod call;
 mod entries;
 mod failure;
+mod guard;
 mod id;
 mod metrics;
 mod publisher;
@@ -52,6 +53,7 @@ use crate::status::{Link, RouteState, RouteStatus, Slot};
 
 use call::{Failing, Tally};
 use failure::{Failure, Side};
+use guard::Guard;
 use publisher::REFUSED_IN_A_ROW;
 use render::Renderer;
 use session::Session;
@@ -99,6 +101,7 @@ struct Route {
     renderer: Renderer,
     filter: Filter,
     payload_field: String,
+    guard: Guard,
     parts: Parts,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
@@ -118,6 +121,7 @@ impl Route {
             renderer: Renderer::new(&parts.settings),
             filter: Filter::new(&parts.settings.conditions),
             payload_field: parts.settings.payload_field.clone(),
+            guard: Guard::new(parts.settings.loop_guard),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -145,6 +149,12 @@ impl Route {
                 },
                 Err(failure) => failure,
             };
+            self.guard.interrupted();
+            if matches!(failure, Failure::Loop) {
+                self.looped(&failure);
+                living(&slot, stop.cancelled()).await;
+                break;
+            }
             careful = matches!(failure, Failure::Refused { .. });
             let wait = self.failed(&failure);
             tokio::select! {
@@ -232,6 +242,32 @@ impl Route {
             );
         }
         if parked { PARKED } else { self.backoff.next_wait() }
+    }
+
+    /// It looks as if its own output came back: that is tried now.
+    fn suspected(&self) {
+        self.parts.metrics.loop_checks.increment(1);
+        let route = &self.parts.settings.name;
+        tracing::info!(
+            event = "broadcast_loop_check", %route,
+            "most of what is published was published before: holding back for about a second, to see whether it \
+             comes back"
+        );
+    }
+
+    /// Its own output comes back: nothing but a person ends that.
+    fn looped(&mut self, failure: &Failure) {
+        self.parts.metrics.loops.increment(1);
+        let (settings, reason) = (&self.parts.settings, failure.for_a_person());
+        self.parts.slot.update(|status| status.source.connected = false);
+        tracing::error!(
+            event = "broadcast_loop", route = %settings.name, endpoint = %self.parts.destination.name,
+            class = failure.class().as_str(), stream = %settings.stream, channel = %settings.channel,
+            "{reason}; nothing is published any more until the route's configuration changes or tidegate is \
+             restarted: find who adds to the stream what is heard on the channel (captures of other daemons, \
+             scripts), end that, and trim the copies out of the stream"
+        );
+        self.state(RouteState::Parked, Some(reason));
     }
 
     /// What a person reads of a failure. An entry's own is noted to be counted.

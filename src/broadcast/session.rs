@@ -19,6 +19,7 @@ use super::Route;
 use super::call::{self, Keys, OPEN, PUBLISH, Tally};
 use super::entries::Entries;
 use super::failure::{Failure, Side};
+use super::guard::{Leave, Verdict};
 use super::id::EntryId;
 use super::metrics;
 use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
@@ -47,6 +48,8 @@ struct Read {
     entries: usize,
     /// Whether the rate allowed no more.
     limited: bool,
+    /// Whether nothing of it is to be published: the guard only looks.
+    ahead: bool,
     sent: Instant,
 }
 
@@ -61,6 +64,9 @@ pub(super) struct Session<'r> {
     read_entries: usize,
     ranges: Vec<(Range<usize>, Range<usize>)>,
     pace: Option<Pace>,
+    /// Up to where the guard has looked, ahead of what is published, and whether that was the stream's end.
+    ahead: Option<EntryId>,
+    ahead_whole: bool,
     /// Until when nothing is read, since the rate lets nothing through.
     paced: Option<Instant>,
     ticks: Interval,
@@ -173,6 +179,8 @@ impl<'r> Session<'r> {
             read_entries: 1,
             ranges: Vec::new(),
             pace: settings.rate_limit.map(|rate| Pace::new(rate, Instant::now())),
+            ahead: None,
+            ahead_whole: false,
             paced: None,
             ticks,
             live: false,
@@ -262,8 +270,13 @@ impl<'r> Session<'r> {
         if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
             return;
         }
+        let leave = self.route.guard.leave();
+        if leave == Leave::Nothing {
+            return self.look_ahead(now);
+        }
+        let one = leave == Leave::One || self.publisher.is_careful();
         let after = self.publisher.end();
-        let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
+        let wanted = if one { 1 } else { self.read_entries };
         let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.messages(now));
         if let Some(pace) = self.pace.as_ref().filter(|_| allowed == 0) {
             let next = pace.next();
@@ -277,12 +290,27 @@ impl<'r> Session<'r> {
         let block = BLOCK.as_millis().to_string();
         let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
         // The first read proves that the stream can be read, and so does not wait for an entry.
-        if self.live && entries > 0 {
+        if self.live && entries > 0 && leave == Leave::All {
             command.extend([b"BLOCK", block.as_bytes()]);
         }
         command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
         resp::command(self.reader.out(), &command);
-        self.read = Some(Read { after, entries, limited: allowed < wanted, sent: now });
+        self.read = Some(Read { after, entries, limited: allowed < wanted, ahead: false, sent: now });
+    }
+
+    /// Reads what stands in the stream and is not to be published now, once what is under way is done.
+    fn look_ahead(&mut self, now: Instant) {
+        if !self.publisher.is_idle() || self.ahead_whole {
+            return;
+        }
+        let after = *self.ahead.get_or_insert(self.publisher.end());
+        let (count, after_text) = (self.read_entries.to_string(), after.to_string());
+        let stream = self.route.parts.settings.stream.as_bytes();
+        let command: [&[u8]; 6] =
+            [b"XREAD", b"COUNT", count.as_bytes(), b"STREAMS", stream, after_text.as_bytes()];
+        resp::command(self.reader.out(), &command);
+        let entries = self.read_entries;
+        self.read = Some(Read { after, entries, limited: false, ahead: true, sent: now });
     }
 
     /// Takes in what a read has brought.
@@ -297,6 +325,19 @@ impl<'r> Session<'r> {
         let count = entries.left();
         let begin = self.publisher.end();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
+        if read.ahead {
+            while let Some(entry) = entries.next().map_err(Failure::source)? {
+                let payload = entry.field(self.route.payload_field.as_bytes());
+                if let Ok((_, message)) = self.route.renderer.render(&entry) {
+                    self.route.guard.looked_at(payload, message);
+                }
+                self.ahead = Some(entry.id);
+            }
+            self.ranges = entries.into_ranges();
+            self.ahead_whole = count < read.entries;
+            return Ok(());
+        }
+        let alone = self.route.guard.leave() == Leave::One;
         let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
         if taken && read.after <= begin {
             while let Some(entry) = entries.next().map_err(Failure::source)? {
@@ -312,6 +353,8 @@ impl<'r> Session<'r> {
                         if let Some(pace) = &mut self.pace {
                             pace.take(now);
                         }
+                        let payload = entry.field(self.route.payload_field.as_bytes());
+                        self.route.guard.published(payload, message);
                         self.publisher.publish(&entry, channel, message, now);
                     }
                     Err(why) => self.publisher.reject(&entry, why, now),
@@ -320,6 +363,9 @@ impl<'r> Session<'r> {
             self.publisher.flush(now);
         }
         self.ranges = entries.into_ranges();
+        if alone && count == 0 {
+            self.route.guard.nothing_to_send(now);
+        }
         if count == 0 || !self.publisher.is_careful() {
             self.live();
         }
@@ -359,10 +405,29 @@ impl<'r> Session<'r> {
         }
     }
 
+    /// Lets the guard go on.
+    fn guard(&mut self, now: Instant) -> Result<(), Failure> {
+        let idle = self.publisher.is_idle() && self.read.is_none_or(|read| read.ahead);
+        match self.route.guard.tick(now, idle, self.ahead_whole) {
+            Some(Verdict::Loop) => return Err(Failure::Loop),
+            Some(Verdict::Suspected) => self.route.suspected(),
+            None => {}
+        }
+        // It looks again, from where it has looked to; from anew once everything may be published.
+        self.ahead_whole = false;
+        if self.route.guard.leave() == Leave::All {
+            self.ahead = None;
+        }
+        Ok(())
+    }
+
     fn tick(&mut self, now: Instant) -> Result<(), Failure> {
         self.route.progressed();
         self.publisher.ping(now);
         self.publisher.check_deadlines(now)?;
+        if self.drain_until.is_none() {
+            self.guard(now)?;
+        }
         let limit = BLOCK + self.route.parts.source.response_timeout;
         if self.read.is_some_and(|read| now.saturating_duration_since(read.sent) > limit) {
             return Err(Failure::source(Error::Timeout(limit, "reading the stream")));

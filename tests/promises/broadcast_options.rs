@@ -392,3 +392,81 @@ fn a_message_that_is_larger_than_the_server_takes_becomes_a_dead_letter() {
         }
     }
 }
+
+/// The capture that closes the loop, in a daemon of its own: no configuration shows both.
+fn way_back(channel: &str) -> String {
+    format!(
+        r#"
+        [capture.orders]
+        source = "heard"
+        channels = ["{channel}"]
+        destination = "added"
+        stream = "orders"
+        keep = "forever"
+        "#
+    )
+}
+
+#[test]
+fn a_route_whose_output_comes_back_through_another_daemon_parks() {
+    let plain = "channel = \"stock\"\nmessage = \"<field:payload>\"";
+    let growing = "channel = \"stock\"\nmessage = \"+<field:payload>\"";
+    let id = "channel = \"stock\"\nmessage = \"<id>\"";
+    for (lines, version) in [(plain, Version::Redis70), (growing, Version::Valkey91), (id, Version::Redis82)]
+    {
+        for (events, second) in placements(version) {
+            let shop = second.as_ref().unwrap_or(&events);
+            let mut daemon = setup(&events, second.as_ref(), lines).expects(&[alert::LOOP]).start_ready();
+            let other = Setup::new()
+                .endpoint("heard", shop)
+                .endpoint("added", &events)
+                .routes(&way_back("stock"))
+                .start_ready();
+            for n in 0..5 {
+                events.ask::<String>(&["XADD", "orders", "*", "payload", &format!("message {n}")]);
+            }
+            let status = daemon.wait_state("stock", RouteState::Parked);
+            let reason = status.reason.unwrap();
+            assert!(reason.contains("comes back into its stream"), "{reason}");
+            assert_eq!(metric(&daemon, "tidegate_loops_total"), 1);
+            // The loop stands still: what the other daemon had in hand is in the stream, and nothing follows.
+            let received = other.route("orders").unwrap().process.unwrap().received as usize;
+            other.wait_settled("orders", received);
+            let length = events.stream_length("orders");
+            let published = wait_counts(&daemon, "its counts", |_| true).published as usize;
+            assert_eq!(length, published + 5, "each message came back once");
+            assert_eq!(other.route("orders").unwrap().state, RouteState::Live, "the other one is innocent");
+            assert!(daemon.stop().success(), "a parked route ends at once");
+        }
+    }
+}
+
+#[test]
+fn payloads_that_an_application_repeats_park_nobody() {
+    let events = Server::start(Version::Redis70);
+    let subscriber = Subscriber::start(&events, &["stock"]);
+    let daemon = setup(&events, None, "channel = \"stock\"").start_ready();
+    let mut added = 0;
+    eventually("it looks like a loop and is tried", PATIENCE, || {
+        for _ in 0..20 {
+            events.ask::<String>(&["XADD", "orders", "*", "payload", "tick"]);
+            added += 1;
+        }
+        match metric(&daemon, "tidegate_loop_checks_total") {
+            0 => Err(format!("{added} added")),
+            _ => Ok(()),
+        }
+    });
+    // While it is tried the application goes on.
+    eventually("it publishes again", PATIENCE, || {
+        events.ask::<String>(&["XADD", "orders", "*", "payload", "tick"]);
+        added += 1;
+        match subscriber.count() {
+            count if count == added => Ok(()),
+            count => Err(format!("{count} of {added}")),
+        }
+    });
+    assert_eq!(daemon.route("stock").unwrap().state, RouteState::Live);
+    assert_eq!(metric(&daemon, "tidegate_loops_total"), 0);
+    assert_eq!(payloads(&subscriber), vec!["tick"; added]);
+}

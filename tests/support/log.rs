@@ -18,6 +18,8 @@ pub(crate) mod alert {
     pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
     /// A route may not write, and a person must act.
     pub(crate) const PARKED: &[&str] = &["parked", "broadcast_parked"];
+    /// What a broadcast publishes comes back into its stream.
+    pub(crate) const LOOP: &[&str] = &["broadcast_loop"];
     /// A stop could not store everything, since the destination is away.
     pub(crate) const DRAIN: &[&str] = &["drain_incomplete"];
     /// A configuration that was read again is bad and changed nothing.
