@@ -126,7 +126,7 @@ impl<'r> Session<'r> {
         let begin =
             route.remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
         let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(Failure::source)?;
-        let (failed, error) = route.failed.clone().map_or_else(Default::default, |failed| failed);
+        let (failed, error) = route.failed.clone().unwrap_or_default();
         let arguments: [&[u8]; 8] = [
             b"EVAL",
             OPEN.source.as_bytes(),
