@@ -412,9 +412,13 @@ fn a_route_whose_output_comes_back_through_another_daemon_parks() {
     let plain = "channel = \"stock\"\nmessage = \"<field:payload>\"";
     let growing = "channel = \"stock\"\nmessage = \"+<field:payload>\"";
     let id = "channel = \"stock\"\nmessage = \"<id>\"";
-    for (lines, version) in [(plain, Version::Redis70), (growing, Version::Valkey91), (id, Version::Redis82)]
-    {
-        for (events, second) in placements(version) {
+    for (lines, version, servers) in [
+        (plain, Version::Redis70, 1),
+        (plain, Version::Valkey80, 2),
+        (growing, Version::Valkey91, 1),
+        (id, Version::Redis82, 2),
+    ] {
+        for (events, second) in placements(version).into_iter().skip(servers - 1).take(1) {
             let shop = second.as_ref().unwrap_or(&events);
             let mut daemon = setup(&events, second.as_ref(), lines).expects(&[alert::LOOP]).start_ready();
             let other = Setup::new()
@@ -429,12 +433,14 @@ fn a_route_whose_output_comes_back_through_another_daemon_parks() {
             let reason = status.reason.unwrap();
             assert!(reason.contains("comes back into its stream"), "{reason}");
             assert_eq!(metric(&daemon, "tidegate_loops_total"), 1);
-            // The loop stands still: what the other daemon had in hand is in the stream, and nothing follows.
-            let received = other.route("orders").unwrap().process.unwrap().received as usize;
-            other.wait_settled("orders", received);
-            let length = events.stream_length("orders");
-            let published = wait_counts(&daemon, "its counts", |_| true).published as usize;
-            assert_eq!(length, published + 5, "each message came back once");
+            // The loop stands still: every message came back once, and nothing follows.
+            let published = wait_counts(&daemon, "its counts", |_| true).published;
+            eventually("the other daemon has added what it heard", PATIENCE, || {
+                match events.ask::<u64>(&["XLEN", "orders"]) {
+                    length if length == published + 5 => Ok(()),
+                    length => Err(format!("{length}, and {published} published")),
+                }
+            });
             assert_eq!(other.route("orders").unwrap().state, RouteState::Live, "the other one is innocent");
             assert!(daemon.stop().success(), "a parked route ends at once");
         }
