@@ -33,6 +33,8 @@ mod metrics;
 mod publisher;
 mod rate;
 mod render;
+
+pub mod replay;
 mod session;
 
 use std::future::Future;

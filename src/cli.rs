@@ -8,6 +8,8 @@ mod acl;
 mod check;
 mod gaps;
 mod healthcheck;
+mod interrupt;
+mod replay;
 mod run;
 mod spool;
 mod status;
@@ -49,13 +51,15 @@ enum Command {
     /// Check the configuration and print every problem at once
     Check(check::Arguments),
     /// Print the ACL SETUSER lines that the configuration needs
-    Acl,
+    Acl(acl::Arguments),
     /// Show what the running daemon does
     Status(status::Arguments),
     /// List the recorded gaps: when events may have been missed, and why
     Gaps(gaps::Arguments),
     /// Wait until the running daemon's routes are ready: live, or standing by and able to go on
     Wait(wait::Arguments),
+    /// Publish a past range of a stream again; cut off and begun again, it goes on where it was
+    Replay(replay::Arguments),
     /// Look at what is on disk while a destination is away
     #[command(subcommand)]
     Spool(spool::Command),
@@ -90,10 +94,11 @@ impl Cli {
         ExitCode::from(match self.command {
             Command::Run => run::run(config),
             Command::Check(arguments) => check::check(config, &arguments),
-            Command::Acl => acl::acl(config),
+            Command::Acl(arguments) => acl::acl(config, &arguments),
             Command::Status(arguments) => status::status(config, &arguments),
             Command::Gaps(arguments) => gaps::gaps(config, &arguments),
             Command::Wait(arguments) => wait::wait(config, &arguments),
+            Command::Replay(arguments) => replay::replay(config, &arguments),
             Command::Spool(command) => spool::spool(config, &command),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {

@@ -18,6 +18,7 @@ mod check;
 pub mod keys;
 mod later;
 mod layers;
+pub mod lookup;
 mod loops;
 mod overlap;
 mod problems;
@@ -29,6 +30,7 @@ mod url;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use check::of_entry;
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{

@@ -263,7 +263,7 @@ fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
     })
 }
 
-fn unexpected(script: &Script) -> Error {
+pub(super) fn unexpected(script: &Script) -> Error {
     Error::Protocol(format!("the script '{}' gave an answer that it cannot give", script.name))
 }
 

@@ -18,6 +18,16 @@ impl EntryId {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
         Some(Self { milliseconds: milliseconds.parse().ok()?, sequence: sequence.parse().ok()? })
     }
+
+    /// The greatest id below this one, so that reading after it begins here; the lowest has none below.
+    #[must_use]
+    pub fn before(self) -> Self {
+        match (self.milliseconds, self.sequence) {
+            (0, 0) => self,
+            (milliseconds, 0) => Self { milliseconds: milliseconds - 1, sequence: u64::MAX },
+            (milliseconds, sequence) => Self { milliseconds, sequence: sequence - 1 },
+        }
+    }
 }
 
 impl fmt::Display for EntryId {
@@ -36,6 +46,9 @@ mod tests {
         assert!(id("9-0") < id("10-0"));
         assert!(id("10-9") < id("10-10"));
         assert_eq!(id("18446744073709551615-7").to_string(), "18446744073709551615-7");
+        for (of, before) in [("5-1", "5-0"), ("5-0", "4-18446744073709551615"), ("0-0", "0-0")] {
+            assert_eq!(id(of).before(), id(before));
+        }
         for bad in ["", "1", "-", "1-", "a-1", "1-1-1", "18446744073709551616-0"] {
             assert_eq!(EntryId::parse(bad.as_bytes()), None, "{bad}");
         }

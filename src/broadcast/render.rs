@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::entries::Entry;
 use crate::config::{self, Message};
-use crate::template::Part;
+use crate::template::{Part, Template};
 
 /// Why an entry cannot be published. Told to a person and kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,14 +62,24 @@ pub(super) struct Renderer {
 
 impl Renderer {
     pub(super) fn new(settings: &config::Broadcast) -> Self {
+        Self::of_templates(&settings.stream, &settings.channel, &settings.message, settings.max_message_size)
+    }
+
+    /// Of templates that stand in no route.
+    pub(super) fn of_templates(
+        stream: &str,
+        channel: &Template,
+        message: &Message,
+        max_message_bytes: u64,
+    ) -> Self {
         Self {
-            stream: settings.stream.clone(),
-            channel: settings.channel.parts().to_vec(),
-            message: match &settings.message {
+            stream: stream.to_owned(),
+            channel: channel.parts().to_vec(),
+            message: match message {
                 Message::Template(template) => Some(template.parts().to_vec()),
                 Message::Envelope => None,
             },
-            max_message_bytes: settings.max_message_size,
+            max_message_bytes,
             channel_text: Vec::new(),
             message_text: Vec::new(),
         }
@@ -173,7 +183,6 @@ fn quote(out: &mut Vec<u8>, text: &str) {
 mod tests {
     use super::super::entries::{Entries, tests::reply};
     use super::*;
-    use crate::template::Template;
 
     /// Stands for it in the place of a template.
     const ENVELOPE: &str = "";
@@ -183,14 +192,13 @@ mod tests {
         message: &str,
         fields: &[(&[u8], &[u8])],
     ) -> Result<(String, String), Unrenderable> {
-        let mut renderer = Renderer {
-            stream: "orders".into(),
-            channel: Template::parse(channel).unwrap().parts().to_vec(),
-            message: (message != ENVELOPE).then(|| Template::parse(message).unwrap().parts().to_vec()),
-            max_message_bytes: 64,
-            channel_text: b"left over".to_vec(),
-            message_text: b"left over".to_vec(),
+        let message = match message {
+            ENVELOPE => Message::Envelope,
+            template => Message::Template(Template::parse(template).unwrap()),
         };
+        let mut renderer = Renderer::of_templates("orders", &Template::parse(channel).unwrap(), &message, 64);
+        renderer.channel_text.extend_from_slice(b"left over");
+        renderer.message_text.extend_from_slice(b"left over");
         let reply = reply(&[("5-1", fields)]);
         let mut entries = Entries::new(&reply, Vec::new()).unwrap();
         let entry = entries.next().unwrap().unwrap();

@@ -370,11 +370,9 @@ impl<'r> Session<'r> {
             self.live();
         }
         self.route.rate_limited(read.limited && count >= read.entries.max(1));
-        if reply_bytes > READ_BYTES {
-            self.read_entries = (read.entries / 2).max(1);
-        } else if count == read.entries && !read.limited && reply_bytes <= READ_BYTES / 2 {
-            self.read_entries = (read.entries * 2).min(READ_ENTRIES);
-        }
+        // That one which was limited brought all it asked for says nothing.
+        let came = if read.limited { 0 } else { count };
+        self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);
         Ok(())
     }
 
@@ -444,8 +442,20 @@ async fn paced(until: Option<Instant>) {
     }
 }
 
+/// How many entries the next read asks for, once one that asked for `asked` brought `came` entries in
+/// `bytes`: `now` changes where that was too much, or little and all that was asked for.
+pub(super) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
+    if bytes > READ_BYTES {
+        (asked / 2).max(1)
+    } else if came == asked && bytes <= READ_BYTES / 2 {
+        (asked * 2).min(READ_ENTRIES)
+    } else {
+        now
+    }
+}
+
 /// Sends what waits and reads what came; ready once something came or the connection has ended.
-fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+pub(super) fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
     if connection.unsent_bytes() > 0
         && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
     {

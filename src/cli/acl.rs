@@ -2,17 +2,40 @@
 
 use std::path::Path;
 
+use clap::Args;
+
 use crate::config::acl;
 
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print the lines for a person who runs gaps, dead-letters, tap and replay, instead of the daemon's.
+    /// The users are those that the configuration names: give it another one with another user in its urls
+    #[arg(long)]
+    operator: bool,
+    /// With --operator: a channel that replay may publish on, as an ACL rule names it, such as replay.*
+    #[arg(long, value_name = "CHANNEL", requires = "operator")]
+    replay_channel: Vec<String>,
+    /// The same for replay --sharded; Redis 7.0 or newer
+    #[arg(long, value_name = "CHANNEL", requires = "operator")]
+    replay_shard_channel: Vec<String>,
+}
+
 /// Prints the ACL lines; each endpoint under a comment with its name.
-pub(super) fn acl(config: &Path) -> u8 {
-    match super::load(config) {
-        Ok(loaded) => {
-            for user in acl::users(&loaded.config) {
-                println!("{user}");
-            }
-            super::OK
-        }
-        Err(code) => code,
+pub(super) fn acl(config: &Path, arguments: &Arguments) -> u8 {
+    let config = match super::load(config) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let users = if arguments.operator {
+        let of = |sharded| move |channel: &String| acl::ReplayChannel { channel: channel.clone(), sharded };
+        let plain = arguments.replay_channel.iter().map(of(false));
+        let replay: Vec<_> = plain.chain(arguments.replay_shard_channel.iter().map(of(true))).collect();
+        acl::operators(&config, &replay)
+    } else {
+        acl::users(&config)
+    };
+    for user in users {
+        println!("{user}");
     }
+    super::OK
 }

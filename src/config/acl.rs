@@ -32,6 +32,20 @@ pub enum Role {
     BroadcastDestination,
     /// Publishes for a broadcast with `sharded = true`.
     BroadcastShards,
+    /// Looks after what a capture has written: `gaps`, `dead-letters`, `tap`.
+    OperatorOfCapture,
+    /// Looks after the stream of a broadcast: `dead-letters`, `tap`.
+    OperatorOfBroadcast,
+    /// Publishes dead letters of a broadcast again.
+    OperatorPublishing,
+    /// The same with `sharded = true`.
+    OperatorShards,
+    /// Reads a stream for `replay` and keeps the checkpoint.
+    ReplaySource,
+    /// Publishes for `replay`.
+    ReplayDestination,
+    /// Publishes for `replay --sharded`.
+    ReplayShards,
 }
 
 impl Role {
@@ -39,6 +53,19 @@ impl Role {
     #[must_use]
     pub fn of_publishing(route: &Broadcast) -> Self {
         if route.sharded { Self::BroadcastShards } else { Self::BroadcastDestination }
+    }
+
+    const fn is_operators(self) -> bool {
+        matches!(
+            self,
+            Self::OperatorOfCapture
+                | Self::OperatorOfBroadcast
+                | Self::OperatorPublishing
+                | Self::OperatorShards
+                | Self::ReplaySource
+                | Self::ReplayDestination
+                | Self::ReplayShards
+        )
     }
 }
 
@@ -51,6 +78,13 @@ impl fmt::Display for Role {
             Self::BroadcastSource => "source of broadcast",
             Self::BroadcastDestination => "destination of broadcast",
             Self::BroadcastShards => "sharded destination of broadcast",
+            Self::OperatorOfCapture => "operator, destination of capture",
+            Self::OperatorOfBroadcast => "operator, source of broadcast",
+            Self::OperatorPublishing => "operator, destination of broadcast",
+            Self::OperatorShards => "operator, sharded destination of broadcast",
+            Self::ReplaySource => "operator, replay of the streams of",
+            Self::ReplayDestination => "operator, replay onto",
+            Self::ReplayShards => "operator, sharded replay onto",
         })
     }
 }
@@ -67,7 +101,7 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(Role, &[&str]); 6] = [
+const RIGHTS: [(Role, &[&str]); 13] = [
     (
         Role::CaptureSource,
         &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
@@ -118,6 +152,44 @@ const RIGHTS: [(Role, &[&str]); 6] = [
     ),
     (Role::BroadcastDestination, &["publish"]),
     (Role::BroadcastShards, &["spublish"]),
+    (
+        Role::OperatorOfCapture,
+        &[
+            "xrange",
+            "xrevrange",
+            "xlen",
+            "xread",
+            "xdel",
+            "xadd",
+            "xgroup|create",
+            "eval",
+            "sadd",
+            "scard",
+            "sismember",
+            "sscan",
+        ],
+    ),
+    (Role::OperatorOfBroadcast, &["xrange", "xrevrange", "xlen", "xread", "xdel", "eval"]),
+    (Role::OperatorPublishing, &["publish"]),
+    (Role::OperatorShards, &["spublish"]),
+    (
+        Role::ReplaySource,
+        &[
+            "time",
+            "xrange",
+            "xrevrange",
+            "xread",
+            "script|load",
+            "eval",
+            "evalsha",
+            "hmget",
+            "hset",
+            "pexpire",
+            "del",
+        ],
+    ),
+    (Role::ReplayDestination, &["publish", "pubsub|numsub", "pubsub|channels", "pubsub|numpat"]),
+    (Role::ReplayShards, &["spublish", "pubsub|shardnumsub", "pubsub|shardchannels"]),
 ];
 
 /// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
@@ -176,19 +248,78 @@ pub fn users(config: &Config) -> Vec<User> {
             user.key(&escaped(&broadcast.stream));
         });
         let role = Role::of_publishing(broadcast);
-        // On one server the step that publishes is the stream's, and so is its user.
-        let (source, destination) =
-            (config.redis.get(&broadcast.source), config.redis.get(&broadcast.destination));
-        let one_server = source.zip(destination).is_some_and(|(source, other)| source.is_same_server(other));
-        let publishes = if one_server { &broadcast.source } else { &broadcast.destination };
+        let publishes = publishing_endpoint(config, broadcast);
         allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
             user.channel(&glob_of(&broadcast.channel));
-            if !one_server {
+            if publishes != broadcast.source {
                 user.further.insert(PING);
             }
         });
     }
     users.into_values().collect()
+}
+
+/// A channel that `tidegate replay` may publish on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayChannel {
+    /// As an ACL rule names it.
+    pub channel: String,
+    /// Whether with SPUBLISH, which servers before Redis 7.0 do not know, nor a rule for it.
+    pub sharded: bool,
+}
+
+/// The users that the commands of an operator need, one for each endpoint that they touch. Without a
+/// channel `tidegate replay` may not be run.
+#[must_use]
+pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
+    let mut users = BTreeMap::new();
+    for capture in config.capture.values() {
+        let role = Role::OperatorOfCapture;
+        allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
+            user.own_keys(at, &capture.name, &["gaps", "dead-letters", "streams"]);
+            user.key(&glob_of(&capture.stream));
+        });
+        if !replay.is_empty() {
+            let role = Role::ReplaySource;
+            allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
+                user.checkpoints(at, &capture.name);
+            });
+        }
+    }
+    for broadcast in config.broadcast.values() {
+        let role = Role::OperatorOfBroadcast;
+        allow(&mut users, config, &broadcast.source, role, &broadcast.name, |user, at| {
+            user.own_keys(at, &broadcast.name, &["dead-letters"]);
+            user.key(&escaped(&broadcast.stream));
+        });
+        let publishes = publishing_endpoint(config, broadcast);
+        let role = if broadcast.sharded { Role::OperatorShards } else { Role::OperatorPublishing };
+        allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
+            user.channel(&glob_of(&broadcast.channel));
+        });
+        if !replay.is_empty() {
+            let role = Role::ReplaySource;
+            allow(&mut users, config, &broadcast.source, role, &broadcast.name, |user, at| {
+                user.checkpoints(at, &broadcast.name);
+            });
+        }
+    }
+    for ReplayChannel { channel, sharded } in replay {
+        let role = if *sharded { Role::ReplayShards } else { Role::ReplayDestination };
+        for name in config.redis.keys() {
+            allow(&mut users, config, name, role, channel, |user, _| user.channel(channel));
+        }
+    }
+    users.into_values().collect()
+}
+
+/// The endpoint whose user publishes for a broadcast: on one server the step that publishes is the
+/// stream's, and so is its user.
+fn publishing_endpoint<'a>(config: &Config, broadcast: &'a Broadcast) -> &'a str {
+    let (source, destination) =
+        (config.redis.get(&broadcast.source), config.redis.get(&broadcast.destination));
+    let one_server = source.zip(destination).is_some_and(|(source, other)| source.is_same_server(other));
+    if one_server { &broadcast.source } else { &broadcast.destination }
 }
 
 fn allow(
@@ -252,11 +383,21 @@ impl User {
         }
     }
 
+    /// The checkpoints of replays of a route's streams.
+    fn checkpoints(&mut self, at: &Endpoint, route: &str) {
+        self.key(&format!("{}*", escaped(&keys::of_replay(&at.key_prefix, route, ""))));
+    }
+
+    /// Whether an operator's commands are all that it is for.
+    fn is_operator(&self) -> bool {
+        self.roles.keys().all(|role| role.is_operators())
+    }
+
     /// The commands, without their `+`, in the order of `RIGHTS`.
     #[must_use]
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
-        let mut commands: Vec<&str> = CHECK.to_vec();
+        let mut commands: Vec<&str> = if self.is_operator() { Vec::new() } else { CHECK.to_vec() };
         commands.extend(&self.further);
         for command in of_roles.flat_map(|(_, commands)| commands.iter()) {
             if !commands.contains(command) {
@@ -306,6 +447,9 @@ impl fmt::Display for User {
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
         writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
+        if self.is_operator() {
+            return Ok(());
+        }
         writeln!(
             f,
             "# optional, for tidegate check --connect, to tell what the server keeps over a restart:"
@@ -316,7 +460,7 @@ impl fmt::Display for User {
 }
 
 /// What a template can make, as a pattern.
-fn glob_of(template: &Template) -> String {
+pub(super) fn glob_of(template: &Template) -> String {
     let glob = |part: &Part| match part {
         Part::Literal(text) => escaped(text),
         _ => "*".to_owned(),

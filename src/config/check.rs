@@ -11,6 +11,8 @@ mod daemon;
 mod endpoint;
 mod templates;
 
+pub(crate) use templates::of_entry;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;

@@ -18,6 +18,15 @@ pub fn of_route(prefix: &str, route: &str, what: &str) -> String {
     format!("{prefix}{route}:{what}")
 }
 
+/// Key of a replay's checkpoint. `route` is one that writes or reads the stream, or the stream's own name.
+#[must_use]
+pub fn of_replay(prefix: &str, route: &str, job: &str) -> String {
+    of_route(prefix, route, &format!("{REPLAY}{job}"))
+}
+
+/// What the last part of a replay's key begins with.
+const REPLAY: &str = "replay:";
+
 /// What a capture keeps on its destination.
 pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "streams", "lease"];
 
@@ -29,7 +38,9 @@ pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
     let Some(rest) = name.strip_prefix(prefix) else { return false };
     match rest.split_once(':') {
         None => matches!(rest, "control" | "epoch"),
-        Some((_, what)) => OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what),
+        Some((_, what)) => {
+            OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what) || what.starts_with(REPLAY)
+        }
     }
 }
 
@@ -39,10 +50,14 @@ mod tests {
 
     #[test]
     fn own_names_are_known_and_a_users_names_are_not() {
-        for name in ["tidegate:epoch", "tidegate:orders:state", "tidegate:any:dead-letters"] {
+        for name in
+            ["tidegate:epoch", "tidegate:orders:state", "tidegate:any:dead-letters", "tidegate:any:replay:1"]
+        {
             assert!(is_own("tidegate:", name), "{name}");
         }
-        for name in ["orders", "tidegate:orders", "orders:state", "tidegate:orders:2026"] {
+        for name in
+            ["orders", "tidegate:orders", "orders:state", "tidegate:orders:2026", "tidegate:orders:replay"]
+        {
             assert!(!is_own("tidegate:", name), "{name}");
         }
     }

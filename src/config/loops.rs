@@ -148,11 +148,10 @@ fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> 
 fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) -> Option<String> {
     let publishes = config.redis.get(&broadcast.destination)?;
     let reads = config.redis.get(&capture.source)?;
-    let reaches = !broadcast.sharded || capture.mode.replication().is_some_and(|tap| tap.sharded);
-    if !same_server(publishes, reads) || !reaches {
+    if !same_server(publishes, reads) {
         return None;
     }
-    let (kind, read) = reading(capture, &Glob::template(&broadcast.channel), |_| true)?;
+    let (kind, read) = hears(capture, &Glob::template(&broadcast.channel), broadcast.sharded)?;
     let on = &broadcast.destination;
     if broadcast.channel.literal() == Some(read) {
         return Some(format!("channel \"{read}\" on {on}"));
@@ -183,6 +182,16 @@ fn notification_between(config: &Config, from: Node<'_>, to: &Capture) -> Option
     Some(format!("notifications of its keys on {name}, read by the {kind} \"{read}\""))
 }
 
+/// The subscription by which a capture of that server hears what is published; of SPUBLISH only a tap can.
+pub(super) fn hears<'c>(
+    capture: &'c Capture,
+    published: &Glob,
+    sharded: bool,
+) -> Option<(&'static str, &'c str)> {
+    let reaches = !sharded || capture.mode.replication().is_some_and(|tap| tap.sharded);
+    if reaches { reading(capture, published, |_| true) } else { None }
+}
+
 /// The subscription of a capture that a channel may reach.
 fn reading<'c>(
     capture: &'c Capture,
@@ -202,7 +211,7 @@ fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
 }
 
 /// Whether both may stand for one server, or for servers of one deployment.
-fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
+pub(super) fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
     one.addresses().any(|address| other.addresses().any(|its| same_address(address, its)))
 }
 

@@ -27,5 +27,6 @@ mod life;
 mod pair;
 mod real_clients;
 mod reload;
+mod replay;
 mod replication;
 mod spool;

@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     daemon: String,
     routes: String,
     expected: BTreeSet<String>,
+    /// Of an operator and not of the daemon: the channels that it may replay onto.
+    operator: Option<Vec<String>>,
 }
 
 impl Setup {
@@ -146,6 +148,10 @@ impl Setup {
         self
     }
 
+    fn user_of(&self, endpoint: &str) -> String {
+        setup_user(if self.operator.is_some() { "operator" } else { "tidegate" }, endpoint)
+    }
+
     /// Writes the files, makes the users, and runs the daemon without waiting for anything.
     pub(crate) fn start(self) -> Daemon {
         let mut daemon = self.prepare();
@@ -219,7 +225,12 @@ impl Daemon {
     /// Gives the users the rights that `tidegate acl` says the configuration needs: exactly these at
     /// first, and these too before a reload, since the old configuration runs until the new one does.
     fn make_users(&self, keep: &[&str]) {
-        let output = self.run_command(&["acl"]);
+        let mut command = vec!["acl"];
+        if let Some(channels) = &self.setup.operator {
+            command.push("--operator");
+            command.extend(channels.iter().flat_map(|channel| ["--replay-channel", channel]));
+        }
+        let output = self.run_command(&command);
         assert!(
             output.status.success(),
             "tidegate acl: {}\n{}",
@@ -231,7 +242,8 @@ impl Daemon {
         for line in text.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER ")) {
             let mut words = line.split_whitespace();
             let user = words.next().expect("a user's name after SETUSER");
-            let endpoint = self.setup.endpoints.iter().find(|endpoint| user_of(&endpoint.name) == user);
+            let own = |endpoint: &&Endpoint| self.setup.user_of(&endpoint.name) == user;
+            let endpoint = self.setup.endpoints.iter().find(own);
             let endpoint = endpoint.unwrap_or_else(|| panic!("tidegate acl names an unknown user: {line}"));
             made.insert(endpoint.name.clone());
             let mut command = redis::cmd("ACL");
@@ -251,12 +263,37 @@ impl Daemon {
             }
         }
         let wanted: BTreeSet<_> = self.setup.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
-        assert_eq!(made, wanted, "tidegate acl has a line for every endpoint, and printed:\n{text}");
+        // An operator has nothing to do where messages only come from.
+        let enough = if self.setup.operator.is_some() { made.is_subset(&wanted) } else { made == wanted };
+        assert!(enough, "tidegate acl has a line for every endpoint {wanted:?}, and printed:\n{text}");
     }
 
     /// Another instance of the same configuration, with its own port and state directory. Not started.
     pub(crate) fn twin(&self) -> Daemon {
         self.setup.clone().prepare()
+    }
+
+    /// A person's files for the same routes: no daemon, but commands that run as the users that
+    /// `tidegate acl --operator` prints, and may replay onto these channels.
+    pub(crate) fn operator(&self, replay_channels: &[&str]) -> Daemon {
+        let mut setup = self.setup.clone();
+        setup.operator = Some(replay_channels.iter().map(|channel| (*channel).to_owned()).collect());
+        for endpoint in &mut setup.endpoints {
+            endpoint.url =
+                endpoint.url.replace(&user_of(&endpoint.name), &setup_user("operator", &endpoint.name));
+        }
+        setup.prepare()
+    }
+
+    /// Starts another command of the program with the same configuration, to be killed or waited for. What
+    /// it prints goes to a file.
+    pub(crate) fn start_command(&self, arguments: &[&str], output: &Path) -> Guarded {
+        let file = std::fs::File::create(output).expect("it is writable");
+        let errors = file.try_clone().expect("a second handle of the same file");
+        Guarded::start("tidegate", &program(), |command| {
+            command.args(arguments).arg("--config").arg(self.configuration());
+            command.stdin(Stdio::null()).stdout(file).stderr(errors);
+        })
     }
 
     /// Where it keeps files.
@@ -494,7 +531,11 @@ impl Drop for Daemon {
 }
 
 fn user_of(endpoint: &str) -> String {
-    format!("tidegate-{endpoint}")
+    setup_user("tidegate", endpoint)
+}
+
+fn setup_user(who: &str, endpoint: &str) -> String {
+    format!("{who}-{endpoint}")
 }
 
 fn write_secret(directory: &Path, endpoint: &Endpoint) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::Check;
 use super::templates::Setting;
-use crate::config::keys;
 use crate::config::problems::{Key, near};
 use crate::config::raw;
 use crate::config::settings::{After, Broadcast, Endpoint, Message, Start};
-use crate::template::{Part, Template};
+use crate::config::{keys, lookup};
+use crate::template::Template;
 
 impl Check<'_> {
     pub(super) fn broadcast(
@@ -88,12 +88,7 @@ impl Check<'_> {
             self.name(key, "channel", literal);
         }
         let Some(endpoint) = destination else { return };
-        let own = match channel.parts() {
-            [Part::Literal(text)] => *text == keys::control(&endpoint.key_prefix),
-            [Part::Literal(text), ..] => text.starts_with(&endpoint.key_prefix),
-            _ => false,
-        };
-        if own {
+        if lookup::is_control(endpoint, channel) {
             let control = keys::control(&endpoint.key_prefix);
             let message = format!("could publish on \"{control}\", the channel of tidegate's own heartbeats");
             self.report(key, message);

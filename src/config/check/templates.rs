@@ -48,6 +48,19 @@ impl Check<'_> {
     }
 }
 
+/// A template that a command is given: of a channel, or of a message, which may be the whole entry.
+///
+/// # Errors
+/// Why it is none, or which variable has no value there.
+pub(crate) fn of_entry(text: &str, message: bool) -> Result<Template, String> {
+    let template = Template::parse(text).map_err(|error| format!("the template {error}"))?;
+    let setting = if message { Setting::Message } else { Setting::Entry };
+    match template.parts().iter().find_map(|part| refusal(part, setting)) {
+        Some(reason) => Err(reason),
+        None => Ok(template),
+    }
+}
+
 /// Why a variable has no value in a setting.
 fn refusal(part: &Part, setting: Setting<'_>) -> Option<String> {
     let variable = match part {

@@ -1,0 +1,541 @@
+//! Replay: a past range of a stream, published again.
+//!
+//! Problem: an operator wants an hour of a stream once more on some channel, at a pace that its
+//! subscribers bear, and a replay that was cut off must go on where it was and repeat nothing.
+//!
+//! Operation: a *checkpoint*, the hash `P R:replay:JOB`, is to a replay what the cursor is to a broadcast:
+//! the same script compares it, publishes a batch and moves it, and the same publisher drives that. So
+//! where stream and channel are on one server, each entry is published once however often the replay is
+//! killed or started twice; across servers at least once. The checkpoint holds the range too, since
+//! `-1h` means another hour each time it is read. It goes with the last entry, or 30 days after the
+//! replay was last begun.
+//!
+//! Failure: any ends the replay, and beginning it again goes on at the checkpoint. An entry that makes no
+//! message is skipped and counted: its place is the stream, and whoever watches is told.
+
+mod reader;
+mod tempo;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::call::{Keys, PUBLISH, unexpected};
+use super::entries::Entries;
+use super::failure::{Failure, Side};
+use super::id::EntryId;
+use super::publisher::Publisher;
+use super::render::Renderer;
+use super::session::turn;
+use crate::config::{Endpoint, Message};
+use crate::rt;
+use crate::server::resp::Value;
+use crate::server::{Connection, Error, Script, connect, load_script};
+use crate::template::Template;
+
+use reader::Reader;
+use tempo::Clock;
+pub use tempo::Tempo;
+
+/// Finds or makes the checkpoint.
+const BEGIN: Script = Script { name: "begin", source: include_str!("replay/begin.lua") };
+/// What CLIENT LIST shows of its connections.
+const CLIENT: &str = "replay";
+/// How long the checkpoint of an unfinished replay is kept.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often that is begun anew while a replay runs.
+const RENEWED: Duration = Duration::from_secs(3600);
+/// How often an answer that is overdue is looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The entries of a replay: both ids are in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The lowest id.
+    pub from: EntryId,
+    /// The highest id.
+    pub to: EntryId,
+}
+
+/// What is to be published again.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// The stream.
+    pub stream: String,
+    /// The channel, from an entry.
+    pub channel: Template,
+    /// The message, from an entry.
+    pub message: Message,
+    /// Whether it is published with SPUBLISH.
+    pub sharded: bool,
+    /// The largest message in bytes; an entry that makes a larger one is skipped.
+    pub max_message_bytes: u64,
+}
+
+/// A replay that can be cut off and go on.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The key of its checkpoint, on the stream's server.
+    pub key: String,
+    /// What it plays and where to, in words. A checkpoint of another is refused.
+    pub of: String,
+    /// What it plays.
+    pub piece: Piece,
+    /// How fast.
+    pub tempo: Tempo,
+}
+
+/// How far a replay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry that is dealt with.
+    pub position: EntryId,
+    /// Entries published since the job began, in earlier runs too.
+    pub published: u64,
+    /// Of these, published to nobody.
+    pub unheard: u64,
+    /// Entries that made no message, in earlier runs too.
+    pub skipped: u64,
+}
+
+/// Hears what a replay does.
+pub trait Watch {
+    /// Something was answered. Comes often.
+    fn progress(&mut self, progress: &Progress);
+    /// An entry makes no message, and why.
+    fn skipped(&mut self, entry: EntryId, why: &str);
+}
+
+/// A replay's checkpoint, as it was found or made.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// What is played: of a replay that goes on, what it began with.
+    pub range: Range,
+    /// Where it stands.
+    pub progress: Progress,
+    /// When the job began; milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Whether it goes on with an earlier run.
+    pub goes_on: bool,
+}
+
+/// How a replay ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The whole range is published, and the checkpoint removed.
+    Finished,
+    /// It was told to stop; the checkpoint stays.
+    Stopped,
+}
+
+/// Why a replay cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A server is away, or refuses.
+    #[error("endpoint {endpoint}: {what}")]
+    Server {
+        /// Which.
+        endpoint: String,
+        /// What happened, with what to do about it.
+        what: String,
+    },
+    /// The checkpoint is that of something else.
+    #[error("the checkpoint {key} is of another replay: {of}")]
+    OtherJob {
+        /// Its key.
+        key: String,
+        /// What it plays.
+        of: String,
+    },
+    /// The checkpoint was there and is there no more.
+    #[error(
+        "the checkpoint {key} has vanished: another run of the same job has finished it, or somebody deleted it"
+    )]
+    Vanished {
+        /// Its key.
+        key: String,
+    },
+}
+
+/// What a range holds, without publishing it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Entries that would be published.
+    pub entries: u64,
+    /// Bytes of their messages.
+    pub bytes: u64,
+    /// Entries that make no message.
+    pub skipped: u64,
+    /// The first and the last entry.
+    pub span: Option<(EntryId, EntryId)>,
+}
+
+/// A replay under way.
+#[derive(Debug)]
+pub struct Replay {
+    key: String,
+    source: String,
+    destination: String,
+    to: EntryId,
+    reader: Reader,
+    flow: Flow,
+    renderer: Renderer,
+    clock: Clock,
+    renewed: Instant,
+}
+
+/// What is on its way, and what has arrived.
+#[derive(Debug)]
+struct Flow {
+    publisher: Publisher,
+    progress: Progress,
+    /// How often the checkpoint was found elsewhere, so that reading begins again there.
+    rewinds: u32,
+}
+
+impl Replay {
+    /// Connects, and finds or makes the checkpoint. `anew` forgets one that is there.
+    ///
+    /// Cancel safe: a dropped future leaves at most a checkpoint where the range begins.
+    ///
+    /// # Errors
+    /// Where a server cannot be used, or the job is another's.
+    pub async fn begin(
+        job: Job,
+        source: &Endpoint,
+        destination: &Endpoint,
+        range: Range,
+        anew: bool,
+    ) -> Result<(Self, Begun), ReplayError> {
+        let named = |failure: &Failure| server_error(failure, &source.name, &destination.name);
+        let of_source = |error: Error| named(&Failure::source(error));
+        let deadline = source.response_timeout;
+        let mut writer = connect(source, CLIENT).await.map_err(of_source)?;
+        let reader = connect(source, CLIENT).await.map_err(of_source)?;
+        let other = if source.is_same_server(destination) {
+            None
+        } else {
+            let other = connect(destination, CLIENT).await;
+            Some(other.map_err(|error| named(&Failure::destination(error)))?)
+        };
+        let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(of_source)?;
+        let begun = match begin(&mut writer, &job, range, anew, deadline).await.map_err(of_source)? {
+            Ok(begun) => begun,
+            Err(of) => return Err(ReplayError::OtherJob { key: job.key, of }),
+        };
+        let keys = Keys {
+            cursor: job.key.clone(),
+            // Nothing is written there: an entry that makes no message is skipped.
+            dead_letters: job.key.clone(),
+            stream: job.piece.stream.clone(),
+            command: if job.piece.sharded { "SPUBLISH" } else { "PUBLISH" },
+        };
+        let position = begun.progress.position;
+        let mut publisher = Publisher::new(writer, hash, keys, position, deadline);
+        if let Some(other) = other {
+            publisher = publisher.with_other(other, destination.response_timeout);
+        }
+        let replay = Self {
+            reader: Reader::new(reader, &job.piece.stream, deadline),
+            renderer: job.piece.renderer(),
+            clock: Clock::new(job.tempo),
+            key: job.key,
+            source: source.name.clone(),
+            destination: destination.name.clone(),
+            to: begun.range.to,
+            flow: Flow { publisher, progress: begun.progress, rewinds: 0 },
+            renewed: Instant::now(),
+        };
+        Ok((replay, begun))
+    }
+
+    /// Publishes until the range's end, or until it is told to stop; what is under way then is waited for.
+    /// `watch` hears of every step.
+    ///
+    /// # Errors
+    /// Where a server fails or refuses, with how far it came.
+    pub async fn run(
+        mut self,
+        stop: &CancellationToken,
+        watch: &mut impl Watch,
+    ) -> Result<(Ending, Progress), (ReplayError, Progress)> {
+        let ended = match self.play(stop, watch).await {
+            Ok(Ending::Finished) => self.forget().await.map(|()| Ending::Finished).map_err(Failure::source),
+            other => other,
+        };
+        let progress = self.flow.progress;
+        match ended {
+            Ok(ending) => Ok((ending, progress)),
+            Err(Failure::CursorVanished { key }) => Err((ReplayError::Vanished { key }, progress)),
+            Err(failure) => Err((server_error(&failure, &self.source, &self.destination), progress)),
+        }
+    }
+
+    async fn play(&mut self, stop: &CancellationToken, watch: &mut impl Watch) -> Result<Ending, Failure> {
+        while !stop.is_cancelled() {
+            let page = self.page(watch).await?;
+            let rewinds = self.flow.rewinds;
+            let mut entries = Entries::new(&page, Vec::new()).map_err(Failure::source)?;
+            let mut at_end = entries.left() == 0;
+            while let Some(entry) = entries.next().map_err(Failure::source)? {
+                if entry.id > self.to {
+                    at_end = true;
+                    break;
+                }
+                let due = self.clock.due(entry.id.milliseconds, Instant::now());
+                self.flow.wait_for_turn(due, stop, watch).await?;
+                if stop.is_cancelled() || self.flow.rewinds != rewinds {
+                    break;
+                }
+                match self.renderer.render(&entry) {
+                    Ok((channel, message)) => {
+                        let now = Instant::now();
+                        self.clock.take(now);
+                        self.flow.publisher.publish(&entry, channel, message, now);
+                    }
+                    Err(why) => {
+                        watch.skipped(entry.id, &why.to_string());
+                        self.flow.publisher.filter(&entry);
+                    }
+                }
+            }
+            self.flow.publisher.flush(Instant::now());
+            if at_end {
+                self.flow.drain(watch).await?;
+                if self.flow.rewinds == rewinds {
+                    return Ok(Ending::Finished);
+                }
+            }
+        }
+        self.flow.drain(watch).await?;
+        Ok(Ending::Stopped)
+    }
+
+    /// Reads on, and takes in meanwhile what was answered.
+    async fn page(&mut self, watch: &mut impl Watch) -> Result<Vec<u8>, Failure> {
+        let Self { key, reader, flow, renewed, .. } = self;
+        if renewed.elapsed() > RENEWED {
+            *renewed = Instant::now();
+            let kept = KEPT.as_millis().to_string();
+            let command: [&[u8]; 3] = [b"PEXPIRE", key.as_bytes(), kept.as_bytes()];
+            reader.ask("keeping the checkpoint", &command).await.map_err(Failure::source)?;
+        }
+        loop {
+            let (after, rewinds) = (flow.publisher.end(), flow.rewinds);
+            let page = {
+                let mut page = pin!(reader.page(after));
+                loop {
+                    tokio::select! {
+                        page = &mut page => break page.map_err(Failure::source)?,
+                        came = answered(&mut flow.publisher), if !flow.publisher.is_idle() => {
+                            came?;
+                            flow.settle(watch)?;
+                        }
+                    }
+                }
+            };
+            // One from before a rewind is not what follows.
+            if flow.rewinds == rewinds {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Removes the checkpoint: there is nothing left to go on with.
+    async fn forget(&mut self) -> Result<(), Error> {
+        self.reader.ask("removing the checkpoint", &[b"DEL", self.key.as_bytes()]).await.map(drop)
+    }
+}
+
+impl Flow {
+    /// Waits until the next entry is due and there is room for it, or until it is told to stop, or the
+    /// checkpoint was found elsewhere.
+    async fn wait_for_turn(
+        &mut self,
+        due: Instant,
+        stop: &CancellationToken,
+        watch: &mut impl Watch,
+    ) -> Result<(), Failure> {
+        if due <= Instant::now() && self.publisher.has_room() {
+            return Ok(());
+        }
+        // A batch that is being collected must not see the publisher come to terms: it would be sent as if
+        // it followed what was found then.
+        self.publisher.flush(Instant::now());
+        let rewinds = self.rewinds;
+        while self.rewinds == rewinds && (due > Instant::now() || !self.publisher.has_room()) {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                came = answered(&mut self.publisher), if !self.publisher.is_idle() => came?,
+                () = sleep_until(due), if due > Instant::now() => {}
+                () = sleep(TICK) => {}
+            }
+            self.settle(watch)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is under way, within the time-outs of the servers.
+    async fn drain(&mut self, watch: &mut impl Watch) -> Result<(), Failure> {
+        while !self.publisher.is_idle() {
+            tokio::select! {
+                came = answered(&mut self.publisher) => came?,
+                () = sleep(TICK) => {}
+            }
+            self.settle(watch)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was answered. Only while no batch is being collected.
+    fn settle(&mut self, watch: &mut impl Watch) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.publisher.answered(now)?;
+        while let Some(settled) = self.publisher.settled(now)? {
+            self.progress.published += settled.tally.published;
+            self.progress.unheard += settled.tally.unheard;
+            self.progress.skipped += settled.tally.filtered;
+        }
+        if let Some(cursor) = self.publisher.cursor() {
+            self.progress.position = cursor;
+        }
+        let astray = !self.publisher.takes();
+        self.publisher.come_to_terms()?;
+        if astray && self.publisher.takes() {
+            // Another run of the same job, or a failover: the checkpoint says where to go on.
+            self.rewinds += 1;
+        }
+        self.publisher.check_deadlines(now)?;
+        watch.progress(&self.progress);
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn renderer(&self) -> Renderer {
+        Renderer::of_templates(&self.stream, &self.channel, &self.message, self.max_message_bytes)
+    }
+}
+
+/// Reads a range and says what would be published. `stop` ends it early.
+///
+/// # Errors
+/// Where the server that holds the stream fails or refuses.
+pub async fn survey(
+    piece: &Piece,
+    source: &Endpoint,
+    range: Range,
+    stop: &CancellationToken,
+    watch: &mut impl Watch,
+) -> Result<Survey, ReplayError> {
+    let named = |error: Error| server_error(&Failure::source(error), &source.name, &source.name);
+    let connection = connect(source, CLIENT).await.map_err(named)?;
+    let mut reader = Reader::new(connection, &piece.stream, source.response_timeout);
+    let mut renderer = piece.renderer();
+    let mut survey = Survey::default();
+    let mut after = range.from.before();
+    while !stop.is_cancelled() {
+        let page = reader.page(after).await.map_err(named)?;
+        let mut entries = Entries::new(&page, Vec::new()).map_err(named)?;
+        if entries.left() == 0 {
+            break;
+        }
+        while let Some(entry) = entries.next().map_err(named)? {
+            if entry.id > range.to {
+                return Ok(survey);
+            }
+            after = entry.id;
+            let first = survey.span.map_or(entry.id, |(first, _)| first);
+            survey.span = Some((first, entry.id));
+            match renderer.render(&entry) {
+                Ok((_, message)) => {
+                    survey.entries += 1;
+                    survey.bytes += u64::try_from(message.len()).unwrap_or(u64::MAX);
+                }
+                Err(why) => {
+                    survey.skipped += 1;
+                    watch.skipped(entry.id, &why.to_string());
+                }
+            }
+        }
+    }
+    Ok(survey)
+}
+
+/// Calls the script; `Err` with what the checkpoint is of where that is something else.
+async fn begin(
+    connection: &mut Connection,
+    job: &Job,
+    range: Range,
+    anew: bool,
+    deadline: Duration,
+) -> Result<Result<Begun, String>, Error> {
+    let (position, from, to) =
+        (range.from.before().to_string(), range.from.to_string(), range.to.to_string());
+    let (now, kept) = (rt::unix_ms().to_string(), KEPT.as_millis().to_string());
+    let command: [&[u8]; 11] = [
+        b"EVAL",
+        BEGIN.source.as_bytes(),
+        b"1",
+        job.key.as_bytes(),
+        job.of.as_bytes(),
+        position.as_bytes(),
+        from.as_bytes(),
+        to.as_bytes(),
+        now.as_bytes(),
+        kept.as_bytes(),
+        if anew { b"1" } else { b"0" },
+    ];
+    let reply = connection.ask(deadline, "looking for the checkpoint", &command).await?;
+    let Some([of, position, from, to, started, published, unheard, skipped, goes_on]) = reply.elements()
+    else {
+        return Err(unexpected(&BEGIN));
+    };
+    let of = of.bytes().ok_or_else(|| unexpected(&BEGIN))?;
+    if of != job.of.as_bytes() {
+        return Ok(Err(String::from_utf8_lossy(of).into_owned()));
+    }
+    let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| unexpected(&BEGIN));
+    let number = |value: &Value| {
+        let text = value.bytes().and_then(|text| std::str::from_utf8(text).ok());
+        text.and_then(|text| text.parse().ok()).ok_or_else(|| unexpected(&BEGIN))
+    };
+    Ok(Ok(Begun {
+        range: Range { from: id(from)?, to: id(to)? },
+        progress: Progress {
+            position: id(position)?,
+            published: number(published)?,
+            unheard: number(unheard)?,
+            skipped: number(skipped)?,
+        },
+        started_unix_ms: number(started)?,
+        goes_on: goes_on.integer() == Some(1),
+    }))
+}
+
+/// Waits until the publisher was answered, sending what waits meanwhile. Cancel safe.
+async fn answered(publisher: &mut Publisher) -> Result<(), Failure> {
+    poll_fn(|cx| {
+        let (writer, other) = publisher.connections();
+        if let Poll::Ready(result) = turn(writer, cx) {
+            return Poll::Ready(result.map_err(Failure::source));
+        }
+        match other {
+            Some(other) => turn(other, cx).map_err(Failure::destination),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn server_error(failure: &Failure, source: &str, destination: &str) -> ReplayError {
+    let endpoint = match failure.side() {
+        Side::Source => source,
+        Side::Destination => destination,
+    };
+    ReplayError::Server { endpoint: endpoint.to_owned(), what: failure.for_a_person() }
+}

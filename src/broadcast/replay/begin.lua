@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Finds a replay's checkpoint, or makes it.
+--
+-- KEYS  checkpoint (hash)
+-- ARGV  of       what is played where to, in words: a job is one such thing
+--       pos      the id after which a new replay begins
+--       from, to its range, for a new one
+--       now      milliseconds since 1970
+--       ttl      how long an unfinished one is kept, in milliseconds
+--       anew     '1': what is known is forgotten first
+--
+-- Returns {of, pos, from, to, started at, published, unheard, skipped, whether it was there}.
+if ARGV[7] == '1' then redis.call('DEL', KEYS[1]) end
+local known = redis.call('HMGET', KEYS[1], 'of', 'pos', 'from', 'to', 'started_at', 'published', 'unheard',
+  'filtered')
+if not known[1] then
+  redis.call('HSET', KEYS[1], 'format', '1', 'of', ARGV[1], 'pos', ARGV[2], 'from', ARGV[3], 'to', ARGV[4],
+    'started_at', ARGV[5])
+  redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  return { ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], '0', '0', '0', 0 }
+end
+if known[1] == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[6]) end
+return { known[1], known[2] or '', known[3] or '', known[4] or '', known[5] or '', known[6] or '0', known[7] or '0',
+  known[8] or '0', 1 }

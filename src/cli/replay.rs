@@ -1,0 +1,477 @@
+//! `tidegate replay`: a past range of a stream, published again.
+//!
+//! ```text
+//! arguments ─▶ where the stream is, and its range in ids ─▶ may it be published there? ─▶ broadcast::replay
+//! ```
+//!
+//! What may not be is refused before anything is published: a channel that somebody listens to now, and
+//! one that a capture of the configuration would store again.
+
+mod bound;
+mod show;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use redis::aio::MultiplexedConnection;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::broadcast::EntryId;
+use crate::broadcast::replay::{
+    self, Ending, Job, Piece, Progress, Range, Replay, ReplayError, Survey, Tempo,
+};
+use crate::config::{self, Config, Endpoint, Message, Rate, keys, lookup};
+use crate::metrics;
+use crate::rt;
+use crate::server::{self, Error};
+use crate::template::Template;
+
+use bound::Bound;
+use show::{Shown, moment};
+
+/// The largest message that Redis takes.
+const MAX_MESSAGE_BYTES: u64 = 512 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The stream whose entries are published again
+    stream: String,
+    /// Where to begin: an entry's id, milliseconds since 1970, a time such as 2026-11-25T09:30:00Z, or
+    /// how long ago, such as -1h
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    from: Bound,
+    /// Where to end, as for --from; the last entry that is there now without it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    to: Option<Bound>,
+    /// The channel: a template that may use <field:NAME>, <stream> and <id>
+    #[arg(long, value_name = "TEMPLATE", value_parser = channel)]
+    channel: Template,
+    /// The message: a template as for --channel, or with <json>, the whole entry
+    #[arg(long, value_name = "TEMPLATE", default_value = "<field:payload>", value_parser = message)]
+    message: Template,
+    /// The message is the JSON envelope of a broadcast: stream, id and fields of the entry
+    #[arg(long, conflicts_with = "message")]
+    envelope: bool,
+    /// Publish with SPUBLISH, for subscribers of SSUBSCRIBE (Redis 7.0 or newer)
+    #[arg(long)]
+    sharded: bool,
+    /// Keep the distances of time between the entries, divided by this. As fast as the servers take it
+    /// without --speed and --rate
+    #[arg(long, value_name = "FACTOR", value_parser = positive, conflicts_with = "rate")]
+    speed: Option<f64>,
+    /// Publish so many entries a second
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Say what would be published, and publish nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The name under which it is remembered how far the replay is; made of the other arguments without
+    /// it, so that the same command goes on where it was cut off
+    #[arg(long, value_name = "NAME", value_parser = job_name)]
+    job: Option<String>,
+    /// Forget how far an earlier run of the job came, and begin again
+    #[arg(long, conflicts_with = "dry_run")]
+    restart: bool,
+    /// The endpoint that holds the stream; needed where the routes do not tell
+    #[arg(long, value_name = "NAME")]
+    endpoint: Option<String>,
+    /// The endpoint on which is published; the one that holds the stream without it
+    #[arg(long, value_name = "NAME")]
+    destination: Option<String>,
+    /// Publish although somebody listens to the channel, or a capture would store it again
+    #[arg(long)]
+    onto_live: bool,
+}
+
+impl Arguments {
+    fn message(&self) -> Message {
+        if self.envelope { Message::Envelope } else { Message::Template(self.message.clone()) }
+    }
+
+    /// The message, for a person and for telling jobs apart.
+    fn message_named(&self) -> String {
+        if self.envelope { "the JSON envelope".to_owned() } else { format!("\"{}\"", self.message) }
+    }
+}
+
+fn channel(text: &str) -> Result<Template, String> {
+    config::of_entry(text, false)
+}
+
+fn message(text: &str) -> Result<Template, String> {
+    config::of_entry(text, true)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+fn job_name(text: &str) -> Result<String, String> {
+    let letter = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-');
+    if text.is_empty() || text.len() > 48 || !text.chars().all(letter) {
+        return Err("expected 1 to 48 letters, digits, '_' and '-'".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Why the command ends without having done what it was asked, and its exit code.
+#[derive(Debug)]
+struct Refusal(u8, String);
+
+impl Refusal {
+    fn usage(text: impl Into<String>) -> Self {
+        Self(super::USAGE, text.into())
+    }
+
+    fn server(endpoint: &Endpoint, error: &Error) -> Self {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Self(super::UNAVAILABLE, format!("endpoint {}: {error}{hint}", endpoint.name))
+    }
+}
+
+impl From<ReplayError> for Refusal {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Server { .. } => Self(super::UNAVAILABLE, error.to_string()),
+            ReplayError::OtherJob { .. } => {
+                Self::usage(format!("{error}; give this one another --job, or --restart to forget that one"))
+            }
+            ReplayError::Vanished { .. } => Self(super::FAILED, error.to_string()),
+        }
+    }
+}
+
+/// Publishes a range of a stream again.
+pub(super) fn replay(path: &Path, arguments: &Arguments) -> u8 {
+    let config = match super::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let stop = match super::interrupt::token() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("cannot listen for signals: {error}");
+            return super::FAILED;
+        }
+    };
+    match super::block_on(run(&config, arguments, &stop)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(Refusal(code, text))) => {
+            eprintln!("{text}");
+            code
+        }
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            super::FAILED
+        }
+    }
+}
+
+async fn run(config: &Config, arguments: &Arguments, stop: &CancellationToken) -> Result<u8, Refusal> {
+    let place = Place::find(config, arguments)?;
+    let live = live(config, &place.destination, arguments).await?;
+    if !live.is_empty() && !arguments.onto_live && !arguments.dry_run {
+        return Err(Refusal::usage(format!(
+            "the channel \"{}\" on {} is in use:\n  {}\npublish on another channel, or say --onto-live where \
+             that is what you want; nothing was published",
+            arguments.channel,
+            place.destination.name,
+            live.join("\n  ")
+        )));
+    }
+    let range = place.range(arguments).await?;
+    let piece = Piece {
+        stream: arguments.stream.clone(),
+        channel: arguments.channel.clone(),
+        message: arguments.message(),
+        sharded: arguments.sharded,
+        max_message_bytes: MAX_MESSAGE_BYTES,
+    };
+    if arguments.dry_run {
+        let mut shown = Shown::new(range, 0);
+        let survey = replay::survey(&piece, &place.source, range, stop, &mut shown).await?;
+        shown.done();
+        print!("{}", Told { survey, arguments, live: &live });
+        return Ok(if stop.is_cancelled() { super::FAILED } else { super::OK });
+    }
+    let name = arguments.job.clone().unwrap_or_else(|| job_of(arguments));
+    let of = format!(
+        "stream \"{}\" onto {}channel \"{}\" of endpoint {}, message {}",
+        arguments.stream,
+        if arguments.sharded { "sharded " } else { "" },
+        arguments.channel,
+        place.destination.name,
+        arguments.message_named()
+    );
+    let job = Job {
+        key: keys::of_replay(&place.source.key_prefix, &place.route, &name),
+        of,
+        piece,
+        tempo: tempo(arguments),
+    };
+    play(&place, job, &name, range, arguments.restart, stop).await
+}
+
+async fn play(
+    place: &Place,
+    job: Job,
+    name: &str,
+    range: Range,
+    restart: bool,
+    stop: &CancellationToken,
+) -> Result<u8, Refusal> {
+    eprintln!("replay of {}, job {name}", job.of);
+    let (replay, begun) = Replay::begin(job, &place.source, &place.destination, range, restart).await?;
+    let Range { from, to } = begun.range;
+    eprintln!("entries {from} ({}) to {to} ({})", moment(from), moment(to));
+    if begun.goes_on {
+        eprintln!(
+            "going on after {} with what began at {}: {} entries are published already",
+            begun.progress.position,
+            rt::rfc3339(begun.started_unix_ms),
+            begun.progress.published
+        );
+    }
+    if !place.source.is_same_server(&place.destination) {
+        eprintln!(
+            "stream and channel are on two servers: where the replay is cut off, what was published and not \
+             yet answered is published again"
+        );
+    }
+    let mut shown = Shown::new(begun.range, begun.progress.published);
+    let ended = replay.run(stop, &mut shown).await;
+    shown.done();
+    match ended {
+        Ok((Ending::Finished, progress)) => {
+            println!("{}", summary(&progress));
+            // A message template that fits no entry is a mistake, and not a replay.
+            Ok(if progress.published == 0 && progress.skipped > 0 { super::FAILED } else { super::OK })
+        }
+        Ok((Ending::Stopped, progress)) => {
+            println!("stopped after {}: {}", progress.position, summary(&progress));
+            println!("the same command goes on there (job {name}); --restart begins again");
+            Ok(super::FAILED)
+        }
+        Err((error, progress)) => {
+            let Refusal(code, text) = Refusal::from(error);
+            Err(Refusal(
+                code,
+                format!(
+                    "{text}\ncut off after {} or later: {}\nthe same command goes on there (job {name})",
+                    progress.position,
+                    summary(&progress)
+                ),
+            ))
+        }
+    }
+}
+
+fn summary(progress: &Progress) -> String {
+    let Progress { published, unheard, skipped, .. } = progress;
+    let mut text = format!("{published} entries published");
+    if *unheard > 0 {
+        text.push_str(&format!(", {unheard} of them to nobody"));
+    }
+    if *skipped > 0 {
+        text.push_str(&format!(", {skipped} skipped since they make no message"));
+    }
+    text
+}
+
+fn tempo(arguments: &Arguments) -> Tempo {
+    match (arguments.speed, arguments.rate) {
+        (Some(speed), _) => Tempo::Speed(speed),
+        (None, Some(rate)) => Tempo::Rate(Rate { count: rate, per: Duration::from_secs(1) }),
+        (None, None) => Tempo::Unlimited,
+    }
+}
+
+/// The same for the same command, whatever its pace.
+fn job_of(arguments: &Arguments) -> String {
+    let to = arguments.to.map(|to| to.to_string()).unwrap_or_default();
+    let destination = arguments.destination.as_deref().unwrap_or_default();
+    let from = arguments.from.to_string();
+    let (channel, message) = (arguments.channel.to_string(), arguments.message_named());
+    let mut hash = Sha256::new();
+    for part in [&arguments.stream, &from, &to, &channel, &message, destination] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.update([u8::from(arguments.sharded)]);
+    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where the stream is and where is published.
+struct Place {
+    /// The route that the checkpoint belongs to, or the stream's name.
+    route: String,
+    source: Arc<Endpoint>,
+    destination: Arc<Endpoint>,
+}
+
+impl Place {
+    fn find(config: &Config, arguments: &Arguments) -> Result<Self, Refusal> {
+        let named = |name: &str| {
+            let known = || config.redis.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            config.redis.get(name).cloned().ok_or_else(|| {
+                Refusal::usage(format!(
+                    "there is no endpoint '{name}' in the configuration; there are: {}",
+                    known()
+                ))
+            })
+        };
+        let mut holders = lookup::holders(config, &arguments.stream);
+        if let Some(endpoint) = &arguments.endpoint {
+            holders.retain(|holder| holder.endpoint == *endpoint);
+        }
+        let source = match (&arguments.endpoint, holders.first()) {
+            (Some(name), _) => named(name)?,
+            (None, Some(first)) if holders.iter().all(|holder| holder.endpoint == first.endpoint) => {
+                named(&first.endpoint)?
+            }
+            (None, Some(_)) => {
+                let mut names: Vec<_> = holders.iter().map(|holder| holder.endpoint.as_str()).collect();
+                names.sort_unstable();
+                names.dedup();
+                return Err(Refusal::usage(format!(
+                    "routes have a stream '{}' on {}: say which one with --endpoint",
+                    arguments.stream,
+                    names.join(" and ")
+                )));
+            }
+            (None, None) => match config.redis.values().collect::<Vec<_>>().as_slice() {
+                [only] => Arc::clone(only),
+                _ => {
+                    return Err(Refusal::usage(format!(
+                        "no route of the configuration has a stream '{}': say with --endpoint where it is",
+                        arguments.stream
+                    )));
+                }
+            },
+        };
+        let destination = arguments.destination.as_deref().map_or_else(|| Ok(Arc::clone(&source)), named)?;
+        if lookup::is_control(&destination, &arguments.channel) {
+            return Err(Refusal::usage(format!(
+                "\"{}\" could be \"{}\", the channel of tidegate's own heartbeats",
+                arguments.channel,
+                keys::control(&destination.key_prefix)
+            )));
+        }
+        let route = holders.first().map_or_else(|| arguments.stream.clone(), |holder| holder.route.clone());
+        Ok(Self { route, source, destination })
+    }
+
+    /// The range in ids, from the first entry that is in it.
+    async fn range(&self, arguments: &Arguments) -> Result<Range, Refusal> {
+        let refused = |error: Error| Refusal::server(&self.source, &error);
+        let mut connection = server::control(&self.source, "replay").await.map_err(refused)?;
+        let (seconds, micros): (u64, u64) = ask(&mut connection, &["TIME"]).await.map_err(refused)?;
+        let now = seconds * 1000 + micros / 1000;
+        let stream = arguments.stream.as_str();
+        let last = one_id(&mut connection, &["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
+        let empty = || Refusal(super::FAILED, format!("the stream '{stream}' has no entries in that range"));
+        let last = last.map_err(refused)?.ok_or_else(empty)?;
+        let from = arguments.from.lowest(now);
+        let to = arguments.to.map_or(last, |to| to.highest(now)).min(last);
+        if from > to {
+            return Err(empty());
+        }
+        let (low, high) = (from.to_string(), to.to_string());
+        let first = one_id(&mut connection, &["XRANGE", stream, &low, &high, "COUNT", "1"]).await;
+        let first = first.map_err(refused)?.ok_or_else(empty)?;
+        Ok(Range { from: first, to })
+    }
+}
+
+async fn ask<T: redis::FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    command: &[&str],
+) -> Result<T, Error> {
+    let mut request = redis::Cmd::new();
+    for word in command {
+        request.arg(word);
+    }
+    Ok(request.query_async(connection).await?)
+}
+
+async fn one_id(connection: &mut MultiplexedConnection, command: &[&str]) -> Result<Option<EntryId>, Error> {
+    let entries: Vec<(String, redis::Value)> = ask(connection, command).await?;
+    Ok(entries.first().and_then(|(id, _)| EntryId::parse(id.as_bytes())))
+}
+
+/// Who hears what would be published, for a person.
+async fn live(config: &Config, endpoint: &Endpoint, arguments: &Arguments) -> Result<Vec<String>, Refusal> {
+    let refused = |error: Error| Refusal::server(endpoint, &error);
+    let Arguments { channel, sharded, .. } = arguments;
+    let mut found = lookup::listeners(config, endpoint, channel, *sharded);
+    let mut connection = server::control(endpoint, "replay").await.map_err(refused)?;
+    if let Some(name) = channel.literal() {
+        let numsub = if *sharded { "SHARDNUMSUB" } else { "NUMSUB" };
+        let (_, subscribers): (String, u64) =
+            ask(&mut connection, &["PUBSUB", numsub, name]).await.map_err(refused)?;
+        if subscribers > 0 {
+            found.push(format!("{subscribers} clients are subscribed to it"));
+        }
+    } else {
+        let pattern = lookup::pattern_of(channel);
+        let channels = if *sharded { "SHARDCHANNELS" } else { "CHANNELS" };
+        let channels: Vec<redis::Value> =
+            ask(&mut connection, &["PUBSUB", channels, &pattern]).await.map_err(refused)?;
+        if !channels.is_empty() {
+            found.push(format!("{} channels that it can make have subscribers", channels.len()));
+        }
+    }
+    if *sharded {
+        // Patterns do not hear SPUBLISH.
+        return Ok(found);
+    }
+    let patterns: u64 = ask(&mut connection, &["PUBSUB", "NUMPAT"]).await.map_err(refused)?;
+    if patterns > 0 {
+        found.push(format!(
+            "clients are subscribed to {patterns} patterns, which Redis does not name: one may match it"
+        ));
+    }
+    Ok(found)
+}
+
+/// What a dry run found.
+struct Told<'a> {
+    survey: Survey,
+    arguments: &'a Arguments,
+    live: &'a [String],
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Survey { entries, bytes, skipped, span } = self.survey;
+        writeln!(f, "would publish {entries} entries, {bytes} bytes of messages; nothing was published")?;
+        if let Some((first, last)) = span {
+            writeln!(f, "from {first} ({}) to {last} ({})", moment(first), moment(last))?;
+            let apart = last.milliseconds.saturating_sub(first.milliseconds);
+            let whole = Duration::from_millis(apart).as_secs_f64();
+            let takes = match tempo(self.arguments) {
+                Tempo::Unlimited => None,
+                Tempo::Rate(rate) => Some(metrics::float(entries) * rate.share().as_secs_f64()),
+                Tempo::Speed(speed) => Some(whole / speed),
+            };
+            if let Some(Ok(takes)) = takes.map(Duration::try_from_secs_f64) {
+                let takes = Duration::from_secs(takes.as_secs());
+                writeln!(f, "that would take about {}", humantime::format_duration(takes))?;
+            }
+        }
+        if skipped > 0 {
+            writeln!(f, "{skipped} entries make no message and would be skipped")?;
+        }
+        for reason in self.live {
+            writeln!(f, "the channel is in use: {reason}")?;
+        }
+        Ok(())
+    }
+}

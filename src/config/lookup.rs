@@ -1,0 +1,61 @@
+//! What a command asks of the configuration: which routes hold a stream, and which listen to a channel.
+
+use super::keys;
+use super::loops;
+use super::overlap::Glob;
+use super::settings::{Config, Endpoint};
+use crate::template::{Part, Template};
+
+/// A route that writes or reads a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The route.
+    pub route: String,
+    /// The endpoint that holds the stream.
+    pub endpoint: String,
+}
+
+/// The routes that may write a stream of this name, and then those that read it.
+#[must_use]
+pub fn holders(config: &Config, stream: &str) -> Vec<Holder> {
+    let name = Glob::name(stream.as_bytes());
+    let written = config.capture.values().filter(|route| Glob::template(&route.stream).overlaps(&name));
+    let written =
+        written.map(|route| Holder { route: route.name.clone(), endpoint: route.destination.clone() });
+    let read = config.broadcast.values().filter(|route| route.stream == stream);
+    let read = read.map(|route| Holder { route: route.name.clone(), endpoint: route.source.clone() });
+    written.chain(read).collect()
+}
+
+/// The captures that may hear what is published there, each with the channel or pattern that it listens to,
+/// for a person.
+#[must_use]
+pub fn listeners(config: &Config, endpoint: &Endpoint, channel: &Template, sharded: bool) -> Vec<String> {
+    let published = Glob::template(channel);
+    let listens = config.capture.values().filter_map(|route| {
+        let source = config.redis.get(&route.source)?;
+        if !loops::same_server(source, endpoint) {
+            return None;
+        }
+        let (kind, name) = loops::hears(route, &published, sharded)?;
+        Some(format!("capture.{} listens to the {kind} \"{name}\"", route.name))
+    });
+    listens.collect()
+}
+
+/// Whether what a template makes may be the channel of tidegate's own anchors and heartbeats.
+#[must_use]
+pub fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
+    let control = keys::control(&endpoint.key_prefix);
+    match channel.parts() {
+        [Part::Literal(text)] => *text == control,
+        [Part::Literal(text), ..] => text.starts_with(&endpoint.key_prefix),
+        _ => false,
+    }
+}
+
+/// What a template can make, as a pattern of Redis.
+#[must_use]
+pub fn pattern_of(template: &Template) -> String {
+    super::acl::glob_of(template)
+}
