@@ -35,6 +35,7 @@ mod rate;
 mod render;
 
 pub mod replay;
+pub mod requeue;
 mod session;
 
 use std::future::Future;

@@ -28,6 +28,7 @@ pub mod mapping;
 mod model;
 mod overflow;
 mod pulse;
+pub mod requeue;
 mod route;
 mod share;
 #[cfg(test)]

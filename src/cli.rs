@@ -6,6 +6,7 @@
 
 mod acl;
 mod check;
+mod dead_letters;
 mod gaps;
 mod healthcheck;
 mod interrupt;
@@ -13,14 +14,17 @@ mod replay;
 mod run;
 mod spool;
 mod status;
+mod text;
 mod wait;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
+use crate::server::Error;
 
 /// Fine.
 const OK: u8 = 0;
@@ -56,6 +60,9 @@ enum Command {
     Status(status::Arguments),
     /// List the recorded gaps: when events may have been missed, and why
     Gaps(gaps::Arguments),
+    /// Look at what could not be stored or published, and deal with it
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Wait until the running daemon's routes are ready: live, or standing by and able to go on
     Wait(wait::Arguments),
     /// Publish a past range of a stream again; cut off and begun again, it goes on where it was
@@ -97,6 +104,7 @@ impl Cli {
             Command::Acl(arguments) => acl::acl(config, &arguments),
             Command::Status(arguments) => status::status(config, &arguments),
             Command::Gaps(arguments) => gaps::gaps(config, &arguments),
+            Command::DeadLetters(command) => dead_letters::dead_letters(config, &command),
             Command::Wait(arguments) => wait::wait(config, &arguments),
             Command::Replay(arguments) => replay::replay(config, &arguments),
             Command::Spool(command) => spool::spool(config, &command),
@@ -130,4 +138,46 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 /// A runtime for a command that only asks.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, std::io::Error> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
+
+/// Why a command ends without having done what it was asked: its exit code, and what a person is told.
+#[derive(Debug)]
+struct Refusal(u8, String);
+
+impl Refusal {
+    fn usage(text: impl Into<String>) -> Self {
+        Self(USAGE, text.into())
+    }
+
+    fn server(endpoint: &str, error: &Error) -> Self {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Self(UNAVAILABLE, format!("endpoint {endpoint}: {error}{hint}"))
+    }
+}
+
+impl From<io::Error> for Refusal {
+    /// An error of writing to standard output. Who reads may have seen enough, as `head` does.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self(OK, String::new()),
+            _ => Self(FAILED, format!("cannot write: {error}")),
+        }
+    }
+}
+
+/// Runs a command to its end and gives the exit code.
+fn carry_out(command: impl Future<Output = Result<u8, Refusal>>) -> u8 {
+    match block_on(command) {
+        Ok(Ok(code)) => code,
+        Ok(Err(Refusal(code, text))) => {
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            code
+        }
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            FAILED
+        }
+    }
 }

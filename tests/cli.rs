@@ -113,6 +113,12 @@ fn the_help_of_every_command_is_as_its_golden_file_says() {
     assert_golden("help.txt", &printed(&tidegate(&["--help"]), OK));
     for name in commands() {
         assert_golden(&format!("help-{name}.txt"), &printed(&tidegate(&[&name, "--help"]), OK));
+        let command = Cli::command();
+        for inner in command.find_subcommand(&name).unwrap().get_subcommands() {
+            let inner = inner.get_name();
+            let help = printed(&tidegate(&[&name, inner, "--help"]), OK);
+            assert_golden(&format!("help-{name}-{inner}.txt"), &help);
+        }
     }
 }
 

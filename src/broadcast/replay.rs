@@ -13,7 +13,7 @@
 //! Failure: any ends the replay, and beginning it again goes on at the checkpoint. An entry that makes no
 //! message is skipped and counted: its place is the stream, and whoever watches is told.
 
-mod reader;
+pub(super) mod reader;
 mod tempo;
 
 use std::future::poll_fn;

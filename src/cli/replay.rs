@@ -30,6 +30,7 @@ use crate::rt;
 use crate::server::{self, Error};
 use crate::template::Template;
 
+use super::Refusal;
 use bound::Bound;
 use show::{Shown, moment};
 
@@ -121,21 +122,6 @@ fn job_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Why the command ends without having done what it was asked, and its exit code.
-#[derive(Debug)]
-struct Refusal(u8, String);
-
-impl Refusal {
-    fn usage(text: impl Into<String>) -> Self {
-        Self(super::USAGE, text.into())
-    }
-
-    fn server(endpoint: &Endpoint, error: &Error) -> Self {
-        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        Self(super::UNAVAILABLE, format!("endpoint {}: {error}{hint}", endpoint.name))
-    }
-}
-
 impl From<ReplayError> for Refusal {
     fn from(error: ReplayError) -> Self {
         match error {
@@ -161,17 +147,7 @@ pub(super) fn replay(path: &Path, arguments: &Arguments) -> u8 {
             return super::FAILED;
         }
     };
-    match super::block_on(run(&config, arguments, &stop)) {
-        Ok(Ok(code)) => code,
-        Ok(Err(Refusal(code, text))) => {
-            eprintln!("{text}");
-            code
-        }
-        Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
-            super::FAILED
-        }
-    }
+    super::carry_out(run(&config, arguments, &stop))
 }
 
 async fn run(config: &Config, arguments: &Arguments, stop: &CancellationToken) -> Result<u8, Refusal> {
@@ -370,7 +346,7 @@ impl Place {
 
     /// The range in ids, from the first entry that is in it.
     async fn range(&self, arguments: &Arguments) -> Result<Range, Refusal> {
-        let refused = |error: Error| Refusal::server(&self.source, &error);
+        let refused = |error: Error| Refusal::server(&self.source.name, &error);
         let mut connection = server::control(&self.source, "replay").await.map_err(refused)?;
         let (seconds, micros): (u64, u64) = ask(&mut connection, &["TIME"]).await.map_err(refused)?;
         let now = seconds * 1000 + micros / 1000;
@@ -408,7 +384,7 @@ async fn one_id(connection: &mut MultiplexedConnection, command: &[&str]) -> Res
 
 /// Who hears what would be published, for a person.
 async fn live(config: &Config, endpoint: &Endpoint, arguments: &Arguments) -> Result<Vec<String>, Refusal> {
-    let refused = |error: Error| Refusal::server(endpoint, &error);
+    let refused = |error: Error| Refusal::server(&endpoint.name, &error);
     let Arguments { channel, sharded, .. } = arguments;
     let mut found = lookup::listeners(config, endpoint, channel, *sharded);
     let mut connection = server::control(endpoint, "replay").await.map_err(refused)?;

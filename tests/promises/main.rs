@@ -22,6 +22,7 @@ mod capture_restart;
 mod capture_source_faults;
 mod capture_trim;
 mod chaos;
+mod dead_letters;
 mod hostile_server;
 mod life;
 mod pair;

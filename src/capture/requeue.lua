@@ -1,0 +1,37 @@
+#!lua
+-- Appends a dead letter's entry and removes the letter, in one step.
+--
+-- KEYS  dead letters, stream, names of the streams that the template made
+-- ARGV  id          the letter's
+--       templated   '1' where the stream's name comes from a template
+--       max_streams most streams that the template may make
+--       g           so many groups follow, and then the entry's fields
+--
+-- Returns {0} where there is no such letter, {1, id of the entry}, or {2, error}: then the letter stays.
+local letters, stream, made = KEYS[1], KEYS[2], KEYS[3]
+if #redis.call('XRANGE', letters, ARGV[1], ARGV[1]) == 0 then return { 0 } end
+-- No entry has this id. A missing right shows here, and not behind the entry, where it would repeat it.
+redis.call('XDEL', letters, '0-0')
+
+local groups = tonumber(ARGV[4])
+local function add(...)
+  return redis.pcall('XADD', stream, ...)
+end
+
+local id = add('NOMKSTREAM', '*', unpack(ARGV, 5 + groups))
+if not id then
+  if ARGV[2] == '1' and redis.call('SISMEMBER', made, stream) == 0 then
+    if redis.call('SCARD', made) >= tonumber(ARGV[3]) then
+      return { 2, 'the template has made ' .. ARGV[3] .. ' streams already: raise max_streams' }
+    end
+    redis.call('SADD', made, stream)
+  end
+  -- The first entry of a new stream: groups start at 0, as when it is captured.
+  for g = 5, 4 + groups do
+    redis.call('XGROUP', 'CREATE', stream, ARGV[g], '0', 'MKSTREAM')
+  end
+  id = add('*', unpack(ARGV, 5 + groups))
+end
+if id.err then return { 2, id.err } end
+redis.call('XDEL', letters, ARGV[1])
+return { 1, id }

@@ -1,0 +1,391 @@
+//! `tidegate dead-letters`: what could not be stored or published, and what is to become of it.
+//!
+//! A letter is removed in the step that deals with it, so a command that is cut off can be given again.
+//! `--all` goes in pages from the oldest on, and no further than the letter that is the newest at its
+//! start: one that comes back is not chased.
+
+mod letters;
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Refusal, text};
+use crate::broadcast::{self, EntryId};
+use crate::capture;
+use crate::config::Config;
+use crate::rt;
+
+use letters::{Letter, Letters, Route};
+
+/// How much of a value `show` prints without `--json`: more than a screen.
+const SHOWN: usize = 4096;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List dead letters, the newest first, payloads shortened
+    List(List),
+    /// Show dead letters whole
+    Show(Show),
+    /// Store or publish what the dead letters hold after all, by the configuration as it is now, and remove
+    /// them. What still cannot be stored or published stays; the exit code is then 1
+    Requeue(Which),
+    /// Remove dead letters
+    Drop(Which),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only this route; all of them without it
+    route: Option<String>,
+    /// At most so many of a route
+    #[arg(long, value_name = "LETTERS", default_value_t = 50)]
+    limit: usize,
+    /// At most so many characters of a payload
+    #[arg(long, value_name = "CHARACTERS", default_value_t = 60)]
+    width: usize,
+    /// Print one JSON object a line, payloads whole
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The route
+    route: String,
+    /// Ids of dead letters, as `list` prints them
+    #[arg(required = true)]
+    ids: Vec<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// The route
+    route: String,
+    /// Ids of dead letters, as `list` prints them
+    #[arg(required_unless_present = "all")]
+    ids: Vec<String>,
+    /// All dead letters of the route
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// With --all: do not ask first; needed where there is no terminal
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Carries out the command.
+pub(super) fn dead_letters(path: &Path, command: &Command) -> u8 {
+    let config = match super::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    super::carry_out(async {
+        let out = &mut io::stdout().lock();
+        match command {
+            Command::List(arguments) => list(out, &config, arguments).await,
+            Command::Show(arguments) => show(out, &config, arguments).await,
+            Command::Requeue(which) => requeue(out, &config, which).await,
+            Command::Drop(which) => drop_letters(out, &config, which).await,
+        }
+    })
+}
+
+async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result<u8, Refusal> {
+    let routes = match &arguments.route {
+        Some(name) => vec![Route::find(config, name)?],
+        None => Route::all(config),
+    };
+    if !arguments.json {
+        writeln!(out, "{:<16} {:<22} {:<24} {:<18} WHERE, WHY, PAYLOAD", "ROUTE", "ID", "SINCE", "REASON")?;
+    }
+    let mut code = super::OK;
+    for route in routes {
+        if let Err(Refusal(failed, why)) = list_route(out, config, &route, arguments).await {
+            if failed != super::UNAVAILABLE {
+                return Err(Refusal(failed, why));
+            }
+            // The others are shown all the same.
+            eprintln!("{}: {why}", route.name());
+            code = failed;
+        }
+    }
+    out.flush()?;
+    Ok(code)
+}
+
+async fn list_route(
+    out: &mut impl Write,
+    config: &Config,
+    route: &Route,
+    arguments: &List,
+) -> Result<(), Refusal> {
+    let mut letters = Letters::open(config, route).await?;
+    let mut left = arguments.limit;
+    let mut before = None;
+    while left > 0 {
+        let page = letters.newest(before.as_deref(), left).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        before = Some(last.id.clone());
+        left = left.saturating_sub(page.len());
+        for letter in &page {
+            if arguments.json {
+                print_json(out, route.name(), letter)?;
+            } else {
+                print_line(out, route.name(), letter, arguments.width)?;
+            }
+        }
+    }
+    let all = letters.count().await?;
+    if all > arguments.limit as u64 {
+        eprintln!("{}: {} of {all} are shown; --limit shows more", route.name(), arguments.limit);
+    }
+    Ok(())
+}
+
+fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) -> io::Result<()> {
+    let shown = |name: &str| letter.field(name).map(|value| text::shown(value, 60)).unwrap_or_default();
+    let subject = match (letter.field("stream"), letter.names_entry()) {
+        // Of a broadcast: the entry.
+        (Some(_), true) => format!("{} {}", shown("stream"), shown("id")),
+        (Some(_), false) => format!("stream {}", shown("stream")),
+        (None, _) => format!("channel {}", shown("channel")),
+    };
+    write!(
+        out,
+        "{route:<16} {:<22} {:<24} {:<18} {subject}: {}",
+        letter.id,
+        rt::rfc3339(letter.added_unix_ms()),
+        shown("reason"),
+        letter.field("detail").map(|value| text::shown(value, 200)).unwrap_or_default()
+    )?;
+    match letter.field("payload") {
+        Some(payload) => writeln!(out, ": {}", text::shown(payload, width)),
+        None => writeln!(out),
+    }
+}
+
+fn print_json(out: &mut impl Write, route: &str, letter: &Letter) -> io::Result<()> {
+    let fields = letter.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+    let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": text::fields(fields) });
+    writeln!(out, "{line}")
+}
+
+async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result<u8, Refusal> {
+    let route = Route::find(config, &arguments.route)?;
+    let ids = ids(&arguments.ids)?;
+    let mut letters = Letters::open(config, &route).await?;
+    let mut code = super::OK;
+    for id in ids {
+        let Some(letter) = letters.one(&id).await? else {
+            code = missing(&route, &id);
+            continue;
+        };
+        if arguments.json {
+            print_json(out, route.name(), &letter)?;
+            continue;
+        }
+        writeln!(out, "{} {} ({})", route.name(), letter.id, rt::rfc3339(letter.added_unix_ms()))?;
+        for (name, value) in &letter.fields {
+            writeln!(out, "  {}: {}", text::shown(name, SHOWN), text::shown(value, SHOWN))?;
+        }
+    }
+    out.flush()?;
+    Ok(code)
+}
+
+async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result<u8, Refusal> {
+    let route = Route::find(config, &which.route)?;
+    let mut letters = Letters::open(config, &route).await?;
+    let mut again = Again::open(config, &route).await?;
+    let mut chosen = Chosen::of(which, &route, &mut letters, "store or publish again").await?;
+    let (mut done, mut stay) = (0_u64, 0_u64);
+    while let Some(page) = chosen.next(&mut letters).await? {
+        for (id, letter) in page {
+            let Some(letter) = letter else {
+                missing(&route, &id);
+                stay += 1;
+                continue;
+            };
+            match again.requeue(&mut letters, &letter).await? {
+                Ok(did) => {
+                    done += 1;
+                    writeln!(out, "{} {id}: {did}", route.name())?;
+                }
+                Err(why) => {
+                    stay += 1;
+                    eprintln!("{} {id} stays: {why}", route.name());
+                }
+            }
+        }
+    }
+    writeln!(out, "{}: {done} dealt with, {stay} not", route.name())?;
+    out.flush()?;
+    Ok(if stay == 0 { super::OK } else { super::FAILED })
+}
+
+async fn drop_letters(out: &mut impl Write, config: &Config, which: &Which) -> Result<u8, Refusal> {
+    let route = Route::find(config, &which.route)?;
+    let mut letters = Letters::open(config, &route).await?;
+    let mut chosen = Chosen::of(which, &route, &mut letters, "remove").await?;
+    let (mut dropped, mut code) = (0, super::OK);
+    while let Some(page) = chosen.next(&mut letters).await? {
+        let (there, absent): (Vec<_>, Vec<_>) = page.into_iter().partition(|(_, letter)| letter.is_some());
+        let there: Vec<String> = there.into_iter().map(|(id, _)| id).collect();
+        dropped += letters.remove(&there).await?;
+        for (id, _) in absent {
+            code = missing(&route, &id);
+        }
+    }
+    writeln!(out, "{}: {dropped} removed", route.name())?;
+    out.flush()?;
+    Ok(code)
+}
+
+fn missing(route: &Route, id: &str) -> u8 {
+    eprintln!("{} has no dead letter {id}", route.name());
+    super::FAILED
+}
+
+/// Ids as the server writes them.
+fn ids(given: &[String]) -> Result<Vec<String>, Refusal> {
+    let id = |text: &String| match EntryId::parse(text.as_bytes()) {
+        Some(id) => Ok(id.to_string()),
+        None => Err(Refusal::usage(format!(
+            "'{text}' is no id of a dead letter; expected one such as 1700000000000-0"
+        ))),
+    };
+    given.iter().map(id).collect()
+}
+
+/// The letters that a command is about, page by page.
+enum Chosen {
+    Ids(std::vec::IntoIter<String>),
+    /// After the one, up to the other.
+    All {
+        after: Option<String>,
+        last: EntryId,
+    },
+    Nothing,
+}
+
+impl Chosen {
+    /// Asks first, where it is all of them.
+    async fn of(which: &Which, route: &Route, letters: &mut Letters, what: &str) -> Result<Self, Refusal> {
+        if !which.all {
+            return Ok(Self::Ids(ids(&which.ids)?.into_iter()));
+        }
+        let Some(last) = letters.newest(None, 1).await?.first().and_then(|letter| letter.entry_id()) else {
+            return Ok(Self::Nothing);
+        };
+        if !which.yes {
+            let count = letters.count().await?;
+            agree(&format!("{what} all {count} dead letters of {}?", route.name()))?;
+        }
+        Ok(Self::All { after: None, last })
+    }
+
+    /// The next ids, each with its letter where there is one; `None` after the last.
+    async fn next(
+        &mut self,
+        letters: &mut Letters,
+    ) -> Result<Option<Vec<(String, Option<Letter>)>>, Refusal> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Ids(ids) => {
+                let Some(id) = ids.next() else { return Ok(None) };
+                let letter = letters.one(&id).await?;
+                Ok(Some(vec![(id, letter)]))
+            }
+            Self::All { after, last } => {
+                let mut page = letters.oldest(after.as_deref()).await?;
+                page.retain(|letter| letter.entry_id().is_some_and(|id| id <= *last));
+                let Some(end) = page.last() else { return Ok(None) };
+                *after = Some(end.id.clone());
+                Ok(Some(page.into_iter().map(|letter| (letter.id.clone(), Some(letter))).collect()))
+            }
+        }
+    }
+}
+
+/// Asks a person, who may say no; where there is none, `--yes` must have said it.
+fn agree(question: &str) -> Result<(), Refusal> {
+    if !io::stdin().is_terminal() {
+        return Err(Refusal::usage(format!("{question} Say --yes; nothing was done")));
+    }
+    eprint!("{question} [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Refusal(super::FAILED, "nothing was done".to_owned()))
+    }
+}
+
+/// What requeues the letters of a route.
+enum Again<'a> {
+    Capture(&'a Route),
+    Broadcast(Box<broadcast::requeue::Requeue>, &'a Route),
+}
+
+impl<'a> Again<'a> {
+    async fn open(config: &Config, route: &'a Route) -> Result<Self, Refusal> {
+        let Route::Broadcast(settings) = route else { return Ok(Self::Capture(route)) };
+        let (source, destination) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
+        let open = broadcast::requeue::Requeue::open(settings, source, destination).await;
+        let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
+        Ok(Self::Broadcast(Box::new(open), route))
+    }
+
+    /// What was done, or why the letter stays.
+    async fn requeue(
+        &mut self,
+        letters: &mut Letters,
+        letter: &Letter,
+    ) -> Result<Result<String, String>, Refusal> {
+        match self {
+            Self::Capture(route) => {
+                let Route::Capture(settings) = route else { return Ok(Err("no capture".to_owned())) };
+                let endpoint = letters.endpoint.clone();
+                let (id, added) = (&letter.id, letter.added_unix_ms());
+                let connection = &mut letters.connection;
+                let did =
+                    capture::requeue::requeue(connection, &endpoint, settings, id, added, &letter.fields)
+                        .await;
+                Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
+                    capture::requeue::Requeued::Appended { stream, id } => {
+                        Ok(format!("appended to {} as {id}", text::shown(&stream, 200)))
+                    }
+                    capture::requeue::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    capture::requeue::Requeued::Stays(why) => Err(why),
+                })
+            }
+            Self::Broadcast(requeue, route) => {
+                let entry = letter.field("id").and_then(EntryId::parse);
+                let Some(entry) = entry.filter(|_| letter.names_entry()) else {
+                    return Ok(Err("it names no entry: was it written by another release?".to_owned()));
+                };
+                if let Route::Broadcast(settings) = route
+                    && letter.field("stream") != Some(settings.stream.as_bytes())
+                {
+                    return Ok(Err("its entry is in a stream that the route reads no more".to_owned()));
+                }
+                let did = requeue.publish(&letter.id, entry).await;
+                Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
+                    broadcast::requeue::Requeued::Published { channel, receivers } => {
+                        let channel = text::shown(&channel, 200);
+                        Ok(format!("published on {channel}, to {receivers} receivers"))
+                    }
+                    broadcast::requeue::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    broadcast::requeue::Requeued::Stays(why) => Err(why),
+                })
+            }
+        }
+    }
+}

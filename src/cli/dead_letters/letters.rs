@@ -1,0 +1,157 @@
+//! The dead letters of one route, as they stand in `P R:dead-letters`.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+
+use crate::broadcast::EntryId;
+use crate::capture::requeue::Fields;
+use crate::cli::Refusal;
+use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
+use crate::server;
+
+/// Letters a page: one that the destination refused holds a whole message.
+const PAGE: usize = 10;
+
+/// A route of either kind. Their names do not overlap.
+#[derive(Debug, Clone)]
+pub(super) enum Route {
+    Capture(Arc<Capture>),
+    Broadcast(Arc<Broadcast>),
+}
+
+impl Route {
+    /// All routes, captures first.
+    pub(super) fn all(config: &Config) -> Vec<Self> {
+        let captures = config.capture.values().cloned().map(Self::Capture);
+        captures.chain(config.broadcast.values().cloned().map(Self::Broadcast)).collect()
+    }
+
+    pub(super) fn find(config: &Config, name: &str) -> Result<Self, Refusal> {
+        let mut all = Self::all(config);
+        match all.iter().position(|route| route.name() == name) {
+            Some(at) => Ok(all.swap_remove(at)),
+            None => {
+                let known: Vec<&str> = all.iter().map(Self::name).collect();
+                Err(Refusal::usage(format!(
+                    "there is no route '{name}' in the configuration; there are: {}",
+                    known.join(", ")
+                )))
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Capture(route) => &route.name,
+            Self::Broadcast(route) => &route.name,
+        }
+    }
+
+    /// The endpoint that holds the route's streams, and so its dead letters.
+    pub(super) fn endpoint(&self) -> &str {
+        match self {
+            Self::Capture(route) => &route.destination,
+            Self::Broadcast(route) => &route.source,
+        }
+    }
+}
+
+/// One letter.
+#[derive(Debug, Clone)]
+pub(super) struct Letter {
+    pub(super) id: String,
+    pub(super) fields: Fields,
+}
+
+impl Letter {
+    /// The value of the first field of a name; tidegate's own come before an entry's.
+    pub(super) fn field(&self, name: &str) -> Option<&[u8]> {
+        let found = self.fields.iter().find(|(found, _)| found == name.as_bytes());
+        found.map(|(_, value)| value.as_slice())
+    }
+
+    /// Whether it is a broadcast's: these begin with the stream of an entry and its id.
+    pub(super) fn names_entry(&self) -> bool {
+        self.fields.first().is_some_and(|(name, _)| name == b"stream")
+    }
+
+    pub(super) fn entry_id(&self) -> Option<EntryId> {
+        EntryId::parse(self.id.as_bytes())
+    }
+
+    /// When it was written; milliseconds since 1970 by the server's clock.
+    pub(super) fn added_unix_ms(&self) -> u64 {
+        self.entry_id().map_or(0, |id| id.milliseconds)
+    }
+}
+
+/// A connection to the letters of a route.
+pub(super) struct Letters {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) connection: MultiplexedConnection,
+    key: String,
+}
+
+/// A letter as the server sends it: its id, then names and values in turn.
+type Sent = (String, Vec<Vec<u8>>);
+
+impl Letters {
+    pub(super) async fn open(config: &Config, route: &Route) -> Result<Self, Refusal> {
+        let endpoint = Arc::clone(&config.redis[route.endpoint()]);
+        let key = keys::of_route(&endpoint.key_prefix, route.name(), "dead-letters");
+        let connection = server::control(&endpoint, "dead-letters").await;
+        let connection = connection.map_err(|error| Refusal::server(&endpoint.name, &error))?;
+        Ok(Self { endpoint, connection, key })
+    }
+
+    /// How many there are.
+    pub(super) async fn count(&mut self) -> Result<u64, Refusal> {
+        self.ask(redis::cmd("XLEN").arg(&self.key)).await
+    }
+
+    /// The newest before one of them, or of all; at most `most`, and no more than a page.
+    pub(super) async fn newest(&mut self, before: Option<&str>, most: usize) -> Result<Vec<Letter>, Refusal> {
+        let end = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
+        self.read(redis::cmd("XREVRANGE").arg(&self.key).arg(end).arg("-").arg("COUNT").arg(most.min(PAGE)))
+            .await
+    }
+
+    /// The oldest after one of them, or of all; a page.
+    pub(super) async fn oldest(&mut self, after: Option<&str>) -> Result<Vec<Letter>, Refusal> {
+        let start = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
+        self.read(redis::cmd("XRANGE").arg(&self.key).arg(start).arg("+").arg("COUNT").arg(PAGE)).await
+    }
+
+    /// The letter with this id.
+    pub(super) async fn one(&mut self, id: &str) -> Result<Option<Letter>, Refusal> {
+        let found = self.read(redis::cmd("XRANGE").arg(&self.key).arg(id).arg(id)).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Removes them; how many were there.
+    pub(super) async fn remove(&mut self, ids: &[String]) -> Result<u64, Refusal> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        self.ask(redis::cmd("XDEL").arg(&self.key).arg(ids)).await
+    }
+
+    async fn read(&mut self, command: &redis::Cmd) -> Result<Vec<Letter>, Refusal> {
+        let sent: Vec<Sent> = self.ask(command).await?;
+        let letter = |(id, values): Sent| {
+            let mut values = values.into_iter();
+            let mut fields = Fields::new();
+            while let (Some(name), Some(value)) = (values.next(), values.next()) {
+                fields.push((name, value));
+            }
+            Letter { id, fields }
+        };
+        Ok(sent.into_iter().map(letter).collect())
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Refusal> {
+        let answer = command.query_async(&mut self.connection).await;
+        answer.map_err(|error| Refusal::server(&self.endpoint.name, &error.into()))
+    }
+}
