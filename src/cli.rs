@@ -14,6 +14,7 @@ mod replay;
 mod run;
 mod spool;
 mod status;
+mod tap;
 mod text;
 mod wait;
 
@@ -65,6 +66,8 @@ enum Command {
     DeadLetters(dead_letters::Command),
     /// Wait until the running daemon's routes are ready: live, or standing by and able to go on
     Wait(wait::Arguments),
+    /// Show the entries of a route as they come, without disturbing who consumes them
+    Tap(tap::Arguments),
     /// Publish a past range of a stream again; cut off and begun again, it goes on where it was
     Replay(replay::Arguments),
     /// Look at what is on disk while a destination is away
@@ -106,6 +109,7 @@ impl Cli {
             Command::Gaps(arguments) => gaps::gaps(config, &arguments),
             Command::DeadLetters(command) => dead_letters::dead_letters(config, &command),
             Command::Wait(arguments) => wait::wait(config, &arguments),
+            Command::Tap(arguments) => tap::tap(config, &arguments),
             Command::Replay(arguments) => replay::replay(config, &arguments),
             Command::Spool(command) => spool::spool(config, &command),
             Command::Healthcheck => healthcheck::healthcheck(config),

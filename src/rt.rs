@@ -45,9 +45,25 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment for a person: RFC 3339 in UTC, with milliseconds.
+/// A moment for a person: RFC 3339 in UTC, with milliseconds. An entry's id may hold any number.
 #[must_use]
 pub fn rfc3339(unix_ms: u64) -> String {
+    // 9999-12-31T23:59:59.999Z: the last one that can be written so.
+    if unix_ms > 253_402_300_799_999 {
+        return "after the year 9999".to_owned();
+    }
     let moment = UNIX_EPOCH + Duration::from_millis(unix_ms);
     humantime::format_rfc3339_millis(moment).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_is_a_moment_for_a_person() {
+        assert_eq!(rfc3339(1_250), "1970-01-01T00:00:01.250Z");
+        assert_eq!(rfc3339(253_402_300_799_999), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(u64::MAX), "after the year 9999");
+    }
 }

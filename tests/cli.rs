@@ -14,6 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use clap::CommandFactory;
+use nix::sys::signal::Signal;
 use support::{Daemon, Options, Server, Setup, Version, alert, eventually};
 use tidegate::cli::Cli;
 
@@ -405,6 +406,73 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
             "from": "a", "to": "b", "detail": "tidegate was not running"
         })
     );
+}
+
+#[test]
+fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .endpoint("main", &server)
+        .routes(
+            "[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\ndestination = \"main\"\n\
+             stream = \"orders\"\nkeep = \"forever\"\n",
+        )
+        .expects(&[alert::GAP])
+        .start_ready();
+    server.ask::<u64>(&["PUBLISH", "orders", "1"]);
+    daemon.wait_settled("orders", 1);
+    let words = |text: &str| -> Vec<Vec<String>> {
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let once = words(&printed(&daemon.run_command(&["status"]), OK));
+    assert_eq!(once[1], ["orders", "capture", "live", "1", "0"]);
+    let rates = words(&printed(&daemon.run_command(&["status", "--interval", "100ms"]), OK));
+    assert_eq!(rates[0], ["ROUTE", "KIND", "STATE", "DONE", "PER", "SECOND", "LAST", "IN", "HAND", "WHY"]);
+    assert_eq!(rates[1][..5], ["orders", "capture", "live", "1", "0"]);
+    let (code, shown) = daemon.run_on_terminal(&["status"]);
+    assert!(code == Some(OK) && shown.contains("PER SECOND"), "{code:?} {shown}");
+    printed(&daemon.run_command(&["status", "--interval", "0s"]), USAGE);
+
+    // Again and again, through a daemon that is away for a while.
+    let mut daemon = daemon;
+    let file = daemon.configuration().with_file_name("output");
+    let mut watch = daemon.start_command(&["status", "--watch", "--interval", "100ms"], &file);
+    let sees = |what: &str, times: usize| {
+        eventually(&format!("{what}, {times} times"), Duration::from_secs(20), || {
+            let said = fs::read_to_string(&file).unwrap();
+            if said.matches(what).count() >= times { Ok(()) } else { Err(said) }
+        });
+    };
+    sees(" live ", 3);
+    daemon.kill();
+    sees("no answer from tidegate", 1);
+    let before = fs::read_to_string(&file).unwrap().matches(" live ").count();
+    daemon.start_again();
+    sees(" live ", before + 2);
+    watch.signal(Signal::SIGINT);
+    assert_eq!(watch.wait(Duration::from_secs(20)).code(), Some(OK));
+    daemon.wait_ready();
+}
+
+#[test]
+fn a_replay_draws_a_bar_on_a_terminal() {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .endpoint("main", &server)
+        .routes(
+            "[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\ndestination = \"main\"\n\
+             stream = \"orders\"\nkeep = \"forever\"\n",
+        )
+        .prepare();
+    for id in ["1000-0", "2000-0", "2100-0"] {
+        server.ask::<String>(&["XADD", "orders", id, "payload", "x"]);
+    }
+    let operator = daemon.operator(&["again"]);
+    let (code, shown) =
+        operator.run_on_terminal(&["replay", "orders", "--from", "0", "--channel", "again", "--speed", "2"]);
+    assert_eq!(code, Some(OK), "{shown}");
+    assert!(shown.contains("% 1 entries published") || shown.contains("% 2 entries published"), "{shown}");
+    assert!(shown.contains("3 entries published, 3 of them to nobody"), "{shown}");
 }
 
 #[test]

@@ -1,74 +1,256 @@
-//! `tidegate status`.
+//! `tidegate status`: what the running daemon says of itself, once or again and again.
+//!
+//! Rates come from two readings: what was done between them, by the clock of this process.
 
+use std::io::{self, IsTerminal as _, Write};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
+use super::Refusal;
+use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
+use crate::rt;
+use crate::status::{Kind, RouteStatus};
+
+/// Between two readings, where nothing else was asked for.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print the daemon's /status as it is
+    /// Print the daemon's /status as it is; with --watch one line each time
     #[arg(long)]
     json: bool,
+    /// Print again and again, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// How long between two readings, from which rates come; 1s on a terminal and with --watch, and
+    /// elsewhere one reading without rates
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    interval: Option<Duration>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(100) => Ok(duration),
+        Ok(_) => Err("expected at least 100ms".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Asks the running daemon.
 pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
-    let loaded = match super::load(config) {
-        Ok(loaded) => loaded,
+    let listen = match super::load(config) {
+        Ok(loaded) => loaded.config.daemon.listen,
         Err(code) => return code,
     };
-    let body = match client::get(loaded.config.daemon.listen, "/status") {
-        Ok((200, body)) => body,
-        Ok((code, _)) => {
-            eprintln!("the daemon answered with HTTP {code}");
-            return super::UNAVAILABLE;
-        }
+    let stop = match super::interrupt::token() {
+        Ok(stop) => stop,
         Err(error) => {
-            eprintln!("{error}");
-            return super::UNAVAILABLE;
+            eprintln!("cannot listen for signals: {error}");
+            return super::FAILED;
         }
     };
-    if arguments.json {
-        println!("{}", body.trim_end());
-        return super::OK;
+    super::carry_out(run(&mut io::stdout().lock(), listen, arguments, &stop))
+}
+
+async fn run(
+    out: &mut impl Write,
+    listen: SocketAddr,
+    arguments: &Arguments,
+    stop: &CancellationToken,
+) -> Result<u8, Refusal> {
+    let terminal = io::stdout().is_terminal();
+    let interval = arguments.interval.unwrap_or(INTERVAL);
+    if arguments.watch {
+        return watch(out, listen, arguments.json, interval, terminal, stop).await;
     }
-    match serde_json::from_str::<StatusReport>(&body) {
-        Ok(report) => {
-            print!("{}", table(&report));
-            super::OK
+    let body = ask(listen)?;
+    if arguments.json {
+        writeln!(out, "{}", body.trim_end())?;
+        return Ok(super::OK);
+    }
+    let mut reading = Reading::of(&body)?;
+    let mut before = None;
+    if (terminal || arguments.interval.is_some()) && pause(interval, stop).await {
+        before = Some(reading);
+        reading = Reading::of(&ask(listen)?)?;
+    }
+    write!(out, "{}", table(&reading, before.as_ref()))?;
+    Ok(super::OK)
+}
+
+/// Prints until it is told to stop. A daemon that does not answer is waited for: who watches wants to see it
+/// come back.
+async fn watch(
+    out: &mut impl Write,
+    listen: SocketAddr,
+    json: bool,
+    interval: Duration,
+    terminal: bool,
+    stop: &CancellationToken,
+) -> Result<u8, Refusal> {
+    let mut before: Option<Reading> = None;
+    loop {
+        let answer = ask(listen).and_then(|body| Ok((Reading::of(&body)?, body)));
+        if terminal && !json {
+            // To the upper left corner, and away with what is below.
+            write!(out, "\x1b[H\x1b[J")?;
         }
-        Err(error) => {
-            eprintln!("the daemon's answer cannot be read (is it of another version?): {error}");
-            super::FAILED
+        match answer {
+            Ok((_, body)) if json => writeln!(out, "{}", body.trim_end())?,
+            Ok((reading, _)) => {
+                write!(out, "{}", table(&reading, before.as_ref()))?;
+                if !terminal {
+                    writeln!(out)?;
+                }
+                before = Some(reading);
+            }
+            Err(Refusal(_, why)) => {
+                before = None;
+                eprintln!("{why}");
+            }
+        }
+        out.flush()?;
+        if !pause(interval, stop).await {
+            return Ok(super::OK);
         }
     }
 }
 
-/// One line a route.
-fn table(report: &StatusReport) -> String {
-    let mut out = format!(
-        "{:<24} {:<10} {:<11} {:>12} {:>12}  {}\n",
-        "ROUTE", "KIND", "STATE", "DONE", "IN HAND", "WHY"
-    );
-    for route in &report.routes {
-        let (done, in_hand) = match (&route.ledger, &route.broadcast) {
-            (Some(ledger), _) => (ledger.appended, ledger.in_hand),
-            (None, Some(counts)) => (counts.published, 0),
-            (None, None) => (0, 0),
-        };
+/// Waits; false where it was told to stop.
+async fn pause(interval: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(interval) => true,
+    }
+}
+
+fn ask(listen: SocketAddr) -> Result<String, Refusal> {
+    match client::get(listen, "/status") {
+        Ok((200, body)) => Ok(body),
+        Ok((code, _)) => Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP {code}"))),
+        Err(error) => Err(Refusal(super::UNAVAILABLE, error.to_string())),
+    }
+}
+
+/// What the daemon said, and when.
+struct Reading {
+    report: StatusReport,
+    at: Instant,
+    unix_ms: u64,
+}
+
+impl Reading {
+    fn of(body: &str) -> Result<Self, Refusal> {
+        let report = serde_json::from_str(body).map_err(|error| {
+            let why = format!("the daemon's answer cannot be read (is it of another version?): {error}");
+            Refusal(super::FAILED, why)
+        })?;
+        Ok(Self { report, at: Instant::now(), unix_ms: rt::unix_ms() })
+    }
+}
+
+/// One line a route; with a reading before it also how fast it goes, and since when it does not.
+fn table(reading: &Reading, before: Option<&Reading>) -> String {
+    let mut out = format!("{:<24} {:<10} {:<11} {:>12} ", "ROUTE", "KIND", "STATE", "DONE");
+    if before.is_some() {
+        out.push_str(&format!("{:>10} {:>8} ", "PER SECOND", "LAST"));
+    }
+    out.push_str(&format!("{:>12}  {}\n", "IN HAND", "WHY"));
+    for route in &reading.report.routes {
+        let (done, in_hand) = counts(route);
         let kind = match route.kind {
-            crate::status::Kind::Capture => "capture",
-            crate::status::Kind::Broadcast => "broadcast",
+            Kind::Capture => "capture",
+            Kind::Broadcast => "broadcast",
         };
-        let why = route.reason.as_deref().unwrap_or_default();
-        out.push_str(&format!(
-            "{:<24} {kind:<10} {:<11} {done:>12} {in_hand:>12}  {why}\n",
-            route.route,
-            route.state.as_str()
-        ));
+        out.push_str(&format!("{:<24} {kind:<10} {:<11} {done:>12} ", route.route, route.state.as_str()));
+        if let Some(before) = before {
+            let rate = rate(route, reading, before).unwrap_or_else(|| "-".to_owned());
+            let last = route.last_progress_unix_ms.map_or_else(
+                || "-".to_owned(),
+                |last| ago(Duration::from_millis(reading.unix_ms.saturating_sub(last))),
+            );
+            out.push_str(&format!("{rate:>10} {last:>8} "));
+        }
+        out.push_str(&format!("{in_hand:>12}  {}\n", route.reason.as_deref().unwrap_or_default()));
     }
     out
+}
+
+/// What a route has done, and what it holds.
+fn counts(route: &RouteStatus) -> (u64, u64) {
+    match (&route.ledger, &route.broadcast) {
+        (Some(ledger), _) => (ledger.appended, ledger.in_hand),
+        (None, Some(counts)) => (counts.published, 0),
+        (None, None) => (0, 0),
+    }
+}
+
+/// What was done in a second; none where the route was not there before, or counts anew.
+fn rate(route: &RouteStatus, now: &Reading, before: &Reading) -> Option<String> {
+    let known = before.report.routes.iter().find(|known| known.route == route.route)?;
+    let done = counts(route).0.checked_sub(counts(known).0)?;
+    let seconds = now.at.saturating_duration_since(before.at).as_secs_f64();
+    (seconds > 0.0).then(|| format!("{:.0}", metrics::float(done) / seconds))
+}
+
+/// A distance of time in one unit.
+fn ago(distance: Duration) -> String {
+    match distance.as_secs() {
+        seconds @ 0..=119 => format!("{seconds}s"),
+        seconds @ 120..=7199 => format!("{}m", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::report::About;
+    use crate::status::{BroadcastCounts, Ledger, RouteState};
+
+    fn reading(at: Instant, appended: u64, published: u64) -> Reading {
+        let about = About {
+            version: String::new(),
+            instance: String::new(),
+            started_unix_ms: 0,
+            configuration: std::path::PathBuf::new(),
+        };
+        let mut orders = RouteStatus::new("orders", Kind::Capture, "shop", "events", 0);
+        orders.state = RouteState::Live;
+        orders.ledger = Some(Ledger { appended, in_hand: 7, ..Ledger::default() });
+        orders.last_progress_unix_ms = Some(95_000);
+        let mut stock = RouteStatus::new("stock", Kind::Broadcast, "events", "shop", 0);
+        stock.reason = Some("no answer".to_owned());
+        stock.broadcast = Some(BroadcastCounts { published, ..BroadcastCounts::default() });
+        let report = StatusReport { about, routes: vec![orders, stock] };
+        Reading { report, at, unix_ms: 100_000 }
+    }
+
+    #[test]
+    fn rates_are_what_was_done_between_two_readings() {
+        let start = Instant::now();
+        let (before, after) = (reading(start, 1_000, 50), reading(start + Duration::from_secs(2), 4_000, 20));
+        let shown: Vec<Vec<String>> = table(&after, Some(&before))
+            .lines()
+            .map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect();
+        assert_eq!(shown[1], ["orders", "capture", "live", "4000", "1500", "5s", "7"]);
+        // Its counts went back: there is no rate to be known.
+        assert_eq!(shown[2], ["stock", "broadcast", "connecting", "20", "-", "-", "0", "no", "answer"]);
+        let once = table(&after, None);
+        assert!(!once.contains("PER SECOND") && !once.contains("1500"), "{once}");
+    }
+
+    #[test]
+    fn distances_have_one_unit() {
+        let shown = [0, 119, 120, 7_199, 7_200, 172_800].map(|seconds| ago(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0s", "119s", "2m", "119m", "2h", "2d"]);
+    }
 }

@@ -31,3 +31,4 @@ mod reload;
 mod replay;
 mod replication;
 mod spool;
+mod tap;

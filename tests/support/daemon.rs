@@ -313,6 +313,23 @@ impl Daemon {
             .expect("the program starts")
     }
 
+    /// Runs another command of the program on a terminal, to its end, and gives what the terminal was sent.
+    pub(crate) fn run_on_terminal(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let words = [program().display().to_string(), "--config".to_owned()]
+            .into_iter()
+            .chain([self.configuration().display().to_string()])
+            .chain(arguments.iter().map(|word| format!("'{word}'")));
+        let command = words.collect::<Vec<_>>().join(" ");
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .env("TERM", "xterm")
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .output()
+            .expect("script, of bsdutils, is there");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Starts it again after a kill, with the same files.
     pub(crate) fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs already");

@@ -99,10 +99,5 @@ impl Watch for Shown {
 
 /// When the server added an entry, for a person.
 pub(super) fn moment(id: EntryId) -> String {
-    // What humantime can write: up to the year 9999. An id may hold any number.
-    const LAST: u64 = 253_402_300_799_999;
-    if id.milliseconds > LAST {
-        return "after the year 9999".to_owned();
-    }
     rt::rfc3339(id.milliseconds)
 }

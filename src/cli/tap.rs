@@ -1,0 +1,280 @@
+//! `tidegate tap`: what comes into a route's streams, as it comes.
+//!
+//! Read with XREAD, which no consumer group notices, from the newest entry on. What is read is bounded and
+//! not only what is shown: once a second's lines are printed nothing more is asked for in that second, and
+//! where that falls behind, tap goes on at the newest entries and says so.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use redis::aio::MultiplexedConnection;
+use serde_json::json;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Refusal, text};
+use crate::broadcast::EntryId;
+use crate::config::{Config, Endpoint, keys};
+use crate::{rt, server};
+
+/// How long the server waits for an entry before it says that there is none.
+const BLOCK: Duration = Duration::from_millis(500);
+/// Entries of a stream in one answer. They come whole, whatever is shown of them.
+const PAGE: usize = 16;
+/// So many streams of a template are looked at.
+const MAX_STREAMS: usize = 256;
+/// How often streams are looked for that the template has made meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The route: of a capture the streams that it writes are shown, of a broadcast the one that it reads
+    route: String,
+    /// Show one of so many entries
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    sample: u64,
+    /// Show at most so many entries a second; where more come, those in between are passed over
+    #[arg(long, value_name = "ENTRIES", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: u64,
+    /// At most so many characters of a value
+    #[arg(long, value_name = "CHARACTERS", default_value_t = 80)]
+    width: usize,
+    /// End after so many entries were shown
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Print one JSON object a line, values whole
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where a route's entries are.
+struct Place {
+    endpoint: Arc<Endpoint>,
+    /// The only stream; of a template none.
+    stream: Option<String>,
+    /// The set that names the streams which a template has made.
+    made: String,
+}
+
+impl Place {
+    fn find(config: &Config, name: &str) -> Result<Self, Refusal> {
+        let (endpoint, stream) = if let Some(route) = config.capture.get(name) {
+            (&route.destination, route.stream.literal().map(str::to_owned))
+        } else if let Some(route) = config.broadcast.get(name) {
+            (&route.source, Some(route.stream.clone()))
+        } else {
+            let known: Vec<&str> =
+                config.capture.keys().chain(config.broadcast.keys()).map(String::as_str).collect();
+            return Err(Refusal::usage(format!(
+                "there is no route '{name}' in the configuration; there are: {}",
+                known.join(", ")
+            )));
+        };
+        let endpoint = Arc::clone(&config.redis[endpoint]);
+        let made = keys::of_route(&endpoint.key_prefix, name, "streams");
+        Ok(Self { endpoint, stream, made })
+    }
+}
+
+/// Shows what comes.
+pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
+    let config = match super::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let stop = match super::interrupt::token() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("cannot listen for signals: {error}");
+            return super::FAILED;
+        }
+    };
+    super::carry_out(async {
+        let place = Place::find(&config, &arguments.route)?;
+        let refused = |error: server::Error| Refusal::server(&place.endpoint.name, &error);
+        let mut tap = Tap::open(&place, arguments).await.map_err(refused)?;
+        let mut out = io::stdout();
+        tokio::select! {
+            ended = tap.run(&mut out) => match ended {
+                Ok(()) => Ok(super::OK),
+                Err(Ended::Server(error)) => Err(refused(error)),
+                Err(Ended::Writing(error)) => Err(error.into()),
+            },
+            () = stop.cancelled() => Ok(super::OK),
+        }
+    })
+}
+
+/// Why it cannot go on.
+enum Ended {
+    Server(server::Error),
+    Writing(io::Error),
+}
+
+impl From<redis::RedisError> for Ended {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Server(error.into())
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Writing(error)
+    }
+}
+
+/// Names and values of an entry in turn.
+type Values = Vec<Vec<u8>>;
+/// XREAD's answer: streams, each with its entries.
+type Came = Option<Vec<(Vec<u8>, Vec<(String, Values)>)>>;
+
+struct Tap<'a> {
+    place: &'a Place,
+    arguments: &'a Arguments,
+    connection: MultiplexedConnection,
+    block: Duration,
+    /// Each stream and the last entry that was read of it.
+    streams: BTreeMap<Vec<u8>, String>,
+    /// When it was last looked which streams there are.
+    looked: Instant,
+    seen: u64,
+    shown: u64,
+}
+
+impl<'a> Tap<'a> {
+    async fn open(place: &'a Place, arguments: &'a Arguments) -> Result<Self, server::Error> {
+        let connection = server::control(&place.endpoint, "tap").await?;
+        let mut tap = Self {
+            place,
+            arguments,
+            connection,
+            block: BLOCK.min(place.endpoint.response_timeout / 2),
+            streams: BTreeMap::new(),
+            looked: Instant::now(),
+            seen: 0,
+            shown: 0,
+        };
+        for stream in tap.names().await? {
+            tap.streams.insert(stream, String::new());
+        }
+        tap.to_the_newest().await?;
+        let (route, endpoint) = (&arguments.route, &place.endpoint.name);
+        eprintln!("entries of {route} as they come to endpoint {endpoint}; Ctrl-C ends");
+        Ok(tap)
+    }
+
+    /// The streams that there are, as far as they are looked at.
+    async fn names(&mut self) -> Result<Vec<Vec<u8>>, server::Error> {
+        if let Some(stream) = &self.place.stream {
+            return Ok(vec![stream.clone().into_bytes()]);
+        }
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SSCAN");
+            scan.arg(&self.place.made).arg(cursor).arg("COUNT").arg(MAX_STREAMS);
+            let (next, some): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection).await?;
+            names.extend(some);
+            cursor = next;
+            if cursor == 0 || names.len() >= MAX_STREAMS {
+                break;
+            }
+        }
+        if names.len() >= MAX_STREAMS {
+            eprintln!("the route has made more streams than are looked at: {MAX_STREAMS} of them are");
+        }
+        names.truncate(MAX_STREAMS);
+        Ok(names)
+    }
+
+    /// Forgets what came and was not read.
+    async fn to_the_newest(&mut self) -> Result<(), server::Error> {
+        for (stream, last) in &mut self.streams {
+            let mut newest = redis::cmd("XREVRANGE");
+            newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
+            let newest: Vec<(String, Values)> = newest.query_async(&mut self.connection).await?;
+            *last = newest.into_iter().next().map_or_else(|| "0-0".to_owned(), |(id, _)| id);
+        }
+        Ok(())
+    }
+
+    /// Shows entries until it has shown enough. Cancel safe: what is lost is only what would be shown.
+    async fn run(&mut self, out: &mut impl Write) -> Result<(), Ended> {
+        loop {
+            let second = Instant::now() + Duration::from_secs(1);
+            let mut left = self.arguments.rate;
+            let mut behind = false;
+            while left > 0 && Instant::now() < second {
+                if self.place.stream.is_none() && self.looked.elapsed() > LOOK_AGAIN {
+                    self.looked = Instant::now();
+                    for stream in self.names().await.map_err(Ended::Server)? {
+                        // All that is in a stream which is new has come meanwhile.
+                        if self.streams.len() < MAX_STREAMS {
+                            self.streams.entry(stream).or_insert_with(|| "0-0".to_owned());
+                        }
+                    }
+                }
+                if self.streams.is_empty() {
+                    sleep(self.block).await;
+                    continue;
+                }
+                let came = self.read().await?;
+                behind = came.iter().flatten().any(|(_, entries)| entries.len() >= PAGE);
+                for (stream, entries) in came.into_iter().flatten() {
+                    for (id, values) in entries {
+                        self.seen += 1;
+                        if left > 0 && self.seen % self.arguments.sample == 0 {
+                            left -= 1;
+                            self.shown += 1;
+                            self.show(out, &stream, &id, &values)?;
+                            if self.arguments.count == Some(self.shown) {
+                                return Ok(());
+                            }
+                        } else if left == 0 {
+                            behind = true;
+                        }
+                        self.streams.insert(stream.clone(), id);
+                    }
+                }
+            }
+            if left == 0 {
+                sleep_until(second).await;
+                if behind {
+                    self.to_the_newest().await.map_err(Ended::Server)?;
+                    eprintln!("… more than --rate {} a second come: on with the newest", self.arguments.rate);
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Came, Ended> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(self.block.as_millis().to_string()).arg("STREAMS");
+        for stream in self.streams.keys() {
+            read.arg(stream);
+        }
+        for last in self.streams.values() {
+            read.arg(last);
+        }
+        Ok(read.query_async(&mut self.connection).await?)
+    }
+
+    fn show(&self, out: &mut impl Write, stream: &[u8], id: &str, values: &Values) -> io::Result<()> {
+        let pairs = values.chunks_exact(2).map(|pair| (pair[0].as_slice(), pair[1].as_slice()));
+        let at = EntryId::parse(id.as_bytes()).map_or(0, |id| id.milliseconds);
+        if self.arguments.json {
+            let line =
+                json!({ "stream": text::value(stream), "id": id, "at": at, "fields": text::fields(pairs) });
+            return writeln!(out, "{line}");
+        }
+        let width = self.arguments.width;
+        write!(out, "{} {} {id}", rt::rfc3339(at), text::shown(stream, width))?;
+        for (name, value) in pairs {
+            write!(out, " {}={}", text::shown(name, width), text::shown(value, width))?;
+        }
+        writeln!(out)
+    }
+}
