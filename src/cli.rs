@@ -69,7 +69,7 @@ enum Command {
     /// Show the entries of a route as they come, without disturbing who consumes them
     Tap(tap::Arguments),
     /// Publish a past range of a stream again; cut off and begun again, it goes on where it was
-    Replay(replay::Arguments),
+    Replay(Box<replay::Arguments>),
     /// Look at what is on disk while a destination is away
     #[command(subcommand)]
     Spool(spool::Command),

@@ -160,7 +160,7 @@ impl<'a> Tap<'a> {
         for stream in tap.names().await? {
             tap.streams.insert(stream, String::new());
         }
-        tap.to_the_newest().await?;
+        tap.skip_to_newest().await?;
         let (route, endpoint) = (&arguments.route, &place.endpoint.name);
         eprintln!("entries of {route} as they come to endpoint {endpoint}; Ctrl-C ends");
         Ok(tap)
@@ -191,7 +191,7 @@ impl<'a> Tap<'a> {
     }
 
     /// Forgets what came and was not read.
-    async fn to_the_newest(&mut self) -> Result<(), server::Error> {
+    async fn skip_to_newest(&mut self) -> Result<(), server::Error> {
         for (stream, last) in &mut self.streams {
             let mut newest = redis::cmd("XREVRANGE");
             newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
@@ -226,7 +226,7 @@ impl<'a> Tap<'a> {
                 for (stream, entries) in came.into_iter().flatten() {
                     for (id, values) in entries {
                         self.seen += 1;
-                        if left > 0 && self.seen % self.arguments.sample == 0 {
+                        if left > 0 && self.seen.is_multiple_of(self.arguments.sample) {
                             left -= 1;
                             self.shown += 1;
                             self.show(out, &stream, &id, &values)?;
@@ -243,7 +243,7 @@ impl<'a> Tap<'a> {
             if left == 0 {
                 sleep_until(second).await;
                 if behind {
-                    self.to_the_newest().await.map_err(Ended::Server)?;
+                    self.skip_to_newest().await.map_err(Ended::Server)?;
                     eprintln!("… more than --rate {} a second come: on with the newest", self.arguments.rate);
                 }
             }
