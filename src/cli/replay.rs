@@ -48,10 +48,10 @@ pub(super) struct Arguments {
     /// Where to end, as for --from; the last entry that is there now without it
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     to: Option<Bound>,
-    /// The channel: a template that may use <field:NAME>, <stream> and <id>
+    /// The channel: a template that may use `<field:NAME>`, `<stream>` and `<id>`
     #[arg(long, value_name = "TEMPLATE", value_parser = channel)]
     channel: Template,
-    /// The message: a template as for --channel, or with <json>, the whole entry
+    /// The message: a template as for --channel, or with `<json>`, the whole entry
     #[arg(long, value_name = "TEMPLATE", default_value = "<field:payload>", value_parser = message)]
     message: Template,
     /// The message is the JSON envelope of a broadcast: stream, id and fields of the entry

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, Server, Setup, Subscriber, Version, eventually};
+use crate::support::{Daemon, Options, Server, Setup, Subscriber, Version, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Exit codes, as the module `cli` states them.
 const OK: Option<i32> = Some(0);
 const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(64);
+const UNAVAILABLE: Option<i32> = Some(69);
 
 /// A person who may replay the stream `orders` of this server onto `again` and `again.*`.
 fn operator(server: &Server) -> Daemon {
@@ -292,6 +293,36 @@ fn the_range_is_given_by_ids_by_times_and_by_distances() {
     ]);
     assert_eq!(none.status.code(), FAILED);
     assert!(printed(&none).1.contains("has no entries in that range"), "{:?}", printed(&none));
+}
+
+#[test]
+fn a_server_that_dies_ends_it_and_the_same_command_goes_on() {
+    const ENTRIES: usize = 6_000;
+    let mut server = Server::with(Version::Redis70, Options::default().durable());
+    fill(&server, ENTRIES);
+    let operator = operator(&server);
+    let command = ["replay", "orders", "--from", "0", "--channel", "again", "--rate", "2000"];
+    let mut replay = operator.start_command(&command, &output_file(&operator));
+    let key = eventually("it has begun", PATIENCE, || checkpoints(&server).pop().ok_or_else(String::new));
+    let published = |server: &Server| server.ask::<Option<usize>>(&["HGET", &key, "published"]).unwrap_or(0);
+    eventually("it publishes", PATIENCE, || match published(&server) {
+        count if count >= ENTRIES / 6 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    server.kill();
+    assert_eq!(replay.wait(PATIENCE).code(), UNAVAILABLE);
+    let said = std::fs::read_to_string(output_file(&operator)).unwrap();
+    assert!(said.contains("endpoint events: ") && said.contains("the same command goes on there"), "{said}");
+    assert_eq!(operator.run_command(&command).status.code(), UNAVAILABLE, "as long as it is away");
+
+    server.start_again();
+    let before = published(&server);
+    assert!(before < ENTRIES, "it died in the middle");
+    let output = operator.run_command(&command);
+    let (stdout, stderr) = printed(&output);
+    assert_eq!(output.status.code(), OK, "{stderr}");
+    assert!(stderr.contains(&format!("{before} entries are published already")), "{before}: {stderr}");
+    assert!(stdout.contains(&format!("{ENTRIES} entries published")), "{stdout}");
 }
 
 #[test]
