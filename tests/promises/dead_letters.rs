@@ -193,6 +193,25 @@ fn an_entry_that_could_not_be_published_is_published_once_the_template_fits() {
 }
 
 #[test]
+fn of_a_sharded_broadcast_it_goes_to_the_shard_channel() {
+    let server = Server::start(Version::Redis82);
+    let key = "tidegate:stock:dead-letters";
+    let id: String = server.ask(&["XADD", "stock", "*", "name", "one"]);
+    let letter = ["stream", "stock", "id", &id, "reason", "missing_field", "detail", "why"];
+    server.ask::<String>(&[&["XADD", key, "1-0"][..], &letter].concat());
+    let routes = broadcast("events", "<field:name>") + "sharded = true\n";
+    let operator = Setup::new().endpoint("events", &server).routes(&routes).prepare().operator(&[]);
+    let subscriber = Subscriber::start_sharded(&server, &["stock.changed"]);
+    let (did, _) = run(&operator, &["requeue", "stock", "1-0"], OK);
+    assert!(did.contains("published on stock.changed, to 1 receivers"), "{did}");
+    eventually("it is heard", PATIENCE, || match subscriber.count() {
+        1 => Ok(()),
+        count => Err(format!("{count}")),
+    });
+    assert_eq!(server.stream_length(key), 0);
+}
+
+#[test]
 fn letters_are_shown_to_people_and_to_programs_and_all_of_them_only_after_a_yes() {
     let server = Server::start(Version::Redis70);
     let operator =

@@ -17,23 +17,12 @@ const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(64);
 const UNAVAILABLE: Option<i32> = Some(69);
 
+const CAPTURE: &str = "[capture.orders]\nsource = \"events\"\nchannels = [\"orders\"]\npatterns = [\"orders.*\"]\n\
+         destination = \"events\"\nstream = \"orders\"\nkeep = \"forever\"\n";
+
 /// A person who may replay the stream `orders` of this server onto `again` and `again.*`.
 fn operator(server: &Server) -> Daemon {
-    Setup::new()
-        .endpoint("events", server)
-        .routes(
-            r#"
-            [capture.orders]
-            source = "events"
-            channels = ["orders"]
-            patterns = ["orders.*"]
-            destination = "events"
-            stream = "orders"
-            keep = "forever"
-            "#,
-        )
-        .prepare()
-        .operator(&["again", "again.*"])
+    Setup::new().endpoint("events", server).routes(CAPTURE).prepare().operator(&["again", "again.*"])
 }
 
 /// Adds entries with the ids 1000-0, 1001-0 and so on, whose payloads are their numbers.
@@ -345,4 +334,29 @@ fn an_entry_that_makes_no_message_is_skipped_and_named() {
     // A template that fits nothing is a mistake.
     let nothing = operator.run_command(&[&command[..], &["--message", "<field:no>"]].concat());
     assert_eq!(nothing.status.code(), FAILED);
+}
+
+#[test]
+fn shard_channels_and_the_envelope_of_a_broadcast() {
+    for version in Version::DESTINATIONS {
+        let server = Server::start(version);
+        fill(&server, 2);
+        let operator =
+            Setup::new().endpoint("events", &server).routes(CAPTURE).prepare().operator(&["shard:again"]);
+        let command = ["replay", "orders", "--from", "0", "--channel", "again", "--sharded", "--envelope"];
+        // A pattern hears nothing of SPUBLISH, so it is not in the way.
+        let pattern = Subscriber::start(&server, &["*"]);
+        let dry = operator.run_command(&[&command[..], &["--dry-run"]].concat());
+        assert!(!printed(&dry).0.contains("in use"), "{version}: {:?}", printed(&dry));
+        let subscriber = Subscriber::start_sharded(&server, &["again"]);
+        let refused = operator.run_command(&command);
+        assert_eq!(refused.status.code(), USAGE, "{version}");
+        assert!(printed(&refused).1.contains("1 clients are subscribed to it"), "{version}");
+        let output = operator.run_command(&[&command[..], &["--onto-live"]].concat());
+        assert_eq!(output.status.code(), OK, "{version}: {:?}", printed(&output));
+        wait_heard(&subscriber, 2);
+        let first = r#"{"stream":"orders","id":"1000-0","fields":{"channel":"orders","payload":"0"}}"#;
+        assert_eq!(payloads(&subscriber)[0], first, "{version}");
+        assert_eq!(pattern.count(), 0, "{version}");
+    }
 }

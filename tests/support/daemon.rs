@@ -228,7 +228,10 @@ impl Daemon {
         let mut command = vec!["acl"];
         if let Some(channels) = &self.setup.operator {
             command.push("--operator");
-            command.extend(channels.iter().flat_map(|channel| ["--replay-channel", channel]));
+            command.extend(channels.iter().flat_map(|channel| match channel.strip_prefix("shard:") {
+                Some(channel) => ["--replay-shard-channel", channel],
+                None => ["--replay-channel", channel],
+            }));
         }
         let output = self.run_command(&command);
         assert!(
@@ -274,7 +277,7 @@ impl Daemon {
     }
 
     /// A person's files for the same routes: no daemon, but commands that run as the users that
-    /// `tidegate acl --operator` prints, and may replay onto these channels.
+    /// `tidegate acl --operator` prints, and may replay onto these channels (`shard:…` with SPUBLISH).
     pub(crate) fn operator(&self, replay_channels: &[&str]) -> Daemon {
         let mut setup = self.setup.clone();
         setup.operator = Some(replay_channels.iter().map(|channel| (*channel).to_owned()).collect());
