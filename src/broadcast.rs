@@ -27,9 +27,14 @@
 mod call;
 mod entries;
 mod failure;
+mod follow;
 mod guard;
+mod hold;
 mod id;
+mod look;
 mod metrics;
+mod missed;
+mod outbound;
 mod publisher;
 mod rate;
 mod render;
@@ -37,6 +42,7 @@ mod render;
 pub mod replay;
 pub mod requeue;
 mod session;
+mod wake;
 
 use std::future::Future;
 use std::pin::pin;
@@ -47,19 +53,20 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
-use crate::filter::Filter;
 use crate::logs::Limited;
 use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::rt;
 use crate::server::{Backoff, Class};
-use crate::status::{Link, RouteState, RouteStatus, Slot};
+use crate::status::{BlockedEntry, Doubt, Link, RouteState, RouteStatus, Slot};
 
 use call::{Failing, Tally};
 use failure::{Failure, Side};
+use follow::{Follow, Found};
 use guard::Guard;
+use outbound::Outbound;
 use publisher::REFUSED_IN_A_ROW;
-use render::Renderer;
 use session::Session;
+use wake::Wake;
 
 pub use id::EntryId;
 
@@ -101,9 +108,7 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
 /// What outlives a session.
 #[derive(Debug)]
 struct Route {
-    renderer: Renderer,
-    filter: Filter,
-    payload_field: String,
+    outbound: Outbound,
     guard: Guard,
     parts: Parts,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
@@ -116,15 +121,16 @@ struct Route {
     failing: Option<Failing>,
     /// Whether the rate holds it back, as it was said last.
     limited: bool,
+    /// Where acknowledgements are noticed in the replication stream.
+    wake: Option<Wake>,
 }
 
 impl Route {
     fn new(parts: Parts) -> Self {
         Self {
-            renderer: Renderer::new(&parts.settings),
-            filter: Filter::new(&parts.settings.conditions),
-            payload_field: parts.settings.payload_field.clone(),
-            guard: Guard::new(parts.settings.loop_guard),
+            outbound: Outbound::new(&parts.settings),
+            // Where a group has to acknowledge, what comes back is not what the route does alone.
+            guard: Guard::new(parts.settings.loop_guard && parts.settings.acknowledged().is_none()),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -132,11 +138,18 @@ impl Route {
             failed: None,
             failing: None,
             limited: false,
+            wake: None,
         }
     }
 
     async fn run(mut self, stop: &CancellationToken, drain: Duration) {
         let mut careful = false;
+        let settings = &self.parts.settings;
+        self.wake =
+            settings.acknowledged().filter(|acknowledged| acknowledged.replication).map(|acknowledged| {
+                let source = self.parts.source.clone();
+                Wake::start(source, settings.name.clone(), &settings.stream, &acknowledged.group)
+            });
         loop {
             let slot = self.parts.slot.clone();
             let outcome = tokio::select! {
@@ -328,6 +341,114 @@ impl Route {
         }
     }
 
+    /// A group was looked at.
+    fn followed(&mut self, follow: &Follow) {
+        let Some(look) = follow.look() else { return };
+        let now = rt::unix_ms();
+        let blocked = look.lowest.as_ref().map(|lowest| BlockedEntry {
+            id: lowest.id.to_string(),
+            age_ms: now.saturating_sub(lowest.id.milliseconds),
+            consumer: lowest.consumer.clone(),
+            idle_ms: lowest.idle_ms,
+            deliveries: lowest.deliveries,
+        });
+        let age = Duration::from_millis(blocked.as_ref().map_or(0, |blocked| blocked.age_ms));
+        self.parts.metrics.blocked_entry_age_seconds.set(age.as_secs_f64());
+        let holes = look.holes;
+        self.parts.metrics.holes.set(crate::metrics::float(holes));
+        let (entries, bytes) = follow.held();
+        let full = follow.is_full().then(|| {
+            format!(
+                "as many entries as max_holes allows were left behind, since the group '{}' has not acknowledged them: nothing after them is published before it acknowledges some",
+                follow.group()
+            )
+        });
+        self.parts.slot.update(|status| {
+            status.in_hand_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            if status.state == RouteState::Live {
+                status.reason.clone_from(&full);
+            }
+            let known = status.acknowledged.get_or_insert_default();
+            follow.group().clone_into(&mut known.group);
+            known.group_exists = true;
+            known.delivered = Some(look.delivered.to_string());
+            (known.pending, known.holes, known.blocked) = (look.pending, holes, blocked);
+            known.held = u64::try_from(entries).unwrap_or(u64::MAX);
+        });
+        if let Some(reason) = full
+            && let Some(suppressed) = self.log.admit("broadcast_holes_full", std::time::Instant::now())
+        {
+            let route = &self.parts.settings.name;
+            tracing::warn!(event = "broadcast_holes_full", %route, suppressed, "{reason}; see who has them with XPENDING, or raise max_holes");
+        }
+    }
+
+    /// A look at the group has found something that a person should know.
+    fn found(&mut self, found: Found, cursor: EntryId) {
+        let settings = self.parts.settings.clone();
+        let (route, stream) = (&settings.name, &settings.stream);
+        let group =
+            settings.acknowledged().map(|acknowledged| acknowledged.group.as_str()).unwrap_or_default();
+        match found {
+            Found::Group => {}
+            Found::Missed(missed) => {
+                self.parts.metrics.missed.increment(missed.count);
+                self.parts.metrics.dead_letters.increment(1);
+                self.parts.slot.update(|status| {
+                    if let Some(counts) = &mut status.broadcast {
+                        counts.rejected += 1;
+                    }
+                });
+                if let Some(suppressed) = self.log.admit("broadcast_missed", std::time::Instant::now()) {
+                    tracing::warn!(
+                        event = "broadcast_missed", %route, position = %cursor, suppressed,
+                        "{}: they are not published; the dead letters say so", missed.detail()
+                    );
+                }
+            }
+            Found::Anew => {
+                if let Some(suppressed) = self.log.admit("broadcast_stream_anew", std::time::Instant::now()) {
+                    tracing::warn!(
+                        event = "broadcast_stream_anew", %route, position = %cursor, suppressed,
+                        "the stream '{stream}' was deleted and begun again: what it held and was not read is not \
+                         published; going on with ids after the cursor"
+                    );
+                }
+            }
+            Found::NoGroup => {
+                let reason = format!("the stream '{stream}' has no consumer group '{group}'");
+                self.state(RouteState::Waiting, Some(reason.clone()));
+                self.parts.slot.update(|status| {
+                    let known = status.acknowledged.get_or_insert_default();
+                    group.clone_into(&mut known.group);
+                    known.group_exists = false;
+                    (known.delivered, known.pending, known.blocked) = (None, 0, None);
+                });
+                self.parts.metrics.blocked_entry_age_seconds.set(0.0);
+                if let Some(suppressed) = self.log.admit("broadcast_no_group", std::time::Instant::now()) {
+                    tracing::warn!(
+                        event = "broadcast_no_group", %route, %group, position = %cursor, suppressed,
+                        "{reason}: nothing is published until it is made (XGROUP CREATE {stream} {group} 0);                          what it is not given, because it begins later, will count as acknowledged"
+                    );
+                }
+            }
+            Found::Doubt(doubt) => {
+                self.parts.metrics.doubt(doubt).increment(1);
+                let kind = doubt.as_str();
+                self.parts.slot.update(|status| {
+                    let known = status.acknowledged.get_or_insert_default();
+                    *known.doubts.entry(kind.to_owned()).or_default() += 1;
+                });
+                if let Some(suppressed) = self.log.admit(kind, std::time::Instant::now()) {
+                    tracing::warn!(
+                        event = "acknowledgement_doubt", %route, %group, kind, position = %cursor, suppressed,
+                        "{}", meaning(doubt)
+                    );
+                }
+            }
+        }
+    }
+
     /// A side has answered.
     fn answered(&self, from: Side) {
         let now = Some(rt::unix_ms());
@@ -357,6 +478,32 @@ impl Route {
             status.reason = reason;
         });
         self.parts.metrics.set_state(state);
+    }
+}
+
+/// What a doubt means for what is broadcast.
+fn meaning(doubt: Doubt) -> &'static str {
+    match doubt {
+        Doubt::GroupMade => {
+            "the group was made, and begins after entries that were not published: these count as acknowledged \
+             and are published now"
+        }
+        Doubt::GroupMadeAgain => {
+            "the group was destroyed and made again: what was pending, and what it now begins behind, counts as \
+             acknowledged and is published; what it is given again and was published already is not published \
+             again"
+        }
+        Doubt::SetForward => {
+            "the group was set forward, or the server has lost count of what it has read: what it jumped over \
+             counts as acknowledged and is published"
+        }
+        Doubt::SetBack => {
+            "the group was set back: what it is given again and was published already is not published again"
+        }
+        Doubt::ConsumerDeleted => {
+            "a consumer was deleted and fewer entries are pending than before: those that it had pending count as \
+             acknowledged and are published"
+        }
     }
 }
 

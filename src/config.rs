@@ -34,9 +34,9 @@ pub(crate) use check::of_entry;
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{
-    Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint, Format, GroupsStart,
-    Include, Keep, Message, Mode, Prefer, Rate, Replication, Scalar, Secret, SecretSource, Start, Subject,
-    Test, UntilAcknowledged,
+    Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
+    Format, GroupsStart, Include, Keep, Message, Mode, Order, Prefer, Rate, Replication, Scalar, Secret,
+    SecretSource, Start, Subject, Test, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

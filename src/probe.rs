@@ -60,7 +60,10 @@ pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<Role> {
         [(&route.source, source), (&route.destination, Role::CaptureDestination)]
     });
     let broadcasts = config.broadcast.values().flat_map(|route| {
+        let taps = route.acknowledged().is_some_and(|acknowledged| acknowledged.replication);
         [(&route.source, Role::BroadcastSource), (&route.destination, Role::of_publishing(route))]
+            .into_iter()
+            .chain(taps.then_some((&route.source, Role::BroadcastTap)))
     });
     captures.chain(broadcasts).filter(|(name, _)| *name == endpoint).map(|(_, role)| role).collect()
 }

@@ -161,6 +161,75 @@ pub struct BroadcastCounts {
     pub rate_limited: bool,
 }
 
+/// A broadcast that waits for acknowledgements.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcknowledgedStatus {
+    /// The consumer group.
+    pub group: String,
+    /// Whether the group is there.
+    pub group_exists: bool,
+    /// The last entry that the group was given.
+    pub delivered: Option<String>,
+    /// Entries that the group was given and has not acknowledged.
+    pub pending: u64,
+    /// With `order = "acknowledgement"`: entries that are not acknowledged and were left behind.
+    pub holes: u64,
+    /// Entries that were read and wait in memory.
+    pub held: u64,
+    /// The first entry that is not acknowledged.
+    pub blocked: Option<BlockedEntry>,
+    /// Signs that acknowledgements are none, since the daemon started, by kind.
+    pub doubts: BTreeMap<String, u64>,
+}
+
+/// An entry that is not acknowledged, and holds up those behind it where the order is the stream's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedEntry {
+    /// Its id.
+    pub id: String,
+    /// Since the time in its id, by the daemon's clock; milliseconds.
+    pub age_ms: u64,
+    /// The consumer that it was given to last.
+    pub consumer: String,
+    /// Since then; milliseconds.
+    pub idle_ms: u64,
+    /// How often it was given to one.
+    pub deliveries: u64,
+}
+
+/// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// The group was not there, and is now: entries that it was not given count as acknowledged.
+    GroupMade,
+    /// The group was destroyed and made again between two looks: so do those that were pending.
+    GroupMadeAgain,
+    /// The group was set forward: so do those that it jumped over.
+    SetForward,
+    /// The group was set back: it is given entries again that were broadcast already.
+    SetBack,
+    /// A consumer was deleted while entries were pending: so do its own.
+    ConsumerDeleted,
+}
+
+impl Doubt {
+    /// Every kind.
+    pub const ALL: [Self; 5] =
+        [Self::GroupMade, Self::GroupMadeAgain, Self::SetForward, Self::SetBack, Self::ConsumerDeleted];
+
+    /// The name in logs, metrics and `/status`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GroupMade => "group_made",
+            Self::GroupMadeAgain => "group_made_again",
+            Self::SetForward => "set_forward",
+            Self::SetBack => "set_back",
+            Self::ConsumerDeleted => "consumer_deleted",
+        }
+    }
+}
+
 /// One route, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteStatus {
@@ -216,6 +285,9 @@ pub struct RouteStatus {
     /// Broadcasts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broadcast: Option<BroadcastCounts>,
+    /// Broadcasts that wait for acknowledgements only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<AcknowledgedStatus>,
 }
 
 /// What a capture keeps until it is acknowledged, when its streams were last looked at.
@@ -288,6 +360,7 @@ impl RouteStatus {
             replication: None,
             keep: None,
             broadcast: (kind == Kind::Broadcast).then(BroadcastCounts::default),
+            acknowledged: None,
         }
     }
 }

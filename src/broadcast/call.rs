@@ -12,11 +12,15 @@ use crate::server::{Error, Hash, Script};
 
 /// Publishes and moves the cursor.
 pub(super) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
+/// Publishes what was left behind.
+pub(super) const RELEASE: Script = Script { name: "release", source: include_str!("release.lua") };
 /// Finds or makes the cursor.
 pub(super) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
 
-/// EVALSHA, hash, number of keys, two keys, and eight arguments before the items.
-const FIXED_ARGUMENTS: usize = 13;
+/// EVALSHA, hash, number of keys, three keys, and eight arguments before the items.
+const FIXED_ARGUMENTS: usize = 14;
+/// The same for what was left behind, with four keys and five arguments.
+const FIXED_RELEASE_ARGUMENTS: usize = 12;
 
 /// The keys of a route on the server that holds the stream, and how it publishes.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub(super) struct Keys {
     pub(super) stream: String,
     /// `PUBLISH` or `SPUBLISH`.
     pub(super) command: &'static str,
+    /// Where holes are remembered, with `order = "acknowledgement"`.
+    pub(super) holes: Option<String>,
 }
 
 impl Keys {
@@ -36,6 +42,23 @@ impl Keys {
             dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
             stream: settings.stream.clone(),
             command: if settings.sharded { "SPUBLISH" } else { "PUBLISH" },
+            holes: settings
+                .acknowledged()
+                .filter(|acknowledged| matches!(acknowledged.order, config::Order::Acknowledgement { .. }))
+                .map(|_| keys::of_route(prefix, &settings.name, "holes")),
+        }
+    }
+}
+
+impl Keys {
+    /// Appends a call's beginning, up to the keys.
+    fn begin(&self, out: &mut Vec<u8>, hash: &Hash) {
+        let holes = self.holes.as_deref();
+        resp::argument(out, b"EVALSHA");
+        resp::argument(out, hash);
+        resp::argument(out, if holes.is_some() { b"4" } else { b"3" });
+        for key in [self.cursor.as_str(), &self.dead_letters, &self.stream].into_iter().chain(holes) {
+            resp::argument(out, key.as_bytes());
         }
     }
 }
@@ -90,6 +113,16 @@ impl Items {
         self.filtered_since += entries;
     }
 
+    /// Adds a hole that the route's filter leaves out by now: it is only forgotten.
+    pub(super) fn filtered_hole(&mut self, id: &[u8]) {
+        self.message(id, b"", b"filtered");
+    }
+
+    /// Adds an entry that is not acknowledged: it is remembered, to be published later.
+    pub(super) fn hole(&mut self, id: &[u8]) {
+        self.message(id, b"", b"hole");
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.count
@@ -106,22 +139,40 @@ impl Items {
         out: &mut Vec<u8>,
         hash: &Hash,
         keys: &Keys,
-        (previous, last): (EntryId, EntryId),
+        (previous, last, counted): (EntryId, EntryId, Option<u64>),
         elsewhere: Tally,
     ) {
-        resp::header(out, FIXED_ARGUMENTS + 2 * self.count);
-        resp::argument(out, b"EVALSHA");
-        resp::argument(out, hash);
-        resp::argument(out, b"2");
-        resp::argument(out, keys.cursor.as_bytes());
-        resp::argument(out, keys.dead_letters.as_bytes());
+        resp::header(out, FIXED_ARGUMENTS + usize::from(keys.holes.is_some()) + 2 * self.count);
+        keys.begin(out, hash);
         resp::argument(out, previous.to_string().as_bytes());
         resp::argument(out, last.to_string().as_bytes());
         resp::argument(out, elsewhere.published.to_string().as_bytes());
         resp::argument(out, elsewhere.unheard.to_string().as_bytes());
         resp::argument(out, self.filtered.to_string().as_bytes());
-        resp::argument(out, keys.stream.as_bytes());
+        resp::argument(out, counted.map(|counted| counted.to_string()).unwrap_or_default().as_bytes());
         resp::argument(out, keys.command.as_bytes());
+        self.drain_into(out);
+    }
+
+    /// Appends the call that publishes holes, beside those that went out on another server already, and
+    /// empties the items.
+    pub(super) fn write_release(
+        &mut self,
+        out: &mut Vec<u8>,
+        hash: &Hash,
+        keys: &Keys,
+        (elsewhere, ids): (Tally, &[u8]),
+    ) {
+        resp::header(out, FIXED_RELEASE_ARGUMENTS + 2 * self.count);
+        keys.begin(out, hash);
+        resp::argument(out, elsewhere.published.to_string().as_bytes());
+        resp::argument(out, elsewhere.unheard.to_string().as_bytes());
+        resp::argument(out, keys.command.as_bytes());
+        resp::argument(out, ids);
+        self.drain_into(out);
+    }
+
+    fn drain_into(&mut self, out: &mut Vec<u8>) {
         resp::argument(out, &self.ids);
         out.extend_from_slice(&self.arguments);
         self.arguments.clear();
@@ -135,8 +186,9 @@ impl Items {
 /// What the publish script did.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Nothing: the cursor is not what the caller believed. `None` where there is none.
-    Elsewhere(Option<EntryId>),
+    /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
+    /// that is known.
+    Elsewhere(Option<EntryId>, Option<u64>),
     /// The cursor is here now; the counts are this call's.
     Moved {
         cursor: EntryId,
@@ -157,9 +209,9 @@ impl Outcome {
             return Err(Error::reply(text));
         }
         match reply.elements() {
-            Some([Value::Integer(0), cursor]) => match cursor.bytes() {
-                Some(b"") => Ok(Self::Elsewhere(None)),
-                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?))),
+            Some([Value::Integer(0), cursor, counted]) => match cursor.bytes() {
+                Some(b"") => Ok(Self::Elsewhere(None, None)),
+                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), count(counted))),
                 None => Err(unexpected(&PUBLISH)),
             },
             Some([Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed]) => {
@@ -196,6 +248,8 @@ pub(super) fn start_argument(start: Option<Start>) -> String {
 pub(super) struct Opened {
     /// The cursor, where it is known.
     pub(super) cursor: Option<EntryId>,
+    /// How many entries were ever added up to it, where that is known.
+    pub(super) counted: Option<u64>,
     /// What was done since it was made.
     pub(super) tally: Tally,
     /// The entry that failed last for its own sake, which may be long past.
@@ -219,7 +273,7 @@ pub(super) struct Failing {
 /// # Errors
 /// Where it is no reply of that script.
 pub(super) fn opened(reply: &Value) -> Result<Opened, Error> {
-    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error]) =
+    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted]) =
         reply.elements()
     else {
         return Err(unexpected(&OPEN));
@@ -241,7 +295,7 @@ pub(super) fn opened(reply: &Value) -> Result<Opened, Error> {
         Some(text) => Some(cursor_id(text)?),
         None => return Err(unexpected(&OPEN)),
     };
-    Ok(Opened { cursor, tally, failing })
+    Ok(Opened { cursor, counted: count(counted), tally, failing })
 }
 
 fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
@@ -252,6 +306,10 @@ fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally>
         rejected: count(rejected)?,
         filtered: count(filtered)?,
     })
+}
+
+fn count(value: &Value) -> Option<u64> {
+    std::str::from_utf8(value.bytes()?).ok()?.parse().ok()
 }
 
 fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
@@ -273,8 +331,13 @@ mod tests {
 
     #[test]
     fn a_call_announces_as_many_arguments_as_it_has() {
-        let keys =
-            Keys { cursor: "c".into(), dead_letters: "d".into(), stream: "s".into(), command: "PUBLISH" };
+        let keys = Keys {
+            cursor: "c".into(),
+            dead_letters: "d".into(),
+            stream: "s".into(),
+            command: "PUBLISH",
+            holes: Some("h".into()),
+        };
         let mut items = Items::default();
         let id = |milliseconds| EntryId { milliseconds, sequence: 0 };
         items.message(b"2-0", b"news", b"\r\n");
@@ -283,7 +346,7 @@ mod tests {
         items.filtered(1);
         assert_eq!(items.count(), 2);
         let mut out = Vec::new();
-        items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3)), Tally::default());
+        items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3), Some(7)), Tally::default());
         assert_eq!((items.count(), items.bytes()), (0, 0));
         let (call, end) = Value::build(&out, 0).unwrap();
         assert_eq!(end, out.len());
@@ -293,9 +356,9 @@ mod tests {
             .iter()
             .map(|value| value.bytes().unwrap().escape_ascii().to_string())
             .collect();
-        assert_eq!(text[3..11], ["c", "d", "1-0", "3-0", "0", "0", "3", "s"]);
-        assert_eq!(text[11..14], ["PUBLISH", "2-0 3-0+2 ", "news"]);
-        assert_eq!(text[14..], ["\\r\\n", "", "empty_channel the channel\\'s template made an empty name"]);
+        assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "7", "PUBLISH"]);
+        assert_eq!(text[14..16], ["2-0 3-0+2 ", "news"]);
+        assert_eq!(text[16..], ["\\r\\n", "", "empty_channel the channel\\'s template made an empty name"]);
     }
 
     #[test]
@@ -305,7 +368,7 @@ mod tests {
         for nonsense in [
             Value::Null,
             Value::Array(vec![number(2), text("1-0")]),
-            Value::Array(vec![number(0), text("x")]),
+            Value::Array(vec![number(0), text("x"), text("")]),
             Value::Array(vec![
                 number(1),
                 text("1-0"),
@@ -336,8 +399,8 @@ mod tests {
         };
         assert_eq!((error.code(), failed.to_string().as_str()), (Some("NOPERM"), "2-0"));
         assert!(matches!(
-            Outcome::read(&Value::Array(vec![number(0), text("")])).unwrap(),
-            Outcome::Elsewhere(None)
+            Outcome::read(&Value::Array(vec![number(0), text(""), text("")])).unwrap(),
+            Outcome::Elsewhere(None, None)
         ));
     }
 }

@@ -14,13 +14,16 @@ use crate::filter::Looked;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
 
+/// Where the names and values of an entry's fields lie in the reply.
+pub(super) type Ranges = Vec<(Range<usize>, Range<usize>)>;
+
 /// The entries of one reply, in order.
 #[derive(Debug)]
 pub(super) struct Entries<'a> {
     reply: &'a [u8],
     at: usize,
     left: usize,
-    ranges: Vec<(Range<usize>, Range<usize>)>,
+    ranges: Ranges,
 }
 
 /// One entry.
@@ -39,7 +42,7 @@ impl<'a> Entries<'a> {
     ///
     /// # Errors
     /// Where the reply is an error, or no reply to XREAD.
-    pub(super) fn new(reply: &'a [u8], ranges: Vec<(Range<usize>, Range<usize>)>) -> Result<Self, Error> {
+    pub(super) fn new(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
             Token::Null => return Ok(entries),
@@ -56,13 +59,27 @@ impl<'a> Entries<'a> {
         Ok(entries)
     }
 
+    /// The same for a reply to XRANGE: the entries alone.
+    ///
+    /// # Errors
+    /// Where the reply is an error, or no reply to XRANGE.
+    pub(super) fn of_range(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
+        let mut entries = Self { reply, at: 0, left: 0, ranges };
+        match entries.next_token()? {
+            Token::Error(text) => return Err(Error::reply(&reply[text])),
+            Token::Array(count) => entries.left = count,
+            _ => return Err(unexpected("the entries")),
+        }
+        Ok(entries)
+    }
+
     /// How many entries have not been read yet.
     pub(super) fn left(&self) -> usize {
         self.left
     }
 
     /// Gives the room back for the next reply.
-    pub(super) fn into_ranges(self) -> Vec<(Range<usize>, Range<usize>)> {
+    pub(super) fn into_ranges(self) -> Ranges {
         self.ranges
     }
 
@@ -113,6 +130,11 @@ impl<'a> Entries<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// Its id, in both forms.
+    pub(super) fn id(&self) -> (EntryId, &'a [u8]) {
+        (self.id, self.id_text)
+    }
+
     /// Names and values, in the entry's order.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let reply = self.reply;

@@ -6,29 +6,34 @@
 --       failed '' or the id of an entry whose publishing failed since, for its own sake
 --       error  what was said of it
 --
--- Returns {cursor, published, unheard, dead letters, filtered, failing, failures, row, error}: the entry that
--- failed last, how often it did, how many different entries failed without one being published since, and what
--- was said last. The cursor is '' where there is none and the
+-- Returns {cursor, published, unheard, dead letters, filtered, failing, failures, row, error, counted}: the entry
+-- that failed last, how often it did, how many different entries failed without one being published since, what
+-- was said last; and how many entries were ever added up to the cursor, or '' where that is not known. The
+-- cursor is '' where there is none and the
 -- stream has entries, so that somebody must say whether they are to be published.
-local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
-local pos = cursor[1]
+local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
+local pos, counted = cursor[1], cursor[6] or ''
 if not pos then
   local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+  -- An error where there is no stream: then none of this is known, and nothing was added.
+  local flat, about = redis.pcall('XINFO', 'STREAM', KEYS[2]), {}
+  for at = 1, #flat, 2 do
+    about[flat[at]] = flat[at + 1]
+  end
+  local added, length = about['entries-added'] or 0, about['length'] or 0
   if #entries == 0 then
-    pos = '0-0'
+    pos, counted = '0-0', string.format('%.0f', added)
   elseif ARGV[1] == 'end' then
-    local about = redis.call('XINFO', 'STREAM', KEYS[2])
-    for at = 1, #about, 2 do
-      if about[at] == 'last-generated-id' then
-        pos = about[at + 1]
-      end
-    end
+    pos, counted = about['last-generated-id'], string.format('%.0f', added)
   elseif ARGV[1] ~= '' then
     pos = ARGV[1]
+    if pos == '0-0' then
+      counted = string.format('%.0f', added - length)
+    end
   else
-    return { '', 0, 0, 0, 0, '', 0, 0, '' }
+    return { '', 0, 0, 0, 0, '', 0, 0, '', '' }
   end
-  redis.call('HSET', KEYS[1], 'format', '1', 'pos', pos)
+  redis.call('HSET', KEYS[1], 'format', '1', 'pos', pos, 'counted', counted)
 end
 local reply = { pos }
 for at = 2, 5 do
@@ -46,4 +51,5 @@ if ARGV[2] ~= '' then
     'failing_after', published, 'failing_error', failing[5])
 end
 reply[6], reply[7], reply[8], reply[9] = failing[1] or '', tonumber(failing[2]) or 0, row, failing[5] or ''
+reply[10] = counted
 return reply

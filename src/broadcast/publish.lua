@@ -1,26 +1,27 @@
 #!lua flags=allow-oom
 -- Publishes a batch of entries and moves the cursor over them, in one step.
 --
--- KEYS  cursor (hash), dead letters (stream)
+-- KEYS  cursor (hash), dead letters (stream), stream, and with order = "acknowledgement" holes (sorted set)
 -- ARGV  prev       the id that the caller believes the cursor has
 --       last       the id of the batch's last entry
 --       published  messages of this batch that went out on another server already
 --       unheard    of these, those that reached nobody
 --       filtered   entries of this batch that the route's filter left out
---       stream     the stream's name, for dead letters
+--       counted    how many entries were ever added up to the batch's last, or '' where that is not known
 --       command    PUBLISH or SPUBLISH
 --       ids        the ids of the items below, in order, with a space after each; `id+n` where n entries
 --                  before it were left out
 --       then for each item two values: channel and message,
---       or, where the entry cannot be published: '' and "reason detail"
+--       or, where the entry cannot be published: '' and "reason detail",
+--       or, where it is not acknowledged and to be published later: '' and "hole"
 --
--- Returns {0, cursor} where the cursor is not what the caller believes ('' where there is none), and
+-- Returns {0, cursor, its count} where the cursor is not what the caller believes ('' where there is none), and
 --         {1, cursor, published, unheard, dead letters, filtered, error, failed} else: the counts of this
 --         call, the error reply that stopped it before the batch's end, or '', and the entry that could not
---         be published, '' where it was a dead letter that could not be written.
-local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
+--         be published, '' where it was a dead letter or a hole that could not be written.
+local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
 if cursor[1] ~= ARGV[1] then
-  return { 0, cursor[1] or '' }
+  return { 0, cursor[1] or '', cursor[6] or '' }
 end
 
 local first = 9
@@ -30,28 +31,35 @@ local last, failure, failed = ARGV[2], nil, ''
 
 -- The id of an item, counted from 1, and how many entries were left out up to it; before the first stands
 -- the cursor. Rarely asked for, so the ids come as one value and are not taken apart before.
+local ids, left_out
 local function up_to(item)
-  local id, left_out = ARGV[1], 0
-  for own, before in string.gmatch(ARGV[8], '([^+%s]+)%+?(%d*)') do
-    if item == 0 then
-      break
+  if not ids then
+    ids, left_out = { [0] = ARGV[1] }, { [0] = 0 }
+    for id, before in string.gmatch(ARGV[8], '([^+%s]+)%+?(%d*)') do
+      local at = #ids + 1
+      ids[at], left_out[at] = id, left_out[at - 1] + (tonumber(before) or 0)
     end
-    id, left_out, item = own, left_out + (tonumber(before) or 0), item - 1
   end
-  return id, left_out
+  return ids[item], left_out[item]
 end
 
 for at = first, #ARGV, 2 do
   local channel, message = ARGV[at], ARGV[at + 1]
   local item = (at - first) / 2 + 1
-  local answer
+  local answer, hole
   -- Without pcall, an error in the middle would leave the first messages out and the cursor unmoved,
   -- and every retry would publish them again.
   if channel ~= '' then
     answer = redis.pcall(ARGV[7], channel, message)
+  elseif message == 'hole' then
+    -- With leading zeros, so that the order of the set is that of the stream.
+    hole = true
+    local ms, sequence = string.match((up_to(item)), '^(%d+)-(%d+)$')
+    answer = redis.pcall('ZADD', KEYS[4], 0,
+      string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #sequence) .. sequence)
   else
     local reason, detail = string.match(message, '^(%S+) (.*)$')
-    answer = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', ARGV[6],
+    answer = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
       'id', (up_to(item)), 'reason', reason, 'detail', detail)
   end
   failure = type(answer) == 'table' and answer['err']
@@ -60,7 +68,7 @@ for at = first, #ARGV, 2 do
     last, filtered = up_to(item - 1)
     break
   elseif channel == '' then
-    rejected = rejected + 1
+    rejected = rejected + (hole and 0 or 1)
   else
     published = published + 1
     if answer == 0 then
@@ -73,7 +81,7 @@ if rejected > 0 then
   -- 30 days, by the server's clock, which also made the ids.
   redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', (redis.call('TIME')[1] - 2592000) * 1000))
 end
-redis.call('HSET', KEYS[1], 'pos', last,
+redis.call('HSET', KEYS[1], 'pos', last, 'counted', failure and '' or ARGV[6],
   'published', string.format('%.0f', (tonumber(cursor[2]) or 0) + published),
   'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),
   'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected),

@@ -25,10 +25,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::call::{Failing, Items, Keys, Outcome, Tally};
-use super::entries::Entry;
 use super::failure::{Failure, Side};
 use super::id::EntryId;
-use super::render::Unrenderable;
+use super::render::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error, Hash};
 
@@ -42,12 +41,17 @@ pub(super) const REFUSED_IN_A_ROW: u64 = 8;
 /// Batches under way from which on nothing more is read. One read brings up to four more.
 pub(super) const BATCHES_UNDER_WAY: usize = 4;
 
+/// An entry's id, and the same as the server writes it.
+pub(super) type Id<'a> = (EntryId, &'a [u8]);
+
 /// Where the destination is another server than the stream's.
 #[derive(Debug)]
 struct Other {
     connection: Connection,
     /// The batch that is being collected.
     current: Published,
+    /// The same for what was left behind.
+    releasing: Published,
     /// Batches whose PUBLISH commands are not all answered.
     waiting: VecDeque<Published>,
     /// When a PING was sent that is not answered: only while nothing else is asked.
@@ -59,16 +63,38 @@ struct Other {
 #[derive(Debug, Default)]
 struct Published {
     span: (EntryId, EntryId),
+    /// How many entries were ever added up to its end.
+    counted: Option<u64>,
     ids: Vec<EntryId>,
     answered: usize,
     unheard: u64,
-    /// Entries for the dead letters, which are on the stream's server: they wait for the cursor's step.
-    dead: Vec<(EntryId, Unrenderable)>,
     /// Entries that the route's filter left out.
     filtered: Vec<EntryId>,
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
+    /// Entries that are not published but noted on the stream's server: they wait for the cursor's step.
+    noted: Vec<(EntryId, Note)>,
+    /// Whether these are holes: the cursor is past them already.
+    release: bool,
     sent: Option<Instant>,
+}
+
+/// What is noted of an entry in the place of publishing it.
+#[derive(Debug, Clone)]
+enum Note {
+    /// It goes to the dead letters.
+    Dead(Unrenderable),
+    /// It is not acknowledged, and published later.
+    Hole,
+    /// It was a hole, and the route's filter leaves it out by now.
+    Filtered,
+}
+
+impl Published {
+    fn holes(&self) -> u64 {
+        let holes = self.noted.iter().filter(|(_, note)| matches!(note, Note::Hole)).count();
+        u64::try_from(holes).unwrap_or(u64::MAX)
+    }
 }
 
 /// A script's call that is not answered yet.
@@ -77,6 +103,8 @@ struct Call {
     entries: u64,
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
+    holes: u64,
+    release: bool,
     sent: Instant,
 }
 
@@ -99,9 +127,15 @@ pub(super) struct Publisher {
     writer: Connection,
     other: Option<Other>,
     hash: Hash,
+    /// Of the script that publishes what was left behind, where something is.
+    release_hash: Option<Hash>,
     keys: Keys,
     /// The batch that is being collected, where the script publishes.
     items: Items,
+    /// How many of its items are holes.
+    holes: u64,
+    /// The same for what was left behind.
+    releases: Items,
     calls: VecDeque<Call>,
     /// What the server named last.
     cursor: Option<EntryId>,
@@ -109,6 +143,10 @@ pub(super) struct Publisher {
     end: EntryId,
     /// The last entry that was taken into the batch being collected.
     taken: EntryId,
+    /// How many entries were ever added up to that one, where that is known.
+    counted: Option<u64>,
+    /// The same of the cursor that the server named, where that is not the one that was believed.
+    counted_elsewhere: Option<u64>,
     astray: bool,
     refused: Option<Failure>,
     /// The entry of the batch being collected, where it is larger than a batch.
@@ -129,19 +167,24 @@ impl Publisher {
         writer: Connection,
         hash: Hash,
         keys: Keys,
-        cursor: EntryId,
+        (cursor, counted): (EntryId, Option<u64>),
         response_timeout: Duration,
     ) -> Self {
         Self {
             writer,
             other: None,
             hash,
+            release_hash: None,
             keys,
             items: Items::default(),
+            holes: 0,
+            releases: Items::default(),
             calls: VecDeque::new(),
             cursor: Some(cursor),
             end: cursor,
             taken: cursor,
+            counted,
+            counted_elsewhere: None,
             astray: false,
             refused: None,
             large: None,
@@ -153,11 +196,18 @@ impl Publisher {
         }
     }
 
+    /// Publishes what was left behind by this script.
+    pub(super) fn with_release(mut self, hash: Hash) -> Self {
+        self.release_hash = Some(hash);
+        self
+    }
+
     /// Publishes on another server than the stream's.
     pub(super) fn with_other(mut self, connection: Connection, response_timeout: Duration) -> Self {
-        let current = Published::default();
+        let (current, releasing) =
+            (Published::default(), Published { release: true, ..Published::default() });
         let waiting = VecDeque::new();
-        self.other = Some(Other { connection, current, waiting, ping: None, response_timeout });
+        self.other = Some(Other { connection, current, releasing, waiting, ping: None, response_timeout });
         self
     }
 
@@ -196,6 +246,21 @@ impl Publisher {
         self.cursor
     }
 
+    /// How many entries were ever added up to the last one that was taken, where that is known.
+    pub(super) fn counted(&self) -> Option<u64> {
+        self.counted
+    }
+
+    /// Says how many it were.
+    pub(super) fn set_counted(&mut self, counted: Option<u64>) {
+        self.counted = counted;
+    }
+
+    /// The route's keys.
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way() == 0
@@ -227,49 +292,161 @@ impl Publisher {
         self.calls.len() + self.other.as_ref().map_or(0, |other| other.waiting.len())
     }
 
+    /// Whether holes that were handed over are not dealt with yet.
+    pub(super) fn is_releasing(&self) -> bool {
+        let waiting =
+            self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| batch.release));
+        waiting || self.calls.iter().any(|call| call.release)
+    }
+
+    /// Holes that were handed over and may not be remembered yet.
+    pub(super) fn holes_under_way(&self) -> u64 {
+        let waiting = self.other.iter().flat_map(|other| &other.waiting).map(Published::holes);
+        self.calls.iter().map(|call| call.holes).chain(waiting).sum()
+    }
+
     /// Takes an entry that is to be published.
-    pub(super) fn publish(&mut self, entry: &Entry<'_>, channel: &[u8], message: &[u8], now: Instant) {
-        if let Some(given_up) = self.given_up.take_if(|given_up| given_up.entry == entry.id) {
-            return self.reject(entry, Unrenderable::Refused(given_up.failures, given_up.error), now);
+    pub(super) fn publish(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
+        if let Some(why) = self.given_up(id) {
+            return self.reject((id, text), why, now);
         }
-        let bytes = entry.id_text.len() + channel.len() + message.len();
+        let bytes = text.len() + channel.len() + message.len();
         self.make_room(bytes, now);
-        self.large = (bytes > BATCH_BYTES).then_some(entry.id);
+        self.large = (bytes > BATCH_BYTES).then_some(id);
         match &mut self.other {
-            None => self.items.message(entry.id_text, channel, message),
+            None => self.items.message(text, channel, message),
             Some(other) => {
                 resp::command(other.connection.out(), &[self.keys.command.as_bytes(), channel, message]);
-                other.current.ids.push(entry.id);
+                other.current.ids.push(id);
             }
         }
-        self.taken = entry.id;
+        self.took(id);
+    }
+
+    /// Takes an entry that is not published.
+    pub(super) fn withhold(&mut self, id: Id<'_>, why: Withheld, now: Instant) {
+        match why {
+            Withheld::Filtered => self.filter(id.0),
+            Withheld::Unrenderable(why) => self.reject(id, why, now),
+        }
     }
 
     /// Takes an entry that cannot be published.
-    pub(super) fn reject(&mut self, entry: &Entry<'_>, why: Unrenderable, now: Instant) {
+    pub(super) fn reject(&mut self, (id, text): Id<'_>, why: Unrenderable, now: Instant) {
         self.make_room(0, now);
         match &mut self.other {
-            None => self.items.dead_letter(entry.id_text, &why),
-            Some(other) => other.current.dead.push((entry.id, why)),
+            None => self.items.dead_letter(text, &why),
+            Some(other) => other.current.noted.push((id, Note::Dead(why))),
         }
-        self.taken = entry.id;
+        self.took(id);
+    }
+
+    /// Takes an entry that is not acknowledged: the cursor goes past it, and it is remembered as a hole.
+    pub(super) fn leave(&mut self, (id, text): Id<'_>, now: Instant) {
+        self.make_room(0, now);
+        match &mut self.other {
+            None => {
+                self.items.hole(text);
+                self.holes += 1;
+            }
+            Some(other) => other.current.noted.push((id, Note::Hole)),
+        }
+        self.took(id);
+    }
+
+    /// Takes a hole that is to be published now. The caller hands over one batch at a time.
+    pub(super) fn release(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
+        if let Some(why) = self.given_up(id) {
+            return self.release_rejected((id, text), why);
+        }
+        let bytes = text.len() + channel.len() + message.len();
+        if self.releases.bytes() + bytes > BATCH_BYTES {
+            self.flush_release(now);
+        }
+        match &mut self.other {
+            None => self.releases.message(text, channel, message),
+            Some(other) => {
+                resp::command(other.connection.out(), &[self.keys.command.as_bytes(), channel, message]);
+                other.releasing.ids.push(id);
+            }
+        }
+        if bytes > BATCH_BYTES {
+            self.send_releases(Some(id), now);
+        }
+    }
+
+    /// Takes a hole that is not published.
+    pub(super) fn release_withheld(&mut self, (id, text): Id<'_>, why: Withheld) {
+        match why {
+            Withheld::Unrenderable(why) => self.release_rejected((id, text), why),
+            Withheld::Filtered => match &mut self.other {
+                None => self.releases.filtered_hole(text),
+                Some(other) => other.releasing.noted.push((id, Note::Filtered)),
+            },
+        }
+    }
+
+    fn release_rejected(&mut self, (id, text): Id<'_>, why: Unrenderable) {
+        match &mut self.other {
+            None => self.releases.dead_letter(text, &why),
+            Some(other) => other.releasing.noted.push((id, Note::Dead(why))),
+        }
+    }
+
+    /// Sends the holes that were handed over.
+    pub(super) fn flush_release(&mut self, now: Instant) {
+        self.send_releases(None, now);
+    }
+
+    /// The same, where they are one entry that is larger than a batch.
+    fn send_releases(&mut self, large: Option<EntryId>, now: Instant) {
+        let Some(hash) = &self.release_hash else { return };
+        match &mut self.other {
+            None if self.releases.count() == 0 => return,
+            None => {
+                let entries = u64::try_from(self.releases.count()).unwrap_or(u64::MAX);
+                let out = self.writer.out();
+                self.releases.write_release(out, hash, &self.keys, (Tally::default(), b""));
+                self.calls.push_back(Call { entries, holes: 0, large, release: true, sent: now });
+            }
+            Some(other) if other.releasing.ids.is_empty() && other.releasing.noted.is_empty() => return,
+            Some(other) => {
+                let empty = Published { release: true, ..Published::default() };
+                let mut batch = std::mem::replace(&mut other.releasing, empty);
+                batch.large = large;
+                batch.sent = Some(now);
+                other.waiting.push_back(batch);
+            }
+        }
+        self.move_published(now);
+    }
+
+    /// Whether this entry was refused as often as it may be.
+    fn given_up(&mut self, id: EntryId) -> Option<Unrenderable> {
+        let given_up = self.given_up.take_if(|given_up| given_up.entry == id)?;
+        Some(Unrenderable::Refused(given_up.failures, given_up.error))
+    }
+
+    fn took(&mut self, id: EntryId) {
+        self.taken = id;
+        self.counted = self.counted.map(|counted| counted + 1);
     }
 
     /// Takes an entry that the route's filter leaves out. It costs no message, so a batch may have any
     /// number of them: as many as were read.
-    pub(super) fn filter(&mut self, entry: &Entry<'_>) {
+    pub(super) fn filter(&mut self, id: EntryId) {
         match &mut self.other {
             None => self.items.filtered(1),
-            Some(other) => other.current.filtered.push(entry.id),
+            Some(other) => other.current.filtered.push(id),
         }
-        self.taken = entry.id;
+        self.took(id);
     }
 
     fn make_room(&mut self, bytes: usize, now: Instant) {
         let (entries, held) = match &self.other {
             None => (self.items.count(), self.items.bytes()),
             // Each PUBLISH is a command of its own there, so bytes together do not hold the server up.
-            Some(other) => (other.current.ids.len() + other.current.dead.len(), 0),
+            Some(other) => (other.current.ids.len() + other.current.noted.len(), 0),
         };
         let full = held + bytes > BATCH_BYTES || self.large.is_some();
         if entries >= self.batch_entries || (entries > 0 && full) {
@@ -285,12 +462,15 @@ impl Publisher {
             _ if self.taken == self.end => return,
             None => {
                 let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
+                let span = (span.0, span.1, self.counted);
                 self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
-                self.calls.push_back(Call { entries, large, sent: now });
+                let holes = std::mem::take(&mut self.holes);
+                self.calls.push_back(Call { entries, holes, large, release: false, sent: now });
             }
             Some(other) => {
                 let mut batch = std::mem::take(&mut other.current);
                 batch.span = span;
+                batch.counted = self.counted;
                 batch.large = large;
                 batch.sent = Some(now);
                 other.waiting.push_back(batch);
@@ -333,8 +513,9 @@ impl Publisher {
                     let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
                     let last = before.copied().unwrap_or(batch.span.0);
                     batch.span.1 = last;
+                    batch.counted = None;
                     batch.ids.truncate(batch.answered);
-                    batch.dead.retain(|(id, _)| *id <= last);
+                    batch.noted.retain(|(id, _)| *id <= last);
                     batch.filtered.retain(|id| *id <= last);
                     // Those behind it are read again: across servers that may repeat, and loses nothing.
                     other.waiting.truncate(1);
@@ -367,20 +548,34 @@ impl Publisher {
         let Some(other) = &mut self.other else { return };
         while other.waiting.front().is_some_and(|batch| batch.answered == batch.ids.len()) {
             let Some(batch) = other.waiting.pop_front() else { return };
-            if batch.span.0 == batch.span.1 {
+            if batch.span.0 == batch.span.1 && !batch.release {
                 continue;
             }
             let published = u64::try_from(batch.ids.len()).unwrap_or(u64::MAX);
-            let dead = u64::try_from(batch.dead.len()).unwrap_or(u64::MAX);
-            for (id, why) in &batch.dead {
-                self.items.dead_letter(id.to_string().as_bytes(), why);
+            let noted = u64::try_from(batch.noted.len()).unwrap_or(u64::MAX);
+            let items = if batch.release { &mut self.releases } else { &mut self.items };
+            for (id, note) in &batch.noted {
+                match note {
+                    Note::Dead(why) => items.dead_letter(id.to_string().as_bytes(), why),
+                    Note::Hole => items.hole(id.to_string().as_bytes()),
+                    Note::Filtered => items.filtered_hole(id.to_string().as_bytes()),
+                }
             }
-            let filtered = u64::try_from(batch.filtered.len()).unwrap_or(u64::MAX);
-            self.items.filtered(filtered);
             let elsewhere = Tally { published, unheard: batch.unheard, ..Tally::default() };
-            self.items.write(self.writer.out(), &self.hash, &self.keys, batch.span, elsewhere);
+            let out = self.writer.out();
+            if batch.release {
+                let ids: String = batch.ids.iter().map(|id| format!("{id} ")).collect();
+                let Some(hash) = &self.release_hash else { continue };
+                items.write_release(out, hash, &self.keys, (elsewhere, ids.as_bytes()));
+            } else {
+                items.filtered(u64::try_from(batch.filtered.len()).unwrap_or(u64::MAX));
+                let span = (batch.span.0, batch.span.1, batch.counted);
+                items.write(out, &self.hash, &self.keys, span, elsewhere);
+            }
             let sent = batch.sent.unwrap_or(now);
-            self.calls.push_back(Call { entries: published + dead, large: None, sent });
+            let holes = batch.holes();
+            let entries = published + noted;
+            self.calls.push_back(Call { entries, holes, large: None, release: batch.release, sent });
         }
     }
 
@@ -402,8 +597,9 @@ impl Publisher {
             }
         };
         match outcome {
-            Outcome::Elsewhere(cursor) => {
+            Outcome::Elsewhere(cursor, counted) => {
                 self.cursor = cursor;
+                self.counted_elsewhere = counted;
                 self.astray = true;
             }
             Outcome::Moved { cursor, tally: moved, refused } => {
@@ -460,6 +656,7 @@ impl Publisher {
             };
             self.end = cursor;
             self.taken = cursor;
+            self.counted = self.counted_elsewhere;
             self.astray = false;
         }
         Ok(())

@@ -23,7 +23,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// The pace of one session.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Of one message; never zero.
+    /// Of one message; zero where there is no limit.
     share: Duration,
     window: Duration,
     /// Up to here time is taken.
@@ -31,16 +31,19 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(rate: Rate, now: Instant) -> Self {
-        let share = rate.share();
+    pub(super) fn new(rate: Option<Rate>, now: Instant) -> Self {
+        let share = rate.map_or(Duration::ZERO, |rate| rate.share());
         Self { share, window: WINDOW.max(share), free: now }
     }
 
     /// How many messages may go out now.
     pub(super) fn messages(&self, now: Instant) -> usize {
+        if self.share.is_zero() {
+            return usize::MAX;
+        }
         let until = now + self.window;
         let left = until.saturating_duration_since(self.free.max(now));
-        usize::try_from(left.as_nanos() / self.share.as_nanos().max(1)).unwrap_or(usize::MAX)
+        usize::try_from(left.as_nanos() / self.share.as_nanos()).unwrap_or(usize::MAX)
     }
 
     /// When enough may that it is worth a batch: half a window's worth, or one.
@@ -68,7 +71,7 @@ mod tests {
     #[test]
     fn a_pause_saves_up_no_more_than_a_window() {
         let start = Instant::now();
-        let mut pace = Pace::new(rate(1000, Duration::from_secs(1)), start);
+        let mut pace = Pace::new(Some(rate(1000, Duration::from_secs(1))), start);
         let later = start + Duration::from_secs(3600);
         assert_eq!(pace.messages(later), 100);
         (0..100).for_each(|_| pace.take(later));
@@ -80,7 +83,7 @@ mod tests {
     #[test]
     fn a_slow_rate_lets_one_through_and_then_waits() {
         let start = Instant::now();
-        let mut pace = Pace::new(rate(1, Duration::from_secs(3600)), start);
+        let mut pace = Pace::new(Some(rate(1, Duration::from_secs(3600))), start);
         assert_eq!(pace.messages(start), 1);
         pace.take(start);
         assert_eq!((pace.messages(start), pace.next()), (0, start + Duration::from_secs(3600)));
@@ -95,7 +98,7 @@ mod tests {
         ) {
             let rate = rate(count, Duration::from_secs(1));
             let start = Instant::now();
-            let mut pace = Pace::new(rate, start);
+            let mut pace = Pace::new(Some(rate), start);
             let (mut now, mut sent) = (start, 0_u128);
             for step in steps {
                 now += Duration::from_nanos(step);

@@ -26,6 +26,9 @@ pub(super) enum Unrenderable {
     /// The channel's name would be empty.
     #[error("the channel's template made an empty name")]
     EmptyChannel,
+    /// It was acknowledged and deleted before it was read.
+    #[error("the entry was deleted before it could be published")]
+    Deleted,
     /// The message is over the limit.
     #[error("the message has {0} bytes, max_message_size is {1}")]
     TooLarge(u64, u64),
@@ -41,11 +44,24 @@ impl Unrenderable {
             Self::MissingField(_) => "missing_field",
             Self::ForeignVariable => "foreign_variable",
             Self::EmptyChannel => "empty_channel",
+            Self::Deleted => "deleted",
             Self::TooLarge(..) => "too_large",
             Self::Refused(..) => "refused",
         }
     }
 }
+
+/// Why an entry is not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// The route's filter leaves it out.
+    Filtered,
+    /// It cannot be.
+    Unrenderable(Unrenderable),
+}
+
+/// What an entry will be: channel and message, or the reason why it is not published.
+pub(super) type Rendered<'a> = Result<(&'a [u8], &'a [u8]), Withheld>;
 
 /// A route's two templates.
 #[derive(Debug)]

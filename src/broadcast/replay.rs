@@ -233,9 +233,10 @@ impl Replay {
             dead_letters: job.key.clone(),
             stream: job.piece.stream.clone(),
             command: if job.piece.sharded { "SPUBLISH" } else { "PUBLISH" },
+            holes: None,
         };
         let position = begun.progress.position;
-        let mut publisher = Publisher::new(writer, hash, keys, position, deadline);
+        let mut publisher = Publisher::new(writer, hash, keys, (position, None), deadline);
         if let Some(other) = other {
             publisher = publisher.with_other(other, destination.response_timeout);
         }
@@ -295,11 +296,11 @@ impl Replay {
                     Ok((channel, message)) => {
                         let now = Instant::now();
                         self.clock.take(now);
-                        self.flow.publisher.publish(&entry, channel, message, now);
+                        self.flow.publisher.publish(entry.id(), channel, message, now);
                     }
                     Err(why) => {
                         watch.skipped(entry.id, &why.to_string());
-                        self.flow.publisher.filter(&entry);
+                        self.flow.publisher.filter(entry.id);
                     }
                 }
             }

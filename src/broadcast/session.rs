@@ -8,7 +8,6 @@
 //! Nothing that a session holds outlives it: the next one reads the cursor and begins there.
 
 use std::future::poll_fn;
-use std::ops::Range;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,15 +15,19 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Route;
-use super::call::{self, Keys, OPEN, PUBLISH, Tally};
-use super::entries::Entries;
+use super::call::{self, Keys, OPEN, PUBLISH, RELEASE, Tally};
+use super::entries::{Entries, Ranges};
 use super::failure::{Failure, Side};
+use super::follow::{Asked, Follow, Found};
 use super::guard::{Leave, Verdict};
 use super::id::EntryId;
+use super::look::LOOK;
 use super::metrics;
+use super::missed::{Facts, Watch};
 use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
 use super::rate::Pace;
-use crate::server::resp;
+use super::wake::Wake;
+use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error, connect, load_script};
 
 /// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
@@ -51,6 +54,17 @@ struct Read {
     /// Whether nothing of it is to be published: the guard only looks.
     ahead: bool,
     sent: Instant,
+    what: What,
+}
+
+/// What is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Entries,
+    /// How many entries were ever added.
+    Count,
+    /// Whether what was missed is recorded.
+    Missed,
 }
 
 /// The state of the loop.
@@ -60,10 +74,14 @@ pub(super) struct Session<'r> {
     reader: Connection,
     publisher: Publisher,
     read: Option<Read>,
+    /// Where it waits for acknowledgements: what is read, and what was asked.
+    follow: Option<Follow>,
+    watch: Watch,
+    asked: Option<(Asked, Instant)>,
     /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
     read_entries: usize,
-    ranges: Vec<(Range<usize>, Range<usize>)>,
-    pace: Option<Pace>,
+    ranges: Ranges,
+    pace: Pace,
     /// Up to where the guard has looked, ahead of what is published, and whether that was the stream's end.
     ahead: Option<EntryId>,
     ahead_whole: bool,
@@ -101,6 +119,10 @@ enum Action {
     Tick,
     /// The rate lets a message through again.
     Paced,
+    /// It is time to look again.
+    Due,
+    /// Something has happened to the group.
+    Woken,
     /// It was told to stop.
     Stop,
 }
@@ -126,6 +148,8 @@ impl<'r> Session<'r> {
         let begin =
             route.remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
         let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(Failure::source)?;
+        let release = load_script(&mut writer, RELEASE, deadline).await.map_err(Failure::source)?;
+        let look = load_script(&mut writer, LOOK, deadline).await.map_err(Failure::source)?;
         let (failed, error) = route.failed.clone().unwrap_or_default();
         let arguments: [&[u8]; 8] = [
             b"EVAL",
@@ -147,11 +171,11 @@ impl<'r> Session<'r> {
             stream: settings.stream.clone(),
             route: settings.name.clone(),
         })?;
-        let mut publisher = Publisher::new(writer, hash, keys, cursor, deadline).blaming(
-            settings.channel.literal().is_none(),
-            route.failing.as_ref(),
-            settings.max_deliveries,
-        );
+        let woken = route.wake.as_ref().is_some_and(Wake::is_up);
+        let follow = settings.acknowledged().map(|what| Follow::new(what, &keys, look, cursor, woken));
+        let mut publisher = Publisher::new(writer, hash, keys, (cursor, opened.counted), deadline)
+            .with_release(release)
+            .blaming(settings.channel.literal().is_none(), route.failing.as_ref(), settings.max_deliveries);
         if !route.one_server() {
             let destination = route.parts.destination.clone();
             let other = connect(&destination, &role).await.map_err(Failure::destination)?;
@@ -176,9 +200,12 @@ impl<'r> Session<'r> {
             reader,
             publisher,
             read: None,
+            follow,
+            watch: Watch::new(Instant::now()),
+            asked: None,
             read_entries: 1,
             ranges: Vec::new(),
-            pace: settings.rate_limit.map(|rate| Pace::new(rate, Instant::now())),
+            pace: Pace::new(settings.rate_limit, Instant::now()),
             ahead: None,
             ahead_whole: false,
             paced: None,
@@ -203,6 +230,13 @@ impl<'r> Session<'r> {
     /// Waits for the next thing to happen. Cancel safe.
     async fn select(&mut self, stop: &CancellationToken) -> Action {
         let draining = self.drain_until.is_some();
+        let due = match &self.follow {
+            Some(follow) if self.asked.is_none() && self.publisher.takes() && !draining => {
+                Some(follow.due(&self.pace))
+            }
+            _ => None,
+        };
+        let wake = self.route.wake.as_ref();
         let (writer, mut other) = self.publisher.connections();
         let reader = &mut self.reader;
         let connections = poll_fn(|cx| {
@@ -222,6 +256,8 @@ impl<'r> Session<'r> {
             () = stop.cancelled(), if !draining => Action::Stop,
             _ = self.ticks.tick() => Action::Tick,
             () = paced(self.paced) => Action::Paced,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Action::Due,
+            () = rung(wake), if wake.is_some() && !draining => Action::Woken,
             (half, result) = connections => match result {
                 Ok(()) => Action::Came(half),
                 Err(error) => Action::Broke(half, error),
@@ -232,6 +268,7 @@ impl<'r> Session<'r> {
     /// Does what follows from it.
     fn apply(&mut self, action: Action, now: Instant, drain: Duration) -> Result<Next, Failure> {
         match action {
+            Action::Came(Half::Reader) if self.follow.is_some() => self.followed(now)?,
             Action::Came(Half::Reader) => self.entries(now)?,
             Action::Came(Half::Writer) => self.settled(now)?,
             Action::Came(Half::Other) => {
@@ -246,6 +283,14 @@ impl<'r> Session<'r> {
             }
             Action::Tick => self.tick(now)?,
             Action::Paced => self.paced = None,
+            // What is due is asked for below.
+            Action::Due => {}
+            Action::Woken => {
+                let up = self.route.wake.as_ref().is_some_and(Wake::is_up);
+                if let Some(follow) = &mut self.follow {
+                    follow.wake(up, now);
+                }
+            }
         }
         self.publisher.come_to_terms()?;
         match self.drain_until {
@@ -267,6 +312,15 @@ impl<'r> Session<'r> {
 
     /// Asks for more entries, where the publisher has room for them.
     fn read_on(&mut self, now: Instant) {
+        if let Some(follow) = &mut self.follow {
+            if self.asked.is_none() {
+                let sides = (&mut self.publisher, &mut self.pace);
+                let asked = follow.ask(sides, self.reader.out(), now);
+                self.asked = asked.map(|asked| (asked, now));
+                self.route.rate_limited(follow.is_paced());
+            }
+            return;
+        }
         if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
             return;
         }
@@ -276,10 +330,23 @@ impl<'r> Session<'r> {
         }
         let one = leave == Leave::One || self.publisher.is_careful();
         let after = self.publisher.end();
+        let what = if self.watch.record(self.reader.out(), &self.publisher) {
+            What::Missed
+        } else if self.live && self.watch.is_due(after, now) {
+            let stream = self.route.parts.settings.stream.as_bytes();
+            resp::command(self.reader.out(), &[b"XINFO", b"STREAM", stream]);
+            What::Count
+        } else {
+            What::Entries
+        };
+        if what != What::Entries {
+            self.read = Some(Read { after, entries: 0, limited: false, ahead: false, sent: now, what });
+            return;
+        }
         let wanted = if one { 1 } else { self.read_entries };
-        let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.messages(now));
-        if let Some(pace) = self.pace.as_ref().filter(|_| allowed == 0) {
-            let next = pace.next();
+        let allowed = self.pace.messages(now);
+        if allowed == 0 {
+            let next = self.pace.next();
             self.paced = Some(next.min(now + BLOCK));
             if next <= now + BLOCK {
                 return;
@@ -295,7 +362,7 @@ impl<'r> Session<'r> {
         }
         command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
         resp::command(self.reader.out(), &command);
-        self.read = Some(Read { after, entries, limited: allowed < wanted, ahead: false, sent: now });
+        self.read = Some(Read { after, entries, limited: allowed < wanted, ahead: false, sent: now, what });
     }
 
     /// Reads what stands in the stream and is not to be published now, once what is under way is done.
@@ -310,7 +377,8 @@ impl<'r> Session<'r> {
             [b"XREAD", b"COUNT", count.as_bytes(), b"STREAMS", stream, after_text.as_bytes()];
         resp::command(self.reader.out(), &command);
         let entries = self.read_entries;
-        self.read = Some(Read { after, entries, limited: false, ahead: true, sent: now });
+        self.read =
+            Some(Read { after, entries, limited: false, ahead: true, sent: now, what: What::Entries });
     }
 
     /// Takes in what a read has brought.
@@ -320,6 +388,10 @@ impl<'r> Session<'r> {
             return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
         };
         self.route.answered(Side::Source);
+        if read.what != What::Entries {
+            let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
+            return self.counted(read, &value, now);
+        }
         let reply_bytes = reply.len();
         let mut entries = Entries::new(reply, std::mem::take(&mut self.ranges)).map_err(Failure::source)?;
         let count = entries.left();
@@ -327,8 +399,8 @@ impl<'r> Session<'r> {
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if read.ahead {
             while let Some(entry) = entries.next().map_err(Failure::source)? {
-                let payload = entry.field(self.route.payload_field.as_bytes());
-                if let Ok((_, message)) = self.route.renderer.render(&entry) {
+                let payload = self.route.outbound.payload(&entry);
+                if let Ok((_, message)) = self.route.outbound.unfiltered(&entry) {
                     self.route.guard.looked_at(payload, message);
                 }
                 self.ahead = Some(entry.id);
@@ -344,20 +416,14 @@ impl<'r> Session<'r> {
                 if entry.id <= begin {
                     continue;
                 }
-                if !self.route.filter.passes(&entry.looked(&self.route.payload_field)) {
-                    self.publisher.filter(&entry);
-                    continue;
-                }
-                match self.route.renderer.render(&entry) {
+                let payload = self.route.outbound.payload(&entry);
+                match self.route.outbound.of(&entry) {
                     Ok((channel, message)) => {
-                        if let Some(pace) = &mut self.pace {
-                            pace.take(now);
-                        }
-                        let payload = entry.field(self.route.payload_field.as_bytes());
+                        self.pace.take(now);
                         self.route.guard.published(payload, message);
-                        self.publisher.publish(&entry, channel, message, now);
+                        self.publisher.publish(entry.id(), channel, message, now);
                     }
-                    Err(why) => self.publisher.reject(&entry, why, now),
+                    Err(why) => self.publisher.withhold(entry.id(), why, now),
                 }
             }
             self.publisher.flush(now);
@@ -376,6 +442,73 @@ impl<'r> Session<'r> {
         Ok(())
     }
 
+    /// Takes in how many entries were ever added, or that some were missed.
+    fn counted(&mut self, read: Read, value: &Value, now: Instant) -> Result<(), Failure> {
+        let found = if read.what == What::Missed {
+            let missed = self.watch.recorded(value, &mut self.publisher).map_err(Failure::source)?;
+            missed.map(Found::Missed)
+        } else {
+            // Without the stream there is nothing to be missed, and XREAD tells of any other error.
+            let end = (self.publisher.end(), 0);
+            let facts = Facts::read(value).filter(|_| read.after == end.0);
+            let anew = facts.is_some_and(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
+            anew.then_some(Found::Anew)
+        };
+        if let Some(found) = found {
+            self.route.found(found, self.publisher.end());
+        }
+        Ok(())
+    }
+
+    /// Takes in what was asked of the group and of its stream.
+    fn followed(&mut self, now: Instant) -> Result<(), Failure> {
+        let Some(follow) = &mut self.follow else { return Ok(()) };
+        let draining = self.drain_until.is_some();
+        while let Some((asked, _)) = &mut self.asked {
+            let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else {
+                return Ok(());
+            };
+            let sides = (&mut self.route.outbound, &mut self.publisher, &mut self.pace);
+            let mut answered = true;
+            let mut found = Vec::new();
+            match asked {
+                _ if draining => {}
+                Asked::Entries(span, count) => {
+                    let ranges = std::mem::take(&mut self.ranges);
+                    let taken = follow.entries((*span, *count), reply, sides, ranges, now);
+                    self.ranges = taken.map_err(Failure::source)?;
+                }
+                Asked::Holes(wanted) => {
+                    follow.hole(wanted, reply, sides, now).map_err(Failure::source)?;
+                    answered = wanted.is_empty();
+                }
+                Asked::Look | Asked::Wait | Asked::Missed => {
+                    let value =
+                        Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
+                    let taken = match asked {
+                        Asked::Look => follow.looked(&value, &mut self.publisher, now),
+                        Asked::Missed => follow.recorded(&value, &mut self.publisher),
+                        _ => follow.waited(&value, now).map(|()| Vec::new()),
+                    };
+                    found = taken.map_err(Failure::source)?;
+                    self.route.followed(follow);
+                }
+            }
+            self.route.answered(Side::Source);
+            if answered {
+                self.asked = None;
+            }
+            for found in found {
+                self.live &= found != Found::NoGroup;
+                self.route.found(found, self.publisher.end());
+            }
+        }
+        if follow.look().is_some() && !self.publisher.is_careful() {
+            self.live();
+        }
+        Ok(())
+    }
+
     /// Takes in what the script has answered.
     fn settled(&mut self, now: Instant) -> Result<(), Failure> {
         let mut all = Tally::default();
@@ -389,7 +522,8 @@ impl<'r> Session<'r> {
         if let Some(cursor) = self.publisher.cursor() {
             self.route.done(cursor, all, self.publisher.held_bytes());
         }
-        if !self.publisher.is_careful() {
+        let waits = self.follow.as_ref().is_some_and(|follow| follow.look().is_none());
+        if !self.publisher.is_careful() && !waits {
             self.live();
         }
         Ok(())
@@ -427,7 +561,8 @@ impl<'r> Session<'r> {
             self.guard(now)?;
         }
         let limit = BLOCK + self.route.parts.source.response_timeout;
-        if self.read.is_some_and(|read| now.saturating_duration_since(read.sent) > limit) {
+        let sent = self.read.map(|read| read.sent).or(self.asked.as_ref().map(|(_, sent)| *sent));
+        if sent.is_some_and(|sent| now.saturating_duration_since(sent) > limit) {
             return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
         }
         Ok(())
@@ -439,6 +574,12 @@ async fn paced(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
+    }
+}
+
+async fn rung(wake: Option<&Wake>) {
+    if let Some(wake) = wake {
+        wake.rung().await;
     }
 }
 

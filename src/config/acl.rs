@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::keys;
-use super::settings::{Broadcast, Capture, Config, Durability, Endpoint};
+use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
 use crate::template::{Part, Template};
 
 /// What a user does on an endpoint.
@@ -28,6 +28,8 @@ pub enum Role {
     CaptureDestination,
     /// Reads the stream of a broadcast and keeps its cursor.
     BroadcastSource,
+    /// Reads the replication stream, to be woken by acknowledgements.
+    BroadcastTap,
     /// Publishes for a broadcast.
     BroadcastDestination,
     /// Publishes for a broadcast with `sharded = true`.
@@ -76,6 +78,7 @@ impl fmt::Display for Role {
             Self::CaptureTap => "replication source of capture",
             Self::CaptureDestination => "destination of capture",
             Self::BroadcastSource => "source of broadcast",
+            Self::BroadcastTap => "replication source of broadcast",
             Self::BroadcastDestination => "destination of broadcast",
             Self::BroadcastShards => "sharded destination of broadcast",
             Self::OperatorOfCapture => "operator, destination of capture",
@@ -101,7 +104,7 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(Role, &[&str]); 13] = [
+const RIGHTS: [(Role, &[&str]); 14] = [
     (
         Role::CaptureSource,
         &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
@@ -150,6 +153,7 @@ const RIGHTS: [(Role, &[&str]); 13] = [
             "xinfo|stream",
         ],
     ),
+    (Role::BroadcastTap, &["psync", "replconf"]),
     (Role::BroadcastDestination, &["publish"]),
     (Role::BroadcastShards, &["spublish"]),
     (
@@ -191,6 +195,12 @@ const RIGHTS: [(Role, &[&str]); 13] = [
     (Role::ReplayDestination, &["publish", "pubsub|numsub", "pubsub|channels", "pubsub|numpat"]),
     (Role::ReplayShards, &["spublish", "pubsub|shardnumsub", "pubsub|shardchannels"]),
 ];
+
+/// Where entries are published once a group has acknowledged them, beyond `Role::BroadcastSource`.
+const ACKNOWLEDGED: &[&str] = &["xinfo|groups", "xpending"];
+
+/// Where that is in the order of acknowledgements: what was left behind.
+const HOLES: &[&str] = &["zadd", "zcard", "zrangebylex", "zrem"];
 
 /// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
 const OPTIONAL: &str = "config|get";
@@ -246,7 +256,16 @@ pub fn users(config: &Config) -> Vec<User> {
         allow(&mut users, config, &broadcast.source, Role::BroadcastSource, &broadcast.name, |user, at| {
             user.own_keys(at, &broadcast.name, &keys::OF_BROADCAST);
             user.key(&escaped(&broadcast.stream));
+            let Some(acknowledged) = broadcast.acknowledged() else { return };
+            user.further.extend(ACKNOWLEDGED);
+            if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
+                user.further.extend(HOLES);
+                user.own_keys(at, &broadcast.name, &[keys::HOLES]);
+            }
         });
+        if broadcast.acknowledged().is_some_and(|acknowledged| acknowledged.replication) {
+            allow(&mut users, config, &broadcast.source, Role::BroadcastTap, &broadcast.name, |_, _| {});
+        }
         let role = Role::of_publishing(broadcast);
         let publishes = publishing_endpoint(config, broadcast);
         allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {

@@ -12,7 +12,7 @@ pub fn epoch(prefix: &str) -> String {
     format!("{prefix}epoch")
 }
 
-/// Key of a route: `state`, `gaps`, `dead-letters`, `streams`, `lease` or `cursor`.
+/// Key of a route: `state`, `gaps`, `dead-letters`, `streams`, `lease`, `cursor` or `holes`.
 #[must_use]
 pub fn of_route(prefix: &str, route: &str, what: &str) -> String {
     format!("{prefix}{route}:{what}")
@@ -26,6 +26,8 @@ pub fn of_replay(prefix: &str, route: &str, job: &str) -> String {
 
 /// What the last part of a replay's key begins with.
 const REPLAY: &str = "replay:";
+/// What the names of tidegate's own consumer groups begin with.
+pub(crate) const OWN_GROUP: &str = "tidegate:";
 
 /// What a capture keeps on its destination.
 pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "streams", "lease"];
@@ -33,13 +35,19 @@ pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "stre
 /// What a broadcast keeps beside its stream.
 pub(crate) const OF_BROADCAST: [&str; 2] = ["cursor", "dead-letters"];
 
+/// What it keeps there beyond that in the order of acknowledgements.
+pub(crate) const HOLES: &str = "holes";
+
 /// Whether a name is one that tidegate makes or will make under this prefix, for any route.
 pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
     let Some(rest) = name.strip_prefix(prefix) else { return false };
     match rest.split_once(':') {
         None => matches!(rest, "control" | "epoch"),
         Some((_, what)) => {
-            OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what) || what.starts_with(REPLAY)
+            OF_CAPTURE.contains(&what)
+                || OF_BROADCAST.contains(&what)
+                || what == HOLES
+                || what.starts_with(REPLAY)
         }
     }
 }

@@ -4,24 +4,11 @@
 use super::problems::Key;
 
 /// Keys of later versions: the table that they stand in, and their names.
-const KEYS: [(&str, &[&str]); 3] =
-    [("", &["invalidate"]), ("redis", &["sentinel", "cluster", "tls"]), ("broadcast", &["order"])];
+const KEYS: [(&str, &[&str]); 2] = [("", &["invalidate"]), ("redis", &["sentinel", "cluster", "tls"])];
 
 /// Whether a later version knows the key.
 pub(crate) fn is_key(key: &Key) -> bool {
     let (Some(last), Some(first)) = (key.parts().last(), key.parts().first()) else { return false };
     let table = if key.parts().len() == 1 { "" } else { first.as_str() };
     KEYS.iter().any(|(known, names)| *known == table && names.contains(&last.as_str()))
-}
-
-/// Whether a later version knows the value of the key.
-pub(crate) fn is_value(key: &Key) -> bool {
-    match key.parts() {
-        [table, _, name] => match (table.as_str(), name.as_str()) {
-            // The name of any consumer group: "added" is the only word that is not one.
-            ("broadcast", "after") => true,
-            _ => false,
-        },
-        _ => false,
-    }
 }

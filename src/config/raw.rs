@@ -322,9 +322,17 @@ pub(crate) struct Broadcast {
     /// The stream, exactly.
     #[schemars(with = "String")]
     pub(crate) stream: Option<String>,
-    /// What releases an entry.
-    #[serde(default)]
-    pub(crate) after: Word<After>,
+    /// What releases an entry: "added", being in the stream, or the name of the consumer group that
+    /// must have acknowledged it.
+    #[serde(default = "defaults::after")]
+    pub(crate) after: String,
+    /// In which order acknowledged entries are published; "stream" by default.
+    pub(crate) order: Option<Word<Order>>,
+    /// How acknowledgements are noticed; "poll" by default.
+    pub(crate) mode: Option<Word<Watch>>,
+    /// With order = "acknowledgement": how many entries that are not acknowledged may be left behind;
+    /// 10,000 by default.
+    pub(crate) max_holes: Option<Count>,
     /// The endpoint on which is published.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
@@ -395,13 +403,24 @@ pub(crate) struct EntryCondition {
     pub(crate) prefix: Option<String>,
 }
 
-/// What releases an entry for broadcast.
-#[derive(Clone, Copy, Default, Deserialize, serde::Serialize, JsonSchema)]
+/// In which order acknowledged entries are published.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum After {
-    /// Being in the stream.
-    #[default]
-    Added,
+pub(crate) enum Order {
+    /// As they stand in the stream: an entry that is not acknowledged holds up those after it.
+    Stream,
+    /// As they are acknowledged.
+    Acknowledgement,
+}
+
+/// How acknowledgements are noticed.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Watch {
+    /// By looking again and again, often while some come and seldom while none do.
+    Poll,
+    /// By reading the replication stream, as a replica does, where each is seen at once.
+    Replication,
 }
 
 /// What a key means that is not given. A revision leaves these values out, so changing one changes
@@ -434,6 +453,13 @@ pub(crate) mod defaults {
     pub(crate) fn max_message_size() -> Size {
         Size::mebibytes(16)
     }
+
+    pub(crate) fn after() -> String {
+        "added".to_owned()
+    }
+
+    /// Each is an entry in a pending list, some 100 bytes of the server.
+    pub(crate) const MAX_HOLES: u64 = 10_000;
 
     /// What a raw capture calls the payload, so that a round trip needs no key.
     pub(crate) fn message() -> String {

@@ -114,9 +114,6 @@ fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
             };
             layers.problem(key, "is not a known key").help(help)
         }
-        Kind::UnknownVariant(value, known) if later::is_value(key) => layers
-            .problem(key, format!("\"{value}\" is not in this version of tidegate"))
-            .help(format!("expected {}", one_of(known.iter().copied()))),
         Kind::UnknownVariant(value, known) => {
             let message = format!("expected {}, found \"{value}\"", one_of(known.iter().copied()));
             let problem = layers.problem(key, message);

@@ -428,6 +428,42 @@ pub enum Message {
 pub enum After {
     /// Being in the stream.
     Added,
+    /// Being acknowledged by a consumer group.
+    Acknowledged(Acknowledged),
+}
+
+/// `after = "GROUP"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The consumer group whose acknowledgement releases an entry.
+    pub group: String,
+    /// In which order they are published.
+    pub order: Order,
+    /// Whether acknowledgements are noticed in the replication stream, and not only by looking.
+    pub replication: bool,
+}
+
+/// In which order acknowledged entries are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// As they stand in the stream.
+    Stream,
+    /// As they are acknowledged.
+    Acknowledgement {
+        /// How many entries that are not acknowledged may be left behind.
+        max_holes: u64,
+    },
+}
+
+impl Broadcast {
+    /// What it waits for beyond an entry's being in the stream, if anything.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<&Acknowledged> {
+        match &self.after {
+            After::Added => None,
+            After::Acknowledged(acknowledged) => Some(acknowledged),
+        }
+    }
 }
 
 /// Where a broadcast begins on a stream that already has entries.

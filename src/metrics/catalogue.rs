@@ -160,6 +160,14 @@ catalogue! {
         "From sending a batch of entries until its reply.");
     PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", Owner::Broadcast, LAG_SECONDS,
         "From the time in an entry's id until it was published, one sample a batch; two clocks, so a rough measure.");
+    ENTRIES_MISSED = counter("tidegate_entries_missed_total", "entries", ROUTE, Owner::Broadcast,
+        "Entries that were deleted or trimmed before they were read; each time is in the dead letters, with the reason `deleted_unread`.");
+    BLOCKED_ENTRY_AGE = gauge("tidegate_blocked_entry_age_seconds", "seconds", ROUTE, Owner::Broadcast,
+        "Since the time in the id of the first entry that the group has not acknowledged; 0 where there is none. Only with a group in `after`.");
+    HOLES = gauge("tidegate_broadcast_holes", "entries", ROUTE, Owner::Broadcast,
+        "Entries that were left behind since they are not acknowledged, and are published when they are. Only with `order = \"acknowledgement\"`.");
+    ACKNOWLEDGEMENT_DOUBTS = counter("tidegate_acknowledgement_doubts_total", "signs", &["route", "kind"], Owner::Broadcast,
+        "Signs that entries count as acknowledged that no consumer has acknowledged, or the other way round.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", Owner::Route, BATCH_EVENTS,
         "Events or entries in one batch.");
     DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, Owner::Route,
@@ -202,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::event::{DropReason, GapCause};
-    use crate::status::RouteState;
+    use crate::status::{Doubt, RouteState};
 
     #[test]
     fn names_are_what_prometheus_expects() {
@@ -262,6 +270,7 @@ mod tests {
             .unwrap();
         writeln!(text, "| `state` | {} |", list(RouteState::ALL.iter().map(|s| s.as_str()).collect()))
             .unwrap();
+        writeln!(text, "| `kind` | {} |", list(Doubt::ALL.iter().map(|d| d.as_str()).collect())).unwrap();
         text.push_str("| `where` | `memory` |\n| `route`, `endpoint` | names in the configuration |\n");
         text.push_str("\n## Bounds of the buckets\n\n| name | upper bounds |\n|---|---|\n");
         for family in ALL.iter().filter(|family| family.kind == Kind::Histogram) {

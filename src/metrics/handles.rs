@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge, Histogram};
 use super::live::Held;
 use super::{Register, catalogue};
 use crate::event::{DropReason, GapCause};
-use crate::status::RouteState;
+use crate::status::{Doubt, RouteState};
 
 /// What a capture counts. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
@@ -144,10 +144,22 @@ pub struct BroadcastMetrics {
     pub publish_lag_seconds: Histogram,
     /// `tidegate_batch_events`.
     pub batch_events: Histogram,
+    /// `tidegate_blocked_entry_age_seconds`.
+    pub blocked_entry_age_seconds: Gauge,
+    /// `tidegate_entries_missed_total`.
+    pub missed: Counter,
+    /// `tidegate_broadcast_holes`.
+    pub holes: Gauge,
+    doubts: [Counter; Doubt::ALL.len()],
     state: StateMetrics,
 }
 
 impl BroadcastMetrics {
+    /// `tidegate_acknowledgement_doubts_total` of one kind.
+    pub fn doubt(&self, doubt: Doubt) -> &Counter {
+        &self.doubts[doubt as usize]
+    }
+
     pub(super) fn new(route: &Register<'_>, held: Held) -> Self {
         Self {
             published: route.counter(&catalogue::PUBLISHED),
@@ -161,6 +173,11 @@ impl BroadcastMetrics {
             publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),
             publish_lag_seconds: route.histogram(&catalogue::PUBLISH_LAG_SECONDS),
             batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
+            blocked_entry_age_seconds: route.gauge(&catalogue::BLOCKED_ENTRY_AGE),
+            missed: route.counter(&catalogue::ENTRIES_MISSED),
+            holes: route.gauge(&catalogue::HOLES),
+            doubts: Doubt::ALL
+                .map(|doubt| route.with("kind", doubt.as_str()).counter(&catalogue::ACKNOWLEDGEMENT_DOUBTS)),
             state: StateMetrics::new(route, held),
         }
     }
@@ -219,6 +236,7 @@ mod tests {
     #[test]
     fn the_lists_of_causes_and_reasons_are_in_the_order_of_their_variants() {
         assert!(GapCause::ALL.iter().enumerate().all(|(at, cause)| *cause as usize == at));
+        assert!(Doubt::ALL.iter().enumerate().all(|(at, doubt)| *doubt as usize == at));
         assert!(DropReason::ALL.iter().enumerate().all(|(at, reason)| *reason as usize == at));
     }
 }

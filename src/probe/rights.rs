@@ -13,7 +13,7 @@ use std::fmt;
 
 use redis::aio::MultiplexedConnection;
 
-use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, keys};
+use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Order, keys};
 use crate::server::Error;
 
 /// No script has this hash, and none runs anyway.
@@ -90,6 +90,9 @@ pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
     for broadcast in config.broadcast.values() {
         if here(&broadcast.source) {
             trials.broadcast_source(broadcast);
+            if broadcast.acknowledged().is_some_and(|acknowledged| acknowledged.replication) {
+                trials.tap();
+            }
         }
         if here(&broadcast.destination) {
             trials.broadcast_destination(broadcast);
@@ -127,6 +130,10 @@ impl Trials<'_> {
     fn capture_tap(&mut self) {
         let control = keys::control(self.prefix);
         self.channel("publish", &control, &["tidegate1 check"]);
+        self.tap();
+    }
+
+    fn tap(&mut self) {
         self.bare("replconf", &["ack", "0"]);
         self.bare(PSYNC, &["0", "no-offset"]);
     }
@@ -183,6 +190,16 @@ impl Trials<'_> {
         self.add("xread", Object::Key(route.stream.clone()), &["COUNT", "1", "STREAMS", &route.stream, "0"]);
         self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
         self.key("xinfo|stream", &route.stream, &[]);
+        let Some(acknowledged) = route.acknowledged() else { return };
+        self.key("xinfo|groups", &route.stream, &[]);
+        self.key("xpending", &route.stream, &[&acknowledged.group, "-", "+", "1"]);
+        if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
+            let holes = of(keys::HOLES);
+            self.key("zadd", &holes, &["0", "member"]);
+            self.key("zcard", &holes, &[]);
+            self.key("zrangebylex", &holes, &["-", "+", "LIMIT", "0", "1"]);
+            self.key("zrem", &holes, &["member"]);
+        }
     }
 
     fn broadcast_destination(&mut self, route: &Broadcast) {
@@ -297,6 +314,7 @@ mod tests {
             ("full/tidegate.toml", 2),
             ("capture-replication.toml", 2),
             ("capture-until-acknowledged.toml", 1),
+            ("broadcast-acknowledged.toml", 1),
         ] {
             let file = Path::new("config/examples").join(file);
             let config = config::load(&file, [], &[]).unwrap().config;

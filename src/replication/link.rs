@@ -98,6 +98,16 @@ impl Link {
         Ok((Self { connection, stream, address, role, acked, large }, start))
     }
 
+    /// Notes from here on whether a command concerns a consumer group of a stream.
+    pub(crate) fn watch(&mut self, stream: Vec<u8>, group: Vec<u8>) {
+        self.stream.watch(stream, group);
+    }
+
+    /// Whether one did since this was last asked.
+    pub(crate) fn take_touched(&mut self) -> bool {
+        self.stream.take_touched()
+    }
+
     /// Where the server listens that is read.
     pub(crate) fn address(&self) -> &Address {
         &self.address

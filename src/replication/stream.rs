@@ -24,6 +24,12 @@ const CHANNEL_BYTES: usize = 1024 * 1024;
 /// How long the names of the commands are that are looked for: PUBLISH, SPUBLISH and REPLCONF.
 const NAME_BYTES: std::ops::RangeInclusive<usize> = 7..=8;
 
+/// Commands that name a stream and then the group whose pending list they change. XREADGROUP is among them as
+/// XCLAIM, which is how it is replicated.
+const GROUP_COMMANDS: [&[u8]; 3] = [b"XACK", b"XACKDEL", b"XCLAIM"];
+/// How long their names and XGROUP are.
+const GROUP_NAME_BYTES: std::ops::RangeInclusive<usize> = 4..=7;
+
 /// A command that was looked for. Ranges are into the bytes that were given.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -58,12 +64,17 @@ pub(crate) struct Stream {
     /// Bytes of the open argument that have not come.
     skip: usize,
     oversized: Option<Found>,
+    /// A stream and its group: whether a command concerns them is noted.
+    watched: Option<(Vec<u8>, Vec<u8>)>,
+    touched: bool,
 }
 
 /// What stands where a command begins.
 enum Command {
     /// Its end, or what decides about it, has not come.
     Partial,
+    /// The same, but it concerns the group that is watched.
+    Touches { end: usize, arguments: usize },
     /// It is of no interest: behind these bytes so many arguments are to be skipped.
     Other { end: usize, arguments: usize },
     /// It is over the limit: from here on so many bytes are to be skipped.
@@ -75,7 +86,26 @@ enum Command {
 impl Stream {
     /// A stream of which everything up to `offset` has been read. `limit` is the largest payload in bytes.
     pub(crate) fn new(offset: u64, limit: usize) -> Self {
-        Self { offset, boundary: offset, limit, arguments: 0, skip: 0, oversized: None }
+        Self {
+            offset,
+            boundary: offset,
+            limit,
+            arguments: 0,
+            skip: 0,
+            oversized: None,
+            watched: None,
+            touched: false,
+        }
+    }
+
+    /// Notes from here on whether a command may have changed what is pending in a consumer group.
+    pub(crate) fn watch(&mut self, stream: Vec<u8>, group: Vec<u8>) {
+        self.watched = Some((stream, group));
+    }
+
+    /// Whether one did since this was last asked.
+    pub(crate) fn take_touched(&mut self) -> bool {
+        std::mem::take(&mut self.touched)
     }
 
     /// The end of the last whole command: where reading may be taken up again.
@@ -113,7 +143,20 @@ impl Stream {
             if self.oversized.is_some() {
                 return Ok(Cut { used: at, found: self.oversized.take() });
             }
-            match command(unread, at, self.limit, &mut wanted)? {
+            let command = command(unread, at, self.limit, &mut wanted)?;
+            let command = match (command, &self.watched) {
+                (Command::Other { end, arguments }, Some(watched)) if arguments > 2 => {
+                    touching(unread, (end, arguments), watched)?
+                }
+                (command, _) => command,
+            };
+            match command {
+                Command::Touches { end, arguments } => {
+                    self.touched = true;
+                    let bytes = end - at;
+                    self.used(&mut at, bytes);
+                    self.arguments = arguments;
+                }
                 Command::Partial => return Ok(Cut { used: at, found: None }),
                 Command::Other { end, arguments } => {
                     let bytes = end - at;
@@ -205,6 +248,41 @@ fn command(
         }
     }
     Ok(Command::Other { end, arguments: 2 })
+}
+
+/// Looks at a command whose name begins at `at` and that has so many arguments, the name included.
+fn touching(
+    unread: &[u8],
+    (at, arguments): (usize, usize),
+    (stream, group): &(Vec<u8>, Vec<u8>),
+) -> Result<Command, ProtocolError> {
+    let other = Command::Other { end: at, arguments };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Command::Partial) };
+    if !GROUP_NAME_BYTES.contains(&size) {
+        return Ok(other);
+    }
+    let Some(mut next) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+    let name = &unread[begin..begin + size];
+    if name.eq_ignore_ascii_case(b"XGROUP") {
+        // Its stream comes behind what it does with the group.
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(Command::Partial) };
+        let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+        next = end;
+    } else if !GROUP_COMMANDS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+        return Ok(other);
+    }
+    for wanted in [stream, group] {
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(Command::Partial) };
+        if size != wanted.len() {
+            return Ok(other);
+        }
+        let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+        if unread[begin..begin + size] != wanted[..] {
+            return Ok(other);
+        }
+        next = end;
+    }
+    Ok(Command::Touches { end: at, arguments })
 }
 
 /// Reads channel and payload of a message, from behind the command's name.
@@ -329,6 +407,39 @@ mod tests {
         for (index, (offset, _)) in whole.iter().enumerate() {
             let from = usize::try_from(*offset).unwrap();
             assert_eq!(read(&bytes, from, 7), whole[index + 1..], "from {from}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_the_watched_group_is_noted_wherever_the_bytes_are_cut() {
+        let commands: [(&[&[u8]], bool); 9] = [
+            (&[b"XACK", b"s", b"g", b"1-0"], true),
+            (&[b"xackdel", b"s", b"g", b"KEEPREF", b"IDS", b"1", b"1-0"], true),
+            (&[b"XCLAIM", b"s", b"g", b"c", b"0", b"1-0", b"FORCE"], true),
+            (&[b"XGROUP", b"DELCONSUMER", b"s", b"g", b"c"], true),
+            (&[b"XACK", b"s", b"h", b"1-0"], false),
+            (&[b"XACK", b"t", b"g", b"1-0"], false),
+            (&[b"XGROUP", b"SETID", b"s", b"tidegate:r", b"1-0"], false),
+            (&[b"XADD", b"s", b"g", b"XACK", b"s"], false),
+            (&[b"SET", b"XACK", b"s"], false),
+        ];
+        for (command, expected) in commands {
+            let mut bytes = Vec::new();
+            for _ in 0..2 {
+                resp::command(&mut bytes, command);
+            }
+            for step in 1..bytes.len() {
+                let mut stream = Stream::new(0, LIMIT);
+                stream.watch(b"s".to_vec(), b"g".to_vec());
+                let (mut start, mut end, mut touched) = (0, 0, 0);
+                while end < bytes.len() {
+                    end = bytes.len().min(end + step);
+                    start += stream.cut(&bytes[start..end], |_, _| true).unwrap().used;
+                    touched += u32::from(stream.take_touched());
+                }
+                assert_eq!(stream.boundary(), bytes.len() as u64, "{step}");
+                assert_eq!(touched > 0, expected, "{} cut by {step}", command.join(&b' ').escape_ascii());
+            }
         }
     }
 

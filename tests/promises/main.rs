@@ -9,7 +9,9 @@ mod support;
 
 mod foundations;
 
+mod broadcast_acknowledged;
 mod broadcast_added;
+mod broadcast_fakes;
 mod broadcast_options;
 mod capture_destination_faults;
 mod capture_durable;

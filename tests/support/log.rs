@@ -16,6 +16,16 @@ pub(crate) mod alert {
     pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
     /// A message or an entry went to the dead letters.
     pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
+    /// An acknowledgement may be none.
+    pub(crate) const DOUBT: &[&str] = &["acknowledgement_doubt"];
+    /// The consumer group that releases entries is not there.
+    pub(crate) const NO_GROUP: &[&str] = &["broadcast_no_group"];
+    /// Entries were deleted or trimmed before they were read.
+    pub(crate) const MISSED: &[&str] = &["broadcast_missed"];
+    /// As many entries wait for acknowledgement as may be left behind.
+    pub(crate) const HOLES: &[&str] = &["broadcast_holes_full"];
+    /// The replication stream cannot be read.
+    pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
     /// A route may not write, and a person must act.
     pub(crate) const PARKED: &[&str] = &["parked", "broadcast_parked"];
     /// What a broadcast publishes comes back into its stream.

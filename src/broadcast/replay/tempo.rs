@@ -34,7 +34,7 @@ impl Clock {
     pub(super) fn new(tempo: Tempo) -> Self {
         match tempo {
             Tempo::Unlimited => Self::Unlimited,
-            Tempo::Rate(rate) => Self::Rate(Pace::new(rate, Instant::now())),
+            Tempo::Rate(rate) => Self::Rate(Pace::new(Some(rate), Instant::now())),
             Tempo::Speed(speed) => Self::Speed(speed, None),
         }
     }

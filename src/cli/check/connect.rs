@@ -41,6 +41,9 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
             &mut out,
             format_args!("  always: a published message reaches who is subscribed at that moment"),
         );
+        if route.acknowledged().is_some_and(|acknowledged| acknowledged.replication) {
+            tap(&mut out, Prefer::Replica, facts(&route.source));
+        }
     }
     (out, usable)
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::Check;
 use super::templates::Setting;
 use crate::config::problems::{Key, near};
-use crate::config::raw;
-use crate::config::settings::{After, Broadcast, Endpoint, Message, Start};
+use crate::config::raw::{self, defaults};
+use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, Message, Order, Start};
 use crate::config::{keys, lookup};
 use crate::template::Template;
 
@@ -40,15 +40,14 @@ impl Check<'_> {
             None => None,
             Some(text) => Some(self.start(&key.at("start"), &text)?),
         };
+        let after = self.after(key, raw.after, raw.order, raw.mode, raw.max_holes);
         let size = &key.at("max_message_size");
         let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit);
         Some(Broadcast {
             name: name.to_owned(),
             source: source?,
             stream: stream?,
-            after: match raw.after.0 {
-                raw::After::Added => After::Added,
-            },
+            after,
             destination: destination?,
             channel: channel?,
             message: message?,
@@ -79,6 +78,53 @@ impl Check<'_> {
                 None
             }
         }
+    }
+
+    /// "added" is the one word that is no consumer group's name.
+    fn after(
+        &mut self,
+        key: &Key,
+        after: String,
+        order: Option<raw::Word<raw::Order>>,
+        mode: Option<raw::Word<raw::Watch>>,
+        max_holes: Option<raw::Count>,
+    ) -> After {
+        let at = &key.at("after");
+        if after == "added" {
+            for (given, option) in
+                [(order.is_some(), "order"), (mode.is_some(), "mode"), (max_holes.is_some(), "max_holes")]
+            {
+                if given {
+                    self.report(
+                        &key.at(option),
+                        "has no effect with after = \"added\"; expected the name of a consumer group there",
+                    );
+                }
+            }
+            return After::Added;
+        }
+        self.name(at, "consumer group", &after);
+        if after.starts_with(keys::OWN_GROUP) {
+            let message =
+                format!("\"{after}\": names that begin with \"tidegate:\" are for tidegate's own groups");
+            self.report(at, message);
+        }
+        let order = match order.map(|word| word.0) {
+            Some(raw::Order::Acknowledgement) => {
+                Order::Acknowledgement { max_holes: max_holes.map_or(defaults::MAX_HOLES, |count| count.0) }
+            }
+            None | Some(raw::Order::Stream) => {
+                if max_holes.is_some() {
+                    self.report(
+                        &key.at("max_holes"),
+                        "has no effect; expected order = \"acknowledgement\" with it",
+                    );
+                }
+                Order::Stream
+            }
+        };
+        let replication = matches!(mode.map(|word| word.0), Some(raw::Watch::Replication));
+        After::Acknowledged(Acknowledged { group: after, order, replication })
     }
 
     /// Never the control channel. A template is refused where its fixed beginning lies among

@@ -141,7 +141,9 @@ impl Check<'_> {
     fn groups(&mut self, key: &Key, groups: &[String], start_given: bool) {
         let list = key.at("groups");
         self.names(&list, "consumer group", groups);
-        for (index, group) in groups.iter().enumerate().filter(|(_, group)| group.starts_with("tidegate:")) {
+        for (index, group) in
+            groups.iter().enumerate().filter(|(_, group)| group.starts_with(keys::OWN_GROUP))
+        {
             let message =
                 format!("\"{group}\": names that begin with \"tidegate:\" are for tidegate's own groups");
             self.report(&list.at(&index.to_string()), message);

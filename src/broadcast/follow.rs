@@ -1,0 +1,649 @@
+//! Following a consumer group: what is read, when, and what becomes of it.
+//!
+//! Problem: Redis emits no event for XACK. Whether an entry is acknowledged can only be asked.
+//!
+//! Constraints: asked too seldom, messages are late; asked too often, an idle server is kept busy. A consumer
+//! may delete what it has acknowledged, so entries are read once they were given to the group.
+//!
+//! Operation: a *look* says how far the group was given entries and which of them are pending. Then:
+//!
+//! ```text
+//! order = "stream"            read up to what was given ─▶ hold ─▶ below the lowest pending: publish
+//! order = "acknowledgement"   read up to what was given ─┬▶ acknowledged: publish
+//!                                                        └▶ pending: leave a hole, hold its message
+//!                             a look goes through the holes ─▶ acknowledged: release
+//! ```
+//!
+//! While something changes, and for a second after it, there is a look every few milliseconds; then seldom.
+//! Where everything is acknowledged, XREAD waits for the next entry, before which nothing can happen. With a
+//! replication stream, commands that concern the stream wake it, and it looks once a second otherwise.
+//!
+//! Failure: nothing here outlives the session. What was held is read again, where it still is.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::Keys;
+use super::entries::{Entries, Ranges};
+use super::hold::Hold;
+use super::id::EntryId;
+use super::look::{self, Look};
+use super::missed::{Missed, Watch};
+use super::outbound::Outbound;
+use super::publisher::{BATCH_ENTRIES, Id, Publisher};
+use super::rate::Pace;
+use super::render::{Rendered, Unrenderable, Withheld};
+use super::session::entries_of_next_read;
+use crate::config::{Acknowledged, Order};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash};
+use crate::status::Doubt;
+
+/// Between two looks after one that found a change.
+const BUSY: Duration = Duration::from_millis(5);
+/// Between two looks while acknowledgements come.
+const ACTIVE: Duration = Duration::from_millis(10);
+/// How long after a change that counts as still going on.
+const ACTIVE_FOR: Duration = Duration::from_secs(1);
+/// Between two looks in the end: each is three commands, and an idle route takes at most five a second.
+const IDLE: Duration = Duration::from_millis(650);
+/// Between two looks where nothing but a look tells that the server is alive: no group, or a replication
+/// stream that wakes it.
+const SLOW: Duration = Duration::from_secs(1);
+/// Between two looks that something woke: what one of them finds is worth more than its cost.
+const WOKEN: Duration = Duration::from_millis(1);
+/// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
+const STEP: &str = "512";
+
+/// What was asked of the server, and is not answered.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// How far the group is.
+    Look,
+    /// Entries of a span, at most so many.
+    Entries(Span, usize),
+    /// The entries of these holes, one answer for each.
+    Holes(VecDeque<EntryId>),
+    /// Whether an entry comes.
+    Wait,
+    /// That something missed is recorded.
+    Missed,
+}
+
+/// Entries after one and up to another.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    after: EntryId,
+    up_to: EntryId,
+}
+
+/// What an entry goes through: what it becomes, who publishes it, and how fast.
+pub(super) type Sides<'a> = (&'a mut Outbound, &'a mut Publisher, &'a mut Pace);
+
+/// What a look is to be told to a person about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// There is no such group.
+    NoGroup,
+    /// The group is there.
+    Group,
+    /// Something that fakes acknowledgements may have happened.
+    Doubt(Doubt),
+    /// Entries were never read, and that is recorded.
+    Missed(Missed),
+    /// The stream was deleted, and another one begun.
+    Anew,
+}
+
+/// The reading half of a session that waits for acknowledgements.
+#[derive(Debug)]
+pub(super) struct Follow {
+    group: String,
+    holes: Option<String>,
+    stream: String,
+    max_holes: Option<u64>,
+    replication: bool,
+    hash: Hash,
+    hold: Hold,
+    /// Up to where was read.
+    read: EntryId,
+    /// What the publisher was given last; it is elsewhere where the cursor turned out to be elsewhere.
+    handed: EntryId,
+    /// The last look; `None` before the first, and where there was no group.
+    look: Option<Look>,
+    missing: bool,
+    /// Holes that the last look may not have counted.
+    holes_since: u64,
+    /// Holes that are acknowledged and not published.
+    to_release: VecDeque<EntryId>,
+    /// After which hole to look on; `None` where a whole search found nothing new since.
+    scan: Option<EntryId>,
+    /// The same, of the look that is under way.
+    searches: Option<EntryId>,
+    /// After which entry the look that is under way tells what is pending.
+    looks_after: EntryId,
+    /// Whether something changed since the search began.
+    scan_again: bool,
+    next_look: Instant,
+    active_until: Instant,
+    interval: Duration,
+    woken: bool,
+    /// The stream's last entry, where everything up to it is acknowledged.
+    tail: Option<EntryId>,
+    /// Whether the next look is to tell it.
+    wants_tail: bool,
+    /// How many entries the next read asks for.
+    read_entries: usize,
+    watch: Watch,
+    /// Whether something is ready and the rate lets nothing through.
+    paced: bool,
+}
+
+impl Follow {
+    /// Begins at the cursor. `replication` says whether it will be woken.
+    pub(super) fn new(
+        what: &Acknowledged,
+        keys: &Keys,
+        hash: Hash,
+        cursor: EntryId,
+        replication: bool,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            group: what.group.clone(),
+            holes: keys.holes.clone(),
+            stream: keys.stream.clone(),
+            max_holes: match what.order {
+                Order::Stream => None,
+                Order::Acknowledgement { max_holes } => Some(max_holes),
+            },
+            replication,
+            hash,
+            hold: Hold::default(),
+            read: cursor,
+            handed: cursor,
+            look: None,
+            missing: false,
+            holes_since: 0,
+            to_release: VecDeque::new(),
+            scan: Some(EntryId::default()),
+            searches: None,
+            looks_after: cursor,
+            scan_again: false,
+            next_look: now,
+            active_until: now,
+            interval: ACTIVE,
+            woken: false,
+            tail: None,
+            wants_tail: false,
+            read_entries: 1,
+            watch: Watch::new(now),
+            paced: false,
+        }
+    }
+
+    /// When the next look is due, or the rate lets something through.
+    pub(super) fn due(&self, pace: &Pace) -> Instant {
+        if self.paced { self.next_look.min(pace.next()) } else { self.next_look }
+    }
+
+    /// Whether the rate holds it back.
+    pub(super) fn is_paced(&self) -> bool {
+        self.paced
+    }
+
+    /// The group's name.
+    pub(super) fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// What the last look found.
+    pub(super) fn look(&self) -> Option<&Look> {
+        self.look.as_ref()
+    }
+
+    /// Entries and bytes that are held.
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.hold.len(), self.hold.bytes())
+    }
+
+    /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
+    pub(super) fn is_full(&self) -> bool {
+        self.look.is_some() && self.holes_left() == 0
+    }
+
+    /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
+    pub(super) fn wake(&mut self, up: bool, now: Instant) {
+        self.woken = true;
+        self.replication = up;
+        self.next_look = self.next_look.min(now);
+    }
+
+    fn holes_left(&self) -> u64 {
+        match (self.max_holes, &self.look) {
+            (None, _) => u64::MAX,
+            (Some(_), None) => 0,
+            (Some(most), Some(look)) => most.saturating_sub(look.holes + self.holes_since),
+        }
+    }
+
+    /// Asks for what is of use now, and hands over what needs no asking.
+    pub(super) fn ask(
+        &mut self,
+        (publisher, pace): (&mut Publisher, &mut Pace),
+        out: &mut Vec<u8>,
+        now: Instant,
+    ) -> Option<Asked> {
+        if !publisher.takes() {
+            return None;
+        }
+        self.paced = false;
+        self.align(publisher);
+        self.publish_held(publisher, pace, now);
+        if self.watch.record(out, publisher) {
+            return Some(Asked::Missed);
+        }
+        if !self.to_release.is_empty()
+            && publisher.has_room()
+            && !publisher.is_releasing()
+            && self.allowed(pace, now) > 0
+            && let Some(asked) = self.release(publisher, pace, out, now)
+        {
+            return Some(asked);
+        }
+        let up_to = self.readable(publisher);
+        // In stream order what is read is held, and waits for the rate there.
+        let allowed = match self.max_holes {
+            Some(_) if up_to.is_some() => self.allowed(pace, now),
+            _ => usize::MAX,
+        };
+        if let Some(up_to) = up_to.filter(|_| allowed > 0) {
+            let holes_left = usize::try_from(self.holes_left()).unwrap_or(usize::MAX);
+            let count = self.read_entries.min(holes_left).min(allowed);
+            let count = if publisher.is_careful() { 1 } else { count };
+            let (begin, end, number) = (format!("({}", self.read), up_to.to_string(), count.to_string());
+            let stream = self.stream.as_bytes();
+            resp::command(
+                out,
+                &[b"XRANGE", stream, begin.as_bytes(), end.as_bytes(), b"COUNT", number.as_bytes()],
+            );
+            return Some(Asked::Entries(Span { after: self.read, up_to }, count));
+        }
+        if now >= self.next_look {
+            self.ask_look(publisher, out, now);
+            return Some(Asked::Look);
+        }
+        let tail = self.tail.filter(|_| !self.replication)?;
+        let after = tail.to_string();
+        let stream = self.stream.as_bytes();
+        resp::command(
+            out,
+            &[b"XREAD", b"COUNT", b"1", b"BLOCK", b"1000", b"STREAMS", stream, after.as_bytes()],
+        );
+        Some(Asked::Wait)
+    }
+
+    fn ask_look(&mut self, publisher: &Publisher, out: &mut Vec<u8>, now: Instant) {
+        self.woken = false;
+        if self.scan.is_none() && now < self.active_until {
+            self.scan = Some(EntryId::default());
+        }
+        self.looks_after = self.read;
+        // Their calls may be done before the look or after it.
+        self.holes_since = publisher.holes_under_way();
+        let after = self.read.to_string();
+        // While holes are being published they would be found once more.
+        let searches = self.max_holes.is_some() && !publisher.is_releasing() && self.to_release.is_empty();
+        self.searches = self.scan.filter(|_| searches);
+        let scan = self.searches.map(|id| id.to_string()).unwrap_or_default();
+        let wants_tail: &[u8] = if self.wants_tail || self.watch.is_due(self.read, now) { b"1" } else { b"" };
+        let (stream, group) = (self.stream.as_bytes(), self.group.as_bytes());
+        let mut command: Vec<&[u8]> = vec![b"EVALSHA", &self.hash];
+        match &self.holes {
+            None => command.extend([b"1", stream]),
+            Some(holes) => command.extend([b"2", stream, holes.as_bytes()]),
+        }
+        command.extend([group, after.as_bytes(), scan.as_bytes(), STEP.as_bytes(), wants_tail]);
+        resp::command(out, &command);
+    }
+
+    /// Up to where entries are to be read now.
+    fn readable(&self, publisher: &Publisher) -> Option<EntryId> {
+        let look = self.look.as_ref()?;
+        let (end, room) = match self.max_holes {
+            None => (look.delivered, self.hold.has_room()),
+            Some(_) => (look.complete, publisher.has_room() && self.holes_left() > 0),
+        };
+        (room && self.read < end).then_some(end)
+    }
+
+    /// Goes on where the cursor is, where that is elsewhere than was believed.
+    fn align(&mut self, publisher: &Publisher) {
+        let end = publisher.end();
+        if end == self.handed {
+            return;
+        }
+        if end > self.handed && self.max_holes.is_none() {
+            // Another instance has published these.
+            self.hold.drop_up_to(end);
+            self.read = self.read.max(end);
+        } else {
+            self.hold.clear();
+            self.to_release.clear();
+            self.restart_scan();
+            self.read = end;
+            // What is pending from here on was not asked for.
+            if let Some(look) = &mut self.look {
+                look.complete = EntryId::default();
+            }
+            self.next_look = Instant::now();
+        }
+        self.handed = end;
+    }
+
+    /// Publishes what is held and acknowledged, as long as there is room.
+    fn publish_held(&mut self, publisher: &mut Publisher, pace: &mut Pace, now: Instant) {
+        let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
+        while publisher.has_room() && self.hold.first().is_some_and(|id| id <= limit) {
+            let allowed = self.allowed(pace, now);
+            if allowed == 0 {
+                break;
+            }
+            let most = if publisher.is_careful() { 1 } else { BATCH_ENTRIES.min(allowed) };
+            for _ in 0..most {
+                let Some(id) = self.hold.first().filter(|id| *id <= limit) else { break };
+                self.hold.take(id, |id, rendered| publish(publisher, pace, id, rendered, now));
+            }
+            publisher.flush(now);
+        }
+        self.handed = publisher.end();
+    }
+
+    /// How many messages the rate lets through now; notes where it is none.
+    fn allowed(&mut self, pace: &Pace, now: Instant) -> usize {
+        let allowed = pace.messages(now);
+        self.paced |= allowed == 0;
+        allowed
+    }
+
+    /// Publishes holes whose messages are held, and asks for the others.
+    fn release(
+        &mut self,
+        publisher: &mut Publisher,
+        pace: &mut Pace,
+        out: &mut Vec<u8>,
+        now: Instant,
+    ) -> Option<Asked> {
+        let most = if publisher.is_careful() { 1 } else { BATCH_ENTRIES.min(pace.messages(now)) };
+        let mut wanted = VecDeque::new();
+        for _ in 0..most {
+            let Some(id) = self.to_release.pop_front() else { break };
+            let held = self.hold.take(id, |id, rendered| release(publisher, pace, id, rendered, now));
+            if held.is_none() {
+                let text = id.to_string();
+                let stream = self.stream.as_bytes();
+                resp::command(out, &[b"XRANGE", stream, text.as_bytes(), text.as_bytes()]);
+                wanted.push_back(id);
+            }
+        }
+        if wanted.is_empty() {
+            publisher.flush_release(now);
+            return None;
+        }
+        Some(Asked::Holes(wanted))
+    }
+
+    /// Takes in entries.
+    ///
+    /// # Errors
+    /// Where the reply is none of entries.
+    pub(super) fn entries(
+        &mut self,
+        (span, count): (Span, usize),
+        reply: &[u8],
+        (outbound, publisher, pace): Sides<'_>,
+        ranges: Ranges,
+        now: Instant,
+    ) -> Result<Ranges, Error> {
+        let mut entries = Entries::of_range(reply, ranges)?;
+        let came = entries.left();
+        self.align(publisher);
+        let limit = self.look.as_ref().map(Look::limit).unwrap_or_default();
+        // What was asked before a rewind, or comes while nothing can be handed over, is read again.
+        let takes = publisher.takes() && self.look.is_some() && span.after <= self.read;
+        let mut last = self.read;
+        while let Some(entry) = entries.next()? {
+            if !takes || entry.id <= last {
+                continue;
+            }
+            last = entry.id;
+            let id = entry.id();
+            let rendered = outbound.of(&entry);
+            if self.max_holes.is_none() {
+                let goes = self.hold.first().is_none()
+                    && entry.id <= limit
+                    && !publisher.is_careful()
+                    && pace.messages(now) > 0;
+                match rendered {
+                    Ok((channel, message)) if goes => {
+                        pace.take(now);
+                        publisher.publish(id, channel, message, now);
+                    }
+                    rendered => self.hold.add(id, rendered),
+                }
+            } else if rendered != Err(Withheld::Filtered)
+                && self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id))
+            {
+                publisher.leave(id, now);
+                self.holes_since += 1;
+                // What is not held is read again, if it is still there; the oldest has waited longest.
+                while !self.hold.has_room() {
+                    self.hold.drop_first();
+                }
+                self.hold.add(id, rendered);
+            } else {
+                publish(publisher, pace, id, rendered, now);
+            }
+        }
+        self.hold.close();
+        publisher.flush(now);
+        self.handed = publisher.end();
+        if takes {
+            self.read = if came < count { span.up_to.max(last) } else { last };
+            if self.max_holes.is_some() {
+                self.changed(now);
+            }
+        }
+        self.read_entries = entries_of_next_read(self.read_entries, count, came, reply.len());
+        Ok(entries.into_ranges())
+    }
+
+    /// Takes in the entry of one hole; the batch goes out with the last.
+    ///
+    /// # Errors
+    /// Where the reply is none of entries.
+    pub(super) fn hole(
+        &mut self,
+        wanted: &mut VecDeque<EntryId>,
+        reply: &[u8],
+        (outbound, publisher, pace): Sides<'_>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Some(id) = wanted.pop_front() else { return Ok(()) };
+        let mut entries = Entries::of_range(reply, Vec::new())?;
+        let text = id.to_string();
+        match entries.next()? {
+            Some(entry) => release(publisher, pace, entry.id(), outbound.of(&entry), now),
+            None => {
+                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
+                publisher.release_withheld((id, text.as_bytes()), gone);
+            }
+        }
+        if wanted.is_empty() {
+            publisher.flush_release(now);
+        }
+        Ok(())
+    }
+
+    /// Takes in whether an entry came.
+    ///
+    /// # Errors
+    /// Where the reply is an error.
+    pub(super) fn waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        self.next_look = now;
+        if !matches!(reply, Value::Null) {
+            self.changed(now);
+        }
+        Ok(())
+    }
+
+    /// Takes in whether what was missed is recorded.
+    ///
+    /// # Errors
+    /// Where it could not be.
+    pub(super) fn recorded(&mut self, reply: &Value, publisher: &mut Publisher) -> Result<Vec<Found>, Error> {
+        Ok(self.watch.recorded(reply, publisher)?.map(Found::Missed).into_iter().collect())
+    }
+
+    /// Takes in a look. Returns what a person should know.
+    ///
+    /// # Errors
+    /// Where the script failed.
+    pub(super) fn looked(
+        &mut self,
+        reply: &Value,
+        publisher: &mut Publisher,
+        now: Instant,
+    ) -> Result<Vec<Found>, Error> {
+        let Some(mut look) = Look::read(reply)? else {
+            // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
+            if self.max_holes.is_none() {
+                self.hold.clear();
+            }
+            self.read = publisher.end();
+            self.look = None;
+            self.tail = None;
+            self.next_look = now + SLOW;
+            let found = if self.missing { Vec::new() } else { vec![Found::NoGroup] };
+            self.missing = true;
+            return Ok(found);
+        };
+        let mut found = Vec::new();
+        if self.look.is_none() {
+            found.push(Found::Group);
+        }
+        if std::mem::take(&mut self.missing) && look.delivered > publisher.end() {
+            found.push(Found::Doubt(Doubt::GroupMade));
+        }
+        self.to_release.extend(look.acknowledged.drain(..));
+        if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 {
+            // Another instance has published them.
+            self.hold.clear();
+        }
+        let before = self.look.take();
+        if let Some(before) = &before {
+            found.extend(look::doubt(before, &look).map(Found::Doubt));
+        }
+        let state = |look: &Look| (look.delivered, look.pending, look.limit());
+        let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
+        self.scanned(&look, same);
+        if let Some(facts) = look.stream {
+            let all = facts.last == look.delivered && look.pending == 0 && self.hold.first().is_none();
+            self.tail = (all && self.read >= look.delivered).then_some(facts.last);
+            if self.looks_after == self.read {
+                // In the other order what is held has been handed over as well.
+                let held = if self.max_holes.is_none() { self.hold.len() } else { 0 };
+                let held = u64::try_from(held).unwrap_or(u64::MAX);
+                if self.watch.compare(&facts, (self.read, held), publisher, now) {
+                    found.push(Found::Anew);
+                }
+            }
+        }
+        self.wants_tail = false;
+        self.look = Some(look);
+        if !same {
+            self.changed(now);
+            self.next_look = now + if self.replication { SLOW } else { BUSY };
+        } else if self.replication {
+            self.next_look = now + SLOW;
+        } else if now < self.active_until {
+            self.next_look = now + ACTIVE;
+        } else {
+            self.interval = (self.interval * 2).min(IDLE);
+            // Asked once more when it comes to rest: from then on XREAD may wait.
+            self.wants_tail = self.tail.is_none() && self.is_at_rest();
+            self.next_look = now + if self.tail.is_some() { ACTIVE_FOR + SLOW } else { self.interval };
+        }
+        if let Some(look) = self.look.as_mut().filter(|_| self.looks_after > self.read) {
+            look.complete = EntryId::default();
+            self.next_look = now;
+        }
+        if self.scan.is_some_and(|scan| scan > EntryId::default()) || !self.to_release.is_empty() {
+            self.next_look = self.next_look.min(now + BUSY);
+        }
+        if self.woken {
+            self.next_look = self.next_look.min(now + WOKEN);
+        }
+        Ok(found)
+    }
+
+    /// Whether nothing is left to be acknowledged of what the group was given.
+    fn is_at_rest(&self) -> bool {
+        self.look.as_ref().is_some_and(|look| look.pending == 0 && self.read >= look.delivered)
+    }
+
+    /// Goes on in the search through the holes, or begins anew where something has changed.
+    fn scanned(&mut self, look: &Look, same: bool) {
+        if self.max_holes.is_none() {
+            return;
+        }
+        match self.searches {
+            // A search that began with this look has seen what has changed.
+            Some(begin) if begin > EntryId::default() => self.scan_again |= !same,
+            Some(_) => self.scan_again = false,
+            None => self.scan_again |= !same,
+        }
+        if self.searches.is_some() {
+            self.scan = look.scanned;
+        }
+        if self.scan.is_none() && std::mem::take(&mut self.scan_again) {
+            self.scan = Some(EntryId::default());
+        }
+    }
+
+    fn restart_scan(&mut self) {
+        self.scan = Some(EntryId::default());
+        self.scan_again = true;
+    }
+
+    fn changed(&mut self, now: Instant) {
+        self.active_until = now + ACTIVE_FOR;
+        self.interval = ACTIVE;
+        self.tail = None;
+    }
+}
+
+fn publish(publisher: &mut Publisher, pace: &mut Pace, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
+    match rendered {
+        Ok((channel, message)) => {
+            pace.take(now);
+            publisher.publish(id, channel, message, now);
+        }
+        Err(why) => publisher.withhold(id, why, now),
+    }
+}
+
+fn release(publisher: &mut Publisher, pace: &mut Pace, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
+    match rendered {
+        Ok((channel, message)) => {
+            pace.take(now);
+            publisher.release(id, channel, message, now);
+        }
+        Err(why) => publisher.release_withheld(id, why),
+    }
+}

@@ -1,0 +1,42 @@
+//! What becomes of an entry on its way out: the filter first, then the templates.
+
+use super::entries::Entry;
+use super::render::{Rendered, Renderer, Withheld};
+use crate::config;
+use crate::filter::Filter;
+
+/// A route's filter and templates.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    filter: Filter,
+    payload_field: String,
+    renderer: Renderer,
+}
+
+impl Outbound {
+    pub(super) fn new(settings: &config::Broadcast) -> Self {
+        Self {
+            filter: Filter::new(&settings.conditions),
+            payload_field: settings.payload_field.clone(),
+            renderer: Renderer::new(settings),
+        }
+    }
+
+    /// The channel and the message of an entry, or why it is not published.
+    pub(super) fn of<'b>(&'b mut self, entry: &Entry<'b>) -> Rendered<'b> {
+        if !self.filter.passes(&entry.looked(&self.payload_field)) {
+            return Err(Withheld::Filtered);
+        }
+        self.renderer.render(entry).map_err(Withheld::Unrenderable)
+    }
+
+    /// The value of the entry's payload, where it has one.
+    pub(super) fn payload<'e>(&self, entry: &Entry<'e>) -> Option<&'e [u8]> {
+        entry.field(self.payload_field.as_bytes())
+    }
+
+    /// The channel and the message, whatever the filter says.
+    pub(super) fn unfiltered<'b>(&'b mut self, entry: &Entry<'b>) -> Rendered<'b> {
+        self.renderer.render(entry).map_err(Withheld::Unrenderable)
+    }
+}
