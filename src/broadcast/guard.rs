@@ -46,8 +46,9 @@ const WATCH_LEAST: Duration = Duration::from_secs(1);
 const RETURNS: u64 = 64;
 const RETURNED_PERCENT: usize = 90;
 const SETTLING: Duration = Duration::from_millis(500);
-/// Where the stream cannot be looked at to its end in this time, something else fills it.
-const SETTLING_MOST: Duration = Duration::from_secs(3);
+/// How much longer than it should any step may take: where the stream cannot be looked at to its end, something
+/// else fills it, and the route must not be held up for that.
+const OVERDUE: Duration = Duration::from_secs(3);
 /// Before each probe. Of different lengths, so that nothing which comes at regular times fits between.
 const QUIET: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1250)];
@@ -92,6 +93,7 @@ enum Phase {
     },
     /// An entry is to be published.
     Sending {
+        since: Instant,
         probes: usize,
     },
     /// It was: `since` it is known to be out.
@@ -155,7 +157,7 @@ impl Guard {
                     self.sample.entry(message).or_insert(false);
                 }
             }
-            Phase::Sending { probes } => {
+            Phase::Sending { probes, .. } => {
                 let message = self.hash(message);
                 self.sample.insert(message, true);
                 self.returns = 0;
@@ -208,11 +210,13 @@ impl Guard {
                 self.copies = None;
                 self.quiet(now, 0);
             }
-            Phase::Settling(Some(since)) if past(since, SETTLING_MOST) => self.acquit(now),
+            Phase::Settling(Some(since)) if past(since, SETTLING + OVERDUE) => self.acquit(now),
             Phase::Quiet { .. } if self.returns > 0 => self.acquit(now),
             Phase::Quiet { since, probes } if whole && past(since, QUIET[probes]) => {
-                self.phase = Phase::Sending { probes };
+                self.phase = Phase::Sending { since: now, probes };
             }
+            Phase::Quiet { since, probes } if past(since, QUIET[probes] + OVERDUE) => self.acquit(now),
+            Phase::Sending { since, .. } if past(since, OVERDUE) => self.acquit(now),
             Phase::Probe { since: None, probes, message } if idle => {
                 self.phase = Phase::Probe { since: Some(now), probes, message };
             }
@@ -228,6 +232,7 @@ impl Guard {
                     self.quiet(now, probes + 1);
                 }
             }
+            Phase::Probe { since: Some(since), .. } if past(since, PROBE + OVERDUE) => self.acquit(now),
             _ => {}
         }
         None
@@ -390,6 +395,30 @@ mod tests {
         // Slow enough to harm nobody.
         let slow: Application = |step| if step % 10 == 0 { vec![b"tick".to_vec()] } else { vec![] };
         assert_eq!(run(slow, SAME, false, 60), (0, false, 0));
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_looked_at_to_its_end_holds_nobody_up() {
+        // How long the stream can be looked at before something fills it faster than that.
+        for whole_seconds in [0, 1, 2, 3] {
+            let start = Instant::now();
+            let mut guard = Guard::new(true);
+            guard.tick(start, true, true);
+            (0..=RETURNS).for_each(|_| guard.published(None, b"tick"));
+            let suspected = guard.tick(start + WATCH_LEAST, true, true);
+            assert_eq!(suspected, Some(Verdict::Suspected));
+            let mut now = start + WATCH_LEAST;
+            let limit = now + Duration::from_secs(12);
+            while guard.leave() != Leave::All {
+                assert!(now < limit, "{whole_seconds}: {guard:?}");
+                now += 25 * STEP;
+                if guard.leave() == Leave::One && whole_seconds == 1 {
+                    guard.published(None, b"tick");
+                }
+                let whole = now < start + WATCH_LEAST + Duration::from_secs(whole_seconds);
+                assert_eq!(guard.tick(now, true, whole), None);
+            }
+        }
     }
 
     #[test]
