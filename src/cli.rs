@@ -81,7 +81,10 @@ enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page
-    Man,
+    Man {
+        /// That of a command, such as `replay` or `dead-letters list`; the program's without it
+        command: Vec<String>,
+    },
 }
 
 impl Cli {
@@ -117,11 +120,26 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
                 OK
             }
-            Command::Man => match clap_mangen::Man::new(Self::command()).render(&mut std::io::stdout()) {
-                Ok(()) => OK,
-                Err(_) => FAILED,
-            },
+            Command::Man { command } => manual(&command),
         })
+    }
+}
+
+/// Prints the manual page of a command, or of the program.
+fn manual(words: &[String]) -> u8 {
+    let mut of = Cli::command();
+    // Now each command knows its whole name, and the options that it has from above.
+    of.build();
+    for word in words {
+        let Some(found) = of.find_subcommand(word) else {
+            eprintln!("there is no command '{}'; tidegate --help lists them", words.join(" "));
+            return USAGE;
+        };
+        of = found.clone();
+    }
+    match clap_mangen::Man::new(of).render(&mut io::stdout()) {
+        Ok(()) => OK,
+        Err(_) => FAILED,
     }
 }
 

@@ -143,7 +143,14 @@ fn completions_and_the_manual_name_every_command() {
     for name in commands() {
         let escaped = name.replace('-', "\\-");
         assert!(manual.contains(&format!("tidegate\\-{escaped}(1)")), "the manual does not name {name}");
+        // What it names is there.
+        let page = printed(&tidegate(&["man", &name]), OK);
+        assert!(page.contains(&format!(".TH tidegate-{name} 1")), "{page}");
+        assert!(page.contains("\\-\\-config"), "{name}: {page}");
     }
+    let page = printed(&tidegate(&["man", "dead-letters", "requeue"]), OK);
+    assert!(page.contains(".TH tidegate-dead-letters-requeue 1"), "{page}");
+    printed(&tidegate(&["man", "no-such"]), USAGE);
 }
 
 #[test]
