@@ -113,7 +113,7 @@ fn what_tidegate_refused_is_mapped_by_the_configuration_as_it_is_now() {
 
 #[test]
 fn killed_again_and_again_each_letter_becomes_one_entry() {
-    const LETTERS: usize = 3_000;
+    const LETTERS: usize = 8_000;
     const KILLS: usize = 4;
     let server = Server::start(Version::Valkey91);
     let script = "for n = 0, ARGV[1] - 1 do redis.call('XADD', KEYS[1], '*', 'position', n, 'reason', 'refused', \
@@ -125,7 +125,7 @@ fn killed_again_and_again_each_letter_becomes_one_entry() {
     for kill in 1..=KILLS {
         let arguments = ["dead-letters", "requeue", "orders", "--all", "--yes"];
         let mut requeue = operator.start_command(&arguments, &output);
-        let enough = kill * LETTERS / (KILLS + 3);
+        let enough = kill * LETTERS / (KILLS + 6);
         eventually("letters become entries", PATIENCE, || match server.stream_length("by:a") {
             length if length >= enough => Ok(()),
             length => Err(format!("{length} of {enough}")),
