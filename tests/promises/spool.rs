@@ -51,6 +51,40 @@ fn a_long_outage_is_more_than_memory_holds() {
 }
 
 #[test]
+fn a_burst_that_the_disk_does_not_keep_up_with_is_no_gap() {
+    let source = Server::start(Version::Redis70);
+    let mut destination = Server::with(Version::Redis70, Options::default().durable());
+    // Of a sixteenth of this, less than a megabyte is for what waits to be written.
+    let route = |name: &str| {
+        let text = r#"
+            [capture.NAME]
+            source = "shop"
+            channels = ["NAME"]
+            destination = "events"
+            stream = "NAME"
+            keep = "forever"
+            include = ["id"]
+        "#;
+        text.replace("NAME", name)
+    };
+    let names: Vec<String> = (1..16).map(|number| format!("idle-{number}")).collect();
+    let idle: String = names.iter().map(|name| route(name)).collect();
+    let daemon = setup(&source, &destination)
+        .routes(&format!("{}{idle}", route("orders")))
+        .daemon("memory_limit = \"16MiB\"")
+        .start_ready();
+    destination.kill();
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(3, 200_000, &["orders"]));
+    wait_spooled(&daemon, 20 << 20);
+    destination.start_again();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    assert_eq!(gaps(&destination, "orders"), []);
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+}
+
+#[test]
 fn killed_during_an_outage_nothing_that_was_received_is_lost() {
     let source = Server::start(Version::Redis70);
     let mut destination = Server::with(Version::Redis82, Options::default().durable());

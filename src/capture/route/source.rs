@@ -19,6 +19,9 @@ use crate::server::{Backoff, Class, Error};
 
 /// How long a source that refuses is left alone.
 const PARKED: Duration = Duration::from_secs(30);
+/// How long a window waits for a spool that is behind: what comes meanwhile waits in the source's output buffer,
+/// of which Redis takes 32 MB for a moment.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// Where the reading side stands.
 pub(super) struct Source {
@@ -33,6 +36,8 @@ pub(super) struct Source {
     pub(super) away: Option<Gap>,
     /// Beside a tap: how long an absence could last.
     pub(super) backlog: Option<Backlog>,
+    /// A window is open, memory is full and the spool is behind: nothing is read until there is room, or until then.
+    behind: Option<Instant>,
     /// What [`Pulse::demotions`](super::super::pulse::Pulse::demotions) said when the window opened.
     demotions: u64,
 }
@@ -78,6 +83,7 @@ impl Source {
             opened_before: false,
             away: None,
             backlog: None,
+            behind: None,
             demotions: 0,
         }
     }
@@ -94,6 +100,7 @@ impl Source {
             }
             State::Numbering(link) => link.0.poll_acknowledge(cx).map(Event::Filled),
             State::Paused(tap) => tap.poll_acknowledge(cx).map(Event::Filled),
+            State::Open(Listening::Window(_)) if self.behind.is_some() => Poll::Pending,
             State::Open(listening) => listening.poll_fill(cx).map(Event::Filled),
         }
     }
@@ -101,6 +108,7 @@ impl Source {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting(until) => Some(*until),
+            State::Open(Listening::Window(_)) if self.behind.is_some() => self.behind,
             State::Open(listening) => Some(listening.rests_until().unwrap_or(listening.heard() + SILENCE)),
             State::Opening(_) | State::Tapping(_) | State::Numbering(_) | State::Paused(_) => None,
             State::Full | State::Held | State::Closed => None,
@@ -181,6 +189,7 @@ impl Route {
     }
 
     pub(super) fn close_source(&mut self) {
+        self.source.behind = None;
         self.source.state = State::Closed;
     }
 
@@ -210,6 +219,7 @@ impl Route {
     /// Ends a window over which nothing comes any more.
     pub(super) fn check_source(&mut self, now: Instant) {
         match &self.source.state {
+            State::Open(Listening::Window(_)) if self.source.behind.is_some() => self.catch_up(now),
             State::Open(Listening::Window(_)) if self.source.demotions != self.parts.pulse.demotions() => {
                 let why = "the server was made a replica: what is published on its master may pass it by";
                 self.lost_window(GapCause::SourceDemoted, why, now);
@@ -230,8 +240,18 @@ impl Route {
 
     /// Reads again if that was stopped because memory was full.
     pub(super) fn reopen_if_room(&mut self, now: Instant) {
-        if matches!(self.source.state, State::Full | State::Paused(_)) {
+        if self.source.behind.is_some() || matches!(self.source.state, State::Full | State::Paused(_)) {
             self.check_source(now);
+        }
+    }
+
+    /// Reads on where the spool has made room, and gives the window up where it has not in time.
+    fn catch_up(&mut self, now: Instant) {
+        if self.has_room_again() {
+            self.source.behind = None;
+            self.read_window(now);
+        } else if self.source.behind.is_some_and(|until| until <= now) {
+            self.no_room(now);
         }
     }
 
@@ -305,6 +325,7 @@ impl Route {
         };
         self.flush_builder();
         self.builder.open_window(anchor, joint, Read { at: now, unix_ms: now_unix_ms });
+        self.source.behind = None;
         self.source.state = State::Open(Listening::Window(window));
         tracing::info!(
             event = "window_opened",
@@ -350,6 +371,7 @@ impl Route {
         };
         self.flush_builder();
         self.source.error = Some(why.to_owned());
+        self.source.behind = None;
         self.source.state = match cause {
             _ if self.ending != Ending::Running => State::Closed,
             GapCause::MemoryFull | GapCause::SpoolFull | GapCause::SpoolFailed => State::Full,
@@ -485,20 +507,31 @@ impl Route {
                 if self.is_replication() {
                     return self.pause_reading(now);
                 }
-                let cause = self.overflow.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
-                let why = format!(
-                    "{} bytes wait for the destination in memory and {} on disk: {}",
-                    self.chain.held_bytes() + self.overflow.held_bytes(),
-                    self.overflow.disk_bytes(),
-                    match cause {
-                        GapCause::SpoolFull => "the route's share of [daemon.spool] limit is used up",
-                        GapCause::SpoolFailed => "the spool cannot be written",
-                        _ => "the route's share of memory_limit is used up",
-                    }
-                );
-                self.lost_window(cause, &why, now);
+                let cause = self.overflow.full(&self.chain, self.room());
+                if self.overflow.is_enabled() && cause == Some(GapCause::MemoryFull) {
+                    // The disk works, and what comes is more than it takes at the moment.
+                    self.source.behind = Some(now + BEHIND);
+                } else {
+                    self.no_room(now);
+                }
             }
         }
+    }
+
+    /// Ends the window: there is no room for more.
+    fn no_room(&mut self, now: Instant) {
+        let cause = self.overflow.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
+        let why = format!(
+            "{} bytes wait for the destination in memory and {} on disk: {}",
+            self.chain.held_bytes() + self.overflow.held_bytes(),
+            self.overflow.disk_bytes(),
+            match cause {
+                GapCause::SpoolFull => "the route's share of [daemon.spool] limit is used up",
+                GapCause::SpoolFailed => "the spool cannot be written",
+                _ => "the route's share of memory_limit is used up",
+            }
+        );
+        self.lost_window(cause, &why, now);
     }
 }
 
