@@ -77,6 +77,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// How much is kept of an error that a server sent.
 const ERROR_CHARACTERS: usize = 200;
+/// A consumer that has an entry in hand for longer than this is worth a word, where others wait behind it.
+const HELD_UP: Duration = Duration::from_secs(30);
 
 /// What a route is made of.
 #[derive(Debug)]
@@ -363,10 +365,21 @@ impl Route {
                 follow.group()
             )
         });
+        let held_up = blocked
+            .as_ref()
+            .filter(|blocked| !follow.leaves_holes() && Duration::from_millis(blocked.idle_ms) >= HELD_UP);
+        let held_up = held_up.map(|blocked| {
+            let BlockedEntry { id, consumer, deliveries, idle_ms, .. } = blocked;
+            let since = Duration::from_secs(idle_ms / 1_000);
+            format!(
+                "the entry {id} holds up those behind it: it was given out {deliveries} times, last to the consumer '{consumer}' {} ago",
+                humantime::format_duration(since)
+            )
+        });
         self.parts.slot.update(|status| {
             status.in_hand_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             if status.state == RouteState::Live {
-                status.reason.clone_from(&full);
+                status.reason = full.clone().or(held_up);
             }
             let known = status.acknowledged.get_or_insert_default();
             follow.group().clone_into(&mut known.group);

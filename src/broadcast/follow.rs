@@ -209,6 +209,11 @@ impl Follow {
         (self.hold.len(), self.hold.bytes())
     }
 
+    /// Whether entries that are not acknowledged are left behind.
+    pub(super) fn leaves_holes(&self) -> bool {
+        self.max_holes.is_some()
+    }
+
     /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
     pub(super) fn is_full(&self) -> bool {
         self.look.is_some() && self.holes_left() == 0

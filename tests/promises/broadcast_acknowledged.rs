@@ -342,6 +342,16 @@ fn an_entry_that_is_not_acknowledged_holds_up_those_behind_it_and_status_says_wh
         .find_map(|line| line.strip_prefix("tidegate_blocked_entry_age_seconds{route=\"stock\"} "));
     assert!(age.unwrap().parse::<f64>().unwrap() > 0.0, "{metrics}");
     assert_eq!(published(&subscriber), [] as [String; 0]);
+    // As if it had been given out a minute ago.
+    let command = ["XCLAIM", "orders", "inventory", "slow", "0", &all[0], "IDLE", "60000"];
+    server.ask::<redis::Value>(&command);
+    let reason = eventually("it is said why nothing is published", PATIENCE, || {
+        let status = daemon.route("stock")?;
+        status.reason.clone().ok_or_else(|| format!("{status:?}"))
+    });
+    assert!(reason.contains(&all[0]) && reason.contains("'slow' 1m"), "{reason}");
+    let table = String::from_utf8(daemon.run_command(&["status"]).stdout).unwrap();
+    assert!(table.contains(&reason), "{table}");
     acknowledge(&server, &all[0]);
     wait_published(&daemon, &subscriber, &all);
 }
