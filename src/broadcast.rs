@@ -38,9 +38,11 @@ mod outbound;
 mod publisher;
 mod rate;
 mod render;
+mod rhythm;
 
 pub mod replay;
 pub mod requeue;
+mod search;
 mod session;
 mod wake;
 

@@ -21,7 +21,6 @@
 //! Failure: nothing here outlives the session. What was held is read again, where it still is.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -35,25 +34,14 @@ use super::outbound::Outbound;
 use super::publisher::{BATCH_ENTRIES, Id, Publisher};
 use super::rate::Pace;
 use super::render::{Rendered, Unrenderable, Withheld};
+use super::rhythm::Rhythm;
+use super::search::Search;
 use super::session::entries_of_next_read;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 use crate::status::Doubt;
 
-/// Between two looks after one that found a change.
-const BUSY: Duration = Duration::from_millis(5);
-/// Between two looks while acknowledgements come.
-const ACTIVE: Duration = Duration::from_millis(10);
-/// How long after a change that counts as still going on.
-const ACTIVE_FOR: Duration = Duration::from_secs(1);
-/// Between two looks in the end: each is three commands, and an idle route takes at most five a second.
-const IDLE: Duration = Duration::from_millis(650);
-/// Between two looks where nothing but a look tells that the server is alive: no group, or a replication
-/// stream that wakes it.
-const SLOW: Duration = Duration::from_secs(1);
-/// Between two looks that something woke: what one of them finds is worth more than its cost.
-const WOKEN: Duration = Duration::from_millis(1);
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
 
@@ -104,7 +92,6 @@ pub(super) struct Follow {
     holes: Option<String>,
     stream: String,
     max_holes: Option<u64>,
-    replication: bool,
     hash: Hash,
     hold: Hold,
     /// Up to where was read.
@@ -118,22 +105,14 @@ pub(super) struct Follow {
     holes_since: u64,
     /// Holes that are acknowledged and not published.
     to_release: VecDeque<EntryId>,
-    /// After which hole to look on; `None` where a whole search found nothing new since.
-    scan: Option<EntryId>,
-    /// The same, of the look that is under way.
-    searches: Option<EntryId>,
+    search: Search,
     /// After which entry the look that is under way tells what is pending.
     looks_after: EntryId,
-    /// Whether something changed since the search began.
-    scan_again: bool,
-    next_look: Instant,
-    active_until: Instant,
-    interval: Duration,
-    woken: bool,
+    rhythm: Rhythm,
     /// The stream's last entry, where everything up to it is acknowledged.
     tail: Option<EntryId>,
-    /// Whether the next look is to tell it.
-    wants_tail: bool,
+    /// Whether a look was asked for it since something changed.
+    tail_asked: bool,
     /// How many entries the next read asks for.
     read_entries: usize,
     watch: Watch,
@@ -159,7 +138,6 @@ impl Follow {
                 Order::Stream => None,
                 Order::Acknowledgement { max_holes } => Some(max_holes),
             },
-            replication,
             hash,
             hold: Hold::default(),
             read: cursor,
@@ -168,16 +146,11 @@ impl Follow {
             missing: false,
             holes_since: 0,
             to_release: VecDeque::new(),
-            scan: Some(EntryId::default()),
-            searches: None,
+            search: Search::new(),
             looks_after: cursor,
-            scan_again: false,
-            next_look: now,
-            active_until: now,
-            interval: ACTIVE,
-            woken: false,
+            rhythm: Rhythm::new(replication, now),
             tail: None,
-            wants_tail: false,
+            tail_asked: false,
             read_entries: 1,
             watch: Watch::new(now),
             paced: false,
@@ -186,7 +159,7 @@ impl Follow {
 
     /// When the next look is due, or the rate lets something through.
     pub(super) fn due(&self, pace: &Pace) -> Instant {
-        if self.paced { self.next_look.min(pace.next()) } else { self.next_look }
+        if self.paced { self.rhythm.due().min(pace.next()) } else { self.rhythm.due() }
     }
 
     /// Whether the rate holds it back.
@@ -221,9 +194,7 @@ impl Follow {
 
     /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
     pub(super) fn wake(&mut self, up: bool, now: Instant) {
-        self.woken = true;
-        self.replication = up;
-        self.next_look = self.next_look.min(now);
+        self.rhythm.wake(up, now);
     }
 
     fn holes_left(&self) -> u64 {
@@ -245,7 +216,7 @@ impl Follow {
             return None;
         }
         self.paced = false;
-        self.align(publisher);
+        self.align(publisher, now);
         self.publish_held(publisher, pace, now);
         if self.watch.record(out, publisher) {
             return Some(Asked::Missed);
@@ -276,11 +247,11 @@ impl Follow {
             );
             return Some(Asked::Entries(Span { after: self.read, up_to }, count));
         }
-        if now >= self.next_look {
+        if now >= self.rhythm.due() {
             self.ask_look(publisher, out, now);
             return Some(Asked::Look);
         }
-        let tail = self.tail.filter(|_| !self.replication)?;
+        let tail = self.tail.filter(|_| !self.rhythm.is_woken())?;
         let after = tail.to_string();
         let stream = self.stream.as_bytes();
         resp::command(
@@ -291,26 +262,25 @@ impl Follow {
     }
 
     fn ask_look(&mut self, publisher: &Publisher, out: &mut Vec<u8>, now: Instant) {
-        self.woken = false;
-        if self.scan.is_none() && now < self.active_until {
-            self.scan = Some(EntryId::default());
-        }
+        self.rhythm.sent();
         self.looks_after = self.read;
         // Their calls may be done before the look or after it.
         self.holes_since = publisher.holes_under_way();
         let after = self.read.to_string();
         // While holes are being published they would be found once more.
-        let searches = self.max_holes.is_some() && !publisher.is_releasing() && self.to_release.is_empty();
-        self.searches = self.scan.filter(|_| searches);
-        let scan = self.searches.map(|id| id.to_string()).unwrap_or_default();
-        let wants_tail: &[u8] = if self.wants_tail || self.watch.is_due(self.read, now) { b"1" } else { b"" };
+        let may = self.max_holes.is_some() && !publisher.is_releasing() && self.to_release.is_empty();
+        let scan = self.search.send(may, self.rhythm.is_active(now));
+        let scan = scan.map(|id| id.to_string()).unwrap_or_default();
+        // Asked once when it comes to rest: from then on XREAD may wait.
+        let rests = self.is_at_rest() && !self.tail_asked && !self.rhythm.is_active(now);
+        let tells: &[u8] = if rests || self.watch.is_due(self.read, now) { b"1" } else { b"" };
         let (stream, group) = (self.stream.as_bytes(), self.group.as_bytes());
         let mut command: Vec<&[u8]> = vec![b"EVALSHA", &self.hash];
         match &self.holes {
             None => command.extend([b"1", stream]),
             Some(holes) => command.extend([b"2", stream, holes.as_bytes()]),
         }
-        command.extend([group, after.as_bytes(), scan.as_bytes(), STEP.as_bytes(), wants_tail]);
+        command.extend([group, after.as_bytes(), scan.as_bytes(), STEP.as_bytes(), tells]);
         resp::command(out, &command);
     }
 
@@ -325,7 +295,7 @@ impl Follow {
     }
 
     /// Goes on where the cursor is, where that is elsewhere than was believed.
-    fn align(&mut self, publisher: &Publisher) {
+    fn align(&mut self, publisher: &Publisher, now: Instant) {
         let end = publisher.end();
         if end == self.handed {
             return;
@@ -337,13 +307,13 @@ impl Follow {
         } else {
             self.hold.clear();
             self.to_release.clear();
-            self.restart_scan();
+            self.search.restart();
             self.read = end;
             // What is pending from here on was not asked for.
             if let Some(look) = &mut self.look {
                 look.complete = EntryId::default();
             }
-            self.next_look = Instant::now();
+            self.rhythm.now(now);
         }
         self.handed = end;
     }
@@ -414,7 +384,7 @@ impl Follow {
     ) -> Result<Ranges, Error> {
         let mut entries = Entries::of_range(reply, ranges)?;
         let came = entries.left();
-        self.align(publisher);
+        self.align(publisher, now);
         let limit = self.look.as_ref().map(Look::limit).unwrap_or_default();
         // What was asked before a rewind, or comes while nothing can be handed over, is read again.
         let takes = publisher.takes() && self.look.is_some() && span.after <= self.read;
@@ -500,7 +470,7 @@ impl Follow {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        self.next_look = now;
+        self.rhythm.now(now);
         if !matches!(reply, Value::Null) {
             self.changed(now);
         }
@@ -533,7 +503,7 @@ impl Follow {
             self.read = publisher.end();
             self.look = None;
             self.tail = None;
-            self.next_look = now + SLOW;
+            self.rhythm.slow(now);
             let found = if self.missing { Vec::new() } else { vec![Found::NoGroup] };
             self.missing = true;
             return Ok(found);
@@ -556,10 +526,11 @@ impl Follow {
         }
         let state = |look: &Look| (look.delivered, look.pending, look.limit());
         let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
-        self.scanned(&look, same);
+        self.search.came_to(look.scanned, same);
         if let Some(facts) = look.stream {
             let all = facts.last == look.delivered && look.pending == 0 && self.hold.first().is_none();
             self.tail = (all && self.read >= look.delivered).then_some(facts.last);
+            self.tail_asked = true;
             if self.looks_after == self.read {
                 // In the other order what is held has been handed over as well.
                 let held = if self.max_holes.is_none() { self.hold.len() } else { 0 };
@@ -569,30 +540,20 @@ impl Follow {
                 }
             }
         }
-        self.wants_tail = false;
         self.look = Some(look);
         if !same {
             self.changed(now);
-            self.next_look = now + if self.replication { SLOW } else { BUSY };
-        } else if self.replication {
-            self.next_look = now + SLOW;
-        } else if now < self.active_until {
-            self.next_look = now + ACTIVE;
-        } else {
-            self.interval = (self.interval * 2).min(IDLE);
-            // Asked once more when it comes to rest: from then on XREAD may wait.
-            self.wants_tail = self.tail.is_none() && self.is_at_rest();
-            self.next_look = now + if self.tail.is_some() { ACTIVE_FOR + SLOW } else { self.interval };
+        }
+        self.rhythm.looked(same, now);
+        if self.tail.is_some() && !self.rhythm.is_woken() {
+            self.rhythm.leave(now);
         }
         if let Some(look) = self.look.as_mut().filter(|_| self.looks_after > self.read) {
             look.complete = EntryId::default();
-            self.next_look = now;
+            self.rhythm.now(now);
         }
-        if self.scan.is_some_and(|scan| scan > EntryId::default()) || !self.to_release.is_empty() {
-            self.next_look = self.next_look.min(now + BUSY);
-        }
-        if self.woken {
-            self.next_look = self.next_look.min(now + WOKEN);
+        if self.search.goes_on() || !self.to_release.is_empty() {
+            self.rhythm.hurry(now);
         }
         Ok(found)
     }
@@ -602,34 +563,10 @@ impl Follow {
         self.look.as_ref().is_some_and(|look| look.pending == 0 && self.read >= look.delivered)
     }
 
-    /// Goes on in the search through the holes, or begins anew where something has changed.
-    fn scanned(&mut self, look: &Look, same: bool) {
-        if self.max_holes.is_none() {
-            return;
-        }
-        match self.searches {
-            // A search that began with this look has seen what has changed.
-            Some(begin) if begin > EntryId::default() => self.scan_again |= !same,
-            Some(_) => self.scan_again = false,
-            None => self.scan_again |= !same,
-        }
-        if self.searches.is_some() {
-            self.scan = look.scanned;
-        }
-        if self.scan.is_none() && std::mem::take(&mut self.scan_again) {
-            self.scan = Some(EntryId::default());
-        }
-    }
-
-    fn restart_scan(&mut self) {
-        self.scan = Some(EntryId::default());
-        self.scan_again = true;
-    }
-
     fn changed(&mut self, now: Instant) {
-        self.active_until = now + ACTIVE_FOR;
-        self.interval = ACTIVE;
+        self.rhythm.changed(now);
         self.tail = None;
+        self.tail_asked = false;
     }
 }
 

@@ -104,6 +104,8 @@ struct Call {
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
     holes: u64,
+    /// How many entries were ever added up to where the cursor then is; of holes, the cursor does not move.
+    counted: Option<u64>,
     release: bool,
     sent: Instant,
 }
@@ -145,8 +147,8 @@ pub(super) struct Publisher {
     taken: EntryId,
     /// How many entries were ever added up to that one, where that is known.
     counted: Option<u64>,
-    /// The same of the cursor that the server named, where that is not the one that was believed.
-    counted_elsewhere: Option<u64>,
+    /// The same of the cursor that the server named last.
+    counted_there: Option<u64>,
     astray: bool,
     refused: Option<Failure>,
     /// The entry of the batch being collected, where it is larger than a batch.
@@ -184,7 +186,7 @@ impl Publisher {
             end: cursor,
             taken: cursor,
             counted,
-            counted_elsewhere: None,
+            counted_there: None,
             astray: false,
             refused: None,
             large: None,
@@ -407,7 +409,8 @@ impl Publisher {
                 let entries = u64::try_from(self.releases.count()).unwrap_or(u64::MAX);
                 let out = self.writer.out();
                 self.releases.write_release(out, hash, &self.keys, (Tally::default(), b""));
-                self.calls.push_back(Call { entries, holes: 0, large, release: true, sent: now });
+                let (holes, counted) = (0, None);
+                self.calls.push_back(Call { entries, large, holes, counted, release: true, sent: now });
             }
             Some(other) if other.releasing.ids.is_empty() && other.releasing.noted.is_empty() => return,
             Some(other) => {
@@ -465,7 +468,8 @@ impl Publisher {
                 let span = (span.0, span.1, self.counted);
                 self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
                 let holes = std::mem::take(&mut self.holes);
-                self.calls.push_back(Call { entries, holes, large, release: false, sent: now });
+                let counted = self.counted;
+                self.calls.push_back(Call { entries, large, holes, counted, release: false, sent: now });
             }
             Some(other) => {
                 let mut batch = std::mem::take(&mut other.current);
@@ -574,8 +578,9 @@ impl Publisher {
             }
             let sent = batch.sent.unwrap_or(now);
             let holes = batch.holes();
-            let entries = published + noted;
-            self.calls.push_back(Call { entries, holes, large: None, release: batch.release, sent });
+            let (entries, counted) = (published + noted, batch.counted);
+            let release = batch.release;
+            self.calls.push_back(Call { entries, large: None, holes, counted, release, sent });
         }
     }
 
@@ -599,11 +604,16 @@ impl Publisher {
         match outcome {
             Outcome::Elsewhere(cursor, counted) => {
                 self.cursor = cursor;
-                self.counted_elsewhere = counted;
+                self.counted_there = counted;
                 self.astray = true;
             }
             Outcome::Moved { cursor, tally: moved, refused } => {
-                self.cursor = Some(cursor);
+                // Place and count are one answer's: also where a batch before was refused and this one fitted
+                // what another instance left. What publishes holes tells a place without its count.
+                if !call.release {
+                    self.cursor = Some(cursor);
+                    self.counted_there = call.counted.filter(|_| refused.is_none());
+                }
                 tally = moved;
                 if let Some((error, entry)) = refused {
                     let own = self.blames && self.channels_differ && entry.is_some();
@@ -656,7 +666,7 @@ impl Publisher {
             };
             self.end = cursor;
             self.taken = cursor;
-            self.counted = self.counted_elsewhere;
+            self.counted = self.counted_there;
             self.astray = false;
         }
         Ok(())

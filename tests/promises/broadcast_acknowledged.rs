@@ -455,17 +455,18 @@ fn commands(server: &Server) -> u64 {
 #[test]
 fn an_idle_route_sends_at_most_five_commands_a_second() {
     for more in ["", "mode = \"replication\""] {
-        // What the route waits for: that a pending entry is acknowledged, or that an entry is added.
-        for pending in [true, false] {
+        // What the route waits for: that an entry is acknowledged, that one is added, or given out.
+        for (acknowledged, unread) in [(false, 0), (true, 0), (true, 1)] {
             let server = Server::with(Version::Redis70, Options::default().tcp());
             make_group(&server);
             let routes = route("events", Order::Stream) + more;
             let _daemon = Setup::new().endpoint("events", &server).routes(&routes).start_ready();
             add(&server, "x");
             let id = read(&server, "one", 1).remove(0);
-            if !pending {
+            if acknowledged {
                 acknowledge(&server, &id);
             }
+            (0..unread).for_each(|_| drop(add(&server, "x")));
             // It comes to rest by and by. A slow machine only makes the rate lower.
             eventually("it has come to rest", PATIENCE, || {
                 let (before, begin) = (commands(&server), Instant::now());
