@@ -71,6 +71,7 @@ use session::Session;
 use wake::Wake;
 
 pub use id::EntryId;
+pub use missed::DELETED_UNREAD;
 
 /// How long a parked route waits before it tries again.
 const PARKED: Duration = Duration::from_secs(30);

@@ -27,6 +27,9 @@ const BUSY: Duration = Duration::from_secs(1);
 /// Between two while none are: entries may still be trimmed before they are read.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// The reason of a dead letter that tells of entries which were deleted before they were read. The id in it is
+/// that of the entry before them.
+pub const DELETED_UNREAD: &str = "deleted_unread";
 /// Records it.
 const MISSED: Script = Script { name: "missed", source: include_str!("missed.lua") };
 

@@ -371,6 +371,13 @@ impl<'a> Again<'a> {
                 let Some(entry) = entry.filter(|_| letter.names_entry()) else {
                     return Ok(Err("it names no entry: was it written by another release?".to_owned()));
                 };
+                if letter.field("reason") == Some(broadcast::DELETED_UNREAD.as_bytes()) {
+                    return Ok(Err(
+                        "the entries that it tells of were deleted before they were read; its id is that of the \
+                         entry before them, which was published: drop it"
+                            .to_owned(),
+                    ));
+                }
                 if let Route::Broadcast(settings) = route
                     && letter.field("stream") != Some(settings.stream.as_bytes())
                 {

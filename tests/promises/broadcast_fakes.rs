@@ -268,7 +268,13 @@ fn entries_deleted_or_trimmed_before_they_were_read_are_counted_and_told() {
                 if line.is_some_and(|line| line.ends_with(" 3")) { Ok(()) } else { Err(format!("{line:?}")) }
             });
             daemon.wait_alert(alert::MISSED);
-            assert!(letters(&server).iter().all(|(reason, _)| reason == "deleted_unread"), "{version}");
+            let told = letters(&server);
+            assert!(told.iter().all(|(reason, _)| reason == "deleted_unread"), "{version}");
+            // The entry that such a letter names was published: it is not published again.
+            let requeued =
+                daemon.operator(&[]).run_command(&["dead-letters", "requeue", "stock", "--all", "--yes"]);
+            assert_eq!(requeued.status.code(), Some(1), "{version}: {requeued:?}");
+            assert_eq!((letters(&server), published(&subscriber)), (told, expected.clone()), "{version}");
             // It is recorded: the next start finds nothing missing.
             daemon.restart();
             daemon.wait_ready();

@@ -325,6 +325,67 @@ fn an_entry_that_is_refused_for_its_own_sake_becomes_a_dead_letter_after_max_del
     }
 }
 
+/// What the options say holds also where a group has to acknowledge, and for what was left behind as a hole.
+#[test]
+fn the_same_options_hold_where_a_group_has_to_acknowledge() {
+    for (order, sharded) in [("stream", false), ("acknowledgement", true)] {
+        for (events, second) in placements(Version::Redis82) {
+            let (name, shop) = second.as_ref().map_or(("events", &events), |shop| ("shop", shop));
+            let subscriber = if sharded {
+                Subscriber::start_sharded(shop, &["stock.even"])
+            } else {
+                Subscriber::start(shop, &["stock.*"])
+            };
+            let lines = format!(
+                r#"
+                after = "inventory"
+                order = "{order}"
+                sharded = {sharded}
+                channel = "stock.<field:kind>"
+                message = "<field:n>"
+                where = [{{ field = "rest", in = [0, 1] }}]
+                rate_limit = "50/s"
+                max_deliveries = 2
+                "#
+            );
+            events.ask::<()>(&["XGROUP", "CREATE", "orders", "inventory", "0", "MKSTREAM"]);
+            let daemon = setup(&events, second.as_ref(), &lines).expects(&[alert::DESTINATION]).start_ready();
+            allow_channels(name, shop, &["&stock.even"]);
+            add(&events, 9).join().unwrap();
+            let ids: Vec<String> = entries(&events, "orders").into_iter().map(|(id, _)| id).collect();
+            let read = ["XREADGROUP", "GROUP", "inventory", "one", "STREAMS", "orders", ">"];
+            events.ask::<redis::Value>(&read);
+            eventually("all are pending, and what is left out is no hole", PATIENCE, || {
+                let known = daemon.route("stock")?.acknowledged.ok_or("nothing is known")?;
+                let holes = if order == "stream" { 0 } else { 6 };
+                if (known.pending, known.holes) == (9, holes) { Ok(()) } else { Err(format!("{known:?}")) }
+            });
+            assert_eq!(subscriber.count(), 0);
+            for id in ids.iter().rev() {
+                events.ask::<u32>(&["XACK", "orders", "inventory", id]);
+            }
+            wait_counts(&daemon, "all are dealt with", |c| {
+                (c.published, c.rejected, c.filtered) == (3, 3, 3)
+            });
+            wait_heard(&subscriber, 3);
+            let mut heard = payloads(&subscriber);
+            heard.sort();
+            assert_eq!(without_any_repeat(heard, second.is_some()), ["0", "4", "6"], "{order}");
+            let mut refused: Vec<String> = letters(&events).into_iter().map(|(id, ..)| id).collect();
+            refused.sort();
+            assert_eq!(refused, [1, 3, 7].map(|n: usize| ids[n].clone()), "{order}");
+        }
+    }
+}
+
+/// On two servers an entry may be published twice.
+fn without_any_repeat(mut heard: Vec<String>, repeats: bool) -> Vec<String> {
+    if repeats {
+        heard.dedup();
+    }
+    heard
+}
+
 #[test]
 fn a_restart_does_not_begin_to_count_anew() {
     let events = Server::start(Version::Redis70);
