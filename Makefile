@@ -1,9 +1,12 @@
 # make demo         see it work, on a private Redis, in under a minute once built
 # make test         every test, on real servers (installs them under target/)
 # make lint         what .ci/run insists on before it tests
-# make bench-smoke  throughput against an ideal client, CPU per message, what a standby and the spool cost, in
-#                   about three minutes
-# make bench        the same, longer and with more cells
+# make bench-smoke  every part of the bench for some seconds, and the gates of .ci/run: throughput against an ideal
+#                   client, instructions a message
+# make bench        measures everything and writes docs/performance.md and its plots; BENCH_MINUTES=25 cuts it,
+#                   BENCH_PARTS="capture latency" chooses, FULL=1 takes every combination of sizes and streams
+# make bench-instructions
+#                   instructions a message, by callgrind; needs valgrind
 # make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes and five times as many
 #                   kills of a tap, and then the tests of faults, over and over, for SOAK_MINUTES (default 30)
 # make seed SEED=n  one made-up history again
@@ -16,7 +19,7 @@ SOAK_SEEDS ?= 100000
 SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: demo test lint bench bench-smoke soak seed servers
+.PHONY: demo test lint bench bench-smoke bench-instructions soak seed servers
 
 demo:
 	$(CARGO) build --locked --release --bin tidegate --example demo
@@ -41,15 +44,20 @@ lint:
 	$(CARGO) deny --locked check bans licenses sources
 	scripts/msrv.sh
 
-bench-smoke: servers
-	$(CARGO) bench --locked --bench capture -- smoke
-	$(CARGO) bench --locked --bench pair -- smoke
-	$(CARGO) bench --locked --bench spool -- smoke
+# The runner is the half of gungraun that cargo does not build; both must be of one version.
+GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+
+bench-smoke: servers bench-instructions
+	$(CARGO) bench --locked --bench measure -- gate
+	$(CARGO) bench --locked --bench measure -- smoke
 
 bench: servers
-	$(CARGO) bench --locked --bench capture -- full
-	$(CARGO) bench --locked --bench pair -- full
-	$(CARGO) bench --locked --bench spool -- full
+	$(CARGO) bench --locked --bench measure -- all $(BENCH_PARTS)
+
+bench-instructions: servers
+	gungraun-runner --version 2>/dev/null | grep -qw '$(GUNGRAUN)' || \
+		$(CARGO) install --locked gungraun-runner@$(GUNGRAUN)
+	$(CARGO) bench --locked --bench instructions
 
 soak: servers
 	$(CARGO) test --locked --test promises --no-run

@@ -200,3 +200,31 @@ fn the_ten_lines_of_the_readme_are_a_configuration() {
     let loaded = tidegate::config::load(&file, [], &[]).unwrap();
     assert_eq!(loaded.config.capture.len(), 1);
 }
+
+/// The last line that the document has for each route is what is stored, so no figure changes without a reason.
+#[test]
+fn every_stored_count_of_instructions_has_a_reason() {
+    let figures: toml_edit::DocumentMut =
+        text("benches/instructions/figures.toml").parse().expect("the figures are TOML");
+    let mut stored: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, figure) in figures.iter() {
+        let (route, _) = name.rsplit_once('_').expect("a route and a size");
+        let count = figure["stored"].as_integer().expect("a number");
+        let ceiling = figure["ceiling"].as_integer().expect("a number");
+        assert!(count <= ceiling, "{name} is stored above its ceiling");
+        stored.entry(route.to_owned()).or_default().push(count.to_string());
+    }
+    assert!(!stored.is_empty(), "there are figures");
+    let document = text("docs/performance.md");
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in section(&document, "## Instructions").lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if let [route, counts @ .., reason] = cells.as_slice()
+            && stored.contains_key(*route)
+        {
+            assert!(!reason.is_empty(), "no reason: {line}");
+            told.insert((*route).to_owned(), counts.iter().map(|&count| count.to_owned()).collect());
+        }
+    }
+    assert_eq!(told, stored, "docs/performance.md says of each stored figure why it is so");
+}

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::load::Load;
 use crate::support::Server;
 
@@ -9,7 +11,7 @@ use crate::support::Server;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// One stretch of time under load.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Sample {
     messages: u64,
     wall: Duration,
@@ -17,7 +19,6 @@ pub(crate) struct Sample {
     client: Duration,
 }
 
-#[allow(dead_code, reason = "each bench uses its own part")]
 impl Sample {
     /// What a process spent on so many messages.
     pub(crate) fn of(messages: u64, client: Duration) -> Self {
@@ -51,7 +52,7 @@ pub(crate) fn over(
 ) -> Sample {
     let read = || {
         let server = server.process().cpu_time().expect("the server runs");
-        (Instant::now(), load.captured(), server, client_cpu())
+        (Instant::now(), load.done(), server, client_cpu())
     };
     std::thread::sleep(WARM_UP);
     let begin = read();
@@ -65,8 +66,31 @@ pub(crate) fn over(
     }
 }
 
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+/// The middle one of some values, and the least and the most.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.into_iter().collect();
+        assert!(!sorted.is_empty(), "the middle of nothing");
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Self { median, least: sorted[0], most: sorted[sorted.len() - 1] }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2} ({:.2} to {:.2})", self.median, self.least, self.most)
+    }
 }

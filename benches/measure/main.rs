@@ -1,0 +1,92 @@
+//! `make bench`: what a careful engineer asks before adopting tidegate, measured in one run on any machine.
+//!
+//! ```text
+//! cargo bench --bench measure -- all [PART…]      measure, and write docs/performance.json, tables and plots
+//!                             -- smoke [PART…]    the same in seconds, to see that it works; writes nothing
+//!                             -- gate             fails where throughput is too low
+//!                             -- document         make tables and plots anew
+//! BENCH_MINUTES=25   cuts every length in proportion        FULL=1   every combination of cells
+//! ```
+//!
+//! Every figure is beside one of the same run: an ideal client, Redis without a bridge, or what people would
+//! use instead.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot go on says so by a panic")]
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod cell;
+mod gate;
+mod ideal;
+mod ideal_broadcast;
+mod latency;
+mod load;
+mod memory;
+mod plan;
+mod results;
+mod sample;
+mod scaling;
+mod spool;
+mod throughput;
+
+use std::process::ExitCode;
+
+use plan::Plan;
+use results::{Part, Results};
+
+/// The parts, in the order in which they are measured.
+const PARTS: [&str; 6] = ["capture", "broadcast", "latency", "memory", "scaling", "spool"];
+
+fn main() -> ExitCode {
+    // Cargo adds `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let (command, wanted) =
+        arguments.split_first().map_or(("smoke", &[][..]), |(first, rest)| (first.as_str(), rest));
+    if let Some(unknown) = wanted.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        eprintln!("there is no part {unknown:?}; there are {}", PARTS.join(", "));
+        return ExitCode::from(64);
+    }
+    let parts: Vec<&str> = PARTS
+        .into_iter()
+        .filter(|part| wanted.is_empty() || wanted.iter().any(|name| name == part))
+        .collect();
+    match command {
+        "all" => {
+            let minutes = std::env::var("BENCH_MINUTES")
+                .ok()
+                .map(|text| text.parse().expect("BENCH_MINUTES is a number"));
+            let mut results = Results::read();
+            let plan = Plan::within(minutes, std::env::var_os("FULL").is_some_and(|value| value == "1"));
+            measure(plan, &parts, &mut results, Results::write);
+        }
+        "smoke" => measure(Plan::smoke(), &parts, &mut Results::default(), |_| {}),
+        "gate" if gate::passes() => {}
+        "gate" => return ExitCode::FAILURE,
+        other => {
+            eprintln!("there is no command {other:?}; there are all, smoke, gate, document");
+            return ExitCode::from(64);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Measures, and keeps each part as soon as it is there.
+fn measure(plan: Plan, parts: &[&str], results: &mut Results, keep: impl Fn(&Results)) {
+    for part in parts {
+        plan.say(part);
+        match *part {
+            "capture" => {
+                results.captures = Some(Part::new(throughput::captures(plan)));
+                results.unrelated = Some(Part::new(throughput::unrelated(plan)));
+            }
+            "broadcast" => results.broadcasts = Some(Part::new(throughput::broadcasts(plan))),
+            "latency" => results.latency = Some(Part::new(latency::points(plan))),
+            "memory" => results.memory = Some(Part::new(memory::measure(plan))),
+            "scaling" => results.scaling = Some(Part::new(scaling::measure(plan))),
+            "spool" => results.spool = Some(Part::new(spool::measure(plan))),
+            _ => unreachable!("every part is listed"),
+        }
+        keep(results);
+    }
+}

@@ -1,0 +1,235 @@
+//! Throughput and processor time: how close a route comes to what the same server can do at all.
+//!
+//! The ceilings are ideal clients, that have no bridge logic (`ideal.rs`). All run against a fresh server that
+//! is source and destination at once, its append-only file off, in turns, so that a machine whose speed drifts
+//! slows all of them. Publishers keep a fixed number of messages on the way: they offer exactly what the route
+//! sustains, and the server, not a queue, is what is measured.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Cell;
+use crate::ideal::{Ideal, Way};
+use crate::ideal_broadcast::{IdealBroadcast, Listener};
+use crate::load::{ADDED, Load};
+use crate::plan::Plan;
+use crate::sample::{Sample, Spread, over};
+use crate::support::{Daemon, Options, Server, Setup, Version};
+
+/// Pairs of a table; the machine is nobody's alone.
+const PAIRS: usize = 7;
+
+/// What a route is measured as: the first of each is a ceiling.
+pub(crate) const IDEAL: &str = "ideal client, same script";
+pub(crate) const XADD: &str = "ideal client, plain XADD";
+pub(crate) const IDEAL_BROADCAST: &str = "ideal client";
+
+/// How broadcasts are configured that are measured: a name, and lines of TOML.
+const BROADCASTS: [(&str, &str); 1] = [("broadcast, added", "after = \"added\"\nstart = \"beginning\"")];
+/// How captures are.
+const CAPTURES: [(&str, &str); 2] =
+    [("subscribe", "mode = \"subscribe\""), ("replication", "mode = \"replication\"")];
+
+/// All runs of one cell, each by each pair.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Row {
+    pub(crate) cell: Cell,
+    /// The ceilings first.
+    pub(crate) runs: Vec<Runs>,
+}
+
+/// The runs of one client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runs {
+    pub(crate) name: String,
+    pub(crate) samples: Vec<Sample>,
+}
+
+impl Row {
+    pub(crate) fn of(&self, name: &str) -> Option<&Runs> {
+        self.runs.iter().find(|runs| runs.name == name)
+    }
+
+    /// What one reached of what another did, pair by pair.
+    pub(crate) fn ratio(&self, name: &str, ceiling: &str) -> Option<Spread> {
+        let (own, ceiling) = (self.of(name)?, self.of(ceiling)?);
+        let pairs = own.samples.iter().zip(&ceiling.samples);
+        Some(Spread::of(pairs.map(|(own, ideal)| own.per_second() / ideal.per_second())))
+    }
+}
+
+impl Runs {
+    pub(crate) fn spread(&self, what: impl Fn(&Sample) -> f64) -> Spread {
+        Spread::of(self.samples.iter().map(what))
+    }
+}
+
+/// Every cell of the captures.
+pub(crate) fn captures(plan: Plan) -> Vec<Row> {
+    let cells = Cell::all(plan.matrix);
+    cells.into_iter().map(|cell| capture(cell, plan.pairs(1, PAIRS), plan.seconds(1.5, 10.0), true)).collect()
+}
+
+/// One cell: ideal clients and captures in turns.
+pub(crate) fn capture(cell: Cell, pairs: usize, each: Duration, with_xadd: bool) -> Row {
+    let mut runners: Vec<Runner<'_>> = vec![(IDEAL, Box::new(move || ideal(cell, each, Way::Script)))];
+    if with_xadd {
+        runners.push((XADD, Box::new(move || ideal(cell, each, Way::Xadd))));
+    }
+    for (name, mode) in CAPTURES {
+        runners.push((name, Box::new(move || run_capture(cell, each, mode))));
+    }
+    in_turns(cell, pairs, &runners)
+}
+
+/// Every size of the broadcasts.
+pub(crate) fn broadcasts(plan: Plan) -> Vec<Row> {
+    let cells = Cell::all(plan.matrix).into_iter().filter(|cell| cell.channels == 1);
+    let each = plan.seconds(1.5, 10.0);
+    cells
+        .map(|cell| {
+            let mut runners: Vec<Runner<'_>> =
+                vec![(IDEAL_BROADCAST, Box::new(move || ideal_broadcast(cell, each)))];
+            for (name, lines) in BROADCASTS {
+                runners.push((name, Box::new(move || run_broadcast(cell, each, lines))));
+            }
+            in_turns(cell, plan.pairs(1, PAIRS), &runners)
+        })
+        .collect()
+}
+
+/// What a tap spends on writes that are nobody's.
+pub(crate) fn unrelated(plan: Plan) -> Sample {
+    let (server, daemon) = start_capture(Cell::PLAIN, "mode = \"replication\"");
+    let load = Load::of_writes(&server);
+    let sample = over(plan.seconds(2.0, 10.0), &server, &load, || cpu(&daemon));
+    load.stop();
+    println!(
+        "replication beside {:.0} unrelated writes/s: {:.3} µs for each",
+        sample.per_second(),
+        sample.client_micros()
+    );
+    sample
+}
+
+type Runner<'a> = (&'static str, Box<dyn Fn() -> Sample + 'a>);
+
+fn in_turns(cell: Cell, pairs: usize, runners: &[Runner<'_>]) -> Row {
+    println!(
+        "{cell}\n{:>26} {:>12} {:>11} {:>10} {:>10}",
+        "", "messages/s", "server CPU", "server µs", "client µs"
+    );
+    let mut row = Row {
+        cell,
+        runs: runners
+            .iter()
+            .map(|(name, _)| Runs { name: (*name).to_owned(), samples: Vec::new() })
+            .collect(),
+    };
+    for _ in 0..pairs {
+        for ((name, run), runs) in runners.iter().zip(&mut row.runs) {
+            let sample = run();
+            println!(
+                "{name:>26} {:>12.0} {:>9.0} % {:>10.2} {:>10.2}",
+                sample.per_second(),
+                sample.server_share() * 100.0,
+                sample.server_micros(),
+                sample.client_micros(),
+            );
+            runs.samples.push(sample);
+        }
+    }
+    row
+}
+
+fn ideal(cell: Cell, each: Duration, way: Way) -> Sample {
+    let server = Server::start(Version::Redis70);
+    let ideal = Ideal::start(&server, cell, way);
+    let load = Load::of_messages(&server, &server, cell);
+    let sample = over(each, &server, &load, || ideal.cpu_time());
+    load.stop();
+    ideal.stop();
+    sample
+}
+
+pub(crate) fn run_capture(cell: Cell, each: Duration, mode: &str) -> Sample {
+    let (server, daemon) = start_capture(cell, mode);
+    let load = Load::of_messages(&server, &server, cell);
+    let sample = over(each, &server, &load, || cpu(&daemon));
+    load.stop();
+    sample
+}
+
+fn ideal_broadcast(cell: Cell, each: Duration) -> Sample {
+    let server = Server::start(Version::Redis70);
+    let listener = Listener::start(&server);
+    let ideal = IdealBroadcast::start(&server, cell);
+    let load = Load::of_entries(&server, cell);
+    let sample = over(each, &server, &load, || ideal.cpu_time());
+    load.stop();
+    ideal.stop();
+    listener.stop();
+    sample
+}
+
+fn run_broadcast(cell: Cell, each: Duration, lines: &str) -> Sample {
+    let (server, daemon) = start_broadcast(lines);
+    let listener = Listener::start(&server);
+    let load = Load::of_entries(&server, cell);
+    let sample = over(each, &server, &load, || cpu(&daemon));
+    load.stop();
+    listener.stop();
+    sample
+}
+
+/// A server, and a daemon with one broadcast on it.
+pub(crate) fn start_broadcast(lines: &str) -> (Server, Daemon) {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .endpoint("bench", &server)
+        .routes(&format!(
+            r#"
+            [broadcast.bench]
+            source = "bench"
+            stream = "{ADDED}"
+            {lines}
+            destination = "bench"
+            channel = "bench"
+            message = "<field:payload>"
+            "#
+        ))
+        .start_ready();
+    (server, daemon)
+}
+
+pub(crate) fn cpu(daemon: &Daemon) -> Duration {
+    daemon.process().cpu_time().expect("the daemon runs")
+}
+
+/// A server, and a daemon with one capture on it.
+pub(crate) fn start_capture(cell: Cell, mode: &str) -> (Server, Daemon) {
+    let server = Server::with(Version::Redis70, Options::default().with("repl-diskless-sync-delay", "0"));
+    let daemon = Setup::new()
+        .endpoint("bench", &server)
+        .routes(&format!(
+            r#"
+            [capture.bench]
+            source = "bench"
+            {}
+            {mode}
+            destination = "bench"
+            stream = "{}"
+            keep = {{ entries = {} }}
+            "#,
+            cell.subscriptions(),
+            cell.stream(),
+            cell.keep()
+        ))
+        // The server's own default is not made for such a rate.
+        .expects(&[&["backlog_short"]])
+        .start_ready();
+    (server, daemon)
+}
