@@ -15,8 +15,8 @@ impl EntryId {
     /// Reads an id as the server writes it; `None` where it is none.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        Some(Self { milliseconds: milliseconds.parse().ok()?, sequence: sequence.parse().ok()? })
+        let dash = text.iter().position(|byte| *byte == b'-')?;
+        Some(Self { milliseconds: number(&text[..dash])?, sequence: number(&text[dash + 1..])? })
     }
 
     /// The greatest id below this one, so that reading after it begins here; the lowest has none below.
@@ -28,6 +28,16 @@ impl EntryId {
             (milliseconds, sequence) => Self { milliseconds, sequence: sequence - 1 },
         }
     }
+}
+
+/// Digits and nothing else. One of these is read for each entry, so not by way of `str`.
+fn number(digits: &[u8]) -> Option<u64> {
+    let (first, rest) = digits.split_first()?;
+    rest.iter().try_fold(digit(*first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(*byte)?))
+}
+
+fn digit(byte: u8) -> Option<u64> {
+    byte.is_ascii_digit().then(|| u64::from(byte - b'0'))
 }
 
 impl fmt::Display for EntryId {
@@ -49,7 +59,7 @@ mod tests {
         for (of, before) in [("5-1", "5-0"), ("5-0", "4-18446744073709551615"), ("0-0", "0-0")] {
             assert_eq!(id(of).before(), id(before));
         }
-        for bad in ["", "1", "-", "1-", "a-1", "1-1-1", "18446744073709551616-0"] {
+        for bad in ["", "+1-1", "1-+1", "1", "-", "1-", "a-1", "1-1-1", "18446744073709551616-0"] {
             assert_eq!(EntryId::parse(bad.as_bytes()), None, "{bad}");
         }
     }

@@ -54,6 +54,20 @@ pub enum Token {
 /// # Errors
 /// Where it is no RESP, or a length is absurd.
 pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
+    // Nearly every element is one of these, and looking for the end of a line costs several times as much.
+    match buf.get(at) {
+        Some(b'$') => {
+            if let Some((size, begin)) = short_header(buf, at, b'$') {
+                return bulk(buf, begin, size);
+            }
+        }
+        Some(b'*') => {
+            if let Some((count, next)) = short_header(buf, at, b'*') {
+                return Ok(Some((Token::Array(count), next)));
+            }
+        }
+        _ => {}
+    }
     let Some((kind, line, next)) = line(buf, at)? else { return Ok(None) };
     let text = &buf[line.clone()];
     let whole = match kind {
@@ -62,15 +76,11 @@ pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolEr
         b':' => Token::Integer(integer(text)?),
         b'$' | b'=' | b'!' => {
             let Some(length) = length(text, BULK_LIMIT)? else { return Ok(Some((Token::Null, next))) };
-            let end = next + length;
-            if buf.len() < end + 2 {
-                return Ok(None);
-            }
-            if &buf[end..end + 2] != b"\r\n" {
-                return Err(ProtocolError("a bulk string does not end with CRLF".to_owned()));
-            }
-            let content = if kind == b'!' { Token::Error(next..end) } else { Token::Bulk(next..end) };
-            return Ok(Some((content, end + 2)));
+            let whole = bulk(buf, next, length)?;
+            return Ok(whole.map(|(content, end)| match content {
+                Token::Bulk(range) if kind == b'!' => (Token::Error(range), end),
+                content => (content, end),
+            }));
         }
         b'*' | b'~' => length(text, ELEMENTS_LIMIT)?.map_or(Token::Null, Token::Array),
         b'>' => length(text, ELEMENTS_LIMIT)?.map_or(Token::Null, Token::Push),
@@ -83,6 +93,16 @@ pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolEr
         }
     };
     Ok(Some((whole, next)))
+}
+
+/// The string of `size` bytes that begins at `begin`; `None` where its end has not come.
+fn bulk(buf: &[u8], begin: usize, size: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
+    let end = begin + size;
+    match buf.get(end..end + 2) {
+        None => Ok(None),
+        Some(b"\r\n") => Ok(Some((Token::Bulk(begin..end), end + 2))),
+        Some(_) => Err(ProtocolError("a bulk string does not end with CRLF".to_owned())),
+    }
 }
 
 /// The header line of the element at `at`: its kind, its text, and where the next thing begins.

@@ -1,17 +1,20 @@
 //! Commands as they go over the wire.
 
+/// Room for `$`, the digits of any length, and the line's end.
+const HEADER_BYTES: usize = 23;
+
 /// Appends `*n`: a command of so many arguments follows.
 pub fn header(out: &mut Vec<u8>, arguments: usize) {
-    out.push(b'*');
-    digits(out, arguments);
-    out.extend_from_slice(b"\r\n");
+    let mut text = [0; HEADER_BYTES];
+    out.extend_from_slice(line(b'*', arguments, &mut text));
 }
 
 /// Appends one argument.
 pub fn argument(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.push(b'$');
-    digits(out, bytes.len());
-    out.extend_from_slice(b"\r\n");
+    let mut text = [0; HEADER_BYTES];
+    let head = line(b'$', bytes.len(), &mut text);
+    out.reserve(head.len() + bytes.len() + 2);
+    out.extend_from_slice(head);
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }
@@ -30,20 +33,30 @@ pub fn command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     }
 }
 
-fn digits(out: &mut Vec<u8>, number: usize) {
-    let mut text = [0; 20];
-    out.extend_from_slice(decimal(number, &mut text));
+/// A header line, in one piece: several are written for each message.
+fn line(kind: u8, number: usize, text: &mut [u8; HEADER_BYTES]) -> &[u8] {
+    let [digits @ .., _, _] = text;
+    let at = decimal_at(number, digits);
+    text[at - 1] = kind;
+    text[HEADER_BYTES - 2..].copy_from_slice(b"\r\n");
+    &text[at - 1..]
 }
 
-/// The digits of a number, without a detour over `fmt`: this runs several times a message.
-fn decimal(mut number: usize, text: &mut [u8; 20]) -> &[u8] {
+fn decimal(number: usize, text: &mut [u8; 20]) -> &[u8] {
+    let at = decimal_at(number, text);
+    &text[at..]
+}
+
+/// Writes a number's digits at the end of `text`, which has room for the largest, and says where they begin.
+/// No detour over `fmt`.
+fn decimal_at(mut number: usize, text: &mut [u8]) -> usize {
     let mut at = text.len();
     loop {
         at -= 1;
         text[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
         number /= 10;
         if number == 0 {
-            return &text[at..];
+            return at;
         }
     }
 }
