@@ -17,13 +17,16 @@
 mod support;
 
 mod cell;
+mod document;
 mod gate;
 mod ideal;
 mod ideal_broadcast;
 mod latency;
 mod load;
 mod memory;
+mod peers;
 mod plan;
+mod plots;
 mod results;
 mod sample;
 mod scaling;
@@ -36,7 +39,7 @@ use plan::Plan;
 use results::{Part, Results};
 
 /// The parts, in the order in which they are measured.
-const PARTS: [&str; 6] = ["capture", "broadcast", "latency", "memory", "scaling", "spool"];
+const PARTS: [&str; 7] = ["capture", "broadcast", "latency", "memory", "scaling", "peers", "spool"];
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -58,8 +61,12 @@ fn main() -> ExitCode {
                 .map(|text| text.parse().expect("BENCH_MINUTES is a number"));
             let mut results = Results::read();
             let plan = Plan::within(minutes, std::env::var_os("FULL").is_some_and(|value| value == "1"));
-            measure(plan, &parts, &mut results, Results::write);
+            measure(plan, &parts, &mut results, |results| {
+                results.write();
+                show(results);
+            });
         }
+        "document" => show(&Results::read()),
         "smoke" => measure(Plan::smoke(), &parts, &mut Results::default(), |_| {}),
         "gate" if gate::passes() => {}
         "gate" => return ExitCode::FAILURE,
@@ -69,6 +76,12 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Tables and plots.
+fn show(results: &Results) {
+    document::write(results);
+    plots::write(results);
 }
 
 /// Measures, and keeps each part as soon as it is there.
@@ -84,6 +97,7 @@ fn measure(plan: Plan, parts: &[&str], results: &mut Results, keep: impl Fn(&Res
             "latency" => results.latency = Some(Part::new(latency::points(plan))),
             "memory" => results.memory = Some(Part::new(memory::measure(plan))),
             "scaling" => results.scaling = Some(Part::new(scaling::measure(plan))),
+            "peers" => results.peers = Some(Part::new(peers::measure(plan))),
             "spool" => results.spool = Some(Part::new(spool::measure(plan))),
             _ => unreachable!("every part is listed"),
         }

@@ -2,8 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the parts take at full length, in minutes, as they are run by `make bench`.
-const FULL_MINUTES: f64 = 100.0;
+/// How long all parts take at full length, in minutes, and what of that no plan can cut: servers start and
+/// stop, and warm up.
+const FULL_MINUTES: f64 = 77.0;
+const FIXED_MINUTES: f64 = 12.0;
+
+/// With less of the full length there is no point in many pairs.
+const PAIRS_SHARE: f64 = 0.1;
 
 /// Which lengths a run has: everything is cut in proportion, and nothing below what still says something.
 #[derive(Debug, Clone, Copy)]
@@ -19,9 +24,11 @@ impl Plan {
         Self { share: 0.0, matrix: false, begun: Instant::now() }
     }
 
-    /// Full length, or as much as fits into so many minutes.
+    /// Full length, or as much as fits into so many minutes if all parts are measured.
     pub(crate) fn within(minutes: Option<f64>, matrix: bool) -> Self {
-        let share = minutes.map_or(1.0, |minutes| (minutes / FULL_MINUTES).min(1.0));
+        let share = minutes.map_or(1.0, |minutes| {
+            ((minutes - FIXED_MINUTES) / (FULL_MINUTES - FIXED_MINUTES)).clamp(0.0, 1.0)
+        });
         Self { share, matrix, begun: Instant::now() }
     }
 
@@ -37,9 +44,9 @@ impl Plan {
         cut.max(least)
     }
 
-    /// Of pairs there are always as many, but in a smoke run.
+    /// Pairs are not cut, until so little is left that they are only a sign of life.
     pub(crate) fn pairs(self, smoke: usize, usual: usize) -> usize {
-        if self.share == 0.0 { smoke } else { usual }
+        if self.share < PAIRS_SHARE { smoke } else { usual }
     }
 
     pub(crate) fn say(self, part: &str) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sample::Sample;
 use crate::support::Version;
-use crate::{latency, memory, scaling, spool, throughput};
+use crate::{latency, memory, peers, scaling, spool, throughput};
 
 /// Everything, each part as it was measured last.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -20,6 +20,7 @@ pub(crate) struct Results {
     pub(crate) latency: Option<Part<Vec<latency::Point>>>,
     pub(crate) memory: Option<Part<memory::Memory>>,
     pub(crate) scaling: Option<Part<scaling::Scaling>>,
+    pub(crate) peers: Option<Part<Vec<peers::Peer>>>,
     pub(crate) spool: Option<Part<Vec<spool::Setting>>>,
 }
 
