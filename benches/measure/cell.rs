@@ -30,6 +30,15 @@ impl Cell {
     /// What most streams look like; the goals are stated for it.
     pub(crate) const PLAIN: Self = Self::of_bytes(128);
 
+    /// What shows that everything works.
+    pub(crate) fn some() -> Vec<Self> {
+        vec![
+            Self::PLAIN,
+            Self { bytes: 16 * 1024, channels: 1, streams: 1 },
+            Self { bytes: 128, channels: 1_000, streams: 1_000 },
+        ]
+    }
+
     /// The cells of a table, and with `full` every combination.
     pub(crate) fn all(full: bool) -> Vec<Self> {
         const SIZES: [usize; 4] = [16, 128, 1024, 16 * 1024];

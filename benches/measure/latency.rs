@@ -79,9 +79,9 @@ const BROADCASTS: [(&str, Way); 2] = [
 ];
 
 pub(crate) fn points(plan: Plan) -> Vec<Point> {
-    let each = plan.seconds(2.0, 60.0);
+    let each = plan.seconds(1.0, 60.0);
     // Half of what a capture in subscribe mode sustains here and now.
-    let sustained = throughput::run_capture(Cell::PLAIN, plan.seconds(2.0, 10.0), "mode = \"subscribe\"");
+    let sustained = throughput::run_capture(Cell::PLAIN, plan.seconds(1.0, 10.0), "mode = \"subscribe\"");
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive")]
     let half = sustained.per_second() as u64 / 2;
     let mut points = Vec::new();

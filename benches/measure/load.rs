@@ -24,8 +24,8 @@ const PUBLISHERS: usize = 2;
 const PIPELINE: usize = 64;
 const PIPELINE_BYTES: usize = 256 * 1024;
 
-/// How often the publishers' lead is looked at: some window / 6 at full speed.
-const TICK: Duration = Duration::from_millis(10);
+/// How often the publishers' lead is looked at: some window / 12 at full speed.
+const TICK: Duration = Duration::from_millis(5);
 
 /// The stream that [`Load::of_entries`] adds to.
 pub(crate) const ADDED: &str = "added";
@@ -152,7 +152,7 @@ impl Bursts {
         let mut sent = 0;
         while !stop.load(Ordering::Relaxed) {
             if sent + self.burst as u64 > allowed.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK / 10);
+                std::thread::sleep(TICK / 5);
                 continue;
             }
             let begin = self.next * self.each;

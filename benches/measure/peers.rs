@@ -1,10 +1,10 @@
 //! What people use instead: the scripts in `benches/peers/`, with the same work on the same machine.
 //!
 //! Throughput and processor time as in `throughput.rs`. What is lost is counted by publishing messages that are
-//! all different, at a fixed rate, while the destination is killed and started again, or the bridge is. A
-//! script that ends is started again at once, as a service manager would. Payloads are text, as ioredis has it. rsyslog is not here: Debian 12's
-//! `rsyslog-hiredis` (8.2302) brings omhiredis and no imhiredis, so that rsyslog can write to Redis and not
-//! subscribe to it.
+//! all different, at a fixed rate, while the destination is killed and started again, or the bridge is. Payloads
+//! are text, since ioredis makes text of them. A script that ends is started again at once, as a service manager
+//! would. rsyslog is not here: Debian 12's `rsyslog-hiredis` (8.2302) brings omhiredis and no imhiredis, so that
+//! rsyslog can write to Redis and not subscribe to it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cell::Cell;
+
 /// How long all parts take at full length, in minutes, and what of that no plan can cut: servers start and
 /// stop, and warm up.
 const FULL_MINUTES: f64 = 77.0;
@@ -15,7 +17,7 @@ const PAIRS_SHARE: f64 = 0.1;
 pub(crate) struct Plan {
     share: f64,
     /// Whether every combination of sizes, channels and streams is measured.
-    pub(crate) matrix: bool,
+    matrix: bool,
     begun: Instant,
 }
 
@@ -30,6 +32,11 @@ impl Plan {
             ((minutes - FIXED_MINUTES) / (FULL_MINUTES - FIXED_MINUTES)).clamp(0.0, 1.0)
         });
         Self { share, matrix, begun: Instant::now() }
+    }
+
+    /// The cells of a table.
+    pub(crate) fn cells(self) -> Vec<Cell> {
+        if self.share == 0.0 && !self.matrix { Cell::some() } else { Cell::all(self.matrix) }
     }
 
     /// A stretch of `full` seconds, and of at least `least`.

@@ -29,7 +29,9 @@ pub(crate) const IDEAL_BROADCAST: &str = "ideal client";
 const BROADCASTS: [(&str, &str); 1] = [("broadcast, added", "after = \"added\"\nstart = \"beginning\"")];
 /// How captures are.
 const CAPTURES: [(&str, &str); 2] =
-    [("subscribe", "mode = \"subscribe\""), ("replication", "mode = \"replication\"")];
+    [(SUBSCRIBE, "mode = \"subscribe\""), (REPLICATION, "mode = \"replication\"")];
+pub(crate) const SUBSCRIBE: &str = "subscribe";
+pub(crate) const REPLICATION: &str = "replication";
 
 /// All runs of one cell, each by each pair.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,25 +71,38 @@ impl Runs {
 
 /// Every cell of the captures.
 pub(crate) fn captures(plan: Plan) -> Vec<Row> {
-    let cells = Cell::all(plan.matrix);
-    cells.into_iter().map(|cell| capture(cell, plan.pairs(1, PAIRS), plan.seconds(1.5, 10.0), true)).collect()
+    plan.cells()
+        .into_iter()
+        .map(|cell| capture(cell, plan.pairs(1, PAIRS), plan.seconds(1.5, 10.0)))
+        .collect()
 }
 
 /// One cell: ideal clients and captures in turns.
-pub(crate) fn capture(cell: Cell, pairs: usize, each: Duration, with_xadd: bool) -> Row {
-    let mut runners: Vec<Runner<'_>> = vec![(IDEAL, Box::new(move || ideal(cell, each, Way::Script)))];
-    if with_xadd {
-        runners.push((XADD, Box::new(move || ideal(cell, each, Way::Xadd))));
-    }
+fn capture(cell: Cell, pairs: usize, each: Duration) -> Row {
+    let mut runners: Vec<Runner<'_>> = vec![
+        (IDEAL, Box::new(move || ideal(cell, each, Way::Script))),
+        (XADD, Box::new(move || ideal(cell, each, Way::Xadd))),
+    ];
     for (name, mode) in CAPTURES {
         runners.push((name, Box::new(move || run_capture(cell, each, mode))));
     }
     in_turns(cell, pairs, &runners)
 }
 
+/// What the gate looks at.
+pub(crate) fn subscribe_only(pairs: usize, each: Duration) -> Row {
+    let cell = Cell::PLAIN;
+    let [(name, mode), _] = CAPTURES;
+    let runners: [Runner<'_>; 2] = [
+        (IDEAL, Box::new(move || ideal(cell, each, Way::Script))),
+        (name, Box::new(move || run_capture(cell, each, mode))),
+    ];
+    in_turns(cell, pairs, &runners)
+}
+
 /// Every size of the broadcasts.
 pub(crate) fn broadcasts(plan: Plan) -> Vec<Row> {
-    let cells = Cell::all(plan.matrix).into_iter().filter(|cell| cell.channels == 1);
+    let cells = plan.cells().into_iter().filter(|cell| cell.channels == 1);
     let each = plan.seconds(1.5, 10.0);
     cells
         .map(|cell| {
