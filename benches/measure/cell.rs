@@ -51,6 +51,15 @@ impl Cell {
         cells
     }
 
+    /// What tells it apart from the others in a plot.
+    pub(crate) fn short(self) -> String {
+        match self {
+            Self { streams, .. } if streams > 1 => format!("{streams} streams"),
+            Self { channels, .. } if channels > 1 => format!("{channels} channels"),
+            plain => plain.to_string(),
+        }
+    }
+
     /// Every name is equally long, so that an ideal client finds messages by counting bytes.
     pub(crate) fn channel(self, number: usize) -> String {
         if self.channels == 1 { "bench".to_owned() } else { format!("bench.{:05}", number % self.channels) }

@@ -17,7 +17,7 @@ use crate::results::{Part, Results};
 use crate::sample::Sample;
 use crate::scaling::Scaling;
 use crate::spool::Setting;
-use crate::throughput::{IDEAL, IDEAL_BROADCAST, Row, XADD};
+use crate::throughput::{IDEAL, IDEAL_BROADCAST, Row, TAP, XADD};
 
 const END: &str = "<!-- end -->";
 
@@ -98,7 +98,7 @@ fn grouped(number: f64) -> String {
 
 fn captures(part: &Part<Vec<Row>>, unrelated: Option<&Sample>) -> String {
     let mut text = conditions(part);
-    text += &throughput(&part.found, &[IDEAL, XADD]);
+    text += &throughput(&part.found, &[IDEAL, TAP, XADD]);
     if let Some(sample) = unrelated {
         write!(
             text,

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::cell::Cell;
-use crate::support::Server;
+use crate::support::{Server, eventually};
 
 /// Messages in one call, and how many bytes they may be.
 const BATCH: usize = 128;
@@ -33,7 +33,22 @@ pub(crate) enum Way {
     Script,
     /// By one XADD a message, pipelined.
     Xadd,
+    /// By the script, from the server's replication stream in place of a subscription.
+    Tap,
 }
+
+/// How each message begins in the replication stream; nothing else there does.
+const PUBLISH: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n";
+
+/// What a replica says of itself, before it may ask for the stream.
+const HANDSHAKE: [&str; 3] = [
+    "REPLCONF listening-port 0\r\n",
+    "REPLCONF capa eof capa psync2\r\n",
+    "REPLCONF rdb-filter-only \"\"\r\n",
+];
+
+/// Between acknowledgements; a server sends nothing before the first that it takes.
+const ACKNOWLEDGE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Ideal {
     subscription: UnixStream,
@@ -44,18 +59,12 @@ impl Ideal {
     /// Subscribes, and appends what comes.
     pub(crate) fn start(server: &Server, cell: Cell, way: Way) -> Self {
         let hash: String = server.ask(&["SCRIPT", "LOAD", SCRIPT]);
-        let mut subscription = UnixStream::connect(server.socket()).expect("the server runs");
-        let (subscribe, kind, name) = if cell.channels == 1 {
-            ("SUBSCRIBE", "subscribe", "bench")
+        let subscription = UnixStream::connect(server.socket()).expect("the server runs");
+        if way == Way::Tap {
+            introduce(&subscription);
         } else {
-            ("PSUBSCRIBE", "psubscribe", "bench.*")
-        };
-        write!(subscription, "{subscribe} {name}\r\n").expect("the server takes a subscription");
-        let confirmation = format!("*3\r\n${}\r\n{kind}\r\n${}\r\n{name}\r\n:1\r\n", kind.len(), name.len());
-        let mut confirmed = vec![0; confirmation.len()];
-        subscription.read_exact(&mut confirmed).expect("the server confirms");
-        assert_eq!(confirmed, confirmation.as_bytes());
-
+            subscribe(&subscription, cell);
+        }
         let writer = UnixStream::connect(server.socket()).expect("the server runs");
         let reader = BufReader::new(writer.try_clone().expect("a second handle"));
         let (slots, answered) = sync_channel(IN_FLIGHT);
@@ -64,12 +73,25 @@ impl Ideal {
         let mut threads = Threads::new();
         threads.start({
             let subscription = subscription.try_clone().expect("a second handle");
-            move || appender.run(subscription, writer, &slots)
+            move || match way {
+                Way::Tap => appender.run_tap(subscription, writer, &slots),
+                Way::Script | Way::Xadd => appender.run(subscription, writer, &slots),
+            }
         });
         threads.start(move || match way {
-            Way::Script => read_script_replies(reader, &answered),
+            Way::Script | Way::Tap => read_script_replies(reader, &answered),
             Way::Xadd => read_ids(reader, batch, &answered),
         });
+        if way == Way::Tap {
+            threads.start({
+                let tap = subscription.try_clone().expect("a second handle");
+                move || acknowledge(tap)
+            });
+            eventually("the server takes it for a replica", Duration::from_secs(20), || {
+                let info: String = server.ask(&["INFO", "replication"]);
+                if info.contains("state=online") { Ok(()) } else { Err(info) }
+            });
+        }
         Self { subscription, threads }
     }
 
@@ -81,6 +103,38 @@ impl Ideal {
         self.subscription.shutdown(std::net::Shutdown::Both).expect("it is connected");
         self.threads.join();
     }
+}
+
+/// Introduces itself as a replica. The answer and the snapshot, which is empty, hold no message and are skipped
+/// with everything else that is none.
+fn introduce(mut tap: &UnixStream) {
+    for command in HANDSHAKE {
+        tap.write_all(command.as_bytes()).expect("the server takes a replica");
+        let mut answer = [0; 5];
+        tap.read_exact(&mut answer).expect("the server answers");
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+    tap.write_all(b"PSYNC ? -1\r\n").expect("the server takes a replica");
+}
+
+/// Says that it lives until its connection is shut.
+fn acknowledge(mut tap: UnixStream) {
+    while tap.write_all(b"REPLCONF ACK 0\r\n").is_ok() {
+        std::thread::sleep(ACKNOWLEDGE);
+    }
+}
+
+fn subscribe(mut subscription: &UnixStream, cell: Cell) {
+    let (subscribe, kind, name) = if cell.channels == 1 {
+        ("SUBSCRIBE", "subscribe", "bench")
+    } else {
+        ("PSUBSCRIBE", "psubscribe", "bench.*")
+    };
+    write!(subscription, "{subscribe} {name}\r\n").expect("the server takes a subscription");
+    let confirmation = format!("*3\r\n${}\r\n{kind}\r\n${}\r\n{name}\r\n:1\r\n", kind.len(), name.len());
+    let mut confirmed = vec![0; confirmation.len()];
+    subscription.read_exact(&mut confirmed).expect("the server confirms");
+    assert_eq!(confirmed, confirmation.as_bytes());
 }
 
 /// An ideal client's threads: publishers are threads of the same process.
@@ -147,7 +201,9 @@ struct Appender {
 
 impl Appender {
     fn new(hash: &str, cell: Cell, way: Way) -> Self {
-        let head = if cell.channels == 1 {
+        let head = if way == Way::Tap {
+            PUBLISH.len()
+        } else if cell.channels == 1 {
             "*3\r\n$7\r\nmessage\r\n".len()
         } else {
             "*4\r\n$8\r\npmessage\r\n$7\r\nbench.*\r\n".len()
@@ -187,7 +243,7 @@ impl Appender {
                 call.clear();
                 let frames = &buffer[used..used + whole];
                 match self.way {
-                    Way::Script => self.call(frames, &mut call),
+                    Way::Script | Way::Tap => self.call(frames, &mut call),
                     Way::Xadd => self.xadds(frames, &mut call),
                 }
                 used += whole;
@@ -195,6 +251,47 @@ impl Appender {
                     return;
                 }
                 writer.write_all(&call).expect("the server takes a call");
+            }
+            buffer.copy_within(used..filled, 0);
+            filled -= used;
+        }
+    }
+
+    /// Looks for messages in everything that a replica is sent.
+    fn run_tap(mut self, mut tap: UnixStream, mut writer: UnixStream, slots: &SyncSender<()>) {
+        let whole = self.frame * self.batch;
+        let mut buffer = vec![0; (4 * self.frame).max(256 * 1024)];
+        let (mut frames, mut call, mut filled) = (Vec::with_capacity(whole), Vec::new(), 0);
+        let finder = memchr::memmem::Finder::new(PUBLISH);
+        loop {
+            let size = tap.read(&mut buffer[filled..]).expect("the server sends its writes");
+            if size == 0 {
+                writer.shutdown(std::net::Shutdown::Both).expect("it is connected");
+                return;
+            }
+            filled += size;
+            let mut used = 0;
+            loop {
+                let Some(found) = finder.find(&buffer[used..filled]) else {
+                    // A head may have come in part.
+                    used = used.max(filled.saturating_sub(PUBLISH.len() - 1));
+                    break;
+                };
+                used += found;
+                if filled - used < self.frame {
+                    break;
+                }
+                frames.extend_from_slice(&buffer[used..used + self.frame]);
+                used += self.frame;
+                if frames.len() == whole {
+                    call.clear();
+                    self.call(&frames, &mut call);
+                    frames.clear();
+                    if slots.send(()).is_err() {
+                        return;
+                    }
+                    writer.write_all(&call).expect("the server takes a call");
+                }
             }
             buffer.copy_within(used..filled, 0);
             filled -= used;

@@ -62,7 +62,7 @@ fn draw(path: &Path, plot: impl FnOnce(&Area<'_>)) {
 
 /// Bars beside each other for each cell.
 fn bars(area: &Area<'_>, title: &str, unit: &str, groups: &[(String, Vec<(String, f64)>)]) {
-    let most = groups.iter().flat_map(|(_, bars)| bars).map(|(_, value)| *value).fold(0.0, f64::max) * 1.15;
+    let most = groups.iter().flat_map(|(_, bars)| bars).map(|(_, value)| *value).fold(0.0, f64::max) * 1.4;
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 20))
         .margin(12)
@@ -107,17 +107,19 @@ fn bars(area: &Area<'_>, title: &str, unit: &str, groups: &[(String, Vec<(String
             .label(name.clone())
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
     }
-    legend(&mut chart);
+    legend(&mut chart, SeriesLabelPosition::UpperRight);
 }
 
-fn legend<'a, 'b: 'a, X, Y>(chart: &mut ChartContext<'a, BitMapBackend<'b>, Cartesian2d<X, Y>>)
-where
+fn legend<'a, 'b: 'a, X, Y>(
+    chart: &mut ChartContext<'a, BitMapBackend<'b>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) where
     X: Ranged<ValueType = f64>,
     Y: Ranged<ValueType = f64>,
 {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(position)
         .background_style(WHITE.mix(0.85))
         .label_font((FONT, 13))
         .draw()
@@ -145,7 +147,7 @@ fn cpu(area: &Area<'_>, rows: &[Row]) {
         .map(|row| {
             let micros =
                 row.runs.iter().map(|runs| (runs.name.clone(), runs.spread(Sample::client_micros).median));
-            (row.cell.to_string(), micros.collect())
+            (row.cell.short(), micros.collect())
         })
         .collect();
     bars(area, "Processor time of the client", "µs a message", &groups);
@@ -189,7 +191,7 @@ fn latency(area: &Area<'_>, points: &[Point]) {
             .label(point.name.clone())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(2)));
     }
-    legend(&mut chart);
+    legend(&mut chart, SeriesLabelPosition::LowerRight);
 }
 
 fn memory(area: &Area<'_>, memory: &Memory) {

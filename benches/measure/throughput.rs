@@ -22,6 +22,7 @@ const PAIRS: usize = 7;
 
 /// What a route is measured as: the first of each is a ceiling.
 pub(crate) const IDEAL: &str = "ideal client, same script";
+pub(crate) const TAP: &str = "ideal client, tapping";
 pub(crate) const XADD: &str = "ideal client, plain XADD";
 pub(crate) const IDEAL_BROADCAST: &str = "ideal client";
 
@@ -81,6 +82,7 @@ pub(crate) fn captures(plan: Plan) -> Vec<Row> {
 fn capture(cell: Cell, pairs: usize, each: Duration) -> Row {
     let mut runners: Vec<Runner<'_>> = vec![
         (IDEAL, Box::new(move || ideal(cell, each, Way::Script))),
+        (TAP, Box::new(move || ideal(cell, each, Way::Tap))),
         (XADD, Box::new(move || ideal(cell, each, Way::Xadd))),
     ];
     for (name, mode) in CAPTURES {
@@ -161,7 +163,7 @@ fn in_turns(cell: Cell, pairs: usize, runners: &[Runner<'_>]) -> Row {
 }
 
 fn ideal(cell: Cell, each: Duration, way: Way) -> Sample {
-    let server = Server::start(Version::Redis70);
+    let server = capture_server();
     let ideal = Ideal::start(&server, cell, way);
     let load = Load::of_messages(&server, &server, cell);
     let sample = over(each, &server, &load, || ideal.cpu_time());
@@ -224,9 +226,14 @@ pub(crate) fn cpu(daemon: &Daemon) -> Duration {
     daemon.process().cpu_time().expect("the daemon runs")
 }
 
+/// A replica is served at once.
+fn capture_server() -> Server {
+    Server::with(Version::Redis70, Options::default().with("repl-diskless-sync-delay", "0"))
+}
+
 /// A server, and a daemon with one capture on it.
 pub(crate) fn start_capture(cell: Cell, mode: &str) -> (Server, Daemon) {
-    let server = Server::with(Version::Redis70, Options::default().with("repl-diskless-sync-delay", "0"));
+    let server = capture_server();
     let daemon = Setup::new()
         .endpoint("bench", &server)
         .routes(&format!(
