@@ -10,14 +10,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::latency::{DIRECT, DIRECT_PUBLISH, Point};
+use crate::latency::{ACKNOWLEDGED, DIRECT, DIRECT_PUBLISH, Point};
 use crate::memory::Memory;
 use crate::peers::{Damage, Peer};
 use crate::results::{Part, Results};
 use crate::sample::Sample;
 use crate::scaling::Scaling;
-use crate::spool::Setting;
-use crate::throughput::{IDEAL, IDEAL_BROADCAST, Row, TAP, XADD};
+use crate::spool::{Measured, Setting};
+use crate::throughput::{IDEAL, IDEAL_BESIDE_A_GROUP, IDEAL_BROADCAST, Row, TAP, XADD};
 
 const END: &str = "<!-- end -->";
 
@@ -113,7 +113,7 @@ fn captures(part: &Part<Vec<Row>>, unrelated: Option<&Sample>) -> String {
 }
 
 fn broadcasts(part: &Part<Vec<Row>>) -> String {
-    conditions(part) + &throughput(&part.found, &[IDEAL_BROADCAST])
+    conditions(part) + &throughput(&part.found, &[IDEAL_BROADCAST, IDEAL_BESIDE_A_GROUP])
 }
 
 fn throughput(rows: &[Row], ceilings: &[&str]) -> String {
@@ -150,7 +150,9 @@ fn latency(part: &Part<Vec<Point>>) -> String {
     let lines = part.found.iter().map(|point| {
         let direct = if point.name.starts_with("broadcast") { DIRECT_PUBLISH } else { DIRECT };
         let base = part.found.iter().find(|other| other.rate == point.rate && other.name == direct);
-        let added = base.filter(|_| point.name != DIRECT && point.name != DIRECT_PUBLISH);
+        let added = base.filter(|_| {
+            point.name != DIRECT && point.name != DIRECT_PUBLISH && !point.name.starts_with(ACKNOWLEDGED)
+        });
         let rate = grouped(point.rate as f64) + if point.half { " (half of what it sustains)" } else { "" };
         vec![
             rate,
@@ -256,14 +258,13 @@ fn peers(part: &Part<Vec<Peer>>) -> String {
 }
 
 fn spool(part: &Part<Vec<Setting>>) -> String {
-    let lines = part.found.iter().map(|setting| {
-        vec![
-            setting.fsync.clone(),
-            format!("{:.0} MB/s", setting.append.0),
-            setting.append.1.to_string(),
-            format!("{:.0} MB/s", setting.drain.0),
-            setting.drain.1.to_string(),
-        ]
+    let lines = part.found.iter().flat_map(|setting| {
+        let log = |log: &Measured| {
+            vec![setting.fsync.clone(), log.name.clone(), log.append.to_string(), log.drain.to_string()]
+        };
+        let plain = format!("{:.0} MB/s", setting.plain);
+        let plain = vec![setting.fsync.clone(), "plain writes".to_owned(), plain, String::new()];
+        std::iter::once(plain).chain(setting.logs.iter().map(log)).collect::<Vec<_>>()
     });
-    conditions(part) + &table(&["`fsync`", "append", "of plain writes", "read back", "of plain reads"], lines)
+    conditions(part) + &table(&["`fsync`", "log", "append", "read back"], lines)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! publisher ──PUBLISH──▶ server ──▶ daemon ──▶ server ──XREADGROUP BLOCK──▶ consumer
 //! publisher ──XADD─────▶ server ───────────────────────XREADGROUP BLOCK──▶ consumer     the same without a bridge
+//! consumer ──XACK──────▶ server ──▶ daemon ──▶ server ────────────────────▶ subscriber
 //! ```
 //!
 //! A message carries the time at which it was due, not at which it left, so a publisher that is held up makes
@@ -18,10 +19,11 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
+use crate::group::{self, GROUP};
 use crate::load::{ADDED, command};
 use crate::plan::Plan;
 use crate::support::{Server, Version};
-use crate::throughput::{self, start_capture};
+use crate::throughput::{self, ORDER_STREAM, start_capture};
 
 /// Messages a second.
 const RATES: [u64; 2] = [1_000, 10_000];
@@ -65,6 +67,8 @@ enum Way {
     Published,
     /// XADD, a broadcast, and a subscriber.
     Broadcast(&'static str),
+    /// XACK of entries that are there already, a broadcast that waits for it in this way, and a subscriber.
+    Acknowledged(&'static str),
 }
 
 /// Names of captures and of broadcasts, with what they are compared with first.
@@ -73,10 +77,14 @@ const CAPTURES: [(&str, Way); 3] = [
     ("subscribe", Way::Captured("mode = \"subscribe\"")),
     ("replication", Way::Captured("mode = \"replication\"")),
 ];
-const BROADCASTS: [(&str, Way); 2] = [
+const BROADCASTS: [(&str, Way); 4] = [
     (DIRECT_PUBLISH, Way::Published),
     ("broadcast, added", Way::Broadcast("after = \"added\"\nstart = \"beginning\"")),
+    ("XACK to receipt, polling", Way::Acknowledged("poll")),
+    ("XACK to receipt, replication", Way::Acknowledged("replication")),
 ];
+/// What the names of ways begin with that are measured from XACK on.
+pub(crate) const ACKNOWLEDGED: &str = "XACK";
 
 pub(crate) fn points(plan: Plan) -> Vec<Point> {
     let each = plan.seconds(1.0, 60.0);
@@ -88,6 +96,10 @@ pub(crate) fn points(plan: Plan) -> Vec<Point> {
     let rates = RATES.into_iter().map(|rate| (rate, false)).chain([(half, true)]);
     for (rate, is_half) in rates {
         for (name, way) in CAPTURES.into_iter().chain(BROADCASTS) {
+            // What is to be acknowledged has to fit into memory beforehand.
+            if is_half && matches!(way, Way::Acknowledged(_)) {
+                continue;
+            }
             points.push(show(name, rate, is_half, &run(way, rate, each)));
         }
     }
@@ -127,10 +139,46 @@ fn run(way: Way, rate: u64, each: Duration) -> Histogram<u64> {
             measure(&server, &["PUBLISH".to_owned(), "bench".to_owned()], listen(&server), rate, each)
         }
         Way::Broadcast(lines) => {
-            let (server, _daemon) = throughput::start_broadcast(lines);
+            let server = Server::start(Version::Redis70);
+            let _daemon = throughput::start_broadcast(&server, lines);
             measure(&server, &add(ADDED), listen(&server), rate, each)
         }
+        Way::Acknowledged(mode) => acknowledged(mode, rate, each),
     }
+}
+
+/// Everything is added and given to a consumer first; then each entry is acknowledged when its payload says.
+fn acknowledged(mode: &str, rate: u64, each: Duration) -> Histogram<u64> {
+    let server = throughput::capture_server();
+    group::make(&server);
+    let step = 1_000_000_000 / rate;
+    let count = nanos(each + WARM_UP) / step;
+    let mut connection = server.connection();
+    let fill = "x".repeat(Cell::PLAIN.bytes - DIGITS);
+    for first in (0..count).step_by(1_000) {
+        let mut pipeline = redis::pipe();
+        for number in first..count.min(first + 1_000) {
+            pipeline
+                .cmd("XADD")
+                .arg(&[ADDED, "*", "payload"])
+                .arg(format!("{:0DIGITS$}{fill}", number * step));
+            pipeline.ignore();
+        }
+        pipeline.exec(&mut connection).expect("the server takes entries");
+    }
+    let mut socket = UnixStream::connect(server.socket()).expect("the server runs");
+    let mut answers = BufReader::new(socket.try_clone().expect("a second handle"));
+    let (mut ids, mut some) = (Vec::new(), Vec::new());
+    while (ids.len() as u64) < count {
+        group::read(&mut socket, &mut answers, "1000", &mut some);
+        ids.append(&mut some);
+    }
+    let _daemon = throughput::start_broadcast(&server, &format!("{ORDER_STREAM}\nmode = \"{mode}\""));
+    let acknowledge = |number: u64| {
+        let id = usize::try_from(number).ok().and_then(|number| ids.get(number))?;
+        Some(command(&["XACK", ADDED, GROUP, id]))
+    };
+    receive(&server, listen(&server), |socket, begun| send_each(socket, rate, begun, &acknowledge))
 }
 
 fn add(stream: &str) -> Vec<String> {
@@ -239,6 +287,19 @@ fn measure(
     rate: u64,
     each: Duration,
 ) -> Histogram<u64> {
+    let head: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    let head = format!("*{}\r\n{head}${}\r\n", words.len() + 1, Cell::PLAIN.bytes);
+    let fill = "x".repeat(Cell::PLAIN.bytes - DIGITS);
+    let step = 1_000_000_000 / rate;
+    let message = |number: u64| {
+        let due = number * step;
+        (due < nanos(each + WARM_UP)).then(|| format!("{head}{due:0DIGITS$}{fill}\r\n"))
+    };
+    receive(server, receiver, |socket, begun| send_each(socket, rate, begun, &message))
+}
+
+/// How long each message took from when it was due, in what `send` sends.
+fn receive(server: &Server, receiver: Receiver, send: impl FnOnce(UnixStream, Instant)) -> Histogram<u64> {
     let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
     let warm = nanos(WARM_UP);
@@ -257,35 +318,36 @@ fn measure(
         }
     });
     let socket = UnixStream::connect(server.socket()).expect("the server runs");
-    send(socket, words, rate, begun, each + WARM_UP);
+    send(socket, begun);
     // What is under way arrives.
     std::thread::sleep(Duration::from_millis(500));
     stop.store(true, Ordering::Relaxed);
     receiving.join().expect("the receiver does not fail")
 }
 
-/// Sends what is due, until the time is over.
-fn send(mut socket: UnixStream, words: &[String], rate: u64, begun: Instant, time: Duration) {
+/// Sends each command when it is due, until there is none.
+fn send_each(mut socket: UnixStream, rate: u64, begun: Instant, commands: &dyn Fn(u64) -> Option<String>) {
     let mut replies = socket.try_clone().expect("a second handle");
     let reading = std::thread::spawn(move || {
         let mut buffer = [0; 65_536];
         while replies.read(&mut buffer).is_ok_and(|size| size > 0) {}
     });
-    let head: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
-    let head = format!("*{}\r\n{head}${}\r\n", words.len() + 1, Cell::PLAIN.bytes);
-    let fill = "x".repeat(Cell::PLAIN.bytes - DIGITS);
     let step = 1_000_000_000 / rate;
-    let (mut due, end, mut out) = (nanos(begun.elapsed()), nanos(time), Vec::new());
-    while due < end {
+    let (mut number, mut out, mut over) = (0, String::new(), false);
+    while !over {
         out.clear();
         let now = nanos(begun.elapsed());
-        while due <= now {
-            write!(out, "{head}{due:0DIGITS$}{fill}\r\n").expect("a Vec takes everything");
-            due += step;
+        while number * step <= now {
+            let Some(command) = commands(number) else {
+                over = true;
+                break;
+            };
+            out += &command;
+            number += 1;
         }
-        socket.write_all(&out).expect("the server takes commands");
+        socket.write_all(out.as_bytes()).expect("the server takes commands");
         let now = nanos(begun.elapsed());
-        std::thread::sleep(Duration::from_nanos(due.saturating_sub(now)));
+        std::thread::sleep(Duration::from_nanos((number * step).saturating_sub(now)));
     }
     socket.shutdown(std::net::Shutdown::Both).expect("it is connected");
     reading.join().expect("it does not fail");

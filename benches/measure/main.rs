@@ -19,6 +19,7 @@ mod support;
 mod cell;
 mod document;
 mod gate;
+mod group;
 mod ideal;
 mod ideal_broadcast;
 mod latency;

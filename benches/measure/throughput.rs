@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
+use crate::group::Workers;
 use crate::ideal::{Ideal, Way};
 use crate::ideal_broadcast::{IdealBroadcast, Listener};
 use crate::load::{ADDED, Load};
@@ -25,9 +26,14 @@ pub(crate) const IDEAL: &str = "ideal client, same script";
 pub(crate) const TAP: &str = "ideal client, tapping";
 pub(crate) const XADD: &str = "ideal client, plain XADD";
 pub(crate) const IDEAL_BROADCAST: &str = "ideal client";
+pub(crate) const IDEAL_BESIDE_A_GROUP: &str = "ideal client, beside a group";
 
-/// How broadcasts are configured that are measured: a name, and lines of TOML.
-const BROADCASTS: [(&str, &str); 1] = [("broadcast, added", "after = \"added\"\nstart = \"beginning\"")];
+/// How broadcasts are configured that are measured: a name, lines of TOML, and whether a group acknowledges.
+const BROADCASTS: [(&str, &str, bool); 2] = [
+    ("broadcast, added", "after = \"added\"\nstart = \"beginning\"", false),
+    ("broadcast, order = stream", ORDER_STREAM, true),
+];
+pub(crate) const ORDER_STREAM: &str = "after = \"workers\"\norder = \"stream\"\nstart = \"beginning\"";
 /// How captures are.
 const CAPTURES: [(&str, &str); 2] =
     [(SUBSCRIBE, "mode = \"subscribe\""), (REPLICATION, "mode = \"replication\"")];
@@ -108,10 +114,12 @@ pub(crate) fn broadcasts(plan: Plan) -> Vec<Row> {
     let each = plan.seconds(1.5, 10.0);
     cells
         .map(|cell| {
-            let mut runners: Vec<Runner<'_>> =
-                vec![(IDEAL_BROADCAST, Box::new(move || ideal_broadcast(cell, each)))];
-            for (name, lines) in BROADCASTS {
-                runners.push((name, Box::new(move || run_broadcast(cell, each, lines))));
+            let mut runners: Vec<Runner<'_>> = vec![
+                (IDEAL_BROADCAST, Box::new(move || ideal_broadcast(cell, each, false))),
+                (IDEAL_BESIDE_A_GROUP, Box::new(move || ideal_broadcast(cell, each, true))),
+            ];
+            for (name, lines, group) in BROADCASTS {
+                runners.push((name, Box::new(move || run_broadcast(cell, each, lines, group))));
             }
             in_turns(cell, plan.pairs(1, PAIRS), &runners)
         })
@@ -180,33 +188,37 @@ pub(crate) fn run_capture(cell: Cell, each: Duration, mode: &str) -> Sample {
     sample
 }
 
-fn ideal_broadcast(cell: Cell, each: Duration) -> Sample {
+fn ideal_broadcast(cell: Cell, each: Duration, group: bool) -> Sample {
     let server = Server::start(Version::Redis70);
     let listener = Listener::start(&server);
+    let workers = group.then(|| Workers::start(&server));
     let ideal = IdealBroadcast::start(&server, cell);
     let load = Load::of_entries(&server, cell);
     let sample = over(each, &server, &load, || ideal.cpu_time());
     load.stop();
     ideal.stop();
+    workers.into_iter().for_each(Workers::stop);
     listener.stop();
     sample
 }
 
-fn run_broadcast(cell: Cell, each: Duration, lines: &str) -> Sample {
-    let (server, daemon) = start_broadcast(lines);
+fn run_broadcast(cell: Cell, each: Duration, lines: &str, group: bool) -> Sample {
+    let server = Server::start(Version::Redis70);
+    let workers = group.then(|| Workers::start(&server));
+    let daemon = start_broadcast(&server, lines);
     let listener = Listener::start(&server);
     let load = Load::of_entries(&server, cell);
     let sample = over(each, &server, &load, || cpu(&daemon));
     load.stop();
+    workers.into_iter().for_each(Workers::stop);
     listener.stop();
     sample
 }
 
-/// A server, and a daemon with one broadcast on it.
-pub(crate) fn start_broadcast(lines: &str) -> (Server, Daemon) {
-    let server = Server::start(Version::Redis70);
-    let daemon = Setup::new()
-        .endpoint("bench", &server)
+/// A daemon with one broadcast on a server.
+pub(crate) fn start_broadcast(server: &Server, lines: &str) -> Daemon {
+    Setup::new()
+        .endpoint("bench", server)
         .routes(&format!(
             r#"
             [broadcast.bench]
@@ -218,8 +230,9 @@ pub(crate) fn start_broadcast(lines: &str) -> (Server, Daemon) {
             message = "<field:payload>"
             "#
         ))
-        .start_ready();
-    (server, daemon)
+        // The server's own default is not made for such a rate.
+        .expects(&[&["backlog_short"]])
+        .start_ready()
 }
 
 pub(crate) fn cpu(daemon: &Daemon) -> Duration {
@@ -227,7 +240,7 @@ pub(crate) fn cpu(daemon: &Daemon) -> Duration {
 }
 
 /// A replica is served at once.
-fn capture_server() -> Server {
+pub(crate) fn capture_server() -> Server {
     Server::with(Version::Redis70, Options::default().with("repl-diskless-sync-delay", "0"))
 }
 
