@@ -132,7 +132,8 @@ fn across_servers_each_entry_is_published_at_least_once() {
 
 #[test]
 fn two_runs_of_one_job_publish_each_entry_once() {
-    const ENTRIES: usize = 15_000;
+    // Each spends its rate on what the other one has published already, so this takes several times as long as one.
+    const ENTRIES: usize = 3_000;
     let server = Server::start(Version::Redis82);
     fill(&server, ENTRIES);
     let subscriber = Subscriber::start(&server, &["again"]);
