@@ -19,16 +19,20 @@
 //! at least [`BATCH_BYTES`] (`proto-max-bulk-len` and `client-query-buffer-limit` go no lower), and what is
 //! larger goes alone, so that it is known which entry it was. Anything else is the route's own.
 
+mod elsewhere;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use elsewhere::{Note, Other, Published};
+
 use super::call::{Failing, Items, Keys, Outcome, Tally};
 use super::failure::{Failure, Side};
 use super::id::EntryId;
 use super::render::{Unrenderable, Withheld};
-use crate::server::resp::{self, Value};
+use crate::server::resp;
 use crate::server::{Connection, Error, Hash};
 
 /// Entries of one batch. A script of 128 costs 3.7 µs an entry on the server, one of 1 costs 17.
@@ -43,59 +47,6 @@ pub(super) const BATCHES_UNDER_WAY: usize = 4;
 
 /// An entry's id, and the same as the server writes it.
 pub(super) type Id<'a> = (EntryId, &'a [u8]);
-
-/// Where the destination is another server than the stream's.
-#[derive(Debug)]
-struct Other {
-    connection: Connection,
-    /// The batch that is being collected.
-    current: Published,
-    /// The same for what was left behind.
-    releasing: Published,
-    /// Batches whose PUBLISH commands are not all answered.
-    waiting: VecDeque<Published>,
-    /// When a PING was sent that is not answered: only while nothing else is asked.
-    ping: Option<Instant>,
-    response_timeout: Duration,
-}
-
-/// A batch on another server.
-#[derive(Debug, Default)]
-struct Published {
-    span: (EntryId, EntryId),
-    /// How many entries were ever added up to its end.
-    counted: Option<u64>,
-    ids: Vec<EntryId>,
-    answered: usize,
-    unheard: u64,
-    /// Entries that the route's filter left out.
-    filtered: Vec<EntryId>,
-    /// The one entry, where it is larger than a batch.
-    large: Option<EntryId>,
-    /// Entries that are not published but noted on the stream's server: they wait for the cursor's step.
-    noted: Vec<(EntryId, Note)>,
-    /// Whether these are holes: the cursor is past them already.
-    release: bool,
-    sent: Option<Instant>,
-}
-
-/// What is noted of an entry in the place of publishing it.
-#[derive(Debug, Clone)]
-enum Note {
-    /// It goes to the dead letters.
-    Dead(Unrenderable),
-    /// It is not acknowledged, and published later.
-    Hole,
-    /// It was a hole, and the route's filter leaves it out by now.
-    Filtered,
-}
-
-impl Published {
-    fn holes(&self) -> u64 {
-        let holes = self.noted.iter().filter(|(_, note)| matches!(note, Note::Hole)).count();
-        u64::try_from(holes).unwrap_or(u64::MAX)
-    }
-}
 
 /// A script's call that is not answered yet.
 #[derive(Debug)]
@@ -483,105 +434,6 @@ impl Publisher {
         self.end = self.taken;
         // A batch of dead letters alone waits for no answer of the other server.
         self.move_published(now);
-    }
-
-    /// Takes in what the destination answered to PUBLISH, where it is another server.
-    ///
-    /// # Errors
-    /// Where it answered something else.
-    pub(super) fn answered(&mut self, now: Instant) -> Result<(), Failure> {
-        while self.refused.is_none() {
-            let Some(other) = &mut self.other else { return Ok(()) };
-            let Some(reply) = other.connection.reader.next_value().map_err(Failure::destination)? else {
-                return Ok(());
-            };
-            if other.ping.take().is_some() {
-                if let Value::Error(text) = reply {
-                    return Err(Failure::destination(Error::reply(&text)));
-                }
-                continue;
-            }
-            let Some(batch) = other.waiting.front_mut() else {
-                return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
-            };
-            match reply {
-                Value::Integer(receivers) => {
-                    batch.answered += 1;
-                    batch.unheard += u64::from(receivers == 0);
-                }
-                Value::Error(text) => {
-                    let entry = batch.ids.get(batch.answered).copied();
-                    let error = Error::reply(&text);
-                    let too_large = batch.large.is_some() && error.code() == Some("ERR");
-                    let own = self.blames && (self.channels_differ || too_large);
-                    let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
-                    let last = before.copied().unwrap_or(batch.span.0);
-                    batch.span.1 = last;
-                    batch.counted = None;
-                    batch.ids.truncate(batch.answered);
-                    batch.noted.retain(|(id, _)| *id <= last);
-                    batch.filtered.retain(|id| *id <= last);
-                    // Those behind it are read again: across servers that may repeat, and loses nothing.
-                    other.waiting.truncate(1);
-                    self.refused = Some(Failure::of_publish(Side::Destination, entry, own, error));
-                }
-                _ => {
-                    let error = Error::Protocol("PUBLISH was answered with no number".into());
-                    return Err(Failure::destination(error));
-                }
-            }
-            self.move_published(now);
-        }
-        Ok(())
-    }
-
-    /// Asks the destination for a sign of life, where it is another server and nothing else is asked.
-    /// The other connections need none: reading is answered every second.
-    pub(super) fn ping(&mut self, now: Instant) {
-        if let Some(other) = &mut self.other
-            && other.waiting.is_empty()
-            && other.ping.is_none()
-        {
-            resp::command(other.connection.out(), &[b"PING"]);
-            other.ping = Some(now);
-        }
-    }
-
-    /// Moves the cursor over the batches that the other server has answered.
-    fn move_published(&mut self, now: Instant) {
-        let Some(other) = &mut self.other else { return };
-        while other.waiting.front().is_some_and(|batch| batch.answered == batch.ids.len()) {
-            let Some(batch) = other.waiting.pop_front() else { return };
-            if batch.span.0 == batch.span.1 && !batch.release {
-                continue;
-            }
-            let published = u64::try_from(batch.ids.len()).unwrap_or(u64::MAX);
-            let noted = u64::try_from(batch.noted.len()).unwrap_or(u64::MAX);
-            let items = if batch.release { &mut self.releases } else { &mut self.items };
-            for (id, note) in &batch.noted {
-                match note {
-                    Note::Dead(why) => items.dead_letter(id.to_string().as_bytes(), why),
-                    Note::Hole => items.hole(id.to_string().as_bytes()),
-                    Note::Filtered => items.filtered_hole(id.to_string().as_bytes()),
-                }
-            }
-            let elsewhere = Tally { published, unheard: batch.unheard, ..Tally::default() };
-            let out = self.writer.out();
-            if batch.release {
-                let ids: String = batch.ids.iter().map(|id| format!("{id} ")).collect();
-                let Some(hash) = &self.release_hash else { continue };
-                items.write_release(out, hash, &self.keys, (elsewhere, ids.as_bytes()));
-            } else {
-                items.filtered(u64::try_from(batch.filtered.len()).unwrap_or(u64::MAX));
-                let span = (batch.span.0, batch.span.1, batch.counted);
-                items.write(out, &self.hash, &self.keys, span, elsewhere);
-            }
-            let sent = batch.sent.unwrap_or(now);
-            let holes = batch.holes();
-            let (entries, counted) = (published + noted, batch.counted);
-            let release = batch.release;
-            self.calls.push_back(Call { entries, large: None, holes, counted, release, sent });
-        }
     }
 
     /// Takes in one answer of the script; `None` until there is one.
