@@ -19,7 +19,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Everything is published in one step: the server does nothing else meanwhile.
 const PUBLISH: &str = "for i = 1, tonumber(ARGV[1]) do redis.call('PUBLISH', 'bench', ARGV[2]) end";
-const ADD: &str = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', 'bench', '*', 'payload', ARGV[2]) end";
+/// All different: of payloads that repeat, a broadcast wonders whether they are its own.
+const ADD: &str = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', 'bench', '*', 'payload', \
+    string.format('%08d', i) .. string.sub(ARGV[2], 9)) end";
 
 /// A route that has work to do.
 pub(crate) struct Loaded {
