@@ -36,12 +36,21 @@ pub(crate) struct Load {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What holds publishers back.
+#[derive(Debug, Clone, Copy)]
+enum Held {
+    /// So many more than are dealt with.
+    ToWindow(u64),
+    /// So many a second.
+    ToRate(u64),
+}
+
 impl Load {
     /// Publishes, held back to what becomes entries of `destination`.
     pub(crate) fn of_messages(source: &Server, destination: &Server, cell: Cell) -> Self {
         let payload = "x".repeat(cell.bytes);
         let commands = (0..cell.channels).map(|n| command(&["PUBLISH", &cell.channel(n), &payload]));
-        Self::start(source, destination, "xadd", cell.window(), &commands.collect::<Vec<_>>())
+        Self::start(source, destination, "xadd", Held::ToWindow(cell.window()), &commands.collect::<Vec<_>>())
     }
 
     /// Adds entries to a stream, held back to what is published of them.
@@ -49,25 +58,32 @@ impl Load {
         let keep = (4 * cell.window()).to_string();
         let payload = "x".repeat(cell.bytes);
         let add = command(&["XADD", ADDED, "MAXLEN", "~", &keep, "*", "payload", &payload]);
-        Self::start(server, server, "publish", cell.window(), &[add])
+        Self::start(server, server, "publish", Held::ToWindow(cell.window()), &[add])
     }
 
-    /// Writes that nobody listens for, as many as the server takes.
-    pub(crate) fn of_writes(server: &Server) -> Self {
+    /// Writes that nobody listens for, so many a second: as fast as a server takes them, its buffer for the tap
+    /// would be what is measured.
+    pub(crate) fn of_writes(server: &Server, rate: u64) -> Self {
         let set = command(&["SET", "unrelated", &"x".repeat(Cell::PLAIN.bytes)]);
-        Self::start(server, server, "set", u64::MAX / 4, &[set])
+        Self::start(server, server, "set", Held::ToRate(rate), &[set])
     }
 
     fn start(
         server: &Server,
         worked_on: &Server,
         counted: &'static str,
-        window: u64,
+        held: Held,
         commands: &[String],
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicU64::new(0));
         let publishers = PUBLISHERS as u64;
+        let begun = Instant::now();
+        let (window, allows) = match held {
+            Held::ToWindow(window) => (window, None),
+            // What is sent between two looks at the clock.
+            Held::ToRate(rate) => (rate / 10, Some(rate)),
+        };
         let allowed = Arc::new(AtomicU64::new(window / publishers));
         let mut threads = Vec::new();
         for number in 0..PUBLISHERS {
@@ -82,7 +98,13 @@ impl Load {
             while !stopped.load(Ordering::Relaxed) {
                 let count = calls(&mut connection, counted);
                 counts.store(count, Ordering::Relaxed);
-                allowed.store(count.saturating_add(window) / publishers, Ordering::Relaxed);
+                let most = match allows {
+                    None => count + window,
+                    Some(rate) => {
+                        rate * u64::try_from(begun.elapsed().as_millis()).expect("some time") / 1_000
+                    }
+                };
+                allowed.store(most / publishers, Ordering::Relaxed);
                 std::thread::sleep(TICK);
             }
         }));

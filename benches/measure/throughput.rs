@@ -129,7 +129,7 @@ pub(crate) fn broadcasts(plan: Plan) -> Vec<Row> {
 /// What a tap spends on writes that are nobody's.
 pub(crate) fn unrelated(plan: Plan) -> Sample {
     let (server, daemon) = start_capture(Cell::PLAIN, "mode = \"replication\"");
-    let load = Load::of_writes(&server);
+    let load = Load::of_writes(&server, 100_000);
     let sample = over(plan.seconds(2.0, 10.0), &server, &load, || cpu(&daemon));
     load.stop();
     println!(
