@@ -153,6 +153,8 @@ pub struct Route {
     floor: u64,
     /// Where the successor's numbering begins, once this route's window has come there.
     border: Option<Position>,
+    /// The same in this route's own numbering, which is another one where it reads a replication stream.
+    border_place: Option<Position>,
     known_border: Border,
     /// Under which revision this instance writes, while it does: only that one trims.
     writes_as: watch::Sender<Option<String>>,
@@ -246,6 +248,7 @@ impl Route {
             histories: Histories::default(),
             floor: 0,
             border: None,
+            border_place: None,
             known_border: Border::None,
             writes_as: watch::Sender::new(None),
             log: Limited::new(),
@@ -378,24 +381,29 @@ impl Route {
     fn on_border(&mut self, border: Border) {
         self.known_border = border;
         match border {
-            Border::None => self.border = None,
+            Border::None => self.forget_border(),
             Border::Here => self.hand_over_here(),
             Border::Announced(id) => {
                 if !self.is_past(id) {
                     // An earlier announcement, withdrawn meanwhile, holds nothing back any more.
-                    self.border = None;
+                    self.forget_border();
                 }
             }
             Border::Open(position) => {
                 let coming = self.source.is_open() && self.builder.last() < Some(position);
                 if !self.is_past(position.epoch.anchor) && coming {
                     // Not there yet: `read_window` stops when the anchor comes.
-                    self.border = None;
+                    self.forget_border();
                     return;
                 }
                 self.hand_over(position);
             }
         }
+    }
+
+    fn forget_border(&mut self) {
+        self.border = None;
+        self.border_place = None;
     }
 
     /// Whether this route's window has come to an anchor that a successor announced.
@@ -406,7 +414,9 @@ impl Route {
     /// Everything from the border on is the successor's.
     fn hand_over(&mut self, border: Position) {
         let contiguous = self.is_past(border.epoch.anchor);
+        let place = self.border_place.filter(|_| contiguous).unwrap_or(border);
         self.border = Some(border);
+        self.border_place = Some(place);
         let inherits = self.parts.successor.inherits();
         self.ending = match self.ending {
             _ if inherits => Ending::HandedOver,
@@ -416,7 +426,7 @@ impl Route {
         };
         self.close_source();
         self.flush_builder();
-        let (others, gap) = self.overflow.cut(border, &mut self.chain);
+        let (others, gap) = self.overflow.cut(place, &mut self.chain);
         self.parts.metrics.deduplicated.increment(others);
         self.account.deduplicated(others);
         // Only what may be missing before the border is the successor's to record: where a window of

@@ -173,7 +173,9 @@ impl Tap {
         if controls {
             return Ok(Some(match Control::parse(payload) {
                 Some(Control::Heartbeat { instance, sent_us }) => Item::Heartbeat { instance, sent_us },
-                Some(Control::Anchor(epoch)) => Item::Passing(epoch.at(0)),
+                Some(Control::Anchor(epoch)) => {
+                    Item::Passing { anchor: epoch.at(0), place: numbering.at(offset) }
+                }
                 None => Item::Nothing,
             }));
         }

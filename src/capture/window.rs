@@ -75,7 +75,12 @@ pub(crate) enum Item<'a> {
     /// Another window opened somewhere: positions count from here.
     Anchor(Position),
     /// In a tap: a window opens elsewhere with this anchor.
-    Passing(Position),
+    Passing {
+        /// The anchor.
+        anchor: Position,
+        /// Where it stands in the tap's own numbering.
+        place: Position,
+    },
     /// The path works.
     Heartbeat { instance: u64, sent_us: u64 },
     /// Everything that was published before [`Window::fence`] has come.

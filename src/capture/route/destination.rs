@@ -492,7 +492,7 @@ impl Route {
         let connection = &mut up.lane.connection;
         while self.chain.awaited() < IN_FLIGHT && connection.unsent_bytes() < UNSENT_BYTES {
             // What follows a border may be a successor's.
-            if self.border.is_some() && self.chain.next_first() >= self.border {
+            if self.border_place.is_some() && self.chain.next_first() >= self.border_place {
                 return;
             }
             let Some((prev, gap, batch)) = self.chain.send(force, now_unix_ms) else { return };

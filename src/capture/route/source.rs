@@ -444,17 +444,19 @@ impl Route {
                         // What is full is found out with the next message.
                         intake.end_batch();
                         self.border = Some(position);
+                        self.border_place = Some(position);
                         if matches!(word, Border::Open(_)) {
                             break Pause::Border(position);
                         }
                     }
                     intake.anchor(position)
                 }
-                Ok(Some(Item::Passing(anchor))) => {
+                Ok(Some(Item::Passing { anchor, place })) => {
                     let word = self.parts.successor.border();
                     if word.is_at(anchor) {
                         intake.end_batch();
                         self.border = Some(anchor);
+                        self.border_place = Some(place);
                         if matches!(word, Border::Open(_)) {
                             break Pause::Border(anchor);
                         }

@@ -400,7 +400,7 @@ impl Route {
             None
         };
         self.parts.successor.leave(left.map_or(Left::Nowhere, Left::At));
-        self.border = None;
+        self.forget_border();
         self.ending = match self.ending {
             _ if self.parts.successor.inherits() => Ending::HandedOver,
             Ending::Draining(until) => Ending::HandingOver(Some(until)),
