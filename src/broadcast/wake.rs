@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::PARKED;
@@ -32,10 +32,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// A master sends a PING every 10 s (`repl-ping-replica-period`), also through a replica: after so long a
 /// silence the link is dead.
 const SILENCE: Duration = Duration::from_secs(25);
-/// Where so many reads in a row brought nothing of the group, the server is busy with other writes…
-const IDLE_READS: u32 = 8;
-/// …and the next read waits this long, since each costs as much as skipping a hundred commands.
-const REST: Duration = Duration::from_millis(1);
 
 /// A link that rings. Dropping it ends the link.
 #[derive(Debug)]
@@ -143,7 +139,7 @@ impl Reader {
 
     /// Reads until the link ends; returns why.
     async fn read(&mut self, mut link: Link) -> Error {
-        let (mut heard, mut idle_reads) = (Instant::now(), 0);
+        let mut heard = Instant::now();
         loop {
             match timeout(TICK, poll_fn(|cx| link.poll_fill(cx))).await {
                 Err(_) if heard.elapsed() > SILENCE => return Error::Timeout(SILENCE, "replicating"),
@@ -157,15 +153,12 @@ impl Reader {
             if let Some(place) = &mut self.place {
                 place.offset = link.offset();
             }
-            if link.take_touched() {
-                idle_reads = 0;
+            let touched = link.take_touched();
+            if touched {
                 self.bell.notify.notify_one();
-            } else {
-                idle_reads += 1;
-                if idle_reads >= IDLE_READS {
-                    link.rest();
-                    sleep(REST).await;
-                }
+            }
+            if let Some(until) = link.rest(touched, heard.into_std()) {
+                sleep_until(until.into()).await;
             }
         }
     }

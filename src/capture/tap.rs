@@ -21,11 +21,6 @@ use crate::server::{Error, Role};
 /// How often the checkpoint moves at least: a restart then goes on close to where it was.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// Where so many reads in a row brought nothing that counts, the server is busy with other writes…
-const IDLE_READS: u32 = 8;
-/// …and the next read waits this long, since each costs as much as skipping a hundred commands.
-const REST: Duration = Duration::from_millis(1);
-
 /// An open tap.
 #[derive(Debug)]
 pub(crate) struct Tap {
@@ -37,8 +32,6 @@ pub(crate) struct Tap {
     numbering: Numbering,
     /// Where it began.
     anchor: Position,
-    /// Reads in a row that brought nothing that counts.
-    idle_reads: u32,
     /// Until when no more is read.
     rests_until: Option<Instant>,
     /// When an item last said how far was read.
@@ -76,7 +69,6 @@ impl Tap {
             patterns: subscriptions.patterns,
             sharded,
             numbering,
-            idle_reads: 0,
             rests_until: None,
             told: now,
             heard: now,
@@ -124,11 +116,7 @@ impl Tap {
 
     /// Says how many messages that count the last read brought.
     pub(crate) fn brought(&mut self, events: u64, now: Instant) {
-        self.idle_reads = if events > 0 { 0 } else { self.idle_reads.saturating_add(1) };
-        if self.idle_reads >= IDLE_READS {
-            self.rests_until = Some(now + REST);
-            self.link.rest();
-        }
+        self.rests_until = self.link.rest(events > 0, now);
     }
 
     /// Acknowledges only; ready with an error only.

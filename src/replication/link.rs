@@ -9,6 +9,7 @@
 //! The snapshot is read and dropped as it comes. Servers that know `rdb-filter-only` (Redis 7.0) send an
 //! empty one; the others send the whole dataset. Each forks once for it.
 
+use std::ops::RangeInclusive;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,13 @@ const ACK_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(100);
 /// While a snapshot is prepared a server sends a newline each second; so long a silence is none.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Where only what does not count has come for a while, each read costs more than the commands that it brings.
+/// Then what comes is left to gather for this part of that while, which is all that it can delay what counts…
+const REST_PART: u32 = 8;
+/// …not where that is shorter than the timer tells apart, never longer than the socket has room for…
+const REST: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(4);
+/// …and not below so many bytes a second, where reads are few.
+const REST_RATE: u64 = 100_000;
 /// The longest line before the stream.
 const LINE_BYTES: usize = 1024;
 /// What ends a snapshot whose length is not announced.
@@ -41,6 +49,8 @@ pub(crate) struct Link {
     address: Address,
     role: Role,
     acked: Instant,
+    /// When a read last brought something that counts, and up to which offset.
+    found: (Instant, u64),
     /// The message over the limit that was told last.
     large: (Vec<u8>, Vec<u8>),
 }
@@ -94,8 +104,9 @@ impl Link {
         }
         let Opening { connection, role, .. } = opening;
         let stream = Stream::new(offset, limit);
-        let (acked, large) = (Instant::now(), (Vec::new(), Vec::new()));
-        Ok((Self { connection, stream, address, role, acked, large }, start))
+        let now = Instant::now();
+        let large = (Vec::new(), Vec::new());
+        Ok((Self { connection, stream, address, role, acked: now, found: (now, offset), large }, start))
     }
 
     /// Notes from here on whether a command concerns a consumer group of a stream.
@@ -136,9 +147,23 @@ impl Link {
         self.connection.poll_fill(cx)
     }
 
-    /// Lets what comes wait unwatched until the next read.
-    pub(crate) fn rest(&mut self) {
+    /// Whether nothing is to be read for a while, and until when; `found` says whether the last read brought
+    /// something that counts. What comes meanwhile wakes nobody.
+    pub(crate) fn rest(&mut self, found: bool, now: Instant) -> Option<Instant> {
+        if found {
+            self.found = (now, self.stream.boundary());
+            return None;
+        }
+        let (since, offset) = self.found;
+        let silence = now.saturating_duration_since(since);
+        let bytes = self.stream.boundary() - offset;
+        let is_little = u128::from(bytes) * 1_000_000 < u128::from(REST_RATE) * silence.as_micros();
+        // Where a read filled its buffer more is there already.
+        if silence / REST_PART < *REST.start() || is_little || self.connection.reader.is_filled() {
+            return None;
+        }
         self.connection.rest();
+        Some(now + (silence / REST_PART).min(*REST.end()))
     }
 
     /// Says how far was read where that is due: also where no more is read for now, so that the server

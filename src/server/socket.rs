@@ -1,6 +1,6 @@
 //! The byte stream under a connection: TCP or a unix socket.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net;
 use std::os::unix::net as unix;
 use std::pin::Pin;
@@ -62,7 +62,7 @@ impl Socket {
 
 impl Socket {
     /// Stops watching: whatever comes then wakes nobody, while a watched socket wakes the runtime with every
-    /// packet, read or not. Reading and writing begin to watch again.
+    /// packet, read or not. Watching begins again with a write, and with a read that finds nothing.
     pub(crate) fn rest(&mut self) {
         // What stands there meanwhile is never seen.
         let watched =
@@ -90,9 +90,30 @@ impl Socket {
     }
 }
 
+impl Resting {
+    /// Reads what is there.
+    fn read(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let room = buf.initialize_unfilled();
+        let read = match self {
+            Self::Tcp(stream) => stream.read(room)?,
+            Self::Unix(stream) => stream.read(room)?,
+            Self::Broken(_) => return Err(io::ErrorKind::WouldBlock.into()),
+        };
+        buf.advance(read);
+        Ok(())
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut().watched()? {
+        let socket = self.get_mut();
+        if let Self::Resting(resting) = socket {
+            match resting.read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+        match socket.watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),

@@ -124,6 +124,12 @@ impl Reader {
         self.end = self.buf.len().min(self.end + bytes);
     }
 
+    /// Whether the last bytes took all the room that there was.
+    #[must_use]
+    pub fn is_filled(&self) -> bool {
+        self.end == self.buf.len()
+    }
+
     /// Bytes that this reader holds in memory.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
