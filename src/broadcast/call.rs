@@ -17,8 +17,8 @@ pub(super) const RELEASE: Script = Script { name: "release", source: include_str
 /// Finds or makes the cursor.
 pub(super) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
 
-/// EVALSHA, hash, number of keys, three keys, and eight arguments before the items.
-const FIXED_ARGUMENTS: usize = 14;
+/// EVALSHA, hash, number of keys, three keys, and nine arguments before the items.
+const FIXED_ARGUMENTS: usize = 15;
 /// The same for what was left behind, with four keys and five arguments.
 const FIXED_RELEASE_ARGUMENTS: usize = 12;
 
@@ -79,7 +79,14 @@ pub(super) struct Tally {
 /// The items of one call, as they are collected.
 #[derive(Debug, Default)]
 pub(super) struct Items {
+    /// The channel of every item so far, as long as it is the same: then it is sent once, which spares the
+    /// server an argument of two for each message.
+    channel: Vec<u8>,
+    shared: bool,
+    /// Of each item its message, and before it its channel where that is not shared.
     arguments: Vec<u8>,
+    /// Where each item ends, as long as the channel is shared.
+    ends: Vec<usize>,
     ids: Vec<u8>,
     count: usize,
     /// Entries that were left out, and of these the ones since the last item.
@@ -90,6 +97,12 @@ pub(super) struct Items {
 impl Items {
     /// Adds a message to be published by the script.
     pub(super) fn message(&mut self, id: &[u8], channel: &[u8], message: &[u8]) {
+        if self.count == 0 {
+            self.shared = !channel.is_empty();
+            self.channel.extend_from_slice(channel);
+        } else if self.shared && self.channel != channel {
+            self.spread();
+        }
         self.count += 1;
         self.ids.extend_from_slice(id);
         if self.filtered_since > 0 {
@@ -98,8 +111,28 @@ impl Items {
             self.filtered_since = 0;
         }
         self.ids.push(b' ');
-        resp::argument(&mut self.arguments, channel);
+        if !self.shared {
+            resp::argument(&mut self.arguments, channel);
+        }
         resp::argument(&mut self.arguments, message);
+        if self.shared {
+            self.ends.push(self.arguments.len());
+        }
+    }
+
+    /// Gives every item a channel of its own.
+    fn spread(&mut self) {
+        if !self.shared {
+            return;
+        }
+        self.shared = false;
+        let together = std::mem::take(&mut self.arguments);
+        let mut begin = 0;
+        for end in self.ends.drain(..) {
+            resp::argument(&mut self.arguments, &self.channel);
+            self.arguments.extend_from_slice(&together[begin..end]);
+            begin = end;
+        }
     }
 
     /// Adds an entry for the dead letters.
@@ -142,7 +175,8 @@ impl Items {
         (previous, last, counted): (EntryId, EntryId, Option<u64>),
         elsewhere: Tally,
     ) {
-        resp::header(out, FIXED_ARGUMENTS + usize::from(keys.holes.is_some()) + 2 * self.count);
+        let each = if self.shared { 1 } else { 2 };
+        resp::header(out, FIXED_ARGUMENTS + usize::from(keys.holes.is_some()) + each * self.count);
         keys.begin(out, hash);
         resp::argument(out, previous.to_string().as_bytes());
         resp::argument(out, last.to_string().as_bytes());
@@ -151,6 +185,7 @@ impl Items {
         resp::argument(out, self.filtered.to_string().as_bytes());
         resp::argument(out, counted.map(|counted| counted.to_string()).unwrap_or_default().as_bytes());
         resp::argument(out, keys.command.as_bytes());
+        resp::argument(out, if self.shared { &self.channel } else { b"" });
         self.drain_into(out);
     }
 
@@ -163,6 +198,7 @@ impl Items {
         keys: &Keys,
         (elsewhere, ids): (Tally, &[u8]),
     ) {
+        self.spread();
         resp::header(out, FIXED_RELEASE_ARGUMENTS + 2 * self.count);
         keys.begin(out, hash);
         resp::argument(out, elsewhere.published.to_string().as_bytes());
@@ -175,7 +211,9 @@ impl Items {
     fn drain_into(&mut self, out: &mut Vec<u8>) {
         resp::argument(out, &self.ids);
         out.extend_from_slice(&self.arguments);
+        self.channel.clear();
         self.arguments.clear();
+        self.ends.clear();
         self.ids.clear();
         self.count = 0;
         self.filtered = 0;
@@ -357,8 +395,52 @@ mod tests {
             .map(|value| value.bytes().unwrap().escape_ascii().to_string())
             .collect();
         assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "7", "PUBLISH"]);
-        assert_eq!(text[14..16], ["2-0 3-0+2 ", "news"]);
-        assert_eq!(text[16..], ["\\r\\n", "", "empty_channel the channel\\'s template made an empty name"]);
+        assert_eq!(text[14..18], ["", "2-0 3-0+2 ", "news", "\\r\\n"]);
+        assert_eq!(text[18..], ["", "empty_channel the channel\\'s template made an empty name"]);
+    }
+
+    /// The channel that all share, '' where they do not, and then the items, of one call.
+    fn written(items: &mut Items) -> Vec<String> {
+        let (mut out, id) = (Vec::new(), EntryId::default());
+        let keys = Keys {
+            cursor: "c".into(),
+            dead_letters: "d".into(),
+            stream: "s".into(),
+            command: "PUBLISH",
+            holes: None,
+        };
+        items.write(&mut out, &[b'f'; 40], &keys, (id, id, None), Tally::default());
+        let (call, end) = Value::build(&out, 0).unwrap();
+        assert_eq!(end, out.len());
+        let text = |value: &Value| value.bytes().unwrap().escape_ascii().to_string();
+        let mut words: Vec<_> = call.elements().unwrap()[13..].iter().map(text).collect();
+        words.remove(1);
+        words
+    }
+
+    #[test]
+    fn a_channel_is_sent_once_where_all_share_it() {
+        let mut items = Items::default();
+        // Emptied each time: what one call held is not in the next.
+        for _ in 0..2 {
+            items.message(b"1-0", b"news", b"a");
+            items.message(b"2-0", b"news", b"");
+            items.message(b"3-0", b"news", b"c");
+            assert_eq!(written(&mut items), ["news", "a", "", "c"]);
+            items.message(b"1-0", b"news", b"a");
+            items.message(b"2-0", b"news", b"b");
+            items.message(b"3-0", b"sport", b"c");
+            items.message(b"4-0", b"news", b"d");
+            assert_eq!(written(&mut items), ["", "news", "a", "news", "b", "sport", "c", "news", "d"]);
+            items.hole(b"1-0");
+            items.message(b"2-0", b"news", b"b");
+            assert_eq!(written(&mut items), ["", "", "hole", "news", "b"]);
+            items.message(b"1-0", b"news", b"a");
+            items.hole(b"2-0");
+            assert_eq!(written(&mut items), ["", "news", "a", "", "hole"]);
+            items.filtered(3);
+            assert_eq!(written(&mut items), [""]);
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@
 --       filtered   entries of this batch that the route's filter left out
 --       counted    how many entries were ever added up to the batch's last, or '' where that is not known
 --       command    PUBLISH or SPUBLISH
+--       channel    of every item, or '' where they do not share one
 --       ids        the ids of the items below, in order, with a space after each; `id+n` where n entries
 --                  before it were left out
---       then for each item two values: channel and message,
+--       then for each item its message, or, where they share no channel, two values: channel and message,
 --       or, where the entry cannot be published: '' and "reason detail",
 --       or, where it is not acknowledged and to be published later: '' and "hole"
 --
@@ -24,7 +25,7 @@ if cursor[1] ~= ARGV[1] then
   return { 0, cursor[1] or '', cursor[6] or '' }
 end
 
-local first = 9
+local first, command, shared = 10, ARGV[7], ARGV[8]
 local published, unheard, rejected = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
 local filtered = tonumber(ARGV[5])
 local last, failure, failed = ARGV[2], nil, ''
@@ -35,7 +36,7 @@ local ids, left_out
 local function up_to(item)
   if not ids then
     ids, left_out = { [0] = ARGV[1] }, { [0] = 0 }
-    for id, before in string.gmatch(ARGV[8], '([^+%s]+)%+?(%d*)') do
+    for id, before in string.gmatch(ARGV[9], '([^+%s]+)%+?(%d*)') do
       local at = #ids + 1
       ids[at], left_out[at] = id, left_out[at - 1] + (tonumber(before) or 0)
     end
@@ -43,23 +44,44 @@ local function up_to(item)
   return ids[item], left_out[item]
 end
 
-for at = first, #ARGV, 2 do
+-- Without pcall, an error in the middle would leave the first messages out and the cursor unmoved,
+-- and every retry would publish them again.
+local pcall = redis.pcall
+
+-- Nearly every batch, so this loop does nothing for a message that it can do after it.
+if shared ~= '' then
+  local stopped
+  for at = first, #ARGV do
+    local answer = pcall(command, shared, ARGV[at])
+    if answer == 0 then
+      unheard = unheard + 1
+    elseif answer ~= 1 and type(answer) == 'table' then
+      stopped, failure = at - first + 1, answer['err']
+      break
+    end
+  end
+  published = published + (stopped or #ARGV - first + 2) - 1
+  if stopped then
+    failed = up_to(stopped)
+    last, filtered = up_to(stopped - 1)
+  end
+end
+
+for at = first, shared == '' and #ARGV or 0, 2 do
   local channel, message = ARGV[at], ARGV[at + 1]
   local item = (at - first) / 2 + 1
   local answer, hole
-  -- Without pcall, an error in the middle would leave the first messages out and the cursor unmoved,
-  -- and every retry would publish them again.
   if channel ~= '' then
-    answer = redis.pcall(ARGV[7], channel, message)
+    answer = pcall(command, channel, message)
   elseif message == 'hole' then
     -- With leading zeros, so that the order of the set is that of the stream.
     hole = true
     local ms, sequence = string.match((up_to(item)), '^(%d+)-(%d+)$')
-    answer = redis.pcall('ZADD', KEYS[4], 0,
+    answer = pcall('ZADD', KEYS[4], 0,
       string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #sequence) .. sequence)
   else
     local reason, detail = string.match(message, '^(%S+) (.*)$')
-    answer = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
+    answer = pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
       'id', (up_to(item)), 'reason', reason, 'detail', detail)
   end
   failure = type(answer) == 'table' and answer['err']
