@@ -155,15 +155,13 @@ impl Link {
             return None;
         }
         let (since, offset) = self.found;
-        let silence = now.saturating_duration_since(since);
-        let bytes = self.stream.boundary() - offset;
-        let is_little = u128::from(bytes) * 1_000_000 < u128::from(REST_RATE) * silence.as_micros();
         // Where a read filled its buffer more is there already.
-        if silence / REST_PART < *REST.start() || is_little || self.connection.reader.is_filled() {
+        if self.connection.reader.is_filled() {
             return None;
         }
+        let rest = rest(now.saturating_duration_since(since), self.stream.boundary() - offset)?;
         self.connection.rest();
-        Some(now + (silence / REST_PART).min(*REST.end()))
+        Some(now + rest)
     }
 
     /// Says how far was read where that is due: also where no more is read for now, so that the server
@@ -218,6 +216,13 @@ impl Link {
         let payload = &bytes[payload];
         Ok(Some((Command { channel: &bytes[channel], payload, size: payload.len() }, self.stream.boundary())))
     }
+}
+
+/// How long what comes is left to gather, after a while in which so many bytes brought nothing that counts.
+fn rest(silence: Duration, bytes: u64) -> Option<Duration> {
+    let is_little = u128::from(bytes) * 1_000_000 < u128::from(REST_RATE) * silence.as_micros();
+    let part = silence / REST_PART;
+    (!is_little && part >= *REST.start()).then_some(part.min(*REST.end()))
 }
 
 /// On a replica the truth. On a master nothing: WAIT there is not to count a reader that keeps no data.
@@ -358,5 +363,26 @@ impl Opening {
             Ok(filled) => filled.map(drop),
             Err(_) => Err(Error::Timeout(SILENCE, "waiting for the snapshot")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_is_left_to_gather_only_where_much_of_it_has_brought_nothing_for_a_while() {
+        let ms = Duration::from_millis;
+        let much = 1 << 30;
+        // While messages come, however much else comes between them.
+        assert_eq!(rest(ms(0), much), None);
+        assert_eq!(rest(ms(7), much), None);
+        // An eighth of the silence, up to a bound.
+        assert_eq!(rest(ms(8), much), Some(ms(1)));
+        assert_eq!(rest(ms(24), much), Some(ms(3)));
+        assert_eq!(rest(ms(3_600_000), u64::MAX), Some(ms(4)));
+        // Where reads are few anyway.
+        assert_eq!(rest(ms(1_000), REST_RATE - 1), None);
+        assert_eq!(rest(ms(1_000), REST_RATE), Some(ms(4)));
     }
 }
