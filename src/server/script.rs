@@ -18,16 +18,28 @@ pub struct Script {
 /// The hash under which a server knows a script: 40 hexadecimal digits.
 pub type Hash = [u8; 40];
 
+/// Scripts say with `#!lua flags=…` what they do, which servers know since Redis 7.0, and every Valkey.
+const FLAGS_SINCE: u32 = 7;
+
 /// Loads a script and returns its hash. After NOSCRIPT (SCRIPT FLUSH, a restart, a failover) this is
 /// the repair.
 ///
 /// # Errors
-/// Where the connection fails, or the server refuses (no right, a server older than 7.0).
+/// Where the connection fails, or the server refuses (no right), or is too old.
 pub async fn load_script(
     connection: &mut Connection,
     script: Script,
     deadline: Duration,
 ) -> Result<Hash, Error> {
+    if let Some(major) = connection.major_version
+        && major < FLAGS_SINCE
+    {
+        // Its own words would be a syntax error.
+        return Err(Error::Refused(format!(
+            "this server is a Redis {major} and cannot run tidegate's scripts: streams and their routes need a Redis \
+             7.0 or newer, or a Valkey; an older one can only be the source of captures, and be published on"
+        )));
+    }
     let reply =
         connection.ask(deadline, "loading a script", &[b"SCRIPT", b"LOAD", script.source.as_bytes()]).await?;
     match &reply {

@@ -97,3 +97,42 @@ fn the_right_to_its_stream_is_taken_away() {
         |destination| destination.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "~stuck"]),
     );
 }
+
+#[test]
+fn a_server_that_is_too_old_for_scripts_parks_its_routes_and_a_replay_says_so_too() {
+    let old = Server::start(Version::Redis62);
+    // It does not know every right that is granted to a route that writes.
+    old.ask::<()>(&["ACL", "SETUSER", "tidegate-old", "on", ">first-old", "~*", "&*", "+@all"]);
+    old.ask::<()>(&["XADD", "orders", "*", "payload", "one"]);
+    let daemon = Setup::new()
+        .raw_endpoint("old", &old.socket())
+        .routes(
+            r#"
+            [capture.in]
+            source = "old"
+            channels = ["in"]
+            destination = "old"
+            stream = "in"
+            keep = "forever"
+
+            [broadcast.out]
+            source = "old"
+            stream = "orders"
+            after = "added"
+            start = "beginning"
+            destination = "old"
+            channel = "out"
+            message = "<field:payload>"
+            "#,
+        )
+        .expects(&[alert::PARKED])
+        .start();
+    for route in ["in", "out"] {
+        let reason = daemon.wait_state(route, RouteState::Parked).reason.unwrap();
+        assert!(reason.contains("Redis 6") && reason.contains("7.0 or newer"), "{route}: {reason}");
+    }
+    let replay = daemon.run_command(&["replay", "orders", "--from", "0-0", "--channel", "again"]);
+    let said = String::from_utf8_lossy(&replay.stderr).into_owned();
+    assert_eq!(replay.status.code(), Some(69), "{said}");
+    assert!(said.contains("7.0 or newer"), "{said}");
+}
