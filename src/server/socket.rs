@@ -21,13 +21,18 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// notice a dead peer earlier; this frees the socket and what is queued in it.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How often a resting socket is read before it is watched again: enough for what its buffer holds. Such a read
+/// takes nothing of the task's budget, so without a bound a task that always finds something would never yield, and
+/// its other connections, whose budget is used up, would seem to bring nothing.
+const UNWATCHED_READS: u8 = 4;
+
 /// A connected byte stream.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// Nobody waits for what comes, see [`Socket::rest`].
-    Resting(Resting),
+    /// Nobody waits for what comes, see [`Socket::rest`]; and how many reads are left before it is watched.
+    Resting(Resting, u8),
 }
 
 /// A socket that the runtime does not watch.
@@ -62,23 +67,23 @@ impl Socket {
 
 impl Socket {
     /// Stops watching: whatever comes then wakes nobody, while a watched socket wakes the runtime with every
-    /// packet, read or not. Watching begins again with a write, and with a read that finds nothing.
+    /// packet, read or not. Watching begins again with a write, and with a read that finds nothing or is
+    /// one of too many.
     pub(crate) fn rest(&mut self) {
         // What stands there meanwhile is never seen.
         let watched =
-            std::mem::replace(self, Self::Resting(Resting::Broken(io::ErrorKind::NotConnected.into())));
-        *self = match watched {
-            Self::Tcp(stream) => Self::Resting(stream.into_std().map_or_else(Resting::Broken, Resting::Tcp)),
-            Self::Unix(stream) => {
-                Self::Resting(stream.into_std().map_or_else(Resting::Broken, Resting::Unix))
-            }
-            resting @ Self::Resting(_) => resting,
+            std::mem::replace(self, Self::Resting(Resting::Broken(io::ErrorKind::NotConnected.into()), 0));
+        let resting = match watched {
+            Self::Tcp(stream) => stream.into_std().map_or_else(Resting::Broken, Resting::Tcp),
+            Self::Unix(stream) => stream.into_std().map_or_else(Resting::Broken, Resting::Unix),
+            Self::Resting(resting, _) => resting,
         };
+        *self = Self::Resting(resting, UNWATCHED_READS);
     }
 
     /// The socket, watched.
     fn watched(&mut self) -> io::Result<&mut Self> {
-        if let Self::Resting(resting) = self {
+        if let Self::Resting(resting, _) = self {
             let broken = Resting::Broken(io::ErrorKind::NotConnected.into());
             *self = match std::mem::replace(resting, broken) {
                 Resting::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream)?),
@@ -107,7 +112,10 @@ impl Resting {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
-        if let Self::Resting(resting) = socket {
+        if let Self::Resting(resting, left) = socket
+            && *left > 0
+        {
+            *left -= 1;
             match resting.read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read),
@@ -116,7 +124,7 @@ impl AsyncRead for Socket {
         match socket.watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }
@@ -126,7 +134,7 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -134,7 +142,7 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -142,7 +150,50 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Resting(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write as _;
+
+    use super::*;
+
+    async fn read(socket: &mut Socket, room: &mut [u8]) -> usize {
+        let mut buf = ReadBuf::new(room);
+        poll_fn(|cx| Pin::new(&mut *socket).poll_read(cx, &mut buf)).await.unwrap();
+        buf.filled().len()
+    }
+
+    #[tokio::test]
+    async fn a_resting_socket_is_read_as_it_is_and_watched_before_that_is_too_often() {
+        let (own, mut peer) = unix::UnixStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        let mut socket = Socket::Unix(UnixStream::from_std(own).unwrap());
+        for _ in 0..2 {
+            peer.write_all(&[7; 100]).unwrap();
+            socket.rest();
+            for _ in 0..UNWATCHED_READS {
+                assert_eq!(read(&mut socket, &mut [0; 10]).await, 10);
+                assert!(matches!(socket, Socket::Resting(..)));
+            }
+            // There is more, but a task that goes on like this would never yield.
+            assert_eq!(read(&mut socket, &mut [0; 100]).await, 100 - 10 * usize::from(UNWATCHED_READS));
+            assert!(matches!(socket, Socket::Unix(_)));
+        }
+        // One that finds nothing waits, watched, for what comes.
+        socket.rest();
+        let later = std::thread::spawn(move || {
+            peer.write_all(b"x").unwrap();
+            peer
+        });
+        assert_eq!(read(&mut socket, &mut [0; 10]).await, 1);
+        // And the end is told as the end.
+        drop(later.join().unwrap());
+        socket.rest();
+        assert_eq!(read(&mut socket, &mut [0; 10]).await, 0);
     }
 }
