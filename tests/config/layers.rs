@@ -1,0 +1,153 @@
+//! Files, `conf.d` and the environment: the later override the earlier, and secrets stay out of sight.
+
+use super::*;
+
+#[test]
+fn later_layers_override_earlier_ones() {
+    let files = Files::new(&[
+        ("tidegate.toml", "[daemon]\nlisten = \"127.0.0.1:1\"\nmemory_limit = \"32MiB\""),
+        ("conf.d/20.toml", "[daemon]\nlisten = \"127.0.0.1:3\""),
+        ("conf.d/10.toml", "[daemon]\nlisten = \"127.0.0.1:2\"\nshutdown_timeout = \"3s\""),
+        ("conf.d/30.txt", "not read"),
+    ]);
+    let listen = |config: &Config| config.daemon.listen.to_string();
+    let config = files.load(&[]).unwrap();
+    assert_eq!(listen(&config), "127.0.0.1:3");
+    assert_eq!(config.daemon.memory_limit, 32 << 20);
+    assert_eq!(config.daemon.shutdown_timeout.as_secs(), 3);
+    let variable = ("TIDEGATE_DAEMON__LISTEN", "[::1]:4");
+    assert_eq!(listen(&files.load(&[variable]).unwrap()), "[::1]:4");
+    let flag = [("daemon.listen".to_owned(), "127.0.0.1:5".to_owned())];
+    let environment = [(variable.0.to_owned(), variable.1.to_owned())];
+    let loaded = config::load(&files.path(), environment, &flag).unwrap();
+    assert_eq!(listen(&loaded.config), "127.0.0.1:5");
+    let names: Vec<_> = loaded.files.iter().map(|path| path.file_name().unwrap()).collect();
+    assert_eq!(names, ["tidegate.toml", "10.toml", "20.toml"]);
+}
+
+#[test]
+fn the_environment_overrides_with_lists_tables_and_numbers() {
+    let files = Files::new(&[("tidegate.toml", ORDERS)]);
+    let config = files
+        .load(&[
+            ("TIDEGATE_CAPTURE__ORDERS__CHANNELS", r#"["a", "b.c"]"#),
+            ("TIDEGATE_CAPTURE__ORDERS__MAX_STREAMS", "7"),
+            ("TIDEGATE_CAPTURE__ORDERS__STREAM", "0123"),
+            ("TIDEGATE_CAPTURE__ORDERS__KEEP__ENTRIES", "12"),
+            ("TIDEGATE_CAPTURE__ORDERS__GROUPS_START", "0"),
+            ("TIDEGATE_CAPTURE__ORDERS__GROUPS", r#"["g"]"#),
+            ("TIDEGATE_PORT", "tcp://10.0.0.1:7380"),
+            ("TIDEGATE_PORT_7380_TCP", "tcp://10.0.0.1:7380"),
+            ("OTHER__NAME", "x"),
+        ])
+        .unwrap();
+    let orders = &config.capture["orders"];
+    assert_eq!(orders.channels, ["a", "b.c"]);
+    assert_eq!(orders.max_streams, 7);
+    assert_eq!(orders.stream.literal(), Some("0123"));
+    assert_eq!(orders.keep, config::Keep::Limits { entries: Some(12), age: None });
+    assert_eq!(orders.groups_start, Some(config::GroupsStart::Beginning));
+}
+
+#[test]
+fn an_error_in_the_environment_names_the_variable() {
+    let files = Files::new(&[("tidegate.toml", ORDERS)]);
+    let problems = files.load(&[("TIDEGATE_CAPTURE__ORDERS__MAX_STREAMS", "many")]).unwrap_err();
+    let expected = "environment variable TIDEGATE_CAPTURE__ORDERS__MAX_STREAMS: capture.orders.max_streams: \
+                    expected a whole number, at least 1, found \"many\"";
+    assert!(problems.starts_with(expected), "{problems}");
+    let problems = files.load(&[("TIDEGATE_CAPTURE__ORDERS__CHANELS", "[\"x\"]")]).unwrap_err();
+    assert!(problems.contains("did you mean \"channels\"?"), "{problems}");
+    let problems = files.load(&[("TIDEGATE_CAPTURE__ORDERS", "x")]).unwrap_err();
+    let expected =
+        "environment variable TIDEGATE_CAPTURE__ORDERS: capture.orders: expected a table, found \"x\"";
+    assert!(problems.starts_with(expected), "{problems}");
+}
+
+#[test]
+fn a_password_of_the_environment_stays_as_it_is_and_is_never_shown() {
+    let files = Files::new(&[("tidegate.toml", ORDERS)]);
+    for password in ["0123", "[1, 2]", "{x", "true", "pass word"] {
+        let variable = ("TIDEGATE_REDIS__MAIN__PASSWORD", password);
+        let config = files.load(&[variable]).unwrap();
+        match &config.redis["main"].password {
+            SecretSource::Inline(secret) => assert_eq!(secret.reveal(), password),
+            other => panic!("{other:?}"),
+        }
+        assert!(!format!("{config:?}").contains(password), "the password is in the debug output");
+        let broken = ("TIDEGATE_REDIS__MAIN__URL", "redis://:0123@h?x=hunter2");
+        let problems = files.load(&[variable, broken]).unwrap_err();
+        assert!(!problems.contains(password) && !problems.contains("hunter2"), "{problems}");
+    }
+    let problems = files.load(&[("TIDEGATE_REDIS__MAIN__PASSWORD", "")]).unwrap_err();
+    assert!(problems.contains("redis.main.password: is empty"), "{problems}");
+}
+
+#[test]
+fn a_password_file_is_looked_for_among_the_credentials_first() {
+    let text = "[redis.main]\nurl = \"redis://h\"\npassword_file = \"main.pass\"";
+    let files =
+        Files::new(&[("tidegate.toml", text), ("main.pass", "x\n"), ("credentials/main.pass", "y\n")]);
+    let directory = files.0.path().join("credentials");
+    let found = |environment: &[(&str, &str)]| match &files.load(environment).unwrap().redis["main"].password
+    {
+        SecretSource::File(path) => path.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(&[]), files.0.path().join("main.pass"));
+    let credentials = ("CREDENTIALS_DIRECTORY", directory.to_str().unwrap());
+    assert_eq!(found(&[credentials]), directory.join("main.pass"));
+    fs::remove_file(directory.join("main.pass")).unwrap();
+    assert_eq!(found(&[credentials]), files.0.path().join("main.pass"));
+}
+
+#[test]
+fn conditions_can_stand_in_tables_and_in_the_environment() {
+    let expected = vec![
+        Condition { subject: Subject::Channel, test: Test::Prefix("o".to_owned()) },
+        Condition {
+            subject: Subject::Payload(Pointer::member("n")),
+            test: Test::OneOf(vec![Scalar::Integer(-5), Scalar::Float(0.5), Scalar::Text("05".to_owned())]),
+        },
+        Condition {
+            subject: Subject::Payload(Pointer::parse("/a/0").unwrap()),
+            test: Test::OneOf(vec![Scalar::Bool(true)]),
+        },
+        Condition { subject: Subject::Payload(Pointer::parse("").unwrap()), test: Test::Exists(false) },
+    ];
+    let tables = r#"
+        [[capture.orders.where]]
+        channel = true
+        prefix = "o"
+        [[capture.orders.where]]
+        field = "n"
+        in = [-5, 0.5, "05"]
+        [[capture.orders.where]]
+        pointer = "/a/0"
+        equals = true
+        [[capture.orders.where]]
+        pointer = ""
+        exists = false
+    "#;
+    let config = Files::new(&[("tidegate.toml", &format!("{ORDERS}{tables}"))]).load(&[]).unwrap();
+    assert_eq!(config.capture["orders"].conditions, expected);
+    let variable = (
+        "TIDEGATE_CAPTURE__ORDERS__WHERE",
+        r#"[{channel=true, prefix="o"}, {field="n", in=[-5, 0.5, "05"]}, {pointer="/a/0", equals=true}, {pointer="", exists=false}]"#,
+    );
+    let config = Files::new(&[("tidegate.toml", ORDERS)]).load(&[variable]).unwrap();
+    assert_eq!(config.capture["orders"].conditions, expected);
+}
+
+#[test]
+fn lists_do_not_fill_tables() {
+    for (text, key) in [
+        ("daemon = [\"127.0.0.1:1\"]", "daemon"),
+        ("capture = [1]", "capture"),
+        ("redis.main = [\"redis://h\"]", "redis.main"),
+        ("[capture.a]\ncloudevents = [\"x\"]", "capture.a.cloudevents"),
+    ] {
+        let problems = Files::new(&[("tidegate.toml", text)]).load(&[]).unwrap_err();
+        assert!(problems.contains(&format!(": {key}: expected a table, found a list")), "{problems}");
+    }
+}

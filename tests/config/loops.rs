@@ -1,0 +1,158 @@
+//! What is a loop of routes, and what only looks like one.
+
+use super::*;
+
+#[test]
+fn routes_that_do_not_meet_are_no_loop() {
+    let loops = [
+        // Another stream.
+        (r#"stream = "other""#, r#"channel = "orders""#),
+        // Another channel.
+        (r#"stream = "orders""#, r#"channel = "changed""#),
+    ];
+    for (stream, channel) in loops {
+        let broadcast =
+            format!("[broadcast.out]\nsource = \"main\"\ndestination = \"main\"\n{stream}\n{channel}\n");
+        let files = Files::new(&[("tidegate.toml", &format!("{ORDERS}{broadcast}"))]);
+        files.load(&[]).unwrap_or_else(|problems| panic!("{stream} {channel}:\n{problems}"));
+    }
+}
+
+/// A capture of `main`, with the lines that say what it reads and where it writes.
+fn capture(name: &str, lines: &str) -> String {
+    format!("[capture.{name}]\nsource = \"main\"\nkeep = \"forever\"\n{lines}\n")
+}
+
+fn broadcast(name: &str, lines: &str) -> String {
+    format!("[broadcast.{name}]\nsource = \"main\"\ndestination = \"main\"\n{lines}\n")
+}
+
+const SERVERS: &str = r#"
+    [redis.main]
+    url = "redis://main:6379"
+    [redis.again]
+    url = "redis://other:6379"
+    addresses = ["MAIN:6379"]
+    [redis.second]
+    url = "redis://main:6379/2"
+    [redis.elsewhere]
+    url = "redis://elsewhere:6379"
+"#;
+
+/// What is a loop, and what only looks like one: captures and broadcasts, and the arrow that the error names.
+#[test]
+fn loops_are_told_from_what_only_looks_like_one() {
+    let orders =
+        |lines: &str| capture("orders", &format!("destination = \"main\"\nstream = \"orders\"\n{lines}"));
+    let out = |lines: &str| broadcast("out", &format!("stream = \"orders\"\n{lines}"));
+    let tap = |lines: &str| orders(&format!("mode = \"replication\"\npatterns = [\"*\"]\n{lines}"));
+    let cases: [(&str, String, Option<&str>); 20] = [
+        (
+            "a pattern",
+            orders("patterns = [\"a*\"]") + &out("channel = \"ab\""),
+            Some("read by the pattern \"a*\""),
+        ),
+        ("another pattern", orders("patterns = [\"a?\"]") + &out("channel = \"abc\""), None),
+        ("a class", orders("patterns = [\"a[b-c]\"]") + &out("channel = \"a<field:x>\""), Some("\"a[b-c]\"")),
+        (
+            "a template",
+            orders("channels = [\"x.y\"]") + &out("channel = \"<field:a>.y\""),
+            Some("read by the channel"),
+        ),
+        ("another template", orders("channels = [\"x.y\"]") + &out("channel = \"<field:a>.z\""), None),
+        (
+            "a template of the stream",
+            capture("orders", "destination = \"main\"\nstream = \"o:<channel>\"\nchannels = [\"a\"]")
+                + &broadcast("out", "stream = \"o:b\"\nchannel = \"a\""),
+            Some("stream \"o:b\" on main"),
+        ),
+        (
+            "an address among others",
+            orders("channels = [\"a\"]").replace("source = \"main\"", "source = \"again\"")
+                + &out("channel = \"a\""),
+            Some("channel \"a\" on main"),
+        ),
+        (
+            "a filter changes nothing",
+            orders("channels = [\"a\"]\nwhere = [{ field = \"x\", exists = true }]")
+                + &out("channel = \"a\"\nwhere = [{ entry = \"y\", exists = true }]"),
+            Some("channel \"a\""),
+        ),
+        (
+            "another database has other streams, and the same channels",
+            orders("channels = [\"a\"]").replace("destination = \"main\"", "destination = \"second\"")
+                + &out("channel = \"a\""),
+            None,
+        ),
+        (
+            "shard channels are not heard by SUBSCRIBE",
+            orders("patterns = [\"*\"]") + &out("channel = \"a\"\nsharded = true"),
+            None,
+        ),
+        (
+            "nor in a replication stream that is not asked for them",
+            tap("") + &out("channel = \"a\"\nsharded = true"),
+            None,
+        ),
+        (
+            "but in one that is",
+            tap("sharded = true") + &out("channel = \"a\"\nsharded = true"),
+            Some("read by the pattern \"*\""),
+        ),
+        (
+            "plain ones are in every replication stream",
+            tap("") + &out("channel = \"a\""),
+            Some("read by the pattern \"*\""),
+        ),
+        (
+            "its own dead letters",
+            broadcast("out", "stream = \"tidegate:out:dead-letters\"\nchannel = \"a\""),
+            Some("broadcast.out: would repeat"),
+        ),
+        (
+            "another's dead letters",
+            broadcast("out", "stream = \"tidegate:other:dead-letters\"\nchannel = \"a\"")
+                + &broadcast("other", "stream = \"x\"\nchannel = \"b\""),
+            None,
+        ),
+        (
+            "a capture's dead letters, published to it",
+            orders("channels = [\"a\"]")
+                + &broadcast("out", "stream = \"tidegate:orders:dead-letters\"\nchannel = \"a\""),
+            Some("stream \"tidegate:orders:dead-letters\""),
+        ),
+        (
+            "notifications of its stream",
+            orders("patterns = [\"__keyspace@0__:o*\"]"),
+            Some("notifications of its keys on main"),
+        ),
+        (
+            "notifications of its writing",
+            orders("channels = [\"__keyevent@0__:xadd\"]"),
+            Some("\"__keyevent@0__:xadd\""),
+        ),
+        ("notifications of what it does not do", orders("channels = [\"__keyevent@0__:expired\"]"), None),
+        (
+            "notifications elsewhere",
+            orders("patterns = [\"__key*\"]")
+                .replace("destination = \"main\"", "destination = \"elsewhere\""),
+            None,
+        ),
+    ];
+    for (what, routes, expected) in cases {
+        // The broadcasts stand in a file of their own, as another team's would.
+        let at = routes.find("[broadcast").unwrap_or(routes.len());
+        let files = Files::new(&[
+            ("tidegate.toml", &format!("{SERVERS}{}", &routes[..at])),
+            ("conf.d/more.toml", &routes[at..]),
+        ]);
+        match (files.load(&[]), expected) {
+            (Ok(_), None) => {}
+            (Err(problems), Some(arrow)) => {
+                assert!(problems.contains("for ever") && problems.contains(arrow), "{what}:\n{problems}");
+            }
+            (Ok(_), Some(_)) => panic!("{what}: the loop is not found"),
+            (Err(problems), None) => panic!("{what}: this is no loop\n{problems}"),
+        }
+    }
+}
