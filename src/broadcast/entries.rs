@@ -10,9 +10,15 @@
 use std::ops::Range;
 
 use super::id::EntryId;
+use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY};
 use crate::filter::Looked;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
+
+/// Entries of one read at most: what the publisher takes at once.
+const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
+/// What one read should bring at most, in bytes. The number of entries follows the size of the last.
+const READ_BYTES: usize = 1024 * 1024;
 
 /// Where the names and values of an entry's fields lie in the reply.
 pub(super) type Ranges = Vec<(Range<usize>, Range<usize>)>;
@@ -170,6 +176,18 @@ impl Looked for EntryLooked<'_> {
 
     fn payload(&self) -> Option<&[u8]> {
         self.entry.field(self.payload.as_bytes())
+    }
+}
+
+/// How many entries the next read asks for, once one that asked for `asked` brought `came` entries in
+/// `bytes`: `now` changes where that was too much, or little and all that was asked for.
+pub(super) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
+    if bytes > READ_BYTES {
+        (asked / 2).max(1)
+    } else if came == asked && bytes <= READ_BYTES / 2 {
+        (asked * 2).min(READ_ENTRIES)
+    } else {
+        now
     }
 }
 

@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::call::Keys;
-use super::entries::{Entries, Ranges};
+use super::entries::{Entries, Ranges, entries_of_next_read};
 use super::hold::Hold;
 use super::id::EntryId;
 use super::look::{self, Look};
@@ -36,7 +36,6 @@ use super::rate::Pace;
 use super::render::{Rendered, Unrenderable, Withheld};
 use super::rhythm::Rhythm;
 use super::search::Search;
-use super::session::entries_of_next_read;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};

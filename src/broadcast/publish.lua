@@ -65,36 +65,36 @@ if shared ~= '' then
     failed = up_to(stopped)
     last, filtered = up_to(stopped - 1)
   end
-end
-
-for at = first, shared == '' and #ARGV or 0, 2 do
-  local channel, message = ARGV[at], ARGV[at + 1]
-  local item = (at - first) / 2 + 1
-  local answer, hole
-  if channel ~= '' then
-    answer = pcall(command, channel, message)
-  elseif message == 'hole' then
-    -- With leading zeros, so that the order of the set is that of the stream.
-    hole = true
-    local ms, sequence = string.match((up_to(item)), '^(%d+)-(%d+)$')
-    answer = pcall('ZADD', KEYS[4], 0,
-      string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #sequence) .. sequence)
-  else
-    local reason, detail = string.match(message, '^(%S+) (.*)$')
-    answer = pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
-      'id', (up_to(item)), 'reason', reason, 'detail', detail)
-  end
-  failure = type(answer) == 'table' and answer['err']
-  if failure then
-    failed = channel ~= '' and up_to(item) or ''
-    last, filtered = up_to(item - 1)
-    break
-  elseif channel == '' then
-    rejected = rejected + (hole and 0 or 1)
-  else
-    published = published + 1
-    if answer == 0 then
-      unheard = unheard + 1
+else
+  for at = first, #ARGV, 2 do
+    local channel, message = ARGV[at], ARGV[at + 1]
+    local item = (at - first) / 2 + 1
+    local answer, hole
+    if channel ~= '' then
+      answer = pcall(command, channel, message)
+    elseif message == 'hole' then
+      -- With leading zeros, so that the order of the set is that of the stream.
+      hole = true
+      local ms, sequence = string.match((up_to(item)), '^(%d+)-(%d+)$')
+      answer = pcall('ZADD', KEYS[4], 0,
+        string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #sequence) .. sequence)
+    else
+      local reason, detail = string.match(message, '^(%S+) (.*)$')
+      answer = pcall('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
+        'id', (up_to(item)), 'reason', reason, 'detail', detail)
+    end
+    failure = type(answer) == 'table' and answer['err']
+    if failure then
+      failed = channel ~= '' and up_to(item) or ''
+      last, filtered = up_to(item - 1)
+      break
+    elseif channel == '' then
+      rejected = rejected + (hole and 0 or 1)
+    else
+      published = published + 1
+      if answer == 0 then
+        unheard = unheard + 1
+      end
     end
   end
 end

@@ -7,6 +7,8 @@
 //!
 //! Nothing that a session holds outlives it: the next one reads the cursor and begins there.
 
+mod added;
+
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,58 +16,31 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::added::Read;
 use super::Route;
 use super::call::{self, Keys, OPEN, PUBLISH, RELEASE, Tally};
-use super::entries::{Entries, Ranges};
+use super::entries::Ranges;
 use super::failure::{Failure, Side};
 use super::follow::{Asked, Follow, Found};
 use super::guard::{Leave, Verdict};
 use super::id::EntryId;
 use super::look::LOOK;
 use super::metrics;
-use super::missed::{Facts, Watch};
-use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY, Publisher};
+use super::missed::Watch;
+use super::publisher::Publisher;
 use super::rate::Pace;
 use super::wake::Wake;
-use crate::server::resp::{self, Value};
+use crate::server::resp::Value;
 use crate::server::{Connection, Error, connect, load_script};
 
 /// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
 /// one that stopped is noticed after this and the response timeout.
 const BLOCK: Duration = Duration::from_secs(1);
-/// Entries of one read at most: what the publisher takes at once.
-const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
-/// What one read should bring at most, in bytes. The number of entries follows the size of the last.
-const READ_BYTES: usize = 1024 * 1024;
 /// How often the loop looks at the clock when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
 
 /// SPUBLISH came with Redis 7.0, and every Valkey has it.
 const SHARDED_SINCE: u32 = 7;
-
-/// A read that is not answered yet.
-#[derive(Debug, Clone, Copy)]
-struct Read {
-    after: EntryId,
-    /// 0 where the rate lets nothing through and the answer is only a sign of life.
-    entries: usize,
-    /// Whether the rate allowed no more.
-    limited: bool,
-    /// Whether nothing of it is to be published: the guard only looks.
-    ahead: bool,
-    sent: Instant,
-    what: What,
-}
-
-/// What is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Entries,
-    /// How many entries were ever added.
-    Count,
-    /// Whether what was missed is recorded.
-    Missed,
-}
 
 /// The state of the loop.
 #[derive(Debug)]
@@ -321,143 +296,7 @@ impl<'r> Session<'r> {
             }
             return;
         }
-        if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
-            return;
-        }
-        let leave = self.route.guard.leave();
-        if leave == Leave::Nothing {
-            return self.look_ahead(now);
-        }
-        let one = leave == Leave::One || self.publisher.is_careful();
-        let after = self.publisher.end();
-        let what = if self.watch.record(self.reader.out(), &self.publisher) {
-            What::Missed
-        } else if self.live && self.watch.is_due(after, now) {
-            let stream = self.route.parts.settings.stream.as_bytes();
-            resp::command(self.reader.out(), &[b"XINFO", b"STREAM", stream]);
-            What::Count
-        } else {
-            What::Entries
-        };
-        if what != What::Entries {
-            self.read = Some(Read { after, entries: 0, limited: false, ahead: false, sent: now, what });
-            return;
-        }
-        let wanted = if one { 1 } else { self.read_entries };
-        let allowed = self.pace.messages(now);
-        if allowed == 0 {
-            let next = self.pace.next();
-            self.paced = Some(next.min(now + BLOCK));
-            if next <= now + BLOCK {
-                return;
-            }
-        }
-        let entries = wanted.min(allowed);
-        let (count, after_text) = (entries.max(1).to_string(), after.to_string());
-        let block = BLOCK.as_millis().to_string();
-        let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
-        // The first read proves that the stream can be read, and so does not wait for an entry.
-        if self.live && entries > 0 && leave == Leave::All {
-            command.extend([b"BLOCK", block.as_bytes()]);
-        }
-        command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
-        resp::command(self.reader.out(), &command);
-        self.read = Some(Read { after, entries, limited: allowed < wanted, ahead: false, sent: now, what });
-    }
-
-    /// Reads what stands in the stream and is not to be published now, once what is under way is done.
-    fn look_ahead(&mut self, now: Instant) {
-        if !self.publisher.is_idle() || self.ahead_whole {
-            return;
-        }
-        let after = *self.ahead.get_or_insert(self.publisher.end());
-        let (count, after_text) = (self.read_entries.to_string(), after.to_string());
-        let stream = self.route.parts.settings.stream.as_bytes();
-        let command: [&[u8]; 6] =
-            [b"XREAD", b"COUNT", count.as_bytes(), b"STREAMS", stream, after_text.as_bytes()];
-        resp::command(self.reader.out(), &command);
-        let entries = self.read_entries;
-        self.read =
-            Some(Read { after, entries, limited: false, ahead: true, sent: now, what: What::Entries });
-    }
-
-    /// Takes in what a read has brought.
-    fn entries(&mut self, now: Instant) -> Result<(), Failure> {
-        let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else { return Ok(()) };
-        let Some(read) = self.read.take() else {
-            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
-        };
-        self.route.answered(Side::Source);
-        if read.what != What::Entries {
-            let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
-            return self.counted(read, &value, now);
-        }
-        let reply_bytes = reply.len();
-        let mut entries = Entries::new(reply, std::mem::take(&mut self.ranges)).map_err(Failure::source)?;
-        let count = entries.left();
-        let begin = self.publisher.end();
-        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
-        if read.ahead {
-            while let Some(entry) = entries.next().map_err(Failure::source)? {
-                let payload = self.route.outbound.payload(&entry);
-                if let Ok((_, message)) = self.route.outbound.unfiltered(&entry) {
-                    self.route.guard.looked_at(payload, message);
-                }
-                self.ahead = Some(entry.id);
-            }
-            self.ranges = entries.into_ranges();
-            self.ahead_whole = count < read.entries;
-            return Ok(());
-        }
-        let alone = self.route.guard.leave() == Leave::One;
-        let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
-        if taken && read.after <= begin {
-            while let Some(entry) = entries.next().map_err(Failure::source)? {
-                if entry.id <= begin {
-                    continue;
-                }
-                let payload = self.route.outbound.payload(&entry);
-                match self.route.outbound.of(&entry) {
-                    Ok((channel, message)) => {
-                        self.pace.take(now);
-                        self.route.guard.published(payload, message);
-                        self.publisher.publish(entry.id(), channel, message, now);
-                    }
-                    Err(why) => self.publisher.withhold(entry.id(), why, now),
-                }
-            }
-            self.publisher.flush(now);
-        }
-        self.ranges = entries.into_ranges();
-        if alone && count == 0 {
-            self.route.guard.nothing_to_send(now);
-        }
-        if count == 0 || !self.publisher.is_careful() {
-            self.live();
-        }
-        self.route.rate_limited(read.limited && count >= read.entries.max(1));
-        // That one which was limited brought all it asked for says nothing.
-        let came = if read.limited { 0 } else { count };
-        self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);
-        Ok(())
-    }
-
-    /// Takes in how many entries were ever added, or that some were missed.
-    fn counted(&mut self, read: Read, value: &Value, now: Instant) -> Result<(), Failure> {
-        let found = if read.what == What::Missed {
-            let missed = self.watch.recorded(value, &mut self.publisher).map_err(Failure::source)?;
-            missed.map(Found::Missed)
-        } else {
-            // Without the stream there is nothing to be missed, and XREAD tells of any other error.
-            let end = (self.publisher.end(), 0);
-            let facts = Facts::read(value).filter(|_| read.after == end.0);
-            let anew = facts.is_some_and(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
-            anew.then_some(Found::Anew)
-        };
-        if let Some(found) = found {
-            self.route.found(found, self.publisher.end());
-        }
-        Ok(())
+        self.read_added(now);
     }
 
     /// Takes in what was asked of the group and of its stream.
@@ -580,18 +419,6 @@ async fn paced(until: Option<Instant>) {
 async fn rung(wake: Option<&Wake>) {
     if let Some(wake) = wake {
         wake.rung().await;
-    }
-}
-
-/// How many entries the next read asks for, once one that asked for `asked` brought `came` entries in
-/// `bytes`: `now` changes where that was too much, or little and all that was asked for.
-pub(super) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
-    if bytes > READ_BYTES {
-        (asked / 2).max(1)
-    } else if came == asked && bytes <= READ_BYTES / 2 {
-        (asked * 2).min(READ_ENTRIES)
-    } else {
-        now
     }
 }
 

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::broadcast::entries::Entries;
+use crate::broadcast::entries::{Entries, entries_of_next_read};
 use crate::broadcast::id::EntryId;
-use crate::broadcast::session::entries_of_next_read;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error};
 

@@ -1,0 +1,183 @@
+//! What a session reads whose entries are broadcast as they are added: the stream itself, behind the publisher's
+//! end, and now and then how many entries were ever added.
+//!
+//! Where the guard suspects a loop, a read brings one entry, or only looks ahead of what is published.
+
+use tokio::time::Instant;
+
+use super::{BLOCK, Session};
+use crate::broadcast::entries::{Entries, entries_of_next_read};
+use crate::broadcast::failure::{Failure, Side};
+use crate::broadcast::follow::Found;
+use crate::broadcast::guard::Leave;
+use crate::broadcast::id::EntryId;
+use crate::broadcast::missed::Facts;
+use crate::server::Error;
+use crate::server::resp::{self, Value};
+
+/// A read that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Read {
+    after: EntryId,
+    /// 0 where the rate lets nothing through and the answer is only a sign of life.
+    entries: usize,
+    /// Whether the rate allowed no more.
+    limited: bool,
+    /// Whether nothing of it is to be published: the guard only looks.
+    pub(super) ahead: bool,
+    pub(super) sent: Instant,
+    what: What,
+}
+
+/// What is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Entries,
+    /// How many entries were ever added.
+    Count,
+    /// Whether what was missed is recorded.
+    Missed,
+}
+
+impl Session<'_> {
+    /// Asks for what comes next, where the publisher has room for it.
+    pub(super) fn read_added(&mut self, now: Instant) {
+        if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
+            return;
+        }
+        let leave = self.route.guard.leave();
+        if leave == Leave::Nothing {
+            return self.look_ahead(now);
+        }
+        let one = leave == Leave::One || self.publisher.is_careful();
+        let after = self.publisher.end();
+        let what = if self.watch.record(self.reader.out(), &self.publisher) {
+            What::Missed
+        } else if self.live && self.watch.is_due(after, now) {
+            let stream = self.route.parts.settings.stream.as_bytes();
+            resp::command(self.reader.out(), &[b"XINFO", b"STREAM", stream]);
+            What::Count
+        } else {
+            What::Entries
+        };
+        if what != What::Entries {
+            self.read = Some(Read { after, entries: 0, limited: false, ahead: false, sent: now, what });
+            return;
+        }
+        let wanted = if one { 1 } else { self.read_entries };
+        let allowed = self.pace.messages(now);
+        if allowed == 0 {
+            let next = self.pace.next();
+            self.paced = Some(next.min(now + BLOCK));
+            if next <= now + BLOCK {
+                return;
+            }
+        }
+        let entries = wanted.min(allowed);
+        let (count, after_text) = (entries.max(1).to_string(), after.to_string());
+        let block = BLOCK.as_millis().to_string();
+        let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
+        // The first read proves that the stream can be read, and so does not wait for an entry.
+        if self.live && entries > 0 && leave == Leave::All {
+            command.extend([b"BLOCK", block.as_bytes()]);
+        }
+        command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
+        resp::command(self.reader.out(), &command);
+        self.read = Some(Read { after, entries, limited: allowed < wanted, ahead: false, sent: now, what });
+    }
+
+    /// Reads what stands in the stream and is not to be published now, once what is under way is done.
+    fn look_ahead(&mut self, now: Instant) {
+        if !self.publisher.is_idle() || self.ahead_whole {
+            return;
+        }
+        let after = *self.ahead.get_or_insert(self.publisher.end());
+        let (count, after_text) = (self.read_entries.to_string(), after.to_string());
+        let stream = self.route.parts.settings.stream.as_bytes();
+        let command: [&[u8]; 6] =
+            [b"XREAD", b"COUNT", count.as_bytes(), b"STREAMS", stream, after_text.as_bytes()];
+        resp::command(self.reader.out(), &command);
+        let entries = self.read_entries;
+        self.read =
+            Some(Read { after, entries, limited: false, ahead: true, sent: now, what: What::Entries });
+    }
+
+    /// Takes in what a read has brought.
+    pub(super) fn entries(&mut self, now: Instant) -> Result<(), Failure> {
+        let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else { return Ok(()) };
+        let Some(read) = self.read.take() else {
+            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+        };
+        self.route.answered(Side::Source);
+        if read.what != What::Entries {
+            let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
+            return self.counted(read, &value, now);
+        }
+        let reply_bytes = reply.len();
+        let mut entries = Entries::new(reply, std::mem::take(&mut self.ranges)).map_err(Failure::source)?;
+        let count = entries.left();
+        let begin = self.publisher.end();
+        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
+        if read.ahead {
+            while let Some(entry) = entries.next().map_err(Failure::source)? {
+                let payload = self.route.outbound.payload(&entry);
+                if let Ok((_, message)) = self.route.outbound.unfiltered(&entry) {
+                    self.route.guard.looked_at(payload, message);
+                }
+                self.ahead = Some(entry.id);
+            }
+            self.ranges = entries.into_ranges();
+            self.ahead_whole = count < read.entries;
+            return Ok(());
+        }
+        let alone = self.route.guard.leave() == Leave::One;
+        let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
+        if taken && read.after <= begin {
+            while let Some(entry) = entries.next().map_err(Failure::source)? {
+                if entry.id <= begin {
+                    continue;
+                }
+                let payload = self.route.outbound.payload(&entry);
+                match self.route.outbound.of(&entry) {
+                    Ok((channel, message)) => {
+                        self.pace.take(now);
+                        self.route.guard.published(payload, message);
+                        self.publisher.publish(entry.id(), channel, message, now);
+                    }
+                    Err(why) => self.publisher.withhold(entry.id(), why, now),
+                }
+            }
+            self.publisher.flush(now);
+        }
+        self.ranges = entries.into_ranges();
+        if alone && count == 0 {
+            self.route.guard.nothing_to_send(now);
+        }
+        if count == 0 || !self.publisher.is_careful() {
+            self.live();
+        }
+        self.route.rate_limited(read.limited && count >= read.entries.max(1));
+        // That one which was limited brought all it asked for says nothing.
+        let came = if read.limited { 0 } else { count };
+        self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);
+        Ok(())
+    }
+
+    /// Takes in how many entries were ever added, or that some were missed.
+    fn counted(&mut self, read: Read, value: &Value, now: Instant) -> Result<(), Failure> {
+        let found = if read.what == What::Missed {
+            let missed = self.watch.recorded(value, &mut self.publisher).map_err(Failure::source)?;
+            missed.map(Found::Missed)
+        } else {
+            // Without the stream there is nothing to be missed, and XREAD tells of any other error.
+            let end = (self.publisher.end(), 0);
+            let facts = Facts::read(value).filter(|_| read.after == end.0);
+            let anew = facts.is_some_and(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
+            anew.then_some(Found::Anew)
+        };
+        if let Some(found) = found {
+            self.route.found(found, self.publisher.end());
+        }
+        Ok(())
+    }
+}
