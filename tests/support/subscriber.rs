@@ -1,4 +1,7 @@
 //! A subscriber that writes down what it hears, in a thread of its own.
+//!
+//! On a socket of its own: the client crate knows no shard channels outside a cluster, and a reader that has to look
+//! up now and then needs a time-out, with which a read fails where a process is stopped and goes on.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
@@ -7,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::oracle::Published;
 use super::server::Server;
@@ -15,80 +17,59 @@ use super::server::Server;
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     heard: Arc<Mutex<Vec<Published>>>,
+    /// Set before the socket is shut down: any other end is a failure.
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
-    /// Where the reader waits without a time-out.
-    socket: Option<UnixStream>,
+    socket: UnixStream,
 }
 
 impl Subscriber {
     /// Subscribes to patterns, and returns once the server has confirmed it.
     pub(crate) fn start(server: &Server, patterns: &[&str]) -> Self {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (confirm, confirmed) = sync_channel(1);
-        let mut connection = server.connection();
-        let patterns: Vec<_> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let reader = std::thread::spawn({
-            let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
-            move || {
-                let mut subscriber = connection.as_pubsub();
-                subscriber.psubscribe(&patterns).expect("the server takes a subscription");
-                // So that the reader looks at `stop` now and then.
-                subscriber.set_read_timeout(Some(Duration::from_millis(100))).expect("a valid time-out");
-                confirm.send(()).expect("the test waits");
-                while !stop.load(Ordering::Relaxed) {
-                    let message = match subscriber.get_message() {
-                        Ok(message) => message,
-                        Err(error) if error.is_timeout() => continue,
-                        Err(error) => panic!("the subscriber lost its connection: {error}"),
-                    };
-                    heard.lock().unwrap_or_else(PoisonError::into_inner).push(Published {
-                        channel: message.get_channel_name().as_bytes().to_vec(),
-                        payload: message.get_payload_bytes().to_vec(),
-                    });
-                }
-            }
-        });
-        confirmed.recv().expect("the subscription is confirmed");
-        Self { heard, stop, reader: Some(reader), socket: None }
+        Self::listen(server, "PSUBSCRIBE", patterns)
     }
 
-    /// Subscribes to shard channels, and returns once the server has confirmed it. On a socket of its own:
-    /// the client crate knows no shard channels outside a cluster.
+    /// Subscribes to shard channels, and returns once the server has confirmed it.
     pub(crate) fn start_sharded(server: &Server, channels: &[&str]) -> Self {
+        Self::listen(server, "SSUBSCRIBE", channels)
+    }
+
+    fn listen(server: &Server, command: &str, names: &[&str]) -> Self {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (confirm, confirmed) = sync_channel(1);
         let mut socket = UnixStream::connect(server.socket()).expect("the server listens");
-        for channel in channels {
-            let command = redis::cmd("SSUBSCRIBE").arg(channel).get_packed_command();
+        for name in names {
+            let command = redis::cmd(command).arg(name).get_packed_command();
             socket.write_all(&command).expect("the server takes a subscription");
         }
-        let ending = socket.try_clone().expect("a second handle of the same socket");
-        let awaited = channels.len();
+        let reading = socket.try_clone().expect("a second handle of the same socket");
+        let awaited = names.len();
         let reader = std::thread::spawn({
-            let heard = Arc::clone(&heard);
+            let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
             move || {
-                let mut from = BufReader::new(socket);
+                let mut from = BufReader::new(reading);
                 let mut subscribed = 0;
                 // Until the other handle shuts the socket down.
-                while let Some([kind, channel, payload]) = three(&mut from) {
-                    if kind == b"smessage" {
+                while let Some(mut pushed) = array(&mut from) {
+                    if pushed[0].ends_with(b"message") {
+                        let payload = pushed.pop().expect("a payload");
+                        let channel = pushed.pop().expect("a channel");
                         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                         heard.push(Published { channel, payload });
                     } else {
-                        assert_eq!(kind, b"ssubscribe");
+                        assert!(pushed[0].ends_with(b"subscribe"), "{pushed:?}");
                         subscribed += 1;
                         if subscribed == awaited {
                             confirm.send(()).expect("the test waits");
                         }
                     }
                 }
+                assert!(stop.load(Ordering::Relaxed), "the subscriber lost its connection");
             }
         });
         confirmed.recv().expect("the subscription is confirmed");
-        Self { heard, stop, reader: Some(reader), socket: Some(ending) }
+        Self { heard, stop, reader: Some(reader), socket }
     }
 
     /// How much has been heard so far.
@@ -105,9 +86,7 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(socket) = &self.socket {
-            drop(socket.shutdown(Shutdown::Both));
-        }
+        drop(self.socket.shutdown(Shutdown::Both));
         if let Some(reader) = self.reader.take() {
             let ended = reader.join();
             assert!(ended.is_ok() || std::thread::panicking(), "the subscriber failed");
@@ -115,24 +94,25 @@ impl Drop for Subscriber {
     }
 }
 
-/// An array of three: strings, or a number as its digits. `None` where the socket has ended.
-fn three(from: &mut BufReader<UnixStream>) -> Option<[Vec<u8>; 3]> {
+/// An array of strings, and of a number as its digits. `None` where the socket has ended.
+fn array(from: &mut BufReader<UnixStream>) -> Option<Vec<Vec<u8>>> {
     let header = line(from)?;
-    assert_eq!(header, "*3");
-    let mut value = || {
-        let header = line(from)?;
-        match header.split_at(1) {
-            ("$", length) => {
-                let length: usize = length.parse().expect("a length");
-                let mut bytes = vec![0; length + 2];
-                from.read_exact(&mut bytes).ok()?;
-                bytes.truncate(length);
-                Some(bytes)
-            }
-            (_, number) => Some(number.as_bytes().to_vec()),
+    let count: usize = header.strip_prefix('*').expect("an array").parse().expect("a length");
+    (0..count).map(|_| value(from)).collect()
+}
+
+fn value(from: &mut BufReader<UnixStream>) -> Option<Vec<u8>> {
+    let header = line(from)?;
+    match header.split_at(1) {
+        ("$", length) => {
+            let length: usize = length.parse().expect("a length");
+            let mut bytes = vec![0; length + 2];
+            from.read_exact(&mut bytes).ok()?;
+            bytes.truncate(length);
+            Some(bytes)
         }
-    };
-    Some([value()?, value()?, value()?])
+        (_, number) => Some(number.as_bytes().to_vec()),
+    }
 }
 
 fn line(from: &mut BufReader<UnixStream>) -> Option<String> {
