@@ -24,6 +24,7 @@
 //! Failure: every failure ends the session, and a new one begins at the cursor. Exactly once on one
 //! server; only a failover that loses the cursor's last step repeats what it covered.
 
+mod ahead;
 mod call;
 mod entries;
 mod failure;
@@ -45,6 +46,7 @@ pub mod requeue;
 mod search;
 mod session;
 mod wake;
+mod way;
 
 use std::future::Future;
 use std::pin::pin;
@@ -134,8 +136,7 @@ impl Route {
     fn new(parts: Parts) -> Self {
         Self {
             outbound: Outbound::new(&parts.settings),
-            // Where a group has to acknowledge, what comes back is not what the route does alone.
-            guard: Guard::new(parts.settings.loop_guard && parts.settings.acknowledged().is_none()),
+            guard: Guard::new(parts.settings.loop_guard),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -388,6 +389,7 @@ impl Route {
             follow.group().clone_into(&mut known.group);
             known.group_exists = true;
             known.delivered = Some(look.delivered.to_string());
+            known.read = Some(follow.end().to_string());
             (known.pending, known.holes, known.blocked) = (look.pending, holes, blocked);
             known.held = u64::try_from(entries).unwrap_or(u64::MAX);
         });
@@ -438,7 +440,7 @@ impl Route {
                     let known = status.acknowledged.get_or_insert_default();
                     group.clone_into(&mut known.group);
                     known.group_exists = false;
-                    (known.delivered, known.pending, known.blocked) = (None, 0, None);
+                    (known.delivered, known.read, known.pending, known.blocked) = (None, None, 0, None);
                 });
                 self.parts.metrics.blocked_entry_age_seconds.set(0.0);
                 if let Some(suppressed) = self.log.admit("broadcast_no_group", std::time::Instant::now()) {

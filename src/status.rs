@@ -170,6 +170,8 @@ pub struct AcknowledgedStatus {
     pub group_exists: bool,
     /// The last entry that the group was given.
     pub delivered: Option<String>,
+    /// Up to where entries were read: they are in memory, whatever their consumers delete.
+    pub read: Option<String>,
     /// Entries that the group was given and has not acknowledged.
     pub pending: u64,
     /// With `order = "acknowledgement"`: entries that are not acknowledged and were left behind.

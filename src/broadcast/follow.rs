@@ -18,6 +18,10 @@
 //! Where everything is acknowledged, XREAD waits for the next entry, before which nothing can happen. With a
 //! replication stream, commands that concern the stream wake it, and it looks once a second otherwise.
 //!
+//! While the guard tries whether the route's output comes back, what is acknowledged waits where what is pending
+//! does: it is held, or left as a hole. Entries are read all the same, so that a consumer may delete them; where
+//! no more fit, the guard gives up.
+//!
 //! Failure: nothing here outlives the session. What was held is read again, where it still is.
 
 use std::collections::VecDeque;
@@ -31,11 +35,12 @@ use super::id::EntryId;
 use super::look::{self, Look};
 use super::missed::{Missed, Watch};
 use super::outbound::Outbound;
-use super::publisher::{BATCH_ENTRIES, Id, Publisher};
+use super::publisher::{BATCH_ENTRIES, Publisher};
 use super::rate::Pace;
-use super::render::{Rendered, Unrenderable, Withheld};
+use super::render::{Unrenderable, Withheld};
 use super::rhythm::Rhythm;
 use super::search::Search;
+use super::way::Way;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
@@ -43,6 +48,10 @@ use crate::status::Doubt;
 
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
+
+/// A trial of the guard ends where no more than this part of the holes is left: an alert is for what the group has
+/// not acknowledged.
+const TRIAL_LEAVES: u64 = 4;
 
 /// What was asked of the server, and is not answered.
 #[derive(Debug)]
@@ -57,6 +66,8 @@ pub(super) enum Asked {
     Wait,
     /// That something missed is recorded.
     Missed,
+    /// So many entries at most, for the guard to look at.
+    Ahead(usize),
 }
 
 /// Entries after one and up to another.
@@ -65,9 +76,6 @@ pub(super) struct Span {
     after: EntryId,
     up_to: EntryId,
 }
-
-/// What an entry goes through: what it becomes, who publishes it, and how fast.
-pub(super) type Sides<'a> = (&'a mut Outbound, &'a mut Publisher, &'a mut Pace);
 
 /// What a look is to be told to a person about.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,6 +125,10 @@ pub(super) struct Follow {
     watch: Watch,
     /// Whether something is ready and the rate lets nothing through.
     paced: bool,
+    /// Whether the guard holds back what may be published.
+    trial: bool,
+    /// Up to where the guard was told what was read.
+    told: EntryId,
 }
 
 impl Follow {
@@ -153,7 +165,14 @@ impl Follow {
             read_entries: 1,
             watch: Watch::new(now),
             paced: false,
+            trial: false,
+            told: cursor,
         }
+    }
+
+    /// Up to where was read.
+    pub(super) fn end(&self) -> EntryId {
+        self.read
     }
 
     /// When the next look is due, or the rate lets something through.
@@ -205,39 +224,36 @@ impl Follow {
     }
 
     /// Asks for what is of use now, and hands over what needs no asking.
-    pub(super) fn ask(
-        &mut self,
-        (publisher, pace): (&mut Publisher, &mut Pace),
-        out: &mut Vec<u8>,
-        now: Instant,
-    ) -> Option<Asked> {
-        if !publisher.takes() {
+    pub(super) fn ask(&mut self, way: &mut Way<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
+        if !way.publisher.takes() {
             return None;
         }
         self.paced = false;
-        self.align(publisher, now);
-        self.publish_held(publisher, pace, now);
-        if self.watch.record(out, publisher) {
+        self.try_with(way, now);
+        self.align(way.publisher, now);
+        self.publish_held(way, now);
+        if self.watch.record(out, way.publisher) {
             return Some(Asked::Missed);
         }
         if !self.to_release.is_empty()
-            && publisher.has_room()
-            && !publisher.is_releasing()
-            && self.allowed(pace, now) > 0
-            && let Some(asked) = self.release(publisher, pace, out, now)
+            && way.publisher.has_room()
+            && !way.publisher.is_releasing()
+            && way.leave(1) > 0
+            && self.allowed(way.pace, now) > 0
+            && let Some(asked) = self.release(way, out, now)
         {
             return Some(asked);
         }
-        let up_to = self.readable(publisher);
-        // In stream order what is read is held, and waits for the rate there.
+        let up_to = self.readable(way.publisher);
+        // What is read to be held waits for the rate there.
         let allowed = match self.max_holes {
-            Some(_) if up_to.is_some() => self.allowed(pace, now),
+            Some(_) if up_to.is_some() && !self.trial => self.allowed(way.pace, now),
             _ => usize::MAX,
         };
         if let Some(up_to) = up_to.filter(|_| allowed > 0) {
             let holes_left = usize::try_from(self.holes_left()).unwrap_or(usize::MAX);
             let count = self.read_entries.min(holes_left).min(allowed);
-            let count = if publisher.is_careful() { 1 } else { count };
+            let count = if way.publisher.is_careful() { 1 } else { count };
             let (begin, end, number) = (format!("({}", self.read), up_to.to_string(), count.to_string());
             let stream = self.stream.as_bytes();
             resp::command(
@@ -247,7 +263,7 @@ impl Follow {
             return Some(Asked::Entries(Span { after: self.read, up_to }, count));
         }
         if now >= self.rhythm.due() {
-            self.ask_look(publisher, out, now);
+            self.ask_look(way.publisher, out, now);
             return Some(Asked::Look);
         }
         let tail = self.tail.filter(|_| !self.rhythm.is_woken())?;
@@ -258,6 +274,21 @@ impl Follow {
             &[b"XREAD", b"COUNT", b"1", b"BLOCK", b"1000", b"STREAMS", stream, after.as_bytes()],
         );
         Some(Asked::Wait)
+    }
+
+    /// Notes whether the guard tries something, and has it give up where that would cost entries.
+    fn try_with(&mut self, way: &mut Way<'_>, now: Instant) {
+        let holes_end = self.max_holes.is_some_and(|most| self.holes_left() <= most / TRIAL_LEAVES);
+        if !self.hold.has_room() || (self.look.is_some() && holes_end) {
+            way.guard.give_up(now);
+        }
+        let trial = !way.is_free();
+        if trial && !self.trial {
+            // No XREAD may keep the connection waiting now.
+            self.changed(now);
+            self.rhythm.now(now);
+        }
+        self.trial = trial;
     }
 
     fn ask_look(&mut self, publisher: &Publisher, out: &mut Vec<u8>, now: Instant) {
@@ -318,21 +349,21 @@ impl Follow {
     }
 
     /// Publishes what is held and acknowledged, as long as there is room.
-    fn publish_held(&mut self, publisher: &mut Publisher, pace: &mut Pace, now: Instant) {
+    fn publish_held(&mut self, way: &mut Way<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
-        while publisher.has_room() && self.hold.first().is_some_and(|id| id <= limit) {
-            let allowed = self.allowed(pace, now);
+        while way.publisher.has_room() && way.leave(1) > 0 && self.hold.first().is_some_and(|id| id <= limit)
+        {
+            let allowed = self.allowed(way.pace, now);
             if allowed == 0 {
                 break;
             }
-            let most = if publisher.is_careful() { 1 } else { BATCH_ENTRIES.min(allowed) };
-            for _ in 0..most {
+            for _ in 0..way.leave(BATCH_ENTRIES.min(allowed)) {
                 let Some(id) = self.hold.first().filter(|id| *id <= limit) else { break };
-                self.hold.take(id, |id, rendered| publish(publisher, pace, id, rendered, now));
+                self.hold.take(id, |id, rendered| way.publish(id, rendered, now));
             }
-            publisher.flush(now);
+            way.publisher.flush(now);
         }
-        self.handed = publisher.end();
+        self.handed = way.publisher.end();
     }
 
     /// How many messages the rate lets through now; notes where it is none.
@@ -343,18 +374,11 @@ impl Follow {
     }
 
     /// Publishes holes whose messages are held, and asks for the others.
-    fn release(
-        &mut self,
-        publisher: &mut Publisher,
-        pace: &mut Pace,
-        out: &mut Vec<u8>,
-        now: Instant,
-    ) -> Option<Asked> {
-        let most = if publisher.is_careful() { 1 } else { BATCH_ENTRIES.min(pace.messages(now)) };
+    fn release(&mut self, way: &mut Way<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
         let mut wanted = VecDeque::new();
-        for _ in 0..most {
+        for _ in 0..way.leave(BATCH_ENTRIES.min(way.pace.messages(now))) {
             let Some(id) = self.to_release.pop_front() else { break };
-            let held = self.hold.take(id, |id, rendered| release(publisher, pace, id, rendered, now));
+            let held = self.hold.take(id, |id, rendered| way.release(id, rendered, now));
             if held.is_none() {
                 let text = id.to_string();
                 let stream = self.stream.as_bytes();
@@ -363,7 +387,7 @@ impl Follow {
             }
         }
         if wanted.is_empty() {
-            publisher.flush_release(now);
+            way.publisher.flush_release(now);
             return None;
         }
         Some(Asked::Holes(wanted))
@@ -377,16 +401,17 @@ impl Follow {
         &mut self,
         (span, count): (Span, usize),
         reply: &[u8],
-        (outbound, publisher, pace): Sides<'_>,
+        (outbound, way): (&mut Outbound, &mut Way<'_>),
         ranges: Ranges,
         now: Instant,
     ) -> Result<Ranges, Error> {
         let mut entries = Entries::of_range(reply, ranges)?;
         let came = entries.left();
-        self.align(publisher, now);
+        self.align(way.publisher, now);
         let limit = self.look.as_ref().map(Look::limit).unwrap_or_default();
         // What was asked before a rewind, or comes while nothing can be handed over, is read again.
-        let takes = publisher.takes() && self.look.is_some() && span.after <= self.read;
+        let takes = way.publisher.takes() && self.look.is_some() && span.after <= self.read;
+        let free = way.is_free();
         let mut last = self.read;
         while let Some(entry) = entries.next()? {
             if !takes || entry.id <= last {
@@ -394,23 +419,30 @@ impl Follow {
             }
             last = entry.id;
             let id = entry.id();
+            let payload = outbound.payload(&entry);
             let rendered = outbound.of(&entry);
+            // What is read once more, after a rewind, has not come back.
+            if let Ok((_, message)) = rendered
+                && entry.id > self.told
+            {
+                way.guard.came(payload, message);
+                self.told = entry.id;
+            }
             if self.max_holes.is_none() {
-                let goes = self.hold.first().is_none()
+                let goes = free
+                    && self.hold.first().is_none()
                     && entry.id <= limit
-                    && !publisher.is_careful()
-                    && pace.messages(now) > 0;
+                    && !way.publisher.is_careful()
+                    && way.pace.messages(now) > 0;
                 match rendered {
-                    Ok((channel, message)) if goes => {
-                        pace.take(now);
-                        publisher.publish(id, channel, message, now);
-                    }
+                    Ok(_) if goes => way.publish(id, rendered, now),
                     rendered => self.hold.add(id, rendered),
                 }
             } else if rendered != Err(Withheld::Filtered)
-                && self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id))
+                && ((!free && self.hold.has_room())
+                    || self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id)))
             {
-                publisher.leave(id, now);
+                way.publisher.leave(id, now);
                 self.holes_since += 1;
                 // What is not held is read again, if it is still there; the oldest has waited longest.
                 while !self.hold.has_room() {
@@ -418,12 +450,12 @@ impl Follow {
                 }
                 self.hold.add(id, rendered);
             } else {
-                publish(publisher, pace, id, rendered, now);
+                way.publish(id, rendered, now);
             }
         }
         self.hold.close();
-        publisher.flush(now);
-        self.handed = publisher.end();
+        way.publisher.flush(now);
+        self.handed = way.publisher.end();
         if takes {
             self.read = if came < count { span.up_to.max(last) } else { last };
             if self.max_holes.is_some() {
@@ -442,21 +474,21 @@ impl Follow {
         &mut self,
         wanted: &mut VecDeque<EntryId>,
         reply: &[u8],
-        (outbound, publisher, pace): Sides<'_>,
+        (outbound, way): (&mut Outbound, &mut Way<'_>),
         now: Instant,
     ) -> Result<(), Error> {
         let Some(id) = wanted.pop_front() else { return Ok(()) };
         let mut entries = Entries::of_range(reply, Vec::new())?;
         let text = id.to_string();
         match entries.next()? {
-            Some(entry) => release(publisher, pace, entry.id(), outbound.of(&entry), now),
+            Some(entry) => way.release(entry.id(), outbound.of(&entry), now),
             None => {
                 let gone = Withheld::Unrenderable(Unrenderable::Deleted);
-                publisher.release_withheld((id, text.as_bytes()), gone);
+                way.publisher.release_withheld((id, text.as_bytes()), gone);
             }
         }
         if wanted.is_empty() {
-            publisher.flush_release(now);
+            way.publisher.flush_release(now);
         }
         Ok(())
     }
@@ -528,7 +560,7 @@ impl Follow {
         self.search.came_to(look.scanned, same);
         if let Some(facts) = look.stream {
             let all = facts.last == look.delivered && look.pending == 0 && self.hold.first().is_none();
-            self.tail = (all && self.read >= look.delivered).then_some(facts.last);
+            self.tail = (all && self.read >= look.delivered && !self.trial).then_some(facts.last);
             self.tail_asked = true;
             if self.looks_after == self.read {
                 // In the other order what is held has been handed over as well.
@@ -566,25 +598,5 @@ impl Follow {
         self.rhythm.changed(now);
         self.tail = None;
         self.tail_asked = false;
-    }
-}
-
-fn publish(publisher: &mut Publisher, pace: &mut Pace, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
-    match rendered {
-        Ok((channel, message)) => {
-            pace.take(now);
-            publisher.publish(id, channel, message, now);
-        }
-        Err(why) => publisher.withhold(id, why, now),
-    }
-}
-
-fn release(publisher: &mut Publisher, pace: &mut Pace, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
-    match rendered {
-        Ok((channel, message)) => {
-            pace.take(now);
-            publisher.release(id, channel, message, now);
-        }
-        Err(why) => publisher.release_withheld(id, why),
     }
 }

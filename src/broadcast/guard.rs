@@ -24,10 +24,11 @@
 //!  1 min, doubled up to 1 h
 //! ```
 //!
-//! An innocent route is held up by about a second, and then left alone for longer each time. What is not
-//! noticed: a way back that takes longer than half a second, is slower than about 13 messages a second,
-//! changes the messages (a capture with `fields` or `cloudevents`), or has more messages on it than come
-//! round in 5 s; and a loop while a second instance of the route publishes as well.
+//! An innocent route is held up by about a second, and then left alone for longer each time. Where a group has to
+//! acknowledge first, what is acknowledged meanwhile is kept, as many entries as may be held; then the guard gives
+//! up. What is not noticed: a way back that takes longer than half a second (the group's work aside), is slower
+//! than about 13 messages a second, changes the messages (a capture with `fields` or `cloudevents`), or has more
+//! messages on it than come round in 5 s; and a loop while a second instance of the route publishes as well.
 //!
 //! The clock comes in with each question. Failure: whatever ends the session begins the watch anew.
 
@@ -148,27 +149,28 @@ impl Guard {
         }
     }
 
-    /// An entry with this payload, if it has one, is published as this message.
-    pub(super) fn published(&mut self, payload: Option<&[u8]>, message: &[u8]) {
-        match self.phase {
-            Phase::Watching(_) => {
-                let message = self.seen(payload, message);
-                if self.sample.len() < SAMPLE {
-                    self.sample.entry(message).or_insert(false);
-                }
+    /// An entry with this payload, if it has one, has come, and is or will be published as this message.
+    pub(super) fn came(&mut self, payload: Option<&[u8]>, message: &[u8]) {
+        if matches!(self.phase, Phase::Watching(_)) {
+            let message = self.seen(payload, message);
+            if self.sample.len() < SAMPLE {
+                self.sample.entry(message).or_insert(false);
             }
-            Phase::Sending { probes, .. } => {
-                let message = self.hash(message);
-                self.sample.insert(message, true);
-                self.returns = 0;
-                self.strays = false;
-                self.phase = Phase::Probe { probes, message, since: None };
-            }
-            _ => {}
         }
     }
 
-    /// An entry stands in the stream and is not published.
+    /// This message is published.
+    pub(super) fn published(&mut self, message: &[u8]) {
+        if let Phase::Sending { probes, .. } = self.phase {
+            let message = self.hash(message);
+            self.sample.insert(message, true);
+            self.returns = 0;
+            self.strays = false;
+            self.phase = Phase::Probe { probes, message, since: None };
+        }
+    }
+
+    /// An entry stands in the stream, and was not there when nothing was published any more.
     pub(super) fn looked_at(&mut self, payload: Option<&[u8]>, message: &[u8]) {
         match self.phase {
             Phase::Quiet { .. } => {
@@ -189,6 +191,13 @@ impl Guard {
     /// There was no entry to be published.
     pub(super) fn nothing_to_send(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Sending { .. }) {
+            self.acquit(now);
+        }
+    }
+
+    /// To hold back any longer would cost entries.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        if self.leave() != Leave::All {
             self.acquit(now);
         }
     }
@@ -328,7 +337,8 @@ mod tests {
                 };
                 looked = usize::saturating_sub(looked, 1);
                 let message = template(&payload);
-                guard.published(Some(&payload), &message);
+                guard.came(Some(&payload), &message);
+                guard.published(&message);
                 if way_back {
                     returning.push_back((now + 3 * STEP, message));
                 }
@@ -404,7 +414,7 @@ mod tests {
             let start = Instant::now();
             let mut guard = Guard::new(true);
             guard.tick(start, true, true);
-            (0..=RETURNS).for_each(|_| guard.published(None, b"tick"));
+            (0..=RETURNS).for_each(|_| guard.came(None, b"tick"));
             let suspected = guard.tick(start + WATCH_LEAST, true, true);
             assert_eq!(suspected, Some(Verdict::Suspected));
             let mut now = start + WATCH_LEAST;
@@ -413,7 +423,7 @@ mod tests {
                 assert!(now < limit, "{whole_seconds}: {guard:?}");
                 now += 25 * STEP;
                 if guard.leave() == Leave::One && whole_seconds == 1 {
-                    guard.published(None, b"tick");
+                    guard.published(b"tick");
                 }
                 let whole = now < start + WATCH_LEAST + Duration::from_secs(whole_seconds);
                 assert_eq!(guard.tick(now, true, whole), None);

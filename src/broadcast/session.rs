@@ -8,6 +8,7 @@
 //! Nothing that a session holds outlives it: the next one reads the cursor and begins there.
 
 mod added;
+mod followed;
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -18,19 +19,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::added::Read;
 use super::Route;
+use super::ahead::Ahead;
 use super::call::{self, Keys, OPEN, PUBLISH, RELEASE, Tally};
 use super::entries::Ranges;
 use super::failure::{Failure, Side};
-use super::follow::{Asked, Follow, Found};
+use super::follow::{Asked, Follow};
 use super::guard::{Leave, Verdict};
-use super::id::EntryId;
 use super::look::LOOK;
 use super::metrics;
 use super::missed::Watch;
 use super::publisher::Publisher;
 use super::rate::Pace;
 use super::wake::Wake;
-use crate::server::resp::Value;
 use crate::server::{Connection, Error, connect, load_script};
 
 /// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
@@ -57,9 +57,8 @@ pub(super) struct Session<'r> {
     read_entries: usize,
     ranges: Ranges,
     pace: Pace,
-    /// Up to where the guard has looked, ahead of what is published, and whether that was the stream's end.
-    ahead: Option<EntryId>,
-    ahead_whole: bool,
+    /// How far the guard has looked, ahead of what is published.
+    ahead: Ahead,
     /// Until when nothing is read, since the rate lets nothing through.
     paced: Option<Instant>,
     ticks: Interval,
@@ -181,8 +180,7 @@ impl<'r> Session<'r> {
             read_entries: 1,
             ranges: Vec::new(),
             pace: Pace::new(settings.rate_limit, Instant::now()),
-            ahead: None,
-            ahead_whole: false,
+            ahead: Ahead::new(),
             paced: None,
             ticks,
             live: false,
@@ -287,65 +285,11 @@ impl<'r> Session<'r> {
 
     /// Asks for more entries, where the publisher has room for them.
     fn read_on(&mut self, now: Instant) {
-        if let Some(follow) = &mut self.follow {
-            if self.asked.is_none() {
-                let sides = (&mut self.publisher, &mut self.pace);
-                let asked = follow.ask(sides, self.reader.out(), now);
-                self.asked = asked.map(|asked| (asked, now));
-                self.route.rate_limited(follow.is_paced());
-            }
-            return;
+        if self.follow.is_some() {
+            self.ask_followed(now);
+        } else {
+            self.read_added(now);
         }
-        self.read_added(now);
-    }
-
-    /// Takes in what was asked of the group and of its stream.
-    fn followed(&mut self, now: Instant) -> Result<(), Failure> {
-        let Some(follow) = &mut self.follow else { return Ok(()) };
-        let draining = self.drain_until.is_some();
-        while let Some((asked, _)) = &mut self.asked {
-            let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else {
-                return Ok(());
-            };
-            let sides = (&mut self.route.outbound, &mut self.publisher, &mut self.pace);
-            let mut answered = true;
-            let mut found = Vec::new();
-            match asked {
-                _ if draining => {}
-                Asked::Entries(span, count) => {
-                    let ranges = std::mem::take(&mut self.ranges);
-                    let taken = follow.entries((*span, *count), reply, sides, ranges, now);
-                    self.ranges = taken.map_err(Failure::source)?;
-                }
-                Asked::Holes(wanted) => {
-                    follow.hole(wanted, reply, sides, now).map_err(Failure::source)?;
-                    answered = wanted.is_empty();
-                }
-                Asked::Look | Asked::Wait | Asked::Missed => {
-                    let value =
-                        Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
-                    let taken = match asked {
-                        Asked::Look => follow.looked(&value, &mut self.publisher, now),
-                        Asked::Missed => follow.recorded(&value, &mut self.publisher),
-                        _ => follow.waited(&value, now).map(|()| Vec::new()),
-                    };
-                    found = taken.map_err(Failure::source)?;
-                    self.route.followed(follow);
-                }
-            }
-            self.route.answered(Side::Source);
-            if answered {
-                self.asked = None;
-            }
-            for found in found {
-                self.live &= found != Found::NoGroup;
-                self.route.found(found, self.publisher.end());
-            }
-        }
-        if follow.look().is_some() && !self.publisher.is_careful() {
-            self.live();
-        }
-        Ok(())
     }
 
     /// Takes in what the script has answered.
@@ -378,16 +322,16 @@ impl<'r> Session<'r> {
 
     /// Lets the guard go on.
     fn guard(&mut self, now: Instant) -> Result<(), Failure> {
-        let idle = self.publisher.is_idle() && self.read.is_none_or(|read| read.ahead);
-        match self.route.guard.tick(now, idle, self.ahead_whole) {
+        let asked = self.asked.as_ref().is_some_and(|(asked, _)| matches!(asked, Asked::Holes(_)));
+        let idle = self.publisher.is_idle() && !asked && self.read.is_none_or(|read| read.ahead);
+        match self.route.guard.tick(now, idle, self.ahead.is_whole()) {
             Some(Verdict::Loop) => return Err(Failure::Loop),
             Some(Verdict::Suspected) => self.route.suspected(),
             None => {}
         }
-        // It looks again, from where it has looked to; from anew once everything may be published.
-        self.ahead_whole = false;
+        self.ahead.again();
         if self.route.guard.leave() == Leave::All {
-            self.ahead = None;
+            self.ahead.end();
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use tidegate::status::{BroadcastCounts, RouteState};
 
 use crate::support::{Daemon, Options, Server, Setup, Subscriber, Version, alert, entries, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A route of every entry of `orders`, with more TOML lines.
 fn route(destination: &str, lines: &str) -> String {
@@ -27,7 +27,7 @@ fn route(destination: &str, lines: &str) -> String {
 }
 
 /// The daemon with that route; stream and channel on one server, or on two.
-fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
+pub(crate) fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
     let setup = Setup::new().endpoint("events", events);
     match shop {
         None => setup.routes(&route("events", lines)),
@@ -59,7 +59,7 @@ fn heard(subscriber: &Subscriber) -> Vec<(String, String)> {
     subscriber.heard().into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
 }
 
-fn payloads(subscriber: &Subscriber) -> Vec<String> {
+pub(crate) fn payloads(subscriber: &Subscriber) -> Vec<String> {
     heard(subscriber).into_iter().map(|(_, payload)| payload).collect()
 }
 
@@ -88,7 +88,11 @@ fn wait_heard(subscriber: &Subscriber, least: usize) {
 }
 
 #[track_caller]
-fn wait_counts(daemon: &Daemon, what: &str, done: impl Fn(&BroadcastCounts) -> bool) -> BroadcastCounts {
+pub(crate) fn wait_counts(
+    daemon: &Daemon,
+    what: &str,
+    done: impl Fn(&BroadcastCounts) -> bool,
+) -> BroadcastCounts {
     eventually(what, PATIENCE, || {
         let status = daemon.route("stock")?;
         let counts = status.broadcast.clone().ok_or("no broadcast")?;
@@ -96,7 +100,7 @@ fn wait_counts(daemon: &Daemon, what: &str, done: impl Fn(&BroadcastCounts) -> b
     })
 }
 
-fn metric(daemon: &Daemon, name: &str) -> u64 {
+pub(crate) fn metric(daemon: &Daemon, name: &str) -> u64 {
     let metrics = daemon.get("/metrics").unwrap().1;
     let start = format!("{name}{{route=\"stock\"}} ");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
@@ -104,7 +108,7 @@ fn metric(daemon: &Daemon, name: &str) -> u64 {
 }
 
 /// One server, and two.
-fn placements(version: Version) -> [(Server, Option<Server>); 2] {
+pub(crate) fn placements(version: Version) -> [(Server, Option<Server>); 2] {
     [(Server::start(version), None), (Server::start(version), Some(Server::start(version)))]
 }
 
@@ -452,88 +456,4 @@ fn a_message_that_is_larger_than_the_server_takes_becomes_a_dead_letter() {
             assert_heard(&subscriber, second.is_some(), &expected);
         }
     }
-}
-
-/// The capture that closes the loop, in a daemon of its own: no configuration shows both.
-fn way_back(channel: &str) -> String {
-    format!(
-        r#"
-        [capture.orders]
-        source = "heard"
-        channels = ["{channel}"]
-        destination = "added"
-        stream = "orders"
-        keep = "forever"
-        "#
-    )
-}
-
-#[test]
-fn a_route_whose_output_comes_back_through_another_daemon_parks() {
-    let plain = "channel = \"stock\"\nmessage = \"<field:payload>\"";
-    let growing = "channel = \"stock\"\nmessage = \"+<field:payload>\"";
-    let id = "channel = \"stock\"\nmessage = \"<id>\"";
-    for (lines, version, servers) in [
-        (plain, Version::Redis70, 1),
-        (plain, Version::Valkey80, 2),
-        (growing, Version::Valkey91, 1),
-        (id, Version::Redis82, 2),
-    ] {
-        for (events, second) in placements(version).into_iter().skip(servers - 1).take(1) {
-            let shop = second.as_ref().unwrap_or(&events);
-            let mut daemon = setup(&events, second.as_ref(), lines).expects(&[alert::LOOP]).start_ready();
-            let other = Setup::new()
-                .endpoint("heard", shop)
-                .endpoint("added", &events)
-                .routes(&way_back("stock"))
-                .start_ready();
-            for n in 0..5 {
-                events.ask::<String>(&["XADD", "orders", "*", "payload", &format!("message {n}")]);
-            }
-            let status = daemon.wait_state("stock", RouteState::Parked);
-            let reason = status.reason.unwrap();
-            assert!(reason.contains("comes back into its stream"), "{reason}");
-            assert_eq!(metric(&daemon, "tidegate_loops_total"), 1);
-            // The loop stands still: every message came back once, and nothing follows.
-            let published = wait_counts(&daemon, "its counts", |_| true).published;
-            eventually("the other daemon has added what it heard", PATIENCE, || {
-                match events.ask::<u64>(&["XLEN", "orders"]) {
-                    length if length == published + 5 => Ok(()),
-                    length => Err(format!("{length}, and {published} published")),
-                }
-            });
-            assert_eq!(other.route("orders").unwrap().state, RouteState::Live, "the other one is innocent");
-            assert!(daemon.stop().success(), "a parked route ends at once");
-        }
-    }
-}
-
-#[test]
-fn payloads_that_an_application_repeats_park_nobody() {
-    let events = Server::start(Version::Redis70);
-    let subscriber = Subscriber::start(&events, &["stock"]);
-    let daemon = setup(&events, None, "channel = \"stock\"").start_ready();
-    let mut added = 0;
-    eventually("it looks like a loop and is tried", PATIENCE, || {
-        for _ in 0..20 {
-            events.ask::<String>(&["XADD", "orders", "*", "payload", "tick"]);
-            added += 1;
-        }
-        match metric(&daemon, "tidegate_loop_checks_total") {
-            0 => Err(format!("{added} added")),
-            _ => Ok(()),
-        }
-    });
-    // While it is tried the application goes on.
-    eventually("it publishes again", PATIENCE, || {
-        events.ask::<String>(&["XADD", "orders", "*", "payload", "tick"]);
-        added += 1;
-        match subscriber.count() {
-            count if count == added => Ok(()),
-            count => Err(format!("{count} of {added}")),
-        }
-    });
-    assert_eq!(daemon.route("stock").unwrap().state, RouteState::Live);
-    assert_eq!(metric(&daemon, "tidegate_loops_total"), 0);
-    assert_eq!(payloads(&subscriber), vec!["tick"; added]);
 }

@@ -6,12 +6,14 @@
 use tokio::time::Instant;
 
 use super::{BLOCK, Session};
+use crate::broadcast::Route;
 use crate::broadcast::entries::{Entries, entries_of_next_read};
 use crate::broadcast::failure::{Failure, Side};
 use crate::broadcast::follow::Found;
 use crate::broadcast::guard::Leave;
 use crate::broadcast::id::EntryId;
 use crate::broadcast::missed::Facts;
+use crate::broadcast::way::Way;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 
@@ -88,16 +90,12 @@ impl Session<'_> {
 
     /// Reads what stands in the stream and is not to be published now, once what is under way is done.
     fn look_ahead(&mut self, now: Instant) {
-        if !self.publisher.is_idle() || self.ahead_whole {
+        if !self.publisher.is_idle() {
             return;
         }
-        let after = *self.ahead.get_or_insert(self.publisher.end());
-        let (count, after_text) = (self.read_entries.to_string(), after.to_string());
-        let stream = self.route.parts.settings.stream.as_bytes();
-        let command: [&[u8]; 6] =
-            [b"XREAD", b"COUNT", count.as_bytes(), b"STREAMS", stream, after_text.as_bytes()];
-        resp::command(self.reader.out(), &command);
-        let entries = self.read_entries;
+        let stream = &self.route.parts.settings.stream;
+        let asked = self.ahead.ask(stream, self.publisher.end(), self.reader.out());
+        let Some((after, entries)) = asked else { return };
         self.read =
             Some(Read { after, entries, limited: false, ahead: true, sent: now, what: What::Entries });
     }
@@ -113,39 +111,32 @@ impl Session<'_> {
             let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
             return self.counted(read, &value, now);
         }
-        let reply_bytes = reply.len();
-        let mut entries = Entries::new(reply, std::mem::take(&mut self.ranges)).map_err(Failure::source)?;
-        let count = entries.left();
-        let begin = self.publisher.end();
-        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
+        let ranges = std::mem::take(&mut self.ranges);
+        let Route { outbound, guard, .. } = &mut *self.route;
         if read.ahead {
-            while let Some(entry) = entries.next().map_err(Failure::source)? {
-                let payload = self.route.outbound.payload(&entry);
-                if let Ok((_, message)) = self.route.outbound.unfiltered(&entry) {
-                    self.route.guard.looked_at(payload, message);
-                }
-                self.ahead = Some(entry.id);
-            }
-            self.ranges = entries.into_ranges();
-            self.ahead_whole = count < read.entries;
+            let taken = self.ahead.take(reply, read.entries, (outbound, guard), ranges);
+            self.ranges = taken.map_err(Failure::source)?;
             return Ok(());
         }
-        let alone = self.route.guard.leave() == Leave::One;
+        let reply_bytes = reply.len();
+        let mut entries = Entries::new(reply, ranges).map_err(Failure::source)?;
+        let count = entries.left();
+        let begin = self.publisher.end();
+        let alone = guard.leave() == Leave::One;
         let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
+        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if taken && read.after <= begin {
+            let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace, guard };
             while let Some(entry) = entries.next().map_err(Failure::source)? {
                 if entry.id <= begin {
                     continue;
                 }
-                let payload = self.route.outbound.payload(&entry);
-                match self.route.outbound.of(&entry) {
-                    Ok((channel, message)) => {
-                        self.pace.take(now);
-                        self.route.guard.published(payload, message);
-                        self.publisher.publish(entry.id(), channel, message, now);
-                    }
-                    Err(why) => self.publisher.withhold(entry.id(), why, now),
+                let payload = outbound.payload(&entry);
+                let rendered = outbound.of(&entry);
+                if let Ok((_, message)) = rendered {
+                    way.guard.came(payload, message);
                 }
+                way.publish(entry.id(), rendered, now);
             }
             self.publisher.flush(now);
         }
