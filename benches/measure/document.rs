@@ -14,10 +14,10 @@ use crate::latency::{ACKNOWLEDGED, DIRECT, DIRECT_PUBLISH, Point};
 use crate::memory::Memory;
 use crate::peers::{Damage, Peer};
 use crate::results::{Part, Results};
-use crate::sample::Sample;
+use crate::sample::{Sample, Spread};
 use crate::scaling::Scaling;
 use crate::spool::{Measured, Setting};
-use crate::throughput::{IDEAL, IDEAL_BESIDE_A_GROUP, IDEAL_BROADCAST, Row, TAP, XADD};
+use crate::throughput::{IDEAL, IDEAL_BESIDE_A_GROUP, IDEAL_BROADCAST, Row, TAP, Unrelated, XADD};
 
 const END: &str = "<!-- end -->";
 
@@ -96,16 +96,21 @@ fn grouped(number: f64) -> String {
     text
 }
 
-fn captures(part: &Part<Vec<Row>>, unrelated: Option<&Sample>) -> String {
+fn captures(part: &Part<Vec<Row>>, unrelated: Option<&Unrelated>) -> String {
     let mut text = conditions(part);
     text += &throughput(&part.found, &[IDEAL, TAP, XADD]);
-    if let Some(sample) = unrelated {
+    if let Some(Unrelated { writes, messages, ideal, alone, beside }) = unrelated {
+        let micros = |of: &Spread| format!("{:.2} µs ({:.2} to {:.2})", of.median, of.least, of.most);
         write!(
             text,
-            "\nA route in replication mode reads every write of its source. Beside {} writes/s that are nobody's, each \
-             costs it {:.3} µs.\n",
-            grouped(sample.per_second()),
-            sample.client_micros()
+            "\nA route in replication mode reads every write of its source. Of {} writes/s that are nobody's, each costs \
+             it {}, and an ideal client that taps {}. Where {} messages/s are published as well, the writes cost it {} \
+             each above what these messages do.\n",
+            grouped(*writes),
+            micros(alone),
+            micros(ideal),
+            grouped(*messages),
+            micros(beside)
         )
         .expect("a String takes everything");
     }

@@ -61,6 +61,12 @@ impl Load {
         Self::start(server, server, "publish", Held::ToWindow(cell.window()), &[add])
     }
 
+    /// Publishes, so many messages a second.
+    pub(crate) fn of_messages_at(server: &Server, rate: u64) -> Self {
+        let publish = command(&["PUBLISH", &Cell::PLAIN.channel(0), &"x".repeat(Cell::PLAIN.bytes)]);
+        Self::start(server, server, "publish", Held::ToRate(rate), &[publish])
+    }
+
     /// Writes that nobody listens for, so many a second: as fast as a server takes them, its buffer for the tap
     /// would be what is measured.
     pub(crate) fn of_writes(server: &Server, rate: u64) -> Self {
@@ -81,8 +87,8 @@ impl Load {
         let begun = Instant::now();
         let (window, allows) = match held {
             Held::ToWindow(window) => (window, None),
-            // What is sent between two looks at the clock.
-            Held::ToRate(rate) => (rate / 10, Some(rate)),
+            // Twice what is sent between two looks at the clock.
+            Held::ToRate(rate) => (rate / 100, Some(rate)),
         };
         let allowed = Arc::new(AtomicU64::new(window / publishers));
         let mut threads = Vec::new();

@@ -40,7 +40,8 @@ use plan::Plan;
 use results::{Part, Results};
 
 /// The parts, in the order in which they are measured.
-const PARTS: [&str; 7] = ["capture", "broadcast", "latency", "memory", "scaling", "peers", "spool"];
+const PARTS: [&str; 8] =
+    ["capture", "unrelated", "broadcast", "latency", "memory", "scaling", "peers", "spool"];
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -90,10 +91,8 @@ fn measure(plan: Plan, parts: &[&str], results: &mut Results, keep: impl Fn(&Res
     for part in parts {
         plan.say(part);
         match *part {
-            "capture" => {
-                results.captures = Some(Part::new(throughput::captures(plan)));
-                results.unrelated = Some(Part::new(throughput::unrelated(plan)));
-            }
+            "capture" => results.captures = Some(Part::new(throughput::captures(plan))),
+            "unrelated" => results.unrelated = Some(Part::new(throughput::unrelated(plan))),
             "broadcast" => results.broadcasts = Some(Part::new(throughput::broadcasts(plan))),
             "latency" => results.latency = Some(Part::new(latency::points(plan))),
             "memory" => results.memory = Some(Part::new(memory::measure(plan))),

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::sample::Sample;
 use crate::support::Version;
 use crate::{latency, memory, peers, scaling, spool, throughput};
 
@@ -15,7 +14,7 @@ use crate::{latency, memory, peers, scaling, spool, throughput};
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Results {
     pub(crate) captures: Option<Part<Vec<throughput::Row>>>,
-    pub(crate) unrelated: Option<Part<Sample>>,
+    pub(crate) unrelated: Option<Part<throughput::Unrelated>>,
     pub(crate) broadcasts: Option<Part<Vec<throughput::Row>>>,
     pub(crate) latency: Option<Part<Vec<latency::Point>>>,
     pub(crate) memory: Option<Part<memory::Memory>>,

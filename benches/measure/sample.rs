@@ -34,6 +34,11 @@ impl Sample {
         self.server.as_secs_f64() / self.wall.as_secs_f64()
     }
 
+    /// How much of one core the client used.
+    pub(crate) fn client_share(&self) -> f64 {
+        self.client.as_secs_f64() / self.wall.as_secs_f64()
+    }
+
     pub(crate) fn server_micros(&self) -> f64 {
         self.server.as_secs_f64() * 1e6 / self.messages as f64
     }

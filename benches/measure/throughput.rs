@@ -126,18 +126,55 @@ pub(crate) fn broadcasts(plan: Plan) -> Vec<Row> {
         .collect()
 }
 
-/// What a tap spends on writes that are nobody's.
-pub(crate) fn unrelated(plan: Plan) -> Sample {
-    let (server, daemon) = start_capture(Cell::PLAIN, "mode = \"replication\"");
-    let load = Load::of_writes(&server, 100_000);
-    let sample = over(plan.seconds(2.0, 10.0), &server, &load, || cpu(&daemon));
-    load.stop();
+/// What a tap spends on writes that are nobody's, in µs for each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Unrelated {
+    pub(crate) writes: f64,
+    /// Messages a second, where there are some.
+    pub(crate) messages: f64,
+    /// Of an ideal client that taps, and is told of nothing else.
+    pub(crate) ideal: Spread,
+    /// Of the daemon, the same.
+    pub(crate) alone: Spread,
+    /// How much more the daemon takes for messages and writes than for the messages.
+    pub(crate) beside: Spread,
+}
+
+/// Writes that are nobody's, and messages beside them, a second each.
+const WRITES: u64 = 100_000;
+const MESSAGES: u64 = 10_000;
+
+pub(crate) fn unrelated(plan: Plan) -> Unrelated {
+    let each = plan.seconds(2.0, 5.0);
+    let writing = |server: &Server, client: &dyn Fn() -> Duration| {
+        let load = Load::of_writes(server, WRITES);
+        let sample = over(each, server, &load, client);
+        load.stop();
+        sample
+    };
+    let (mut ideals, mut alones, mut besides) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut writes, mut messages) = (0.0, 0.0);
+    for _ in 0..plan.pairs(1, PAIRS) {
+        let server = capture_server();
+        let ideal = Ideal::start(&server, Cell::PLAIN, Way::Tap);
+        ideals.push(writing(&server, &|| ideal.cpu_time()).client_micros());
+        ideal.stop();
+        let (server, daemon) = start_capture(Cell::PLAIN, "mode = \"replication\"");
+        let alone = writing(&server, &|| cpu(&daemon));
+        alones.push(alone.client_micros());
+        let load = Load::of_messages_at(&server, MESSAGES);
+        let without = over(each, &server, &load, || cpu(&daemon));
+        let with = writing(&server, &|| cpu(&daemon));
+        load.stop();
+        besides.push((with.client_share() - without.client_share()) * 1e6 / with.per_second());
+        (writes, messages) = (alone.per_second(), without.per_second());
+    }
+    let [ideal, alone, beside] = [ideals, alones, besides].map(Spread::of);
     println!(
-        "replication beside {:.0} unrelated writes/s: {:.3} µs for each",
-        sample.per_second(),
-        sample.client_micros()
+        "a write of {writes:.0}/s: ideal {:.3} µs, replication {:.3} µs, beside {messages:.0} messages/s {:.3} µs",
+        ideal.median, alone.median, beside.median
     );
-    sample
+    Unrelated { writes, messages, ideal, alone, beside }
 }
 
 type Runner<'a> = (&'static str, Box<dyn Fn() -> Sample + 'a>);

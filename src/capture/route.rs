@@ -312,9 +312,10 @@ impl Route {
         if let Poll::Ready(event) = self.source.poll(cx) {
             return Poll::Ready(Action::Source(event));
         }
-        let deadline = self.next_deadline().into();
-        if self.wake.deadline() > deadline {
-            self.wake.as_mut().reset(deadline);
+        let deadline = self.next_deadline();
+        // One that is over was for what was read above, where that has set another.
+        if self.wake.deadline() > deadline.into() || (self.wake.is_elapsed() && deadline > Instant::now()) {
+            self.wake.as_mut().reset(deadline.into());
         }
         self.wake.as_mut().poll(cx).map(|()| Action::Tick)
     }

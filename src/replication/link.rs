@@ -36,6 +36,8 @@ const REST_PART: u32 = 8;
 const REST: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(4);
 /// …and not below so many bytes a second, where reads are few.
 const REST_RATE: u64 = 100_000;
+/// What one read may bring: what comes in the longest rest, at the rate at which servers write.
+const READ_BYTES: usize = 256 * 1024;
 /// The longest line before the stream.
 const LINE_BYTES: usize = 1024;
 /// What ends a snapshot whose length is not announced.
@@ -89,9 +91,10 @@ impl Link {
         place: Option<&Place>,
         limit: usize,
     ) -> Result<(Self, Start), Error> {
-        let Node { address, connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
+        let Node { address, mut connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
         let place = place.map(|place| info.up_to_the_fork(place));
         let place = place.as_ref();
+        connection.reader.widen(READ_BYTES);
         let mut opening = Opening { connection, role: info.role, deadline: endpoint.response_timeout };
         let start = opening.start(&info, place).await?;
         let offset = match (&start, place) {

@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
-/// What a buffer begins with and goes back to: some 350 messages of 128 B in one read.
+/// What a buffer begins with, and goes back to where it is not widened: some 350 messages of 128 B in one read.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A buffer that grew past this for one large frame is given back once it is empty.
 const SHRINK_BYTES: usize = 1024 * 1024;
@@ -65,6 +65,8 @@ pub enum Pushed<'a> {
 pub struct Reader {
     /// `buf[start..end]` came and is not consumed; `buf[end..]` is room.
     buf: Vec<u8>,
+    /// How long `buf` is where nothing large is on its way.
+    usual: usize,
     start: usize,
     end: usize,
     /// How far the frame at `start` has been scanned: offset from `start`, elements still missing.
@@ -83,6 +85,7 @@ impl Reader {
     pub fn new(limits: Limits) -> Self {
         Self {
             buf: vec![0; BUFFER_BYTES],
+            usual: BUFFER_BYTES,
             start: 0,
             end: 0,
             scanned: 0,
@@ -98,13 +101,19 @@ impl Reader {
         self.limits = limits;
     }
 
+    /// From now on one read may bring so many bytes, where a connection brings more than others; at least what
+    /// a reader begins with, and at most 1 MiB.
+    pub fn widen(&mut self, bytes: usize) {
+        self.usual = bytes.clamp(self.usual, SHRINK_BYTES);
+    }
+
     /// Room for the next bytes; never empty.
     pub fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            if self.buf.len() > SHRINK_BYTES {
-                self.buf = vec![0; BUFFER_BYTES];
+            if self.buf.len() > SHRINK_BYTES || self.buf.len() < self.usual {
+                self.buf = vec![0; self.usual];
             }
         } else if self.end == self.buf.len() {
             if self.start > 0 {
@@ -397,6 +406,23 @@ mod tests {
         };
         assert!(error.to_string().contains("larger than 1000"), "{error}");
         assert!(reader.held_bytes() <= 2 * BUFFER_BYTES);
+    }
+
+    #[test]
+    fn a_wide_buffer_is_as_wide_again_after_something_large() {
+        const WIDE: usize = 4 * BUFFER_BYTES;
+        let mut reader = Reader::new(Limits::default());
+        let begun = b"$9000000\r\n";
+        reader.room()[..begun.len()].copy_from_slice(begun);
+        reader.filled(begun.len());
+        reader.widen(WIDE);
+        assert_eq!(reader.unread(), begun, "what had come is still there");
+        while reader.held_bytes() <= SHRINK_BYTES {
+            let room = reader.room().len();
+            reader.filled(room);
+        }
+        reader.take(reader.unread().len());
+        assert_eq!((reader.room().len(), reader.held_bytes()), (WIDE, WIDE));
     }
 
     #[test]
