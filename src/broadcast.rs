@@ -56,7 +56,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Broadcast, Endpoint};
+use crate::config::{Broadcast, Endpoint, keys};
 use crate::logs::Limited;
 use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::rt;
@@ -212,6 +212,21 @@ impl Route {
                     (tally.published, tally.unheard, tally.rejected, tally.filtered);
             }
         });
+    }
+
+    /// Entries stand in the set of holes, which this order does not look at.
+    fn left_behind(&mut self, count: u64) {
+        let Some(suppressed) = self.log.admit("broadcast_holes_left", std::time::Instant::now()) else {
+            return;
+        };
+        let settings = &self.parts.settings;
+        let holes = keys::of_route(&self.parts.source.key_prefix, &settings.name, keys::HOLES);
+        tracing::warn!(
+            event = "broadcast_holes_left", route = %settings.name, endpoint = %self.parts.source.name, suppressed,
+            "{count} entries were left behind when this route had order = \"acknowledgement\", and are not published \
+             now, acknowledged or not: give it that order until tidegate_broadcast_holes is 0, or delete {holes} to \
+             do without them"
+        );
     }
 
     /// A session does its work from this entry on. Only now is the failure before it over: a session

@@ -218,6 +218,37 @@ fn check_connect_says_how_what_is_acknowledged_is_trimmed() {
 }
 
 #[test]
+fn check_connect_says_what_a_broadcast_waits_for() {
+    let events = Server::with(Version::Redis82, Options::default().durable());
+    for (lines, pending, noticed) in [
+        ("", "an entry that stays pending holds up everything behind it", "by asking"),
+        (
+            "order = \"acknowledgement\"\nmax_holes = 30\nmode = \"replication\"",
+            "up to 30 entries that stay pending are left behind, and then nothing goes on",
+            "in the replication stream, and without it by asking",
+        ),
+    ] {
+        let routes = format!(
+            r#"
+            [broadcast.stock]
+            source = "events"
+            stream = "orders"
+            after = "inventory"
+            {lines}
+            destination = "events"
+            channel = "stock.changed"
+            "#
+        );
+        let daemon = Setup::new().endpoint("events", &events).routes(&routes).prepare();
+        let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
+        let expected = format!(
+            "  waits for: the group inventory; {pending}\n    acknowledgements are noticed {noticed}"
+        );
+        assert!(report.contains(&expected), "{report}");
+    }
+}
+
+#[test]
 fn check_connect_says_on_every_server_what_it_found_and_what_is_guaranteed() {
     let pairs = Version::SOURCES.into_iter().zip(Version::DESTINATIONS.into_iter().cycle());
     for (from, to) in pairs {

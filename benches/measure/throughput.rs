@@ -29,10 +29,12 @@ pub(crate) const IDEAL_BROADCAST: &str = "ideal client";
 pub(crate) const IDEAL_BESIDE_A_GROUP: &str = "ideal client, beside a group";
 
 /// How broadcasts are configured that are measured: a name, lines of TOML, and whether a group acknowledges.
-const BROADCASTS: [(&str, &str, bool); 2] = [
+const BROADCASTS: [(&str, &str, bool); 3] = [
     ("broadcast, added", "after = \"added\"\nstart = \"beginning\"", false),
     ("broadcast, order = stream", ORDER_STREAM, true),
+    ("broadcast, order = acknowledgement", ORDER_ACKNOWLEDGEMENT, true),
 ];
+const ORDER_ACKNOWLEDGEMENT: &str = "after = \"workers\"\norder = \"acknowledgement\"\nstart = \"beginning\"";
 pub(crate) const ORDER_STREAM: &str = "after = \"workers\"\norder = \"stream\"\nstart = \"beginning\"";
 /// How captures are.
 const CAPTURES: [(&str, &str); 2] =

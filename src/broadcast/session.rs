@@ -31,6 +31,7 @@ use super::missed::Watch;
 use super::publisher::Publisher;
 use super::rate::Pace;
 use super::wake::Wake;
+use crate::config::{self, Endpoint, keys};
 use crate::server::{Connection, Error, connect, load_script};
 
 /// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
@@ -147,6 +148,8 @@ impl<'r> Session<'r> {
         })?;
         let woken = route.wake.as_ref().is_some_and(Wake::is_up);
         let follow = settings.acknowledged().map(|what| Follow::new(what, &keys, look, cursor, woken));
+        let left =
+            if keys.holes.is_none() { left_behind(&mut writer, &settings, &source).await? } else { None };
         let mut publisher = Publisher::new(writer, hash, keys, (cursor, opened.counted), deadline)
             .with_release(release)
             .blaming(settings.channel.literal().is_none(), route.failing.as_ref(), settings.max_deliveries);
@@ -167,6 +170,9 @@ impl<'r> Session<'r> {
             publisher = publisher.careful();
         }
         route.opened(cursor, opened.tally);
+        if let Some(left) = left.filter(|left| *left > 0) {
+            route.left_behind(left);
+        }
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -349,6 +355,21 @@ impl<'r> Session<'r> {
             return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
         }
         Ok(())
+    }
+}
+
+/// How many entries a route left behind when it had the order of acknowledgements; `None` where it may not look.
+async fn left_behind(
+    writer: &mut Connection,
+    settings: &config::Broadcast,
+    source: &Endpoint,
+) -> Result<Option<u64>, Failure> {
+    let holes = keys::of_route(&source.key_prefix, &settings.name, keys::HOLES);
+    let arguments = [b"ZCARD".as_slice(), holes.as_bytes()];
+    match writer.ask(source.response_timeout, "counting what was left behind", &arguments).await {
+        Ok(reply) => Ok(reply.integer().and_then(|count| u64::try_from(count).ok())),
+        Err(Error::Reply(_)) => Ok(None),
+        Err(error) => Err(Failure::source(error)),
     }
 }
 

@@ -151,6 +151,7 @@ const RIGHTS: [(Role, &[&str]); 14] = [
             "xread",
             "xrange",
             "xinfo|stream",
+            "zcard",
         ],
     ),
     (Role::BroadcastTap, &["psync", "replconf"]),
@@ -199,8 +200,9 @@ const RIGHTS: [(Role, &[&str]); 14] = [
 /// Where entries are published once a group has acknowledged them, beyond `Role::BroadcastSource`.
 const ACKNOWLEDGED: &[&str] = &["xinfo|groups", "xpending"];
 
-/// Where that is in the order of acknowledgements: what was left behind.
-const HOLES: &[&str] = &["zadd", "zcard", "zrangebylex", "zrem"];
+/// Where that is in the order of acknowledgements: what was left behind. Any other broadcast only counts what it
+/// left behind when it had that order.
+const HOLES: &[&str] = &["zadd", "zrangebylex", "zrem"];
 
 /// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
 const OPTIONAL: &str = "config|get";
@@ -260,7 +262,6 @@ pub fn users(config: &Config) -> Vec<User> {
             user.further.extend(ACKNOWLEDGED);
             if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
                 user.further.extend(HOLES);
-                user.own_keys(at, &broadcast.name, &[keys::HOLES]);
             }
         });
         if broadcast.acknowledged().is_some_and(|acknowledged| acknowledged.replication) {

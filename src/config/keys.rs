@@ -32,11 +32,11 @@ pub(crate) const OWN_GROUP: &str = "tidegate:";
 /// What a capture keeps on its destination.
 pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "streams", "lease"];
 
-/// What a broadcast keeps beside its stream.
-pub(crate) const OF_BROADCAST: [&str; 2] = ["cursor", "dead-letters"];
-
-/// What it keeps there beyond that in the order of acknowledgements.
+/// What a broadcast leaves behind in the order of acknowledgements.
 pub(crate) const HOLES: &str = "holes";
+
+/// What a broadcast keeps beside its stream.
+pub(crate) const OF_BROADCAST: [&str; 3] = ["cursor", "dead-letters", HOLES];
 
 /// Whether a name is one that tidegate makes or will make under this prefix, for any route.
 pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
@@ -44,10 +44,7 @@ pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
     match rest.split_once(':') {
         None => matches!(rest, "control" | "epoch"),
         Some((_, what)) => {
-            OF_CAPTURE.contains(&what)
-                || OF_BROADCAST.contains(&what)
-                || what == HOLES
-                || what.starts_with(REPLAY)
+            OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what) || what.starts_with(REPLAY)
         }
     }
 }

@@ -190,13 +190,13 @@ impl Trials<'_> {
         self.add("xread", Object::Key(route.stream.clone()), &["COUNT", "1", "STREAMS", &route.stream, "0"]);
         self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
         self.key("xinfo|stream", &route.stream, &[]);
+        let holes = of(keys::HOLES);
+        self.key("zcard", &holes, &[]);
         let Some(acknowledged) = route.acknowledged() else { return };
         self.key("xinfo|groups", &route.stream, &[]);
         self.key("xpending", &route.stream, &[&acknowledged.group, "-", "+", "1"]);
         if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
-            let holes = of(keys::HOLES);
             self.key("zadd", &holes, &["0", "member"]);
-            self.key("zcard", &holes, &[]);
             self.key("zrangebylex", &holes, &["-", "+", "LIMIT", "0", "1"]);
             self.key("zrem", &holes, &["member"]);
         }

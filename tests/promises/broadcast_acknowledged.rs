@@ -414,6 +414,29 @@ fn at_the_limit_of_holes_it_stops_and_says_so_until_some_are_acknowledged() {
 }
 
 #[test]
+fn holes_of_another_order_are_told_and_published_in_that_order() {
+    let server = Server::start(Version::Redis82);
+    make_group(&server);
+    let subscriber = Subscriber::start(&server, &["stock.*"]);
+    let mut daemon = one_server(&server, Order::Acknowledgement).expects(&[alert::HOLES_LEFT]).start_ready();
+    let ids: Vec<String> = (0..3).map(|_| add(&server, "x")).collect();
+    assert_eq!(read(&server, "one", 3), ids);
+    acknowledge(&server, &ids[2]);
+    wait_published(&daemon, &subscriber, &ids[2..]);
+    daemon.reload(&route("events", Order::Stream));
+    let line = daemon.wait_alert(alert::HOLES_LEFT);
+    assert!(line.text.contains("2 entries were left behind"), "{}", line.text);
+    acknowledge(&server, &ids[0]);
+    acknowledge(&server, &ids[1]);
+    let more = add(&server, "x");
+    assert_eq!(read(&server, "one", 1), [more.as_str()]);
+    acknowledge(&server, &more);
+    wait_published(&daemon, &subscriber, &[ids[2].clone(), more.clone()]);
+    daemon.reload(&route("events", Order::Acknowledgement));
+    wait_published(&daemon, &subscriber, &[ids[2].clone(), more, ids[0].clone(), ids[1].clone()]);
+}
+
+#[test]
 fn a_server_that_is_out_of_memory_still_has_its_acknowledged_entries_published() {
     for (order, version) in [
         (Order::Stream, Version::Redis70),

@@ -24,6 +24,8 @@ pub(crate) mod alert {
     pub(crate) const MISSED: &[&str] = &["broadcast_missed"];
     /// As many entries wait for acknowledgement as may be left behind.
     pub(crate) const HOLES: &[&str] = &["broadcast_holes_full"];
+    /// Entries were left behind in an order that the route no longer has.
+    pub(crate) const HOLES_LEFT: &[&str] = &["broadcast_holes_left"];
     /// The replication stream cannot be read.
     pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
     /// A route may not write, and a person must act.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::line;
-use crate::config::{Broadcast, Config, Endpoint, Prefer, UntilAcknowledged};
+use crate::config::{Acknowledged, Broadcast, Config, Endpoint, Order, Prefer, UntilAcknowledged};
 use crate::probe::{self, Facts, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
 use crate::rt;
 use crate::server::Error;
@@ -41,8 +41,11 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
             &mut out,
             format_args!("  always: a published message reaches who is subscribed at that moment"),
         );
-        if route.acknowledged().is_some_and(|acknowledged| acknowledged.replication) {
-            tap(&mut out, Prefer::Replica, facts(&route.source));
+        if let Some(acknowledged) = route.acknowledged() {
+            waiting(&mut out, acknowledged);
+            if acknowledged.replication {
+                tap(&mut out, Prefer::Replica, facts(&route.source));
+            }
         }
     }
     (out, usable)
@@ -130,6 +133,31 @@ fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&Fa
         }
     };
     line(out, format_args!("    {how}"));
+}
+
+/// Prints what an entry waits for before it is published, and how that is noticed.
+fn waiting(out: &mut String, acknowledged: &Acknowledged) {
+    let Acknowledged { group, order, replication } = acknowledged;
+    let pending = match order {
+        Order::Stream => "an entry that stays pending holds up everything behind it".to_owned(),
+        Order::Acknowledgement { max_holes } => {
+            format!("up to {max_holes} entries that stay pending are left behind, and then nothing goes on")
+        }
+    };
+    line(out, format_args!("  waits for: the group {group}; {pending}"));
+    let how = if *replication {
+        "in the replication stream, and without it by asking"
+    } else {
+        "by asking, each 10 ms while something changes and each 0.65 s after a pause"
+    };
+    line(out, format_args!("    acknowledgements are noticed {how}"));
+    line(
+        out,
+        format_args!(
+            "    always: what only counts as acknowledged is published as well (NOACK, XGROUP SETID, a consumer \
+             that is deleted, entries that were added before the group)"
+        ),
+    );
 }
 
 /// Prints what reading the replication stream rests on, and what it costs.
