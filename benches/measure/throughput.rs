@@ -183,7 +183,7 @@ type Runner<'a> = (&'static str, Box<dyn Fn() -> Sample + 'a>);
 
 fn in_turns(cell: Cell, pairs: usize, runners: &[Runner<'_>]) -> Row {
     println!(
-        "{cell}\n{:>26} {:>12} {:>11} {:>10} {:>10}",
+        "{cell}\n{:>34} {:>12} {:>11} {:>10} {:>10}",
         "", "messages/s", "server CPU", "server µs", "client µs"
     );
     let mut row = Row {
@@ -197,7 +197,7 @@ fn in_turns(cell: Cell, pairs: usize, runners: &[Runner<'_>]) -> Row {
         for ((name, run), runs) in runners.iter().zip(&mut row.runs) {
             let sample = run();
             println!(
-                "{name:>26} {:>12.0} {:>9.0} % {:>10.2} {:>10.2}",
+                "{name:>34} {:>12.0} {:>9.0} % {:>10.2} {:>10.2}",
                 sample.per_second(),
                 sample.server_share() * 100.0,
                 sample.server_micros(),
