@@ -49,8 +49,8 @@ use crate::status::Doubt;
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
 
-/// A trial of the guard ends where no more than this part of the holes is left: an alert is for what the group has
-/// not acknowledged.
+/// A trial of the guard ends where one in so many of the holes that may be is left: that there are too many is told
+/// of a group that does not acknowledge.
 const TRIAL_LEAVES: u64 = 4;
 
 /// What was asked of the server, and is not answered.
