@@ -170,7 +170,7 @@ impl Guard {
         }
     }
 
-    /// An entry stands in the stream, and was not there when nothing was published any more.
+    /// An entry stands in the stream that was not looked at before, while nothing is published.
     pub(super) fn looked_at(&mut self, payload: Option<&[u8]>, message: &[u8]) {
         match self.phase {
             Phase::Quiet { .. } => {

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use redis::Connection;
+
 use crate::support::{Daemon, Options, Server, Setup, Subscriber, Version, alert, entries, eventually};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,19 +60,15 @@ pub(crate) fn add(server: &Server, payload: &str) -> String {
 
 /// Gives a consumer some entries; their ids.
 pub(crate) fn read(server: &Server, consumer: &str, count: usize) -> Vec<String> {
+    given_out(&mut server.connection(), consumer, &["COUNT", &count.to_string()])
+}
+
+/// The ids of what XREADGROUP brings.
+pub(crate) fn given_out(connection: &mut Connection, consumer: &str, how: &[&str]) -> Vec<String> {
     type Reply = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
-    let count = count.to_string();
-    let reply: Reply = server.ask(&[
-        "XREADGROUP",
-        "GROUP",
-        "inventory",
-        consumer,
-        "COUNT",
-        &count,
-        "STREAMS",
-        "orders",
-        ">",
-    ]);
+    let mut command = redis::cmd("XREADGROUP");
+    command.arg(&["GROUP", "inventory", consumer]).arg(how).arg(&["STREAMS", "orders", ">"]);
+    let reply: Reply = command.query(connection).unwrap();
     reply.into_iter().flatten().flat_map(|(_, entries)| entries).map(|(id, _)| id).collect()
 }
 
@@ -124,25 +122,8 @@ fn consuming(server: &Server, consumers: usize, entries: usize) -> Vec<JoinHandl
             let mut random = fastrand::Rng::with_seed(number as u64);
             let mut hand: Vec<String> = Vec::new();
             while done.load(Ordering::Relaxed) < entries {
-                type Reply = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
                 let name = format!("consumer-{number}");
-                let reply: Reply = redis::cmd("XREADGROUP")
-                    .arg(&[
-                        "GROUP",
-                        "inventory",
-                        &name,
-                        "COUNT",
-                        "40",
-                        "BLOCK",
-                        "10",
-                        "STREAMS",
-                        "orders",
-                        ">",
-                    ])
-                    .query(&mut connection)
-                    .unwrap();
-                let came: Vec<String> =
-                    reply.into_iter().flatten().flat_map(|(_, all)| all).map(|(id, _)| id).collect();
+                let came = given_out(&mut connection, &name, &["COUNT", "40", "BLOCK", "10"]);
                 // Some stay in hand for a while, so that others overtake them.
                 let keep = if came.is_empty() { 0 } else { 60 };
                 hand.extend(came);

@@ -25,6 +25,34 @@ fn way_back(channel: &str) -> String {
     )
 }
 
+/// Starts the daemon of a route, and the one that closes the loop with it; adds some entries, and waits until the
+/// route has parked and everything stands still.
+#[track_caller]
+fn assert_parks(events: &Server, second: Option<&Server>, lines: &str) {
+    let mut daemon = setup(events, second, lines).expects(&[alert::LOOP]).start_ready();
+    let other = Setup::new()
+        .endpoint("heard", second.unwrap_or(events))
+        .endpoint("added", events)
+        .routes(&way_back("stock"))
+        .start_ready();
+    for n in 0..5 {
+        events.ask::<String>(&["XADD", "orders", "*", "payload", &format!("message {n}")]);
+    }
+    let reason = daemon.wait_state("stock", RouteState::Parked).reason.unwrap();
+    assert!(reason.contains("comes back into its stream"), "{lines}: {reason}");
+    assert_eq!(metric(&daemon, "tidegate_loops_total"), 1, "{lines}");
+    // The loop stands still: every message came back once, and nothing follows.
+    let published = wait_counts(&daemon, "its counts", |_| true).published;
+    eventually("the other daemon has added what it heard", PATIENCE, || {
+        match events.ask::<u64>(&["XLEN", "orders"]) {
+            length if length == published + 5 => Ok(()),
+            length => Err(format!("{length}, and {published} published")),
+        }
+    });
+    assert_eq!(other.route("orders").unwrap().state, RouteState::Live, "the other one is innocent");
+    assert!(daemon.stop().success(), "a parked route ends at once");
+}
+
 #[test]
 fn a_route_whose_output_comes_back_through_another_daemon_parks() {
     let plain = "channel = \"stock\"\nmessage = \"<field:payload>\"";
@@ -37,30 +65,7 @@ fn a_route_whose_output_comes_back_through_another_daemon_parks() {
         (id, Version::Redis82, 2),
     ] {
         for (events, second) in placements(version).into_iter().skip(servers - 1).take(1) {
-            let shop = second.as_ref().unwrap_or(&events);
-            let mut daemon = setup(&events, second.as_ref(), lines).expects(&[alert::LOOP]).start_ready();
-            let other = Setup::new()
-                .endpoint("heard", shop)
-                .endpoint("added", &events)
-                .routes(&way_back("stock"))
-                .start_ready();
-            for n in 0..5 {
-                events.ask::<String>(&["XADD", "orders", "*", "payload", &format!("message {n}")]);
-            }
-            let status = daemon.wait_state("stock", RouteState::Parked);
-            let reason = status.reason.unwrap();
-            assert!(reason.contains("comes back into its stream"), "{reason}");
-            assert_eq!(metric(&daemon, "tidegate_loops_total"), 1);
-            // The loop stands still: every message came back once, and nothing follows.
-            let published = wait_counts(&daemon, "its counts", |_| true).published;
-            eventually("the other daemon has added what it heard", PATIENCE, || {
-                match events.ask::<u64>(&["XLEN", "orders"]) {
-                    length if length == published + 5 => Ok(()),
-                    length => Err(format!("{length}, and {published} published")),
-                }
-            });
-            assert_eq!(other.route("orders").unwrap().state, RouteState::Live, "the other one is innocent");
-            assert!(daemon.stop().success(), "a parked route ends at once");
+            assert_parks(&events, second.as_ref(), lines);
         }
     }
 }
@@ -103,16 +108,11 @@ struct Consumer {
 
 impl Consumer {
     fn start(server: &Server) -> Self {
-        type Reply = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
-        const READ: [&str; 10] =
-            ["GROUP", "inventory", "one", "COUNT", "40", "BLOCK", "10", "STREAMS", "orders", ">"];
         let stop = Arc::new(AtomicBool::new(false));
         let (mut connection, told) = (server.connection(), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
-                let reply: Reply = redis::cmd("XREADGROUP").arg(&READ).query(&mut connection).unwrap();
-                let entries = reply.into_iter().flatten().flat_map(|(_, entries)| entries);
-                let ids: Vec<String> = entries.map(|(id, _)| id).collect();
+                let ids = acknowledged::given_out(&mut connection, "one", &["COUNT", "40", "BLOCK", "10"]);
                 if !ids.is_empty() {
                     redis::cmd("XACK").arg("orders").arg("inventory").arg(ids).exec(&mut connection).unwrap();
                 }
@@ -147,28 +147,8 @@ fn a_loop_with_a_consumer_group_on_the_way_parks() {
         make_group(&events);
         let consumer = Consumer::start(&events);
         let lines = format!("channel = \"stock\"\nmessage = \"{message}\"\n{after}");
-        let mut daemon = setup(&events, second.as_ref(), &lines).expects(&[alert::LOOP]).start_ready();
-        let other = Setup::new()
-            .endpoint("heard", second.as_ref().unwrap_or(&events))
-            .endpoint("added", &events)
-            .routes(&way_back("stock"))
-            .start_ready();
-        for n in 0..5 {
-            events.ask::<String>(&["XADD", "orders", "*", "payload", &format!("message {n}")]);
-        }
-        let status = daemon.wait_state("stock", RouteState::Parked);
-        assert!(status.reason.is_some_and(|reason| reason.contains("comes back into its stream")), "{lines}");
-        assert_eq!(metric(&daemon, "tidegate_loops_total"), 1, "{lines}");
-        let published = wait_counts(&daemon, "its counts", |_| true).published;
-        eventually("the other daemon has added what it heard", PATIENCE, || {
-            match events.ask::<u64>(&["XLEN", "orders"]) {
-                length if length == published + 5 => Ok(()),
-                length => Err(format!("{length}, and {published} published")),
-            }
-        });
-        assert_eq!(other.route("orders").unwrap().state, RouteState::Live, "the other one is innocent");
+        assert_parks(&events, second.as_ref(), &lines);
         drop(consumer);
-        assert!(daemon.stop().success(), "a parked route ends at once");
     }
 }
 
