@@ -1,0 +1,169 @@
+//! That the lines of `tidegate acl` are what is needed, and all of it.
+
+use super::*;
+
+#[test]
+fn the_lines_of_acl_are_all_that_the_daemon_needs_on_every_server() {
+    let pairs = Version::SOURCES.into_iter().zip(Version::DESTINATIONS.into_iter().cycle());
+    for (from, to) in pairs {
+        let shop = Server::start(from);
+        let events = Server::start(to);
+        // A group that is added to streams which are there, one of them made by a template before.
+        events.ask::<String>(&["XGROUP", "CREATE", "orders", "other", "0", "MKSTREAM"]);
+        events.ask::<u64>(&["SADD", "tidegate:tenants:streams", "tenant:old"]);
+        events.ask::<String>(&["XADD", "stock", "*", "sku", "before the start"]);
+        for server in [&shop, &events] {
+            server.ask::<()>(&["CONFIG", "RESETSTAT"]);
+        }
+        let mut daemon = Setup::new()
+            .endpoint("shop", &shop)
+            .endpoint("events", &events)
+            .routes(ROUTES)
+            .expects(&[alert::GAP, alert::DEAD_LETTER])
+            .start_ready();
+        for (channel, message) in
+            [("orders.placed", "1"), ("tenant.a", r#"{"a":1}"#), ("tenant.a", "no JSON")]
+        {
+            shop.ask::<u64>(&["PUBLISH", channel, message]);
+        }
+        for sku in ["4711", ""] {
+            events.ask::<String>(&["XADD", "stock", "*", "sku", sku]);
+        }
+        events.ask::<String>(&["XADD", "stock", "*", "other", "rejected: no such field"]);
+        let length = |key: &str| events.stream_length(key);
+        eventually(&format!("{from} to {to}: everything is stored"), Duration::from_secs(20), || {
+            let keys = ["orders", "tenant:a", "tidegate:tenants:dead-letters"];
+            let lengths = keys.map(length);
+            let published: Option<u64> = events.ask(&["HGET", "tidegate:local:cursor", "published"]);
+            let elsewhere: Option<u64> = events.ask(&["HGET", "tidegate:stock:cursor", "published"]);
+            if lengths == [1, 1, 1] && published.is_some() && elsewhere.is_some() {
+                Ok(())
+            } else {
+                Err(format!("{lengths:?} {published:?} {elsewhere:?}"))
+            }
+        });
+        daemon.restart();
+        daemon.wait_ready();
+        shop.ask::<u64>(&["PUBLISH", "orders.placed", "2"]);
+        eventually("a gap is recorded", Duration::from_secs(20), || {
+            if length("tidegate:orders:gaps") == 1 { Ok(()) } else { Err("none".to_owned()) }
+        });
+        printed(&daemon.run_command(&["gaps"]), OK);
+        printed(&daemon.run_command(&["check", "--connect"]), OK);
+        assert!(daemon.stop().success());
+
+        for (name, server) in [("shop", &shop), ("events", &events)] {
+            // They suffice: the optional right is the only one that was refused.
+            let log: Vec<HashMap<String, redis::Value>> = server.ask(&["ACL", "LOG", "100"]);
+            let refused: BTreeSet<String> = log
+                .into_iter()
+                .map(|mut entry| redis::from_redis_value(entry.remove("object").unwrap()).unwrap())
+                .collect();
+            assert!(
+                !refused.is_empty() && refused.iter().all(|object| object.starts_with("config")),
+                "{from} to {to}: {refused:?}"
+            );
+            // And none is too much: each was used, what scripts call counted too.
+            let granted = granted(&printed(&daemon.run_command(&["acl"]), OK), name);
+            assert!(granted.len() > 8, "{granted:?}");
+            let used: String = server.ask(&["INFO", "commandstats"]);
+            for command in granted {
+                let counted = format!("cmdstat_{command}:calls=");
+                assert!(used.contains(&counted), "{from} to {to}: {name} never uses {command}\n{used}");
+            }
+        }
+    }
+}
+
+/// The commands that the line of an endpoint's user grants.
+fn granted(lines: &str, endpoint: &str) -> Vec<String> {
+    let users = ["tidegate", "operator"].map(|who| format!("ACL SETUSER {who}-{endpoint} "));
+    let line = lines.lines().find(|text| users.iter().any(|user| text.starts_with(user))).unwrap();
+    line.split(' ').filter_map(|rule| rule.strip_prefix('+')).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_lines_of_an_operator_are_as_their_golden_file_says() {
+    let command = ["acl", "--operator", "--replay-channel", "again.*", "--config", FULL];
+    assert_golden("acl-operator.txt", &printed(&tidegate(&command), OK));
+    printed(&tidegate(&["acl", "--replay-channel", "again.*", "--config", FULL]), USAGE);
+}
+
+#[test]
+fn the_lines_of_an_operator_are_all_that_the_commands_need_on_every_server() {
+    let pairs = Version::SOURCES.into_iter().zip(Version::DESTINATIONS.into_iter().cycle());
+    for (from, to) in pairs {
+        let shop = Server::start(from);
+        let events = Server::start(to);
+        let daemon =
+            Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(ROUTES).prepare();
+        let operator = daemon.operator(&["again.*"]);
+        let add = |words: &[&str]| events.ask::<String>(&[&["XADD"][..], words].concat());
+        let letter = "position p reason refused detail why stream";
+        let letter: Vec<&str> = letter.split(' ').collect();
+        let tenant = [&["tidegate:tenants:dead-letters", "1-0"], &letter[..], &["tenant:x", "a", "1"]];
+        add(&tenant.concat());
+        add(&["orders", "1-0", "channel", "a", "payload", "1"]);
+        add(&["stock", "1-0", "sku", "1"]);
+        for route in ["stock", "local"] {
+            let key = format!("tidegate:{route}:dead-letters");
+            add(&[&key, "1-0", "stream", "stock", "id", "1-0", "reason", "missing_field", "detail", "why"]);
+            add(&[&key, "2-0", "stream", "stock", "id", "9-0", "reason", "missing_field", "detail", "why"]);
+        }
+        events.ask::<u64>(&["SADD", "tidegate:tenants:streams", "tenant:old"]);
+        for server in [&shop, &events] {
+            server.ask::<()>(&["CONFIG", "RESETSTAT"]);
+            server.ask::<()>(&["ACL", "LOG", "RESET"]);
+        }
+        let run = |command: &str| {
+            let output = operator.run_command(&command.split(' ').collect::<Vec<_>>());
+            assert!(output.status.success(), "{from} to {to}: {command}: {}", text(&output.stderr));
+        };
+        run("gaps");
+        run("dead-letters list --limit 1");
+        run("dead-letters show tenants 1-0");
+        for route in ["tenants", "stock", "local"] {
+            run(&format!("dead-letters requeue {route} 1-0"));
+        }
+        for route in ["stock", "local"] {
+            run(&format!("dead-letters drop {route} 2-0"));
+        }
+        run("replay orders --from 0 --channel again.1");
+        for destination in ["events", "shop"] {
+            let onto = format!("--channel again.<field:sku> --message <id> --destination {destination}");
+            run(&format!("replay stock --from 0 {onto}"));
+        }
+        run("replay stock --from 0 --channel again.2 --message <id> --destination shop");
+        for route in ["tenants", "stock"] {
+            let file = operator.configuration().with_file_name(format!("output-{route}"));
+            let mut tap = operator.start_command(&["tap", route], &file);
+            eventually("it reads", Duration::from_secs(20), || {
+                let said = fs::read_to_string(&file).unwrap();
+                if said.contains("Ctrl-C ends") { Ok(()) } else { Err(said) }
+            });
+            eventually("it waits for entries", Duration::from_secs(20), || {
+                let clients: String = events.ask(&["CLIENT", "LIST"]);
+                if clients.contains("cmd=xread") { Ok(()) } else { Err(clients) }
+            });
+            tap.signal(Signal::SIGINT);
+            assert_eq!(tap.wait(Duration::from_secs(20)).code(), Some(OK));
+        }
+
+        let command = ["acl", "--operator", "--replay-channel", "again.*"];
+        let lines = printed(&operator.run_command(&command), OK);
+        for (name, server, least) in [("shop", &shop, 3), ("events", &events, 20)] {
+            let log: Vec<redis::Value> = server.ask(&["ACL", "LOG", "100"]);
+            assert!(log.is_empty(), "{from} to {to}: {name} refused {log:?}");
+            let granted = granted(&lines, name);
+            assert!(granted.len() > least, "{granted:?}");
+            let used: String = server.ask(&["INFO", "commandstats"]);
+            for command in granted {
+                // Redis 6.2 counts subcommands together.
+                let whole = command.split('|').next().unwrap();
+                let counted = [&command, whole].map(|name| format!("cmdstat_{name}:calls="));
+                let counted = counted.iter().any(|counted| used.contains(counted));
+                assert!(counted, "{from} to {to}: {name} never uses {command}\n{used}");
+            }
+        }
+    }
+}
