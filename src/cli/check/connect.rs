@@ -148,7 +148,7 @@ fn waiting(out: &mut String, acknowledged: &Acknowledged) {
     let how = if *replication {
         "in the replication stream, and without it by asking"
     } else {
-        "by asking, each 10 ms while something changes and each 0.65 s after a pause"
+        "by asking, every 10 ms while something changes and every 0.65 s after a pause"
     };
     line(out, format_args!("    acknowledgements are noticed {how}"));
     line(
