@@ -2,6 +2,7 @@
 //! it ends and whatever happens to its link, as far as the source's backlog reaches.
 
 mod failover;
+mod opening;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -156,7 +157,7 @@ fn its_link_breaks_after_any_byte() {
     let seed = fastrand::u64(..);
     eprintln!("the proxy's seed is {seed}");
     let proxy = Proxy::start(&source, seed);
-    let setup = Setup::new().endpoint_through("shop", &source, &proxy).endpoint("events", &destination);
+    let setup = Setup::new().endpoint_through("shop", &source, &proxy, "").endpoint("events", &destination);
     let daemon = setup.routes(ROUTES).expects(&[alert::SOURCE]).start_ready();
     let oracle = Oracle::new(&source);
     let load = Load::new(3, usize::MAX / 2, &["orders", "returns.eu"]).rate(5_000);

@@ -98,10 +98,10 @@ impl Setup {
         made
     }
 
-    /// Adds `[redis.NAME]` that reaches its server through a proxy.
+    /// Adds `[redis.NAME]` that reaches its server through a proxy, with further TOML lines.
     #[must_use]
-    pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy) -> Self {
-        let mut made = self.endpoint(name, server);
+    pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy, settings: &str) -> Self {
+        let mut made = self.endpoint_with(name, server, settings);
         let endpoint = made.endpoints.last_mut().expect("it was added");
         endpoint.url = format!("redis://{}@127.0.0.1:{}", user_of(name), proxy.port());
         made

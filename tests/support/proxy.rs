@@ -1,11 +1,12 @@
-//! A way to a server that breaks: connections through it end after so many bytes.
+//! A way to a server that breaks, or takes long: connections through it end after so many bytes, or bring nothing
+//! for a while.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::server::Server;
 
@@ -22,6 +23,8 @@ struct Shared {
     breaks: AtomicBool,
     ended: AtomicBool,
     cuts: AtomicUsize,
+    held: Mutex<bool>,
+    released: Condvar,
     random: Mutex<fastrand::Rng>,
 }
 
@@ -35,6 +38,8 @@ impl Proxy {
             breaks: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             cuts: AtomicUsize::new(0),
+            held: Mutex::new(false),
+            released: Condvar::new(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
         });
         let serving = shared.clone();
@@ -61,6 +66,17 @@ impl Proxy {
         self.shared.breaks.store(breaks, Ordering::Relaxed);
     }
 
+    /// Holds back whatever the server says, until it is released.
+    pub(crate) fn hold(&self) {
+        *self.shared.held.lock().expect("nobody panics with it") = true;
+    }
+
+    /// Passes on what was held back, and all that follows.
+    pub(crate) fn release(&self) {
+        *self.shared.held.lock().expect("nobody panics with it") = false;
+        self.shared.released.notify_all();
+    }
+
     /// How many connections it has ended.
     pub(crate) fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::Relaxed)
@@ -70,6 +86,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
+        self.release();
         // Wakes the thread that accepts.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
@@ -96,6 +113,8 @@ impl Shared {
         };
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = server.read(&mut buffer) {
+            let held = self.held.lock().expect("nobody panics with it");
+            drop(self.released.wait_while(held, |held| *held).expect("nobody panics with it"));
             let passed = count.min(left);
             left -= passed;
             if client.write_all(&buffer[..passed]).is_err() {

@@ -10,10 +10,11 @@ use super::super::listening::Listening;
 use super::super::tap::Tap;
 use super::super::window::{Item, SILENCE, Subscriptions, Window};
 use super::intake::Intake;
+use super::tapping::Linked;
 use super::{Ending, Pending, Route, Takeover};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
-use crate::replication::{Backlog, Link, Start};
+use crate::replication::Backlog;
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
 
@@ -45,9 +46,9 @@ pub(super) struct Source {
 pub(super) enum State {
     Waiting(Instant),
     Opening(Pending<Window>),
-    Tapping(Pending<(Link, Start)>),
+    Tapping(Pending<Linked>),
     /// A link is open, and the state is asked for the number of its history.
-    Numbering(Box<(Link, Start)>),
+    Numbering(Box<Linked>),
     Open(Listening),
     /// A tap is open, and there is no room for more: what comes stays where it is.
     Paused(Box<Tap>),
@@ -63,7 +64,7 @@ pub(super) enum State {
 pub(super) enum Event {
     Due,
     Opened(Result<Box<Window>, Error>),
-    Tapped(Result<Box<(Link, Start)>, Error>),
+    Tapped(Result<Box<Linked>, Error>),
     Filled(Result<usize, Error>),
 }
 
@@ -98,7 +99,7 @@ impl Source {
             State::Tapping(opening) => {
                 opening.as_mut().poll(cx).map(|link| Event::Tapped(link.map(Box::new)))
             }
-            State::Numbering(link) => link.0.poll_acknowledge(cx).map(Event::Filled),
+            State::Numbering(linked) => linked.link.poll_acknowledge(cx).map(Event::Filled),
             State::Paused(tap) => tap.poll_acknowledge(cx).map(Event::Filled),
             State::Open(Listening::Window(_)) if self.behind.is_some() => Poll::Pending,
             State::Open(listening) => listening.poll_fill(cx).map(Event::Filled),
@@ -159,7 +160,7 @@ impl Source {
         match &self.state {
             State::Open(listening) => listening.held_bytes(),
             State::Paused(tap) => tap.held_bytes(),
-            State::Numbering(link) => link.0.held_bytes(),
+            State::Numbering(linked) => linked.link.held_bytes(),
             _ => 0,
         }
     }
@@ -179,7 +180,7 @@ impl Route {
             Event::Due => self.open_window(),
             Event::Opened(Ok(window)) => self.opened(window, now),
             Event::Opened(Err(error)) => self.not_opened(&error, now),
-            Event::Tapped(Ok(link)) => self.linked(link, now),
+            Event::Tapped(Ok(linked)) => self.linked(linked, now),
             Event::Tapped(Err(error)) => self.not_opened(&error, now),
             Event::Filled(Ok(_)) => self.read_window(now),
             Event::Filled(Err(error)) => {

@@ -28,16 +28,46 @@ use crate::status::ReplicationStatus;
 /// How long it takes to look again whether what is needed to open a tap is known.
 const RECHECK: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// A link that was opened.
+#[derive(Debug)]
+pub(super) struct Linked {
+    pub(super) link: Link,
+    start: Start,
+    /// What it was opened at. The checkpoint may have moved since: another instance writes, too.
+    from: Option<Place>,
+}
+
+impl Linked {
+    /// The history that the link goes on in.
+    fn history(&self) -> Option<&HistoryId> {
+        match &self.start {
+            Start::Continued => self.from.as_ref().map(|from| &from.history),
+            Start::Forked { history, .. } => Some(history),
+            Start::Anew { place, .. } => Some(&place.history),
+        }
+    }
+
+    /// Whether it follows what the place to go on from has become.
+    fn fits(&self, place: &Place) -> bool {
+        let forked = matches!(&self.start, Start::Forked { history, .. } if *history == place.history);
+        forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
+    }
+}
+
 impl Route {
     /// Whether it reads the replication stream.
     pub(super) fn is_replication(&self) -> bool {
         self.parts.capture.mode.replication().is_some()
     }
 
+    /// Up to where everything is in hand, or was.
+    fn given(&self) -> Option<Position> {
+        self.builder.last().max(self.overflow.last()).max(self.chain.last())
+    }
+
     /// Up to where everything is dealt with or in hand.
     fn stands_at(&self) -> Option<Position> {
-        let given = self.builder.last().max(self.overflow.last()).max(self.chain.last());
-        given.max(self.chain.checkpoint())
+        self.given().max(self.chain.checkpoint())
     }
 
     /// Where reading goes on; `Err` where that is not known yet.
@@ -68,37 +98,34 @@ impl Route {
         let role = format!("{}:replicate", self.parts.capture.name);
         let limit = usize::try_from(self.parts.capture.max_message_size).unwrap_or(usize::MAX);
         self.source.state = State::Tapping(Box::pin(async move {
-            Link::open(&source, &role, settings.prefer, place.as_ref(), limit).await
+            let (link, start) = Link::open(&source, &role, settings.prefer, place.as_ref(), limit).await?;
+            Ok(Linked { link, start, from: place })
         }));
     }
 
     /// A link is open: its history may need a number.
-    pub(super) fn linked(&mut self, link: Box<(Link, Start)>, now: Instant) {
-        self.source.state = State::Numbering(link);
+    pub(super) fn linked(&mut self, linked: Box<Linked>, now: Instant) {
+        self.source.state = State::Numbering(linked);
         self.number_history(now);
-    }
-
-    /// The history that the open link goes on in, and the one that it came from.
-    fn history_of(&self, start: &Start) -> (Option<HistoryId>, Option<Place>) {
-        let from = self.place().ok().flatten();
-        match start {
-            Start::Continued => (from.as_ref().map(|place| place.history.clone()), from),
-            Start::Forked { history, .. } => (Some(history.clone()), from),
-            Start::Anew { place, .. } => (Some(place.history.clone()), from),
-        }
     }
 
     /// Goes on with an open link where its history has a number, else asks the state for one.
     pub(super) fn number_history(&mut self, now: Instant) {
-        let State::Numbering(link) = &self.source.state else { return };
-        let (Some(history), from) = self.history_of(&link.1) else { return };
+        let State::Numbering(linked) = &self.source.state else { return };
+        if let Ok(Some(place)) = self.place()
+            && !linked.fits(&place)
+        {
+            // Another instance went on in another history meanwhile, of which this link knows nothing.
+            return self.source.resume(now);
+        }
+        let Some(history) = linked.history() else { return };
         // What comes next must stand behind what is there.
         let lowest = self.stands_at().map_or(0, |at| at.epoch.number);
-        let unnumbered = match (&link.1, &from) {
+        let unnumbered = match (&linked.start, &linked.from) {
             (Start::Forked { .. }, Some(from)) if self.histories.epoch(&from.history).is_none() => {
                 Some(&from.history)
             }
-            _ if self.histories.epoch(&history).is_none_or(|epoch| epoch.number < lowest) => Some(&history),
+            _ if self.histories.epoch(history).is_none_or(|epoch| epoch.number < lowest) => Some(history),
             _ => None,
         };
         let Some(unnumbered) = unnumbered else { return self.tapped(now) };
@@ -141,10 +168,11 @@ impl Route {
 
     /// The link is open and its history has a number: goes on reading.
     fn tapped(&mut self, now: Instant) {
-        let State::Numbering(link) = std::mem::replace(&mut self.source.state, State::Closed) else { return };
-        let (link, start) = *link;
-        let (Some(history), from) = self.history_of(&start) else { return };
-        let Some(epoch) = self.histories.epoch(&history) else { return };
+        let State::Numbering(linked) = std::mem::replace(&mut self.source.state, State::Closed) else {
+            return;
+        };
+        let Some(epoch) = linked.history().and_then(|history| self.histories.epoch(history)) else { return };
+        let Linked { link, start, from } = *linked;
         self.flush_builder();
         let (numbering, anew) = match start {
             Start::Continued => (Numbering { epoch, fork: None }, None),
@@ -164,12 +192,13 @@ impl Route {
         match anew {
             None => {
                 self.source.away = None;
-                // A server that took over may begin before what was read of the one that is gone.
-                let stands_at = self.stands_at().map_or(anchor, |stands_at| stands_at.max(anchor));
-                self.builder.resume(stands_at);
+                // A server that took over may begin before what was read of the one that is gone. What only
+                // the checkpoint has passed comes again, and is refused as stored.
+                let follows = self.given().map_or(anchor, |given| given.max(anchor));
+                self.builder.resume(follows);
                 // Else what waits before it tells the chain so when it comes there.
                 if self.chain.is_empty() && self.overflow.is_empty() {
-                    self.chain.resume(stands_at);
+                    self.chain.resume(follows);
                 }
             }
             Some(why) => {
