@@ -1,6 +1,6 @@
 //! Promise: whatever happens to two instances, as long as one of them watches at any time, everything is
 //! stored in the exact order, with no gap and nothing twice. And with one instance: nothing twice, and
-//! every missing message lies inside a recorded gap.
+//! every missing message lies inside a recorded gap; where it reads the replication stream, nothing is missing.
 //!
 //! One round of faults here; `make soak` sets `TIDEGATE_SOAK` to the number of rounds. `TIDEGATE_SEED` repeats what
 //! was done to them, though not when the machine did what.
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact,
+    Daemon, Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_exact,
     assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
 };
 
@@ -23,18 +23,50 @@ fn number(name: &str) -> Option<usize> {
     Some(std::env::var(name).ok()?.parse().expect("a number"))
 }
 
-fn routes(batch: usize) -> String {
+/// How the source is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Subscribe,
+    Replication,
+}
+
+impl Mode {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe",
+            Self::Replication => "replication",
+        }
+    }
+
+    /// What the connections are named by which it is read.
+    fn connections(self) -> &'static str {
+        match self {
+            Self::Subscribe => ":orders:subscribe",
+            Self::Replication => ":orders:replicate",
+        }
+    }
+
+    fn source(self) -> Server {
+        let options =
+            Options::default().with("repl-diskless-sync-delay", "0").with("repl-backlog-size", "64mb");
+        Server::with(Version::Redis70, options)
+    }
+}
+
+fn routes(mode: Mode, batch: usize) -> String {
     // Another list of channels each time: positions count otherwise from the change on.
     format!(
         r#"
         [capture.orders]
         source = "shop"
         channels = ["orders", "returns.{batch}"]
+        mode = "{}"
         destination = "events"
         stream = "orders"
         keep = "forever"
         include = ["id"]
-        "#
+        "#,
+        mode.as_str()
     )
 }
 
@@ -68,6 +100,7 @@ fn faults(random: &mut fastrand::Rng) -> Vec<Fault> {
 
 struct Chaos {
     random: fastrand::Rng,
+    mode: Mode,
     // Dropped before the servers, whose end they would tell of.
     instances: [Daemon; 2],
     source: Server,
@@ -118,7 +151,7 @@ impl Chaos {
                 process.signal(Signal::SIGCONT);
             }
             Fault::CutDestination => self.cut_clients(&self.destination, ":orders:append", true),
-            Fault::CutSource => self.cut_clients(&self.source, ":orders:subscribe", false),
+            Fault::CutSource => self.cut_clients(&self.source, self.mode.connections(), false),
             Fault::Failover => {
                 // What had not come to the replica is lost.
                 self.destination.ask::<()>(&["SAVE"]);
@@ -135,7 +168,7 @@ impl Chaos {
             }
             Fault::Reload => {
                 self.changes += 1;
-                let routes = routes(self.changes);
+                let routes = routes(self.mode, self.changes);
                 for instance in &mut self.instances {
                     instance.reload(&routes);
                     instance.wait_ready();
@@ -145,17 +178,16 @@ impl Chaos {
     }
 }
 
-#[test]
-fn two_instances_lose_nothing() {
+fn two_instances_lose_nothing(mode: Mode) {
     let seed = number("TIDEGATE_SEED").unwrap_or_else(|| fastrand::usize(..));
     let rounds = number("TIDEGATE_SOAK").unwrap_or(1);
     eprintln!("TIDEGATE_SEED={seed}");
-    let source = Server::start(Version::Redis70);
+    let source = mode.source();
     let destination = Server::start(Version::Redis82);
     let first = Setup::new()
         .endpoint("shop", &source)
         .endpoint("events", &destination)
-        .routes(&routes(0))
+        .routes(&routes(mode, 0))
         .expects(ALERTS)
         .start_ready();
     let mut second = first.twin();
@@ -163,6 +195,7 @@ fn two_instances_lose_nothing() {
     let oracle = Oracle::new(&source);
     let mut chaos = Chaos {
         random: fastrand::Rng::with_seed(seed as u64),
+        mode,
         source,
         destination,
         instances: [first, second],
@@ -187,16 +220,20 @@ fn two_instances_lose_nothing() {
     }
 }
 
-#[test]
-fn one_instance_records_what_it_missed() {
+fn one_instance_records_what_it_missed(mode: Mode) {
     let seed = number("TIDEGATE_SEED").unwrap_or_else(|| fastrand::usize(..));
     let rounds = 8 * number("TIDEGATE_SOAK").unwrap_or(1);
     eprintln!("TIDEGATE_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed as u64);
-    let source = Server::start(Version::Redis70);
+    let source = mode.source();
     let mut destination = Server::start(Version::Redis70);
-    let mut daemon =
-        Setup::orders(&source, &destination).expects(ALERTS).expects(&[alert::GAP]).start_ready();
+    let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination);
+    let setup = setup.routes(&routes(mode, 0)).expects(ALERTS);
+    let mut daemon = match mode {
+        Mode::Subscribe => setup.expects(&[alert::GAP]),
+        Mode::Replication => setup,
+    }
+    .start_ready();
     let oracle = Oracle::new(&source);
     let load = Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique);
     let load = oracle.start(&load.rate(5_000));
@@ -213,8 +250,8 @@ fn one_instance_records_what_it_missed() {
                 drop(source.try_ask::<usize>(&["CLIENT", "KILL", "USER", "tidegate-shop"]));
                 // The route still says that it is live; what is published now, the last message too, is missed.
                 eventually("it listens again", PATIENCE, || {
-                    let listening: String = source.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]);
-                    if listening.is_empty() { Err("nobody listens".to_owned()) } else { Ok(()) }
+                    let clients: String = source.ask(&["CLIENT", "LIST"]);
+                    if clients.contains(mode.connections()) { Ok(()) } else { Err(clients) }
                 });
             }
             _ => {
@@ -228,6 +265,30 @@ fn one_instance_records_what_it_missed() {
     oracle.publish_one(b"orders", LAST);
     wait_for_last(&destination, "orders", LAST, PATIENCE);
     let gaps = gaps(&destination, "orders");
+    if mode == Mode::Replication {
+        assert_eq!(gaps, []);
+        return assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    }
     assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
     assert!(gaps.len() <= rounds, "at most one gap for each time: {gaps:#?}");
+}
+
+#[test]
+fn two_instances_that_subscribe() {
+    two_instances_lose_nothing(Mode::Subscribe);
+}
+
+#[test]
+fn two_instances_that_read_the_replication_stream() {
+    two_instances_lose_nothing(Mode::Replication);
+}
+
+#[test]
+fn one_instance_that_subscribes() {
+    one_instance_records_what_it_missed(Mode::Subscribe);
+}
+
+#[test]
+fn one_instance_that_reads_the_replication_stream() {
+    one_instance_records_what_it_missed(Mode::Replication);
 }
