@@ -29,6 +29,35 @@ impl Deployment {
         format!("{} {}", replication.role, replication.server)
     }
 
+    #[track_caller]
+    fn appends_go_on(&self) {
+        let before = self.destination.stream_length("orders");
+        eventually("appends go on", PATIENCE, || match self.destination.stream_length("orders") {
+            now if now > before + 500 => Ok(()),
+            now => Err(format!("{now} entries after {before}")),
+        });
+    }
+
+    /// The replica takes over, and the master that was becomes its replica.
+    fn hand_over(&mut self, handover: Handover) {
+        match handover {
+            Handover::Asked => {}
+            Handover::Killed => self.master.kill(),
+            Handover::Frozen => self.master.freeze(),
+        }
+        self.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+        Oracle::new(&self.replica).publish(&Load::new(2, 1000, &["orders"]));
+        match handover {
+            Handover::Asked => {}
+            Handover::Killed => self.master.start_again(),
+            Handover::Frozen => self.master.thaw(),
+        }
+        let port = self.replica.port().unwrap().to_string();
+        self.master.ask::<()>(&["REPLICAOF", "127.0.0.1", &port]);
+        self.master.wait_linked();
+        std::mem::swap(&mut self.master, &mut self.replica);
+    }
+
     /// The failover records that were written.
     fn failovers(&self) -> usize {
         gaps(&self.destination, "orders").iter().filter(|gap| gap.cause == "failover").count()
@@ -167,4 +196,58 @@ fn sentinel_sees_no_trace() {
     });
     let listed: Vec<String> = heard().iter().map(|one| one["port"].clone()).collect();
     assert_eq!(listed, [replica.port().unwrap().to_string()]);
+}
+
+/// How one server takes over from another that it has everything of.
+#[derive(Debug, Clone, Copy)]
+enum Handover {
+    /// The master is made a replica after the other one was made a master.
+    Asked,
+    /// The master is killed, and starts again, with nothing, when it has a successor.
+    Killed,
+    /// The master answers nobody, and when it does again it is told at once.
+    Frozen,
+}
+
+/// The source fails over again and again, and whatever is done to two instances just before: exact.
+#[test]
+fn two_instances_follow_one_failover_after_another() {
+    let seed = fastrand::u64(..);
+    eprintln!("the seed is {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for prefer in ["replica", "master"] {
+        let mut deployment = Deployment::start(Version::Redis70, prefer, FAILOVER);
+        let mut second = deployment.daemon.twin();
+        second.start_again();
+        second.wait_ready();
+        let mut handovers = [Handover::Asked, Handover::Killed, Handover::Frozen, Handover::Asked];
+        random.shuffle(&mut handovers);
+        for (round, handover) in handovers.into_iter().enumerate() {
+            eprintln!("{prefer}, {handover:?}");
+            let oracle = Oracle::new(&deployment.master);
+            let load = Load::new(3, usize::MAX / 2, &["orders", "returns.eu"]).first_publisher(3 * round);
+            let load = oracle.start(&load.rate(5_000));
+            deployment.appends_go_on();
+            match random.u8(..4) {
+                0 => deployment.daemon.restart(),
+                1 => second.restart(),
+                2 => cut_link(&deployment.master),
+                _ => cut_link(&deployment.replica),
+            }
+            load.stop();
+            deployment.replica.wait_caught_up_with(&deployment.master);
+            deployment.hand_over(handover);
+            let oracle = Oracle::new(&deployment.master);
+            oracle.publish_one(b"orders", LAST);
+            // A server knows the history before its own and no older one: both have to have come along.
+            for instance in [&deployment.daemon, &second] {
+                instance.wait_settled("orders", oracle.sequence().len());
+                instance.wait_ready();
+            }
+        }
+        let expected = Oracle::new(&deployment.master).sequence();
+        assert_exact(&expected, &captured(&deployment.destination, "orders"));
+        assert_eq!(deployment.failovers(), 4, "{prefer}");
+        assert_eq!(gaps(&deployment.destination, "orders").len(), 4, "{prefer}: failovers, and no gap");
+    }
 }
