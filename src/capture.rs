@@ -35,6 +35,7 @@ mod share;
 mod simulation;
 mod standing;
 mod state;
+mod takeover;
 mod tap;
 mod trimming;
 mod window;

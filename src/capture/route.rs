@@ -49,6 +49,7 @@ use super::pulse::Pulse;
 use super::share::Share;
 use super::standing::Standing;
 use super::state::Revision;
+use super::takeover::Takeover;
 use super::trimming::Trimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::{DropReason, GapCause};
@@ -171,17 +172,6 @@ struct Counts {
     first: Option<Counted>,
     state: Option<Counted>,
     noted: Option<Counted>,
-}
-
-/// How this configuration comes to be the one that is written by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Takeover {
-    /// It is, or there is nobody to take over from.
-    None,
-    /// It is announced to begin at this anchor, which is not published yet.
-    Announced(AnchorId),
-    /// The anchor is published.
-    Opened,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

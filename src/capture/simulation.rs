@@ -31,6 +31,7 @@ use super::model::{Model, arguments};
 use super::overflow::{Overflow, Room};
 use super::standing::{Facts, Standing, Stood, Want};
 use super::state::{Revision, State};
+use super::takeover::Takeover;
 use crate::config::{Capture, Format, Keep, Mode};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Epoch, Position};
@@ -117,15 +118,6 @@ struct Link {
     requests: VecDeque<Vec<u8>>,
     sent: VecDeque<Sent>,
     replies: VecDeque<Value>,
-}
-
-/// How far an instance with a newer configuration has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Takeover {
-    None,
-    /// The next window opens with this anchor.
-    Announced(AnchorId),
-    Opened,
 }
 
 struct Instance {

@@ -5,8 +5,9 @@ use std::time::Instant;
 use super::super::handover::Border;
 use super::super::standing::{Facts, Stood, Want};
 use super::super::state::State;
+use super::super::takeover::Takeover;
 use super::destination::Ask;
-use super::{Ending, Route, Takeover};
+use super::{Ending, Route};
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
 use crate::position::AnchorId;
@@ -186,7 +187,11 @@ impl Route {
         let differs = state.revision.as_ref().is_some_and(|found| found.differs(&own));
         if !differs || self.standing.is_alone(now) {
             self.takeover = Takeover::None;
-        } else if self.takeover == Takeover::None {
+            return;
+        }
+        let goes_on = self.facts().coverage.is_eligible() || self.standing.another_is_eligible(now);
+        let in_vain = self.source.is_open() && !goes_on;
+        if self.takeover.is_due(&own, state, self.standing.is_leader(), in_vain) {
             self.announce(now);
         }
     }

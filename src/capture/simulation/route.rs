@@ -318,7 +318,13 @@ impl World {
         let differs = state.revision.as_ref().is_some_and(|found| found.differs(&own));
         if !differs || instance.standing.is_alone(now) {
             instance.takeover = Takeover::None;
-        } else if instance.takeover == Takeover::None {
+            return;
+        }
+        let facts = self.facts(which);
+        let instance = &self.instances[which];
+        let goes_on = facts.coverage.is_eligible() || instance.standing.another_is_eligible(now);
+        let in_vain = instance.window.is_some() && !goes_on;
+        if instance.takeover.is_due(&own, state, instance.standing.is_leader(), in_vain) {
             let anchor = anchor_id(&mut self.rng);
             self.stated(which).state.insert("next".to_owned(), format!("{anchor} {own}"));
             self.clear(which);

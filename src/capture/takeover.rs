@@ -1,0 +1,78 @@
+//! How a newer configuration becomes the one that is written by, while another instance runs an older one.
+//!
+//! It says in the state at which anchor it begins, and opens a window with that anchor. What stands before
+//! the anchor, and the anchor itself, is the older one's to store; from there on the script refuses it.
+//!
+//! Failure: what was said can be lost with a failover of the destination, or something older can come back
+//! with it, at whose anchor nobody of the newer configuration listens any more. Then the older one would
+//! write for ever, or nobody would; so it is said again, with another anchor.
+
+use super::state::{Revision, State};
+use crate::position::AnchorId;
+
+/// How far an instance with a newer configuration has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    /// Nothing is announced: nobody runs an older one, as far as is known.
+    None,
+    /// It is announced to begin at this anchor, which is not published yet.
+    Announced(AnchorId),
+    /// The anchor is published.
+    Opened,
+}
+
+impl Takeover {
+    /// Whether it is to be announced, where another instance runs an older one. `in_vain` says that a window
+    /// is open, and neither this instance nor another one could go on without a gap.
+    pub(crate) fn is_due(self, own: &Revision, state: &State, leader: bool, in_vain: bool) -> bool {
+        match (self, &state.next) {
+            (Self::None, _) => true,
+            (Self::Announced(_), _) => false,
+            (Self::Opened, Some((anchor, by))) if !own.supersedes(by) => in_vain && stands_at(state, *anchor),
+            // Whoever writes says with its next batch by what.
+            (Self::Opened, _) => !leader,
+        }
+    }
+}
+
+/// Whether the state has come to an anchor and no further.
+fn stands_at(state: &State, anchor: AnchorId) -> bool {
+    state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Epoch;
+
+    #[test]
+    fn what_came_to_nothing_is_announced_again() {
+        let older = Revision::after(None, "older");
+        let own = Revision::after(Some(&older), "own");
+        let newer = Revision::after(Some(&own), "newer");
+        let anchor: AnchorId = "0123456789abcdef".parse().unwrap();
+        let at = |ordinal| Some(Epoch { number: 7, anchor }.at(ordinal));
+        let state = |next: Option<&Revision>, position| State {
+            next: next.map(|by| (anchor, by.clone())),
+            position,
+            ..State::default()
+        };
+        let due = |takeover: Takeover, state: &State, leader, in_vain| {
+            takeover.is_due(&own, state, leader, in_vain)
+        };
+        assert!(due(Takeover::None, &state(None, None), false, false));
+        assert!(!due(Takeover::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
+        let opened = Takeover::Opened;
+        assert!(due(opened, &state(None, at(3)), false, false), "a failover has lost it");
+        assert!(!due(opened, &state(None, at(3)), true, false), "the next batch says it");
+        assert!(due(opened, &state(Some(&older), at(3)), false, false), "something older came back");
+        for by in [&own, &newer] {
+            assert!(
+                !due(opened, &state(Some(by), at(3)), false, true),
+                "the other one has not come there yet"
+            );
+            assert!(!due(opened, &state(Some(by), at(0)), false, false), "somebody goes on from there");
+            assert!(due(opened, &state(Some(by), at(0)), false, true), "nobody does");
+        }
+    }
+}
