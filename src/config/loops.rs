@@ -26,7 +26,8 @@ use super::overlap::Glob;
 use super::settings::{Address, Broadcast, Capture, Config, Endpoint};
 
 /// What the server notifies of when a route writes, as events of keys.
-const EVENTS: [&str; 8] = ["xadd", "xtrim", "xgroup-create", "hset", "hincrby", "hdel", "expire", "sadd"];
+const EVENTS: [&str; 11] =
+    ["xadd", "xtrim", "xgroup-create", "hset", "hincrby", "hdel", "expire", "sadd", "zadd", "zrem", "del"];
 
 /// A way from what a route makes back to the route.
 #[derive(Debug, Clone, PartialEq, Eq)]

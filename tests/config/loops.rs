@@ -46,7 +46,7 @@ fn loops_are_told_from_what_only_looks_like_one() {
         |lines: &str| capture("orders", &format!("destination = \"main\"\nstream = \"orders\"\n{lines}"));
     let out = |lines: &str| broadcast("out", &format!("stream = \"orders\"\n{lines}"));
     let tap = |lines: &str| orders(&format!("mode = \"replication\"\npatterns = [\"*\"]\n{lines}"));
-    let cases: [(&str, String, Option<&str>); 20] = [
+    let cases: [(&str, String, Option<&str>); 21] = [
         (
             "a pattern",
             orders("patterns = [\"a*\"]") + &out("channel = \"ab\""),
@@ -130,6 +130,11 @@ fn loops_are_told_from_what_only_looks_like_one() {
             "notifications of its writing",
             orders("channels = [\"__keyevent@0__:xadd\"]"),
             Some("\"__keyevent@0__:xadd\""),
+        ),
+        (
+            "notifications of the keys that it writes",
+            orders("channels = [\"__keyevent@0__:zrem\"]"),
+            Some("\"__keyevent@0__:zrem\""),
         ),
         ("notifications of what it does not do", orders("channels = [\"__keyevent@0__:expired\"]"), None),
         (
