@@ -4,6 +4,8 @@
 //! its arguments and that is known last. Handing them on is one copy of a batch, which is nothing
 //! beside the system call that sends it.
 
+use std::fmt;
+
 use super::id::EntryId;
 use super::render::Unrenderable;
 use crate::config::{self, Start, keys};
@@ -172,7 +174,7 @@ impl Items {
         out: &mut Vec<u8>,
         hash: &Hash,
         keys: &Keys,
-        (previous, last, counted): (EntryId, EntryId, Option<u64>),
+        (previous, last, counted): (EntryId, EntryId, Counted),
         elsewhere: Tally,
     ) {
         let each = if self.shared { 1 } else { 2 };
@@ -183,7 +185,7 @@ impl Items {
         resp::argument(out, elsewhere.published.to_string().as_bytes());
         resp::argument(out, elsewhere.unheard.to_string().as_bytes());
         resp::argument(out, self.filtered.to_string().as_bytes());
-        resp::argument(out, counted.map(|counted| counted.to_string()).unwrap_or_default().as_bytes());
+        resp::argument(out, counted.to_string().as_bytes());
         resp::argument(out, keys.command.as_bytes());
         resp::argument(out, if self.shared { &self.channel } else { b"" });
         self.drain_into(out);
@@ -221,15 +223,38 @@ impl Items {
     }
 }
 
+/// How many entries were ever added up to a batch's last, as the publish script is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// That is not known.
+    #[default]
+    Unknown,
+    /// So many more than up to the cursor.
+    More(u64),
+    /// So many, whatever the cursor has.
+    Now(u64),
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => Ok(()),
+            Self::More(entries) => write!(f, "+{entries}"),
+            Self::Now(entries) => write!(f, "={entries}"),
+        }
+    }
+}
+
 /// What the publish script did.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
     /// that is known.
     Elsewhere(Option<EntryId>, Option<u64>),
-    /// The cursor is here now; the counts are this call's.
+    /// The cursor is here now, with its count; the other counts are this call's.
     Moved {
         cursor: EntryId,
+        counted: Option<u64>,
         tally: Tally,
         /// What stopped it before the batch's end, and the entry that it could not publish; none where
         /// a dead letter could not be written.
@@ -252,7 +277,9 @@ impl Outcome {
                 Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), count(counted))),
                 None => Err(unexpected(&PUBLISH)),
             },
-            Some([Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed]) => {
+            Some(
+                [Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed, counted],
+            ) => {
                 let cursor = cursor_id(cursor.bytes().ok_or_else(|| unexpected(&PUBLISH))?)?;
                 let tally =
                     tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&PUBLISH))?;
@@ -264,7 +291,7 @@ impl Outcome {
                     (refused, Some(b"") | None) => Some((Error::reply(refused), None)),
                     (refused, Some(failed)) => Some((Error::reply(refused), Some(cursor_id(failed)?))),
                 };
-                Ok(Self::Moved { cursor, tally, refused })
+                Ok(Self::Moved { cursor, counted: count(counted), tally, refused })
             }
             _ => Err(unexpected(&PUBLISH)),
         }
@@ -384,7 +411,7 @@ mod tests {
         items.filtered(1);
         assert_eq!(items.count(), 2);
         let mut out = Vec::new();
-        items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3), Some(7)), Tally::default());
+        items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3), Counted::More(7)), Tally::default());
         assert_eq!((items.count(), items.bytes()), (0, 0));
         let (call, end) = Value::build(&out, 0).unwrap();
         assert_eq!(end, out.len());
@@ -394,7 +421,7 @@ mod tests {
             .iter()
             .map(|value| value.bytes().unwrap().escape_ascii().to_string())
             .collect();
-        assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "7", "PUBLISH"]);
+        assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "+7", "PUBLISH"]);
         assert_eq!(text[14..18], ["", "2-0 3-0+2 ", "news", "\\r\\n"]);
         assert_eq!(text[18..], ["", "empty_channel the channel\\'s template made an empty name"]);
     }
@@ -409,7 +436,7 @@ mod tests {
             command: "PUBLISH",
             holes: None,
         };
-        items.write(&mut out, &[b'f'; 40], &keys, (id, id, None), Tally::default());
+        items.write(&mut out, &[b'f'; 40], &keys, (id, id, Counted::Unknown), Tally::default());
         let (call, end) = Value::build(&out, 0).unwrap();
         assert_eq!(end, out.len());
         let text = |value: &Value| value.bytes().unwrap().escape_ascii().to_string();
@@ -474,6 +501,7 @@ mod tests {
             number(0),
             text("-NOPERM no"),
             text("2-0"),
+            text(""),
         ]);
         let Outcome::Moved { refused: Some((error, Some(failed))), .. } = Outcome::read(&stopped).unwrap()
         else {

@@ -24,7 +24,8 @@
 //!
 //! Failure: nothing here outlives the session. What was held is read again, where it still is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -52,6 +53,11 @@ const STEP: &str = "512";
 /// A trial of the guard ends where one in so many of the holes that may be is left: that there are too many is told
 /// of a group that does not acknowledge.
 const TRIAL_LEAVES: u64 = 4;
+
+/// How long a hole whose entry is gone is left to another instance: it may hold the message.
+const GONE: Duration = Duration::from_secs(2);
+/// Such holes that are remembered at most; what is found beyond them is found again later.
+const GONE_HOLES: usize = 8_192;
 
 /// What was asked of the server, and is not answered.
 #[derive(Debug)]
@@ -101,6 +107,8 @@ pub(super) struct Follow {
     max_holes: Option<u64>,
     hash: Hash,
     hold: Hold,
+    /// In the order of the stream: what was read after this one is held until it is published.
+    held_from: EntryId,
     /// Up to where was read.
     read: EntryId,
     /// What the publisher was given last; it is elsewhere where the cursor turned out to be elsewhere.
@@ -122,6 +130,12 @@ pub(super) struct Follow {
     tail_asked: bool,
     /// How many entries the next read asks for.
     read_entries: usize,
+    /// The same of holes.
+    hole_entries: usize,
+    /// How many holes were asked for, and how many bytes that has brought.
+    hole_read: (usize, usize),
+    /// Acknowledged holes whose entries are gone and whose messages are not held, and since when.
+    gone: BTreeMap<EntryId, Instant>,
     watch: Watch,
     /// Whether something is ready and the rate lets nothing through.
     paced: bool,
@@ -151,6 +165,7 @@ impl Follow {
             },
             hash,
             hold: Hold::default(),
+            held_from: cursor,
             read: cursor,
             handed: cursor,
             look: None,
@@ -163,6 +178,9 @@ impl Follow {
             tail: None,
             tail_asked: false,
             read_entries: 1,
+            hole_entries: 1,
+            hole_read: (0, 0),
+            gone: BTreeMap::new(),
             watch: Watch::new(now),
             paced: false,
             trial: false,
@@ -232,6 +250,7 @@ impl Follow {
         self.try_with(way, now);
         self.align(way.publisher, now);
         self.publish_held(way, now);
+        self.take_up_gone(now);
         if self.watch.record(out, way.publisher) {
             return Some(Asked::Missed);
         }
@@ -324,18 +343,24 @@ impl Follow {
         (room && self.read < end).then_some(end)
     }
 
-    /// Goes on where the cursor is, where that is elsewhere than was believed.
+    /// Goes on where the cursor is, where that is elsewhere than was believed: another instance published.
     fn align(&mut self, publisher: &Publisher, now: Instant) {
+        let in_order = self.max_holes.is_none();
+        if let Some(cursor) = publisher.cursor().filter(|_| in_order) {
+            self.hold.drop_up_to(cursor);
+        }
         let end = publisher.end();
         if end == self.handed {
             return;
         }
-        if end > self.handed && self.max_holes.is_none() {
-            // Another instance has published these.
-            self.hold.drop_up_to(end);
+        if in_order && end >= self.held_from {
+            // What follows is held, or is read next.
             self.read = self.read.max(end);
+        } else if in_order {
+            self.forget(end);
+            self.rhythm.now(now);
         } else {
-            self.hold.clear();
+            // What is held stays of use: a hole is one wherever the cursor stands.
             self.to_release.clear();
             self.search.restart();
             self.read = end;
@@ -348,22 +373,38 @@ impl Follow {
         self.handed = end;
     }
 
+    /// In the order of the stream: reads anew from here.
+    fn forget(&mut self, read: EntryId) {
+        self.hold.clear();
+        self.read = read;
+        self.held_from = read;
+    }
+
+    /// In the order of the stream: whether something is held that was not handed over.
+    fn holds_back(&self) -> bool {
+        self.hold.after(self.handed).is_some()
+    }
+
     /// Publishes what is held and acknowledged, as long as there is room.
     fn publish_held(&mut self, way: &mut Way<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
-        while way.publisher.has_room() && way.leave(1) > 0 && self.hold.first().is_some_and(|id| id <= limit)
+        while way.publisher.has_room()
+            && way.leave(1) > 0
+            && self.hold.after(self.handed).is_some_and(|id| id <= limit)
         {
             let allowed = self.allowed(way.pace, now);
             if allowed == 0 {
                 break;
             }
+            let mut last = self.handed;
             for _ in 0..way.leave(BATCH_ENTRIES.min(allowed)) {
-                let Some(id) = self.hold.first().filter(|id| *id <= limit) else { break };
-                self.hold.take(id, |id, rendered| way.publish(id, rendered, now));
+                let Some(id) = self.hold.after(last).filter(|id| *id <= limit) else { break };
+                self.hold.show(id, |id, rendered| way.publish(id, rendered, now));
+                last = id;
             }
             way.publisher.flush(now);
+            self.handed = way.publisher.end();
         }
-        self.handed = way.publisher.end();
     }
 
     /// How many messages the rate lets through now; notes where it is none.
@@ -377,6 +418,9 @@ impl Follow {
     fn release(&mut self, way: &mut Way<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
         let mut wanted = VecDeque::new();
         for _ in 0..way.leave(BATCH_ENTRIES.min(way.pace.messages(now))) {
+            if wanted.len() >= self.hole_entries {
+                break;
+            }
             let Some(id) = self.to_release.pop_front() else { break };
             let held = self.hold.take(id, |id, rendered| way.release(id, rendered, now));
             if held.is_none() {
@@ -390,6 +434,7 @@ impl Follow {
             way.publisher.flush_release(now);
             return None;
         }
+        self.hole_read = (wanted.len(), 0);
         Some(Asked::Holes(wanted))
     }
 
@@ -412,6 +457,7 @@ impl Follow {
         // What was asked before a rewind, or comes while nothing can be handed over, is read again.
         let takes = way.publisher.takes() && self.look.is_some() && span.after <= self.read;
         let free = way.is_free();
+        let mut held_back = self.holds_back();
         let mut last = self.read;
         while let Some(entry) = entries.next()? {
             if !takes || entry.id <= last {
@@ -430,13 +476,19 @@ impl Follow {
             }
             if self.max_holes.is_none() {
                 let goes = free
-                    && self.hold.first().is_none()
+                    && !held_back
                     && entry.id <= limit
                     && !way.publisher.is_careful()
                     && way.pace.messages(now) > 0;
                 match rendered {
-                    Ok(_) if goes => way.publish(id, rendered, now),
-                    rendered => self.hold.add(id, rendered),
+                    Ok(_) if goes => {
+                        way.publish(id, rendered, now);
+                        self.held_from = entry.id;
+                    }
+                    rendered => {
+                        self.hold.add(id, rendered);
+                        held_back = true;
+                    }
                 }
             } else if rendered != Err(Withheld::Filtered)
                 && ((!free && self.hold.has_room())
@@ -479,18 +531,46 @@ impl Follow {
     ) -> Result<(), Error> {
         let Some(id) = wanted.pop_front() else { return Ok(()) };
         let mut entries = Entries::of_range(reply, Vec::new())?;
-        let text = id.to_string();
         match entries.next()? {
             Some(entry) => way.release(entry.id(), outbound.of(&entry), now),
-            None => {
-                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
-                way.publisher.release_withheld((id, text.as_bytes()), gone);
-            }
+            None => self.is_gone(id, way.publisher, now),
         }
+        self.hole_read.1 += reply.len();
         if wanted.is_empty() {
+            let (asked, bytes) = self.hole_read;
+            self.hole_entries = entries_of_next_read(self.hole_entries, asked, asked, bytes);
             way.publisher.flush_release(now);
         }
         Ok(())
+    }
+
+    /// The entry of an acknowledged hole is gone, and its message not held: another instance may hold it.
+    fn is_gone(&mut self, id: EntryId, publisher: &mut Publisher, now: Instant) {
+        match self.gone.get(&id) {
+            Some(since) if now.saturating_duration_since(*since) >= GONE => {
+                self.gone.remove(&id);
+                let text = id.to_string();
+                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
+                publisher.release_withheld((id, text.as_bytes()), gone);
+            }
+            None if self.gone.len() < GONE_HOLES => {
+                self.gone.insert(id, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes up holes that nobody has published while they were left to others.
+    fn take_up_gone(&mut self, now: Instant) {
+        if !self.to_release.is_empty() {
+            return;
+        }
+        let due = |since: &Instant| now.saturating_duration_since(*since) >= GONE;
+        self.to_release.extend(self.gone.iter().filter(|(_, since)| due(since)).map(|(id, _)| *id));
+        if !self.to_release.is_empty() {
+            // Beyond those that are remembered there may be more.
+            self.search.restart();
+        }
     }
 
     /// Takes in whether an entry came.
@@ -526,10 +606,12 @@ impl Follow {
         publisher: &mut Publisher,
         now: Instant,
     ) -> Result<Vec<Found>, Error> {
+        // What another instance did since the look was asked for, the look knows.
+        self.align(publisher, now);
         let Some(mut look) = Look::read(reply)? else {
             // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
             if self.max_holes.is_none() {
-                self.hold.clear();
+                self.forget(publisher.end());
             }
             self.read = publisher.end();
             self.look = None;
@@ -546,10 +628,12 @@ impl Follow {
         if std::mem::take(&mut self.missing) && look.delivered > publisher.end() {
             found.push(Found::Doubt(Doubt::GroupMade));
         }
-        self.to_release.extend(look.acknowledged.drain(..));
+        let gone = &self.gone;
+        self.to_release.extend(look.acknowledged.drain(..).filter(|id| !gone.contains_key(id)));
         if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 {
             // Another instance has published them.
             self.hold.clear();
+            self.gone.clear();
         }
         let before = self.look.take();
         if let Some(before) = &before {
@@ -559,12 +643,12 @@ impl Follow {
         let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
         self.search.came_to(look.scanned, same);
         if let Some(facts) = look.stream {
-            let all = facts.last == look.delivered && look.pending == 0 && self.hold.first().is_none();
+            let all = facts.last == look.delivered && look.pending == 0 && !self.holds_back();
             self.tail = (all && self.read >= look.delivered && !self.trial).then_some(facts.last);
             self.tail_asked = true;
             if self.looks_after == self.read {
                 // In the other order what is held has been handed over as well.
-                let held = if self.max_holes.is_none() { self.hold.len() } else { 0 };
+                let held = if self.max_holes.is_none() { self.hold.count_after(self.handed) } else { 0 };
                 let held = u64::try_from(held).unwrap_or(u64::MAX);
                 if self.watch.compare(&facts, (self.read, held), publisher, now) {
                     found.push(Found::Anew);

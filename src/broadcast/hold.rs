@@ -7,9 +7,11 @@
 //! entries and by bytes; what is not held is read again when it is wanted, if it is still there.
 //!
 //! Operation: what one read brought lies in one piece of memory, with the places of its messages. A piece is
-//! given back when its last message is gone, and counts as a whole until then.
+//! given back when its last message is gone, and counts as a whole until then. What was handed over to be
+//! published stays until that is done: another instance may have come first, by part of the way.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use super::id::EntryId;
 use super::publisher::Id;
@@ -60,9 +62,14 @@ impl Hold {
         self.entries.len()
     }
 
-    /// The first entry, by id.
-    pub(super) fn first(&self) -> Option<EntryId> {
-        self.entries.first_key_value().map(|(id, _)| *id)
+    /// The first entry behind this one, by id.
+    pub(super) fn after(&self, id: EntryId) -> Option<EntryId> {
+        self.entries.range((Bound::Excluded(id), Bound::Unbounded)).next().map(|(id, _)| *id)
+    }
+
+    /// How many entries are behind this one.
+    pub(super) fn count_after(&self, id: EntryId) -> usize {
+        self.entries.range((Bound::Excluded(id), Bound::Unbounded)).count()
     }
 
     /// Holds an entry.
@@ -90,37 +97,42 @@ impl Hold {
         self.open += 1;
     }
 
+    /// Shows an entry, and keeps it.
+    pub(super) fn show<T>(&self, id: EntryId, use_it: impl FnOnce(Id<'_>, Rendered<'_>) -> T) -> Option<T> {
+        let held = self.entries.get(&id)?;
+        let bytes = &self.pieces.get(&held.piece)?.bytes;
+        let [begin, text, channel, end] = held.at;
+        let rendered = match held.withheld.clone() {
+            Some(why) => Err(why),
+            None => Ok((&bytes[text..channel], &bytes[channel..end])),
+        };
+        Some(use_it((id, &bytes[begin..text]), rendered))
+    }
+
     /// Takes an entry out and hands it over.
     pub(super) fn take<T>(
         &mut self,
         id: EntryId,
         use_it: impl FnOnce(Id<'_>, Rendered<'_>) -> T,
     ) -> Option<T> {
-        let held = self.entries.remove(&id)?;
-        let used = self.pieces.get(&held.piece).map(|piece| {
-            let [begin, text, channel, end] = held.at;
-            let bytes = &piece.bytes;
-            let rendered = match held.withheld {
-                Some(why) => Err(why),
-                None => Ok((&bytes[text..channel], &bytes[channel..end])),
-            };
-            use_it((id, &bytes[begin..text]), rendered)
-        });
-        self.forget(held.piece);
+        let used = self.show(id, use_it);
+        if let Some(held) = self.entries.remove(&id) {
+            self.forget(held.piece);
+        }
         used
     }
 
     /// Forgets the first entry.
     pub(super) fn drop_first(&mut self) {
-        if let Some(id) = self.first() {
-            self.take(id, |_, _| ());
+        if let Some((_, held)) = self.entries.pop_first() {
+            self.forget(held.piece);
         }
     }
 
     /// Forgets every entry up to this one.
     pub(super) fn drop_up_to(&mut self, last: EntryId) {
-        while let Some(id) = self.first().filter(|id| *id <= last) {
-            self.take(id, |_, _| ());
+        while self.entries.first_key_value().is_some_and(|(id, _)| *id <= last) {
+            self.drop_first();
         }
     }
 

@@ -59,6 +59,13 @@ if not found then
   return {}
 end
 local delivered, pending = get(found, 'last-delivered-id'), get(found, 'pending')
+-- A group without a count of what it read may have been set to a place where there are no entries yet.
+if not get(found, 'entries-read') then
+  local last = get(redis.call('XINFO', 'STREAM', KEYS[1]), 'last-generated-id')
+  if not id_at_most(delivered, last) then
+    delivered = last
+  end
+end
 
 local lowest = {}
 if pending > 0 then

@@ -212,10 +212,10 @@ impl Watch {
             return Err(Error::reply(text));
         }
         let missed = self.missed.take().filter(|_| reply.integer() == Some(1));
-        publisher.set_counted(match missed {
-            Some(missed) => publisher.counted().map(|counted| counted + missed.count),
-            None => None,
-        });
+        match missed {
+            Some(missed) => publisher.missed(missed.count),
+            None => publisher.set_counted(None),
+        }
         Ok(missed)
     }
 }

@@ -7,7 +7,9 @@
 --       published  messages of this batch that went out on another server already
 --       unheard    of these, those that reached nobody
 --       filtered   entries of this batch that the route's filter left out
---       counted    how many entries were ever added up to the batch's last, or '' where that is not known
+--       counted    how many entries were ever added up to the batch's last: '+n', n more than up to the cursor;
+--                  '=n', n; '' where that is not known. Another instance may have raised the cursor's count,
+--                  for entries that it found missing, so what is added on is not known to the caller
 --       command    PUBLISH or SPUBLISH
 --       channel    of every item, or '' where they do not share one
 --       ids        the ids of the items below, in order, with a space after each; `id+n` where n entries
@@ -17,9 +19,9 @@
 --       or, where it is not acknowledged and to be published later: '' and "hole"
 --
 -- Returns {0, cursor, its count} where the cursor is not what the caller believes ('' where there is none), and
---         {1, cursor, published, unheard, dead letters, filtered, error, failed} else: the counts of this
---         call, the error reply that stopped it before the batch's end, or '', and the entry that could not
---         be published, '' where it was a dead letter or a hole that could not be written.
+--         {1, cursor, published, unheard, dead letters, filtered, error, failed, its count} else: the counts of
+--         this call, the error reply that stopped it before the batch's end, or '', and the entry that could
+--         not be published, '' where it was a dead letter or a hole that could not be written.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
 if cursor[1] ~= ARGV[1] then
   return { 0, cursor[1] or '', cursor[6] or '' }
@@ -103,9 +105,14 @@ if rejected > 0 then
   -- 30 days, by the server's clock, which also made the ids.
   redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', (redis.call('TIME')[1] - 2592000) * 1000))
 end
-redis.call('HSET', KEYS[1], 'pos', last, 'counted', failure and '' or ARGV[6],
+local counted = ''
+if not failure and ARGV[6] ~= '' then
+  local before = string.sub(ARGV[6], 1, 1) == '=' and 0 or tonumber(cursor[6] or '')
+  counted = before and string.format('%.0f', before + tonumber(string.sub(ARGV[6], 2))) or ''
+end
+redis.call('HSET', KEYS[1], 'pos', last, 'counted', counted,
   'published', string.format('%.0f', (tonumber(cursor[2]) or 0) + published),
   'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),
   'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected),
   'filtered', string.format('%.0f', (tonumber(cursor[5]) or 0) + filtered))
-return { 1, last, published, unheard, rejected, filtered, failure or '', failed }
+return { 1, last, published, unheard, rejected, filtered, failure or '', failed, counted }

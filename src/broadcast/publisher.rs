@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use elsewhere::{Note, Other, Published};
 
-use super::call::{Failing, Items, Keys, Outcome, Tally};
+use super::call::{Counted, Failing, Items, Keys, Outcome, Tally};
 use super::failure::{Failure, Side};
 use super::id::EntryId;
 use super::render::{Unrenderable, Withheld};
@@ -55,7 +55,7 @@ struct Call {
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
     holes: u64,
-    /// How many entries were ever added up to where the cursor then is; of holes, the cursor does not move.
+    /// How many entries were ever added up to where the cursor then is, as far as is known here.
     counted: Option<u64>,
     release: bool,
     sent: Instant,
@@ -98,6 +98,10 @@ pub(super) struct Publisher {
     taken: EntryId,
     /// How many entries were ever added up to that one, where that is known.
     counted: Option<u64>,
+    /// Whether that is more than the cursor's count and what was taken since: it was found out anew.
+    counted_anew: bool,
+    /// How many entries were taken into the batch being collected.
+    more: u64,
     /// The same of the cursor that the server named last.
     counted_there: Option<u64>,
     astray: bool,
@@ -137,6 +141,8 @@ impl Publisher {
             end: cursor,
             taken: cursor,
             counted,
+            counted_anew: false,
+            more: 0,
             counted_there: None,
             astray: false,
             refused: None,
@@ -160,7 +166,10 @@ impl Publisher {
         let (current, releasing) =
             (Published::default(), Published { release: true, ..Published::default() });
         let waiting = VecDeque::new();
-        self.other = Some(Other { connection, current, releasing, waiting, ping: None, response_timeout });
+        let release_out = Vec::new();
+        let ping = None;
+        self.other =
+            Some(Other { connection, current, releasing, release_out, waiting, ping, response_timeout });
         self
     }
 
@@ -204,9 +213,15 @@ impl Publisher {
         self.counted
     }
 
-    /// Says how many it were.
+    /// Says how many it were, whatever the cursor has.
     pub(super) fn set_counted(&mut self, counted: Option<u64>) {
         self.counted = counted;
+        self.counted_anew = counted.is_some();
+    }
+
+    /// So many more were added up to the cursor, which has noted them.
+    pub(super) fn missed(&mut self, count: u64) {
+        self.counted = self.counted.map(|counted| counted + count);
     }
 
     /// The route's keys.
@@ -237,8 +252,9 @@ impl Publisher {
 
     /// Bytes that are held until they are sent.
     pub(super) fn held_bytes(&self) -> usize {
-        let other = self.other.as_ref().map_or(0, |other| other.connection.unsent_bytes());
-        self.writer.unsent_bytes() + self.items.bytes() + other
+        let other = |other: &Other| other.connection.unsent_bytes() + other.release_out.capacity();
+        let other = self.other.as_ref().map_or(0, other);
+        self.writer.unsent_bytes() + self.items.bytes() + self.releases.bytes() + other
     }
 
     fn under_way(&self) -> usize {
@@ -313,13 +329,14 @@ impl Publisher {
             return self.release_rejected((id, text), why);
         }
         let bytes = text.len() + channel.len() + message.len();
-        if self.releases.bytes() + bytes > BATCH_BYTES {
+        let held = self.other.as_ref().map_or(self.releases.bytes(), |other| other.release_out.len());
+        if held + bytes > BATCH_BYTES {
             self.flush_release(now);
         }
         match &mut self.other {
             None => self.releases.message(text, channel, message),
             Some(other) => {
-                resp::command(other.connection.out(), &[self.keys.command.as_bytes(), channel, message]);
+                resp::command(&mut other.release_out, &[self.keys.command.as_bytes(), channel, message]);
                 other.releasing.ids.push(id);
             }
         }
@@ -370,6 +387,7 @@ impl Publisher {
                 batch.large = large;
                 batch.sent = Some(now);
                 other.waiting.push_back(batch);
+                other.connection.out().append(&mut other.release_out);
             }
         }
         self.move_published(now);
@@ -384,6 +402,7 @@ impl Publisher {
     fn took(&mut self, id: EntryId) {
         self.taken = id;
         self.counted = self.counted.map(|counted| counted + 1);
+        self.more += 1;
     }
 
     /// Takes an entry that the route's filter leaves out. It costs no message, so a batch may have any
@@ -411,12 +430,20 @@ impl Publisher {
     /// Sends the batch that was collected, if there is one.
     pub(super) fn flush(&mut self, now: Instant) {
         let span = (self.end, self.taken);
+        if self.taken == self.end {
+            return;
+        }
         let large = self.large.take();
+        let more = std::mem::take(&mut self.more);
+        let count = match (self.counted, std::mem::take(&mut self.counted_anew)) {
+            (None, _) => Counted::Unknown,
+            (Some(counted), true) => Counted::Now(counted),
+            (Some(_), false) => Counted::More(more),
+        };
         match &mut self.other {
-            _ if self.taken == self.end => return,
             None => {
                 let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
-                let span = (span.0, span.1, self.counted);
+                let span = (span.0, span.1, count);
                 self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
                 let holes = std::mem::take(&mut self.holes);
                 let counted = self.counted;
@@ -426,6 +453,7 @@ impl Publisher {
                 let mut batch = std::mem::take(&mut other.current);
                 batch.span = span;
                 batch.counted = self.counted;
+                batch.count = count;
                 batch.large = large;
                 batch.sent = Some(now);
                 other.waiting.push_back(batch);
@@ -459,12 +487,16 @@ impl Publisher {
                 self.counted_there = counted;
                 self.astray = true;
             }
-            Outcome::Moved { cursor, tally: moved, refused } => {
+            Outcome::Moved { cursor, counted, tally: moved, refused } => {
                 // Place and count are one answer's: also where a batch before was refused and this one fitted
                 // what another instance left. What publishes holes tells a place without its count.
                 if !call.release {
                     self.cursor = Some(cursor);
-                    self.counted_there = call.counted.filter(|_| refused.is_none());
+                    self.counted_there = counted;
+                    if counted != call.counted {
+                        // Another instance has found entries missing, and the cursor counts them.
+                        self.set_counted(None);
+                    }
                 }
                 tally = moved;
                 if let Some((error, entry)) = refused {
@@ -519,6 +551,7 @@ impl Publisher {
             self.end = cursor;
             self.taken = cursor;
             self.counted = self.counted_there;
+            (self.counted_anew, self.more) = (false, 0);
             self.astray = false;
         }
         Ok(())

@@ -13,7 +13,7 @@
 --       or, where the entry cannot be published: '' and "reason detail",
 --       or, where the route's filter leaves it out by now: '' and "filtered"
 --
--- Returns as publish.lua.
+-- Returns as publish.lua, without a count: the cursor stays where it is.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
 if not cursor[1] then
   return { 0, '', '' }
@@ -70,4 +70,4 @@ redis.call('HSET', KEYS[1],
   'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),
   'rejected', string.format('%.0f', (tonumber(cursor[4]) or 0) + rejected),
   'filtered', string.format('%.0f', (tonumber(cursor[5]) or 0) + filtered))
-return { 1, cursor[1], published, unheard, rejected, filtered, failure or '', failed }
+return { 1, cursor[1], published, unheard, rejected, filtered, failure or '', failed, '' }

@@ -295,6 +295,81 @@ fn across_servers_each_entry_is_published_at_least_once_and_only_what_was_not_an
     }
 }
 
+/// What waited is read again, a part at a time, and goes out once.
+#[test]
+fn across_servers_what_was_left_behind_is_published_once() {
+    const ENTRIES: usize = 400;
+    let (events, shop) = (Server::start(Version::Redis70), Server::start(Version::Redis70));
+    make_group(&events);
+    let subscriber = Subscriber::start(&shop, &["stock.*"]);
+    let setup = Setup::new().endpoint("events", &events).endpoint("shop", &shop);
+    let mut daemon = setup.routes(&route("shop", Order::Acknowledgement)).start_ready();
+    // One reply holds many of the small ones, and few of the others.
+    let payload = |n: usize| "x".repeat(if n % 3 == 0 { 10 } else { 20_000 });
+    let all: Vec<String> = (0..ENTRIES).map(|n| add(&events, &payload(n))).collect();
+    assert_eq!(read(&events, "one", ENTRIES), all);
+    eventually("all are left behind", PATIENCE, || {
+        let status = daemon.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
+        if status.holes == ENTRIES as u64 { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+    daemon.kill();
+    all.iter().for_each(|id| acknowledge(&events, id));
+    daemon.start_again();
+    wait_all(&subscriber, ENTRIES, &daemon);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(published(&subscriber) == all, "each once, the oldest first");
+}
+
+/// Consumers delete what they have acknowledged, and two instances compete for it. Whatever both have read while
+/// it was pending is published, by one of them.
+#[test]
+fn two_instances_publish_what_consumers_acknowledge_and_delete() {
+    const ROUNDS: usize = 6;
+    const ENTRIES: usize = 300;
+    const TAKE_AWAY: &str =
+        "redis.call('XACK', KEYS[1], 'inventory', ARGV[1]) redis.call('XDEL', KEYS[1], ARGV[1])";
+    for order in [Order::Stream, Order::Acknowledgement] {
+        let server = Server::start(Version::Redis70);
+        make_group(&server);
+        let subscriber = Subscriber::start(&server, &["stock.*"]);
+        let one = one_server(&server, order).start_ready();
+        let mut two = one.twin();
+        two.start_again();
+        two.wait_ready();
+        let mut connection = server.connection();
+        let mut all = Vec::new();
+        for round in 1..=ROUNDS {
+            let added: Vec<String> = (0..ENTRIES).map(|_| add(&server, "x")).collect();
+            assert_eq!(read(&server, "one", ENTRIES), added);
+            let last = added.last().cloned();
+            for instance in [&one, &two] {
+                eventually("it has read them", PATIENCE, || {
+                    let status =
+                        instance.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
+                    if status.read == last { Ok(()) } else { Err(format!("{status:?}")) }
+                });
+            }
+            for id in &added {
+                redis::cmd("EVAL").arg(&[TAKE_AWAY, "1", "orders", id]).exec(&mut connection).unwrap();
+            }
+            all.extend(added);
+            eventually("they are published", PATIENCE, || match published(&subscriber).len() {
+                count if count >= round * ENTRIES => Ok(()),
+                count => Err(format!("{count} of {}, {:?}", round * ENTRIES, one.route("stock"))),
+            });
+        }
+        assert_eq!(server.stream_length("tidegate:stock:dead-letters"), 0, "{order:?}: nothing is missed");
+        let mut heard = published(&subscriber);
+        if order == Order::Acknowledgement {
+            heard.sort_by_key(|id| {
+                let (milliseconds, sequence) = id.split_once('-').unwrap();
+                (milliseconds.parse::<u64>().unwrap(), sequence.parse::<u64>().unwrap())
+            });
+        }
+        assert!(heard == all, "{order:?}: each id once");
+    }
+}
+
 #[test]
 fn an_entry_that_is_not_acknowledged_holds_up_those_behind_it_and_status_says_which() {
     let server = Server::start(Version::Redis70);

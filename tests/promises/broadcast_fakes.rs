@@ -140,6 +140,35 @@ fn a_group_set_forward_publishes_what_it_jumps_over_and_one_set_back_repeats_not
     }
 }
 
+/// What comes is behind the place that the group was set to, so it counts as acknowledged.
+#[test]
+fn a_group_set_beyond_the_end_of_the_stream_publishes_what_comes() {
+    for order in BOTH {
+        let server = Server::start(Version::Redis82);
+        make_group(&server);
+        let subscriber = Subscriber::start(&server, &["stock.*"]);
+        let daemon = one_server(&server, order).expects(&[alert::DOUBT]).start_ready();
+        let mut all = vec![add(&server, "x")];
+        assert_eq!(read(&server, "one", 1), all);
+        acknowledge(&server, &all[0]);
+        wait_published(&daemon, &subscriber, &all);
+        server.ask::<()>(&["XGROUP", "SETID", "orders", "inventory", "99999999999999-0"]);
+        wait_looked(&server);
+        for _ in 0..3 {
+            all.push(add(&server, "x"));
+            wait_published(&daemon, &subscriber, &all);
+        }
+        // Long enough for what is missed to be counted.
+        wait_looked(&server);
+        server.ask::<()>(&["XGROUP", "SETID", "orders", "inventory", &all[3]]);
+        all.push(add(&server, "x"));
+        assert_eq!(read(&server, "one", 1), all[4..]);
+        acknowledge(&server, &all[4]);
+        wait_published(&daemon, &subscriber, &all);
+        assert_eq!(letters(&server), []);
+    }
+}
+
 #[test]
 fn a_destroyed_group_stops_publishing_and_one_made_again_is_what_counts() {
     for order in BOTH {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Call, Publisher};
-use crate::broadcast::call::Tally;
+use crate::broadcast::call::{Counted, Tally};
 use crate::broadcast::failure::{Failure, Side};
 use crate::broadcast::id::EntryId;
 use crate::broadcast::render::Unrenderable;
@@ -22,6 +22,8 @@ pub(super) struct Other {
     pub(super) current: Published,
     /// The same for what was left behind.
     pub(super) releasing: Published,
+    /// Its PUBLISH commands. They go out once the batch is whole, so that every answer belongs to a batch.
+    pub(super) release_out: Vec<u8>,
     /// Batches whose PUBLISH commands are not all answered.
     pub(super) waiting: VecDeque<Published>,
     /// When a PING was sent that is not answered: only while nothing else is asked.
@@ -33,8 +35,10 @@ pub(super) struct Other {
 #[derive(Debug, Default)]
 pub(super) struct Published {
     pub(super) span: (EntryId, EntryId),
-    /// How many entries were ever added up to its end.
+    /// How many entries were ever added up to its end, as far as is known here.
     pub(super) counted: Option<u64>,
+    /// The same for the cursor.
+    pub(super) count: Counted,
     pub(super) ids: Vec<EntryId>,
     pub(super) answered: usize,
     pub(super) unheard: u64,
@@ -100,7 +104,7 @@ impl Publisher {
                     let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
                     let last = before.copied().unwrap_or(batch.span.0);
                     batch.span.1 = last;
-                    batch.counted = None;
+                    (batch.counted, batch.count) = (None, Counted::Unknown);
                     batch.ids.truncate(batch.answered);
                     batch.noted.retain(|(id, _)| *id <= last);
                     batch.filtered.retain(|id| *id <= last);
@@ -156,7 +160,7 @@ impl Publisher {
                 items.write_release(out, hash, &self.keys, (elsewhere, ids.as_bytes()));
             } else {
                 items.filtered(u64::try_from(batch.filtered.len()).unwrap_or(u64::MAX));
-                let span = (batch.span.0, batch.span.1, batch.counted);
+                let span = (batch.span.0, batch.span.1, batch.count);
                 items.write(out, &self.hash, &self.keys, span, elsewhere);
             }
             let sent = batch.sent.unwrap_or(now);
