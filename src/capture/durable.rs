@@ -4,8 +4,9 @@
 //! only from WAIT or WAITAOF, and these hold up the connection that asks: in line they would cost a batch
 //! a second.
 //!
-//! Operation: the route says where the state stands; this task writes a small fence behind it, WAITs, and
-//! says how far it was when the fence was written. A WAIT without a write of its own proves nothing: it
+//! Operation: the route says where the state stands; this task sees that it stands there (after a failover it
+//! may not, and the route may not know yet), writes a small fence behind it, WAITs, and says how far it was
+//! when the fence was written. A WAIT without a write of its own proves nothing: it
 //! answers at once although a replica is stopped. The watermark is kept in the state, for the instance
 //! that stands by.
 //!
@@ -118,6 +119,12 @@ impl Task {
     /// Writes a fence and waits for it.
     async fn is_durable(&self, connection: &mut Connection, position: Position) -> Result<bool, Error> {
         let deadline = self.endpoint.response_timeout;
+        let stands: [&[u8]; 3] = [b"HGET", &self.keys.state, b"position"];
+        let stands = connection.ask(deadline, "looking where the state stands", &stands).await?;
+        let stands = stands.bytes().and_then(|text| std::str::from_utf8(text).ok()?.parse::<Position>().ok());
+        if stands < Some(position) {
+            return Ok(false);
+        }
         let text = position.to_string();
         let fence: [&[u8]; 4] = [b"HSET", &self.keys.lease, b"fence", text.as_bytes()];
         connection.ask(deadline, "writing a fence", &fence).await?;

@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use super::batch::Gap;
 use super::chain::Chain;
+use super::history::Histories;
 use super::overflow::Overflow;
 use crate::position::{AnchorId, Position};
 use crate::replication::Place;
@@ -98,6 +99,8 @@ pub(crate) struct Ended {
     pub(crate) broken: Option<Gap>,
     /// Whether it was the one that wrote.
     pub(crate) leader: bool,
+    /// What its positions are numbered by, where it read a replication stream.
+    pub(crate) histories: Histories,
 }
 
 impl Handover {

@@ -1,8 +1,9 @@
-#!lua
+#!lua flags=allow-oom
 -- Gives a history of the source its epoch: the same one, whoever asks and how often.
 --
 -- Replication ids do not order, so the state numbers them as they come up. One that comes up again after
--- another (a server that was replaced is a master again) gets a new number: positions never go back.
+-- another (a server that was replaced is a master again) gets a new number: positions never go back. One that
+-- the state has forgotten, by a failover, and stands in keeps its number: the position has the beginning of its id.
 --
 -- KEYS[1] state
 -- ARGV[1] the history: 40 digits   [2] the lowest epoch it may have   [3] the epoch it gets if none is higher
@@ -11,8 +12,13 @@ local known = redis.call('HMGET', KEYS[1], 'histories', 'position')
 local all, number = known[1] or '', tonumber(ARGV[3])
 local found = string.match(all, ARGV[1] .. '=(%d+) ')
 if found and tonumber(found) >= tonumber(ARGV[2]) then return all end
-if known[2] then number = math.max(number, (tonumber(string.sub(known[2], 1, 15)) or 0) + 1) end
-for other in string.gmatch(all, '=(%d+) ') do number = math.max(number, tonumber(other) + 1) end
+local stands_in = known[2] and tonumber(string.sub(known[2], 1, 15))
+if not found and stands_in and string.sub(known[2], 17, 32) == string.sub(ARGV[1], 1, 16) then
+  number = stands_in
+else
+  if stands_in then number = math.max(number, stands_in + 1) end
+  for other in string.gmatch(all, '=(%d+) ') do number = math.max(number, tonumber(other) + 1) end
+end
 if found then all = string.gsub(all, ARGV[1] .. '=%d+ ', '') end
 all = string.sub(all .. ARGV[1] .. '=' .. string.format('%015.0f', number) .. ' ', -57 * 32)
 redis.call('HSET', KEYS[1], 'histories', all)

@@ -34,12 +34,29 @@ impl Histories {
         Some(Epoch { number: *number, anchor: anchor(id)? })
     }
 
+    /// The history that an epoch stands for.
+    pub(crate) fn of(&self, epoch: Epoch) -> Option<&HistoryId> {
+        self.0
+            .iter()
+            .find(|(id, number)| *number == epoch.number && anchor(id) == Some(epoch.anchor))
+            .map(|(id, _)| id)
+    }
+
+    /// The highest number.
+    pub(crate) fn highest(&self) -> u64 {
+        self.0.iter().map(|(_, number)| *number).max().unwrap_or(0)
+    }
+
+    /// Adds one that is not known, with its number.
+    pub(crate) fn add(&mut self, history: &HistoryId, number: u64) {
+        if self.epoch(history).is_none() {
+            self.0.push((history.clone(), number));
+        }
+    }
+
     /// The place that a position stands for; `None` where it is of another kind of source.
     pub(crate) fn place(&self, position: Position) -> Option<Place> {
-        let of = |(id, number): &&(HistoryId, u64)| {
-            *number == position.epoch.number && anchor(id) == Some(position.epoch.anchor)
-        };
-        let (history, _) = self.0.iter().find(of)?;
+        let history = self.of(position.epoch)?;
         Some(Place { history: history.clone(), offset: position.ordinal })
     }
 }

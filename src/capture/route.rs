@@ -429,7 +429,8 @@ impl Route {
     fn is_done(&self, now: Instant) -> bool {
         match self.ending {
             Ending::Running => false,
-            Ending::HandedOver => true,
+            // What its own predecessor leaves is handed on.
+            Ending::HandedOver => !self.destination.is_inheriting(),
             Ending::Draining(until) => now >= until || (self.has_settled() && self.destination.has_left()),
             Ending::HandingOver(until) => {
                 let stored = self.chain.is_empty() && self.overflow.is_empty();
@@ -458,6 +459,7 @@ impl Route {
                 spool: self.spool,
                 broken: self.gap,
                 leader,
+                histories: self.histories,
             }));
             return 0;
         }
@@ -495,6 +497,8 @@ impl Route {
             spool: None,
             broken,
             leader,
+            // Another state numbers them by itself.
+            histories: Histories::default(),
         }));
         lost
     }

@@ -192,6 +192,16 @@ impl Standing {
         self.present(now).next().is_none() && self.seen.is_some_and(lately)
     }
 
+    /// Whether nothing has moved for so long, although something waits here that could be stored, that whoever
+    /// else was to go on will not.
+    pub(crate) fn is_held_up(&self, facts: &Facts, now: Instant) -> bool {
+        let long = |since: Instant| now.saturating_duration_since(since) >= 2 * self.force_after;
+        facts.able
+            && facts.coverage == Coverage::Held
+            && facts.waits_since.is_some_and(long)
+            && long(self.moved)
+    }
+
     /// How many other instances have been seen lately.
     pub(crate) fn others(&self, now: Instant) -> usize {
         self.present(now).count()

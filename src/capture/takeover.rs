@@ -22,6 +22,20 @@ pub(crate) enum Takeover {
 }
 
 impl Takeover {
+    /// The connection to the destination ended: whether it was announced is not known.
+    pub(crate) fn disconnected(&mut self) {
+        if matches!(self, Self::Announced(_)) {
+            *self = Self::None;
+        }
+    }
+
+    /// The window with the announced anchor could not be opened, or is no more: the anchor will not come.
+    pub(crate) fn window_lost(&mut self) {
+        if *self == Self::Opened {
+            *self = Self::None;
+        }
+    }
+
     /// Whether it is to be announced, where another instance runs an older one. `in_vain` says that a window
     /// is open, and neither this instance nor another one could go on without a gap.
     pub(crate) fn is_due(self, own: &Revision, state: &State, leader: bool, in_vain: bool) -> bool {

@@ -80,6 +80,12 @@ impl Tap {
         self.anchor
     }
 
+    /// The epochs of what it delivers from here on.
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = Epoch> {
+        let Numbering { epoch, fork } = self.numbering;
+        [Some(epoch), fork.map(|(_, epoch)| epoch)].into_iter().flatten()
+    }
+
     /// What the server was when the link was opened.
     pub(crate) fn role(&self) -> Role {
         self.link.role()

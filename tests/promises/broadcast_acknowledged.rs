@@ -305,7 +305,7 @@ fn across_servers_what_was_left_behind_is_published_once() {
     let setup = Setup::new().endpoint("events", &events).endpoint("shop", &shop);
     let mut daemon = setup.routes(&route("shop", Order::Acknowledgement)).start_ready();
     // One reply holds many of the small ones, and few of the others.
-    let payload = |n: usize| "x".repeat(if n % 3 == 0 { 10 } else { 20_000 });
+    let payload = |n: usize| "x".repeat(if n.is_multiple_of(3) { 10 } else { 20_000 });
     let all: Vec<String> = (0..ENTRIES).map(|n| add(&events, &payload(n))).collect();
     assert_eq!(read(&events, "one", ENTRIES), all);
     eventually("all are left behind", PATIENCE, || {

@@ -99,6 +99,44 @@ fn a_replica_that_is_stopped_holds_the_watermark() {
     eventually("everything is durable again", PATIENCE, || durable(&before));
 }
 
+/// A replica that had not got everything takes over: what it lacks was never durable, although the new master and
+/// its own replica have all that is there.
+#[test]
+fn what_a_failover_lost_was_never_durable() {
+    let source = Server::start(Version::Redis70);
+    let mut master = Server::with(Version::Redis70, Options::default().tcp());
+    let replicas = [(); 2].map(|()| Server::replica_of(&master, Version::Redis70, Options::default()));
+    let daemon = Setup::new()
+        .endpoint("shop", &source)
+        .deployment("events", &[&master, &replicas[0], &replicas[1]])
+        .with_settings("durability = \"replicated\"")
+        .routes(ROUTES)
+        .expects(&[alert::DESTINATION])
+        .start_ready();
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(1, 1_000, &["orders"]));
+    eventually("everything is durable", PATIENCE, || {
+        let status = daemon.route("orders")?;
+        let settled = status.ledger.as_ref().is_some_and(|ledger| ledger.appended == 1_000);
+        if settled && status.durable == status.position { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+    // Replicas of a server that does not exist keep their data, and get nothing new.
+    replicas.iter().for_each(|replica| replica.ask(&["REPLICAOF", "127.0.0.1", "1"]));
+    oracle.publish(&Load::new(1, 1_000, &["orders"]).first_publisher(1));
+    daemon.wait_settled("orders", 2_000);
+    replicas[0].ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(replicas[0].stream_length("orders"), 1_000, "it lacks what came last");
+    let port = replicas[0].port().expect("it listens on TCP").to_string();
+    replicas[1].ask::<()>(&["REPLICAOF", "127.0.0.1", &port]);
+    replicas[1].wait_linked();
+    // The first WAIT over there succeeds at once.
+    master.kill();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&replicas[0], "orders", LAST, PATIENCE);
+    assert_eq!(gaps(&replicas[0], "orders"), []);
+    assert_exact(&oracle.sequence(), &captured(&replicas[0], "orders"));
+}
+
 #[test]
 fn what_is_synced_to_disk_is_durable() {
     for version in [Version::Redis82, Version::Valkey91] {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Load, Loading, Oracle, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
-    wait_for_last,
+    Daemon, Load, Loading, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured,
+    eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -27,7 +27,12 @@ impl Pair {
     fn start(version: Version, alerts: &[&[&str]]) -> Self {
         let source = Server::start(Version::Redis70);
         let destination = Server::start(version);
-        let first = Setup::orders(&source, &destination).expects(alerts).start_ready();
+        let setup = Setup::orders(&source, &destination).expects(alerts);
+        Self::of(source, destination, setup)
+    }
+
+    fn of(source: Server, destination: Server, setup: Setup) -> Self {
+        let first = setup.start_ready();
         let mut second = first.twin();
         second.start_again();
         second.wait_state("orders", RouteState::Standby);
@@ -158,32 +163,83 @@ fn they_start_at_the_same_time_on_an_empty_destination() {
     }
 }
 
+fn routes(mode: &str, extra: &str) -> String {
+    format!(
+        r#"
+        [capture.orders]
+        source = "shop"
+        channels = ["orders", "{extra}"]
+        mode = "{mode}"
+        destination = "events"
+        stream = "orders"
+        keep = "forever"
+        include = ["id"]
+        "#
+    )
+}
+
+/// With the first configuration of a mode.
+fn pair_in(mode: &str, alerts: &[&[&str]]) -> Pair {
+    let options = Options::default().with("repl-diskless-sync-delay", "0").with("repl-backlog-size", "64mb");
+    let source = Server::with(Version::Redis70, options);
+    let destination = Server::start(Version::Redis70);
+    let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination);
+    Pair::of(source, destination, setup.routes(&routes(mode, "refunds")).expects(alerts))
+}
+
 #[test]
 fn a_newer_configuration_takes_over_at_an_anchor() {
-    let mut pair = Pair::start(Version::Redis70, &[&["superseded"]]);
-    let load = pair.load();
-    let routes = |extra: &str| {
-        format!(
-            r#"
-            [capture.orders]
-            source = "shop"
-            channels = ["orders", "{extra}"]
-            destination = "events"
-            stream = "orders"
-            keep = "forever"
-            include = ["id"]
-            "#
-        )
-    };
-    // Other subscriptions number messages otherwise: the two must change at the same one.
-    pair.second.reload(&routes("returns"));
-    pair.second.wait_leader("orders");
-    pair.first.wait_state("orders", RouteState::Superseded);
-    pair.appends_go_on();
-    pair.first.reload(&routes("returns"));
-    pair.first.wait_state("orders", RouteState::Standby);
+    for mode in ["subscribe", "replication"] {
+        let mut pair = pair_in(mode, &[&["superseded"]]);
+        let load = pair.load();
+        // Other subscriptions number messages otherwise: the two must change at the same one.
+        pair.second.reload(&routes(mode, "returns"));
+        pair.second.wait_leader("orders");
+        pair.first.wait_state("orders", RouteState::Superseded);
+        pair.appends_go_on();
+        pair.first.reload(&routes(mode, "returns"));
+        pair.first.wait_state("orders", RouteState::Standby);
+        pair.second.kill();
+        pair.first.wait_leader("orders");
+        pair.appends_go_on();
+        pair.ends_exact(load);
+    }
+}
+
+/// Nothing comes, so the newer configuration does not write; then its instance is gone.
+#[test]
+fn a_configuration_that_was_announced_and_never_wrote_holds_nobody_up() {
+    for mode in ["subscribe", "replication"] {
+        let mut pair = pair_in(mode, &[&["superseded_no_more"]]);
+        pair.oracle.publish(&Load::new(3, 1_000, &["orders"]));
+        pair.first.wait_settled("orders", 1_000);
+        pair.second.reload(&routes(mode, "returns"));
+        let announced = || pair.destination.ask::<Option<String>>(&["HGET", "tidegate:orders:state", "next"]);
+        eventually("it is announced", PATIENCE, || announced().ok_or_else(|| "nothing".to_owned()));
+        pair.second.kill();
+        pair.oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3));
+        pair.oracle.publish_one(b"orders", LAST);
+        wait_for_last(&pair.destination, "orders", LAST, PATIENCE);
+        assert_eq!(gaps(&pair.destination, "orders"), [], "{mode}");
+        assert_exact(&pair.oracle.sequence(), &captured(&pair.destination, "orders"));
+    }
+}
+
+/// It is announced, and then its instance comes back with the configuration that it had.
+#[test]
+fn a_configuration_that_was_announced_and_taken_back_holds_nobody_up() {
+    let mut pair = pair_in("subscribe", &[&["superseded_no_more"]]);
+    pair.oracle.publish(&Load::new(3, 1_000, &["orders"]));
+    pair.first.wait_settled("orders", 1_000);
+    pair.second.reload(&routes("subscribe", "returns"));
+    let announced = || pair.destination.ask::<Option<String>>(&["HGET", "tidegate:orders:state", "next"]);
+    eventually("it is announced", PATIENCE, || announced().ok_or_else(|| "nothing".to_owned()));
     pair.second.kill();
-    pair.first.wait_leader("orders");
-    pair.appends_go_on();
-    pair.ends_exact(load);
+    pair.second.set_routes(&routes("subscribe", "refunds"));
+    pair.second.start_again();
+    pair.oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3));
+    pair.oracle.publish_one(b"orders", LAST);
+    wait_for_last(&pair.destination, "orders", LAST, PATIENCE);
+    assert_eq!(gaps(&pair.destination, "orders"), []);
+    assert_exact(&pair.oracle.sequence(), &captured(&pair.destination, "orders"));
 }

@@ -400,6 +400,39 @@ fn a_reload_loses_nothing() {
     tapped.ends_exact(load);
 }
 
+/// Twice, so that the second one knows its place from the first alone.
+#[test]
+fn reloads_while_the_destination_is_away_lose_nothing() {
+    for was_read in [true, false] {
+        let source = source(Version::Redis70);
+        let mut destination = Server::with(Version::Redis70, Options::default().durable());
+        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(ROUTES);
+        let mut daemon = setup.expects(&[alert::DESTINATION]).start_ready();
+        let oracle = Oracle::new(&source);
+        oracle.publish(&Load::new(3, 1_000, &["orders", "returns.eu"]));
+        daemon.wait_settled("orders", 1_000);
+        if was_read {
+            destination.kill();
+        } else {
+            daemon.kill();
+            destination.kill();
+            daemon.start_again();
+            daemon.wait_alert(alert::DESTINATION);
+        }
+        for batch in 0..2 {
+            oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3 * batch + 3));
+            daemon.reload_settings(
+                &ROUTES.replace("\"forever\"", &format!("{{ entries = {} }}", 1_000_000 + batch)),
+            );
+        }
+        destination.start_again();
+        oracle.publish_one(b"orders", LAST);
+        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        assert_eq!(gaps(&destination, "orders"), [], "{was_read}");
+        assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    }
+}
+
 /// What the server does besides is skipped in time: the route never falls far behind.
 #[test]
 fn unrelated_writes_do_not_hold_it_up() {

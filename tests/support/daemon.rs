@@ -98,6 +98,15 @@ impl Setup {
         made
     }
 
+    /// Further TOML lines of the endpoint that was added last.
+    #[must_use]
+    pub(crate) fn with_settings(mut self, lines: &str) -> Self {
+        let endpoint = self.endpoints.last_mut().expect("one was added");
+        endpoint.settings.push('\n');
+        endpoint.settings.push_str(lines);
+        self
+    }
+
     /// Adds `[redis.NAME]` that reaches its server through a proxy, with further TOML lines.
     #[must_use]
     pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy, settings: &str) -> Self {
@@ -373,10 +382,30 @@ impl Daemon {
 
     /// Writes other routes into the file and asks the daemon to read it again (SIGHUP).
     pub(crate) fn reload(&mut self, routes: &str) {
+        self.set_routes(routes);
+        self.process().signal(Signal::SIGHUP);
+    }
+
+    /// Writes other routes, and gives the users the rights for them beside those that they have.
+    pub(crate) fn set_routes(&mut self, routes: &str) {
         routes.clone_into(&mut self.setup.routes);
         self.write_configuration();
         self.make_users(&["reset", "resetchannels"]);
+    }
+
+    /// The same for routes that need no other rights, which works while a server is away; until it has read them.
+    #[track_caller]
+    pub(crate) fn reload_settings(&mut self, routes: &str) {
+        let reloads =
+            |log: &Log| log.lines().iter().filter(|line| line.event.as_deref() == Some("reloaded")).count();
+        let before = reloads(&self.log);
+        routes.clone_into(&mut self.setup.routes);
+        self.write_configuration();
         self.process().signal(Signal::SIGHUP);
+        eventually("it has read its configuration again", PATIENCE, || match reloads(&self.log) {
+            now if now > before => Ok(()),
+            _ => Err(self.log.tail()),
+        });
     }
 
     /// Writes something that is no configuration and asks the daemon to read it (SIGHUP).

@@ -222,8 +222,9 @@ impl Route {
     /// Takes over from the route that this one replaces.
     fn inherit(&mut self, ended: Ended, now: Instant) {
         self.destination.state = State::Waiting(now);
-        let Ended { chain, overflow, spool, broken, leader } = ended;
+        let Ended { chain, overflow, spool, broken, leader, histories } = ended;
         if self.is_replication() {
+            self.histories = histories;
             // Nothing was read yet: it goes on where that one stopped, or says why not.
             self.source.away.clone_from(&broken);
             self.source.resume(now);
@@ -241,16 +242,28 @@ impl Route {
             self.takeover = Takeover::Opened;
         }
         let room = self.room();
+        let given = self.overflow.last().or(self.chain.last());
         let mut joint = match broken {
             Some(gap) => Some(Joint::Gap(gap)),
-            None => self.overflow.last().or(self.chain.last()).map(Joint::Follows),
+            None => given.map(Joint::Follows),
         };
+        let mut others = 0;
         for mut batch in own {
-            if let Some(joint) = joint.take() {
+            if Some(batch.last) <= given {
+                // Another instance stored it behind the border before this route was heard of.
+                others += batch.events;
+                joint = None;
+                continue;
+            }
+            if let Some(joint) = joint.take()
+                && Some(batch.first) > given
+            {
                 batch.joint = joint;
             }
             self.overflow.push(batch, &mut self.chain, room);
         }
+        self.parts.metrics.deduplicated.increment(others);
+        self.account.deduplicated(others);
     }
 
     fn connected(&mut self, lane: Lane, now: Instant) {
@@ -283,9 +296,10 @@ impl Route {
     }
 
     /// The connection is of no more use; what was sent over it is sent again over the next.
-    fn disconnect(&mut self, error: &Error, now: Instant) {
+    pub(super) fn disconnect(&mut self, error: &Error, now: Instant) {
         self.chain.disconnected();
         self.standing.disconnected();
+        self.takeover.disconnected();
         let park = error.class() == Class::Park;
         let wait = match error.class() {
             Class::Park => PARKED,
@@ -305,6 +319,7 @@ impl Route {
     pub(super) fn reconnect(&mut self, now: Instant) {
         self.chain.disconnected();
         self.standing.disconnected();
+        self.takeover.disconnected();
         self.destination.state = State::Waiting(now);
     }
 
@@ -358,6 +373,7 @@ impl Route {
                 What::Asked(Ask::Leave) => self.destination.left = true,
                 What::Asked(Ask::Announced) => self.announced(now),
                 What::Asked(Ask::History) => self.numbered(&reply, now),
+                What::Asked(Ask::Withdrawn) => self.withdrawn(now),
                 What::Asked(Ask::Note) => {}
             }
         }
@@ -520,6 +536,8 @@ pub(super) enum Ask {
     Leave,
     /// Where this configuration begins.
     Announced,
+    /// That a newer configuration is gone, and this one to go on.
+    Withdrawn,
     /// Which epochs the source's histories stand for.
     History,
     /// Nothing: the answer is not looked at.

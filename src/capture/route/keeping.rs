@@ -128,8 +128,11 @@ impl Route {
         self.reopen_if_room(now);
     }
 
-    /// So much is stored durably.
+    /// So much is stored durably; said of more than is stored it is of a server that is gone.
     pub(super) fn on_durable(&mut self, position: Position) {
+        if Some(position) > self.chain.checkpoint() {
+            return;
+        }
         self.known_durable = self.known_durable.max(Some(position));
         self.chain.retire(self.known_durable);
     }

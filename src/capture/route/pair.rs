@@ -111,13 +111,15 @@ impl Route {
             self.tell_missed();
         }
         let passed = self.chain.found(state.position, &state.epochs, state.at_unix_ms, rt::unix_ms());
-        if passed.rewound > 0 {
-            self.known_durable = state.durable;
+        // What a failover lost is not durable, whatever was known of the server that is gone.
+        let durable = state.durable.filter(|durable| Some(*durable) <= state.position);
+        if passed.rewound > 0 || self.known_durable > state.position {
+            self.known_durable = durable;
         }
         self.parts.metrics.deduplicated.increment(passed.deduplicated);
         self.parts.metrics.dropped(DropReason::Stale).increment(passed.stale);
         self.account.passed(passed);
-        if let Some(durable) = state.durable
+        if let Some(durable) = durable
             && self.parts.destination.durability != Durability::Applied
         {
             self.on_durable(durable);
@@ -169,15 +171,15 @@ impl Route {
         let by = state.revision.iter().chain(state.next.as_ref().map(|(_, revision)| revision));
         let newer = by.filter(|revision| revision.supersedes(&own)).max_by_key(|by| by.to_string()).cloned();
         if let Some(newer) = newer {
-            if !self.standing.is_alone(now) {
-                let written = state.revision.as_ref().is_some_and(|found| found.supersedes(&own));
-                if self.superseded.is_none() && written {
-                    self.stand_by(newer.to_string());
-                }
-                return;
+            let written = state.revision.as_ref().is_some_and(|found| found.supersedes(&own));
+            let alone = self.standing.is_alone(now);
+            if written && alone {
+                self.take_over_again(&newer.to_string(), now);
+            } else if written && self.superseded.is_none() {
+                self.stand_by(newer.to_string());
+            } else if !written && (alone || self.standing.is_held_up(&self.facts(), now)) {
+                self.withdraw(&newer.to_string(), now);
             }
-            // Whoever ran it is gone: this one goes on.
-            self.take_over_again(&newer.to_string(), now);
             return;
         }
         if let Some(by) = self.superseded.take() {
@@ -199,9 +201,13 @@ impl Route {
     /// Another instance writes by an older configuration: says at which anchor this one begins, and opens
     /// a window with it. What stands before it is the other instance's.
     fn announce(&mut self, now: Instant) {
-        // A tap has no anchors: this configuration begins wherever the other one stands by then.
-        let anchor = self.source.open_anchor().filter(|_| self.is_replication());
-        let anchor = anchor.map_or_else(AnchorId::random, |anchor| anchor.epoch.anchor);
+        let anchor = if self.is_replication() {
+            // A tap has no anchors: this configuration begins wherever the other one stands by then.
+            let Some(tap) = self.source.tap() else { return };
+            tap.reached().epoch.anchor
+        } else {
+            AnchorId::random()
+        };
         let Some(revision) = &self.revision else { return };
         let (key, next) = (self.keys.state.clone(), format!("{anchor} {revision}"));
         tracing::info!(
@@ -231,18 +237,39 @@ impl Route {
         self.publish();
     }
 
-    /// The instance with the newer configuration is gone, so this one writes again.
-    fn take_over_again(&mut self, by: &str, now: Instant) {
+    /// A newer configuration was announced and never wrote: what was announced holds this one up no longer.
+    /// Whoever announced it, and is there after all, announces it again.
+    fn withdraw(&mut self, by: &str, now: Instant) {
+        self.forget_next(Ask::Note, now);
+        self.yields = false;
+        tracing::warn!(
+            event = "superseded_no_more",
+            route = self.parts.capture.name,
+            by,
+            "an instance announced a newer configuration and has not gone on with it; this one does"
+        );
+    }
+
+    fn forget_next(&mut self, what: Ask, now: Instant) {
         let key = self.keys.state.clone();
         let mut call = Vec::new();
         resp::command(&mut call, &[b"HDEL", &key, b"next"]);
-        self.ask(Ask::Note, now, &call);
+        self.ask(what, now, &call);
+    }
+
+    /// The instance with the newer configuration is gone, so this one writes again.
+    fn take_over_again(&mut self, by: &str, now: Instant) {
+        self.forget_next(Ask::Withdrawn, now);
         tracing::warn!(
             event = "superseded_no_more",
             route = self.parts.capture.name,
             by,
             "the instance with the newer configuration has not been seen for a while; this one goes on"
         );
+    }
+
+    /// Nothing is announced any more, so it may.
+    pub(super) fn withdrawn(&mut self, now: Instant) {
         self.superseded = None;
         self.takeover = Takeover::None;
         self.revision = None;

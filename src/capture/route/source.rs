@@ -343,6 +343,7 @@ impl Route {
 
     pub(super) fn not_opened(&mut self, error: &Error, now: Instant) {
         self.say_border(Border::None);
+        self.takeover.window_lost();
         let wait = if error.class() == Class::Park { PARKED } else { self.source.backoff.next_wait() };
         self.source.error = Some(describe(error));
         self.source.state = State::Waiting(now + wait);
@@ -389,10 +390,7 @@ impl Route {
             published: None,
         });
         self.counts.lost = self.parts.pulse.counted();
-        if self.takeover == Takeover::Opened {
-            // The anchor that was announced is of a window that is no more.
-            self.takeover = Takeover::None;
-        }
+        self.takeover.window_lost();
         self.standing.hurry();
         if let Some(suppressed) = self.log.admit("source_lost", now) {
             tracing::warn!(

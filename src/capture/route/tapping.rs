@@ -11,7 +11,6 @@ use super::super::handover::{Border, Left};
 use super::super::history::{self, Histories};
 use super::super::listening::Listening;
 use super::super::state::State as Stored;
-use super::super::takeover::Takeover;
 use super::super::tap::{Numbering, Tap};
 use super::destination::Ask;
 use super::source::State;
@@ -19,11 +18,11 @@ use super::{Ending, Route};
 use crate::config::Prefer;
 use crate::event::GapCause;
 use crate::metrics::float;
-use crate::position::Position;
+use crate::position::{Epoch, Position};
 use crate::replication::{Anew, Backlog, Health, HistoryId, Link, Place, Start};
 use crate::rt;
-use crate::server::Role;
 use crate::server::resp::Value;
+use crate::server::{Error, Role};
 use crate::status::ReplicationStatus;
 
 /// How long it takes to look again whether what is needed to open a tap is known.
@@ -73,19 +72,25 @@ impl Route {
 
     /// Where reading goes on; `Err` where that is not known yet.
     fn place(&self) -> Result<Option<Place>, ()> {
-        if let Some((predecessor, _)) = &self.parts.predecessor
+        let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
+        if let Some((predecessor, same_state)) = &self.parts.predecessor
             && !self.source.opened_before
         {
-            return match predecessor.left() {
-                Some(Left::At(place)) => Ok(Some(place)),
-                Some(Left::Nowhere) if !self.destination.is_inheriting() => Ok(None),
-                _ => Err(()),
-            };
+            match predecessor.left() {
+                Some(Left::At(place)) => {
+                    // Another instance may have gone on in another history since.
+                    let on = stands_at().filter(|on| *same_state && on.history != place.history);
+                    return Ok(Some(on.unwrap_or(place)));
+                }
+                // What the predecessor did not know the state may.
+                Some(Left::Nowhere) if !self.destination.is_inheriting() => {}
+                _ => return Err(()),
+            }
         }
         if !self.chain.was_read() {
             return Err(());
         }
-        Ok(self.stands_at().and_then(|position| self.histories.place(position)))
+        Ok(stands_at())
     }
 
     pub(super) fn open_tap(&mut self, now: Instant) {
@@ -139,11 +144,12 @@ impl Route {
 
     /// The state has said which epochs the histories stand for.
     pub(super) fn numbered(&mut self, reply: &Value, now: Instant) {
-        let Some(text) = reply.bytes() else {
-            // The connection is asked again when it is next made; an error that lasts shows there.
-            return self.reconnect(now);
+        let text = match reply {
+            Value::Error(text) => return self.disconnect(&Error::reply(text), now),
+            reply => reply.bytes().unwrap_or_default(),
         };
-        self.histories = Histories::parse(&String::from_utf8_lossy(text));
+        let known = Histories::parse(&String::from_utf8_lossy(text));
+        self.learn(known);
         self.number_history(now);
     }
 
@@ -152,19 +158,39 @@ impl Route {
         if !self.is_replication() {
             return;
         }
-        let own = self.source.tap().map(Tap::anchor).and_then(|anchor| self.histories.place(anchor));
-        if let Some(own) = own
-            && state.histories.epoch(&own.history).is_none()
-            && let Some(epoch) = self.histories.epoch(&own.history)
+        let forgotten = self.histories_in_use().into_iter().find(|(history, number)| {
+            // A lower one could only be given a number that it does not have.
+            let highest = state.histories.highest().max(state.highest_epoch());
+            state.histories.epoch(history).is_none() && *number >= highest
+        });
+        if let Some((history, number)) = forgotten
             && let Some(hash) = self.destination.history_hash()
         {
-            // The state was lost: what this instance has numbered keeps its number.
+            // The state was lost, or went back: what this instance has numbered keeps its number.
             let mut call = Vec::new();
-            history::claim(&mut call, &hash, &self.keys.state, &own.history, epoch.number, epoch.number);
+            history::claim(&mut call, &hash, &self.keys.state, &history, number, number);
             self.ask(Ask::History, now, &call);
-            return;
         }
-        self.histories.clone_from(&state.histories);
+        self.learn(state.histories.clone());
+    }
+
+    /// The histories that positions in hand, or still to come, are numbered by; oldest first.
+    fn histories_in_use(&self) -> Vec<(HistoryId, u64)> {
+        let tapped = self.source.tap().into_iter().flat_map(Tap::epochs);
+        let mut epochs: Vec<_> = self.given().map(|given| given.epoch).into_iter().chain(tapped).collect();
+        epochs.sort_unstable_by_key(|epoch| epoch.number);
+        epochs.dedup();
+        let numbered = |epoch: &Epoch| Some((self.histories.of(*epoch)?.clone(), epoch.number));
+        epochs.iter().filter_map(numbered).collect()
+    }
+
+    /// Takes in the histories that the state knows. Those in use stay known, whatever became of the state.
+    fn learn(&mut self, known: Histories) {
+        let in_use = self.histories_in_use();
+        self.histories = known;
+        for (history, number) in in_use {
+            self.histories.add(&history, number);
+        }
     }
 
     /// The link is open and its history has a number: goes on reading.
@@ -191,6 +217,11 @@ impl Route {
         let anchor = tap.anchor();
         self.floor = self.floor.max(anchor.epoch.number + 1);
         match anew {
+            None if self.is_fresh() => {
+                // Another destination: what is before this place is in the one before.
+                self.source.away = None;
+                self.builder.open_window(anchor, Joint::Start, Read { at: now, unix_ms: rt::unix_ms() });
+            }
             None => {
                 self.source.away = None;
                 // A server that took over may begin before what was read of the one that is gone. What only
@@ -226,6 +257,12 @@ impl Route {
         self.standing.hurry();
         self.read_window(now);
         self.publish();
+    }
+
+    /// Whether nothing was ever stored and nothing is in hand.
+    fn is_fresh(&self) -> bool {
+        let nothing = self.given().is_none() && self.chain.checkpoint().is_none();
+        nothing && self.chain.was_read() && !self.chain.is_lost()
     }
 
     /// What may be missing before a tap that begins anew.
@@ -283,9 +320,7 @@ impl Route {
             dropped: 0,
             published: None,
         });
-        if self.takeover == Takeover::Opened {
-            self.takeover = Takeover::None;
-        }
+        self.takeover.window_lost();
         self.standing.hurry();
         if let Some(suppressed) = self.log.admit("source_lost", now) {
             tracing::warn!(
@@ -422,7 +457,7 @@ impl Route {
     pub(super) fn hand_over_here(&mut self) {
         let left = if self.is_replication() {
             self.leave_tap();
-            self.stands_at().and_then(|position| self.histories.place(position))
+            self.place().ok().flatten()
         } else {
             self.close_source();
             self.flush_builder();

@@ -300,9 +300,18 @@ impl World {
         let own = instance.revision.clone().unwrap();
         let by = state.revision.iter().chain(state.next.as_ref().map(|(_, revision)| revision));
         if by.filter(|revision| revision.supersedes(&own)).count() > 0 {
-            if !instance.standing.is_alone(now) {
-                let written = state.revision.as_ref().is_some_and(|found| found.supersedes(&own));
-                if !instance.superseded && written {
+            let written = state.revision.as_ref().is_some_and(|found| found.supersedes(&own));
+            let alone = instance.standing.is_alone(now);
+            if !written {
+                let facts = self.facts(which);
+                if alone || self.instances[which].standing.is_held_up(&facts, now) {
+                    self.instances[which].yields = false;
+                    self.stated(which).state.remove("next");
+                }
+                return;
+            }
+            if !alone {
+                if !instance.superseded {
                     self.stand_by(which);
                 }
                 return;

@@ -38,6 +38,16 @@ impl Deployment {
         });
     }
 
+    #[track_caller]
+    fn appends_go_on_to(&self, entries: usize) {
+        eventually("so many entries are there", PATIENCE, || {
+            match self.destination.stream_length("orders") {
+                now if now == entries => Ok(()),
+                now => Err(format!("{now} of {entries} entries")),
+            }
+        });
+    }
+
     /// The replica takes over, and the master that was becomes its replica.
     fn hand_over(&mut self, handover: Handover) {
         match handover {
@@ -196,6 +206,34 @@ fn sentinel_sees_no_trace() {
     });
     let listed: Vec<String> = heard().iter().map(|one| one["port"].clone()).collect();
     assert_eq!(listed, [replica.port().unwrap().to_string()]);
+}
+
+/// The source fails over, and then the destination goes back to before that: what the new history is numbered by
+/// is not forgotten with it.
+#[test]
+fn the_destination_goes_back_to_before_a_failover() {
+    let alerts: &[&[&str]] = &[alert::SOURCE, alert::GAP, alert::DESTINATION];
+    let mut deployment = Deployment::start(Version::Redis70, "master", alerts);
+    let oracle = Oracle::new(&deployment.master);
+    oracle.publish(&Load::new(3, 1_000, &["orders"]));
+    deployment.daemon.wait_settled("orders", 1_000);
+    deployment.replica.wait_caught_up_with(&deployment.master);
+    deployment.destination.ask::<()>(&["SAVE"]);
+    deployment.hand_over(Handover::Killed);
+    let oracle = Oracle::new(&deployment.master);
+    deployment.appends_go_on_to(oracle.sequence().len());
+    deployment.destination.restart();
+    oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3));
+    deployment.appends_go_on_to(oracle.sequence().len());
+    // The place is known by what the state has alone.
+    deployment.daemon.kill();
+    oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(6));
+    deployment.daemon.start_again();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
+    let causes: Vec<_> = gaps(&deployment.destination, "orders").into_iter().map(|gap| gap.cause).collect();
+    assert_eq!(causes, ["failover"]);
 }
 
 /// How one server takes over from another that it has everything of.
