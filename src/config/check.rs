@@ -152,15 +152,21 @@ impl Check<'_> {
         }
     }
 
-    /// A message is held in memory as a whole, and Redis takes none over 512 MiB.
-    pub(crate) fn max_message_size(&mut self, key: &Key, size: raw::Size, memory_limit: u64) -> u64 {
-        let most = memory_limit.min(512 << 20);
+    /// A message is held in memory as a whole. `limit` says what else there is, with the reason.
+    pub(crate) fn max_message_size(
+        &mut self,
+        key: &Key,
+        size: raw::Size,
+        memory_limit: u64,
+        limit: (u64, &str),
+    ) -> u64 {
+        let most = memory_limit.min(limit.0);
         if size.0 == 0 || size.0 > most {
             let most = raw::Size(most);
             self.report_with(
                 key,
                 format!("expected a size from 1B to {most}, found {size}"),
-                "the most is daemon.memory_limit, and never more than the 512MiB that Redis takes",
+                format!("the most is daemon.memory_limit, and never more than {}", limit.1),
             );
         }
         size.0

@@ -11,6 +11,9 @@ use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, Message,
 use crate::config::{keys, lookup};
 use crate::template::Template;
 
+/// The largest message. An entry is read as a whole, in a reply of at most 64 MiB.
+const MOST: (u64, &str) = (60 << 20, "60MiB, since an entry is read as a whole");
+
 impl Check<'_> {
     pub(super) fn broadcast(
         &mut self,
@@ -42,7 +45,7 @@ impl Check<'_> {
         };
         let after = self.after(key, raw.after, raw.order, raw.mode, raw.max_holes);
         let size = &key.at("max_message_size");
-        let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit);
+        let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit, MOST);
         Some(Broadcast {
             name: name.to_owned(),
             source: source?,

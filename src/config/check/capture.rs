@@ -46,7 +46,8 @@ impl Check<'_> {
             u32::MAX
         });
         let size = &key.at("max_message_size");
-        let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit);
+        let most = (512 << 20, "the 512MiB that Redis takes");
+        let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit, most);
         Some(Capture {
             name: name.to_owned(),
             source: source?,
