@@ -348,6 +348,8 @@ impl Follow {
         let in_order = self.max_holes.is_none();
         if let Some(cursor) = publisher.cursor().filter(|_| in_order) {
             self.hold.drop_up_to(cursor);
+            // A server that goes back to before this has to be read again.
+            self.held_from = self.held_from.max(cursor);
         }
         let end = publisher.end();
         if end == self.handed {

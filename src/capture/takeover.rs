@@ -19,6 +19,8 @@ pub(crate) enum Takeover {
     Announced(AnchorId),
     /// The anchor is published.
     Opened,
+    /// It goes on from the older one in the same process, which wrote: nobody needs to be told.
+    Inherited,
 }
 
 impl Takeover {
@@ -44,7 +46,7 @@ impl Takeover {
             (Self::Announced(_), _) => false,
             (Self::Opened, Some((anchor, by))) if !own.supersedes(by) => in_vain && stands_at(state, *anchor),
             // Whoever writes says with its next batch by what.
-            (Self::Opened, _) => !leader,
+            (Self::Opened | Self::Inherited, _) => !leader,
         }
     }
 }
@@ -80,6 +82,8 @@ mod tests {
         assert!(due(opened, &state(None, at(3)), false, false), "a failover has lost it");
         assert!(!due(opened, &state(None, at(3)), true, false), "the next batch says it");
         assert!(due(opened, &state(Some(&older), at(3)), false, false), "something older came back");
+        assert!(!due(Takeover::Inherited, &state(None, at(3)), true, false), "it writes");
+        assert!(due(Takeover::Inherited, &state(None, at(3)), false, false), "another one does by now");
         for by in [&own, &newer] {
             assert!(
                 !due(opened, &state(Some(by), at(3)), false, true),

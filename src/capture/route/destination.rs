@@ -238,8 +238,7 @@ impl Route {
         // This route has not received it, and it is in hand.
         self.account.received(self.in_hand().total());
         if leader {
-            // Nobody else writes, so nobody needs to be told where this configuration begins.
-            self.takeover = Takeover::Opened;
+            self.takeover = Takeover::Inherited;
         }
         let room = self.room();
         let given = self.overflow.last().or(self.chain.last());

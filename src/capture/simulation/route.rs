@@ -20,7 +20,7 @@ impl World {
                 instance.takeover = Takeover::Opened;
                 anchor
             }
-            Takeover::None | Takeover::Opened => anchor_id(&mut self.rng),
+            Takeover::None | Takeover::Opened | Takeover::Inherited => anchor_id(&mut self.rng),
         };
         let epoch = self.source.anchor(instance.floor, anchor);
         let anchor = epoch.at(0);
