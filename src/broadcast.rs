@@ -29,6 +29,7 @@ mod call;
 mod entries;
 mod failure;
 mod follow;
+mod gone;
 mod guard;
 mod hold;
 mod id;

@@ -24,13 +24,13 @@
 //!
 //! Failure: nothing here outlives the session. What was held is read again, where it still is.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
 use super::call::Keys;
 use super::entries::{Entries, Ranges, entries_of_next_read};
+use super::gone::Gone;
 use super::hold::Hold;
 use super::id::EntryId;
 use super::look::{self, Look};
@@ -53,11 +53,6 @@ const STEP: &str = "512";
 /// A trial of the guard ends where one in so many of the holes that may be is left: that there are too many is told
 /// of a group that does not acknowledge.
 const TRIAL_LEAVES: u64 = 4;
-
-/// How long a hole whose entry is gone is left to another instance: it may hold the message.
-const GONE: Duration = Duration::from_secs(2);
-/// Such holes that are remembered at most; what is found beyond them is found again later.
-const GONE_HOLES: usize = 8_192;
 
 /// What was asked of the server, and is not answered.
 #[derive(Debug)]
@@ -134,8 +129,8 @@ pub(super) struct Follow {
     hole_entries: usize,
     /// How many holes were asked for, and how many bytes that has brought.
     hole_read: (usize, usize),
-    /// Acknowledged holes whose entries are gone and whose messages are not held, and since when.
-    gone: BTreeMap<EntryId, Instant>,
+    /// Acknowledged holes whose entries are gone and whose messages are not held.
+    gone: Gone,
     watch: Watch,
     /// Whether something is ready and the rate lets nothing through.
     paced: bool,
@@ -180,7 +175,7 @@ impl Follow {
             read_entries: 1,
             hole_entries: 1,
             hole_read: (0, 0),
-            gone: BTreeMap::new(),
+            gone: Gone::default(),
             watch: Watch::new(now),
             paced: false,
             trial: false,
@@ -535,7 +530,12 @@ impl Follow {
         let mut entries = Entries::of_range(reply, Vec::new())?;
         match entries.next()? {
             Some(entry) => way.release(entry.id(), outbound.of(&entry), now),
-            None => self.is_gone(id, way.publisher, now),
+            None if self.gone.is_lost(id, now) => {
+                let text = id.to_string();
+                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
+                way.publisher.release_withheld((id, text.as_bytes()), gone);
+            }
+            None => {}
         }
         self.hole_read.1 += reply.len();
         if wanted.is_empty() {
@@ -546,29 +546,12 @@ impl Follow {
         Ok(())
     }
 
-    /// The entry of an acknowledged hole is gone, and its message not held: another instance may hold it.
-    fn is_gone(&mut self, id: EntryId, publisher: &mut Publisher, now: Instant) {
-        match self.gone.get(&id) {
-            Some(since) if now.saturating_duration_since(*since) >= GONE => {
-                self.gone.remove(&id);
-                let text = id.to_string();
-                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
-                publisher.release_withheld((id, text.as_bytes()), gone);
-            }
-            None if self.gone.len() < GONE_HOLES => {
-                self.gone.insert(id, now);
-            }
-            _ => {}
-        }
-    }
-
     /// Takes up holes that nobody has published while they were left to others.
     fn take_up_gone(&mut self, now: Instant) {
         if !self.to_release.is_empty() {
             return;
         }
-        let due = |since: &Instant| now.saturating_duration_since(*since) >= GONE;
-        self.to_release.extend(self.gone.iter().filter(|(_, since)| due(since)).map(|(id, _)| *id));
+        self.to_release.extend(self.gone.due(now));
         if !self.to_release.is_empty() {
             // Beyond those that are remembered there may be more.
             self.search.restart();
@@ -631,7 +614,7 @@ impl Follow {
             found.push(Found::Doubt(Doubt::GroupMade));
         }
         let gone = &self.gone;
-        self.to_release.extend(look.acknowledged.drain(..).filter(|id| !gone.contains_key(id)));
+        self.to_release.extend(look.acknowledged.drain(..).filter(|id| !gone.contains(*id)));
         if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 {
             // Another instance has published them.
             self.hold.clear();
