@@ -24,6 +24,8 @@
 //!
 //! Failure: nothing here outlives the session. What was held is read again, where it still is.
 
+mod release;
+
 use std::collections::VecDeque;
 
 use tokio::time::Instant;
@@ -38,7 +40,7 @@ use super::missed::{Missed, Watch};
 use super::outbound::Outbound;
 use super::publisher::{BATCH_ENTRIES, Publisher};
 use super::rate::Pace;
-use super::render::{Unrenderable, Withheld};
+use super::render::Withheld;
 use super::rhythm::Rhythm;
 use super::search::Search;
 use super::way::Way;
@@ -411,30 +413,6 @@ impl Follow {
         allowed
     }
 
-    /// Publishes holes whose messages are held, and asks for the others.
-    fn release(&mut self, way: &mut Way<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
-        let mut wanted = VecDeque::new();
-        for _ in 0..way.leave(BATCH_ENTRIES.min(way.pace.messages(now))) {
-            if wanted.len() >= self.hole_entries {
-                break;
-            }
-            let Some(id) = self.to_release.pop_front() else { break };
-            let held = self.hold.take(id, |id, rendered| way.release(id, rendered, now));
-            if held.is_none() {
-                let text = id.to_string();
-                let stream = self.stream.as_bytes();
-                resp::command(out, &[b"XRANGE", stream, text.as_bytes(), text.as_bytes()]);
-                wanted.push_back(id);
-            }
-        }
-        if wanted.is_empty() {
-            way.publisher.flush_release(now);
-            return None;
-        }
-        self.hole_read = (wanted.len(), 0);
-        Some(Asked::Holes(wanted))
-    }
-
     /// Takes in entries.
     ///
     /// # Errors
@@ -513,49 +491,6 @@ impl Follow {
         }
         self.read_entries = entries_of_next_read(self.read_entries, count, came, reply.len());
         Ok(entries.into_ranges())
-    }
-
-    /// Takes in the entry of one hole; the batch goes out with the last.
-    ///
-    /// # Errors
-    /// Where the reply is none of entries.
-    pub(super) fn hole(
-        &mut self,
-        wanted: &mut VecDeque<EntryId>,
-        reply: &[u8],
-        (outbound, way): (&mut Outbound, &mut Way<'_>),
-        now: Instant,
-    ) -> Result<(), Error> {
-        let Some(id) = wanted.pop_front() else { return Ok(()) };
-        let mut entries = Entries::of_range(reply, Vec::new())?;
-        match entries.next()? {
-            Some(entry) => way.release(entry.id(), outbound.of(&entry), now),
-            None if self.gone.is_lost(id, now) => {
-                let text = id.to_string();
-                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
-                way.publisher.release_withheld((id, text.as_bytes()), gone);
-            }
-            None => {}
-        }
-        self.hole_read.1 += reply.len();
-        if wanted.is_empty() {
-            let (asked, bytes) = self.hole_read;
-            self.hole_entries = entries_of_next_read(self.hole_entries, asked, asked, bytes);
-            way.publisher.flush_release(now);
-        }
-        Ok(())
-    }
-
-    /// Takes up holes that nobody has published while they were left to others.
-    fn take_up_gone(&mut self, now: Instant) {
-        if !self.to_release.is_empty() {
-            return;
-        }
-        self.to_release.extend(self.gone.due(now));
-        if !self.to_release.is_empty() {
-            // Beyond those that are remembered there may be more.
-            self.search.restart();
-        }
     }
 
     /// Takes in whether an entry came.
