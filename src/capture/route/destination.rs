@@ -296,9 +296,7 @@ impl Route {
 
     /// The connection is of no more use; what was sent over it is sent again over the next.
     pub(super) fn disconnect(&mut self, error: &Error, now: Instant) {
-        self.chain.disconnected();
-        self.standing.disconnected();
-        self.takeover.disconnected();
+        self.unlinked();
         let park = error.class() == Class::Park;
         let wait = match error.class() {
             Class::Park => PARKED,
@@ -314,11 +312,16 @@ impl Route {
         self.publish();
     }
 
-    /// Connects anew.
-    pub(super) fn reconnect(&mut self, now: Instant) {
+    /// Nothing that was sent will be answered.
+    fn unlinked(&mut self) {
         self.chain.disconnected();
         self.standing.disconnected();
         self.takeover.disconnected();
+    }
+
+    /// Connects anew.
+    pub(super) fn reconnect(&mut self, now: Instant) {
+        self.unlinked();
         self.destination.state = State::Waiting(now);
     }
 
