@@ -10,8 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tidegate::status::RouteState;
 
+use super::{pair, replication};
 use crate::support::{
-    Daemon, Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_exact,
+    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact,
     assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
 };
 
@@ -47,27 +48,13 @@ impl Mode {
     }
 
     fn source(self) -> Server {
-        let options =
-            Options::default().with("repl-diskless-sync-delay", "0").with("repl-backlog-size", "64mb");
-        Server::with(Version::Redis70, options)
+        Server::with(Version::Redis70, replication::options())
     }
 }
 
 fn routes(mode: Mode, batch: usize) -> String {
     // Another list of channels each time: positions count otherwise from the change on.
-    format!(
-        r#"
-        [capture.orders]
-        source = "shop"
-        channels = ["orders", "returns.{batch}"]
-        mode = "{}"
-        destination = "events"
-        stream = "orders"
-        keep = "forever"
-        include = ["id"]
-        "#,
-        mode.as_str()
-    )
+    pair::routes(mode.as_str(), &format!("returns.{batch}"))
 }
 
 /// What is done to the two and to their servers.
@@ -119,11 +106,7 @@ impl Chaos {
 
     #[track_caller]
     fn wait_progress(&self, entries: usize) {
-        let before = self.destination.stream_length("orders");
-        eventually("appends go on", PATIENCE, || match self.destination.stream_length("orders") {
-            now if now > before + entries => Ok(()),
-            now => Err(format!("{now} entries after {before}")),
-        });
+        self.destination.wait_longer("orders", entries);
     }
 
     fn cut_clients(&self, server: &Server, role: &str, all: bool) {
@@ -239,11 +222,7 @@ fn one_instance_records_what_it_missed(mode: Mode) {
     let load = oracle.start(&load.rate(5_000));
     for _ in 0..rounds {
         daemon.wait_state("orders", RouteState::Live);
-        let before = destination.stream_length("orders");
-        eventually("appends go on", PATIENCE, || match destination.stream_length("orders") {
-            now if now > before + 200 => Ok(()),
-            now => Err(format!("{now} entries after {before}")),
-        });
+        destination.wait_longer("orders", 200);
         match random.usize(..3) {
             0 => daemon.restart(),
             1 => {

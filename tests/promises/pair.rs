@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tidegate::status::RouteState;
 
+use super::replication;
 use crate::support::{
-    Daemon, Load, Loading, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured,
-    eventually, gaps, wait_for_last,
+    Daemon, Load, Loading, Oracle, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
+    wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -49,11 +50,7 @@ impl Pair {
 
     #[track_caller]
     fn appends_go_on(&self) {
-        let before = self.destination.stream_length("orders");
-        eventually("appends go on", PATIENCE, || match self.destination.stream_length("orders") {
-            now if now > before + 500 => Ok(()),
-            now => Err(format!("{now} entries after {before}")),
-        });
+        self.destination.wait_longer("orders", 500);
     }
 
     #[track_caller]
@@ -163,7 +160,8 @@ fn they_start_at_the_same_time_on_an_empty_destination() {
     }
 }
 
-fn routes(mode: &str, extra: &str) -> String {
+/// One route; with another `extra` channel messages are numbered otherwise.
+pub(crate) fn routes(mode: &str, extra: &str) -> String {
     format!(
         r#"
         [capture.orders]
@@ -180,8 +178,7 @@ fn routes(mode: &str, extra: &str) -> String {
 
 /// With the first configuration of a mode.
 fn pair_in(mode: &str, alerts: &[&[&str]]) -> Pair {
-    let options = Options::default().with("repl-diskless-sync-delay", "0").with("repl-backlog-size", "64mb");
-    let source = Server::with(Version::Redis70, options);
+    let source = Server::with(Version::Redis70, replication::options());
     let destination = Server::start(Version::Redis70);
     let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination);
     Pair::of(source, destination, setup.routes(&routes(mode, "refunds")).expects(alerts))

@@ -30,7 +30,7 @@ const ROUTES: &str = r#"
 "#;
 
 /// Settings of a source: no wait before the first snapshot, and a backlog that is large enough.
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     let options = Options::default().with("repl-diskless-sync-delay", "0").with("repl-diskless-sync", "yes");
     options.with("repl-backlog-size", "64mb")
 }
@@ -66,11 +66,7 @@ impl Tapped {
 
     #[track_caller]
     fn appends_go_on(&self) {
-        let before = self.destination.stream_length("orders");
-        eventually("appends go on", PATIENCE, || match self.destination.stream_length("orders") {
-            now if now > before + 500 => Ok(()),
-            now => Err(format!("{now} entries after {before}")),
-        });
+        self.destination.wait_longer("orders", 500);
     }
 
     /// Exactly what was published is there.

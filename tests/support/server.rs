@@ -15,6 +15,8 @@ use super::wait::eventually;
 
 /// How long a server may take to start; a loaded machine needs more than Redis does.
 const START: Duration = Duration::from_secs(20);
+/// How long a stream may take to grow, whatever was done to those who write it.
+const GROWTH: Duration = Duration::from_secs(120);
 
 /// The servers that tidegate is tested against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,6 +274,16 @@ impl Server {
     /// Number of entries of a stream; none for a key that does not exist.
     pub(crate) fn stream_length(&self, stream: &str) -> usize {
         self.ask(&["XLEN", stream])
+    }
+
+    /// Waits until more than so many entries are added to a stream that nothing is taken from.
+    #[track_caller]
+    pub(crate) fn wait_longer(&self, stream: &str, entries: usize) {
+        let before = self.stream_length(stream);
+        eventually("appends go on", GROWTH, || match self.stream_length(stream) {
+            now if now > before + entries => Ok(()),
+            now => Err(format!("{now} entries after {before}")),
+        });
     }
 }
 
