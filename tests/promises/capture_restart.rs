@@ -6,8 +6,8 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact, assert_nothing_lost_outside_gaps,
-    captured, eventually, gaps, wait_for_last,
+    Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured,
+    eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -36,6 +36,7 @@ fn killed_under_load_nothing_is_twice_and_only_gaps_are_missing() {
     let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
 
     let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
     let load = Load::new(4, usize::MAX / 2, &["orders.placed", "orders.paid"]);
     let load = oracle.start(&load.payloads(Payloads::Unique).rate(10_000));
     for kill in 1..=KILLS {
@@ -57,13 +58,10 @@ fn killed_under_load_nothing_is_twice_and_only_gaps_are_missing() {
     wait_for_last(&destination, "orders", LAST, PATIENCE);
 
     let gaps = gaps(&destination, "orders");
-    let missing =
-        assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    let (captured, seen) = (captured(&destination, "orders"), [daemon.seen("orders")]);
+    let missing = assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, &["restart"]);
     assert!(missing > 0, "ten thousand a second went on while the daemon was away");
     assert!(!gaps.is_empty() && gaps.len() <= KILLS, "at most one gap for each kill: {gaps:#?}");
-    for gap in &gaps {
-        assert_eq!(gap.cause, "restart", "{gap:?}");
-    }
     let counted: Option<usize> = gaps.iter().map(|gap| gap.published).sum();
     assert!(counted >= Some(missing), "the source counted {counted:?}, and {missing} are missing: {gaps:#?}");
 }
@@ -74,6 +72,7 @@ fn killed_right_after_its_start_it_still_repeats_nothing() {
     let destination = Server::start(Version::Redis70);
     let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
     let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
     let load = Load::new(2, usize::MAX / 2, &["orders.placed"]);
     let load = oracle.start(&load.payloads(Payloads::Unique).rate(5_000));
     for _ in 0..10 {
@@ -82,11 +81,13 @@ fn killed_right_after_its_start_it_still_repeats_nothing() {
         eventually("it has begun", PATIENCE, || daemon.get("/healthz").map(drop));
     }
     daemon.wait_ready();
+    daemon.wait_state("orders", RouteState::Live);
     load.stop();
     oracle.publish_one(b"orders.last", LAST);
     wait_for_last(&destination, "orders", LAST, PATIENCE);
-    let gaps = gaps(&destination, "orders");
-    assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
+    let seen = [daemon.seen("orders")];
+    assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, &["restart"]);
 }
 
 #[test]

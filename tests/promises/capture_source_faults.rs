@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_nothing_lost_outside_gaps,
-    captured, eventually, gaps, wait_for_last,
+    Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, captured, eventually,
+    gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -23,8 +23,9 @@ fn its_connection_is_killed() {
     for version in Version::SOURCES {
         let source = Server::start(version);
         let destination = Server::start(Version::Redis70);
-        let daemon = setup(&source, &destination).start_ready();
+        let mut daemon = setup(&source, &destination).start_ready();
         let oracle = Oracle::new(&source);
+        daemon.watch(&oracle);
         let load = Load::new(3, usize::MAX / 2, &["orders"]);
         let load = oracle.start(&load.payloads(Payloads::Unique).rate(10_000));
         for _ in 0..KILLS {
@@ -55,12 +56,10 @@ fn its_connection_is_killed() {
         oracle.publish_one(b"orders", LAST);
         wait_for_last(&destination, "orders", LAST, PATIENCE);
 
-        let gaps = gaps(&destination, "orders");
-        assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+        let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
+        let seen = [daemon.seen("orders")];
+        assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, &["source_disconnected"]);
         assert_eq!(gaps.len(), KILLS, "{version}: one gap for each kill: {gaps:#?}");
-        for gap in &gaps {
-            assert_eq!(gap.cause, "source_disconnected", "{version}: {gap:?}");
-        }
     }
 }
 
@@ -84,10 +83,9 @@ fn it_is_frozen_and_that_is_noticed_within_five_seconds() {
     daemon.wait_state("orders", RouteState::Live);
     oracle.publish_one(b"orders", LAST);
     wait_for_last(&destination, "orders", LAST, PATIENCE);
-    let gaps = gaps(&destination, "orders");
-    assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
+    assert_accounted(&oracle.sequence(), &captured, &gaps, &[daemon.seen("orders")], &["source_silent"]);
     assert_eq!(gaps.len(), 1, "{gaps:#?}");
-    assert_eq!(gaps[0].cause, "source_silent");
 }
 
 #[test]
@@ -114,7 +112,8 @@ fn it_is_killed_and_comes_back_empty() {
     // The source forgot its list and the last epoch; positions must not go back all the same.
     expected.extend(oracle.sequence());
     let gaps = gaps(&destination, "orders");
-    assert_nothing_lost_outside_gaps(&expected, &captured(&destination, "orders"), &gaps);
+    let (captured, seen) = (captured(&destination, "orders"), [daemon.seen("orders")]);
+    assert_accounted(&expected, &captured, &gaps, &seen, &["source_disconnected"]);
     assert_eq!(gaps.len(), 1, "{gaps:#?}");
 }
 

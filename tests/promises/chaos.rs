@@ -12,8 +12,8 @@ use tidegate::status::RouteState;
 
 use super::{pair, replication};
 use crate::support::{
-    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact,
-    assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
+    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured,
+    eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -218,6 +218,7 @@ fn one_instance_records_what_it_missed(mode: Mode) {
     }
     .start_ready();
     let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
     let load = Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique);
     let load = oracle.start(&load.rate(5_000));
     for _ in 0..rounds {
@@ -248,7 +249,9 @@ fn one_instance_records_what_it_missed(mode: Mode) {
         assert_eq!(gaps, []);
         return assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     }
-    assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&destination, "orders"), &gaps);
+    let seen = [daemon.seen("orders").of_a_destination_that_goes_back()];
+    let causes = ["restart", "source_disconnected"];
+    assert_accounted(&oracle.sequence(), &captured(&destination, "orders"), &gaps, &seen, &causes);
     assert!(gaps.len() <= rounds, "at most one gap for each time: {gaps:#?}");
 }
 

@@ -80,6 +80,7 @@ fn gap(from: &str, to: &str) -> Gap {
         started_at: 1,
         ended_at: 2,
         cause: "restart".to_owned(),
+        dropped: 0,
         published: None,
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact, assert_nothing_lost_outside_gaps,
-    captured, gaps, wait_for_last,
+    Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured, gaps,
+    wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -74,6 +74,7 @@ fn a_password_that_changes() {
         .expects(&[alert::SOURCE, alert::DESTINATION, alert::GAP])
         .start_ready();
     let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
     let load = Load::new(2, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique).rate(5_000);
     let load = oracle.start(&load);
 
@@ -99,12 +100,15 @@ fn a_password_that_changes() {
     load.stop();
     oracle.publish_one(b"orders", LAST);
     wait_for_last(&destination, "orders", LAST, PATIENCE);
-    assert_nothing_lost_outside_gaps(
+    daemon.wait_ready();
+    daemon.wait_state("orders", RouteState::Live);
+    assert_accounted(
         &oracle.sequence(),
         &captured(&destination, "orders"),
         &gaps(&destination, "orders"),
+        &[daemon.seen("orders")],
+        &["source_disconnected"],
     );
-    daemon.wait_ready();
     for line in daemon.log() {
         for secret in ["first-events", "second-events", "first-shop", "second-shop"] {
             assert!(!line.text.contains(secret), "a password is in the log: {}", line.text);

@@ -1,13 +1,15 @@
 //! Published against captured.
 //!
-//! Two promises, two comparisons. *Exact*: byte for byte, in order. *Nothing lost outside gaps*: the
-//! captured messages are a subsequence, none twice, and every run of missing ones lies between two
-//! neighbours of the stream whose positions a gap record spans.
+//! Two promises, two comparisons. *Exact*: byte for byte, in order. *Accounted*: the captured messages are
+//! a subsequence, none twice; every run of missing ones lies between two neighbours of the stream whose
+//! positions a gap record spans; and a gap excuses only what was never received: what `/status` called
+//! received is in the stream, or in the number that a gap record says was dropped.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::oracle::Published;
+use super::seen::Seen;
 use super::stream::{Captured, Gap};
 
 /// Where two sequences first differ, for a person; none where they are equal.
@@ -49,6 +51,52 @@ pub(crate) fn assert_nothing_lost_outside_gaps(
     captured: &[Captured],
     gaps: &[Gap],
 ) -> usize {
+    let numbers = numbers_of(expected, captured, gaps);
+    expected.len() - numbers.len()
+}
+
+/// The comparison for every test with gaps: [`assert_nothing_lost_outside_gaps`], and all that `/status`
+/// called received while `seen` was recorded is captured, filtered, rejected, or counted as dropped in a
+/// gap record; each gap has one of the expected causes. Gives the number of missing messages.
+#[track_caller]
+pub(crate) fn assert_accounted(
+    expected: &[Published],
+    captured: &[Captured],
+    gaps: &[Gap],
+    seen: &[Seen],
+    causes: &[&str],
+) -> usize {
+    let numbers = numbers_of(expected, captured, gaps);
+    for gap in gaps {
+        assert!(causes.contains(&gap.cause.as_str()), "the cause is one of {causes:?}: {gaps:#?}");
+    }
+    let dropped: u64 = gaps.iter().map(|gap| gap.dropped).sum();
+    let sightings = seen.iter().flat_map(Seen::sightings);
+    for sighting in sightings {
+        assert!(
+            sighting.recorded() <= dropped,
+            "what is dropped stands in a gap record: {sighting:?}\n{gaps:#?}"
+        );
+        let published = sighting.published.map_or(expected.len(), |count| count.min(expected.len()));
+        // Numbers ascend.
+        let captured = numbers.partition_point(|number| *number < published) as u64;
+        let elsewhere = seen.iter().map(Seen::elsewhere).max().unwrap_or_default();
+        let accounted = captured + elsewhere + dropped;
+        let vouched = sighting.vouched();
+        assert!(
+            vouched <= accounted,
+            "{vouched} of the first {published} messages were received, and {accounted} are accounted for: \
+             {captured} captured, {elsewhere} filtered or rejected, {dropped} dropped inside gaps\n\
+             {sighting:?}\n{gaps:#?}"
+        );
+    }
+    expected.len() - numbers.len()
+}
+
+/// The number, in the published order, of each captured message; fails as
+/// [`assert_nothing_lost_outside_gaps`] says.
+#[track_caller]
+fn numbers_of(expected: &[Published], captured: &[Captured], gaps: &[Gap]) -> Vec<usize> {
     assert!(!captured.is_empty(), "a comparison with nothing proves nothing");
     assert_positions_ascend(captured);
     assert_gaps_are_sound(captured, gaps);
@@ -63,7 +111,7 @@ pub(crate) fn assert_nothing_lost_outside_gaps(
         *numbers.get(&key).unwrap_or_else(|| panic!("captured but never published: {}", show(&entry.message)))
     };
 
-    let mut missing = 0;
+    let mut found = Vec::with_capacity(captured.len());
     let mut next = 0;
     let mut last_position = String::new();
     for entry in captured {
@@ -77,16 +125,15 @@ pub(crate) fn assert_nothing_lost_outside_gaps(
         let position = entry.position.clone().expect("the route includes positions");
         if number > next {
             assert_inside_gap(&expected[next..number], &last_position, Some(&position), gaps);
-            missing += number - next;
         }
+        found.push(number);
         next = number + 1;
         last_position = position;
     }
     if next < expected.len() {
         assert_inside_gap(&expected[next..], &last_position, None, gaps);
-        missing += expected.len() - next;
     }
-    missing
+    found
 }
 
 /// A run of missing messages lies between neighbours at `before` and `after`: some record must begin

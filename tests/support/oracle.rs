@@ -37,6 +37,16 @@ pub(crate) enum Payloads {
     Unique,
     /// JSON objects, each one different.
     Json,
+    /// Text of 500 bytes, each one different, as [`numbered`] makes it: to be found again in a file.
+    Numbered,
+}
+
+/// What each payload of [`Payloads::Numbered`] begins with.
+pub(crate) const NUMBERED: &str = "message number ";
+
+/// The `n`th payload of a publisher with [`Payloads::Numbered`].
+pub(crate) fn numbered(publisher: usize, n: usize) -> Vec<u8> {
+    format!("{:.<500}", format!("{NUMBERED}{publisher}/{n} ")).into_bytes()
 }
 
 /// What is to be published.
@@ -81,8 +91,11 @@ impl Load {
     }
 }
 
+/// How long the list's length may take to be read: the source may be frozen on purpose.
+const COUNT_DEADLINE: Duration = Duration::from_millis(100);
+
 /// The list on one source.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Oracle {
     client: Client,
 }
@@ -140,6 +153,13 @@ impl Oracle {
             })
             .collect();
         Loading { stop, sent, publishers }
+    }
+
+    /// Number of messages published so far; `None` where the source does not answer at once.
+    pub(crate) fn count(&self) -> Option<usize> {
+        let mut connection = self.client.get_connection_with_timeout(COUNT_DEADLINE).ok()?;
+        connection.set_read_timeout(Some(COUNT_DEADLINE)).ok()?;
+        redis::cmd("LLEN").arg(LIST).query(&mut connection).ok()
     }
 
     /// Everything that was published, in the source's order.
@@ -262,6 +282,7 @@ impl Payloads {
                 payload
             }
             Self::Json => format!("{{\"publisher\":{publisher},\"n\":{n},\"text\":\"a b\"}}").into_bytes(),
+            Self::Numbered => numbered(publisher, n),
         }
     }
 }

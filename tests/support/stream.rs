@@ -30,6 +30,8 @@ pub(crate) struct Gap {
     pub(crate) started_at: u64,
     pub(crate) ended_at: u64,
     pub(crate) cause: String,
+    /// Messages that were received and given up.
+    pub(crate) dropped: u64,
     /// What the source counted meanwhile.
     pub(crate) published: Option<usize>,
 }
@@ -121,6 +123,7 @@ pub(crate) fn captured_in_all<'a>(
 pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
     let key = format!("tidegate:{route}:gaps");
     let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
+        let published = take(&mut fields, "published").and_then(|count| text(count).parse().ok());
         let mut need =
             |name| text(take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}")));
         let number =
@@ -131,7 +134,8 @@ pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
             started_at: number(need("started_at")),
             ended_at: number(need("ended_at")),
             cause: need("cause"),
-            published: need("published").parse().ok(),
+            dropped: number(need("dropped")),
+            published,
         }
     });
     all.collect()
