@@ -34,4 +34,5 @@ mod reload;
 mod replay;
 mod replication;
 mod spool;
+mod spool_damage;
 mod tap;
