@@ -24,13 +24,11 @@
 //! Failure: every failure ends the session, and a new one begins at the cursor. Exactly once on one
 //! server; only a failover that loses the cursor's last step repeats what it covered.
 
-mod ahead;
 mod call;
 mod entries;
 mod failure;
 mod follow;
 mod gone;
-mod guard;
 mod hold;
 mod id;
 mod look;
@@ -67,7 +65,6 @@ use crate::status::{BlockedEntry, Doubt, Link, RouteState, RouteStatus, Slot};
 use call::{Failing, Tally};
 use failure::{Failure, Side};
 use follow::{Follow, Found};
-use guard::Guard;
 use outbound::Outbound;
 use publisher::REFUSED_IN_A_ROW;
 use session::Session;
@@ -117,7 +114,6 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
 #[derive(Debug)]
 struct Route {
     outbound: Outbound,
-    guard: Guard,
     parts: Parts,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
@@ -137,7 +133,6 @@ impl Route {
     fn new(parts: Parts) -> Self {
         Self {
             outbound: Outbound::new(&parts.settings),
-            guard: Guard::new(parts.settings.loop_guard),
             parts,
             remembered: None,
             backoff: Backoff::default(),
@@ -172,12 +167,6 @@ impl Route {
                 },
                 Err(failure) => failure,
             };
-            self.guard.interrupted();
-            if matches!(failure, Failure::Loop) {
-                self.looped(&failure);
-                living(&slot, stop.cancelled()).await;
-                break;
-            }
             careful = matches!(failure, Failure::Refused { .. });
             let wait = self.failed(&failure);
             tokio::select! {
@@ -280,32 +269,6 @@ impl Route {
             );
         }
         if parked { PARKED } else { self.backoff.next_wait() }
-    }
-
-    /// It looks as if its own output came back: that is tried now.
-    fn suspected(&self) {
-        self.parts.metrics.loop_checks.increment(1);
-        let route = &self.parts.settings.name;
-        tracing::info!(
-            event = "broadcast_loop_check", %route,
-            "most of what is published was published before: holding back for about a second, to see whether it \
-             comes back"
-        );
-    }
-
-    /// Its own output comes back: nothing but a person ends that.
-    fn looped(&mut self, failure: &Failure) {
-        self.parts.metrics.loops.increment(1);
-        let (settings, reason) = (&self.parts.settings, failure.for_a_person());
-        self.parts.slot.update(|status| status.source.connected = false);
-        tracing::error!(
-            event = "broadcast_loop", route = %settings.name, endpoint = %self.parts.destination.name,
-            class = failure.class().as_str(), stream = %settings.stream, channel = %settings.channel,
-            "{reason}; nothing is published any more until the route's configuration changes or tidegate is \
-             restarted: find who adds to the stream what is heard on the channel (captures of other daemons, \
-             scripts), end that, and trim the copies out of the stream"
-        );
-        self.state(RouteState::Parked, Some(reason));
     }
 
     /// What a person reads of a failure. An entry's own is noted to be counted.

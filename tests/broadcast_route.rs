@@ -104,7 +104,6 @@ fn settings() -> Broadcast {
         sharded: false,
         rate_limit: None,
         max_deliveries: 5,
-        loop_guard: true,
         start: None,
         max_message_size: 1024 * 1024,
     }

@@ -267,8 +267,6 @@ pub(crate) fn start_broadcast(server: &Server, lines: &str) -> Daemon {
             destination = "bench"
             channel = "bench"
             message = "<field:payload>"
-            # The load repeats its payloads, which the guard would stop to look into.
-            loop_guard = false
             "#
         ))
         // The server's own default is not made for such a rate.

@@ -36,11 +36,6 @@ pub(super) enum Failure {
         /// What.
         error: Error,
     },
-    /// What the route publishes comes back into its stream.
-    #[error(
-        "what this route publishes comes back into its stream: each time an entry was published alone, it stood there again"
-    )]
-    Loop,
     /// The cursor was there and is there no more.
     #[error("the cursor {key} has vanished from the server; looking again where to begin")]
     CursorVanished {
@@ -91,7 +86,7 @@ impl Failure {
         match self {
             Self::Server { error, .. } => error.class(),
             Self::Refused { own: true, .. } => Class::Retry,
-            Self::Refused { .. } | Self::StartUnsaid { .. } | Self::Loop => Class::Park,
+            Self::Refused { .. } | Self::StartUnsaid { .. } => Class::Park,
             Self::CursorVanished { .. } => Class::Repair,
         }
     }
@@ -100,7 +95,7 @@ impl Failure {
     pub(super) fn side(&self) -> Side {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
-            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::Loop => Side::Source,
+            Self::CursorVanished { .. } | Self::StartUnsaid { .. } => Side::Source,
         }
     }
 

@@ -18,10 +18,6 @@
 //! Where everything is acknowledged, XREAD waits for the next entry, before which nothing can happen. With a
 //! replication stream, commands that concern the stream wake it, and it looks once a second otherwise.
 //!
-//! While the guard tries whether the route's output comes back, what is acknowledged waits where what is pending
-//! does: it is held, or left as a hole. Entries are read all the same, so that a consumer may delete them; where
-//! no more fit, the guard gives up.
-//!
 //! Failure: nothing here outlives the session. What was held is read again, where it still is.
 
 mod release;
@@ -52,10 +48,6 @@ use crate::status::Doubt;
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
 
-/// A trial of the guard ends where one in so many of the holes that may be is left: that there are too many is told
-/// of a group that does not acknowledge.
-const TRIAL_LEAVES: u64 = 4;
-
 /// What was asked of the server, and is not answered.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -69,8 +61,6 @@ pub(super) enum Asked {
     Wait,
     /// That something missed is recorded.
     Missed,
-    /// So many entries at most, for the guard to look at.
-    Ahead(usize),
 }
 
 /// Entries after one and up to another.
@@ -136,10 +126,6 @@ pub(super) struct Follow {
     watch: Watch,
     /// Whether something is ready and the rate lets nothing through.
     paced: bool,
-    /// Whether the guard holds back what may be published.
-    trial: bool,
-    /// Up to where the guard was told what was read.
-    told: EntryId,
 }
 
 impl Follow {
@@ -180,8 +166,6 @@ impl Follow {
             gone: Gone::default(),
             watch: Watch::new(now),
             paced: false,
-            trial: false,
-            told: cursor,
         }
     }
 
@@ -244,7 +228,6 @@ impl Follow {
             return None;
         }
         self.paced = false;
-        self.try_with(way, now);
         self.align(way.publisher, now);
         self.publish_held(way, now);
         self.take_up_gone(now);
@@ -254,7 +237,6 @@ impl Follow {
         if !self.to_release.is_empty()
             && way.publisher.has_room()
             && !way.publisher.is_releasing()
-            && way.leave(1) > 0
             && self.allowed(way.pace, now) > 0
             && let Some(asked) = self.release(way, out, now)
         {
@@ -263,7 +245,7 @@ impl Follow {
         let up_to = self.readable(way.publisher);
         // What is read to be held waits for the rate there.
         let allowed = match self.max_holes {
-            Some(_) if up_to.is_some() && !self.trial => self.allowed(way.pace, now),
+            Some(_) if up_to.is_some() => self.allowed(way.pace, now),
             _ => usize::MAX,
         };
         if let Some(up_to) = up_to.filter(|_| allowed > 0) {
@@ -290,21 +272,6 @@ impl Follow {
             &[b"XREAD", b"COUNT", b"1", b"BLOCK", b"1000", b"STREAMS", stream, after.as_bytes()],
         );
         Some(Asked::Wait)
-    }
-
-    /// Notes whether the guard tries something, and has it give up where that would cost entries.
-    fn try_with(&mut self, way: &mut Way<'_>, now: Instant) {
-        let holes_end = self.max_holes.is_some_and(|most| self.holes_left() <= most / TRIAL_LEAVES);
-        if !self.hold.has_room() || (self.look.is_some() && holes_end) {
-            way.guard.give_up(now);
-        }
-        let trial = !way.is_free();
-        if trial && !self.trial {
-            // No XREAD may keep the connection waiting now.
-            self.changed(now);
-            self.rhythm.now(now);
-        }
-        self.trial = trial;
     }
 
     fn ask_look(&mut self, publisher: &Publisher, out: &mut Vec<u8>, now: Instant) {
@@ -388,7 +355,6 @@ impl Follow {
     fn publish_held(&mut self, way: &mut Way<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
         while way.publisher.has_room()
-            && way.leave(1) > 0
             && self.hold.after(self.handed).is_some_and(|id| id <= limit)
         {
             let allowed = self.allowed(way.pace, now);
@@ -431,7 +397,6 @@ impl Follow {
         let limit = self.look.as_ref().map(Look::limit).unwrap_or_default();
         // What was asked before a rewind, or comes while nothing can be handed over, is read again.
         let takes = way.publisher.takes() && self.look.is_some() && span.after <= self.read;
-        let free = way.is_free();
         let mut held_back = self.holds_back();
         let mut last = self.read;
         while let Some(entry) = entries.next()? {
@@ -440,18 +405,9 @@ impl Follow {
             }
             last = entry.id;
             let id = entry.id();
-            let payload = outbound.payload(&entry);
             let rendered = outbound.of(&entry);
-            // What is read once more, after a rewind, has not come back.
-            if let Ok((_, message)) = rendered
-                && entry.id > self.told
-            {
-                way.guard.came(payload, message);
-                self.told = entry.id;
-            }
             if self.max_holes.is_none() {
-                let goes = free
-                    && !held_back
+                let goes = !held_back
                     && entry.id <= limit
                     && !way.publisher.is_careful()
                     && way.pace.messages(now) > 0;
@@ -466,8 +422,7 @@ impl Follow {
                     }
                 }
             } else if rendered != Err(Withheld::Filtered)
-                && ((!free && self.hold.has_room())
-                    || self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id)))
+                && self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id))
             {
                 way.publisher.leave(id, now);
                 self.holes_since += 1;
@@ -564,7 +519,7 @@ impl Follow {
         self.search.came_to(look.scanned, same);
         if let Some(facts) = look.stream {
             let all = facts.last == look.delivered && look.pending == 0 && !self.holds_back();
-            self.tail = (all && self.read >= look.delivered && !self.trial).then_some(facts.last);
+            self.tail = (all && self.read >= look.delivered).then_some(facts.last);
             self.tail_asked = true;
             if self.looks_after == self.read {
                 // In the other order what is held has been handed over as well.

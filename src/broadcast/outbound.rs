@@ -29,14 +29,4 @@ impl Outbound {
         }
         self.renderer.render(entry).map_err(Withheld::Unrenderable)
     }
-
-    /// The value of the entry's payload, where it has one.
-    pub(super) fn payload<'e>(&self, entry: &Entry<'e>) -> Option<&'e [u8]> {
-        entry.field(self.payload_field.as_bytes())
-    }
-
-    /// The channel and the message, whatever the filter says.
-    pub(super) fn unfiltered<'b>(&'b mut self, entry: &Entry<'b>) -> Rendered<'b> {
-        self.renderer.render(entry).map_err(Withheld::Unrenderable)
-    }
 }

@@ -19,12 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::added::Read;
 use super::Route;
-use super::ahead::Ahead;
 use super::call::{self, Keys, OPEN, PUBLISH, RELEASE, Tally};
 use super::entries::Ranges;
 use super::failure::{Failure, Side};
 use super::follow::{Asked, Follow};
-use super::guard::{Leave, Verdict};
 use super::look::LOOK;
 use super::metrics;
 use super::missed::Watch;
@@ -58,8 +56,6 @@ pub(super) struct Session<'r> {
     read_entries: usize,
     ranges: Ranges,
     pace: Pace,
-    /// How far the guard has looked, ahead of what is published.
-    ahead: Ahead,
     /// Until when nothing is read, since the rate lets nothing through.
     paced: Option<Instant>,
     ticks: Interval,
@@ -186,7 +182,6 @@ impl<'r> Session<'r> {
             read_entries: 1,
             ranges: Vec::new(),
             pace: Pace::new(settings.rate_limit, Instant::now()),
-            ahead: Ahead::new(),
             paced: None,
             ticks,
             live: false,
@@ -326,29 +321,10 @@ impl<'r> Session<'r> {
         }
     }
 
-    /// Lets the guard go on.
-    fn guard(&mut self, now: Instant) -> Result<(), Failure> {
-        let asked = self.asked.as_ref().is_some_and(|(asked, _)| matches!(asked, Asked::Holes(_)));
-        let idle = self.publisher.is_idle() && !asked && self.read.is_none_or(|read| read.ahead);
-        match self.route.guard.tick(now, idle, self.ahead.is_whole()) {
-            Some(Verdict::Loop) => return Err(Failure::Loop),
-            Some(Verdict::Suspected) => self.route.suspected(),
-            None => {}
-        }
-        self.ahead.again();
-        if self.route.guard.leave() == Leave::All {
-            self.ahead.end();
-        }
-        Ok(())
-    }
-
     fn tick(&mut self, now: Instant) -> Result<(), Failure> {
         self.route.progressed();
         self.publisher.ping(now);
         self.publisher.check_deadlines(now)?;
-        if self.drain_until.is_none() {
-            self.guard(now)?;
-        }
         let limit = BLOCK + self.route.parts.source.response_timeout;
         let sent = self.read.map(|read| read.sent).or(self.asked.as_ref().map(|(_, sent)| *sent));
         if sent.is_some_and(|sent| now.saturating_duration_since(sent) > limit) {

@@ -15,7 +15,7 @@
 //! everything through, two names of one address are one server. A loop that is refused wrongly costs a
 //! route's author another name; one that is let through costs a server. Patterns that do not begin with
 //! `__key` are not taken to be meant for notifications, which servers do not send unless they are told to.
-//! What leads back through other daemons or scripts is found while it runs, by the broadcast's guard.
+//! A way back through other daemons or scripts is not noticed: messages carry no mark of their way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

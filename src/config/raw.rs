@@ -360,9 +360,6 @@ pub(crate) struct Broadcast {
     /// How often an entry is tried that the server refuses for its own sake, before it becomes a dead letter.
     #[serde(default = "defaults::max_deliveries")]
     pub(crate) max_deliveries: Count,
-    /// Whether the route parks where what it publishes comes back into its stream.
-    #[serde(default = "defaults::loop_guard")]
-    pub(crate) loop_guard: bool,
     /// Where to begin on a stream that already has entries: "beginning", "end", or the id of the
     /// entry after which.
     pub(crate) start: Option<String>,
@@ -469,10 +466,6 @@ pub(crate) mod defaults {
     /// Enough that a right which is being granted, or a server that is being restarted, is waited for.
     pub(crate) fn max_deliveries() -> Count {
         Count(5)
-    }
-
-    pub(crate) fn loop_guard() -> bool {
-        true
     }
 
     /// What a raw capture calls the payload.

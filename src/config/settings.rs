@@ -389,8 +389,6 @@ pub struct Broadcast {
     pub rate_limit: Option<Rate>,
     /// How often an entry is tried that is refused for its own sake, before it becomes a dead letter.
     pub max_deliveries: u64,
-    /// Whether the route parks where its own output comes back.
-    pub loop_guard: bool,
     /// Where to begin on a stream that already has entries.
     pub start: Option<Start>,
     /// The largest message in bytes; an entry that makes a larger one becomes a dead letter.

@@ -150,10 +150,6 @@ catalogue! {
         "Entries left out by the route's own filter.");
     RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, Owner::Broadcast,
         "1 while the route's rate_limit holds it back: more entries wait than it lets through.");
-    LOOP_CHECKS = counter("tidegate_loop_checks_total", "checks", ROUTE, Owner::Broadcast,
-        "Times that the route held back for about a second, to see whether its own output comes back into its stream.");
-    LOOPS = counter("tidegate_loops_total", "loops", ROUTE, Owner::Broadcast,
-        "Times that the route's own output came back into its stream, so that it parked.");
     LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Broadcast,
         "When an entry was last published; 0 before the first.");
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,
@@ -292,7 +288,6 @@ mod tests {
 | `increase(tidegate_dead_letters_total[10m]) > 0` | events or entries could not be passed on; the stream `<key_prefix>ROUTE:dead-letters` keeps them with the reason |
 | `increase(tidegate_trimmed_unacknowledged_total[10m]) > 0` | entries were trimmed that a group had not acknowledged; `/status` says which group is furthest behind |
 | `rate(tidegate_events_received_total[5m]) > 0 and tidegate_in_hand_events > 10000` for 1 min | the destination does not take events as fast as they come |
-| `increase(tidegate_loops_total[10m]) > 0` | what a broadcast publishes comes back into its stream; it has parked until its configuration changes |
 | `tidegate_config_reload_success == 0` | the last reload was refused; the configuration from before runs on |
 "#;
 

@@ -130,10 +130,6 @@ pub struct BroadcastMetrics {
     pub filtered: Counter,
     /// `tidegate_dead_letters_total`.
     pub dead_letters: Counter,
-    /// `tidegate_loop_checks_total`.
-    pub loop_checks: Counter,
-    /// `tidegate_loops_total`.
-    pub loops: Counter,
     /// `tidegate_rate_limited`; 0 or 1.
     pub rate_limited: Gauge,
     /// `tidegate_last_publish_timestamp_seconds`; seconds since 1970.
@@ -166,8 +162,6 @@ impl BroadcastMetrics {
             unheard: route.counter(&catalogue::PUBLISHED_UNHEARD),
             filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
-            loop_checks: route.counter(&catalogue::LOOP_CHECKS),
-            loops: route.counter(&catalogue::LOOPS),
             rate_limited: route.gauge(&catalogue::RATE_LIMITED),
             last_publish_timestamp_seconds: route.gauge(&catalogue::LAST_PUBLISH_TIMESTAMP),
             publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),

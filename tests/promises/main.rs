@@ -12,7 +12,6 @@ mod foundations;
 mod broadcast_acknowledged;
 mod broadcast_added;
 mod broadcast_fakes;
-mod broadcast_loops;
 mod broadcast_options;
 mod capture_destination_faults;
 mod capture_durable;

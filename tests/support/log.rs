@@ -33,7 +33,6 @@ pub(crate) mod alert {
     /// A route may not write, and a person must act.
     pub(crate) const PARKED: &[&str] = &["parked", "broadcast_parked"];
     /// What a broadcast publishes comes back into its stream.
-    pub(crate) const LOOP: &[&str] = &["broadcast_loop"];
     /// A stop could not store everything, since the destination is away.
     pub(crate) const DRAIN: &[&str] = &["drain_incomplete"];
     /// A configuration that was read again is bad and changed nothing.

@@ -1,16 +1,12 @@
 //! What a session reads whose entries are broadcast as they are added: the stream itself, behind the publisher's
 //! end, and now and then how many entries were ever added.
-//!
-//! Where the guard suspects a loop, a read brings one entry, or only looks ahead of what is published.
 
 use tokio::time::Instant;
 
 use super::{BLOCK, Session};
-use crate::broadcast::Route;
 use crate::broadcast::entries::{Entries, entries_of_next_read};
 use crate::broadcast::failure::{Failure, Side};
 use crate::broadcast::follow::Found;
-use crate::broadcast::guard::Leave;
 use crate::broadcast::id::EntryId;
 use crate::broadcast::missed::Facts;
 use crate::broadcast::way::Way;
@@ -25,8 +21,6 @@ pub(super) struct Read {
     entries: usize,
     /// Whether the rate allowed no more.
     limited: bool,
-    /// Whether nothing of it is to be published: the guard only looks.
-    pub(super) ahead: bool,
     pub(super) sent: Instant,
     what: What,
 }
@@ -47,11 +41,6 @@ impl Session<'_> {
         if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
             return;
         }
-        let leave = self.route.guard.leave();
-        if leave == Leave::Nothing {
-            return self.look_ahead(now);
-        }
-        let one = leave == Leave::One || self.publisher.is_careful();
         let after = self.publisher.end();
         let what = if self.watch.record(self.reader.out(), &self.publisher) {
             What::Missed
@@ -63,10 +52,10 @@ impl Session<'_> {
             What::Entries
         };
         if what != What::Entries {
-            self.read = Some(Read { after, entries: 0, limited: false, ahead: false, sent: now, what });
+            self.read = Some(Read { after, entries: 0, limited: false, sent: now, what });
             return;
         }
-        let wanted = if one { 1 } else { self.read_entries };
+        let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
         let allowed = self.pace.messages(now);
         if allowed == 0 {
             let next = self.pace.next();
@@ -80,24 +69,12 @@ impl Session<'_> {
         let block = BLOCK.as_millis().to_string();
         let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
         // The first read proves that the stream can be read, and so does not wait for an entry.
-        if self.live && entries > 0 && leave == Leave::All {
+        if self.live && entries > 0 && !self.publisher.is_careful() {
             command.extend([b"BLOCK", block.as_bytes()]);
         }
         command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
         resp::command(self.reader.out(), &command);
-        self.read = Some(Read { after, entries, limited: allowed < wanted, ahead: false, sent: now, what });
-    }
-
-    /// Reads what stands in the stream and is not to be published now, once what is under way is done.
-    fn look_ahead(&mut self, now: Instant) {
-        if !self.publisher.is_idle() {
-            return;
-        }
-        let stream = &self.route.parts.settings.stream;
-        let asked = self.ahead.ask(stream, self.publisher.end(), self.reader.out());
-        let Some((after, entries)) = asked else { return };
-        self.read =
-            Some(Read { after, entries, limited: false, ahead: true, sent: now, what: What::Entries });
+        self.read = Some(Read { after, entries, limited: allowed < wanted, sent: now, what });
     }
 
     /// Takes in what a read has brought.
@@ -112,38 +89,23 @@ impl Session<'_> {
             return self.counted(read, &value, now);
         }
         let ranges = std::mem::take(&mut self.ranges);
-        let Route { outbound, guard, .. } = &mut *self.route;
-        if read.ahead {
-            let taken = self.ahead.take(reply, read.entries, (outbound, guard), ranges);
-            self.ranges = taken.map_err(Failure::source)?;
-            return Ok(());
-        }
         let reply_bytes = reply.len();
         let mut entries = Entries::new(reply, ranges).map_err(Failure::source)?;
         let count = entries.left();
         let begin = self.publisher.end();
-        let alone = guard.leave() == Leave::One;
         let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if taken && read.after <= begin {
-            let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace, guard };
+            let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace };
             while let Some(entry) = entries.next().map_err(Failure::source)? {
                 if entry.id <= begin {
                     continue;
                 }
-                let payload = outbound.payload(&entry);
-                let rendered = outbound.of(&entry);
-                if let Ok((_, message)) = rendered {
-                    way.guard.came(payload, message);
-                }
-                way.publish(entry.id(), rendered, now);
+                way.publish(entry.id(), self.route.outbound.of(&entry), now);
             }
             self.publisher.flush(now);
         }
         self.ranges = entries.into_ranges();
-        if alone && count == 0 {
-            self.route.guard.nothing_to_send(now);
-        }
         if count == 0 || !self.publisher.is_careful() {
             self.live();
         }

@@ -1,5 +1,4 @@
-//! What a session asks whose entries wait for a consumer group: the group, its stream, and for the guard what
-//! stands in the stream.
+//! What a session asks whose entries wait for a consumer group: the group and its stream.
 
 use tokio::time::Instant;
 
@@ -7,26 +6,19 @@ use super::Session;
 use crate::broadcast::Route;
 use crate::broadcast::failure::{Failure, Side};
 use crate::broadcast::follow::{Asked, Found};
-use crate::broadcast::guard::Leave;
 use crate::broadcast::way::Way;
 use crate::server::Error;
 use crate::server::resp::Value;
 
 impl Session<'_> {
-    /// Asks for what is of use next. The group comes first: what the guard looks at waits in the stream.
+    /// Asks for what is of use next. 
     pub(super) fn ask_followed(&mut self, now: Instant) {
         let Some(follow) = &mut self.follow else { return };
         if self.asked.is_some() {
             return;
         }
-        let guard = &mut self.route.guard;
-        let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace, guard };
-        let mut asked = follow.ask(&mut way, self.reader.out(), now);
-        if asked.is_none() && way.guard.leave() == Leave::Nothing && way.publisher.is_idle() {
-            let stream = &self.route.parts.settings.stream;
-            let ahead = self.ahead.ask(stream, follow.end(), self.reader.out());
-            asked = ahead.map(|(_, entries)| Asked::Ahead(entries));
-        }
+        let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace };
+        let asked = follow.ask(&mut way, self.reader.out(), now);
         self.asked = asked.map(|asked| (asked, now));
         self.route.rate_limited(follow.is_paced());
     }
@@ -39,8 +31,8 @@ impl Session<'_> {
             let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else {
                 return Ok(());
             };
-            let Route { outbound, guard, .. } = &mut *self.route;
-            let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace, guard };
+            let Route { outbound, .. } = &mut *self.route;
+            let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace };
             let mut answered = true;
             let mut found = Vec::new();
             match asked {
@@ -53,11 +45,6 @@ impl Session<'_> {
                 Asked::Holes(wanted) => {
                     follow.hole(wanted, reply, (outbound, &mut way), now).map_err(Failure::source)?;
                     answered = wanted.is_empty();
-                }
-                Asked::Ahead(entries) => {
-                    let ranges = std::mem::take(&mut self.ranges);
-                    let taken = self.ahead.take(reply, *entries, (outbound, way.guard), ranges);
-                    self.ranges = taken.map_err(Failure::source)?;
                 }
                 Asked::Look | Asked::Wait | Asked::Missed => {
                     let value =

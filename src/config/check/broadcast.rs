@@ -59,7 +59,6 @@ impl Check<'_> {
             sharded: raw.sharded,
             rate_limit: raw.rate_limit.map(|rate| rate.0),
             max_deliveries: raw.max_deliveries.0,
-            loop_guard: raw.loop_guard,
             start,
             max_message_size,
         })
