@@ -41,7 +41,9 @@ mod trimming;
 mod window;
 
 pub use batch::{Batch, Builder, Options};
+#[cfg(test)]
+pub(crate) use handover::Border;
 pub use handover::Handover;
-pub use pulse::Pulse;
+pub use pulse::{Pulse, WeakPulse};
 pub use route::{Parts, Route, SpoolPlace};
 pub use share::Share;

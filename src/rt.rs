@@ -7,6 +7,8 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::task::{AbortHandle, JoinSet};
+
 /// Starts a task. The name shows in logs where the task ends a process.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
 pub fn spawn<F>(name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
@@ -16,6 +18,15 @@ where
 {
     tracing::trace!(task = name, "spawn");
     tokio::spawn(future)
+}
+
+/// Starts a task among others, and gives what aborts it. Its end shows in [`JoinSet::join_next_with_id`].
+pub fn spawn_in<F>(tasks: &mut JoinSet<()>, name: &'static str, future: F) -> AbortHandle
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tracing::trace!(task = name, "spawn");
+    tasks.spawn(future)
 }
 
 /// Runs what blocks, such as reading files, on a thread for that. `name` shows in traces only.

@@ -432,6 +432,11 @@ impl Board {
         slot
     }
 
+    /// Shows a route in a place that it was given before.
+    pub fn show(&self, route: &str, slot: Slot) {
+        lock(&self.0).insert(route.to_owned(), slot);
+    }
+
     /// Takes a route off the board.
     pub fn remove(&self, route: &str) {
         lock(&self.0).remove(route);

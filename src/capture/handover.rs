@@ -48,6 +48,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Talk {
     border: Border,
+    /// The successor was given up: what it says from now on does not count.
+    withdrawn: bool,
     left: Option<Left>,
     ended: Option<Box<Ended>>,
 }
@@ -108,9 +110,13 @@ impl Handover {
         self.0.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the successor writes to another destination, so that the predecessor stores what it has.
-    pub fn writes_elsewhere(&self) {
-        self.0.elsewhere.store(true, Ordering::Relaxed);
+    /// Offers the place to a successor, which has said nothing yet. Where it writes another state, the predecessor
+    /// stores what it has itself.
+    pub fn offer(&self, same_state: bool) {
+        self.0.elsewhere.store(!same_state, Ordering::Relaxed);
+        let mut talk = self.talk();
+        talk.withdrawn = false;
+        talk.border = Border::None;
     }
 
     /// Whether the successor takes over what is not stored.
@@ -125,7 +131,11 @@ impl Handover {
 
     /// Says the successor's word.
     pub(crate) fn set_border(&self, border: Border) {
-        self.talk().border = border;
+        let mut talk = self.talk();
+        if !talk.withdrawn {
+            talk.border = border;
+        }
+        drop(talk);
         self.0.changed.notify_waiters();
     }
 
@@ -145,15 +155,19 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
-    /// Whether the successor has opened its window.
+    /// Gives a successor up that has not taken over, in one step with finding that out: the predecessor goes on, and
+    /// nothing that the successor says later counts. `false` where it has taken over.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        matches!(self.border(), Border::Open(_) | Border::Here)
-    }
-
-    /// Takes back what a successor has announced that is no more.
-    pub fn withdraw(&self) {
-        self.set_border(Border::None);
+    pub fn withdraw(&self) -> bool {
+        let mut talk = self.talk();
+        if matches!(talk.border, Border::Open(_) | Border::Here) {
+            return false;
+        }
+        talk.border = Border::None;
+        talk.withdrawn = true;
+        drop(talk);
+        self.0.changed.notify_waiters();
+        true
     }
 
     /// Takes the predecessor's last word, once it is said. Cancel safe.
@@ -181,5 +195,33 @@ impl Handover {
             }
             changed.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_that_was_given_up_does_not_take_over() {
+        let handover = Handover::default();
+        handover.set_border(Border::Announced(AnchorId::random()));
+        assert!(handover.withdraw());
+        handover.set_border(Border::Here);
+        assert_eq!(handover.border(), Border::None, "it was on its way to take over");
+        handover.offer(true);
+        handover.set_border(Border::Here);
+        assert_eq!(handover.border(), Border::Here, "the next one may");
+        assert!(!handover.withdraw(), "it has taken over");
+    }
+
+    #[test]
+    fn each_successor_says_for_itself_where_it_writes() {
+        let handover = Handover::default();
+        handover.offer(false);
+        assert!(!handover.inherits());
+        assert!(handover.withdraw());
+        handover.offer(true);
+        assert!(handover.inherits(), "the one before it wrote elsewhere");
     }
 }

@@ -13,7 +13,7 @@
 //! Failure: the task reconnects for ever; the routes notice the silence, and find the reason here.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,7 +38,22 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 pub struct Pulse {
     shared: Arc<Shared>,
     /// Ends the task with the last clone: the task itself holds what is shared.
-    _alive: Arc<DropGuard>,
+    alive: Arc<DropGuard>,
+}
+
+/// A heartbeat that others keep going.
+#[derive(Debug, Clone)]
+pub struct WeakPulse {
+    shared: Arc<Shared>,
+    alive: Weak<DropGuard>,
+}
+
+impl WeakPulse {
+    /// The heartbeat, while a [`Pulse`] is left.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Pulse> {
+        Some(Pulse { shared: self.shared.clone(), alive: self.alive.upgrade()? })
+    }
 }
 
 #[derive(Debug)]
@@ -85,7 +100,13 @@ impl Pulse {
                 }
             }
         });
-        Self { shared, _alive: Arc::new(alive) }
+        Self { shared, alive: Arc::new(alive) }
+    }
+
+    /// The same heartbeat, without keeping it going.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakPulse {
+        WeakPulse { shared: self.shared.clone(), alive: Arc::downgrade(&self.alive) }
     }
 
     /// The control channel.
@@ -213,10 +234,13 @@ mod tests {
         };
         let pulse = Pulse::start(Arc::new(endpoint), 1);
         let clone = pulse.clone();
+        let weak = pulse.downgrade();
         let (mut stream, _) = listener.accept().await.unwrap();
         drop(pulse);
         assert!(stream.read_u8().await.is_ok(), "it greets as long as a clone is left");
+        assert!(weak.upgrade().is_some());
         drop(clone);
+        assert!(weak.upgrade().is_none(), "a weak one does not keep it going");
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "nobody is left to listen for it");

@@ -4,16 +4,22 @@
 //! configuration (78) ─▶ logs ─▶ listener ─▶ routes ─▶ READY ─▶ signals … ─▶ drain ─▶ exit 0
 //!                                                       SIGHUP: reload, bad ones change nothing
 //! ```
+//!
+//! A signal is acted on at once, whatever else is under way: reading the configuration is left where it is, and routes
+//! end in the background. A SIGHUP that comes while the configuration is read has it read once more, several as one.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Problems};
 use crate::metrics::Metrics;
 use crate::observe::http::{self, View};
 use crate::observe::report::About;
@@ -26,8 +32,8 @@ use crate::{logs, observe, rt};
 /// A dead Redis must not hold up boot: after this READY comes, whatever is not live yet.
 const READY_AT_THE_LATEST: Duration = Duration::from_secs(10);
 
-/// Signals that may wait for the loop; more of the same say nothing new.
-const SIGNALS: usize = 8;
+/// How long the end of the process waits for threads that read files. One that hangs ends with the process.
+const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
 /// Runs the daemon until it is told to stop.
 pub(super) fn run(path: &Path) -> u8 {
@@ -40,11 +46,11 @@ pub(super) fn run(path: &Path) -> u8 {
         Ok(runtime) => runtime,
         Err(error) => return failed("cannot start the runtime", &error),
     };
-    let signals = match signals() {
+    let signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return failed("cannot listen for signals", &error),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let listen = loaded.config.daemon.listen;
         match TcpListener::bind(listen).await {
             Ok(listener) => live(path, loaded, listener, signals).await,
@@ -55,7 +61,9 @@ pub(super) fn run(path: &Path) -> u8 {
                 &error,
             ),
         }
-    })
+    });
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    code
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> u8 {
@@ -63,7 +71,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> u8 {
     super::FAILED
 }
 
-async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: mpsc::Receiver<i32>) -> u8 {
+async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signals) -> u8 {
     let environment = Environment::read(|name| std::env::var_os(name));
     let notifier = environment.notifier();
     let board = Board::default();
@@ -105,12 +113,25 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, mut signals: m
     ];
     let ready = rt::spawn("ready", announce_ready(notifier.clone(), board.clone()));
 
-    while let Some(signal) = signals.recv().await {
-        if signal != SIGHUP {
-            tracing::info!(event = "stopping", signal, "stores what is in hand and ends");
-            break;
+    let mut reading: Option<Reading> = None;
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.stop() => {
+                tracing::info!(event = "stopping", signal, "stores what is in hand and ends");
+                break;
+            }
+            read = finished(&mut reading) => {
+                reading = None;
+                reload(read, &metrics, &mut supervisor);
+                notifier.ready();
+            }
+            () = signals.reload(), if reading.is_none() => {
+                notifier.reloading();
+                reading = Some(read(path));
+            }
+            () = supervisor.settle() => {}
         }
-        reload(path, &notifier, &metrics, &mut supervisor).await;
     }
     ready.abort();
     notifier.stopping();
@@ -158,51 +179,82 @@ async fn announce_ready(notifier: Notifier, board: Board) {
     tracing::info!(event = "ready", every_route_tried = all, "tidegate is ready");
 }
 
-/// Reads the configuration again; a bad one is told and changes nothing.
-async fn reload(path: &Path, notifier: &Notifier, metrics: &Metrics, supervisor: &mut Supervisor) {
-    notifier.reloading();
+/// The configuration as it is read again.
+type Reading = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
+
+/// Begins to read the configuration. Reading files may block; the routes go on meanwhile.
+fn read(path: &Path) -> Reading {
     let file: PathBuf = path.to_owned();
-    // Reading files may block; the routes go on meanwhile.
-    let read = tokio::task::spawn_blocking(move || config::load(&file, super::environment(), &[])).await;
+    Box::pin(rt::blocking("configuration", move || config::load(&file, super::environment(), &[])))
+}
+
+/// Comes back with what was read; never where nothing is being read. Cancel safe.
+async fn finished(reading: &mut Option<Reading>) -> Result<Loaded, Problems> {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Goes over to a configuration that was read again; a bad one is told and changes nothing.
+fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, supervisor: &mut Supervisor) {
     match read {
-        Ok(Ok(loaded)) => {
-            supervisor.reload(loaded.config).await;
+        Ok(loaded) => {
+            supervisor.reload(loaded.config);
             metrics.config_reload_success.set(1.0);
             tracing::info!(event = "reloaded", files = ?loaded.files, "the new configuration runs");
         }
-        Ok(Err(problems)) => {
+        Err(problems) => {
             metrics.config_reload_success.set(0.0);
             tracing::error!(
                 event = "reload_refused",
                 "the configuration has problems, the one before goes on: {problems}"
             );
         }
-        Err(error) => {
-            metrics.config_reload_success.set(0.0);
-            tracing::error!(event = "reload_refused", "the configuration could not be read: {error}");
-        }
     }
-    notifier.ready();
 }
 
-/// Signals as they come. A second one that asks to stop ends the process at once.
-fn signals() -> std::io::Result<mpsc::Receiver<i32>> {
-    let (sender, receiver) = mpsc::channel(SIGNALS);
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let mut stopping = false;
-        for signal in signals.forever() {
-            if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
-                tracing::warn!(
-                    event = "stopped_at_once",
-                    signal,
-                    "told twice to stop: what is in hand is given up"
-                );
-                std::process::exit(i32::from(super::FAILED));
+/// What the signals so far ask for. Signals of one kind are one.
+struct Signals {
+    stop: watch::Receiver<Option<i32>>,
+    reload: Arc<Notify>,
+}
+
+impl Signals {
+    /// Begins to listen for them. A second one that asks to stop ends the process at once.
+    fn listen() -> std::io::Result<Self> {
+        let (stop, stopped) = watch::channel(None);
+        let reload = Arc::new(Notify::new());
+        let reloads = reload.clone();
+        let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    reloads.notify_one();
+                } else if stop.send_replace(Some(signal)).is_some() {
+                    tracing::warn!(
+                        event = "stopped_at_once",
+                        signal,
+                        "told twice to stop: what is in hand is given up"
+                    );
+                    std::process::exit(i32::from(super::FAILED));
+                }
             }
-            // A full queue holds a signal of the same kind already.
-            let _ = sender.try_send(signal);
+        })?;
+        Ok(Self { stop: stopped, reload })
+    }
+
+    /// Comes back with the signal that asks to stop. Cancel safe.
+    async fn stop(&self) -> i32 {
+        match self.stop.clone().wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(signal)) => *signal,
+            // The thread ends with the process only.
+            _ => std::future::pending().await,
         }
-    })?;
-    Ok(receiver)
+    }
+
+    /// Comes back when the configuration is to be read again. Cancel safe.
+    async fn reload(&self) {
+        self.reload.notified().await;
+    }
 }

@@ -416,13 +416,18 @@ impl Daemon {
         let reloads =
             |log: &Log| log.lines().iter().filter(|line| line.event.as_deref() == Some("reloaded")).count();
         let before = reloads(&self.log);
-        routes.clone_into(&mut self.setup.routes);
-        self.write_configuration();
-        self.process().signal(Signal::SIGHUP);
+        self.begin_reload(routes);
         eventually("it has read its configuration again", PATIENCE, || match reloads(&self.log) {
             now if now > before => Ok(()),
             _ => Err(self.log.tail()),
         });
+    }
+
+    /// Writes routes that need no other rights and asks the daemon to read them, without waiting for it.
+    pub(crate) fn begin_reload(&mut self, routes: &str) {
+        routes.clone_into(&mut self.setup.routes);
+        self.write_configuration();
+        self.process().signal(Signal::SIGHUP);
     }
 
     /// Writes something that is no configuration and asks the daemon to read it (SIGHUP).

@@ -1,0 +1,119 @@
+//! A route as it is configured, and as it runs.
+
+use std::sync::Arc;
+
+use tokio::task::{AbortHandle, Id};
+use tokio_util::sync::CancellationToken;
+
+use crate::capture::Handover;
+use crate::config::{Broadcast, Capture, Config, Endpoint};
+use crate::status::Slot;
+
+/// What a route is started from. Equal plans are the same route.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Plan {
+    pub(super) route: Settings,
+    pub(super) source: Arc<Endpoint>,
+    pub(super) destination: Arc<Endpoint>,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Settings {
+    Capture(Arc<Capture>),
+    Broadcast(Arc<Broadcast>),
+}
+
+/// A route whose task has not ended.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) plan: Plan,
+    /// Its place on the board.
+    pub(super) slot: Slot,
+    pub(super) kind: Kind,
+    pub(super) stop: CancellationToken,
+    pub(super) task: AbortHandle,
+}
+
+/// What only one kind of routes has.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Capture {
+        /// What the route that replaces this one says to it.
+        successor: Handover,
+        /// What this one says to the route that it replaces.
+        predecessor: Option<Handover>,
+    },
+    Broadcast,
+}
+
+/// A predecessor as a new route meets it.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    pub(super) handover: Handover,
+    /// Whether the new route writes the same state.
+    pub(super) same_state: bool,
+}
+
+impl Plan {
+    /// Every route of a configuration, by name. No capture and no broadcast have the same name.
+    pub(super) fn all(config: &Config) -> impl Iterator<Item = (String, Self)> {
+        let captures = config.capture.values().map(|capture| {
+            let ends = (&capture.source, &capture.destination);
+            (&capture.name, ends, Settings::Capture(capture.clone()))
+        });
+        let broadcasts = config.broadcast.values().map(|broadcast| {
+            let ends = (&broadcast.source, &broadcast.destination);
+            (&broadcast.name, ends, Settings::Broadcast(broadcast.clone()))
+        });
+        // A checked configuration names no endpoint that it does not have.
+        captures.chain(broadcasts).filter_map(|(name, (source, destination), route)| {
+            let (source, destination) = (config.redis.get(source)?, config.redis.get(destination)?);
+            Some((name.clone(), Self { route, source: source.clone(), destination: destination.clone() }))
+        })
+    }
+}
+
+impl Running {
+    pub(super) fn id(&self) -> Id {
+        self.task.id()
+    }
+
+    /// Asks it to end: it stores what it has, within the shutdown timeout.
+    pub(super) fn end(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether it was asked to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// How a route with this plan may take over while this one runs; `None` where it must wait for its end.
+    pub(super) fn hands_over_to(&self, plan: &Plan) -> Option<Predecessor> {
+        let (Kind::Capture { successor, .. }, Settings::Capture(_)) = (&self.kind, &plan.route) else {
+            return None;
+        };
+        // Another server, or another control channel: there is no anchor that both would see.
+        let (before, source) = (&self.plan.source, &plan.source);
+        if !before.is_same_server(source) || before.key_prefix != source.key_prefix {
+            return None;
+        }
+        let (before, destination) = (&self.plan.destination, &plan.destination);
+        let same_state = before.is_same_server(destination)
+            && before.database == destination.database
+            && before.key_prefix == destination.key_prefix;
+        Some(Predecessor { handover: successor.clone(), same_state })
+    }
+
+    /// Gives up on a route that has not taken over from its predecessor yet, which then goes on as if there had
+    /// been none. `false` where it has taken over.
+    pub(super) fn withdraw(&self) -> bool {
+        let Kind::Capture { predecessor: Some(handover), .. } = &self.kind else { return false };
+        let withdrawn = handover.withdraw();
+        if withdrawn {
+            self.task.abort();
+        }
+        withdrawn
+    }
+}
