@@ -1,20 +1,32 @@
 //! The spool: what a capture writes to disk while its destination is away.
 //!
-//! A log of opaque records on disk, in segments, that survives a crash at any byte:
+//! A log of opaque records on disk, in segments, that survives a crash at any byte, and loses to a damaged disk
+//! no more than what is damaged:
 //!
 //! ```text
-//! STATE_DIRECTORY/lock                      held by the one daemon that may write here
-//! STATE_DIRECTORY/instance                  which instance this is, the same after a restart
-//! STATE_DIRECTORY/spool/ROUTE/00…01.spool   header · record · record · …
-//! STATE_DIRECTORY/spool/ROUTE/00…02.spool   the last one is written to
+//! STATE_DIRECTORY/lock                              held by the one daemon that may write here
+//! STATE_DIRECTORY/instance                          which instance this is, the same after a restart
+//! STATE_DIRECTORY/spool/ROUTE/00…01-v2-SALT.spool   begin · record · record · … · seal
+//! STATE_DIRECTORY/spool/ROUTE/00…02-v2-SALT.spool   the last one is written to
+//! STATE_DIRECTORY/spool/ROUTE/….spool.damaged       kept for the operator, a few
 //! ```
 //!
-//! `log` is synchronous; `Spool` runs it on a thread of its own, since a disk may take seconds. What
-//! the records mean is the capture's business: here each has only a *mark* that says where it stands.
+//! From below: `storage` moves bytes, `record` is their format, `segment` one file, `scan` walks through it,
+//! `log` puts segments together and knows what is lost, `aside` keeps damaged files. `worker` runs a log on a
+//! thread of its own, since a disk may take seconds; `answer` is the same without the thread. `verify` reads
+//! beside it. What the records mean is the capture's business: here each has a *mark* that says where it
+//! stands, and a number of events.
+//!
+//! Failure: each loss is delivered in its place, as a [`Damage`] that says between which marks it lies and, wherever
+//! anything can tell, how many events it has cost. A disk that refuses is asked again.
 
+mod aside;
 mod directory;
 mod log;
 mod record;
+mod scan;
+mod segment;
+mod storage;
 mod verify;
 mod worker;
 
@@ -22,14 +34,60 @@ use std::io;
 use std::path::PathBuf;
 
 pub use crate::config::settings::Fsync;
-pub use directory::StateDirectory;
 pub(crate) use directory::spools;
+pub use directory::{Claim, StateDirectory};
 pub use log::Log;
-pub(crate) use verify::{Report, verify};
+#[cfg(test)]
+pub(crate) use storage::MemoryDisk;
+pub use storage::{Disk, Storage};
+pub(crate) use verify::{Loss, Report, Stretch, verify};
+#[cfg(test)]
+pub(crate) use worker::answer;
 pub(crate) use worker::{Done, Request, Spool};
 
 /// What orders records: bytes that ascend.
 pub type Mark = [u8; 24];
+
+/// What the log keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub mark: Mark,
+    /// How many events it carries; 0 in what release 0.1.0 wrote, where only the body says.
+    pub events: u64,
+    /// What it says.
+    pub body: Vec<u8>,
+}
+
+/// Records that are lost, all at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The last intact record before it; `None` where none was read before it.
+    pub after: Option<Mark>,
+    /// The last mark that is known to have been in it.
+    pub upto: Option<Mark>,
+    /// Records that are lost; `None` where nothing can say.
+    pub records: Option<u64>,
+    /// Their events. It may be 0: a record need not carry one.
+    pub events: Option<u64>,
+    /// The file.
+    pub file: PathBuf,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// How long it is there; 0 where a whole file is missing.
+    pub bytes: u64,
+    /// What is wrong.
+    pub detail: &'static str,
+}
+
+/// What is read from a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// A record, as it was written.
+    Record(Record),
+    /// What stood here is lost.
+    Damage(Damage),
+}
 
 /// How a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +103,18 @@ pub struct Options {
 /// What opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Whole records.
+    /// Intact records.
     pub records: u64,
+    /// Their events; those of release 0.1.0's files are not counted.
+    pub events: u64,
     /// Bytes of all segments.
     pub bytes: u64,
-    /// The last record's mark.
+    /// The first intact record's mark.
+    pub first: Option<Mark>,
+    /// The last intact record's mark. A [`Damage`] may follow it: everything is read once a read returns nothing.
     pub last: Option<Mark>,
+    /// How many times a [`Damage`] will be read.
+    pub damages: u64,
     /// Bytes of a torn tail that were cut off.
     pub cut_bytes: u64,
 }
@@ -74,16 +138,6 @@ pub enum SpoolError {
         /// What the system said.
         source: io::Error,
     },
-    /// A record that was written whole is not what it was.
-    #[error("{} is damaged at byte {offset}: {detail}", file.display())]
-    Corrupt {
-        /// The segment.
-        file: PathBuf,
-        /// Where the bad record begins.
-        offset: u64,
-        /// What is wrong.
-        detail: &'static str,
-    },
     /// A newer release wrote it.
     #[error("{} has format {version}, this release knows {}: run the newer release again, or move the file away, which loses what is in it", file.display(), record::VERSION)]
     Version {
@@ -91,6 +145,12 @@ pub enum SpoolError {
         file: PathBuf,
         /// Its format.
         version: u32,
+    },
+    /// Another log of this process has the directory, for instance that of a capture that still ends.
+    #[error("the spool {} is still in use by the route that had it before", directory.display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
     },
     /// Another process has the directory.
     #[error("another tidegate uses {} (`fuser {}/lock` names it): give each instance a state_directory of its own", directory.display(), directory.display())]

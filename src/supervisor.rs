@@ -207,7 +207,7 @@ impl Supervisor {
         let spool = if predecessor.as_ref().is_some_and(|(_, same_state)| !same_state) {
             None
         } else {
-            self.spool_place(&capture.name)
+            self.spool_place()
         };
         let kind = Kind::Capture {
             successor: successor.clone(),
@@ -268,14 +268,14 @@ impl Supervisor {
     }
 
     /// A capture's share of the disk.
-    fn spool_place(&self, route: &str) -> Option<capture::SpoolPlace> {
+    fn spool_place(&self) -> Option<capture::SpoolPlace> {
         let spool = &self.config.daemon.spool;
         let limit_bytes = spool.limit / (self.config.capture.len().max(1) as u64);
         let place = self.place.as_ref().filter(|_| limit_bytes > 0)?;
         // A segment is what is deleted at once, so a small limit needs small ones.
         let segment_bytes = (limit_bytes / 8).clamp(64 << 10, 64 << 20);
         Some(capture::SpoolPlace {
-            directory: place.spool(route),
+            state: place.clone(),
             options: spool::Options { limit_bytes, segment_bytes, fsync: spool.fsync },
         })
     }

@@ -23,7 +23,7 @@ use super::batch::{Batch, Gap, Joint};
 use super::chain::Chain;
 use crate::event::GapCause;
 use crate::position::Position;
-use crate::spool::{Done, Mark, Request, SpoolError};
+use crate::spool::{Done, Piece, Record, Request, SpoolError};
 
 /// What has waited for so long is written: as long as fsync's interval, so that a crash of the process
 /// costs no more than one of the machine.
@@ -210,7 +210,7 @@ impl Overflow {
             let record = batch.encode();
             bytes += record.len();
             self.writing.push(batch.last);
-            records.push((batch.last.to_bytes(), record));
+            records.push(Record { mark: batch.last.to_bytes(), events: batch.events, body: record });
             if bytes >= REQUEST_BYTES {
                 break;
             }
@@ -251,18 +251,17 @@ impl Overflow {
     }
 
     /// Takes in what was read.
-    fn take(
-        &mut self,
-        records: Vec<(Mark, Vec<u8>)>,
-        chain: &mut Chain,
-        now: Instant,
-        outcome: &mut Outcome,
-    ) {
-        if records.is_empty() {
+    fn take(&mut self, pieces: Vec<Piece>, chain: &mut Chain, now: Instant, outcome: &mut Outcome) {
+        if pieces.is_empty() {
             // The log has no more, and this was told to expect more.
             return self.lose(chain, outcome);
         }
-        for (mark, record) in records {
+        for piece in pieces {
+            // Adaptation: a damage ends reading, as before; to be replaced by a gap in its place.
+            let Piece::Record(Record { mark, body: record, .. }) = piece else {
+                outcome.failed = Some("a part of the spool is damaged".to_owned());
+                return self.lose(chain, outcome);
+            };
             let last = Position::from_bytes(mark);
             // It is written before it is let go of, so the log begins with what is in memory, too.
             if Some(last) <= chain.last() {

@@ -24,7 +24,6 @@ mod source;
 mod tapping;
 
 use std::future::{Future, poll_fn};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -59,7 +58,7 @@ use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::rt;
 use crate::server::Error;
-use crate::spool::{self, Spool};
+use crate::spool::{self, Spool, StateDirectory};
 use crate::status::{InHand, Slot};
 
 use destination::Destination;
@@ -108,8 +107,8 @@ pub struct Parts {
 /// Where a route's spool is.
 #[derive(Debug, Clone)]
 pub struct SpoolPlace {
-    /// Its directory.
-    pub directory: PathBuf,
+    /// Where all of them are; the route's name claims its own.
+    pub state: StateDirectory,
     /// How it is kept.
     pub options: spool::Options,
 }

@@ -37,7 +37,7 @@ use crate::event::GapCause;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::{Limits, Message, Reader, Value};
-use crate::spool::{Done, Mark, Request, SpoolError};
+use crate::spool::{Done, Piece, Record, Request, SpoolError};
 use crate::status::InHand;
 use crate::template::Template;
 
@@ -101,7 +101,7 @@ impl Source {
 /// What survives the process.
 #[derive(Debug, Default)]
 struct Disk {
-    records: VecDeque<(Mark, Vec<u8>)>,
+    records: VecDeque<Record>,
     read: usize,
     full: bool,
 }
@@ -230,7 +230,7 @@ impl World {
 
     fn process(&self, number: usize, configuration: u64, mut disk: Disk) -> Instance {
         disk.read = 0;
-        let last = disk.records.back().map(|(mark, _)| Position::from_bytes(*mark));
+        let last = disk.records.back().map(|record| Position::from_bytes(record.mark));
         let settings = settings(if self.templated { "s:<channel>" } else { "s" });
         Instance {
             number,

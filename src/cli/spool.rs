@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use crate::spool::{self, Report};
+use crate::spool::{self, Loss, Report, Stretch};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -62,7 +62,7 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &Arguments) -> io::
     let mut code = super::OK;
     for route in routes {
         let report = spool::verify(&route, &directory.join(&route)).map_err(io::Error::other)?;
-        if !report.faults.is_empty() {
+        if report.is_damaged() {
             code = super::FAILED;
         }
         if arguments.json {
@@ -75,27 +75,47 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &Arguments) -> io::
 }
 
 fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    let Report { route, segments, records, bytes, first, last, tail_bytes, faults, aside } = report;
+    let Report { route, segments, records, bytes, first, last, tail_bytes, .. } = report;
     writeln!(out, "{route}: {records} records in {segments} files, {bytes} bytes")?;
     if let (Some(first), Some(last)) = (first, last) {
         writeln!(out, "  positions up to {first} … {last}")?;
     }
+    for file in &report.files {
+        writeln!(out, "  {}: {} records, {} bytes", file.file, file.records, file.bytes)?;
+        for stretch in &file.damaged {
+            let Stretch { offset, bytes, detail } = stretch;
+            writeln!(out, "    DAMAGED: {bytes} bytes at byte {offset}: {detail}")?;
+        }
+    }
     if *tail_bytes > 0 {
         writeln!(
             out,
-            "  {tail_bytes} bytes at the end are no whole record: being written, or torn by a crash; the next \
-             start cuts them off"
+            "  a torn tail: the last {tail_bytes} bytes are no whole record: being written, or torn by a crash; the \
+             next start cuts them off"
         )?;
     }
-    for fault in faults {
+    for loss in &report.losses {
+        let Loss { file, offset, records, events, after, upto, detail } = loss;
+        let count = |count: &Option<u64>| count.map_or("an unknown number of".to_owned(), |n| n.to_string());
+        let place = |mark: &Option<String>| mark.clone().unwrap_or_else(|| "an unknown position".to_owned());
         writeln!(
             out,
-            "  DAMAGED: {fault}. The next start puts this file and the later ones aside as *.corrupt and records \
-             a gap; to save what is readable, copy the directory first"
+            "  LOST: {} events in {} records, behind {} up to {}, at byte {offset} of {file}: {detail}. The daemon \
+             stores everything else, records a gap in their place and keeps the file as *.damaged",
+            count(events),
+            count(records),
+            place(after),
+            place(upto),
         )?;
     }
-    for file in aside {
-        writeln!(out, "  put aside earlier: {file}; delete it when nobody needs it")?;
+    for refused in &report.refused {
+        writeln!(
+            out,
+            "  UNREADABLE: {refused}. The daemon tries three times, then records a gap; check the disk"
+        )?;
+    }
+    for file in &report.aside {
+        writeln!(out, "  put aside earlier: {file}; delete it when it is not needed")?;
     }
     Ok(())
 }

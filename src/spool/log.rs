@@ -1,114 +1,133 @@
 //! The log: segments of records, written at the end, read in order, deleted from the front.
 //!
-//! Constraints: a crash at any byte leaves at most a torn tail of the last segment, which opening cuts off;
-//! anything else that is not as it was written is an error, never skipped. A failed append leaves the log
-//! as it was.
+//! ```text
+//!  segments   ┌ begin · record · record · seal ┐ ┌ begin · record · record ┆ record · record ┐
+//!             └────── read and released ───────┘ └──────── synced ─────────┆──── dirty ──────┘ ◀ written here
+//! ```
+//!
+//! Constraints: a crash at any byte loses at most what was not synced, and damage of any kind loses at most the
+//! records that it hit. A failed write leaves the log as it was before the request, but for the records that it
+//! says are written.
+//!
+//! Writing. A record is one write of one buffer. Before each sync a seal is written, so that what was synced is
+//! told from what a crash may have torn. A segment is made when the first record for it comes, so a full disk
+//! does not keep a log from being opened and read.
+//!
+//! A failed sync. Linux reports a failed write-back once and may drop the pages: a second `fsync` then returns
+//! success although nothing is on disk (PostgreSQL lost data by this, "fsyncgate", 2018). So after a failed sync
+//! nothing that was written since the last good one is trusted to that file. It is read back and verified,
+//! written again to a new file, and counts once *that* is synced. Until then nothing more is appended, so what
+//! is to be repeated is at most what was dirty, and a segment at most. What cannot be read back any more is
+//! damage, with its exact number. A name that cannot be synced is taken back and made again; a file that cannot
+//! be cut off is not written to any more.
+
+mod reader;
+mod recovery;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::time::Instant;
 
-use super::record::{self, Found, HEAD, HEADER};
-use super::{Fsync, Mark, Options, Recovered, SpoolError, at};
+use self::reader::{End, Reader};
+pub(super) use self::recovery::{find, segments};
+use super::aside;
+use super::directory::Claim;
+use super::record::{self, Frame, HEAD, Kind, LONGEST, Stand};
+use super::scan::{Scanner, Step};
+use super::segment::Segment;
+use super::storage::{Disk, Storage};
+use super::{Damage, Fsync, Mark, Options, Piece, Record, Recovered, SpoolError, at};
 
-const EXTENSION: &str = "spool";
-/// What is read at once.
-const BUFFER: usize = 256 * 1024;
+/// Reading back after a failed sync is tried so often; then what cannot be read counts as lost.
+const REREADS: u32 = 3;
 
-/// One file.
+/// The segment that is written to.
 #[derive(Debug)]
-struct Segment {
-    number: u64,
-    path: PathBuf,
-    bytes: u64,
-    last: Option<Mark>,
+struct Writer<F> {
+    file: F,
+    salt: u64,
+    /// Up to where it was synced, and where the log stood there.
+    synced: (u64, Stand),
+    /// Records stand behind the last seal.
+    unsealed: bool,
 }
 
 /// A log that is open for writing and reading.
 #[derive(Debug)]
-pub struct Log {
-    directory: PathBuf,
+pub struct Log<S: Storage = Disk> {
+    storage: S,
     options: Options,
     segments: VecDeque<Segment>,
-    /// The last segment.
-    file: File,
+    /// Of all segments.
     bytes: u64,
-    /// Where reading has come to: a segment's number, and its file.
-    reader: Option<(u64, BufReader<File>)>,
+    /// Where the log stands at its end.
+    stand: Stand,
+    /// The counts are exact up to there.
+    sure: bool,
+    next_number: u64,
+    /// Of the last segment; `None` where the next record begins another.
+    writer: Option<Writer<S::File>>,
     /// Written since it was last synced.
     dirty: bool,
-    synced: Instant,
+    /// A sync failed: what is dirty is to be written again.
+    suspect: bool,
+    rereads: u32,
+    synced_at: Instant,
+    reader: Reader<S::File>,
     buffer: Vec<u8>,
 }
 
 impl Log {
-    /// Opens the log in a directory, which is made where it is missing. A torn tail is cut off.
+    /// Opens the log in a directory that was claimed. A torn tail is cut off.
     ///
     /// # Errors
-    /// Where a record is damaged anywhere else, a newer release wrote it, or the disk refuses.
-    pub fn open(directory: &Path, options: Options) -> Result<(Self, Recovered), SpoolError> {
-        fs::create_dir_all(directory).map_err(at(directory))?;
-        let mut recovered = Recovered::default();
-        let mut segments = VecDeque::new();
-        let files = segment_files(directory)?;
-        let count = files.len();
-        for (at_file, (number, path)) in files.into_iter().enumerate() {
-            let scanned = scan(&path)?;
-            if let Some(bad) = scanned.bad {
-                if at_file + 1 < count {
-                    return Err(SpoolError::Corrupt { file: path, offset: scanned.bytes, detail: bad });
-                }
-                recovered.cut_bytes = scanned.length - scanned.bytes;
-                let file = OpenOptions::new().write(true).open(&path).map_err(at(&path))?;
-                file.set_len(scanned.bytes).map_err(at(&path))?;
-                file.sync_all().map_err(at(&path))?;
-            }
-            if scanned.records == 0 {
-                // Nothing was ever whole in it, or it was about to be used.
-                fs::remove_file(&path).map_err(at(&path))?;
-                continue;
-            }
-            recovered.records += scanned.records;
-            recovered.last = scanned.last;
-            segments.push_back(Segment { number, path, bytes: scanned.bytes, last: scanned.last });
+    /// Where a newer release wrote it, or the disk refuses.
+    pub fn open(claim: Claim, options: Options) -> Result<(Self, Recovered), SpoolError> {
+        Self::over(Disk::claimed(claim), options)
+    }
+}
+
+impl<S: Storage> Log<S> {
+    /// Opens the log on any storage.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn over(storage: S, options: Options) -> Result<(Self, Recovered), SpoolError> {
+        let mut found = find(&storage, segments(&storage)?)?;
+        if let Some(torn) = &found.torn {
+            let cut = storage.truncate(&torn.name, torn.offset);
+            tracing::info!(
+                event = "spool_torn",
+                file = %storage.directory().join(&torn.name).display(),
+                offset = torn.offset,
+                bytes = torn.bytes,
+                failed = cut.err().map(tracing::field::display),
+                "a crash left an incomplete record at the end; it was never reported as written and is cut off"
+            );
         }
-        let number = segments.back().map_or(0, |last: &Segment| last.number) + 1;
-        let (segment, file) = create(directory, number)?;
-        segments.push_back(segment);
-        let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        recovered.bytes = bytes;
+        let next_number = found.segments.back().map_or(1, |last| last.number.saturating_add(1));
+        let void: Vec<String> =
+            found.segments.iter().filter(|one| found.is_void(one)).map(|one| one.name.clone()).collect();
+        found.segments.retain(|one| !void.contains(&one.name) || storage.remove(&one.name).is_err());
+        let bytes = found.segments.iter().map(|segment| segment.bytes).sum();
+        let recovered = Recovered { bytes, ..found.recovered };
         let log = Self {
-            directory: directory.to_owned(),
+            storage,
             options,
-            segments,
-            file,
+            segments: found.segments,
             bytes,
-            reader: None,
+            stand: found.stand,
+            sure: found.sure,
+            next_number,
+            writer: None,
             dirty: false,
-            synced: Instant::now(),
+            suspect: false,
+            rereads: 0,
+            synced_at: Instant::now(),
+            reader: Reader::new(found.base),
             buffer: Vec::new(),
         };
         Ok((log, recovered))
-    }
-
-    /// Puts the damaged segment and all later ones aside, so that the log can be opened: they keep their
-    /// content under another name. Returns how many there were.
-    ///
-    /// # Errors
-    /// Where the disk refuses.
-    pub fn set_aside(directory: &Path) -> Result<usize, SpoolError> {
-        let mut aside = 0;
-        for (_, path) in segment_files(directory)? {
-            if aside == 0 && scan(&path).is_ok_and(|scanned| scanned.bad.is_none()) {
-                continue;
-            }
-            fs::rename(&path, path.with_extension("corrupt")).map_err(at(&path))?;
-            aside += 1;
-        }
-        sync_directory(directory)?;
-        Ok(aside)
     }
 
     /// Bytes of all segments.
@@ -117,263 +136,394 @@ impl Log {
         self.bytes
     }
 
-    /// Whether it holds a record.
+    /// Whether it holds nothing to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.segments.iter().all(|segment| segment.last.is_none())
+        self.segments.iter().all(|segment| segment.last.is_none() && !segment.damaged)
+    }
+
+    /// Appends records, and syncs them where that is wanted each time.
+    ///
+    /// # Errors
+    /// Where the limit is reached or the disk refuses, with how many of the records are written all the same.
+    pub fn write(&mut self, records: &[Record]) -> Result<(), (SpoolError, usize)> {
+        let before = (self.segments.back().map(|last| (last.number, last.bytes, last.last)), self.stand);
+        let appended = records.iter().try_for_each(|one| self.append(&one.mark, one.events, &one.body));
+        let synced = if self.suspect { Ok(()) } else { self.tick(true) };
+        let Err(error) = synced.and(appended) else { return Ok(()) };
+        if self.suspect {
+            self.take_back(before.0, before.1);
+        }
+        let written = self.stand.records.saturating_sub(before.1.records);
+        Err((error, usize::try_from(written).unwrap_or(usize::MAX).min(records.len())))
     }
 
     /// Appends a record. It is in the file when this returns, and on disk as [`Self::tick`] says.
     ///
     /// # Errors
     /// Where the limit is reached or the disk refuses; the log is then as it was.
-    pub fn append(&mut self, mark: &Mark, body: &[u8]) -> Result<(), SpoolError> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        record::encode(&mut buffer, mark, body);
-        let written = self.write(mark, &buffer);
-        self.buffer = buffer;
-        written
-    }
-
-    fn write(&mut self, mark: &Mark, record: &[u8]) -> Result<(), SpoolError> {
-        let length = record.len() as u64;
-        if self.bytes + length > self.options.limit_bytes {
+    pub fn append(&mut self, mark: &Mark, events: u64, body: &[u8]) -> Result<(), SpoolError> {
+        if self.suspect {
+            self.write_again()?;
+        }
+        let length = (HEAD + body.len()) as u64;
+        if body.len() > LONGEST || self.bytes.saturating_add(length) > self.options.limit_bytes {
             let limit_bytes = self.options.limit_bytes;
-            return Err(SpoolError::Full { directory: self.directory.clone(), limit_bytes });
+            return Err(SpoolError::Full { directory: self.storage.directory().to_owned(), limit_bytes });
         }
-        if self
-            .segments
-            .back()
-            .is_some_and(|last| last.last.is_some() && last.bytes + length > self.options.segment_bytes)
-        {
-            self.roll()?;
+        let is_full = self.segments.back().is_some_and(|last| {
+            last.last.is_some() && last.bytes.saturating_add(length) > self.options.segment_bytes
+        });
+        if is_full {
+            self.close()?;
         }
-        let Some(last) = self.segments.back_mut() else { return Ok(()) };
-        if let Err(error) = self.file.write_all(record) {
-            // What came of it is cut off: the next record follows the last whole one.
-            let end = self.file.set_len(last.bytes).and_then(|()| self.file.seek(SeekFrom::End(0)));
-            end.map_err(at(&last.path))?;
-            return Err(at(&last.path)(error));
+        if self.writer.is_none() {
+            self.create(self.stand)?;
         }
-        last.bytes += length;
-        last.last = Some(*mark);
-        self.bytes += length;
+        let stand = Stand {
+            records: self.stand.records.saturating_add(1),
+            events: self.stand.events.saturating_add(events),
+            mark: Some(*mark),
+        };
+        self.write_frame(&Frame { kind: Kind::Record, events, stand, body })?;
+        self.stand = stand;
         self.dirty = true;
         Ok(())
     }
 
-    /// Begins another segment.
-    fn roll(&mut self) -> Result<(), SpoolError> {
-        if self.options.fsync != Fsync::Never {
+    /// Writes a frame at the end of the last segment.
+    fn write_frame(&mut self, frame: &Frame<'_>) -> Result<(), SpoolError> {
+        let (Some(writer), Some(last)) = (&mut self.writer, self.segments.back_mut()) else { return Ok(()) };
+        record::encode(&mut self.buffer, writer.salt, last.bytes, frame);
+        if let Err(error) = self.storage.write_at(&writer.file, last.bytes, &self.buffer) {
+            // What came of it is cut off: the next frame follows the last whole one.
+            let file = self.storage.directory().join(&last.name);
+            if self.storage.truncate(&last.name, last.bytes).is_err() {
+                self.abandon();
+            }
+            return Err(SpoolError::Disk { file, source: error });
+        }
+        let length = self.buffer.len() as u64;
+        last.bytes += length;
+        self.bytes += length;
+        if frame.kind == Kind::Record {
+            last.last = frame.stand.mark;
+            writer.unsealed = true;
+        }
+        Ok(())
+    }
+
+    /// Writes no more to a file that cannot be cut off: what is behind its end may be anything.
+    fn abandon(&mut self) {
+        if self.dirty && self.options.fsync != Fsync::Never {
+            // It is to be synced all the same, and cannot be any more: it goes to the next file, too.
+            self.suspect = true;
+        } else {
+            self.writer = None;
+        }
+    }
+
+    /// Begins another segment, behind `stand`.
+    fn create(&mut self, stand: Stand) -> Result<(), SpoolError> {
+        let salt = self.storage.salt();
+        let segment = Segment::new(self.next_number, salt);
+        let file = self.storage.directory().join(&segment.name);
+        let created = self.storage.create_new(&segment.name).map_err(at(&file))?;
+        // A name is used once, also where it cannot be taken back.
+        self.next_number = self.next_number.saturating_add(1);
+        let kind = if self.sure { Kind::Begin } else { Kind::Unsure };
+        record::encode(&mut self.buffer, salt, 0, &Frame { kind, events: 0, stand, body: &[] });
+        let begun =
+            self.storage.write_at(&created, 0, &self.buffer).and_then(|()| self.storage.sync_directory());
+        if let Err(error) = begun {
+            // An empty file would only be in the way.
+            self.remove(&segment.name)?;
+            return Err(at(file)(error));
+        }
+        self.sure = true;
+        self.bytes += HEAD as u64;
+        self.segments.push_back(Segment { bytes: HEAD as u64, ..segment });
+        self.writer = Some(Writer { file: created, salt, synced: (HEAD as u64, stand), unsealed: false });
+        Ok(())
+    }
+
+    /// Finishes the segment that is written to.
+    fn close(&mut self) -> Result<(), SpoolError> {
+        if self.options.fsync == Fsync::Never {
+            self.seal();
+            self.dirty = false;
+        } else {
             self.sync()?;
         }
-        let number = self.segments.back().map_or(0, |last| last.number) + 1;
-        let (segment, file) = create(&self.directory, number)?;
-        self.bytes += segment.bytes;
-        self.segments.push_back(segment);
-        self.file = file;
+        self.writer = None;
         Ok(())
+    }
+
+    /// Says in the file that everything before is to be synced.
+    fn seal(&mut self) {
+        if self.writer.as_mut().is_some_and(|writer| std::mem::take(&mut writer.unsealed)) {
+            // Without it damage may be taken for a torn tail; that is no reason to refuse a record.
+            let frame = Frame { kind: Kind::Seal, events: 0, stand: self.stand, body: &[] };
+            if let Err(error) = self.write_frame(&frame) {
+                tracing::debug!("a seal could not be written: {error}");
+            }
+        }
     }
 
     /// Syncs what was written, where the policy says that it is due. `batch_end` is where a request ends.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// Where the disk refuses; what is not synced is then written again, at the latest before the next record.
     pub fn tick(&mut self, batch_end: bool) -> Result<(), SpoolError> {
         let due = match self.options.fsync {
-            Fsync::Always => batch_end,
-            Fsync::Every(interval) => self.synced.elapsed() >= interval,
+            Fsync::Always => batch_end || self.suspect,
+            Fsync::Every(interval) => self.suspect || self.synced_at.elapsed() >= interval,
             Fsync::Never => false,
         };
-        if due && self.dirty { self.sync() } else { Ok(()) }
+        if due { self.sync() } else { Ok(()) }
     }
 
     /// Syncs what was written.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// As [`Self::tick`].
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(at(&self.directory))?;
+        if self.suspect {
+            return self.write_again();
+        }
+        if !self.dirty {
+            return Ok(());
+        }
+        self.seal();
+        if self.suspect {
+            return self.write_again();
+        }
+        let (Some(writer), Some(last)) = (&mut self.writer, self.segments.back()) else { return Ok(()) };
+        let file = self.storage.directory().join(&last.name);
+        // Records in a file that was removed are in no file after a crash.
+        let there = self.storage.length(&last.name).map(|_| ());
+        if let Err(error) = there.and_then(|()| self.storage.sync(&writer.file)) {
+            self.suspect = true;
+            return Err(at(file)(error));
+        }
+        writer.synced = (last.bytes, self.stand);
         self.dirty = false;
-        self.synced = Instant::now();
+        self.synced_at = Instant::now();
         Ok(())
     }
 
-    /// The next records, at least one where there is one, until they are more than `max_bytes`.
+    /// Gives up the records of a request that failed, as far as they are not synced: they count as not written.
+    fn take_back(&mut self, segment: Option<(u64, u64, Option<Mark>)>, stand: Stand) {
+        let (Some(writer), Some(last)) = (&self.writer, self.segments.back_mut()) else { return };
+        let (synced_bytes, synced_stand) = writer.synced;
+        let (bytes, stand, mark) = match segment {
+            Some((number, bytes, mark)) if number == last.number && bytes >= synced_bytes => {
+                (bytes, stand, mark)
+            }
+            // The request began before that: what was synced meanwhile is written.
+            _ => (synced_bytes, synced_stand, synced_stand.mark.filter(|_| synced_bytes > HEAD as u64)),
+        };
+        self.bytes = self.bytes.saturating_sub(last.bytes.saturating_sub(bytes));
+        (last.bytes, last.last) = (bytes, mark);
+        self.stand = stand;
+        let name = last.name.clone();
+        if let Err(error) = self.storage.truncate(&name, bytes) {
+            // Not written to any more, and where its end is, the next file's beginning says.
+            tracing::debug!("a failed request could not be cut off: {error}");
+        }
+        if bytes == synced_bytes {
+            (self.writer, self.suspect, self.dirty) = (None, false, false);
+        }
+    }
+
+    /// Writes what is dirty again, to another file, and syncs that.
+    fn write_again(&mut self) -> Result<(), SpoolError> {
+        let (Some(writer), Some(old)) = (self.writer.take(), self.segments.back().cloned()) else {
+            (self.suspect, self.dirty) = (false, false);
+            return Ok(());
+        };
+        let (bytes, next_number) = (self.bytes, self.next_number);
+        match self.copy_to_new(&old, writer.synced) {
+            Ok(()) => {}
+            Err(error) => {
+                // Back to where it was; the new file holds nothing that the old one does not.
+                while self.segments.back().is_some_and(|last| last.number >= next_number)
+                    && let Some(new) = self.segments.pop_back()
+                {
+                    if let Err(error) = self.remove(&new.name) {
+                        tracing::debug!("a file that was begun in vain stays: {error}");
+                    }
+                }
+                (self.writer, self.bytes) = (Some(writer), bytes);
+                return Err(error);
+            }
+        }
+        let (synced_bytes, synced_stand) = writer.synced;
+        let freed = old.bytes.saturating_sub(synced_bytes);
+        if let Some(old) = self.segments.iter_mut().find(|segment| segment.number == old.number) {
+            old.bytes = synced_bytes;
+            old.last = synced_stand.mark.filter(|_| synced_bytes > HEAD as u64);
+        }
+        self.bytes = self.bytes.saturating_sub(freed);
+        if let Err(error) = self.storage.truncate(&old.name, synced_bytes) {
+            // The same records stand in both files then, and are delivered once.
+            tracing::debug!("what was written again could not be cut off: {error}");
+        }
+        (self.suspect, self.dirty, self.rereads) = (false, false, 0);
+        self.synced_at = Instant::now();
+        Ok(())
+    }
+
+    fn copy_to_new(&mut self, old: &Segment, (from, base): (u64, Stand)) -> Result<(), SpoolError> {
+        let path = self.storage.directory().join(&old.name);
+        let stand = self.stand;
+        self.create(base)?;
+        let mut body = Vec::new();
+        let copied = match self.storage.open(&old.name) {
+            Ok(file) => {
+                let mut scanner = Scanner::new(file, old).at(from);
+                loop {
+                    match scanner.step(&self.storage, old.bytes, &mut body) {
+                        Ok(Step::Frame(head)) if head.kind == Kind::Record => {
+                            let frame = Frame {
+                                kind: Kind::Record,
+                                events: head.events,
+                                stand: head.stand,
+                                body: &body,
+                            };
+                            self.write_frame(&frame)?;
+                        }
+                        // What is not intact any more is lost, and the counts say so.
+                        Ok(Step::Frame(_) | Step::Old(_) | Step::Bad(_)) => {}
+                        Ok(Step::End) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = copied {
+            self.rereads += 1;
+            if self.rereads < REREADS {
+                return Err(at(path)(error));
+            }
+        }
+        self.stand = stand;
+        self.seal_new()?;
+        let (Some(new), Some(last)) = (&mut self.writer, self.segments.back()) else { return Ok(()) };
+        self.storage.sync(&new.file).map_err(at(path))?;
+        new.synced = (last.bytes, stand);
+        Ok(())
+    }
+
+    fn seal_new(&mut self) -> Result<(), SpoolError> {
+        if let Some(writer) = &mut self.writer {
+            writer.unsealed = false;
+        }
+        // The seal says how many there were, also where the last ones could not be read back.
+        self.write_frame(&Frame { kind: Kind::Seal, events: 0, stand: self.stand, body: &[] })
+    }
+
+    /// The next pieces, at least one where there is one, until they are more than `max_bytes`. Nothing means that
+    /// everything is read; what is written later is read by a later call.
     ///
     /// # Errors
-    /// Where a record is damaged or the disk refuses.
-    pub fn read(&mut self, max_bytes: usize) -> Result<Vec<(Mark, Vec<u8>)>, SpoolError> {
-        let mut records = Vec::new();
+    /// Where the disk refuses: the next call tries again, from the same place.
+    pub fn read(&mut self, max_bytes: usize) -> Result<Vec<Piece>, SpoolError> {
+        let mut pieces = Vec::new();
         let mut bytes = 0;
-        while bytes < max_bytes
-            && let Some((mark, body)) = self.read_one()?
-        {
-            bytes += body.len();
-            records.push((mark, body));
-        }
-        Ok(records)
-    }
-
-    fn read_one(&mut self) -> Result<Option<(Mark, Vec<u8>)>, SpoolError> {
-        loop {
-            let at_segment = self.reader.as_ref().map(|(number, _)| *number);
-            // Behind what was deleted, reading goes on with what is left.
-            let at_segment = at_segment.filter(|at| self.segments.iter().any(|one| one.number == *at));
-            let Some(segment) =
-                self.segments.iter().find(|segment| at_segment.is_none_or(|at| segment.number >= at))
-            else {
-                return Ok(None);
-            };
-            let (number, path) = (segment.number, segment.path.clone());
-            let (_, file) = match &mut self.reader {
-                Some(reader) if reader.0 == number => reader,
-                reader => {
-                    let mut file = File::open(&path).map_err(at(&path))?;
-                    file.seek(SeekFrom::Start(HEADER as u64)).map_err(at(&path))?;
-                    reader.insert((number, BufReader::with_capacity(BUFFER, file)))
-                }
-            };
-            let offset = file.stream_position().map_err(at(&path))?;
-            if offset < segment.bytes {
-                let mut body = Vec::new();
-                return match record::read(file, &mut body).map_err(at(&path))? {
-                    Found::Record(mark) => Ok(Some((mark, body))),
-                    Found::End => {
-                        Err(SpoolError::Corrupt { file: path, offset, detail: "it is shorter than it was" })
+        let end = if self.sure { End::At(self.stand) } else { End::Unsure(self.stand) };
+        while bytes < max_bytes {
+            match self.reader.next(&self.storage, &mut self.segments, end) {
+                Ok(None) => break,
+                Ok(Some(piece)) => {
+                    match &piece {
+                        Piece::Record(record) => bytes += record.body.len(),
+                        Piece::Damage(damage) => self.on_damage(damage),
                     }
-                    Found::Bad(detail) => Err(SpoolError::Corrupt { file: path, offset, detail }),
-                };
-            }
-            match self.segments.iter().find(|segment| segment.number > number) {
-                // The reader stays where the next record will come.
-                None => return Ok(None),
-                Some(next) => {
-                    let path = &next.path;
-                    let mut file = File::open(path).map_err(at(path))?;
-                    file.seek(SeekFrom::Start(HEADER as u64)).map_err(at(path))?;
-                    self.reader = Some((next.number, BufReader::with_capacity(BUFFER, file)));
+                    pieces.push(piece);
                 }
+                // What was read is handed over first; the next call meets the error again.
+                Err(_) if !pieces.is_empty() => break,
+                Err(error) => return Err(error),
             }
+        }
+        Ok(pieces)
+    }
+
+    /// Says that a file is damaged, and writes no more to it: its name, and with it the marker, may be told now.
+    fn on_damage(&mut self, damage: &Damage) {
+        note(&mut self.segments, damage);
+        if self.writer.is_some()
+            && self.segments.back().is_some_and(|last| last.damaged)
+            && let Err(error) = self.close()
+        {
+            tracing::debug!("a damaged file could not be finished: {error}");
         }
     }
 
-    /// Deletes the segments whose records are all at or before `upto`.
+    /// Deletes the segments whose records are all at or before `upto`; a damaged one is put aside.
     ///
     /// # Errors
     /// Where the disk refuses.
     pub fn release(&mut self, upto: &Mark) -> Result<(), SpoolError> {
-        let before = self.segments.len();
-        if self.segments.back().is_some_and(|last| last.last.is_some_and(|mark| mark <= *upto)) {
-            // The one that is written to is done with, too: the next record begins another.
-            self.roll()?;
-        }
-        while self.segments.len() > 1
-            && self.segments.front().is_some_and(|first| first.last.is_none_or(|mark| mark <= *upto))
-        {
+        let mut released = false;
+        while let Some(first) = self.segments.front() {
+            let is_last = self.segments.len() == 1;
+            let done = match first.last {
+                Some(mark) => mark <= *upto,
+                // Nothing is known to be in it: it goes when it was read, or with the one behind it.
+                None => {
+                    self.reader.has_passed(first)
+                        || self
+                            .segments
+                            .get(1)
+                            .is_some_and(|next| next.last.is_some_and(|mark| mark <= *upto))
+                }
+            };
+            if !done {
+                break;
+            }
+            let (name, damaged) = (first.name.clone(), first.damaged);
+            if damaged {
+                aside::put(&self.storage, first).map_err(at(self.storage.directory().join(&name)))?;
+            } else {
+                self.remove(&name)?;
+            }
+            if is_last {
+                // The one that is written to is done with, too: the next record begins another.
+                (self.writer, self.dirty, self.suspect) = (None, false, false);
+            }
             if let Some(first) = self.segments.pop_front() {
-                fs::remove_file(&first.path).map_err(at(&first.path))?;
+                self.reader.skip(&first);
                 self.bytes = self.bytes.saturating_sub(first.bytes);
             }
+            released = true;
         }
-        if self.segments.len() < before {
-            sync_directory(&self.directory)?;
+        if released {
+            self.storage.sync_directory().map_err(at(self.storage.directory()))?;
         }
         Ok(())
     }
-}
 
-/// What a segment holds.
-#[derive(Debug, Default)]
-pub(super) struct Scanned {
-    /// Whole records.
-    pub(super) records: u64,
-    /// Bytes of the header and the whole records.
-    pub(super) bytes: u64,
-    /// Bytes of the file.
-    pub(super) length: u64,
-    pub(super) first: Option<Mark>,
-    pub(super) last: Option<Mark>,
-    /// What is wrong after that.
-    pub(super) bad: Option<&'static str>,
-}
-
-/// Reads a whole segment.
-pub(super) fn scan(path: &Path) -> Result<Scanned, SpoolError> {
-    let file = File::open(path).map_err(at(path))?;
-    let length = file.metadata().map_err(at(path))?.len();
-    let mut file = BufReader::with_capacity(BUFFER, file);
-    let mut scanned = Scanned { length, ..Scanned::default() };
-    let mut header = [0; HEADER];
-    let got = record::fill(&mut file, &mut header).map_err(at(path))?;
-    if got < HEADER || header[..8] != *record::MAGIC {
-        scanned.bad = Some("it has no header");
-        return Ok(scanned);
-    }
-    let version = header[8..].iter().fold(0, |version, byte| version << 8 | u32::from(*byte));
-    if version > record::VERSION {
-        return Err(SpoolError::Version { file: path.to_owned(), version });
-    }
-    if header != record::header() {
-        scanned.bad = Some("its header is of no format");
-        return Ok(scanned);
-    }
-    scanned.bytes = HEADER as u64;
-    let mut body = Vec::new();
-    // What is written meanwhile by another process is not looked at.
-    let mut file = file.take(length - HEADER as u64);
-    loop {
-        match record::read(&mut file, &mut body).map_err(at(path))? {
-            Found::End => return Ok(scanned),
-            Found::Bad(detail) => {
-                scanned.bad = Some(detail);
-                return Ok(scanned);
+    /// Deletes a file, which may be gone already.
+    fn remove(&self, name: &str) -> Result<(), SpoolError> {
+        match self.storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(at(self.storage.directory().join(name))(error))
             }
-            Found::Record(mark) if scanned.last.is_some_and(|last| last >= mark) => {
-                scanned.bad = Some("its records do not ascend");
-                return Ok(scanned);
-            }
-            Found::Record(mark) => {
-                scanned.records += 1;
-                scanned.bytes += (HEAD + body.len()) as u64;
-                scanned.first = scanned.first.or(Some(mark));
-                scanned.last = Some(mark);
-            }
+            _ => Ok(()),
         }
     }
 }
 
-/// The segments of a directory, in order.
-pub(super) fn segment_files(directory: &Path) -> Result<Vec<(u64, PathBuf)>, SpoolError> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(at(directory))? {
-        let path = entry.map_err(at(directory))?.path();
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-        if let Some(number) = number
-            && path.extension().is_some_and(|extension| extension == EXTENSION)
-        {
-            files.push((number, path));
-        }
+/// Remembers which segment a damage is in.
+fn note(segments: &mut VecDeque<Segment>, damage: &Damage) {
+    let name = damage.file.file_name().and_then(|name| name.to_str());
+    if let Some(segment) = segments.iter_mut().find(|segment| Some(segment.name.as_str()) == name) {
+        segment.damaged |= damage.bytes > 0;
     }
-    files.sort_unstable();
-    Ok(files)
-}
-
-fn create(directory: &Path, number: u64) -> Result<(Segment, File), SpoolError> {
-    let path = directory.join(format!("{number:020}.{EXTENSION}"));
-    let mut file = OpenOptions::new().create_new(true).write(true).open(&path).map_err(at(&path))?;
-    if let Err(error) = file.write_all(&record::header()) {
-        // An empty file would only be in the way.
-        fs::remove_file(&path).map_err(at(&path))?;
-        return Err(at(&path)(error));
-    }
-    sync_directory(directory)?;
-    Ok((Segment { number, path, bytes: HEADER as u64, last: None }, file))
-}
-
-/// Makes the names of files survive a crash.
-fn sync_directory(directory: &Path) -> Result<(), SpoolError> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(at(directory))
 }
 
 #[cfg(test)]

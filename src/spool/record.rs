@@ -1,105 +1,257 @@
-//! What a segment looks like, byte by byte.
+//! What stands in a segment, byte by byte.
 //!
 //! ```text
-//! segment  "tidegate" · version (4)                     then records
-//! record   length of the body (4) · CRC-32 (4) · mark (24) · body
+//! version 2   frame · frame · …
+//! frame       marker (8) · checksum of the head (4) · checksum of the body (4) · length of the body (4) ·
+//!             kind (4) · records (8) · events (8) · all events (8) · mark (24) · body
+//! kind        begin: the first frame of a file    unsure: the same, behind a loss of unknown size
+//!             record: one of the capture's        seal: everything before it was to be synced
+//!
+//! version 1   "tidegate" · version (4) · record · record · …
+//! record      length of the body (4) · CRC-32 (4) · mark (24) · body
 //! ```
 //!
-//! Numbers are big-endian. The CRC covers the length, the mark and the body, so that a length that is not
-//! the one that was written is found too.
-
-use std::io::{self, Read};
+//! Numbers are big-endian. `records` and `all events` count what the log was given from its beginning on, this
+//! frame included, so that the next intact frame tells what a damaged stretch has cost. `events` is what this
+//! record carries. Begin and seal carry the counts and the mark of the last record before them.
+//!
+//! The marker is the segment's salt, a random number that is in the file's name and that no sender of messages
+//! knows: behind damage the next frame is found by its marker, and a payload cannot pretend to be one. The
+//! checksum of the head also covers the salt and the frame's offset, so that a block of another file or of
+//! another place is no frame either. With an intact head the length is trusted although the body is damaged.
 
 use super::Mark;
 
-/// The format that this release writes, and the only one that it reads.
-pub(super) const VERSION: u32 = 1;
-pub(super) const MAGIC: &[u8; 8] = b"tidegate";
-/// Bytes of a segment's header.
-pub(super) const HEADER: usize = 12;
-/// Bytes of a record before its body.
-pub(super) const HEAD: usize = 32;
-/// The longest body: far more than a batch, so that a length that is not one asks for no memory.
-const MOST: usize = 1 << 30;
+/// The newest format, which this release writes.
+pub(super) const VERSION: u32 = 2;
+/// Bytes of a frame before its body.
+pub(super) const HEAD: usize = 72;
+/// Bytes of a marker.
+pub(super) const MARKER: usize = 8;
+/// The longest body: far more than a batch, so that a length that is damaged asks for no memory.
+pub(super) const LONGEST: usize = 1 << 30;
 
-/// A segment's header.
-pub(super) fn header() -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..].copy_from_slice(&VERSION.to_be_bytes());
-    header
+/// Where the log stands behind a record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stand {
+    /// Records from the log's beginning on.
+    pub(super) records: u64,
+    /// Their events.
+    pub(super) events: u64,
+    /// The last one's mark.
+    pub(super) mark: Option<Mark>,
 }
 
-/// Writes a record into `out`, replacing what it held.
-pub(super) fn encode(out: &mut Vec<u8>, mark: &Mark, body: &[u8]) {
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The first one of a file.
+    Begin,
+    /// The same, where nothing says how much was lost before it.
+    Unsure,
+    /// A record.
+    Record,
+    /// Everything before it was to be synced.
+    Seal,
+}
+
+impl Kind {
+    const ALL: [(u32, Self); 4] = [(1, Self::Begin), (2, Self::Unsure), (3, Self::Record), (4, Self::Seal)];
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Begin => 1,
+            Self::Unsure => 2,
+            Self::Record => 3,
+            Self::Seal => 4,
+        }
+    }
+}
+
+/// A frame without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    /// Bytes of the body.
+    pub(super) length: u32,
+    body_sum: u32,
+    /// Events of this record.
+    pub(super) events: u64,
+    /// Behind it.
+    pub(super) stand: Stand,
+}
+
+impl Head {
+    /// How many records and events there were before it.
+    pub(super) fn before(&self) -> (u64, u64) {
+        let own = u64::from(self.kind == Kind::Record);
+        (self.stand.records.saturating_sub(own), self.stand.events.saturating_sub(self.events))
+    }
+
+    /// Bytes of the frame.
+    pub(super) fn size(&self) -> u64 {
+        HEAD as u64 + u64::from(self.length)
+    }
+
+    /// Whether this is its body.
+    pub(super) fn fits(&self, body: &[u8]) -> bool {
+        crc32fast::hash(body) == self.body_sum
+    }
+}
+
+/// A frame to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame<'a> {
+    pub(super) kind: Kind,
+    pub(super) events: u64,
+    /// Behind it.
+    pub(super) stand: Stand,
+    pub(super) body: &'a [u8],
+}
+
+/// Writes a frame that will stand at `offset` into `out`, replacing what it held.
+pub(super) fn encode(out: &mut Vec<u8>, salt: u64, offset: u64, frame: &Frame<'_>) {
+    let Frame { kind, events, stand, body } = *frame;
     out.clear();
     out.reserve(HEAD + body.len());
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
-    out.extend_from_slice(&length);
-    out.extend_from_slice(&checksum(length, mark, body).to_be_bytes());
-    out.extend_from_slice(mark);
+    out.extend_from_slice(&salt.to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&crc32fast::hash(body).to_be_bytes());
+    // The log refuses a body that is longer than LONGEST.
+    out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(&kind.number().to_be_bytes());
+    for number in [stand.records, events, stand.events] {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    out.extend_from_slice(&stand.mark.unwrap_or_default());
+    let sum = head_sum(salt, offset, &out[12..HEAD]);
+    out[8..12].copy_from_slice(&sum.to_be_bytes());
     out.extend_from_slice(body);
 }
 
-fn checksum(length: [u8; 4], mark: &Mark, body: &[u8]) -> u32 {
+/// Reads a frame's head where one stands at `offset`; `None` where that is no head.
+pub(super) fn head(bytes: &[u8; HEAD], salt: u64, offset: u64) -> Option<Head> {
+    let mut rest = &bytes[..];
+    if number::<8>(&mut rest)? != salt
+        || number::<4>(&mut rest)? != u64::from(head_sum(salt, offset, &bytes[12..]))
+    {
+        return None;
+    }
+    let body_sum = u32::try_from(number::<4>(&mut rest)?).ok()?;
+    let length = u32::try_from(number::<4>(&mut rest)?).ok()?;
+    let kind = number::<4>(&mut rest)?;
+    let kind = Kind::ALL.iter().find(|(number, _)| u64::from(*number) == kind)?.1;
+    let (records, events, all) = (number::<8>(&mut rest)?, number::<8>(&mut rest)?, number::<8>(&mut rest)?);
+    let mark = Mark::try_from(rest).ok()?;
+    // No log writes these: what says so was not written by one.
+    let (own, longest) = if kind == Kind::Record { (1, LONGEST) } else { (0, 0) };
+    if records < own || events > all || (own == 0 && events > 0) || usize::try_from(length).ok()? > longest {
+        return None;
+    }
+    // Before the first record there is no mark.
+    let mark = (own > 0 || mark != Mark::default()).then_some(mark);
+    Some(Head { kind, length, body_sum, events, stand: Stand { records, events: all, mark } })
+}
+
+fn head_sum(salt: u64, offset: u64, head: &[u8]) -> u32 {
     let mut digest = crc32fast::Hasher::new();
-    digest.update(&length);
-    digest.update(mark);
-    digest.update(body);
+    digest.update(&salt.to_be_bytes());
+    digest.update(&offset.to_be_bytes());
+    digest.update(head);
     digest.finalize()
 }
 
-/// What stands at one place of a segment.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// A record, whole; its body is in the buffer.
-    Record(Mark),
-    /// The end of the file.
-    End,
-    /// No record: what is wrong.
-    Bad(&'static str),
+/// Takes a big-endian number of `N` bytes, at most eight.
+fn number<const N: usize>(rest: &mut &[u8]) -> Option<u64> {
+    let (bytes, behind) = rest.split_at_checked(N)?;
+    *rest = behind;
+    Some(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// Reads the next record; its body replaces what `body` held.
-pub(super) fn read(from: &mut impl Read, body: &mut Vec<u8>) -> io::Result<Found> {
-    let mut head = [0; HEAD];
-    match fill(from, &mut head)? {
-        0 => return Ok(Found::End),
-        HEAD => {}
-        _ => return Ok(Found::Bad("it ends inside a record's head")),
-    }
-    let (length, rest) = head.split_at(4);
-    let (sum, mark) = rest.split_at(4);
-    let (Ok(length), Ok(sum), Ok(mark)) =
-        (<[u8; 4]>::try_from(length), <[u8; 4]>::try_from(sum), Mark::try_from(mark))
-    else {
-        return Ok(Found::Bad("it is no record"));
-    };
-    let bytes = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    if bytes > MOST {
-        return Ok(Found::Bad("a length is no length"));
-    }
-    body.clear();
-    let got = from.by_ref().take(bytes as u64).read_to_end(body)?;
-    if got < bytes {
-        return Ok(Found::Bad("it ends inside a record"));
-    }
-    if checksum(length, &mark, body) != u32::from_be_bytes(sum) {
-        return Ok(Found::Bad("a checksum does not fit"));
-    }
-    Ok(Found::Record(mark))
-}
+/// What release 0.1.0 wrote: no marker, no counts.
+pub(super) mod v1 {
+    use super::{LONGEST, Mark, number};
 
-/// Reads until `into` is full or nothing more comes; returns how much that was.
-pub(super) fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < into.len() {
-        match from.read(&mut into[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    /// Bytes of a segment's header.
+    pub(crate) const HEADER: usize = 12;
+    /// Bytes of a record before its body.
+    pub(crate) const HEAD: usize = 32;
+
+    /// A record without its body.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct Head {
+        length: [u8; 4],
+        sum: u32,
+        pub(crate) mark: Mark,
+    }
+
+    impl Head {
+        /// Bytes of the body; `None` where no record is so long.
+        pub(crate) fn length(&self) -> Option<u32> {
+            let length = u32::from_be_bytes(self.length);
+            (usize::try_from(length).ok()? <= LONGEST).then_some(length)
+        }
+
+        /// Whether this is its body.
+        pub(crate) fn fits(&self, body: &[u8]) -> bool {
+            let mut digest = crc32fast::Hasher::new();
+            digest.update(&self.length);
+            digest.update(&self.mark);
+            digest.update(body);
+            digest.finalize() == self.sum
         }
     }
-    Ok(filled)
+
+    /// A segment's header.
+    pub(crate) fn header() -> [u8; HEADER] {
+        *b"tidegate\0\0\0\x01"
+    }
+
+    /// Reads a record's head.
+    pub(crate) fn head(bytes: &[u8; HEAD]) -> Option<Head> {
+        let mut rest = &bytes[..];
+        let length = u32::try_from(number::<4>(&mut rest)?).ok()?.to_be_bytes();
+        let sum = u32::try_from(number::<4>(&mut rest)?).ok()?;
+        Some(Head { length, sum, mark: Mark::try_from(rest).ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut out = Vec::new();
+        let stand = Stand { records: 7, events: 90, mark: Some([3; 24]) };
+        encode(&mut out, 11, 400, &Frame { kind: Kind::Record, events: 9, stand, body: b"a body" });
+        out
+    }
+
+    #[test]
+    fn a_head_is_bound_to_its_place() {
+        let frame = sample();
+        let bytes: [u8; HEAD] = frame[..HEAD].try_into().unwrap();
+        let read = head(&bytes, 11, 400).unwrap();
+        assert_eq!((read.before(), read.size()), ((6, 81), frame.len() as u64));
+        assert!(read.fits(&frame[HEAD..]) && !read.fits(b"a bodz"));
+        assert_eq!(head(&bytes, 11, 401), None, "another place");
+        assert_eq!(head(&bytes, 12, 400), None, "another file");
+        for bit in 0..HEAD * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(head(&damaged, 11, 400), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn counts_that_no_log_writes_are_no_head() {
+        for (kind, records, events, all) in
+            [(Kind::Record, 0, 0, 0), (Kind::Record, 1, 5, 4), (Kind::Seal, 1, 1, 1)]
+        {
+            let mut out = Vec::new();
+            let stand = Stand { records, events: all, mark: None };
+            encode(&mut out, 1, 0, &Frame { kind, events, stand, body: b"" });
+            assert_eq!(head(&out[..].try_into().unwrap(), 1, 0), None, "{kind:?}");
+        }
+    }
 }

@@ -1,12 +1,23 @@
 //! Reads every segment of a route's spool and says what is there, without changing anything.
+//!
+//! It reads as opening a log does, so it finds what that would find. A daemon that runs beside it writes at the
+//! end and deletes from the front: what is written after the files were listed is not looked at, and where a file
+//! was deleted meanwhile everything is read once more.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::log::{scan, segment_files};
-use super::{Mark, SpoolError};
+use super::log::{find, segments};
+use super::scan::{Scanner, Step};
+use super::segment::{Segment, is_kept};
+use super::storage::{Disk, Storage};
+use super::{Mark, SpoolError, at};
 use crate::position::Position;
+
+/// How often it is read again because a daemon deleted a file: at full speed a segment lasts longer than reading
+/// one takes.
+const ROUNDS: u32 = 5;
 
 /// What a route's spool holds.
 #[derive(Debug, Default, Serialize)]
@@ -15,8 +26,10 @@ pub(crate) struct Report {
     pub(crate) route: String,
     /// Files.
     pub(crate) segments: usize,
-    /// Whole records.
+    /// Intact records.
     pub(crate) records: u64,
+    /// Events in them; those of files of release 0.1.0 are not counted.
+    pub(crate) events: u64,
     /// Bytes of all files.
     pub(crate) bytes: u64,
     /// The first record's last position.
@@ -25,49 +38,137 @@ pub(crate) struct Report {
     pub(crate) last: Option<String>,
     /// Bytes at the end that are no record: being written, or torn by a crash and cut at the next start.
     pub(crate) tail_bytes: u64,
-    /// What is damaged, and where.
-    pub(crate) faults: Vec<String>,
+    /// What each file holds.
+    pub(crate) files: Vec<FileReport>,
+    /// What is lost.
+    pub(crate) losses: Vec<Loss>,
+    /// Files that the disk refuses to read.
+    pub(crate) refused: Vec<String>,
     /// Files that were put aside.
     pub(crate) aside: Vec<String>,
+}
+
+impl Report {
+    /// Whether anything is not as it was written.
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.losses.is_empty()
+            || !self.refused.is_empty()
+            || self.files.iter().any(|file| !file.damaged.is_empty())
+    }
+}
+
+/// One file.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileReport {
+    pub(crate) file: String,
+    pub(crate) bytes: u64,
+    /// Intact records.
+    pub(crate) records: u64,
+    pub(crate) damaged: Vec<Stretch>,
+}
+
+/// Bytes that are not as they were written.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stretch {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) detail: &'static str,
+}
+
+/// Records that are lost.
+#[derive(Debug, Serialize)]
+pub(crate) struct Loss {
+    /// Where it begins, or the file before which one is missing.
+    pub(crate) file: String,
+    pub(crate) offset: u64,
+    /// `null` where nothing can say.
+    pub(crate) records: Option<u64>,
+    pub(crate) events: Option<u64>,
+    /// The position before it.
+    pub(crate) after: Option<String>,
+    /// The last position that is known to have been in it.
+    pub(crate) upto: Option<String>,
+    pub(crate) detail: &'static str,
 }
 
 /// Reads the spool in `directory`. Safe beside a running daemon.
 ///
 /// # Errors
-/// Where the directory cannot be read.
+/// Where the directory cannot be read, or a newer release wrote it.
 pub(crate) fn verify(route: &str, directory: &Path) -> Result<Report, SpoolError> {
-    let mut report = Report { route: route.to_owned(), ..Report::default() };
-    let files = segment_files(directory)?;
-    report.segments = files.len();
-    let text = |mark: Mark| Position::from_bytes(mark).to_string();
-    for (index, (_, path)) in files.iter().enumerate() {
-        let scanned = match scan(path) {
-            Ok(scanned) => scanned,
-            // A running daemon has stored what was in it.
-            Err(SpoolError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                report.faults.push(error.to_string());
-                continue;
-            }
-        };
-        report.records += scanned.records;
-        report.bytes += scanned.length;
-        report.first = report.first.take().or(scanned.first.map(text));
-        report.last = scanned.last.map(text).or(report.last.take());
-        match scanned.bad {
-            None => {}
-            Some(_) if index + 1 == files.len() => report.tail_bytes = scanned.length - scanned.bytes,
-            Some(detail) => {
-                let error = SpoolError::Corrupt { file: path.clone(), offset: scanned.bytes, detail };
-                report.faults.push(error.to_string());
-            }
+    let storage = Disk::unclaimed(directory);
+    let mut round = 0;
+    loop {
+        round += 1;
+        match read(route, &storage) {
+            Err(SpoolError::Disk { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && round < ROUNDS => {}
+            done => return done,
         }
     }
-    let aside = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    report.aside = aside
-        .filter(|path| path.extension().is_some_and(|extension| extension == "corrupt"))
-        .map(|path| path.display().to_string())
-        .collect();
+}
+
+fn read(route: &str, storage: &Disk) -> Result<Report, SpoolError> {
+    let mut report = Report { route: route.to_owned(), ..Report::default() };
+    let listed = segments(storage)?;
+    let found = find(storage, listed.clone())?;
+    let text = |mark: Mark| Position::from_bytes(mark).to_string();
+    report.segments = listed.len();
+    report.records = found.recovered.records;
+    report.events = found.recovered.events;
+    report.bytes = listed.iter().map(|segment| segment.bytes).sum();
+    report.first = found.recovered.first.map(text);
+    report.last = found.recovered.last.map(text);
+    report.tail_bytes = found.recovered.cut_bytes;
+    report.refused = found.refused.iter().map(ToString::to_string).collect();
+    for segment in &listed {
+        let torn = found.torn.as_ref().filter(|torn| torn.name == segment.name);
+        match file(storage, segment, torn.map_or(segment.bytes, |torn| torn.offset)) {
+            Ok(read) => report.files.push(read),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(at(storage.directory().join(&segment.name))(error));
+            }
+            // It is among those that are refused.
+            Err(_) => {}
+        }
+    }
+    for damage in found.damages {
+        report.losses.push(Loss {
+            file: damage.file.display().to_string(),
+            offset: damage.offset,
+            records: damage.records,
+            events: damage.events,
+            after: damage.after.map(text),
+            upto: damage.upto.map(text),
+            detail: damage.detail,
+        });
+    }
+    for name in storage.list().map_err(at(storage.directory()))? {
+        if is_kept(&name) {
+            report.aside.push(storage.directory().join(name).display().to_string());
+        }
+    }
     report.aside.sort();
     Ok(report)
+}
+
+fn file(storage: &Disk, segment: &Segment, limit: u64) -> std::io::Result<FileReport> {
+    let mut scanner = Scanner::new(storage.open(&segment.name)?, segment);
+    let mut report = FileReport {
+        file: storage.directory().join(&segment.name).display().to_string(),
+        bytes: segment.bytes,
+        records: 0,
+        damaged: Vec::new(),
+    };
+    let mut body = Vec::new();
+    loop {
+        match scanner.step(storage, limit, &mut body)? {
+            Step::Frame(head) => report.records += u64::from(head.kind == super::record::Kind::Record),
+            Step::Old(_) => report.records += 1,
+            Step::Bad(bad) => {
+                report.damaged.push(Stretch { offset: bad.offset, bytes: bad.bytes, detail: bad.detail });
+            }
+            Step::End => return Ok(report),
+        }
+    }
 }

@@ -2,20 +2,22 @@
 
 use std::sync::mpsc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as replies;
 
-use super::{Log, Mark, SpoolError};
+use super::{Log, Mark, Piece, Record, SpoolError, Storage};
 
 /// How often the thread looks whether a sync is due while it is asked nothing.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a sync that failed is left alone while nothing is asked: it may copy a whole segment each time.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What the log is asked.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// To append these.
-    Write(Vec<(Mark, Vec<u8>)>),
+    Write(Vec<Record>),
     /// To read on.
     Read {
         /// Until the records are more than so many bytes.
@@ -28,21 +30,23 @@ pub(crate) enum Request {
 /// What it has done.
 #[derive(Debug)]
 pub(crate) enum Done {
-    /// Everything is written, and synced where that is wanted each time.
+    /// Everything is written, and synced where that is wanted each time. A failed sync never comes before this:
+    /// what it was about is written to a new file and synced first.
     Written {
         /// Bytes of the log.
         bytes: u64,
     },
-    /// The rest is not written.
+    /// The rest is not written, and is to be written again.
     WriteFailed {
         /// Why.
         error: SpoolError,
         /// How many records of the request are.
         written: usize,
     },
-    /// The next records.
-    Read(Vec<(Mark, Vec<u8>)>),
-    /// They cannot be read.
+    /// The next records, and what is lost between them. Nothing where everything is read.
+    Read(Vec<Piece>),
+    /// The disk refuses; reading goes on at the same place. After three refusals in a row the rest of the file is
+    /// read as lost.
     ReadFailed(SpoolError),
     /// What could be is deleted.
     Released {
@@ -99,12 +103,13 @@ impl Spool {
 }
 
 fn serve(mut log: Log, inbox: &mpsc::Receiver<Request>, outbox: &replies::Sender<Done>) {
+    let mut retry_at = None;
     loop {
         let done = match inbox.recv_timeout(TICK) {
             Ok(request) => answer(&mut log, request),
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                if let Err(error) = log.tick(false) {
-                    tracing::warn!(event = "spool_failed", "the spool could not be synced: {error}");
+                if retry_at.is_none_or(|at| Instant::now() >= at) {
+                    retry_at = log.tick(false).err().map(|error| on_failed_sync(&error));
                 }
                 continue;
             }
@@ -115,26 +120,29 @@ fn serve(mut log: Log, inbox: &mpsc::Receiver<Request>, outbox: &replies::Sender
         }
     }
     if let Err(error) = log.sync() {
-        tracing::warn!(event = "spool_failed", "the spool could not be synced: {error}");
+        on_failed_sync(&error);
     }
 }
 
-fn answer(log: &mut Log, request: Request) -> Done {
+/// Says it, and when to try again.
+fn on_failed_sync(error: &SpoolError) -> Instant {
+    tracing::warn!(
+        event = "spool_failed",
+        "the spool could not be synced: {error}; what is not synced is written again to a new file every 2 s until \
+         that succeeds, and a crash of the machine may lose it until then. Check the disk"
+    );
+    Instant::now() + RETRY
+}
+
+/// Does what is asked.
+pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: Request) -> Done {
     match request {
-        Request::Write(records) => {
-            for (written, (mark, body)) in records.iter().enumerate() {
-                if let Err(error) = log.append(mark, body) {
-                    return Done::WriteFailed { error, written };
-                }
-            }
-            match log.tick(true) {
-                Ok(()) => Done::Written { bytes: log.bytes() },
-                // It is in the file, but a crash of the machine may take it.
-                Err(error) => Done::WriteFailed { error, written: records.len() },
-            }
-        }
+        Request::Write(records) => match log.write(&records) {
+            Ok(()) => Done::Written { bytes: log.bytes() },
+            Err((error, written)) => Done::WriteFailed { error, written },
+        },
         Request::Read { max_bytes } => match log.read(max_bytes) {
-            Ok(records) => Done::Read(records),
+            Ok(pieces) => Done::Read(pieces),
             Err(error) => Done::ReadFailed(error),
         },
         Request::Release(mark) => {

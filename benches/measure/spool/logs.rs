@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use queue_file::QueueFile;
 use redb::{Database, Durability, TableDefinition};
-use tidegate::spool::{Fsync, Log, Mark, Options};
+use tidegate::spool::{Fsync, Log, Mark, Options, StateDirectory};
 
 /// As many records as the writer's thread is given at once.
 pub(crate) const REQUEST: usize = 40;
@@ -88,13 +88,14 @@ fn mark(number: usize) -> Mark {
 /// tidegate's own segments.
 pub(crate) fn ours(directory: &Path, work: Work<'_>) -> Took {
     let options = Options { limit_bytes: u64::MAX, segment_bytes: 64 << 20, fsync: work.fsync };
-    let (log, _) = Log::open(&directory.join("ours"), options).unwrap();
+    let claim = StateDirectory::open(directory).unwrap().spool("ours").unwrap();
+    let (log, _) = Log::open(claim, options).unwrap();
     let log = RefCell::new(log);
     timed(
         || {
             let mut log = log.borrow_mut();
             for number in 0..work.records {
-                log.append(&mark(number), work.body).unwrap();
+                log.append(&mark(number), 128, work.body).unwrap();
                 log.tick(number % REQUEST == REQUEST - 1).unwrap();
             }
             log.sync().unwrap();

@@ -6,7 +6,7 @@ use super::Route;
 use crate::config::Durability;
 use crate::position::Position;
 use crate::rt;
-use crate::spool::{Done, Log, Spool, SpoolError};
+use crate::spool::{Done, Log, Spool};
 
 use super::super::overflow::Overflow;
 
@@ -25,28 +25,11 @@ impl Route {
             return;
         }
         let route = self.parts.capture.name.clone();
-        let opened = rt::blocking("spool", move || {
-            match Log::open(&place.directory, place.options) {
-                Err(error @ SpoolError::Corrupt { .. }) => {
-                    // It is kept for a person; what it held is missing, and recorded as that.
-                    Log::set_aside(&place.directory)?;
-                    let (log, recovered) = Log::open(&place.directory, place.options)?;
-                    Ok((log, recovered, Some(error)))
-                }
-                Err(error) => Err(error),
-                Ok((log, recovered)) => Ok((log, recovered, None)),
-            }
-        })
-        .await;
+        // Adaptation: a spool that is still in use is an error here; to be tried again.
+        let name = route.clone();
+        let opened = rt::blocking("spool", move || Log::open(place.state.spool(&name)?, place.options)).await;
         match opened {
-            Ok((log, recovered, corrupt)) => {
-                if let Some(error) = &corrupt {
-                    tracing::error!(
-                        event = "spool_corrupt",
-                        route,
-                        "{error}; its files are kept as *.corrupt, what they held is missing inside a recorded gap"
-                    );
-                }
+            Ok((log, recovered)) => {
                 if recovered.records > 0 || recovered.cut_bytes > 0 {
                     tracing::info!(
                         event = "spool_recovered",
@@ -63,9 +46,6 @@ impl Route {
                     Ok(spool) => {
                         self.spool = Some(spool);
                         self.overflow = Overflow::with_spool(last, recovered.bytes);
-                        if corrupt.is_some() {
-                            self.overflow.lost_some(&mut self.chain);
-                        }
                     }
                     Err(error) => tracing::error!(event = "spool_unavailable", route, "no thread: {error}"),
                 }

@@ -420,7 +420,7 @@ fn take(builder: &mut Builder, number: u64, position: Position, templated: bool,
     })
 }
 
-/// The log, with records as its segments.
+/// Adaptation: the log, with records as its segments; to be replaced by `spool::answer` on a `MemoryDisk`.
 fn work(disk: &mut Disk, request: Request) -> Done {
     match request {
         Request::Write(records) if disk.full => {
@@ -434,19 +434,19 @@ fn work(disk: &mut Disk, request: Request) -> Done {
             Done::Written { bytes: disk.records.len() as u64 }
         }
         Request::Read { max_bytes } => {
-            let mut records = Vec::new();
+            let mut pieces = Vec::new();
             let mut bytes = 0;
             while bytes < max_bytes
-                && let Some((mark, body)) = disk.records.get(disk.read)
+                && let Some(record) = disk.records.get(disk.read)
             {
-                bytes += body.len();
+                bytes += record.body.len();
                 disk.read += 1;
-                records.push((*mark, body.clone()));
+                pieces.push(Piece::Record(record.clone()));
             }
-            Done::Read(records)
+            Done::Read(pieces)
         }
         Request::Release(upto) => {
-            while disk.records.front().is_some_and(|(mark, _)| *mark <= upto) {
+            while disk.records.front().is_some_and(|record| record.mark <= upto) {
                 disk.records.pop_front();
                 disk.read = disk.read.saturating_sub(1);
             }

@@ -1,0 +1,355 @@
+//! Walks through one file: frame after frame, and past what is none.
+//!
+//! ```text
+//!  frame · frame · ▒▒▒▒▒▒▒▒▒▒▒▒ · frame · frame · ▒▒▒
+//!                  └ bad stretch └ found by its marker, place and checksums    └ torn: the beginning of a frame
+//! ```
+//!
+//! An intact head with a damaged body says where the next frame stands. A damaged head says nothing: the next
+//! marker is searched for. Both only ever go forward, so a file is read once whatever is in it, and no more
+//! memory is taken than the buffer and one body that an intact head vouches for.
+//!
+//! Version 1 has no marker. Behind a damaged record only the place is tried that its length names: searching for
+//! anything that looks like a record would find what somebody published.
+//!
+//! Failure: an error of the disk leaves the scanner where it was.
+
+use std::io;
+
+use memchr::memmem;
+
+use super::Mark;
+use super::record::{self, HEAD, Head, Kind, MARKER, Stand, v1};
+use super::segment::{Format, Segment};
+use super::storage::{Storage, fill_at};
+
+/// What is read at once.
+const BUFFER: usize = 256 * 1024;
+/// Pages of which a crash of the machine leaves some unwritten: as zeros.
+const PAGE: u64 = 4096;
+
+/// What a bad stretch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bad {
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    pub(super) detail: &'static str,
+    /// What the last intact head in it says.
+    pub(super) known: Option<Stand>,
+    /// All of it is covered by intact heads, so that nothing else was in it.
+    pub(super) sure: bool,
+    /// It ends the file as a crash in the middle of a write does.
+    pub(super) torn: bool,
+}
+
+/// What stands next in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A frame of version 2, whole; a record's body is in the buffer.
+    Frame(Head),
+    /// A record of version 1, whole; its body is in the buffer.
+    Old(Mark),
+    /// Something else.
+    Bad(Bad),
+    /// The end.
+    End,
+}
+
+/// What is at one place of version 2.
+enum Look {
+    Whole(Head),
+    /// The body is damaged.
+    Body(Head, bool),
+    /// The file ends inside the frame.
+    Cut(Option<Stand>),
+    Nothing,
+}
+
+/// A place in a file.
+#[derive(Debug)]
+pub(super) struct Scanner<F> {
+    file: F,
+    format: Format,
+    offset: u64,
+    buffer: Vec<u8>,
+    /// Where the buffer's content stands in the file.
+    at: u64,
+}
+
+impl<F> Scanner<F> {
+    /// At the beginning of a segment.
+    pub(super) fn new(file: F, segment: &Segment) -> Self {
+        Self { file, format: segment.format, offset: 0, buffer: Vec::new(), at: 0 }
+    }
+
+    /// At a place where a frame is known to begin.
+    pub(super) fn at(self, offset: u64) -> Self {
+        Self { offset, ..self }
+    }
+
+    /// Where the next step begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next step; nothing at or behind `limit` is looked at. A record's body replaces what `body` held.
+    pub(super) fn step<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        limit: u64,
+        body: &mut Vec<u8>,
+    ) -> io::Result<Step> {
+        if self.offset >= limit {
+            return Ok(Step::End);
+        }
+        match self.format {
+            Format::V1 => self.step_v1(storage, limit, body),
+            Format::V2 { salt } => self.step_v2(storage, salt, limit, body),
+        }
+    }
+
+    fn step_v2<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        salt: u64,
+        limit: u64,
+        body: &mut Vec<u8>,
+    ) -> io::Result<Step> {
+        let begin = self.offset;
+        let mut bad = Bad { offset: begin, bytes: 0, detail: "", known: None, sure: true, torn: false };
+        let mut at = begin;
+        while at < limit {
+            match self.look(storage, salt, at, limit, body)? {
+                Look::Whole(head) if at == begin => {
+                    self.offset = at.saturating_add(head.size());
+                    return Ok(Step::Frame(head));
+                }
+                Look::Whole(_) => break,
+                // What is torn is a stretch of its own: it may be cut off, and what is before it may not.
+                Look::Cut(_) if at > begin => break,
+                Look::Cut(known) => {
+                    (bad.detail, bad.torn) = ("it ends inside a record", true);
+                    (bad.known, bad.sure) = (known, known.is_some());
+                    at = limit;
+                }
+                Look::Body(head, zeros) => {
+                    bad.detail = "a record's content does not match its checksum";
+                    bad.known = Some(head.stand);
+                    let end = at.saturating_add(head.size());
+                    bad.torn = zeros && at == begin && end >= limit;
+                    at = end;
+                }
+                Look::Nothing => {
+                    bad.detail = "what stands there is no record";
+                    bad.sure = false;
+                    let (next, zeros_from) = self.search(storage, salt, at + 1, limit)?;
+                    // The head itself may have been cut by the end of a page.
+                    let written = zeros_from.div_ceil(PAGE).saturating_mul(PAGE);
+                    let zeros = zeros_from <= at || written < (at.saturating_add(HEAD as u64)).min(limit);
+                    bad.torn = at == begin && next >= limit && zeros;
+                    at = next;
+                }
+            }
+        }
+        self.offset = at.min(limit);
+        bad.bytes = self.offset - begin;
+        Ok(Step::Bad(bad))
+    }
+
+    /// What is at one place.
+    fn look<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        salt: u64,
+        at: u64,
+        limit: u64,
+        body: &mut Vec<u8>,
+    ) -> io::Result<Look> {
+        let mut bytes = [0; HEAD];
+        let got = self.read(storage, at, limit, &mut bytes)?;
+        if got < HEAD {
+            let marker = salt.to_be_bytes();
+            let begun = got.min(MARKER);
+            return Ok(if bytes[..begun] == marker[..begun] { Look::Cut(None) } else { Look::Nothing });
+        }
+        let Some(head) = record::head(&bytes, salt, at) else { return Ok(Look::Nothing) };
+        let Some(wanted) = within(at, head.size(), limit) else { return Ok(Look::Cut(Some(head.stand))) };
+        body.clear();
+        if head.kind == Kind::Record {
+            body.resize(wanted - HEAD, 0);
+            if self.read(storage, at + HEAD as u64, limit, body)? < body.len() {
+                return Ok(Look::Cut(Some(head.stand)));
+            }
+        }
+        if head.fits(body) {
+            return Ok(Look::Whole(head));
+        }
+        let zeros = body.iter().rev().take_while(|byte| **byte == 0).count() as u64;
+        let end = at.saturating_add(head.size());
+        // Pages that were never written: up to the end, from a page's border or the body's beginning on.
+        let from = (end - zeros).div_ceil(PAGE).saturating_mul(PAGE);
+        Ok(Look::Body(head, from < end || zeros == body.len() as u64))
+    }
+
+    /// Where the next marker stands, or `limit`; and from where on everything up to that is zero.
+    fn search<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        salt: u64,
+        from: u64,
+        limit: u64,
+    ) -> io::Result<(u64, u64)> {
+        let marker = salt.to_be_bytes();
+        let finder = memmem::Finder::new(&marker);
+        let mut from = from;
+        let mut zeros_from = from - 1;
+        loop {
+            self.fill(storage, from, limit)?;
+            let window = self.window(from);
+            let found = finder.find(window);
+            let passed = &window[..found.unwrap_or(window.len())];
+            if let Some(last) = passed.iter().rposition(|byte| *byte != 0) {
+                zeros_from = from + last as u64 + 1;
+            }
+            match found {
+                Some(place) => return Ok((from + place as u64, zeros_from)),
+                // A marker may begin at the end of what was read.
+                None if window.len() >= MARKER => from += (window.len() - (MARKER - 1)) as u64,
+                None => return Ok((limit, zeros_from)),
+            }
+        }
+    }
+
+    fn step_v1<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        limit: u64,
+        body: &mut Vec<u8>,
+    ) -> io::Result<Step> {
+        let begin = self.offset;
+        let mut bad = Bad { offset: begin, bytes: 0, detail: "", known: None, sure: false, torn: false };
+        let end = if begin == 0 {
+            let mut header = [0; v1::HEADER];
+            let got = self.read(storage, 0, limit, &mut header)?;
+            if header[..got] == v1::header()[..got] {
+                if got == header.len() {
+                    self.offset = got as u64;
+                    return self.step(storage, limit, body);
+                }
+                bad.torn = true;
+            }
+            bad.detail = "its header is damaged";
+            got as u64
+        } else {
+            match self.look_v1(storage, begin, limit, body)? {
+                Ok((mark, end)) => {
+                    self.offset = end;
+                    return Ok(Step::Old(mark));
+                }
+                Err((detail, next)) => {
+                    bad.detail = detail;
+                    bad.torn = next.is_none() && detail == CUT;
+                    // A damaged length may name any place: only one with a record is believed.
+                    let next = next.filter(|next| *next < limit);
+                    let found = match next {
+                        Some(next) => self.look_v1(storage, next, limit, body)?.is_ok(),
+                        None => false,
+                    };
+                    next.filter(|_| found).unwrap_or(limit)
+                }
+            }
+        };
+        self.offset = end.min(limit);
+        bad.bytes = self.offset - begin;
+        Ok(Step::Bad(bad))
+    }
+
+    /// A record of version 1 and its end; or what is wrong, and where the next one stands if its length is right.
+    #[allow(clippy::type_complexity, reason = "used in one place")]
+    fn look_v1<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        at: u64,
+        limit: u64,
+        body: &mut Vec<u8>,
+    ) -> io::Result<Result<(Mark, u64), (&'static str, Option<u64>)>> {
+        let mut bytes = [0; v1::HEAD];
+        if self.read(storage, at, limit, &mut bytes)? < bytes.len() {
+            return Ok(Err((CUT, None)));
+        }
+        let Some((head, length)) = v1::head(&bytes).and_then(|head| Some((head, head.length()?))) else {
+            return Ok(Err(("what stands there is no record", None)));
+        };
+        let size = v1::HEAD as u64 + u64::from(length);
+        let Some(wanted) = within(at, size, limit) else { return Ok(Err((CUT, None))) };
+        body.clear();
+        body.resize(wanted - v1::HEAD, 0);
+        let got = self.read(storage, at + v1::HEAD as u64, limit, body)?;
+        Ok(if got < body.len() {
+            Err((CUT, None))
+        } else if head.fits(body) {
+            Ok((head.mark, at + size))
+        } else {
+            Err(("a record's content does not match its checksum", Some(at + size)))
+        })
+    }
+
+    /// Reads what is at `at` and before `limit`; returns how much that was.
+    fn read<S: Storage<File = F>>(
+        &mut self,
+        storage: &S,
+        at: u64,
+        limit: u64,
+        into: &mut [u8],
+    ) -> io::Result<usize> {
+        let room = usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX);
+        let wanted = into.len().min(room);
+        let into = &mut into[..wanted];
+        let held = self.window(at);
+        let held = &held[..held.len().min(wanted)];
+        into[..held.len()].copy_from_slice(held);
+        let (taken, rest) = (held.len(), &mut into[held.len()..]);
+        if rest.is_empty() {
+            return Ok(taken);
+        }
+        let from = at + taken as u64;
+        if rest.len() >= BUFFER {
+            return Ok(taken + fill_at(storage, &self.file, from, rest)?);
+        }
+        self.fill(storage, from, limit)?;
+        let held = self.window(from);
+        let more = held.len().min(rest.len());
+        rest[..more].copy_from_slice(&held[..more]);
+        Ok(taken + more)
+    }
+
+    /// What the buffer has from `at` on.
+    fn window(&self, at: u64) -> &[u8] {
+        let into = at.checked_sub(self.at).and_then(|into| usize::try_from(into).ok());
+        into.and_then(|into| self.buffer.get(into..)).unwrap_or_default()
+    }
+
+    /// Fills the buffer from `at` on.
+    fn fill<S: Storage<File = F>>(&mut self, storage: &S, at: u64, limit: u64) -> io::Result<()> {
+        let room = usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX);
+        self.buffer.resize(room.min(BUFFER), 0);
+        self.at = at;
+        match fill_at(storage, &self.file, at, &mut self.buffer) {
+            Ok(got) => {
+                self.buffer.truncate(got);
+                Ok(())
+            }
+            Err(error) => {
+                self.buffer.clear();
+                Err(error)
+            }
+        }
+    }
+}
+
+const CUT: &str = "it ends inside a record";
+
+/// The size where all of it is before `limit`.
+fn within(at: u64, size: u64, limit: u64) -> Option<usize> {
+    usize::try_from(size).ok().filter(|_| at.checked_add(size).is_some_and(|end| end <= limit))
+}
