@@ -1,1 +1,105 @@
+//! The log on a disk in memory, where each fault can be had at each byte.
 
+mod damage;
+mod history;
+mod refusals;
+
+use std::time::Duration;
+
+use super::super::segment::is_aside;
+use super::super::storage::MemoryDisk;
+use super::*;
+
+/// Segments of a few records.
+const OPTIONS: Options = Options { limit_bytes: 1 << 20, segment_bytes: 700, fsync: Fsync::Always };
+/// Syncs only where a test or a full segment says so.
+const LAZY: Options = Options { fsync: Fsync::Every(Duration::from_secs(1 << 30)), ..OPTIONS };
+
+fn mark(number: u64) -> Mark {
+    let mut mark = [0; 24];
+    mark[16..].copy_from_slice(&number.to_be_bytes());
+    mark
+}
+
+fn number(mark: &Mark) -> u64 {
+    u64::from_be_bytes(mark[16..].try_into().unwrap())
+}
+
+/// Some carry no event.
+fn record(number: u64) -> Record {
+    let body = vec![u8::try_from(number % 251).unwrap(); usize::try_from(number * 7 % 90).unwrap()];
+    Record { mark: mark(number), events: number * 5 % 4, body }
+}
+
+fn records(numbers: impl IntoIterator<Item = u64>) -> Vec<Record> {
+    numbers.into_iter().map(record).collect()
+}
+
+fn open(disk: &MemoryDisk, options: Options) -> (Log<MemoryDisk>, Recovered) {
+    Log::over(disk.clone(), options).unwrap()
+}
+
+/// A disk with a log of this many records, which was closed in order.
+fn filled(count: u64) -> MemoryDisk {
+    let disk = MemoryDisk::new();
+    let (mut log, _) = open(&disk, OPTIONS);
+    for number in 1..=count {
+        log.write(&records([number])).unwrap();
+    }
+    log.sync().unwrap();
+    assert!(disk.names().len() > 3, "{:?}", disk.names());
+    disk
+}
+
+fn all<S: Storage>(log: &mut Log<S>) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    loop {
+        // Small, so that a read ends anywhere.
+        let more = log.read(100).unwrap();
+        if more.is_empty() {
+            return pieces;
+        }
+        pieces.extend(more);
+    }
+}
+
+/// What is missing from the records `expected` of a reading. Asserts that the rest is intact and in order, and that
+/// each loss is told in its place, with its exact size.
+#[track_caller]
+fn missing(pieces: &[Piece], expected: impl IntoIterator<Item = u64>, what: &str) -> Vec<u64> {
+    let mut expected = expected.into_iter().peekable();
+    let mut lost: Vec<u64> = Vec::new();
+    let mut here: Vec<u64> = Vec::new();
+    let mut told: Option<&Damage> = None;
+    let mut last = None;
+    let mut settle = |here: &mut Vec<u64>, told: &mut Option<&Damage>, last: Option<Mark>| {
+        if let Some(damage) = told.take() {
+            assert_eq!(damage.records, Some(here.len() as u64), "{what}: {damage:?} for {here:?}");
+            let events = here.iter().map(|number| record(*number).events).sum();
+            assert_eq!(damage.events, Some(events), "{what}: {damage:?} for {here:?}");
+            assert_eq!(damage.after, last, "{what}: {damage:?}");
+            assert!(damage.upto.is_none_or(|upto| here.last() == Some(&number(&upto))), "{what}: {damage:?}");
+        } else {
+            assert_eq!(*here, [], "{what}: nothing tells of it");
+        }
+        lost.append(here);
+    };
+    for piece in pieces {
+        match piece {
+            Piece::Damage(damage) => {
+                assert!(told.replace(damage).is_none(), "{what}: two losses at one place")
+            }
+            Piece::Record(read) => {
+                while let Some(number) = expected.next_if(|number| mark(*number) < read.mark) {
+                    here.push(number);
+                }
+                settle(&mut here, &mut told, last);
+                assert_eq!(expected.next().map(record).as_ref(), Some(read), "{what}");
+                last = Some(read.mark);
+            }
+        }
+    }
+    here.extend(expected);
+    settle(&mut here, &mut told, last);
+    lost
+}
