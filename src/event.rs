@@ -87,13 +87,15 @@ impl GapCause {
 pub enum DropReason {
     /// Another writer had moved the position past it.
     Stale,
-    /// It was still in hand when tidegate had to end, and there was no spool to keep it.
+    /// It was not stored yet when tidegate had to end, and there was no spool to keep it.
     Stopped,
+    /// Its record in the spool was damaged.
+    SpoolCorrupt,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 2] = [Self::Stale, Self::Stopped];
+    pub const ALL: [Self; 3] = [Self::Stale, Self::Stopped, Self::SpoolCorrupt];
 
     /// The name in the ledger, metrics and logs.
     #[must_use]
@@ -101,6 +103,7 @@ impl DropReason {
         match self {
             Self::Stale => "stale",
             Self::Stopped => "stopped",
+            Self::SpoolCorrupt => "spool_corrupt",
         }
     }
 }

@@ -19,7 +19,8 @@ use crate::status::{InHand, Ledger};
 pub(crate) struct Account {
     received: u64,
     deduplicated: u64,
-    dropped: u64,
+    /// By reason.
+    dropped: [u64; DropReason::ALL.len()],
     stored: Sums,
     /// The state's ledger when it was last read.
     state: Ledger,
@@ -33,8 +34,8 @@ struct Sums {
     appended: u64,
     filtered: u64,
     rejected: u64,
-    /// Given up, and recorded in a gap.
-    recorded: u64,
+    /// Given up, and recorded in a gap; by reason.
+    recorded: [u64; DropReason::ALL.len()],
 }
 
 impl Account {
@@ -56,19 +57,19 @@ impl Account {
     }
 
     /// Given up.
-    pub(crate) fn dropped(&mut self, events: u64) {
-        self.dropped += events;
+    pub(crate) fn dropped(&mut self, reason: DropReason, events: u64) {
+        self.dropped[reason as usize] += events;
     }
 
-    /// The script has recorded a gap with so many events that were given up.
-    pub(crate) fn recorded(&mut self, dropped: u64) {
-        self.stored.recorded += dropped;
+    /// The script has recorded a gap with so many messages that were given up.
+    pub(crate) fn recorded(&mut self, reason: DropReason, dropped: u64) {
+        self.stored.recorded[reason as usize] += dropped;
     }
 
     /// Found to have been dealt with while nothing was sent.
     pub(crate) fn passed(&mut self, passed: Passed) {
         self.deduplicated += passed.deduplicated;
-        self.dropped += passed.stale;
+        self.dropped(DropReason::Stale, passed.stale);
         self.rewound(passed.rewound);
     }
 
@@ -85,19 +86,21 @@ impl Account {
 
     /// What all instances have done, and what is in hand here.
     pub(crate) fn route(&self, held: InHand) -> Ledger {
-        let Sums { appended, filtered, rejected, recorded } = self.stored;
-        let since = Sums {
-            appended: appended - self.then.appended,
-            filtered: filtered - self.then.filtered,
-            rejected: rejected - self.then.rejected,
-            recorded: recorded - self.then.recorded,
-        };
+        let [appended, filtered, rejected] = [
+            self.stored.appended - self.then.appended,
+            self.stored.filtered - self.then.filtered,
+            self.stored.rejected - self.then.rejected,
+        ];
         let mut ledger = self.state.clone();
-        ledger.received += since.appended + since.filtered + since.rejected + since.recorded + held.total();
-        ledger.appended += since.appended;
-        ledger.filtered += since.filtered;
-        ledger.rejected += since.rejected;
-        add_dropped(&mut ledger, since.recorded);
+        ledger.received += appended + filtered + rejected + held.total();
+        for reason in DropReason::ALL {
+            let since = self.stored.recorded[reason as usize] - self.then.recorded[reason as usize];
+            ledger.received += since;
+            add_dropped(&mut ledger, reason, since);
+        }
+        ledger.appended += appended;
+        ledger.filtered += filtered;
+        ledger.rejected += rejected;
         ledger.in_hand = held.total();
         ledger.held = held;
         ledger
@@ -115,13 +118,15 @@ impl Account {
             held,
             ..Ledger::default()
         };
-        add_dropped(&mut ledger, self.dropped);
+        for reason in DropReason::ALL {
+            add_dropped(&mut ledger, reason, self.dropped[reason as usize]);
+        }
         ledger
     }
 }
 
-fn add_dropped(ledger: &mut Ledger, events: u64) {
+fn add_dropped(ledger: &mut Ledger, reason: DropReason, events: u64) {
     if events > 0 {
-        *ledger.dropped.entry(DropReason::Stale.as_str().to_owned()).or_default() += events;
+        *ledger.dropped.entry(reason.as_str().to_owned()).or_default() += events;
     }
 }

@@ -1,7 +1,6 @@
 //! The call of the append script: how a batch becomes a command, and what its reply says.
 
 use crate::config::{Capture, Keep, Mode, keys};
-use crate::event::DropReason;
 use crate::position::Position;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
@@ -124,7 +123,7 @@ impl Append {
                 resp::argument(out, gap.ended_unix_ms.to_string().as_bytes());
                 resp::argument(out, gap.cause.as_str().as_bytes());
                 resp::argument(out, gap.detail.as_bytes());
-                resp::argument(out, DropReason::Stale.as_str().as_bytes());
+                resp::argument(out, gap.reason().as_str().as_bytes());
                 resp::argument(out, gap.dropped.to_string().as_bytes());
                 let published = gap.published.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
                 resp::argument(out, published.as_bytes());

@@ -25,7 +25,7 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::mapping::{FieldSink, Rejection};
-use crate::event::GapCause;
+use crate::event::{DropReason, GapCause};
 use crate::position::{Epoch, Position};
 use crate::server::resp::{self, Message};
 
@@ -62,6 +62,11 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// The reason under which its losses are counted.
+    pub(super) fn reason(&self) -> DropReason {
+        if self.cause == GapCause::SpoolCorrupt { DropReason::SpoolCorrupt } else { DropReason::Stale }
+    }
+
     /// The same stretch for another reason as well: this one's cause holds, the other's end.
     #[must_use]
     pub(super) fn with(self, other: Self) -> Self {
@@ -91,6 +96,14 @@ impl Joint {
     /// Whether a window begins here, so that what came before is not known from the batch alone.
     pub(super) fn opens_window(&self) -> bool {
         !matches!(self, Self::Follows(_))
+    }
+
+    /// Messages that were received and are lost before the batch with a damaged spool.
+    pub(super) fn lost(&self) -> u64 {
+        match self {
+            Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => gap.dropped,
+            _ => 0,
+        }
     }
 }
 
@@ -169,6 +182,14 @@ impl Batch {
             body: Vec::new(),
             arguments: 0,
         }
+    }
+
+    /// A batch without messages. It stands where messages are lost: the gap before its only item is their record.
+    pub(super) fn hole(last: Position, gap: Gap, read: Read, options: Arc<Options>) -> Self {
+        let mut batch = Self::new(Joint::Gap(gap), last, read, options);
+        batch.push(last, TARGET_ANCHOR, 0);
+        batch.end_run();
+        batch
     }
 
     /// Items in it, anchors included.
@@ -308,10 +329,20 @@ impl Builder {
         self.open.as_ref().map_or(0, Batch::items)
     }
 
+    /// How its batches are appended.
+    pub(super) fn options(&self) -> &Arc<Options> {
+        &self.options
+    }
+
     /// Events in the open batch.
     #[must_use]
     pub fn open_events(&self) -> u64 {
         self.open.as_ref().map_or(0, |batch| batch.events)
+    }
+
+    /// Messages that are lost before the open batch with a damaged spool.
+    pub(super) fn open_loss(&self) -> u64 {
+        self.open.as_ref().map_or(0, |batch| batch.joint.lost())
     }
 
     /// Adds the anchor that opens a window. What is open must have been taken before.

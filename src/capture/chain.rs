@@ -65,6 +65,8 @@ pub(crate) enum Step {
 pub(crate) struct Counts {
     /// Messages in it.
     pub(crate) events: u64,
+    /// Messages that are lost before it with a damaged spool.
+    pub(crate) lost_before: u64,
     /// When its first item was read.
     pub(crate) opened: Instant,
     /// Its first item.
@@ -73,7 +75,12 @@ pub(crate) struct Counts {
 
 impl Counts {
     fn of(batch: &Batch) -> Self {
-        Self { events: batch.events, opened: batch.opened, first: batch.first }
+        Self {
+            events: batch.events,
+            lost_before: batch.joint.lost(),
+            opened: batch.opened,
+            first: batch.first,
+        }
     }
 }
 
@@ -154,6 +161,8 @@ pub(crate) struct Chain {
     went_back: Option<Gap>,
     /// What was given up and is not recorded yet.
     owed: Option<Gap>,
+    /// Messages of it that are lost with a damaged spool. Only their record clears it.
+    owed_lost: u64,
     /// The gap that the first batch on its way carries.
     forced: Option<Gap>,
     /// The last item that was given.
@@ -195,6 +204,22 @@ impl Chain {
     /// Messages that are stored and kept until that is durable.
     pub(crate) fn kept_events(&self) -> u64 {
         self.ring.range(..self.passed).map(|batch| batch.events).sum()
+    }
+
+    /// Messages that are lost with a damaged spool and not recorded yet.
+    pub(crate) fn unrecorded_events(&self) -> u64 {
+        let waiting: u64 = self.ring.iter().skip(self.passed).map(|batch| batch.joint.lost()).sum();
+        waiting + self.owed_lost
+    }
+
+    /// When the oldest loss was found that is not recorded yet; milliseconds since 1970.
+    pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
+        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| match &batch.joint {
+            Joint::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => Some(gap.started_unix_ms),
+            _ => None,
+        });
+        let owed = self.owed.iter().filter(|gap| gap.cause == GapCause::SpoolCorrupt);
+        holes.chain(owed.map(|gap| gap.started_unix_ms)).min()
     }
 
     /// Nothing waits to be stored.
@@ -325,9 +350,10 @@ impl Chain {
                 _ => return None,
             }
         } else {
+            let last = self.ring.get(self.sent - 1)?.last;
             match self.ring.get(self.sent)?.joint {
-                Joint::Follows(before) => Prev::Item(before),
-                Joint::Start | Joint::Gap(_) => return None,
+                Joint::Follows(before) if before == last => Prev::Item(before),
+                _ => return None,
             }
         };
         let gap = if self.sent == self.passed { self.forced.as_ref() } else { None };
@@ -353,7 +379,9 @@ impl Chain {
         });
         // What the state says is the graver reason; what was given up here is the least.
         let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
-        known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms))
+        let gap = known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
+        // Two clocks may have dated it, or one that went back.
+        Gap { started_unix_ms: gap.started_unix_ms.min(gap.ended_unix_ms), ..gap }
     }
 
     /// Says that what was sent will not be answered: the connection ended.
@@ -382,7 +410,8 @@ impl Chain {
             && Some(front.last) <= position
         {
             if passed.contains(&front.last.epoch) {
-                found.deduplicated += front.events;
+                // Another instance held what was lost here.
+                found.deduplicated += front.events + front.joint.lost();
                 self.pass();
             } else {
                 found.stale += front.events;
@@ -436,6 +465,15 @@ impl Chain {
         });
     }
 
+    /// Owes the record of messages that are lost with a damaged spool, where no batch stands for their place.
+    pub(crate) fn owe_lost(&mut self, gap: Gap) {
+        self.owed_lost += gap.dropped;
+        self.owed = Some(match self.owed.take() {
+            Some(owed) => gap.with(owed),
+            None => gap,
+        });
+    }
+
     /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how
     /// many messages that were, and the gap before the first of them: it lies before the border too.
     pub(crate) fn cut(&mut self, border: Position) -> (u64, Option<Gap>) {
@@ -461,7 +499,7 @@ impl Chain {
     /// Gives up everything that waits: another configuration's instance stores it. Returns how many
     /// messages that were.
     pub(crate) fn clear(&mut self) -> u64 {
-        let events = self.held_events();
+        let events = self.held_events() + self.unrecorded_events();
         // Replies still come to what is on its way; they are none to what is pushed from now on.
         let refused = self.awaited();
         let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
@@ -486,18 +524,19 @@ impl Chain {
         }
         match outcome {
             Ok(Outcome::Stored(stored)) => match self.pass() {
-                Some(counts) => {
+                Some(mut counts) => {
                     self.advance(stored.position);
                     self.went_back = None;
-                    self.owed = None;
-                    Step::Stored { counts, stored, gap: self.forced.take() }
+                    let gap = self.take_forced(&mut counts);
+                    Step::Stored { counts, stored, gap }
                 }
                 None => Step::Ignored,
             },
             Ok(Outcome::Duplicate(position)) => match self.pass() {
-                Some(counts) => {
+                Some(mut counts) => {
                     self.advance(Some(position));
-                    Step::Duplicate { counts, gap: self.forced.take() }
+                    let gap = self.take_forced(&mut counts);
+                    Step::Duplicate { counts, gap }
                 }
                 None => Step::Ignored,
             },
@@ -528,6 +567,18 @@ impl Chain {
         }
     }
 
+    /// The gap that the batch carried is recorded, and everything that was owed with it.
+    fn take_forced(&mut self, counts: &mut Counts) -> Option<Gap> {
+        let gap = self.forced.take();
+        if gap.is_some() {
+            counts.lost_before += std::mem::take(&mut self.owed_lost);
+        }
+        if self.owed_lost == 0 {
+            self.owed = None;
+        }
+        gap
+    }
+
     /// The state has come to `position` by what was sent, or further.
     fn advance(&mut self, position: Option<Position>) {
         self.begun = true;
@@ -556,6 +607,7 @@ impl Chain {
     fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
         let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
+        self.owed_lost += batch.joint.lost();
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
         let dropped = Gap {
             cause: GapCause::Stale,

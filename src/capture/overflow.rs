@@ -13,17 +13,22 @@
 //! of, and read again, in order, when there is room. Once everything is back in memory and the destination
 //! keeps up, writing ends, and what is stored durably is deleted.
 //!
-//! Failure: where the spool cannot be written, what is not written stays in memory; when that is full too
-//! the window is closed, inside a recorded gap. Nothing that was received is given up for it.
+//! Failure:
+//! - The disk refuses a write: what is not written stays in memory. When that is full too, the window is closed, inside a
+//!   recorded gap. Nothing that was received is given up for it.
+//! - The disk refuses a read: the same read is tried again later.
+//! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss as
+//!   its gap. It is recorded like any other gap, at once and with no message behind it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Gap, Joint};
+use super::batch::{Batch, Gap, Joint, Options, Read};
 use super::chain::Chain;
 use crate::event::GapCause;
 use crate::position::Position;
-use crate::spool::{Done, Piece, Record, Request, SpoolError};
+use crate::spool::{Damage, Done, Piece, Record, Request, SpoolError};
 
 /// What has waited for so long is written: as long as fsync's interval, so that a crash of the process
 /// costs no more than one of the machine.
@@ -49,10 +54,10 @@ pub(crate) struct Room {
 pub(crate) struct Outcome {
     /// Events that were received by an earlier process and are in hand now.
     pub(crate) recovered: u64,
-    /// The spool cannot be written or read: for a person.
+    /// Why the spool cannot be written or read.
     pub(crate) failed: Option<String>,
-    /// Records were lost: everything that was on disk only.
-    pub(crate) lost: bool,
+    /// What is damaged: file, place and loss.
+    pub(crate) damaged: Vec<String>,
 }
 
 /// What is behind the chain.
@@ -66,7 +71,13 @@ pub(crate) struct Overflow {
     disk_only: Option<Position>,
     /// The last item that an earlier process wrote.
     recovered: Option<Position>,
-    disk_events: u64,
+    /// The last item that was given up. What the log still holds up to it is not read again.
+    given_up: Option<Position>,
+    /// What was given up is to be deleted up to here.
+    discarded: Option<Position>,
+    /// A damaged stretch behind the last record that was read. The next record tells where it ends.
+    damage: Option<Gap>,
+    disk_only_batches: DiskOnly,
     tail: VecDeque<Batch>,
     tail_bytes: usize,
     /// The records of the request that is under way, each by its last item.
@@ -74,6 +85,7 @@ pub(crate) struct Overflow {
     /// What is being read is still wanted.
     reading: bool,
     retry_at: Option<Instant>,
+    read_again_at: Option<Instant>,
     released_at: Option<Instant>,
     /// Bytes of the log.
     bytes: u64,
@@ -124,7 +136,13 @@ impl Overflow {
 
     /// Messages that this process wrote and that are on disk only.
     pub(crate) fn disk_events(&self) -> u64 {
-        self.disk_events
+        self.disk_only_batches.events
+    }
+
+    /// Messages that are lost with a damaged stretch whose end is not known yet.
+    pub(crate) fn unrecorded_events(&self) -> u64 {
+        let waiting: u64 = self.tail.iter().map(|batch| batch.joint.lost()).sum();
+        waiting + self.damage.as_ref().map_or(0, |gap| gap.dropped)
     }
 
     /// Bytes on disk.
@@ -177,9 +195,15 @@ impl Overflow {
         }
         let late = chain.waits_since().is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
         self.journal = late || self.urgent || !self.is_empty();
-        if self.disk_only.is_some() && chain.held_bytes() <= room.chain / 2 {
+        if self.disk_only.is_none()
+            && let Some(position) = self.discarded.take()
+        {
+            return Some(Request::Release(position.to_bytes()));
+        }
+        let readable = self.read_again_at.is_none_or(|at| now >= at);
+        if self.disk_only.is_some() && readable && chain.held_bytes() <= room.chain / 2 {
             self.reading = true;
-            return Some(Request::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4) });
+            return Some(Request::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4).max(1) });
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return None;
@@ -218,8 +242,15 @@ impl Overflow {
         (!records.is_empty()).then_some(Request::Write(records))
     }
 
-    /// Takes in what the spool has done.
-    pub(crate) fn done(&mut self, done: Done, chain: &mut Chain, room: Room, now: Instant) -> Outcome {
+    /// Takes in what the spool has done. Holes are appended with `options`, as every batch of this configuration.
+    pub(crate) fn done(
+        &mut self,
+        done: Done,
+        chain: &mut Chain,
+        options: &Arc<Options>,
+        room: Room,
+        now: Read,
+    ) -> Outcome {
         let mut outcome = Outcome::default();
         match done {
             Done::Written { bytes } => {
@@ -234,79 +265,23 @@ impl Overflow {
                 self.writing.clear();
                 self.full = matches!(error, SpoolError::Full { .. });
                 self.failed = !self.full;
-                self.retry_at = Some(now + RETRY);
+                self.retry_at = Some(now.at + RETRY);
                 outcome.failed = Some(error.to_string());
             }
             // It was given up meanwhile, and is counted as that.
             Done::Read(_) | Done::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
-            Done::Read(records) => self.take(records, chain, now, &mut outcome),
+            Done::Read(pieces) => {
+                self.read_again_at = None;
+                Reading { overflow: self, chain, options, now, outcome: &mut outcome }.take(pieces);
+            }
             Done::ReadFailed(error) => {
+                self.read_again_at = Some(now.at + RETRY);
                 outcome.failed = Some(error.to_string());
-                self.lose(chain, &mut outcome);
             }
             Done::Released { bytes } => self.bytes = bytes,
         }
         self.settle(chain, room);
         outcome
-    }
-
-    /// Takes in what was read.
-    fn take(&mut self, pieces: Vec<Piece>, chain: &mut Chain, now: Instant, outcome: &mut Outcome) {
-        if pieces.is_empty() {
-            // The log has no more, and this was told to expect more.
-            return self.lose(chain, outcome);
-        }
-        for piece in pieces {
-            // Adaptation: a damage ends reading, as before; to be replaced by a gap in its place.
-            let Piece::Record(Record { mark, body: record, .. }) = piece else {
-                outcome.failed = Some("a part of the spool is damaged".to_owned());
-                return self.lose(chain, outcome);
-            };
-            let last = Position::from_bytes(mark);
-            // It is written before it is let go of, so the log begins with what is in memory, too.
-            if Some(last) <= chain.last() {
-                continue;
-            }
-            match Batch::decode(&record, now) {
-                Ok(batch) => {
-                    if Some(last) <= self.recovered {
-                        outcome.recovered += batch.events;
-                    } else {
-                        self.disk_events = self.disk_events.saturating_sub(batch.events);
-                    }
-                    chain.push(batch);
-                }
-                Err(error) => {
-                    outcome.failed = Some(error.to_string());
-                    return self.lose(chain, outcome);
-                }
-            }
-        }
-        if self.disk_only <= chain.last() {
-            self.disk_only = None;
-            self.disk_events = 0;
-        }
-    }
-
-    /// What was on disk only cannot be read any more.
-    fn lose(&mut self, chain: &mut Chain, outcome: &mut Outcome) {
-        outcome.lost = true;
-        self.lost_some(chain);
-    }
-
-    /// Something that was on disk only is gone.
-    pub(crate) fn lost_some(&mut self, chain: &mut Chain) {
-        let dropped = std::mem::take(&mut self.disk_events);
-        self.disk_only = None;
-        let now_unix_ms = crate::rt::unix_ms();
-        chain.owe(Gap {
-            cause: GapCause::SpoolCorrupt,
-            detail: "a part of the spool could not be read; its files are kept beside it".to_owned(),
-            started_unix_ms: now_unix_ms,
-            ended_unix_ms: now_unix_ms,
-            dropped,
-            published: None,
-        });
     }
 
     /// Moves what is in memory towards the chain, and lets go of what is written.
@@ -323,7 +298,7 @@ impl Overflow {
                 chain.push(batch);
             } else {
                 self.disk_only = Some(batch.last);
-                self.disk_events += batch.events;
+                self.disk_only_batches.push(batch.last, batch.events);
             }
         }
     }
@@ -360,10 +335,218 @@ impl Overflow {
     /// Gives up everything: another configuration's instance stores it. Returns how many messages that
     /// were.
     pub(crate) fn clear(&mut self) -> u64 {
-        let events = self.tail_events() + self.disk_events;
+        let events = self.tail_events() + self.disk_only_batches.take_all() + self.unrecorded_events();
+        self.given_up = self.given_up.max(self.last()).max(self.written);
+        if self.bytes > 0 {
+            self.discarded = self.written;
+        }
         self.tail.clear();
-        (self.tail_bytes, self.disk_events, self.disk_only) = (0, 0, None);
+        self.damage = None;
+        (self.tail_bytes, self.disk_only) = (0, None);
         self.reading = false;
         events
+    }
+}
+
+/// What was read from the spool, on its way into the chain.
+struct Reading<'a> {
+    overflow: &'a mut Overflow,
+    chain: &'a mut Chain,
+    options: &'a Arc<Options>,
+    now: Read,
+    outcome: &'a mut Outcome,
+}
+
+impl Reading<'_> {
+    fn take(mut self, pieces: Vec<Piece>) {
+        let ended = pieces.is_empty();
+        for piece in pieces {
+            match piece {
+                Piece::Record(record) => self.record(&record),
+                Piece::Damage(damage) => self.damage(&damage),
+            }
+        }
+        if ended {
+            return self.end();
+        }
+        if self.overflow.disk_only <= self.known() && self.overflow.damage.is_none() {
+            self.overflow.disk_only = None;
+            let left = self.overflow.disk_only_batches.take_all();
+            if left > 0 {
+                let detail = format!("{left} more messages of the spool are lost");
+                self.chain.owe_lost(self.gap(detail, left));
+            }
+        }
+    }
+
+    /// The last item that is in memory, was stored, or was given up.
+    fn known(&self) -> Option<Position> {
+        self.chain.last().max(self.overflow.given_up)
+    }
+
+    fn record(&mut self, record: &Record) {
+        let last = Position::from_bytes(record.mark);
+        // A batch is written before it leaves memory, so the log begins with batches that are in memory, too.
+        if Some(last) <= self.known() {
+            return;
+        }
+        let Ok(mut batch) = Batch::decode(&record.body, self.now.at) else {
+            let detail = format!("the record at {last} is of another version of tidegate");
+            return self.lost(None, Some(last), Some(record.events), &detail);
+        };
+        let lost = self.overflow.disk_only_batches.take_before(last);
+        if let Some(gap) = self.overflow.damage.take() {
+            let ended_unix_ms = batch.opened_unix_ms.max(gap.started_unix_ms);
+            let gap = Gap { ended_unix_ms, dropped: gap.dropped + lost, ..gap };
+            match &mut batch.joint {
+                Joint::Follows(before) if Some(*before) > self.chain.last() => self.hole(*before, gap),
+                Joint::Follows(_) => self.chain.owe_lost(gap),
+                joint @ Joint::Start => *joint = Joint::Gap(gap),
+                Joint::Gap(own) if own.dropped == 0 => *own = gap.with(own.clone()),
+                // Its losses are counted already.
+                Joint::Gap(_) => self.chain.owe_lost(gap),
+            }
+        } else if lost > 0 {
+            self.chain.owe_lost(self.gap(format!("{lost} messages of the spool are lost"), lost));
+        }
+        if Some(last) <= self.overflow.recovered {
+            self.outcome.recovered += batch.events;
+        } else {
+            self.overflow.disk_only_batches.take_upto(last);
+        }
+        self.chain.push(batch);
+    }
+
+    fn hole(&mut self, last: Position, gap: Gap) {
+        self.chain.push(Batch::hole(last, gap, self.now, self.options.clone()));
+    }
+
+    fn damage(&mut self, damage: &Damage) {
+        let upto = damage.upto.map(Position::from_bytes);
+        if upto.is_some() && upto <= self.known() {
+            // Everything in it is in memory, or was given up before.
+            return;
+        }
+        let file = damage.file.display();
+        let Damage { offset, bytes, detail, .. } = damage;
+        let detail = format!("{bytes} bytes at byte {offset} of {file}: {detail}");
+        self.lost(damage.after.map(Position::from_bytes), upto, damage.events, &detail);
+    }
+
+    fn gap(&self, detail: String, dropped: u64) -> Gap {
+        Gap {
+            cause: GapCause::SpoolCorrupt,
+            detail,
+            started_unix_ms: self.now.unix_ms,
+            ended_unix_ms: self.now.unix_ms,
+            dropped,
+            published: None,
+        }
+    }
+
+    /// Messages are lost. They stay counted as received: a hole or the next gap carries them.
+    fn lost(
+        &mut self,
+        after: Option<Position>,
+        upto: Option<Position>,
+        events: Option<u64>,
+        detail: &str,
+    ) {
+        // Messages of this process were counted as received when they were read: what is not read again of them is
+        // lost. Those of an earlier process are counted now.
+        let Overflow { recovered, disk_only_batches, .. } = &*self.overflow;
+        let own = recovered.is_none() || after >= *recovered;
+        let known = upto.map_or(0, |upto| disk_only_batches.events_upto(upto));
+        let (lost, earlier) = match events {
+            _ if own => (known, 0),
+            Some(events) => (events, events.saturating_sub(known)),
+            None => (0, 0),
+        };
+        self.outcome.recovered += earlier;
+        let detail = match (own, events, upto) {
+            (true, _, Some(_)) | (false, Some(_), _) => format!("{lost} messages of the spool are lost with {detail}"),
+            _ => format!("messages of the spool are lost with {detail}"),
+        };
+        let gap = self.gap(detail.clone(), earlier);
+        self.outcome.damaged.push(detail);
+        let gap = match self.overflow.damage.take() {
+            Some(before) => before.with(gap),
+            None => gap,
+        };
+        match upto {
+            // Nothing readable follows in the log.
+            Some(upto) if Some(upto) >= self.overflow.disk_only => {
+                let lost = self.overflow.disk_only_batches.take_all();
+                self.hole(upto, Gap { dropped: gap.dropped + lost, ..gap });
+            }
+            _ => self.overflow.damage = Some(gap),
+        }
+    }
+
+    /// The log has no more records, and not everything that was on disk only has been read.
+    fn end(&mut self) {
+        let Some(upto) = self.overflow.disk_only else { return };
+        let left = self.overflow.disk_only_batches.events;
+        if left > 0 {
+            self.lost(self.known(), Some(upto), Some(left), "the end of the spool, which is missing");
+        } else if let Some(gap) = self.overflow.damage.take() {
+            if Some(upto) > self.chain.last() { self.hole(upto, gap) } else { self.chain.owe_lost(gap) }
+        }
+        self.overflow.disk_only = None;
+    }
+}
+
+/// The batches that are on disk only: how many messages each has, so that a loss is known exactly.
+#[derive(Debug, Default)]
+struct DiskOnly {
+    /// Oldest first. Neighbours are merged where there are too many.
+    batches: VecDeque<(Position, u64)>,
+    events: u64,
+}
+
+/// Batches on disk that are counted one by one: some 2 MiB of memory.
+const DISK_ONLY: usize = 1 << 16;
+
+impl DiskOnly {
+    fn push(&mut self, last: Position, events: u64) {
+        if self.batches.len() >= DISK_ONLY {
+            let all = std::mem::take(&mut self.batches);
+            let mut all = all.into_iter();
+            while let Some((last, events)) = all.next() {
+                let merged = all.next().map_or((last, events), |(last, more)| (last, events + more));
+                self.batches.push_back(merged);
+            }
+        }
+        self.events += events;
+        self.batches.push_back((last, events));
+    }
+
+    /// Messages of the batches up to one.
+    fn events_upto(&self, last: Position) -> u64 {
+        self.batches.iter().take_while(|(at, _)| *at <= last).map(|(_, events)| events).sum()
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(Position) -> bool) -> u64 {
+        let mut taken = 0;
+        while let Some((at, events)) = self.batches.front().copied()
+            && wanted(at)
+        {
+            self.batches.pop_front();
+            taken += events;
+        }
+        self.events -= taken;
+        taken
+    }
+
+    fn take_before(&mut self, last: Position) -> u64 {
+        self.take_while(|at| at < last)
+    }
+
+    fn take_upto(&mut self, last: Position) -> u64 {
+        self.take_while(|at| at <= last)
+    }
+
+    fn take_all(&mut self) -> u64 {
+        self.take_while(|_| true)
     }
 }

@@ -523,6 +523,9 @@ impl Route {
             ring: self.chain.held_events() - sent + self.overflow.tail_events() + self.builder.open_events(),
             in_flight: sent,
             spool: self.overflow.disk_events(),
+            unrecorded: self.chain.unrecorded_events()
+                + self.overflow.unrecorded_events()
+                + self.builder.open_loss(),
         }
     }
 

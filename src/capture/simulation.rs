@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use super::account::Account;
 use super::append::{Append, Keys, Outcome, options};
 use super::batch::{Builder, Gap, Joint, Read};
-use super::chain::{Chain, Coverage, Step};
+use super::chain::{Chain, Counts, Coverage, Step};
 use super::mapping::{FieldSink as _, RejectReason, Rejection};
 use super::model::{Model, arguments};
 use super::overflow::{Overflow, Room};
@@ -33,11 +33,11 @@ use super::standing::{Facts, Standing, Stood, Want};
 use super::state::{Revision, State};
 use super::takeover::Takeover;
 use crate::config::{Capture, Format, Keep, Mode};
-use crate::event::GapCause;
+use crate::event::{DropReason, GapCause};
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::{Limits, Message, Reader, Value};
-use crate::spool::{Done, Piece, Record, Request, SpoolError};
+use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
 use crate::status::InHand;
 use crate::template::Template;
 
@@ -98,13 +98,9 @@ impl Source {
     }
 }
 
-/// What survives the process.
-#[derive(Debug, Default)]
-struct Disk {
-    records: VecDeque<Record>,
-    read: usize,
-    full: bool,
-}
+/// How the spools are kept: with files of a few records.
+const SPOOL: spool::Options =
+    spool::Options { limit_bytes: 1 << 20, segment_bytes: 4_000, fsync: Fsync::Every(Duration::from_secs(1 << 20)) };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
@@ -143,7 +139,9 @@ struct Instance {
     builder: Builder,
     standing: Standing,
     account: Account,
-    disk: Disk,
+    /// What survives the process, and the log on it.
+    disk: MemoryDisk,
+    log: Log<MemoryDisk>,
     request: Option<Request>,
     /// Where the open window has come to in the source's items, its anchor, and the last position.
     window: Option<(usize, Position, Position)>,
@@ -177,6 +175,8 @@ struct World {
     forgot: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
+    /// Messages that every instance has counted as lost with a damaged spool.
+    damaged: bool,
     /// What is stored has changed since it was last looked at.
     changed: bool,
     real: Option<real::Real>,
@@ -212,12 +212,13 @@ impl World {
             promised: None,
             forgot: false,
             epoch_lost: false,
+            damaged: false,
             changed: true,
             rng,
             real,
         };
         for number in 0..count {
-            let instance = world.process(number, 0, Disk::default());
+            let instance = world.process(number, 0, MemoryDisk::new());
             world.instances.push(instance);
         }
         world.replace(Model::default());
@@ -228,9 +229,10 @@ impl World {
         self.base + Duration::from_millis(self.now_ms)
     }
 
-    fn process(&self, number: usize, configuration: u64, mut disk: Disk) -> Instance {
-        disk.read = 0;
-        let last = disk.records.back().map(|record| Position::from_bytes(record.mark));
+    fn process(&self, number: usize, configuration: u64, disk: MemoryDisk) -> Instance {
+        disk.heal();
+        let (log, recovered) = Log::over(disk.clone(), SPOOL).unwrap();
+        let last = recovered.last.map(Position::from_bytes);
         let settings = settings(if self.templated { "s:<channel>" } else { "s" });
         Instance {
             number,
@@ -245,11 +247,12 @@ impl World {
             no_source: false,
             no_destination: false,
             chain: Chain::default(),
-            overflow: Overflow::with_spool(last, disk.records.len() as u64),
+            overflow: Overflow::with_spool(last, recovered.bytes),
             builder: Builder::new(Arc::new(options(&settings))),
             standing: Standing::new(format!("i{number}"), FORCE_AFTER, self.now()),
             account: Account::default(),
             disk,
+            log,
             request: None,
             window: None,
             gap: None,

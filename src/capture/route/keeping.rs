@@ -8,6 +8,7 @@ use crate::position::Position;
 use crate::rt;
 use crate::spool::{Done, Log, Spool};
 
+use super::super::batch::Read;
 use super::super::overflow::Overflow;
 
 /// With `durability = "applied"`: how long what is stored is kept all the same. A failover loses what had
@@ -25,7 +26,6 @@ impl Route {
             return;
         }
         let route = self.parts.capture.name.clone();
-        // Adaptation: a spool that is still in use is an error here; to be tried again.
         let name = route.clone();
         let opened = rt::blocking("spool", move || Log::open(place.state.spool(&name)?, place.options)).await;
         match opened {
@@ -88,22 +88,32 @@ impl Route {
 
     pub(super) fn on_spool(&mut self, done: Done, now: Instant) {
         let room = self.room();
-        let outcome = self.overflow.done(done, &mut self.chain, room, now);
+        let read = Read { at: now, unix_ms: rt::unix_ms() };
+        let outcome = self.overflow.done(done, &mut self.chain, self.builder.options(), room, read);
         self.account.received(outcome.recovered);
+        let route = self.parts.capture.name.as_str();
         if let Some(error) = outcome.failed
             && let Some(suppressed) = self.log.admit("spool_failed", now)
         {
-            let consequence = if outcome.lost {
-                "what was on disk only is missing, inside a recorded gap"
-            } else {
-                "what comes is kept in memory as long as that lasts; tries again every 2 s"
-            };
             tracing::error!(
                 event = "spool_failed",
-                route = self.parts.capture.name,
+                route,
                 suppressed,
-                "{error}; {consequence}"
+                "{error}; new messages stay in memory as long as that lasts; tidegate tries again every 2 s"
             );
+        }
+        for damage in &outcome.damaged {
+            if let Some(suppressed) = self.log.admit("spool_corrupt", now) {
+                tracing::error!(
+                    event = "spool_corrupt",
+                    route,
+                    suppressed,
+                    "{damage}; a gap records the loss, everything that is intact is stored, and the damaged file is kept                      beside the spool; look at the disk"
+                );
+            }
+        }
+        if !outcome.damaged.is_empty() {
+            self.standing.hurry();
         }
         self.reopen_if_room(now);
     }

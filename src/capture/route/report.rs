@@ -56,7 +56,9 @@ impl Route {
         // Without a durability to wait for, what is stored is as durable as it will be known to be.
         let kept = if self.durable.is_some() { self.chain.kept_events() } else { 0 };
         metrics.durable_lag_events.set(float(held.total() + kept));
-        metrics.gap_open.set(if self.gap.is_some() { 1.0 } else { 0.0 });
+        let gap_since = self.gap.as_ref().map(|gap| gap.started_unix_ms);
+        let gap_since = gap_since.into_iter().chain(self.chain.unrecorded_since_unix_ms()).min();
+        metrics.gap_open.set(if gap_since.is_some() { 1.0 } else { 0.0 });
         metrics.leader.set(if leader { 1.0 } else { 0.0 });
         metrics.standby_eligible.set(if !leader && eligible { 1.0 } else { 0.0 });
         let position = self.chain.checkpoint().map(|position| position.to_string());
@@ -66,7 +68,7 @@ impl Route {
         let spooled_all = self.overflow.has_written(last);
         let (ledger, process) = (self.account.route(held), self.account.process(held));
         let replication = self.replication_status();
-        let (source, destination, gap) = (&self.source, &self.destination, &self.gap);
+        let (source, destination) = (&self.source, &self.destination);
         self.parts.slot.update(|status| {
             status.state = state;
             status.since_unix_ms = since;
@@ -85,7 +87,7 @@ impl Route {
             status.durable = durable;
             status.leader = leader;
             status.other_instances = others;
-            status.gap_open_since_unix_ms = gap.as_ref().map(|gap| gap.started_unix_ms);
+            status.gap_open_since_unix_ms = gap_since;
             status.last_progress_unix_ms = self.report.last_append_unix_ms;
             status.ledger = Some(ledger);
             status.process = Some(process);
@@ -99,7 +101,7 @@ impl Route {
     /// Counts events in hand that will not be stored, because of where the state stands.
     pub(super) fn give_up(&mut self, events: u64) {
         self.parts.metrics.dropped(DropReason::Stale).increment(events);
-        self.account.dropped(events);
+        self.account.dropped(DropReason::Stale, events);
     }
 
     pub(super) fn count_stored(&mut self, counts: &Counts, stored: &Stored, now: Instant) {
@@ -152,8 +154,9 @@ impl Route {
 
     /// Tells of the gap that a batch carried, once it is recorded.
     pub(super) fn tell_gap(&mut self, counts: &Counts, gap: Option<&Gap>) {
+        self.count_lost(counts, gap.is_some());
         if let Some(gap) = gap {
-            self.account.recorded(gap.dropped);
+            self.account.recorded(gap.reason(), gap.dropped);
             self.parts.metrics.gap(gap.cause).increment(1);
             tracing::warn!(
                 event = "gap",
@@ -168,6 +171,20 @@ impl Route {
                 gap.detail,
                 String::from_utf8_lossy(&self.keys.gaps)
             );
+        }
+    }
+
+    /// Counts what was lost with a damaged spool: given up with its record, or stored by another instance.
+    fn count_lost(&mut self, counts: &Counts, recorded: bool) {
+        if counts.lost_before == 0 {
+            return;
+        }
+        if recorded {
+            self.parts.metrics.dropped(DropReason::SpoolCorrupt).increment(counts.lost_before);
+            self.account.dropped(DropReason::SpoolCorrupt, counts.lost_before);
+        } else {
+            self.parts.metrics.deduplicated.increment(counts.lost_before);
+            self.account.deduplicated(counts.lost_before);
         }
     }
 

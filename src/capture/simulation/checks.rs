@@ -118,5 +118,8 @@ fn held(instance: &Instance) -> InHand {
             + instance.builder.open_events(),
         in_flight: sent,
         spool: instance.overflow.disk_events(),
+        unrecorded: instance.chain.unrecorded_events()
+            + instance.overflow.unrecorded_events()
+            + instance.builder.open_loss(),
     }
 }

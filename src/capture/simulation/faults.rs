@@ -16,7 +16,7 @@ impl World {
 
     pub(super) fn restart(&mut self, which: usize, configuration: u64) {
         self.disconnect(which);
-        let disk = std::mem::take(&mut self.instances[which].disk);
+        let disk = self.instances[which].disk.clone();
         self.instances[which] = self.process(which, configuration, disk);
     }
 
@@ -72,10 +72,44 @@ impl World {
         self.old_model = None;
     }
 
+    /// The disk refuses: there is no room, a sync fails, a file cannot be read.
+    fn refuse(&mut self, which: usize) {
+        let disk = &self.instances[which].disk;
+        match self.rng.u32(..4) {
+            0 => disk.set_room(Some(self.rng.u64(..2_000))),
+            1 => disk.fail_syncs(self.rng.u32(1..4)),
+            2 => disk.fail_directory_syncs(self.rng.u32(1..4)),
+            // A third refusal in a row gives the rest of a file up.
+            _ if self.gentle => disk.set_room(Some(0)),
+            _ => {
+                self.damaged = true;
+                let names = disk.names();
+                if let Some(name) = self.rng.choice(&names) {
+                    disk.refuse_reads(name, self.rng.u32(1..5));
+                }
+            }
+        }
+    }
+
+    /// A file of the spool is not what was written: a bit is flipped, it is shorter, or it is gone.
+    fn damage(&mut self, which: usize) {
+        let disk = &self.instances[which].disk;
+        let names = disk.names();
+        let Some(name) = self.rng.choice(&names) else { return };
+        let length = disk.content(name).len();
+        self.damaged = true;
+        match self.rng.u32(..4) {
+            0 => disk.delete(name),
+            1 => disk.shorten(name, self.rng.usize(..=length)),
+            _ if length > 0 => disk.flip(name, self.rng.usize(..length), self.rng.u8(..8)),
+            _ => {}
+        }
+    }
+
     /// Something goes wrong.
     pub(super) fn fault(&mut self) {
         let which = self.rng.usize(..self.instances.len());
-        match self.rng.u32(..106) {
+        match self.rng.u32(..118) {
             0..15 => self.lose_window(which, GapCause::SourceDisconnected),
             15..30 => self.disconnect(which),
             30..42 => self.kill(which),
@@ -83,7 +117,8 @@ impl World {
             52..60 => self.instances[which].no_source = true,
             60..68 => self.instances[which].no_destination = true,
             68..78 => self.fail_over(),
-            78..84 => self.instances[which].disk.full = true,
+            78..84 => self.refuse(which),
+            106..118 if !self.gentle => self.damage(which),
             84..89 => self.source.clock_ms = self.source.clock_ms.saturating_add(self.rng.u64(..10_000)),
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
             94..97 if !self.gentle && !self.forgot && self.is_remembered() => {
@@ -113,7 +148,7 @@ impl World {
     /// Whether the state knows of every epoch in which anything is held; one instance knows its own.
     pub(super) fn is_remembered(&self) -> bool {
         let empty = |one: &Instance| {
-            one.chain.is_empty() && one.builder.open_items() == 0 && one.disk.records.is_empty()
+            one.chain.is_empty() && one.builder.open_items() == 0 && one.log.is_empty()
         };
         self.model.position() != "-" && (self.instances.len() == 1 || self.instances.iter().all(empty))
     }
@@ -124,6 +159,6 @@ impl World {
         instance.paused = false;
         instance.no_source = false;
         instance.no_destination = false;
-        instance.disk.full = false;
+        instance.disk.heal();
     }
 }

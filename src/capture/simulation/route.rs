@@ -245,15 +245,15 @@ impl World {
             Step::Stored { counts, stored, gap } => {
                 instance.account.stored(&stored);
                 instance.account.deduplicated(counts.events - stored.events());
-                instance.account.recorded(gap.map_or(0, |gap| gap.dropped));
+                count_gap(&mut instance.account, &counts, gap.as_ref());
             }
             Step::Duplicate { counts, gap } => {
                 instance.account.deduplicated(counts.events);
-                instance.account.recorded(gap.map_or(0, |gap| gap.dropped));
+                count_gap(&mut instance.account, &counts, gap.as_ref());
                 instance.standing.hurry();
             }
             Step::Dropped { events } => {
-                instance.account.dropped(events);
+                instance.account.dropped(DropReason::Stale, events);
                 instance.standing.hurry();
             }
             Step::Again { rewound } => {
@@ -284,10 +284,10 @@ impl World {
         let instance = &mut self.instances[which];
         if instance.chain.is_behind() && instance.standing.is_alone(now) && instance.window.is_some() {
             let given_up = instance.chain.clear() + instance.overflow.clear();
-            instance.account.dropped(given_up);
+            instance.account.dropped(DropReason::Stale, given_up);
             instance.floor = instance.floor.max(state.highest_epoch() + 1);
             let open = instance.builder.take().map_or(0, |batch| batch.events);
-            self.instances[which].account.dropped(open);
+            self.instances[which].account.dropped(DropReason::Stale, open);
             self.instances[which].window = None;
             self.instances[which].gap = Some(Gap { dropped: given_up + open, ..broken(GapCause::EpochLost) });
         }
@@ -374,11 +374,23 @@ impl World {
         if instance.request.is_none() {
             instance.request = instance.overflow.request(&instance.chain, durable, ROOM, now);
         } else if let Some(request) = instance.request.take() {
-            let done = work(&mut instance.disk, request);
-            let outcome = instance.overflow.done(done, &mut instance.chain, ROOM, now);
-            assert!(!outcome.lost, "a disk that works gives back what it was given");
+            let done = spool::answer(&mut instance.log, request);
+            let read = Read { at: now, unix_ms: 1 + self.now_ms };
+            let options = instance.builder.options().clone();
+            let outcome = instance.overflow.done(done, &mut instance.chain, &options, ROOM, read);
+            assert!(outcome.damaged.is_empty() || self.damaged, "a disk that works gives back what it was given");
             instance.account.received(outcome.recovered);
         }
+    }
+}
+
+fn count_gap(account: &mut Account, counts: &Counts, gap: Option<&Gap>) {
+    match gap {
+        Some(gap) => {
+            account.recorded(gap.reason(), gap.dropped);
+            account.dropped(DropReason::SpoolCorrupt, counts.lost_before);
+        }
+        None => account.deduplicated(counts.lost_before),
     }
 }
 
@@ -418,39 +430,4 @@ fn take(builder: &mut Builder, number: u64, position: Position, templated: bool,
         sink.field(b"payload", payload.as_bytes());
         Ok(())
     })
-}
-
-/// Adaptation: the log, with records as its segments; to be replaced by `spool::answer` on a `MemoryDisk`.
-fn work(disk: &mut Disk, request: Request) -> Done {
-    match request {
-        Request::Write(records) if disk.full => {
-            let error = SpoolError::Full { directory: "disk".into(), limit_bytes: 0 };
-            let written = records.len() / 2;
-            disk.records.extend(records.into_iter().take(written));
-            Done::WriteFailed { error, written }
-        }
-        Request::Write(records) => {
-            disk.records.extend(records);
-            Done::Written { bytes: disk.records.len() as u64 }
-        }
-        Request::Read { max_bytes } => {
-            let mut pieces = Vec::new();
-            let mut bytes = 0;
-            while bytes < max_bytes
-                && let Some(record) = disk.records.get(disk.read)
-            {
-                bytes += record.body.len();
-                disk.read += 1;
-                pieces.push(Piece::Record(record.clone()));
-            }
-            Done::Read(pieces)
-        }
-        Request::Release(upto) => {
-            while disk.records.front().is_some_and(|record| record.mark <= upto) {
-                disk.records.pop_front();
-                disk.read = disk.read.saturating_sub(1);
-            }
-            Done::Released { bytes: disk.records.len() as u64 }
-        }
-    }
 }

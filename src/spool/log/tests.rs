@@ -10,6 +10,8 @@ use super::super::segment::is_aside;
 use super::super::storage::MemoryDisk;
 use super::*;
 
+/// No record.
+const NONE: [u64; 0] = [];
 /// Segments of a few records.
 const OPTIONS: Options = Options { limit_bytes: 1 << 20, segment_bytes: 700, fsync: Fsync::Always };
 /// Syncs only where a test or a full segment says so.
@@ -80,7 +82,7 @@ fn missing(pieces: &[Piece], expected: impl IntoIterator<Item = u64>, what: &str
             assert_eq!(damage.after, last, "{what}: {damage:?}");
             assert!(damage.upto.is_none_or(|upto| here.last() == Some(&number(&upto))), "{what}: {damage:?}");
         } else {
-            assert_eq!(*here, [], "{what}: nothing tells of it");
+            assert_eq!(*here, NONE, "{what}: nothing tells of it");
         }
         lost.append(here);
     };

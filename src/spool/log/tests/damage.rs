@@ -17,7 +17,7 @@ fn both(disk: &MemoryDisk, damage: impl Fn(&MemoryDisk)) -> [(&'static str, Log<
 fn goes_on(mut log: Log<MemoryDisk>, what: &str) {
     log.write(&records(100..110)).unwrap();
     let pieces = all(&mut log);
-    assert_eq!(missing(&pieces, 100..110, what), [], "{what}");
+    assert_eq!(missing(&pieces, 100..110, what), NONE, "{what}");
     let disk = log.storage.clone();
     drop(log);
     let (mut log, recovered) = open(&disk, OPTIONS);
@@ -143,7 +143,7 @@ fn what_somebody_published_is_never_taken_for_a_record() {
     }
     log.write(&[Record { mark: mark(4), events: 1, body: forged }]).unwrap();
     log.write(&records(5..8)).unwrap();
-    let begin = disk.content(name).windows(8).position(|bytes| bytes == mark(4)[16..].as_ref()).unwrap();
+    let begin = disk.content(name).windows(8).position(|bytes| bytes == &mark(4)[16..]).unwrap();
     for byte in begin - 64..begin {
         let copy = disk.copy();
         copy.flip(name, byte, 3);
@@ -171,7 +171,7 @@ fn a_tail_of_zeros_is_torn() {
     disk.put(&name, &content);
     let (mut log, recovered) = open(&disk, LAZY);
     assert_eq!((recovered.cut_bytes, recovered.damages), (10_000, 0));
-    assert_eq!(missing(&all(&mut log), 1..4, "zeros"), []);
+    assert_eq!(missing(&all(&mut log), 1..4, "zeros"), NONE);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn what_release_0_1_0_wrote_is_read_to_its_end() {
     let pieces = all(&mut log);
     let old: [&[u8]; 4] = [b"first", b"", b"\x00\xff the third", b"last"];
     assert_eq!(old_bodies(&pieces[..4]), old);
-    assert_eq!(missing(&pieces[4..], 5..9, "new ones"), []);
+    assert_eq!(missing(&pieces[4..], 5..9, "new ones"), NONE);
     assert!(
         disk.names().iter().any(|name| name.starts_with("00000000000000000008-v2-")),
         "{:?}",
@@ -234,7 +234,7 @@ fn what_is_damaged_in_a_file_of_0_1_0_is_told() {
         let (mut log, _) = open(&disk, OPTIONS);
         let pieces = all(&mut log);
         let new: Vec<Piece> = pieces[pieces.len() - 4..].to_vec();
-        assert_eq!(missing(&new, 5..9, "new ones"), [], "byte {byte}");
+        assert_eq!(missing(&new, 5..9, "new ones"), NONE, "byte {byte}");
         let old = &pieces[..pieces.len() - 4];
         let damages = old.iter().filter(|piece| matches!(piece, Piece::Damage(_))).count();
         let whole = old_bodies(old).len();

@@ -21,13 +21,13 @@ fn a_crash_takes_no_more_than_what_was_not_synced() {
         let (mut log, recovered) = open(&copy, LAZY);
         assert_eq!(recovered.damages, 0, "{survives}");
         assert!((14..20).contains(&recovered.records), "{survives}: {recovered:?}");
-        assert_eq!(missing(&all(&mut log), 1..=recovered.records, "crash"), [], "{survives}");
+        assert_eq!(missing(&all(&mut log), 1..=recovered.records, "crash"), NONE, "{survives}");
         // It goes on behind that, and what is counted stays exact.
         log.write(&records(30..40)).unwrap();
         drop(log);
         let (mut log, _) = open(&copy, LAZY);
         let expected = (1..=recovered.records).chain(30..40);
-        assert_eq!(missing(&all(&mut log), expected, "afterwards"), [], "{survives}");
+        assert_eq!(missing(&all(&mut log), expected, "afterwards"), NONE, "{survives}");
     }
 }
 
@@ -58,11 +58,11 @@ fn a_disk_that_fills_up_at_any_byte_loses_nothing() {
             disk.fail_truncates(failing_truncates);
             persevere(&mut log, &disk, 1..16);
             let what = format!("room for {room} bytes, {failing_truncates}");
-            assert_eq!(missing(&all(&mut log), 1..16, &what), [], "{what}");
+            assert_eq!(missing(&all(&mut log), 1..16, &what), NONE, "{what}");
             drop(log);
             disk.crash(|_, _| None);
             let (mut log, recovered) = open(&disk, OPTIONS);
-            assert_eq!(missing(&all(&mut log), 1..16, &what), [], "{what}");
+            assert_eq!(missing(&all(&mut log), 1..16, &what), NONE, "{what}");
             assert_eq!((recovered.records, recovered.damages), (15, 0), "{what}");
         }
     }
@@ -87,12 +87,12 @@ fn what_a_failed_sync_was_about_is_written_again_before_it_counts() {
                         Err((_, written)) => assert_eq!(written, 0, "{what}"),
                     }
                 }
-                assert_eq!(missing(&all(&mut log), 1..number, &what), [], "{what}");
+                assert_eq!(missing(&all(&mut log), 1..number, &what), NONE, "{what}");
                 drop(log);
                 disk.crash(|_, _| Some(0));
                 let (mut log, recovered) = open(&disk, options);
                 assert_eq!(recovered.damages, 0, "{what}");
-                assert_eq!(missing(&all(&mut log), 1..number, &what), [], "{what}");
+                assert_eq!(missing(&all(&mut log), 1..number, &what), NONE, "{what}");
             }
         }
     }
@@ -108,11 +108,11 @@ fn a_request_whose_sync_fails_is_not_written_at_all() {
     let (_, written) = log.write(&records(3..6)).unwrap_err();
     assert_eq!(written, 0);
     assert!(log.bytes() <= bytes);
-    assert_eq!(missing(&all(&mut log), 1..3, "taken back"), []);
+    assert_eq!(missing(&all(&mut log), 1..3, "taken back"), NONE);
     // Other records may take their place.
     log.write(&records(7..9)).unwrap();
     disk.crash(|_, _| Some(0));
-    assert_eq!(missing(&all(&mut open(&disk, OPTIONS).0), [1, 2, 7, 8], "after a crash"), []);
+    assert_eq!(missing(&all(&mut open(&disk, OPTIONS).0), [1, 2, 7, 8], "after a crash"), NONE);
 }
 
 #[test]
@@ -145,10 +145,10 @@ fn a_disk_that_fills_up_while_it_is_written_again_loses_nothing() {
         persevere(&mut log, &disk, 5..9);
         disk.heal();
         log.sync().unwrap();
-        assert_eq!(missing(&all(&mut log), 1..9, "running"), [], "{room}");
+        assert_eq!(missing(&all(&mut log), 1..9, "running"), NONE, "{room}");
         drop(log);
         disk.crash(|_, _| Some(0));
-        assert_eq!(missing(&all(&mut open(&disk, LAZY).0), 1..9, "crash"), [], "{room}");
+        assert_eq!(missing(&all(&mut open(&disk, LAZY).0), 1..9, "crash"), NONE, "{room}");
     }
 }
 
@@ -163,7 +163,7 @@ fn a_file_whose_name_cannot_be_synced_is_not_written_to() {
         }
         log.write(&records(1..9)).unwrap();
         disk.crash(|_, _| None);
-        assert_eq!(missing(&all(&mut open(&disk, OPTIONS).0), 1..9, "names"), []);
+        assert_eq!(missing(&all(&mut open(&disk, OPTIONS).0), 1..9, "names"), NONE);
     }
 }
 
