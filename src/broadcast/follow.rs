@@ -354,9 +354,7 @@ impl Follow {
     /// Publishes what is held and acknowledged, as long as there is room.
     fn publish_held(&mut self, way: &mut Way<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
-        while way.publisher.has_room()
-            && self.hold.after(self.handed).is_some_and(|id| id <= limit)
-        {
+        while way.publisher.has_room() && self.hold.after(self.handed).is_some_and(|id| id <= limit) {
             let allowed = self.allowed(way.pace, now);
             if allowed == 0 {
                 break;

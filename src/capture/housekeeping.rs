@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::append::Keys;
 use super::trimming::Trimming;
 use crate::config::{Capture, Endpoint, Keep};
-use crate::rt;
 use crate::server::{self, Backoff, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// How often an instance that does not write looks whether it does by now.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long gap records and dead letters are kept.
 const RECORDS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Streams trimmed in one pipeline: the server is held up for well under a millisecond.
@@ -29,6 +31,7 @@ pub(crate) async fn keep(
     endpoint: Arc<Endpoint>,
     capture: Arc<Capture>,
     keys: Keys,
+    writes_as: watch::Receiver<Option<String>>,
     mut trimming: Option<Trimming>,
     stop: CancellationToken,
 ) {
@@ -36,7 +39,7 @@ pub(crate) async fn keep(
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
-            ended = rounds(&endpoint, &capture, &keys, trimming.as_mut(), &mut backoff) => ended,
+            ended = rounds(&endpoint, &capture, &keys, &writes_as, trimming.as_mut(), &mut backoff) => ended,
         };
         // The route's own connection tells of a server that is away; this is for the rest.
         tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
@@ -54,6 +57,7 @@ async fn rounds(
     endpoint: &Endpoint,
     capture: &Capture,
     keys: &Keys,
+    writes_as: &watch::Receiver<Option<String>>,
     mut trimming: Option<&mut Trimming>,
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
@@ -63,13 +67,16 @@ async fn rounds(
     }
     let mut due = Instant::now();
     loop {
-        if due <= Instant::now() {
+        // Another instance may run another configuration, and keep more: only the one that writes trims.
+        let writes = writes_as.borrow().is_some();
+        if due <= Instant::now() && writes {
             by_age(&mut connection, capture, keys).await?;
             due = Instant::now() + INTERVAL;
         }
         let pause = match &mut trimming {
             Some(trimming) => trimming.step(&mut connection).await?,
-            None => INTERVAL,
+            None if writes => INTERVAL,
+            None => LOOK,
         };
         backoff.reset();
         tokio::time::sleep(pause).await;
@@ -77,10 +84,13 @@ async fn rounds(
 }
 
 async fn by_age(connection: &mut MultiplexedConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
-    let records = rt::unix_ms().saturating_sub(millis(RECORDS_AGE));
+    // Ids carry the server's time, so age is counted by its clock: this machine's may be wrong by hours.
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+    let now = seconds.saturating_mul(1000);
+    let records = now.saturating_sub(millis(RECORDS_AGE));
     trim(connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records).await?;
     let Keep::Limits { age: Some(age), .. } = capture.keep else { return Ok(()) };
-    let oldest = rt::unix_ms().saturating_sub(millis(age));
+    let oldest = now.saturating_sub(millis(age));
     match capture.stream.literal() {
         Some(stream) => trim(connection, &[stream.as_bytes().to_vec()], oldest).await,
         None => trim_made(connection, &keys.streams, oldest).await,

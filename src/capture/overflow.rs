@@ -445,13 +445,7 @@ impl Reading<'_> {
     }
 
     /// Messages are lost. They stay counted as received: a hole or the next gap carries them.
-    fn lost(
-        &mut self,
-        after: Option<Position>,
-        upto: Option<Position>,
-        events: Option<u64>,
-        detail: &str,
-    ) {
+    fn lost(&mut self, after: Option<Position>, upto: Option<Position>, events: Option<u64>, detail: &str) {
         // Messages of this process were counted as received when they were read: what is not read again of them is
         // lost. Those of an earlier process are counted now.
         let Overflow { recovered, disk_only_batches, .. } = &*self.overflow;
@@ -464,7 +458,9 @@ impl Reading<'_> {
         };
         self.outcome.recovered += earlier;
         let detail = match (own, events, upto) {
-            (true, _, Some(_)) | (false, Some(_), _) => format!("{lost} messages of the spool are lost with {detail}"),
+            (true, _, Some(_)) | (false, Some(_), _) => {
+                format!("{lost} messages of the spool are lost with {detail}")
+            }
             _ => format!("messages of the spool are lost with {detail}"),
         };
         let gap = self.gap(detail.clone(), earlier);

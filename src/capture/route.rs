@@ -538,7 +538,9 @@ impl Route {
             Trimming::new(capture.clone(), self.keys.clone(), writes_as, metrics.clone(), slot.clone())
         });
         let (destination, keys) = (destination.clone(), self.keys.clone());
-        let keeping = housekeeping::keep(destination, capture.clone(), keys, trimming, stop.clone());
+        let writes_as = self.writes_as.subscribe();
+        let keeping =
+            housekeeping::keep(destination, capture.clone(), keys, writes_as, trimming, stop.clone());
         rt::spawn("housekeeping", keeping);
         stop.drop_guard()
     }

@@ -99,8 +99,11 @@ impl Source {
 }
 
 /// How the spools are kept: with files of a few records.
-const SPOOL: spool::Options =
-    spool::Options { limit_bytes: 1 << 20, segment_bytes: 4_000, fsync: Fsync::Every(Duration::from_secs(1 << 20)) };
+const SPOOL: spool::Options = spool::Options {
+    limit_bytes: 1 << 20,
+    segment_bytes: 4_000,
+    fsync: Fsync::Every(Duration::from_secs(1 << 20)),
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {

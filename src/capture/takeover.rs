@@ -7,14 +7,21 @@
 //! with it, at whose anchor nobody of the newer configuration listens any more. Then the older one would
 //! write for ever, or nobody would; so it is said again, with another anchor.
 
+use std::time::{Duration, Instant};
+
 use super::state::{Revision, State};
 use crate::position::AnchorId;
+
+/// How long a destination that refused an announcement is left alone.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// How far an instance with a newer configuration has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takeover {
     /// Nothing is announced: nobody runs an older one, as far as is known.
     None,
+    /// The announcement was refused. It is made again from this moment on.
+    Refused(Instant),
     /// It is announced to begin at this anchor, which is not published yet.
     Announced(AnchorId),
     /// The anchor is published.
@@ -31,6 +38,11 @@ impl Takeover {
         }
     }
 
+    /// The destination refused the announcement.
+    pub(crate) fn refused(&mut self, now: Instant) {
+        *self = Self::Refused(now + AGAIN);
+    }
+
     /// The window with the announced anchor could not be opened, or is no more: the anchor will not come.
     pub(crate) fn window_lost(&mut self) {
         if *self == Self::Opened {
@@ -40,9 +52,17 @@ impl Takeover {
 
     /// Whether it is to be announced, where another instance runs an older one. `in_vain` says that a window
     /// is open, and neither this instance nor another one could go on without a gap.
-    pub(crate) fn is_due(self, own: &Revision, state: &State, leader: bool, in_vain: bool) -> bool {
+    pub(crate) fn is_due(
+        self,
+        own: &Revision,
+        state: &State,
+        leader: bool,
+        in_vain: bool,
+        now: Instant,
+    ) -> bool {
         match (self, &state.next) {
             (Self::None, _) => true,
+            (Self::Refused(until), _) => now >= until,
             (Self::Announced(_), _) => false,
             (Self::Opened, Some((anchor, by))) if !own.supersedes(by) => in_vain && stands_at(state, *anchor),
             // Whoever writes says with its next batch by what.
@@ -73,11 +93,16 @@ mod tests {
             position,
             ..State::default()
         };
+        let start = Instant::now();
         let due = |takeover: Takeover, state: &State, leader, in_vain| {
-            takeover.is_due(&own, state, leader, in_vain)
+            takeover.is_due(&own, state, leader, in_vain, start)
         };
         assert!(due(Takeover::None, &state(None, None), false, false));
         assert!(!due(Takeover::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
+        let mut refused = Takeover::Announced(anchor);
+        refused.refused(start);
+        assert!(!due(refused, &state(None, at(0)), false, true), "the destination refused it a moment ago");
+        assert!(refused.is_due(&own, &state(None, at(0)), false, true, start + AGAIN));
         let opened = Takeover::Opened;
         assert!(due(opened, &state(None, at(3)), false, false), "a failover has lost it");
         assert!(!due(opened, &state(None, at(3)), true, false), "the next batch says it");

@@ -11,7 +11,7 @@ use crate::server::Error;
 use crate::server::resp::Value;
 
 impl Session<'_> {
-    /// Asks for what is of use next. 
+    /// Asks for what is of use next.
     pub(super) fn ask_followed(&mut self, now: Instant) {
         let Some(follow) = &mut self.follow else { return };
         if self.asked.is_some() {

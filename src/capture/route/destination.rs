@@ -373,9 +373,15 @@ impl Route {
                 What::Batch => self.on_reply(&reply, sent.at, now),
                 What::Asked(Ask::Stand) => self.on_stood(&reply, now),
                 What::Asked(Ask::Leave) => self.destination.left = true,
-                What::Asked(Ask::Announced) => self.announced(now),
+                What::Asked(Ask::Announced) => match reply {
+                    Value::Error(text) => self.not_announced(&Error::reply(&text), now),
+                    _ => self.announced(now),
+                },
                 What::Asked(Ask::History) => self.numbered(&reply, now),
-                What::Asked(Ask::Withdrawn) => self.withdrawn(now),
+                What::Asked(Ask::Withdrawn) => match reply {
+                    Value::Error(text) => self.wait(&Error::reply(&text), now),
+                    _ => self.withdrawn(now),
+                },
                 What::Asked(Ask::Note) => {}
             }
         }

@@ -12,6 +12,7 @@ use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
 use crate::position::AnchorId;
 use crate::rt;
+use crate::server::Error;
 use crate::server::resp::{self, Value};
 
 impl Route {
@@ -193,7 +194,7 @@ impl Route {
         }
         let goes_on = self.facts().coverage.is_eligible() || self.standing.another_is_eligible(now);
         let in_vain = self.source.is_open() && !goes_on;
-        if self.takeover.is_due(&own, state, self.standing.is_leader(), in_vain) {
+        if self.takeover.is_due(&own, state, self.standing.is_leader(), in_vain, now) {
             self.announce(now);
         }
     }
@@ -219,6 +220,12 @@ impl Route {
         resp::command(&mut call, &[b"HSET", &key, b"next", next.as_bytes()]);
         self.ask(Ask::Announced, now, &call);
         self.takeover = Takeover::Announced(anchor);
+    }
+
+    /// The announcement was refused: everything is held as before, and it is made again after a while.
+    pub(super) fn not_announced(&mut self, error: &Error, now: Instant) {
+        self.takeover.refused(now);
+        self.wait(error, now);
     }
 
     /// The announcement is in the state: the window opens anew, with the anchor that it names.

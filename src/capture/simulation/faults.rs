@@ -147,9 +147,8 @@ impl World {
 
     /// Whether the state knows of every epoch in which anything is held; one instance knows its own.
     pub(super) fn is_remembered(&self) -> bool {
-        let empty = |one: &Instance| {
-            one.chain.is_empty() && one.builder.open_items() == 0 && one.log.is_empty()
-        };
+        let empty =
+            |one: &Instance| one.chain.is_empty() && one.builder.open_items() == 0 && one.log.is_empty();
         self.model.position() != "-" && (self.instances.len() == 1 || self.instances.iter().all(empty))
     }
 

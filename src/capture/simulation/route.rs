@@ -20,7 +20,9 @@ impl World {
                 instance.takeover = Takeover::Opened;
                 anchor
             }
-            Takeover::None | Takeover::Opened | Takeover::Inherited => anchor_id(&mut self.rng),
+            Takeover::None | Takeover::Refused(_) | Takeover::Opened | Takeover::Inherited => {
+                anchor_id(&mut self.rng)
+            }
         };
         let epoch = self.source.anchor(instance.floor, anchor);
         let anchor = epoch.at(0);
@@ -333,7 +335,7 @@ impl World {
         let instance = &self.instances[which];
         let goes_on = facts.coverage.is_eligible() || instance.standing.another_is_eligible(now);
         let in_vain = instance.window.is_some() && !goes_on;
-        if instance.takeover.is_due(&own, state, instance.standing.is_leader(), in_vain) {
+        if instance.takeover.is_due(&own, state, instance.standing.is_leader(), in_vain, now) {
             let anchor = anchor_id(&mut self.rng);
             self.stated(which).state.insert("next".to_owned(), format!("{anchor} {own}"));
             self.clear(which);
@@ -378,7 +380,10 @@ impl World {
             let read = Read { at: now, unix_ms: 1 + self.now_ms };
             let options = instance.builder.options().clone();
             let outcome = instance.overflow.done(done, &mut instance.chain, &options, ROOM, read);
-            assert!(outcome.damaged.is_empty() || self.damaged, "a disk that works gives back what it was given");
+            assert!(
+                outcome.damaged.is_empty() || self.damaged,
+                "a disk that works gives back what it was given"
+            );
             instance.account.received(outcome.recovered);
         }
     }
