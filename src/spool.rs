@@ -55,7 +55,7 @@ pub struct Record {
     pub mark: Mark,
     /// How many events it carries; 0 in what release 0.1.0 wrote, where only the body says.
     pub events: u64,
-    /// What it says.
+    /// What it says; never empty.
     pub body: Vec<u8>,
 }
 

@@ -327,12 +327,13 @@ impl<S: Storage> Log<S> {
         (last.bytes, last.last) = (bytes, mark);
         self.stand = stand;
         let name = last.name.clone();
+        if bytes == synced_bytes {
+            (self.writer, self.suspect, self.dirty) = (None, false, false);
+            return self.cut_to_synced(&name, synced_bytes, synced_stand);
+        }
         if let Err(error) = self.storage.truncate(&name, bytes) {
             // Not written to any more, and where its end is, the next file's beginning says.
             tracing::debug!("a failed request could not be cut off: {error}");
-        }
-        if bytes == synced_bytes {
-            (self.writer, self.suspect, self.dirty) = (None, false, false);
         }
     }
 
@@ -358,20 +359,30 @@ impl<S: Storage> Log<S> {
                 return Err(error);
             }
         }
-        let (synced_bytes, synced_stand) = writer.synced;
-        let freed = old.bytes.saturating_sub(synced_bytes);
-        if let Some(old) = self.segments.iter_mut().find(|segment| segment.number == old.number) {
-            old.bytes = synced_bytes;
-            old.last = synced_stand.mark.filter(|_| synced_bytes > HEAD as u64);
-        }
-        self.bytes = self.bytes.saturating_sub(freed);
-        if let Err(error) = self.storage.truncate(&old.name, synced_bytes) {
-            // The same records stand in both files then, and are delivered once.
-            tracing::debug!("what was written again could not be cut off: {error}");
-        }
+        self.cut_to_synced(&old.name, writer.synced.0, writer.synced.1);
         (self.suspect, self.dirty, self.rereads) = (false, false, 0);
         self.synced_at = Instant::now();
         Ok(())
+    }
+
+    /// Leaves in a file whose sync failed what was synced before. Where that is nothing but its beginning, which
+    /// is not synced either, the file goes.
+    fn cut_to_synced(&mut self, name: &str, bytes: u64, stand: Stand) {
+        let Some(at) = self.segments.iter().position(|segment| segment.name == name) else { return };
+        let cut = if bytes <= HEAD as u64 {
+            self.bytes = self.bytes.saturating_sub(self.segments[at].bytes);
+            self.segments.remove(at);
+            self.storage.remove(name).and_then(|()| self.storage.sync_directory())
+        } else {
+            let segment = &mut self.segments[at];
+            self.bytes = self.bytes.saturating_sub(segment.bytes.saturating_sub(bytes));
+            (segment.bytes, segment.last) = (bytes, stand.mark);
+            self.storage.truncate(name, bytes)
+        };
+        if let Err(error) = cut {
+            // The same records stand in two files then, and are delivered once.
+            tracing::debug!("a file whose sync failed could not be cut off: {error}");
+        }
     }
 
     fn copy_to_new(&mut self, old: &Segment, (from, base): (u64, Stand)) -> Result<(), SpoolError> {
@@ -475,7 +486,7 @@ impl<S: Storage> Log<S> {
                 Some(mark) => mark <= *upto,
                 // Nothing is known to be in it: it goes when it was read, or with the one behind it.
                 None => {
-                    self.reader.has_passed(first)
+                    self.reader.has_read(first)
                         || self
                             .segments
                             .get(1)

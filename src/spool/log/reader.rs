@@ -47,8 +47,8 @@ pub(super) struct Stretch {
 }
 
 impl Stretch {
-    /// The first frame of a file, which is no record, and nothing else.
-    fn is_beginning(&self) -> bool {
+    /// A frame that is no record, and nothing else.
+    fn is_no_record(&self) -> bool {
         self.bad.sure && self.bad.known.is_none()
     }
 }
@@ -104,8 +104,16 @@ impl<F> Reader<F> {
     }
 
     /// Whether it is behind this segment.
-    pub(super) fn has_passed(&self, segment: &Segment) -> bool {
+    fn has_passed(&self, segment: &Segment) -> bool {
         self.number > segment.number
+    }
+
+    /// Whether everything in this segment was delivered.
+    pub(super) fn has_read(&self, segment: &Segment) -> bool {
+        let at_its_end = self.number == segment.number
+            && self.pending.is_none()
+            && self.scanner.as_ref().is_some_and(|scanner| scanner.offset() >= segment.bytes);
+        self.has_passed(segment) || at_its_end
     }
 
     /// Leaves a segment that is deleted.
@@ -163,7 +171,13 @@ impl<F> Reader<F> {
                     self.refusals = 0;
                     self.on_bad(segment, bad, false);
                 }
-                Ok(Step::End) if follows => self.leave(segment),
+                Ok(Step::End) if follows => {
+                    if segment.bytes == 0 {
+                        // It had a beginning at least.
+                        self.on_rest(segment, "the file is empty", false);
+                    }
+                    self.leave(segment);
+                }
                 // The reader stays where the next record will be.
                 Ok(Step::End) => return Ok(self.at_end(storage, end)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -223,11 +237,7 @@ impl<F> Reader<F> {
     fn on_rest(&mut self, segment: &mut Segment, detail: &'static str, refused: bool) {
         let offset = self.scanner.as_ref().map_or(0, Scanner::offset);
         let bytes = segment.bytes.saturating_sub(offset);
-        self.on_bad(
-            segment,
-            Bad { offset, bytes, detail, known: None, sure: bytes == 0, torn: false },
-            refused,
-        );
+        self.on_bad(segment, Bad { offset, bytes, detail, known: None, sure: false, torn: false }, refused);
     }
 
     fn on_bad(&mut self, segment: &mut Segment, bad: Bad, refused: bool) {
@@ -239,9 +249,9 @@ impl<F> Reader<F> {
         if !bad.torn {
             segment.last = segment.last.max(bad.known.and_then(|known| known.mark));
         }
-        // A beginning is no record.
-        let is_beginning = bad.offset == 0 && bad.bytes == HEAD as u64;
-        let sure = bad.sure || (is_beginning && segment.format != Format::V1);
+        // A record has a body, so this was a beginning or a seal.
+        let is_no_record = bad.bytes == HEAD as u64 && bad.known.is_none() && segment.format != Format::V1;
+        let sure = bad.sure || is_no_record;
         let uncounted = segment.format == Format::V1;
         match &mut self.pending {
             Some(pending) => {
@@ -268,12 +278,15 @@ impl<F> Reader<F> {
         let mark = head.stand.mark;
         if self.stand.is_none()
             && self.delivered.is_none()
-            && self.pending.as_ref().is_none_or(Stretch::is_beginning)
+            && self.pending.as_ref().is_none_or(Stretch::is_no_record)
         {
             let (records, events) = head.before();
             self.base = Some(Stand { records, events, mark: None });
         }
         if head.kind != Kind::Record {
+            if head.kind == Kind::Seal {
+                segment.last = segment.last.max(mark);
+            }
             let before = (head.kind != Kind::Unsure).then_some(head.stand);
             let damage = self.resolve(storage, segment, before);
             // A beginning of what was written again stands before what the reader has seen.
@@ -349,8 +362,10 @@ impl<F> Reader<F> {
                 before.records.saturating_sub(stand.records),
                 before.events.saturating_sub(stand.events),
             )),
+            // The log began there.
+            (Some(Stand { records: 0, .. }), None) => Some((0, 0)),
             // The first file's beginning is damaged, and no record with it.
-            (Some(_), None) if pending.as_ref().is_some_and(Stretch::is_beginning) => Some((0, 0)),
+            (Some(_), None) if pending.as_ref().is_some_and(Stretch::is_no_record) => Some((0, 0)),
             _ => None,
         };
         if matches!(lost, Some((0, _))) {

@@ -68,6 +68,10 @@ fn a_file_that_is_cut_off_anywhere_costs_its_end() {
                     });
                     let found: Vec<u64> = found.collect();
                     assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>(), "{what}");
+                } else if state == "stopped" && Some(name) == names.first() && length < HEAD {
+                    // It is told, and nothing can say how much it was.
+                    let Piece::Damage(damage) = &pieces[0] else { panic!("{what}: {pieces:?}") };
+                    assert_eq!((damage.records, damage.events), (None, None), "{what}");
                 } else {
                     let lost = missing(&pieces, 1..=20, &what);
                     assert_eq!(
@@ -143,7 +147,7 @@ fn what_somebody_published_is_never_taken_for_a_record() {
     }
     log.write(&[Record { mark: mark(4), events: 1, body: forged }]).unwrap();
     log.write(&records(5..8)).unwrap();
-    let begin = disk.content(name).windows(8).position(|bytes| bytes == &mark(4)[16..]).unwrap();
+    let begin = disk.content(name).windows(8).position(|bytes| *bytes == mark(4)[16..]).unwrap();
     for byte in begin - 64..begin {
         let copy = disk.copy();
         copy.flip(name, byte, 3);
