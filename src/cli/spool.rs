@@ -119,3 +119,64 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::spool::{Fsync, Log, Options, Record, StateDirectory};
+
+    fn run(state: &Path, json: bool) -> (u8, String) {
+        let mut out = Vec::new();
+        let arguments = Arguments { route: None, json };
+        let code = verify(&mut out, &spool::spools(state), &arguments).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    fn files(state: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(state.join("spool/orders")).unwrap();
+        let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn damage_is_told_with_its_place_and_size_and_a_torn_tail_is_none() {
+        let place = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(place.path()).unwrap();
+        let options = Options { limit_bytes: 1 << 20, segment_bytes: 400, fsync: Fsync::Always };
+        let (mut log, _) = Log::open(state.spool("orders").unwrap(), options).unwrap();
+        let records: Vec<Record> =
+            (1..=9).map(|number| Record { mark: [number; 24], events: 5, body: vec![7; 40] }).collect();
+        log.write(&records).unwrap();
+        log.sync().unwrap();
+        // The log is open, and its claim is in nobody's way here.
+        let (code, text) = run(place.path(), false);
+        assert!(code == 0 && text.contains("orders: 9 records in 4 files"), "{text}");
+        drop(log);
+        let files = files(place.path());
+        let whole = fs::read(&files[3]).unwrap();
+        // The seal goes, and the end of the last record.
+        fs::write(&files[3], &whole[..whole.len() - 72 - 30]).unwrap();
+        let (code, text) = run(place.path(), false);
+        assert!(code == 0 && text.contains("a torn tail: the last"), "{text}");
+        assert!(text.contains("orders: 8 records"), "{text}");
+        fs::write(&files[3], &whole).unwrap();
+        let mut damaged = fs::read(&files[1]).unwrap();
+        damaged[72 + 80] ^= 1;
+        fs::write(&files[1], damaged).unwrap();
+        let (code, text) = run(place.path(), false);
+        assert_eq!(code, super::super::FAILED, "{text}");
+        assert!(text.contains("DAMAGED: 112 bytes at byte 72: "), "{text}");
+        assert!(text.contains("LOST: 5 events in 1 records, behind "), "{text}");
+        let (code, json) = run(place.path(), true);
+        assert_eq!(code, super::super::FAILED);
+        let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&report["losses"][0]["events"], &report["records"]), (&5.into(), &8.into()));
+        fs::remove_file(&files[1]).unwrap();
+        let (code, text) = run(place.path(), false);
+        assert!(code == super::super::FAILED && text.contains("a file before this one is missing"), "{text}");
+    }
+}

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Numbers are big-endian; what has a length is preceded by it, in four bytes. The log beneath it
-//! checks that a record is whole and what was written, so what does not decode is another version's.
+//! checks that a record is whole and what was written, so what does not decode is another version's. All the
+//! same no number is believed that no batch can have: what is read here is calculated with later.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +18,8 @@ use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 
 const VERSION: u8 = 1;
+/// More than any batch or gap counts. What is below can be added up 65,536 times without an overflow.
+const MOST: u64 = 1 << 48;
 
 /// A record that this version cannot read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -104,8 +107,15 @@ impl<'a> Cursor<'a> {
         self.take(usize::try_from(length).ok()?)
     }
 
+    /// A number of events.
+    fn count(&mut self) -> Option<u64> {
+        self.number().filter(|count| *count <= MOST)
+    }
+
     fn position(&mut self) -> Option<Position> {
-        Some(Position::from_bytes(self.take(Position::BYTES)?.try_into().ok()?))
+        let position = Position::from_bytes(self.take(Position::BYTES)?.try_into().ok()?);
+        // There is room for the next epoch and the next ordinal.
+        (position.epoch.number <= Epoch::MAX_NUMBER && position.ordinal < u64::MAX).then_some(position)
     }
 
     fn text(&mut self) -> Option<String> {
@@ -123,8 +133,11 @@ impl<'a> Cursor<'a> {
                     detail: self.text()?,
                     started_unix_ms: self.number()?,
                     ended_unix_ms: self.number()?,
-                    dropped: self.number()?,
-                    published: self.number().map(|known| (known < u64::MAX).then_some(known))?,
+                    dropped: self.count()?,
+                    published: match self.number()? {
+                        u64::MAX => None,
+                        known => Some(known).filter(|known| *known <= MOST).map(Some)?,
+                    },
                 })
             }
             _ => return None,
@@ -147,7 +160,7 @@ impl<'a> Cursor<'a> {
         let joint = self.joint()?;
         let (first, last) = (self.position()?, self.position()?);
         let opened_unix_ms = self.number()?;
-        let (events, rejected, filtered) = (self.number()?, self.number()?, self.number()?);
+        let (events, rejected, filtered) = (self.count()?, self.count()?, self.count()?);
         let (items, arguments, count) = (self.size()?, self.size()?, self.size()?);
         let options = Arc::new(Options { arguments: self.block()?.to_vec(), count });
         let epochs = self.epochs()?;
@@ -164,6 +177,11 @@ impl<'a> Cursor<'a> {
             start = end;
         }
         let body = self.block()?.to_vec();
+        // Each of them takes at least a byte.
+        let fits = items <= positions.len() && arguments <= body.len() && count <= options.arguments.len();
+        if !fits || first > last || rejected.saturating_add(filtered) > events {
+            return None;
+        }
         Some(Batch {
             joint,
             first,
