@@ -575,13 +575,12 @@ impl Daemon {
     /// Waits until `/status` counts that many messages received and none in hand. The board is written now and then, so it may lag behind the stream.
     #[track_caller]
     pub(crate) fn wait_settled(&self, route: &str, received: usize) -> Ledger {
-        let ledger = eventually(&format!("{route} has dealt with {received} messages"), PATIENCE, || {
+        eventually(&format!("{route} has dealt with {received} messages"), PATIENCE, || {
             let status = self.route(route)?;
             let ledger = status.ledger.ok_or("no ledger: not a capture")?;
             let settled = ledger.in_hand == 0 && ledger.received == received as u64;
             if settled { Ok(ledger) } else { Err(format!("{ledger:?}\n{}", self.log.tail())) }
-        });
-        ledger
+        })
     }
 
     pub(crate) fn log(&self) -> Vec<LogLine> {
