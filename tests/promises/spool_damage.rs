@@ -115,10 +115,13 @@ impl Spooled {
 
     #[track_caller]
     fn assert_kept_aside(&self) {
-        let entries = std::fs::read_dir(self.directory()).expect("the spool is there");
-        let files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
-        let aside = |path: &&PathBuf| path.extension().is_none_or(|extension| extension != "spool");
-        assert_eq!(files.iter().filter(aside).count(), 1, "the damaged file is kept: {files:?}");
+        // It is put aside when its intact records are stored and deleted.
+        eventually("the damaged file is kept aside", PATIENCE, || {
+            let entries = std::fs::read_dir(self.directory()).expect("the spool is there");
+            let files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
+            let aside = |path: &&PathBuf| path.extension().is_none_or(|extension| extension != "spool");
+            if files.iter().filter(aside).count() == 1 { Ok(()) } else { Err(format!("{files:?}")) }
+        });
     }
 
     fn verify(&self) -> std::process::Output {

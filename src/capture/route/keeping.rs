@@ -6,7 +6,7 @@ use super::Route;
 use crate::config::Durability;
 use crate::position::Position;
 use crate::rt;
-use crate::spool::{Done, Log, Spool};
+use crate::spool::{Done, Log, Spool, SpoolError};
 
 use super::super::batch::Read;
 use super::super::overflow::Overflow;
@@ -16,6 +16,9 @@ use super::super::overflow::Overflow;
 const KEPT: Duration = Duration::from_secs(2);
 /// And how much of it at most: at full speed that is a part of a second.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a spool is waited for that the route before still has.
+const IN_USE: Duration = Duration::from_secs(5);
 
 impl Route {
     /// Opens the spool, and finds what an earlier process left there.
@@ -27,7 +30,17 @@ impl Route {
         }
         let route = self.parts.capture.name.clone();
         let name = route.clone();
-        let opened = rt::blocking("spool", move || Log::open(place.state.spool(&name)?, place.options)).await;
+        let open = || {
+            let (place, name) = (place.clone(), name.clone());
+            rt::blocking("spool", move || Log::open(place.state.spool(&name)?, place.options))
+        };
+        let mut opened = open().await;
+        let begun = Instant::now();
+        // The route that had it has ended, and its thread still writes the last of it to disk.
+        while matches!(opened, Err(SpoolError::InUse { .. })) && begun.elapsed() < IN_USE {
+            tokio::time::sleep(IN_USE / 100).await;
+            opened = open().await;
+        }
         match opened {
             Ok((log, recovered)) => {
                 if recovered.records > 0 || recovered.cut_bytes > 0 {
