@@ -231,7 +231,9 @@ fn a_file_that_is_removed_while_it_runs() {
 /// The destination refuses the record for as long as its key holds something else.
 #[test]
 fn a_loss_that_cannot_be_recorded_yet_is_shown() {
-    let mut spooled = Spooled::start(MESSAGES, on_disk_only);
+    let parks =
+        |source: &Server, destination: &Server| on_disk_only(source, destination).expects(&[alert::PARKED]);
+    let mut spooled = Spooled::start(MESSAGES, parks);
     flip(&spooled.third(), middle);
     spooled.destination.start_again();
     spooled.destination.ask::<()>(&["SET", "tidegate:orders:gaps", "in the way"]);

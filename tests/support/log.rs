@@ -27,7 +27,8 @@ pub(crate) mod alert {
     /// Entries were left behind in an order that the route no longer has.
     pub(crate) const HOLES_LEFT: &[&str] = &["broadcast_holes_left"];
     /// The spool is damaged, or its disk fails.
-    pub(crate) const SPOOL: &[&str] = &["spool_corrupt", "spool_failed"];
+    pub(crate) const SPOOL: &[&str] =
+        &["spool_corrupt", "spool_failed", "spool_put_aside", "spool_aside_removed"];
     /// The replication stream cannot be read.
     pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
     /// A route may not write, and a person must act.
