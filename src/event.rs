@@ -36,11 +36,13 @@ pub enum GapCause {
     HistoryLost,
     /// The source handed out an epoch that the route's state had passed already.
     EpochLost,
+    /// An instance with a configuration that counts messages otherwise wrote last and has ended.
+    Rollout,
 }
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Restart,
         Self::SourceDisconnected,
         Self::SourceSilent,
@@ -56,6 +58,7 @@ impl GapCause {
         Self::BacklogExceeded,
         Self::HistoryLost,
         Self::EpochLost,
+        Self::Rollout,
     ];
 
     /// The name in records, metrics and logs.
@@ -77,6 +80,7 @@ impl GapCause {
             Self::BacklogExceeded => "backlog_exceeded",
             Self::HistoryLost => "history_lost",
             Self::EpochLost => "epoch_lost",
+            Self::Rollout => "rollout",
         }
     }
 }
@@ -87,13 +91,20 @@ impl GapCause {
 pub enum DropReason {
     /// Another writer had moved the position past it.
     Stale,
-    /// It was still in hand when tidegate had to end, and there was no spool to keep it.
+    /// The process ended before it was stored, and there was no spool to keep it.
     Stopped,
+    /// Its record in the spool was damaged.
+    SpoolCorrupt,
+    /// It was counted by a configuration whose place in the order is not known.
+    Rollout,
+    /// Its epoch stood behind the route's state.
+    EpochLost,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 2] = [Self::Stale, Self::Stopped];
+    pub const ALL: [Self; 5] =
+        [Self::Stale, Self::Stopped, Self::SpoolCorrupt, Self::Rollout, Self::EpochLost];
 
     /// The name in the ledger, metrics and logs.
     #[must_use]
@@ -101,6 +112,9 @@ impl DropReason {
         match self {
             Self::Stale => "stale",
             Self::Stopped => "stopped",
+            Self::SpoolCorrupt => "spool_corrupt",
+            Self::Rollout => "rollout",
+            Self::EpochLost => "epoch_lost",
         }
     }
 }

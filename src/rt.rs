@@ -5,7 +5,7 @@
 //! compare-and-set on the destination makes that harmless; a half-dead daemon is not.
 
 use std::future::Future;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Starts a task. The name shows in logs where the task ends a process.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
@@ -34,6 +34,23 @@ where
         Ok(done) => done,
         // Only when the runtime ends, and this future with it.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// A moment, by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// By a clock that never goes back: for waits.
+    pub at: Instant,
+    /// By the system's clock, in milliseconds since 1970: for records.
+    pub unix_ms: u64,
+}
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { at: Instant::now(), unix_ms: unix_ms() }
     }
 }
 

@@ -26,7 +26,7 @@ pub use directory::StateDirectory;
 pub(crate) use directory::spools;
 pub use log::Log;
 pub(crate) use verify::{Report, verify};
-pub(crate) use worker::{Done, Request, Spool};
+pub(crate) use worker::{Damage, Done, Piece, Record, Request, Spool};
 
 /// What orders records: bytes that ascend.
 pub type Mark = [u8; 24];

@@ -124,6 +124,9 @@ pub struct InHand {
     pub in_flight: u64,
     /// On disk only.
     pub spool: u64,
+    /// Lost, with a gap record still to be written.
+    #[serde(default)]
+    pub unrecorded: u64,
 }
 
 impl Ledger {
@@ -140,7 +143,7 @@ impl InHand {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.ring + self.in_flight + self.spool
+        self.ring + self.in_flight + self.spool + self.unrecorded
     }
 }
 

@@ -11,11 +11,17 @@ use super::{Log, Mark, SpoolError};
 /// How often the thread looks whether a sync is due while it is asked nothing.
 const TICK: Duration = Duration::from_millis(200);
 
+#[derive(Debug, Clone)]
+pub(crate) struct Record { pub(crate) mark: Mark, pub(crate) events: u64, pub(crate) body: Vec<u8> }
+#[derive(Debug)]
+pub(crate) enum Piece { Record(Record), Damage(Damage) }
+#[derive(Debug)]
+pub(crate) struct Damage { pub(crate) after: Option<Mark>, pub(crate) upto: Option<Mark>, pub(crate) events: Option<u64>, pub(crate) detail: String }
 /// What the log is asked.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// To append these.
-    Write(Vec<(Mark, Vec<u8>)>),
+    Write(Vec<Record>),
     /// To read on.
     Read {
         /// Until the records are more than so many bytes.
@@ -41,7 +47,7 @@ pub(crate) enum Done {
         written: usize,
     },
     /// The next records.
-    Read(Vec<(Mark, Vec<u8>)>),
+    Read(Vec<Piece>),
     /// They cannot be read.
     ReadFailed(SpoolError),
     /// What could be is deleted.
@@ -122,8 +128,8 @@ fn serve(mut log: Log, inbox: &mpsc::Receiver<Request>, outbox: &replies::Sender
 fn answer(log: &mut Log, request: Request) -> Done {
     match request {
         Request::Write(records) => {
-            for (written, (mark, body)) in records.iter().enumerate() {
-                if let Err(error) = log.append(mark, body) {
+            for (written, record) in records.iter().enumerate() {
+                if let Err(error) = log.append(&record.mark, &record.body) {
                     return Done::WriteFailed { error, written };
                 }
             }
@@ -134,7 +140,7 @@ fn answer(log: &mut Log, request: Request) -> Done {
             }
         }
         Request::Read { max_bytes } => match log.read(max_bytes) {
-            Ok(records) => Done::Read(records),
+            Ok(records) => Done::Read(records.into_iter().map(|(mark, body)| Piece::Record(Record { mark, events: 0, body })).collect()),
             Err(error) => Done::ReadFailed(error),
         },
         Request::Release(mark) => {

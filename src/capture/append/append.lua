@@ -13,11 +13,12 @@
 --                              where the state stands inside that window
 -- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
 -- ARGV[5] when it was read     milliseconds since 1970, for the record only
--- ARGV[6] begins with '1': streams come from a template; ends with 'h': epochs are a source's histories
--- ARGV[7] maxlen or ''   [8] most streams
--- ARGV[9] g, then g groups
+-- ARGV[6] numbering            which configurations give a message the same position; '' where that is not known
+-- ARGV[7] begins with '1': streams come from a template; ends with 'h': epochs are a source's histories
+-- ARGV[8] maxlen or ''   [9] most streams
+-- ARGV[10] g, then g groups
 -- then    '0', or '1' and a gap between prev and the first item:
---         to, started_at, ended_at, cause, detail, reason, dropped, published
+--         to, started_at, ended_at, cause, detail, reason, dropped
 -- then    items' positions     22 bytes an item: index in epochs (2), ordinal (20)
 -- then    runs                 16 bytes a run: items (6), target (5), arguments an item (5)
 --         target 0: dead letter; 99998: filtered; 99999: anchor; else KEYS[4 + target]
@@ -25,27 +26,29 @@
 local state, revision, prev, last, epochs = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local sub, pcall, call = string.sub, redis.pcall, redis.call
 
-local known = call('HMGET', state, 'position', 'revision', 'next')
+local known = call('HMGET', state, 'position', 'revision', 'next', 'given_up')
 local pos = known[1] or '-'
-if known[2] and revision < known[2] then return {'SUPERSEDED'} end
+-- An older configuration writes only where the newer one was given up.
+if known[2] and revision < known[2] and known[4] ~= known[2] then return {'SUPERSEDED'} end
 if known[3] then
   -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
-  -- stands before it, and the anchor itself, is appended under this one.
+  -- stands before it, and the anchor itself, is appended under this one. An id of zeros begins at once.
   local anchor, by = sub(known[3], 1, 16), sub(known[3], 18)
   if revision >= by then
     call('HDEL', state, 'next')
-  elseif string.find(epochs, anchor, 17, true) and sub(last, 17) ~= anchor .. '-00000000000000000000' then
+  elseif anchor == '0000000000000000'
+    or (string.find(epochs, anchor, 17, true) and sub(last, 17) ~= anchor .. '-00000000000000000000') then
     return {'SUPERSEDED'}
   end
 end
 
-local groups, at = tonumber(ARGV[9]), 10
+local groups, at = tonumber(ARGV[10]), 11
 local first_group = at
 at = at + groups
 local gap
 if ARGV[at] == '1' then
   gap = at + 1
-  at = at + 9
+  at = at + 8
 else
   at = at + 1
 end
@@ -58,14 +61,43 @@ local function index_of(position)
   return found and string.format('%02d', (found - 1) / 33)
 end
 
-local skip = 0
+local function position_of(i)
+  local start = (i - 1) * 22
+  local epoch = tonumber(sub(positions, start + 1, start + 2)) * 33
+  return sub(epochs, epoch + 1, epoch + 32) .. '-' .. sub(positions, start + 3, start + 22)
+end
+
+-- Of the first items, which the state has passed: how many messages no instance has stored, because a gap that was
+-- recorded passed over them.
+local function lost_of(count)
+  local holes = call('HGET', state, 'holes')
+  if not holes then return 0 end
+  local lost, item = 0, 0
+  for r = 1, #runs, 16 do
+    local anchors = sub(runs, r + 6, r + 10) == '99999'
+    for _ = 1, tonumber(sub(runs, r, r + 5)) do
+      item = item + 1
+      if item > count then return lost end
+      local position = position_of(item)
+      for from, to in string.gmatch(holes, '(%S+)>(%S+)') do
+        if not anchors and position > from and position < to then
+          lost = lost + 1
+          break
+        end
+      end
+    end
+  end
+  return lost
+end
+
+local skip, lost = 0, 0
 if pos ~= prev then
   local index = pos ~= '-' and index_of(pos)
   if pos == '-' or pos < prev then
     return {'GAP', pos}
   elseif pos >= last then
     if string.find(call('HGET', state, 'epochs') or '', sub(last, 1, 32), 1, true) then
-      return {'DUPLICATE', pos}
+      return {'DUPLICATE', pos, lost_of(#positions / 22)}
     end
     return {'STALE', pos}
   elseif gap and pos < ARGV[gap] then
@@ -78,6 +110,7 @@ if pos ~= prev then
   while skip * 22 < #positions and sub(positions, skip * 22 + 1, skip * 22 + 22) <= reached do
     skip = skip + 1
   end
+  lost = lost_of(skip)
 end
 
 -- What could refuse after the first entry is asked before it: an error half way would leave entries
@@ -86,9 +119,10 @@ if gap and pos == prev then
   local records = pcall('XLEN', KEYS[2])
   if type(records) == 'table' and records.err then return records end
 end
-call('HSET', state, 'revision', revision, 'at', ARGV[5])
+call('HSET', state, 'revision', revision, 'at', ARGV[5], 'numbering', ARGV[6])
+if known[4] and revision >= known[4] then call('HDEL', state, 'given_up') end
 
-local templated, maxlen = sub(ARGV[6], 1, 1) == '1', ARGV[7]
+local templated, maxlen = sub(ARGV[7], 1, 1) == '1', ARGV[8]
 -- Why the call stops before the item that it has come to.
 local failure
 
@@ -100,8 +134,8 @@ local function first_entry(key, from, to)
       failure = made.err
       return made
     elseif made == 0 then
-      if call('SCARD', KEYS[4]) >= tonumber(ARGV[8]) then
-        return {err = 'TOOMANYSTREAMS the template has made ' .. ARGV[8] .. ' streams: raise max_streams or change it'}
+      if call('SCARD', KEYS[4]) >= tonumber(ARGV[9]) then
+        return {err = 'TOOMANYSTREAMS the template has made ' .. ARGV[9] .. ' streams: raise max_streams or change it'}
       end
       call('SADD', KEYS[4], key)
     end
@@ -125,11 +159,6 @@ end
 
 local reasons = {WRONGTYPE = 'wrong_type', TOOMANYSTREAMS = 'too_many_streams'}
 local item, appended, filtered = 0, 0, 0
-local function position_of(i)
-  local start = (i - 1) * 22
-  local epoch = tonumber(sub(positions, start + 1, start + 2)) * 33
-  return sub(epochs, epoch + 1, epoch + 32) .. '-' .. sub(positions, start + 3, start + 22)
-end
 
 for r = 1, #runs, 16 do
   local count, target, arguments = tonumber(sub(runs, r, r + 5)), tonumber(sub(runs, r + 6, r + 10)), tonumber(sub(runs, r + 11, r + 15))
@@ -176,17 +205,21 @@ end
 if gap and pos == prev and reached ~= pos then
   call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', prev, 'to', ARGV[gap],
     'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3], 'detail', ARGV[gap + 4],
-    'dropped', ARGV[gap + 6], 'published', ARGV[gap + 7])
+    'dropped', ARGV[gap + 6])
+  -- Another instance may still hold messages of the gap and send them: they are told from stored ones by this.
+  local holes = (call('HGET', state, 'holes') or '') .. prev .. '>' .. ARGV[gap] .. ' '
+  while #holes > 108 * 32 do holes = string.match(holes, '^%S+ (.*)$') end
+  call('HSET', state, 'holes', holes)
   local dropped = tonumber(ARGV[gap + 6])
   if dropped > 0 then
     call('HINCRBY', state, 'dropped:' .. ARGV[gap + 5], dropped)
     call('HINCRBY', state, 'received', dropped)
   end
 end
-if pos ~= '-' and not (gap and pos == prev) and sub(ARGV[6], 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+if pos ~= '-' and not (gap and pos == prev) and sub(ARGV[7], 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
   call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', pos, 'to', reached, 'started_at', ARGV[5],
     'ended_at', ARGV[5], 'cause', 'failover', 'detail', 'another server took the source\'s place: what only the '
-    .. 'one before had is lost', 'dropped', '0', 'published', 'unknown')
+    .. 'one before had is lost', 'dropped', '0')
 end
 if reached ~= pos then
   call('HSET', state, 'position', reached)
@@ -208,5 +241,5 @@ if filtered > 0 then call('HINCRBY', state, 'filtered', filtered) end
 if appended + rejected + filtered > 0 then
   call('HINCRBY', state, 'received', appended + rejected + filtered)
 end
-if failure then return {'STOPPED', reached, appended, rejected, filtered, failure} end
-return {'OK', reached, appended, rejected, filtered}
+if failure then return {'STOPPED', reached, appended, rejected, filtered, lost, failure} end
+return {'OK', reached, appended, rejected, filtered, lost}

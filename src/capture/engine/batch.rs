@@ -20,13 +20,13 @@ mod record;
 use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::mapping::{FieldSink, Rejection};
-use crate::event::GapCause;
+use super::gap::{Gap, Joint};
+use crate::capture::mapping::{FieldSink, Rejection};
 use crate::position::{Epoch, Position};
+use crate::rt::Moment;
 use crate::server::resp::{self, Message};
 
 /// Items of a batch. A script of 128 costs the server 3.7 µs an entry where a script of one costs 17
@@ -40,68 +40,23 @@ const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 /// An item's position in the call: its epoch's index, and its ordinal.
 const ITEM_POSITION_WIDTH: usize = 2 + Position::ORDINAL_WIDTH;
 
+/// A run: items (6), target (5), arguments an item (5).
+const RUN_WIDTH: usize = 16;
+
 const TARGET_DEAD_LETTER: usize = 0;
 const TARGET_FILTERED: usize = 99_998;
 const TARGET_ANCHOR: usize = 99_999;
-
-/// A stretch that may have been missed, as it will be recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// Why.
-    pub cause: GapCause,
-    /// More about why, for a person.
-    pub detail: String,
-    /// When it began; milliseconds since 1970.
-    pub started_unix_ms: u64,
-    /// When it ended; milliseconds since 1970.
-    pub ended_unix_ms: u64,
-    /// Events that were received and given up in it.
-    pub dropped: u64,
-    /// How many messages the source counted meanwhile, on whatever channel, where that is known.
-    pub published: Option<u64>,
-}
-
-impl Gap {
-    /// The same stretch for another reason as well: this one's cause holds, the other's end.
-    #[must_use]
-    pub(super) fn with(self, other: Self) -> Self {
-        Self {
-            detail: format!("{}; {}: {}", self.detail, other.cause.as_str(), other.detail),
-            started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
-            ended_unix_ms: other.ended_unix_ms,
-            dropped: self.dropped + other.dropped,
-            published: self.published.zip(other.published).map(|(one, other)| one.max(other)),
-            ..self
-        }
-    }
-}
-
-/// How a batch follows what came before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Joint {
-    /// Nothing lies between it and this item.
-    Follows(Position),
-    /// It opens this process's first window: what came before is known once the state has been read.
-    Start,
-    /// It opens a window, and this is why the one before had ended.
-    Gap(Gap),
-}
-
-impl Joint {
-    /// Whether a window begins here, so that what came before is not known from the batch alone.
-    pub(super) fn opens_window(&self) -> bool {
-        !matches!(self, Self::Follows(_))
-    }
-}
 
 /// What the call says of a batch beside its items: how streams are made and kept. A batch has its own,
 /// since a configuration may change while it waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
+    /// Which configurations give a message the same position; empty where that is not known.
+    pub(crate) numbering: String,
     /// Arguments, RESP-encoded.
-    pub(super) arguments: Vec<u8>,
+    pub(crate) arguments: Vec<u8>,
     /// How many.
-    pub(super) count: usize,
+    pub(crate) count: usize,
 }
 
 /// What one call of the append script carries.
@@ -120,10 +75,8 @@ pub struct Batch {
     /// Of these, how many are filtered out.
     pub filtered: u64,
     /// When its first item was read.
-    pub opened: Instant,
-    /// The same by the clock; milliseconds since 1970.
-    pub opened_unix_ms: u64,
-    pub(super) options: Arc<Options>,
+    pub opened: Moment,
+    pub(crate) options: Arc<Options>,
     items: usize,
     epochs: Vec<Epoch>,
     positions: Vec<u8>,
@@ -143,7 +96,7 @@ struct Run {
 }
 
 impl Batch {
-    fn new(joint: Joint, position: Position, read: Read, options: Arc<Options>) -> Self {
+    fn new(joint: Joint, position: Position, read: Moment, options: Arc<Options>) -> Self {
         // What lies between the item before and the first one of this batch is in the range as well.
         let epoch = match joint {
             Joint::Follows(before) => before.epoch,
@@ -156,8 +109,7 @@ impl Batch {
             events: 0,
             rejected: 0,
             filtered: 0,
-            opened: read.at,
-            opened_unix_ms: read.unix_ms,
+            opened: read,
             options,
             items: 0,
             epochs: vec![epoch],
@@ -169,6 +121,36 @@ impl Batch {
             body: Vec::new(),
             arguments: 0,
         }
+    }
+
+    /// A batch without messages. It stands where messages are lost: the gap before its only item is their record.
+    pub(crate) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<Options>) -> Self {
+        let mut batch = Self::new(Joint::Gap(gap), last, read, options);
+        batch.push(last, TARGET_ANCHOR, 0);
+        batch.end_run();
+        batch
+    }
+
+    /// How many of its messages stand behind `from` and before `to`.
+    pub(crate) fn events_between(&self, from: Option<Position>, to: Position) -> u64 {
+        let mut count = 0;
+        let mut items = self.positions.chunks_exact(ITEM_POSITION_WIDTH);
+        for run in self.runs.chunks_exact(RUN_WIDTH) {
+            let target = number(&run[6..11]);
+            for _ in 0..number(&run[..6]) {
+                let Some(item) = items.next() else { return count };
+                let position = self.epoch_at(number(&item[..2])).map(|epoch| epoch.at(number(&item[2..])));
+                let inside = position > from && position < Some(to);
+                if inside && target != TARGET_ANCHOR as u64 {
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+
+    fn epoch_at(&self, index: u64) -> Option<Epoch> {
+        self.epochs.get(usize::try_from(index).ok()?).copied()
     }
 
     /// Items in it, anchors included.
@@ -190,22 +172,22 @@ impl Batch {
     }
 
     /// The streams it appends to.
-    pub(super) fn streams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+    pub(crate) fn streams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.streams.iter().map(|range| &self.names[range.clone()])
     }
 
     /// Epochs as the script reads them: each with a space behind it.
-    pub(super) fn epochs(&self) -> impl Iterator<Item = Epoch> {
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = Epoch> {
         self.epochs.iter().copied()
     }
 
     /// How many arguments [`Self::write_items`] writes.
-    pub(super) fn item_arguments(&self) -> usize {
+    pub(crate) fn item_arguments(&self) -> usize {
         2 + self.arguments
     }
 
     /// Writes positions, runs and the items' arguments.
-    pub(super) fn write_items(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_items(&self, out: &mut Vec<u8>) {
         resp::argument(out, &self.positions);
         resp::argument(out, &self.runs);
         out.extend_from_slice(&self.body);
@@ -248,15 +230,6 @@ impl Batch {
             padded(&mut self.runs, arguments, 5);
         }
     }
-}
-
-/// When an item was read.
-#[derive(Debug, Clone, Copy)]
-pub struct Read {
-    /// By a clock that never goes back.
-    pub at: Instant,
-    /// By the clock on the wall; milliseconds since 1970.
-    pub unix_ms: u64,
 }
 
 /// Fills batches with a route's items, in order.
@@ -314,8 +287,14 @@ impl Builder {
         self.open.as_ref().map_or(0, |batch| batch.events)
     }
 
+    /// Received messages that are lost before the open batch and not recorded yet.
+    #[must_use]
+    pub fn open_loss(&self) -> u64 {
+        self.open.as_ref().map_or(0, |batch| batch.joint.lost())
+    }
+
     /// Adds the anchor that opens a window. What is open must have been taken before.
-    pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Read) {
+    pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Moment) {
         debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");
         let mut batch = Self::begin(joint, anchor, read, &self.options, self.body_bytes);
         batch.push(anchor, TARGET_ANCHOR, 0);
@@ -337,7 +316,7 @@ impl Builder {
 
     /// Adds an anchor inside a window. The batch ends with it, so that the state can come to stand
     /// exactly there: an anchor may be where another configuration begins.
-    pub fn anchor(&mut self, anchor: Position, read: Read) {
+    pub fn anchor(&mut self, anchor: Position, read: Moment) {
         self.open_batch(anchor, read).push(anchor, TARGET_ANCHOR, 0);
         self.last = Some(anchor);
     }
@@ -356,7 +335,7 @@ impl Builder {
         position: Position,
         message: &Message<'_>,
         size: usize,
-        read: Read,
+        read: Moment,
         map: impl FnOnce(&mut Sink<'_>) -> Result<(), Rejection>,
     ) -> bool {
         self.open_batch(position, read);
@@ -378,7 +357,7 @@ impl Builder {
     }
 
     /// Adds a message that the route's filter leaves out; true where the batch is full.
-    pub fn filtered(&mut self, position: Position, read: Read) -> bool {
+    pub fn filtered(&mut self, position: Position, read: Moment) -> bool {
         let batch = self.open_batch(position, read);
         batch.push(position, TARGET_FILTERED, 0);
         batch.events += 1;
@@ -398,14 +377,14 @@ impl Builder {
     }
 
     /// The open batch; a new one follows the last item.
-    fn open_batch(&mut self, position: Position, read: Read) -> &mut Batch {
+    fn open_batch(&mut self, position: Position, read: Moment) -> &mut Batch {
         let joint = self.last.map_or(Joint::Start, Joint::Follows);
         let Self { open, options, body_bytes, .. } = self;
         open.get_or_insert_with(|| Self::begin(joint, position, read, options, *body_bytes))
     }
 
     /// Batches under load resemble each other: one allocation each, of about the right size.
-    fn begin(joint: Joint, position: Position, read: Read, options: &Arc<Options>, bytes: usize) -> Batch {
+    fn begin(joint: Joint, position: Position, read: Moment, options: &Arc<Options>, bytes: usize) -> Batch {
         let mut batch = Batch::new(joint, position, read, options.clone());
         batch.body.reserve(bytes.min(BATCH_BYTES));
         batch
@@ -470,6 +449,13 @@ fn dead_letter(out: &mut Vec<u8>, message: &Message<'_>, size: usize, rejection:
     field(b"size", size.to_string().as_bytes());
     field(b"payload", kept);
     arguments
+}
+
+/// Reads digits; anything else counts as none.
+fn number(digits: &[u8]) -> u64 {
+    digits.iter().fold(0_u64, |number, digit| {
+        number.wrapping_mul(10).wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+    })
 }
 
 fn padded(out: &mut Vec<u8>, number: usize, width: usize) {

@@ -3,20 +3,21 @@
 //!
 //! ```text
 //! version · joint · first · last · opened_unix_ms · events · rejected · filtered · items · arguments ·
-//! options (count, bytes) · epochs · positions · runs · names · streams (ends in names) · body
+//! numbering · options (count, bytes) · epochs · positions · runs · names · streams (ends in names) · body
 //! ```
 //!
 //! Numbers are big-endian; what has a length is preceded by it, in four bytes. The log beneath it
 //! checks that a record is whole and what was written, so what does not decode is another version's.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::{Batch, Gap, Joint, Options, Run};
+use crate::rt::Moment;
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 
-const VERSION: u8 = 1;
+/// Version 1, of release 0.1.0, has no numbering.
+const VERSION: u8 = 2;
 
 /// A record that this version cannot read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +39,8 @@ impl Batch {
                 out.push(2);
                 block(&mut out, gap.cause.as_str().as_bytes());
                 block(&mut out, gap.detail.as_bytes());
-                let published = gap.published.unwrap_or(u64::MAX);
-                for number in [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped, published] {
+                // The last number is of a field that release 0.1.0 had.
+                for number in [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped, u64::MAX] {
                     out.extend_from_slice(&number.to_be_bytes());
                 }
             }
@@ -49,10 +50,11 @@ impl Batch {
         let [items, arguments, options] =
             [self.items, self.arguments, self.options.count].map(|count| count as u64);
         let counts =
-            [self.opened_unix_ms, self.events, self.rejected, self.filtered, items, arguments, options];
+            [self.opened.unix_ms, self.events, self.rejected, self.filtered, items, arguments, options];
         for number in counts {
             out.extend_from_slice(&number.to_be_bytes());
         }
+        block(&mut out, self.options.numbering.as_bytes());
         block(&mut out, &self.options.arguments);
         let epochs: Vec<u8> = self.epochs.iter().flat_map(|epoch| epoch.at(0).to_bytes()).collect();
         let ends: Vec<u8> = self.streams.iter().flat_map(|range| (range.end as u64).to_be_bytes()).collect();
@@ -66,7 +68,7 @@ impl Batch {
     ///
     /// # Errors
     /// Where the bytes are no batch of this version.
-    pub(crate) fn decode(bytes: &[u8], read: Instant) -> Result<Self, NotARecord> {
+    pub(crate) fn decode(bytes: &[u8], read: std::time::Instant) -> Result<Self, NotARecord> {
         Cursor(bytes).batch(read).ok_or(NotARecord)
     }
 }
@@ -118,14 +120,15 @@ impl<'a> Cursor<'a> {
             1 => Joint::Start,
             2 => {
                 let cause = self.text()?;
-                Joint::Gap(Gap {
+                let gap = Gap {
                     cause: *GapCause::ALL.iter().find(|known| known.as_str() == cause)?,
                     detail: self.text()?,
                     started_unix_ms: self.number()?,
                     ended_unix_ms: self.number()?,
                     dropped: self.number()?,
-                    published: self.number().map(|known| (known < u64::MAX).then_some(known))?,
-                })
+                };
+                self.number()?;
+                Joint::Gap(gap)
             }
             _ => return None,
         })
@@ -140,8 +143,9 @@ impl<'a> Cursor<'a> {
         Some(epochs)
     }
 
-    fn batch(mut self, opened: Instant) -> Option<Batch> {
-        if self.byte()? != VERSION {
+    fn batch(mut self, opened: std::time::Instant) -> Option<Batch> {
+        let version = self.byte()?;
+        if version == 0 || version > VERSION {
             return None;
         }
         let joint = self.joint()?;
@@ -149,7 +153,8 @@ impl<'a> Cursor<'a> {
         let opened_unix_ms = self.number()?;
         let (events, rejected, filtered) = (self.number()?, self.number()?, self.number()?);
         let (items, arguments, count) = (self.size()?, self.size()?, self.size()?);
-        let options = Arc::new(Options { arguments: self.block()?.to_vec(), count });
+        let numbering = if version == 1 { String::new() } else { self.text()? };
+        let options = Arc::new(Options { numbering, arguments: self.block()?.to_vec(), count });
         let epochs = self.epochs()?;
         let positions = self.block()?.to_vec();
         let runs = self.block()?.to_vec();
@@ -171,8 +176,7 @@ impl<'a> Cursor<'a> {
             events,
             rejected,
             filtered,
-            opened,
-            opened_unix_ms,
+            opened: Moment { at: opened, unix_ms: opened_unix_ms },
             options,
             items,
             epochs,

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::counted::Counted;
-use super::history::Histories;
+use crate::capture::engine::Hole;
+use crate::capture::history::Histories;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
@@ -22,12 +22,16 @@ pub(crate) struct State {
     pub(crate) position: Option<Position>,
     /// Which configuration wrote last.
     pub(crate) revision: Option<Revision>,
+    /// The numbering of the position; empty where that is not known.
+    pub(crate) numbering: String,
     /// When it was last written; milliseconds since 1970 by the writer's clock.
     pub(crate) at_unix_ms: Option<u64>,
     /// The epochs that it has passed.
     pub(crate) epochs: Vec<Epoch>,
-    /// How many messages the source had counted when the state was last written.
-    pub(crate) counted: Option<Counted>,
+    /// The gaps that were recorded last.
+    pub(crate) holes: Vec<Hole>,
+    /// A configuration that wrote and was given up since: an older one may write again.
+    pub(crate) given_up: Option<Revision>,
     /// What is known to be stored durably.
     pub(crate) durable: Option<Position>,
     /// A configuration that takes over at the anchor with this id.
@@ -83,10 +87,12 @@ impl State {
             .collect();
         Ok(Self {
             position,
+            numbering: text("numbering").unwrap_or_default().to_owned(),
             revision: text("revision").and_then(Revision::parse),
             at_unix_ms: text("at").and_then(|text| text.parse().ok()),
             epochs: text("epochs").unwrap_or_default().split_whitespace().filter_map(epoch).collect(),
-            counted: text("counted").and_then(|text| text.parse().ok()),
+            holes: text("holes").unwrap_or_default().split_whitespace().filter_map(hole).collect(),
+            given_up: text("given_up").and_then(Revision::parse),
             durable: text("durable").and_then(|text| text.parse().ok()),
             next: text("next").and_then(|text| {
                 let (anchor, revision) = text.split_once(' ')?;
@@ -112,40 +118,49 @@ fn epoch(text: &str) -> Option<Epoch> {
     Some(position.epoch)
 }
 
-/// Which configuration of a route writes: a generation that each change raises, and what is configured.
-/// As text it compares by generation first, which is how the script tells the newer one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `from>to`, with `-` for a state that stood nowhere.
+fn hole(text: &str) -> Option<Hole> {
+    let (from, to) = text.split_once('>')?;
+    let from = if from == "-" { None } else { Some(from.parse().ok()?) };
+    Some(Hole { from, to: to.parse().ok()? })
+}
+
+/// A configuration of a route, with its rank: a generation, which each new configuration raises, and its hashes. As text
+/// it compares by generation first, which is how the scripts tell the newer one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Revision {
     generation: u64,
-    /// The hashes of numbering and mapping.
+    /// The hashes of numbering and mapping, with a hyphen between them.
     hashes: String,
 }
 
 impl Revision {
-    fn parse(text: &str) -> Option<Self> {
+    /// A configuration with the generation that the destination gave it.
+    pub(crate) fn new(generation: u64, hashes: &str) -> Self {
+        Self { generation, hashes: hashes.to_owned() }
+    }
+
+    /// Reads its text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (generation, hashes) = text.split_once('-')?;
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }
 
-    /// Whether it is of another configuration than `other`, and later: as the script compares them, so of two
-    /// that began at once on an empty state one is the later, too.
+    /// The rank.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether it is of another configuration than `other`, and newer: as the scripts compare them, so that of two that
+    /// began at once on an empty state one is the newer, too.
     pub(crate) fn supersedes(&self, other: &Self) -> bool {
-        self.differs(other) && (self.generation, &self.hashes) > (other.generation, &other.hashes)
+        self.hashes != other.hashes && self > other
     }
 
-    /// Whether it is of another configuration than `other`.
-    pub(crate) fn differs(&self, other: &Self) -> bool {
-        self.hashes != other.hashes
-    }
-
-    /// The revision under which a configuration with these hashes writes: the state's own where it is
-    /// the same configuration, else the next generation.
-    pub(crate) fn after(found: Option<&Self>, hashes: &str) -> Self {
-        match found {
-            Some(found) if found.hashes == hashes => found.clone(),
-            Some(found) => Self { generation: found.generation + 1, hashes: hashes.to_owned() },
-            None => Self { generation: 1, hashes: hashes.to_owned() },
-        }
+    /// Whether both give the same message the same position.
+    pub(crate) fn counts_like(&self, other: &Self) -> bool {
+        let numbering = |one: &Self| one.hashes.split_once('-').map(|(numbering, _)| numbering.to_owned());
+        numbering(self) == numbering(other)
     }
 }
 
@@ -187,10 +202,12 @@ mod tests {
         assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
         assert_eq!(state.ledger.appended, 40);
         assert_eq!(state.ledger.dropped["stale"], 7);
-        let same = Revision::after(state.revision.as_ref(), "00112233aabbccdd-ffeeddcc00112233");
+        let same = Revision::new(3, "00112233aabbccdd-ffeeddcc00112233");
         assert_eq!(same.to_string(), FORMAT_1[3].1);
-        let changed = Revision::after(state.revision.as_ref(), "0-0").to_string();
-        assert!(changed.as_str() > FORMAT_1[3].1, "{changed}");
+        assert_eq!(state.revision.as_ref(), Some(&same));
+        let changed = Revision::new(4, "0-0");
+        assert!(changed.to_string().as_str() > FORMAT_1[3].1 && changed.supersedes(&same));
+        assert!(same.counts_like(&Revision::new(9, "00112233aabbccdd-0")) && !same.counts_like(&changed));
     }
 
     #[test]

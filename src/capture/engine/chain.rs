@@ -1,60 +1,64 @@
-//! What is in hand and where it goes on: the decisions of a capture, without any I/O.
-//!
-//! The chain holds the route's batches in the order of the source. Some are stored already and kept
-//! until they are stored *durably*; some are on their way; some wait:
+//! The batches that are not stored yet, in the source's order, and where appending goes on.
 //!
 //! ```text
 //!          checkpoint
 //!  ───────────●───────────────●───────────────●───────────────●───────────…
 //!   kept      │ ring[passed]  │               │ ring[sent]    │     builder
-//!             └──────── on their way ─────────┘
+//!             └──────── in flight ────────────┘
 //! ```
 //!
-//! Each is sent with what comes before it, so that the script can tell whether it continues what is
-//! stored. The checkpoint may move without us (another instance appends the same events, in batches
-//! with other borders) and may go back (a failover that lost what was acknowledged): both times the
-//! chain finds the batch that holds what follows, and goes on there. What is there already is skipped
-//! by the script: sending twice is harmless.
+//! Batches left of the checkpoint are stored and kept until they are stored *durably*. Each batch is sent with the
+//! position before it, so that the script can tell whether it continues what is stored. The checkpoint may move
+//! without us (another instance appends the same messages, in batches with other borders) and may go back (a
+//! failover that lost acknowledged writes). In both cases the chain finds the batch behind the checkpoint and goes on
+//! there. The script skips what is stored already, so sending twice is harmless.
 //!
-//! Where what follows the checkpoint is in nobody's hand, something may be missing. Then the first batch
-//! that is in hand is sent with the gap before it, measured from exactly where the state stands.
+//! Where the batch behind the checkpoint is missing, messages may be lost. Then the first batch of the ring is sent
+//! with the gap before it, measured from exactly where the state stands. A loss that the checkpoint has passed becomes
+//! a [`Note`].
 //!
-//! A reply that is not "stored" or "duplicate" means that everything on its way behind it was refused as
-//! well, so the chain lets those replies come, and then sends again.
+//! A state that another *numbering* wrote (a configuration with other channels) can be compared at anchors only: see
+//! [`Chain::is_foreign`].
+//!
+//! A reply other than "stored" or "duplicate" means that every batch behind it was refused as well. The chain lets
+//! those replies come, and then sends again.
 //!
 //! Invariants, exceptions included:
-//! - batches ascend; between two neighbours nothing is missing unless the later one opens a window;
+//! - batches ascend; nothing is missing between two neighbours unless the later one opens a window or a hole;
 //! - `passed <= sent <= ring.len()`; the last item of `ring[..passed]` was at or before the checkpoint;
-//! - only the first batch on its way may open a window: others follow the one before.
+//! - only the first batch in flight may open a window or follow a hole: the others follow the batch before them;
+//! - a gap that is owed is cleared by its own record only.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::capture::append::{Outcome, Stored};
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 use crate::server::Error;
 
-use super::append::{Outcome, Stored};
-use super::batch::{Batch, Gap, Joint};
+use super::batch::Batch;
+use super::gap::{Gap, Joint, Note};
 
 /// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
 const EPOCHS: usize = 1024;
+/// Notes that wait at most. More are merged into the last one.
+const NOTES: usize = 64;
 
-/// What the owner of the chain is to do after a reply.
+/// What follows from a reply.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A batch is stored: count it and go on. The gap before it is recorded.
+    /// A batch is stored. The gap before it is recorded.
     Stored { counts: Counts, stored: Stored, gap: Option<Gap> },
-    /// A batch was already there: count it and go on.
-    Duplicate { counts: Counts, gap: Option<Gap> },
-    /// A batch lies in a history that the state has left: count it as dropped and go on.
-    Dropped { events: u64 },
-    /// The state is not where it was thought to be: send again, from where the chain now stands.
-    /// So many events are in hand again that were stored before.
+    /// A batch was stored already, but for `lost` messages that lie in a recorded gap.
+    Duplicate { counts: Counts, lost: u64, gap: Option<Gap> },
+    /// A batch lies in a history that the state has left. It is given up, and a note is owed.
+    Stale,
+    /// The state stands elsewhere: the batches are sent again from there. `rewound` messages that were stored wait again.
     Again { rewound: u64 },
-    /// Nothing can be stored for now; send again after a wait that the error's class tells.
+    /// Nothing can be stored for now. The class of the error tells how long.
     Wait(Error, Option<Stored>),
-    /// What follows is a newer configuration's to write.
+    /// A newer configuration writes from here on.
     Superseded,
     /// The reply belonged to a batch behind a refused one.
     Ignored,
@@ -65,16 +69,47 @@ pub(crate) enum Step {
 pub(crate) struct Counts {
     /// Messages in it.
     pub(crate) events: u64,
+    /// Messages that its gap gives up.
+    pub(crate) lost_before: u64,
     /// When its first item was read.
     pub(crate) opened: Instant,
     /// Its first item.
     pub(crate) first: Position,
+    /// Its last item.
+    pub(crate) last: Position,
 }
 
 impl Counts {
     fn of(batch: &Batch) -> Self {
-        Self { events: batch.events, opened: batch.opened, first: batch.first }
+        Self {
+            events: batch.events,
+            lost_before: batch.joint.lost(),
+            opened: batch.opened.at,
+            first: batch.first,
+            last: batch.last,
+        }
     }
+}
+
+/// Where the state stands, as the chain needs it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found<'a> {
+    pub(crate) position: Option<Position>,
+    /// The epochs that the state has passed.
+    pub(crate) epochs: &'a [Epoch],
+    /// The gaps that were recorded last: an item inside one is not stored.
+    pub(crate) holes: &'a [Hole],
+    /// When the state was last written; milliseconds since 1970.
+    pub(crate) at_unix_ms: Option<u64>,
+    /// The numbering of the position; empty where that is not known.
+    pub(crate) numbering: &'a str,
+}
+
+/// A recorded gap: behind `from` and before `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hole {
+    pub(crate) from: Option<Position>,
+    pub(crate) to: Position,
 }
 
 /// What comes before a batch, as the script is told.
@@ -99,18 +134,18 @@ impl Prev {
     }
 }
 
-/// Whether what follows the checkpoint is in hand.
+/// Whether this instance holds what follows the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
     /// It is.
     Held,
-    /// Nothing is in hand after it, and it lies in the window that is open: what follows will be.
+    /// Nothing waits here, and the checkpoint lies in the open window: what follows will come through it.
     Watching,
     /// Nothing was ever stored, so nothing is missing before the first window.
     Fresh,
-    /// Something may be missing before what is in hand.
+    /// Something may be missing before what waits here.
     Missing,
-    /// Nothing is in hand that could follow, or the state has not been read.
+    /// Nothing waits here that could follow, or the state has not been read.
     Unknown,
 }
 
@@ -121,40 +156,43 @@ impl Coverage {
     }
 }
 
-/// What others have dealt with.
+/// What became of batches without an append of this instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// Stored by another instance.
     pub(crate) deduplicated: u64,
-    /// In a history that the state has left.
-    pub(crate) stale: u64,
-    /// In hand again: the state went back.
+    /// Waiting again: the state went back.
     pub(crate) rewound: u64,
 }
 
-/// The batches in hand.
+/// The batches.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     ring: VecDeque<Batch>,
     /// Of the ring, those that the checkpoint has passed.
     passed: usize,
-    /// Of the ring, those that it has passed or that are on their way.
+    /// Of the ring, those that it has passed or that are in flight.
     sent: usize,
     /// Replies still to come for batches that were sent behind a refused one.
     refused: usize,
     /// Where the state stands; `None` before it was read.
     checkpoint: Option<Option<Position>>,
+    /// The numbering of the checkpoint, and of what this route reads; empty where that is not known.
+    numbering: String,
+    own_numbering: String,
     /// Whether the state ever stood anywhere, as far as this process knows.
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
-    /// How many messages the source counted while nobody of this route listened, before its first window.
-    missed: Option<u64>,
-    /// Why the state may be before everything in hand.
+    /// When the state was last written, as far as is known; milliseconds since 1970.
+    written_unix_ms: Option<u64>,
+    /// Why the state may stand before the whole ring.
     went_back: Option<Gap>,
-    /// What was given up and is not recorded yet.
+    /// Losses that the next recorded gap will carry.
     owed: Option<Gap>,
-    /// The gap that the first batch on its way carries.
+    /// Losses that the checkpoint has passed, oldest first.
+    notes: VecDeque<Note>,
+    /// The gap that the first batch in flight carries.
     forced: Option<Gap>,
     /// The last item that was given.
     last: Option<Position>,
@@ -167,6 +205,29 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// An empty chain for batches of a numbering.
+    pub(crate) fn new(numbering: &str) -> Self {
+        Self { own_numbering: numbering.to_owned(), ..Self::default() }
+    }
+
+    /// Takes over the batches of a route with another configuration.
+    pub(crate) fn inherit(&mut self, other: Self) {
+        let own_numbering = std::mem::take(&mut self.own_numbering);
+        *self = Self { own_numbering, ..other };
+    }
+
+    /// Whether another numbering than that of the next batch wrote the state, at a place that cannot be compared: its
+    /// ordinal counts other messages. Anchors are the same in every numbering.
+    pub(crate) fn is_foreign(&self) -> bool {
+        let Some(at) = self.checkpoint().filter(|at| at.ordinal > 0) else { return false };
+        let front = self.ring.get(self.passed);
+        if front.is_some_and(|front| front.joint == Joint::Follows(at)) {
+            return false;
+        }
+        let next = front.map_or(&self.own_numbering, |front| &front.options.numbering);
+        !next.is_empty() && !self.numbering.is_empty() && *next != self.numbering
+    }
+
     /// Where the state stands, as far as is known.
     pub(crate) fn checkpoint(&self) -> Option<Position> {
         self.checkpoint.flatten()
@@ -187,7 +248,7 @@ impl Chain {
         self.ring.iter().skip(self.passed).map(|batch| batch.events).sum()
     }
 
-    /// Of these, those that are on their way.
+    /// Of these, those that are in flight.
     pub(crate) fn sent_events(&self) -> u64 {
         self.ring.range(self.passed..self.sent).map(|batch| batch.events).sum()
     }
@@ -207,9 +268,26 @@ impl Chain {
         self.sent - self.passed + self.refused
     }
 
+    /// Received messages that are lost and not recorded yet.
+    pub(crate) fn owed_events(&self) -> u64 {
+        let waiting: u64 = self.ring.iter().skip(self.passed).map(|batch| batch.joint.lost()).sum();
+        let notes: u64 = self.notes.iter().map(|note| note.gap.dropped).sum();
+        waiting + notes + self.owed.as_ref().map_or(0, |gap| gap.dropped)
+    }
+
+    /// When the oldest loss began that is not recorded yet; milliseconds since 1970.
+    pub(crate) fn owes_since_unix_ms(&self) -> Option<u64> {
+        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| match &batch.joint {
+            Joint::Gap(gap) => Some(gap.started_unix_ms),
+            Joint::Follows(_) | Joint::Start => None,
+        });
+        let notes = self.notes.iter().map(|note| note.gap.started_unix_ms);
+        holes.chain(notes).chain(self.owed.iter().map(|gap| gap.started_unix_ms)).min()
+    }
+
     /// Since when something waits to be stored.
     pub(crate) fn waits_since(&self) -> Option<Instant> {
-        self.ring.get(self.passed).map(|batch| batch.opened)
+        self.ring.get(self.passed).map(|batch| batch.opened.at)
     }
 
     /// The first item that waits to be stored.
@@ -247,7 +325,7 @@ impl Chain {
         self.since_unix_ms
     }
 
-    /// Says that what comes next follows this item without a hole, whoever dealt with it.
+    /// Marks an item as the direct predecessor of the next batch.
     pub(crate) fn resume(&mut self, position: Position) {
         if self.epochs.back() != Some(&position.epoch) {
             self.epochs.push_back(position.epoch);
@@ -282,25 +360,27 @@ impl Chain {
         self.ring.push_back(batch);
     }
 
-    /// Whether what follows the checkpoint is in hand. `open` is the anchor of the window that is open.
+    /// Whether this instance holds what follows the checkpoint. `open` is the anchor of the open window.
     pub(crate) fn coverage(&self, open: Option<Position>) -> Coverage {
         let Some(checkpoint) = self.checkpoint else { return Coverage::Unknown };
         match (self.ring.get(self.passed), checkpoint) {
             (None, Some(at))
-                if open.is_some_and(|anchor| anchor <= at) && self.epochs.contains(&at.epoch) =>
+                if !self.is_foreign()
+                    && open.is_some_and(|anchor| anchor <= at)
+                    && self.epochs.contains(&at.epoch) =>
             {
                 Coverage::Watching
             }
             (None, _) => Coverage::Unknown,
             (Some(front), None) if !self.begun && front.joint == Joint::Start => Coverage::Fresh,
-            (Some(front), Some(at)) => {
+            (Some(front), Some(at)) if !self.is_foreign() => {
                 let from = match front.joint {
                     Joint::Follows(before) => before,
                     Joint::Start | Joint::Gap(_) => front.first,
                 };
                 if from <= at { Coverage::Held } else { Coverage::Missing }
             }
-            (Some(_), None) => Coverage::Missing,
+            (Some(_), _) => Coverage::Missing,
         }
     }
 
@@ -325,9 +405,10 @@ impl Chain {
                 _ => return None,
             }
         } else {
+            let last = self.ring.get(self.sent - 1)?.last;
             match self.ring.get(self.sent)?.joint {
-                Joint::Follows(before) => Prev::Item(before),
-                Joint::Start | Joint::Gap(_) => return None,
+                Joint::Follows(before) if before == last => Prev::Item(before),
+                _ => return None,
             }
         };
         let gap = if self.sent == self.passed { self.forced.as_ref() } else { None };
@@ -336,24 +417,24 @@ impl Chain {
         Some((prev, gap, batch))
     }
 
-    /// What may be missing between the checkpoint and the first batch that waits.
+    /// The gap between the checkpoint and the first batch that waits.
     fn missing(&self, now_unix_ms: u64) -> Gap {
         let at = self.checkpoint();
-        let own = self.ring.get(self.passed).and_then(|front| match &front.joint {
+        let front = self.ring.get(self.passed);
+        let begins = front.map_or(now_unix_ms, |front| front.opened.unix_ms);
+        let own = front.and_then(|front| match &front.joint {
             Joint::Gap(gap) => Some(gap.clone()),
-            Joint::Start if at.is_some() && self.went_back.is_none() => Some(Gap {
-                cause: GapCause::Restart,
-                detail: "tidegate was not running".to_owned(),
-                started_unix_ms: self.since_unix_ms.unwrap_or(now_unix_ms),
-                ended_unix_ms: front.opened_unix_ms,
-                dropped: 0,
-                published: self.missed,
-            }),
+            Joint::Start if at.is_some() && self.went_back.is_none() && self.owed.is_none() => {
+                let since = self.since_unix_ms.unwrap_or(now_unix_ms);
+                Some(Gap::begins(GapCause::Restart, "tidegate was not running", since).until(begins))
+            }
             _ => None,
         });
-        // What the state says is the graver reason; what was given up here is the least.
+        // The state's own reason is the gravest, and a loss of this process the least.
         let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
-        known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms))
+        let gap = known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
+        let ended = gap.ended_unix_ms;
+        gap.until(ended)
     }
 
     /// Says that what was sent will not be answered: the connection ended.
@@ -362,37 +443,83 @@ impl Chain {
         self.refused = 0;
     }
 
-    /// Takes in where the state stands, and which epochs it has passed. To be asked while nothing is
-    /// awaited; else what is on its way is judged by its own reply.
-    pub(crate) fn found(
-        &mut self,
-        position: Option<Position>,
-        passed: &[Epoch],
-        since_unix_ms: Option<u64>,
-        now_unix_ms: u64,
-    ) -> Passed {
+    /// Takes in where the state stands. While replies are awaited this is left to them.
+    pub(crate) fn found(&mut self, found: Found<'_>, now_unix_ms: u64) -> Passed {
         if self.awaited() > 0 {
             return Passed::default();
         }
         if !self.was_read() {
-            self.since_unix_ms = since_unix_ms;
+            self.since_unix_ms = found.at_unix_ms;
         }
-        let mut found = Passed { rewound: self.moved(position, now_unix_ms), ..Passed::default() };
+        self.written_unix_ms = found.at_unix_ms;
+        let position = found.position;
+        found.numbering.clone_into(&mut self.numbering);
+        let mut passed = Passed { rewound: self.moved(position, now_unix_ms), ..Passed::default() };
+        // Of an epoch in which another numbering wrote, only the anchor can be compared.
         while let Some(front) = self.ring.get(self.passed)
-            && Some(front.last) <= position
+            && Some(front.last) <= position.map(|at| if self.is_foreign() { at.epoch.at(0) } else { at })
         {
-            if passed.contains(&front.last.epoch) {
-                found.deduplicated += front.events;
-                self.pass();
+            if found.epochs.contains(&front.last.epoch) {
+                let holes = found.holes.iter();
+                let lost: u64 = holes.map(|hole| front.events_between(hole.from, hole.to)).sum();
+                let lost = lost.min(front.events);
+                passed.deduplicated += front.events - lost;
+                if let Some(counts) = self.pass() {
+                    passed.deduplicated += counts.lost_before;
+                    self.note_lost(&counts, lost, now_unix_ms);
+                }
+                self.settle_owed(now_unix_ms);
             } else {
-                found.stale += front.events;
                 self.drop_front(position, now_unix_ms);
             }
         }
-        found
+        passed
     }
 
-    /// The state stands at `position`. Returns how many events are in hand again.
+    /// Owes the record of messages that another instance's gap has passed over.
+    pub(crate) fn note_lost(&mut self, counts: &Counts, lost: u64, now_unix_ms: u64) {
+        if lost > 0 {
+            let detail = "another instance went on with a gap over messages that were received here";
+            let gap = Gap::begins(GapCause::Stale, detail, now_unix_ms).until(now_unix_ms).dropping(lost);
+            self.note(counts.first, counts.last, gap);
+        }
+    }
+
+    /// The checkpoint has moved without a gap record: losses that were to travel with one become a note.
+    fn settle_owed(&mut self, now_unix_ms: u64) {
+        if let Some(at) = self.checkpoint()
+            && let Some(gap) = self.owed.take_if(|gap| gap.dropped > 0)
+        {
+            self.note(at, at, gap.until(now_unix_ms));
+        }
+        self.owed = None;
+    }
+
+    /// Owes a record that no batch carries. A note of the same kind that was not sent yet takes it in.
+    pub(crate) fn note(&mut self, from: Position, to: Position, gap: Gap) {
+        // The first one may be in flight.
+        if self.notes.len() > 1
+            && let Some(last) = self.notes.back_mut()
+            && (last.gap.cause == gap.cause || self.notes.len() >= NOTES)
+        {
+            (last.from, last.to) = (last.from.min(from), last.to.max(to));
+            last.gap = last.gap.clone().with(gap);
+            return;
+        }
+        self.notes.push_back(Note { id: fastrand::u64(..), from, to, gap });
+    }
+
+    /// The note that is to be recorded next.
+    pub(crate) fn next_note(&self) -> Option<&Note> {
+        self.notes.front()
+    }
+
+    /// A note is recorded.
+    pub(crate) fn noted(&mut self, id: u64) -> Option<Note> {
+        if self.notes.front().is_some_and(|note| note.id == id) { self.notes.pop_front() } else { None }
+    }
+
+    /// The state stands at `position`. Returns how many messages wait again.
     fn moved(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
         let before = self.checkpoint.replace(position).flatten();
         self.begun |= position.is_some();
@@ -418,17 +545,12 @@ impl Chain {
         rewound
     }
 
-    /// Says how many messages the source counted before the first window, since the state was last written.
-    pub(crate) fn set_missed(&mut self, published: Option<u64>) {
-        self.missed = published;
-    }
-
     /// Takes everything out, for another chain to take in behind what it has.
     pub(crate) fn take_batches(&mut self) -> VecDeque<Batch> {
         std::mem::take(self).ring
     }
 
-    /// Notes that something may be missing before the next batch that is sent with a gap.
+    /// Owes a gap. The next record carries it.
     pub(crate) fn owe(&mut self, gap: Gap) {
         self.owed = Some(match self.owed.take() {
             Some(owed) => owed.with(gap),
@@ -458,15 +580,49 @@ impl Chain {
         (events, gap)
     }
 
-    /// Gives up everything that waits: another configuration's instance stores it. Returns how many
-    /// messages that were.
-    pub(crate) fn clear(&mut self) -> u64 {
+    /// Gives up everything that waits. Returns how many messages that were, and the losses among them that no
+    /// record has: they are the caller's to record. Notes stay.
+    pub(crate) fn clear(&mut self) -> (u64, u64) {
         let events = self.held_events();
-        // Replies still come to what is on its way; they are none to what is pushed from now on.
+        let notes = std::mem::take(&mut self.notes);
+        let owed = self.owed_events();
+        // Replies still come for what is in flight. They belong to no later batch.
         let refused = self.awaited();
-        let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
-        *self = Self { checkpoint, begun, since_unix_ms, last, refused, ..Self::default() };
-        events
+        let (numbering, own_numbering) =
+            (std::mem::take(&mut self.numbering), std::mem::take(&mut self.own_numbering));
+        let Self { checkpoint, begun, since_unix_ms, written_unix_ms, last, .. } = *self;
+        *self = Self {
+            checkpoint,
+            numbering,
+            own_numbering,
+            begun,
+            since_unix_ms,
+            written_unix_ms,
+            last,
+            refused,
+            notes,
+            ..Self::default()
+        };
+        (events, owed)
+    }
+
+    /// Gives up what was counted from the anchor in which another numbering wrote: its place among what is stored is
+    /// not known. Returns how many messages that were; the next gap carries them.
+    pub(crate) fn drop_foreign(&mut self, now_unix_ms: u64) -> u64 {
+        let Some(at) = self.checkpoint().filter(|_| self.is_foreign() && self.awaited() == 0) else { return 0 };
+        let mut dropped = 0;
+        while self.ring.get(self.passed).is_some_and(|front| front.first.epoch <= at.epoch)
+            && let Some(batch) = self.ring.remove(self.passed)
+        {
+            self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
+            dropped += batch.events + batch.joint.lost();
+        }
+        let since = self.written_unix_ms.unwrap_or(now_unix_ms);
+        if dropped > 0 || self.owed.is_none() {
+            let detail = "an instance with other channels wrote last and has ended; how far it came is not known";
+            self.owe(Gap::begins(GapCause::Rollout, detail, since).until(now_unix_ms).dropping(dropped));
+        }
+        dropped
     }
 
     /// Whether the state stands in an epoch that is not before those of the open window and is none of
@@ -478,7 +634,7 @@ impl Chain {
         })
     }
 
-    /// Takes in the reply to the oldest batch that is on its way.
+    /// Takes in the reply to the oldest batch in flight.
     pub(crate) fn replied(&mut self, outcome: Result<Outcome, Error>, now_unix_ms: u64) -> Step {
         if self.refused > 0 {
             self.refused -= 1;
@@ -488,23 +644,40 @@ impl Chain {
             Ok(Outcome::Stored(stored)) => match self.pass() {
                 Some(counts) => {
                     self.advance(stored.position);
+                    self.wrote_numbering();
                     self.went_back = None;
-                    self.owed = None;
-                    Step::Stored { counts, stored, gap: self.forced.take() }
+                    let gap = self.forced.take();
+                    if gap.is_some() {
+                        self.owed = None;
+                    } else {
+                        self.settle_owed(now_unix_ms);
+                    }
+                    self.note_lost(&counts, stored.lost, now_unix_ms);
+                    Step::Stored { counts, stored, gap }
                 }
                 None => Step::Ignored,
             },
-            Ok(Outcome::Duplicate(position)) => match self.pass() {
+            Ok(Outcome::Duplicate(position, lost)) => match self.pass() {
                 Some(counts) => {
                     self.advance(Some(position));
-                    Step::Duplicate { counts, gap: self.forced.take() }
+                    // This very batch, sent before and stored with its gap, or another instance's.
+                    let gap = self.forced.take();
+                    if gap.is_some() {
+                        self.owed = None;
+                    } else {
+                        self.settle_owed(now_unix_ms);
+                    }
+                    let lost = lost.min(counts.events);
+                    self.note_lost(&counts, lost, now_unix_ms);
+                    Step::Duplicate { counts, lost, gap }
                 }
                 None => Step::Ignored,
             },
             Ok(Outcome::Stale(position)) => {
                 self.refuse();
                 self.moved(Some(position), now_unix_ms);
-                Step::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
+                self.drop_front(Some(position), now_unix_ms);
+                Step::Stale
             }
             Ok(Outcome::Behind(position)) => {
                 self.refuse();
@@ -528,13 +701,22 @@ impl Chain {
         }
     }
 
+    /// The batch that was passed last has brought its numbering into the state.
+    fn wrote_numbering(&mut self) {
+        if let Some(batch) = self.passed.checked_sub(1).and_then(|at| self.ring.get(at))
+            && self.numbering != batch.options.numbering
+        {
+            batch.options.numbering.clone_into(&mut self.numbering);
+        }
+    }
+
     /// The state has come to `position` by what was sent, or further.
     fn advance(&mut self, position: Option<Position>) {
         self.begun = true;
         self.checkpoint = Some(self.checkpoint.flatten().max(position));
     }
 
-    /// What is on its way behind the oldest will be refused as well.
+    /// The batches in flight behind the oldest will be refused as well.
     fn refuse(&mut self) {
         self.refused = (self.sent - self.passed).saturating_sub(1);
         self.sent = self.passed;
@@ -544,6 +726,7 @@ impl Chain {
     /// The oldest batch that waits is stored: it is kept until that is durable.
     fn pass(&mut self) -> Option<Counts> {
         let batch = self.ring.get(self.passed)?;
+
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.kept_bytes += bytes;
@@ -552,25 +735,19 @@ impl Chain {
         Some(Counts::of(batch))
     }
 
-    /// Gives up the oldest batch that waits; what was to be recorded with it still is.
-    fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
-        let Some(batch) = self.ring.remove(self.passed) else { return 0 };
+    /// Gives up the oldest batch that waits. A note records it.
+    fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) {
+        let Some(batch) = self.ring.remove(self.passed) else { return };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
-        let dropped = Gap {
-            cause: GapCause::Stale,
-            detail: format!("another writer had moved on to {place}, past {}", batch.last),
-            started_unix_ms: batch.opened_unix_ms,
-            ended_unix_ms: now_unix_ms,
-            dropped: batch.events,
-            published: None,
-        };
-        let dropped = match batch.joint {
-            Joint::Gap(own) => dropped.with(own),
-            Joint::Follows(_) | Joint::Start => dropped,
-        };
-        self.owe(dropped);
-        batch.events
+        let detail = format!("another writer had moved on to {place}, past {}", batch.last);
+        let mut gap = Gap::begins(GapCause::Stale, detail, batch.opened.unix_ms)
+            .until(now_unix_ms)
+            .dropping(batch.events);
+        if let Joint::Gap(own) = batch.joint {
+            gap = gap.with(own);
+        }
+        self.note(batch.first, batch.last, gap);
     }
 
     /// Lets go what is stored durably: everything up to `position`.
@@ -614,12 +791,5 @@ fn went_back(position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms
             format!("the destination went back to {position}, and what was stored after that is lost"),
         ),
     };
-    Gap {
-        cause,
-        detail,
-        started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
-        ended_unix_ms: now_unix_ms,
-        dropped: 0,
-        published: None,
-    }
+    Gap::begins(cause, detail, since_unix_ms.unwrap_or(now_unix_ms).min(now_unix_ms)).until(now_unix_ms)
 }

@@ -1,28 +1,29 @@
-//! Who writes: what one instance of a pair decides from what it holds and what it hears of the others.
+//! Who writes: the decisions of one instance among those that run the same route.
 //!
-//! Every instance reads the same events. One of them has the lease and writes; the others let go of what
-//! the checkpoint passes. The lease only saves work: two that write at once do no harm, since the
-//! position in the state decides what is stored. So the rules may be simple:
+//! Every instance reads the same messages. One of them has the lease and writes; the others let go of what the
+//! checkpoint passes. The lease only saves work: two writers at once do no harm, because the position in the state
+//! decides what is stored. So the rules may be simple:
 //!
 //! ```text
-//! has the lease     keeps it, but lets it go where it could not go on and another could
-//! nobody has it     takes it, if it can go on where the state stands
-//! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves
+//! has the lease     keeps it, but releases it where it could not go on and another could
+//! nobody has it     claims it, if it can go on where the state stands
+//! another has it    seizes it, when its own oldest batch has waited for 500 ms and the checkpoint stands still
 //! ```
 //!
-//! Where nobody can go on without a gap, one goes on with it: at once where no other instance has been
-//! seen lately, else after `force_after`, and the one whose cover begins earliest.
+//! Where no instance can go on without a gap, one goes on with it: at once where no other instance was seen lately, else
+//! after `force_after`, and the one whose first batch is the earliest.
 
 use std::time::{Duration, Instant};
 
 use super::chain::Coverage;
+use crate::capture::append::Revision;
 use crate::position::Position;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::server::{Hash, Script};
 
-/// `stand.lua`.
-pub(crate) const STAND: Script = Script { name: "stand.lua", source: include_str!("stand.lua") };
+/// `lease.lua`.
+pub(crate) const LEASE_SCRIPT: Script = Script { name: "lease.lua", source: include_str!("lease.lua") };
 
 /// How long the lease lasts: a few times the longest interval between two calls.
 const LEASE: Duration = Duration::from_secs(3);
@@ -35,26 +36,29 @@ const LEADER_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two calls of one that waits for the checkpoint to pass what it holds.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What an instance wants of the lease.
+/// What an instance requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// To know only.
+pub(crate) enum LeaseRequest {
+    /// News only.
     Watch,
-    /// To have it if nobody has.
+    /// The lease, if it is free.
     Claim,
-    /// To have it.
+    /// The lease, if it is free; the configuration that wrote last is given up.
+    Reclaim,
+    /// The lease.
     Seize,
-    /// That another takes it.
+    /// An end of its own lease.
     Release,
-    /// To be forgotten.
+    /// An end of its own lease and presence.
     Leave,
 }
 
-impl Want {
+impl LeaseRequest {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Watch => "watch",
             Self::Claim => "claim",
+            Self::Reclaim => "reclaim",
             Self::Seize => "seize",
             Self::Release => "release",
             Self::Leave => "leave",
@@ -71,22 +75,26 @@ pub(crate) struct Other {
     pub(crate) ago: Duration,
     /// Whether it could go on without a gap.
     pub(crate) eligible: bool,
-    /// The first item that it holds.
+    /// The first item that waits there.
     pub(crate) first: Option<Position>,
+    /// The configuration that it runs; an instance of release 0.1.0 does not say.
+    pub(crate) revision: Option<Revision>,
 }
 
 /// What the script says beside the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stood {
+pub(crate) struct LeaseReply {
     /// Who has the lease.
     pub(crate) holder: Option<String>,
     /// The other instances.
     pub(crate) others: Vec<Other>,
+    /// The generation of this instance's configuration.
+    pub(crate) generation: u64,
 }
 
 /// What an instance knows of itself.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
+pub(crate) struct Candidate {
     /// Whether what follows the checkpoint is in hand.
     pub(crate) coverage: Coverage,
     /// The first item that waits.
@@ -95,11 +103,13 @@ pub(crate) struct Facts {
     pub(crate) waits_since: Option<Instant>,
     /// Whether it may write at all: it is not parked, and no newer configuration has taken over.
     pub(crate) able: bool,
-    /// Whether the state is gone: then nobody but the one that wrote knows what is stored.
+    /// Whether the state is gone: then only the last writer knows what is stored.
     pub(crate) lost: bool,
+    /// Whether the configuration that wrote last is to be given up.
+    pub(crate) reclaims: bool,
 }
 
-impl Facts {
+impl Candidate {
     fn eligible(&self) -> bool {
         self.able && self.coverage.is_eligible()
     }
@@ -107,8 +117,11 @@ impl Facts {
 
 /// One instance's place among those of its route.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Leadership {
     me: String,
+    /// The hashes of this instance's configuration, and its revision once it is ranked.
+    hashes: String,
+    revision: Option<Revision>,
     force_after: Duration,
     leader: bool,
     /// Somebody else has the lease.
@@ -126,10 +139,12 @@ pub(crate) struct Standing {
     checkpoint: Option<Position>,
 }
 
-impl Standing {
-    pub(crate) fn new(me: String, force_after: Duration, now: Instant) -> Self {
+impl Leadership {
+    pub(crate) fn new(me: String, hashes: String, force_after: Duration, now: Instant) -> Self {
         Self {
             me,
+            hashes,
+            revision: None,
             force_after,
             leader: false,
             taken: false,
@@ -160,18 +175,26 @@ impl Standing {
         self.asked = None;
     }
 
+    /// This instance's configuration, once it is ranked. It keeps its rank as long as the process lives.
+    pub(crate) fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
+    }
+
     /// Takes in a reply.
-    pub(crate) fn stood(&mut self, stood: Stood, now: Instant) {
-        self.leader = stood.holder.as_ref() == Some(&self.me);
-        self.taken = stood.holder.is_some() && !self.leader;
-        self.others = stood.others;
+    pub(crate) fn on_reply(&mut self, reply: LeaseReply, now: Instant) {
+        if self.revision.is_none() && reply.generation > 0 {
+            self.revision = Some(Revision::new(reply.generation, &self.hashes));
+        }
+        self.leader = reply.holder.as_ref() == Some(&self.me);
+        self.taken = reply.holder.is_some() && !self.leader;
+        self.others = reply.others;
         self.heard = Some(now);
         let latest = self.present(now).map(|other| other.ago).min();
         self.seen = latest.and_then(|ago| now.checked_sub(ago)).or(self.seen);
     }
 
     /// Takes in where the checkpoint stands and what is in hand.
-    pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Facts, now: Instant) {
+    pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Candidate, now: Instant) {
         if self.checkpoint != checkpoint {
             self.checkpoint = checkpoint;
             self.moved = now;
@@ -185,16 +208,36 @@ impl Standing {
         self.heard.is_some() && self.present(now).next().is_none() && !self.has_vanished(now)
     }
 
+    /// The newest configuration that another instance runs, where it outranks this one's.
+    pub(crate) fn newer(&self, now: Instant) -> Option<&Other> {
+        let own = self.revision.as_ref()?;
+        let outranks = |other: &&Other| other.revision.as_ref().is_some_and(|other| other.supersedes(own));
+        self.present(now).filter(outranks).max_by_key(|other| other.revision.as_ref())
+    }
+
+    /// Whether another instance runs exactly this configuration.
+    pub(crate) fn is_run_elsewhere(&self, revision: &Revision, now: Instant) -> bool {
+        self.present(now).any(|other| other.revision.as_ref() == Some(revision))
+    }
+
+    /// Whether the positions of another instance can be compared with this one's.
+    fn is_comparable(&self, other: &Other) -> bool {
+        match (&self.revision, &other.revision) {
+            (Some(own), Some(other)) => own.counts_like(other),
+            _ => true,
+        }
+    }
+
     /// Whether another instance was there a moment ago and is not told of any more. It has left, or the
     /// server's clock has leapt, which makes every other look long gone until it calls again.
-    fn has_vanished(&self, now: Instant) -> bool {
+    pub(crate) fn has_vanished(&self, now: Instant) -> bool {
         let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
         self.present(now).next().is_none() && self.seen.is_some_and(lately)
     }
 
     /// Whether nothing has moved for so long, although something waits here that could be stored, that whoever
     /// else was to go on will not.
-    pub(crate) fn is_held_up(&self, facts: &Facts, now: Instant) -> bool {
+    pub(crate) fn is_held_up(&self, facts: &Candidate, now: Instant) -> bool {
         let long = |since: Instant| now.saturating_duration_since(since) >= 2 * self.force_after;
         facts.able
             && facts.coverage == Coverage::Held
@@ -213,8 +256,10 @@ impl Standing {
     }
 
     /// Whether another one could go on without a gap, or with a smaller one.
-    fn another_is_nearer(&self, facts: &Facts, now: Instant) -> bool {
-        let earlier = |other: &Other| other.first.is_some() && other.first < facts.first;
+    fn another_is_nearer(&self, facts: &Candidate, now: Instant) -> bool {
+        let earlier = |other: &Other| {
+            self.is_comparable(other) && other.first.is_some() && other.first < facts.first
+        };
         self.present(now).any(|other| other.eligible || earlier(other))
     }
 
@@ -225,7 +270,7 @@ impl Standing {
     }
 
     /// Whether it may go on with a gap where it cannot go on without.
-    pub(crate) fn may_force(&self, facts: &Facts, now: Instant) -> bool {
+    pub(crate) fn may_force(&self, facts: &Candidate, now: Instant) -> bool {
         let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
         let fresh = facts.coverage == Coverage::Fresh;
         if facts.lost && !self.leader && (self.taken || !waited) {
@@ -236,35 +281,46 @@ impl Standing {
             && (fresh || facts.coverage == Coverage::Missing)
             && (waited || !self.has_vanished(now))
             && self.present(now).all(|other| {
-                let earlier = !facts.lost && other.first.is_some() && other.first < facts.first;
+                let earlier = !facts.lost
+                    && self.is_comparable(other)
+                    && other.first.is_some()
+                    && other.first < facts.first;
                 !other.eligible && !earlier && (fresh || waited || (facts.lost && self.leader))
             })
     }
 
     /// What to ask for.
-    pub(crate) fn want(&self, facts: &Facts, now: Instant) -> Want {
+    pub(crate) fn want(&self, facts: &Candidate, now: Instant) -> LeaseRequest {
         let goes_on = facts.eligible() || self.may_force(facts, now);
         let overdue = |since: Option<Instant>| {
             since.is_some_and(|since| now.saturating_duration_since(since) >= OVERDUE)
         };
         if self.heard.is_none() {
             // Who else is there is not known yet, so nothing can be forced.
-            if facts.eligible() { Want::Claim } else { Want::Watch }
+            if facts.eligible() { LeaseRequest::Claim } else { LeaseRequest::Watch }
         } else if !facts.able {
-            if self.leader { Want::Release } else { Want::Watch }
+            if self.leader { LeaseRequest::Release } else { LeaseRequest::Watch }
         } else if self.leader {
-            if !goes_on && self.another_is_nearer(facts, now) { Want::Release } else { Want::Claim }
+            match (!goes_on && self.another_is_nearer(facts, now), facts.reclaims) {
+                (true, _) => LeaseRequest::Release,
+                (false, true) => LeaseRequest::Reclaim,
+                (false, false) => LeaseRequest::Claim,
+            }
         } else if !self.taken {
-            if goes_on { Want::Claim } else { Want::Watch }
+            match (goes_on, facts.reclaims) {
+                (true, true) => LeaseRequest::Reclaim,
+                (true, false) => LeaseRequest::Claim,
+                (false, _) => LeaseRequest::Watch,
+            }
         } else if goes_on && overdue(facts.waits_since) && overdue(Some(self.moved)) {
-            Want::Seize
+            LeaseRequest::Seize
         } else {
-            Want::Watch
+            LeaseRequest::Watch
         }
     }
 
     /// When to ask again.
-    pub(crate) fn due(&self, facts: &Facts) -> Option<Instant> {
+    pub(crate) fn due(&self, facts: &Candidate) -> Option<Instant> {
         let interval = match (facts.waits_since.is_some(), self.leader) {
             (true, true) => LEADER_INTERVAL,
             (true, false) => STANDBY_INTERVAL,
@@ -284,13 +340,21 @@ impl Standing {
     }
 
     /// Appends the call to `out`.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, hash: &Hash, keys: [&[u8]; 2], want: Want, facts: &Facts) {
+    pub(crate) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        hash: &Hash,
+        keys: [&[u8]; 2],
+        want: LeaseRequest,
+        facts: &Candidate,
+    ) {
         let millis = |duration: Duration| duration.as_millis().to_string();
         let remembered = self.force_after.max(Duration::from_secs(15)) * 2;
         let first = facts.first.map_or_else(|| "-".to_owned(), |first| first.to_string());
         let eligible: &[u8] = if facts.eligible() { b"1" } else { b"0" };
         let (lasts, remembered) = (millis(LEASE), millis(remembered));
         let me = self.me.as_bytes();
+        let generation = self.revision.as_ref().map_or(0, Revision::generation).to_string();
         resp::command(
             out,
             &[
@@ -305,12 +369,14 @@ impl Standing {
                 remembered.as_bytes(),
                 eligible,
                 first.as_bytes(),
+                self.hashes.as_bytes(),
+                generation.as_bytes(),
             ],
         );
     }
 }
 
-impl Stood {
+impl LeaseReply {
     /// Reads the script's reply; returns the state's part as it is.
     ///
     /// # Errors
@@ -320,22 +386,24 @@ impl Stood {
             return Err(Error::reply(text));
         }
         Self::parse(reply)
-            .ok_or_else(|| Error::Protocol("stand.lua was answered with something else".to_owned()))
+            .ok_or_else(|| Error::Protocol("the reply to lease.lua has another form".to_owned()))
     }
 
     fn parse(reply: &Value) -> Option<(Self, &Value)> {
-        let [holder, state, others] = reply.elements()? else { return None };
+        let [holder, state, others, generation] = reply.elements()? else { return None };
         let text = |value: &Value| Some(std::str::from_utf8(value.bytes()?).ok()?.to_owned());
-        let others = others.elements()?.chunks_exact(4).map(|other| {
+        let others = others.elements()?.chunks_exact(5).map(|other| {
             Some(Other {
                 name: text(&other[0])?,
                 ago: Duration::from_millis(text(&other[1])?.parse().ok()?),
                 eligible: text(&other[2])? == "1",
                 first: text(&other[3])?.parse().ok(),
+                revision: Revision::parse(&text(&other[4])?),
             })
         });
         let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
-        Some((Self { holder, others: others.collect::<Option<_>>()? }, state))
+        let generation = text(generation)?.parse().ok()?;
+        Some((Self { holder, others: others.collect::<Option<_>>()?, generation }, state))
     }
 }
 
@@ -345,40 +413,44 @@ mod tests {
     use crate::position::{AnchorId, Epoch};
 
     fn other(ago_ms: u64, eligible: bool, first: Option<Position>) -> Other {
-        Other { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first }
+        Other { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first, revision: None }
     }
 
     fn at(number: u64) -> Position {
         Epoch { number, anchor: AnchorId::random() }.at(0)
     }
 
-    fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Facts {
-        Facts { coverage, first, waits_since, able: true, lost: false }
+    fn reply(holder: Option<String>, others: Vec<Other>) -> LeaseReply {
+        LeaseReply { holder, others, generation: 1 }
+    }
+
+    fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Candidate {
+        Candidate { coverage, first, waits_since, able: true, lost: false, reclaims: false }
     }
 
     #[test]
     fn a_gap_is_forced_at_once_only_where_nobody_else_is() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
-        let mut standing = Standing::new("a".into(), 5 * second, start);
+        let mut standing = Leadership::new("a".into(), "n-m".into(), 5 * second, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert!(!standing.may_force(&missing, start), "nobody has been asked");
-        standing.stood(Stood { holder: None, others: vec![] }, start);
+        standing.on_reply(reply(None, vec![]), start);
         standing.observe(None, &missing, start);
         assert!(standing.may_force(&missing, start));
-        standing.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
+        standing.on_reply(reply(None, vec![other(0, true, Some(at(1)))]), start);
         assert!(!standing.may_force(&missing, start), "it can go on");
         assert!(standing.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
         standing.observe(None, &missing, start + 4 * second);
-        standing.stood(Stood { holder: None, others: vec![] }, start + second);
+        standing.on_reply(reply(None, vec![]), start + second);
         assert!(!standing.may_force(&missing, start + second), "the server's clock may have leapt");
         assert!(!standing.is_alone(start + second));
         assert!(standing.is_alone(start + 5 * second));
         standing
-            .stood(Stood { holder: None, others: vec![other(0, false, Some(at(1)))] }, start + 5 * second);
+            .on_reply(reply(None, vec![other(0, false, Some(at(1)))]), start + 5 * second);
         assert!(!standing.may_force(&missing, start + 9 * second), "it holds what is earlier");
         standing
-            .stood(Stood { holder: None, others: vec![other(0, false, Some(at(8)))] }, start + 2 * second);
+            .on_reply(reply(None, vec![other(0, false, Some(at(8)))]), start + 2 * second);
         assert!(!standing.may_force(&missing, start + 2 * second), "something may come back yet");
         assert!(standing.may_force(&missing, start + 6 * second));
     }
@@ -386,18 +458,18 @@ mod tests {
     #[test]
     fn the_lease_goes_to_who_can_go_on() {
         let start = Instant::now();
-        let mut standing = Standing::new("a".into(), Duration::from_secs(5), start);
+        let mut standing = Leadership::new("a".into(), "n-m".into(), Duration::from_secs(5), start);
         let held = facts(Coverage::Held, Some(at(7)), Some(start));
-        assert_eq!(standing.want(&held, start), Want::Claim);
-        let taken = Stood { holder: Some("b".into()), others: vec![other(0, true, None)] };
-        standing.stood(taken, start);
-        assert_eq!(standing.want(&held, start), Want::Watch);
-        assert_eq!(standing.want(&held, start + OVERDUE), Want::Seize, "nothing moves");
+        assert_eq!(standing.want(&held, start), LeaseRequest::Claim);
+        let taken = reply(Some("b".into()), vec![other(0, true, None)]);
+        standing.on_reply(taken, start);
+        assert_eq!(standing.want(&held, start), LeaseRequest::Watch);
+        assert_eq!(standing.want(&held, start + OVERDUE), LeaseRequest::Seize, "nothing moves");
         standing.observe(Some(at(3)), &held, start + OVERDUE);
-        assert_eq!(standing.want(&held, start + OVERDUE), Want::Watch, "the other one gets on");
-        standing.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
+        assert_eq!(standing.want(&held, start + OVERDUE), LeaseRequest::Watch, "the other one gets on");
+        standing.on_reply(reply(Some("a".into()), vec![other(0, true, None)]), start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
-        assert_eq!(standing.want(&missing, start), Want::Release, "the other one holds what is missing here");
-        assert_eq!(standing.want(&held, start), Want::Claim);
+        assert_eq!(standing.want(&missing, start), LeaseRequest::Release, "the other one holds what is missing here");
+        assert_eq!(standing.want(&held, start), LeaseRequest::Claim);
     }
 }

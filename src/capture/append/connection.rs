@@ -1,61 +1,53 @@
-//! A lane: the connection over which one route appends, made ready.
+//! The connection over which one route appends, made ready.
 //!
-//! Ready means: authenticated, the append script loaded, the state read, and the consumer groups of
+//! Ready means: authenticated, the scripts loaded, the state read, and the consumer groups of
 //! streams that are there already in place. All of it is done anew at every connect, since between two
 //! connects the server may have been restarted, emptied, or replaced.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::append::{APPEND, Append, Keys};
-use super::history::HISTORY;
-use super::standing::STAND;
-use super::state::{Revision, State};
+use super::call::{APPEND, Keys, NOTE};
+use super::state::State;
+use crate::capture::engine::{LEASE_SCRIPT, Scripts};
+use crate::capture::history::HISTORY;
 use crate::config::{Capture, Endpoint, GroupsStart};
 use crate::server::resp::Value;
-use crate::server::{self, Connection, Error, Hash, load_script};
+use crate::server::{self, Connection, Error, load_script};
 
 /// What a lane is made from.
 #[derive(Debug, Clone)]
-pub(crate) struct LaneSettings {
+pub(crate) struct ConnectionSettings {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) capture: Arc<Capture>,
     pub(crate) keys: Keys,
-    /// The hashes of the route's configuration.
-    pub(crate) hashes: String,
-    /// Under which revision it has written before.
-    pub(crate) revision: Option<Revision>,
 }
 
 /// A lane that is ready.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct AppendConnection {
     pub(crate) connection: Connection,
-    pub(crate) append: Append,
-    /// `stand.lua`.
-    pub(crate) stand: Hash,
-    /// `history.lua`.
-    pub(crate) history: Hash,
+    pub(crate) scripts: Scripts,
     pub(crate) state: State,
-    pub(crate) revision: Revision,
 }
 
-impl Lane {
+impl AppendConnection {
     /// Makes a lane. Cancel safe.
-    pub(crate) async fn open(settings: LaneSettings) -> Result<Self, Error> {
-        let LaneSettings { endpoint, capture, keys, hashes, revision } = settings;
+    pub(crate) async fn open(settings: ConnectionSettings) -> Result<Self, Error> {
+        let ConnectionSettings { endpoint, capture, keys } = settings;
         let role = format!("{}:append", capture.name);
         let mut connection = server::connect(&endpoint, &role).await?;
         let deadline = endpoint.response_timeout;
-        let hash = load_script(&mut connection, APPEND, deadline).await?;
-        let stand = load_script(&mut connection, STAND, deadline).await?;
-        let history = load_script(&mut connection, HISTORY, deadline).await?;
+        let scripts = Scripts {
+            append: load_script(&mut connection, APPEND, deadline).await?,
+            note: load_script(&mut connection, NOTE, deadline).await?,
+            lease: load_script(&mut connection, LEASE_SCRIPT, deadline).await?,
+            history: load_script(&mut connection, HISTORY, deadline).await?,
+        };
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
         let state = State::read(&state)?;
         ensure_groups(&mut connection, &capture, &keys, deadline).await?;
-        let revision = revision.unwrap_or_else(|| Revision::after(state.revision.as_ref(), &hashes));
-        let append = Append::new(hash, keys, revision.to_string());
-        Ok(Self { connection, append, stand, history, state, revision })
+        Ok(Self { connection, scripts, state })
     }
 }
 

@@ -1,0 +1,220 @@
+//! The call of the append script: how a batch becomes a command, and what its reply says.
+
+use crate::config::{Capture, Keep, Mode, keys};
+use crate::position::Position;
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash, Script};
+
+use crate::capture::engine::{Batch, Gap, Note, Options, Prev};
+
+/// `append.lua`.
+pub(crate) const APPEND: Script = Script { name: "append.lua", source: include_str!("append.lua") };
+/// `note.lua`.
+pub(crate) const NOTE: Script = Script { name: "note.lua", source: include_str!("note.lua") };
+
+/// The keys that a route makes at its destination.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    pub(crate) state: Vec<u8>,
+    pub(crate) gaps: Vec<u8>,
+    pub(crate) dead_letters: Vec<u8>,
+    pub(crate) streams: Vec<u8>,
+    pub(crate) lease: Vec<u8>,
+}
+
+impl Keys {
+    /// `prefix route:…`, written together.
+    pub(crate) fn new(prefix: &str, route: &str) -> Self {
+        let key = |what: &str| keys::of_route(prefix, route, what).into_bytes();
+        Self {
+            state: key("state"),
+            gaps: key("gaps"),
+            dead_letters: key("dead-letters"),
+            streams: key("streams"),
+            lease: key("lease"),
+        }
+    }
+}
+
+/// Everything of the call that is the same for every batch of a route.
+#[derive(Debug, Clone)]
+pub(crate) struct Append {
+    hash: Hash,
+    keys: Keys,
+    revision: String,
+}
+
+/// What the script said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything that was not there yet is stored.
+    Stored(Stored),
+    /// The entry after `Stored` could not be stored in the route's only stream.
+    Stopped(Stored, String),
+    /// Everything was stored already, but for so many messages inside a recorded gap: the state stands here.
+    Duplicate(Position, u64),
+    /// The state stands before the batch (or is gone: `None`).
+    Behind(Option<Position>),
+    /// The state stands beyond the batch, in a history that does not hold it.
+    Stale(Position),
+    /// A newer configuration writes, or will from the place on that it has announced.
+    Superseded,
+}
+
+/// Where the state stands now, and what was done to bring it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) position: Option<Position>,
+    pub(crate) appended: u64,
+    pub(crate) rejected: u64,
+    pub(crate) filtered: u64,
+    /// Messages that were skipped although no instance has stored them: a recorded gap has passed over them.
+    pub(crate) lost: u64,
+}
+
+impl Stored {
+    /// Messages that were dealt with.
+    pub(crate) fn events(&self) -> u64 {
+        self.appended.saturating_add(self.rejected).saturating_add(self.filtered)
+    }
+}
+
+impl Append {
+    pub(crate) fn new(hash: Hash, keys: Keys, revision: String) -> Self {
+        Self { hash, keys, revision }
+    }
+
+    /// Appends the command to `out`. `prev` is what comes before the batch if all goes well, `gap` what
+    /// may be missing between the two.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {
+        let streams = batch.streams();
+        let keys = 4 + streams.len();
+        let gap_arguments = if gap.is_some() { 8 } else { 1 };
+        resp::header(out, 3 + keys + 6 + batch.options.count + gap_arguments + batch.item_arguments());
+        resp::argument(out, b"EVALSHA");
+        resp::argument(out, &self.hash);
+        resp::number_argument(out, keys);
+        for key in [&self.keys.state, &self.keys.gaps, &self.keys.dead_letters, &self.keys.streams] {
+            resp::argument(out, key);
+        }
+        for stream in streams {
+            resp::argument(out, stream);
+        }
+        let mut text = String::new();
+        resp::argument(out, self.revision.as_bytes());
+        match prev {
+            Prev::Nothing => resp::argument(out, b"-"),
+            Prev::Item(position) => resp::argument(out, position.render(&mut text).as_bytes()),
+            Prev::Window(epoch) => resp::argument(out, epoch.to_string().as_bytes()),
+        }
+        resp::argument(out, batch.last.render(&mut text).as_bytes());
+        text.clear();
+        for epoch in batch.epochs() {
+            text.push_str(&epoch.to_string());
+            text.push(' ');
+        }
+        resp::argument(out, text.as_bytes());
+        // The state's time dates the gap of a restart: what is lost with this process was read after it.
+        resp::argument(out, batch.opened.unix_ms.to_string().as_bytes());
+        resp::argument(out, batch.options.numbering.as_bytes());
+        out.extend_from_slice(&batch.options.arguments);
+        match gap {
+            None => resp::argument(out, b"0"),
+            Some(gap) => {
+                resp::argument(out, b"1");
+                resp::argument(out, batch.first.render(&mut text).as_bytes());
+                resp::argument(out, gap.started_unix_ms.to_string().as_bytes());
+                resp::argument(out, gap.ended_unix_ms.to_string().as_bytes());
+                resp::argument(out, gap.cause.as_str().as_bytes());
+                resp::argument(out, gap.detail.as_bytes());
+                resp::argument(out, gap.reason().as_str().as_bytes());
+                resp::argument(out, gap.dropped.to_string().as_bytes());
+            }
+        }
+        batch.write_items(out);
+    }
+}
+
+/// Appends the call that records a note to `out`.
+pub(crate) fn write_note(out: &mut Vec<u8>, hash: &Hash, keys: &Keys, note: &Note) {
+    let Note { id, from, to, gap } = note;
+    let [id, from, to] = [format!("{id:016x}"), from.to_string(), to.to_string()];
+    let [started, ended, dropped] =
+        [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped].map(|number| number.to_string());
+    let words = [&id, &from, &to, &started, &ended, gap.cause.as_str(), &gap.detail, gap.reason().as_str(), &dropped];
+    resp::header(out, 5 + words.len());
+    for word in [b"EVALSHA".as_slice(), hash, b"2", &keys.state, &keys.gaps] {
+        resp::argument(out, word);
+    }
+    for word in words {
+        resp::argument(out, word.as_bytes());
+    }
+}
+
+/// How a route's streams are made and kept, as the script reads it.
+pub(crate) fn options(settings: &Capture, numbering: &str) -> Options {
+    let templated = settings.stream.literal().is_none();
+    let maxlen = match settings.keep {
+        Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
+        // What is not acknowledged may not go with an append: `trim.lua` sees to it.
+        Keep::Limits { entries: None, .. } | Keep::UntilAcknowledged(_) | Keep::Forever => String::new(),
+    };
+    let mut arguments = Vec::new();
+    let flags = match (templated, settings.mode) {
+        (false, Mode::Subscribe) => b"0".as_slice(),
+        (true, Mode::Subscribe) => b"1",
+        (false, Mode::Replication(_)) => b"0h",
+        (true, Mode::Replication(_)) => b"1h",
+    };
+    resp::argument(&mut arguments, flags);
+    resp::argument(&mut arguments, maxlen.as_bytes());
+    resp::argument(&mut arguments, settings.max_streams.to_string().as_bytes());
+    resp::number_argument(&mut arguments, settings.groups.len());
+    for group in &settings.groups {
+        resp::argument(&mut arguments, group.as_bytes());
+    }
+    Options { numbering: numbering.to_owned(), arguments, count: 4 + settings.groups.len() }
+}
+
+impl Outcome {
+    /// Reads the script's reply.
+    ///
+    /// # Errors
+    /// An error reply is one (`-OOM`, `-READONLY`, …: nothing was done); so is a reply that is not the
+    /// script's.
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        Self::parse(reply)
+            .ok_or_else(|| Error::Protocol("the reply to append.lua has another form".to_owned()))
+    }
+
+    fn parse(reply: &Value) -> Option<Self> {
+        let elements = reply.elements()?;
+        let text = |at: usize| std::str::from_utf8(elements.get(at)?.bytes()?).ok();
+        let position = |at: usize| text(at)?.parse::<Position>().ok();
+        let position_or_none = |at: usize| if text(at)? == "-" { Some(None) } else { position(at).map(Some) };
+        let count = |at: usize| u64::try_from(elements.get(at)?.integer()?).ok();
+        let stored = || {
+            Some(Stored {
+                position: position_or_none(1)?,
+                appended: count(2)?,
+                rejected: count(3)?,
+                filtered: count(4)?,
+                lost: count(5)?,
+            })
+        };
+        Some(match text(0)? {
+            "OK" => Self::Stored(stored()?),
+            "STOPPED" => {
+                Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(6)?.bytes()?).into_owned())
+            }
+            "DUPLICATE" => Self::Duplicate(position(1)?, count(2)?),
+            "GAP" => Self::Behind(position_or_none(1)?),
+            "STALE" => Self::Stale(position(1)?),
+            "SUPERSEDED" => Self::Superseded,
+            _ => return None,
+        })
+    }
+}
