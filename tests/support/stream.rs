@@ -65,11 +65,13 @@ pub(crate) fn entries(server: &Server, stream: &str) -> Vec<Entry> {
             .arg(CHUNK)
             .query(&mut connection)
             .unwrap_or_else(|error| panic!("XRANGE {stream}: {error}"));
-        if chunk.is_empty() {
-            return all;
-        }
+        // A chunk with room left ends it: a stream that grows meanwhile would never give an empty one.
+        let ends = chunk.len() < CHUNK;
         all.extend(chunk.into_iter().map(entry));
-        from = format!("({}", all.last().expect("the chunk was not empty").0);
+        match all.last() {
+            Some((last, _)) if !ends => from = format!("({last}"),
+            _ => return all,
+        }
     }
 }
 
