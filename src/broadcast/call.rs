@@ -32,6 +32,8 @@ pub(super) struct Keys {
     pub(super) stream: String,
     /// `PUBLISH` or `SPUBLISH`.
     pub(super) command: &'static str,
+    /// Which instance publishes on another server.
+    pub(super) lease: String,
     /// Where holes are remembered, with `order = "acknowledgement"`.
     pub(super) holes: Option<String>,
 }
@@ -42,6 +44,7 @@ impl Keys {
         Self {
             cursor: keys::of_route(prefix, &settings.name, "cursor"),
             dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
+            lease: keys::of_route(prefix, &settings.name, keys::LEASE),
             stream: settings.stream.clone(),
             command: if settings.sharded { "SPUBLISH" } else { "PUBLISH" },
             holes: settings
@@ -399,6 +402,7 @@ mod tests {
         let keys = Keys {
             cursor: "c".into(),
             dead_letters: "d".into(),
+            lease: "l".into(),
             stream: "s".into(),
             command: "PUBLISH",
             holes: Some("h".into()),
@@ -432,6 +436,7 @@ mod tests {
         let keys = Keys {
             cursor: "c".into(),
             dead_letters: "d".into(),
+            lease: "l".into(),
             stream: "s".into(),
             command: "PUBLISH",
             holes: None,

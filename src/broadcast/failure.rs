@@ -36,6 +36,11 @@ pub(super) enum Failure {
         /// What.
         error: Error,
     },
+    /// The lease ran out while messages waited to be sent: they are not sent any more.
+    #[error(
+        "this instance stopped for longer than its lease lasts; what it had not sent is left to the next holder"
+    )]
+    LeaseLapsed,
     /// The cursor was there and is there no more.
     #[error("the cursor {key} has vanished from the server; looking again where to begin")]
     CursorVanished {
@@ -87,7 +92,7 @@ impl Failure {
             Self::Server { error, .. } => error.class(),
             Self::Refused { own: true, .. } => Class::Retry,
             Self::Refused { .. } | Self::StartUnsaid { .. } => Class::Park,
-            Self::CursorVanished { .. } => Class::Repair,
+            Self::CursorVanished { .. } | Self::LeaseLapsed => Class::Repair,
         }
     }
 
@@ -96,6 +101,7 @@ impl Failure {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
             Self::CursorVanished { .. } | Self::StartUnsaid { .. } => Side::Source,
+            Self::LeaseLapsed => Side::Destination,
         }
     }
 

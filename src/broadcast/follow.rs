@@ -27,6 +27,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::call::Keys;
+use super::egress::Egress;
 use super::entries::{Entries, Ranges, entries_of_next_read};
 use super::gone::Gone;
 use super::hold::Hold;
@@ -39,7 +40,6 @@ use super::rate::Pace;
 use super::render::Withheld;
 use super::rhythm::Rhythm;
 use super::search::Search;
-use super::way::Way;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
@@ -136,8 +136,8 @@ impl Follow {
         hash: Hash,
         cursor: EntryId,
         replication: bool,
+        now: Instant,
     ) -> Self {
-        let now = Instant::now();
         Self {
             group: what.group.clone(),
             holes: keys.holes.clone(),
@@ -223,35 +223,38 @@ impl Follow {
     }
 
     /// Asks for what is of use now, and hands over what needs no asking.
-    pub(super) fn ask(&mut self, way: &mut Way<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
-        if !way.publisher.takes() {
+    pub(super) fn ask(&mut self, egress: &mut Egress<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
+        if !egress.publisher.takes() {
             return None;
         }
         self.paced = false;
-        self.align(way.publisher, now);
-        self.publish_held(way, now);
-        self.take_up_gone(now);
-        if self.watch.record(out, way.publisher) {
+        self.align(egress, now);
+        self.publish_held(egress, now);
+        if egress.leads {
+            self.take_up_gone(now);
+        }
+        if egress.leads && self.watch.record(out, egress.publisher) {
             return Some(Asked::Missed);
         }
-        if !self.to_release.is_empty()
-            && way.publisher.has_room()
-            && !way.publisher.is_releasing()
-            && self.allowed(way.pace, now) > 0
-            && let Some(asked) = self.release(way, out, now)
+        if egress.leads
+            && !self.to_release.is_empty()
+            && egress.publisher.has_room()
+            && !egress.publisher.is_releasing()
+            && self.allowed(egress.pace, now) > 0
+            && let Some(asked) = self.release(egress, out, now)
         {
             return Some(asked);
         }
-        let up_to = self.readable(way.publisher);
+        let up_to = self.readable(egress.publisher);
         // What is read to be held waits for the rate there.
         let allowed = match self.max_holes {
-            Some(_) if up_to.is_some() => self.allowed(way.pace, now),
+            Some(_) if up_to.is_some() && egress.leads => self.allowed(egress.pace, now),
             _ => usize::MAX,
         };
         if let Some(up_to) = up_to.filter(|_| allowed > 0) {
             let holes_left = usize::try_from(self.holes_left()).unwrap_or(usize::MAX);
             let count = self.read_entries.min(holes_left).min(allowed);
-            let count = if way.publisher.is_careful() { 1 } else { count };
+            let count = if egress.publisher.is_careful() { 1 } else { count };
             let (begin, end, number) = (format!("({}", self.read), up_to.to_string(), count.to_string());
             let stream = self.stream.as_bytes();
             resp::command(
@@ -261,7 +264,7 @@ impl Follow {
             return Some(Asked::Entries(Span { after: self.read, up_to }, count));
         }
         if now >= self.rhythm.due() {
-            self.ask_look(way.publisher, out, now);
+            self.ask_look(egress, out, now);
             return Some(Asked::Look);
         }
         let tail = self.tail.filter(|_| !self.rhythm.is_woken())?;
@@ -274,14 +277,18 @@ impl Follow {
         Some(Asked::Wait)
     }
 
-    fn ask_look(&mut self, publisher: &Publisher, out: &mut Vec<u8>, now: Instant) {
+    fn ask_look(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {
+        let publisher = &egress.publisher;
         self.rhythm.sent();
         self.looks_after = self.read;
         // Their calls may be done before the look or after it.
         self.holes_since = publisher.holes_under_way();
         let after = self.read.to_string();
         // While holes are being published they would be found once more.
-        let may = self.max_holes.is_some() && !publisher.is_releasing() && self.to_release.is_empty();
+        let may = egress.leads
+            && self.max_holes.is_some()
+            && !publisher.is_releasing()
+            && self.to_release.is_empty();
         let scan = self.search.send(may, self.rhythm.is_active(now));
         let scan = scan.map(|id| id.to_string()).unwrap_or_default();
         // Asked once when it comes to rest: from then on XREAD may wait.
@@ -308,7 +315,8 @@ impl Follow {
     }
 
     /// Goes on where the cursor is, where that is elsewhere than was believed: another instance published.
-    fn align(&mut self, publisher: &Publisher, now: Instant) {
+    fn align(&mut self, egress: &Egress<'_>, now: Instant) {
+        let publisher = &egress.publisher;
         let in_order = self.max_holes.is_none();
         if let Some(cursor) = publisher.cursor().filter(|_| in_order) {
             self.hold.drop_up_to(cursor);
@@ -325,18 +333,32 @@ impl Follow {
         } else if in_order {
             self.forget(end);
             self.rhythm.now(now);
-        } else {
-            // What is held stays of use: a hole is one wherever the cursor stands.
-            self.to_release.clear();
-            self.search.restart();
-            self.read = end;
-            // What is pending from here on was not asked for.
-            if let Some(look) = &mut self.look {
-                look.complete = EntryId::default();
-            }
-            self.rhythm.now(now);
+        } else if egress.leads || end < self.handed {
+            self.begin_at(end, now);
         }
         self.handed = end;
+    }
+
+    /// In the order of acknowledgements: goes on from here. What is held stays of use: a hole is one wherever the
+    /// cursor stands.
+    fn begin_at(&mut self, end: EntryId, now: Instant) {
+        self.to_release.clear();
+        self.search.restart();
+        self.read = end;
+        // What is pending from here on was not asked for.
+        if let Some(look) = &mut self.look {
+            look.complete = EntryId::default();
+        }
+        self.rhythm.now(now);
+    }
+
+    /// This instance publishes from now on. While it stood by, it read ahead and held what it read.
+    pub(super) fn take_over(&mut self, publisher: &Publisher, now: Instant) {
+        if self.max_holes.is_some() {
+            self.begin_at(publisher.end(), now);
+            self.handed = publisher.end();
+        }
+        self.rhythm.now(now);
     }
 
     /// In the order of the stream: reads anew from here.
@@ -352,21 +374,24 @@ impl Follow {
     }
 
     /// Publishes what is held and acknowledged, as long as there is room.
-    fn publish_held(&mut self, way: &mut Way<'_>, now: Instant) {
+    fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
-        while way.publisher.has_room() && self.hold.after(self.handed).is_some_and(|id| id <= limit) {
-            let allowed = self.allowed(way.pace, now);
+        while egress.publisher.has_room()
+            && egress.leads
+            && self.hold.after(self.handed).is_some_and(|id| id <= limit)
+        {
+            let allowed = self.allowed(egress.pace, now);
             if allowed == 0 {
                 break;
             }
             let mut last = self.handed;
-            for _ in 0..way.leave(BATCH_ENTRIES.min(allowed)) {
+            for _ in 0..egress.budget(BATCH_ENTRIES.min(allowed)) {
                 let Some(id) = self.hold.after(last).filter(|id| *id <= limit) else { break };
-                self.hold.show(id, |id, rendered| way.publish(id, rendered, now));
+                self.hold.show(id, |id, rendered| egress.publish(id, rendered, now));
                 last = id;
             }
-            way.publisher.flush(now);
-            self.handed = way.publisher.end();
+            egress.publisher.flush(now);
+            self.handed = egress.publisher.end();
         }
     }
 
@@ -385,16 +410,16 @@ impl Follow {
         &mut self,
         (span, count): (Span, usize),
         reply: &[u8],
-        (outbound, way): (&mut Outbound, &mut Way<'_>),
+        (outbound, egress): (&mut Outbound, &mut Egress<'_>),
         ranges: Ranges,
         now: Instant,
     ) -> Result<Ranges, Error> {
         let mut entries = Entries::of_range(reply, ranges)?;
         let came = entries.left();
-        self.align(way.publisher, now);
+        self.align(egress, now);
         let limit = self.look.as_ref().map(Look::limit).unwrap_or_default();
         // What was asked before a rewind, or comes while nothing can be handed over, is read again.
-        let takes = way.publisher.takes() && self.look.is_some() && span.after <= self.read;
+        let takes = egress.publisher.takes() && self.look.is_some() && span.after <= self.read;
         let mut held_back = self.holds_back();
         let mut last = self.read;
         while let Some(entry) = entries.next()? {
@@ -405,13 +430,14 @@ impl Follow {
             let id = entry.id();
             let rendered = outbound.of(&entry);
             if self.max_holes.is_none() {
-                let goes = !held_back
+                let goes = egress.leads
+                    && !held_back
                     && entry.id <= limit
-                    && !way.publisher.is_careful()
-                    && way.pace.messages(now) > 0;
+                    && !egress.publisher.is_careful()
+                    && egress.pace.messages(now) > 0;
                 match rendered {
                     Ok(_) if goes => {
-                        way.publish(id, rendered, now);
+                        egress.publish(id, rendered, now);
                         self.held_from = entry.id;
                     }
                     rendered => {
@@ -422,20 +448,22 @@ impl Follow {
             } else if rendered != Err(Withheld::Filtered)
                 && self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id))
             {
-                way.publisher.leave(id, now);
-                self.holes_since += 1;
+                if egress.leads {
+                    egress.publisher.leave(id, now);
+                    self.holes_since += 1;
+                }
                 // What is not held is read again, if it is still there; the oldest has waited longest.
                 while !self.hold.has_room() {
                     self.hold.drop_first();
                 }
                 self.hold.add(id, rendered);
-            } else {
-                way.publish(id, rendered, now);
+            } else if egress.leads {
+                egress.publish(id, rendered, now);
             }
         }
         self.hold.close();
-        way.publisher.flush(now);
-        self.handed = way.publisher.end();
+        egress.publisher.flush(now);
+        self.handed = egress.publisher.end();
         if takes {
             self.read = if came < count { span.up_to.max(last) } else { last };
             if self.max_holes.is_some() {
@@ -476,11 +504,13 @@ impl Follow {
     pub(super) fn looked(
         &mut self,
         reply: &Value,
-        publisher: &mut Publisher,
+        egress: &mut Egress<'_>,
         now: Instant,
     ) -> Result<Vec<Found>, Error> {
         // What another instance did since the look was asked for, the look knows.
-        self.align(publisher, now);
+        self.align(egress, now);
+        let leads = egress.leads;
+        let publisher = &mut *egress.publisher;
         let Some(mut look) = Look::read(reply)? else {
             // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
             if self.max_holes.is_none() {
@@ -502,8 +532,12 @@ impl Follow {
             found.push(Found::Doubt(Doubt::GroupMade));
         }
         let gone = &self.gone;
-        self.to_release.extend(look.acknowledged.drain(..).filter(|id| !gone.contains(*id)));
-        if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 {
+        if leads {
+            self.to_release.extend(look.acknowledged.drain(..).filter(|id| !gone.contains(*id)));
+        }
+        // An instance that stands by holds also what is not left behind yet.
+        let passed = leads || self.read <= publisher.end();
+        if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.
             self.hold.clear();
             self.gone.clear();
@@ -516,10 +550,14 @@ impl Follow {
         let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
         self.search.came_to(look.scanned, same);
         if let Some(facts) = look.stream {
-            let all = facts.last == look.delivered && look.pending == 0 && !self.holds_back();
+            let all = facts.last == look.delivered
+                && look.pending == 0
+                && !self.holds_back()
+                // No XREAD may keep the connection waiting at a take-over.
+                && (leads || publisher.end() >= facts.last);
             self.tail = (all && self.read >= look.delivered).then_some(facts.last);
             self.tail_asked = true;
-            if self.looks_after == self.read {
+            if leads && self.looks_after == self.read {
                 // In the other order what is held has been handed over as well.
                 let held = if self.max_holes.is_none() { self.hold.count_after(self.handed) } else { 0 };
                 let held = u64::try_from(held).unwrap_or(u64::MAX);

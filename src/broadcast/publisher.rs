@@ -32,8 +32,8 @@ use super::call::{Counted, Failing, Items, Keys, Outcome, Tally};
 use super::failure::{Failure, Side};
 use super::id::EntryId;
 use super::render::{Unrenderable, Withheld};
-use crate::server::resp;
-use crate::server::{Connection, Error, Hash};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash};
 
 /// Entries of one batch. A script of 128 costs 3.7 µs an entry on the server, one of 1 costs 17.
 pub(super) const BATCH_ENTRIES: usize = 128;
@@ -50,7 +50,7 @@ pub(super) type Id<'a> = (EntryId, &'a [u8]);
 
 /// A script's call that is not answered yet.
 #[derive(Debug)]
-struct Call {
+pub(super) struct Call {
     entries: u64,
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
@@ -72,12 +72,22 @@ pub(super) struct Settled {
     pub(super) took: Duration,
 }
 
-/// The writing half of a session.
+/// What an answer on the stream's connection belongs to.
+#[derive(Debug)]
+pub(super) enum Called {
+    /// A batch.
+    Batch(Call),
+    /// The lease.
+    Lease,
+}
+
+/// The writing half of a session: which commands go out, and what their answers mean. It knows no connection.
 ///
 /// Invariant: `cursor <= end` unless astray; `end` is the cursor once everything under way is done.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    writer: Connection,
+    /// Commands to the stream's server.
+    out: Vec<u8>,
     other: Option<Other>,
     hash: Hash,
     /// Of the script that publishes what was left behind, where something is.
@@ -90,6 +100,8 @@ pub(super) struct Publisher {
     /// The same for what was left behind.
     releases: Items,
     calls: VecDeque<Call>,
+    /// Behind how many of them the lease was asked for, and when.
+    lease: Option<(usize, Instant)>,
     /// What the server named last.
     cursor: Option<EntryId>,
     /// Where the next batch begins.
@@ -121,14 +133,13 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new(
-        writer: Connection,
         hash: Hash,
         keys: Keys,
         (cursor, counted): (EntryId, Option<u64>),
         response_timeout: Duration,
     ) -> Self {
         Self {
-            writer,
+            out: Vec::new(),
             other: None,
             hash,
             release_hash: None,
@@ -137,6 +148,7 @@ impl Publisher {
             holes: 0,
             releases: Items::default(),
             calls: VecDeque::new(),
+            lease: None,
             cursor: Some(cursor),
             end: cursor,
             taken: cursor,
@@ -162,14 +174,13 @@ impl Publisher {
     }
 
     /// Publishes on another server than the stream's.
-    pub(super) fn with_other(mut self, connection: Connection, response_timeout: Duration) -> Self {
+    pub(super) fn with_other(mut self, response_timeout: Duration) -> Self {
         let (current, releasing) =
             (Published::default(), Published { release: true, ..Published::default() });
         let waiting = VecDeque::new();
-        let release_out = Vec::new();
+        let (out, release_out) = (Vec::new(), Vec::new());
         let ping = None;
-        self.other =
-            Some(Other { connection, current, releasing, release_out, waiting, ping, response_timeout });
+        self.other = Some(Other { out, current, releasing, release_out, waiting, ping, response_timeout });
         self
     }
 
@@ -193,9 +204,36 @@ impl Publisher {
         self
     }
 
-    /// The connections, to be waited on.
-    pub(super) fn connections(&mut self) -> (&mut Connection, Option<&mut Connection>) {
-        (&mut self.writer, self.other.as_mut().map(|other| &mut other.connection))
+    /// Commands that are to be sent: to the stream's server, and to the other one.
+    pub(super) fn outgoing(&mut self) -> (&mut Vec<u8>, Option<&mut Vec<u8>>) {
+        (&mut self.out, self.other.as_mut().map(|other| &mut other.out))
+    }
+
+    /// Asks for the lease behind what was called before, by a command that `write` appends where it is due.
+    pub(super) fn ask_lease(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        if self.lease.is_none() && write(&mut self.out) {
+            self.lease = Some((self.calls.len(), now));
+        }
+    }
+
+    /// Whether messages were handed over that the other server has not answered.
+    pub(super) fn is_sending(&self) -> bool {
+        self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
+    }
+
+    /// Goes on from this cursor, where nothing is under way: another instance has moved it.
+    pub(super) fn go_on_at(&mut self, cursor: EntryId, counted: Option<u64>) {
+        if !self.is_idle() || !self.takes() {
+            return;
+        }
+        self.cursor = Some(cursor);
+        (self.end, self.taken) = (cursor, cursor);
+        (self.counted, self.counted_anew, self.more) = (counted, false, 0);
+    }
+
+    /// The cursor has vanished; the session ends once nothing is under way.
+    pub(super) fn cursor_vanished(&mut self) {
+        (self.cursor, self.astray) = (None, true);
     }
 
     /// After which entry to read on.
@@ -252,9 +290,9 @@ impl Publisher {
 
     /// Bytes that are held until they are sent.
     pub(super) fn held_bytes(&self) -> usize {
-        let other = |other: &Other| other.connection.unsent_bytes() + other.release_out.capacity();
+        let other = |other: &Other| other.out.len() + other.release_out.capacity();
         let other = self.other.as_ref().map_or(0, other);
-        self.writer.unsent_bytes() + self.items.bytes() + self.releases.bytes() + other
+        self.out.len() + self.items.bytes() + self.releases.bytes() + other
     }
 
     fn under_way(&self) -> usize {
@@ -285,7 +323,7 @@ impl Publisher {
         match &mut self.other {
             None => self.items.message(text, channel, message),
             Some(other) => {
-                resp::command(other.connection.out(), &[self.keys.command.as_bytes(), channel, message]);
+                resp::command(&mut other.out, &[self.keys.command.as_bytes(), channel, message]);
                 other.current.ids.push(id);
             }
         }
@@ -375,8 +413,7 @@ impl Publisher {
             None if self.releases.count() == 0 => return,
             None => {
                 let entries = u64::try_from(self.releases.count()).unwrap_or(u64::MAX);
-                let out = self.writer.out();
-                self.releases.write_release(out, hash, &self.keys, (Tally::default(), b""));
+                self.releases.write_release(&mut self.out, hash, &self.keys, (Tally::default(), b""));
                 let (holes, counted) = (0, None);
                 self.calls.push_back(Call { entries, large, holes, counted, release: true, sent: now });
             }
@@ -387,7 +424,7 @@ impl Publisher {
                 batch.large = large;
                 batch.sent = Some(now);
                 other.waiting.push_back(batch);
-                other.connection.out().append(&mut other.release_out);
+                other.out.append(&mut other.release_out);
             }
         }
         self.move_published(now);
@@ -444,7 +481,7 @@ impl Publisher {
             None => {
                 let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
                 let span = (span.0, span.1, count);
-                self.items.write(self.writer.out(), &self.hash, &self.keys, span, Tally::default());
+                self.items.write(&mut self.out, &self.hash, &self.keys, span, Tally::default());
                 let holes = std::mem::take(&mut self.holes);
                 let counted = self.counted;
                 self.calls.push_back(Call { entries, large, holes, counted, release: false, sent: now });
@@ -464,17 +501,34 @@ impl Publisher {
         self.move_published(now);
     }
 
-    /// Takes in one answer of the script; `None` until there is one.
+    /// What the next answer on the stream's connection belongs to.
     ///
     /// # Errors
-    /// Where the script failed, or the cursor has vanished.
-    pub(super) fn settled(&mut self, now: Instant) -> Result<Option<Settled>, Failure> {
-        let Some(reply) = self.writer.reader.next_value().map_err(Failure::source)? else { return Ok(None) };
-        let Some(call) = self.calls.pop_front() else {
-            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
-        };
-        let mut tally = Tally::default();
-        let outcome = match Outcome::read(&reply) {
+    /// Where nothing was asked.
+    pub(super) fn called(&mut self) -> Result<Called, Failure> {
+        if let Some((behind, _)) = &mut self.lease {
+            if *behind == 0 {
+                self.lease = None;
+                return Ok(Called::Lease);
+            }
+            *behind -= 1;
+        }
+        let call = self.calls.pop_front();
+        call.map(Called::Batch)
+            .ok_or_else(|| Failure::source(Error::Protocol("an answer that nothing asked for".into())))
+    }
+
+    /// Takes in the script's answer to a batch; `None` where the script did nothing.
+    ///
+    /// # Errors
+    /// Where the script failed.
+    pub(super) fn on_settled(
+        &mut self,
+        call: &Call,
+        reply: &Value,
+        now: Instant,
+    ) -> Result<Option<Settled>, Failure> {
+        let outcome = match Outcome::read(reply) {
             Ok(outcome) => outcome,
             Err(error) => {
                 let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
@@ -486,8 +540,9 @@ impl Publisher {
                 self.cursor = cursor;
                 self.counted_there = counted;
                 self.astray = true;
+                Ok(None)
             }
-            Outcome::Moved { cursor, counted, tally: moved, refused } => {
+            Outcome::Moved { cursor, counted, tally, refused } => {
                 // Place and count are one answer's: also where a batch before was refused and this one fitted
                 // what another instance left. What publishes holes tells a place without its count.
                 if !call.release {
@@ -498,16 +553,16 @@ impl Publisher {
                         self.set_counted(None);
                     }
                 }
-                tally = moved;
                 if let Some((error, entry)) = refused {
                     let own = self.blames && self.channels_differ && entry.is_some();
                     self.refused = Some(Failure::Refused { side: Side::Source, entry, own, error });
                 } else {
                     self.batch_entries = BATCH_ENTRIES;
                 }
+                let took = now.saturating_duration_since(call.sent);
+                Ok(Some(Settled { tally, entries: call.entries, took }))
             }
         }
-        Ok(Some(Settled { tally, entries: call.entries, took: now.saturating_duration_since(call.sent) }))
     }
 
     /// A connection has ended, or is given up: what that ends the session with. An entry that was being
@@ -572,7 +627,8 @@ impl Publisher {
         }
         let limit =
             self.response_timeout + self.other.as_ref().map_or(Duration::ZERO, |o| o.response_timeout);
-        if self.calls.front().is_some_and(|call| overdue(call.sent, limit)) {
+        let call = self.calls.front().map(|call| call.sent);
+        if call.or(self.lease.map(|(_, sent)| sent)).is_some_and(|sent| overdue(sent, limit)) {
             return Err(self.broke(Side::Source, Error::Timeout(limit, "moving the cursor")));
         }
         Ok(())

@@ -18,19 +18,19 @@ mod tempo;
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Keys, PUBLISH, unexpected};
+use super::engine::Half;
 use super::entries::Entries;
 use super::failure::{Failure, Side};
 use super::id::EntryId;
-use super::publisher::Publisher;
+use super::publisher::{Called, Publisher};
 use super::render::Renderer;
-use super::session::turn;
+use super::session::Writers;
 use crate::config::{Endpoint, Message};
 use crate::rt;
 use crate::server::resp::Value;
@@ -192,6 +192,7 @@ pub struct Replay {
 #[derive(Debug)]
 struct Flow {
     publisher: Publisher,
+    writers: Writers,
     progress: Progress,
     /// How often the checkpoint was found elsewhere, so that reading begins again there.
     rewinds: u32,
@@ -231,15 +232,18 @@ impl Replay {
             cursor: job.key.clone(),
             // Nothing is written there: an entry that makes no message is skipped.
             dead_letters: job.key.clone(),
+            // One run of a job at a time is the operator's to see to.
+            lease: String::new(),
             stream: job.piece.stream.clone(),
             command: if job.piece.sharded { "SPUBLISH" } else { "PUBLISH" },
             holes: None,
         };
         let position = begun.progress.position;
-        let mut publisher = Publisher::new(writer, hash, keys, (position, None), deadline);
-        if let Some(other) = other {
-            publisher = publisher.with_other(other, destination.response_timeout);
+        let mut publisher = Publisher::new(hash, keys, (position, None), deadline);
+        if other.is_some() {
+            publisher = publisher.with_other(destination.response_timeout);
         }
+        let writers = Writers { writer, other };
         let replay = Self {
             reader: Reader::new(reader, &job.piece.stream, deadline),
             renderer: job.piece.renderer(),
@@ -248,7 +252,7 @@ impl Replay {
             source: source.name.clone(),
             destination: destination.name.clone(),
             to: begun.range.to,
-            flow: Flow { publisher, progress: begun.progress, rewinds: 0 },
+            flow: Flow { publisher, writers, progress: begun.progress, rewinds: 0 },
             renewed: Instant::now(),
         };
         Ok((replay, begun))
@@ -332,7 +336,7 @@ impl Replay {
                 loop {
                     tokio::select! {
                         page = &mut page => break page.map_err(Failure::source)?,
-                        came = answered(&mut flow.publisher), if !flow.publisher.is_idle() => {
+                        came = flow.answered(), if !flow.publisher.is_idle() => {
                             came?;
                             flow.settle(watch)?;
                         }
@@ -369,9 +373,10 @@ impl Flow {
         self.publisher.flush(Instant::now());
         let rewinds = self.rewinds;
         while self.rewinds == rewinds && (due > Instant::now() || !self.publisher.has_room()) {
+            let has_asked = !self.publisher.is_idle();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                came = answered(&mut self.publisher), if !self.publisher.is_idle() => came?,
+                came = self.answered(), if has_asked => came?,
                 () = sleep_until(due), if due > Instant::now() => {}
                 () = sleep(TICK) => {}
             }
@@ -384,7 +389,7 @@ impl Flow {
     async fn drain(&mut self, watch: &mut impl Watch) -> Result<(), Failure> {
         while !self.publisher.is_idle() {
             tokio::select! {
-                came = answered(&mut self.publisher) => came?,
+                came = self.answered() => came?,
                 () = sleep(TICK) => {}
             }
             self.settle(watch)?;
@@ -392,14 +397,35 @@ impl Flow {
         Ok(())
     }
 
+    /// Waits until something was answered, sending what waits meanwhile. Cancel safe.
+    async fn answered(&mut self) -> Result<(), Failure> {
+        let Self { publisher, writers, .. } = self;
+        let (out, other) = publisher.outgoing();
+        writers.writer.send(out);
+        if let (Some(out), Some(other)) = (other, &mut writers.other) {
+            other.send(out);
+        }
+        match poll_fn(|cx| writers.poll(cx)).await {
+            (Half::Other, result) => result.map_err(Failure::destination),
+            (_, result) => result.map_err(Failure::source),
+        }
+    }
+
     /// Takes in what was answered. Only while no batch is being collected.
     fn settle(&mut self, watch: &mut impl Watch) -> Result<(), Failure> {
         let now = Instant::now();
-        self.publisher.answered(now)?;
-        while let Some(settled) = self.publisher.settled(now)? {
-            self.progress.published += settled.tally.published;
-            self.progress.unheard += settled.tally.unheard;
-            self.progress.skipped += settled.tally.filtered;
+        if let Some(other) = &mut self.writers.other {
+            while let Some(value) = other.reader.next_value().map_err(Failure::destination)? {
+                self.publisher.on_answer(&value, now)?;
+            }
+        }
+        while let Some(value) = self.writers.writer.reader.next_value().map_err(Failure::source)? {
+            let Called::Batch(call) = self.publisher.called()? else { continue };
+            if let Some(settled) = self.publisher.on_settled(&call, &value, now)? {
+                self.progress.published += settled.tally.published;
+                self.progress.unheard += settled.tally.unheard;
+                self.progress.skipped += settled.tally.filtered;
+            }
         }
         if let Some(cursor) = self.publisher.cursor() {
             self.progress.position = cursor;
@@ -516,21 +542,6 @@ async fn begin(
         started_unix_ms: number(started)?,
         goes_on: goes_on.integer() == Some(1),
     }))
-}
-
-/// Waits until the publisher was answered, sending what waits meanwhile. Cancel safe.
-async fn answered(publisher: &mut Publisher) -> Result<(), Failure> {
-    poll_fn(|cx| {
-        let (writer, other) = publisher.connections();
-        if let Poll::Ready(result) = turn(writer, cx) {
-            return Poll::Ready(result.map_err(Failure::source));
-        }
-        match other {
-            Some(other) => turn(other, cx).map_err(Failure::destination),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 fn server_error(failure: &Failure, source: &str, destination: &str) -> ReplayError {

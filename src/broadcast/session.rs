@@ -1,14 +1,12 @@
-//! One session: connections that hold, from the cursor on, until one of them fails or it is told to stop.
+//! One session's sockets and timers: connections that hold, until one of them fails or the route is told to stop.
 //!
 //! ```text
-//! stream ──XREAD BLOCK COUNT──▶ entries ──render──▶ publisher ──▶ channel, cursor
-//!            only while the publisher has room
+//! sockets ──answers──▶ engine ──commands──▶ sockets
+//! timers  ──the time─▶   │
+//!                        └──effects──▶ board, metrics, log
 //! ```
 //!
-//! Nothing that a session holds outlives it: the next one reads the cursor and begins there.
-
-mod added;
-mod followed;
+//! What an answer means and what is asked next, the engine decides.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -17,80 +15,51 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::added::Read;
-use super::Route;
-use super::call::{self, Keys, OPEN, PUBLISH, RELEASE, Tally};
-use super::entries::Ranges;
-use super::failure::{Failure, Side};
-use super::follow::{Asked, Follow};
+use super::call::{PUBLISH, RELEASE};
+use super::engine::{Engine, Event, Half, Hashes, Next};
+use super::failure::Failure;
+use super::leadership::LEASE;
 use super::look::LOOK;
-use super::metrics;
-use super::missed::Watch;
-use super::publisher::Publisher;
-use super::rate::Pace;
+use super::route::Route;
 use super::wake::Wake;
-use crate::config::{self, Endpoint, keys};
+use crate::config::Endpoint;
 use crate::server::{Connection, Error, connect, load_script};
 
-/// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
-/// one that stopped is noticed after this and the response timeout.
-const BLOCK: Duration = Duration::from_secs(1);
 /// How often the loop looks at the clock when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
 
 /// SPUBLISH came with Redis 7.0, and every Valkey has it.
 const SHARDED_SINCE: u32 = 7;
 
+/// The connections that publish, as a replay has them too.
+#[derive(Debug)]
+pub(super) struct Writers {
+    pub(super) writer: Connection,
+    pub(super) other: Option<Connection>,
+}
+
 /// The state of the loop.
 #[derive(Debug)]
 pub(super) struct Session<'r> {
     route: &'r mut Route,
     reader: Connection,
-    publisher: Publisher,
-    read: Option<Read>,
-    /// Where it waits for acknowledgements: what is read, and what was asked.
-    follow: Option<Follow>,
-    watch: Watch,
-    asked: Option<(Asked, Instant)>,
-    /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
-    read_entries: usize,
-    ranges: Ranges,
-    pace: Pace,
-    /// Until when nothing is read, since the rate lets nothing through.
-    paced: Option<Instant>,
+    writers: Writers,
     ticks: Interval,
-    /// Whether the stream was read and, after a refusal, an entry was published: the route is live.
-    live: bool,
-    /// Set once it was told to stop: until when what is under way may finish.
-    drain_until: Option<Instant>,
+    draining: bool,
 }
 
-/// A connection of the session.
-#[derive(Debug, Clone, Copy)]
-enum Half {
-    Reader,
-    Writer,
-    Other,
-}
-
-impl Half {
-    fn side(self) -> Side {
-        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
-    }
-}
-
-/// What happened.
+/// What woke the loop.
 #[derive(Debug)]
 enum Action {
     /// Bytes came.
     Came(Half),
     /// A connection ended.
     Broke(Half, Error),
+    /// The lease ran out before what waits was sent.
+    Lapsed,
     /// Some time has passed.
     Tick,
-    /// The rate lets a message through again.
-    Paced,
-    /// It is time to look again.
+    /// The engine has something to do.
     Due,
     /// Something has happened to the group.
     Woken,
@@ -98,104 +67,60 @@ enum Action {
     Stop,
 }
 
-/// Whether the loop goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    GoOn,
-    Stopped,
-}
-
 impl<'r> Session<'r> {
     /// Connects, loads the scripts and finds the cursor. Cancel safe: a dropped future leaves at most a
     /// cursor that was made where it belongs.
-    pub(super) async fn open(route: &'r mut Route, careful: bool) -> Result<Self, Failure> {
+    pub(super) async fn open(route: &'r mut Route) -> Result<Self, Failure> {
         let source = route.parts.source.clone();
-        let settings = route.parts.settings.clone();
-        let role = format!("broadcast.{}", settings.name);
+        let role = format!("broadcast.{}", route.parts.settings.name);
         let deadline = source.response_timeout;
         let reader = connect(&source, &role).await.map_err(Failure::source)?;
         let mut writer = connect(&source, &role).await.map_err(Failure::source)?;
-        let keys = Keys::new(&source.key_prefix, &settings);
-        let begin =
-            route.remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
-        let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(Failure::source)?;
-        let release = load_script(&mut writer, RELEASE, deadline).await.map_err(Failure::source)?;
-        let look = load_script(&mut writer, LOOK, deadline).await.map_err(Failure::source)?;
-        let (failed, error) = route.failed.clone().unwrap_or_default();
-        let arguments: [&[u8]; 8] = [
-            b"EVAL",
-            OPEN.source.as_bytes(),
-            b"2",
-            keys.cursor.as_bytes(),
-            keys.stream.as_bytes(),
-            begin.as_bytes(),
-            failed.as_bytes(),
-            error.as_bytes(),
-        ];
-        let reply =
-            writer.ask(deadline, "looking for the cursor", &arguments).await.map_err(Failure::source)?;
-        let opened = call::opened(&reply).map_err(Failure::source)?;
-        // It is counted now.
-        route.failed = None;
-        route.failing = opened.failing;
-        let cursor = opened.cursor.ok_or_else(|| Failure::StartUnsaid {
-            stream: settings.stream.clone(),
-            route: settings.name.clone(),
-        })?;
-        let woken = route.wake.as_ref().is_some_and(Wake::is_up);
-        let follow = settings.acknowledged().map(|what| Follow::new(what, &keys, look, cursor, woken));
-        let left =
-            if keys.holes.is_none() { left_behind(&mut writer, &settings, &source).await? } else { None };
-        let mut publisher = Publisher::new(writer, hash, keys, (cursor, opened.counted), deadline)
-            .with_release(release)
-            .blaming(settings.channel.literal().is_none(), route.failing.as_ref(), settings.max_deliveries);
-        if !route.one_server() {
+        let mut hashes = Hashes { publish: [0; 40], release: [0; 40], look: [0; 40], lease: [0; 40] };
+        for (script, hash) in [
+            (PUBLISH, &mut hashes.publish),
+            (RELEASE, &mut hashes.release),
+            (LOOK, &mut hashes.look),
+            (LEASE, &mut hashes.lease),
+        ] {
+            *hash = load_script(&mut writer, script, deadline).await.map_err(Failure::source)?;
+        }
+        route.engine.ask_cursor(writer.out());
+        let reply = writer.answer(deadline, "looking for the cursor").await.map_err(Failure::source)?;
+        route.engine.on_cursor(&reply)?;
+        let left = left_behind(&route.engine, &mut writer, &source).await?;
+        let mut other = None;
+        if !route.engine.one_server() {
             let destination = route.parts.destination.clone();
-            let other = connect(&destination, &role).await.map_err(Failure::destination)?;
+            let connection = connect(&destination, &role).await.map_err(Failure::destination)?;
             // An older server knows no such command, which would look like a refusal of the first entry.
-            if settings.sharded && other.major_version.is_some_and(|major| major < SHARDED_SINCE) {
+            let sharded = route.parts.settings.sharded;
+            if sharded && connection.major_version.is_some_and(|major| major < SHARDED_SINCE) {
                 return Err(Failure::destination(Error::Refused(
                     "sharded = true needs SPUBLISH, which this server does not know: name a Redis 7.0 or \
                      newer, or publish without it"
                         .to_owned(),
                 )));
             }
-            publisher = publisher.with_other(other, destination.response_timeout);
+            other = Some(connection);
         }
-        if careful {
-            publisher = publisher.careful();
-        }
-        route.opened(cursor, opened.tally);
-        if let Some(left) = left.filter(|left| *left > 0) {
-            route.left_behind(left);
-        }
+        let woken = route.wake.as_ref().is_some_and(Wake::is_up);
+        route.engine.begin(&hashes, left, woken, Instant::now());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self {
-            route,
-            reader,
-            publisher,
-            read: None,
-            follow,
-            watch: Watch::new(Instant::now()),
-            asked: None,
-            read_entries: 1,
-            ranges: Vec::new(),
-            pace: Pace::new(settings.rate_limit, Instant::now()),
-            paced: None,
-            ticks,
-            live: false,
-            drain_until: None,
-        })
+        Ok(Self { route, reader, writers: Writers { writer, other }, ticks, draining: false })
     }
 
     /// Publishes until it is told to stop, and then up to `drain` longer.
     pub(super) async fn run(mut self, stop: &CancellationToken, drain: Duration) -> Result<(), Failure> {
-        self.read_on(Instant::now());
         loop {
+            self.hand_out();
+            self.route.tell(self.writers.unsent_bytes());
             let action = self.select(stop).await;
             let now = Instant::now();
-            if self.apply(action, now, drain)? == Next::Stopped {
+            self.apply(action, now, drain)?;
+            if self.route.engine.advance(now)? == Next::Stopped {
+                self.route.tell(0);
                 return Ok(());
             }
         }
@@ -203,157 +128,118 @@ impl<'r> Session<'r> {
 
     /// Waits for the next thing to happen. Cancel safe.
     async fn select(&mut self, stop: &CancellationToken) -> Action {
-        let draining = self.drain_until.is_some();
-        let due = match &self.follow {
-            Some(follow) if self.asked.is_none() && self.publisher.takes() && !draining => {
-                Some(follow.due(&self.pace))
-            }
-            _ => None,
-        };
+        let draining = self.draining;
+        let due = self.route.engine.due();
+        let until = self.route.engine.sends_until();
         let wake = self.route.wake.as_ref();
-        let (writer, mut other) = self.publisher.connections();
-        let reader = &mut self.reader;
+        let (reader, writers) = (&mut self.reader, &mut self.writers);
         let connections = poll_fn(|cx| {
             if let Poll::Ready(result) = turn(reader, cx) {
-                return Poll::Ready((Half::Reader, result));
+                return Poll::Ready(came(Half::Reader, result));
             }
-            if let Poll::Ready(result) = turn(writer, cx) {
-                return Poll::Ready((Half::Writer, result));
+            // The clock is read anew: this process may have been stopped since the engine looked at it.
+            if writers.other.as_ref().is_some_and(|other| other.unsent_bytes() > 0)
+                && until.is_some_and(|until| Instant::now() >= until)
+            {
+                return Poll::Ready(Action::Lapsed);
             }
-            match other.as_deref_mut().map(|other| turn(other, cx)) {
-                Some(Poll::Ready(result)) => Poll::Ready((Half::Other, result)),
-                _ => Poll::Pending,
-            }
+            writers.poll(cx).map(|(half, result)| came(half, result))
         });
         tokio::select! {
             biased;
             () = stop.cancelled(), if !draining => Action::Stop,
             _ = self.ticks.tick() => Action::Tick,
-            () = paced(self.paced) => Action::Paced,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Action::Due,
             () = rung(wake), if wake.is_some() && !draining => Action::Woken,
-            (half, result) = connections => match result {
-                Ok(()) => Action::Came(half),
-                Err(error) => Action::Broke(half, error),
-            },
+            action = connections => action,
         }
     }
 
-    /// Does what follows from it.
-    fn apply(&mut self, action: Action, now: Instant, drain: Duration) -> Result<Next, Failure> {
+    /// Hands over what happened.
+    fn apply(&mut self, action: Action, now: Instant, drain: Duration) -> Result<(), Failure> {
+        let engine = &mut self.route.engine;
         match action {
-            Action::Came(Half::Reader) if self.follow.is_some() => self.followed(now)?,
-            Action::Came(Half::Reader) => self.entries(now)?,
-            Action::Came(Half::Writer) => self.settled(now)?,
+            Action::Came(Half::Reader) => {
+                while let Some(frame) = self.reader.reader.next_frame().map_err(Failure::source)? {
+                    engine.on(Event::Read(frame), now)?;
+                }
+                Ok(())
+            }
+            Action::Came(Half::Writer) => {
+                while let Some(value) = self.writers.writer.reader.next_value().map_err(Failure::source)? {
+                    engine.on(Event::Script(value), now)?;
+                }
+                Ok(())
+            }
             Action::Came(Half::Other) => {
-                self.publisher.answered(now)?;
-                self.route.answered(Side::Destination);
+                let Some(other) = &mut self.writers.other else { return Ok(()) };
+                while let Some(value) = other.reader.next_value().map_err(Failure::destination)? {
+                    engine.on(Event::Answer(value), now)?;
+                }
+                Ok(())
             }
-            Action::Broke(Half::Reader, error) => return Err(Failure::source(error)),
-            Action::Broke(half, error) => return Err(self.publisher.broke(half.side(), error)),
-            Action::Stop => {
-                self.drain_until = Some(now + drain);
-                self.route.draining();
-            }
-            Action::Tick => self.tick(now)?,
-            Action::Paced => self.paced = None,
-            // What is due is asked for below.
-            Action::Due => {}
+            Action::Broke(half, error) => Err(engine.on_broken(half, error)),
+            Action::Lapsed => Err(Failure::LeaseLapsed),
+            Action::Tick => engine.on(Event::Tick, now),
+            Action::Due => Ok(()),
             Action::Woken => {
                 let up = self.route.wake.as_ref().is_some_and(Wake::is_up);
-                if let Some(follow) = &mut self.follow {
-                    follow.wake(up, now);
-                }
+                engine.on(Event::Woken(up), now)
+            }
+            Action::Stop => {
+                self.draining = true;
+                engine.on(Event::Stop(now + drain), now)
             }
         }
-        self.publisher.come_to_terms()?;
-        match self.drain_until {
-            Some(_) if self.publisher.is_idle() => return Ok(Next::Stopped),
-            Some(until) if now >= until => {
-                tracing::warn!(
-                    event = "broadcast_drain_cut_short",
-                    route = %self.route.parts.settings.name,
-                    position = self.publisher.cursor().map(tracing::field::display),
-                    "the last batches were not answered in time; the next start finds in the cursor whether they were published"
-                );
-                return Ok(Next::Stopped);
-            }
-            Some(_) => {}
-            None => self.read_on(now),
-        }
-        Ok(Next::GoOn)
     }
 
-    /// Asks for more entries, where the publisher has room for them.
-    fn read_on(&mut self, now: Instant) {
-        if self.follow.is_some() {
-            self.ask_followed(now);
-        } else {
-            self.read_added(now);
+    /// Hands the engine's commands to the connections.
+    fn hand_out(&mut self) {
+        let engine = &mut self.route.engine;
+        engine.outgoing(Half::Reader).map(|out| self.reader.send(out));
+        engine.outgoing(Half::Writer).map(|out| self.writers.writer.send(out));
+        if let (Some(out), Some(other)) = (engine.outgoing(Half::Other), &mut self.writers.other) {
+            other.send(out);
         }
     }
+}
 
-    /// Takes in what the script has answered.
-    fn settled(&mut self, now: Instant) -> Result<(), Failure> {
-        let mut all = Tally::default();
-        while let Some(settled) = self.publisher.settled(now)? {
-            all.published += settled.tally.published;
-            all.unheard += settled.tally.unheard;
-            all.rejected += settled.tally.rejected;
-            all.filtered += settled.tally.filtered;
-            metrics::settled(&self.route.parts.metrics, &settled);
+impl Writers {
+    /// Sends what waits and reads what came; ready once something came or a connection has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Half, Result<(), Error>)> {
+        if let Poll::Ready(result) = turn(&mut self.writer, cx) {
+            return Poll::Ready((Half::Writer, result));
         }
-        if let Some(cursor) = self.publisher.cursor() {
-            self.route.done(cursor, all, self.publisher.held_bytes());
-        }
-        let waits = self.follow.as_ref().is_some_and(|follow| follow.look().is_none());
-        if !self.publisher.is_careful() && !waits {
-            self.live();
-        }
-        Ok(())
-    }
-
-    /// Says that the route does its work, once a session.
-    fn live(&mut self) {
-        if !self.live && self.drain_until.is_none() {
-            self.live = true;
-            self.route.live(self.publisher.end());
+        match self.other.as_mut().map(|other| turn(other, cx)) {
+            Some(Poll::Ready(result)) => Poll::Ready((Half::Other, result)),
+            _ => Poll::Pending,
         }
     }
 
-    fn tick(&mut self, now: Instant) -> Result<(), Failure> {
-        self.route.progressed();
-        self.publisher.ping(now);
-        self.publisher.check_deadlines(now)?;
-        let limit = BLOCK + self.route.parts.source.response_timeout;
-        let sent = self.read.map(|read| read.sent).or(self.asked.as_ref().map(|(_, sent)| *sent));
-        if sent.is_some_and(|sent| now.saturating_duration_since(sent) > limit) {
-            return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
-        }
-        Ok(())
+    fn unsent_bytes(&self) -> usize {
+        self.writer.unsent_bytes() + self.other.as_ref().map_or(0, Connection::unsent_bytes)
+    }
+}
+
+fn came(half: Half, result: Result<(), Error>) -> Action {
+    match result {
+        Ok(()) => Action::Came(half),
+        Err(error) => Action::Broke(half, error),
     }
 }
 
 /// How many entries a route left behind when it had the order of acknowledgements; `None` where it may not look.
 async fn left_behind(
+    engine: &Engine,
     writer: &mut Connection,
-    settings: &config::Broadcast,
     source: &Endpoint,
 ) -> Result<Option<u64>, Failure> {
-    let holes = keys::of_route(&source.key_prefix, &settings.name, keys::HOLES);
+    let Some(holes) = engine.holes_left_key(&source.key_prefix) else { return Ok(None) };
     let arguments = [b"ZCARD".as_slice(), holes.as_bytes()];
     match writer.ask(source.response_timeout, "counting what was left behind", &arguments).await {
         Ok(reply) => Ok(reply.integer().and_then(|count| u64::try_from(count).ok())),
         Err(Error::Reply(_)) => Ok(None),
         Err(error) => Err(Failure::source(error)),
-    }
-}
-
-/// Until the rate lets a message through again; for ever where nothing waits for that.
-async fn paced(until: Option<Instant>) {
-    match until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -364,7 +250,7 @@ async fn rung(wake: Option<&Wake>) {
 }
 
 /// Sends what waits and reads what came; ready once something came or the connection has ended.
-pub(super) fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
     if connection.unsent_bytes() > 0
         && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
     {

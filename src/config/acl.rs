@@ -204,6 +204,9 @@ const ACKNOWLEDGED: &[&str] = &["xinfo|groups", "xpending"];
 /// left behind when it had that order.
 const HOLES: &[&str] = &["zadd", "zrangebylex", "zrem"];
 
+/// Where a broadcast publishes on another server than its stream's: which instance does so.
+const LEASE: &[&str] = &["hdel", "pexpire"];
+
 /// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
 const OPTIONAL: &str = "config|get";
 
@@ -258,6 +261,9 @@ pub fn users(config: &Config) -> Vec<User> {
         allow(&mut users, config, &broadcast.source, Role::BroadcastSource, &broadcast.name, |user, at| {
             user.own_keys(at, &broadcast.name, &keys::OF_BROADCAST);
             user.key(&escaped(&broadcast.stream));
+            if publishing_endpoint(config, broadcast) != broadcast.source {
+                user.further.extend(LEASE);
+            }
             let Some(acknowledged) = broadcast.acknowledged() else { return };
             user.further.extend(ACKNOWLEDGED);
             if matches!(acknowledged.order, Order::Acknowledgement { .. }) {

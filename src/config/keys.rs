@@ -30,13 +30,16 @@ const REPLAY: &str = "replay:";
 pub(crate) const OWN_GROUP: &str = "tidegate:";
 
 /// What a capture keeps on its destination.
-pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "streams", "lease"];
+pub(crate) const OF_CAPTURE: [&str; 5] = ["state", "gaps", "dead-letters", "streams", LEASE];
 
 /// What a broadcast leaves behind in the order of acknowledgements.
 pub(crate) const HOLES: &str = "holes";
 
+/// Which instance writes, or publishes on another server than the stream's.
+pub(crate) const LEASE: &str = "lease";
+
 /// What a broadcast keeps beside its stream.
-pub(crate) const OF_BROADCAST: [&str; 3] = ["cursor", "dead-letters", HOLES];
+pub(crate) const OF_BROADCAST: [&str; 4] = ["cursor", "dead-letters", HOLES, LEASE];
 
 /// Whether a name is one that tidegate makes or will make under this prefix, for any route.
 pub(crate) fn is_own(prefix: &str, name: &str) -> bool {

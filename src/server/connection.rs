@@ -53,6 +53,15 @@ impl Connection {
         &mut self.out
     }
 
+    /// Takes commands that are to be sent, and leaves `commands` empty. Copies only where others wait already.
+    pub fn send(&mut self, commands: &mut Vec<u8>) {
+        if self.out.is_empty() {
+            std::mem::swap(&mut self.out, commands);
+        } else {
+            self.out.append(commands);
+        }
+    }
+
     /// Bytes that wait to be sent.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
@@ -147,6 +156,14 @@ impl Connection {
         arguments: &[&[u8]],
     ) -> Result<Value, Error> {
         resp::command(&mut self.out, arguments);
+        self.answer(deadline, doing).await
+    }
+
+    /// Sends what waits and waits for one reply, as [`Self::ask`] does.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn answer(&mut self, deadline: Duration, doing: &'static str) -> Result<Value, Error> {
         match tokio::time::timeout(deadline, self.reply()).await {
             Err(_) => Err(Error::Timeout(deadline, doing)),
             Ok(Ok(Value::Error(text))) => Err(Error::reply(&text)),

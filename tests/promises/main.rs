@@ -13,6 +13,7 @@ mod broadcast_acknowledged;
 mod broadcast_added;
 mod broadcast_fakes;
 mod broadcast_options;
+mod broadcast_pair;
 mod capture_destination_faults;
 mod capture_durable;
 mod capture_exact;

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::{Asked, Follow};
+use crate::broadcast::egress::Egress;
 use crate::broadcast::entries::{Entries, entries_of_next_read};
 use crate::broadcast::id::EntryId;
 use crate::broadcast::outbound::Outbound;
 use crate::broadcast::publisher::BATCH_ENTRIES;
 use crate::broadcast::render::{Unrenderable, Withheld};
-use crate::broadcast::way::Way;
 use crate::server::{Error, resp};
 
 impl Follow {
@@ -27,14 +27,19 @@ impl Follow {
     }
 
     /// Publishes holes whose messages are held, and asks for the others.
-    pub(super) fn release(&mut self, way: &mut Way<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
+    pub(super) fn release(
+        &mut self,
+        egress: &mut Egress<'_>,
+        out: &mut Vec<u8>,
+        now: Instant,
+    ) -> Option<Asked> {
         let mut wanted = VecDeque::new();
-        for _ in 0..way.leave(BATCH_ENTRIES.min(way.pace.messages(now))) {
+        for _ in 0..egress.budget(BATCH_ENTRIES.min(egress.pace.messages(now))) {
             if wanted.len() >= self.hole_entries {
                 break;
             }
             let Some(id) = self.to_release.pop_front() else { break };
-            let held = self.hold.take(id, |id, rendered| way.release(id, rendered, now));
+            let held = self.hold.take(id, |id, rendered| egress.release(id, rendered, now));
             if held.is_none() {
                 let text = id.to_string();
                 let stream = self.stream.as_bytes();
@@ -43,7 +48,7 @@ impl Follow {
             }
         }
         if wanted.is_empty() {
-            way.publisher.flush_release(now);
+            egress.publisher.flush_release(now);
             return None;
         }
         self.hole_read = (wanted.len(), 0);
@@ -58,17 +63,17 @@ impl Follow {
         &mut self,
         wanted: &mut VecDeque<EntryId>,
         reply: &[u8],
-        (outbound, way): (&mut Outbound, &mut Way<'_>),
+        (outbound, egress): (&mut Outbound, &mut Egress<'_>),
         now: Instant,
     ) -> Result<(), Error> {
         let Some(id) = wanted.pop_front() else { return Ok(()) };
         let mut entries = Entries::of_range(reply, Vec::new())?;
         match entries.next()? {
-            Some(entry) => way.release(entry.id(), outbound.of(&entry), now),
+            Some(entry) => egress.release(entry.id(), outbound.of(&entry), now),
             None if self.gone.is_lost(id, now) => {
                 let text = id.to_string();
                 let gone = Withheld::Unrenderable(Unrenderable::Deleted);
-                way.publisher.release_withheld((id, text.as_bytes()), gone);
+                egress.publisher.release_withheld((id, text.as_bytes()), gone);
             }
             None => {}
         }
@@ -76,7 +81,7 @@ impl Follow {
         if wanted.is_empty() {
             let (asked, bytes) = self.hole_read;
             self.hole_entries = entries_of_next_read(self.hole_entries, asked, asked, bytes);
-            way.publisher.flush_release(now);
+            egress.publisher.flush_release(now);
         }
         Ok(())
     }

@@ -11,13 +11,14 @@ use crate::broadcast::call::{Counted, Tally};
 use crate::broadcast::failure::{Failure, Side};
 use crate::broadcast::id::EntryId;
 use crate::broadcast::render::Unrenderable;
+use crate::server::Error;
 use crate::server::resp::{self, Value};
-use crate::server::{Connection, Error};
 
 /// Where the destination is another server than the stream's.
 #[derive(Debug)]
 pub(super) struct Other {
-    pub(super) connection: Connection,
+    /// Commands to it.
+    pub(super) out: Vec<u8>,
     /// The batch that is being collected.
     pub(super) current: Published,
     /// The same for what was left behind.
@@ -72,54 +73,61 @@ impl Published {
 }
 
 impl Publisher {
-    /// Takes in what the destination answered to PUBLISH, where it is another server.
+    /// Takes in one answer of the other server. Returns what that says was sent: messages, and of these those that
+    /// reached no subscriber. Answers behind a refusal are counted and mean nothing else.
     ///
     /// # Errors
-    /// Where it answered something else.
-    pub(in crate::broadcast) fn answered(&mut self, now: Instant) -> Result<(), Failure> {
-        while self.refused.is_none() {
-            let Some(other) = &mut self.other else { return Ok(()) };
-            let Some(reply) = other.connection.reader.next_value().map_err(Failure::destination)? else {
-                return Ok(());
+    /// Where it is no answer to what was asked.
+    pub(in crate::broadcast) fn on_answer(
+        &mut self,
+        reply: &Value,
+        now: Instant,
+    ) -> Result<(u64, u64), Failure> {
+        let Some(other) = &mut self.other else { return Ok((0, 0)) };
+        if other.ping.take().is_some() {
+            return match reply {
+                Value::Error(text) => Err(Failure::destination(Error::reply(text))),
+                _ => Ok((0, 0)),
             };
-            if other.ping.take().is_some() {
-                if let Value::Error(text) = reply {
-                    return Err(Failure::destination(Error::reply(&text)));
-                }
-                continue;
-            }
-            let Some(batch) = other.waiting.front_mut() else {
-                return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
-            };
-            match reply {
-                Value::Integer(receivers) => {
-                    batch.answered += 1;
-                    batch.unheard += u64::from(receivers == 0);
-                }
-                Value::Error(text) => {
-                    let entry = batch.ids.get(batch.answered).copied();
-                    let error = Error::reply(&text);
-                    let too_large = batch.large.is_some() && error.code() == Some("ERR");
-                    let own = self.blames && (self.channels_differ || too_large);
-                    let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
-                    let last = before.copied().unwrap_or(batch.span.0);
-                    batch.span.1 = last;
-                    (batch.counted, batch.count) = (None, Counted::Unknown);
-                    batch.ids.truncate(batch.answered);
-                    batch.noted.retain(|(id, _)| *id <= last);
-                    batch.filtered.retain(|id| *id <= last);
-                    // Those behind it are read again: across servers that may repeat, and loses nothing.
-                    other.waiting.truncate(1);
-                    self.refused = Some(Failure::of_publish(Side::Destination, entry, own, error));
-                }
-                _ => {
-                    let error = Error::Protocol("PUBLISH was answered with no number".into());
-                    return Err(Failure::destination(error));
-                }
-            }
-            self.move_published(now);
         }
-        Ok(())
+        let sent = match reply {
+            Value::Integer(receivers) => (1, u64::from(*receivers == 0)),
+            _ => (0, 0),
+        };
+        if self.refused.is_some() {
+            return Ok(sent);
+        }
+        let Some(batch) = other.waiting.front_mut() else {
+            return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
+        };
+        match reply {
+            Value::Integer(_) => {
+                batch.answered += 1;
+                batch.unheard += sent.1;
+            }
+            Value::Error(text) => {
+                let entry = batch.ids.get(batch.answered).copied();
+                let error = Error::reply(text);
+                let too_large = batch.large.is_some() && error.code() == Some("ERR");
+                let own = self.blames && (self.channels_differ || too_large);
+                let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
+                let last = before.copied().unwrap_or(batch.span.0);
+                batch.span.1 = last;
+                (batch.counted, batch.count) = (None, Counted::Unknown);
+                batch.ids.truncate(batch.answered);
+                batch.noted.retain(|(id, _)| *id <= last);
+                batch.filtered.retain(|id| *id <= last);
+                // Those behind it are read again: across servers that may repeat, and loses nothing.
+                other.waiting.truncate(1);
+                self.refused = Some(Failure::of_publish(Side::Destination, entry, own, error));
+            }
+            _ => {
+                let error = Error::Protocol("PUBLISH was answered with no number".into());
+                return Err(Failure::destination(error));
+            }
+        }
+        self.move_published(now);
+        Ok(sent)
     }
 
     /// Asks the destination for a sign of life, where it is another server and nothing else is asked.
@@ -129,7 +137,7 @@ impl Publisher {
             && other.waiting.is_empty()
             && other.ping.is_none()
         {
-            resp::command(other.connection.out(), &[b"PING"]);
+            resp::command(&mut other.out, &[b"PING"]);
             other.ping = Some(now);
         }
     }
@@ -153,7 +161,7 @@ impl Publisher {
                 }
             }
             let elsewhere = Tally { published, unheard: batch.unheard, ..Tally::default() };
-            let out = self.writer.out();
+            let out = &mut self.out;
             if batch.release {
                 let ids: String = batch.ids.iter().map(|id| format!("{id} ")).collect();
                 let Some(hash) = &self.release_hash else { continue };

@@ -1,4 +1,4 @@
-//! The way out of a session: who publishes, and how fast.
+//! The way out of a session: whether it publishes, how fast, and who does it.
 
 use tokio::time::Instant;
 
@@ -8,15 +8,21 @@ use super::render::Rendered;
 
 /// What an entry goes through once it is to be published.
 #[derive(Debug)]
-pub(super) struct Way<'a> {
+pub(super) struct Egress<'a> {
     pub(super) publisher: &'a mut Publisher,
     pub(super) pace: &'a mut Pace,
+    /// Whether this instance publishes; another one does where not.
+    pub(super) leads: bool,
 }
 
-impl Way<'_> {
+impl Egress<'_> {
     /// How many of `most` entries may be published at once.
-    pub(super) fn leave(&self, most: usize) -> usize {
-        if self.publisher.is_careful() { most.min(1) } else { most }
+    pub(super) fn budget(&self, most: usize) -> usize {
+        match (self.leads, self.publisher.is_careful()) {
+            (false, _) => 0,
+            (true, true) => most.min(1),
+            (true, false) => most,
+        }
     }
 
     /// Publishes an entry, or notes why it is not published.

@@ -3,13 +3,13 @@
 
 use tokio::time::Instant;
 
-use super::{BLOCK, Session};
+use super::Core;
+use super::work::{BLOCK, Work};
 use crate::broadcast::entries::{Entries, entries_of_next_read};
-use crate::broadcast::failure::{Failure, Side};
+use crate::broadcast::failure::Failure;
 use crate::broadcast::follow::Found;
 use crate::broadcast::id::EntryId;
 use crate::broadcast::missed::Facts;
-use crate::broadcast::way::Way;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 
@@ -35,18 +35,24 @@ enum What {
     Missed,
 }
 
-impl Session<'_> {
+impl Work {
     /// Asks for what comes next, where the publisher has room for it.
-    pub(super) fn read_added(&mut self, now: Instant) {
+    pub(super) fn read_added(&mut self, core: &Core, now: Instant) {
         if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
             return;
         }
+        let leads = self.leads(now);
+        // The first read proves that the stream can be read, whoever publishes.
+        if self.reads && !leads {
+            return;
+        }
+        let live = self.reads && self.publishes;
+        let stream = core.settings.stream.as_bytes();
         let after = self.publisher.end();
-        let what = if self.watch.record(self.reader.out(), &self.publisher) {
+        let what = if leads && self.watch.record(&mut self.out, &self.publisher) {
             What::Missed
-        } else if self.live && self.watch.is_due(after, now) {
-            let stream = self.route.parts.settings.stream.as_bytes();
-            resp::command(self.reader.out(), &[b"XINFO", b"STREAM", stream]);
+        } else if live && self.watch.is_due(after, now) {
+            resp::command(&mut self.out, &[b"XINFO", b"STREAM", stream]);
             What::Count
         } else {
             What::Entries
@@ -56,8 +62,8 @@ impl Session<'_> {
             return;
         }
         let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
-        let allowed = self.pace.messages(now);
-        if allowed == 0 {
+        let allowed = if leads { self.pace.messages(now) } else { 0 };
+        if leads && allowed == 0 {
             let next = self.pace.next();
             self.paced = Some(next.min(now + BLOCK));
             if next <= now + BLOCK {
@@ -68,56 +74,61 @@ impl Session<'_> {
         let (count, after_text) = (entries.max(1).to_string(), after.to_string());
         let block = BLOCK.as_millis().to_string();
         let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
-        // The first read proves that the stream can be read, and so does not wait for an entry.
-        if self.live && entries > 0 && !self.publisher.is_careful() {
+        if live && entries > 0 {
             command.extend([b"BLOCK", block.as_bytes()]);
         }
-        command.extend([b"STREAMS", self.route.parts.settings.stream.as_bytes(), after_text.as_bytes()]);
-        resp::command(self.reader.out(), &command);
-        self.read = Some(Read { after, entries, limited: allowed < wanted, sent: now, what });
+        command.extend([b"STREAMS", stream, after_text.as_bytes()]);
+        resp::command(&mut self.out, &command);
+        self.read = Some(Read { after, entries, limited: leads && allowed < wanted, sent: now, what });
     }
 
     /// Takes in what a read has brought.
-    pub(super) fn entries(&mut self, now: Instant) -> Result<(), Failure> {
-        let Some(reply) = self.reader.reader.next_frame().map_err(Failure::source)? else { return Ok(()) };
+    pub(super) fn on_added(&mut self, core: &mut Core, reply: &[u8], now: Instant) -> Result<(), Failure> {
         let Some(read) = self.read.take() else {
             return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
         };
-        self.route.answered(Side::Source);
         if read.what != What::Entries {
             let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
-            return self.counted(read, &value, now);
+            return self.on_counted(core, read, &value, now);
         }
-        let ranges = std::mem::take(&mut self.ranges);
+        let ranges = std::mem::take(&mut core.ranges);
         let reply_bytes = reply.len();
         let mut entries = Entries::new(reply, ranges).map_err(Failure::source)?;
         let count = entries.left();
         let begin = self.publisher.end();
-        let taken = read.entries > 0 && self.drain_until.is_none() && self.publisher.takes();
+        let draining = self.is_draining();
+        let (mut egress, _) = self.egress(now);
+        let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if taken && read.after <= begin {
-            let mut way = Way { publisher: &mut self.publisher, pace: &mut self.pace };
             while let Some(entry) = entries.next().map_err(Failure::source)? {
                 if entry.id <= begin {
                     continue;
                 }
-                way.publish(entry.id(), self.route.outbound.of(&entry), now);
+                egress.publish(entry.id(), core.outbound.of(&entry), now);
             }
-            self.publisher.flush(now);
+            egress.publisher.flush(now);
         }
-        self.ranges = entries.into_ranges();
-        if count == 0 || !self.publisher.is_careful() {
-            self.live();
-        }
-        self.route.rate_limited(read.limited && count >= read.entries.max(1));
+        core.ranges = entries.into_ranges();
+        self.reads = true;
+        self.publishes |= count == 0 || !self.publisher.is_careful();
+        core.rate_limited(read.limited && count >= read.entries.max(1));
         // That one which was limited brought all it asked for says nothing.
         let came = if read.limited { 0 } else { count };
-        self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);
+        if read.entries > 0 {
+            self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);
+        }
         Ok(())
     }
 
     /// Takes in how many entries were ever added, or that some were missed.
-    fn counted(&mut self, read: Read, value: &Value, now: Instant) -> Result<(), Failure> {
+    fn on_counted(
+        &mut self,
+        core: &mut Core,
+        read: Read,
+        value: &Value,
+        now: Instant,
+    ) -> Result<(), Failure> {
         let found = if read.what == What::Missed {
             let missed = self.watch.recorded(value, &mut self.publisher).map_err(Failure::source)?;
             missed.map(Found::Missed)
@@ -129,7 +140,7 @@ impl Session<'_> {
             anew.then_some(Found::Anew)
         };
         if let Some(found) = found {
-            self.route.found(found, self.publisher.end());
+            core.found(found, self.publisher.end(), now);
         }
         Ok(())
     }

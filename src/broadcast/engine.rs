@@ -1,0 +1,425 @@
+//! What a broadcast decides, without I/O: what to ask next, what an answer means, what is published, where the cursor
+//! is, who publishes, what a failure leads to, and when it is over.
+//!
+//! ```text
+//!            cursor, begin           on(event)  advance             fail
+//! away ─────────────────────▶ at work ─────────────────▶ stopped
+//!   ▲                            │ a connection, an answer or a deadline fails
+//!   └────────────────────────────┘ the cursor, an entry that failed and the backoff are remembered
+//! ```
+//!
+//! The session owns sockets and timers. It hands over what came as events with the time, calls [`Engine::advance`]
+//! after them, sends the bytes of [`Engine::outgoing`], and tells what [`Engine::effects`] holds. The simulation does
+//! the same with servers that are made up.
+//!
+//! Nothing of a session outlives it but what [`Core`] holds: the next one reads the cursor and begins there.
+
+mod added;
+mod followed;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::PARKED;
+use super::call::{self, Failing, Keys, OPEN, Opened, Tally};
+use super::entries::Ranges;
+use super::failure::{Failure, Side};
+use super::follow::{Follow, Found};
+use super::id::EntryId;
+use super::outbound::Outbound;
+use super::publisher::{REFUSED_IN_A_ROW, Settled};
+use crate::config::{Broadcast, Endpoint, keys};
+use crate::logs::Limited;
+use crate::server::resp::{self, Value};
+use crate::server::{Backoff, Class, Error, Hash};
+use crate::status::RouteState;
+
+use work::Work;
+
+/// How much is kept of an error that a server sent.
+const ERROR_CHARACTERS: usize = 200;
+
+/// A connection of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    /// To the stream's server, where XREAD may wait.
+    Reader,
+    /// To the stream's server, for the scripts.
+    Writer,
+    /// To the server on which is published, where that is another one.
+    Other,
+}
+
+impl Half {
+    pub(super) fn side(self) -> Side {
+        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    /// The reader's answer.
+    Read(&'a [u8]),
+    /// A script's answer.
+    Script(Value),
+    /// An answer of the other server.
+    Answer(Value),
+    /// Some time has passed.
+    Tick,
+    /// Something has happened to the group, or to what tells of it: true where the next will be told.
+    Woken(bool),
+    /// It was told to stop, and may take until then.
+    Stop(Instant),
+}
+
+/// Whether the session goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It does.
+    GoOn,
+    /// It is over, in order.
+    Stopped,
+}
+
+/// What is to be counted, shown or logged. A number beside it says how many like it were not logged; `None` where
+/// this one is not either.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// A session has connected and found this cursor; true where it is not the first.
+    Opened(EntryId, bool),
+    /// What was done since the cursor was made, by whichever instance.
+    Ledger(Tally),
+    /// So many entries stand in the set of holes, which this order does not look at.
+    HolesLeft(u64, Option<u64>),
+    /// This instance publishes, from this entry on.
+    Live(EntryId, Option<u64>),
+    /// Another instance publishes, or none yet.
+    StandsBy(Option<String>, Option<u64>),
+    /// The lease ran out before what was to be sent was sent.
+    Lapsed(Option<u64>),
+    /// Messages that this process sent, and of these those that reached no subscriber.
+    Sent(u64, u64),
+    /// A call did its work.
+    Settled(Settled),
+    /// The cursor, and what became of entries up to it by this process.
+    Done(EntryId, Tally),
+    /// Whether the rate holds it back.
+    RateLimited(bool),
+    /// A group was looked at.
+    Group,
+    /// A look or a count has found something, at this cursor.
+    Found(Found, EntryId, Option<u64>),
+    /// A side has answered.
+    Answered(Side),
+    /// The loop comes round.
+    Progressed,
+    /// What is under way comes to its end.
+    Draining,
+    /// That took too long.
+    DrainCutShort(Option<EntryId>),
+    /// A session has ended, or none could begin.
+    Failed { side: Side, class: Class, reason: String, suppressed: Option<u64> },
+}
+
+/// The hashes of the scripts on the stream's server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hashes {
+    pub(super) publish: Hash,
+    pub(super) release: Hash,
+    pub(super) look: Hash,
+    pub(super) lease: Hash,
+}
+
+/// What outlives a session.
+#[derive(Debug)]
+pub(super) struct Core {
+    settings: Arc<Broadcast>,
+    keys: Keys,
+    /// Tells this route of this process from every other instance.
+    me: String,
+    one_server: bool,
+    source_timeout: Duration,
+    destination_timeout: Duration,
+    outbound: Outbound,
+    ranges: Ranges,
+    /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
+    remembered: Option<EntryId>,
+    /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
+    failed: Option<(String, String)>,
+    /// What is counted of the last such entry.
+    failing: Option<Failing>,
+    /// Whether the next session begins with one entry, to see whether a refusal still stands.
+    careful: bool,
+    backoff: Backoff,
+    log: Limited,
+    /// Whether the rate holds it back, as it was told last.
+    limited: bool,
+    effects: Vec<Effect>,
+}
+
+/// A broadcast, between its events.
+#[derive(Debug)]
+pub(super) struct Engine {
+    core: Core,
+    /// What the open script found, until a session begins with it.
+    opened: Option<Opened>,
+    work: Option<Work>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        settings: Arc<Broadcast>,
+        source: &Endpoint,
+        destination: &Endpoint,
+        me: String,
+    ) -> Self {
+        let core = Core {
+            keys: Keys::new(&source.key_prefix, &settings),
+            outbound: Outbound::new(&settings),
+            settings,
+            me,
+            one_server: source.is_same_server(destination),
+            source_timeout: source.response_timeout,
+            destination_timeout: destination.response_timeout,
+            ranges: Vec::new(),
+            remembered: None,
+            failed: None,
+            failing: None,
+            careful: false,
+            backoff: Backoff::default(),
+            log: Limited::new(),
+            limited: false,
+            effects: Vec::new(),
+        };
+        Self { core, opened: None, work: None }
+    }
+
+    /// Whether stream and channels are on one server.
+    pub(super) fn one_server(&self) -> bool {
+        self.core.one_server
+    }
+
+    /// The key of the holes that this route may have left behind when it had another order; `None` where its order
+    /// looks at them.
+    pub(super) fn holes_left_key(&self, prefix: &str) -> Option<String> {
+        let looked_at = self.core.keys.holes.is_some();
+        (!looked_at).then(|| keys::of_route(prefix, &self.core.settings.name, keys::HOLES))
+    }
+
+    /// Appends the call that finds the cursor, or makes it.
+    pub(super) fn ask_cursor(&self, out: &mut Vec<u8>) {
+        let Core { keys, remembered, settings, failed, .. } = &self.core;
+        let begin = remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
+        let (entry, error) = failed.as_ref().map(|(entry, error)| (&**entry, &**error)).unwrap_or_default();
+        let arguments: [&[u8]; 8] = [
+            b"EVAL",
+            OPEN.source.as_bytes(),
+            b"2",
+            keys.cursor.as_bytes(),
+            keys.stream.as_bytes(),
+            begin.as_bytes(),
+            entry.as_bytes(),
+            error.as_bytes(),
+        ];
+        resp::command(out, &arguments);
+    }
+
+    /// Takes in the cursor.
+    ///
+    /// # Errors
+    /// Where the script failed, or nobody says where to begin.
+    pub(super) fn on_cursor(&mut self, reply: &Value) -> Result<(), Failure> {
+        if let Value::Error(text) = reply {
+            return Err(Failure::source(Error::reply(text)));
+        }
+        let opened = call::opened(reply).map_err(Failure::source)?;
+        // It is counted now.
+        self.core.failed = None;
+        self.core.failing.clone_from(&opened.failing);
+        if opened.cursor.is_none() {
+            let Broadcast { stream, name, .. } = &*self.core.settings;
+            return Err(Failure::StartUnsaid { stream: stream.clone(), route: name.clone() });
+        }
+        self.opened = Some(opened);
+        Ok(())
+    }
+
+    /// Begins a session on connections that hold. `left` is how many holes another order left behind; `woken`,
+    /// whether acknowledgements will be told of.
+    pub(super) fn begin(&mut self, hashes: &Hashes, left: Option<u64>, woken: bool, now: Instant) {
+        let Some(Opened { cursor: Some(cursor), counted, tally, .. }) = self.opened.take() else { return };
+        let core = &mut self.core;
+        let again = core.remembered.replace(cursor).is_some();
+        core.effects.push(Effect::Opened(cursor, again));
+        core.effects.push(Effect::Ledger(tally));
+        if let Some(left) = left.filter(|left| *left > 0) {
+            let suppressed = core.admit("broadcast_holes_left", now);
+            core.effects.push(Effect::HolesLeft(left, suppressed));
+        }
+        let mut work = Work::new(core, hashes, (cursor, counted), woken, now);
+        work.read_on(core, now);
+        self.work = Some(work);
+    }
+
+    /// Takes in what happened. [`Self::advance`] is to follow, after one event or several.
+    ///
+    /// # Errors
+    /// What ends the session.
+    pub(super) fn on(&mut self, event: Event<'_>, now: Instant) -> Result<(), Failure> {
+        let Self { core, work: Some(work), .. } = self else { return Ok(()) };
+        match event {
+            Event::Read(frame) => work.on_read(core, frame, now),
+            Event::Script(value) => work.on_script(core, &value, now),
+            Event::Answer(value) => work.on_answer(core, &value, now),
+            Event::Tick => work.on_tick(core, now),
+            Event::Woken(up) => {
+                work.on_woken(up, now);
+                Ok(())
+            }
+            Event::Stop(until) => {
+                work.on_stop(core, until);
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what follows from the events: asks for what comes next.
+    ///
+    /// # Errors
+    /// What ends the session.
+    pub(super) fn advance(&mut self, now: Instant) -> Result<Next, Failure> {
+        match self {
+            Self { core, work: Some(work), .. } => work.advance(core, now),
+            _ => Ok(Next::GoOn),
+        }
+    }
+
+    /// What the end of a connection ends the session with.
+    pub(super) fn on_broken(&mut self, half: Half, error: Error) -> Failure {
+        match (half, &mut self.work) {
+            (Half::Writer | Half::Other, Some(work)) => work.publisher.broke(half.side(), error),
+            _ => Failure::Server { side: half.side(), error },
+        }
+    }
+
+    /// A session has ended, or none could begin. Returns how long to wait before the next.
+    pub(super) fn fail(&mut self, failure: &Failure, now: Instant) -> Duration {
+        self.work = None;
+        self.opened = None;
+        let core = &mut self.core;
+        core.careful = matches!(failure, Failure::Refused { .. });
+        if matches!(failure, Failure::LeaseLapsed) {
+            let suppressed = core.admit("broadcast_lease_lapsed", now);
+            core.effects.push(Effect::Lapsed(suppressed));
+            return core.backoff.next_wait();
+        }
+        let reason = core.reason(failure);
+        let (side, class) = (failure.side(), failure.class());
+        let code = if class == Class::Park { "broadcast_parked" } else { "broadcast_waiting" };
+        let suppressed = core.admit(code, now);
+        core.effects.push(Effect::Failed { side, class, reason, suppressed });
+        if class == Class::Park { PARKED } else { core.backoff.next_wait() }
+    }
+
+    /// Commands that are to be sent on a connection.
+    pub(super) fn outgoing(&mut self, half: Half) -> Option<&mut Vec<u8>> {
+        let work = self.work.as_mut()?;
+        match half {
+            Half::Reader => Some(&mut work.out),
+            Half::Writer => Some(work.publisher.outgoing().0),
+            Half::Other => work.publisher.outgoing().1,
+        }
+    }
+
+    /// Until when what was handed over to be published on another server may be sent; `None` where nothing was.
+    pub(super) fn sends_until(&self) -> Option<Instant> {
+        self.work.as_ref().and_then(Work::sends_until)
+    }
+
+    /// When to advance if nothing happens before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.work.as_ref().and_then(Work::due)
+    }
+
+    /// What is to be told, in order. The receiver takes it out.
+    pub(super) fn effects(&mut self) -> &mut Vec<Effect> {
+        &mut self.core.effects
+    }
+
+    /// Bytes that are held until they are handed over.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.publisher.held_bytes())
+    }
+
+    /// What is followed, where entries wait for a group.
+    pub(super) fn follow(&self) -> Option<&Follow> {
+        self.work.as_ref().and_then(|work| work.follow.as_ref())
+    }
+}
+
+impl Core {
+    /// Whether a line of this code may be logged: with how many were held back since the last.
+    fn admit(&mut self, code: &'static str, now: Instant) -> Option<u64> {
+        self.log.admit(code, now.into_std())
+    }
+
+    fn found(&mut self, found: Found, cursor: EntryId, now: Instant) {
+        let code = match &found {
+            Found::Group => return,
+            Found::NoGroup => "broadcast_no_group",
+            Found::Doubt(doubt) => doubt.as_str(),
+            Found::Missed(_) => "broadcast_missed",
+            Found::Anew => "broadcast_stream_anew",
+        };
+        let suppressed = self.admit(code, now);
+        self.effects.push(Effect::Found(found, cursor, suppressed));
+    }
+
+    fn rate_limited(&mut self, limited: bool) {
+        if std::mem::replace(&mut self.limited, limited) != limited {
+            self.effects.push(Effect::RateLimited(limited));
+        }
+    }
+
+    /// A session does its work. Only now is the failure before it over: a session that opens and fails at once
+    /// counts as the same failure.
+    fn shown(&mut self, state: RouteState, holder: Option<String>, cursor: EntryId, now: Instant) {
+        self.backoff.reset();
+        if state == RouteState::Live {
+            let suppressed = self.admit("broadcast_live", now);
+            self.effects.push(Effect::Live(cursor, suppressed));
+        } else {
+            let suppressed = self.admit("broadcast_standby", now);
+            self.effects.push(Effect::StandsBy(holder, suppressed));
+        }
+    }
+
+    /// The text of a failure. An entry's own is noted, to be counted.
+    fn reason(&mut self, failure: &Failure) -> String {
+        let reason = failure.for_a_person();
+        match failure {
+            Failure::Refused { own: true, entry: Some(entry), error, .. } => {
+                let before = self.failing.as_ref().filter(|failing| failing.entry == *entry);
+                let times = before.map_or(0, |failing| failing.failures) + 1;
+                // It is kept in the cursor and in the dead letter, and comes from the server.
+                let said = error.to_string().chars().take(ERROR_CHARACTERS).collect();
+                self.failed = Some((entry.to_string(), said));
+                let most = self.settings.max_deliveries;
+                format!("{reason}; delivery {times} of {most}, after which it becomes a dead letter")
+            }
+            Failure::Refused { entry: Some(_), .. }
+                if self.failing.as_ref().is_some_and(|failing| failing.row > REFUSED_IN_A_ROW) =>
+            {
+                format!(
+                    "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for the like, and none \
+                     was published between, so it is no single entry's fault"
+                )
+            }
+            _ => reason,
+        }
+    }
+}

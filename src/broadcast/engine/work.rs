@@ -1,0 +1,307 @@
+//! One session's decisions: what is read, published and asked, from the cursor on until it fails or stops.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::added::Read;
+use super::{Core, Effect, Hashes, Next};
+use crate::broadcast::egress::Egress;
+use crate::broadcast::failure::{Failure, Side};
+use crate::broadcast::follow::{Asked, Follow};
+use crate::broadcast::id::EntryId;
+use crate::broadcast::leadership::{Change, Leadership, Reply};
+use crate::broadcast::missed::Watch;
+use crate::broadcast::publisher::{Called, Publisher};
+use crate::broadcast::rate::Pace;
+use crate::server::Error;
+use crate::server::resp::Value;
+use crate::status::RouteState;
+
+/// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
+/// one that stopped is noticed after this and the response timeout.
+pub(super) const BLOCK: Duration = Duration::from_secs(1);
+
+/// The state of a session.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// Commands of the reader.
+    pub(super) out: Vec<u8>,
+    pub(super) publisher: Publisher,
+    /// Where the channel is on another server.
+    pub(super) leadership: Option<Leadership>,
+    pub(super) read: Option<Read>,
+    /// Where it waits for acknowledgements: what is read, and what was asked.
+    pub(super) follow: Option<Follow>,
+    pub(super) watch: Watch,
+    pub(super) asked: Option<(Asked, Instant)>,
+    /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
+    pub(super) read_entries: usize,
+    pub(super) pace: Pace,
+    /// Until when nothing is read, since the rate lets nothing through.
+    pub(super) paced: Option<Instant>,
+    /// Whether the stream was read.
+    pub(super) reads: bool,
+    /// Whether an entry was published after a refusal, or there was none to publish.
+    pub(super) publishes: bool,
+    /// What was told of it last, with who publishes.
+    told: Option<(RouteState, Option<String>)>,
+    /// Who publishes, as the last reply said.
+    standing: Option<Change>,
+    /// Set once it was told to stop: until when what is under way may finish.
+    drain_until: Option<Instant>,
+    releases: bool,
+}
+
+impl Work {
+    pub(super) fn new(
+        core: &Core,
+        hashes: &Hashes,
+        cursor: (EntryId, Option<u64>),
+        woken: bool,
+        now: Instant,
+    ) -> Self {
+        let settings = &core.settings;
+        let follow = settings.acknowledged();
+        let follow = follow.map(|what| Follow::new(what, &core.keys, hashes.look, cursor.0, woken, now));
+        let mut publisher = Publisher::new(hashes.publish, core.keys.clone(), cursor, core.source_timeout)
+            .with_release(hashes.release)
+            .blaming(settings.channel.literal().is_none(), core.failing.as_ref(), settings.max_deliveries);
+        let mut leadership = None;
+        if !core.one_server {
+            publisher = publisher.with_other(core.destination_timeout);
+            let (me, key) = (core.me.clone(), core.keys.lease.clone());
+            leadership = Some(Leadership::new(me, key, hashes.lease, now));
+        }
+        if core.careful {
+            publisher = publisher.careful();
+        }
+        Self {
+            out: Vec::new(),
+            publisher,
+            leadership,
+            read: None,
+            follow,
+            watch: Watch::new(now),
+            asked: None,
+            read_entries: 1,
+            pace: Pace::new(settings.rate_limit, now),
+            paced: None,
+            reads: false,
+            publishes: false,
+            told: None,
+            standing: None,
+            drain_until: None,
+            releases: false,
+        }
+    }
+
+    /// Whether this instance publishes.
+    pub(super) fn leads(&self, now: Instant) -> bool {
+        self.leadership.as_ref().is_none_or(|leadership| leadership.leads(now))
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain_until.is_some()
+    }
+
+    pub(super) fn sends_until(&self) -> Option<Instant> {
+        let leadership = self.leadership.as_ref()?;
+        self.publisher.is_sending().then(|| leadership.until()).flatten()
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        let lease = self.leadership.as_ref().and_then(Leadership::due);
+        let follow = self.follow.as_ref().filter(|_| self.asked.is_none() && self.publisher.takes());
+        let follow = follow.filter(|_| !self.is_draining()).map(|follow| follow.due(&self.pace));
+        [lease, follow, self.paced].into_iter().flatten().min()
+    }
+
+    /// Takes in what the reader has brought.
+    pub(super) fn on_read(&mut self, core: &mut Core, frame: &[u8], now: Instant) -> Result<(), Failure> {
+        core.effects.push(Effect::Answered(Side::Source));
+        if self.follow.is_some() {
+            self.on_followed(core, frame, now)
+        } else {
+            self.on_added(core, frame, now)
+        }
+    }
+
+    /// Takes in what a script has answered.
+    pub(super) fn on_script(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), Failure> {
+        let call = match self.publisher.called()? {
+            Called::Lease => return self.on_lease(core, value, now),
+            Called::Batch(call) => call,
+        };
+        let settled = self.publisher.on_settled(&call, value, now)?;
+        if let Some(cursor) = self.publisher.cursor() {
+            core.remembered = Some(cursor);
+            let tally = settled.map(|settled| settled.tally).unwrap_or_default();
+            core.effects.push(Effect::Done(cursor, tally));
+        }
+        if let Some(settled) = settled {
+            if self.leadership.is_none() {
+                core.effects.push(Effect::Sent(settled.tally.published, settled.tally.unheard));
+            }
+            core.effects.push(Effect::Settled(settled));
+        }
+        self.publishes |= !self.publisher.is_careful();
+        Ok(())
+    }
+
+    /// Takes in who publishes.
+    fn on_lease(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), Failure> {
+        let Some(leadership) = &mut self.leadership else { return Ok(()) };
+        let reply = Reply::read(value).map_err(Failure::source)?;
+        core.effects.push(Effect::Answered(Side::Source));
+        let change = leadership.on_reply(&reply, now);
+        if self.is_draining() {
+            return Ok(());
+        }
+        let leads = self.leads(now);
+        match reply.cursor {
+            None => self.publisher.cursor_vanished(),
+            // What another instance did up to here, by this step.
+            Some(cursor) if !leads || cursor != self.publisher.end() => {
+                self.publisher.go_on_at(cursor, reply.counted);
+                core.remembered = self.publisher.cursor();
+                core.effects.push(Effect::Ledger(reply.tally));
+                core.effects.push(Effect::Done(cursor, Default::default()));
+            }
+            Some(_) => {}
+        }
+        if change == Change::Leads
+            && let Some(follow) = &mut self.follow
+        {
+            follow.take_over(&self.publisher, now);
+        }
+        if change != Change::Same {
+            self.standing = Some(change);
+        }
+        Ok(())
+    }
+
+    /// Takes in an answer of the other server.
+    pub(super) fn on_answer(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), Failure> {
+        let (sent, unheard) = self.publisher.on_answer(value, now)?;
+        match core.effects.last_mut() {
+            // Answers come by the batch: one effect of each kind is enough.
+            Some(Effect::Sent(all, of_these)) => {
+                *all += sent;
+                *of_these += unheard;
+            }
+            _ => {
+                core.effects.push(Effect::Answered(Side::Destination));
+                core.effects.push(Effect::Sent(sent, unheard));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in that time has passed.
+    pub(super) fn on_tick(&mut self, core: &mut Core, now: Instant) -> Result<(), Failure> {
+        core.effects.push(Effect::Progressed);
+        self.publisher.ping(now);
+        self.publisher.check_deadlines(now)?;
+        let limit = BLOCK + core.source_timeout;
+        let sent = self.read.map(|read| read.sent).or(self.asked.as_ref().map(|(_, sent)| *sent));
+        if sent.is_some_and(|sent| now.saturating_duration_since(sent) > limit) {
+            return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_woken(&mut self, up: bool, now: Instant) {
+        if let Some(follow) = &mut self.follow {
+            follow.wake(up, now);
+        }
+    }
+
+    pub(super) fn on_stop(&mut self, core: &mut Core, until: Instant) {
+        if self.drain_until.is_none() {
+            self.drain_until = Some(until);
+            core.effects.push(Effect::Draining);
+        }
+    }
+
+    /// Does what follows: asks for the lease and for what is to be read.
+    pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, Failure> {
+        self.publisher.come_to_terms()?;
+        if self.paced.is_some_and(|until| now >= until) {
+            self.paced = None;
+        }
+        if let Some(until) = self.drain_until {
+            return Ok(self.drain(core, until, now));
+        }
+        self.ask_lease(core, now);
+        self.read_on(core, now);
+        self.tell(core, now);
+        Ok(Next::GoOn)
+    }
+
+    /// Waits for what is under way, and then gives the lease back.
+    fn drain(&mut self, core: &mut Core, until: Instant, now: Instant) -> Next {
+        let idle = self.publisher.is_idle();
+        let released = self.leadership.as_ref().is_none_or(Leadership::is_released);
+        if idle && released {
+            return Next::Stopped;
+        }
+        if now >= until {
+            if !idle {
+                core.effects.push(Effect::DrainCutShort(self.publisher.cursor()));
+            }
+            return Next::Stopped;
+        }
+        if idle
+            && !std::mem::replace(&mut self.releases, true)
+            && let Some(leadership) = &mut self.leadership
+        {
+            leadership.release(now);
+        }
+        self.ask_lease(core, now);
+        Next::GoOn
+    }
+
+    fn ask_lease(&mut self, core: &Core, now: Instant) {
+        if let Some(leadership) = &mut self.leadership {
+            self.publisher.ask_lease(now, |out| leadership.ask(&core.keys.cursor, out, now));
+        }
+    }
+
+    /// Asks for more entries, where the publisher has room for them.
+    pub(super) fn read_on(&mut self, core: &mut Core, now: Instant) {
+        if self.follow.is_some() {
+            self.ask_followed(core, now);
+        } else {
+            self.read_added(core, now);
+        }
+    }
+
+    /// The way out, and what reads for it.
+    pub(super) fn egress(&mut self, now: Instant) -> (Egress<'_>, Option<&mut Follow>) {
+        let leads = self.leads(now);
+        let egress = Egress { publisher: &mut self.publisher, pace: &mut self.pace, leads };
+        (egress, self.follow.as_mut())
+    }
+
+    /// Says that the route does its work, or that another instance does, when that changes.
+    fn tell(&mut self, core: &mut Core, now: Instant) {
+        let found = self.follow.as_ref().is_none_or(|follow| follow.look().is_some());
+        if !self.reads || !found {
+            if !found {
+                self.told = None;
+            }
+            return;
+        }
+        let state = match &self.standing {
+            None if self.leadership.is_some() => return,
+            None | Some(Change::Leads) if self.publishes => (RouteState::Live, None),
+            Some(Change::StandsBy(holder)) => (RouteState::Standby, holder.clone()),
+            _ => return,
+        };
+        if self.told.as_ref() != Some(&state) {
+            core.shown(state.0, state.1.clone(), self.publisher.end(), now);
+            self.told = Some(state);
+        }
+    }
+}
