@@ -126,6 +126,8 @@ pub(super) struct Follow {
     watch: Watch,
     /// Whether something is ready and the rate lets nothing through.
     paced: bool,
+    /// Whether this instance published when that was last asked.
+    led: bool,
 }
 
 impl Follow {
@@ -166,6 +168,7 @@ impl Follow {
             gone: Gone::default(),
             watch: Watch::new(now),
             paced: false,
+            led: false,
         }
     }
 
@@ -318,6 +321,14 @@ impl Follow {
     fn align(&mut self, egress: &Egress<'_>, now: Instant) {
         let publisher = &egress.publisher;
         let in_order = self.max_holes.is_none();
+        if std::mem::replace(&mut self.led, egress.leads) != egress.leads && egress.leads {
+            // While it did not publish, it read ahead, and handed nothing over.
+            if !in_order {
+                self.begin_at(publisher.end(), now);
+                self.handed = publisher.end();
+            }
+            self.rhythm.now(now);
+        }
         if let Some(cursor) = publisher.cursor().filter(|_| in_order) {
             self.hold.drop_up_to(cursor);
             // A server that goes back to before this has to be read again.
@@ -348,15 +359,6 @@ impl Follow {
         // What is pending from here on was not asked for.
         if let Some(look) = &mut self.look {
             look.complete = EntryId::default();
-        }
-        self.rhythm.now(now);
-    }
-
-    /// This instance publishes from now on. While it stood by, it read ahead and held what it read.
-    pub(super) fn take_over(&mut self, publisher: &Publisher, now: Instant) {
-        if self.max_holes.is_some() {
-            self.begin_at(publisher.end(), now);
-            self.handed = publisher.end();
         }
         self.rhythm.now(now);
     }

@@ -1,1 +1,292 @@
-//! placeholder
+//! A broadcast in a made-up world: instances, the stream's server, another server, consumers, and everything between
+//! them that can go wrong, from one seed. What decides is the engine itself; sockets, servers and clocks are made up.
+//!
+//! ```text
+//! instance   one process: its engine, its connections; frozen, killed, stopped, started again
+//! model      a server: the scripts and commands
+//! faults     what goes wrong
+//! checks     what must hold
+//! real       real servers beside the model
+//! ```
+//!
+//! After every step: nothing is published before its acknowledgement, nothing twice that the cursor has passed or whose
+//! sender did not fail, in the order of the stream where that is promised, and the ledger adds up. At the end of a
+//! history everything is well again, and every entry is published or a dead letter. In a *gentle* history instances
+//! stop in order and nothing fails: then nothing is repeated, on two servers either.
+//!
+//! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib broadcast::simulation` runs it alone, and
+//! `TIDEGATE_SEEDS=n` that many.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::id::EntryId;
+use crate::config::{
+    Acknowledged, Address, After, Broadcast, Durability, Endpoint, Message, Order, Secret, SecretSource, Start,
+};
+use crate::template::Template;
+
+mod checks;
+mod consumers;
+mod faults;
+mod instance;
+mod model;
+mod real;
+
+use checks::Checks;
+use faults::Faults;
+use instance::Instance;
+use model::Model;
+
+const STEPS: usize = 400;
+/// When nothing was learned by then, something hangs.
+const CALM_STEPS: usize = 4_000;
+/// The servers' clock at the beginning, in milliseconds since 1970.
+const BEGIN_MS: u64 = 1_700_000_000_000;
+
+/// One server, as the world sees it.
+#[derive(Debug, Default)]
+struct Server {
+    model: Model,
+    /// What a failover takes it back to.
+    before: Model,
+    /// It answers nothing until then.
+    stalled: Option<Instant>,
+    /// How far its clock is off, in milliseconds.
+    skew_ms: i64,
+}
+
+struct World {
+    rng: fastrand::Rng,
+    begin: Instant,
+    now: Instant,
+    settings: Arc<Broadcast>,
+    endpoints: [Endpoint; 2],
+    servers: Vec<Server>,
+    instances: Vec<Instance>,
+    gentle: bool,
+    faults: Faults,
+    checks: Checks,
+    real: Option<real::Real>,
+}
+
+fn endpoint(name: &str, path: &str) -> Endpoint {
+    Endpoint {
+        name: name.into(),
+        address: Address::Unix(path.into()),
+        username: None,
+        password: SecretSource::Inline(Secret::new("x".into())),
+        database: 0,
+        key_prefix: "tidegate:".into(),
+        connect_timeout: Duration::from_secs(2),
+        response_timeout: Duration::from_secs(2),
+        further: Vec::new(),
+        durability: Durability::default(),
+    }
+}
+
+fn settings(rng: &mut fastrand::Rng) -> Broadcast {
+    let acknowledged = |order| {
+        After::Acknowledged(Acknowledged { group: "inventory".into(), order, replication: false })
+    };
+    let after = match rng.u8(..3) {
+        0 => After::Added,
+        1 => acknowledged(Order::Stream),
+        _ => acknowledged(Order::Acknowledgement { max_holes: [3, 1_000][usize::from(rng.bool())] }),
+    };
+    let channel = if rng.bool() { "stock" } else { "stock.<field:kind>" };
+    Broadcast {
+        name: "stock".into(),
+        source: "events".into(),
+        stream: "orders".into(),
+        after,
+        destination: "shop".into(),
+        channel: Template::parse(channel).unwrap(),
+        message: Message::Template(Template::parse("<id>").unwrap()),
+        conditions: Vec::new(),
+        payload_field: "payload".into(),
+        sharded: false,
+        rate_limit: None,
+        max_deliveries: 3,
+        start: Some(Start::Beginning),
+        max_message_size: 1024,
+    }
+}
+
+impl World {
+    fn new(seed: u64, real: Option<real::Real>) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        // The backoff's jitter.
+        fastrand::seed(seed);
+        let now = Instant::now();
+        let settings = Arc::new(settings(&mut rng));
+        let one_server = rng.bool();
+        let shop = if one_server { "/a" } else { "/b" };
+        let endpoints = [endpoint("events", "/a"), endpoint("shop", shop)];
+        let count = rng.usize(1..=3);
+        let gentle = rng.u8(..4) == 0;
+        let mut world = Self {
+            servers: (0..if one_server { 1 } else { 2 }).map(|_| Server::default()).collect(),
+            checks: Checks::new(&settings, one_server),
+            rng,
+            begin: now,
+            now,
+            settings,
+            endpoints,
+            instances: Vec::new(),
+            gentle,
+            faults: Faults::default(),
+            real,
+        };
+        if let After::Acknowledged(_) = world.settings.after {
+            world.servers[0].model.group = Some(model::Group::default());
+        }
+        if let Some(real) = &mut world.real {
+            real.begin(world.servers[0].model.group.is_some());
+        }
+        world.servers[0].before = world.servers[0].model.clone();
+        for _ in 0..count {
+            let instance = world.instance();
+            world.instances.push(instance);
+        }
+        world
+    }
+
+    fn instance(&mut self) -> Instance {
+        let me = format!("{:016x}", self.rng.u64(..));
+        Instance::new(self.settings.clone(), &self.endpoints, me, self.now)
+    }
+
+    fn clock_ms(&self, server: usize) -> u64 {
+        let since = u64::try_from((self.now - self.begin).as_millis()).unwrap();
+        (BEGIN_MS + since).saturating_add_signed(self.servers[server].skew_ms)
+    }
+
+    /// Carries out a command on a server. Messages are shown to the checks.
+    fn carry_out(&mut self, at: usize, command: &[Vec<u8>], sender: instance::Sender) -> model::Done {
+        let clock = self.clock_ms(at);
+        let model = &mut self.servers[at].model;
+        let done = model.carry_out(command, clock);
+        if std::env::var("TRACE").is_ok() {
+            let words: Vec<String> = command.iter().map(|word| word.escape_ascii().to_string().chars().take(60).collect()).collect();
+            let reply = match &done { model::Done::Reply(reply) => format!("{reply:?}").chars().take(0).collect::<String>(), _ => "waits".to_owned() };
+            eprintln!("T {:?} s{sender} server{at} {} => {reply} holes {:?}", self.now - self.begin, words.join(" "), model.holes.len());
+        }
+        if let (Some(real), model::Done::Reply(reply), 0) = (&mut self.real, &done, at) {
+            real.compare(command, reply, model, clock);
+        }
+        let heard = std::mem::take(&mut model.heard);
+        for message in heard {
+            let entry = EntryId::parse(message.as_bytes()).unwrap();
+            self.checks.heard(entry, sender, &self.servers[0].model);
+        }
+        done
+    }
+
+    fn step(&mut self) {
+        self.now += Duration::from_millis(match self.rng.u8(..10) {
+            // An instance that gets no processor for as long as a lease lasts is a frozen one.
+            0 if self.gentle => self.rng.u64(..60),
+            0 => self.rng.u64(..400),
+            1..=3 => self.rng.u64(..30),
+            _ => self.rng.u64(..3),
+        });
+        match self.rng.u8(..10) {
+            0 => self.consumer_acts(),
+            1 => self.something_goes_wrong(),
+            2 if self.gentle => (0..self.instances.len()).for_each(|instance| self.turn(instance)),
+            _ => {
+                let instance = self.rng.usize(..self.instances.len());
+                self.turn(instance);
+            }
+        }
+        self.checks.after_step(&self.servers[0].model, self.now - self.begin);
+    }
+
+    /// Everything is well again: all that can come is to come.
+    fn calm(&mut self) {
+        self.recover();
+        let mut steps = 0;
+        while !self.checks.is_complete(&self.servers[0].model) {
+            self.now += Duration::from_millis(if steps % 10 == 0 { 500 } else { 2 });
+            self.acknowledge_all();
+            self.begin_those_that_ended();
+            for instance in 0..self.instances.len() {
+                self.turn(instance);
+            }
+            self.checks.after_step(&self.servers[0].model, self.now - self.begin);
+            steps += 1;
+            assert!(
+                steps < CALM_STEPS,
+                "nothing moves: {:?}\n{:?}\n{:?}",
+                self.checks.left(),
+                self.servers[0].model.cursor,
+                self.instances.iter().map(Instance::shown).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    fn run(mut self) -> Self {
+        for _ in 0..STEPS {
+            self.step();
+        }
+        self.calm();
+        // The last answers.
+        for _ in 0..5 {
+            (0..self.instances.len()).for_each(|instance| self.turn(instance));
+        }
+        let elapsed = self.now - self.begin;
+        for instance in &self.instances {
+            instance.check_bounds(elapsed, self.faults.count);
+        }
+        let sent = self.instances.iter().map(|instance| instance.sent).sum();
+        self.checks.at_end(&self.servers[0].model, sent, self.gentle);
+        self
+    }
+}
+
+/// The id that a server gives next.
+fn id_after(last: EntryId, clock_ms: u64) -> EntryId {
+    if clock_ms > last.milliseconds {
+        EntryId { milliseconds: clock_ms, sequence: 0 }
+    } else {
+        EntryId { sequence: last.sequence + 1, ..last }
+    }
+}
+
+/// Runs histories and says which one failed.
+fn histories(seeds: u64, mut real: Option<real::Real>) {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
+    let seeds = match (number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(seeds)) if real.is_none() => 0..seeds,
+        _ => 0..seeds,
+    };
+    for seed in seeds {
+        /// Says the seed where the history panics.
+        struct Seed(u64);
+        impl Drop for Seed {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    eprintln!("again with TIDEGATE_SEED={}", self.0);
+                }
+            }
+        }
+        let _seed = Seed(seed);
+        real = World::new(seed, real.take()).run().real;
+    }
+}
+
+#[test]
+fn random_histories() {
+    histories(1_500, None);
+}
+
+#[test]
+fn random_histories_on_a_real_server() {
+    for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
+        histories(10, Some(real::Real::start(version)));
+    }
+}

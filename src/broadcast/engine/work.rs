@@ -170,11 +170,6 @@ impl Work {
             }
             Some(_) => {}
         }
-        if change == Change::Leads
-            && let Some(follow) = &mut self.follow
-        {
-            follow.take_over(&self.publisher, now);
-        }
         if change != Change::Same {
             self.standing = Some(change);
         }

@@ -69,6 +69,8 @@ impl Follow {
         let Some(id) = wanted.pop_front() else { return Ok(()) };
         let mut entries = Entries::of_range(reply, Vec::new())?;
         match entries.next()? {
+            // It is found again by the instance that publishes.
+            _ if !egress.leads => {}
             Some(entry) => egress.release(entry.id(), outbound.of(&entry), now),
             None if self.gone.is_lost(id, now) => {
                 let text = id.to_string();

@@ -1,0 +1,151 @@
+//! What must hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::instance::Sender;
+use super::model::Model;
+use crate::broadcast::id::EntryId;
+use crate::config::{After, Broadcast, Order};
+
+/// What is known from outside.
+#[derive(Debug)]
+pub(super) struct Checks {
+    one_server: bool,
+    grouped: bool,
+    in_order: bool,
+    /// Counts the sessions of all instances.
+    pub(super) sessions: Sender,
+    added: BTreeSet<EntryId>,
+    acknowledged: BTreeSet<EntryId>,
+    heard: BTreeMap<EntryId, u64>,
+    all: i64,
+    /// Entries that may be heard again.
+    repeatable: BTreeSet<EntryId>,
+    /// Sessions whose messages may be repeats, or repeated.
+    loose: BTreeSet<Sender>,
+    /// The highest that was heard since something allowed to begin anew.
+    reached: EntryId,
+    dead: usize,
+    /// Entries that were dead letters once, also where a failover has lost the letter.
+    given_up: BTreeSet<EntryId>,
+    failed_over: bool,
+}
+
+impl Checks {
+    pub(super) fn new(settings: &Broadcast, one_server: bool) -> Self {
+        let order = match &settings.after {
+            After::Added => None,
+            After::Acknowledged(acknowledged) => Some(acknowledged.order),
+        };
+        Self {
+            one_server,
+            grouped: order.is_some(),
+            in_order: !matches!(order, Some(Order::Acknowledgement { .. })),
+            sessions: 0,
+            added: BTreeSet::new(),
+            acknowledged: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            all: 0,
+            repeatable: BTreeSet::new(),
+            loose: BTreeSet::new(),
+            reached: EntryId::default(),
+            dead: 0,
+            given_up: BTreeSet::new(),
+            failed_over: false,
+        }
+    }
+
+    pub(super) fn added(&mut self, id: EntryId) {
+        self.added.insert(id);
+    }
+
+    pub(super) fn acknowledged(&mut self, id: EntryId) {
+        self.acknowledged.insert(id);
+    }
+
+    /// Whether the cursor shows that an entry is dealt with.
+    fn is_settled(id: EntryId, model: &Model) -> bool {
+        model.position().is_some_and(|cursor| id <= cursor) && !model.holes.contains(&id)
+    }
+
+    /// A message was published.
+    pub(super) fn heard(&mut self, id: EntryId, sender: Sender, model: &Model) {
+        assert!(self.added.contains(&id), "{id} was never added");
+        assert!(!self.grouped || self.acknowledged.contains(&id), "{id} is not acknowledged");
+        let loose = !self.one_server && self.loose.contains(&sender);
+        let again = self.heard.contains_key(&id);
+        assert!(
+            !again || loose || self.repeatable.contains(&id),
+            "{id} is heard again: settled {}, by session {sender}",
+            Self::is_settled(id, model)
+        );
+        if loose {
+            self.repeatable.insert(id);
+        } else if self.in_order {
+            let back = again && self.repeatable.contains(&id);
+            assert!(back || id > self.reached, "{id} after {}", self.reached);
+            self.reached = id;
+        }
+        *self.heard.entry(id).or_default() += 1;
+        self.all += 1;
+    }
+
+    /// What this session has sent and the cursor does not show may be sent again; and what it has under way.
+    pub(super) fn loose(&mut self, session: Sender, model: &Model) {
+        if self.one_server {
+            return;
+        }
+        self.loose.insert(session);
+        let unsettled: Vec<EntryId> =
+            self.heard.keys().copied().filter(|id| !Self::is_settled(*id, model)).collect();
+        self.repeatable.extend(unsettled);
+    }
+
+    /// What the server has forgotten is published again.
+    pub(super) fn failed_over(&mut self, model: &Model) {
+        self.failed_over = true;
+        let forgotten: Vec<EntryId> =
+            self.heard.keys().copied().filter(|id| !Self::is_settled(*id, model)).collect();
+        self.repeatable.extend(forgotten);
+        (self.dead, self.reached) = (model.dead.len(), EntryId::default());
+    }
+
+    pub(super) fn after_step(&mut self, model: &Model, _elapsed: Duration) {
+        let count = |field: &str| model.cursor.get(field).map_or(0, |value| value.parse::<i64>().unwrap());
+        let published = count("published");
+        if !self.failed_over {
+            let holds = if self.one_server { published == self.all } else { published <= self.all };
+            assert!(holds, "the cursor says {published}, {} were heard", self.all);
+            assert_eq!(count("rejected"), i64::try_from(model.dead.len()).unwrap(), "dead letters");
+            assert!(model.dead.len() >= self.dead);
+            self.dead = model.dead.len();
+        }
+        assert!(count("unheard") <= published);
+        self.given_up.extend(model.dead.iter().map(|(id, _)| EntryId::parse(id.as_bytes()).unwrap()));
+    }
+
+    /// Entries that are neither published nor a dead letter.
+    pub(super) fn left(&self) -> Vec<EntryId> {
+        let is_left = |id: &&EntryId| !self.heard.contains_key(id) && !self.given_up.contains(id);
+        self.added.iter().filter(is_left).copied().collect()
+    }
+
+    pub(super) fn is_complete(&self, model: &Model) -> bool {
+        let cursor = model.position().unwrap_or_default();
+        self.left().is_empty()
+            && model.holes.is_empty()
+            && self.added.last().is_none_or(|last| cursor >= *last)
+    }
+
+    /// `sent` is what the instances say that they sent.
+    pub(super) fn at_end(&self, model: &Model, sent: u64, gentle: bool) {
+        let missing = model.dead.iter().filter(|(_, reason)| reason == "deleted_unread").count();
+        assert_eq!(missing, 0, "nothing was deleted");
+        assert!(i64::try_from(sent).unwrap() <= self.all, "{sent} told of {}", self.all);
+        if gentle {
+            assert!(self.heard.values().all(|times| *times == 1), "nothing is repeated");
+            assert_eq!(i64::try_from(sent).unwrap(), self.all, "what is told is what was sent");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! One process: the engine, and connections whose bytes are on their way.
+//!
+//! A turn does what the session's loop does between two waits: bytes go out, what came is handed over, the engine
+//! advances. In between the process may stop for any time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::World;
+use super::model::{Done, LEASE, LOOK, PUBLISH, RELEASE, Waits};
+use crate::broadcast::engine::{Effect, Engine, Event, Half, Hashes, Next};
+use crate::broadcast::failure::Failure;
+use crate::config::{Broadcast, Endpoint};
+use crate::server::Error;
+use crate::server::resp::{self, Limits, Reader, Value};
+
+const HALVES: [Half; 3] = [Half::Reader, Half::Writer, Half::Other];
+const TICK: Duration = Duration::from_millis(250);
+
+/// Which session of which instance sent something. Sessions are counted over the whole history.
+pub(super) type Sender = usize;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// In the process.
+    out: Vec<u8>,
+    /// In the socket, or under way.
+    wire: Vec<u8>,
+    /// What the server has got of it.
+    inbox: Reader,
+    /// Whole answers under way.
+    back: VecDeque<Value>,
+    /// An XREAD that waits, and until when.
+    waits: Option<(Waits, Instant)>,
+}
+
+/// A process.
+#[derive(Debug)]
+pub(super) struct Instance {
+    engine: Option<Engine>,
+    settings: Arc<Broadcast>,
+    pub(super) links: Vec<Link>,
+    pub(super) session: Sender,
+    /// When the next session is tried, where there is none.
+    connect_at: Instant,
+    pub(super) frozen: Option<Instant>,
+    ticked: Instant,
+    stopping: bool,
+    pub(super) connects: u64,
+    lines: u64,
+    pub(super) sent: u64,
+}
+
+/// Answers as they go over the wire.
+pub(super) fn encode(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Null => out.extend_from_slice(b"_\r\n"),
+        Value::Integer(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
+        Value::Bytes(bytes) => resp::argument(out, bytes),
+        Value::Error(text) => {
+            out.push(b'-');
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\r\n");
+        }
+        Value::Array(all) | Value::Push(all) => {
+            resp::header(out, all.len());
+            all.iter().for_each(|one| encode(one, out));
+        }
+    }
+}
+
+fn feed(reader: &mut Reader, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let room = reader.room();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        bytes = &bytes[count..];
+        reader.filled(count);
+    }
+}
+
+impl Link {
+    fn new() -> Self {
+        Self {
+            out: Vec::new(),
+            wire: Vec::new(),
+            inbox: Reader::new(Limits::default()),
+            back: VecDeque::new(),
+            waits: None,
+        }
+    }
+}
+
+impl Instance {
+    pub(super) fn new(
+        settings: Arc<Broadcast>,
+        [source, destination]: &[Endpoint; 2],
+        me: String,
+        now: Instant,
+    ) -> Self {
+        Self {
+            engine: Some(Engine::new(settings.clone(), source, destination, me)),
+            settings,
+            links: Vec::new(),
+            session: 0,
+            connect_at: now,
+            frozen: None,
+            ticked: now,
+            stopping: false,
+            connects: 0,
+            lines: 0,
+            sent: 0,
+        }
+    }
+
+    /// What is told of it where a history fails.
+    pub(super) fn shown(&self) -> String {
+        let work = self.engine.as_ref().map(|engine| format!("{engine:?}"));
+        format!("{} links, frozen {:?}, {}", self.links.len(), self.frozen, work.unwrap_or_default())
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    pub(super) fn has_session(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// Ended, in order or not.
+    pub(super) fn end(&mut self) {
+        self.take_effects();
+        self.engine = None;
+        self.links.clear();
+        self.stopping = false;
+        self.frozen = None;
+    }
+
+    pub(super) fn begin_again(&mut self, [source, destination]: &[Endpoint; 2], me: String, now: Instant) {
+        self.engine = Some(Engine::new(self.settings.clone(), source, destination, me));
+        self.connect_at = now;
+    }
+
+    /// Bounded however long the history was: connections by what went wrong and by time, lines by time.
+    pub(super) fn check_bounds(&self, elapsed: Duration, faults: u64) {
+        let seconds = elapsed.as_secs();
+        assert!(self.connects <= 40 + 6 * faults + seconds, "{} connects in {seconds} s", self.connects);
+        // A dozen kinds, each twice a minute, for each time that the process was begun.
+        assert!(self.lines <= (12 + faults) * (seconds / 30 + 2), "{} lines in {seconds} s", self.lines);
+    }
+
+    /// Counts what the engine has to tell.
+    fn take_effects(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        for effect in engine.effects().drain(..) {
+            let line = match effect {
+                Effect::Sent(messages, _) => {
+                    self.sent += messages;
+                    None
+                }
+                Effect::HolesLeft(_, line)
+                | Effect::Live(_, line)
+                | Effect::StandsBy(_, line)
+                | Effect::Lapsed(line)
+                | Effect::Found(_, _, line)
+                | Effect::Failed { suppressed: line, .. } => line,
+                _ => None,
+            };
+            self.lines += u64::from(line.is_some());
+        }
+    }
+}
+
+impl World {
+    /// An instance gets the processor, if it is not frozen.
+    pub(super) fn turn(&mut self, at: usize) {
+        let now = self.now;
+        if self.instances[at].frozen.is_some_and(|until| now < until) {
+            // What is in its sockets goes on without it.
+            return self.serve(at);
+        }
+        self.instances[at].frozen = None;
+        if !self.instances[at].is_running() {
+            return;
+        }
+        if !self.instances[at].has_session() {
+            if now >= self.instances[at].connect_at {
+                if let Err(failure) = self.connect(at) {
+                    self.fail(at, &failure);
+                }
+                self.instances[at].take_effects();
+            }
+            return;
+        }
+        if let Err(failure) = self.loop_once(at) {
+            self.fail(at, &failure);
+        }
+        self.instances[at].take_effects();
+    }
+
+    pub(super) fn fail(&mut self, at: usize, failure: &Failure) {
+        let now = self.now;
+        self.session_ends(at);
+        let instance = &mut self.instances[at];
+        instance.links.clear();
+        if let Some(engine) = &mut instance.engine {
+            instance.connect_at = now + engine.fail(failure, now);
+        }
+        if instance.stopping {
+            instance.end();
+        }
+    }
+
+    /// Opens the connections and finds the cursor, at once, but not always.
+    fn connect(&mut self, at: usize) -> Result<(), Failure> {
+        self.instances[at].connects += 1;
+        self.checks.sessions += 1;
+        let session = self.checks.sessions;
+        self.instances[at].session = session;
+        for server in 0..self.servers.len() {
+            if self.is_stalled(server) {
+                let error = || Error::Timeout(Duration::from_secs(2), "connecting");
+                return Err(if server == 0 { Failure::source(error()) } else { Failure::destination(error()) });
+            }
+        }
+        let now = self.now;
+        let mut out = Vec::new();
+        let Some(engine) = &self.instances[at].engine else { return Ok(()) };
+        engine.ask_cursor(&mut out);
+        let mut reader = Reader::new(Limits::default());
+        feed(&mut reader, &out);
+        let command = arguments(&reader.next_value().unwrap().unwrap());
+        let reply = match self.error_for(0, &command) {
+            Some(error) => Value::Error(error.into_bytes()),
+            None => match self.carry_out(0, &command, session) {
+                Done::Reply(reply) => reply,
+                Done::Waits(_) => unreachable!("it asks for the cursor"),
+            },
+        };
+        if self.loses_an_answer() {
+            return Err(Failure::source(Error::Closed));
+        }
+        let two = self.servers.len() == 2;
+        let lost = two && self.loses_an_answer();
+        let instance = &mut self.instances[at];
+        let Some(engine) = &mut instance.engine else { return Ok(()) };
+        engine.on_cursor(&reply)?;
+        if lost {
+            return Err(Failure::destination(Error::Closed));
+        }
+        let hash = |letter: u8| [letter; 40];
+        let hashes = Hashes {
+            publish: hash(PUBLISH),
+            release: hash(RELEASE),
+            look: hash(LOOK),
+            lease: hash(LEASE),
+        };
+        engine.begin(&hashes, None, false, now);
+        instance.links = HALVES[..if two { 3 } else { 2 }].iter().map(|_| Link::new()).collect();
+        instance.ticked = now;
+        Ok(())
+    }
+
+    /// What the session's loop does once.
+    fn loop_once(&mut self, at: usize) -> Result<(), Failure> {
+        self.hand_out(at);
+        if self.freezes(at) {
+            return Ok(());
+        }
+        let now = self.now;
+        let instance = &mut self.instances[at];
+        let Some(engine) = &mut instance.engine else { return Ok(()) };
+        let until = engine.sends_until();
+        for (half, link) in HALVES.into_iter().zip(&mut instance.links) {
+            if link.out.is_empty() {
+                continue;
+            }
+            if half == Half::Other && until.is_some_and(|until| now >= until) {
+                return Err(Failure::LeaseLapsed);
+            }
+            // A socket takes what it has room for.
+            let count = if self.rng.u8(..8) == 0 { self.rng.usize(..=link.out.len()) } else { link.out.len() };
+            link.wire.extend(link.out.drain(..count));
+        }
+        self.serve(at);
+        let instance = &mut self.instances[at];
+        let Some(engine) = &mut instance.engine else { return Ok(()) };
+        for (half, link) in HALVES.into_iter().zip(&mut instance.links) {
+            let most = if self.rng.u8(..4) == 0 { self.rng.usize(..3) } else { usize::MAX };
+            for _ in 0..most.min(link.back.len()) {
+                let Some(value) = link.back.pop_front() else { break };
+                let event = match half {
+                    Half::Reader => {
+                        let mut frame = Vec::new();
+                        encode(&value, &mut frame);
+                        engine.on(Event::Read(&frame), now)?;
+                        continue;
+                    }
+                    Half::Writer => Event::Script(value),
+                    Half::Other => Event::Answer(value),
+                };
+                engine.on(event, now)?;
+            }
+        }
+        if now >= instance.ticked + TICK {
+            instance.ticked = now;
+            engine.on(Event::Tick, now)?;
+        }
+        if engine.advance(now)? == Next::Stopped {
+            instance.end();
+            return Ok(());
+        }
+        self.hand_out(at);
+        Ok(())
+    }
+
+    fn hand_out(&mut self, at: usize) {
+        let instance = &mut self.instances[at];
+        let Some(engine) = &mut instance.engine else { return };
+        for (half, link) in HALVES.into_iter().zip(&mut instance.links) {
+            if let Some(out) = engine.outgoing(half) {
+                link.out.append(out);
+            }
+        }
+    }
+
+    /// The servers read what has reached them of an instance's commands, and answer.
+    fn serve(&mut self, at: usize) {
+        let session = self.instances[at].session;
+        for half in 0..self.instances[at].links.len() {
+            let server = if half == 2 { 1 } else { 0 };
+            if self.is_stalled(server) {
+                continue;
+            }
+            let link = &mut self.instances[at].links[half];
+            let wire = std::mem::take(&mut link.wire);
+            feed(&mut link.inbox, &wire);
+            self.carry_out_all(at, half, server, session);
+        }
+    }
+
+    fn carry_out_all(&mut self, at: usize, half: usize, server: usize, session: Sender) {
+        loop {
+            let now = self.now;
+            let link = &mut self.instances[at].links[half];
+            if let Some((waits, until)) = link.waits {
+                let found = self.servers[server].model.xread(waits.after, waits.count);
+                match found {
+                    Some(found) => link.back.push_back(found),
+                    None if now >= until => link.back.push_back(Value::Null),
+                    None => return,
+                }
+                link.waits = None;
+            }
+            let Some(value) = link.inbox.next_value().unwrap() else { return };
+            let command = arguments(&value);
+            if let Some(error) = self.error_for(server, &command) {
+                self.instances[at].links[half].back.push_back(Value::Error(error.into_bytes()));
+                continue;
+            }
+            let done = self.carry_out(server, &command, session);
+            let link = &mut self.instances[at].links[half];
+            match done {
+                Done::Reply(reply) => link.back.push_back(reply),
+                Done::Waits(waits) => {
+                    link.waits = Some((waits, now + Duration::from_millis(waits.millis)));
+                }
+            }
+        }
+    }
+
+    /// A session's connections end: of what is under way the servers still get a part.
+    pub(super) fn cut(&mut self, at: usize) {
+        let session = self.instances[at].session;
+        for half in 0..self.instances[at].links.len() {
+            let server = if half == 2 { 1 } else { 0 };
+            let link = &mut self.instances[at].links[half];
+            let mut wire = std::mem::take(&mut link.wire);
+            wire.truncate(self.rng.usize(..=wire.len()));
+            link.waits = None;
+            feed(&mut link.inbox, &wire);
+            if !self.is_stalled(server) {
+                self.carry_out_all(at, half, server, session);
+            }
+        }
+    }
+
+    /// One connection breaks; the engine is told.
+    pub(super) fn break_link(&mut self, at: usize) {
+        if !self.instances[at].has_session() {
+            return;
+        }
+        self.session_ends(at);
+        self.cut(at);
+        let half = HALVES[self.rng.usize(..self.instances[at].links.len())];
+        let Some(engine) = &mut self.instances[at].engine else { return };
+        let failure = engine.on_broken(half, Error::Closed);
+        self.fail(at, &failure);
+        self.instances[at].take_effects();
+    }
+
+    /// Told to stop, in order.
+    pub(super) fn stop(&mut self, at: usize, drain: Duration) {
+        let now = self.now;
+        let instance = &mut self.instances[at];
+        if !instance.has_session() {
+            return instance.end();
+        }
+        instance.stopping = true;
+        let Some(engine) = &mut instance.engine else { return };
+        let stopped = engine.on(Event::Stop(now + drain), now).and_then(|()| engine.advance(now));
+        match stopped {
+            Ok(Next::GoOn) => {}
+            Ok(Next::Stopped) => instance.end(),
+            Err(failure) => self.fail(at, &failure),
+        }
+    }
+}
+
+/// A command's words.
+pub(super) fn arguments(value: &Value) -> Vec<Vec<u8>> {
+    value.elements().unwrap().iter().map(|one| one.bytes().unwrap().to_vec()).collect()
+}

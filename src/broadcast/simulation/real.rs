@@ -1,0 +1,204 @@
+//! A real server beside the model: the scripts' answers and what they leave must be the model's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::ConnectionLike as _;
+
+use super::model::{LEASE, LOOK, Model, PUBLISH, RELEASE};
+use crate::broadcast::call;
+use crate::broadcast::id::EntryId;
+use crate::broadcast::{leadership, look};
+use crate::server::resp::{self, Value};
+
+/// The scripts ask this for the time, so that it is the model's.
+const TIME: (&str, &str) = ("redis.call('TIME')", "redis.call('MGET', 'now:s', 'now:us')");
+
+/// A real server with the scripts.
+pub(super) struct Real {
+    process: Child,
+    connection: redis::Connection,
+    hashes: BTreeMap<u8, String>,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Error(bytes) => String::from_utf8_lossy(bytes).split(' ').next().unwrap_or_default().to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Array(all) => format!("[{}]", all.iter().map(shown).collect::<Vec<_>>().join(" ")),
+        other => format!("{other:?}"),
+    }
+}
+
+fn shown_real(value: &redis::Value) -> String {
+    match value {
+        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        redis::Value::SimpleString(text) => text.clone(),
+        redis::Value::Int(number) => number.to_string(),
+        redis::Value::Nil => "Null".to_owned(),
+        redis::Value::ServerError(error) => error.code().to_owned(),
+        redis::Value::Array(all) => format!("[{}]", all.iter().map(shown_real).collect::<Vec<_>>().join(" ")),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Real {
+    pub(super) fn start(version: &str) -> Self {
+        let own = std::env::current_exe().unwrap();
+        let program = own.ancestors().map(|above| above.join("servers").join(version).join("server"));
+        let program = program.into_iter().find(|path| path.exists());
+        let program = program.unwrap_or_else(|| panic!("{version} is not installed: scripts/servers.sh"));
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("redis.sock");
+        let process = Command::new(program)
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(&socket)
+            .current_dir(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut connection = loop {
+            match client.get_connection() {
+                Ok(connection) => break connection,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let scripts = [
+            (PUBLISH, call::PUBLISH),
+            (RELEASE, call::RELEASE),
+            (LOOK, look::LOOK),
+            (LEASE, leadership::LEASE),
+        ];
+        let hashes = scripts.map(|(letter, script)| {
+            let source = script.source.replace(TIME.0, TIME.1);
+            let hash = redis::cmd("SCRIPT").arg("LOAD").arg(source).query(&mut connection).unwrap();
+            (letter, hash)
+        });
+        Self { process, connection, hashes: hashes.into(), _directory: directory }
+    }
+
+    fn ask(&mut self, command: &[&str]) {
+        let value = redis::cmd(command[0]).arg(&command[1..]).query::<redis::Value>(&mut self.connection);
+        value.unwrap();
+    }
+
+    pub(super) fn begin(&mut self, group: bool) {
+        self.ask(&["FLUSHALL"]);
+        if group {
+            self.ask(&["XGROUP", "CREATE", "orders", "inventory", "0", "MKSTREAM"]);
+        }
+    }
+
+    pub(super) fn add(&mut self, id: EntryId, fields: &[(String, String)]) {
+        let id = id.to_string();
+        let mut command = vec!["XADD", "orders", &id];
+        command.extend(fields.iter().flat_map(|(name, value)| [name.as_str(), value]));
+        self.ask(&command);
+    }
+
+    pub(super) fn read(&mut self, consumer: &str, count: usize) {
+        let count = count.to_string();
+        self.ask(&[
+            "XREADGROUP", "GROUP", "inventory", consumer, "COUNT", &count, "STREAMS", "orders", ">",
+        ]);
+    }
+
+    pub(super) fn acknowledge(&mut self, id: EntryId) {
+        self.ask(&["XACK", "orders", "inventory", &id.to_string()]);
+    }
+
+    pub(super) fn claim(&mut self, id: EntryId, consumer: &str) {
+        self.ask(&["XCLAIM", "orders", "inventory", consumer, "0", &id.to_string()]);
+    }
+
+    /// Sends what the model was sent, and compares.
+    pub(super) fn compare(&mut self, command: &[Vec<u8>], expected: &Value, model: &Model, clock_ms: u64) {
+        // Refused inside the script: a right that this server's user does have.
+        if command[0] != b"EVAL" && command[0] != b"EVALSHA" && command[0] != b"XREAD" && command[0] != b"XRANGE"
+        {
+            return;
+        }
+        let (seconds, micros) = ((clock_ms / 1_000).to_string(), (clock_ms % 1_000 * 1_000).to_string());
+        self.ask(&["MSET", "now:s", &seconds, "now:us", &micros]);
+        let refuses = if model.refuses.is_some() { "-publish" } else { "+publish" };
+        self.ask(&["ACL", "SETUSER", "default", refuses]);
+        let mut words = command.to_vec();
+        match command[0].as_slice() {
+            b"EVALSHA" => words[1] = self.hashes[&command[1][0]].clone().into_bytes(),
+            // What waits in the model was found there by now.
+            b"XREAD" if words[3] == b"BLOCK" => drop(words.drain(3..5)),
+            b"EVAL" => {
+                words[1] = String::from_utf8(words[1].clone()).unwrap().replace(TIME.0, TIME.1).into_bytes();
+            }
+            _ => {}
+        }
+        let mut packed = Vec::new();
+        resp::command(&mut packed, &words.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let answer = self.connection.req_packed_command(&packed).unwrap();
+        let (expected, answer) = match command[0].as_slice() {
+            b"EVALSHA" if command[1][0] == LOOK => (look_of(shown_parts(expected)), look_of(real_parts(&answer))),
+            b"EVALSHA" if command[1][0] <= RELEASE => {
+                // The error's own text is the server's.
+                (refused_of(shown_parts(expected)), refused_of(real_parts(&answer)))
+            }
+            _ => (shown(expected), shown_real(&answer)),
+        };
+        assert_eq!(answer, expected, "{:?}", command.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>());
+        self.same(model);
+    }
+
+    fn same(&mut self, model: &Model) {
+        let hash = |connection: &mut redis::Connection, key: &str| {
+            redis::cmd("HGETALL").arg(key).query::<BTreeMap<String, String>>(connection).unwrap()
+        };
+        assert_eq!(hash(&mut self.connection, "tidegate:stock:cursor"), model.cursor);
+        assert_eq!(hash(&mut self.connection, "tidegate:stock:lease"), model.lease);
+        let holes: BTreeSet<String> = redis::cmd("ZRANGE")
+            .arg(&["tidegate:stock:holes", "0", "-1"])
+            .query(&mut self.connection)
+            .unwrap();
+        let padded = |id: &EntryId| format!("{:020}-{:020}", id.milliseconds, id.sequence);
+        assert_eq!(holes, model.holes.iter().map(padded).collect());
+    }
+}
+
+fn shown_parts(value: &Value) -> Vec<String> {
+    value.elements().map_or_else(|| vec![shown(value)], |all| all.iter().map(shown).collect())
+}
+
+fn real_parts(value: &redis::Value) -> Vec<String> {
+    match value {
+        redis::Value::Array(all) => all.iter().map(shown_real).collect(),
+        other => vec![shown_real(other)],
+    }
+}
+
+/// A look without what only a real server counts: how much was read, and for how long an entry is idle.
+fn look_of(mut parts: Vec<String>) -> String {
+    if parts.len() > 4 {
+        parts[1].clear();
+        let lowest: Vec<&str> = parts[4].split(' ').collect();
+        parts[4] = lowest.iter().enumerate().filter(|(at, _)| *at != 2).map(|(_, word)| *word).collect();
+    }
+    parts.join(" ")
+}
+
+fn refused_of(mut parts: Vec<String>) -> String {
+    if let Some(refused) = parts.get_mut(6) {
+        *refused = if refused.is_empty() { String::new() } else { "refused".to_owned() };
+    }
+    parts.join(" ")
+}
