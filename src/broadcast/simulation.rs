@@ -24,7 +24,8 @@ use tokio::time::Instant;
 
 use super::id::EntryId;
 use crate::config::{
-    Acknowledged, Address, After, Broadcast, Durability, Endpoint, Message, Order, Secret, SecretSource, Start,
+    Acknowledged, Address, After, Broadcast, Durability, Endpoint, Message, Order, Secret, SecretSource,
+    Start,
 };
 use crate::template::Template;
 
@@ -88,9 +89,8 @@ fn endpoint(name: &str, path: &str) -> Endpoint {
 }
 
 fn settings(rng: &mut fastrand::Rng) -> Broadcast {
-    let acknowledged = |order| {
-        After::Acknowledged(Acknowledged { group: "inventory".into(), order, replication: false })
-    };
+    let acknowledged =
+        |order| After::Acknowledged(Acknowledged { group: "inventory".into(), order, replication: false });
     let after = match rng.u8(..3) {
         0 => After::Added,
         1 => acknowledged(Order::Stream),
@@ -170,9 +170,20 @@ impl World {
         let model = &mut self.servers[at].model;
         let done = model.carry_out(command, clock);
         if std::env::var("TRACE").is_ok() {
-            let words: Vec<String> = command.iter().map(|word| word.escape_ascii().to_string().chars().take(60).collect()).collect();
-            let reply = match &done { model::Done::Reply(reply) => format!("{reply:?}").chars().take(0).collect::<String>(), _ => "waits".to_owned() };
-            eprintln!("T {:?} s{sender} server{at} {} => {reply} holes {:?}", self.now - self.begin, words.join(" "), model.holes.len());
+            let words: Vec<String> = command
+                .iter()
+                .map(|word| word.escape_ascii().to_string().chars().take(60).collect())
+                .collect();
+            let reply = match &done {
+                model::Done::Reply(reply) => format!("{reply:?}").chars().take(0).collect::<String>(),
+                _ => "waits".to_owned(),
+            };
+            eprintln!(
+                "T {:?} s{sender} server{at} {} => {reply} holes {:?}",
+                self.now - self.begin,
+                words.join(" "),
+                model.holes.len()
+            );
         }
         if let (Some(real), model::Done::Reply(reply), 0) = (&mut self.real, &done, at) {
             real.compare(command, reply, model, clock);
@@ -193,6 +204,7 @@ impl World {
             1..=3 => self.rng.u64(..30),
             _ => self.rng.u64(..3),
         });
+        self.notice_starved();
         match self.rng.u8(..10) {
             0 => self.consumer_acts(),
             1 => self.something_goes_wrong(),
@@ -281,7 +293,7 @@ fn histories(seeds: u64, mut real: Option<real::Real>) {
 
 #[test]
 fn random_histories() {
-    histories(1_500, None);
+    histories(600, None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::broadcast::id::EntryId;
 impl World {
     /// Somebody adds, reads, acknowledges or claims.
     pub(super) fn consumer_acts(&mut self) {
-        match self.rng.u8(..10) {
+        match self.rng.u8(..11) {
             0..=3 => {
                 for _ in 0..self.rng.usize(1..6) {
                     self.add();
@@ -16,7 +16,27 @@ impl World {
             }
             4..=6 => self.read(),
             7 | 8 => self.acknowledge(),
-            _ => self.claim(),
+            9 => self.claim(),
+            _ => self.delete(),
+        }
+    }
+
+    /// A consumer deletes what it is done with; published or not.
+    fn delete(&mut self) {
+        let model = &mut self.servers[0].model;
+        let done = |id: &EntryId| match &model.group {
+            None => self.checks.is_heard(*id),
+            Some(group) => *id <= group.delivered && !group.pending.contains_key(id),
+        };
+        let done: Vec<EntryId> = model.stream.keys().copied().filter(done).collect();
+        for id in done {
+            if self.rng.u8(..3) == 0 {
+                model.stream.remove(&id);
+                self.checks.deleted(id);
+                if let Some(real) = &mut self.real {
+                    real.delete(id);
+                }
+            }
         }
     }
 
@@ -50,6 +70,9 @@ impl World {
             .filter(|id| *id > after)
             .take(count)
             .collect();
+        if given.is_empty() {
+            return;
+        }
         let Some(group) = &mut self.servers[0].model.group else { return };
         group.consumers.insert(consumer.to_owned());
         for id in &given {

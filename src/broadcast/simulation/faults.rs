@@ -76,7 +76,13 @@ impl World {
         self.faults.count += 1;
         let soon = |rng: &mut fastrand::Rng, most: u64| Duration::from_millis(rng.u64(1..most));
         let k = self.rng.u8(..11);
-        if std::env::var("TRACE").is_ok() { eprintln!("T {:?} FAULT {k} at {at} session {}", self.now - self.begin, self.instances[at].session); }
+        if std::env::var("TRACE").is_ok() {
+            eprintln!(
+                "T {:?} FAULT {k} at {at} session {}",
+                self.now - self.begin,
+                self.instances[at].session
+            );
+        }
         match k {
             0 | 1 => self.break_link(at),
             2 => {
@@ -104,13 +110,15 @@ impl World {
             7 => {
                 // PUBLISH is refused inside the script, as where a right is missing.
                 let refuses = &mut self.servers[0].model.refuses;
-                *refuses = if refuses.is_some() { None } else { Some("NOPERM no right to the channel".into()) };
+                *refuses =
+                    if refuses.is_some() { None } else { Some("NOPERM no right to the channel".into()) };
             }
             8 => self.servers[0].before = self.servers[0].model.clone(),
             9 if self.real.is_none() => self.fail_over(),
             10 => {
                 let jump = self.rng.i64(-5_000..5_000);
                 self.servers[0].skew_ms += jump;
+                self.checks.forgets = true;
                 self.everything_is_loose();
             }
             _ => self.break_link(at),

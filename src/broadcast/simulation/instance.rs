@@ -19,6 +19,8 @@ use crate::server::resp::{self, Limits, Reader, Value};
 
 const HALVES: [Half; 3] = [Half::Reader, Half::Writer, Half::Other];
 const TICK: Duration = Duration::from_millis(250);
+/// Less than a lease leaves beside its renewal.
+const STARVED: Duration = Duration::from_millis(200);
 
 /// Which session of which instance sent something. Sessions are counted over the whole history.
 pub(super) type Sender = usize;
@@ -42,6 +44,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 pub(super) struct Instance {
     engine: Option<Engine>,
+    me: String,
     settings: Arc<Broadcast>,
     pub(super) links: Vec<Link>,
     pub(super) session: Sender,
@@ -49,6 +52,8 @@ pub(super) struct Instance {
     connect_at: Instant,
     pub(super) frozen: Option<Instant>,
     ticked: Instant,
+    /// When it last had the processor.
+    turned: Instant,
     stopping: bool,
     pub(super) connects: u64,
     lines: u64,
@@ -103,13 +108,15 @@ impl Instance {
         now: Instant,
     ) -> Self {
         Self {
-            engine: Some(Engine::new(settings.clone(), source, destination, me)),
+            engine: Some(Engine::new(settings.clone(), source, destination, me.clone())),
+            me,
             settings,
             links: Vec::new(),
             session: 0,
             connect_at: now,
             frozen: None,
             ticked: now,
+            turned: now,
             stopping: false,
             connects: 0,
             lines: 0,
@@ -141,7 +148,8 @@ impl Instance {
     }
 
     pub(super) fn begin_again(&mut self, [source, destination]: &[Endpoint; 2], me: String, now: Instant) {
-        self.engine = Some(Engine::new(self.settings.clone(), source, destination, me));
+        self.engine = Some(Engine::new(self.settings.clone(), source, destination, me.clone()));
+        self.me = me;
         self.connect_at = now;
     }
 
@@ -176,6 +184,16 @@ impl Instance {
 }
 
 impl World {
+    /// An instance that gets no processor for long is as good as frozen.
+    pub(super) fn notice_starved(&mut self) {
+        for at in 0..self.instances.len() {
+            let instance = &self.instances[at];
+            if instance.has_session() && self.now > instance.turned + STARVED {
+                self.session_ends(at);
+            }
+        }
+    }
+
     /// An instance gets the processor, if it is not frozen.
     pub(super) fn turn(&mut self, at: usize) {
         let now = self.now;
@@ -183,7 +201,7 @@ impl World {
             // What is in its sockets goes on without it.
             return self.serve(at);
         }
-        self.instances[at].frozen = None;
+        (self.instances[at].frozen, self.instances[at].turned) = (None, now);
         if !self.instances[at].is_running() {
             return;
         }
@@ -224,7 +242,11 @@ impl World {
         for server in 0..self.servers.len() {
             if self.is_stalled(server) {
                 let error = || Error::Timeout(Duration::from_secs(2), "connecting");
-                return Err(if server == 0 { Failure::source(error()) } else { Failure::destination(error()) });
+                return Err(if server == 0 {
+                    Failure::source(error())
+                } else {
+                    Failure::destination(error())
+                });
             }
         }
         let now = self.now;
@@ -253,12 +275,8 @@ impl World {
             return Err(Failure::destination(Error::Closed));
         }
         let hash = |letter: u8| [letter; 40];
-        let hashes = Hashes {
-            publish: hash(PUBLISH),
-            release: hash(RELEASE),
-            look: hash(LOOK),
-            lease: hash(LEASE),
-        };
+        let hashes =
+            Hashes { publish: hash(PUBLISH), release: hash(RELEASE), look: hash(LOOK), lease: hash(LEASE) };
         engine.begin(&hashes, None, false, now);
         instance.links = HALVES[..if two { 3 } else { 2 }].iter().map(|_| Link::new()).collect();
         instance.ticked = now;
@@ -271,8 +289,13 @@ impl World {
         if self.freezes(at) {
             return Ok(());
         }
-        let now = self.now;
+        let (now, clock) = (self.now, self.clock_ms(0));
+        let lease = &self.servers[0].model.lease;
         let instance = &mut self.instances[at];
+        let held = |(holder, until): (&String, &String)| {
+            *holder != instance.me && until.parse::<u64>().unwrap() > clock && !self.checks.forgets
+        };
+        let held_by_another = lease.get("holder").zip(lease.get("until")).is_some_and(held);
         let Some(engine) = &mut instance.engine else { return Ok(()) };
         let until = engine.sends_until();
         for (half, link) in HALVES.into_iter().zip(&mut instance.links) {
@@ -282,8 +305,14 @@ impl World {
             if half == Half::Other && until.is_some_and(|until| now >= until) {
                 return Err(Failure::LeaseLapsed);
             }
+            let publishes = |out: &[u8]| out.windows(9).any(|part| part == b"PUBLISH\r\n");
+            assert!(
+                half != Half::Other || !held_by_another || !publishes(&link.out),
+                "it sends, and another holds the lease"
+            );
             // A socket takes what it has room for.
-            let count = if self.rng.u8(..8) == 0 { self.rng.usize(..=link.out.len()) } else { link.out.len() };
+            let count =
+                if self.rng.u8(..8) == 0 { self.rng.usize(..=link.out.len()) } else { link.out.len() };
             link.wire.extend(link.out.drain(..count));
         }
         self.serve(at);
@@ -359,6 +388,8 @@ impl World {
             let Some(value) = link.inbox.next_value().unwrap() else { return };
             let command = arguments(&value);
             if let Some(error) = self.error_for(server, &command) {
+                // What was sent behind a message that is refused is heard before it, and once more.
+                self.session_ends(at);
                 self.instances[at].links[half].back.push_back(Value::Error(error.into_bytes()));
                 continue;
             }

@@ -108,8 +108,7 @@ impl Model {
     pub(super) fn xread(&self, after: EntryId, count: usize) -> Option<Value> {
         let found: Vec<_> = self.stream.range(after..).filter(|(id, _)| **id > after).take(count).collect();
         let entries = |found: Vec<_>| Self::entries(found.into_iter());
-        (!found.is_empty())
-            .then(|| Value::Array(vec![Value::Array(vec![bytes("orders"), entries(found)])]))
+        (!found.is_empty()).then(|| Value::Array(vec![Value::Array(vec![bytes("orders"), entries(found)])]))
     }
 
     /// Carries out a command, at a time of the server's clock.
@@ -176,11 +175,10 @@ impl Model {
             return error("ERR no such key");
         }
         let first = self.stream.iter().next();
-        let first =
-            first.map_or(Value::Null, |first| match Self::entries(std::iter::once(first)) {
-                Value::Array(mut all) => all.remove(0),
-                other => other,
-            });
+        let first = first.map_or(Value::Null, |first| match Self::entries(std::iter::once(first)) {
+            Value::Array(mut all) => all.remove(0),
+            other => other,
+        });
         Value::Array(vec![
             bytes("length"),
             Value::Integer(self.length()),
@@ -295,8 +293,7 @@ impl Model {
         let mut at = 9;
         for item in text(&argv[8]).split_whitespace() {
             let (entry, left_out) = item.split_once('+').unwrap_or((item, "0"));
-            let (channel, message) =
-                if shared { (&argv[7], &argv[at]) } else { (&argv[at], &argv[at + 1]) };
+            let (channel, message) = if shared { (&argv[7], &argv[at]) } else { (&argv[at], &argv[at + 1]) };
             at += if shared { 1 } else { 2 };
             let is_message = !channel.is_empty();
             let done = if is_message {
@@ -473,9 +470,9 @@ impl Model {
             (holder, left) = (String::new(), 0);
         }
         let waits = self.lease.get("waits").cloned();
-        let other = waits.as_ref().is_some_and(|waits| {
-            *waits != me && (now - number(&self.lease, "seen")).abs() < lasts
-        });
+        let other = waits
+            .as_ref()
+            .is_some_and(|waits| *waits != me && (now - number(&self.lease, "seen")).abs() < lasts);
         let mine = holder.is_empty() || holder == me;
         if mine && (want == "release" || (want == "begin" && other)) {
             if held == me {

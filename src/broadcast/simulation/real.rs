@@ -33,7 +33,9 @@ impl Drop for Real {
 fn shown(value: &Value) -> String {
     match value {
         Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::Error(bytes) => String::from_utf8_lossy(bytes).split(' ').next().unwrap_or_default().to_owned(),
+        Value::Error(bytes) => {
+            String::from_utf8_lossy(bytes).split(' ').next().unwrap_or_default().to_owned()
+        }
         Value::Integer(number) => number.to_string(),
         Value::Array(all) => format!("[{}]", all.iter().map(shown).collect::<Vec<_>>().join(" ")),
         other => format!("{other:?}"),
@@ -111,13 +113,15 @@ impl Real {
 
     pub(super) fn read(&mut self, consumer: &str, count: usize) {
         let count = count.to_string();
-        self.ask(&[
-            "XREADGROUP", "GROUP", "inventory", consumer, "COUNT", &count, "STREAMS", "orders", ">",
-        ]);
+        self.ask(&["XREADGROUP", "GROUP", "inventory", consumer, "COUNT", &count, "STREAMS", "orders", ">"]);
     }
 
     pub(super) fn acknowledge(&mut self, id: EntryId) {
         self.ask(&["XACK", "orders", "inventory", &id.to_string()]);
+    }
+
+    pub(super) fn delete(&mut self, id: EntryId) {
+        self.ask(&["XDEL", "orders", &id.to_string()]);
     }
 
     pub(super) fn claim(&mut self, id: EntryId, consumer: &str) {
@@ -127,7 +131,10 @@ impl Real {
     /// Sends what the model was sent, and compares.
     pub(super) fn compare(&mut self, command: &[Vec<u8>], expected: &Value, model: &Model, clock_ms: u64) {
         // Refused inside the script: a right that this server's user does have.
-        if command[0] != b"EVAL" && command[0] != b"EVALSHA" && command[0] != b"XREAD" && command[0] != b"XRANGE"
+        if command[0] != b"EVAL"
+            && command[0] != b"EVALSHA"
+            && command[0] != b"XREAD"
+            && command[0] != b"XRANGE"
         {
             return;
         }
@@ -149,14 +156,21 @@ impl Real {
         resp::command(&mut packed, &words.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let answer = self.connection.req_packed_command(&packed).unwrap();
         let (expected, answer) = match command[0].as_slice() {
-            b"EVALSHA" if command[1][0] == LOOK => (look_of(shown_parts(expected)), look_of(real_parts(&answer))),
+            b"EVALSHA" if command[1][0] == LOOK => {
+                (look_of(shown_parts(expected)), look_of(real_parts(&answer)))
+            }
             b"EVALSHA" if command[1][0] <= RELEASE => {
                 // The error's own text is the server's.
                 (refused_of(shown_parts(expected)), refused_of(real_parts(&answer)))
             }
             _ => (shown(expected), shown_real(&answer)),
         };
-        assert_eq!(answer, expected, "{:?}", command.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>());
+        assert_eq!(
+            answer,
+            expected,
+            "{:?}",
+            command.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>()
+        );
         self.same(model);
     }
 
