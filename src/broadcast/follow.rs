@@ -535,7 +535,11 @@ impl Follow {
         }
         let gone = &self.gone;
         if leads {
-            self.to_release.extend(look.acknowledged.drain(..).filter(|id| !gone.contains(*id)));
+            // A hole behind the end is one of another instance that has moved the cursor: the next batch finds that,
+            // and the search begins anew there. Published from here, it would be published once more as an entry.
+            let end = publisher.end();
+            let found = look.acknowledged.drain(..).filter(|id| *id <= end && !gone.contains(*id));
+            self.to_release.extend(found);
         }
         // An instance that stands by holds also what is not left behind yet.
         let passed = leads || self.read <= publisher.end();

@@ -168,7 +168,11 @@ impl World {
     fn carry_out(&mut self, at: usize, command: &[Vec<u8>], sender: instance::Sender) -> model::Done {
         let clock = self.clock_ms(at);
         let model = &mut self.servers[at].model;
+        let before = model.position();
         let done = model.carry_out(command, clock);
+        if at == 0 && before != model.position() {
+            self.checks.moved(before.unwrap_or_default(), model.position().unwrap_or_default(), sender);
+        }
         if std::env::var("TRACE").is_ok() {
             let words: Vec<String> = command
                 .iter()

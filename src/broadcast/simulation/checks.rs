@@ -105,6 +105,14 @@ impl Checks {
         self.all += 1;
     }
 
+    /// The cursor moved. Where that was sent by a session that is over, the next holder of the lease may have begun
+    /// before, and meets what it has published as a hole.
+    pub(super) fn moved(&mut self, from: EntryId, to: EntryId, sender: Sender) {
+        if self.loose.contains(&sender) {
+            self.repeatable.extend(self.added.iter().filter(|id| **id > from && **id <= to));
+        }
+    }
+
     /// What this session has sent and the cursor does not show may be sent again; and what it has under way.
     pub(super) fn loose(&mut self, session: Sender, model: &Model) {
         if self.one_server {
