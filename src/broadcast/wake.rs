@@ -9,6 +9,9 @@
 //! Operation: a task of its own reads the link and rings; it hands nothing over, so nothing can queue up. A
 //! place is remembered while it runs, so that a link that breaks goes on without a new snapshot.
 //!
+//! Silence says nothing where nothing is written, so after a while of it the server is asked how far it has written
+//! its stream.
+//!
 //! Failure: while there is no link the route polls, and says so. The link is tried again by itself.
 
 use std::future::poll_fn;
@@ -29,9 +32,11 @@ use crate::server::{Backoff, Class, Error};
 
 /// How often the link acknowledges, whatever comes.
 const TICK: Duration = Duration::from_secs(1);
-/// A master sends a PING every 10 s (`repl-ping-replica-period`), also through a replica: after so long a
-/// silence the link is dead.
-const SILENCE: Duration = Duration::from_secs(25);
+/// After so long a silence the server is asked whether it has written anything: where it has not, silence is right.
+/// It sends a PING each `repl-ping-replica-period`, by default 10 s, but that may be hours.
+const SILENCE: Duration = Duration::from_secs(15);
+/// What the server had written when it was asked is to be here after this: else the link is dead.
+const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// A link that rings. Dropping it ends the link.
 #[derive(Debug)]
@@ -116,15 +121,21 @@ impl Reader {
         self.bell.notify.notify_one();
     }
 
+    fn role(&self) -> String {
+        format!("broadcast.{}:replicate", self.route)
+    }
+
     async fn open(&mut self) -> Result<Link, Error> {
-        let role = format!("broadcast.{}:replicate", self.route);
+        let role = self.role();
         // No message is wanted, so none is ever held.
         let opened = Link::open(&self.endpoint, &role, Prefer::Replica, self.place.as_ref(), 0).await;
         let (mut link, start) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                // Whatever the place had to do with it: the next attempt begins anew.
-                self.place = None;
+                // A server that is away says nothing about the place; one that answers with nonsense may.
+                if matches!(error, Error::Protocol(_)) {
+                    self.place = None;
+                }
                 return Err(error);
             }
         };
@@ -139,13 +150,22 @@ impl Reader {
 
     /// Reads until the link ends; returns why.
     async fn read(&mut self, mut link: Link) -> Error {
-        let mut heard = Instant::now();
+        let (mut heard, mut lags) = (Instant::now(), false);
         loop {
-            match timeout(TICK, poll_fn(|cx| link.poll_fill(cx))).await {
-                Err(_) if heard.elapsed() > SILENCE => return Error::Timeout(SILENCE, "replicating"),
+            let patience = if lags { ARRIVAL } else { TICK };
+            match timeout(patience, poll_fn(|cx| link.poll_fill(cx))).await {
+                Err(_) if lags => return Error::Timeout(ARRIVAL, "replicating what the server has written"),
+                Err(_) if heard.elapsed() > SILENCE => {
+                    match link.written(&self.endpoint, &self.role()).await {
+                        Ok(written) => lags = written > link.offset(),
+                        Err(error) => return error,
+                    }
+                    heard = Instant::now();
+                    continue;
+                }
                 Err(_) => continue,
                 Ok(Err(error)) => return error,
-                Ok(Ok(_)) => heard = Instant::now(),
+                Ok(Ok(_)) => (heard, lags) = (Instant::now(), false),
             }
             if let Err(error) = link.next(|_, _| false) {
                 return error;

@@ -9,6 +9,7 @@
 //! The snapshot is read and dropped as it comes. Servers that know `rdb-filter-only` (Redis 7.0) send an
 //! empty one; the others send the whole dataset. Each forks once for it.
 
+use std::future::Future;
 use std::ops::RangeInclusive;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::stream::{Found, Stream};
 use super::{HistoryId, Place};
 use crate::config::{Address, Endpoint, Prefer};
 use crate::server::resp::command;
-use crate::server::{Connection, Error, Role};
+use crate::server::{self, Connection, Error, Role};
 
 /// Between acknowledgements; a server gives a replica up that sent none for `repl-timeout`, 60 s.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,6 +30,9 @@ const ACK_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(100);
 /// While a snapshot is prepared a server sends a newline each second; so long a silence is none.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Behind the snapshot a server is silent until something is written (a PING comes each
+/// `repl-ping-replica-period`, which may be hours). After so long it is asked whether something was.
+const QUIET: Duration = Duration::from_secs(2);
 /// Where only what does not count has come for a while, each read costs more than the commands that it brings.
 /// Then what comes is left to gather for this part of that while, which is all that it can delay what counts…
 const REST_PART: u32 = 8;
@@ -103,7 +107,7 @@ impl Link {
         };
         if matches!(start, Start::Anew { .. }) {
             opening.drop_snapshot().await?;
-            opening.await_stream(offset).await?;
+            opening.await_stream(offset, || written(endpoint, &address, role)).await?;
         }
         let Opening { connection, role, .. } = opening;
         let stream = Stream::new(offset, limit);
@@ -135,6 +139,15 @@ impl Link {
     /// The end of the last whole command.
     pub(crate) fn offset(&self) -> u64 {
         self.stream.boundary()
+    }
+
+    /// How far the server that is read has written its stream, asked on a connection of its own: where that is
+    /// [`Self::offset`], a silent link has nothing to bring.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub(crate) async fn written(&self, endpoint: &Endpoint, role: &str) -> Result<u64, Error> {
+        written(endpoint, &self.address, role).await
     }
 
     /// Bytes held in memory.
@@ -226,6 +239,12 @@ fn rest(silence: Duration, bytes: u64) -> Option<Duration> {
     let is_little = u128::from(bytes) * 1_000_000 < u128::from(REST_RATE) * silence.as_micros();
     let part = silence / REST_PART;
     (!is_little && part >= *REST.start()).then_some(part.min(*REST.end()))
+}
+
+/// How far a server has written its stream.
+async fn written(endpoint: &Endpoint, address: &Address, role: &str) -> Result<u64, Error> {
+    let (mut connection, _) = server::connect_at(endpoint, address, role).await?;
+    Ok(Info::ask(&mut connection, endpoint).await?.offset)
 }
 
 /// On a replica the truth. On a master nothing: WAIT there is not to count a reader that keeps no data.
@@ -329,15 +348,25 @@ impl Opening {
         }
     }
 
-    /// Acknowledges until the stream begins: what was published before is not in it.
-    async fn await_stream(&mut self, offset: u64) -> Result<(), Error> {
+    /// Acknowledges until the stream begins: what was published before is not in it. On a server where nothing is
+    /// written it does not begin, and nothing is missing then: `written` says how far the server has written it.
+    async fn await_stream<W>(&mut self, offset: u64, written: impl Fn() -> W) -> Result<(), Error>
+    where
+        W: Future<Output = Result<u64, Error>>,
+    {
         let began = Instant::now();
+        let mut asked = began;
         while self.connection.reader.unread().is_empty() {
             acknowledge(&mut self.connection, self.role, offset);
             if let Ok(filled) = timeout(FIRST_ACK_INTERVAL, self.connection.fill()).await {
                 filled?;
             } else if began.elapsed() >= SILENCE {
                 return Err(Error::Timeout(SILENCE, "waiting for the replication stream"));
+            } else if asked.elapsed() >= QUIET {
+                asked = Instant::now();
+                if written().await? <= offset {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -589,3 +589,44 @@ fn without_its_replication_link_a_route_polls_and_goes_back_to_it() {
     }
     daemon.wait_alert(alert::REPLICATION);
 }
+
+/// A server that sends no PING for hours and where nothing is written is silent. That is no dead link.
+#[test]
+fn on_a_quiet_server_the_replication_link_stays_and_goes_on_where_it_was() {
+    /// Longer than any silence that was ever taken for a dead link.
+    const QUIET_SECONDS: u64 = 40;
+    let server = Server::with(Version::Redis70, Options::default().tcp());
+    server.ask::<()>(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+    make_group(&server);
+    let subscriber = Subscriber::start(&server, &["stock.*"]);
+    let routes = route("events", Order::Stream) + "mode = \"replication\"";
+    let daemon =
+        Setup::new().endpoint("events", &server).routes(&routes).expects(&[alert::REPLICATION]).start_ready();
+    let of = |section: &str, name: &str| {
+        let info: String = server.ask(&["INFO", section]);
+        let line = info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let linked = |what: &str| {
+        eventually(what, PATIENCE, || match of("replication", "connected_slaves") {
+            1 => Ok(()),
+            count => Err(format!("{count} replicas")),
+        });
+    };
+    linked("the link is open");
+    let begin = of("server", "uptime_in_seconds");
+    eventually("the server was quiet for long", PATIENCE, || {
+        let seconds = of("server", "uptime_in_seconds") - begin;
+        if seconds >= QUIET_SECONDS { Ok(()) } else { Err(format!("{seconds} s")) }
+    });
+    assert_eq!(of("stats", "sync_full"), 1, "one snapshot, however quiet it is");
+    let mut all = vec![add(&server, "x")];
+    acknowledge(&server, &read(&server, "one", 1).remove(0));
+    wait_published(&daemon, &subscriber, &all);
+    server.ask::<u32>(&["CLIENT", "KILL", "TYPE", "replica"]);
+    linked("the link is open again");
+    all.push(add(&server, "x"));
+    acknowledge(&server, &read(&server, "one", 1).remove(0));
+    wait_published(&daemon, &subscriber, &all);
+    assert_eq!((of("stats", "sync_full"), of("stats", "sync_partial_ok")), (1, 1), "it goes on where it was");
+}
