@@ -265,7 +265,7 @@ pub struct RouteStatus {
     /// Captures only: the last position that is known to be stored durably.
     #[serde(default)]
     pub durable: Option<String>,
-    /// Captures only: whether this instance writes.
+    /// Whether this instance writes, or publishes.
     #[serde(default)]
     pub leader: bool,
     /// Captures only: how many other instances were there lately.

@@ -143,9 +143,9 @@ catalogue! {
     HEARTBEAT_ROUND_TRIP_SECONDS = histogram("tidegate_heartbeat_round_trip_seconds", "seconds", Owner::Capture, HEARTBEAT_SECONDS,
         "From publishing a heartbeat in the source until it came back through the subscription.");
     PUBLISHED = counter("tidegate_published_total", "entries", ROUTE, Owner::Broadcast,
-        "Entries published.");
+        "Messages that this process sent and the server took. Of two instances each counts its own.");
     PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, Owner::Broadcast,
-        "Entries published for which the server counted no subscriber (of that node).");
+        "Messages of these for which the server counted no subscriber (of that node).");
     ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, Owner::Broadcast,
         "Entries left out by the route's own filter.");
     RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, Owner::Broadcast,
