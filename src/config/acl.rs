@@ -259,9 +259,11 @@ pub fn users(config: &Config) -> Vec<User> {
     }
     for broadcast in config.broadcast.values() {
         allow(&mut users, config, &broadcast.source, Role::BroadcastSource, &broadcast.name, |user, at| {
-            user.own_keys(at, &broadcast.name, &keys::OF_BROADCAST);
+            let two_servers = publishing_endpoint(config, broadcast) != broadcast.source;
+            let kinds = keys::OF_BROADCAST.into_iter().filter(|kind| two_servers || *kind != keys::LEASE);
+            user.own_keys(at, &broadcast.name, &kinds.collect::<Vec<_>>());
             user.key(&escaped(&broadcast.stream));
-            if publishing_endpoint(config, broadcast) != broadcast.source {
+            if two_servers {
                 user.further.extend(LEASE);
             }
             let Some(acknowledged) = broadcast.acknowledged() else { return };
