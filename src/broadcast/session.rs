@@ -196,8 +196,12 @@ impl<'r> Session<'r> {
     /// Hands the engine's commands to the connections.
     fn hand_out(&mut self) {
         let engine = &mut self.route.engine;
-        engine.outgoing(Half::Reader).map(|out| self.reader.send(out));
-        engine.outgoing(Half::Writer).map(|out| self.writers.writer.send(out));
+        if let Some(out) = engine.outgoing(Half::Reader) {
+            self.reader.send(out);
+        }
+        if let Some(out) = engine.outgoing(Half::Writer) {
+            self.writers.writer.send(out);
+        }
         if let (Some(out), Some(other)) = (engine.outgoing(Half::Other), &mut self.writers.other) {
             other.send(out);
         }

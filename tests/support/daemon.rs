@@ -388,10 +388,17 @@ impl Daemon {
     }
 
     /// Asks it to stop (SIGTERM) and waits until it has.
+    #[track_caller]
     pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.stop_within(PATIENCE)
+    }
+
+    /// The same under a deadline that the promise itself sets.
+    #[track_caller]
+    pub(crate) fn stop_within(&mut self, within: Duration) -> ExitStatus {
         let (mut process, reader) = self.process.take().expect("it runs");
         process.signal(Signal::SIGTERM);
-        let status = process.wait(PATIENCE);
+        let status = process.wait(within);
         reader.join().expect("the log's reader does not panic");
         self.runs += 1;
         status
@@ -572,7 +579,8 @@ impl Daemon {
         });
     }
 
-    /// Waits until `/status` counts that many messages received and none in hand. The board is written now and then, so it may lag behind the stream.
+    /// Waits until `/status` counts that many messages received and none in hand. The board is written now and
+    /// then, so it may lag behind the stream.
     #[track_caller]
     pub(crate) fn wait_settled(&self, route: &str, received: usize) -> Ledger {
         eventually(&format!("{route} has dealt with {received} messages"), PATIENCE, || {
