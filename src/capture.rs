@@ -11,36 +11,31 @@
 //! sockets, so the reader never waits for the writer and nothing is shared or locked. What is
 //! decided, `chain`, is apart from what is moved, `route`.
 
-mod account;
 mod append;
-mod batch;
-mod chain;
 mod control_channel;
-mod counted;
 mod durable;
+mod engine;
 mod handover;
 mod history;
 mod housekeeping;
+mod item;
 mod lane;
 mod listening;
 pub mod mapping;
 #[cfg(test)]
 mod model;
-mod overflow;
 mod pulse;
 pub mod requeue;
 mod route;
 mod share;
 #[cfg(test)]
 mod simulation;
-mod standing;
 mod state;
-mod takeover;
 mod tap;
 mod trimming;
 mod window;
 
-pub use batch::{Batch, Builder, Options};
+pub use engine::{Batch, Builder, Options};
 #[cfg(test)]
 pub(crate) use handover::Border;
 pub use handover::Handover;

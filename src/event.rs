@@ -36,11 +36,13 @@ pub enum GapCause {
     HistoryLost,
     /// The source handed out an epoch that the route's state had passed already.
     EpochLost,
+    /// Another instance wrote by a configuration that counts messages otherwise, and has ended.
+    Rollout,
 }
 
 impl GapCause {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Restart,
         Self::SourceDisconnected,
         Self::SourceSilent,
@@ -56,6 +58,7 @@ impl GapCause {
         Self::BacklogExceeded,
         Self::HistoryLost,
         Self::EpochLost,
+        Self::Rollout,
     ];
 
     /// The name in records, metrics and logs.
@@ -77,6 +80,7 @@ impl GapCause {
             Self::BacklogExceeded => "backlog_exceeded",
             Self::HistoryLost => "history_lost",
             Self::EpochLost => "epoch_lost",
+            Self::Rollout => "rollout",
         }
     }
 }

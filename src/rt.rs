@@ -5,7 +5,7 @@
 //! compare-and-set on the destination makes that harmless; a half-dead daemon is not.
 
 use std::future::Future;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -45,6 +45,23 @@ where
         Ok(done) => done,
         // Only when the runtime ends, and this future with it.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// One moment by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// By a clock that never goes back: for every order and every wait.
+    pub at: Instant,
+    /// By the system's clock, in milliseconds since 1970: for people and records.
+    pub unix_ms: u64,
+}
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { at: Instant::now(), unix_ms: unix_ms() }
     }
 }
 

@@ -64,10 +64,11 @@ fn every_code_of_a_log_line_is_explained_and_no_other() {
         let source = fs::read_to_string(&file).unwrap();
         let code = source.split("#[cfg(test)]\nmod").next().unwrap();
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        for line in code {
-            if let Some((_, rest)) = line.split_once("event = \"") {
-                written.insert(rest.split('"').next().unwrap().to_owned());
-            }
+        let code: String = code.map(str::trim).collect();
+        // A log line, or one as data.
+        for begin in ["event = \"", "Notice::info(\"", "Notice::warn(\"", "Notice::error(\""] {
+            let codes = code.split(begin).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+            written.extend(codes);
         }
     }
     let operations = text("docs/operations.md");

@@ -13,11 +13,12 @@
 --                              where the state stands inside that window
 -- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
 -- ARGV[5] when it was read     milliseconds since 1970, for the record only
--- ARGV[6] begins with '1': streams come from a template; ends with 'h': epochs are a source's histories
+-- ARGV[6] two characters and how the batch numbers: '1.' streams come from a template, '.h' epochs are a source's
+--         histories; batches of release 0.1.0 do not say how they number
 -- ARGV[7] maxlen or ''   [8] most streams
 -- ARGV[9] g, then g groups
 -- then    '0', or '1' and a gap between prev and the first item:
---         to, started_at, ended_at, cause, detail, reason, dropped, published
+--         to, started_at, ended_at, cause, detail, reason, dropped
 -- then    items' positions     22 bytes an item: index in epochs (2), ordinal (20)
 -- then    runs                 16 bytes a run: items (6), target (5), arguments an item (5)
 --         target 0: dead letter; 99998: filtered; 99999: anchor; else KEYS[4 + target]
@@ -25,7 +26,7 @@
 local state, revision, prev, last, epochs = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local sub, pcall, call = string.sub, redis.pcall, redis.call
 
-local known = call('HMGET', state, 'position', 'revision', 'next')
+local known = call('HMGET', state, 'position', 'revision', 'next', 'numbering')
 local pos = known[1] or '-'
 if known[2] and revision < known[2] then return {'SUPERSEDED'} end
 if known[3] then
@@ -45,7 +46,7 @@ at = at + groups
 local gap
 if ARGV[at] == '1' then
   gap = at + 1
-  at = at + 9
+  at = at + 8
 else
   at = at + 1
 end
@@ -58,14 +59,24 @@ local function index_of(position)
   return found and string.format('%02d', (found - 1) / 33)
 end
 
+-- Inside one epoch two configurations may count different messages: only at its anchor they agree.
+local numbering = sub(ARGV[6], 4)
+local counted = known[4] or ''
+if pos ~= '-' and numbering ~= counted and numbering ~= '' and counted ~= '' and sub(pos, 33) ~= '-00000000000000000000'
+  and string.find(epochs, sub(pos, 1, 32), 1, true) then
+  return {'FOREIGN', pos, counted}
+end
+
 local skip = 0
 if pos ~= prev then
   local index = pos ~= '-' and index_of(pos)
   if pos == '-' or pos < prev then
     return {'GAP', pos}
   elseif pos >= last then
-    if string.find(call('HGET', state, 'epochs') or '', sub(last, 1, 32), 1, true) then
-      return {'DUPLICATE', pos}
+    local passed = call('HMGET', state, 'epochs', 'gaps')
+    if string.find(passed[1] or '', sub(last, 1, 32), 1, true) then
+      -- Of a batch that lies in one epoch its last item says it all.
+      return {'DUPLICATE', pos, passed[2] or '', #epochs > 33 and passed[1] or ''}
     end
     return {'STALE', pos}
   elseif gap and pos < ARGV[gap] then
@@ -173,23 +184,30 @@ local reached = last
 if failure then
   reached = item > skip and position_of(item) or pos
 end
+local function record_gap(from, to, ...)
+  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', from, 'to', to, ...)
+  -- The latest ones stand in the state, too: what lies inside one is nobody's duplicate.
+  local gaps = (call('HGET', state, 'gaps') or '') .. string.format('%53s', from) .. '>' .. to .. ' '
+  call('HSET', state, 'gaps', sub(gaps, -108 * 8))
+end
+
 if gap and pos == prev and reached ~= pos then
-  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', prev, 'to', ARGV[gap],
-    'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3], 'detail', ARGV[gap + 4],
-    'dropped', ARGV[gap + 6], 'published', ARGV[gap + 7])
+  record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],
+    'detail', ARGV[gap + 4], 'dropped', ARGV[gap + 6])
   local dropped = tonumber(ARGV[gap + 6])
   if dropped > 0 then
     call('HINCRBY', state, 'dropped:' .. ARGV[gap + 5], dropped)
     call('HINCRBY', state, 'received', dropped)
   end
 end
-if pos ~= '-' and not (gap and pos == prev) and sub(ARGV[6], 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+if pos ~= '-' and not (gap and pos == prev) and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
   call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', pos, 'to', reached, 'started_at', ARGV[5],
     'ended_at', ARGV[5], 'cause', 'failover', 'detail', 'another server took the source\'s place: what only the '
-    .. 'one before had is lost', 'dropped', '0', 'published', 'unknown')
+    .. 'one before had is lost', 'dropped', '0')
 end
 if reached ~= pos then
   call('HSET', state, 'position', reached)
+  if numbering ~= counted then call('HSET', state, 'numbering', numbering) end
   if pos == '-' or sub(pos, 1, 32) ~= sub(reached, 1, 32) then
     -- Which epochs the state has passed: what lies in another is nobody's duplicate.
     local passed = call('HGET', state, 'epochs') or ''
@@ -209,4 +227,5 @@ if appended + rejected + filtered > 0 then
   call('HINCRBY', state, 'received', appended + rejected + filtered)
 end
 if failure then return {'STOPPED', reached, appended, rejected, filtered, failure} end
+if skip > 0 then return {'OK', reached, appended, rejected, filtered, call('HGET', state, 'gaps') or ''} end
 return {'OK', reached, appended, rejected, filtered}

@@ -5,8 +5,8 @@ use crate::position::Position;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
 
-use super::batch::{Batch, Gap, Options};
-use super::chain::Prev;
+use super::engine::{Batch, Gap, Options, Prev};
+use super::state::Passage;
 
 /// `append.lua`.
 pub(crate) const APPEND: Script = Script { name: "append.lua", source: include_str!("append.lua") };
@@ -46,18 +46,20 @@ pub(crate) struct Append {
 /// What the script said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Everything that was not there yet is stored.
-    Stored(Stored),
+    /// Everything that was not there yet is stored; of the rest the passage tells.
+    Stored(Stored, Option<Passage>),
     /// The entry after `Stored` could not be stored in the route's only stream.
     Stopped(Stored, String),
-    /// Everything was already there: the state stands here.
-    Duplicate(Position),
+    /// Everything was already there, as far as it was not lost: the state stands here.
+    Duplicate(Position, Passage),
     /// The state stands before the batch (or is gone: `None`).
     Behind(Option<Position>),
     /// The state stands beyond the batch, in a history that does not hold it.
     Stale(Position),
     /// A newer configuration writes, or will from the place on that it has announced.
     Superseded,
+    /// The state stands here, counted by this numbering, with which the batch's positions do not compare.
+    Foreign(Position, String),
 }
 
 /// Where the state stands now, and what was done to bring it there.
@@ -86,7 +88,7 @@ impl Append {
     pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {
         let streams = batch.streams();
         let keys = 4 + streams.len();
-        let gap_arguments = if gap.is_some() { 9 } else { 1 };
+        let gap_arguments = if gap.is_some() { 8 } else { 1 };
         resp::header(out, 3 + keys + 5 + batch.options.count + gap_arguments + batch.item_arguments());
         resp::argument(out, b"EVALSHA");
         resp::argument(out, &self.hash);
@@ -125,8 +127,6 @@ impl Append {
                 resp::argument(out, gap.detail.as_bytes());
                 resp::argument(out, gap.reason().as_str().as_bytes());
                 resp::argument(out, gap.dropped.to_string().as_bytes());
-                let published = gap.published.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
-                resp::argument(out, published.as_bytes());
             }
         }
         batch.write_items(out);
@@ -134,7 +134,8 @@ impl Append {
 }
 
 /// How a route's streams are made and kept, as the script reads it.
-pub(crate) fn options(settings: &Capture) -> Options {
+/// `numbering` names how positions are counted: two batches with the same name count alike.
+pub(crate) fn options(settings: &Capture, numbering: &str) -> Options {
     let templated = settings.stream.literal().is_none();
     let maxlen = match settings.keep {
         Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
@@ -142,13 +143,9 @@ pub(crate) fn options(settings: &Capture) -> Options {
         Keep::Limits { entries: None, .. } | Keep::UntilAcknowledged(_) | Keep::Forever => String::new(),
     };
     let mut arguments = Vec::new();
-    let flags = match (templated, settings.mode) {
-        (false, Mode::Subscribe) => b"0".as_slice(),
-        (true, Mode::Subscribe) => b"1",
-        (false, Mode::Replication(_)) => b"0h",
-        (true, Mode::Replication(_)) => b"1h",
-    };
-    resp::argument(&mut arguments, flags);
+    let templated = if templated { '1' } else { '0' };
+    let mode = if matches!(settings.mode, Mode::Replication(_)) { 'h' } else { 's' };
+    resp::argument(&mut arguments, format!("{templated}{mode} {numbering}").as_bytes());
     resp::argument(&mut arguments, maxlen.as_bytes());
     resp::argument(&mut arguments, settings.max_streams.to_string().as_bytes());
     resp::number_argument(&mut arguments, settings.groups.len());
@@ -187,14 +184,15 @@ impl Outcome {
             })
         };
         Some(match text(0)? {
-            "OK" => Self::Stored(stored()?),
+            "OK" => Self::Stored(stored()?, text(5).map(|gaps| Passage::parse("", gaps))),
             "STOPPED" => {
                 Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned())
             }
-            "DUPLICATE" => Self::Duplicate(position(1)?),
+            "DUPLICATE" => Self::Duplicate(position(1)?, Passage::parse(text(3)?, text(2)?)),
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),
             "SUPERSEDED" => Self::Superseded,
+            "FOREIGN" => Self::Foreign(position(1)?, text(2)?.to_owned()),
             _ => return None,
         })
     }

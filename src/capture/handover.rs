@@ -21,15 +21,12 @@
 //! what follows the border until it knows). Where the predecessor's window breaks before the border,
 //! it says so, and the successor records the gap.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::batch::Gap;
-use super::chain::Chain;
-use super::history::Histories;
-use super::overflow::Overflow;
+use super::engine::Carried;
 use crate::position::{AnchorId, Position};
 use crate::replication::Place;
 use crate::spool::Spool;
@@ -43,6 +40,7 @@ struct Inner {
     talk: Mutex<Talk>,
     changed: Notify,
     elsewhere: AtomicBool,
+    floor: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -90,19 +88,11 @@ pub(crate) enum Left {
 
 /// What the predecessor leaves.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    /// What is not stored, and where the state stands.
-    pub(crate) chain: Chain,
-    /// What is behind the chain.
-    pub(crate) overflow: Overflow,
-    /// Where that is kept.
+pub(in crate::capture) struct Ended {
+    /// What is not stored, and how it goes on.
+    pub(in crate::capture) carried: Carried,
+    /// The disk behind it.
     pub(crate) spool: Option<Spool>,
-    /// What may be missing between the last of it and the border.
-    pub(crate) broken: Option<Gap>,
-    /// Whether it was the one that wrote.
-    pub(crate) leader: bool,
-    /// What its positions are numbered by, where it read a replication stream.
-    pub(crate) histories: Histories,
 }
 
 impl Handover {
@@ -139,6 +129,16 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
+    /// Says the lowest epoch that may be handed out, as the predecessor knows it.
+    pub(in crate::capture) fn set_floor(&self, floor: u64) {
+        self.0.floor.store(floor, Ordering::Relaxed);
+    }
+
+    /// The lowest epoch that may be handed out.
+    pub(in crate::capture) fn floor(&self) -> u64 {
+        self.0.floor.load(Ordering::Relaxed)
+    }
+
     /// Says where the predecessor has stopped to read a replication stream.
     pub(crate) fn leave(&self, left: Left) {
         self.talk().left = Some(left);
@@ -150,7 +150,7 @@ impl Handover {
     }
 
     /// Says the predecessor's last word.
-    pub(crate) fn end(&self, ended: Box<Ended>) {
+    pub(in crate::capture) fn end(&self, ended: Box<Ended>) {
         self.talk().ended = Some(ended);
         self.0.changed.notify_waiters();
     }
@@ -171,7 +171,7 @@ impl Handover {
     }
 
     /// Takes the predecessor's last word, once it is said. Cancel safe.
-    pub(crate) async fn ended(&self) -> Box<Ended> {
+    pub(in crate::capture) async fn ended(&self) -> Box<Ended> {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::{APPEND, Append, Keys};
+use super::engine::{Connected, STAND, Scripts};
 use super::history::HISTORY;
-use super::standing::STAND;
 use super::state::{Revision, State};
 use crate::config::{Capture, Endpoint, GroupsStart};
 use crate::server::resp::Value;
-use crate::server::{self, Connection, Error, Hash, load_script};
+use crate::server::{self, Connection, Error, load_script};
 
 /// What a lane is made from.
 #[derive(Debug, Clone)]
@@ -21,8 +21,6 @@ pub(crate) struct LaneSettings {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) capture: Arc<Capture>,
     pub(crate) keys: Keys,
-    /// The hashes of the route's configuration.
-    pub(crate) hashes: String,
     /// Under which revision it has written before.
     pub(crate) revision: Option<Revision>,
 }
@@ -31,19 +29,13 @@ pub(crate) struct LaneSettings {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) connection: Connection,
-    pub(crate) append: Append,
-    /// `stand.lua`.
-    pub(crate) stand: Hash,
-    /// `history.lua`.
-    pub(crate) history: Hash,
-    pub(crate) state: State,
-    pub(crate) revision: Revision,
+    pub(crate) connected: Connected,
 }
 
 impl Lane {
     /// Makes a lane. Cancel safe.
     pub(crate) async fn open(settings: LaneSettings) -> Result<Self, Error> {
-        let LaneSettings { endpoint, capture, keys, hashes, revision } = settings;
+        let LaneSettings { endpoint, capture, keys, revision } = settings;
         let role = format!("{}:append", capture.name);
         let mut connection = server::connect(&endpoint, &role).await?;
         let deadline = endpoint.response_timeout;
@@ -53,9 +45,10 @@ impl Lane {
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
         let state = State::read(&state)?;
         ensure_groups(&mut connection, &capture, &keys, deadline).await?;
-        let revision = revision.unwrap_or_else(|| Revision::after(state.revision.as_ref(), &hashes));
+        let revision = revision.unwrap_or_else(|| Revision::after(&state, &Revision::hashes(&capture)));
         let append = Append::new(hash, keys, revision.to_string());
-        Ok(Self { connection, append, stand, history, state, revision })
+        let scripts = Scripts { append, stand, history };
+        Ok(Self { connection, connected: Connected { scripts, state, revision } })
     }
 }
 

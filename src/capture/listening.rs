@@ -4,9 +4,9 @@
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::item::Item;
 use super::tap::Tap;
-use super::window::{Item, Window};
-use crate::position::Position;
+use super::window::Window;
 use crate::server::Error;
 
 /// An open source.
@@ -17,14 +17,6 @@ pub(crate) enum Listening {
 }
 
 impl Listening {
-    /// Where it begins.
-    pub(crate) fn anchor(&self) -> Position {
-        match self {
-            Self::Window(window) => window.anchor(),
-            Self::Tap(tap) => tap.anchor(),
-        }
-    }
-
     /// Reads from the socket, and sends what waits.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         match self {
@@ -49,27 +41,11 @@ impl Listening {
         }
     }
 
-    /// When something last came.
-    pub(crate) fn heard(&self) -> Instant {
-        match self {
-            Self::Window(window) => window.heard,
-            Self::Tap(tap) => tap.heard,
-        }
-    }
-
     /// Until when nothing is read, where that is so.
     pub(crate) fn rests_until(&self) -> Option<Instant> {
         match self {
             Self::Window(_) => None,
             Self::Tap(tap) => tap.rests_until(),
-        }
-    }
-
-    /// Says that something came.
-    pub(crate) fn hear(&mut self, now: Instant) {
-        match self {
-            Self::Window(window) => window.heard = now,
-            Self::Tap(tap) => tap.heard = now,
         }
     }
 }

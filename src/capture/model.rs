@@ -89,6 +89,13 @@ impl Model {
         } else {
             self.lease.insert(own.clone(), format!("{now_ms} {} {}", word(4), word(5)));
         }
+        if !word(6).is_empty() && self.state.get("revision") == Some(&word(7)) {
+            if self.state.get("highest").is_none_or(|highest| word(7) > *highest) {
+                self.state.insert("highest".to_owned(), word(7));
+            }
+            self.state.insert("revision".to_owned(), word(6));
+            self.state.remove("next");
+        }
         let mut others = Vec::new();
         self.lease.retain(|field, value| {
             let Some(name) = field.strip_prefix("instance:").filter(|_| *field != own) else { return true };
@@ -141,8 +148,8 @@ impl Model {
         }
         let groups: usize = word(8).parse().unwrap();
         let mut at = 9 + groups;
-        let gap = (word(at) == "1").then(|| (at + 1..at + 9).map(word).collect::<Vec<_>>());
-        at += if gap.is_some() { 9 } else { 1 };
+        let gap = (word(at) == "1").then(|| (at + 1..at + 8).map(word).collect::<Vec<_>>());
+        at += if gap.is_some() { 8 } else { 1 };
         let epochs: Vec<&str> = epochs.split_whitespace().collect();
         let items: Vec<String> = argv[at]
             .chunks(22)
@@ -154,14 +161,28 @@ impl Model {
         let runs = argv[at + 1].clone();
         at += 2;
 
+        // The flags follow revision, prev, last, epochs and when it was read; how the batch numbers follows two characters.
+        let numbering = word(5).get(3..).unwrap_or_default().to_owned();
+        let counted = self.state.get("numbering").cloned();
+        let foreign = !numbering.is_empty()
+            && counted.as_ref().is_some_and(|counted| !counted.is_empty() && *counted != numbering)
+            && !position.ends_with(&format!("-{:020}", 0));
+        if foreign && position != "-" && epochs.contains(&&position[..32]) {
+            return reply(&["FOREIGN", &position, &counted.unwrap_or_default()]);
+        }
+
         let mut skip = 0;
         if position != prev {
             let passed = self.state.get("epochs").cloned().unwrap_or_default();
             if position == "-" || position < prev {
                 return reply(&["GAP", &position]);
             } else if position >= last {
-                let known = passed.contains(&last[..32]);
-                return reply(&[if known { "DUPLICATE" } else { "STALE" }, &position]);
+                if !passed.contains(&last[..32]) {
+                    return reply(&["STALE", &position]);
+                }
+                let gaps = self.state.get("gaps").cloned().unwrap_or_default();
+                let passed = if epochs.len() > 1 { passed.as_str() } else { "" };
+                return reply(&["DUPLICATE", &position, &gaps, passed]);
             } else if gap.as_ref().is_some_and(|gap| position < gap[0]) {
                 return reply(&["GAP", &position]);
             } else if !epochs.contains(&&position[..32]) {
@@ -245,18 +266,25 @@ impl Model {
             && position == prev
             && reached != position
         {
-            let names = ["to", "started_at", "ended_at", "cause", "detail", "reason", "dropped", "published"];
+            let names = ["to", "started_at", "ended_at", "cause", "detail", "reason", "dropped"];
             let mut record = vec![b"from".to_vec(), prev.into_bytes()];
             for (name, value) in names.iter().zip(&gap).filter(|(name, _)| **name != "reason") {
                 record.extend([name.as_bytes().to_vec(), value.clone().into_bytes()]);
             }
+            let from = record[1].clone();
+            let to = record[3].clone();
             assert!(self.xadd(&keys[1], record), "asked before");
+            let gaps = self.state.entry("gaps".to_owned()).or_default();
+            gaps.push_str(&format!("{:>53}>{} ", text(&from), text(&to)));
+            let kept = gaps.len().saturating_sub(108 * 8);
+            gaps.drain(..kept);
             let dropped = gap[6].parse().unwrap();
             self.add(&format!("dropped:{}", gap[5]), dropped);
             self.add("received", dropped);
         }
         if reached != position {
             self.state.insert("position".to_owned(), reached.clone());
+            self.state.insert("numbering".to_owned(), numbering);
             if position == "-" || position[..32] != reached[..32] {
                 let mut passed = self.state.get("epochs").cloned().unwrap_or_default();
                 for epoch in epochs.iter().filter(|epoch| **epoch <= &reached[..32]) {
@@ -280,6 +308,10 @@ impl Model {
         words.extend(
             [appended, rejected, filtered].map(|count| Value::Integer(i64::try_from(count).unwrap())),
         );
+        if failure.is_none() && skip > 0 {
+            let gaps = self.state.get("gaps").cloned().unwrap_or_default();
+            words.push(Value::Bytes(gaps.into_bytes()));
+        }
         words.extend(failure.map(|why| Value::Bytes(why.as_bytes().to_vec())));
         Value::Array(words)
     }

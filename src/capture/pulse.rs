@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control_channel::Control;
-use super::counted::Counted;
 use crate::config::Endpoint;
 use crate::rt;
 use crate::server::{self, Backoff, Error, Role};
@@ -56,16 +55,30 @@ impl WeakPulse {
     }
 }
 
+/// How heartbeats of one process are told from others', and dated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beat {
+    pub(crate) instance: u64,
+    /// When this process's clock for heartbeats began.
+    pub(crate) epoch: Instant,
+}
+
+impl Beat {
+    /// How long ago a heartbeat was sent.
+    pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
+        let sent = self.epoch.checked_add(Duration::from_micros(sent_us))?;
+        now.checked_duration_since(sent)
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     channel: Vec<u8>,
-    instance: u64,
-    epoch: Instant,
+    beat: Beat,
     busy: AtomicBool,
     /// How often the source was seen to turn from master to replica.
     demotions: AtomicU64,
     error: Mutex<Option<String>>,
-    counted: Mutex<Option<Counted>>,
 }
 
 impl Pulse {
@@ -75,12 +88,10 @@ impl Pulse {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             channel: format!("{}control", endpoint.key_prefix).into_bytes(),
-            instance,
-            epoch: Instant::now(),
+            beat: Beat { instance, epoch: Instant::now() },
             busy: AtomicBool::new(false),
             demotions: AtomicU64::new(0),
             error: Mutex::new(None),
-            counted: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
         rt::spawn("heartbeat", async move {
@@ -114,9 +125,9 @@ impl Pulse {
         &self.shared.channel
     }
 
-    /// Which instance's heartbeats are ours.
-    pub(crate) fn instance(&self) -> u64 {
-        self.shared.instance
+    /// How heartbeats of this process are told and dated.
+    pub(crate) fn beat(&self) -> Beat {
+        self.shared.beat
     }
 
     /// Says that messages come.
@@ -124,20 +135,9 @@ impl Pulse {
         self.shared.busy.store(true, Ordering::Relaxed);
     }
 
-    /// How long ago a heartbeat of ours was sent.
-    pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
-        let sent = self.shared.epoch.checked_add(Duration::from_micros(sent_us))?;
-        now.checked_duration_since(sent)
-    }
-
     /// How often the source was seen to turn from master to replica.
     pub(crate) fn demotions(&self) -> u64 {
         self.shared.demotions.load(Ordering::Relaxed)
-    }
-
-    /// How many messages the source had counted, about a second ago; where the user may ask.
-    pub(crate) fn counted(&self) -> Option<Counted> {
-        self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why no heartbeat can be sent, for a person.
@@ -160,11 +160,9 @@ async fn beat(
     master: &mut bool,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::connect(endpoint, "heartbeat").await?;
-    let mut counted_at: Option<Instant> = None;
-    let mut may_count = true;
     loop {
-        let sent_us = u64::try_from(shared.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let text = Control::heartbeat(shared.instance, sent_us);
+        let sent_us = u64::try_from(shared.beat.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let text = Control::heartbeat(shared.beat.instance, sent_us);
         let command: [&[u8]; 3] = [b"PUBLISH", &shared.channel, text.as_bytes()];
         connection.ask(REPLY_DEADLINE, "publishing a heartbeat", &command).await?;
         let hello = connection.ask(REPLY_DEADLINE, "asking for the role", &[b"HELLO"]).await?;
@@ -176,12 +174,6 @@ async fn beat(
             // Another one is the master: connecting anew finds it.
             return Err(Error::Reply("READONLY the server is a replica now".to_owned()));
         }
-        if may_count && counted_at.is_none_or(|at| at.elapsed() >= IDLE_INTERVAL) {
-            counted_at = Some(Instant::now());
-            let counted = count(&mut connection).await?;
-            may_count = counted.is_some();
-            *shared.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
-        }
         shared.say(None);
         backoff.reset();
         let began = Instant::now();
@@ -192,19 +184,6 @@ async fn beat(
             tokio::time::sleep(BUSY_INTERVAL).await;
         }
     }
-}
-
-/// Asks how many messages the source has counted; nothing where the user may not ask.
-async fn count(connection: &mut server::Connection) -> Result<Option<Counted>, Error> {
-    let mut sections = [String::new(), String::new()];
-    for (name, text) in [b"server".as_slice(), b"commandstats"].into_iter().zip(&mut sections) {
-        match connection.ask(REPLY_DEADLINE, "counting messages", &[b"INFO", name]).await {
-            Ok(reply) => *text = String::from_utf8_lossy(reply.bytes().unwrap_or_default()).into_owned(),
-            Err(error) if error.class() == server::Class::Park => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Counted::read(&sections[0], &sections[1]))
 }
 
 #[cfg(test)]

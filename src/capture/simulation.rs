@@ -1,62 +1,70 @@
-//! The capture in a made-up world: instances, a source and a destination, and everything between them that
-//! can go wrong, from one seed. The chain, the overflow, the standing, the batches and their encoding are the
-//! real ones; sockets, servers, disks and clocks are made up here, and the glue of `route` is retold.
+//! The capture in a made-up world: instances, a source and a destination, and everything between them that can go wrong,
+//! from one seed. What decides is the very [`Engine`](super::engine) that the daemon runs; sockets, servers, disks and
+//! clocks are made up here.
 //!
 //! ```text
-//! route    one instance: reads, batches, stands, appends, spools, follows the newest configuration
-//! faults   broken and one-sided links (requests cut at any byte), pauses, kills with another configuration
-//!          afterwards, failovers that lose, two masters at once, lost keys, clocks, a full disk
-//! checks   what must hold
-//! real     a real server beside the scripts' model
+//! route        one engine: what it wants done is done here, and what happened is told to it
+//! instance     one process: its disk, its routes (two while a reload is under way), its life
+//! destination  the scripts' model, error replies, lost replies, two masters at once
+//! faults       broken and one-sided links (requests cut at any byte), stalls, pauses, kills, stops, reloads, other
+//!              configurations, failovers that lose, lost keys, clocks, full and damaged disks
+//! checks       what must hold
+//! real         a real server beside the scripts' model
 //! ```
 //!
-//! After every step: what is stored was published, is in the source's order and is there once; the ledgers
-//! add up; gaps are sound. At the end of a history everything is well again: what is in hand is stored, and
-//! what is missing lies inside a gap. In a *gentle* history one instance watches at any time, and then there is
-//! no gap at all.
+//! After every step: what is stored was published, is in the source's order and is there once; the ledgers add up; gaps
+//! are sound; log lines and windows are bounded. At the end of a history everything is well again: what is in hand is
+//! stored, what is missing lies inside a gap, and what a process that lives has received is stored or counted as dropped.
+//! In a *gentle* history one instance watches at any time, and then there is no gap at all.
 //!
-//! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib simulation` runs it alone, and
-//! `TIDEGATE_SEEDS=n` that many.
+//! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib simulation` runs it alone and tells what happens, and
+//! `TIDEGATE_SEEDS=n` runs that many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::account::Account;
-use super::append::{Append, Keys, Outcome, options};
-use super::batch::{Builder, Gap, Joint, Read};
-use super::chain::{Chain, Counts, Coverage, Step};
-use super::mapping::{FieldSink as _, RejectReason, Rejection};
+use super::append::{Append, Keys};
+use super::engine::{Connected, Counters, Effect, Engine, Flow, Lost, Scripts, Settings};
+use super::handover::Handover;
+use super::item::Item;
 use super::model::{Model, arguments};
-use super::overflow::{Overflow, Room};
-use super::standing::{Facts, Standing, Stood, Want};
+use super::pulse::Beat;
+use super::share::Share;
 use super::state::{Revision, State};
-use super::takeover::Takeover;
-use crate::config::{Capture, Format, Keep, Mode};
-use crate::event::{DropReason, GapCause};
+use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, Subject, Test};
+use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
+use crate::rt::Moment;
 use crate::server::Error;
-use crate::server::resp::{Limits, Message, Reader, Value};
+use crate::server::resp::{Message, Value};
 use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
-use crate::status::InHand;
+use crate::status::RouteState;
 use crate::template::Template;
 
+use instance::Instance;
+use route::Route;
+
 mod checks;
+mod destination;
 mod faults;
+mod instance;
 pub(super) mod real;
 mod route;
 
 const STEPS: usize = 400;
-/// Small, so that a history fills it.
-const ROOM: Room = Room { chain: 6_000, tail: 3_000 };
+/// What a route may hold: small, so that a history fills it; or large, so that what was stored lately is kept.
+const SHARES: [u64; 2] = [12_000, 4 << 20];
 const FORCE_AFTER: Duration = Duration::from_secs(5);
+/// Between two heartbeats of the source.
+const HEARTBEAT_MS: u64 = 500;
 
 pub(super) fn settings(stream: &str) -> Capture {
     Capture {
         name: "orders".into(),
         source: "shop".into(),
-        channels: vec!["orders".into()],
-        patterns: vec![],
+        channels: vec![],
+        patterns: vec!["c*".into(), "drop".into()],
         mode: Mode::Subscribe,
         destination: "events".into(),
         stream: Template::parse(stream).unwrap(),
@@ -64,27 +72,51 @@ pub(super) fn settings(stream: &str) -> Capture {
         groups_start: None,
         keep: Keep::Forever,
         format: Format::Raw,
-        include: vec![],
+        include: vec![Include::Id],
         max_streams: 3,
-        conditions: Vec::new(),
+        conditions: vec![Condition { subject: Subject::Channel, test: Test::Prefix("c".into()) }],
         max_message_size: 64 * 1024,
     }
 }
 
 /// What a source delivers.
 #[derive(Debug, Clone, Copy)]
-enum Item {
+enum Sent {
     Message(u64),
     Anchor(Epoch),
+    /// Of this process.
+    Heartbeat(u64),
+}
+
+/// A message's channel: one that the filter leaves out, or one of five.
+fn channel(number: u64) -> String {
+    if is_filtered(number) { "drop".to_owned() } else { format!("c{}", number % 5) }
+}
+
+fn is_filtered(number: u64) -> bool {
+    number % 17 == 3
+}
+
+/// Whether a configuration with this numbering subscribes to a message's channel.
+fn subscribes(numbering: u64, number: u64) -> bool {
+    numbering.is_multiple_of(2) || !is_of_some(number)
+}
+
+/// Whether only some configurations subscribe to a message's channel.
+fn is_of_some(number: u64) -> bool {
+    number % 11 == 4
 }
 
 /// The source: one total order.
 #[derive(Debug, Default)]
 struct Source {
-    items: Vec<Item>,
+    sent: Vec<Sent>,
     last_epoch: u64,
     clock_ms: u64,
     published: u64,
+    beaten_ms: u64,
+    /// It answers nobody for now, and keeps every connection.
+    stalled: bool,
 }
 
 impl Source {
@@ -93,7 +125,7 @@ impl Source {
         let number = self.clock_ms.max(self.last_epoch + 1).max(floor);
         self.last_epoch = number;
         let epoch = Epoch { number, anchor };
-        self.items.push(Item::Anchor(epoch));
+        self.sent.push(Sent::Anchor(epoch));
         epoch
     }
 }
@@ -105,206 +137,168 @@ const SPOOL: spool::Options = spool::Options {
     fsync: Fsync::Every(Duration::from_secs(1 << 20)),
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Batch,
-    Stand,
+/// What a configuration is: a later one is newer.
+fn hashes(configuration: u64) -> String {
+    format!("{:016x}-{configuration:016x}", numbering(configuration))
 }
 
-/// A connection to the destination.
-#[derive(Debug, Default)]
-struct Link {
-    requests: VecDeque<Vec<u8>>,
-    sent: VecDeque<Sent>,
-    replies: VecDeque<Value>,
-}
-
-struct Instance {
-    number: usize,
-    up: bool,
-    /// Its configuration; a later one is newer.
-    configuration: u64,
-    /// What that is to the state; `None` before it connected.
-    revision: Option<Revision>,
-    /// A newer configuration writes.
-    superseded: bool,
-    /// A newer configuration has announced where it begins.
-    yields: bool,
-    takeover: Takeover,
-    /// Where two servers take themselves for the master: whether it talks to the one that is given up.
-    with_the_old: bool,
-    /// Stopped, as by SIGSTOP, or cut off from a side.
-    paused: bool,
-    no_source: bool,
-    no_destination: bool,
-    chain: Chain,
-    overflow: Overflow,
-    builder: Builder,
-    standing: Standing,
-    account: Account,
-    /// What survives the process, and the log on it.
-    disk: MemoryDisk,
-    log: Log<MemoryDisk>,
-    request: Option<Request>,
-    /// Where the open window has come to in the source's items, its anchor, and the last position.
-    window: Option<(usize, Position, Position)>,
-    gap: Option<Gap>,
-    floor: u64,
-    link: Option<Link>,
+/// How a configuration numbers: those with the same numbering may go on where the other one stopped.
+fn numbering(configuration: u64) -> u64 {
+    configuration >> 16
 }
 
 struct World {
     rng: fastrand::Rng,
     gentle: bool,
+    roomy: bool,
     templated: bool,
     base: Instant,
     now_ms: u64,
     server_ms: u64,
     hash: [u8; 40],
     keys: Keys,
+    counters: Counters,
     source: Source,
     model: Model,
     /// A master that does not know yet that another took its place: what it takes is lost.
     old_model: Option<Model>,
+    /// What the destination refuses for now, and with what words.
+    refusal: Option<(destination::Call, &'static str)>,
     /// The newest configuration.
     configuration: u64,
     /// What a failover may take the destination back to.
     earlier: Model,
     instances: Vec<Instance>,
-    filtered: BTreeSet<u64>,
     /// The number from which on everything is promised: a clean start misses nothing.
     promised: Option<u64>,
     /// The state was lost once: what was stored before may not be known to be.
     forgot: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
-    /// Messages that every instance has counted as lost with a damaged spool.
+    /// Files of a spool were damaged once.
     damaged: bool,
+    /// The destination lost something once that it had acknowledged.
+    went_back: bool,
     /// What is stored has changed since it was last looked at.
     changed: bool,
+    /// Whether it says what happens: where one seed is run alone.
+    tells: bool,
     real: Option<real::Real>,
-}
-
-fn broken(cause: GapCause) -> Gap {
-    Gap { cause, detail: "a test".into(), started_unix_ms: 1, ended_unix_ms: 2, dropped: 0, published: None }
 }
 
 impl World {
     fn new(seed: u64, real: Option<real::Real>) -> Self {
+        // Jitter and anchors' ids.
+        fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         let templated = rng.bool();
         let count = if real.is_some() { 1 } else { rng.usize(1..=3) };
         let gentle = count > 1 && rng.bool();
+        let roomy = rng.bool();
         let hash = real.as_ref().map_or([b'0'; 40], |real| real.hash);
-        let keys = Keys::new("t:", "orders");
+        let metrics = Metrics::new();
         let mut world = Self {
             gentle,
+            roomy,
             templated,
             base: Instant::now(),
             now_ms: 0,
             server_ms: 1_000_000,
             hash,
-            keys,
+            keys: Keys::new("t:", "orders"),
+            counters: Counters {
+                route: metrics.capture("orders"),
+                source: metrics.endpoint("shop"),
+                destination: metrics.endpoint("events"),
+            },
             source: Source { clock_ms: 1_000, ..Source::default() },
             model: Model::default(),
             old_model: None,
+            refusal: None,
             configuration: 0,
             earlier: Model::default(),
             instances: Vec::new(),
-            filtered: BTreeSet::new(),
             promised: None,
             forgot: false,
             epoch_lost: false,
             damaged: false,
+            went_back: false,
             changed: true,
+            tells: std::env::var_os("TIDEGATE_SEED").is_some(),
             rng,
             real,
         };
         for number in 0..count {
-            let instance = world.process(number, 0, MemoryDisk::new());
+            let instance = Instance::start(&world, number, 0, MemoryDisk::new());
             world.instances.push(instance);
         }
         world.replace(Model::default());
+        world.went_back = false;
         world
     }
 
-    fn now(&self) -> Instant {
-        self.base + Duration::from_millis(self.now_ms)
-    }
-
-    fn process(&self, number: usize, configuration: u64, disk: MemoryDisk) -> Instance {
-        disk.heal();
-        let (log, recovered) = Log::over(disk.clone(), SPOOL).unwrap();
-        let last = recovered.last.map(Position::from_bytes);
-        let settings = settings(if self.templated { "s:<channel>" } else { "s" });
-        Instance {
-            number,
-            up: true,
-            configuration,
-            revision: None,
-            superseded: false,
-            yields: false,
-            takeover: Takeover::None,
-            with_the_old: false,
-            paused: false,
-            no_source: false,
-            no_destination: false,
-            chain: Chain::default(),
-            overflow: Overflow::with_spool(last, recovered.bytes),
-            builder: Builder::new(Arc::new(options(&settings))),
-            standing: Standing::new(format!("i{number}"), FORCE_AFTER, self.now()),
-            account: Account::default(),
-            disk,
-            log,
-            request: None,
-            window: None,
-            gap: None,
-            floor: last.map_or(0, |last| last.epoch.number + 1),
-            link: None,
+    /// This moment, by the clock of one instance.
+    fn now(&self, which: usize) -> Moment {
+        Moment {
+            at: self.base + Duration::from_millis(self.now_ms),
+            unix_ms: 1_000_000 + self.now_ms + self.instances.get(which).map_or(0, |one| one.clock_ahead_ms),
         }
     }
 
-    fn read(&self) -> Read {
-        Read { at: self.now(), unix_ms: 1 + self.now_ms }
+    /// Says what happens, where one seed is run alone.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.tells {
+            eprintln!("{:>7} ms: {}", self.now_ms, what());
+        }
     }
 
     fn publish(&mut self) {
         for _ in 0..self.rng.usize(1..12) {
-            let number = self.source.published;
+            self.source.sent.push(Sent::Message(self.source.published));
             self.source.published += 1;
-            // The same for whoever reads it.
-            if number % 17 == 3 {
-                self.filtered.insert(number);
-            }
-            self.source.items.push(Item::Message(number));
         }
     }
 
-    /// One turn of an instance's loop.
+    /// One turn of an instance.
     fn turn(&mut self, which: usize) {
         let instance = &self.instances[which];
         if !instance.up || instance.paused {
             return;
         }
+        let route = self.rng.usize(..instance.routes.len());
         match self.rng.u32(..100) {
             0..25 => {
                 let most = self.rng.usize(..20);
-                self.read_source(which, most);
+                self.read_source(which, route, most);
             }
-            25..30 => self.open(which),
-            30..35 => self.connect(which),
-            35..60 => self.pump(which),
-            60..75 => self.serve(which),
-            75..90 => self.deliver(which),
-            _ => self.keep(which),
+            25..30 => self.open(which, route),
+            30..35 => self.connect(which, route),
+            35..50 => self.tick_route(which, route),
+            50..70 => self.serve(which, route),
+            70..90 => self.deliver(which, route),
+            _ => self.work_disk(which, route),
+        }
+        self.change_over(which);
+    }
+
+    /// Time passes, everywhere.
+    fn pass(&mut self, millis: u64) {
+        self.now_ms += millis;
+        self.server_ms += millis;
+        self.source.clock_ms += millis;
+        if !self.source.stalled && self.now_ms - self.source.beaten_ms >= HEARTBEAT_MS {
+            self.source.beaten_ms = self.now_ms;
+            for instance in &self.instances {
+                if instance.up && !instance.paused && !instance.no_source {
+                    self.source.sent.push(Sent::Heartbeat(instance.number as u64));
+                }
+            }
         }
     }
 
     fn tick(&mut self) {
         let passed = self.rng.u64(..60);
-        self.now_ms += passed;
-        self.server_ms += passed;
-        self.source.clock_ms += passed;
+        self.pass(passed);
         if self.rng.u8(..30) == 0 {
             // A replica has everything until now, and nothing is durable that it has not.
             self.earlier = self.model.clone();
@@ -317,45 +311,44 @@ impl World {
         for which in 0..self.instances.len() {
             self.mend(which);
         }
-        for round in 0..4_000 {
+        let (windows, lines) = self.noise();
+        for round in 0..6_000 {
             for which in 0..self.instances.len() {
-                if self.instances[which].superseded && round % 100 == 99 {
-                    // Somebody rolls the newest configuration out.
+                // One after the other.
+                let turn = round % 400 == 399 && round / 400 % self.instances.len() == which;
+                if turn && !self.is_rolled_out(which) {
                     self.restart(which, self.configuration);
                 }
-                self.open(which);
-                self.connect(which);
-                self.read_source(which, 50);
-                self.pump(which);
-                for _ in 0..4 {
-                    self.serve(which);
-                    self.deliver(which);
+                for route in 0..self.instances[which].routes.len() {
+                    self.open(which, route);
+                    self.connect(which, route);
+                    self.read_source(which, route, 50);
+                    self.tick_route(which, route);
+                    for _ in 0..4 {
+                        self.serve(which, route);
+                        self.deliver(which, route);
+                    }
+                    self.work_disk(which, route);
+                    self.work_disk(which, route);
                 }
-                self.keep(which);
+                self.change_over(which);
             }
             self.tick();
             if round > 50 && self.is_settled() {
+                self.check_noise(windows, lines);
                 return;
             }
         }
-        let instances: Vec<String> = (self.instances.iter())
-            .map(|one| {
-                format!(
-                    "{}: configuration {} as {:?}, superseded {}, yields {}, {:?}, window {:?}, holds {:?} to {:?}, {:?}",
-                    one.number,
-                    one.configuration,
-                    one.revision.as_ref().map(ToString::to_string),
-                    one.superseded,
-                    one.yields,
-                    one.takeover,
-                    one.window,
-                    one.chain.first(),
-                    one.chain.last(),
-                    one.standing
-                )
+        panic!("it comes to no end: {:?}\n{}", self.model.state, self.described());
+    }
+
+    fn described(&self) -> String {
+        let routes = self.instances.iter().flat_map(|one| {
+            one.routes.iter().map(move |route| {
+                format!("instance {} with configuration {}: {route:?}", one.number, route.configuration)
             })
-            .collect();
-        panic!("it comes to no end: {:?}\n{}", self.model.state, instances.join("\n"));
+        });
+        routes.collect::<Vec<_>>().join("\n")
     }
 
     fn run(mut self) -> Self {
@@ -395,15 +388,12 @@ impl World {
         self.settle();
         self.check();
         self.check_nothing_is_missing();
+        self.check_what_was_received();
         if let Some(real) = &mut self.real {
             real.compare(&self.model, &self.keys);
         }
         self
     }
-}
-
-fn anchor_id(rng: &mut fastrand::Rng) -> AnchorId {
-    format!("{:016x}", rng.u64(..)).parse().unwrap()
 }
 
 /// Runs histories and says which one failed.

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::counted::Counted;
 use super::history::Histories;
+use crate::config::{Capture, Mode};
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
@@ -20,16 +20,18 @@ const FORMAT: u32 = 1;
 pub(crate) struct State {
     /// The last item whose entries are stored.
     pub(crate) position: Option<Position>,
+    /// How the position is counted; none in a state of release 0.1.0.
+    pub(crate) numbering: Option<String>,
     /// Which configuration wrote last.
     pub(crate) revision: Option<Revision>,
     /// When it was last written; milliseconds since 1970 by the writer's clock.
     pub(crate) at_unix_ms: Option<u64>,
-    /// The epochs that it has passed.
-    pub(crate) epochs: Vec<Epoch>,
-    /// How many messages the source had counted when the state was last written.
-    pub(crate) counted: Option<Counted>,
+    /// What it has passed.
+    pub(crate) passage: Passage,
     /// What is known to be stored durably.
     pub(crate) durable: Option<Position>,
+    /// The highest revision that ever wrote, where a lower one writes again because that instance was gone.
+    pub(crate) highest: Option<Revision>,
     /// A configuration that takes over at the anchor with this id.
     pub(crate) next: Option<(AnchorId, Revision)>,
     /// The source's histories, where it is read from its replication stream.
@@ -83,11 +85,12 @@ impl State {
             .collect();
         Ok(Self {
             position,
+            numbering: text("numbering").filter(|text| !text.is_empty()).map(str::to_owned),
             revision: text("revision").and_then(Revision::parse),
             at_unix_ms: text("at").and_then(|text| text.parse().ok()),
-            epochs: text("epochs").unwrap_or_default().split_whitespace().filter_map(epoch).collect(),
-            counted: text("counted").and_then(|text| text.parse().ok()),
+            passage: Passage::parse(text("epochs").unwrap_or_default(), text("gaps").unwrap_or_default()),
             durable: text("durable").and_then(|text| text.parse().ok()),
+            highest: text("highest").and_then(Revision::parse),
             next: text("next").and_then(|text| {
                 let (anchor, revision) = text.split_once(' ')?;
                 Some((anchor.parse().ok()?, Revision::parse(revision)?))
@@ -104,6 +107,56 @@ impl State {
                 held: InHand::default(),
             },
         })
+    }
+}
+
+/// What a state has passed: of an item before its position it tells whether that was stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Passage {
+    epochs: Vec<Epoch>,
+    /// The latest gaps that were recorded: the last item before each, and the first one after.
+    gaps: Vec<(Option<Position>, Position)>,
+}
+
+impl Passage {
+    /// Reads the state's fields; what is malformed is left out.
+    pub(crate) fn parse(epochs: &str, gaps: &str) -> Self {
+        let gap = |text: &str| {
+            let (from, to) = text.split_once('>')?;
+            let from = if from == "-" { None } else { Some(from.parse().ok()?) };
+            Some((from, to.parse().ok()?))
+        };
+        Self {
+            epochs: epochs.split_whitespace().filter_map(epoch).collect(),
+            gaps: gaps.split_whitespace().filter_map(gap).collect(),
+        }
+    }
+
+    /// Whether it went through this epoch.
+    pub(crate) fn went_through(&self, epoch: Epoch) -> bool {
+        self.epochs.contains(&epoch)
+    }
+
+    /// Whether everything between two items that it has passed was stored: the usual case.
+    pub(crate) fn has_all(&self, first: Position, last: Position, epochs: &[Epoch]) -> bool {
+        let apart = |(from, to): &(Option<Position>, Position)| Some(last) <= *from || first >= *to;
+        epochs.iter().all(|epoch| self.is_free(*epoch)) && self.gaps.iter().all(apart)
+    }
+
+    /// Whether an item that it has passed was stored.
+    pub(crate) fn has(&self, item: Position) -> bool {
+        let inside = |(from, to): &(Option<Position>, Position)| Some(item) > *from && item < *to;
+        self.is_free(item.epoch) && !self.gaps.iter().any(inside)
+    }
+
+    /// Whether a gap was recorded that ends at this item.
+    pub(crate) fn has_gap_before(&self, item: Position) -> bool {
+        self.gaps.iter().any(|(_, to)| *to == item)
+    }
+
+    /// Without epochs it says nothing of them.
+    fn is_free(&self, epoch: Epoch) -> bool {
+        self.epochs.is_empty() || self.went_through(epoch)
     }
 }
 
@@ -138,14 +191,40 @@ impl Revision {
         self.hashes != other.hashes
     }
 
-    /// The revision under which a configuration with these hashes writes: the state's own where it is
-    /// the same configuration, else the next generation.
-    pub(crate) fn after(found: Option<&Self>, hashes: &str) -> Self {
-        match found {
-            Some(found) if found.hashes == hashes => found.clone(),
-            Some(found) => Self { generation: found.generation + 1, hashes: hashes.to_owned() },
-            None => Self { generation: 1, hashes: hashes.to_owned() },
+    /// Whether positions mean the same under both: one may go on where the other stopped.
+    pub(crate) fn numbers_alike(&self, other: &Self) -> bool {
+        let numbering = |revision: &Self| revision.hashes.split('-').next().map(str::to_owned);
+        numbering(self) == numbering(other)
+    }
+
+    /// What a configuration is, for its revision: how it numbers messages, and what it makes of them.
+    pub(crate) fn hashes(capture: &Capture) -> String {
+        let configured = capture.revision();
+        match capture.mode {
+            Mode::Subscribe => format!("{}-{}", configured.numbering, configured.mapping),
+            Mode::Replication(_) => {
+                format!("{}-{}{}", Self::numbering(capture), configured.numbering, configured.mapping)
+            }
         }
+    }
+
+    /// How a configuration numbers messages. Offsets of a replication stream count the same bytes, whatever the route
+    /// listens to.
+    pub(crate) fn numbering(capture: &Capture) -> String {
+        match capture.mode {
+            Mode::Subscribe => capture.revision().numbering,
+            Mode::Replication(_) => "offsets".to_owned(),
+        }
+    }
+
+    /// The revision under which a configuration with these hashes writes: the one that the state knows where it is the
+    /// same configuration, else the next generation. An instance asks once, and keeps it as long as it runs.
+    pub(crate) fn after(state: &State, hashes: &str) -> Self {
+        let announced = state.next.as_ref().map(|(_, revision)| revision);
+        let known = || state.revision.iter().chain(&state.highest).chain(announced);
+        let same = known().filter(|revision| revision.hashes == hashes).max_by_key(|same| same.generation);
+        let highest = known().map(|revision| revision.generation).max().unwrap_or(0);
+        same.cloned().unwrap_or_else(|| Self { generation: highest + 1, hashes: hashes.to_owned() })
     }
 }
 
@@ -187,9 +266,9 @@ mod tests {
         assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
         assert_eq!(state.ledger.appended, 40);
         assert_eq!(state.ledger.dropped["stale"], 7);
-        let same = Revision::after(state.revision.as_ref(), "00112233aabbccdd-ffeeddcc00112233");
+        let same = Revision::after(&state, "00112233aabbccdd-ffeeddcc00112233");
         assert_eq!(same.to_string(), FORMAT_1[3].1);
-        let changed = Revision::after(state.revision.as_ref(), "0-0").to_string();
+        let changed = Revision::after(&state, "0-0").to_string();
         assert!(changed.as_str() > FORMAT_1[3].1, "{changed}");
     }
 

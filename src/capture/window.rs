@@ -16,12 +16,10 @@
 //! epoch up and publishes the anchor itself: capture works, but a second instance cannot rely on epochs
 //! that never go back.
 
-use std::time::{Duration, Instant};
-
 use tokio::time::timeout;
 
-use super::control_channel::{Control, plausible};
-use super::counted::Counted;
+use super::control_channel::Control;
+use super::item::Item;
 use crate::config::Endpoint;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
@@ -66,39 +64,12 @@ impl Subscriptions {
     }
 }
 
-/// What came next.
-#[derive(Debug)]
-pub(crate) enum Item<'a> {
-    /// A message that counts, and where it stands; the size is larger than the payload where the
-    /// message is over the limit.
-    Event { position: Position, message: Message<'a>, size: usize },
-    /// Another window opened somewhere: positions count from here.
-    Anchor(Position),
-    /// In a tap: a window opens elsewhere with this anchor.
-    Passing {
-        /// The anchor.
-        anchor: Position,
-        /// Where it stands in the tap's own numbering.
-        place: Position,
-    },
-    /// The path works.
-    Heartbeat { instance: u64, sent_us: u64 },
-    /// Everything that was published before [`Window::fence`] has come.
-    Fence,
-    /// Nothing that counts.
-    Nothing,
-}
-
 /// An open window.
 #[derive(Debug)]
 pub(crate) struct Window {
     connection: Connection,
     subscriptions: Subscriptions,
-    next: Position,
-    /// How many messages the source had counted at the anchor, where the user may ask.
-    pub(crate) counted: Option<Counted>,
-    /// When something last came.
-    pub(crate) heard: Instant,
+    anchor: Position,
 }
 
 impl Window {
@@ -114,15 +85,15 @@ impl Window {
     ) -> Result<Self, Error> {
         let connection = server::connect(endpoint, role).await?;
         let deadline = endpoint.response_timeout;
-        let opening = Opening { connection, subscriptions, anchor, counts: true, sections: Vec::new() };
+        let opening = Opening { connection, subscriptions, anchor };
         timeout(deadline, opening.run(endpoint, role, floor))
             .await
             .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
     }
 
-    /// The anchor that opened it, before anything else was read from it.
+    /// The anchor that opened it.
     pub(crate) fn anchor(&self) -> Position {
-        self.next.epoch.at(0)
+        self.anchor
     }
 
     /// Asks the server to say when everything is sent that was published until now. A subscribed
@@ -168,19 +139,15 @@ impl Window {
             }
         };
         if self.subscriptions.counts(&message) {
-            self.next.ordinal += 1;
-            return Ok(Some(Item::Event { position: self.next, message, size }));
+            return Ok(Some(Item::Message { message, size, offset: 0 }));
         }
         if message.pattern.is_some() {
             return Ok(Some(Item::Nothing));
         }
         Ok(Some(match Control::parse(message.payload) {
-            Some(Control::Anchor(epoch)) if plausible(epoch, self.next.epoch) => {
-                self.next = epoch.at(0);
-                Item::Anchor(self.next)
-            }
+            Some(Control::Anchor(epoch)) => Item::Anchor { epoch, offset: 0 },
             Some(Control::Heartbeat { instance, sent_us }) => Item::Heartbeat { instance, sent_us },
-            Some(Control::Anchor(_)) | None => Item::Nothing,
+            None => Item::Nothing,
         }))
     }
 }
@@ -204,28 +171,16 @@ struct Opening {
     connection: Connection,
     subscriptions: Subscriptions,
     anchor: AnchorId,
-    /// Whether the source is asked how many messages it has counted.
-    counts: bool,
-    /// What it said.
-    sections: Vec<String>,
 }
 
 impl Opening {
     async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
-        let mut opened = self.subscribe(Numbering::Script { floor }).await;
-        if opened.as_ref().is_err_and(|error| error.class() == Class::Park) {
-            // Perhaps it is only INFO that the user may not call.
-            self.connection = server::connect(endpoint, role).await?;
-            self.counts = false;
-            opened = self.subscribe(Numbering::Script { floor }).await;
-        }
-        match opened {
+        match self.subscribe(Numbering::Script { floor }).await {
             Ok(epoch) => Ok(self.window(epoch)),
             Err(error) if error.class() == Class::Park || refuses_writes(&error) => {
                 // The right to run the anchor script is missing, or the right to subscribe: without
                 // the script, only the second fails. A source that refuses writes still delivers.
                 self.connection = server::connect(endpoint, role).await?;
-                self.counts = false;
                 let epoch = self.subscribe(Numbering::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
                     event = "anchor_refused",
@@ -271,12 +226,6 @@ impl Opening {
                 command(out, &[b"PUBLISH", control, anchor.as_bytes()]);
             }
         }
-        if self.counts {
-            // At the very point of the source's order at which the anchor stands.
-            command(out, &[b"INFO", b"server"]);
-            command(out, &[b"INFO", b"commandstats"]);
-            queued += 2;
-        }
         command(out, &[b"EXEC"]);
 
         let mut refused = None;
@@ -300,13 +249,12 @@ impl Opening {
             _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
         }
         let mut confirmations = 1 + channels.len() + patterns.len();
-        let mut replies: u8 = if self.counts { 3 } else { 1 };
+        let mut replied = false;
         let mut anchored = None;
-        self.sections.clear();
         loop {
             if let Some(epoch) = anchored
                 && confirmations == 0
-                && replies == 0
+                && replied
             {
                 return Ok(epoch);
             }
@@ -329,10 +277,7 @@ impl Opening {
                     if is_push(&value, b"subscribe") || is_push(&value, b"psubscribe") {
                         confirmations = confirmations.saturating_sub(1);
                     } else {
-                        replies = replies.saturating_sub(1);
-                        if let Value::Bytes(text) = value {
-                            self.sections.push(String::from_utf8_lossy(&text).into_owned());
-                        }
+                        replied = true;
                     }
                 }
                 Some(Pushed::Oversized(..)) => {
@@ -345,17 +290,7 @@ impl Opening {
     fn window(mut self, epoch: Epoch) -> Window {
         let limits = Limits { message: self.subscriptions.max_message_bytes, frame: OTHER_BYTES };
         self.connection.reader.set_limits(limits);
-        let counted = match &self.sections[..] {
-            [_, server, stats] => Counted::read(server, stats),
-            _ => None,
-        };
-        Window {
-            counted,
-            connection: self.connection,
-            subscriptions: self.subscriptions,
-            next: epoch.at(0),
-            heard: Instant::now(),
-        }
+        Window { connection: self.connection, subscriptions: self.subscriptions, anchor: epoch.at(0) }
     }
 }
 
@@ -365,7 +300,3 @@ fn is_push(value: &Value, kind: &[u8]) -> bool {
         _ => false,
     }
 }
-
-/// Nothing at all has come for so long: the connection is given up. Longer than a pause of 3 s with an
-/// idle heartbeat's second beside it; short enough that a stopped server is noticed within 5 s.
-pub(crate) const SILENCE: Duration = Duration::from_millis(4500);

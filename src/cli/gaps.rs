@@ -36,8 +36,6 @@ struct Gap<'a> {
     ended_at: u64,
     cause: String,
     dropped: u64,
-    /// How many messages the source counted meanwhile, on whatever channel; none where that is not known.
-    published: Option<u64>,
     from: String,
     to: String,
     detail: String,
@@ -77,8 +75,8 @@ async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json:
     if !json {
         writeln!(
             out,
-            "{:<16} {:<24} {:<24} {:<21} {:>8} {:>10}  DETAIL, BETWEEN THE POSITIONS",
-            "ROUTE", "START", "END", "CAUSE", "DROPPED", "PUBLISHED"
+            "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL, BETWEEN THE POSITIONS",
+            "ROUTE", "START", "END", "CAUSE", "DROPPED"
         )?;
     }
     for route in routes {
@@ -110,13 +108,12 @@ fn print_gap(out: &mut impl Write, gap: &Gap<'_>, json: bool) -> io::Result<()> 
     }
     writeln!(
         out,
-        "{:<16} {:<24} {:<24} {:<21} {:>8} {:>10}  {}, {} to {}",
+        "{:<16} {:<24} {:<24} {:<21} {:>8}  {}, {} to {}",
         gap.route,
         rt::rfc3339(gap.started_at),
         rt::rfc3339(gap.ended_at),
         gap.cause,
         gap.dropped,
-        gap.published.map_or_else(|| "unknown".to_owned(), |count| format!("<= {count}")),
         gap.detail,
         gap.from,
         gap.to
@@ -171,7 +168,6 @@ impl<'a> Gap<'a> {
             ended_at: number("ended_at"),
             cause: text("cause"),
             dropped: number("dropped"),
-            published: text("published").parse().ok(),
             from: text("from"),
             to: text("to"),
             detail: text("detail"),

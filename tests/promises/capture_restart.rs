@@ -62,8 +62,6 @@ fn killed_under_load_nothing_is_twice_and_only_gaps_are_missing() {
     let missing = assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, &["restart"]);
     assert!(missing > 0, "ten thousand a second went on while the daemon was away");
     assert!(!gaps.is_empty() && gaps.len() <= KILLS, "at most one gap for each kill: {gaps:#?}");
-    let counted: Option<usize> = gaps.iter().map(|gap| gap.published).sum();
-    assert!(counted >= Some(missing), "the source counted {counted:?}, and {missing} are missing: {gaps:#?}");
 }
 
 #[test]

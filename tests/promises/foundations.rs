@@ -81,7 +81,6 @@ fn gap(from: &str, to: &str) -> Gap {
         ended_at: 2,
         cause: "restart".to_owned(),
         dropped: 0,
-        published: None,
     }
 }
 

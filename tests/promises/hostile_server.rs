@@ -75,11 +75,10 @@ fn serve(
             let epoch = format!("{:015}", 2_000_000_000_000 + window);
             let text = format!("tidegate1 anchor {epoch} {anchor}");
             let opening = format!(
-                "+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*4\r\n\
+                "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n\
                  >3\r\n$9\r\nsubscribe\r\n$16\r\ntidegate:control\r\n:1\r\n\
                  >3\r\n$9\r\nsubscribe\r\n$6\r\norders\r\n:2\r\n\
-                 >3\r\n$7\r\nmessage\r\n$16\r\ntidegate:control\r\n${}\r\n{text}\r\n$15\r\n{epoch}\r\n\
-                 $4\r\ninfo\r\n$4\r\ninfo\r\n",
+                 >3\r\n$7\r\nmessage\r\n$16\r\ntidegate:control\r\n${}\r\n{text}\r\n$15\r\n{epoch}\r\n",
                 text.len()
             );
             let sent = stream.write_all(opening.as_bytes()).and_then(|()| stream.write_all(begin));

@@ -11,7 +11,7 @@ pub(crate) mod alert {
     /// A stretch of the source may have been missed.
     pub(crate) const GAP: &[&str] = &["gap"];
     /// The source is away, or does not answer.
-    pub(crate) const SOURCE: &[&str] = &["source_lost", "source_unavailable"];
+    pub(crate) const SOURCE: &[&str] = &["source_lost", "source_silent", "source_unavailable"];
     /// The destination is away, does not answer, or refuses for the time being.
     pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
     /// A message or an entry went to the dead letters.

@@ -32,8 +32,6 @@ pub(crate) struct Gap {
     pub(crate) cause: String,
     /// Messages that were received and given up.
     pub(crate) dropped: u64,
-    /// What the source counted meanwhile.
-    pub(crate) published: Option<usize>,
 }
 
 /// One dead letter.
@@ -125,7 +123,6 @@ pub(crate) fn captured_in_all<'a>(
 pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
     let key = format!("tidegate:{route}:gaps");
     let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
-        let published = take(&mut fields, "published").and_then(|count| text(count).parse().ok());
         let mut need =
             |name| text(take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}")));
         let number =
@@ -137,7 +134,6 @@ pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
             ended_at: number(need("ended_at")),
             cause: need("cause"),
             dropped: number(need("dropped")),
-            published,
         }
     });
     all.collect()

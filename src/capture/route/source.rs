@@ -1,272 +1,156 @@
-//! The reading side of a route.
+//! The connections to the source: the one that is read, and the one that is opened beside it.
 
 use std::fmt;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::super::batch::{Gap, Joint, Read};
-use super::super::handover::Border;
-use super::super::listening::Listening;
-use super::super::takeover::Takeover;
-use super::super::tap::Tap;
-use super::super::window::{Item, SILENCE, Subscriptions, Window};
-use super::intake::Intake;
-use super::tapping::Linked;
-use super::{Ending, Pending, Route};
-use crate::event::GapCause;
-use crate::position::{AnchorId, Position};
-use crate::replication::Backlog;
-use crate::rt;
-use crate::server::{Backoff, Class, Error};
+use super::{Lost, Pending, Route};
+use crate::capture::engine::{Flow, Linked, Numbering};
+use crate::capture::item::Item;
+use crate::capture::listening::Listening;
+use crate::capture::tap::Tap;
+use crate::capture::window::{Subscriptions, Window};
+use crate::config::Prefer;
+use crate::metrics::float;
+use crate::position::AnchorId;
+use crate::replication::{Backlog, Health, Link, Place, Start};
+use crate::rt::Moment;
+use crate::server::{Error, Role};
+use crate::status::ReplicationStatus;
 
-/// How long a source that refuses is left alone.
-const PARKED: Duration = Duration::from_secs(30);
-/// How long a window waits for a spool that is behind: what comes meanwhile waits in the source's output buffer,
-/// of which Redis takes 32 MB for a moment.
-const BEHIND: Duration = Duration::from_secs(1);
-
-/// Where the reading side stands.
+/// The connections.
+#[derive(Default)]
 pub(super) struct Source {
-    pub(super) state: State,
-    pub(super) backoff: Backoff,
-    /// Why it is not open, for a person.
-    pub(super) error: Option<String>,
-    /// When a heartbeat of ours last came back; milliseconds since 1970.
-    pub(super) heartbeat_unix_ms: Option<u64>,
-    pub(super) opened_before: bool,
-    /// In replication mode: what is missing if the source no longer holds what was published meanwhile.
-    pub(super) away: Option<Gap>,
+    open: Option<Listening>,
+    opening: Opening,
     /// Beside a tap: how long an absence could last.
-    pub(super) backlog: Option<Backlog>,
-    /// A window is open, memory is full and the spool is behind: nothing is read until there is room, or until then.
-    behind: Option<Instant>,
-    /// What [`Pulse::demotions`](super::super::pulse::Pulse::demotions) said when the window opened.
-    demotions: u64,
+    backlog: Option<Backlog>,
 }
 
-pub(super) enum State {
-    Waiting(Instant),
-    Opening(Pending<Window>),
-    Tapping(Pending<Linked>),
-    /// A link is open, and the state is asked for the number of its history.
-    Numbering(Box<Linked>),
-    Open(Listening),
-    /// A tap is open, and there is no room for more: what comes stays where it is.
-    Paused(Box<Tap>),
-    /// There is no room for more.
-    Full,
-    /// A newer configuration reads elsewhere.
-    Held,
-    Closed,
+#[derive(Default)]
+enum Opening {
+    #[default]
+    Idle,
+    Window(Pending<Window>),
+    /// A window that is open and not read yet.
+    Opened(Box<Window>),
+    Link(Pending<(Link, Start)>),
+    /// A link that is open and not read yet.
+    Linked(Box<Link>),
 }
 
-/// What happened on the reading side.
+/// What happened.
 #[derive(Debug)]
 pub(super) enum Event {
-    Due,
     Opened(Result<Box<Window>, Error>),
-    Tapped(Result<Box<Linked>, Error>),
+    Linked(Result<Box<(Link, Start)>, Error>),
+    /// What is open and not read yet has ended.
+    OpeningLost(Error),
     Filled(Result<usize, Error>),
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("Source").field("open", &self.open).finish_non_exhaustive()
     }
 }
 
 impl Source {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            state: State::Waiting(now),
-            backoff: Backoff::default(),
-            error: None,
-            heartbeat_unix_ms: None,
-            opened_before: false,
-            away: None,
-            backlog: None,
-            behind: None,
-            demotions: 0,
-        }
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        match &mut self.state {
-            State::Waiting(until) if *until <= Instant::now() => Poll::Ready(Event::Due),
-            State::Waiting(_) | State::Full | State::Held | State::Closed => Poll::Pending,
-            State::Opening(opening) => {
+    /// `reads` is whether the open one is to be read, or only kept alive.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Event> {
+        let opened = match &mut self.opening {
+            Opening::Idle | Opening::Opened(_) => Poll::Pending,
+            Opening::Window(opening) => {
                 opening.as_mut().poll(cx).map(|window| Event::Opened(window.map(Box::new)))
             }
-            State::Tapping(opening) => {
-                opening.as_mut().poll(cx).map(|link| Event::Tapped(link.map(Box::new)))
-            }
-            State::Numbering(linked) => linked.link.poll_acknowledge(cx).map(Event::Filled),
-            State::Paused(tap) => tap.poll_acknowledge(cx).map(Event::Filled),
-            State::Open(Listening::Window(_)) if self.behind.is_some() => Poll::Pending,
-            State::Open(listening) => listening.poll_fill(cx).map(Event::Filled),
+            Opening::Link(opening) => opening.as_mut().poll(cx).map(|link| Event::Linked(link.map(Box::new))),
+            Opening::Linked(link) => match link.poll_acknowledge(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Event::OpeningLost(error)),
+                Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+            },
+        };
+        if opened.is_ready() {
+            return opened;
+        }
+        match &mut self.open {
+            None => Poll::Pending,
+            Some(listening) if reads => listening.poll_fill(cx).map(Event::Filled),
+            Some(Listening::Tap(tap)) => tap.poll_acknowledge(cx).map(Event::Filled),
+            Some(Listening::Window(_)) => Poll::Pending,
         }
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Waiting(until) => Some(*until),
-            State::Open(Listening::Window(_)) if self.behind.is_some() => self.behind,
-            State::Open(listening) => Some(listening.rests_until().unwrap_or(listening.heard() + SILENCE)),
-            State::Opening(_) | State::Tapping(_) | State::Numbering(_) | State::Paused(_) => None,
-            State::Full | State::Held | State::Closed => None,
+    /// Until when the open one is not read, where that is so.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.open.as_ref().and_then(Listening::rests_until)
+    }
+
+    /// Reads the opened window from now on.
+    pub(super) fn adopt(&mut self) {
+        if let Opening::Opened(window) = std::mem::take(&mut self.opening) {
+            self.open = Some(Listening::Window(window));
         }
     }
 
-    /// Whether a window has been tried once, with whatever outcome.
-    pub(super) fn was_tried(&self) -> bool {
-        self.opened_before || self.error.is_some()
+    pub(super) fn drop_opening(&mut self) {
+        self.opening = Opening::Idle;
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_) | State::Paused(_))
+    pub(super) fn close(&mut self) {
+        self.open = None;
+        self.backlog = None;
     }
 
-    /// The tap that is open.
-    pub(super) fn tap(&self) -> Option<&Tap> {
-        match &self.state {
-            State::Open(Listening::Tap(tap)) | State::Paused(tap) => Some(tap),
-            _ => None,
-        }
-    }
-
-    /// The anchor of the window that is open.
-    pub(super) fn open_anchor(&self) -> Option<Position> {
-        match &self.state {
-            State::Open(listening) => Some(listening.anchor()),
-            State::Paused(tap) => Some(tap.anchor()),
-            _ => None,
-        }
-    }
-
-    /// Stops reading: what comes is another instance's.
-    pub(super) fn hold(&mut self) {
-        if !matches!(self.state, State::Closed) {
-            self.state = State::Held;
-        }
-    }
-
-    /// Opens a window anew.
-    pub(super) fn resume(&mut self, now: Instant) {
-        if !matches!(self.state, State::Closed) {
-            self.state = State::Waiting(now);
+    pub(super) fn fence(&mut self) {
+        if let Some(Listening::Window(window)) = &mut self.open {
+            window.fence();
         }
     }
 
     pub(super) fn held_bytes(&self) -> usize {
-        match &self.state {
-            State::Open(listening) => listening.held_bytes(),
-            State::Paused(tap) => tap.held_bytes(),
-            State::Numbering(linked) => linked.link.held_bytes(),
-            _ => 0,
-        }
+        let opening = match &self.opening {
+            Opening::Opened(window) => window.held_bytes(),
+            Opening::Linked(link) => link.held_bytes(),
+            Opening::Idle | Opening::Window(_) | Opening::Link(_) => 0,
+        };
+        opening + self.open.as_ref().map_or(0, Listening::held_bytes)
     }
 
-    /// Takes silence for no sign this time.
-    pub(super) fn forgive(&mut self, now: Instant) {
-        if let State::Open(listening) = &mut self.state {
-            listening.hear(now);
+    /// The tap that is open, and what its server said last of its backlog.
+    fn tapped(&self) -> Option<(&Tap, Option<Health>)> {
+        match &self.open {
+            Some(Listening::Tap(tap)) => Some((tap, self.backlog.as_ref().and_then(Backlog::health))),
+            _ => None,
         }
     }
 }
 
 impl Route {
-    pub(super) fn on_source(&mut self, event: Event, now: Instant) {
+    pub(super) fn on_source(&mut self, event: Event, now: Moment) {
         match event {
-            Event::Due if self.is_replication() => self.open_tap(now),
-            Event::Due => self.open_window(),
-            Event::Opened(Ok(window)) => self.opened(window, now),
-            Event::Opened(Err(error)) => self.not_opened(&error, now),
-            Event::Tapped(Ok(linked)) => self.linked(linked, now),
-            Event::Tapped(Err(error)) => self.not_opened(&error, now),
-            Event::Filled(Ok(_)) => self.read_window(now),
-            Event::Filled(Err(error)) => {
-                self.lost_window(GapCause::SourceDisconnected, &error.to_string(), now)
+            Event::Opened(Ok(window)) => {
+                let anchor = window.anchor();
+                self.source.opening = Opening::Opened(window);
+                self.engine.on_opened(anchor, now);
             }
-        }
-    }
-
-    pub(super) fn close_source(&mut self) {
-        self.source.behind = None;
-        self.source.state = State::Closed;
-    }
-
-    /// Reads what was published until now, and then no more.
-    pub(super) fn finish_source(&mut self) {
-        match &mut self.source.state {
-            State::Open(Listening::Window(window)) => window.fence(),
-            State::Open(Listening::Tap(_)) => self.leave_tap(),
-            State::Opening(_) => {
-                self.source.state = State::Closed;
-                self.say_border(Border::None);
+            Event::Linked(Ok(linked)) => {
+                let (link, start) = *linked;
+                let role = if link.role() == Role::Master { "master" } else { "replica" };
+                let opened = Linked::new(link.offset(), start, format!("{role} {}", link.address()));
+                self.source.opening = Opening::Linked(Box::new(link));
+                self.engine.on_linked(opened, now);
             }
-            _ => self.source.state = State::Closed,
-        }
-        self.publish();
-    }
-
-    /// Tells the route that this one replaces, until the first window is open.
-    pub(super) fn say_border(&self, border: Border) {
-        if let Some((predecessor, _)) = &self.parts.predecessor
-            && !self.source.opened_before
-        {
-            predecessor.set_border(border);
-        }
-    }
-
-    /// Ends a window over which nothing comes any more.
-    pub(super) fn check_source(&mut self, now: Instant) {
-        match &self.source.state {
-            State::Open(Listening::Window(_)) if self.source.behind.is_some() => self.catch_up(now),
-            State::Open(Listening::Window(_)) if self.source.demotions != self.parts.pulse.demotions() => {
-                let why = "the server was made a replica: what is published on its master may pass it by";
-                self.lost_window(GapCause::SourceDemoted, why, now);
+            Event::Opened(Err(error)) | Event::Linked(Err(error)) | Event::OpeningLost(error) => {
+                self.source.opening = Opening::Idle;
+                self.engine.on_not_opened(&error, now);
             }
-            State::Open(listening) if now.duration_since(listening.heard()) >= SILENCE => {
-                let why = self.parts.pulse.error().map_or_else(
-                    || "no heartbeat came back: the server is stopped, or no longer the one that is published to".to_owned(),
-                    |error| format!("no heartbeat came back, and none can be sent: {error}"),
-                );
-                self.lost_window(GapCause::SourceSilent, &why, now);
-            }
-            State::Full if self.has_room_again() => self.source.state = State::Waiting(now),
-            State::Paused(_) if self.has_room_again() => self.go_on_reading(now),
-            State::Open(Listening::Tap(_)) => self.check_tap(now),
-            _ => {}
+            Event::Filled(Ok(_)) => self.read(now),
+            Event::Filled(Err(error)) => self.engine.on_lost(Lost::Disconnected, &error.to_string(), now),
         }
-    }
-
-    /// Reads again if that was stopped because memory was full.
-    pub(super) fn reopen_if_room(&mut self, now: Instant) {
-        if self.source.behind.is_some() || matches!(self.source.state, State::Full | State::Paused(_)) {
-            self.check_source(now);
-        }
-    }
-
-    /// Reads on where the spool has made room, and gives the window up where it has not in time.
-    fn catch_up(&mut self, now: Instant) {
-        if self.has_room_again() {
-            self.source.behind = None;
-            self.read_window(now);
-        } else if self.source.behind.is_some_and(|until| until <= now) {
-            self.no_room(now);
-        }
-    }
-
-    /// Whether enough is free for a window to be worth opening.
-    pub(super) fn has_room_again(&self) -> bool {
-        let room = self.room();
-        let waits = self.chain.held_bytes() + self.overflow.held_bytes();
-        let most = if self.overflow.is_enabled() { room.chain + room.tail / 2 } else { room.chain };
-        waits <= most && self.overflow.full(&self.chain, room).is_none()
     }
 
     /// What the route listens for.
-    pub(super) fn subscriptions(&self) -> Subscriptions {
+    fn subscriptions(&self) -> Subscriptions {
         let capture = &self.parts.capture;
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
         Subscriptions {
@@ -278,283 +162,97 @@ impl Route {
         }
     }
 
-    fn open_window(&mut self) {
-        let source = self.parts.source.clone();
-        let subscriptions = self.subscriptions();
-        self.source.demotions = self.parts.pulse.demotions();
+    pub(super) fn open_window(&mut self, anchor: AnchorId, floor: u64) {
+        let (source, subscriptions) = (self.parts.source.clone(), self.subscriptions());
         let role = format!("{}:subscribe", self.parts.capture.name);
-        let anchor = match self.takeover {
-            Takeover::Announced(anchor) => {
-                self.takeover = Takeover::Opened;
-                anchor
-            }
-            _ => AnchorId::random(),
-        };
-        let floor = self.floor;
-        self.say_border(Border::Announced(anchor));
-        self.source.state = State::Opening(Box::pin(async move {
+        self.source.opening = Opening::Window(Box::pin(async move {
             Window::open(&source, &role, subscriptions, floor, anchor).await
         }));
     }
 
-    fn opened(&mut self, window: Box<Window>, now: Instant) {
-        let anchor = window.anchor();
-        if anchor.epoch.number < self.floor {
-            // The source did not know the floor when it was asked: the destination was read since.
-            self.say_border(Border::None);
-            self.source.state = State::Waiting(now + self.source.backoff.next_wait());
-            return;
-        }
-        self.say_border(Border::Open(anchor));
-        if self.source.opened_before {
-            self.parts.source_metrics.reconnects.increment(1);
-        }
-        if !self.source.opened_before {
-            self.counts.first.clone_from(&window.counted);
-            self.tell_missed();
-        }
-        self.source.opened_before = true;
-        self.source.error = None;
-        self.floor = self.floor.max(anchor.epoch.number + 1);
-        let now_unix_ms = rt::unix_ms();
-        let joint = match self.gap.take() {
-            Some(gap) => {
-                let published = window.counted.as_ref().zip(self.counts.lost.take());
-                let published = published.and_then(|(now, then)| now.since(&then));
-                Joint::Gap(Gap { ended_unix_ms: now_unix_ms, published, ..gap })
-            }
-            None => Joint::Start,
-        };
-        self.flush_builder();
-        self.builder.open_window(anchor, joint, Read { at: now, unix_ms: now_unix_ms });
-        self.source.behind = None;
-        self.source.state = State::Open(Listening::Window(window));
-        tracing::info!(
-            event = "window_opened",
-            route = self.parts.capture.name,
-            endpoint = self.parts.source.name,
-            position = %anchor,
-            "listening"
-        );
-        self.standing.hurry();
-        self.read_window(now);
-        self.publish();
+    pub(super) fn open_link(&mut self, place: Option<Place>) {
+        let Some(settings) = self.parts.capture.mode.replication() else { return };
+        let source = self.parts.source.clone();
+        let role = format!("{}:replicate", self.parts.capture.name);
+        let limit = usize::try_from(self.parts.capture.max_message_size).unwrap_or(usize::MAX);
+        self.source.opening = Opening::Link(Box::pin(async move {
+            Link::open(&source, &role, settings.prefer, place.as_ref(), limit).await
+        }));
     }
 
-    pub(super) fn not_opened(&mut self, error: &Error, now: Instant) {
-        self.say_border(Border::None);
-        self.takeover.window_lost();
-        let wait = if error.class() == Class::Park { PARKED } else { self.source.backoff.next_wait() };
-        self.source.error = Some(describe(error));
-        self.source.state = State::Waiting(now + wait);
-        if let Some(suppressed) = self.log.admit("source_unavailable", now) {
-            tracing::warn!(
-                event = "source_unavailable",
-                route = self.parts.capture.name,
-                endpoint = self.parts.source.name,
-                class = error.class().as_str(),
-                suppressed,
-                "cannot listen to {}: {}; tries again by itself",
-                self.parts.source.address,
-                describe(error)
-            );
-        }
-        self.publish();
-    }
-
-    /// The window has ended: what comes until the next one opens may be missed.
-    pub(super) fn lost_window(&mut self, cause: GapCause, why: &str, now: Instant) {
-        if self.is_replication() {
-            return self.lost_tap(cause, why, now);
-        }
-        // What was missed is missed since something last came, not since that was noticed.
-        let unheard = match &self.source.state {
-            State::Open(listening) => now.saturating_duration_since(listening.heard()),
-            _ => Duration::ZERO,
-        };
-        self.flush_builder();
-        self.source.error = Some(why.to_owned());
-        self.source.behind = None;
-        self.source.state = match cause {
-            _ if self.ending != Ending::Running => State::Closed,
-            GapCause::MemoryFull | GapCause::SpoolFull | GapCause::SpoolFailed => State::Full,
-            _ => State::Waiting(now + self.source.backoff.next_wait()),
-        };
-        self.gap = Some(Gap {
-            cause,
-            detail: why.to_owned(),
-            started_unix_ms: rt::unix_ms()
-                .saturating_sub(u64::try_from(unheard.as_millis()).unwrap_or_default()),
-            ended_unix_ms: 0,
-            dropped: 0,
-            published: None,
-        });
-        self.counts.lost = self.parts.pulse.counted();
-        self.takeover.window_lost();
-        self.standing.hurry();
-        if let Some(suppressed) = self.log.admit("source_lost", now) {
-            tracing::warn!(
-                event = "source_lost",
-                route = self.parts.capture.name,
-                endpoint = self.parts.source.name,
-                cause = cause.as_str(),
-                suppressed,
-                "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
-            );
-        }
-        self.border_cannot_come();
-        self.publish();
-    }
-
-    /// The window has ended before a successor's border came: it takes over as things are.
-    pub(super) fn border_cannot_come(&mut self) {
-        if let Border::Open(border) = self.known_border {
-            self.hand_over(border);
-        }
+    /// Reads the opened link from now on.
+    pub(super) fn tap(&mut self, _: Numbering) {
+        let Opening::Linked(link) = std::mem::take(&mut self.source.opening) else { return };
+        let sharded = self.parts.capture.mode.replication().is_some_and(|settings| settings.sharded);
+        let address = link.address().clone();
+        let tap = Tap::new(*link, self.subscriptions(), sharded);
+        self.source.open = Some(Listening::Tap(Box::new(tap)));
+        let watch = format!("{}:backlog", self.parts.capture.name);
+        self.source.backlog = Some(Backlog::watch(self.parts.source.clone(), address, watch));
     }
 
     /// Takes in everything that has come.
-    pub(super) fn read_window(&mut self, now: Instant) {
-        let room = self.room();
-        let State::Open(listening) = &mut self.source.state else { return };
-        listening.hear(now);
-        let received_unix_ms = rt::unix_ms();
-        let mut received = 0;
-        let mut intake = Intake {
-            filter: &mut self.filter,
-            max_message_bytes: self.parts.capture.max_message_size,
-            mapping: &mut self.mapping,
-            builder: &mut self.builder,
-            chain: &mut self.chain,
-            overflow: &mut self.overflow,
-            room,
-            read: Read { at: now, unix_ms: received_unix_ms },
-        };
-        let pause = loop {
-            let goes_on = match listening.next() {
-                Ok(None) => break Pause::Empty,
-                Ok(Some(Item::Event { position, message, size })) => {
-                    received += 1;
-                    intake.event(position, &message, size)
-                }
-                Ok(Some(Item::Anchor(position))) => {
-                    self.floor = self.floor.max(position.epoch.number + 1);
-                    let word = self.parts.successor.border();
-                    if word.is_at(position) {
-                        // What is full is found out with the next message.
-                        intake.end_batch();
-                        self.border = Some(position);
-                        self.border_place = Some(position);
-                        if matches!(word, Border::Open(_)) {
-                            break Pause::Border(position);
-                        }
-                    }
-                    intake.anchor(position)
-                }
-                Ok(Some(Item::Passing { anchor, place })) => {
-                    let word = self.parts.successor.border();
-                    if word.is_at(anchor) {
-                        intake.end_batch();
-                        self.border = Some(anchor);
-                        self.border_place = Some(place);
-                        if matches!(word, Border::Open(_)) {
-                            break Pause::Border(anchor);
-                        }
-                    }
-                    true
-                }
-                Ok(Some(Item::Heartbeat { instance, sent_us })) => {
-                    if instance == self.parts.pulse.instance() {
-                        self.source.heartbeat_unix_ms = Some(received_unix_ms);
-                        // Only now: a server that takes connections and breaks them is no live one.
-                        self.source.backoff.reset();
-                        if let Some(age) = self.parts.pulse.age(sent_us, now) {
-                            self.parts.metrics.heartbeat_round_trip_seconds.record(age.as_secs_f64());
-                        }
-                    }
-                    true
-                }
-                Ok(Some(Item::Fence)) => break Pause::Fence,
-                Ok(Some(Item::Nothing)) => true,
-                Err(error) => break Pause::Broken(error),
-            };
-            if !goes_on {
-                break Pause::Full;
+    pub(super) fn read(&mut self, now: Moment) {
+        let Some(listening) = &mut self.source.open else { return };
+        if !self.engine.reads() {
+            return;
+        }
+        let mut pass = self.engine.begin_read(now);
+        let flow = loop {
+            match listening.next() {
+                Ok(None) => break Flow::Go,
+                Ok(Some(Item::Nothing)) => {}
+                Ok(Some(item)) => match self.engine.take(&mut pass, &item) {
+                    Flow::Go => {}
+                    stop => break stop,
+                },
+                Err(error) => break Flow::Broken(error.to_string()),
             }
         };
-        if let State::Open(Listening::Tap(tap)) = &mut self.source.state {
-            tap.brought(received, now);
+        let mut reached = None;
+        if let Listening::Tap(tap) = listening {
+            tap.brought(pass.received, now.at);
+            reached = Some(tap.offset());
         }
-        if received > 0 {
-            self.parts.metrics.received.increment(received);
-            self.account.received(received);
+        if pass.received > 0 {
             self.parts.pulse.busy();
         }
-        self.on_pause(pause, now);
+        self.engine.end_read(&pass, flow, reached, now);
     }
 
-    /// Reading has come to a stop: for now, or for good.
-    fn on_pause(&mut self, pause: Pause, now: Instant) {
-        match pause {
-            Pause::Empty => self.tell_progress(now),
-            Pause::Fence => {
-                self.close_source();
-                self.flush_builder();
-                self.gap = Some(super::stopped("tidegate was told to stop"));
-                self.border_cannot_come();
-            }
-            Pause::Border(border) => self.hand_over(border),
-            Pause::Broken(error) => self.lost_window(GapCause::SourceBroken, &error.to_string(), now),
-            Pause::Full => {
-                if self.is_replication() {
-                    return self.pause_reading(now);
+    /// Leaves a node that is no longer the one to be read.
+    pub(super) fn check_tap(&mut self, now: Moment) {
+        let Some((tap, Some(health))) = self.source.tapped() else { return };
+        let Some(settings) = self.parts.capture.mode.replication() else { return };
+        let why = match (tap.role(), health.role, settings.prefer) {
+            _ if !health.linked => "the replica has lost its link to the master",
+            (Role::Replica, Role::Master, Prefer::Replica) => "the replica was made a master",
+            (Role::Master, Role::Replica, _) => "the master was made a replica",
+            _ => {
+                if health.settled && health.cover < settings.min_backlog_cover {
+                    self.engine.on_short_backlog(health.backlog_bytes, health.cover, now);
                 }
-                let cause = self.overflow.full(&self.chain, self.room());
-                if self.overflow.is_enabled() && cause == Some(GapCause::MemoryFull) {
-                    // The disk works, and what comes is more than it takes at the moment.
-                    self.source.behind = Some(now + BEHIND);
-                } else {
-                    self.no_room(now);
-                }
+                return;
             }
-        }
+        };
+        self.engine.on_lost(Lost::Demoted, why, now);
     }
 
-    /// Ends the window: there is no room for more.
-    fn no_room(&mut self, now: Instant) {
-        let cause = self.overflow.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
-        let why = format!(
-            "{} bytes wait for the destination in memory and {} on disk: {}",
-            self.chain.held_bytes() + self.overflow.held_bytes(),
-            self.overflow.disk_bytes(),
-            match cause {
-                GapCause::SpoolFull => "the route's share of [daemon.spool] limit is used up",
-                GapCause::SpoolFailed => "the spool cannot be written",
-                _ => "the route's share of memory_limit is used up",
-            }
-        );
-        self.lost_window(cause, &why, now);
-    }
-}
-
-/// Why no more is read now.
-enum Pause {
-    /// Everything that has come is read.
-    Empty,
-    /// Everything is read that was published before the route was told to stop.
-    Fence,
-    /// From here on the successor reads.
-    Border(Position),
-    /// What came is of no use.
-    Broken(Error),
-    /// The route's share of memory is used up.
-    Full,
-}
-
-/// An error with what a person can do about it.
-pub(super) fn describe(error: &Error) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error} ({hint})"),
-        None => error.to_string(),
+    /// What is read, for the status and the gauges.
+    pub(super) fn replication_status(&self) -> Option<ReplicationStatus> {
+        let (tap, health) = self.source.tapped()?;
+        let (cover, lag) = health.map_or((f64::NAN, f64::NAN), |health| {
+            (health.cover.as_secs_f64(), float(health.offset.saturating_sub(tap.offset())))
+        });
+        self.parts.metrics.backlog_cover_seconds.set(cover);
+        self.parts.metrics.replication_lag_bytes.set(lag);
+        Some(ReplicationStatus {
+            server: tap.address().to_string(),
+            role: if tap.role() == Role::Master { "master" } else { "replica" }.to_owned(),
+            offset: tap.offset(),
+            lag_bytes: health.map(|health| health.offset.saturating_sub(tap.offset())),
+            backlog_bytes: health.map(|health| health.backlog_bytes),
+            backlog_cover_seconds: health.map(|health| health.cover.as_secs()),
+        })
     }
 }

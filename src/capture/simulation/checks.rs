@@ -5,35 +5,55 @@ use super::*;
 impl World {
     /// Whether every instance reads, has nothing in hand, and could go on.
     pub(super) fn is_settled(&self) -> bool {
-        (0..self.instances.len()).all(|which| {
-            let instance = &self.instances[which];
-            let at_end = instance.window.is_some_and(|(at, ..)| at == self.source.items.len());
-            let stored = instance.chain.is_empty() && instance.overflow.is_empty();
-            at_end
-                && stored
-                && instance.builder.open_items() == 0
-                && self.facts(which).coverage == Coverage::Watching
+        let end = self.source.sent.len();
+        let newest = numbering(self.configuration);
+        self.instances.iter().all(|instance| match &instance.routes[..] {
+            [_] if self.gentle && numbering(instance.configuration) != newest => false,
+            [route] => {
+                route.is_at(end)
+                    && !route.stopping
+                    && route.engine.holds_nothing()
+                    && route.engine.is_watching()
+            }
+            _ => false,
         })
+    }
+
+    /// How many windows were opened, and how many lines were logged.
+    pub(super) fn noise(&self) -> (usize, usize) {
+        let of = |what: fn(&Instance) -> usize| self.instances.iter().map(what).sum();
+        (of(|one| one.windows), of(|one| one.lines))
+    }
+
+    /// While everything is well, little is opened and little is logged.
+    pub(super) fn check_noise(&self, windows: usize, lines: usize) {
+        let (now_windows, now_lines) = self.noise();
+        let (windows, lines) = (now_windows - windows, now_lines - lines);
+        let most = 40 * self.instances.len();
+        assert!(windows <= most && lines <= 4 * most, "{windows} windows were opened, {lines} lines logged");
     }
 
     /// The number of the first message that is stored.
     pub(super) fn first_stored(&self) -> u64 {
         let first = self.model.state["epochs"][..32].to_owned();
         let mut begun = false;
-        for item in &self.source.items {
-            match item {
-                Item::Anchor(epoch) => begun |= epoch.to_string() == first,
-                Item::Message(number) if begun => return *number,
-                Item::Message(_) => {}
+        for sent in &self.source.sent {
+            match sent {
+                Sent::Anchor(epoch) => begun |= epoch.to_string() == first,
+                Sent::Message(number) if begun => return *number,
+                Sent::Message(_) | Sent::Heartbeat(_) => {}
             }
         }
         self.source.published
     }
 
     pub(super) fn check(&mut self) {
-        for instance in &self.instances {
-            let process = instance.account.process(held(instance));
-            assert!(process.adds_up(), "instance {}: {process:?}", instance.number);
+        for which in 0..self.instances.len() {
+            let now = self.now(which);
+            for route in &mut self.instances[which].routes {
+                let process = route.engine.view(now).process;
+                assert!(process.adds_up(), "instance {which}: {process:?}");
+            }
         }
         if std::mem::take(&mut self.changed) {
             self.check_what_is_stored();
@@ -41,15 +61,11 @@ impl World {
     }
 
     pub(super) fn check_what_is_stored(&self) {
-        let field = |entry: &[Vec<u8>], name: &str| {
-            let pair = entry.chunks(2).find(|pair| pair[0] == name.as_bytes());
-            String::from_utf8(pair.unwrap_or_else(|| panic!("no {name}"))[1].clone()).unwrap()
-        };
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
         for (key, entries) in self.model.streams.iter().filter(|(key, _)| **key != self.keys.gaps) {
             let mut before = String::new();
             for entry in entries {
-                let position = field(entry, "position");
+                let position = position(entry);
                 let number = field(entry, "payload").parse().unwrap();
                 let twice = found.insert(number, position.clone());
                 assert!(twice.is_none(), "message {number} is stored twice: {twice:?} and {position}");
@@ -66,26 +82,26 @@ impl World {
 
     /// At the end, when everything is well.
     pub(super) fn check_nothing_is_missing(&self) {
-        let field = |entry: &[Vec<u8>], name: &str| {
-            let pair = entry.chunks(2).find(|pair| pair[0] == name.as_bytes()).unwrap();
-            String::from_utf8(pair[1].clone()).unwrap()
-        };
         let gaps: Vec<(String, String)> = (self.model.streams.get(&self.keys.gaps).into_iter().flatten())
             .map(|gap| (field(gap, "from"), field(gap, "to")))
             .collect();
         for pair in gaps.windows(2) {
             assert!(pair[0].1 <= pair[1].0 || self.forgot, "gaps overlap: {pair:?}");
         }
+        for gap in self.model.streams.get(&self.keys.gaps).into_iter().flatten() {
+            let at = |name: &str| field(gap, name).parse::<u64>().unwrap();
+            assert!(at("started_at") <= at("ended_at"), "a gap ends before it begins: {gap:?}");
+        }
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
         for (_, entries) in self.model.streams.iter().filter(|(key, _)| **key != self.keys.gaps) {
             for entry in entries {
-                found.insert(field(entry, "payload").parse().unwrap(), field(entry, "position"));
+                found.insert(field(entry, "payload").parse().unwrap(), position(entry));
             }
         }
         let promised = self.promised.unwrap_or(self.source.published);
         let (mut before, mut next) = ("-".to_owned(), promised);
         for (number, position) in found.range(promised..) {
-            if (next..*number).any(|missing| !self.filtered.contains(&missing)) {
+            if (next..*number).any(|missing| self.is_promised(missing)) {
                 assert!(!self.gentle, "{next}..{number} are missing although somebody watched: {gaps:#?}");
                 // A state that was lost does not say where it stood.
                 let inside = gaps.iter().any(|(from, to)| (from == "-" || *from >= before) && to <= position);
@@ -94,7 +110,7 @@ impl World {
             before.clone_from(position);
             next = number + 1;
         }
-        if (next..self.source.published).any(|missing| !self.filtered.contains(&missing)) {
+        if (next..self.source.published).any(|missing| self.is_promised(missing)) {
             let inside = gaps.iter().any(|(from, _)| from == "-" || *from >= before);
             assert!(
                 inside,
@@ -107,19 +123,47 @@ impl World {
         }
         assert_ne!(self.model.position(), "-", "a history in which nothing is stored proves nothing");
     }
+
+    /// Whether a message must be stored, or lie in a gap.
+    fn is_promised(&self, number: u64) -> bool {
+        let of_some = is_of_some(number) && numbering(self.configuration) > 0;
+        !is_filtered(number) && !of_some
+    }
+
+    /// At the end, what a process that lives has received is stored, or counted as dropped.
+    pub(super) fn check_what_was_received(&mut self) {
+        if self.went_back || numbering(self.configuration) > 0 {
+            // Across numberings it is not known which message another configuration has stored.
+            return;
+        }
+        let mut stored = BTreeSet::new();
+        for (_, entries) in self.model.streams.iter().filter(|(key, _)| **key != self.keys.gaps) {
+            stored.extend(entries.iter().map(|entry| field(entry, "payload").parse::<u64>().unwrap()));
+        }
+        for which in 0..self.instances.len() {
+            let now = self.now(which);
+            let route = &mut self.instances[which].routes[0];
+            let missing: Vec<u64> = (route.received.iter().copied())
+                .filter(|number| !is_filtered(*number) && !stored.contains(number))
+                .collect();
+            let process = route.engine.view(now).process;
+            let dropped = route.dropped_before + process.dropped.values().sum::<u64>();
+            assert!(
+                missing.len() as u64 <= dropped,
+                "instance {which} received {missing:?}, which is not stored, and counts {process:?}"
+            );
+        }
+    }
 }
 
-/// What an instance has in hand, counted where it is.
-fn held(instance: &Instance) -> InHand {
-    let sent = instance.chain.sent_events();
-    InHand {
-        ring: instance.chain.held_events() - sent
-            + instance.overflow.tail_events()
-            + instance.builder.open_events(),
-        in_flight: sent,
-        spool: instance.overflow.disk_events(),
-        unrecorded: instance.chain.unrecorded_events()
-            + instance.overflow.unrecorded_events()
-            + instance.builder.open_loss(),
-    }
+/// A field of an entry.
+fn field(entry: &[Vec<u8>], name: &str) -> String {
+    let pair = entry.chunks(2).find(|pair| pair[0] == name.as_bytes());
+    String::from_utf8(pair.unwrap_or_else(|| panic!("no {name}"))[1].clone()).unwrap()
+}
+
+/// Where an entry or a dead letter stands in the source's order.
+fn position(entry: &[Vec<u8>]) -> String {
+    let named = entry.chunks(2).any(|pair| pair[0] == b"id");
+    field(entry, if named { "id" } else { "position" })
 }

@@ -1,5 +1,6 @@
 //! What goes wrong, and what puts it right.
 
+use super::destination::{Call, PARKING, REFUSALS};
 use super::*;
 
 impl World {
@@ -7,26 +8,20 @@ impl World {
         let mut configuration = self.instances[which].configuration;
         if self.rng.u8(..4) == 0 {
             // It comes back with what is configured by then.
-            self.configuration += 1;
-            configuration = self.configuration;
+            configuration = self.newer_configuration();
         }
         self.restart(which, configuration);
         self.instances[which].up = false;
     }
 
-    pub(super) fn restart(&mut self, which: usize, configuration: u64) {
-        self.disconnect(which);
-        let disk = self.instances[which].disk.clone();
-        self.instances[which] = self.process(which, configuration, disk);
-    }
-
     /// The destination holds something else from now on.
     pub(super) fn replace(&mut self, model: Model) {
         for which in 0..self.instances.len() {
-            self.disconnect(which);
+            self.disconnect_all(which);
         }
         self.model = model;
         self.old_model = None;
+        self.went_back = true;
         if self.model.position() == "-" {
             // A process that starts now cannot know that something was stored before.
             self.promised = None;
@@ -49,27 +44,33 @@ impl World {
             self.promised = None;
         }
         self.old_model = Some(old);
+        self.went_back = true;
         for which in 0..self.instances.len() {
-            if which == staying {
-                self.instances[which].with_the_old = self.instances[which].link.is_some();
-            } else {
+            for route in 0..self.instances[which].routes.len() {
                 // What it has sent before the split went to the old one.
-                self.instances[which].with_the_old = true;
-                self.disconnect(which);
-                self.instances[which].with_the_old = false;
+                if let Some(link) = &mut self.instances[which].routes[route].link {
+                    link.with_the_old = true;
+                }
+                if which != staying {
+                    self.disconnect(which, route);
+                }
             }
         }
     }
 
-    /// The master that was is made a replica: whoever is with it is sent away.
+    /// The master that was is made a replica: whoever is with it is sent away. The destination refuses nothing more, and
+    /// the source answers.
     pub(super) fn heal(&mut self) {
         for which in 0..self.instances.len() {
-            if self.instances[which].with_the_old {
-                self.disconnect(which);
-                self.instances[which].with_the_old = false;
+            for route in 0..self.instances[which].routes.len() {
+                if self.instances[which].routes[route].link.as_ref().is_some_and(|link| link.with_the_old) {
+                    self.disconnect(which, route);
+                }
             }
         }
         self.old_model = None;
+        self.refusal = None;
+        self.source.stalled = false;
     }
 
     /// The disk refuses: there is no room, a sync fails, a file cannot be read.
@@ -109,37 +110,82 @@ impl World {
     /// Something goes wrong.
     pub(super) fn fault(&mut self) {
         let which = self.rng.usize(..self.instances.len());
-        match self.rng.u32(..118) {
-            0..15 => self.lose_window(which, GapCause::SourceDisconnected),
-            15..30 => self.disconnect(which),
+        let route = self.rng.usize(..self.instances[which].routes.len());
+        let kind = self.rng.u32(..160);
+        self.tell(|| format!("fault {kind} of i{which}.{route}, {} published", self.source.published));
+        match kind {
+            0..15 => self.lose_window(which, route),
+            15..30 => self.disconnect(which, route),
             30..42 => self.kill(which),
             42..52 => self.instances[which].paused = true,
             52..60 => self.instances[which].no_source = true,
             60..68 => self.instances[which].no_destination = true,
-            68..78 => self.fail_over(),
+            // What was stored lately is kept as far as memory goes.
+            68..78 if self.roomy || !self.gentle => self.fail_over(),
             78..84 => self.refuse(which),
-            106..118 if !self.gentle => self.damage(which),
-            84..89 => self.source.clock_ms = self.source.clock_ms.saturating_add(self.rng.u64(..10_000)),
+            84..89 => {
+                self.source.clock_ms = self.source.clock_ms.saturating_add(self.rng.u64(..10_000));
+                self.instances[which].clock_ahead_ms = self.rng.u64(..1_000_000);
+            }
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
             94..97 if !self.gentle && !self.forgot && self.is_remembered() => {
-                // The source's epoch is lost, and its clock is behind; the state remembers. Where that is
-                // lost, too, nobody is left who knows how high the epochs were.
+                // The source's epoch is lost, and its clock is behind; the state remembers. Where that is lost, too,
+                // nobody is left who knows how high the epochs were.
                 self.earlier = self.model.clone();
                 self.epoch_lost = true;
                 self.source.last_epoch = 0;
                 self.source.clock_ms = self.rng.u64(1..2_000);
                 for which in 0..self.instances.len() {
-                    self.lose_window(which, GapCause::SourceDisconnected);
+                    for route in 0..self.instances[which].routes.len() {
+                        self.lose_window(which, route);
+                    }
                 }
             }
-            100..106 if self.real.is_none() && self.old_model.is_none() => self.split(),
             97..100 if !self.gentle && !self.epoch_lost => {
-                // FLUSHALL. (Where only the state is deleted, what was stored and not answered yet is stored
-                // again: nobody is left who knows.)
+                // FLUSHALL. (Where only the state is deleted, what was stored and not answered yet is stored again:
+                // nobody is left who knows.)
                 let model = Model::default();
                 self.earlier = model.clone();
                 self.forgot = true;
                 self.replace(model);
+            }
+            100..106 if self.real.is_none() && self.old_model.is_none() && (self.roomy || !self.gentle) => {
+                self.split();
+            }
+            106..118 if !self.gentle => self.damage(which),
+            118..128 => {
+                let configuration = self.newer_configuration();
+                self.reload(which, configuration);
+            }
+            128..134 => self.stop(which),
+            134..142 if self.real.is_none() => {
+                let calls = [Call::Any, Call::Append, Call::Stand, Call::Plain, Call::Connect];
+                let call = *self.rng.choice(&calls).unwrap();
+                // One that has been parked takes 30 s to come back, and is not waited for so long.
+                let words = if self.gentle { &REFUSALS[PARKING..] } else { &REFUSALS[..] };
+                self.refusal = Some((call, self.rng.choice(words).unwrap()));
+            }
+            142..150 => {
+                // A slow script: it answers nobody, keeps every connection, and goes on.
+                self.source.stalled = true;
+                for _ in 0..self.rng.u32(..90) {
+                    self.pass(100);
+                    let which = self.rng.usize(..self.instances.len());
+                    self.turn(which);
+                }
+                self.source.stalled = false;
+            }
+            150..160 => {
+                // One is frozen while the others go on.
+                self.instances[which].paused = true;
+                for _ in 0..self.rng.u32(..400) {
+                    self.pass(30);
+                    let other = self.rng.usize(..self.instances.len());
+                    self.turn(other);
+                }
+                if self.rng.bool() {
+                    self.instances[which].paused = false;
+                }
             }
             _ => {}
         }
@@ -147,8 +193,11 @@ impl World {
 
     /// Whether the state knows of every epoch in which anything is held; one instance knows its own.
     pub(super) fn is_remembered(&self) -> bool {
-        let empty =
-            |one: &Instance| one.chain.is_empty() && one.builder.open_items() == 0 && one.log.is_empty();
+        let empty = |one: &Instance| {
+            one.routes
+                .iter()
+                .all(|route| route.engine.holds_nothing() && route.log.as_ref().is_none_or(Log::is_empty))
+        };
         self.model.position() != "-" && (self.instances.len() == 1 || self.instances.iter().all(empty))
     }
 

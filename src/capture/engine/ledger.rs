@@ -9,21 +9,21 @@
 //! instances have stored since the state was made: it is kept in the state, in the same step as the entries,
 //! and what this process has in hand is added to it. There each message counts once, whoever received it.
 
-use super::append::Stored;
 use super::chain::Passed;
+use crate::capture::append::Stored;
 use crate::event::DropReason;
-use crate::status::{InHand, Ledger};
+use crate::status::{self, InHand};
 
 /// What this process has counted, and what the state said.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Account {
+pub(crate) struct Ledger {
     received: u64,
     deduplicated: u64,
     /// By reason.
     dropped: [u64; DropReason::ALL.len()],
     stored: Sums,
     /// The state's ledger when it was last read.
-    state: Ledger,
+    state: status::Ledger,
     /// What this process had stored then.
     then: Sums,
 }
@@ -38,7 +38,7 @@ struct Sums {
     recorded: [u64; DropReason::ALL.len()],
 }
 
-impl Account {
+impl Ledger {
     /// Read from the source, or taken over from an earlier process or route.
     pub(crate) fn received(&mut self, events: u64) {
         self.received += events;
@@ -70,6 +70,7 @@ impl Account {
     pub(crate) fn passed(&mut self, passed: Passed) {
         self.deduplicated += passed.deduplicated;
         self.dropped(DropReason::Stale, passed.stale);
+        self.dropped(DropReason::SpoolCorrupt, passed.corrupt);
         self.rewound(passed.rewound);
     }
 
@@ -79,13 +80,13 @@ impl Account {
     }
 
     /// Takes in the state's ledger, as it is after everything that this process knows to be stored.
-    pub(crate) fn found(&mut self, state: &Ledger) {
+    pub(crate) fn found(&mut self, state: &status::Ledger) {
         self.state.clone_from(state);
         self.then = self.stored;
     }
 
     /// What all instances have done, and what is in hand here.
-    pub(crate) fn route(&self, held: InHand) -> Ledger {
+    pub(crate) fn route(&self, held: InHand) -> status::Ledger {
         let [appended, filtered, rejected] = [
             self.stored.appended - self.then.appended,
             self.stored.filtered - self.then.filtered,
@@ -107,8 +108,8 @@ impl Account {
     }
 
     /// What this process has done.
-    pub(crate) fn process(&self, held: InHand) -> Ledger {
-        let mut ledger = Ledger {
+    pub(crate) fn process(&self, held: InHand) -> status::Ledger {
+        let mut ledger = status::Ledger {
             received: self.received,
             appended: self.stored.appended,
             deduplicated: self.deduplicated,
@@ -116,7 +117,7 @@ impl Account {
             rejected: self.stored.rejected,
             in_hand: held.total(),
             held,
-            ..Ledger::default()
+            ..status::Ledger::default()
         };
         for reason in DropReason::ALL {
             add_dropped(&mut ledger, reason, self.dropped[reason as usize]);
@@ -125,7 +126,7 @@ impl Account {
     }
 }
 
-fn add_dropped(ledger: &mut Ledger, reason: DropReason, events: u64) {
+fn add_dropped(ledger: &mut status::Ledger, reason: DropReason, events: u64) {
     if events > 0 {
         *ledger.dropped.entry(reason.as_str().to_owned()).or_default() += events;
     }

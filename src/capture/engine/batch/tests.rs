@@ -7,7 +7,7 @@ use crate::position::AnchorId;
 fn positions_are_written_out_one_after_the_other() {
     let epoch = |number| Epoch { number, anchor: AnchorId::random() };
     let (first, second) = (epoch(1), epoch(2));
-    let read = Read { at: Instant::now(), unix_ms: 0 };
+    let read = Moment { at: Instant::now(), unix_ms: 0 };
     let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(Options::default()));
     let ordinals = [0, 1, 8, 9, 10, 98, 99, 100, 999_999_999, 1_000_000_000, u64::MAX - 1, u64::MAX];
     let again = [0, 1, 2, 40];
@@ -27,14 +27,13 @@ fn positions_are_written_out_one_after_the_other() {
 #[test]
 fn a_record_with_numbers_that_no_batch_has_is_refused() {
     let epoch = Epoch { number: 7, anchor: AnchorId::random() };
-    let read = Read { at: Instant::now(), unix_ms: 0 };
+    let read = Moment { at: Instant::now(), unix_ms: 0 };
     let gap = Gap {
         cause: crate::event::GapCause::Restart,
         detail: "a test".into(),
         started_unix_ms: 1,
         ended_unix_ms: 2,
         dropped: 3,
-        published: Some(4),
     };
     let mut batch = Batch::new(Joint::Gap(gap), epoch.at(0), read, Arc::new(Options::default()));
     batch.push(epoch.at(0), TARGET_ANCHOR, 0);

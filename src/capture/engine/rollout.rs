@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::{Revision, State};
+use crate::capture::state::{Revision, State};
 use crate::position::AnchorId;
 
 /// How long a destination that refused an announcement is left alone.
@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// How far an instance with a newer configuration has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takeover {
+pub(crate) enum Rollout {
     /// Nothing is announced: nobody runs an older one, as far as is known.
     None,
     /// The announcement was refused. It is made again from this moment on.
@@ -30,7 +30,7 @@ pub(crate) enum Takeover {
     Inherited,
 }
 
-impl Takeover {
+impl Rollout {
     /// The connection to the destination ended: whether it was announced is not known.
     pub(crate) fn disconnected(&mut self) {
         if matches!(self, Self::Announced(_)) {
@@ -83,9 +83,11 @@ mod tests {
 
     #[test]
     fn what_came_to_nothing_is_announced_again() {
-        let older = Revision::after(None, "older");
-        let own = Revision::after(Some(&older), "own");
-        let newer = Revision::after(Some(&own), "newer");
+        let after = |state: &State, hashes| Revision::after(state, hashes);
+        let written = |revision: &Revision| State { revision: Some(revision.clone()), ..State::default() };
+        let older = after(&State::default(), "older");
+        let own = after(&written(&older), "own");
+        let newer = after(&written(&own), "newer");
         let anchor: AnchorId = "0123456789abcdef".parse().unwrap();
         let at = |ordinal| Some(Epoch { number: 7, anchor }.at(ordinal));
         let state = |next: Option<&Revision>, position| State {
@@ -94,21 +96,21 @@ mod tests {
             ..State::default()
         };
         let start = Instant::now();
-        let due = |takeover: Takeover, state: &State, leader, in_vain| {
-            takeover.is_due(&own, state, leader, in_vain, start)
+        let due = |rollout: Rollout, state: &State, leader, in_vain| {
+            rollout.is_due(&own, state, leader, in_vain, start)
         };
-        assert!(due(Takeover::None, &state(None, None), false, false));
-        assert!(!due(Takeover::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
-        let mut refused = Takeover::Announced(anchor);
+        assert!(due(Rollout::None, &state(None, None), false, false));
+        assert!(!due(Rollout::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
+        let mut refused = Rollout::Announced(anchor);
         refused.refused(start);
         assert!(!due(refused, &state(None, at(0)), false, true), "the destination refused it a moment ago");
         assert!(refused.is_due(&own, &state(None, at(0)), false, true, start + AGAIN));
-        let opened = Takeover::Opened;
+        let opened = Rollout::Opened;
         assert!(due(opened, &state(None, at(3)), false, false), "a failover has lost it");
         assert!(!due(opened, &state(None, at(3)), true, false), "the next batch says it");
         assert!(due(opened, &state(Some(&older), at(3)), false, false), "something older came back");
-        assert!(!due(Takeover::Inherited, &state(None, at(3)), true, false), "it writes");
-        assert!(due(Takeover::Inherited, &state(None, at(3)), false, false), "another one does by now");
+        assert!(!due(Rollout::Inherited, &state(None, at(3)), true, false), "it writes");
+        assert!(due(Rollout::Inherited, &state(None, at(3)), false, false), "another one does by now");
         for by in [&own, &newer] {
             assert!(
                 !due(opened, &state(Some(by), at(3)), false, true),

@@ -24,9 +24,11 @@ use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::mapping::{FieldSink, Rejection};
-use crate::event::{DropReason, GapCause};
+use super::gap::{Gap, Joint};
+use crate::capture::mapping::{FieldSink, Rejection};
+use crate::capture::state::Passage;
 use crate::position::{Epoch, Position};
+use crate::rt::Moment;
 use crate::server::resp::{self, Message};
 
 /// Items of a batch. A script of 128 costs the server 3.7 µs an entry where a script of one costs 17
@@ -44,77 +46,24 @@ const TARGET_DEAD_LETTER: usize = 0;
 const TARGET_FILTERED: usize = 99_998;
 const TARGET_ANCHOR: usize = 99_999;
 
-/// A stretch that may have been missed, as it will be recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// Why.
-    pub cause: GapCause,
-    /// More about why, for a person.
-    pub detail: String,
-    /// When it began; milliseconds since 1970.
-    pub started_unix_ms: u64,
-    /// When it ended; milliseconds since 1970.
-    pub ended_unix_ms: u64,
-    /// Events that were received and given up in it.
-    pub dropped: u64,
-    /// How many messages the source counted meanwhile, on whatever channel, where that is known.
-    pub published: Option<u64>,
-}
-
-impl Gap {
-    /// The reason under which its losses are counted.
-    pub(super) fn reason(&self) -> DropReason {
-        if self.cause == GapCause::SpoolCorrupt { DropReason::SpoolCorrupt } else { DropReason::Stale }
-    }
-
-    /// The same stretch for another reason as well: this one's cause holds, the other's end.
-    #[must_use]
-    pub(super) fn with(self, other: Self) -> Self {
-        Self {
-            detail: format!("{}; {}: {}", self.detail, other.cause.as_str(), other.detail),
-            started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
-            ended_unix_ms: other.ended_unix_ms,
-            dropped: self.dropped + other.dropped,
-            published: self.published.zip(other.published).map(|(one, other)| one.max(other)),
-            ..self
-        }
-    }
-}
-
-/// How a batch follows what came before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Joint {
-    /// Nothing lies between it and this item.
-    Follows(Position),
-    /// It opens this process's first window: what came before is known once the state has been read.
-    Start,
-    /// It opens a window, and this is why the one before had ended.
-    Gap(Gap),
-}
-
-impl Joint {
-    /// Whether a window begins here, so that what came before is not known from the batch alone.
-    pub(super) fn opens_window(&self) -> bool {
-        !matches!(self, Self::Follows(_))
-    }
-
-    /// Messages that were received and are lost before the batch with a damaged spool.
-    pub(super) fn lost(&self) -> u64 {
-        match self {
-            Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => gap.dropped,
-            _ => 0,
-        }
-    }
-}
-
 /// What the call says of a batch beside its items: how streams are made and kept. A batch has its own,
 /// since a configuration may change while it waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// Arguments, RESP-encoded.
-    pub(super) arguments: Vec<u8>,
+    pub(in crate::capture) arguments: Vec<u8>,
     /// How many.
-    pub(super) count: usize,
+    pub(in crate::capture) count: usize,
+}
+
+impl Options {
+    /// How the batch's positions are counted; empty in a record of release 0.1.0.
+    pub(super) fn numbering(&self) -> &[u8] {
+        // The first argument: `$20`, a line end, and two characters and a space before it.
+        let mut lines = self.arguments.split(|byte| *byte == b'\n');
+        let flags = lines.nth(1).unwrap_or_default().trim_ascii_end();
+        flags.get(3..).unwrap_or_default()
+    }
 }
 
 /// What one call of the append script carries.
@@ -136,7 +85,7 @@ pub struct Batch {
     pub opened: Instant,
     /// The same by the clock; milliseconds since 1970.
     pub opened_unix_ms: u64,
-    pub(super) options: Arc<Options>,
+    pub(in crate::capture) options: Arc<Options>,
     items: usize,
     epochs: Vec<Epoch>,
     positions: Vec<u8>,
@@ -156,7 +105,7 @@ struct Run {
 }
 
 impl Batch {
-    fn new(joint: Joint, position: Position, read: Read, options: Arc<Options>) -> Self {
+    fn new(joint: Joint, position: Position, read: Moment, options: Arc<Options>) -> Self {
         // What lies between the item before and the first one of this batch is in the range as well.
         let epoch = match joint {
             Joint::Follows(before) => before.epoch,
@@ -185,7 +134,7 @@ impl Batch {
     }
 
     /// A batch without messages. It stands where messages are lost: the gap before its only item is their record.
-    pub(super) fn hole(last: Position, gap: Gap, read: Read, options: Arc<Options>) -> Self {
+    pub(super) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<Options>) -> Self {
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
         batch.push(last, TARGET_ANCHOR, 0);
         batch.end_run();
@@ -211,25 +160,54 @@ impl Batch {
     }
 
     /// The streams it appends to.
-    pub(super) fn streams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+    pub(in crate::capture) fn streams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.streams.iter().map(|range| &self.names[range.clone()])
     }
 
     /// Epochs as the script reads them: each with a space behind it.
-    pub(super) fn epochs(&self) -> impl Iterator<Item = Epoch> {
+    pub(in crate::capture) fn epochs(&self) -> impl Iterator<Item = Epoch> {
         self.epochs.iter().copied()
     }
 
     /// How many arguments [`Self::write_items`] writes.
-    pub(super) fn item_arguments(&self) -> usize {
+    pub(in crate::capture) fn item_arguments(&self) -> usize {
         2 + self.arguments
     }
 
     /// Writes positions, runs and the items' arguments.
-    pub(super) fn write_items(&self, out: &mut Vec<u8>) {
+    pub(in crate::capture) fn write_items(&self, out: &mut Vec<u8>) {
         resp::argument(out, &self.positions);
         resp::argument(out, &self.runs);
         out.extend_from_slice(&self.body);
+    }
+
+    /// How many of its messages were lost, where a state has passed all of them.
+    pub(super) fn lost(&self, passage: &Passage) -> u64 {
+        // The first epoch is that of the item before, which need not be in the batch.
+        let own = self.epochs.iter().position(|epoch| *epoch == self.first.epoch).unwrap_or(0);
+        if passage.has_all(self.first, self.last, &self.epochs[own..]) {
+            return 0;
+        }
+        let mut messages = self.messages();
+        let mut lost = 0;
+        for item in self.positions.chunks_exact(ITEM_POSITION_WIDTH) {
+            let (epoch, ordinal) = item.split_at(ITEM_POSITION_WIDTH - Position::ORDINAL_WIDTH);
+            let epoch = usize::try_from(decimal(epoch)).ok().and_then(|index| self.epochs.get(index));
+            let is_message = messages.next().unwrap_or(false);
+            if is_message && epoch.is_some_and(|epoch| !passage.has(epoch.at(decimal(ordinal)))) {
+                lost += 1;
+            }
+        }
+        lost
+    }
+
+    /// Of each item, whether it is a message and no anchor.
+    fn messages(&self) -> impl Iterator<Item = bool> {
+        let width =
+            |run: &[u8], from: usize, to: usize| usize::try_from(decimal(&run[from..to])).unwrap_or(0);
+        self.runs
+            .chunks_exact(16)
+            .flat_map(move |run| std::iter::repeat_n(width(run, 6, 11) != TARGET_ANCHOR, width(run, 0, 6)))
     }
 
     fn is_full(&self) -> bool {
@@ -269,15 +247,6 @@ impl Batch {
             padded(&mut self.runs, arguments, 5);
         }
     }
-}
-
-/// When an item was read.
-#[derive(Debug, Clone, Copy)]
-pub struct Read {
-    /// By a clock that never goes back.
-    pub at: Instant,
-    /// By the clock on the wall; milliseconds since 1970.
-    pub unix_ms: u64,
 }
 
 /// Fills batches with a route's items, in order.
@@ -346,7 +315,7 @@ impl Builder {
     }
 
     /// Adds the anchor that opens a window. What is open must have been taken before.
-    pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Read) {
+    pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Moment) {
         debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");
         let mut batch = Self::begin(joint, anchor, read, &self.options, self.body_bytes);
         batch.push(anchor, TARGET_ANCHOR, 0);
@@ -368,7 +337,7 @@ impl Builder {
 
     /// Adds an anchor inside a window. The batch ends with it, so that the state can come to stand
     /// exactly there: an anchor may be where another configuration begins.
-    pub fn anchor(&mut self, anchor: Position, read: Read) {
+    pub fn anchor(&mut self, anchor: Position, read: Moment) {
         self.open_batch(anchor, read).push(anchor, TARGET_ANCHOR, 0);
         self.last = Some(anchor);
     }
@@ -387,7 +356,7 @@ impl Builder {
         position: Position,
         message: &Message<'_>,
         size: usize,
-        read: Read,
+        read: Moment,
         map: impl FnOnce(&mut Sink<'_>) -> Result<(), Rejection>,
     ) -> bool {
         self.open_batch(position, read);
@@ -409,7 +378,7 @@ impl Builder {
     }
 
     /// Adds a message that the route's filter leaves out; true where the batch is full.
-    pub fn filtered(&mut self, position: Position, read: Read) -> bool {
+    pub fn filtered(&mut self, position: Position, read: Moment) -> bool {
         let batch = self.open_batch(position, read);
         batch.push(position, TARGET_FILTERED, 0);
         batch.events += 1;
@@ -429,14 +398,14 @@ impl Builder {
     }
 
     /// The open batch; a new one follows the last item.
-    fn open_batch(&mut self, position: Position, read: Read) -> &mut Batch {
+    fn open_batch(&mut self, position: Position, read: Moment) -> &mut Batch {
         let joint = self.last.map_or(Joint::Start, Joint::Follows);
         let Self { open, options, body_bytes, .. } = self;
         open.get_or_insert_with(|| Self::begin(joint, position, read, options, *body_bytes))
     }
 
     /// Batches under load resemble each other: one allocation each, of about the right size.
-    fn begin(joint: Joint, position: Position, read: Read, options: &Arc<Options>, bytes: usize) -> Batch {
+    fn begin(joint: Joint, position: Position, read: Moment, options: &Arc<Options>, bytes: usize) -> Batch {
         let mut batch = Batch::new(joint, position, read, options.clone());
         batch.body.reserve(bytes.min(BATCH_BYTES));
         batch
@@ -519,6 +488,13 @@ fn one_more(out: &mut Vec<u8>, width: usize) {
         }
         *digit = b'0';
     }
+}
+
+/// The number that [`padded_u64`] wrote.
+fn decimal(digits: &[u8]) -> u64 {
+    digits.iter().fold(0_u64, |number, digit| {
+        number.wrapping_mul(10).wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+    })
 }
 
 /// A number in decimal, filled with zeros to a fixed width.

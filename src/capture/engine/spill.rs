@@ -24,10 +24,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Gap, Joint, Options, Read};
+use super::batch::{Batch, Options};
 use super::chain::Chain;
+use super::gap::{Gap, Joint};
 use crate::event::GapCause;
 use crate::position::Position;
+use crate::rt::Moment;
 use crate::spool::{Damage, Done, Piece, Record, Request, SpoolError};
 
 /// What has waited for so long is written: as long as fsync's interval, so that a crash of the process
@@ -62,7 +64,7 @@ pub(crate) struct Outcome {
 
 /// What is behind the chain.
 #[derive(Debug, Default)]
-pub(crate) struct Overflow {
+pub(crate) struct Spill {
     enabled: bool,
     journal: bool,
     /// The last item on disk.
@@ -95,7 +97,7 @@ pub(crate) struct Overflow {
     urgent: bool,
 }
 
-impl Overflow {
+impl Spill {
     /// With a spool in which an earlier process left records up to `last`, in so many bytes.
     pub(crate) fn with_spool(last: Option<Position>, bytes: u64) -> Self {
         Self {
@@ -249,7 +251,7 @@ impl Overflow {
         chain: &mut Chain,
         options: &Arc<Options>,
         room: Room,
-        now: Read,
+        now: Moment,
     ) -> Outcome {
         let mut outcome = Outcome::default();
         match done {
@@ -272,7 +274,7 @@ impl Overflow {
             Done::Read(_) | Done::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
             Done::Read(pieces) => {
                 self.read_again_at = None;
-                Reading { overflow: self, chain, options, now, outcome: &mut outcome }.take(pieces);
+                Reading { spill: self, chain, options, now, outcome: &mut outcome }.take(pieces);
             }
             Done::ReadFailed(error) => {
                 self.read_again_at = Some(now.at + RETRY);
@@ -350,10 +352,10 @@ impl Overflow {
 
 /// What was read from the spool, on its way into the chain.
 struct Reading<'a> {
-    overflow: &'a mut Overflow,
+    spill: &'a mut Spill,
     chain: &'a mut Chain,
     options: &'a Arc<Options>,
-    now: Read,
+    now: Moment,
     outcome: &'a mut Outcome,
 }
 
@@ -369,9 +371,9 @@ impl Reading<'_> {
         if ended {
             return self.end();
         }
-        if self.overflow.disk_only <= self.known() && self.overflow.damage.is_none() {
-            self.overflow.disk_only = None;
-            let left = self.overflow.disk_only_batches.take_all();
+        if self.spill.disk_only <= self.known() && self.spill.damage.is_none() {
+            self.spill.disk_only = None;
+            let left = self.spill.disk_only_batches.take_all();
             if left > 0 {
                 let detail = format!("{left} more messages of the spool are lost");
                 self.chain.owe_lost(self.gap(detail, left));
@@ -381,7 +383,7 @@ impl Reading<'_> {
 
     /// The last item that is in memory, was stored, or was given up.
     fn known(&self) -> Option<Position> {
-        self.chain.last().max(self.overflow.given_up)
+        self.chain.last().max(self.spill.given_up)
     }
 
     fn record(&mut self, record: &Record) {
@@ -394,8 +396,8 @@ impl Reading<'_> {
             let detail = format!("the record at {last} is of another version of tidegate");
             return self.lost(None, Some(last), Some(record.events), &detail);
         };
-        let lost = self.overflow.disk_only_batches.take_before(last);
-        if let Some(gap) = self.overflow.damage.take() {
+        let lost = self.spill.disk_only_batches.take_before(last);
+        if let Some(gap) = self.spill.damage.take() {
             let ended_unix_ms = batch.opened_unix_ms.max(gap.started_unix_ms);
             let gap = Gap { ended_unix_ms, dropped: gap.dropped + lost, ..gap };
             match &mut batch.joint {
@@ -409,10 +411,10 @@ impl Reading<'_> {
         } else if lost > 0 {
             self.chain.owe_lost(self.gap(format!("{lost} messages of the spool are lost"), lost));
         }
-        if Some(last) <= self.overflow.recovered {
+        if Some(last) <= self.spill.recovered {
             self.outcome.recovered += batch.events;
         } else {
-            self.overflow.disk_only_batches.take_upto(last);
+            self.spill.disk_only_batches.take_upto(last);
         }
         self.chain.push(batch);
     }
@@ -440,7 +442,6 @@ impl Reading<'_> {
             started_unix_ms: self.now.unix_ms,
             ended_unix_ms: self.now.unix_ms,
             dropped,
-            published: None,
         }
     }
 
@@ -448,7 +449,7 @@ impl Reading<'_> {
     fn lost(&mut self, after: Option<Position>, upto: Option<Position>, events: Option<u64>, detail: &str) {
         // Messages of this process were counted as received when they were read: what is not read again of them is
         // lost. Those of an earlier process are counted now.
-        let Overflow { recovered, disk_only_batches, .. } = &*self.overflow;
+        let Spill { recovered, disk_only_batches, .. } = &*self.spill;
         let own = recovered.is_none() || after >= *recovered;
         let known = upto.map_or(0, |upto| disk_only_batches.events_upto(upto));
         let (lost, earlier) = match events {
@@ -465,30 +466,30 @@ impl Reading<'_> {
         };
         let gap = self.gap(detail.clone(), earlier);
         self.outcome.damaged.push(detail);
-        let gap = match self.overflow.damage.take() {
+        let gap = match self.spill.damage.take() {
             Some(before) => before.with(gap),
             None => gap,
         };
         match upto {
             // Nothing readable follows in the log.
-            Some(upto) if Some(upto) >= self.overflow.disk_only => {
-                let lost = self.overflow.disk_only_batches.take_all();
+            Some(upto) if Some(upto) >= self.spill.disk_only => {
+                let lost = self.spill.disk_only_batches.take_all();
                 self.hole(upto, Gap { dropped: gap.dropped + lost, ..gap });
             }
-            _ => self.overflow.damage = Some(gap),
+            _ => self.spill.damage = Some(gap),
         }
     }
 
     /// The log has no more records, and not everything that was on disk only has been read.
     fn end(&mut self) {
-        let Some(upto) = self.overflow.disk_only else { return };
-        let left = self.overflow.disk_only_batches.events;
+        let Some(upto) = self.spill.disk_only else { return };
+        let left = self.spill.disk_only_batches.events;
         if left > 0 {
             self.lost(self.known(), Some(upto), Some(left), "the end of the spool, which is missing");
-        } else if let Some(gap) = self.overflow.damage.take() {
+        } else if let Some(gap) = self.spill.damage.take() {
             if Some(upto) > self.chain.last() { self.hole(upto, gap) } else { self.chain.owe_lost(gap) }
         }
-        self.overflow.disk_only = None;
+        self.spill.disk_only = None;
     }
 }
 

@@ -6,6 +6,7 @@
 -- ARGV[1] instance  [2] what it wants: 'watch', 'claim' (if nobody has the lease), 'seize', 'release', 'leave'
 -- ARGV[3] how long the lease lasts, ms   [4] how long an instance is remembered, ms
 -- ARGV[5] '1': it could go on without a gap   [6] the first position that it holds, or '-'
+-- ARGV[7] the revision that writes again in the place of   [8] this one, whose instance is gone; or '' twice
 -- The reply: who has the lease or '', the state as HGETALL, and of each other instance: its name, for how
 -- many ms it has not been seen, ARGV[5], ARGV[6].
 local state, lease, me, want = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -31,6 +32,13 @@ else
   redis.call('HSET', lease, own, string.format('%.0f', now) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6])
 end
 redis.call('PEXPIRE', lease, remembered * 10)
+
+if ARGV[7] ~= '' and redis.call('HGET', state, 'revision') == ARGV[8] then
+  -- What was the highest keeps its rank, and takes over again when its instance comes back.
+  if ARGV[8] > (redis.call('HGET', state, 'highest') or '') then redis.call('HSET', state, 'highest', ARGV[8]) end
+  redis.call('HSET', state, 'revision', ARGV[7])
+  redis.call('HDEL', state, 'next')
+end
 
 local others = {}
 local fields = redis.call('HGETALL', lease)

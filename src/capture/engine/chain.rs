@@ -34,8 +34,10 @@ use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 use crate::server::Error;
 
-use super::append::{Outcome, Stored};
-use super::batch::{Batch, Gap, Joint};
+use super::batch::Batch;
+use super::gap::{Gap, Joint};
+use crate::capture::append::{Outcome, Stored};
+use crate::capture::state::Passage;
 
 /// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
 const EPOCHS: usize = 1024;
@@ -45,7 +47,7 @@ const EPOCHS: usize = 1024;
 pub(crate) enum Step {
     /// A batch is stored: count it and go on. The gap before it is recorded.
     Stored { counts: Counts, stored: Stored, gap: Option<Gap> },
-    /// A batch was already there: count it and go on.
+    /// A batch was already there, or lost: count it and go on.
     Duplicate { counts: Counts, gap: Option<Gap> },
     /// A batch lies in a history that the state has left: count it as dropped and go on.
     Dropped { events: u64 },
@@ -56,6 +58,8 @@ pub(crate) enum Step {
     Wait(Error, Option<Stored>),
     /// What follows is a newer configuration's to write.
     Superseded,
+    /// The state stands where another configuration has counted, and does not compare with what is in hand.
+    Foreign,
     /// The reply belonged to a batch behind a refused one.
     Ignored,
 }
@@ -65,8 +69,12 @@ pub(crate) enum Step {
 pub(crate) struct Counts {
     /// Messages in it.
     pub(crate) events: u64,
+    /// Of these, how many another writer has passed inside a recorded gap.
+    pub(crate) lost: u64,
     /// Messages that are lost before it with a damaged spool.
     pub(crate) lost_before: u64,
+    /// Whether the gap before it was recorded already.
+    pub(crate) recorded: bool,
     /// When its first item was read.
     pub(crate) opened: Instant,
     /// Its first item.
@@ -77,7 +85,9 @@ impl Counts {
     fn of(batch: &Batch) -> Self {
         Self {
             events: batch.events,
+            lost: 0,
             lost_before: batch.joint.lost(),
+            recorded: false,
             opened: batch.opened,
             first: batch.first,
         }
@@ -133,8 +143,10 @@ impl Coverage {
 pub(crate) struct Passed {
     /// Stored by another instance.
     pub(crate) deduplicated: u64,
-    /// In a history that the state has left.
+    /// In a history that the state has left, or inside a gap that was recorded.
     pub(crate) stale: u64,
+    /// Lost with a damaged spool, and recorded by a call whose reply never came, or by another instance.
+    pub(crate) corrupt: u64,
     /// In hand again: the state went back.
     pub(crate) rewound: u64,
 }
@@ -151,12 +163,14 @@ pub(crate) struct Chain {
     refused: usize,
     /// Where the state stands; `None` before it was read.
     checkpoint: Option<Option<Position>>,
+    /// How that position is counted; `None` where that is not known.
+    counted: Option<String>,
+    /// How this configuration counts.
+    numbering: String,
     /// Whether the state ever stood anywhere, as far as this process knows.
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
-    /// How many messages the source counted while nobody of this route listened, before its first window.
-    missed: Option<u64>,
     /// Why the state may be before everything in hand.
     went_back: Option<Gap>,
     /// What was given up and is not recorded yet.
@@ -176,6 +190,42 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// An empty chain of a configuration that counts so.
+    pub(crate) fn new(numbering: &str) -> Self {
+        Self { numbering: numbering.to_owned(), ..Self::default() }
+    }
+
+    /// The same batches, for a configuration that counts so.
+    pub(crate) fn inherited(self, numbering: &str) -> Self {
+        Self { numbering: numbering.to_owned(), ..self }
+    }
+
+    /// Whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing that is
+    /// counted so compares with it inside that epoch.
+    fn differs(&self, numbering: &[u8]) -> bool {
+        let inside = self.checkpoint().is_some_and(|at| at.ordinal > 0);
+        inside
+            && !numbering.is_empty()
+            && self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
+    }
+
+    /// Whether a batch does not compare with the checkpoint.
+    fn is_foreign_to(&self, batch: &Batch) -> bool {
+        self.differs(batch.options.numbering())
+            && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
+    }
+
+    /// Whether what is in hand, or comes next in the open window, does not compare with the checkpoint.
+    pub(crate) fn is_foreign(&self) -> bool {
+        match self.ring.get(self.passed) {
+            Some(front) => self.is_foreign_to(front),
+            None => {
+                self.differs(self.numbering.as_bytes())
+                    && self.checkpoint().is_some_and(|at| self.epochs.contains(&at.epoch))
+            }
+        }
+    }
+
     /// Where the state stands, as far as is known.
     pub(crate) fn checkpoint(&self) -> Option<Position> {
         self.checkpoint.flatten()
@@ -310,6 +360,9 @@ impl Chain {
     /// Whether what follows the checkpoint is in hand. `open` is the anchor of the window that is open.
     pub(crate) fn coverage(&self, open: Option<Position>) -> Coverage {
         let Some(checkpoint) = self.checkpoint else { return Coverage::Unknown };
+        if self.is_foreign() {
+            return Coverage::Unknown;
+        }
         match (self.ring.get(self.passed), checkpoint) {
             (None, Some(at))
                 if open.is_some_and(|anchor| anchor <= at) && self.epochs.contains(&at.epoch) =>
@@ -373,7 +426,6 @@ impl Chain {
                 started_unix_ms: self.since_unix_ms.unwrap_or(now_unix_ms),
                 ended_unix_ms: front.opened_unix_ms,
                 dropped: 0,
-                published: self.missed,
             }),
             _ => None,
         });
@@ -381,7 +433,8 @@ impl Chain {
         let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
         let gap = known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
         // Two clocks may have dated it, or one that went back.
-        Gap { started_unix_ms: gap.started_unix_ms.min(gap.ended_unix_ms), ..gap }
+        let ended_unix_ms = gap.ended_unix_ms;
+        gap.until(ended_unix_ms)
     }
 
     /// Says that what was sent will not be answered: the connection ended.
@@ -395,7 +448,8 @@ impl Chain {
     pub(crate) fn found(
         &mut self,
         position: Option<Position>,
-        passed: &[Epoch],
+        numbering: Option<&str>,
+        passage: &Passage,
         since_unix_ms: Option<u64>,
         now_unix_ms: u64,
     ) -> Passed {
@@ -405,14 +459,23 @@ impl Chain {
         if !self.was_read() {
             self.since_unix_ms = since_unix_ms;
         }
-        let mut found = Passed { rewound: self.moved(position, now_unix_ms), ..Passed::default() };
+        let rewound = self.moved(position, numbering, now_unix_ms);
+        let mut found = Passed { rewound, ..Passed::default() };
         while let Some(front) = self.ring.get(self.passed)
             && Some(front.last) <= position
+            && !self.is_foreign_to(front)
         {
-            if passed.contains(&front.last.epoch) {
-                // Another instance held what was lost here.
-                found.deduplicated += front.events + front.joint.lost();
-                self.pass();
+            if passage.went_through(front.last.epoch) {
+                let lost = front.lost(passage);
+                found.stale += lost;
+                found.deduplicated += front.events - lost;
+                if passage.has_gap_before(front.first) {
+                    found.corrupt += front.joint.lost();
+                } else {
+                    // Another instance held what was lost here.
+                    found.deduplicated += front.joint.lost();
+                }
+                self.pass(passage);
             } else {
                 found.stale += front.events;
                 self.drop_front(position, now_unix_ms);
@@ -422,10 +485,13 @@ impl Chain {
     }
 
     /// The state stands at `position`. Returns how many events are in hand again.
-    fn moved(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
+    fn moved(&mut self, position: Option<Position>, numbering: Option<&str>, now_unix_ms: u64) -> u64 {
         let before = self.checkpoint.replace(position).flatten();
+        let otherwise = numbering.is_some() && self.counted.is_some() && self.counted.as_deref() != numbering;
+        self.counted = numbering.map(str::to_owned);
         self.begun |= position.is_some();
-        if position >= before {
+        let same_epoch = position.zip(before).is_some_and(|(now, before)| now.epoch == before.epoch);
+        if position >= before || (otherwise && same_epoch) {
             return 0;
         }
         self.went_back = Some(went_back(position, None, now_unix_ms));
@@ -438,7 +504,7 @@ impl Chain {
             && let Some(batch) = self.ring.get(at)
             && Some(batch.last) > position
         {
-            rewound += batch.events;
+            rewound += batch.events + batch.joint.lost();
             self.held_bytes += batch.held_bytes();
             self.kept_bytes = self.kept_bytes.saturating_sub(batch.held_bytes());
             self.passed = at;
@@ -447,14 +513,35 @@ impl Chain {
         rewound
     }
 
-    /// Says how many messages the source counted before the first window, since the state was last written.
-    pub(crate) fn set_missed(&mut self, published: Option<u64>) {
-        self.missed = published;
-    }
-
     /// Takes everything out, for another chain to take in behind what it has.
     pub(crate) fn take_batches(&mut self) -> VecDeque<Batch> {
         std::mem::take(self).ring
+    }
+
+    /// Gives up what does not compare with the checkpoint. What follows it at a later anchor is kept, behind a gap. Returns
+    /// how many messages were given up.
+    pub(crate) fn drop_foreign(&mut self, now_unix_ms: u64) -> u64 {
+        let (mut events, mut began) = (0, now_unix_ms);
+        while self.awaited() == 0
+            && let Some(front) = self.ring.get(self.passed)
+            && self.is_foreign_to(front)
+            && let Some(batch) = self.ring.remove(self.passed)
+        {
+            self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
+            self.owed_lost += batch.joint.lost();
+            events += batch.events;
+            began = began.min(batch.opened_unix_ms);
+        }
+        let why = "another configuration wrote last, and counts messages otherwise";
+        let gap = Gap { dropped: events, ..Gap::begins(GapCause::Rollout, why, began) };
+        let follows = self.ring.get(self.passed).is_some_and(|next| !next.joint.opens_window());
+        if events > 0 || follows {
+            self.owe(gap.clone());
+        }
+        if follows && let Some(next) = self.ring.get_mut(self.passed) {
+            next.joint = Joint::Gap(Gap { dropped: 0, ..gap.until(next.opened_unix_ms) });
+        }
+        events
     }
 
     /// Notes that something may be missing before the next batch that is sent with a gap.
@@ -503,7 +590,9 @@ impl Chain {
         // Replies still come to what is on its way; they are none to what is pushed from now on.
         let refused = self.awaited();
         let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
-        *self = Self { checkpoint, begun, since_unix_ms, last, refused, ..Self::default() };
+        let (counted, numbering) = (self.counted.take(), std::mem::take(&mut self.numbering));
+        *self =
+            Self { checkpoint, counted, numbering, begun, since_unix_ms, last, refused, ..Self::default() };
         events
     }
 
@@ -523,18 +612,22 @@ impl Chain {
             return Step::Ignored;
         }
         match outcome {
-            Ok(Outcome::Stored(stored)) => match self.pass() {
+            Ok(Outcome::Stored(stored, passage)) => match self.pass(&passage.unwrap_or_default()) {
                 Some(mut counts) => {
-                    self.advance(stored.position);
+                    let batch = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
+                    let numbering = batch.map(|batch| batch.options.numbering()).unwrap_or_default();
+                    let numbering = String::from_utf8_lossy(numbering).into_owned();
+                    self.advance(stored.position, Some(numbering).filter(|named| !named.is_empty()));
                     self.went_back = None;
                     let gap = self.take_forced(&mut counts);
                     Step::Stored { counts, stored, gap }
                 }
                 None => Step::Ignored,
             },
-            Ok(Outcome::Duplicate(position)) => match self.pass() {
+            Ok(Outcome::Duplicate(position, passage)) => match self.pass(&passage) {
                 Some(mut counts) => {
-                    self.advance(Some(position));
+                    // How that is counted the state will say.
+                    self.advance(Some(position), None);
                     let gap = self.take_forced(&mut counts);
                     Step::Duplicate { counts, gap }
                 }
@@ -542,19 +635,24 @@ impl Chain {
             },
             Ok(Outcome::Stale(position)) => {
                 self.refuse();
-                self.moved(Some(position), now_unix_ms);
+                self.moved(Some(position), None, now_unix_ms);
                 Step::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
             }
             Ok(Outcome::Behind(position)) => {
                 self.refuse();
-                Step::Again { rewound: self.moved(position, now_unix_ms) }
+                Step::Again { rewound: self.moved(position, None, now_unix_ms) }
             }
             Ok(Outcome::Stopped(stored, error)) => {
                 self.refuse();
                 if stored.position.is_some() {
-                    self.advance(stored.position);
+                    self.advance(stored.position, None);
                 }
                 Step::Wait(Error::Reply(error), Some(stored))
+            }
+            Ok(Outcome::Foreign(position, numbering)) => {
+                self.refuse();
+                self.moved(Some(position), Some(&numbering), now_unix_ms);
+                Step::Foreign
             }
             Ok(Outcome::Superseded) => {
                 self.refuse();
@@ -580,8 +678,9 @@ impl Chain {
     }
 
     /// The state has come to `position` by what was sent, or further.
-    fn advance(&mut self, position: Option<Position>) {
+    fn advance(&mut self, position: Option<Position>, numbering: Option<String>) {
         self.begun = true;
+        self.counted = numbering;
         self.checkpoint = Some(self.checkpoint.flatten().max(position));
     }
 
@@ -593,14 +692,15 @@ impl Chain {
     }
 
     /// The oldest batch that waits is stored: it is kept until that is durable.
-    fn pass(&mut self) -> Option<Counts> {
+    fn pass(&mut self, passage: &Passage) -> Option<Counts> {
         let batch = self.ring.get(self.passed)?;
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.kept_bytes += bytes;
         self.passed += 1;
         self.sent = self.sent.max(self.passed);
-        Some(Counts::of(batch))
+        let recorded = passage.has_gap_before(batch.first);
+        Some(Counts { lost: batch.lost(passage), recorded, ..Counts::of(batch) })
     }
 
     /// Gives up the oldest batch that waits; what was to be recorded with it still is.
@@ -615,7 +715,6 @@ impl Chain {
             started_unix_ms: batch.opened_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped: batch.events,
-            published: None,
         };
         let dropped = match batch.joint {
             Joint::Gap(own) => dropped.with(own),
@@ -672,6 +771,5 @@ fn went_back(position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms
         started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
         ended_unix_ms: now_unix_ms,
         dropped: 0,
-        published: None,
     }
 }

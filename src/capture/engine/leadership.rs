@@ -7,7 +7,8 @@
 //! ```text
 //! has the lease     keeps it, but lets it go where it could not go on and another could
 //! nobody has it     takes it, if it can go on where the state stands
-//! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves
+//! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves; or at once, where
+//!                   the other one has an older configuration and this one could go on
 //! ```
 //!
 //! Where nobody can go on without a gap, one goes on with it: at once where no other instance has been
@@ -95,6 +96,8 @@ pub(crate) struct Facts {
     pub(crate) waits_since: Option<Instant>,
     /// Whether it may write at all: it is not parked, and no newer configuration has taken over.
     pub(crate) able: bool,
+    /// Whether it has a newer configuration than the instance that writes, and may go on where that one stands.
+    pub(crate) takes_over: bool,
     /// Whether the state is gone: then nobody but the one that wrote knows what is stored.
     pub(crate) lost: bool,
 }
@@ -107,7 +110,7 @@ impl Facts {
 
 /// One instance's place among those of its route.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Leadership {
     me: String,
     force_after: Duration,
     leader: bool,
@@ -126,7 +129,7 @@ pub(crate) struct Standing {
     checkpoint: Option<Position>,
 }
 
-impl Standing {
+impl Leadership {
     pub(crate) fn new(me: String, force_after: Duration, now: Instant) -> Self {
         Self {
             me,
@@ -202,6 +205,12 @@ impl Standing {
             && long(self.moved)
     }
 
+    /// Whether no other instance could go on without a gap, and none has for a moment.
+    pub(crate) fn nobody_goes_on(&self, now: Instant) -> bool {
+        let unmoved = now.saturating_duration_since(self.moved) >= OVERDUE;
+        self.heard.is_some() && unmoved && !self.has_vanished(now) && !self.another_is_eligible(now)
+    }
+
     /// How many other instances have been seen lately.
     pub(crate) fn others(&self, now: Instant) -> usize {
         self.present(now).count()
@@ -256,7 +265,9 @@ impl Standing {
             if !goes_on && self.another_is_nearer(facts, now) { Want::Release } else { Want::Claim }
         } else if !self.taken {
             if goes_on { Want::Claim } else { Want::Watch }
-        } else if goes_on && overdue(facts.waits_since) && overdue(Some(self.moved)) {
+        } else if facts.takes_over && facts.eligible()
+            || goes_on && overdue(facts.waits_since) && overdue(Some(self.moved))
+        {
             Want::Seize
         } else {
             Want::Watch
@@ -283,8 +294,16 @@ impl Standing {
         self.asked = Some(now);
     }
 
-    /// Appends the call to `out`.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, hash: &Hash, keys: [&[u8]; 2], want: Want, facts: &Facts) {
+    /// Appends the call to `out`. `instead` is the revision that writes again, and the one in whose place.
+    pub(crate) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        hash: &Hash,
+        keys: [&[u8]; 2],
+        want: Want,
+        facts: &Facts,
+        instead: &[String; 2],
+    ) {
         let millis = |duration: Duration| duration.as_millis().to_string();
         let remembered = self.force_after.max(Duration::from_secs(15)) * 2;
         let first = facts.first.map_or_else(|| "-".to_owned(), |first| first.to_string());
@@ -305,6 +324,8 @@ impl Standing {
                 remembered.as_bytes(),
                 eligible,
                 first.as_bytes(),
+                instead[0].as_bytes(),
+                instead[1].as_bytes(),
             ],
         );
     }
@@ -353,51 +374,55 @@ mod tests {
     }
 
     fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Facts {
-        Facts { coverage, first, waits_since, able: true, lost: false }
+        Facts { coverage, first, waits_since, able: true, takes_over: false, lost: false }
     }
 
     #[test]
     fn a_gap_is_forced_at_once_only_where_nobody_else_is() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
-        let mut standing = Standing::new("a".into(), 5 * second, start);
+        let mut leadership = Leadership::new("a".into(), 5 * second, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
-        assert!(!standing.may_force(&missing, start), "nobody has been asked");
-        standing.stood(Stood { holder: None, others: vec![] }, start);
-        standing.observe(None, &missing, start);
-        assert!(standing.may_force(&missing, start));
-        standing.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
-        assert!(!standing.may_force(&missing, start), "it can go on");
-        assert!(standing.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
-        standing.observe(None, &missing, start + 4 * second);
-        standing.stood(Stood { holder: None, others: vec![] }, start + second);
-        assert!(!standing.may_force(&missing, start + second), "the server's clock may have leapt");
-        assert!(!standing.is_alone(start + second));
-        assert!(standing.is_alone(start + 5 * second));
-        standing
+        assert!(!leadership.may_force(&missing, start), "nobody has been asked");
+        leadership.stood(Stood { holder: None, others: vec![] }, start);
+        leadership.observe(None, &missing, start);
+        assert!(leadership.may_force(&missing, start));
+        leadership.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
+        assert!(!leadership.may_force(&missing, start), "it can go on");
+        assert!(leadership.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
+        leadership.observe(None, &missing, start + 4 * second);
+        leadership.stood(Stood { holder: None, others: vec![] }, start + second);
+        assert!(!leadership.may_force(&missing, start + second), "the server's clock may have leapt");
+        assert!(!leadership.is_alone(start + second));
+        assert!(leadership.is_alone(start + 5 * second));
+        leadership
             .stood(Stood { holder: None, others: vec![other(0, false, Some(at(1)))] }, start + 5 * second);
-        assert!(!standing.may_force(&missing, start + 9 * second), "it holds what is earlier");
-        standing
+        assert!(!leadership.may_force(&missing, start + 9 * second), "it holds what is earlier");
+        leadership
             .stood(Stood { holder: None, others: vec![other(0, false, Some(at(8)))] }, start + 2 * second);
-        assert!(!standing.may_force(&missing, start + 2 * second), "something may come back yet");
-        assert!(standing.may_force(&missing, start + 6 * second));
+        assert!(!leadership.may_force(&missing, start + 2 * second), "something may come back yet");
+        assert!(leadership.may_force(&missing, start + 6 * second));
     }
 
     #[test]
     fn the_lease_goes_to_who_can_go_on() {
         let start = Instant::now();
-        let mut standing = Standing::new("a".into(), Duration::from_secs(5), start);
+        let mut leadership = Leadership::new("a".into(), Duration::from_secs(5), start);
         let held = facts(Coverage::Held, Some(at(7)), Some(start));
-        assert_eq!(standing.want(&held, start), Want::Claim);
+        assert_eq!(leadership.want(&held, start), Want::Claim);
         let taken = Stood { holder: Some("b".into()), others: vec![other(0, true, None)] };
-        standing.stood(taken, start);
-        assert_eq!(standing.want(&held, start), Want::Watch);
-        assert_eq!(standing.want(&held, start + OVERDUE), Want::Seize, "nothing moves");
-        standing.observe(Some(at(3)), &held, start + OVERDUE);
-        assert_eq!(standing.want(&held, start + OVERDUE), Want::Watch, "the other one gets on");
-        standing.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
+        leadership.stood(taken, start);
+        assert_eq!(leadership.want(&held, start), Want::Watch);
+        assert_eq!(leadership.want(&held, start + OVERDUE), Want::Seize, "nothing moves");
+        leadership.observe(Some(at(3)), &held, start + OVERDUE);
+        assert_eq!(leadership.want(&held, start + OVERDUE), Want::Watch, "the other one gets on");
+        leadership.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
-        assert_eq!(standing.want(&missing, start), Want::Release, "the other one holds what is missing here");
-        assert_eq!(standing.want(&held, start), Want::Claim);
+        assert_eq!(
+            leadership.want(&missing, start),
+            Want::Release,
+            "the other one holds what is missing here"
+        );
+        assert_eq!(leadership.want(&held, start), Want::Claim);
     }
 }

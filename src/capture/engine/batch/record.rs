@@ -41,8 +41,8 @@ impl Batch {
                 out.push(2);
                 block(&mut out, gap.cause.as_str().as_bytes());
                 block(&mut out, gap.detail.as_bytes());
-                let published = gap.published.unwrap_or(u64::MAX);
-                for number in [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped, published] {
+                // The last was a count of messages once, and still has its place.
+                for number in [gap.started_unix_ms, gap.ended_unix_ms, gap.dropped, u64::MAX] {
                     out.extend_from_slice(&number.to_be_bytes());
                 }
             }
@@ -128,17 +128,12 @@ impl<'a> Cursor<'a> {
             1 => Joint::Start,
             2 => {
                 let cause = self.text()?;
-                Joint::Gap(Gap {
-                    cause: *GapCause::ALL.iter().find(|known| known.as_str() == cause)?,
-                    detail: self.text()?,
-                    started_unix_ms: self.number()?,
-                    ended_unix_ms: self.number()?,
-                    dropped: self.count()?,
-                    published: match self.number()? {
-                        u64::MAX => None,
-                        known => Some(known).filter(|known| *known <= MOST).map(Some)?,
-                    },
-                })
+                let cause = *GapCause::ALL.iter().find(|known| known.as_str() == cause)?;
+                let detail = self.text()?;
+                let (started_unix_ms, ended_unix_ms) = (self.number()?, self.number()?);
+                let dropped = self.count()?;
+                self.number()?;
+                Joint::Gap(Gap { cause, detail, started_unix_ms, ended_unix_ms, dropped })
             }
             _ => return None,
         })

@@ -1,0 +1,437 @@
+//! What a capture decides, without any I/O: events in, effects out.
+//!
+//! ```text
+//!              read · reply · error reply · spool done · tick with the time · stop · reload
+//!                                          │ on_…
+//!   ┌──────────────────────────────────────▼───────────────────────────────────────────┐
+//!   │ reading ─▶ intake ─▶ builder ─▶ spill ─▶ chain ─▶ writing      leadership rollout │
+//!   │ windows    filter,   batches    to disk, in       calls and    who writes,  by    │
+//!   │            mapping              and back order    replies      which configuration│
+//!   └──────────────────────────────────────┬───────────────────────────────────────────┘
+//!                                          ▼ next_effect, transmit, spool_request, deadline
+//!              open or close a window · connect · bytes to send · write or read the spool · log
+//! ```
+//!
+//! The route owns sockets, files and timers, and does what it is told. The simulation drives this very type with made-up
+//! servers, disks and clocks. Two cells are shared with other routes of the process, and hold no I/O: the handover of a
+//! reload, and the share of memory.
+//!
+//! Failure: no event ends the engine but a stop or a successor. Each side comes back by itself, a route without the right
+//! to write is parked, and the next recorded gap carries what may be missing.
+
+mod batch;
+mod chain;
+mod ending;
+mod gap;
+mod intake;
+mod leadership;
+mod ledger;
+mod notice;
+mod peers;
+mod reading;
+mod replication;
+mod report;
+mod rollout;
+mod spill;
+mod writing;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::append::{self, Keys};
+use super::handover::{Border, Handover};
+use super::history::Histories;
+use super::mapping::Mapping;
+use super::pulse::Beat;
+use super::share::Share;
+use super::state::Revision;
+use crate::config::{Capture, Durability};
+use crate::filter::Filter;
+use crate::metrics::{CaptureMetrics, EndpointMetrics};
+use crate::position::{AnchorId, Position};
+use crate::replication::Place;
+use crate::rt::Moment;
+use crate::spool::{Done, Request};
+use crate::status::InHand;
+
+pub use batch::{Batch, Builder, Options};
+pub(super) use chain::Prev;
+pub(super) use ending::Carried;
+pub(super) use gap::Gap;
+pub(super) use intake::Flow;
+#[cfg(test)]
+pub(super) use intake::plausible;
+pub(super) use leadership::STAND;
+pub(super) use notice::{Notice, Severity, Side};
+pub(super) use reading::Lost;
+pub(super) use replication::{Linked, Numbering};
+pub(super) use report::View;
+pub(super) use writing::{Connected, Scripts};
+
+use chain::Chain;
+use ending::Ending;
+use leadership::Leadership;
+use ledger::Ledger;
+use notice::Notices;
+use reading::Reading;
+use rollout::Rollout;
+use spill::{Room, Spill};
+use writing::Writing;
+
+/// The engine is ticked at least this often.
+const TICK: Duration = Duration::from_secs(1);
+/// With `durability = "applied"`: how long stored batches are kept all the same. A failover loses what had not come to
+/// the replica yet, which is the last moment's.
+const KEPT: Duration = Duration::from_secs(2);
+/// And how much of it at most: at full speed that is a part of a second.
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
+
+/// What an engine is made for.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) capture: Arc<Capture>,
+    pub(super) keys: Keys,
+    /// How this configuration numbers messages.
+    pub(super) numbering: String,
+    /// The servers' addresses, for the operator.
+    pub(super) source: String,
+    pub(super) destination: String,
+    pub(super) durability: Durability,
+    /// This instance among those that run the same route.
+    pub(super) instance: String,
+    /// How heartbeats of this process are told and dated.
+    pub(super) beat: Beat,
+    /// How long another instance is waited for that could go on without a gap.
+    pub(super) force_after: Duration,
+    /// How long an ordered end may take.
+    pub(super) drain_deadline: Duration,
+    /// How long the destination may take to answer a batch.
+    pub(super) response_timeout: Duration,
+    pub(super) share: Share,
+}
+
+/// Where an engine counts.
+#[derive(Debug, Clone)]
+pub(super) struct Counters {
+    pub(super) route: CaptureMetrics,
+    pub(super) source: EndpointMetrics,
+    pub(super) destination: EndpointMetrics,
+}
+
+/// What the route is to do.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Connect to the destination under this revision, or a new one; then [`Engine::on_connected`] or
+    /// [`Engine::on_disconnected`].
+    Connect(Option<Revision>),
+    /// Close the connection to the destination.
+    Disconnect,
+    /// Open a window beside the one that may be open; then [`Engine::on_opened`] or [`Engine::on_not_opened`].
+    OpenWindow { anchor: AnchorId, floor: u64 },
+    /// Open a replication link at a place; then [`Engine::on_linked`] or [`Engine::on_not_opened`].
+    OpenLink(Option<Place>),
+    /// Close the open window, if any, and read the opened one from now on.
+    Adopt,
+    /// Read the opened link as a tap from now on.
+    Tap(Numbering),
+    /// Drop what is being opened, or is opened and not adopted.
+    DropOpening,
+    /// Close the open window or tap.
+    Close,
+    /// Ask the source to say when everything is delivered that was published until now.
+    Fence,
+    /// Read what has come already.
+    Read,
+    /// Write a log line.
+    Log(Notice),
+}
+
+/// The decisions of one capture. See the module.
+#[derive(Debug)]
+pub(super) struct Engine {
+    settings: Settings,
+    counters: Counters,
+    filter: Filter,
+    mapping: Mapping,
+    builder: Builder,
+    chain: Chain,
+    spill: Spill,
+    leadership: Leadership,
+    rollout: Rollout,
+    /// Under which revision of the configuration this route writes.
+    revision: Option<Revision>,
+    /// A newer configuration writes elsewhere.
+    superseded: Option<String>,
+    /// The instance that writes has an older configuration, which numbers alike: this one goes on where that one stands.
+    takes_over: bool,
+    /// The newer revision whose instance is gone: this one is to write in its place.
+    instead_of: Option<Revision>,
+    /// What follows is a newer configuration's to write, which has announced where it begins and has not written yet. It
+    /// is held all the same: that instance may fail before it does.
+    yields: bool,
+    ledger: Ledger,
+    reading: Reading,
+    writing: Writing,
+    ending: Ending,
+    /// Up to where what is stored is known to be durable.
+    known_durable: Option<Position>,
+    /// A stretch that may be missing and that no window has ended yet.
+    gap: Option<Gap>,
+    /// The source's histories, where its replication stream is read.
+    histories: Histories,
+    /// No epoch below this may be handed out.
+    floor: u64,
+    predecessor: Option<(Handover, bool)>,
+    successor: Handover,
+    border: Borders,
+    notices: Notices,
+    effects: VecDeque<Effect>,
+    report: report::Report,
+    woke: Instant,
+}
+
+/// Where a successor's numbering begins.
+#[derive(Debug, Default)]
+struct Borders {
+    /// The anchor, once this route's window has come there.
+    reached: Option<Position>,
+    /// The same in this route's own numbering, which is another one where it reads a replication stream.
+    place: Option<Position>,
+    /// What the successor said last.
+    known: Border,
+    /// Whether this route's window reached it.
+    contiguous: bool,
+}
+
+impl Engine {
+    /// An engine without connections. `predecessor` is the route that this one replaces, and whether that one writes the
+    /// same state.
+    pub(super) fn new(
+        settings: Settings,
+        counters: Counters,
+        predecessor: Option<(Handover, bool)>,
+        successor: Handover,
+        now: Moment,
+    ) -> Self {
+        let capture = &settings.capture;
+        let inherits = predecessor.as_ref().is_some_and(|(_, same_state)| *same_state);
+        Self {
+            filter: Filter::new(&capture.conditions),
+            mapping: Mapping::new(capture),
+            builder: Builder::new(Arc::new(append::options(capture, &settings.numbering))),
+            chain: Chain::new(&settings.numbering),
+            spill: Spill::default(),
+            leadership: Leadership::new(settings.instance.clone(), settings.force_after, now.at),
+            rollout: Rollout::None,
+            revision: None,
+            superseded: None,
+            takes_over: false,
+            instead_of: None,
+            yields: false,
+            ledger: Ledger::default(),
+            reading: Reading::new(now.at),
+            writing: Writing::new(inherits, now.at),
+            ending: Ending::Running,
+            known_durable: None,
+            gap: None,
+            histories: Histories::default(),
+            floor: 0,
+            predecessor,
+            successor,
+            border: Borders::default(),
+            notices: Notices::default(),
+            effects: VecDeque::new(),
+            report: report::Report::default(),
+            woke: now.at,
+            settings,
+            counters,
+        }
+    }
+
+    /// The next thing to do.
+    pub(super) fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    fn log(&mut self, notice: Notice, now: Moment) {
+        if let Some(notice) = self.notices.admit(notice, now.at) {
+            self.effects.push_back(Effect::Log(notice));
+        }
+    }
+
+    /// When the engine must be ticked, whatever happens.
+    pub(super) fn deadline(&self) -> Instant {
+        let mut deadline = self.woke + TICK;
+        let due = self.stand_due();
+        for other in [self.reading.deadline(), self.writing.deadline(), due].into_iter().flatten() {
+            deadline = deadline.min(other);
+        }
+        match self.ending {
+            Ending::Draining(until) | Ending::HandingOver(Some(until)) => deadline.min(until),
+            Ending::Running | Ending::HandingOver(None) | Ending::HandedOver => deadline,
+        }
+    }
+
+    /// Ends every event: gives the time to what waits for it.
+    pub(super) fn after(&mut self, now: Moment) {
+        // Where events come without a pause, no timer is ever asked.
+        if now.at.duration_since(self.woke) >= TICK {
+            self.on_tick(now);
+        }
+        self.connect_if_due(now);
+        self.open_if_due(now);
+        let room = self.room();
+        if self.settings.durability == Durability::Applied {
+            self.chain.retire_old(now.at, KEPT, room.tail.min(KEPT_BYTES));
+        }
+        self.spill.refill(&mut self.chain, room);
+    }
+
+    /// Time has passed.
+    pub(super) fn on_tick(&mut self, now: Moment) {
+        if now.at.duration_since(self.woke) > 2 * TICK {
+            // This process was stopped for a while: then silence says nothing of the peers.
+            self.reading.forgive(now);
+        }
+        self.woke = now.at;
+        // What is read and waits is not to wait in the open batch, where it cannot be kept.
+        self.flush_builder();
+        self.check_reading(now);
+        self.check_writing(now);
+        self.changed();
+    }
+
+    /// What the spool is to do next. To be asked while it does nothing.
+    pub(super) fn spool_request(&mut self, now: Moment) -> Option<Request> {
+        if self.border.reached.is_some() {
+            return None;
+        }
+        let durable = match self.settings.durability {
+            Durability::Applied => self.chain.checkpoint(),
+            Durability::Replicated(_) | Durability::Fsynced => self.known_durable,
+        };
+        let room = self.room();
+        self.spill.request(&self.chain, durable, room, now.at)
+    }
+
+    /// There is a spool from now on. An earlier process left records up to `last` in it, in so many bytes.
+    pub(super) fn on_spool_opened(&mut self, last: Option<Position>, bytes: u64) {
+        self.raise_floor(last.map_or(0, |last| last.epoch.number + 1));
+        self.spill = Spill::with_spool(last, bytes);
+    }
+
+    /// The spool has done what it was asked.
+    pub(super) fn on_spool(&mut self, done: Done, now: Moment) {
+        let room = self.room();
+        let outcome = self.spill.done(done, &mut self.chain, self.builder.options(), room, now);
+        self.ledger.received(outcome.recovered);
+        if let Some(error) = outcome.failed {
+            let text = format!(
+                "{error}; new messages stay in memory as long as that lasts; tidegate tries again every 2 s"
+            );
+            self.log(Notice::error("spool_failed", text), now);
+        }
+        for damage in outcome.damaged {
+            let text = format!(
+                "{damage}; a gap records the loss, everything that is intact is stored, and the damaged file is kept \
+                 beside the spool; look at the disk"
+            );
+            self.log(Notice::error("spool_corrupt", text), now);
+            self.leadership.hurry();
+        }
+        self.reopen_if_room(now);
+    }
+
+    /// So much is stored durably. More than is stored is said of a server that is gone.
+    pub(super) fn on_durable(&mut self, position: Position) {
+        if Some(position) > self.chain.checkpoint() {
+            return;
+        }
+        self.known_durable = self.known_durable.max(Some(position));
+        self.chain.retire(self.known_durable);
+    }
+
+    /// Up to where this instance has stored, while it writes: for the watch of durability.
+    pub(super) fn applied(&self) -> Option<Option<Position>> {
+        self.leadership.is_leader().then(|| self.chain.checkpoint())
+    }
+
+    /// Whether more is stored than may be kept until it is durable: then nothing is sent for a while.
+    fn waits_for_durability(&self) -> bool {
+        self.settings.durability != Durability::Applied && self.chain.kept_bytes() > self.room().tail
+    }
+
+    /// No epoch below this may be handed out from now on, here or to a successor.
+    fn raise_floor(&mut self, floor: u64) {
+        if floor > self.floor {
+            self.floor = floor;
+            self.successor.set_floor(floor);
+        }
+    }
+
+    /// Moves the open batch towards the destination.
+    fn flush_builder(&mut self) {
+        if let Some(batch) = self.builder.take() {
+            let room = self.room();
+            self.spill.push(batch, &mut self.chain, room);
+        }
+    }
+
+    /// How much may wait in memory. A part is for batches that are stored and kept until that is durable.
+    fn room(&self) -> Room {
+        let share = self.settings.share.bytes();
+        Room { chain: share / 2, tail: share / 4 }
+    }
+
+    /// Messages that wait, counted where they are.
+    fn in_hand(&self) -> InHand {
+        let sent = self.chain.sent_events();
+        InHand {
+            ring: self.chain.held_events() - sent + self.spill.tail_events() + self.builder.open_events(),
+            in_flight: sent,
+            spool: self.spill.disk_events(),
+            unrecorded: self.chain.unrecorded_events()
+                + self.spill.unrecorded_events()
+                + self.builder.open_loss(),
+        }
+    }
+
+    /// Nothing waits to be stored.
+    fn is_drained(&self) -> bool {
+        self.chain.is_empty() && self.spill.is_empty()
+    }
+
+    /// The last item that was given behind the builder.
+    fn last_given(&self) -> Option<Position> {
+        self.spill.last().or(self.chain.last())
+    }
+
+    /// Counts messages that are somebody else's to store, or stored already.
+    fn count_deduplicated(&mut self, events: u64) {
+        self.counters.route.deduplicated.increment(events);
+        self.ledger.deduplicated(events);
+    }
+
+    /// Whether no item waits anywhere.
+    #[cfg(test)]
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.is_drained() && self.builder.open_items() == 0
+    }
+
+    /// Whether what comes next will be in hand, and everything before it is stored.
+    #[cfg(test)]
+    pub(super) fn is_watching(&self) -> bool {
+        self.facts().coverage == chain::Coverage::Watching
+    }
+
+    /// Whether there is no room for more.
+    #[cfg(test)]
+    pub(super) fn is_full(&self) -> bool {
+        self.spill.full(&self.chain, self.room()).is_some()
+    }
+}

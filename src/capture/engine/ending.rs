@@ -1,0 +1,319 @@
+//! How a capture ends: told to stop, or replaced by a reload's successor.
+//!
+//! ```text
+//! Running ─▶ Draining       told to stop: reads up to a fence, stores what waits
+//!    │           │
+//!    ├───────────┴─▶ HandingOver   a successor runs that writes elsewhere: stores what stands before the border
+//!    └─────────────▶ HandedOver    a successor runs and takes over what waits
+//! ```
+
+use std::time::Instant;
+
+use super::chain::Chain;
+use super::gap::{Gap, Joint};
+use super::reading::Opening;
+use super::rollout::Rollout;
+use super::spill::Spill;
+use super::{Effect, Engine, Notice};
+use crate::capture::handover::{Border, Left};
+use crate::capture::history::Histories;
+use crate::event::GapCause;
+use crate::position::{AnchorId, Position};
+use crate::rt::Moment;
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::capture) enum Ending {
+    Running,
+    /// Told to stop: messages that were published before are read, and what waits is stored, until then.
+    Draining(Instant),
+    /// A successor runs, elsewhere: what stands before the border is stored. A stop sets an end to that.
+    HandingOver(Option<Instant>),
+    /// A successor runs and takes over what is not stored.
+    HandedOver,
+}
+
+/// What a capture leaves to its successor.
+#[derive(Debug)]
+pub(in crate::capture) struct Carried {
+    /// What is not stored, and where the state stands.
+    pub(in crate::capture) chain: Chain,
+    /// What is behind the chain.
+    pub(in crate::capture) spill: Spill,
+    /// Whether nothing is missing between the last batch and the border.
+    pub(in crate::capture) contiguous: bool,
+    /// What may be missing there; where it is neither, no window of this route ever was.
+    pub(in crate::capture) gap: Option<Gap>,
+    /// Whether it was the instance that wrote.
+    pub(in crate::capture) leader: bool,
+    /// How its positions are numbered, where it read a replication stream.
+    pub(in crate::capture) histories: Histories,
+}
+
+impl Engine {
+    /// Whether a stop is still news.
+    pub(in crate::capture) fn may_stop(&self) -> bool {
+        matches!(self.ending, Ending::Running | Ending::HandingOver(None))
+    }
+
+    /// Whether a successor's word is still news; and the last one.
+    pub(in crate::capture) fn awaits_border(&self) -> Option<Border> {
+        let over = matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver);
+        (!over).then_some(self.border.known)
+    }
+
+    pub(in crate::capture) fn on_stop(&mut self, now: Moment) {
+        let until = now.at + self.settings.drain_deadline;
+        if matches!(self.ending, Ending::HandingOver(_)) {
+            self.ending = Ending::HandingOver(Some(until));
+        } else {
+            self.ending = Ending::Draining(until);
+            self.spill.hurry();
+            self.leadership.hurry();
+            self.finish_reading(now);
+        }
+        self.changed();
+    }
+
+    /// The successor has said something.
+    pub(in crate::capture) fn on_border(&mut self, border: Border, now: Moment) {
+        self.border.known = border;
+        match border {
+            Border::None => self.forget_border(),
+            Border::Here => self.hand_over_here(now),
+            Border::Announced(id) => {
+                if !self.is_past(id) {
+                    // An earlier announcement, withdrawn meanwhile, holds nothing back any more.
+                    self.forget_border();
+                }
+            }
+            Border::Open(position) => {
+                let coming = self.reading.is_open() && self.builder.last() < Some(position);
+                if !self.is_past(position.epoch.anchor) && coming {
+                    // Not there yet: reading stops when the anchor comes.
+                    self.forget_border();
+                    return;
+                }
+                self.hand_over(position);
+            }
+        }
+    }
+
+    pub(super) fn forget_border(&mut self) {
+        self.border.reached = None;
+        self.border.place = None;
+    }
+
+    /// Whether this route's window has come to an anchor that a successor announced.
+    fn is_past(&self, anchor: AnchorId) -> bool {
+        self.border.reached.is_some_and(|border| border.epoch.anchor == anchor)
+    }
+
+    /// The window ended before a successor's border came: the successor takes over as things are.
+    pub(super) fn border_cannot_come(&mut self) {
+        if let Border::Open(border) = self.border.known {
+            self.hand_over(border);
+        }
+    }
+
+    /// Everything from the border on is the successor's.
+    pub(super) fn hand_over(&mut self, border: Position) {
+        let contiguous = self.is_past(border.epoch.anchor);
+        self.border.contiguous = contiguous;
+        let place = self.border.place.filter(|_| contiguous).unwrap_or(border);
+        self.border.reached = Some(border);
+        self.border.place = Some(place);
+        self.ending = self.handed_over();
+        self.close_reading();
+        self.flush_builder();
+        let (others, gap) = self.spill.cut(place, &mut self.chain);
+        self.count_deduplicated(others);
+        // Only what may be missing before the border is the successor's to record: where a window of this route begins
+        // beyond it, the gap that this window would have recorded.
+        self.gap = if contiguous { None } else { gap.or(self.gap.take()) };
+        self.changed();
+    }
+
+    /// The successor reads on where this one stands.
+    fn hand_over_here(&mut self, now: Moment) {
+        let left = if self.is_replication() {
+            self.leave_tap(now);
+            self.place().ok().flatten()
+        } else {
+            self.close_reading();
+            self.flush_builder();
+            self.gap = Some(stopped("the route reads its source in another way from here on", now));
+            None
+        };
+        self.successor.leave(left.map_or(Left::Nowhere, Left::At));
+        self.forget_border();
+        self.ending = self.handed_over();
+        self.changed();
+    }
+
+    fn handed_over(&self) -> Ending {
+        match self.ending {
+            _ if self.successor.inherits() => Ending::HandedOver,
+            Ending::Draining(until) => Ending::HandingOver(Some(until)),
+            Ending::HandingOver(until) => Ending::HandingOver(until),
+            Ending::Running | Ending::HandedOver => Ending::HandingOver(None),
+        }
+    }
+
+    /// Reads what was published until now, and then no more.
+    fn finish_reading(&mut self, now: Moment) {
+        if matches!(self.reading.opening, Opening::Window) {
+            self.say_border(Border::None);
+        }
+        if !self.reading.is_open() {
+            self.close_reading();
+        } else if self.is_replication() {
+            self.leave_tap(now);
+        } else {
+            self.drop_opening();
+            self.effect(Effect::Fence);
+        }
+        self.changed();
+    }
+
+    /// The fence has come: everything is read that was published before the stop.
+    pub(super) fn on_fence(&mut self, now: Moment) {
+        self.close_reading();
+        self.flush_builder();
+        self.gap = Some(stopped("tidegate was told to stop", now));
+        self.border_cannot_come();
+    }
+
+    /// Whether the engine has nothing left to do.
+    pub(in crate::capture) fn is_done(&self, now: Instant) -> bool {
+        match self.ending {
+            Ending::Running => false,
+            // What its own predecessor leaves is handed on.
+            Ending::HandedOver => !self.writing.is_inheriting(),
+            Ending::Draining(until) => now >= until || (self.has_settled(now) && self.writing.has_left()),
+            Ending::HandingOver(until) => {
+                until.is_some_and(|until| now >= until) || (self.is_drained() && self.writing.is_idle())
+            }
+        }
+    }
+
+    /// Whether an end now would lose nothing.
+    pub(super) fn has_settled(&self, now: Instant) -> bool {
+        if self.reading.is_open() || self.builder.open_items() > 0 {
+            return false;
+        }
+        let spooled = self.spill.has_written(self.last_given()) && !self.writing.is_up();
+        self.is_drained() || spooled || self.is_covered(now)
+    }
+
+    /// The last word: what the successor takes over, and how many messages are lost.
+    pub(in crate::capture) fn end(mut self, now: Moment) -> (Carried, u64, Option<Notice>) {
+        let leader = self.leadership.is_leader();
+        if self.ending == Ending::HandedOver {
+            let carried = Carried {
+                chain: self.chain,
+                spill: self.spill,
+                contiguous: self.border.contiguous,
+                gap: self.gap,
+                leader,
+                histories: self.histories,
+            };
+            return (carried, 0, None);
+        }
+        let left = self.in_hand().total();
+        let safe = self.spill.has_written(self.last_given()) || self.is_covered(now.at);
+        let lost = if safe { 0 } else { left };
+        let notice = if lost > 0 {
+            let text = format!(
+                "{lost} messages could not be stored within shutdown_timeout and are lost; the next start records the \
+                 gap. Give tidegate a state_directory that it may write, or bring the destination back before stopping"
+            );
+            Some(Notice::error("drain_incomplete", text).events(lost).always())
+        } else if left > 0 {
+            let text = format!(
+                "{left} messages are not stored yet: they are in the spool, or another instance holds them"
+            );
+            Some(Notice::info("left_in_hand", text).events(left).always())
+        } else {
+            None
+        };
+        let gap = self.gap.take().or_else(|| {
+            let detail = format!("{lost} messages could not be stored before the deadline");
+            (lost > 0).then(|| stopped(&detail, now))
+        });
+        // The successor writes elsewhere: only where it stands matters, and what is missing. Another state numbers
+        // histories by itself.
+        let carried = Carried {
+            chain: self.chain,
+            spill: Spill::default(),
+            contiguous: self.border.contiguous,
+            gap,
+            leader,
+            histories: Histories::default(),
+        };
+        (carried, lost, notice)
+    }
+
+    /// Whether the successor takes over what is not stored.
+    pub(in crate::capture) fn hands_over(&self) -> bool {
+        self.ending == Ending::HandedOver
+    }
+
+    /// Takes over from the route that this one replaces.
+    pub(in crate::capture) fn on_inherited(&mut self, carried: Carried, now: Moment) {
+        self.writing.inherited(now.at);
+        let Carried { chain, spill, contiguous, gap, leader, histories } = carried;
+        if self.is_replication() {
+            self.histories = histories;
+            // Nothing was read yet: it goes on where that one stopped, or says why not.
+            self.reading.away.clone_from(&gap);
+            self.read_anew(now);
+        }
+        self.flush_builder();
+        let own = self.chain.take_batches();
+        self.chain = chain.inherited(&self.settings.numbering);
+        self.chain.disconnected();
+        self.spill = spill;
+        // This route has not received it, and it waits here now.
+        self.ledger.received(self.in_hand().total());
+        if leader {
+            self.rollout = Rollout::Inherited;
+        }
+        let room = self.room();
+        let given = self.last_given();
+        let mut joint = match gap {
+            Some(gap) => Some(Joint::Gap(gap)),
+            None => given.filter(|_| contiguous).map(Joint::Follows),
+        };
+        let mut others = 0;
+        for mut batch in own {
+            if Some(batch.last) <= given {
+                // Another instance stored it behind the border before this route was heard of.
+                others += batch.events;
+                joint = None;
+                continue;
+            }
+            if let Some(joint) = joint.take()
+                && Some(batch.first) > given
+            {
+                batch.joint = joint;
+            }
+            self.spill.push(batch, &mut self.chain, room);
+        }
+        self.count_deduplicated(others);
+    }
+
+    /// Tells the route that this one replaces, until the first window is open.
+    pub(super) fn say_border(&self, border: Border) {
+        if let Some((predecessor, _)) = &self.predecessor
+            && !self.reading.opened_before
+        {
+            predecessor.set_border(border);
+        }
+    }
+}
+
+/// The stretch from now on, which a route that ends does not watch.
+fn stopped(detail: &str, now: Moment) -> Gap {
+    Gap::begins(GapCause::Restart, detail, now.unix_ms)
+}

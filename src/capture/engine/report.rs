@@ -1,0 +1,257 @@
+//! What a route says of itself, and what it counts.
+
+use super::chain::Counts;
+use super::ending::Ending;
+use super::gap::Gap;
+use super::{Engine, Notice};
+use crate::capture::append::Stored;
+use crate::config::Durability;
+use crate::event::DropReason;
+use crate::metrics::float;
+use crate::position::Position;
+use crate::rt::{self, Moment};
+use crate::status::{InHand, Ledger, RouteState};
+
+/// What is shown beside the ledger.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Done by calls that stopped half way through the front batch.
+    pub(super) part: u64,
+    last_append_unix_ms: Option<u64>,
+    state: Option<(RouteState, u64)>,
+    was_live: bool,
+    changed: bool,
+}
+
+/// Where a route stands, for the board and the gauges.
+#[derive(Debug)]
+pub(in crate::capture) struct View {
+    pub(in crate::capture) state: RouteState,
+    /// Why it is not live, for the operator.
+    pub(in crate::capture) reason: Option<String>,
+    pub(in crate::capture) since_unix_ms: u64,
+    pub(in crate::capture) source: Peer,
+    pub(in crate::capture) destination: Peer,
+    /// Where the state stands.
+    pub(in crate::capture) position: Option<Position>,
+    pub(in crate::capture) durable: Option<Position>,
+    /// Messages that are not known to be durable.
+    pub(in crate::capture) durable_lag: u64,
+    pub(in crate::capture) held: InHand,
+    /// Bytes in memory, without the sockets' buffers.
+    pub(in crate::capture) held_bytes: usize,
+    pub(in crate::capture) spool_bytes: u64,
+    /// Whether an end now would lose nothing.
+    pub(in crate::capture) spooled_all: bool,
+    pub(in crate::capture) leader: bool,
+    pub(in crate::capture) eligible: bool,
+    /// Other instances that were seen lately.
+    pub(in crate::capture) others: u64,
+    pub(in crate::capture) gap_open_since_unix_ms: Option<u64>,
+    pub(in crate::capture) last_append_unix_ms: Option<u64>,
+    /// What all instances have done.
+    pub(in crate::capture) route: Ledger,
+    /// What this process has done.
+    pub(in crate::capture) process: Ledger,
+    /// Whether both servers have been tried once.
+    pub(in crate::capture) tried: bool,
+    /// Whether a successor shows the route's state by now.
+    pub(in crate::capture) ends: bool,
+    /// Under which revision this instance writes, while it does: only that one trims.
+    pub(in crate::capture) writes_as: Option<String>,
+}
+
+/// How one of the two servers answers.
+#[derive(Debug)]
+pub(in crate::capture) struct Peer {
+    pub(in crate::capture) connected: bool,
+    pub(in crate::capture) error: Option<String>,
+    pub(in crate::capture) answered_unix_ms: Option<u64>,
+}
+
+impl Engine {
+    /// Something that is shown has changed.
+    pub(super) fn changed(&mut self) {
+        self.report.changed = true;
+    }
+
+    /// Whether something that is shown has changed since this was asked.
+    pub(in crate::capture) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.report.changed)
+    }
+
+    /// Where the route stands.
+    pub(in crate::capture) fn view(&mut self, now: Moment) -> View {
+        let (state, reason) = self.state();
+        self.report.was_live |= matches!(state, RouteState::Live | RouteState::Standby);
+        let since_unix_ms = match self.report.state {
+            Some((before, since)) if before == state => since,
+            _ => now.unix_ms,
+        };
+        self.report.state = Some((state, since_unix_ms));
+        let held = self.in_hand();
+        let leader = self.leadership.is_leader();
+        let writes = leader && self.ending == Ending::Running;
+        let gap_since = self.gap.as_ref().map(|gap| gap.started_unix_ms);
+        let silent_since =
+            self.reading.open.as_ref().filter(|open| open.silent).map(|open| open.heard.unix_ms);
+        let recorded = self.chain.unrecorded_since_unix_ms();
+        // Without a durability to wait for, what is stored is as durable as it will be known to be.
+        let waits = self.settings.durability != Durability::Applied;
+        let kept = if waits { self.chain.kept_events() } else { 0 };
+        let (reading, writing) = (&self.reading, &self.writing);
+        View {
+            state,
+            reason,
+            since_unix_ms,
+            source: Peer {
+                connected: reading.is_open(),
+                error: reading.error.clone(),
+                answered_unix_ms: reading.heartbeat_unix_ms,
+            },
+            destination: Peer {
+                connected: writing.is_up(),
+                error: writing.error.clone(),
+                answered_unix_ms: writing.answered_unix_ms,
+            },
+            position: self.chain.checkpoint(),
+            durable: self.known_durable,
+            durable_lag: held.total() + kept,
+            held,
+            held_bytes: self.chain.held_bytes() + self.chain.kept_bytes() + self.spill.held_bytes(),
+            spool_bytes: self.spill.disk_bytes(),
+            spooled_all: self.spill.has_written(self.builder.last().or(self.chain.last())),
+            leader,
+            eligible: self.is_eligible(),
+            others: self.leadership.others(now.at) as u64,
+            gap_open_since_unix_ms: gap_since.into_iter().chain(recorded).chain(silent_since).min(),
+            last_append_unix_ms: self.report.last_append_unix_ms,
+            route: self.ledger.route(held),
+            process: self.ledger.process(held),
+            tried: reading.was_tried() && writing.was_tried(),
+            ends: matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver),
+            writes_as: self.revision.as_ref().filter(|_| writes).map(ToString::to_string),
+        }
+    }
+
+    /// Counts events in hand that will not be stored, because of where the state stands.
+    pub(super) fn give_up(&mut self, events: u64) {
+        self.counters.route.dropped(DropReason::Stale).increment(events);
+        self.ledger.dropped(DropReason::Stale, events);
+    }
+
+    pub(super) fn count_stored(&mut self, counts: &Counts, stored: &Stored, now: Moment) {
+        self.count_part(stored, now);
+        let metrics = &self.counters.route;
+        // What the script skipped was there already, or was counted when the call stopped half way.
+        let before = std::mem::take(&mut self.report.part);
+        let skipped = counts.events.saturating_sub(stored.events() + before + counts.lost);
+        metrics.deduplicated.increment(skipped);
+        self.ledger.deduplicated(skipped);
+        metrics.capture_lag_seconds.record(now.at.saturating_duration_since(counts.opened).as_secs_f64());
+        metrics.batch_events.record(float(counts.events));
+        if stored.rejected > 0 {
+            let text = format!(
+                "messages could not become entries; each is in {} with its reason",
+                String::from_utf8_lossy(&self.settings.keys.dead_letters)
+            );
+            self.log(Notice::warn("dead_letter", text).events(stored.rejected), now);
+        }
+    }
+
+    /// Counts what a call did; a call that stopped half way is followed by one that does the rest.
+    pub(super) fn count_part(&mut self, stored: &Stored, now: Moment) {
+        let metrics = &self.counters.route;
+        metrics.appended.increment(stored.appended);
+        metrics.rejected.increment(stored.rejected);
+        metrics.dead_letters.increment(stored.rejected);
+        metrics.filtered.increment(stored.filtered);
+        if stored.appended > 0 {
+            metrics.last_append_timestamp_seconds.set(float(now.unix_ms) / 1000.0);
+            self.report.last_append_unix_ms = Some(now.unix_ms);
+        }
+        self.ledger.stored(stored);
+    }
+
+    /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
+    /// counted it there already.
+    pub(super) fn count_duplicate(&mut self, counts: &Counts) {
+        let before = std::mem::take(&mut self.report.part);
+        let events = counts.events.saturating_sub(before + counts.lost);
+        self.counters.route.deduplicated.increment(events);
+        self.ledger.deduplicated(events);
+    }
+
+    /// Tells of the gap that a batch carried, once it is recorded.
+    pub(super) fn tell_gap(&mut self, counts: &Counts, gap: Option<&Gap>, now: Moment) {
+        self.count_lost(counts, gap.is_some() || counts.recorded);
+        if let Some(gap) = gap {
+            self.ledger.recorded(gap.reason(), gap.dropped);
+            self.counters.route.gap(gap.cause).increment(1);
+            let text = format!(
+                "what was published between {} and {} may be missing: {}; recorded in {}",
+                rt::rfc3339(gap.started_unix_ms),
+                rt::rfc3339(gap.ended_unix_ms),
+                gap.detail,
+                String::from_utf8_lossy(&self.settings.keys.gaps)
+            );
+            let notice = Notice::warn("gap", text).cause(gap.cause.as_str()).position(Some(counts.first));
+            self.log(notice.span(gap.started_unix_ms, gap.ended_unix_ms).always(), now);
+        }
+    }
+
+    /// Counts what was lost with a damaged spool: given up with its record, or stored by another instance.
+    fn count_lost(&mut self, counts: &Counts, recorded: bool) {
+        if counts.lost_before == 0 {
+            return;
+        }
+        if recorded {
+            self.counters.route.dropped(DropReason::SpoolCorrupt).increment(counts.lost_before);
+            self.ledger.dropped(DropReason::SpoolCorrupt, counts.lost_before);
+        } else {
+            self.counters.route.deduplicated.increment(counts.lost_before);
+            self.ledger.deduplicated(counts.lost_before);
+        }
+    }
+
+    fn state(&self) -> (RouteState, Option<String>) {
+        let (source, destination) = (&self.reading, &self.writing);
+        match self.ending {
+            Ending::Draining(_) => return (RouteState::Draining, Some("told to stop".to_owned())),
+            Ending::HandingOver(_) | Ending::HandedOver => {
+                return (RouteState::Draining, Some("replaced by a new configuration".to_owned()));
+            }
+            Ending::Running => {}
+        }
+        if self.superseded.is_some() {
+            let why = "another instance runs a newer configuration of this route".to_owned();
+            return (RouteState::Superseded, Some(why));
+        }
+        if destination.parked && destination.error.is_some() {
+            return (RouteState::Parked, destination.error.clone());
+        }
+        let why = destination.error.as_ref().map(|error| format!("destination: {error}"));
+        let why = why.or_else(|| source.error.as_ref().map(|error| format!("source: {error}")));
+        let up = source.watched_from().is_some() && destination.is_up() && destination.error.is_none();
+        match (up, self.report.was_live) {
+            (true, _) if self.waits_for_durability() => {
+                let why = "what is stored is not known to be durable, so no more is stored for now: look at the \
+                           destination's replicas, or at its append-only file";
+                (RouteState::Waiting, Some(why.to_owned()))
+            }
+            (true, _) if self.leadership.is_leader() => (RouteState::Live, None),
+            (true, _) if self.is_eligible() && self.leadership.is_told_of_a_leader() => {
+                (RouteState::Standby, None)
+            }
+            (true, was_live) if !self.leadership.is_told_of_a_leader() && was_live => {
+                (RouteState::Waiting, Some("nobody writes for the moment".to_owned()))
+            }
+            (true, _) => (
+                RouteState::Joining,
+                Some("what follows the checkpoint is not all in hand here yet".to_owned()),
+            ),
+            (false, true) => (RouteState::Waiting, why),
+            (false, false) => (RouteState::Connecting, why),
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The writing side: the connection to the destination, what is on its way over it, and what replies mean.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::chain::Step;
+use super::rollout::Rollout;
+use super::{Effect, Engine, Notice, Side};
+use crate::capture::append::{Append, Outcome};
+use crate::capture::state::{Revision, State};
+use crate::rt::Moment;
+use crate::server::resp::{self, Value};
+use crate::server::{Backoff, Class, Error, Hash};
+
+/// Batches that may be on their way at once. One at a time starves the server between two of them; more than a few only
+/// fill its buffer.
+const IN_FLIGHT: usize = 8;
+/// Nothing more is written behind so many unsent bytes.
+const UNSENT_BYTES: usize = 2 * 1024 * 1024;
+/// How long a destination that refuses is left alone.
+const PARKED: Duration = Duration::from_secs(30);
+/// How long the answer to a question may take: with the second between two of them, a stopped server is noticed within
+/// 5 s.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the state's time is renewed while nothing is appended, so that a restart's gap is not dated from the last
+/// event of a quiet channel.
+const TOUCH: Duration = Duration::from_secs(10);
+
+/// The writing side.
+#[derive(Debug)]
+pub(super) struct Writing {
+    link: Link,
+    backoff: Backoff,
+    /// Why it does not write, for the operator.
+    pub(super) error: Option<String>,
+    /// Whether the operator must act.
+    pub(super) parked: bool,
+    /// When it last answered; milliseconds since 1970.
+    pub(super) answered_unix_ms: Option<u64>,
+    connected_before: bool,
+    /// When the state's time was last renewed.
+    touched: Instant,
+    /// Whether the other instances have been told that this one ends.
+    left: bool,
+}
+
+#[derive(Debug)]
+enum Link {
+    /// The route that this one replaces has not said yet where it stopped.
+    Inheriting,
+    Waiting(Instant),
+    Connecting,
+    Up(Box<Up>),
+}
+
+#[derive(Debug)]
+struct Up {
+    scripts: Scripts,
+    sent: VecDeque<Sent>,
+    /// Questions that are not written yet; they go before the next batch.
+    questions: Vec<u8>,
+    /// Nothing is sent before that: the server refused the last batch.
+    paused_until: Option<Instant>,
+}
+
+/// The scripts as a connection knows them.
+#[derive(Debug)]
+pub(in crate::capture) struct Scripts {
+    pub(in crate::capture) append: Append,
+    /// `stand.lua`.
+    pub(in crate::capture) stand: Hash,
+    /// `history.lua`.
+    pub(in crate::capture) history: Hash,
+}
+
+/// A connection that is ready.
+#[derive(Debug)]
+pub(in crate::capture) struct Connected {
+    pub(in crate::capture) scripts: Scripts,
+    pub(in crate::capture) state: State,
+    /// Under which revision of the configuration batches are appended over it.
+    pub(in crate::capture) revision: Revision,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    /// When the connection is given up if no reply has come.
+    due: Instant,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Batch,
+    Asked(Ask),
+}
+
+/// What is asked beside the batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Who writes, and where the state stands.
+    Stand,
+    /// The same, for the last time.
+    Leave,
+    /// Where this configuration begins.
+    Announce,
+    /// Which epochs the source's histories stand for.
+    History,
+    /// To write something down that only informs: a refusal is tried again with the next one.
+    Note,
+}
+
+impl Writing {
+    /// Waits for the predecessor's last word first, where there is one.
+    pub(super) fn new(inherits: bool, now: Instant) -> Self {
+        Self {
+            link: if inherits { Link::Inheriting } else { Link::Waiting(now) },
+            backoff: Backoff::default(),
+            error: None,
+            parked: false,
+            answered_unix_ms: None,
+            connected_before: false,
+            touched: now,
+            left: false,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.link {
+            Link::Waiting(until) => Some(*until),
+            Link::Up(up) => up.paused_until.into_iter().chain(up.sent.front().map(|sent| sent.due)).min(),
+            Link::Inheriting | Link::Connecting => None,
+        }
+    }
+
+    /// Whether a connection has been tried once, with whatever outcome.
+    pub(super) fn was_tried(&self) -> bool {
+        self.connected_before || self.error.is_some() || self.is_inheriting()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up(_))
+    }
+
+    /// Whether the predecessor still writes.
+    pub(super) fn is_inheriting(&self) -> bool {
+        matches!(self.link, Link::Inheriting)
+    }
+
+    /// The predecessor has ended.
+    pub(super) fn inherited(&mut self, now: Instant) {
+        self.link = Link::Waiting(now);
+    }
+
+    /// Whether no other instance waits for this one any more, or none can be told.
+    pub(super) fn has_left(&self) -> bool {
+        self.left || !self.is_up()
+    }
+
+    /// Whether an answer to who writes is awaited.
+    pub(super) fn is_asking(&self) -> bool {
+        let asked = |sent: &Sent| matches!(sent.what, What::Asked(Ask::Stand | Ask::Leave));
+        matches!(&self.link, Link::Up(up) if up.sent.iter().any(asked))
+    }
+
+    /// `stand.lua`, as the connection knows it.
+    pub(super) fn stand_hash(&self) -> Option<Hash> {
+        match &self.link {
+            Link::Up(up) => Some(up.scripts.stand),
+            _ => None,
+        }
+    }
+
+    /// `history.lua`, as the connection knows it.
+    pub(super) fn history_hash(&self) -> Option<Hash> {
+        match &self.link {
+            Link::Up(up) => Some(up.scripts.history),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        match &self.link {
+            Link::Up(up) => up.sent.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// Whether writing is put off because the operator must act.
+    pub(super) fn is_parked(&self) -> bool {
+        match &self.link {
+            Link::Up(up) => self.parked && up.paused_until.is_some(),
+            _ => self.parked,
+        }
+    }
+}
+
+impl Engine {
+    /// Connects where that is due.
+    pub(super) fn connect_if_due(&mut self, now: Moment) {
+        if matches!(self.writing.link, Link::Waiting(until) if until <= now.at) {
+            self.writing.link = Link::Connecting;
+            self.effect(Effect::Connect(self.revision.clone()));
+        }
+    }
+
+    /// A connection is ready.
+    pub(in crate::capture) fn on_connected(&mut self, connected: Connected, now: Moment) {
+        if !matches!(self.writing.link, Link::Connecting) {
+            return self.effect(Effect::Disconnect);
+        }
+        let Connected { scripts, state, revision } = connected;
+        let writing = &mut self.writing;
+        writing.error = None;
+        writing.parked = false;
+        writing.answered_unix_ms = Some(now.unix_ms);
+        if writing.connected_before {
+            self.counters.destination.reconnects.increment(1);
+        }
+        writing.connected_before = true;
+        self.raise_floor(state.highest_epoch() + 1);
+        self.revision = Some(revision);
+        self.chain.disconnected();
+        self.leadership.disconnected();
+        let notice = Notice::info("destination_connected", "ready to append").of(Side::Destination);
+        self.log(notice.position(state.position).always(), now);
+        self.writing.link = Link::Up(Box::new(Up {
+            scripts,
+            sent: VecDeque::new(),
+            questions: Vec::new(),
+            paused_until: None,
+        }));
+        self.found_state(&state, now);
+        self.number_history(now);
+        self.changed();
+    }
+
+    /// No connection could be made, or it has ended.
+    pub(in crate::capture) fn on_disconnected(&mut self, error: &Error, now: Moment) {
+        if matches!(self.writing.link, Link::Connecting | Link::Up(_)) {
+            self.disconnect(error, now);
+        }
+    }
+
+    /// The connection is of no more use; what was sent over it is sent again over the next.
+    pub(super) fn disconnect(&mut self, error: &Error, now: Moment) {
+        let park = error.class() == Class::Park;
+        let wait = match error.class() {
+            Class::Park => PARKED,
+            // The scripts are loaded at every connect: once at once, then as any other failure.
+            Class::Repair if self.writing.backoff.failures() == 0 => {
+                self.writing.backoff.next_wait();
+                Duration::ZERO
+            }
+            _ => self.writing.backoff.next_wait(),
+        };
+        self.unlink(now.at + wait);
+        self.refused(error, park, now);
+        self.changed();
+    }
+
+    /// Nothing that was sent will be answered.
+    fn unlink(&mut self, until: Instant) {
+        self.effect(Effect::Disconnect);
+        self.chain.disconnected();
+        self.leadership.disconnected();
+        self.rollout.disconnected();
+        self.writing.link = Link::Waiting(until);
+    }
+
+    fn refused(&mut self, error: &Error, park: bool, now: Moment) {
+        let text = describe(error);
+        self.writing.parked = park;
+        self.writing.error = Some(text.clone());
+        let notice = if park {
+            let text =
+                format!("the route may not write: {text}; it keeps what it reads and tries again every 30 s");
+            Notice::error("parked", text)
+        } else {
+            let text = format!(
+                "cannot append to {}: {text}; keeps what it reads and tries again by itself",
+                self.settings.destination
+            );
+            Notice::warn("destination_unavailable", text)
+        };
+        self.log(notice.of(Side::Destination).class(error.class().as_str()), now);
+    }
+
+    /// A reply has come. `sent` is answered in order.
+    pub(in crate::capture) fn on_reply(&mut self, reply: &Value, now: Moment) {
+        let Link::Up(up) = &mut self.writing.link else { return };
+        let Some(sent) = up.sent.pop_front() else {
+            let error = Error::Protocol("a reply came that nothing was asked for".to_owned());
+            return self.disconnect(&error, now);
+        };
+        self.writing.answered_unix_ms = Some(now.unix_ms);
+        let refusal = match reply {
+            Value::Error(text) => Some(Error::reply(text)),
+            _ => None,
+        };
+        match (sent.what, refusal) {
+            (What::Batch, _) => self.on_appended(reply, sent.at, now),
+            (What::Asked(Ask::Stand), _) => self.on_stood(reply, now),
+            (What::Asked(Ask::History), _) => self.on_numbered(reply, now),
+            // None can be told, so none is waited for.
+            (What::Asked(Ask::Leave), _) => self.writing.left = true,
+            (What::Asked(Ask::Announce), Some(error)) => self.not_announced(&error, now),
+            (What::Asked(Ask::Announce), None) => self.announced(now),
+            (What::Asked(Ask::Note), Some(error)) if error.class() == Class::Resolve => {
+                self.disconnect(&error, now);
+            }
+            (What::Asked(Ask::Note), _) => {}
+        }
+    }
+
+    fn on_appended(&mut self, reply: &Value, sent_at: Instant, now: Moment) {
+        let outcome = match Outcome::read(reply) {
+            Err(error @ Error::Protocol(_)) => return self.disconnect(&error, now),
+            outcome => outcome,
+        };
+        match self.chain.replied(outcome, now.unix_ms) {
+            Step::Stored { counts, stored, gap } => {
+                let took = now.at.saturating_duration_since(sent_at);
+                self.counters.route.append_seconds.record(took.as_secs_f64());
+                self.writing.touched = now.at;
+                self.rollout = Rollout::None;
+                self.count_stored(&counts, &stored, now);
+                self.give_up(counts.lost);
+                self.tell_gap(&counts, gap.as_ref(), now);
+                self.appends_again();
+                self.reopen_if_room(now);
+            }
+            Step::Duplicate { counts, gap } => {
+                self.count_duplicate(&counts);
+                self.give_up(counts.lost);
+                self.tell_gap(&counts, gap.as_ref(), now);
+                // Another instance writes as well: it may have the lease by now.
+                self.leadership.hurry();
+                self.appends_again();
+                self.reopen_if_room(now);
+            }
+            Step::Dropped { events } => {
+                self.give_up(events);
+                self.leadership.hurry();
+                self.reopen_if_room(now);
+            }
+            Step::Again { rewound } => {
+                self.ledger.rewound(rewound);
+                self.leadership.hurry();
+            }
+            Step::Ignored => {}
+            Step::Wait(error, stored) => {
+                if let Some(stored) = stored {
+                    self.count_part(&stored, now);
+                    self.report.part += stored.events();
+                }
+                self.wait(&error, now);
+            }
+            Step::Superseded => {
+                self.yields = true;
+                self.leadership.hurry();
+            }
+            Step::Foreign => {
+                // What was taken over from a predecessor was not all that another instance had stored.
+                self.rollout = Rollout::None;
+                self.leadership.hurry();
+            }
+        }
+    }
+
+    /// The destination has proved that it takes what it is sent.
+    pub(super) fn appends_again(&mut self) {
+        self.writing.backoff.reset();
+        if self.writing.error.take().is_some() {
+            self.writing.parked = false;
+            self.changed();
+        }
+    }
+
+    /// The server refused a call and the connection is as good as before: asks again after a while.
+    pub(super) fn wait(&mut self, error: &Error, now: Moment) {
+        match error.class() {
+            Class::Resolve | Class::Repair => self.disconnect(error, now),
+            class @ (Class::Park | Class::Retry) => {
+                let park = class == Class::Park;
+                let wait = if park { PARKED } else { self.writing.backoff.next_wait() };
+                if let Link::Up(up) = &mut self.writing.link {
+                    up.paused_until = Some(now.at + wait);
+                }
+                self.refused(error, park, now);
+                self.changed();
+            }
+        }
+    }
+
+    /// Ends a connection over which no answer comes.
+    pub(super) fn check_writing(&mut self, now: Moment) {
+        let Link::Up(up) = &mut self.writing.link else { return };
+        if up.paused_until.is_some_and(|until| until <= now.at) {
+            up.paused_until = None;
+        }
+        if let Some(oldest) = up.sent.front()
+            && now.at >= oldest.due
+        {
+            let waited = now.at.saturating_duration_since(oldest.at);
+            self.disconnect(&Error::Timeout(waited, "waiting for a reply"), now);
+        }
+    }
+
+    /// Asks something small, if there is a connection.
+    pub(super) fn ask(&mut self, what: Ask, now: Moment, call: &[u8]) {
+        let Link::Up(up) = &mut self.writing.link else { return };
+        up.questions.extend_from_slice(call);
+        up.sent.push_back(Sent { at: now.at, due: now.at + ASK_DEADLINE, what: What::Asked(what) });
+    }
+
+    /// Renews the state's time, which dates the gap of a restart: it stands still while a gap is open.
+    fn touch(&mut self, now: Moment) {
+        let watching = self.reading.watched_from().is_some()
+            && self.chain.is_empty()
+            && self.chain.checkpoint().is_some();
+        let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
+        if watching && due && self.leadership.is_leader() {
+            self.writing.touched = now.at;
+            let at = now.unix_ms.to_string();
+            let mut call = Vec::new();
+            resp::command(&mut call, &[b"HSET", &self.settings.keys.state, b"at", at.as_bytes()]);
+            self.ask(Ask::Note, now, &call);
+        }
+    }
+
+    /// Writes what may be sent behind what is unsent in `out`: questions, every full batch, and the open one where
+    /// nothing else is on its way.
+    pub(in crate::capture) fn transmit(&mut self, out: &mut Vec<u8>, unsent: usize, now: Moment) {
+        if !self.writing.is_up() {
+            return;
+        }
+        self.stand(now);
+        self.touch(now);
+        if self.is_drained() {
+            self.flush_builder();
+        }
+        let may = self.leadership.is_leader() && self.superseded.is_none() && !self.yields;
+        let may = may && !self.waits_for_durability();
+        let force = may && self.may_force(now);
+        let begun = out.len();
+        let Link::Up(up) = &mut self.writing.link else { return };
+        out.append(&mut up.questions);
+        if !may || up.paused_until.is_some_and(|until| until > now.at) {
+            return;
+        }
+        up.paused_until = None;
+        let due = now.at + self.settings.response_timeout;
+        while self.chain.awaited() < IN_FLIGHT && unsent + (out.len() - begun) < UNSENT_BYTES {
+            // What follows a border may be a successor's.
+            if self.border.place.is_some() && self.chain.next_first() >= self.border.place {
+                return;
+            }
+            let Some((prev, gap, batch)) = self.chain.send(force, now.unix_ms) else { return };
+            up.scripts.append.write(out, batch, prev, gap);
+            up.sent.push_back(Sent { at: now.at, due, what: What::Batch });
+        }
+    }
+}
+
+/// An error with what the operator can do about it.
+pub(in crate::capture) fn describe(error: &Error) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error} ({hint})"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,29 @@
+//! What a source delivers, whichever way it is read.
+
+use crate::position::Epoch;
+use crate::server::resp::Message;
+
+/// What came next.
+#[derive(Debug)]
+pub(crate) enum Item<'a> {
+    /// A message that the route subscribes to.
+    Message {
+        message: Message<'a>,
+        /// The payload's whole length: of a message over the limit only the beginning is here.
+        size: usize,
+        /// Where its command ends in a replication stream; 0 in a window.
+        offset: u64,
+    },
+    /// A window opened somewhere, with this anchor.
+    Anchor {
+        epoch: Epoch,
+        /// Where its command ends in a replication stream; 0 in a window.
+        offset: u64,
+    },
+    /// The path works. Which process sent it, and when by its own clock, in microseconds.
+    Heartbeat { instance: u64, sent_us: u64 },
+    /// Everything that was published before the fence was asked for has come.
+    Fence,
+    /// Nothing that counts.
+    Nothing,
+}

@@ -1,0 +1,105 @@
+//! The destination: it carries out what connections have sent, or refuses it.
+
+use super::*;
+
+/// What is asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Connect,
+    Append,
+    Stand,
+    /// Plain commands: `HSET`, `HDEL`.
+    Plain,
+    /// Every one.
+    Any,
+}
+
+/// What a server says when it refuses.
+pub(super) const REFUSALS: [&str; 11] = [
+    "NOPERM this user has no permissions",
+    "WRONGTYPE Operation against a key holding the wrong kind of value",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "MISCONF Redis is configured to save RDB snapshots",
+    "READONLY You can't write against a read only replica.",
+    "NOREPLICAS Not enough good replicas to write.",
+    "BUSY Redis is busy running a script.",
+    "LOADING Redis is loading the dataset in memory",
+    "NOSCRIPT No matching script.",
+    "ERR unknown command",
+    "CLUSTERDOWN The cluster is down",
+];
+
+/// How many of these park a route.
+pub(super) const PARKING: usize = 2;
+
+impl World {
+    /// The words with which a call is refused now.
+    pub(super) fn refused(&self, call: Call) -> Option<&'static str> {
+        self.refusal.filter(|(what, _)| *what == Call::Any || *what == call).map(|(_, text)| text)
+    }
+
+    /// The destination carries out what a connection has sent first.
+    pub(super) fn serve(&mut self, which: usize, route: usize) {
+        let Some(link) = &mut self.instances[which].routes[route].link else { return };
+        let Some(request) = link.requests.pop_front() else { return };
+        let old = link.with_the_old;
+        let command = arguments(&request);
+        let call = match (command[0].as_slice(), command[1].first()) {
+            (b"EVALSHA", Some(b'1')) if command[1] == [b'1'; 40] => Call::Stand,
+            (b"EVALSHA", _) => Call::Append,
+            _ => Call::Plain,
+        };
+        let reply = match self.refused(call) {
+            Some(text) => Value::Error(text.as_bytes().to_vec()),
+            None => self.carry_out(call, &command, &request, old),
+        };
+        if call != Call::Stand {
+            let words = command
+                .iter()
+                .skip(1)
+                .filter(|word| word.len() < 80)
+                .map(|word| String::from_utf8_lossy(word));
+            let words: Vec<_> = words.take(14).collect();
+            self.tell(|| format!("i{which}.{route} {call:?} {}: {reply:?}", words.join(" ")));
+        }
+        if let Some(link) = &mut self.instances[which].routes[route].link {
+            link.replies.push_back(reply);
+        }
+    }
+
+    fn carry_out(&mut self, call: Call, command: &[Vec<u8>], request: &[u8], old: bool) -> Value {
+        let server_ms = self.server_ms;
+        let old = self.old_model.as_mut().filter(|_| old);
+        let beside = old.is_some();
+        let model = old.unwrap_or(&mut self.model);
+        match call {
+            Call::Stand => model.stand(command, server_ms),
+            Call::Append if beside => model.call(command),
+            Call::Append => {
+                let before = model.position();
+                let reply = model.call(command);
+                self.changed = true;
+                if before == "-" && self.model.position() != "-" && self.promised.is_none() {
+                    self.promised = Some(self.first_stored());
+                }
+                if let Some(real) = &mut self.real {
+                    assert_eq!(real.call(request), real::shown(&reply), "the script and its model");
+                }
+                reply
+            }
+            Call::Plain | Call::Connect | Call::Any => {
+                let text = |at: usize| String::from_utf8(command[at].clone()).unwrap();
+                assert_eq!(command[1], self.keys.state, "only the state is written plainly");
+                match command[0].as_slice() {
+                    b"HSET" => drop(model.state.insert(text(2), text(3))),
+                    b"HDEL" => drop(model.state.remove(&text(2))),
+                    other => panic!("{}", String::from_utf8_lossy(other)),
+                }
+                if let Some(real) = &mut self.real {
+                    real.call(request);
+                }
+                Value::Integer(1)
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One process: its disk, its routes, its life.
+
+use super::*;
+
+/// A process. It has two routes while a reload is under way.
+pub(super) struct Instance {
+    pub(super) number: usize,
+    pub(super) up: bool,
+    /// Its configuration; a later one is newer.
+    pub(super) configuration: u64,
+    /// Stopped, as by SIGSTOP.
+    pub(super) paused: bool,
+    /// Cut off from a side.
+    pub(super) no_source: bool,
+    pub(super) no_destination: bool,
+    /// By how much its clock on the wall is ahead.
+    pub(super) clock_ahead_ms: u64,
+    /// What survives the process.
+    pub(super) disk: MemoryDisk,
+    /// The oldest first.
+    pub(super) routes: Vec<Route>,
+    /// How many windows its routes have opened, and how many lines they have logged.
+    pub(super) windows: usize,
+    pub(super) lines: usize,
+}
+
+impl Instance {
+    pub(super) fn start(world: &World, number: usize, configuration: u64, disk: MemoryDisk) -> Self {
+        disk.heal();
+        let now = world.now(number);
+        let mut route = Route::new(world, number, configuration, None, now);
+        let (log, recovered) = Log::over(disk.clone(), SPOOL).unwrap();
+        route.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
+        route.log = Some(log);
+        Self {
+            number,
+            up: true,
+            configuration,
+            paused: false,
+            no_source: false,
+            no_destination: false,
+            clock_ahead_ms: 0,
+            disk,
+            routes: vec![route],
+            windows: 0,
+            lines: 0,
+        }
+    }
+}
+
+impl World {
+    /// The process ends, in whatever state, and another one takes its place.
+    pub(super) fn restart(&mut self, which: usize, configuration: u64) {
+        for route in 0..self.instances[which].routes.len() {
+            self.lose_link(which, route);
+        }
+        let disk = self.instances[which].disk.clone();
+        let fresh = Instance::start(self, which, configuration, disk);
+        let before = std::mem::replace(&mut self.instances[which], fresh);
+        let instance = &mut self.instances[which];
+        (instance.windows, instance.lines) = (before.windows, before.lines);
+        instance.clock_ahead_ms = before.clock_ahead_ms;
+    }
+
+    /// The process reads another configuration: a successor begins beside the route that runs.
+    pub(super) fn reload(&mut self, which: usize, configuration: u64) {
+        let instance = &self.instances[which];
+        if !instance.up || instance.paused || instance.routes.len() > 1 || instance.routes[0].stopping {
+            return;
+        }
+        let handover = instance.routes[0].handover.clone();
+        handover.offer(true);
+        let now = self.now(which);
+        let successor = Route::new(self, which, configuration, Some((handover, true)), now);
+        let instance = &mut self.instances[which];
+        instance.configuration = configuration;
+        instance.routes.push(successor);
+    }
+
+    /// The process is told to stop.
+    pub(super) fn stop(&mut self, which: usize) {
+        let now = self.now(which);
+        let instance = &self.instances[which];
+        if !instance.up || instance.paused || instance.routes.len() > 1 || instance.routes[0].stopping {
+            return;
+        }
+        self.instances[which].routes[0].stopping = true;
+        self.instances[which].routes[0].engine.on_stop(now);
+        self.drive(which, 0);
+    }
+
+    /// A route that has ended hands over, or ends the process.
+    pub(super) fn change_over(&mut self, which: usize) {
+        let now = self.now(which);
+        for route in 0..self.instances[which].routes.len() {
+            let handover = self.instances[which].routes[route].handover.clone();
+            let known = self.instances[which].routes[route].engine.awaits_border();
+            if known.is_some_and(|known| known != handover.border()) {
+                self.instances[which].routes[route].engine.on_border(handover.border(), now);
+                self.drive(which, route);
+            }
+        }
+        if !self.instances[which].routes[0].engine.is_done(now.at) {
+            return;
+        }
+        self.lose_link(which, 0);
+        let ended = self.instances[which].routes.remove(0);
+        let Route { mut engine, log, request, received, dropped_before, .. } = ended;
+        let dropped: u64 = engine.view(now).process.dropped.values().sum();
+        let (carried, _, _) = engine.end(now);
+        if self.instances[which].routes.is_empty() {
+            // It was told to stop, and is started again.
+            let configuration = self.instances[which].configuration;
+            let fresh = Route::new(self, which, configuration, None, now);
+            self.instances[which].routes.push(fresh);
+            return self.restart(which, configuration);
+        }
+        let successor = &mut self.instances[which].routes[0];
+        (successor.log, successor.request) = (log, request);
+        successor.received.extend(received);
+        successor.dropped_before += dropped_before + dropped;
+        successor.engine.on_inherited(carried, now);
+        self.drive(which, 0);
+    }
+
+    /// A newer configuration; half of them number otherwise.
+    pub(super) fn newer_configuration(&mut self) -> u64 {
+        self.configuration += if self.rng.bool() { 1 } else { 1 << 16 };
+        self.configuration
+    }
+
+    /// Whether the instance need not be given the newest configuration: it is not superseded; and in a gentle history it
+    /// numbers as the newest one does, since between two numberings nobody can go on without a gap.
+    pub(super) fn is_rolled_out(&mut self, which: usize) -> bool {
+        let now = self.now(which);
+        let (gentle, newest) = (self.gentle, numbering(self.configuration));
+        let instance = &mut self.instances[which];
+        let alike = numbering(instance.configuration) == newest;
+        let superseded =
+            instance.routes.iter_mut().any(|one| one.engine.view(now).state == RouteState::Superseded);
+        !superseded && (alike || !gentle)
+    }
+}
