@@ -1,15 +1,236 @@
-//! Promise: of two instances with different configurations the one with the older configuration deletes nothing.
+//! Promise: a configuration that is rolled out to two instances one after the other takes over once and for good,
+//! whatever its destination refuses and whichever of them stops. The older one then writes and deletes nothing.
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tidegate::status::RouteState;
 
+use super::replication;
 use crate::support::{
-    Load, Oracle, Server, Setup, Version, assert_exact, captured, eventually, gaps, wait_for_last,
+    Captured, Daemon, Load, Oracle, Payloads, Published, Server, Setup, Subscriber, Version, alert,
+    assert_accounted, assert_exact, captured, entries, eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Windows and changes of mind: a handful is what a take-over needs.
+const FEW: usize = 20;
+
+/// How the newer configuration differs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Entries have a further field.
+    Mapping,
+    /// A further channel, so that messages are counted otherwise.
+    Numbering,
+}
+
+fn routes(mode: &str, channel: &str, include: &str) -> String {
+    format!(
+        r#"
+        [capture.orders]
+        source = "shop"
+        channels = ["orders", "{channel}"]
+        mode = "{mode}"
+        destination = "events"
+        stream = "orders"
+        keep = "forever"
+        include = [{include}]
+        "#
+    )
+}
+
+fn older(mode: &str) -> String {
+    routes(mode, "refunds", r#""id""#)
+}
+
+fn newer(mode: &str, change: Change) -> String {
+    match change {
+        Change::Mapping => routes(mode, "refunds", r#""id", "received_at""#),
+        Change::Numbering => routes(mode, "returns", r#""id""#),
+    }
+}
+
+/// What stands in the stream, and whether it has the newer mapping's field.
+fn stored(server: &Server) -> (Vec<Captured>, Vec<bool>) {
+    let all = entries(server, "orders").into_iter().map(|(id, mut fields)| {
+        let mut take = |name: &str| {
+            let at = fields.iter().position(|(field, _)| field == name.as_bytes())?;
+            Some(fields.remove(at).1)
+        };
+        let mut need = |name| take(name).unwrap_or_else(|| panic!("{id} has no field {name}"));
+        let message = Published { channel: need("channel"), payload: need("payload") };
+        let position = String::from_utf8(need("id")).expect("a position is text");
+        let newer = take("received_at").is_some();
+        (Captured { message, pattern: None, position: Some(position) }, newer)
+    });
+    all.unzip()
+}
+
+struct Pair {
+    // Dropped before the servers, whose end they would tell of.
+    older: Daemon,
+    newer: Daemon,
+    source: Server,
+    destination: Server,
+    oracle: Oracle,
+}
+
+impl Pair {
+    /// Two instances of the older configuration, of which the first writes.
+    fn start(mode: &str) -> Self {
+        let source = Server::with(Version::Redis70, replication::options());
+        let destination = Server::start(Version::Redis70);
+        let changes: &[&str] = &["superseded", "superseded_no_more"];
+        let mut older = Setup::new()
+            .endpoint("shop", &source)
+            .endpoint("events", &destination)
+            .routes(&older(mode))
+            .expects(&[changes, alert::SOURCE, alert::DESTINATION, alert::GAP])
+            .start_ready();
+        let mut newer = older.twin();
+        newer.start_again();
+        newer.wait_state("orders", RouteState::Standby);
+        let oracle = Oracle::new(&source);
+        older.watch(&oracle);
+        newer.watch(&oracle);
+        Self { older, newer, source, destination, oracle }
+    }
+
+    #[track_caller]
+    fn finish(&self) {
+        self.oracle.publish_one(b"orders", LAST);
+        wait_for_last(&self.destination, "orders", LAST, PATIENCE);
+    }
+
+    /// Both have said of themselves what they had to say.
+    fn changes_of_mind(&self) -> usize {
+        let events = ["superseded", "superseded_no_more", "taking_over", "leading", "standing_by"];
+        let of = |daemon: &Daemon| {
+            let log = daemon.log();
+            let told =
+                log.iter().filter_map(|line| line.event.as_deref()).filter(|event| events.contains(event));
+            told.count()
+        };
+        of(&self.older) + of(&self.newer)
+    }
+}
+
+/// Connections that were made to read the source.
+fn openings(source: &Server, subscriber: &Subscriber) -> usize {
+    let stats: String = source.ask(&["INFO", "stats"]);
+    let number = |name: &str| -> usize {
+        let value = stats.lines().find_map(|line| line.strip_prefix(name));
+        value.expect("the server counts it").trim().parse().expect("a number")
+    };
+    let anchors =
+        subscriber.heard().iter().filter(|said| said.payload.starts_with(b"tidegate1 anchor")).count();
+    anchors + number("sync_full:") + number("sync_partial_ok:")
+}
+
+/// A configuration is loaded while the destination has no memory left, so that nothing can be announced. Then the
+/// instance with the older one ends.
+#[track_caller]
+fn announced_to_a_full_destination(mode: &str, change: Change) {
+    let mut pair = Pair::start(mode);
+    let load = |number| Load::new(2, 1_000, &["orders"]).payloads(Payloads::Unique).first_publisher(number);
+    pair.oracle.publish(&load(0));
+    pair.older.wait_settled("orders", 1_000);
+    let subscriber = Subscriber::start(&pair.source, &["tidegate:control"]);
+    pair.destination.ask::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let before = openings(&pair.source, &subscriber);
+    pair.newer.reload(&newer(mode, change));
+    // Five seconds of messages.
+    pair.oracle.publish(&load(2).rate(200));
+    pair.newer.status().expect("it answers");
+    let opened = openings(&pair.source, &subscriber) - before;
+    assert!(opened <= FEW, "{opened} windows were opened");
+    pair.older.kill();
+    pair.oracle.publish(&load(4));
+    eventually("the newer one has received it", PATIENCE, || {
+        let status = pair.newer.route("orders")?;
+        let process = status.process.as_ref().expect("it is a capture");
+        if process.received >= 2_000 { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+    pair.destination.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    pair.finish();
+    let (found, gaps) = (stored(&pair.destination).0, gaps(&pair.destination, "orders"));
+    let seen = [pair.older.seen("orders"), pair.newer.seen("orders")];
+    let missing = assert_accounted(&pair.oracle.sequence(), &found, &gaps, &seen, &[]);
+    assert_eq!(missing, 0, "one instance read at any time: {gaps:#?}");
+    let opened = openings(&pair.source, &subscriber) - before;
+    assert!(opened <= FEW, "{opened} windows were opened");
+}
+
+#[test]
+fn another_mapping_is_announced_to_a_full_destination() {
+    announced_to_a_full_destination("subscribe", Change::Mapping);
+}
+
+#[test]
+fn another_numbering_is_announced_to_a_full_destination() {
+    announced_to_a_full_destination("subscribe", Change::Numbering);
+}
+
+#[test]
+fn another_mapping_is_announced_to_a_full_destination_in_replication_mode() {
+    announced_to_a_full_destination("replication", Change::Mapping);
+}
+
+/// The newer one is frozen until the older one has gone on without it, and comes back.
+#[track_caller]
+fn frozen_for_nine_seconds(change: Change) {
+    const RATE: usize = 1_000;
+    let mut pair = Pair::start("subscribe");
+    let load = Load::new(2, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique).rate(RATE);
+    let load = pair.oracle.start(&load);
+    pair.destination.wait_longer("orders", 500);
+    pair.newer.reload(&newer("subscribe", change));
+    pair.newer.wait_leader("orders");
+    pair.older.wait_state("orders", RouteState::Superseded);
+    pair.destination.wait_longer("orders", 500);
+    pair.newer.process().signal(Signal::SIGSTOP);
+    let before = load.sent();
+    eventually("nine seconds of messages are sent", PATIENCE, || match load.sent() - before {
+        sent if sent >= 9 * RATE => Ok(()),
+        sent => Err(format!("{sent} sent")),
+    });
+    pair.older.status().expect("it answers");
+    pair.newer.process().signal(Signal::SIGCONT);
+    pair.newer.wait_leader("orders");
+    pair.older.wait_state("orders", RouteState::Superseded);
+    let from = pair.oracle.sequence().len();
+    pair.destination.wait_longer("orders", 2 * RATE);
+    load.stop();
+    pair.finish();
+    let (found, by_newer) = stored(&pair.destination);
+    let gaps = gaps(&pair.destination, "orders");
+    let seen = [pair.older.seen("orders"), pair.newer.seen("orders")];
+    let published = pair.oracle.sequence();
+    if change == Change::Mapping {
+        assert_eq!(gaps, [], "the older one has read on, and holds what the newer one does not store");
+        assert_accounted(&published, &found, &gaps, &seen, &[]);
+        let after = published.len() - from;
+        let of_older = by_newer[by_newer.len() - after..].iter().filter(|newer| !**newer).count();
+        assert_eq!(of_older, 0, "entries have the newer form since the newer one is back");
+    } else {
+        assert_accounted(&published, &found, &gaps, &seen, &["rollout"]);
+    }
+    let changes = pair.changes_of_mind();
+    assert!(changes <= FEW, "{changes} changes of mind");
+    pair.newer.wait_ready();
+}
+
+#[test]
+fn frozen_for_nine_seconds_with_another_mapping() {
+    frozen_for_nine_seconds(Change::Mapping);
+}
+
+#[test]
+fn frozen_for_nine_seconds_with_another_numbering() {
+    frozen_for_nine_seconds(Change::Numbering);
+}
 
 /// The older one keeps entries for a second, the newer one for ever. A stream of the older one's own shows when it
 /// has trimmed.
