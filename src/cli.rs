@@ -10,6 +10,7 @@ mod dead_letters;
 mod gaps;
 mod healthcheck;
 mod interrupt;
+mod output;
 mod replay;
 mod run;
 mod spool;
@@ -26,6 +27,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
 use crate::server::Error;
+use output::tell;
 
 /// Fine.
 const OK: u8 = 0;
@@ -117,8 +119,10 @@ impl Cli {
             Command::Spool(command) => spool::spool(config, &command),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
-                OK
+                // The generator panics where it cannot write.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);
+                output::printed(String::from_utf8_lossy(&script), OK)
             }
             Command::Man { command } => manual(&command),
         })
@@ -132,13 +136,14 @@ fn manual(words: &[String]) -> u8 {
     of.build();
     for word in words {
         let Some(found) = of.find_subcommand(word) else {
-            eprintln!("there is no command '{}'; tidegate --help lists them", words.join(" "));
+            tell!("there is no command '{}'; tidegate --help lists them", words.join(" "));
             return USAGE;
         };
         of = found.clone();
     }
-    match clap_mangen::Man::new(of).render(&mut io::stdout()) {
-        Ok(()) => OK,
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(of).render(&mut page) {
+        Ok(()) => output::printed(String::from_utf8_lossy(&page), OK),
         Err(_) => FAILED,
     }
 }
@@ -146,7 +151,7 @@ fn manual(words: &[String]) -> u8 {
 /// Reads the configuration, or prints everything that is wrong with it.
 fn load(path: &Path) -> Result<Loaded, u8> {
     config::load(path, environment(), &[]).map_err(|problems| {
-        eprintln!("{problems}");
+        tell!("{problems}");
         CONFIGURATION
     })
 }
@@ -175,6 +180,15 @@ impl Refusal {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         Self(UNAVAILABLE, format!("endpoint {endpoint}: {error}{hint}"))
     }
+
+    /// Tells it, where there is something to tell, and gives the exit code.
+    fn tell(self) -> u8 {
+        let Self(code, text) = self;
+        if !text.is_empty() {
+            tell!("{text}");
+        }
+        code
+    }
 }
 
 impl From<io::Error> for Refusal {
@@ -191,14 +205,9 @@ impl From<io::Error> for Refusal {
 fn carry_out(command: impl Future<Output = Result<u8, Refusal>>) -> u8 {
     match block_on(command) {
         Ok(Ok(code)) => code,
-        Ok(Err(Refusal(code, text))) => {
-            if !text.is_empty() {
-                eprintln!("{text}");
-            }
-            code
-        }
+        Ok(Err(refusal)) => refusal.tell(),
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            tell!("cannot start the runtime: {error}");
             FAILED
         }
     }

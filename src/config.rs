@@ -21,6 +21,7 @@ mod layers;
 pub mod lookup;
 mod loops;
 mod overlap;
+mod password;
 mod problems;
 mod raw;
 mod read;
@@ -31,6 +32,8 @@ mod url;
 use std::path::{Path, PathBuf};
 
 pub(crate) use check::of_entry;
+pub(crate) use password::read_password;
+pub use password::readable_by_others;
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{

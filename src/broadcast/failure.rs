@@ -1,7 +1,7 @@
 //! Why a broadcast cannot go on, and what it does next.
 
 use super::id::EntryId;
-use crate::server::{Class, Error};
+use crate::server::{Class, Error, UNKNOWN_COMMAND};
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,7 @@ impl Failure {
     /// the entry.
     pub(super) fn of_publish(side: Side, entry: Option<EntryId>, own: bool, error: Error) -> Self {
         match error.class() {
+            _ if error.code() == Some(UNKNOWN_COMMAND) => Self::Server { side, error },
             Class::Retry | Class::Resolve if error.code() != Some("ERR") => Self::Server { side, error },
             _ => Self::Refused { side, entry, own, error },
         }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::id::EntryId;
 use super::missed::Facts;
 use crate::server::resp::Value;
-use crate::server::{Error, Script};
+use crate::server::{Error, Script, said};
 use crate::status::Doubt;
 
 /// Looks.
@@ -93,7 +93,7 @@ impl Look {
                 [] => None,
                 [entry, consumer, idle, deliveries] => Some(Pending {
                     id: id(entry)?,
-                    consumer: String::from_utf8_lossy(consumer.bytes()?).into_owned(),
+                    consumer: said(consumer.bytes()?),
                     idle_ms: number(idle)?,
                     deliveries: number(deliveries)?,
                 }),

@@ -34,7 +34,7 @@ use super::session::Writers;
 use crate::config::{Endpoint, Message};
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, load_script};
+use crate::server::{Connection, Error, Script, connect, load_script, said};
 use crate::template::Template;
 
 use reader::Reader;
@@ -524,7 +524,7 @@ async fn begin(
     };
     let of = of.bytes().ok_or_else(|| unexpected(&BEGIN))?;
     if of != job.of.as_bytes() {
-        return Ok(Err(String::from_utf8_lossy(of).into_owned()));
+        return Ok(Err(said(of)));
     }
     let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| unexpected(&BEGIN));
     let number = |value: &Value| {

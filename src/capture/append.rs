@@ -188,9 +188,7 @@ impl Outcome {
         };
         Some(match text(0)? {
             "OK" => Self::Stored(stored()?),
-            "STOPPED" => {
-                Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned())
-            }
+            "STOPPED" => Self::Stopped(stored()?, Error::reply(elements.get(5)?.bytes()?).to_string()),
             "DUPLICATE" => Self::Duplicate(position(1)?),
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),

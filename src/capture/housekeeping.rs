@@ -8,14 +8,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::append::Keys;
 use super::trimming::Trimming;
 use crate::config::{Capture, Endpoint, Keep};
-use crate::server::{self, Backoff, Error};
+use crate::server::{self, Backoff, ControlConnection, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -83,7 +82,7 @@ async fn rounds(
     }
 }
 
-async fn by_age(connection: &mut MultiplexedConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
+async fn by_age(connection: &mut ControlConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
     // Ids carry the server's time, so age is counted by its clock: this machine's may be wrong by hours.
     let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
     let now = seconds.saturating_mul(1000);
@@ -98,7 +97,7 @@ async fn by_age(connection: &mut MultiplexedConnection, capture: &Capture, keys:
 }
 
 /// Trims the streams that the route's template made, a cursor's step at a time.
-async fn trim_made(connection: &mut MultiplexedConnection, set: &[u8], oldest: u64) -> Result<(), Error> {
+async fn trim_made(connection: &mut ControlConnection, set: &[u8], oldest: u64) -> Result<(), Error> {
     let mut cursor = 0u64;
     loop {
         let mut scan = redis::cmd("SSCAN");
@@ -112,7 +111,7 @@ async fn trim_made(connection: &mut MultiplexedConnection, set: &[u8], oldest: u
     }
 }
 
-async fn trim(connection: &mut MultiplexedConnection, streams: &[Vec<u8>], oldest: u64) -> Result<(), Error> {
+async fn trim(connection: &mut ControlConnection, streams: &[Vec<u8>], oldest: u64) -> Result<(), Error> {
     for some in streams.chunks(STREAMS_A_PIPELINE) {
         let mut pipeline = redis::pipe();
         // A key of another type is the append's to report; the others are trimmed all the same.

@@ -37,15 +37,11 @@ impl Connection {
     pub(super) fn new(socket: Socket) -> Self {
         Self {
             socket,
-            reader: Reader::new(Limits::default()),
+            reader: Reader::new(Limits::HANDSHAKE),
             out: Vec::new(),
             written: 0,
             major_version: None,
         }
-    }
-
-    pub(super) fn into_socket(self) -> Socket {
-        self.socket
     }
 
     /// Where commands are appended that [`Self::poll_flush`] sends, in order.

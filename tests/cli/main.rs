@@ -8,6 +8,7 @@
 mod support;
 
 mod connect;
+mod output;
 mod rights;
 
 use std::collections::{BTreeSet, HashMap};
