@@ -109,11 +109,12 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         "tidegate starts"
     );
 
+    let hosts = loaded.config.daemon.hosts.clone();
     // Before anybody can ask: a daemon without a route on its board would call itself ready.
     let mut supervisor = Supervisor::start(loaded.config, instance, place, board.clone(), metrics.clone());
     // These outlive the routes: a long drain is watched and can be looked at.
     let last = CancellationToken::new();
-    let view = View { about, board: board.clone(), metrics: metrics.clone() };
+    let view = View { about, board: board.clone(), metrics: metrics.clone(), hosts };
     let services = [
         rt::spawn("http", http::serve(listener, view, last.clone())),
         rt::spawn("metrics upkeep", observe::upkeep(metrics.clone(), last.clone())),

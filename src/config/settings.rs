@@ -28,6 +28,8 @@ pub struct Config {
 pub struct Daemon {
     /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are served.
     pub listen: SocketAddr,
+    /// Names by which HTTP clients may ask for these, beside those that no stranger can own.
+    pub hosts: Vec<String>,
     /// Where the daemon may keep files.
     pub state_directory: PathBuf,
     /// Bytes that all routes together may hold in memory.
