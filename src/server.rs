@@ -24,7 +24,7 @@ mod script;
 mod socket;
 
 pub use backoff::Backoff;
-pub use connect::{Role, connect, connect_at, role_in};
+pub use connect::{Role, connect, connect_at, connect_to_publish, role_in};
 pub use connection::Connection;
 pub use control::{ControlConnection, control};
 pub(crate) use error::UNKNOWN_COMMAND;

@@ -47,6 +47,20 @@ pub(super) enum Failure {
         /// Its key.
         key: String,
     },
+    /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
+    #[error(
+        "the stream '{stream}' was deleted, replaced or set back: its newest id is below the cursor {cursor}, so that nothing in it would be published; {}", on_begins(*start, route)
+    )]
+    StreamBelow {
+        /// The stream.
+        stream: String,
+        /// The route.
+        route: String,
+        /// The cursor.
+        cursor: EntryId,
+        /// Whether the configuration says where to begin.
+        start: bool,
+    },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
     #[error(
         "the stream '{stream}' has entries and the route has no cursor yet: say in [broadcast.{route}] whether they are to be published, start = \"beginning\", \"end\" or an entry's id"
@@ -62,6 +76,14 @@ pub(super) enum Failure {
 /// What failed.
 fn what(entry: Option<&EntryId>) -> String {
     entry.map_or_else(|| "writing a dead letter".to_owned(), |entry| format!("publishing the entry {entry}"))
+}
+
+/// What follows where a stream began anew.
+fn on_begins(start: bool, route: &str) -> String {
+    if start {
+        return "the route begins where its option start says".to_owned();
+    }
+    format!("say in [broadcast.{route}] where to go on, start = \"beginning\", \"end\" or an entry's id")
 }
 
 impl Failure {
@@ -92,8 +114,10 @@ impl Failure {
         match self {
             Self::Server { error, .. } => error.class(),
             Self::Refused { own: true, .. } => Class::Retry,
-            Self::Refused { .. } | Self::StartUnsaid { .. } => Class::Park,
-            Self::CursorVanished { .. } | Self::LeaseLapsed => Class::Repair,
+            Self::Refused { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { start: false, .. } => {
+                Class::Park
+            }
+            Self::CursorVanished { .. } | Self::LeaseLapsed | Self::StreamBelow { .. } => Class::Repair,
         }
     }
 
@@ -101,7 +125,7 @@ impl Failure {
     pub(super) fn side(&self) -> Side {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
-            Self::CursorVanished { .. } | Self::StartUnsaid { .. } => Side::Source,
+            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { .. } => Side::Source,
             Self::LeaseLapsed => Side::Destination,
         }
     }

@@ -412,6 +412,13 @@ async fn live(config: &Config, endpoint: &Endpoint, arguments: &Arguments) -> Re
         return Ok(found);
     }
     let patterns: u64 = ask(&mut connection, &["PUBSUB", "NUMPAT"]).await.map_err(refused)?;
+    // Those of the configuration's own captures are named above, where they match.
+    let (captures, own) = lookup::subscribed_patterns(config, endpoint);
+    let control = keys::control(&endpoint.key_prefix);
+    let (_, listening): (String, u64) =
+        ask(&mut connection, &["PUBSUB", "NUMSUB", &control]).await.map_err(refused)?;
+    // Each capture that listens is subscribed to the control channel: fewer subscribers, and some do not.
+    let patterns = if listening >= captures { patterns.saturating_sub(own) } else { patterns };
     if patterns > 0 {
         found.push(format!(
             "clients are subscribed to {patterns} patterns, which Redis does not name: one may match it"

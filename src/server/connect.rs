@@ -40,6 +40,16 @@ pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Erro
     Err(last.unwrap_or_else(none))
 }
 
+/// Connects as [`connect`] does, to publish: a replica takes PUBLISH as a master does, and the message reaches none of
+/// the master's subscribers.
+///
+/// # Errors
+/// As [`connect`]; and where the server is a replica.
+pub async fn connect_to_publish(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
+    let connection = connect(endpoint, role).await?;
+    if connection.is_replica { Err(Error::replica()) } else { Ok(connection) }
+}
+
 /// What a server is among those of its deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -86,6 +96,7 @@ async fn handshake(
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
     connection.major_version = major_version_in(&answer);
+    connection.is_replica = found == Role::Replica;
     if endpoint.database != 0 {
         let database = endpoint.database.to_string();
         greet(&mut connection, deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;

@@ -31,6 +31,8 @@ pub struct Connection {
     written: usize,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
+    /// Whether it greeted as a replica.
+    pub is_replica: bool,
 }
 
 impl Connection {
@@ -41,6 +43,7 @@ impl Connection {
             out: Vec::new(),
             written: 0,
             major_version: None,
+            is_replica: false,
         }
     }
 

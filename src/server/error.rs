@@ -82,6 +82,15 @@ impl Error {
         Self::Reply(said(text))
     }
 
+    /// What a master would not be: the class is that of a write which a replica refuses.
+    #[must_use]
+    pub(crate) fn replica() -> Self {
+        Self::Reply(
+            "READONLY the server is a replica: what is published there reaches no subscriber of the master"
+                .into(),
+        )
+    }
+
     /// An error reply to a part of the handshake. A server may quote there what it was sent, and that is the password:
     /// of its text only the code is kept, where that is one of Redis' own.
     #[must_use]
