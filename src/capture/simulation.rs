@@ -59,6 +59,7 @@ pub(super) fn settings(stream: &str) -> Capture {
         patterns: vec![],
         mode: Mode::Subscribe,
         destination: "events".into(),
+        reserved: "tidegate:".into(),
         stream: Template::parse(stream).unwrap(),
         groups: vec!["g".into()],
         groups_start: None,

@@ -189,6 +189,8 @@ pub struct Capture {
     pub conditions: Vec<Condition>,
     /// The endpoint that holds the streams.
     pub destination: String,
+    /// What no stream's name may begin with: the destination's `key_prefix`.
+    pub reserved: String,
     /// The stream's name, from the event.
     pub stream: Template,
     /// Consumer groups that are made with each stream.

@@ -172,6 +172,7 @@ impl Trials<'_> {
         self.key("sismember", &made, &["name"]);
         self.key("smembers", &made, &[]);
         self.key("sscan", &made, &["0"]);
+        self.key("srem", &made, &["name"]);
     }
 
     fn broadcast_source(&mut self, route: &Broadcast) {

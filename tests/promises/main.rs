@@ -24,6 +24,7 @@ mod capture_parked;
 mod capture_rejected;
 mod capture_restart;
 mod capture_source_faults;
+mod capture_strangers;
 mod capture_trim;
 mod chaos;
 mod comes_back;

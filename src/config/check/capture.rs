@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::Check;
 use super::templates::Setting;
-use crate::config::keys;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
 use crate::config::settings::{
     Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication, UntilAcknowledged,
 };
-use crate::template::Template;
+use crate::config::keys;
+use crate::template::{Part, Template};
 
 impl Check<'_> {
     pub(super) fn capture(
@@ -55,6 +55,11 @@ impl Check<'_> {
             patterns: raw.patterns,
             mode,
             conditions,
+            reserved: destination
+                .as_ref()
+                .and_then(|name| endpoints.get(name))
+                .map(|endpoint| endpoint.key_prefix.clone())
+                .unwrap_or_default(),
             destination: destination?,
             stream: stream?,
             groups: raw.groups,
@@ -130,11 +135,16 @@ impl Check<'_> {
     }
 
     fn stream(&mut self, key: &Key, route: &str, stream: &Template, destination: Option<&Endpoint>) {
-        let Some(literal) = stream.literal() else { return };
-        self.name(key, "stream", literal);
-        let own = |endpoint: &Endpoint| keys::is_own(&endpoint.key_prefix, literal);
-        if destination.is_some_and(own) {
-            let message = format!("\"{literal}\" is a key that tidegate keeps for itself on this endpoint");
+        if let Some(literal) = stream.literal() {
+            self.name(key, "stream", literal);
+        }
+        // Of a template, what it begins with; what the message adds is checked when it comes.
+        let [Part::Literal(begin), ..] = stream.parts() else { return };
+        if let Some(endpoint) = destination.filter(|endpoint| begin.starts_with(&endpoint.key_prefix)) {
+            let message = format!(
+                "\"{begin}\": names that begin with \"{}\" are tidegate's own on this endpoint",
+                endpoint.key_prefix
+            );
             self.report_with(key, message, format!("choose another name, such as \"{route}\""));
         }
     }
