@@ -20,6 +20,7 @@ mod later;
 mod layers;
 pub mod lookup;
 mod loops;
+mod notifications;
 mod overlap;
 mod password;
 mod problems;
@@ -32,6 +33,7 @@ mod url;
 use std::path::{Path, PathBuf};
 
 pub(crate) use check::of_entry;
+pub(crate) use notifications::{is_notification, lacking};
 pub(crate) use password::read_password;
 pub use password::readable_by_others;
 pub use problems::{Problem, Problems};

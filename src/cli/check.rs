@@ -51,6 +51,24 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> u8 {
     }
 }
 
+/// Says which channels count their subscribers: Socket.IO's adapter asks `PUBSUB NUMSUB` how many servers there are, and
+/// waits for an answer of each.
+fn counted_subscribers(out: &mut String, route: &Capture) {
+    if route.mode.replication().is_some() {
+        return;
+    }
+    let counted = |name: &&String| name.starts_with("socket.io") && name.contains('#');
+    for channel in route.channels.iter().filter(counted) {
+        line(
+            out,
+            format_args!(
+                "    note: Socket.IO takes each subscriber of \"{channel}\" for one of its servers (PUBSUB NUMSUB), and \
+                 its fetchSockets waits for tidegate in vain: name it in patterns, or set mode = \"replication\""
+            ),
+        );
+    }
+}
+
 /// Files with secrets that every user of the machine can read.
 fn readable_secrets(config: &Config) -> Vec<String> {
     let of = |(name, endpoint): (&String, &Arc<Endpoint>)| {
@@ -72,6 +90,7 @@ fn summary(loaded: &Loaded) -> String {
     }
     for route in loaded.config.capture.values() {
         line(&mut out, format_args!("  {}", capture(route)));
+        counted_subscribers(&mut out, route);
     }
     for route in loaded.config.broadcast.values() {
         line(&mut out, format_args!("  {}", broadcast(route)));

@@ -93,6 +93,8 @@ pub struct Facts {
     pub storage: Storage,
     /// How much of its replication stream it holds, in bytes; 0 where it holds none yet.
     pub backlog_bytes: Option<u64>,
+    /// `notify-keyspace-events`.
+    pub notifications: Option<String>,
     /// For how many seconds a master holds it once no replica is connected; 0 is for ever.
     pub backlog_ttl_seconds: Option<u64>,
 }
@@ -133,6 +135,7 @@ impl Facts {
             eviction: shown("maxmemory_policy"),
             storage,
             backlog_bytes: get("repl_backlog_size").and_then(|bytes| bytes.parse().ok()),
+            notifications: settings.get("notify-keyspace-events").map(|text| server::said(text.as_bytes())),
             backlog_ttl_seconds: settings.get("repl-backlog-ttl").and_then(|ttl| ttl.parse().ok()),
         }
     }
@@ -146,7 +149,7 @@ pub(super) async fn ask(connection: &mut ControlConnection) -> Result<Facts, Err
     let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
     let mut settings = HashMap::new();
     // One at a time: several in one command need Redis 7.
-    for name in ["appendfsync", "save", "repl-backlog-ttl"] {
+    for name in ["appendfsync", "save", "repl-backlog-ttl", "notify-keyspace-events"] {
         let told: HashMap<String, String> =
             optional(redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await)?;
         settings.extend(told);

@@ -10,7 +10,7 @@ use crate::config::raw::{self, defaults};
 use crate::config::settings::{
     Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication, UntilAcknowledged,
 };
-use crate::config::keys;
+use crate::config::{is_notification, keys};
 use crate::template::{Part, Template};
 
 impl Check<'_> {
@@ -41,6 +41,9 @@ impl Check<'_> {
         let include = self.include(&key.at("include"), &raw.include);
         let replication = (raw.prefer.map(|word| word.0), raw.sharded, raw.min_backlog_cover);
         let mode = self.mode(key, raw.mode.0, replication);
+        if mode.replication().is_some() {
+            self.no_notifications(key, &raw.channels, &raw.patterns);
+        }
         let max_streams = u32::try_from(raw.max_streams.0).unwrap_or_else(|_| {
             self.report(&key.at("max_streams"), format!("expected at most {}", u32::MAX));
             u32::MAX
@@ -105,6 +108,17 @@ impl Check<'_> {
                 sharded: sharded.unwrap_or_default(),
                 min_backlog_cover: cover.unwrap_or_else(defaults::min_backlog_cover).0,
             }),
+        }
+    }
+
+    /// A server tells its own subscribers of keyspace events, and writes none of that into its replication stream.
+    fn no_notifications(&mut self, key: &Key, channels: &[String], patterns: &[String]) {
+        for (list, names) in [(key.at("channels"), channels), (key.at("patterns"), patterns)] {
+            for (index, name) in names.iter().enumerate().filter(|(_, name)| is_notification(name)) {
+                let message = format!("\"{name}\": keyspace notifications are not in the replication stream");
+                let help = "capture them in a route of its own, with mode = \"subscribe\"";
+                self.report_with(&list.at(&index.to_string()), message, help);
+            }
         }
     }
 
