@@ -46,9 +46,10 @@ const CONFIGURATION: u8 = 78;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The configuration file; `conf.d/*.toml` beside it is read after it
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
-    config: PathBuf,
+    /// The configuration file; `conf.d/*.toml` beside it is read after it. Without this option it is the one that
+    /// the environment variable TIDEGATE_CONFIG names, and else /etc/tidegate/tidegate.toml
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,7 +106,8 @@ impl Cli {
     /// Carries out the command.
     #[must_use]
     pub fn execute(self) -> ExitCode {
-        let config = self.config.as_path();
+        let config = self.config.unwrap_or_else(configuration_file);
+        let config = config.as_path();
         ExitCode::from(match self.command {
             Command::Run => run::run(config),
             Command::Check(arguments) => check::check(config, &arguments),
@@ -154,6 +156,12 @@ fn load(path: &Path) -> Result<Loaded, u8> {
         tell!("{problems}");
         CONFIGURATION
     })
+}
+
+/// The main file where no option names it.
+fn configuration_file() -> PathBuf {
+    let named = std::env::var_os("TIDEGATE_CONFIG").filter(|name| !name.is_empty());
+    named.map_or_else(|| PathBuf::from("/etc/tidegate/tidegate.toml"), PathBuf::from)
 }
 
 /// The environment as text; what is not UTF-8 cannot be configuration.
