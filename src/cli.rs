@@ -10,6 +10,7 @@ mod dead_letters;
 mod gaps;
 mod healthcheck;
 mod interrupt;
+mod output;
 mod replay;
 mod run;
 mod spool;
@@ -26,6 +27,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
 use crate::server::Error;
+use output::tell;
 
 /// Fine.
 const OK: u8 = 0;
@@ -44,9 +46,10 @@ const CONFIGURATION: u8 = 78;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The configuration file; `conf.d/*.toml` beside it is read after it
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/tidegate/tidegate.toml")]
-    config: PathBuf,
+    /// The configuration file; `conf.d/*.toml` beside it is read after it. Without this option it is the one that
+    /// the environment variable TIDEGATE_CONFIG names, and else /etc/tidegate/tidegate.toml
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,7 +106,8 @@ impl Cli {
     /// Carries out the command.
     #[must_use]
     pub fn execute(self) -> ExitCode {
-        let config = self.config.as_path();
+        let config = self.config.unwrap_or_else(configuration_file);
+        let config = config.as_path();
         ExitCode::from(match self.command {
             Command::Run => run::run(config),
             Command::Check(arguments) => check::check(config, &arguments),
@@ -117,8 +121,10 @@ impl Cli {
             Command::Spool(command) => spool::spool(config, &command),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
-                OK
+                // The generator panics where it cannot write.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);
+                output::printed(String::from_utf8_lossy(&script), OK)
             }
             Command::Man { command } => manual(&command),
         })
@@ -132,13 +138,14 @@ fn manual(words: &[String]) -> u8 {
     of.build();
     for word in words {
         let Some(found) = of.find_subcommand(word) else {
-            eprintln!("there is no command '{}'; tidegate --help lists them", words.join(" "));
+            tell!("there is no command '{}'; tidegate --help lists them", words.join(" "));
             return USAGE;
         };
         of = found.clone();
     }
-    match clap_mangen::Man::new(of).render(&mut io::stdout()) {
-        Ok(()) => OK,
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(of).render(&mut page) {
+        Ok(()) => output::printed(String::from_utf8_lossy(&page), OK),
         Err(_) => FAILED,
     }
 }
@@ -146,9 +153,15 @@ fn manual(words: &[String]) -> u8 {
 /// Reads the configuration, or prints everything that is wrong with it.
 fn load(path: &Path) -> Result<Loaded, u8> {
     config::load(path, environment(), &[]).map_err(|problems| {
-        eprintln!("{problems}");
+        tell!("{problems}");
         CONFIGURATION
     })
+}
+
+/// The main file where no option names it.
+fn configuration_file() -> PathBuf {
+    let named = std::env::var_os("TIDEGATE_CONFIG").filter(|name| !name.is_empty());
+    named.map_or_else(|| PathBuf::from("/etc/tidegate/tidegate.toml"), PathBuf::from)
 }
 
 /// The environment as text; what is not UTF-8 cannot be configuration.
@@ -175,6 +188,15 @@ impl Refusal {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         Self(UNAVAILABLE, format!("endpoint {endpoint}: {error}{hint}"))
     }
+
+    /// Tells it, where there is something to tell, and gives the exit code.
+    fn tell(self) -> u8 {
+        let Self(code, text) = self;
+        if !text.is_empty() {
+            tell!("{text}");
+        }
+        code
+    }
 }
 
 impl From<io::Error> for Refusal {
@@ -191,14 +213,9 @@ impl From<io::Error> for Refusal {
 fn carry_out(command: impl Future<Output = Result<u8, Refusal>>) -> u8 {
     match block_on(command) {
         Ok(Ok(code)) => code,
-        Ok(Err(Refusal(code, text))) => {
-            if !text.is_empty() {
-                eprintln!("{text}");
-            }
-            code
-        }
+        Ok(Err(refusal)) => refusal.tell(),
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            tell!("cannot start the runtime: {error}");
             FAILED
         }
     }

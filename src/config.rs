@@ -20,7 +20,9 @@ mod later;
 mod layers;
 pub mod lookup;
 mod loops;
+mod notifications;
 mod overlap;
+mod password;
 mod problems;
 mod raw;
 mod read;
@@ -31,6 +33,9 @@ mod url;
 use std::path::{Path, PathBuf};
 
 pub(crate) use check::of_entry;
+pub(crate) use notifications::{is_notification, lacking};
+pub(crate) use password::read_password;
+pub use password::readable_by_others;
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{

@@ -2,6 +2,9 @@
 //!
 //! The library serves the binary, the tests and the benches; it promises no API.
 
+// `cli::output` is the door: a reader that has seen enough must not make a command panic.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod broadcast;
 pub mod capture;
 pub mod cli;
@@ -9,6 +12,7 @@ pub mod config;
 pub mod event;
 mod filter;
 pub mod glob;
+mod harmless;
 pub mod logs;
 pub mod metrics;
 pub mod observe;

@@ -4,7 +4,9 @@
 //! `position`, `class`); the words around them may change. Payloads and secrets never appear.
 
 mod limited;
+mod sink;
 mod subscriber;
 
 pub use limited::Limited;
+pub use sink::{dropped, flush};
 pub use subscriber::{Style, init, subscriber};

@@ -4,8 +4,11 @@
 //! ```text
 //! Endpoint ──connect──▶ Socket ──handshake──▶ Connection ──▶ resp::Reader   bounded, no copies
 //!                          │                      └────────▶ out buffer     commands, pipelined
-//!                          └──────────────▶ control(): the redis crate, for what is not hot
+//!                          └──────────────▶ ControlConnection: commands that are not hot, on the same reader
 //! ```
+//!
+//! What a server said becomes text in one place (`said`): bounded, harmless on a terminal and in a log, without a
+//! password.
 //!
 //! Nothing reconnects by itself: a connection that ended stays ended, and whoever held it decides
 //! what that means, because behind a silent reconnect hides a loss.
@@ -16,12 +19,15 @@ mod connection;
 mod control;
 mod error;
 pub mod resp;
+mod said;
 mod script;
 mod socket;
 
 pub use backoff::Backoff;
-pub use connect::{Role, connect, connect_at, role_in};
+pub use connect::{Role, connect, connect_at, connect_to_publish, role_in};
 pub use connection::Connection;
-pub use control::control;
+pub use control::{ControlConnection, control};
+pub(crate) use error::UNKNOWN_COMMAND;
 pub use error::{Class, Error};
+pub(crate) use said::said;
 pub use script::{Hash, Script, load_script};

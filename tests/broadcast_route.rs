@@ -423,6 +423,7 @@ fn the_rights_that_acl_names_are_enough() {
         let endpoints = [endpoint(&events, "events", "reader"), endpoint(shop, "shop", "speaker")];
         let config = Config {
             daemon: Daemon {
+                hosts: Vec::new(),
                 listen: ([127, 0, 0, 1], 0).into(),
                 state_directory: "/nowhere".into(),
                 memory_limit: 0,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ impl Served {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let view = View {
+            hosts: Vec::new(),
             about: About {
                 version: "1.2.3".to_owned(),
                 instance: "host-1".to_owned(),
@@ -226,18 +227,45 @@ fn each_connection_serves_one_request() {
     assert!(answer.contains("connection: close\r\n"), "{answer}");
 }
 
-/// More silent clients than there are places: they are cut off in time, and then others are served.
+/// Many more silent clients than there are places: those that have been silent longest make room, and others are
+/// served meanwhile.
 #[test]
 fn silent_clients_do_not_hold_their_places() {
     let served = Served::start();
-    let silent: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(served.address).unwrap()).collect();
+    let silent: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(served.address).unwrap()).collect();
     let mut probe = TcpStream::connect(served.address).unwrap();
     probe.set_read_timeout(Some(DEADLINE)).unwrap();
     probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = String::new();
     probe.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    assert_eq!(silent.len(), 64);
+    // The newest of them is still there: no time-out has made this room.
+    let mut newest = silent.last().unwrap();
+    newest.set_nonblocking(true).unwrap();
+    assert_eq!(newest.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // And what stays silent is closed without an answer, long before the end of a whole connection.
+    newest.set_nonblocking(false).unwrap();
+    newest.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    assert_eq!(newest.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn what_asks_by_a_strangers_name_gets_nothing() {
+    let served = Served::start();
+    for path in ["/healthz", "/status", "/metrics", "/readyz", "/"] {
+        let answer = served.raw(format!("GET {path} HTTP/1.1\r\nHost: evil.example:7380\r\n\r\n").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+        assert!(
+            !answer.contains("tidegate_") && !answer.contains("host-1") && !answer.contains("healthy"),
+            "{answer}"
+        );
+    }
+    let absolute = served.raw(b"GET http://evil.example/status HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(absolute.starts_with("HTTP/1.1 421 "), "{absolute}");
+    for host in ["Host: localhost:7380\r\n", "Host: tidegate\r\n", "Host: 10.1.2.3:7380\r\n", ""] {
+        let answer = served.raw(format!("GET /healthz HTTP/1.1\r\n{host}\r\n").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::id::EntryId;
 use super::render::Unrenderable;
 use crate::config::{self, Start, keys};
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script};
+use crate::server::{Error, Hash, Script, said};
 
 /// Publishes and moves the cursor.
 pub(super) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
@@ -349,12 +349,9 @@ pub(super) fn opened(reply: &Value) -> Result<Opened, Error> {
     let number = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
     let failing = match (entry.bytes(), number(failures), number(row), error.bytes()) {
         (Some(b""), ..) => None,
-        (Some(entry), Some(failures), Some(row), Some(error)) => Some(Failing {
-            entry: cursor_id(entry)?,
-            failures,
-            row,
-            error: String::from_utf8_lossy(error).into_owned(),
-        }),
+        (Some(entry), Some(failures), Some(row), Some(error)) => {
+            Some(Failing { entry: cursor_id(entry)?, failures, row, error: said(error) })
+        }
         _ => return Err(unexpected(&OPEN)),
     };
     let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&OPEN))?;

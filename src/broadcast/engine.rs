@@ -148,6 +148,8 @@ pub(super) struct Core {
     ranges: Ranges,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
+    /// The cursor, where the stream's ids are below it: the next session asks whether that is so, and begins anew.
+    below: Option<EntryId>,
     /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
     failed: Option<(String, String)>,
     /// What is counted of the last such entry.
@@ -187,6 +189,7 @@ impl Engine {
             destination_timeout: destination.response_timeout,
             ranges: Vec::new(),
             remembered: None,
+            below: None,
             failed: None,
             failing: None,
             careful: false,
@@ -212,10 +215,14 @@ impl Engine {
 
     /// Appends the call that finds the cursor, or makes it.
     pub(super) fn ask_cursor(&self, out: &mut Vec<u8>) {
-        let Core { keys, remembered, settings, failed, .. } = &self.core;
-        let begin = remembered.map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
+        let Core { keys, remembered, settings, failed, below, .. } = &self.core;
+        // In a stream that began anew, what was remembered is no place.
+        let begin = remembered
+            .filter(|_| below.is_none())
+            .map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
+        let below = below.map(|id| id.to_string()).unwrap_or_default();
         let (entry, error) = failed.as_ref().map(|(entry, error)| (&**entry, &**error)).unwrap_or_default();
-        let arguments: [&[u8]; 8] = [
+        let arguments: [&[u8]; 9] = [
             b"EVAL",
             OPEN.source.as_bytes(),
             b"2",
@@ -224,6 +231,7 @@ impl Engine {
             begin.as_bytes(),
             entry.as_bytes(),
             error.as_bytes(),
+            below.as_bytes(),
         ];
         resp::command(out, &arguments);
     }
@@ -241,9 +249,13 @@ impl Engine {
         self.core.failed = None;
         self.core.failing.clone_from(&opened.failing);
         if opened.cursor.is_none() {
+            if let Some(cursor) = self.core.below {
+                return Err(self.core.stream_below(cursor));
+            }
             let Broadcast { stream, name, .. } = &*self.core.settings;
             return Err(Failure::StartUnsaid { stream: stream.clone(), route: name.clone() });
         }
+        self.core.below = None;
         self.opened = Some(opened);
         Ok(())
     }
@@ -312,6 +324,9 @@ impl Engine {
         self.opened = None;
         let core = &mut self.core;
         core.careful = matches!(failure, Failure::Refused { .. });
+        if let Failure::StreamBelow { cursor, .. } = failure {
+            core.below = Some(*cursor);
+        }
         if matches!(failure, Failure::LeaseLapsed) {
             let suppressed = core.admit("broadcast_lease_lapsed", now);
             core.effects.push(Effect::Lapsed(suppressed));
@@ -367,9 +382,12 @@ impl Core {
         self.log.admit(code, now.into_std())
     }
 
-    fn found(&mut self, found: Found, cursor: EntryId, now: Instant) {
+    /// # Errors
+    /// Where it ends the session.
+    fn found(&mut self, found: Found, cursor: EntryId, now: Instant) -> Result<(), Failure> {
         let code = match &found {
-            Found::Group => return,
+            Found::Group => return Ok(()),
+            Found::Below => return Err(self.stream_below(cursor)),
             Found::NoGroup => "broadcast_no_group",
             Found::Doubt(doubt) => doubt.as_str(),
             Found::Missed(_) => "broadcast_missed",
@@ -377,6 +395,13 @@ impl Core {
         };
         let suppressed = self.admit(code, now);
         self.effects.push(Effect::Found(found, cursor, suppressed));
+        Ok(())
+    }
+
+    /// What the session ends with where the stream's ids are below the cursor.
+    fn stream_below(&self, cursor: EntryId) -> Failure {
+        let Broadcast { stream, name, start, .. } = &*self.settings;
+        Failure::StreamBelow { stream: stream.clone(), route: name.clone(), cursor, start: start.is_some() }
     }
 
     fn rate_limited(&mut self, limited: bool) {

@@ -1,7 +1,7 @@
 //! Why a broadcast cannot go on, and what it does next.
 
 use super::id::EntryId;
-use crate::server::{Class, Error};
+use crate::server::{Class, Error, UNKNOWN_COMMAND};
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,20 @@ pub(super) enum Failure {
         /// Its key.
         key: String,
     },
+    /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
+    #[error(
+        "the stream '{stream}' was deleted, replaced or set back: its newest id is below the cursor {cursor}, so that nothing in it would be published; {}", on_begins(*start, route)
+    )]
+    StreamBelow {
+        /// The stream.
+        stream: String,
+        /// The route.
+        route: String,
+        /// The cursor.
+        cursor: EntryId,
+        /// Whether the configuration says where to begin.
+        start: bool,
+    },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
     #[error(
         "the stream '{stream}' has entries and the route has no cursor yet: say in [broadcast.{route}] whether they are to be published, start = \"beginning\", \"end\" or an entry's id"
@@ -64,11 +78,20 @@ fn what(entry: Option<&EntryId>) -> String {
     entry.map_or_else(|| "writing a dead letter".to_owned(), |entry| format!("publishing the entry {entry}"))
 }
 
+/// What follows where a stream began anew.
+fn on_begins(start: bool, route: &str) -> String {
+    if start {
+        return "the route begins where its option start says".to_owned();
+    }
+    format!("say in [broadcast.{route}] where to go on, start = \"beginning\", \"end\" or an entry's id")
+}
+
 impl Failure {
     /// An error reply to PUBLISH itself. Where its code says that the server is not fit now, it is not about
     /// the entry.
     pub(super) fn of_publish(side: Side, entry: Option<EntryId>, own: bool, error: Error) -> Self {
         match error.class() {
+            _ if error.code() == Some(UNKNOWN_COMMAND) => Self::Server { side, error },
             Class::Retry | Class::Resolve if error.code() != Some("ERR") => Self::Server { side, error },
             _ => Self::Refused { side, entry, own, error },
         }
@@ -91,8 +114,10 @@ impl Failure {
         match self {
             Self::Server { error, .. } => error.class(),
             Self::Refused { own: true, .. } => Class::Retry,
-            Self::Refused { .. } | Self::StartUnsaid { .. } => Class::Park,
-            Self::CursorVanished { .. } | Self::LeaseLapsed => Class::Repair,
+            Self::Refused { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { start: false, .. } => {
+                Class::Park
+            }
+            Self::CursorVanished { .. } | Self::LeaseLapsed | Self::StreamBelow { .. } => Class::Repair,
         }
     }
 
@@ -100,7 +125,7 @@ impl Failure {
     pub(super) fn side(&self) -> Side {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
-            Self::CursorVanished { .. } | Self::StartUnsaid { .. } => Side::Source,
+            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { .. } => Side::Source,
             Self::LeaseLapsed => Side::Destination,
         }
     }

@@ -33,7 +33,7 @@ use super::gone::Gone;
 use super::hold::Hold;
 use super::id::EntryId;
 use super::look::{self, Look};
-use super::missed::{Missed, Watch};
+use super::missed::{Anew, Missed, Watch};
 use super::outbound::Outbound;
 use super::publisher::{BATCH_ENTRIES, Publisher};
 use super::rate::Pace;
@@ -83,6 +83,8 @@ pub(super) enum Found {
     Missed(Missed),
     /// The stream was deleted, and another one begun.
     Anew,
+    /// The same, and what it holds stands before the cursor: the session ends with it.
+    Below,
 }
 
 /// The reading half of a session that waits for acknowledgements.
@@ -115,6 +117,8 @@ pub(super) struct Follow {
     tail: Option<EntryId>,
     /// Whether a look was asked for it since something changed.
     tail_asked: bool,
+    /// The first entry that the group was not given, when that was last asked for.
+    ungiven: Option<EntryId>,
     /// How many entries the next read asks for.
     read_entries: usize,
     /// The same of holes.
@@ -128,6 +132,15 @@ pub(super) struct Follow {
     paced: bool,
     /// Whether this instance published when that was last asked.
     led: bool,
+}
+
+impl From<Anew> for Found {
+    fn from(anew: Anew) -> Self {
+        match anew {
+            Anew::Above => Self::Anew,
+            Anew::Below => Self::Below,
+        }
+    }
 }
 
 impl Follow {
@@ -162,6 +175,7 @@ impl Follow {
             rhythm: Rhythm::new(replication, now),
             tail: None,
             tail_asked: false,
+            ungiven: None,
             read_entries: 1,
             hole_entries: 1,
             hole_read: (0, 0),
@@ -170,6 +184,14 @@ impl Follow {
             paced: false,
             led: false,
         }
+    }
+
+    /// The first entry that is not acknowledged, as far as is known: one that is pending, or else one that the group was
+    /// not given.
+    pub(super) fn unacknowledged(&self) -> Option<EntryId> {
+        let look = self.look.as_ref()?;
+        let ungiven = || self.ungiven.filter(|ungiven| *ungiven > look.delivered);
+        look.lowest.as_ref().map(|lowest| lowest.id).or_else(ungiven)
     }
 
     /// Up to where was read.
@@ -555,6 +577,9 @@ impl Follow {
         let state = |look: &Look| (look.delivered, look.pending, look.limit());
         let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
         self.search.came_to(look.scanned, same);
+        if let Some(ungiven) = look.ungiven {
+            self.ungiven = ungiven;
+        }
         if let Some(facts) = look.stream {
             let all = facts.last == look.delivered
                 && look.pending == 0
@@ -567,9 +592,8 @@ impl Follow {
                 // In the other order what is held has been handed over as well.
                 let held = if self.max_holes.is_none() { self.hold.count_after(self.handed) } else { 0 };
                 let held = u64::try_from(held).unwrap_or(u64::MAX);
-                if self.watch.compare(&facts, (self.read, held), publisher, now) {
-                    found.push(Found::Anew);
-                }
+                let anew = self.watch.compare(&facts, (self.read, held), publisher, now);
+                found.extend(anew.map(Found::from));
             }
         }
         self.look = Some(look);

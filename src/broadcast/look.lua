@@ -14,7 +14,8 @@
 -- Returns {} where there is no such group, else
 --   {last delivered, entries read or -1, pending, consumers,
 --    the lowest pending: {id, consumer, idle ms, deliveries} or {},
---    the stream: {entries added, length, last id, first id or ''} or {},
+--    the stream: {entries added, length, last id, first id or '', the first id that the group was not given or ''}
+--    or {},
 --    how far the next list is complete, the pending ids after `after` up to there,
 --    how many holes there are, where the scan came to or '' at the end, the holes that are acknowledged}
 local group, after, scan, step = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -76,8 +77,9 @@ local stream = {}
 if ARGV[5] == '1' then
   local about = redis.call('XINFO', 'STREAM', KEYS[1])
   local first = get(about, 'first-entry')
+  local ungiven = redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1)[1]
   stream = { get(about, 'entries-added'), get(about, 'length'), get(about, 'last-generated-id'),
-    first and first[1] or '' }
+    first and first[1] or '', ungiven and ungiven[1] or '' }
 end
 
 local complete, ids = delivered, {}

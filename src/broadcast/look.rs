@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::id::EntryId;
 use super::missed::Facts;
 use crate::server::resp::Value;
-use crate::server::{Error, Script};
+use crate::server::{Error, Script, said};
 use crate::status::Doubt;
 
 /// Looks.
@@ -25,6 +25,8 @@ pub(super) struct Look {
     pub(super) lowest: Option<Pending>,
     /// The stream, where it was asked for.
     pub(super) stream: Option<Facts>,
+    /// The first entry that the group was not given, where that was asked for with the stream.
+    pub(super) ungiven: Option<Option<EntryId>>,
     /// Up to where `open` is complete.
     pub(super) complete: EntryId,
     /// What is not acknowledged of the entries that were not read before.
@@ -93,7 +95,7 @@ impl Look {
                 [] => None,
                 [entry, consumer, idle, deliveries] => Some(Pending {
                     id: id(entry)?,
-                    consumer: String::from_utf8_lossy(consumer.bytes()?).into_owned(),
+                    consumer: said(consumer.bytes()?),
                     idle_ms: number(idle)?,
                     deliveries: number(deliveries)?,
                 }),
@@ -101,13 +103,17 @@ impl Look {
             },
             stream: match stream.elements()? {
                 [] => None,
-                [added, length, last, first] => Some(Facts {
+                [added, length, last, first, _] => Some(Facts {
                     added: number(added)?,
                     length: number(length)?,
                     last: id(last)?,
                     first: id(first),
                 }),
                 _ => return None,
+            },
+            ungiven: match stream.elements()? {
+                [.., ungiven] => Some(id(ungiven)),
+                [] => None,
             },
             complete: id(complete)?,
             open: open.elements()?.iter().map(id).collect::<Option<_>>()?,
@@ -170,6 +176,7 @@ mod tests {
             pending,
             consumers,
             lowest: None,
+            ungiven: None,
             stream: None,
             complete: at(delivered),
             open: HashSet::new(),

@@ -59,6 +59,9 @@ pub(super) enum Compared {
     Missed(u64),
     /// Fewer were added than were counted: the stream was deleted, and another one begun.
     Anew(u64),
+    /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
+    /// is added to it now is never read.
+    Below,
 }
 
 impl Facts {
@@ -80,7 +83,11 @@ impl Facts {
 
     /// Compares with what was read: up to an entry, which is the so many-th, where that is known.
     pub(super) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
-        let unread = if read >= self.last {
+        if read > self.last {
+            // A cursor that has not moved yet may have been put there on purpose (`start`).
+            return if counted.is_some() { Compared::Below } else { Compared::Unknown };
+        }
+        let unread = if read == self.last {
             0
         } else if self.first.is_none_or(|first| first > read) {
             self.length
@@ -95,6 +102,15 @@ impl Facts {
             Some(_) => Compared::Anew(added),
         }
     }
+}
+
+/// A stream that began anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Anew {
+    /// Its entries stand behind the cursor, and are read as they come.
+    Above,
+    /// They stand before it.
+    Below,
 }
 
 /// What is to be recorded.
@@ -157,34 +173,35 @@ impl Watch {
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
-    /// Takes in what the stream says, when `read` was read and so many of it are held. Returns whether it is
-    /// another stream.
+    /// Takes in what the stream says, when `read` was read and so many of it are held. Returns what is to be told
+    /// where it is another stream.
     pub(super) fn compare(
         &mut self,
         facts: &Facts,
         (read, held): (EntryId, u64),
         publisher: &mut Publisher,
         now: Instant,
-    ) -> bool {
+    ) -> Option<Anew> {
         if self.missed.is_some() || !publisher.takes() {
-            return false;
+            return None;
         }
         (self.last, self.read) = (now, read);
         match facts.compare(read, publisher.counted().map(|counted| counted + held)) {
-            Compared::Unknown | Compared::Complete => false,
+            Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {
                 publisher.set_counted(added.checked_sub(held));
-                false
+                None
             }
             Compared::Missed(count) => {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
                 self.missed = Some(Missed { count, after: read, up_to: before_first.unwrap_or(facts.last) });
-                false
+                None
             }
             Compared::Anew(added) => {
                 publisher.set_counted(added.checked_sub(held));
-                true
+                Some(Anew::Above)
             }
+            Compared::Below => Some(Anew::Below),
         }
     }
 
@@ -251,6 +268,10 @@ mod tests {
             (facts(10, 5, 10, Some(6)), 5, None, Compared::Counted(5)),
             // Another stream of the same name.
             (facts(2, 2, 20, Some(15)), 10, Some(10), Compared::Anew(0)),
+            (facts(4, 4, 9, Some(6)), 10, Some(1), Compared::Below),
+            (facts(4, 4, 9, Some(6)), 10, Some(10), Compared::Below),
+            // A cursor that `start` put there.
+            (facts(4, 4, 9, Some(6)), 10, None, Compared::Unknown),
         ] {
             assert_eq!(facts.compare(id(read), counted), expected, "{facts:?} {read} {counted:?}");
         }

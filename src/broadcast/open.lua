@@ -5,6 +5,8 @@
 -- ARGV  start  '' (not said), 'end', or an id: the cursor's place on a stream that has entries
 --       failed '' or the id of an entry whose publishing failed since, for its own sake
 --       error  what was said of it
+--       below  '' or the cursor that the caller found above all ids of the stream: where that still holds, the stream
+--              began anew, and so does the cursor
 --
 -- Returns {cursor, published, unheard, dead letters, filtered, failing, failures, row, error, counted}: the entry
 -- that failed last, how often it did, how many different entries failed without one being published since, what
@@ -13,13 +15,30 @@
 -- stream has entries, so that somebody must say whether they are to be published.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
 local pos, counted = cursor[1], cursor[6] or ''
-if not pos then
-  local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+
+-- Whether one id is below another. Its numbers have up to 20 digits, more than a Lua number holds.
+local function below(left, right)
+  local left_ms, left_sequence = string.match(left, '^(%d+)-(%d+)$')
+  local right_ms, right_sequence = string.match(right, '^(%d+)-(%d+)$')
+  if left_ms == right_ms then
+    left_ms, right_ms = left_sequence, right_sequence
+  end
+  return #left_ms < #right_ms or (#left_ms == #right_ms and left_ms < right_ms)
+end
+
+local about = {}
+if not pos or pos == ARGV[4] then
   -- An error where there is no stream: then none of this is known, and nothing was added.
-  local flat, about = redis.pcall('XINFO', 'STREAM', KEYS[2]), {}
+  local flat = redis.pcall('XINFO', 'STREAM', KEYS[2])
   for at = 1, #flat, 2 do
     about[flat[at]] = flat[at + 1]
   end
+end
+if pos and pos == ARGV[4] and below(about['last-generated-id'] or '0-0', pos) then
+  pos = nil
+end
+if not pos then
+  local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
   local added, length = about['entries-added'] or 0, about['length'] or 0
   if #entries == 0 then
     pos, counted = '0-0', string.format('%.0f', added)

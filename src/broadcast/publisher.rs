@@ -423,8 +423,8 @@ impl Publisher {
                 let mut batch = std::mem::replace(&mut other.releasing, empty);
                 batch.large = large;
                 batch.sent = Some(now);
-                other.waiting.push_back(batch);
                 other.out.append(&mut other.release_out);
+                other.send(batch);
             }
         }
         self.move_published(now);
@@ -493,7 +493,7 @@ impl Publisher {
                 batch.count = count;
                 batch.large = large;
                 batch.sent = Some(now);
-                other.waiting.push_back(batch);
+                other.send(batch);
             }
         }
         self.end = self.taken;

@@ -34,7 +34,7 @@ use super::session::Writers;
 use crate::config::{Endpoint, Message};
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, load_script};
+use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, said};
 use crate::template::Template;
 
 use reader::Reader;
@@ -220,7 +220,7 @@ impl Replay {
         let other = if source.is_same_server(destination) {
             None
         } else {
-            let other = connect(destination, CLIENT).await;
+            let other = connect_to_publish(destination, CLIENT).await;
             Some(other.map_err(|error| named(&Failure::destination(error)))?)
         };
         let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(of_source)?;
@@ -524,7 +524,7 @@ async fn begin(
     };
     let of = of.bytes().ok_or_else(|| unexpected(&BEGIN))?;
     if of != job.of.as_bytes() {
-        return Ok(Err(String::from_utf8_lossy(of).into_owned()));
+        return Ok(Err(said(of)));
     }
     let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| unexpected(&BEGIN));
     let number = |value: &Value| {

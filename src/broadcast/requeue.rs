@@ -14,7 +14,7 @@ use super::render::Renderer;
 use super::replay::reader::Reader;
 use crate::config::{Broadcast, Endpoint};
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect};
+use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish, role_in};
 
 /// Publishes the entry and removes the letter.
 const REQUEUE: Script = Script { name: "requeue", source: include_str!("requeue.lua") };
@@ -70,7 +70,7 @@ impl Requeue {
         let other = if source.is_same_server(destination) {
             None
         } else {
-            Some(connect(destination, CLIENT).await.map_err(at(destination))?)
+            Some(connect_to_publish(destination, CLIENT).await.map_err(at(destination))?)
         };
         let keys = Keys::new(&source.key_prefix, route);
         Ok(Self {
@@ -119,7 +119,13 @@ impl Requeue {
             }
             let publish: [&[u8]; 3] = [self.command.as_bytes(), channel, message];
             let reply = other.ask(self.deadlines.1, "publishing", &publish).await;
-            receivers = reply.and_then(|reply| number(&reply)).map_err(there)?;
+            receivers = reply.and_then(|reply| number(&reply)).map_err(&there)?;
+            // It may have become a replica since it greeted.
+            let hello =
+                other.ask(self.deadlines.1, "asking for the role", &[b"HELLO"]).await.map_err(&there)?;
+            if role_in(&hello) == Some(Role::Replica) {
+                return Err(there(Error::replica()));
+            }
             rest = (b"", b"");
         }
         let call: [&[u8]; 8] = [

@@ -274,7 +274,8 @@ impl Route {
             idle_ms: lowest.idle_ms,
             deliveries: lowest.deliveries,
         });
-        let age = Duration::from_millis(blocked.as_ref().map_or(0, |blocked| blocked.age_ms));
+        let first = follow.unacknowledged();
+        let age = Duration::from_millis(first.map_or(0, |id| now_unix_ms.saturating_sub(id.milliseconds)));
         self.parts.metrics.blocked_entry_age_seconds.set(age.as_secs_f64());
         let holes = look.holes;
         self.parts.metrics.holes.set(crate::metrics::float(holes));
@@ -324,7 +325,7 @@ impl Route {
         let group =
             settings.acknowledged().map(|acknowledged| acknowledged.group.as_str()).unwrap_or_default();
         match found {
-            Found::Group => {}
+            Found::Group | Found::Below => {}
             Found::Missed(missed) => {
                 self.parts.metrics.missed.increment(missed.count);
                 self.parts.metrics.dead_letters.increment(1);

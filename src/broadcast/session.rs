@@ -23,7 +23,7 @@ use super::look::LOOK;
 use super::route::Route;
 use super::wake::Wake;
 use crate::config::Endpoint;
-use crate::server::{Connection, Error, connect, load_script};
+use crate::server::{Connection, Error, connect, connect_to_publish, load_script};
 
 /// How often the loop looks at the clock when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -92,7 +92,7 @@ impl<'r> Session<'r> {
         let mut other = None;
         if !route.engine.one_server() {
             let destination = route.parts.destination.clone();
-            let connection = connect(&destination, &role).await.map_err(Failure::destination)?;
+            let connection = connect_to_publish(&destination, &role).await.map_err(Failure::destination)?;
             // An older server knows no such command, which would look like a refusal of the first entry.
             let sharded = route.parts.settings.sharded;
             if sharded && connection.major_version.is_some_and(|major| major < SHARDED_SINCE) {

@@ -185,9 +185,7 @@ impl Outcome {
         };
         Some(match text(0)? {
             "OK" => Self::Stored(stored()?, text(5).map(|gaps| Passage::parse("", gaps))),
-            "STOPPED" => {
-                Self::Stopped(stored()?, String::from_utf8_lossy(elements.get(5)?.bytes()?).into_owned())
-            }
+            "STOPPED" => Self::Stopped(stored()?, Error::reply(elements.get(5)?.bytes()?).to_string()),
             "DUPLICATE" => Self::Duplicate(position(1)?, Passage::parse(text(3)?, text(2)?)),
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),

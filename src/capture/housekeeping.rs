@@ -1,21 +1,24 @@
 //! What a route's destination needs now and then, away from the hot path: entries past their age are
 //! trimmed, also from streams to which nothing is appended any more, and the route's own records too; and
-//! what is acknowledged, where `keep.until_acknowledged` says so (`trimming`).
+//! what is acknowledged, where `keep.until_acknowledged` says so (`trimming`); and consumer groups that were destroyed
+//! (`groups`).
 //!
 //! Trimming is a command of its own, and works when memory is full: it is what frees it. It trims
 //! exactly (`MINID =`), since `~` would leave a stream of less than a node's 100 entries as it is.
 
+mod groups;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::groups::Groups;
 use super::append::Keys;
 use super::trimming::Trimming;
 use crate::config::{Capture, Endpoint, Keep};
-use crate::server::{self, Backoff, Error};
+use crate::server::{self, Backoff, ControlConnection, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -36,10 +39,11 @@ pub(crate) async fn keep(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
+    let mut groups = Groups::default();
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
-            ended = rounds(&endpoint, &capture, &keys, &writes_as, trimming.as_mut(), &mut backoff) => ended,
+            ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups), &mut backoff) => ended,
         };
         // The route's own connection tells of a server that is away; this is for the rest.
         tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
@@ -55,10 +59,9 @@ pub(crate) async fn keep(
 
 async fn rounds(
     endpoint: &Endpoint,
-    capture: &Capture,
-    keys: &Keys,
+    (capture, keys): (&Capture, &Keys),
     writes_as: &watch::Receiver<Option<String>>,
-    mut trimming: Option<&mut Trimming>,
+    (mut trimming, groups): (Option<&mut Trimming>, &mut Groups),
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
@@ -71,6 +74,7 @@ async fn rounds(
         let writes = writes_as.borrow().is_some();
         if due <= Instant::now() && writes {
             by_age(&mut connection, capture, keys).await?;
+            groups.look(&mut connection, capture, &keys.streams).await?;
             due = Instant::now() + INTERVAL;
         }
         let pause = match &mut trimming {
@@ -83,7 +87,7 @@ async fn rounds(
     }
 }
 
-async fn by_age(connection: &mut MultiplexedConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
+async fn by_age(connection: &mut ControlConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
     // Ids carry the server's time, so age is counted by its clock: this machine's may be wrong by hours.
     let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
     let now = seconds.saturating_mul(1000);
@@ -98,7 +102,7 @@ async fn by_age(connection: &mut MultiplexedConnection, capture: &Capture, keys:
 }
 
 /// Trims the streams that the route's template made, a cursor's step at a time.
-async fn trim_made(connection: &mut MultiplexedConnection, set: &[u8], oldest: u64) -> Result<(), Error> {
+async fn trim_made(connection: &mut ControlConnection, set: &[u8], oldest: u64) -> Result<(), Error> {
     let mut cursor = 0u64;
     loop {
         let mut scan = redis::cmd("SSCAN");
@@ -112,7 +116,7 @@ async fn trim_made(connection: &mut MultiplexedConnection, set: &[u8], oldest: u
     }
 }
 
-async fn trim(connection: &mut MultiplexedConnection, streams: &[Vec<u8>], oldest: u64) -> Result<(), Error> {
+async fn trim(connection: &mut ControlConnection, streams: &[Vec<u8>], oldest: u64) -> Result<(), Error> {
     for some in streams.chunks(STREAMS_A_PIPELINE) {
         let mut pipeline = redis::pipe();
         // A key of another type is the append's to report; the others are trimmed all the same.

@@ -85,12 +85,20 @@ pub enum RejectReason {
     NoFields,
     /// The JSON object has more members than an entry may have fields.
     TooManyFields,
+    /// The template makes a name that begins with the destination's `key_prefix`.
+    ReservedName,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 5] =
-        [Self::TooLarge, Self::MissingVariable, Self::NotJsonObject, Self::NoFields, Self::TooManyFields];
+    pub const ALL: [Self; 6] = [
+        Self::TooLarge,
+        Self::MissingVariable,
+        Self::NotJsonObject,
+        Self::NoFields,
+        Self::TooManyFields,
+        Self::ReservedName,
+    ];
 
     /// The name in dead letters and logs.
     #[must_use]
@@ -101,6 +109,7 @@ impl RejectReason {
             Self::NotJsonObject => "not_json_object",
             Self::NoFields => "no_fields",
             Self::TooManyFields => "too_many_fields",
+            Self::ReservedName => "reserved_name",
         }
     }
 }
@@ -128,7 +137,7 @@ impl Mapping {
     #[must_use]
     pub fn new(settings: &Capture) -> Self {
         Self {
-            stream: StreamName::new(&settings.stream),
+            stream: StreamName::new(&settings.stream, &settings.reserved),
             shape: match &settings.format {
                 Format::Raw => Shape::Raw,
                 Format::Fields => Shape::Fields,

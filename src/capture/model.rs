@@ -222,6 +222,10 @@ impl Model {
                                 break 'runs;
                             }
                             if first && !self.made.contains(key) && self.made.len() >= most {
+                                let (streams, spoiled) = (&self.streams, &self.spoiled);
+                                self.made.retain(|name| streams.contains_key(name) || spoiled.contains(name));
+                            }
+                            if first && !self.made.contains(key) && self.made.len() >= most {
                                 let detail = format!(
                                     "TOOMANYSTREAMS the template has made {most} streams: raise max_streams or change it"
                                 );

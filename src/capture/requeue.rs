@@ -6,12 +6,10 @@
 //! the letter, so that a command that is cut off neither loses nor repeats it. The entry stands at the
 //! stream's end: its place in the order is gone.
 
-use redis::aio::MultiplexedConnection;
-
 use super::mapping::{Context, FieldSink, Mapping};
 use crate::config::{Capture, Endpoint, keys};
 use crate::server::resp::Message;
-use crate::server::{Error, Script};
+use crate::server::{ControlConnection, Error, Script, said};
 
 /// Appends the entry and removes the letter.
 const REQUEUE: Script = Script { name: "requeue", source: include_str!("requeue.lua") };
@@ -61,7 +59,7 @@ impl FieldSink for Entry {
 /// Where the connection fails or the server refuses; then it is not known what became of the letter, and
 /// asking again finds out.
 pub async fn requeue(
-    connection: &mut MultiplexedConnection,
+    connection: &mut ControlConnection,
     endpoint: &Endpoint,
     route: &Capture,
     id: &str,
@@ -84,7 +82,8 @@ pub async fn requeue(
         call.arg(name).arg(value);
     }
     let reply: Vec<redis::Value> = call.query_async(connection).await?;
-    let text = |value: &redis::Value| redis::from_redis_value_ref::<String>(value).unwrap_or_default();
+    let text =
+        |value: &redis::Value| said(&redis::from_redis_value_ref::<Vec<u8>>(value).unwrap_or_default());
     Ok(match reply.as_slice() {
         [redis::Value::Int(1), id] => Requeued::Appended { stream: entry.stream, id: text(id) },
         [redis::Value::Int(2), why] => Requeued::Stays(text(why)),

@@ -67,6 +67,7 @@ pub(super) fn settings(stream: &str) -> Capture {
         patterns: vec!["c*".into(), "drop".into()],
         mode: Mode::Subscribe,
         destination: "events".into(),
+        reserved: "tidegate:".into(),
         stream: Template::parse(stream).unwrap(),
         groups: vec!["g".into()],
         groups_start: None,

@@ -16,15 +16,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
 use super::append::Keys;
 use crate::config::{Capture, UntilAcknowledged};
+use crate::harmless;
 use crate::logs::Limited;
 use crate::metrics::CaptureMetrics;
 use crate::rt;
-use crate::server::{Class, Error, Script};
+use crate::server::{Class, ControlConnection, Error, Script};
 use crate::status::{Fullest, KeepStatus, Slot};
 
 /// `trim.lua`.
@@ -102,7 +102,7 @@ impl Trimming {
     }
 
     /// Makes a new connection ready. Cancel safe.
-    pub(crate) async fn connected(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+    pub(crate) async fn connected(&mut self, connection: &mut ControlConnection) -> Result<(), Error> {
         let hash = redis::cmd("SCRIPT").arg("LOAD").arg(TRIM.source).query_async(connection).await?;
         let mut trim = redis::cmd("XTRIM");
         trim.arg(&self.keys.gaps).arg("MINID").arg("=").arg("0-0").arg("ACKED");
@@ -117,7 +117,7 @@ impl Trimming {
 
     /// Looks at the next streams, and says when to come again. Cancel safe: what was removed is counted in the
     /// state by the call itself.
-    pub(crate) async fn step(&mut self, connection: &mut MultiplexedConnection) -> Result<Duration, Error> {
+    pub(crate) async fn step(&mut self, connection: &mut ControlConnection) -> Result<Duration, Error> {
         let capture = self.capture.clone();
         let (Some(until), true) = (capture.keep.until_acknowledged(), self.writes_as.borrow().is_some())
         else {
@@ -183,7 +183,7 @@ impl Trimming {
     /// Trims one stream, in several calls where much is to go.
     async fn trim(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut ControlConnection,
         until: &UntilAcknowledged,
         stream: &[u8],
     ) -> Result<(), Error> {
@@ -206,7 +206,7 @@ impl Trimming {
 
     async fn call(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut ControlConnection,
         until: &UntilAcknowledged,
         stream: &[u8],
         revision: &str,
@@ -237,7 +237,7 @@ impl Trimming {
 
     /// Takes what a stream is like into the round's report.
     fn note(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: Trimmed) {
-        let stream = String::from_utf8_lossy(stream);
+        let stream = harmless::text(stream);
         let round = &mut self.round;
         round.limit = until.entries;
         round.trimmed_unacknowledged = round.trimmed_unacknowledged.max(trimmed.forced_in_all);
@@ -247,18 +247,14 @@ impl Trimming {
             }
         }
         if trimmed.left > round.fullest.as_ref().map_or(0, |fullest| fullest.entries) {
-            round.fullest = Some(Fullest {
-                stream: stream.into_owned(),
-                entries: trimmed.left,
-                slowest_group: trimmed.slowest,
-            });
+            round.fullest = Some(Fullest { stream, entries: trimmed.left, slowest_group: trimmed.slowest });
         }
     }
 
     /// Tells of what a person should look at.
     fn tell(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: &Trimmed) {
         let (route, now) = (&self.capture.name, Instant::now());
-        let stream = String::from_utf8_lossy(stream);
+        let stream = harmless::text(stream);
         if trimmed.forced > 0
             && let Some(suppressed) = self.log.admit("unacknowledged_trimmed", now)
         {

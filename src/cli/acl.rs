@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::output;
 use crate::config::acl;
 
 #[derive(Debug, Args)]
@@ -34,8 +35,6 @@ pub(super) fn acl(config: &Path, arguments: &Arguments) -> u8 {
     } else {
         acl::users(&config)
     };
-    for user in users {
-        println!("{user}");
-    }
-    super::OK
+    let lines: Vec<String> = users.iter().map(|user| format!("{user}\n")).collect();
+    output::printed(lines.concat(), super::OK)
 }

@@ -4,10 +4,12 @@ mod connect;
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 
-use crate::config::{self, Broadcast, Capture, Loaded};
+use super::output::{self, tell};
+use crate::config::{self, Broadcast, Capture, Config, Endpoint, Loaded, SecretSource};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -23,31 +25,61 @@ pub(super) struct Arguments {
 /// Checks the configuration.
 pub(super) fn check(path: &Path, arguments: &Arguments) -> u8 {
     if arguments.schema {
-        println!("{:#}", config::schema());
-        return super::OK;
+        return output::printed(format_args!("{:#}\n", config::schema()), super::OK);
     }
     let loaded = match super::load(path) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    print!("{}", summary(&loaded));
+    for warning in readable_secrets(&loaded.config) {
+        tell!("{warning}");
+    }
+    if let Err(refusal) = output::print(summary(&loaded)) {
+        return refusal.tell();
+    }
     if !arguments.connect {
         return super::OK;
     }
     match super::block_on(connect::connect(loaded.config)) {
-        Ok((report, true)) => {
-            print!("\n{report}");
-            super::OK
-        }
-        Ok((report, false)) => {
-            print!("\n{report}");
-            super::UNAVAILABLE
+        Ok((report, usable)) => {
+            output::printed(format_args!("\n{report}"), if usable { super::OK } else { super::UNAVAILABLE })
         }
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            tell!("cannot start the runtime: {error}");
             super::FAILED
         }
     }
+}
+
+/// Says which channels count their subscribers: Socket.IO's adapter asks `PUBSUB NUMSUB` how many servers there are, and
+/// waits for an answer of each.
+fn counted_subscribers(out: &mut String, route: &Capture) {
+    if route.mode.replication().is_some() {
+        return;
+    }
+    let counted = |name: &&String| name.starts_with("socket.io") && name.contains('#');
+    for channel in route.channels.iter().filter(counted) {
+        line(
+            out,
+            format_args!(
+                "    note: Socket.IO takes each subscriber of \"{channel}\" for one of its servers (PUBSUB NUMSUB), and \
+                 its fetchSockets waits for tidegate in vain: name it in patterns, or set mode = \"replication\""
+            ),
+        );
+    }
+}
+
+/// Files with secrets that every user of the machine can read.
+fn readable_secrets(config: &Config) -> Vec<String> {
+    let of = |(name, endpoint): (&String, &Arc<Endpoint>)| {
+        let SecretSource::File(path) = &endpoint.password else { return None };
+        let mode = config::readable_by_others(path)?;
+        Some(format!(
+            "warning: redis.{name}.password_file: every user of this machine can read {} (mode {mode}): chmod 600 it",
+            path.display()
+        ))
+    };
+    config.redis.iter().filter_map(of).collect()
 }
 
 /// What was read and what it makes, one line a route.
@@ -58,6 +90,7 @@ fn summary(loaded: &Loaded) -> String {
     }
     for route in loaded.config.capture.values() {
         line(&mut out, format_args!("  {}", capture(route)));
+        counted_subscribers(&mut out, route);
     }
     for route in loaded.config.broadcast.values() {
         line(&mut out, format_args!("  {}", broadcast(route)));

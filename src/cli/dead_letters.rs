@@ -12,6 +12,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::output::tell;
 use super::{Refusal, text};
 use crate::broadcast::{self, EntryId};
 use crate::capture;
@@ -110,7 +111,7 @@ async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result
                 return Err(Refusal(failed, why));
             }
             // The others are shown all the same.
-            eprintln!("{}: {why}", route.name());
+            tell!("{}: {why}", route.name());
             code = failed;
         }
     }
@@ -142,7 +143,7 @@ async fn list_route(
     }
     let all = letters.count().await?;
     if all > arguments.limit as u64 {
-        eprintln!("{}: {} of {all} are shown; --limit shows more", route.name(), arguments.limit);
+        tell!("{}: {} of {all} are shown; --limit shows more", route.name(), arguments.limit);
     }
     Ok(())
 }
@@ -218,7 +219,7 @@ async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result
                 }
                 Err(why) => {
                     stay += 1;
-                    eprintln!("{} {id} stays: {why}", route.name());
+                    tell!("{} {id} stays: {why}", route.name());
                 }
             }
         }
@@ -247,7 +248,7 @@ async fn drop_letters(out: &mut impl Write, config: &Config, which: &Which) -> R
 }
 
 fn missing(route: &Route, id: &str) -> u8 {
-    eprintln!("{} has no dead letter {id}", route.name());
+    tell!("{} has no dead letter {id}", route.name());
     super::FAILED
 }
 
@@ -317,8 +318,8 @@ fn agree(question: &str) -> Result<(), Refusal> {
     if !io::stdin().is_terminal() {
         return Err(Refusal::usage(format!("{question} Say --yes; nothing was done")));
     }
-    eprint!("{question} [y/N] ");
-    io::stderr().flush()?;
+    // Without a question there is no answer.
+    write!(io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     if matches!(answer.trim(), "y" | "Y" | "yes") {

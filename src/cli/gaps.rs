@@ -9,12 +9,13 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
-use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 
+use super::output::tell;
 use crate::config::{Capture, Config, Endpoint, keys};
+use crate::harmless;
 use crate::rt;
-use crate::server::{self, Error};
+use crate::server::{self, ControlConnection, Error};
 
 /// Records a page: about 500 KB at most, since details are sentences.
 const PAGE: usize = 1000;
@@ -55,7 +56,7 @@ pub(super) fn gaps(path: &Path, arguments: &Arguments) -> u8 {
         .collect();
     if let (Some(wanted), []) = (&arguments.route, routes.as_slice()) {
         let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
-        eprintln!("there is no capture '{wanted}' in the configuration; there are: {}", known.join(", "));
+        tell!("there is no capture '{wanted}' in the configuration; there are: {}", known.join(", "));
         return super::USAGE;
     }
     match super::block_on(print(&mut std::io::stdout().lock(), &config, &routes, arguments.json)) {
@@ -63,7 +64,7 @@ pub(super) fn gaps(path: &Path, arguments: &Arguments) -> u8 {
         // Who reads has seen enough, as `head` does.
         Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
         Ok(Err(error)) | Err(error) => {
-            eprintln!("cannot list the gaps: {error}");
+            tell!("cannot list the gaps: {error}");
             super::FAILED
         }
     }
@@ -91,7 +92,7 @@ async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json:
                 }
                 Err(error) => {
                     let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                    eprintln!("capture {}: endpoint {}: {error}{hint}", route.name, route.destination);
+                    tell!("capture {}: endpoint {}: {error}{hint}", route.name, route.destination);
                     code = super::UNAVAILABLE;
                     break;
                 }
@@ -127,7 +128,7 @@ type Record = (String, HashMap<String, Vec<u8>>);
 struct Records<'a> {
     endpoint: &'a Endpoint,
     key: String,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<ControlConnection>,
     /// Where the next page begins, as XRANGE takes it.
     start: String,
 }
@@ -158,9 +159,7 @@ impl<'a> Records<'a> {
 impl<'a> Gap<'a> {
     /// Reads a record's fields; one that a later release does not write is empty, or 0.
     fn read(route: &'a str, fields: &HashMap<String, Vec<u8>>) -> Self {
-        let text = |name: &str| {
-            fields.get(name).map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
-        };
+        let text = |name: &str| fields.get(name).map(|value| harmless::text(value)).unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or(0);
         Self {
             route,

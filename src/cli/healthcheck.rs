@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::output::tell;
 use crate::observe::client;
 
 /// Asks `/healthz`.
@@ -13,11 +14,11 @@ pub(super) fn healthcheck(config: &Path) -> u8 {
     match client::get(loaded.config.daemon.listen, "/healthz") {
         Ok((200, _)) => super::OK,
         Ok((_, body)) => {
-            eprintln!("{}", body.trim_end());
+            tell!("{}", body.trim_end());
             super::FAILED
         }
         Err(error) => {
-            eprintln!("{error}");
+            tell!("{error}");
             super::UNAVAILABLE
         }
     }

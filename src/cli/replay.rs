@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use redis::aio::MultiplexedConnection;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::output::{self, tell};
 use crate::broadcast::EntryId;
 use crate::broadcast::replay::{
     self, Ending, Job, Piece, Progress, Range, Replay, ReplayError, Survey, Tempo,
@@ -27,7 +27,7 @@ use crate::broadcast::replay::{
 use crate::config::{self, Config, Endpoint, Message, Rate, keys, lookup};
 use crate::metrics;
 use crate::rt;
-use crate::server::{self, Error};
+use crate::server::{self, ControlConnection, Error};
 use crate::template::Template;
 
 use super::Refusal;
@@ -143,7 +143,7 @@ pub(super) fn replay(path: &Path, arguments: &Arguments) -> u8 {
     let stop = match super::interrupt::token() {
         Ok(stop) => stop,
         Err(error) => {
-            eprintln!("cannot listen for signals: {error}");
+            tell!("cannot listen for signals: {error}");
             return super::FAILED;
         }
     };
@@ -174,7 +174,7 @@ async fn run(config: &Config, arguments: &Arguments, stop: &CancellationToken) -
         let mut shown = Shown::new(range, 0);
         let survey = replay::survey(&piece, &place.source, range, stop, &mut shown).await?;
         shown.done();
-        print!("{}", Told { survey, arguments, live: &live });
+        output::print(Told { survey, arguments, live: &live })?;
         return Ok(if stop.is_cancelled() { super::FAILED } else { super::OK });
     }
     let name = arguments.job.clone().unwrap_or_else(|| job_of(arguments));
@@ -203,12 +203,12 @@ async fn play(
     restart: bool,
     stop: &CancellationToken,
 ) -> Result<u8, Refusal> {
-    eprintln!("replay of {}, job {name}", job.of);
+    tell!("replay of {}, job {name}", job.of);
     let (replay, begun) = Replay::begin(job, &place.source, &place.destination, range, restart).await?;
     let Range { from, to } = begun.range;
-    eprintln!("entries {from} ({}) to {to} ({})", moment(from), moment(to));
+    tell!("entries {from} ({}) to {to} ({})", moment(from), moment(to));
     if begun.goes_on {
-        eprintln!(
+        tell!(
             "going on after {} with what began at {}: {} entries are published already",
             begun.progress.position,
             rt::rfc3339(begun.started_unix_ms),
@@ -216,7 +216,7 @@ async fn play(
         );
     }
     if !place.source.is_same_server(&place.destination) {
-        eprintln!(
+        tell!(
             "stream and channel are on two servers: where the replay is cut off, what was published and not \
              yet answered is published again"
         );
@@ -226,13 +226,16 @@ async fn play(
     shown.done();
     match ended {
         Ok((Ending::Finished, progress)) => {
-            println!("{}", summary(&progress));
+            output::print(format_args!("{}\n", summary(&progress)))?;
             // A message template that fits no entry is a mistake, and not a replay.
             Ok(if progress.published == 0 && progress.skipped > 0 { super::FAILED } else { super::OK })
         }
         Ok((Ending::Stopped, progress)) => {
-            println!("stopped after {}: {}", progress.position, summary(&progress));
-            println!("the same command goes on there (job {name}); --restart begins again");
+            output::print(format_args!(
+                "stopped after {}: {}\nthe same command goes on there (job {name}); --restart begins again\n",
+                progress.position,
+                summary(&progress)
+            ))?;
             Ok(super::FAILED)
         }
         Err((error, progress)) => {
@@ -367,7 +370,7 @@ impl Place {
 }
 
 async fn ask<T: redis::FromRedisValue>(
-    connection: &mut MultiplexedConnection,
+    connection: &mut ControlConnection,
     command: &[&str],
 ) -> Result<T, Error> {
     let mut request = redis::Cmd::new();
@@ -377,7 +380,7 @@ async fn ask<T: redis::FromRedisValue>(
     Ok(request.query_async(connection).await?)
 }
 
-async fn one_id(connection: &mut MultiplexedConnection, command: &[&str]) -> Result<Option<EntryId>, Error> {
+async fn one_id(connection: &mut ControlConnection, command: &[&str]) -> Result<Option<EntryId>, Error> {
     let entries: Vec<(String, redis::Value)> = ask(connection, command).await?;
     Ok(entries.first().and_then(|(id, _)| EntryId::parse(id.as_bytes())))
 }
@@ -409,6 +412,13 @@ async fn live(config: &Config, endpoint: &Endpoint, arguments: &Arguments) -> Re
         return Ok(found);
     }
     let patterns: u64 = ask(&mut connection, &["PUBSUB", "NUMPAT"]).await.map_err(refused)?;
+    // Those of the configuration's own captures are named above, where they match.
+    let (captures, own) = lookup::subscribed_patterns(config, endpoint);
+    let control = keys::control(&endpoint.key_prefix);
+    let (_, listening): (String, u64) =
+        ask(&mut connection, &["PUBSUB", "NUMSUB", &control]).await.map_err(refused)?;
+    // Each capture that listens is subscribed to the control channel: fewer subscribers, and some do not.
+    let patterns = if listening >= captures { patterns.saturating_sub(own) } else { patterns };
     if patterns > 0 {
         found.push(format!(
             "clients are subscribed to {patterns} patterns, which Redis does not name: one may match it"

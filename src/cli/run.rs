@@ -8,6 +8,8 @@
 //! A signal is acted on at once, whatever else is under way: reading the configuration is left where it is, and routes
 //! end in the background. A SIGHUP that comes while the configuration is read has it read once more, several as one.
 
+mod preparations;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -42,6 +44,15 @@ pub(super) fn run(path: &Path) -> u8 {
         Err(code) => return code,
     };
     logs::init();
+    let code = prepared(path, loaded);
+    logs::flush();
+    code
+}
+
+/// The rest, with logs.
+fn prepared(path: &Path, loaded: Loaded) -> u8 {
+    preparations::raise_open_files();
+    preparations::tell_of_readable_secrets(&loaded.config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed("cannot start the runtime", &error),
@@ -98,11 +109,12 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         "tidegate starts"
     );
 
+    let hosts = loaded.config.daemon.hosts.clone();
     // Before anybody can ask: a daemon without a route on its board would call itself ready.
     let mut supervisor = Supervisor::start(loaded.config, instance, place, board.clone(), metrics.clone());
     // These outlive the routes: a long drain is watched and can be looked at.
     let last = CancellationToken::new();
-    let view = View { about, board: board.clone(), metrics: metrics.clone() };
+    let view = View { about, board: board.clone(), metrics: metrics.clone(), hosts };
     let services = [
         rt::spawn("http", http::serve(listener, view, last.clone())),
         rt::spawn("metrics upkeep", observe::upkeep(metrics.clone(), last.clone())),
@@ -200,6 +212,7 @@ async fn finished(reading: &mut Option<Reading>) -> Result<Loaded, Problems> {
 fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, supervisor: &mut Supervisor) {
     match read {
         Ok(loaded) => {
+            preparations::tell_of_readable_secrets(&loaded.config);
             supervisor.reload(loaded.config);
             metrics.config_reload_success.set(1.0);
             tracing::info!(event = "reloaded", files = ?loaded.files, "the new configuration runs");
@@ -237,6 +250,7 @@ impl Signals {
                         signal,
                         "told twice to stop: what is in hand is given up"
                     );
+                    logs::flush();
                     std::process::exit(i32::from(super::FAILED));
                 }
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
+use super::output::tell;
 use crate::spool::{self, Loss, Report, Stretch};
 
 #[derive(Debug, Subcommand)]
@@ -35,7 +36,7 @@ pub(super) fn spool(path: &Path, command: &Command) -> u8 {
         Ok(code) => code,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
         Err(error) => {
-            eprintln!("cannot verify the spool in {}: {error}", directory.display());
+            tell!("cannot verify the spool in {}: {error}", directory.display());
             super::FAILED
         }
     }

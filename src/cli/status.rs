@@ -11,6 +11,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
+use super::output::tell;
 use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
@@ -51,7 +52,7 @@ pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
     let stop = match super::interrupt::token() {
         Ok(stop) => stop,
         Err(error) => {
-            eprintln!("cannot listen for signals: {error}");
+            tell!("cannot listen for signals: {error}");
             return super::FAILED;
         }
     };
@@ -112,7 +113,7 @@ async fn watch(
             }
             Err(Refusal(_, why)) => {
                 before = None;
-                eprintln!("{why}");
+                tell!("{why}");
             }
         }
         out.flush()?;

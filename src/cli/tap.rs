@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::output::tell;
 use super::{Refusal, text};
 use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, keys};
-use crate::{rt, server};
+use crate::rt;
+use crate::server::{self, ControlConnection};
 
 /// How long the server waits for an entry before it says that there is none.
 const BLOCK: Duration = Duration::from_millis(500);
@@ -88,7 +89,7 @@ pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
     let stop = match super::interrupt::token() {
         Ok(stop) => stop,
         Err(error) => {
-            eprintln!("cannot listen for signals: {error}");
+            tell!("cannot listen for signals: {error}");
             return super::FAILED;
         }
     };
@@ -134,7 +135,7 @@ type Came = Option<Vec<(Vec<u8>, Vec<(String, Values)>)>>;
 struct Tap<'a> {
     place: &'a Place,
     arguments: &'a Arguments,
-    connection: MultiplexedConnection,
+    connection: ControlConnection,
     block: Duration,
     /// Each stream and the last entry that was read of it.
     streams: BTreeMap<Vec<u8>, String>,
@@ -162,7 +163,7 @@ impl<'a> Tap<'a> {
         }
         tap.skip_to_newest().await?;
         let (route, endpoint) = (&arguments.route, &place.endpoint.name);
-        eprintln!("entries of {route} as they come to endpoint {endpoint}; Ctrl-C ends");
+        tell!("entries of {route} as they come to endpoint {endpoint}; Ctrl-C ends");
         Ok(tap)
     }
 
@@ -184,7 +185,7 @@ impl<'a> Tap<'a> {
             }
         }
         if names.len() >= MAX_STREAMS {
-            eprintln!("the route has made more streams than are looked at: {MAX_STREAMS} of them are");
+            tell!("the route has made more streams than are looked at: {MAX_STREAMS} of them are");
         }
         names.truncate(MAX_STREAMS);
         Ok(names)
@@ -244,7 +245,7 @@ impl<'a> Tap<'a> {
                 sleep_until(second).await;
                 if behind {
                     self.skip_to_newest().await.map_err(Ended::Server)?;
-                    eprintln!("… more than --rate {} a second come: on with the newest", self.arguments.rate);
+                    tell!("… more than --rate {} a second come: on with the newest", self.arguments.rate);
                 }
             }
         }
@@ -271,7 +272,13 @@ impl<'a> Tap<'a> {
             return writeln!(out, "{line}");
         }
         let width = self.arguments.width;
-        write!(out, "{} {} {id}", rt::rfc3339(at), text::shown(stream, width))?;
+        write!(
+            out,
+            "{} {} {id}",
+            rt::rfc3339(at),
+            text::shown(stream, width),
+            id = text::shown(id.as_bytes(), width)
+        )?;
         for (name, value) in pairs {
             write!(out, " {}={}", text::shown(name, width), text::shown(value, width))?;
         }

@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::harmless::is_harmful;
+
 /// The beginning of some bytes on one line, up to about so many characters. What a terminal would obey, and
 /// what is not UTF-8, is escaped; what is left out is counted.
 pub(super) fn shown(bytes: &[u8], width: usize) -> String {
@@ -33,13 +35,7 @@ fn piece(bytes: &[u8]) -> (String, usize) {
         Err(error) => std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default(),
     };
     match valid.chars().next() {
-        // Controls, and characters that turn the direction of what follows.
-        Some(c)
-            if c.is_control()
-                || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-        {
-            (c.escape_default().to_string(), c.len_utf8())
-        }
+        Some(c) if is_harmful(c) => (c.escape_default().to_string(), c.len_utf8()),
         Some('\\') => ("\\\\".to_owned(), 1),
         Some(c) => (c.to_string(), c.len_utf8()),
         None => (format!("\\x{:02x}", bytes[0]), 1),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Deserialize;
 
+use super::output::tell;
 use crate::observe::client;
 
 /// Between two questions.
@@ -50,17 +51,17 @@ pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
         match &answer {
             Ok((200, _)) => return super::OK,
             Ok((404, body)) => {
-                eprintln!("{}", body.trim_end());
+                tell!("{}", body.trim_end());
                 return super::USAGE;
             }
             Ok(_) | Err(_) => {}
         }
         let left = arguments.timeout.saturating_sub(started.elapsed());
         if left.is_zero() {
-            eprintln!("not ready after {}:", humantime::format_duration(arguments.timeout));
+            tell!("not ready after {}:", humantime::format_duration(arguments.timeout));
             match answer {
                 Ok((_, body)) => explain(&body),
-                Err(error) => eprintln!("{error}"),
+                Err(error) => tell!("{error}"),
             }
             return super::UNAVAILABLE;
         }
@@ -73,9 +74,9 @@ fn explain(body: &str) {
     match serde_json::from_str::<Readiness>(body) {
         Ok(readiness) => {
             for route in readiness.routes.iter().filter(|route| !route.ready) {
-                eprintln!("{}: {}", route.route, route.reasons.join("; "));
+                tell!("{}: {}", route.route, route.reasons.join("; "));
             }
         }
-        Err(_) => eprintln!("{}", body.trim_end()),
+        Err(_) => tell!("{}", body.trim_end()),
     }
 }

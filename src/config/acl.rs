@@ -135,6 +135,7 @@ const RIGHTS: [(Role, &[&str]); 14] = [
             "sismember",
             "smembers",
             "sscan",
+            "srem",
         ],
     ),
     (

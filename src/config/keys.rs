@@ -40,33 +40,3 @@ pub(crate) const LEASE: &str = "lease";
 
 /// What a broadcast keeps beside its stream.
 pub(crate) const OF_BROADCAST: [&str; 4] = ["cursor", "dead-letters", HOLES, LEASE];
-
-/// Whether a name is one that tidegate makes or will make under this prefix, for any route.
-pub(crate) fn is_own(prefix: &str, name: &str) -> bool {
-    let Some(rest) = name.strip_prefix(prefix) else { return false };
-    match rest.split_once(':') {
-        None => matches!(rest, "control" | "epoch"),
-        Some((_, what)) => {
-            OF_CAPTURE.contains(&what) || OF_BROADCAST.contains(&what) || what.starts_with(REPLAY)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_names_are_known_and_a_users_names_are_not() {
-        for name in
-            ["tidegate:epoch", "tidegate:orders:state", "tidegate:any:dead-letters", "tidegate:any:replay:1"]
-        {
-            assert!(is_own("tidegate:", name), "{name}");
-        }
-        for name in
-            ["orders", "tidegate:orders", "orders:state", "tidegate:orders:2026", "tidegate:orders:replay"]
-        {
-            assert!(!is_own("tidegate:", name), "{name}");
-        }
-    }
-}

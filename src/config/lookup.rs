@@ -1,9 +1,12 @@
 //! What a command asks of the configuration: which routes hold a stream, and which listen to a channel.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::keys;
 use super::loops;
 use super::overlap::Glob;
-use super::settings::{Config, Endpoint};
+use super::settings::{Capture, Config, Endpoint};
 use crate::template::{Part, Template};
 
 /// A route that writes or reads a stream.
@@ -41,6 +44,20 @@ pub fn listeners(config: &Config, endpoint: &Endpoint, channel: &Template, shard
         Some(format!("capture.{} listens to the {kind} \"{name}\"", route.name))
     });
     listens.collect()
+}
+
+/// How many captures subscribe on a server, and to how many different patterns.
+#[must_use]
+pub fn subscribed_patterns(config: &Config, endpoint: &Endpoint) -> (u64, u64) {
+    let subscribes = |route: &&Arc<Capture>| {
+        let source = config.redis.get(&route.source);
+        route.mode.replication().is_none()
+            && source.is_some_and(|source| loops::same_server(source, endpoint))
+    };
+    let captures: Vec<&Arc<Capture>> = config.capture.values().filter(subscribes).collect();
+    let patterns: BTreeSet<&String> = captures.iter().flat_map(|route| &route.patterns).collect();
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    (count(captures.len()), count(patterns.len()))
 }
 
 /// Whether what a template makes may be the channel of tidegate's own anchors and heartbeats.

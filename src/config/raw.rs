@@ -46,6 +46,8 @@ pub(crate) struct Raw {
 pub(crate) struct Daemon {
     /// Address and port where /metrics, /healthz, /readyz and /status are served.
     pub(crate) listen: String,
+    /// Names by which HTTP clients may ask, beside addresses, localhost and names without a public domain.
+    pub(crate) hosts: Vec<String>,
     /// Where the daemon may keep files.
     pub(crate) state_directory: String,
     /// How much all routes together may hold in memory; at least "16MiB".
@@ -78,6 +80,7 @@ impl Default for Daemon {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7380".to_owned(),
+            hosts: Vec::new(),
             state_directory: "/var/lib/tidegate".to_owned(),
             memory_limit: Size::mebibytes(256),
             shutdown_timeout: Span::seconds(10),

@@ -28,6 +28,8 @@ pub struct Config {
 pub struct Daemon {
     /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are served.
     pub listen: SocketAddr,
+    /// Names by which HTTP clients may ask for these, beside those that no stranger can own.
+    pub hosts: Vec<String>,
     /// Where the daemon may keep files.
     pub state_directory: PathBuf,
     /// Bytes that all routes together may hold in memory.
@@ -187,6 +189,8 @@ pub struct Capture {
     pub conditions: Vec<Condition>,
     /// The endpoint that holds the streams.
     pub destination: String,
+    /// What no stream's name may begin with: the destination's `key_prefix`.
+    pub reserved: String,
     /// The stream's name, from the event.
     pub stream: Template,
     /// Consumer groups that are made with each stream.

@@ -23,6 +23,10 @@ pub(crate) enum UrlError {
     #[error("is not a URL; expected redis://host:port or redis+unix:///path/of/socket")]
     NotAUrl,
     #[error(
+        "is not a URL with a password as it stands: in a password and a user, \"#\" is written %23, \"/\" %2F, \"?\" %3F, \"@\" %40 and \"%\" %25; or leave the password out and name a password_file"
+    )]
+    Unescaped,
+    #[error(
         "begins with rediss://, but TLS is not in this version of tidegate; expected redis:// or redis+unix://"
     )]
     Tls,
@@ -47,9 +51,14 @@ const DEFAULT_PORT: u16 = 6379;
 
 /// Takes a URL apart.
 pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
-    let url = Url::parse(text).map_err(|_| UrlError::NotAUrl)?;
+    // Which character ended the password too early cannot be told for sure; an '@' behind the host tells that one did.
+    let ended_early = text.split_once("://").is_some_and(|(_, rest)| {
+        rest.find(['/', '?', '#']).is_some_and(|at| rest[at..].contains('@')) && !rest.starts_with('/')
+    });
+    let unescaped = |error| if ended_early { UrlError::Unescaped } else { error };
+    let url = Url::parse(text).map_err(|_| unescaped(UrlError::NotAUrl))?;
     match url.scheme() {
-        "redis" => tcp(&url),
+        "redis" => tcp(&url).map_err(unescaped),
         "redis+unix" => unix(&url),
         "rediss" => Err(UrlError::Tls),
         _ => Err(UrlError::Scheme),
@@ -149,6 +158,11 @@ mod tests {
             ("shop", UrlError::NotAUrl),
             ("rediss://:hunter2@h", UrlError::Tls),
             ("http://:hunter2@h", UrlError::Scheme),
+            ("redis://:hunter2#x@h", UrlError::Unescaped),
+            ("redis://me:hunter2#x@h", UrlError::Unescaped),
+            ("redis://me:12#hunter2@h", UrlError::Unescaped),
+            ("redis://me:12/hunter2@h:6379", UrlError::Unescaped),
+            ("redis://me:hunter2?@h/0", UrlError::Unescaped),
             ("redis:///0", UrlError::NoHost),
             ("redis+unix://run/redis.sock", UrlError::NoSocket),
             ("redis+unix:///", UrlError::NoSocket),

@@ -4,6 +4,8 @@
 //! `TIDEGATE_LOG` (or else `RUST_LOG`) sets the level: `info` (default), `debug`,
 //! `warn,tidegate::capture=debug`. A value that is no filter is said in the first line and ignored:
 //! a typing error there must not keep the daemon from starting.
+//!
+//! Lines go through a bounded queue (`sink`), so that nobody waits for who reads them.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,6 +13,8 @@ use std::os::unix::fs::MetadataExt as _;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::sink::{self, Sink};
 
 const DEFAULT_FILTER: &str = "info";
 
@@ -58,7 +62,7 @@ pub fn init() {
             Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some((name, error))),
         },
     };
-    if tracing::subscriber::set_global_default(subscriber(style, filter, io::stderr)).is_err() {
+    if tracing::subscriber::set_global_default(subscriber(style, filter, Sink::stderr)).is_err() {
         // Somebody set logs up before; theirs stay.
         return;
     }
@@ -96,6 +100,7 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)");
     tracing::error!(event = "panic", place, message, "a bug: the process ends here; please report it");
+    sink::flush();
 }
 
 /// Puts the syslog priority before each line.

@@ -182,6 +182,8 @@ catalogue! {
         "1 where the configuration last read is the one that runs; 0 after a reload that was refused.");
     BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], Owner::Process,
         "Always 1; the version that runs.");
+    LOG_LINES_DROPPED = counter("tidegate_log_lines_dropped_total", "lines", &[], Owner::Process,
+        "Log lines that standard error did not take: it cannot be written, or its reader is too slow.");
     PROCESS_CPU = counter("process_cpu_seconds_total", "seconds", &[], Owner::Process,
         "User and system CPU time.");
     PROCESS_OPEN_FDS = gauge("process_open_fds", "file descriptors", &[], Owner::Process,

@@ -1,13 +1,14 @@
 //! The metrics of the process under the names that every Prometheus dashboard knows, read from /proc
 //! when they are rendered.
 
-use metrics::Gauge;
+use metrics::{Counter, Gauge};
 
 use super::{Register, catalogue, float};
-use crate::rt;
+use crate::{logs, rt};
 
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
+    log_lines_dropped: Counter,
     cpu_seconds: Gauge,
     open_fds: Gauge,
     max_fds: Gauge,
@@ -21,6 +22,7 @@ pub(super) struct ProcessMetrics {
 impl ProcessMetrics {
     pub(super) fn new(register: &Register<'_>) -> Self {
         let this = Self {
+            log_lines_dropped: register.counter(&catalogue::LOG_LINES_DROPPED),
             cpu_seconds: register.fractional_counter(&catalogue::PROCESS_CPU),
             open_fds: register.gauge(&catalogue::PROCESS_OPEN_FDS),
             max_fds: register.gauge(&catalogue::PROCESS_MAX_FDS),
@@ -38,6 +40,7 @@ impl ProcessMetrics {
 
     /// What /proc does not tell (a hidden /proc) keeps its last value.
     pub(super) fn collect(&self) {
+        self.log_lines_dropped.absolute(logs::dropped());
         let now = metrics_process::collector::collect();
         if let Some(seconds) = now.cpu_seconds_total {
             self.cpu_seconds.set(seconds);

@@ -1,39 +1,41 @@
 //! The daemon's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`.
 //!
 //! **Constraints.** It may be reachable by anybody on the network (the container image listens on all
-//! addresses), so nothing about it may grow: one request a connection, a fixed number of connections,
-//! a fixed time for each, a fixed buffer for headers, and no request body is ever read.
+//! addresses), so nothing about it may grow: one request a connection, a fixed number of connections (`places`),
+//! a fixed time for each, a fixed buffer for headers, and no request body is ever read. What asks by a name that is
+//! not ours gets nothing (`hosts`).
 //!
 //! **Operation.** A scrape, a probe or a command asks once and goes, so keeping connections alive
-//! would save nothing that matters, and closing each makes one time-out enough for slow headers, slow
-//! bodies and slow readers alike.
+//! would save nothing that matters, and closing each makes two time-outs enough: one for the request, one for all.
 //!
 //! **Failure.** What a client does wrong ends its connection and is not logged. An error of accepting
 //! (no file descriptors left) is logged, at most one line in 30 s, and tried again.
 
 mod handlers;
+mod hosts;
+mod places;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::places::{Place, Places};
 use super::report::About;
 use crate::logs::Limited;
 use crate::metrics::Metrics;
 use crate::rt;
 use crate::status::Board;
 
-/// Probes, a few Prometheus servers and people: far fewer at once. The next ones wait in the kernel.
-const MAX_CONNECTIONS: usize = 64;
-
 /// For the whole of a connection. A scrape takes milliseconds, and Prometheus gives up after 10 s.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For the request's header, which a client has ready when it connects.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What hyper takes as its smallest buffer; no request of ours needs a tenth of it.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
@@ -50,6 +52,8 @@ pub struct View {
     pub board: Board,
     /// The metrics.
     pub metrics: Metrics,
+    /// By which names it may be asked, beside those that no stranger can own.
+    pub hosts: Vec<String>,
 }
 
 /// Serves until it is told to stop; then what is being answered is cut off, and it returns when the
@@ -57,19 +61,20 @@ pub struct View {
 /// themselves in time.
 pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
     let router = handlers::router(view);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new();
     let connections = TaskTracker::new();
     let mut limited = Limited::new();
-    while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &room)).await {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, permit)) => {
-                let answer = answer(stream, router.clone());
+            Ok((stream, peer)) => {
+                // Where every place is taken by one that is being answered, the connection is closed.
+                let Some(place) = places.take(peer.ip()).await else { continue };
+                let answer = answer(stream, place, router.clone());
                 let stop = stop.clone();
                 rt::spawn(
                     "http_connection",
                     connections.track_future(async move {
                         stop.run_until_cancelled(tokio::time::timeout(CONNECTION_TIMEOUT, answer)).await;
-                        drop(permit);
                     }),
                 );
             }
@@ -90,23 +95,31 @@ pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
     connections.wait().await;
 }
 
-/// Takes a place first, so that a connection which is accepted is also served.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = room.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
-/// One request, one answer.
-async fn answer(stream: TcpStream, router: axum::Router) {
+/// One request, one answer. Without a request in time there is none.
+async fn answer(stream: TcpStream, place: Place, router: axum::Router) {
+    let gives_way = place.gives_way();
+    let heard = CancellationToken::new();
+    let hears = heard.clone();
+    let router = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request| {
+        place.is_heard();
+        hears.cancel();
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    if let Err(error) = connection.await {
-        tracing::debug!(event = "http_connection", %error, "a client's connection ended early");
+        .serve_connection(TokioIo::new(stream), service);
+    let silent_for_too_long = async {
+        if tokio::time::timeout(HEADER_TIMEOUT, heard.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(event = "http_connection", %error, "a client's connection ended early");
+        },
+        () = silent_for_too_long => {}
+        () = gives_way.cancelled() => {}
     }
 }

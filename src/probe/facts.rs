@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use redis::aio::MultiplexedConnection;
-
-use crate::server::{Class, Error};
+use crate::server::{self, Class, ControlConnection, Error};
 
 /// Which program it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +93,8 @@ pub struct Facts {
     pub storage: Storage,
     /// How much of its replication stream it holds, in bytes; 0 where it holds none yet.
     pub backlog_bytes: Option<u64>,
+    /// `notify-keyspace-events`.
+    pub notifications: Option<String>,
     /// For how many seconds a master holds it once no replica is connected; 0 is for ever.
     pub backlog_ttl_seconds: Option<u64>,
 }
@@ -110,6 +110,7 @@ impl Facts {
     fn read(info: &str, settings: &HashMap<String, String>) -> Self {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let get = |name: &str| fields.get(name).map(|value| value.trim());
+        let shown = |name: &str| get(name).map(|value| server::said(value.as_bytes()));
         // Valkey answers `redis_version:7.2.4` whatever it is, and other programs do alike.
         let (kind, version) = match (get("valkey_version"), get("dragonfly_version")) {
             (Some(version), _) => (Kind::Valkey, Some(version)),
@@ -118,7 +119,9 @@ impl Facts {
         };
         let storage = match (get("aof_enabled"), settings.get("save").map(String::as_str)) {
             (None, _) => Storage::Unknown,
-            (Some("1"), _) => Storage::AppendOnly(settings.get("appendfsync").cloned()),
+            (Some("1"), _) => {
+                Storage::AppendOnly(settings.get("appendfsync").map(|value| server::said(value.as_bytes())))
+            }
             (Some(_), None) => Storage::NoAppendOnly,
             (Some(_), Some("")) => Storage::Nothing,
             (Some(_), Some(_)) => Storage::Snapshots,
@@ -126,12 +129,13 @@ impl Facts {
         Self {
             kind,
             version: version.and_then(Version::parse),
-            mode: get("redis_mode").map(str::to_owned),
+            mode: shown("redis_mode"),
             master: get("role").map(|role| role == "master"),
             replicas: get("connected_slaves").and_then(|count| count.parse().ok()),
-            eviction: get("maxmemory_policy").map(str::to_owned),
+            eviction: shown("maxmemory_policy"),
             storage,
             backlog_bytes: get("repl_backlog_size").and_then(|bytes| bytes.parse().ok()),
+            notifications: settings.get("notify-keyspace-events").map(|text| server::said(text.as_bytes())),
             backlog_ttl_seconds: settings.get("repl-backlog-ttl").and_then(|ttl| ttl.parse().ok()),
         }
     }
@@ -141,11 +145,11 @@ impl Facts {
 ///
 /// # Errors
 /// Where the connection ends. A question that the server refuses leaves its facts unknown.
-pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Facts, Error> {
+pub(super) async fn ask(connection: &mut ControlConnection) -> Result<Facts, Error> {
     let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
     let mut settings = HashMap::new();
     // One at a time: several in one command need Redis 7.
-    for name in ["appendfsync", "save", "repl-backlog-ttl"] {
+    for name in ["appendfsync", "save", "repl-backlog-ttl", "notify-keyspace-events"] {
         let told: HashMap<String, String> =
             optional(redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await)?;
         settings.extend(told);

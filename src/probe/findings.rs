@@ -143,6 +143,7 @@ mod tests {
 
     fn good() -> Facts {
         Facts {
+            notifications: None,
             kind: Kind::Redis,
             version: Some(Version(7, 0, 15)),
             mode: Some("standalone".to_owned()),

@@ -238,6 +238,7 @@ mod tests {
 
     fn server(storage: Storage, replicas: Option<u32>) -> Facts {
         Facts {
+            notifications: None,
             kind: Kind::Valkey,
             version: Some(Version(9, 1, 2)),
             mode: Some("standalone".to_owned()),

@@ -11,10 +11,8 @@
 
 use std::fmt;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Order, keys};
-use crate::server::Error;
+use crate::server::{ControlConnection, Error};
 
 /// No script has this hash, and none runs anyway.
 const NO_HASH: &str = "0000000000000000000000000000000000000000";
@@ -174,6 +172,7 @@ impl Trials<'_> {
         self.key("sismember", &made, &["name"]);
         self.key("smembers", &made, &[]);
         self.key("sscan", &made, &["0"]);
+        self.key("srem", &made, &["name"]);
     }
 
     fn broadcast_source(&mut self, route: &Broadcast) {
@@ -248,7 +247,7 @@ const PSYNC: &str = "psync";
 /// # Errors
 /// Where the connection ends.
 pub(super) async fn attempt(
-    connection: &mut MultiplexedConnection,
+    connection: &mut ControlConnection,
     trials: &[Trial],
     may_psync: bool,
 ) -> Result<Rights, Error> {
@@ -285,10 +284,7 @@ pub(super) async fn attempt(
 }
 
 /// The error reply, if it was one.
-async fn ask(
-    connection: &mut MultiplexedConnection,
-    words: &[impl AsRef<str>],
-) -> Result<Option<Error>, Error> {
+async fn ask(connection: &mut ControlConnection, words: &[impl AsRef<str>]) -> Result<Option<Error>, Error> {
     let mut command = redis::Cmd::new();
     for word in words {
         command.arg(word.as_ref());

@@ -109,8 +109,10 @@ fn replicas(fields: &HashMap<&str, &str>) -> Vec<Address> {
     let of = |value: &str| {
         let parts: HashMap<&str, &str> = value.split(',').filter_map(|part| part.split_once('=')).collect();
         let port = parts.get("port")?.parse().ok().filter(|port| *port != 0)?;
-        (parts.get("state") == Some(&"online"))
-            .then(|| Address::Tcp { host: parts.get("ip").copied().unwrap_or_default().to_owned(), port })
+        // Addresses are shown, and these are the server's words.
+        let host =
+            parts.get("ip").copied().filter(|host| host.bytes().all(|byte| byte.is_ascii_graphic()))?;
+        (parts.get("state") == Some(&"online")).then(|| Address::Tcp { host: host.to_owned(), port })
     };
     (0..)
         .map_while(|index| fields.get(format!("slave{index}").as_str()))

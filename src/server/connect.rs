@@ -6,9 +6,10 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::error::Error;
-use super::resp::Value;
+use super::resp::{Limits, Value};
+use super::said;
 use super::socket::Socket;
-use crate::config::{Address, Endpoint, Secret, SecretSource};
+use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
 
 /// Connects to an endpoint: socket, RESP3, user, client name, database; everything within the
 /// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
@@ -37,6 +38,16 @@ pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Erro
     }
     let none = || Error::Reply("MASTERDOWN none of the addresses is a master now".to_owned());
     Err(last.unwrap_or_else(none))
+}
+
+/// Connects as [`connect`] does, to publish: a replica takes PUBLISH as a master does, and the message reaches none of
+/// the master's subscribers.
+///
+/// # Errors
+/// As [`connect`]; and where the server is a replica.
+pub async fn connect_to_publish(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
+    let connection = connect(endpoint, role).await?;
+    if connection.is_replica { Err(Error::replica()) } else { Ok(connection) }
 }
 
 /// What a server is among those of its deployment.
@@ -73,21 +84,35 @@ async fn handshake(
     let mut connection = Connection::new(Socket::open(address).await?);
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
-    if let Some(password) = &password {
+    // A user without a password (`nopass`) is a user all the same: left out, the server would take the default one.
+    if password.is_some() || endpoint.username.is_some() {
         let user = endpoint.username.as_deref().unwrap_or("default");
-        hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.reveal().as_bytes()]);
+        let password = password.as_ref().map_or("", Secret::reveal);
+        hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.as_bytes()]);
     }
     hello.extend([b"SETNAME".as_slice(), name.as_bytes()]);
-    let answer = connection.ask(deadline, "authenticating", &hello).await?;
+    let answer = greet(&mut connection, deadline, "authenticating", &hello).await?;
     let Some(found) = role_in(&answer) else {
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
     connection.major_version = major_version_in(&answer);
+    connection.is_replica = found == Role::Replica;
     if endpoint.database != 0 {
         let database = endpoint.database.to_string();
-        connection.ask(deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;
+        greet(&mut connection, deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;
     }
+    connection.reader.set_limits(Limits::default());
     Ok((connection, found))
+}
+
+/// Asks a part of the handshake: nothing that the server says there is passed on as it is.
+async fn greet(
+    connection: &mut Connection,
+    deadline: Duration,
+    doing: &'static str,
+    arguments: &[&[u8]],
+) -> Result<Value, Error> {
+    connection.ask(deadline, doing, arguments).await.map_err(|error| error.of_handshake(doing))
 }
 
 /// The role in HELLO's reply; `None` where it is no such reply.
@@ -108,17 +133,15 @@ fn major_version_in(hello: &Value) -> Option<u32> {
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {
-    match source {
-        SecretSource::None => Ok(None),
-        SecretSource::Inline(secret) => Ok(Some(secret.clone())),
+    let secret = match source {
+        SecretSource::None => return Ok(None),
+        SecretSource::Inline(secret) => secret.clone(),
         // A small local file: reading it blocks no longer than opening a socket does.
-        SecretSource::File(path) => match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))),
-            Err(error) => {
-                Err(Error::Secret { path: path.display().to_string(), reason: error.kind().to_string() })
-            }
-        },
-    }
+        SecretSource::File(path) => read_password(path)
+            .map_err(|error| Error::Secret { path: path.display().to_string(), reason: error.to_string() })?,
+    };
+    said::remember(secret.reveal());
+    Ok(Some(secret))
 }
 
 /// What kind of reply it was, for an error: never its content.

@@ -31,21 +31,20 @@ pub struct Connection {
     written: usize,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
+    /// Whether it greeted as a replica.
+    pub is_replica: bool,
 }
 
 impl Connection {
     pub(super) fn new(socket: Socket) -> Self {
         Self {
             socket,
-            reader: Reader::new(Limits::default()),
+            reader: Reader::new(Limits::HANDSHAKE),
             out: Vec::new(),
             written: 0,
             major_version: None,
+            is_replica: false,
         }
-    }
-
-    pub(super) fn into_socket(self) -> Socket {
-        self.socket
     }
 
     /// Where commands are appended that [`Self::poll_flush`] sends, in order.

@@ -1,7 +1,15 @@
 //! What went wrong with a server, classed by what the caller does next.
 
+use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::said::said;
+
+/// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
+/// the arguments, passwords and payloads among them: such a text is replaced where it enters.
+pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 
 /// What the caller does next. An error that nobody knows is [`Class::Retry`]: visibly, with backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +59,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// The file with the password could not be read.
-    #[error("the password file {path} cannot be read: {reason}")]
+    #[error("the password file {path} {reason}")]
     Secret {
         /// Which file.
         path: String,
@@ -61,10 +69,39 @@ pub enum Error {
 }
 
 impl Error {
-    /// An error reply as it came, without its `-`.
+    /// An error reply as it came, without its `-`: made harmless, and without what it quotes where it may quote what
+    /// was sent.
     #[must_use]
     pub fn reply(text: &[u8]) -> Self {
-        Self::Reply(String::from_utf8_lossy(text).into_owned())
+        if let Some(rest) = unknown_command(text) {
+            return Self::Reply(match command_name(rest) {
+                Some(name) => format!("{UNKNOWN_COMMAND} the server does not know the command {name}"),
+                None => format!("{UNKNOWN_COMMAND} the server does not know a command that tidegate needs"),
+            });
+        }
+        Self::Reply(said(text))
+    }
+
+    /// What a master would not be: the class is that of a write which a replica refuses.
+    #[must_use]
+    pub(crate) fn replica() -> Self {
+        Self::Reply(
+            "READONLY the server is a replica: what is published there reaches no subscriber of the master"
+                .into(),
+        )
+    }
+
+    /// An error reply to a part of the handshake. A server may quote there what it was sent, and that is the password:
+    /// of its text only the code is kept, where that is one of Redis' own.
+    #[must_use]
+    pub(super) fn of_handshake(self, doing: &str) -> Self {
+        let Self::Reply(text) = &self else { return self };
+        if text.starts_with(UNKNOWN_COMMAND) {
+            return self;
+        }
+        let code = self.code().and_then(|code| HANDSHAKE_CODES.iter().find(|(known, _)| *known == code));
+        let (code, meaning) = code.unwrap_or(&("ERR", "the server refused"));
+        Self::Reply(format!("{code} {meaning}, {doing}"))
     }
 
     /// The first word of an error reply.
@@ -88,7 +125,7 @@ impl Error {
                 Class::Resolve
             }
             Some("NOSCRIPT" | "NOGROUP") => Class::Repair,
-            Some("WRONGTYPE" | "NOPERM" | "CROSSSLOT") => Class::Park,
+            Some("WRONGTYPE" | "NOPERM" | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Park,
             // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and what is unknown.
             Some(_) => Class::Retry,
         }
@@ -109,18 +146,134 @@ impl Error {
             "READONLY" => "the endpoint is a replica: name the master in its url",
             "NOREPLICAS" => "min-replicas-to-write is not met: bring a replica back",
             "MISCONF" => "the server cannot save to disk: look at its log",
+            UNKNOWN_COMMAND => {
+                "it is too old for it, or the command is renamed or switched off there: tidegate needs it under its \
+                 own name"
+            }
             _ => return None,
         })
     }
 }
 
+/// What the server says where it refuses during the handshake.
+const HANDSHAKE_CODES: [(&str, &str); 7] = [
+    ("WRONGPASS", "the server does not accept this user with this password"),
+    ("NOAUTH", "the server wants a user and a password"),
+    ("NOPERM", "the user may not do what every connection needs"),
+    ("NOPROTO", "the server does not speak RESP3"),
+    ("LOADING", "the server is loading its data"),
+    ("MASTERDOWN", "the server has lost its master"),
+    ("BUSY", "the server is busy with a script"),
+];
+
+/// What follows the words by which a server says that it does not know a command. The text decides here, since there
+/// is no code; what tidegate does next is decided by the code that is put in its place.
+fn unknown_command(text: &[u8]) -> Option<&[u8]> {
+    const WORDS: [&[u8]; 5] = [
+        b"ERR unknown command",
+        b"ERR unknown subcommand",
+        b"ERR Unknown subcommand",
+        b"ERR Unknown Redis command",
+        b"ERR Unknown command",
+    ];
+    WORDS.iter().find_map(|words| text.strip_prefix(*words))
+}
+
+/// The command's name, which stands in quotes first. Names are letters, so nothing else can come along; a payload or
+/// a password never stands there.
+fn command_name(rest: &[u8]) -> Option<String> {
+    let quoted = rest.trim_ascii_start();
+    let (quote, rest) = quoted.split_first().filter(|(quote, _)| matches!(quote, b'\'' | b'`'))?;
+    let end = rest.iter().position(|byte| byte == quote)?;
+    let name = std::str::from_utf8(&rest[..end]).ok()?;
+    COMMANDS.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|known| (*known).to_owned())
+}
+
+/// The commands whose name is passed on where a server does not know them: those that tidegate sends by themselves.
+const COMMANDS: [&str; 46] = [
+    "ACL",
+    "AUTH",
+    "CLIENT",
+    "CONFIG",
+    "EVAL",
+    "EVALSHA",
+    "EXEC",
+    "HDEL",
+    "HELLO",
+    "HGET",
+    "HGETALL",
+    "HINCRBY",
+    "HMGET",
+    "HSET",
+    "INFO",
+    "LOAD",
+    "MULTI",
+    "NUMPAT",
+    "NUMSUB",
+    "PEXPIRE",
+    "PING",
+    "PSUBSCRIBE",
+    "PSYNC",
+    "PUBLISH",
+    "PUBSUB",
+    "REPLCONF",
+    "SADD",
+    "SCRIPT",
+    "SELECT",
+    "SMEMBERS",
+    "SPUBLISH",
+    "SSCAN",
+    "SUBSCRIBE",
+    "TIME",
+    "WAIT",
+    "WAITAOF",
+    "XADD",
+    "XDEL",
+    "XGROUP",
+    "XINFO",
+    "XLEN",
+    "XPENDING",
+    "XRANGE",
+    "XREAD",
+    "XREVRANGE",
+    "XTRIM",
+];
+
+/// How the redis crate keeps an error that is not its own.
+type Kept = Arc<dyn std::error::Error + Send + Sync>;
+
+/// How an error of ours goes through the redis crate's own type and back.
+impl From<Error> for redis::RedisError {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Reply(text) => {
+                let (code, detail) = text.split_once(' ').unwrap_or((text, ""));
+                return redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
+            }
+            Error::Timeout(..) => io::ErrorKind::TimedOut,
+            Error::Closed => io::ErrorKind::UnexpectedEof,
+            _ => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, error).into()
+    }
+}
+
 impl From<redis::RedisError> for Error {
     fn from(error: redis::RedisError) -> Self {
-        // The crate keeps code and detail of an error reply apart; together they are what the server sent.
-        match (error.code(), error.detail()) {
-            (Some(code), detail) => Self::Reply(format!("{code} {}", detail.unwrap_or_default())),
-            (None, _) if error.is_timeout() => Self::Timeout(Duration::ZERO, "waiting for a reply"),
-            (None, _) => Self::Io(io::Error::other(error.to_string())),
+        if let Some(code) = error.code() {
+            // The crate keeps code and detail of an error reply apart; together they are what the server sent.
+            return Self::reply(format!("{code} {}", error.detail().unwrap_or_default()).as_bytes());
+        }
+        // What went in comes out of the pointer that the crate keeps it in.
+        let kept = error.source().and_then(|source| source.downcast_ref::<Kept>());
+        let ours = kept.and_then(|kept| kept.downcast_ref::<io::Error>());
+        match ours.and_then(|error| error.get_ref()?.downcast_ref::<Self>()) {
+            Some(Self::Timeout(waited, doing)) => Self::Timeout(*waited, doing),
+            Some(Self::Closed) => Self::Closed,
+            Some(Self::Protocol(what)) => Self::Protocol(what.clone()),
+            Some(other) => Self::Io(io::Error::other(other.to_string())),
+            // The crate's own words quote what came, a payload perhaps.
+            None => Self::Protocol("an answer is of another kind than what was asked for".to_owned()),
         }
     }
 }
@@ -138,5 +291,60 @@ mod tests {
         assert_eq!(class("WRONGTYPE Operation against a key"), Class::Park);
         assert_eq!(class("ERR the word WRONGTYPE stands in the text"), Class::Retry);
         assert_eq!(Error::Closed.class(), Class::Retry);
+    }
+
+    #[test]
+    fn an_unknown_command_is_told_without_its_arguments() {
+        for (text, told) in [
+            (
+                "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'tidegate' 'hunter2' ",
+                "UNKNOWNCOMMAND the server does not know the command HELLO",
+            ),
+            (
+                "ERR unknown command `publish`, with args beginning with: `orders`, `the payload`, ",
+                "UNKNOWNCOMMAND the server does not know the command PUBLISH",
+            ),
+            (
+                "ERR unknown command 'hunter2'",
+                "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
+            ),
+            (
+                "ERR Unknown Redis command called from script script: 54fc, on @user_script:12.",
+                "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
+            ),
+        ] {
+            let error = Error::reply(text.as_bytes());
+            assert_eq!(error.to_string(), told);
+            assert_eq!((error.code(), error.class()), (Some(UNKNOWN_COMMAND), Class::Park));
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_handshake_is_passed_on_but_a_known_code() {
+        let told = |text: &str| Error::reply(text.as_bytes()).of_handshake("authenticating").to_string();
+        assert_eq!(
+            told("WRONGPASS invalid username-password pair 'me' 'hunter2'"),
+            "WRONGPASS the server does not accept this user with this password, authenticating"
+        );
+        assert_eq!(told("hunter2 is wrong"), "ERR the server refused, authenticating");
+        assert_eq!(
+            told("ERR Syntax error in HELLO option 'hunter2'"),
+            "ERR the server refused, authenticating"
+        );
+    }
+
+    #[test]
+    fn an_error_goes_through_the_client_crate_and_back() {
+        let back = |error: Error| Error::from(redis::RedisError::from(error));
+        assert_eq!(back(Error::reply(b"OOM of memory")).to_string(), "OOM of memory");
+        assert!(matches!(back(Error::Closed), Error::Closed));
+        let waited = Duration::from_secs(3);
+        assert!(
+            matches!(back(Error::Timeout(waited, "asking")), Error::Timeout(for_, "asking") if for_ == waited)
+        );
+        assert!(matches!(back(Error::Protocol("odd".to_owned())), Error::Protocol(what) if what == "odd"));
+        let odd: redis::RedisResult<u64> =
+            redis::from_redis_value(redis::Value::BulkString(b"a payload".to_vec())).map_err(Into::into);
+        assert!(!Error::from(odd.unwrap_err()).to_string().contains("payload"));
     }
 }

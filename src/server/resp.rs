@@ -1,8 +1,9 @@
 //! RESP, the protocol: a bounded reader that copies nothing, and a writer of commands.
 //!
 //! A server may be hostile or broken, so every length is checked before it is believed: the reader
-//! never holds more than its limit, whatever a header announces.
+//! never holds more than its limit, whatever a header announces, and all readers together no more than theirs.
 
+mod account;
 mod reader;
 mod token;
 mod value;

@@ -150,3 +150,36 @@ fn check_connect_says_why_a_server_takes_no_writes() {
     }
     assert_eq!(report.matches("OOM").count(), 1, "it is said once:\n{report}");
 }
+
+#[test]
+fn check_says_what_a_server_does_not_publish_and_what_counts_its_subscribers() {
+    let shop = Server::start(Version::Redis82);
+    let events = Server::with(Version::Redis82, Options::default().durable());
+    let routes = r#"
+        [capture.expired]
+        source = "shop"
+        channels = ["__keyevent@0__:expired"]
+        destination = "events"
+        stream = "expired"
+        keep = "forever"
+
+        [capture.sockets]
+        source = "shop"
+        channels = ["socket.io-request#/#"]
+        patterns = ["socket.io#/#*"]
+        destination = "events"
+        stream = "sockets"
+        keep = "forever"
+    "#;
+    let daemon = Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(routes).prepare();
+    shop.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "+config|get"]);
+    let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
+    let note = "note: Socket.IO takes each subscriber of \"socket.io-request#/#\" for one of its servers";
+    assert!(report.contains(note), "{report}");
+    let warning = "warning: notify-keyspace-events is \"\" on endpoint shop: \"__keyevent@0__:expired\" brings nothing \
+                   without \"Ex\" in it";
+    assert!(report.contains(warning), "{report}");
+    shop.ask::<()>(&["CONFIG", "SET", "notify-keyspace-events", "Ex"]);
+    let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
+    assert!(!report.contains("notify-keyspace-events"), "{report}");
+}

@@ -8,6 +8,7 @@
 mod support;
 
 mod connect;
+mod output;
 mod rights;
 
 use std::collections::{BTreeSet, HashMap};
@@ -169,6 +170,21 @@ fn a_mistake_on_the_command_line_is_64_and_one_in_the_file_78() {
         printed(&absent, CONFIGURATION);
         assert!(text(&absent.stderr).contains("/nonexistent/tidegate.toml"), "{command}");
     }
+}
+
+#[test]
+fn the_environment_names_the_configuration_where_no_option_does() {
+    let run = |arguments: &[&str], file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(arguments).env("TIDEGATE_CONFIG", file).output().unwrap()
+    };
+    assert_golden("check-full.txt", &printed(&run(&["check"], FULL), OK));
+    for command in ["check", "acl", "gaps", "status", "healthcheck", "run", "wait"] {
+        let absent = run(&[command], "/nonexistent/named.toml");
+        printed(&absent, CONFIGURATION);
+        assert!(text(&absent.stderr).contains("/nonexistent/named.toml"), "{command}");
+    }
+    printed(&run(&["check", "--config", FULL], "/nonexistent/named.toml"), OK);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -643,7 +644,9 @@ fn setup_user(who: &str, endpoint: &str) -> String {
 
 fn write_secret(directory: &Path, endpoint: &Endpoint) {
     let path = directory.join(format!("{}.pass", endpoint.name));
-    std::fs::write(path, format!("{}\n", endpoint.password)).expect("the temporary directory is writable");
+    std::fs::write(&path, format!("{}\n", endpoint.password)).expect("the temporary directory is writable");
+    let own = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&path, own).expect("the file is the test's own");
 }
 
 fn program() -> PathBuf {

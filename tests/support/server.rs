@@ -79,6 +79,14 @@ impl Options {
         self
     }
 
+    /// Gives a command another name, as managed services do; its own is then unknown.
+    #[must_use]
+    pub(crate) fn renamed(mut self, command: &str) -> Self {
+        let other = format!("other-{command}");
+        self.arguments.extend(["--rename-command".to_owned(), command.to_owned(), other]);
+        self
+    }
+
     /// Listens on a TCP port too, and lets the daemon use that.
     #[must_use]
     pub(crate) fn tcp(mut self) -> Self {

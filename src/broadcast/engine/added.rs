@@ -136,12 +136,12 @@ impl Work {
             // Without the stream there is nothing to be missed, and XREAD tells of any other error.
             let end = (self.publisher.end(), 0);
             let facts = Facts::read(value).filter(|_| read.after == end.0);
-            let anew = facts.is_some_and(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
-            anew.then_some(Found::Anew)
+            let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
+            anew.map(Found::from)
         };
-        if let Some(found) = found {
-            core.found(found, self.publisher.end(), now);
+        match found {
+            Some(found) => core.found(found, self.publisher.end(), now),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

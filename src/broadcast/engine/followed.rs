@@ -63,7 +63,7 @@ impl Work {
             self.asked = Some((asked, sent));
         }
         for found in found {
-            core.found(found, self.publisher.end(), now);
+            core.found(found, self.publisher.end(), now)?;
         }
         self.reads |= looked;
         self.publishes |= looked && !self.publisher.is_careful();

@@ -1,5 +1,9 @@
 //! Publishing on another server than the stream's: the messages go out first, and once all of a batch are
 //! answered, the script on the stream's server moves the cursor over it and notes what was not published.
+//!
+//! A replica takes PUBLISH and answers as a master does, so an answer alone does not tell that the master's subscribers
+//! were reached. So each batch ends with HELLO, which says the server's role: what was published before that answer was
+//! published on a master, or the session ends and the next one publishes the batch again, where the master is then.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,8 +15,8 @@ use crate::broadcast::call::{Counted, Tally};
 use crate::broadcast::failure::{Failure, Side};
 use crate::broadcast::id::EntryId;
 use crate::broadcast::render::Unrenderable;
-use crate::server::Error;
 use crate::server::resp::{self, Value};
+use crate::server::{Error, Role, role_in};
 
 /// Where the destination is another server than the stream's.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ pub(super) struct Other {
     pub(super) release_out: Vec<u8>,
     /// Batches whose PUBLISH commands are not all answered.
     pub(super) waiting: VecDeque<Published>,
-    /// When a PING was sent that is not answered: only while nothing else is asked.
+    /// When its role was asked for, and that is not answered: only while nothing else is asked.
     pub(super) ping: Option<Instant>,
     pub(super) response_timeout: Duration,
 }
@@ -42,6 +46,8 @@ pub(super) struct Published {
     pub(super) count: Counted,
     pub(super) ids: Vec<EntryId>,
     pub(super) answered: usize,
+    /// Whether the server has said since that it is the master.
+    pub(super) confirmed: bool,
     pub(super) unheard: u64,
     /// Entries that the route's filter left out.
     pub(super) filtered: Vec<EntryId>,
@@ -66,9 +72,24 @@ pub(super) enum Note {
 }
 
 impl Published {
+    /// Whether everything that was asked is answered.
+    fn is_over(&self) -> bool {
+        self.answered == self.ids.len() && (self.ids.is_empty() || self.confirmed)
+    }
+
     pub(super) fn holes(&self) -> u64 {
         let holes = self.noted.iter().filter(|(_, note)| matches!(note, Note::Hole)).count();
         u64::try_from(holes).unwrap_or(u64::MAX)
+    }
+}
+
+impl Other {
+    /// Lets a batch wait for its answers. Its PUBLISH commands stand in `out`; the question for the role ends them.
+    pub(super) fn send(&mut self, batch: Published) {
+        if !batch.ids.is_empty() {
+            resp::command(&mut self.out, &[b"HELLO"]);
+        }
+        self.waiting.push_back(batch);
     }
 }
 
@@ -85,10 +106,7 @@ impl Publisher {
     ) -> Result<(u64, u64), Failure> {
         let Some(other) = &mut self.other else { return Ok((0, 0)) };
         if other.ping.take().is_some() {
-            return match reply {
-                Value::Error(text) => Err(Failure::destination(Error::reply(text))),
-                _ => Ok((0, 0)),
-            };
+            return is_master(reply).map(|()| (0, 0));
         }
         let sent = match reply {
             Value::Integer(receivers) => (1, u64::from(*receivers == 0)),
@@ -101,6 +119,10 @@ impl Publisher {
             return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
         };
         match reply {
+            _ if batch.answered == batch.ids.len() => {
+                is_master(reply)?;
+                batch.confirmed = true;
+            }
             Value::Integer(_) => {
                 batch.answered += 1;
                 batch.unheard += sent.1;
@@ -115,6 +137,8 @@ impl Publisher {
                 batch.span.1 = last;
                 (batch.counted, batch.count) = (None, Counted::Unknown);
                 batch.ids.truncate(batch.answered);
+                // The answer that would say so means nothing any more.
+                batch.confirmed = true;
                 batch.noted.retain(|(id, _)| *id <= last);
                 batch.filtered.retain(|id| *id <= last);
                 // Those behind it are read again: across servers that may repeat, and loses nothing.
@@ -130,14 +154,14 @@ impl Publisher {
         Ok(sent)
     }
 
-    /// Asks the destination for a sign of life, where it is another server and nothing else is asked.
+    /// Asks the destination for its role, as a sign of life, where it is another server and nothing else is asked.
     /// The other connections need none: reading is answered every second.
     pub(in crate::broadcast) fn ping(&mut self, now: Instant) {
         if let Some(other) = &mut self.other
             && other.waiting.is_empty()
             && other.ping.is_none()
         {
-            resp::command(&mut other.out, &[b"PING"]);
+            resp::command(&mut other.out, &[b"HELLO"]);
             other.ping = Some(now);
         }
     }
@@ -145,7 +169,7 @@ impl Publisher {
     /// Moves the cursor over the batches that the other server has answered.
     pub(super) fn move_published(&mut self, now: Instant) {
         let Some(other) = &mut self.other else { return };
-        while other.waiting.front().is_some_and(|batch| batch.answered == batch.ids.len()) {
+        while other.waiting.front().is_some_and(Published::is_over) {
             let Some(batch) = other.waiting.pop_front() else { return };
             if batch.span.0 == batch.span.1 && !batch.release {
                 continue;
@@ -177,5 +201,20 @@ impl Publisher {
             let release = batch.release;
             self.calls.push_back(Call { entries, large: None, holes, counted, release, sent });
         }
+    }
+}
+
+/// Takes in the reply to HELLO.
+///
+/// # Errors
+/// Where the server is none that can be published on.
+fn is_master(reply: &Value) -> Result<(), Failure> {
+    if let Value::Error(text) = reply {
+        return Err(Failure::destination(Error::reply(text)));
+    }
+    match role_in(reply) {
+        Some(Role::Master) => Ok(()),
+        Some(Role::Replica) => Err(Failure::destination(Error::replica())),
+        None => Err(Failure::destination(Error::Protocol("HELLO was answered with no map".into()))),
     }
 }

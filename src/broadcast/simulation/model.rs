@@ -115,7 +115,7 @@ impl Model {
     pub(super) fn carry_out(&mut self, command: &[Vec<u8>], now_ms: u64) -> Done {
         let word = |at: usize| command.get(at).map(Vec::as_slice).unwrap_or_default();
         Done::Reply(match word(0) {
-            b"PING" => bytes("PONG"),
+            b"HELLO" => Value::Array(vec![bytes("role"), bytes("master")]),
             b"PUBLISH" => {
                 self.heard.push(text(word(2)));
                 Value::Integer(0)
@@ -162,6 +162,10 @@ impl Model {
         self.stream.keys().next().copied()
     }
 
+    fn ungiven(&self, delivered: EntryId) -> Option<EntryId> {
+        self.stream.range(delivered..).map(|(id, _)| *id).find(|id| *id > delivered)
+    }
+
     fn length(&self) -> i64 {
         self.stream.len().try_into().unwrap()
     }
@@ -192,8 +196,10 @@ impl Model {
     }
 
     fn open(&mut self, argv: &[Vec<u8>]) -> Value {
-        let (start, failed) = (text(&argv[0]), text(&argv[1]));
-        if !self.cursor.contains_key("pos") {
+        let (start, failed, below) = (text(&argv[0]), text(&argv[1]), text(&argv[3]));
+        let last = if self.exists() { self.last } else { EntryId::default() };
+        let anew = self.cursor.get("pos").is_none_or(|pos| *pos == below && last < id(below.as_bytes()));
+        if anew {
             let (pos, counted) = if self.stream.is_empty() {
                 ("0-0".to_owned(), self.added.to_string())
             } else if start == "end" {
@@ -417,6 +423,7 @@ impl Model {
                 Value::Integer(self.length()),
                 bytes(self.last),
                 bytes(self.first().map(|first| first.to_string()).unwrap_or_default()),
+                bytes(self.ungiven(group.delivered).map(|id| id.to_string()).unwrap_or_default()),
             ];
         }
         let (mut complete, mut open) = (group.delivered, Vec::new());

@@ -11,16 +11,19 @@ pub(super) struct StreamName {
     /// Whether every message gives the same name, which `name` then holds for good.
     fixed: bool,
     name: Vec<u8>,
+    /// What no name may begin with; empty where nothing is reserved.
+    reserved: Vec<u8>,
     captures: Captures,
 }
 
 impl StreamName {
-    pub(super) fn new(template: &Template) -> Self {
+    pub(super) fn new(template: &Template, reserved: &str) -> Self {
         let literal = template.literal();
         Self {
             parts: template.parts().to_vec(),
             fixed: literal.is_some(),
             name: literal.unwrap_or_default().as_bytes().to_vec(),
+            reserved: reserved.as_bytes().to_vec(),
             captures: Captures::default(),
         }
     }
@@ -36,6 +39,16 @@ impl StreamName {
             let (Piece::Literal(bytes) | Piece::Variable(bytes)) = piece;
             name.extend_from_slice(bytes);
         })?;
+        if !self.reserved.is_empty() && self.name.starts_with(&self.reserved) {
+            // A publisher must not reach the route's own records by the name of a channel.
+            return Err(Rejection::new(
+                RejectReason::ReservedName,
+                format!(
+                    "the stream's name begins with \"{}\", as tidegate's own keys do",
+                    self.reserved.escape_ascii()
+                ),
+            ));
+        }
         Ok(&self.name)
     }
 }

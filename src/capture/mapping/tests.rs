@@ -32,6 +32,7 @@ fn settings(stream: &str, format: Format) -> Capture {
         mode: Mode::Subscribe,
         conditions: vec![],
         destination: "events".into(),
+        reserved: "tidegate:".into(),
         stream: Template::parse(stream).unwrap(),
         groups: vec![],
         groups_start: None,

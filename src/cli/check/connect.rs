@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::line;
-use crate::config::{Acknowledged, Broadcast, Config, Endpoint, Order, Prefer, UntilAcknowledged};
+use crate::config::{
+    self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, UntilAcknowledged,
+};
 use crate::probe::{self, Facts, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
 use crate::rt;
 use crate::server::Error;
@@ -29,6 +31,7 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
         if let Some(until) = route.keep.until_acknowledged() {
             trimming(&mut out, until, facts(&route.destination));
         }
+        notifications(&mut out, route, facts(&route.source));
         if let Some(replication) = route.mode.replication() {
             tap(&mut out, replication.prefer, facts(&route.source));
         }
@@ -111,6 +114,23 @@ fn server(out: &mut String, found: &Found) {
     line(out, format_args!("  {}, eviction policy {eviction}", facts.storage));
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
         line(out, format_args!("  rights: all that the routes need"));
+    }
+}
+
+/// Prints which of a route's channels the server does not publish as it is set up.
+fn notifications(out: &mut String, route: &Capture, source: Option<&Facts>) {
+    let Some(setting) = source.and_then(|facts| facts.notifications.as_deref()) else { return };
+    for name in route.channels.iter().chain(&route.patterns) {
+        if let Some(missing) = config::lacking(name, setting) {
+            line(
+                out,
+                format_args!(
+                    "  warning: notify-keyspace-events is \"{setting}\" on endpoint {}: \"{name}\" brings nothing \
+                     without {missing:?} in it (CONFIG SET notify-keyspace-events \"{setting}{missing}\")",
+                    route.source
+                ),
+            );
+        }
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::broadcast::EntryId;
 use crate::capture::requeue::Fields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
-use crate::server;
+use crate::harmless;
+use crate::server::{self, ControlConnection};
 
 /// Letters a page: one that the destination refused holds a whole message.
 const PAGE: usize = 10;
@@ -89,7 +88,7 @@ impl Letter {
 /// A connection to the letters of a route.
 pub(super) struct Letters {
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: ControlConnection,
     key: String,
 }
 
@@ -145,7 +144,7 @@ impl Letters {
             while let (Some(name), Some(value)) = (values.next(), values.next()) {
                 fields.push((name, value));
             }
-            Letter { id, fields }
+            Letter { id: harmless::text(id.as_bytes()), fields }
         };
         Ok(sent.into_iter().map(letter).collect())
     }

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::broadcast::EntryId;
 use crate::broadcast::replay::{Progress, Range, Watch};
+use crate::cli::output::tell;
 use crate::rt;
 
 /// Between two lines where there is no terminal.
@@ -49,14 +50,14 @@ impl Shown {
             bar.finish_and_clear();
         }
         if self.skipped > SKIPPED_NAMED {
-            eprintln!("{} entries more make no message", self.skipped - SKIPPED_NAMED);
+            tell!("{} entries more make no message", self.skipped - SKIPPED_NAMED);
         }
     }
 
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| tell!("{line}")),
+            None => tell!("{line}"),
         }
     }
 }
@@ -84,7 +85,7 @@ impl Watch for Shown {
         } else {
             let whole = self.range.to.milliseconds.saturating_sub(from).max(1);
             let percent = u128::from(done.min(whole)) * 100 / u128::from(whole);
-            eprintln!("{percent} %: {text}");
+            tell!("{percent} %: {text}");
             self.next = now + LINES_EVERY;
         }
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::Check;
 use super::templates::Setting;
-use crate::config::keys;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
 use crate::config::settings::{
     Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication, UntilAcknowledged,
 };
-use crate::template::Template;
+use crate::config::{is_notification, keys};
+use crate::template::{Part, Template};
 
 impl Check<'_> {
     pub(super) fn capture(
@@ -41,6 +41,9 @@ impl Check<'_> {
         let include = self.include(&key.at("include"), &raw.include);
         let replication = (raw.prefer.map(|word| word.0), raw.sharded, raw.min_backlog_cover);
         let mode = self.mode(key, raw.mode.0, replication);
+        if mode.replication().is_some() {
+            self.no_notifications(key, &raw.channels, &raw.patterns);
+        }
         let max_streams = u32::try_from(raw.max_streams.0).unwrap_or_else(|_| {
             self.report(&key.at("max_streams"), format!("expected at most {}", u32::MAX));
             u32::MAX
@@ -55,6 +58,11 @@ impl Check<'_> {
             patterns: raw.patterns,
             mode,
             conditions,
+            reserved: destination
+                .as_ref()
+                .and_then(|name| endpoints.get(name))
+                .map(|endpoint| endpoint.key_prefix.clone())
+                .unwrap_or_default(),
             destination: destination?,
             stream: stream?,
             groups: raw.groups,
@@ -103,6 +111,17 @@ impl Check<'_> {
         }
     }
 
+    /// A server tells its own subscribers of keyspace events, and writes none of that into its replication stream.
+    fn no_notifications(&mut self, key: &Key, channels: &[String], patterns: &[String]) {
+        for (list, names) in [(key.at("channels"), channels), (key.at("patterns"), patterns)] {
+            for (index, name) in names.iter().enumerate().filter(|(_, name)| is_notification(name)) {
+                let message = format!("\"{name}\": keyspace notifications are not in the replication stream");
+                let help = "capture them in a route of its own, with mode = \"subscribe\"";
+                self.report_with(&list.at(&index.to_string()), message, help);
+            }
+        }
+    }
+
     fn subscriptions(
         &mut self,
         key: &Key,
@@ -130,11 +149,16 @@ impl Check<'_> {
     }
 
     fn stream(&mut self, key: &Key, route: &str, stream: &Template, destination: Option<&Endpoint>) {
-        let Some(literal) = stream.literal() else { return };
-        self.name(key, "stream", literal);
-        let own = |endpoint: &Endpoint| keys::is_own(&endpoint.key_prefix, literal);
-        if destination.is_some_and(own) {
-            let message = format!("\"{literal}\" is a key that tidegate keeps for itself on this endpoint");
+        if let Some(literal) = stream.literal() {
+            self.name(key, "stream", literal);
+        }
+        // Of a template, what it begins with; what the message adds is checked when it comes.
+        let [Part::Literal(begin), ..] = stream.parts() else { return };
+        if let Some(endpoint) = destination.filter(|endpoint| begin.starts_with(&endpoint.key_prefix)) {
+            let message = format!(
+                "\"{begin}\": names that begin with \"{}\" are tidegate's own on this endpoint",
+                endpoint.key_prefix
+            );
             self.report_with(key, message, format!("choose another name, such as \"{route}\""));
         }
     }

@@ -28,8 +28,20 @@ impl Check<'_> {
         if raw.state_directory.is_empty() {
             self.report(&key.at("state_directory"), "expected a directory, found an empty text");
         }
+        for (index, host) in raw.hosts.iter().enumerate() {
+            let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            if host.is_empty() || host.len() > 253 || !host.bytes().all(letter) {
+                let help = "without scheme and port, such as \"tidegate.example.com\"";
+                self.report_with(
+                    &key.at("hosts").at(&index.to_string()),
+                    "expected the name of a host",
+                    help,
+                );
+            }
+        }
         Daemon {
             listen,
+            hosts: raw.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             state_directory: raw.state_directory.into(),
             // What is too small is reported above, and not once more for each route's messages.
             memory_limit: raw.memory_limit.0.max(LEAST_MEMORY),

@@ -1,9 +1,9 @@
 //! `[redis.NAME]`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Check;
+use crate::config::password::{PasswordError, read_password};
 use crate::config::problems::Key;
 use crate::config::raw;
 use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource};
@@ -144,15 +144,15 @@ impl Check<'_> {
             self.report_with(key, format!("there is no such file: {}", looked.join(", nor ")), help);
             return None;
         };
-        match fs::read_to_string(path) {
-            Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-                self.report(key, format!("the file {} is empty; expected the password", path.display()));
+        match read_password(path) {
+            Ok(_) => Some(path.clone()),
+            Err(error @ PasswordError::Unreadable(_)) => {
+                let help = "let the user that tidegate runs as read it";
+                self.report_with(key, format!("the file {} {error}", path.display()), help);
                 None
             }
-            Ok(_) => Some(path.clone()),
             Err(error) => {
-                let help = "let the user that tidegate runs as read it";
-                self.report_with(key, format!("the file {} cannot be read: {error}", path.display()), help);
+                self.report(key, format!("the file {} {error}", path.display()));
                 None
             }
         }

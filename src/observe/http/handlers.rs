@@ -1,25 +1,30 @@
 //! One function per path. All answers but `/metrics` are JSON; 200 means yes and 503 means no.
 
+use std::sync::Arc;
+
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 
 use super::View;
+use super::hosts::only_ours;
 use crate::observe::readiness::{ready, stuck, time};
 use crate::observe::report::StatusReport;
 use crate::rt;
 use crate::status::RouteStatus;
 
 pub(super) fn router(view: View) -> Router {
+    let hosts: Arc<[String]> = view.hosts.clone().into();
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(hosts, only_ours))
         .with_state(view)
 }
 

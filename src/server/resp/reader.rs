@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::account::{ALL_BYTES, Share};
 use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
@@ -31,10 +32,15 @@ pub struct Limits {
     pub frame: usize,
 }
 
+impl Limits {
+    /// For a server that is not known yet: all that it has to say before it is authenticated is short.
+    pub const HANDSHAKE: Self = Self { message: 0, frame: 64 * 1024 };
+}
+
 impl Default for Limits {
-    /// Enough for any reply to a command of ours.
+    /// Enough for any reply to a command of ours, where nothing is subscribed.
     fn default() -> Self {
-        Self { message: 16 * 1024 * 1024, frame: 64 * 1024 * 1024 }
+        Self { message: 1024 * 1024, frame: 64 * 1024 * 1024 }
     }
 }
 
@@ -77,6 +83,8 @@ pub struct Reader {
     /// Bytes of an oversized message that have not come yet and will be thrown away.
     skip: usize,
     limits: Limits,
+    /// Of what all readers may take together: what this one holds beyond what messages may take.
+    share: Share,
 }
 
 impl Reader {
@@ -93,6 +101,7 @@ impl Reader {
             elements: 0,
             skip: 0,
             limits,
+            share: Share::default(),
         }
     }
 
@@ -114,6 +123,7 @@ impl Reader {
             self.end = 0;
             if self.buf.len() > SHRINK_BYTES || self.buf.len() < self.usual {
                 self.buf = vec![0; self.usual];
+                self.share.resize(0);
             }
         } else if self.end == self.buf.len() {
             if self.start > 0 {
@@ -122,7 +132,8 @@ impl Reader {
                 self.start = 0;
             }
             if self.end > self.buf.len() / 2 {
-                self.buf.resize(self.buf.len() * 2, 0);
+                let larger = self.larger();
+                self.buf.resize(larger, 0);
             }
         }
         &mut self.buf[self.end..]
@@ -181,6 +192,7 @@ impl Reader {
                 if unread.len() > self.limits.message + NAMES_BYTES {
                     return Err(over(self.limits.message + NAMES_BYTES));
                 }
+                self.expect_more()?;
                 Ok(None)
             }
             Cut::Other => match self.next_frame()? {
@@ -209,6 +221,7 @@ impl Reader {
                 if unread.len() > self.limits.frame {
                     return Err(over(self.limits.frame));
                 }
+                self.expect_more()?;
                 return Ok(None);
             };
             let inside = match found {
@@ -236,7 +249,10 @@ impl Reader {
     pub fn next_array_header(&mut self) -> Result<Option<Value>, ProtocolError> {
         let unread = &self.buf[self.start..self.end];
         match token(unread, 0)? {
-            None => Ok(None),
+            None => {
+                self.expect_more()?;
+                Ok(None)
+            }
             Some((Token::Array(count), next)) => {
                 self.consumed(next);
                 Ok(Some(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))))
@@ -257,6 +273,27 @@ impl Reader {
         let bytes = bytes.min(self.end - base);
         self.consumed(bytes);
         &self.buf[base..base + bytes]
+    }
+
+    /// Takes a share of what all readers may hold, where the buffer must grow for what is still to come.
+    fn expect_more(&mut self) -> Result<(), ProtocolError> {
+        if self.end < self.buf.len() || self.end - self.start <= self.buf.len() / 2 {
+            return Ok(());
+        }
+        let own = self.limits.message.saturating_add(NAMES_BYTES);
+        if self.share.resize(self.larger().saturating_sub(own)) {
+            return Ok(());
+        }
+        Err(ProtocolError(format!(
+            "large replies of all connections together would take more than {ALL_BYTES} bytes"
+        )))
+    }
+
+    /// How long the buffer is after it has grown: twice as long, and no longer than any frame may be.
+    fn larger(&self) -> usize {
+        let most = self.limits.frame.max(self.limits.message.saturating_add(NAMES_BYTES)) + BUFFER_BYTES;
+        let len = self.buf.len();
+        if len < most { most.min(len * 2) } else { len * 2 }
     }
 
     fn consumed(&mut self, bytes: usize) {
@@ -406,6 +443,41 @@ mod tests {
         };
         assert!(error.to_string().contains("larger than 1000"), "{error}");
         assert!(reader.held_bytes() <= 2 * BUFFER_BYTES);
+    }
+
+    #[test]
+    fn all_readers_together_hold_no_more_than_their_account() {
+        // Begins a reply of 60 MiB, and gives as much of it as is taken.
+        let begin = || -> (Reader, Result<(), ProtocolError>) {
+            let mut reader = Reader::new(Limits::default());
+            let header = b"$62914560\r\n";
+            reader.room()[..header.len()].copy_from_slice(header);
+            reader.filled(header.len());
+            loop {
+                if let Err(error) = reader.next_value() {
+                    return (reader, Err(error));
+                }
+                let room = reader.room().len();
+                if reader.held_bytes() > 60 * 1024 * 1024 {
+                    return (reader, Ok(()));
+                }
+                reader.filled(room);
+            }
+        };
+        let mut readers = Vec::new();
+        let error = loop {
+            let (reader, begun) = begin();
+            readers.push(reader);
+            if let Err(error) = begun {
+                break error;
+            }
+        };
+        assert!(error.to_string().contains("together"), "{error}");
+        let held: usize = readers.iter().map(Reader::held_bytes).sum();
+        assert!(readers.len() > 2 && held <= ALL_BYTES + readers.len() * 2 * NAMES_BYTES, "{held}");
+        // What one gives back another one may have.
+        readers.clear();
+        assert_eq!(begin().1, Ok(()));
     }
 
     #[test]

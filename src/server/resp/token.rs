@@ -130,18 +130,18 @@ pub(super) fn length(text: &[u8], limit: u64) -> Result<Option<usize>, ProtocolE
     }
     let mut value = 0u64;
     if text.is_empty() || text.len() > 19 {
-        return Err(absurd(text));
+        return Err(absurd());
     }
     for digit in text {
         if !digit.is_ascii_digit() {
-            return Err(absurd(text));
+            return Err(absurd());
         }
         value = value * 10 + u64::from(digit - b'0');
     }
     if value > limit {
-        return Err(absurd(text));
+        return Err(absurd());
     }
-    usize::try_from(value).map(Some).map_err(|_| absurd(text))
+    usize::try_from(value).map(Some).map_err(|_| absurd())
 }
 
 /// A header of at most six digits, which is nearly every one: the general way costs several times as much.
@@ -205,13 +205,10 @@ fn integer(text: &[u8]) -> Result<i64, ProtocolError> {
     std::str::from_utf8(text)
         .ok()
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| ProtocolError(format!("{:?} is no integer", shown(text))))
+        .ok_or_else(|| ProtocolError("a number is none".to_owned()))
 }
 
-fn absurd(text: &[u8]) -> ProtocolError {
-    ProtocolError(format!("{:?} is no length that can be right", shown(text)))
-}
-
-fn shown(text: &[u8]) -> String {
-    String::from_utf8_lossy(&text[..text.len().min(32)]).into_owned()
+fn absurd() -> ProtocolError {
+    // What stands there is not quoted: it may be a piece of a payload.
+    ProtocolError("a length is no number that can be right".to_owned())
 }

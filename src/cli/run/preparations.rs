@@ -1,0 +1,41 @@
+//! What the daemon does once, before anything runs: files that others can read are told, and as many files may be open
+//! as the system lets it.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::{Config, SecretSource, readable_by_others};
+
+/// Raises the soft limit of open files to the hard one. The soft one is 1024 on most systems, for programs that use
+/// select(2); tidegate does not, and a route needs some five descriptors.
+pub(super) fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(
+            event = "open_files_limit",
+            limit = limit.current,
+            %error,
+            "the limit of open files cannot be raised; with many routes, connections fail where it is reached"
+        );
+    }
+}
+
+/// Says which files with secrets every user of the machine can read.
+pub(super) fn tell_of_readable_secrets(config: &Config) {
+    for (name, endpoint) in &config.redis {
+        let SecretSource::File(path) = &endpoint.password else { continue };
+        if let Some(mode) = readable_by_others(path) {
+            tracing::warn!(
+                event = "secret_readable",
+                endpoint = name,
+                file = %path.display(),
+                mode,
+                "every user of this machine can read the password: chmod 600 the file, and give it to the user that \
+                 tidegate runs as"
+            );
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Text of strangers, made safe to show: a terminal obeys control characters, a log line ends where a newline
+//! stands, and some characters turn the direction of what follows or are not seen at all.
+
+use std::fmt::Write as _;
+
+/// Whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
+/// separators, characters that set the direction of text, and characters without any width.
+#[must_use]
+pub(crate) fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// The bytes as text on one line: what is harmful is written as an escape, such as `\u{1b}`, and what is not UTF-8
+/// as U+FFFD.
+#[must_use]
+pub(crate) fn text(bytes: &[u8]) -> String {
+    escaped(&String::from_utf8_lossy(bytes), usize::MAX)
+}
+
+/// The same of the first `limit` characters; the number of bytes that are left out is said.
+#[must_use]
+pub(crate) fn bounded(bytes: &[u8], limit: usize) -> String {
+    // A character has at most four bytes, and no more of a long text is looked at.
+    let head = &bytes[..bytes.len().min(limit.saturating_mul(4))];
+    let lossy = String::from_utf8_lossy(head);
+    let mut out = escaped(&lossy, limit);
+    let shown: usize = lossy.chars().take(limit).map(char::len_utf8).sum();
+    if shown < bytes.len() && lossy.chars().nth(limit).is_some() || head.len() < bytes.len() {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "…(+{} bytes)", bytes.len().saturating_sub(shown));
+    }
+    out
+}
+
+fn escaped(text: &str, limit: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(limit));
+    for c in text.chars().take(limit) {
+        if is_harmful(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_or_a_log_obeys_is_left() {
+        assert_eq!(text(b"a\x1b[2J\r\nb\0\x7f"), "a\\u{1b}[2J\\r\\nb\\u{0}\\u{7f}");
+        assert_eq!(
+            text("x\u{202e}y\u{2028}\u{9b}31m\u{feff}".as_bytes()),
+            "x\\u{202e}y\\u{2028}\\u{9b}31m\\u{feff}"
+        );
+        assert_eq!(text("größe \u{1f30a}".as_bytes()), "größe \u{1f30a}");
+        assert_eq!(text(b"\xff"), "\u{fffd}");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_that_is_said() {
+        assert_eq!(bounded(b"abc", 3), "abc");
+        assert_eq!(bounded(b"abcd", 3), "abc…(+1 bytes)");
+        assert_eq!(bounded("öäüß".as_bytes(), 3), "öäü…(+2 bytes)");
+        let long = bounded(&[b'x'; 100_000], 10);
+        assert_eq!(long, "xxxxxxxxxx…(+99990 bytes)");
+    }
+}

@@ -1,0 +1,90 @@
+//! Promise: what a server says does not bring a password or a payload into a log, a status or a terminal, and the
+//! user that is named is the user that is used.
+
+use std::time::Duration;
+
+use tidegate::status::RouteState;
+
+use crate::support::{Options, Server, Setup, Version, alert, assert_eventually};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Everything that the daemon tells of itself.
+fn told(daemon: &crate::support::Daemon) -> String {
+    let lines: Vec<String> = daemon.log().into_iter().map(|line| line.text).collect();
+    let answers = ["/status", "/readyz", "/healthz", "/metrics"]
+        .map(|path| daemon.get(path).map(|(_, body)| body).unwrap_or_default());
+    format!("{}\n{}", lines.join("\n"), answers.join("\n"))
+}
+
+#[test]
+fn a_server_that_quotes_the_handshake_gives_no_password_away() {
+    for version in Version::SOURCES {
+        let shop = Server::with(version, Options::default().renamed("HELLO"));
+        let events = Server::start(Version::Redis70);
+        let daemon = Setup::orders(&shop, &events)
+            .expects(&[alert::SOURCE, alert::PARKED, alert::GAP, &["heartbeat_failed"]])
+            .start();
+        assert_eventually("it says what is missing", PATIENCE, true, || {
+            told(&daemon).contains("does not know the command HELLO")
+        });
+        let check = daemon.run_command(&["check", "--connect"]);
+        let check = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(check.contains("does not know the command HELLO"), "{version}: {check}");
+        for text in [told(&daemon), check] {
+            assert!(!text.contains("first-shop"), "{version}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_quotes_a_command_gives_no_payload_away() {
+    let events = Server::start(Version::Redis82);
+    let shop = Server::with(Version::Redis82, Options::default().renamed("PUBLISH"));
+    events.ask::<String>(&["XADD", "orders", "*", "payload", "a-private-payload"]);
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .endpoint("shop", &shop)
+        .routes(
+            r#"
+            [broadcast.stock]
+            source = "events"
+            stream = "orders"
+            destination = "shop"
+            channel = "stock"
+            start = "beginning"
+            "#,
+        )
+        .expects(&[alert::PARKED, alert::DESTINATION])
+        .start();
+    let status = daemon.wait_state("stock", RouteState::Parked);
+    let text = told(&daemon);
+    assert!(text.contains("does not know the command PUBLISH"), "{status:?}");
+    assert!(!text.contains("a-private-payload"), "{text}");
+}
+
+#[test]
+fn a_user_without_a_password_is_that_user_and_not_the_default_one() {
+    for version in Version::DESTINATIONS {
+        let server = Server::start(version);
+        // The default user may do everything.
+        server.ask::<()>(&["ACL", "SETUSER", "poor", "reset", "on", "nopass", "+multi", "+info"]);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tidegate.toml");
+        let toml = format!(
+            "[redis.main]\nurl = \"redis+unix://{}?user=poor\"\n[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\n\
+             destination = \"main\"\nstream = \"orders\"\nkeep = \"forever\"\n",
+            server.socket().display()
+        );
+        std::fs::write(&file, toml).unwrap();
+        let program = env!("CARGO_BIN_EXE_tidegate");
+        let check = std::process::Command::new(program)
+            .args(["check", "--connect", "--config"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let report = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert_eq!(check.status.code(), Some(69), "{version}: {report}");
+        assert!(report.contains("NOPERM"), "{version}: {report}");
+    }
+}
