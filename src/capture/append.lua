@@ -73,7 +73,7 @@ if pos ~= prev then
   if pos == '-' or pos < prev then
     return {'GAP', pos}
   elseif pos >= last then
-    local passed = call('HMGET', state, 'epochs', 'gaps')
+    local passed = call('HMGET', state, 'epochs', 'gap_spans')
     if string.find(passed[1] or '', sub(last, 1, 32), 1, true) then
       -- Of a batch that lies in one epoch its last item says it all.
       return {'DUPLICATE', pos, passed[2] or '', #epochs > 33 and passed[1] or ''}
@@ -204,8 +204,8 @@ end
 local function record_gap(from, to, ...)
   call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', from, 'to', to, ...)
   -- The latest ones stand in the state, too: what lies inside one is nobody's duplicate.
-  local gaps = (call('HGET', state, 'gaps') or '') .. string.format('%53s', from) .. '>' .. to .. ' '
-  call('HSET', state, 'gaps', sub(gaps, -108 * 8))
+  local gaps = (call('HGET', state, 'gap_spans') or '') .. string.format('%53s', from) .. '>' .. to .. ' '
+  call('HSET', state, 'gap_spans', sub(gaps, -108 * 8))
 end
 
 if gap and pos == prev and reached ~= pos then
@@ -244,5 +244,5 @@ if appended + rejected + filtered > 0 then
   call('HINCRBY', state, 'received', appended + rejected + filtered)
 end
 if failure then return {'STOPPED', reached, appended, rejected, filtered, failure} end
-if skip > 0 then return {'OK', reached, appended, rejected, filtered, call('HGET', state, 'gaps') or ''} end
+if skip > 0 then return {'OK', reached, appended, rejected, filtered, call('HGET', state, 'gap_spans') or ''} end
 return {'OK', reached, appended, rejected, filtered}

@@ -180,7 +180,7 @@ impl Model {
                 if !passed.contains(&last[..32]) {
                     return reply(&["STALE", &position]);
                 }
-                let gaps = self.state.get("gaps").cloned().unwrap_or_default();
+                let gaps = self.state.get("gap_spans").cloned().unwrap_or_default();
                 let passed = if epochs.len() > 1 { passed.as_str() } else { "" };
                 return reply(&["DUPLICATE", &position, &gaps, passed]);
             } else if gap.as_ref().is_some_and(|gap| position < gap[0]) {
@@ -278,7 +278,7 @@ impl Model {
             let from = record[1].clone();
             let to = record[3].clone();
             assert!(self.xadd(&keys[1], record), "asked before");
-            let gaps = self.state.entry("gaps".to_owned()).or_default();
+            let gaps = self.state.entry("gap_spans".to_owned()).or_default();
             gaps.push_str(&format!("{:>53}>{} ", text(&from), text(&to)));
             let kept = gaps.len().saturating_sub(108 * 8);
             gaps.drain(..kept);
@@ -313,7 +313,7 @@ impl Model {
             [appended, rejected, filtered].map(|count| Value::Integer(i64::try_from(count).unwrap())),
         );
         if failure.is_none() && skip > 0 {
-            let gaps = self.state.get("gaps").cloned().unwrap_or_default();
+            let gaps = self.state.get("gap_spans").cloned().unwrap_or_default();
             words.push(Value::Bytes(gaps.into_bytes()));
         }
         words.extend(failure.map(|why| Value::Bytes(why.as_bytes().to_vec())));
