@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate::status::RouteState;
 
-use crate::support::{Options, Server, Setup, Version, alert, assert_eventually};
+use crate::support::{Guarded, Options, Server, Setup, Version, alert, assert_eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -87,4 +87,29 @@ fn a_user_without_a_password_is_that_user_and_not_the_default_one() {
         assert_eq!(check.status.code(), Some(69), "{version}: {report}");
         assert!(report.contains("NOPERM"), "{version}: {report}");
     }
+}
+
+#[test]
+fn a_password_that_others_can_read_is_told_and_the_limit_of_open_files_is_raised() {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::orders(&server, &server).prepare();
+    let directory = daemon.configuration().parent().unwrap().to_owned();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(directory.join("shop.pass"), readable).unwrap();
+    let log = directory.join("log");
+    let mut process = Guarded::start("tidegate", "/bin/sh".as_ref(), |command| {
+        command.args(["-c", "ulimit -S -n 256; exec \"$0\" run --config \"$1\""]);
+        command.arg(env!("CARGO_BIN_EXE_tidegate")).arg(daemon.configuration());
+        command.env_remove("JOURNAL_STREAM").stderr(std::fs::File::create(&log).unwrap());
+    });
+    daemon.wait_ready();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+    let limits: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(limits[3], limits[4], "the soft limit and the hard one");
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(process.wait(PATIENCE).code(), Some(0));
+    let told = std::fs::read_to_string(&log).unwrap();
+    let told: Vec<&str> = told.lines().filter(|line| line.contains("secret_readable")).collect();
+    assert!(told.len() == 1 && told[0].contains("shop.pass") && told[0].contains("0644"), "{told:?}");
 }
