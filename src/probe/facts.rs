@@ -126,7 +126,7 @@ impl Facts {
         Self {
             kind,
             version: version.and_then(Version::parse),
-            mode: get("redis_mode").map(str::to_owned),
+            mode: get("redis_mode").or_else(|| get("server_mode")).map(str::to_owned),
             master: get("role").map(|role| role == "master"),
             replicas: get("connected_slaves").and_then(|count| count.parse().ok()),
             eviction: get("maxmemory_policy").map(str::to_owned),

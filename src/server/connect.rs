@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::error::Error;
+use super::masters;
 use super::resp::Value;
 use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource};
@@ -16,27 +17,18 @@ use crate::config::{Address, Endpoint, Secret, SecretSource};
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
 /// connection may still run commands. Every server that tidegate supports speaks it (Redis 6.0).
 ///
-/// Where the endpoint has several addresses, each is tried in turn until one is the master.
+/// Where the endpoint has several addresses, the one is used that is the master, see [`masters`].
 ///
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the server does not answer in time, or refuses; of several addresses, where none is a master: what
-/// the last one of them said.
+/// Where the server does not answer in time, or refuses; of several addresses, where none is the master (what
+/// the last one of them said), or where more than one says that it is.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     if endpoint.further.is_empty() {
         return Ok(connect_at(endpoint, &endpoint.address, role).await?.0);
     }
-    let mut last = None;
-    for address in endpoint.addresses() {
-        match connect_at(endpoint, address, role).await {
-            Ok((connection, Role::Master)) => return Ok(connection),
-            Ok((_, Role::Replica)) => {}
-            Err(error) => last = Some(error),
-        }
-    }
-    let none = || Error::Reply("MASTERDOWN none of the addresses is a master now".to_owned());
-    Err(last.unwrap_or_else(none))
+    masters::connect(endpoint, role).await
 }
 
 /// What a server is among those of its deployment.
@@ -78,7 +70,13 @@ async fn handshake(
         hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.reveal().as_bytes()]);
     }
     hello.extend([b"SETNAME".as_slice(), name.as_bytes()]);
-    let answer = connection.ask(deadline, "authenticating", &hello).await?;
+    let answer = match connection.ask(deadline, "authenticating", &hello).await {
+        Err(error) if error.code() == Some("WRONGPASS") => {
+            return Err(unknown_user(connection, deadline, error).await);
+        }
+        answer => answer?,
+    };
+    refuse_mode(&answer)?;
     let Some(found) = role_in(&answer) else {
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
@@ -90,21 +88,46 @@ async fn handshake(
     Ok((connection, found))
 }
 
+/// Why a server does not know the user: a sentinel has users of its own, and mostly none.
+async fn unknown_user(mut connection: Connection, deadline: Duration, refused: Error) -> Error {
+    match connection.ask(deadline, "asking what the server is", &[b"HELLO", b"3"]).await {
+        Ok(answer) => refuse_mode(&answer).err().unwrap_or(refused),
+        Err(_) => refused,
+    }
+}
+
+/// Refuses what is no single server. A node of a cluster hands on what is published elsewhere over links that may
+/// break, and what they lose nothing tells; a sentinel holds no data.
+fn refuse_mode(hello: &Value) -> Result<(), Error> {
+    let why = match field(hello, b"mode").and_then(Value::bytes) {
+        Some(b"cluster") => "this is a node of a Redis Cluster, which this version does not support",
+        Some(b"sentinel") => {
+            "this is a sentinel, which this version does not ask: name the servers themselves in url and addresses"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Refused(why.to_owned()))
+}
+
 /// The role in HELLO's reply; `None` where it is no such reply.
 #[must_use]
 pub fn role_in(hello: &Value) -> Option<Role> {
-    let mut pairs = hello.elements()?.chunks_exact(2);
-    let role = pairs.find(|pair| pair[0].bytes() == Some(b"role"));
-    Some(match role.and_then(|pair| pair[1].bytes()) {
+    hello.elements()?;
+    Some(match field(hello, b"role").and_then(Value::bytes) {
         Some(b"replica" | b"slave") => Role::Replica,
         _ => Role::Master,
     })
 }
 
 fn major_version_in(hello: &Value) -> Option<u32> {
+    let version = field(hello, b"version")?.bytes()?;
+    std::str::from_utf8(version).ok()?.split('.').next()?.parse().ok()
+}
+
+/// One field of HELLO's reply.
+fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     let mut pairs = hello.elements()?.chunks_exact(2);
-    let version = pairs.find(|pair| pair[0].bytes() == Some(b"version"))?;
-    std::str::from_utf8(version[1].bytes()?).ok()?.split('.').next()?.parse().ok()
+    pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {

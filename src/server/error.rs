@@ -50,6 +50,9 @@ pub enum Error {
     /// The server is fine, but what is on it does not allow to go on; the text says what to do.
     #[error("{0}")]
     Refused(String),
+    /// Several addresses of one deployment say that they are the master, and nothing tells which is.
+    #[error("two addresses say master: {0}")]
+    SeveralMasters(String),
     /// The file with the password could not be read.
     #[error("the password file {path} cannot be read: {reason}")]
     Secret {
@@ -97,6 +100,9 @@ impl Error {
     /// What a person can do about it, where there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
+        if matches!(self, Self::SeveralMasters(_)) {
+            return Some("neither is used until one gives way: demote the wrong one");
+        }
         Some(match self.code()? {
             "NOPERM" => "grant the missing right: `tidegate acl` prints the ACL lines that are needed",
             "WRONGPASS" | "NOAUTH" => {

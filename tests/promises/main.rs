@@ -27,6 +27,7 @@ mod capture_trim;
 mod chaos;
 mod comes_back;
 mod dead_letters;
+mod deployments;
 mod drained_routes;
 mod hostile_server;
 mod life;

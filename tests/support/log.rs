@@ -14,6 +14,8 @@ pub(crate) mod alert {
     pub(crate) const SOURCE: &[&str] = &["source_lost", "source_unavailable"];
     /// The destination is away, does not answer, or refuses for the time being.
     pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
+    /// More than one address says that it is the master.
+    pub(crate) const SEVERAL_MASTERS: &[&str] = &["several_masters"];
     /// A message or an entry went to the dead letters.
     pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
     /// An acknowledgement may be none.

@@ -106,7 +106,8 @@ fn server(out: &mut String, found: &Found) {
         (Some(false), _) => "replica".to_owned(),
         (None, _) => "role unknown".to_owned(),
     };
-    line(out, format_args!("  {} {version}, {role}", facts.kind));
+    let mode = facts.mode.as_deref().unwrap_or("mode unknown");
+    line(out, format_args!("  {} {version}, {mode}, {role}", facts.kind));
     let eviction = facts.eviction.as_deref().unwrap_or("unknown");
     line(out, format_args!("  {}, eviction policy {eviction}", facts.storage));
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {

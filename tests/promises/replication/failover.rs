@@ -70,7 +70,7 @@ impl Deployment {
     }
 }
 
-const FAILOVER: &[&[&str]] = &[alert::SOURCE, alert::GAP];
+const FAILOVER: &[&[&str]] = &[alert::SOURCE, alert::GAP, alert::SEVERAL_MASTERS];
 
 /// The replica that is tapped is promoted, under load: what it had is there, exactly.
 #[test]
