@@ -36,7 +36,7 @@ pub use revision::Revision;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
     Format, GroupsStart, Include, Keep, Message, Mode, Order, Prefer, Rate, Replication, Scalar, Secret,
-    SecretSource, Start, Subject, Test, UntilAcknowledged,
+    SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

@@ -20,11 +20,15 @@ mod masters;
 pub mod resp;
 mod script;
 mod socket;
+mod tls;
 
 pub use backoff::Backoff;
 pub use connect::{Role, connect, connect_at, role_in};
 pub use connection::Connection;
 pub use control::control;
 pub use error::{Class, Error};
+pub(crate) use known::show_expiries;
+pub use known::{Expiries, expiries};
 pub(crate) use masters::{Watch, agreed};
 pub use script::{Hash, Script, load_script};
+pub use tls::Failure;

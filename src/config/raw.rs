@@ -91,7 +91,7 @@ impl Default for Daemon {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Endpoint {
-    /// redis://[user[:password]@]host[:port][/database] or
+    /// redis://[user[:password]@]host[:port][/database], the same with rediss:// for TLS, or
     /// redis+unix:///path/of/socket?db=0&user=name.
     #[schemars(with = "String")]
     pub(crate) url: Option<Secret>,
@@ -120,6 +120,39 @@ pub(crate) struct Endpoint {
     pub(crate) durability: Word<Durability>,
     /// With durability = "replicated": how many replicas must have it.
     pub(crate) replicas: Option<u32>,
+    /// With rediss://: which certificates are accepted, and which one is shown.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// Which certificates are accepted, and which one is shown. A file is an absolute path, or a name that is looked for
+/// in $CREDENTIALS_DIRECTORY and then beside the configuration file; it is read at every connect.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Tls {
+    /// The authorities that a server's certificate may come from, as PEM; the system's where it is not given.
+    pub(crate) ca_file: Option<String>,
+    /// Our certificate with its chain, as PEM, for servers that want one.
+    pub(crate) cert_file: Option<String>,
+    /// Its key, as unencrypted PEM that only tidegate may read.
+    pub(crate) key_file: Option<String>,
+    /// A name that the server's certificate may be for, beside the hosts in url and addresses.
+    pub(crate) server_name: Option<String>,
+    /// Lists of revoked certificates, as PEM; one that has expired refuses.
+    pub(crate) crl_file: Option<String>,
+    /// The oldest version of TLS.
+    pub(crate) min_version: Word<TlsVersion>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+pub(crate) enum TlsVersion {
+    /// TLS 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    V13,
 }
 
 /// When what is stored counts as durable.

@@ -83,6 +83,23 @@ pub struct Endpoint {
     pub response_timeout: Duration,
     /// As a destination of captures: when what is stored counts as durable.
     pub durability: Durability,
+    /// How connections are encrypted; `None` where they are not.
+    pub tls: Option<Tls>,
+}
+
+/// `[redis.NAME.tls]`, and its defaults where the URL begins with `rediss://`. The files are read at every connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The authorities that a server's certificate may come from; `None` for the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// A further name that a server's certificate may be for; it is also the one that is asked for.
+    pub server_name: Option<String>,
+    /// Lists of certificates that were revoked.
+    pub crl_file: Option<PathBuf>,
+    /// Whether TLS 1.2 is refused.
+    pub only_1_3: bool,
 }
 
 /// When an entry counts as stored durably, so that it need not be kept any more.

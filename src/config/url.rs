@@ -1,4 +1,4 @@
-//! Addresses of servers: `redis://[user[:password]@]host[:port][/database]` and
+//! Addresses of servers: `redis://[user[:password]@]host[:port][/database]`, the same with `rediss://`, and
 //! `redis+unix:///path?db=&user=`. A URL may hold a password, so no error quotes any of it.
 
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ pub(crate) struct Parsed {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: u32,
+    /// Whether it begins with `rediss://`.
+    pub(crate) tls: bool,
 }
 
 /// Why a text is no address.
@@ -23,10 +25,8 @@ pub(crate) enum UrlError {
     #[error("is not a URL; expected redis://host:port or redis+unix:///path/of/socket")]
     NotAUrl,
     #[error(
-        "begins with rediss://, but TLS is not in this version of tidegate; expected redis:// or redis+unix://"
+        "has an unknown scheme; expected redis://host:port, rediss://host:port or redis+unix:///path/of/socket"
     )]
-    Tls,
-    #[error("has an unknown scheme; expected redis://host:port or redis+unix:///path/of/socket")]
     Scheme,
     #[error("names no host; expected redis://host:port")]
     NoHost,
@@ -49,9 +49,8 @@ const DEFAULT_PORT: u16 = 6379;
 pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
     let url = Url::parse(text).map_err(|_| UrlError::NotAUrl)?;
     match url.scheme() {
-        "redis" => tcp(&url),
+        "redis" | "rediss" => tcp(&url),
         "redis+unix" => unix(&url),
-        "rediss" => Err(UrlError::Tls),
         _ => Err(UrlError::Scheme),
     }
 }
@@ -79,6 +78,7 @@ fn tcp(url: &Url) -> Result<Parsed, UrlError> {
         username: Some(url.username()).filter(|user| !user.is_empty()).map(decode).transpose()?,
         password: url.password().map(decode).transpose()?.map(Secret::new),
         database: database(url.path().trim_start_matches('/'))?,
+        tls: url.scheme() == "rediss",
     })
 }
 
@@ -91,6 +91,7 @@ fn unix(url: &Url) -> Result<Parsed, UrlError> {
         username: None,
         password: None,
         database: 0,
+        tls: false,
     };
     if url.fragment().is_some() {
         return Err(UrlError::Options);
@@ -133,6 +134,8 @@ mod tests {
         assert_eq!(address("redis://h/"), "h:6379");
         assert_eq!(address("redis://[::1]:7000"), "[::1]:7000");
         assert_eq!(parse("redis://:secret@h").unwrap().username, None);
+        assert!(!parse("redis://h").unwrap().tls);
+        assert!(parse("rediss://tidegate@[::1]:7000/3").unwrap().tls);
     }
 
     #[test]
@@ -147,7 +150,7 @@ mod tests {
     fn what_is_no_address_says_why_and_not_what() {
         for (text, error) in [
             ("shop", UrlError::NotAUrl),
-            ("rediss://:hunter2@h", UrlError::Tls),
+            ("redis+tls://:hunter2@h", UrlError::Scheme),
             ("http://:hunter2@h", UrlError::Scheme),
             ("redis:///0", UrlError::NoHost),
             ("redis+unix://run/redis.sock", UrlError::NoSocket),

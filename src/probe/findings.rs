@@ -144,7 +144,10 @@ mod tests {
     }
 
     fn of(facts: Facts, role: Role) -> Vec<Finding> {
-        findings(&Found { facts, rights: Rights::Tried(Vec::new()) }, &BTreeSet::from([role]))
+        findings(
+            &Found { facts, rights: Rights::Tried(Vec::new()), certificates: None },
+            &BTreeSet::from([role]),
+        )
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
 use super::error::Error;
@@ -11,7 +11,7 @@ use super::resp::Value;
 use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource};
 
-/// Connects to an endpoint: socket, RESP3, user, client name, database; everything within the
+/// Connects to an endpoint: socket, TLS where it says so, RESP3, user, client name, database; everything within the
 /// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
 ///
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
@@ -50,7 +50,8 @@ pub async fn connect_at(
     role: &str,
 ) -> Result<(Connection, Role), Error> {
     let deadline = endpoint.connect_timeout;
-    timeout(deadline, handshake(endpoint, address, role, deadline))
+    let until = Instant::now() + deadline;
+    timeout_at(until, handshake(endpoint, address, role, until))
         .await
         .unwrap_or(Err(Error::Timeout(deadline, "connecting")))
 }
@@ -59,10 +60,11 @@ async fn handshake(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
-    deadline: Duration,
+    until: Instant,
 ) -> Result<(Connection, Role), Error> {
+    let deadline = endpoint.connect_timeout;
     let password = read_secret(&endpoint.password)?;
-    let mut connection = Connection::new(Socket::open(address).await?);
+    let mut connection = Connection::new(Socket::open(endpoint, address, until).await?);
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     if let Some(password) = &password {
@@ -74,6 +76,7 @@ async fn handshake(
         Err(error) if error.code() == Some("WRONGPASS") => {
             return Err(unknown_user(connection, deadline, error).await);
         }
+        Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => return Err(Error::Unanswered),
         answer => answer?,
     };
     refuse_mode(&answer)?;
@@ -86,6 +89,10 @@ async fn handshake(
         connection.ask(deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;
     }
     Ok((connection, found))
+}
+
+fn is_plain_tcp(endpoint: &Endpoint, address: &Address) -> bool {
+    endpoint.tls.is_none() && matches!(address, Address::Tcp { .. })
 }
 
 /// Why a server does not know the user: a sentinel has users of its own, and mostly none.

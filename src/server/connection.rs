@@ -65,7 +65,7 @@ impl Connection {
     /// Bytes that wait to be sent.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
-        self.out.len() - self.written
+        self.out.len() - self.written + usize::from(self.socket.is_unsent())
     }
 
     /// Bytes that this connection holds in memory.
@@ -112,7 +112,7 @@ impl Connection {
         } else {
             self.out.clear();
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(Error::from)
     }
 
     /// Reads more bytes, sending what waits meanwhile. Cancel safe: nothing read is lost.
@@ -124,7 +124,11 @@ impl Connection {
             if self.unsent_bytes() > 0
                 && let Poll::Ready(Err(error)) = self.poll_flush(cx)
             {
-                return Poll::Ready(Err(error));
+                // Why the other side closed may stand in what it sent last.
+                return match self.poll_fill(cx) {
+                    Poll::Ready(Err(said @ Error::Tls(_))) => Poll::Ready(Err(said)),
+                    _ => Poll::Ready(Err(error)),
+                };
             }
             self.poll_fill(cx)
         })

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use super::tls::{self, Failure};
+
 /// What the caller does next. An error that nobody knows is [`Class::Retry`]: visibly, with backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -34,7 +36,13 @@ impl Class {
 pub enum Error {
     /// The network, or the server's end of it.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// A side does not accept the other's certificate, or what was made of our files.
+    #[error("{0}")]
+    Tls(Failure),
+    /// The connection ended before the server said anything.
+    #[error("the server closed the connection before it answered")]
+    Unanswered,
     /// Nothing came within the deadline; whether a command was carried out is unknown.
     #[error("no answer within {0:?} while {1}")]
     Timeout(Duration, &'static str),
@@ -70,6 +78,15 @@ impl Error {
         Self::Reply(String::from_utf8_lossy(text).into_owned())
     }
 
+    /// Whether the other side ended the connection, in order or not.
+    pub(super) fn is_end(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            _ => false,
+        }
+    }
+
     /// The first word of an error reply.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
@@ -100,8 +117,16 @@ impl Error {
     /// What a person can do about it, where there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        if matches!(self, Self::SeveralMasters(_)) {
-            return Some("neither is used until one gives way: demote the wrong one");
+        match self {
+            Self::SeveralMasters(_) => {
+                return Some("neither is used until one gives way: demote the wrong one");
+            }
+            Self::Unanswered => return Some("if it speaks TLS on this port, begin the url with rediss://"),
+            Self::Timeout(_, doing) if *doing == tls::HANDSHAKE => {
+                return Some("does it speak TLS on this port? Redis does so on its tls-port only");
+            }
+            Self::Tls(failure) => return failure.hint(),
+            _ => {}
         }
         Some(match self.code()? {
             "NOPERM" => "grant the missing right: `tidegate acl` prints the ACL lines that are needed",
@@ -117,6 +142,18 @@ impl Error {
             "MISCONF" => "the server cannot save to disk: look at its log",
             _ => return None,
         })
+    }
+}
+
+impl From<io::Error> for Error {
+    /// What TLS says comes inside an error of the socket.
+    fn from(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(inner) => Self::Tls(Failure::from(inner)),
+            // Under TLS, where a server ends without saying so.
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::Io(error),
+        }
     }
 }
 

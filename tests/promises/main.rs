@@ -41,3 +41,4 @@ mod signals;
 mod spool;
 mod spool_damage;
 mod tap;
+mod tls;

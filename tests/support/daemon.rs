@@ -110,6 +110,15 @@ impl Setup {
         self
     }
 
+    /// Another scheme in the url of the endpoint that was added last.
+    #[must_use]
+    pub(crate) fn with_scheme(mut self, scheme: &str) -> Self {
+        let endpoint = self.endpoints.last_mut().expect("one was added");
+        let (_, rest) = endpoint.url.split_once("://").expect("it is a url");
+        endpoint.url = format!("{scheme}://{rest}");
+        self
+    }
+
     /// Adds `[redis.NAME]` that reaches its server through a proxy, with further TOML lines.
     #[must_use]
     pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy, settings: &str) -> Self {

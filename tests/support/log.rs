@@ -16,6 +16,8 @@ pub(crate) mod alert {
     pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
     /// More than one address says that it is the master.
     pub(crate) const SEVERAL_MASTERS: &[&str] = &["several_masters"];
+    /// Files of TLS cannot be used; those before are.
+    pub(crate) const TLS_FILES: &[&str] = &["tls_files_refused"];
     /// A message or an entry went to the dead letters.
     pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
     /// An acknowledgement may be none.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource};
+use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource, Tls};
 use crate::config::url;
 
 /// The longest key prefix: it is repeated in every key and channel of tidegate's own.
@@ -30,6 +30,7 @@ impl Check<'_> {
                 None
             }
         });
+        let tls = self.tls(key, raw.tls, parsed.as_ref());
         let further = self.addresses(&key.at("addresses"), &raw.addresses);
         let in_url = parsed.as_ref().and_then(|parsed| parsed.password.clone());
         let durability = match (raw.durability.0, raw.replicas) {
@@ -63,7 +64,56 @@ impl Check<'_> {
             connect_timeout: raw.connect_timeout.0,
             response_timeout: raw.response_timeout.0,
             durability,
+            tls: tls?,
         })
+    }
+
+    /// `rediss://` is what turns TLS on, and nothing turns verification off.
+    fn tls(&mut self, key: &Key, raw: Option<raw::Tls>, url: Option<&url::Parsed>) -> Option<Option<Tls>> {
+        let (table, url) = (key.at("tls"), url?);
+        let Some(raw) = raw else { return Some(url.tls.then(Tls::default)) };
+        if !url.tls {
+            let (message, help) = match url.address {
+                Address::Tcp { .. } => {
+                    ("the url is without TLS", "begin it with rediss:// instead of redis://")
+                }
+                Address::Unix(_) => ("a unix socket has no TLS", "remove the table"),
+            };
+            self.report_with(&table, message, help);
+            return None;
+        }
+        let mut file = |name: &str, value: Option<String>| match value {
+            None => Some(None),
+            Some(value) => self.file(&table.at(name), &value).map(|(path, _)| Some(path)),
+        };
+        let (ca_file, crl_file) = (file("ca_file", raw.ca_file), file("crl_file", raw.crl_file));
+        let (certificate, own_key) = (file("cert_file", raw.cert_file), file("key_file", raw.key_file));
+        let client = match (certificate?, own_key?) {
+            (None, None) => None,
+            (Some(certificate), Some(own_key)) => Some((certificate, own_key)),
+            (certificate, _) => {
+                let (given, missing) =
+                    if certificate.is_some() { ("cert_file", "key_file") } else { ("key_file", "cert_file") };
+                self.report(&table.at(given), format!("expected {missing} as well: they belong together"));
+                return None;
+            }
+        };
+        if let Some(name) = raw.server_name.as_deref()
+            && !is_host(name)
+        {
+            self.report(
+                &table.at("server_name"),
+                "expected the name of a host or an address, without a port",
+            );
+            return None;
+        }
+        Some(Some(Tls {
+            ca_file: ca_file?,
+            client,
+            server_name: raw.server_name,
+            crl_file: crl_file?,
+            only_1_3: raw.min_version.0 == raw::TlsVersion::V13,
+        }))
     }
 
     fn addresses(&mut self, key: &Key, texts: &[String]) -> Vec<Address> {
@@ -128,9 +178,19 @@ impl Check<'_> {
         }
     }
 
-    /// Finds the file and reads it once, so that a missing right shows now and not at night. What it
-    /// holds is dropped: each connect reads it again.
+    /// The file with the password.
     fn password_file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
+        let (path, content) = self.file(key, name)?;
+        if content.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+            self.report(key, format!("the file {} is empty; expected the password", path.display()));
+            return None;
+        }
+        Some(path)
+    }
+
+    /// Finds a file and reads it once, so that a missing right shows now and not at night. What it holds is dropped:
+    /// each connect reads it again.
+    fn file(&mut self, key: &Key, name: &str) -> Option<(PathBuf, Vec<u8>)> {
         let mut candidates: Vec<PathBuf> =
             self.credentials.iter().map(|directory| directory.join(name)).collect();
         candidates.push(self.directory.join(name));
@@ -144,12 +204,8 @@ impl Check<'_> {
             self.report_with(key, format!("there is no such file: {}", looked.join(", nor ")), help);
             return None;
         };
-        match fs::read_to_string(path) {
-            Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-                self.report(key, format!("the file {} is empty; expected the password", path.display()));
-                None
-            }
-            Ok(_) => Some(path.clone()),
+        match fs::read(path) {
+            Ok(content) => Some((path.clone(), content)),
             Err(error) => {
                 let help = "let the user that tidegate runs as read it";
                 self.report_with(key, format!("the file {} cannot be read: {error}", path.display()), help);
@@ -157,4 +213,9 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Whether a name can stand in a certificate.
+fn is_host(name: &str) -> bool {
+    rustls::pki_types::ServerName::try_from(name).is_ok()
 }
