@@ -14,6 +14,7 @@ mod backoff;
 mod connect;
 mod connection;
 mod control;
+mod credentials;
 mod error;
 mod known;
 mod masters;

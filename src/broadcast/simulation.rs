@@ -85,6 +85,7 @@ fn endpoint(name: &str, path: &str) -> Endpoint {
         response_timeout: Duration::from_secs(2),
         further: Vec::new(),
         durability: Durability::default(),
+        reauthenticate: crate::config::Reauthenticate::default(),
         tls: None,
     }
 }

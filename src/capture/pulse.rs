@@ -283,6 +283,7 @@ mod tests {
             response_timeout: Duration::from_secs(3600),
             further: Vec::new(),
             durability: crate::config::Durability::default(),
+            reauthenticate: crate::config::Reauthenticate::default(),
             tls: None,
         };
         let pulse = Pulse::start(Arc::new(endpoint), 1);

@@ -105,6 +105,9 @@ pub(crate) struct Endpoint {
     /// The file that holds the password, read at every connect: an absolute path, or a name that is
     /// looked for in $CREDENTIALS_DIRECTORY and then beside the configuration file.
     pub(crate) password_file: Option<String>,
+    /// Whether open connections log in again when password_file changes.
+    #[serde(default)]
+    pub(crate) reauthenticate: Word<Reauthenticate>,
     /// What every key and channel that tidegate makes on this server begins with.
     #[serde(default = "defaults::key_prefix")]
     pub(crate) key_prefix: String,
@@ -122,6 +125,17 @@ pub(crate) struct Endpoint {
     pub(crate) replicas: Option<u32>,
     /// With rediss://: which certificates are accepted, and which one is shown.
     pub(crate) tls: Option<Tls>,
+}
+
+/// When open connections log in again.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reauthenticate {
+    /// When the file has another password.
+    #[default]
+    Changed,
+    /// Never: the next connect reads it.
+    Off,
 }
 
 /// Which certificates are accepted, and which one is shown. A file is an absolute path, or a name that is looked for

@@ -83,8 +83,20 @@ pub struct Endpoint {
     pub response_timeout: Duration,
     /// As a destination of captures: when what is stored counts as durable.
     pub durability: Durability,
+    /// Whether open connections log in again where the file with the password changes.
+    pub reauthenticate: Reauthenticate,
     /// How connections are encrypted; `None` where they are not.
     pub tls: Option<Tls>,
+}
+
+/// When open connections log in again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reauthenticate {
+    /// When the file with the password has another one.
+    #[default]
+    Changed,
+    /// Never: the next connect reads it.
+    Off,
 }
 
 /// `[redis.NAME.tls]`, and its defaults where the URL begins with `rediss://`. The files are read at every connect.

@@ -1,11 +1,14 @@
 //! From an endpoint to an authenticated connection. The one place where a password is read and sent.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
+use super::credentials::{Credentials, user_of};
 use super::error::Error;
+use super::known;
 use super::masters;
 use super::resp::Value;
 use super::socket::Socket;
@@ -64,11 +67,11 @@ async fn handshake(
 ) -> Result<(Connection, Role), Error> {
     let deadline = endpoint.connect_timeout;
     let password = read_secret(&endpoint.password)?;
+    let user = user_of(endpoint);
     let mut connection = Connection::new(Socket::open(endpoint, address, until).await?);
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     if let Some(password) = &password {
-        let user = endpoint.username.as_deref().unwrap_or("default");
         hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.reveal().as_bytes()]);
     }
     hello.extend([b"SETNAME".as_slice(), name.as_bytes()]);
@@ -83,6 +86,7 @@ async fn handshake(
     let Some(found) = role_in(&answer) else {
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
+    connection.credentials = Credentials::new(endpoint, known::of(endpoint), password.as_ref());
     connection.major_version = major_version_in(&answer);
     if endpoint.database != 0 {
         let database = endpoint.database.to_string();
@@ -141,13 +145,17 @@ fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {
     match source {
         SecretSource::None => Ok(None),
         SecretSource::Inline(secret) => Ok(Some(secret.clone())),
-        // A small local file: reading it blocks no longer than opening a socket does.
-        SecretSource::File(path) => match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))),
-            Err(error) => {
-                Err(Error::Secret { path: path.display().to_string(), reason: error.kind().to_string() })
-            }
-        },
+        SecretSource::File(path) => read_file(path).map(Some),
+    }
+}
+
+/// A small local file: reading it blocks no longer than opening a socket does.
+pub(super) fn read_file(path: &Path) -> Result<Secret, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())),
+        Err(error) => {
+            Err(Error::Secret { path: path.display().to_string(), reason: error.kind().to_string() })
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Known {
     material: Mutex<Option<Material>>,
     /// What is wrong with them now, as it was told.
     told: Mutex<Option<String>>,
+    /// The password that an open connection sent last, as a fingerprint, and whether the server took it.
+    password: Mutex<Option<([u8; 32], bool)>>,
     expiries: Mutex<Expiries>,
     shown: Mutex<Option<ExpiryGauges>>,
 }
@@ -81,6 +83,11 @@ impl Known {
     /// Whether this was not told last.
     pub(super) fn is_news(&self, text: &str) -> bool {
         lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
+    }
+
+    /// Whether this is not what was answered last to an open connection that logged in again.
+    pub(super) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
+        lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }
 
     pub(super) fn set_expiry(&self, side: Side, seconds: Option<u64>) {

@@ -26,6 +26,7 @@ mod capture_source_faults;
 mod capture_trim;
 mod chaos;
 mod comes_back;
+mod credentials;
 mod dead_letters;
 mod deployments;
 mod drained_routes;

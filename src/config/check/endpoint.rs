@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource, Tls};
+use crate::config::settings::{Address, Durability, Endpoint, Reauthenticate, Secret, SecretSource, Tls};
 use crate::config::url;
 
 /// The longest key prefix: it is repeated in every key and channel of tidegate's own.
@@ -64,6 +64,10 @@ impl Check<'_> {
             connect_timeout: raw.connect_timeout.0,
             response_timeout: raw.response_timeout.0,
             durability,
+            reauthenticate: match raw.reauthenticate.0 {
+                raw::Reauthenticate::Changed => Reauthenticate::Changed,
+                raw::Reauthenticate::Off => Reauthenticate::Off,
+            },
             tls: tls?,
         })
     }
