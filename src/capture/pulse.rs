@@ -283,6 +283,7 @@ mod tests {
             response_timeout: Duration::from_secs(3600),
             further: Vec::new(),
             durability: crate::config::Durability::default(),
+            address_map: Vec::new(),
             reauthenticate: crate::config::Reauthenticate::default(),
             tls: None,
         };

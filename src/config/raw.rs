@@ -99,6 +99,9 @@ pub(crate) struct Endpoint {
     /// the master is used.
     #[serde(default)]
     pub(crate) addresses: Vec<String>,
+    /// Where addresses lead that servers tell of others: both as host:port, the one that is told first.
+    #[serde(default)]
+    pub(crate) address_map: BTreeMap<String, String>,
     /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
     #[schemars(with = "Option<String>")]
     pub(crate) password: Option<Secret>,

@@ -69,6 +69,8 @@ pub struct Endpoint {
     pub address: Address,
     /// Where else one of the same deployment listens: whichever is the master is used.
     pub further: Vec<Address>,
+    /// Where addresses lead that servers tell, as far as they cannot be reached as they are told.
+    pub address_map: Vec<(Address, Address)>,
     /// The ACL user; `None` is the server's default user.
     pub username: Option<String>,
     /// Where the password comes from, read again at every connect.
@@ -130,6 +132,13 @@ impl Endpoint {
     /// Every address, in the order of the configuration.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         std::iter::once(&self.address).chain(&self.further)
+    }
+
+    /// Where to go for an address that a server told: as it is where the map does not have it.
+    #[must_use]
+    pub fn reached(&self, told: Address) -> Address {
+        let mapped = self.address_map.iter().find(|(from, _)| *from == told);
+        mapped.map_or(told, |(_, to)| to.clone())
     }
 
     /// Whether both names stand for one server, so that one script there reaches what either names. By

@@ -236,7 +236,7 @@ impl Found {
                 return Vec::new();
             }
         };
-        let replicas = info.replicas.clone();
+        let replicas = info.replicas.iter().cloned().map(|told| endpoint.reached(told)).collect();
         let fit = info.fit(place);
         if !info.linked {
             self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has lost its master")));

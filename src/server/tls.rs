@@ -346,6 +346,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(1),
             durability: crate::config::Durability::default(),
+            address_map: Vec::new(),
             reauthenticate: crate::config::Reauthenticate::default(),
             tls: Some(Tls::default()),
         }

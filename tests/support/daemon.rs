@@ -110,6 +110,15 @@ impl Setup {
         self
     }
 
+    /// Replaces some of the further TOML lines of the endpoint that was added last.
+    #[must_use]
+    pub(crate) fn with_settings_replaced(mut self, lines: &str, by: &str) -> Self {
+        let endpoint = self.endpoints.last_mut().expect("one was added");
+        assert!(endpoint.settings.contains(lines), "{}", endpoint.settings);
+        endpoint.settings = endpoint.settings.replace(lines, by);
+        self
+    }
+
     /// Another scheme in the url of the endpoint that was added last.
     #[must_use]
     pub(crate) fn with_scheme(mut self, scheme: &str) -> Self {

@@ -1,5 +1,6 @@
 //! `[redis.NAME]`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,7 @@ impl Check<'_> {
         });
         let tls = self.tls(key, raw.tls, parsed.as_ref());
         let further = self.addresses(&key.at("addresses"), &raw.addresses);
+        let address_map = self.address_map(&key.at("address_map"), &raw.address_map);
         let in_url = parsed.as_ref().and_then(|parsed| parsed.password.clone());
         let durability = match (raw.durability.0, raw.replicas) {
             (raw::Durability::Applied, None) => Durability::Applied,
@@ -57,6 +59,7 @@ impl Check<'_> {
             name: name.to_owned(),
             address: parsed.address,
             further,
+            address_map,
             username: parsed.username,
             password: password?,
             database: parsed.database,
@@ -129,6 +132,21 @@ impl Check<'_> {
             }
         }
         addresses
+    }
+
+    fn address_map(&mut self, key: &Key, texts: &BTreeMap<String, String>) -> Vec<(Address, Address)> {
+        let mut map = Vec::new();
+        for (told, reached) in texts {
+            match (url::address(told), url::address(reached)) {
+                (Ok(told @ Address::Tcp { .. }), Ok(reached)) => map.push((told, reached)),
+                (Ok(Address::Unix(_)), _) => {
+                    self.report(key, format!("servers tell no path such as {told:?}"))
+                }
+                (Err(error), _) => self.report(key, format!("{told:?} {error}")),
+                (_, Err(error)) => self.report(key, format!("{reached:?} {error}")),
+            }
+        }
+        map
     }
 
     fn key_prefix(&mut self, key: &Key, prefix: &str) {
