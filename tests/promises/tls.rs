@@ -6,8 +6,13 @@
 mod files;
 mod refusals;
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
+use tidegate::config::{Address, Durability, Endpoint, Reauthenticate, SecretSource, Tls};
+use tidegate::server::connect;
+use tidegate::server::resp::command;
 use tidegate::status::RouteState;
 
 use crate::support::{
@@ -115,7 +120,65 @@ fn a_capture_and_a_broadcast_under_load_with_certificates_on_both_sides() {
     assert_eq!(daemon.wait_state("orders", RouteState::Live).state, RouteState::Live);
 }
 
-/// What TLS has encrypted and not sent yet counts as unsent, or its end would wait for whatever is sent next.
+/// TLS keeps what it has encrypted in a buffer of its own: what waits there is not sent.
+#[test]
+fn what_counts_as_sent_has_left_the_buffer_of_tls() {
+    let mutual = Mutual::start();
+    let server = &mutual.destination;
+    let tls = Tls {
+        ca_file: Some(mutual.authority.certificate()),
+        client: Some((mutual.own.certificate.clone(), mutual.own.key.clone())),
+        ..Tls::default()
+    };
+    let endpoint = Endpoint {
+        name: "events".to_owned(),
+        address: Address::Tcp { host: "127.0.0.1".to_owned(), port: server.port().unwrap() },
+        further: Vec::new(),
+        username: None,
+        password: SecretSource::None,
+        database: 0,
+        key_prefix: "tidegate:".to_owned(),
+        connect_timeout: PATIENCE,
+        response_timeout: PATIENCE,
+        durability: Durability::default(),
+        address_map: Vec::new(),
+        reauthenticate: Reauthenticate::default(),
+        tls: Some(tls),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut connection = runtime.block_on(connect(&endpoint, "test")).unwrap();
+    server.freeze();
+    let sent = runtime.block_on(async {
+        let mut sent = 0;
+        loop {
+            command(connection.out(), &[b"ECHO", &[b'x'; 10_000]]);
+            match poll_fn(|cx| Poll::Ready(connection.poll_flush(cx))).await {
+                Poll::Ready(flushed) => flushed.unwrap(),
+                Poll::Pending => return sent,
+            }
+            sent += 1;
+            // What a task may read and write before others come in is limited.
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(connection.unsent_bytes() > 0);
+    server.thaw();
+    eventually("the server has all that counts as sent", PATIENCE, || {
+        let statistics: String = server.ask(&["INFO", "commandstats"]);
+        let calls = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_echo:calls="));
+        let calls: usize =
+            calls.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap());
+        if calls == sent { Ok(()) } else { Err(format!("{calls} of {sent}")) }
+    });
+    // And the rest goes by waiting for replies alone.
+    let replies = async {
+        for _ in 0..=sent {
+            connection.reply().await.unwrap();
+        }
+    };
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, replies).await }).unwrap();
+}
+
 #[test]
 fn large_messages_to_a_server_that_stops_now_and_then() {
     const MESSAGES: usize = 100;
