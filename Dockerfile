@@ -1,7 +1,7 @@
 # tidegate in a small image: docker build -t tidegate .
 #
-# The program needs a C library and nothing else: no shell, no package manager, no certificates. So it
-# stands on distroless "cc", which brings glibc, a user that is not root, and little that could need a
+# The program needs a C library, and for TLS the authorities' certificates: no shell, no package manager. So it
+# stands on distroless "cc", which brings both, a user that is not root, and little that could need a
 # security update. (A static musl build on an empty image would be smaller still, but musl's memory
 # allocator is slower under the daemon's load.)
 

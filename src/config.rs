@@ -40,8 +40,8 @@ pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
-    Format, GroupsStart, Include, Keep, Message, Mode, Order, Prefer, Rate, Replication, Scalar, Secret,
-    SecretSource, Start, Subject, Test, UntilAcknowledged,
+    Format, GroupsStart, Include, Keep, Message, Mode, Order, Prefer, Rate, Reauthenticate, Replication,
+    Scalar, Secret, SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

@@ -28,7 +28,7 @@ pub use rights::{Refusal, Rights, Trial, trials};
 
 use crate::config::acl::Role;
 use crate::config::{Config, Endpoint};
-use crate::server::{self, Error};
+use crate::server::{self, Error, Expiries};
 
 /// What was found out about an endpoint.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Found {
     pub facts: Facts,
     /// What it allows.
     pub rights: Rights,
+    /// When the certificates expire; `None` without TLS.
+    pub certificates: Option<Expiries>,
 }
 
 /// Asks an endpoint, within its own time-outs for connecting and for each reply. Cancel safe: a dropped
@@ -49,7 +51,8 @@ pub async fn look(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error>
     let facts = facts::ask(&mut connection).await?;
     let may_psync = facts.version.is_some_and(|version| version >= Version(7, 0, 0));
     let rights = rights::attempt(&mut connection, trials, may_psync).await?;
-    Ok(Found { facts, rights })
+    let certificates = endpoint.tls.as_ref().map(|_| server::expiries(endpoint));
+    Ok(Found { facts, rights, certificates })
 }
 
 /// What the routes do on an endpoint.

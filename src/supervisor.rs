@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 use crate::broadcast;
 use crate::capture::{self, Handover, Pulse, Share, WeakPulse};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
-use crate::metrics::Metrics;
+use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
+use crate::server;
 use crate::spool::{self, StateDirectory};
 use crate::status::{Board, Kind as RouteKind, RouteStatus, Slot};
 
@@ -216,8 +217,8 @@ impl Supervisor {
         let route = capture::Route::new(capture::Parts {
             pulse: self.pulse(source),
             metrics: self.metrics.capture(&capture.name),
-            source_metrics: self.metrics.endpoint(&source.name),
-            destination_metrics: self.metrics.endpoint(&destination.name),
+            source_metrics: self.endpoint_metrics(source),
+            destination_metrics: self.endpoint_metrics(destination),
             slot: slot.clone(),
             share: self.share.clone(),
             spool,
@@ -250,8 +251,8 @@ impl Supervisor {
             destination: destination.clone(),
             slot: slot.clone(),
             metrics: self.metrics.broadcast(&broadcast.name),
-            source_metrics: self.metrics.endpoint(&source.name),
-            destination_metrics: self.metrics.endpoint(&destination.name),
+            source_metrics: self.endpoint_metrics(source),
+            destination_metrics: self.endpoint_metrics(destination),
         };
         let run = broadcast::run(parts, stop, self.config.daemon.shutdown_timeout);
         (slot, Kind::Broadcast, rt::spawn_in(&mut self.tasks, "broadcast", run))
@@ -259,6 +260,12 @@ impl Supervisor {
 
     fn place_route(&self, name: &str, kind: RouteKind, source: &Endpoint, destination: &Endpoint) -> Slot {
         self.board.place(RouteStatus::new(name, kind, &source.name, &destination.name, rt::unix_ms()))
+    }
+
+    fn endpoint_metrics(&self, endpoint: &Endpoint) -> EndpointMetrics {
+        let metrics = self.metrics.endpoint(&endpoint.name);
+        server::show_expiries(endpoint, &metrics);
+        metrics
     }
 
     /// Gives each capture the same share of memory.

@@ -87,6 +87,9 @@ fn endpoint(server: &Server, name: &str, user: &str) -> Endpoint {
         response_timeout: Duration::from_secs(5),
         further: Vec::new(),
         durability: tidegate::config::Durability::default(),
+        address_map: Vec::new(),
+        reauthenticate: tidegate::config::Reauthenticate::default(),
+        tls: None,
     }
 }
 

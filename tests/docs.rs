@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use tidegate::event::GapCause;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
     "docs/development.md",
     "docs/guarantees.md",
+    "docs/managed-services.md",
     "docs/metrics.md",
     "docs/operations.md",
     "docs/replication.md",

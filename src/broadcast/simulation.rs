@@ -85,6 +85,9 @@ fn endpoint(name: &str, path: &str) -> Endpoint {
         response_timeout: Duration::from_secs(2),
         further: Vec::new(),
         durability: Durability::default(),
+        address_map: Vec::new(),
+        reauthenticate: crate::config::Reauthenticate::default(),
+        tls: None,
     }
 }
 

@@ -10,6 +10,9 @@
 //! Beside each, HELLO asks for the server's role: a master that is made a replica keeps its subscribers
 //! and still takes PUBLISH, but what is published on its new master may pass it by.
 //!
+//! Where the source has several addresses, the others are watched: a second one that says master makes the source
+//! doubtful, and its routes are not ready. Nothing is disconnected, since the list cannot tell which is right.
+//!
 //! Failure: the task reconnects for ever; the routes notice the silence, and find the reason here.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::control_channel::Control;
 use crate::config::Endpoint;
 use crate::rt;
-use crate::server::{self, Backoff, Error, Role};
+use crate::server::{self, Backoff, Error, Role, Watch};
 
 /// Between heartbeats while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
@@ -29,6 +32,10 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(200);
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A heartbeat is soon due again, so its reply need not be awaited for long.
 const REPLY_DEADLINE: Duration = Duration::from_secs(3);
+/// Between looks at a source's other addresses…
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// …and where two of them said master.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest wait before the next connect: shorter than what the routes take for silence.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -79,6 +86,7 @@ struct Shared {
     /// How often the source was seen to turn from master to replica.
     demotions: AtomicU64,
     error: Mutex<Option<String>>,
+    doubt: Mutex<Option<String>>,
 }
 
 impl Pulse {
@@ -92,8 +100,18 @@ impl Pulse {
             busy: AtomicBool::new(false),
             demotions: AtomicU64::new(0),
             error: Mutex::new(None),
+            doubt: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
+        if !endpoint.further.is_empty() {
+            let (watched, endpoint, stop) = (shared.clone(), endpoint.clone(), stop.clone());
+            rt::spawn("watch over masters", async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = watch(&watched, &endpoint) => {}
+                }
+            });
+        }
         rt::spawn("heartbeat", async move {
             let mut backoff = Backoff::default();
             let mut master = false;
@@ -140,6 +158,11 @@ impl Pulse {
         self.shared.demotions.load(Ordering::Relaxed)
     }
 
+    /// Why it is in doubt which server is the source, for a person.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        self.shared.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why no heartbeat can be sent, for a person.
     pub(crate) fn error(&self) -> Option<String> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -149,6 +172,35 @@ impl Pulse {
 impl Shared {
     fn say(&self, error: Option<&Error>) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
+    }
+}
+
+/// Looks at the source's addresses for ever.
+async fn watch(shared: &Shared, endpoint: &Endpoint) {
+    let mut watch = Watch::new(endpoint, "watch");
+    loop {
+        let doubt = watch.look().await.err().map(|error| error.to_string());
+        let wait = if doubt.is_some() { DOUBT_INTERVAL } else { WATCH_INTERVAL };
+        let before = std::mem::replace(
+            &mut *shared.doubt.lock().unwrap_or_else(PoisonError::into_inner),
+            doubt.clone(),
+        );
+        match (before, doubt) {
+            (None, Some(doubt)) => tracing::warn!(
+                event = "several_masters",
+                endpoint = endpoint.name,
+                "{doubt}: it is in doubt which is the source, until the wrong one is demoted"
+            ),
+            (Some(_), None) => {
+                tracing::info!(
+                    event = "one_master",
+                    endpoint = endpoint.name,
+                    "only one address says master"
+                );
+            }
+            _ => {}
+        }
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -210,6 +262,9 @@ mod tests {
             response_timeout: Duration::from_secs(3600),
             further: Vec::new(),
             durability: crate::config::Durability::default(),
+            address_map: Vec::new(),
+            reauthenticate: crate::config::Reauthenticate::default(),
+            tls: None,
         };
         let pulse = Pulse::start(Arc::new(endpoint), 1);
         let clone = pulse.clone();

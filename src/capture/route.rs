@@ -228,7 +228,7 @@ impl Route {
             Event::Stop => self.engine.on_stop(now),
             Event::Tick => {
                 let pulse = &self.parts.pulse;
-                self.engine.on_heartbeat_task(pulse.demotions(), pulse.error());
+                self.engine.on_heartbeat_task(pulse.demotions(), pulse.error(), pulse.doubt());
                 self.check_tap(now);
                 self.engine.on_tick(now);
             }

@@ -94,7 +94,7 @@ impl Default for Daemon {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Endpoint {
-    /// redis://[user[:password]@]host[:port][/database] or
+    /// redis://[user[:password]@]host[:port][/database], the same with rediss:// for TLS, or
     /// redis+unix:///path/of/socket?db=0&user=name.
     #[schemars(with = "String")]
     pub(crate) url: Option<Secret>,
@@ -102,12 +102,18 @@ pub(crate) struct Endpoint {
     /// the master is used.
     #[serde(default)]
     pub(crate) addresses: Vec<String>,
+    /// Where addresses lead that servers tell of others: both as host:port, the one that is told first.
+    #[serde(default)]
+    pub(crate) address_map: BTreeMap<String, String>,
     /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
     #[schemars(with = "Option<String>")]
     pub(crate) password: Option<Secret>,
     /// The file that holds the password, read at every connect: an absolute path, or a name that is
     /// looked for in $CREDENTIALS_DIRECTORY and then beside the configuration file.
     pub(crate) password_file: Option<String>,
+    /// Whether open connections log in again when password_file changes.
+    #[serde(default)]
+    pub(crate) reauthenticate: Word<Reauthenticate>,
     /// What every key and channel that tidegate makes on this server begins with.
     #[serde(default = "defaults::key_prefix")]
     pub(crate) key_prefix: String,
@@ -123,6 +129,50 @@ pub(crate) struct Endpoint {
     pub(crate) durability: Word<Durability>,
     /// With durability = "replicated": how many replicas must have it.
     pub(crate) replicas: Option<u32>,
+    /// With rediss://: which certificates are accepted, and which one is shown.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// When open connections log in again.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reauthenticate {
+    /// When the file has another password.
+    #[default]
+    Changed,
+    /// Never: the next connect reads it.
+    Off,
+}
+
+/// Which certificates are accepted, and which one is shown. A file is an absolute path, or a name that is looked for
+/// in $CREDENTIALS_DIRECTORY and then beside the configuration file; it is read at every connect.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Tls {
+    /// The authorities that a server's certificate may come from, as PEM; the system's where it is not given.
+    pub(crate) ca_file: Option<String>,
+    /// Our certificate with its chain, as PEM, for servers that want one.
+    pub(crate) cert_file: Option<String>,
+    /// Its key, as unencrypted PEM that only tidegate may read.
+    pub(crate) key_file: Option<String>,
+    /// A name that the server's certificate may be for, beside the hosts in url and addresses.
+    pub(crate) server_name: Option<String>,
+    /// Lists of revoked certificates, as PEM; one that has expired refuses.
+    pub(crate) crl_file: Option<String>,
+    /// The oldest version of TLS.
+    pub(crate) min_version: Word<TlsVersion>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+pub(crate) enum TlsVersion {
+    /// TLS 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    V13,
 }
 
 /// When what is stored counts as durable.

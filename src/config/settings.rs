@@ -71,6 +71,8 @@ pub struct Endpoint {
     pub address: Address,
     /// Where else one of the same deployment listens: whichever is the master is used.
     pub further: Vec<Address>,
+    /// Where addresses lead that servers tell, as far as they cannot be reached as they are told.
+    pub address_map: Vec<(Address, Address)>,
     /// The ACL user; `None` is the server's default user.
     pub username: Option<String>,
     /// Where the password comes from, read again at every connect.
@@ -85,6 +87,35 @@ pub struct Endpoint {
     pub response_timeout: Duration,
     /// As a destination of captures: when what is stored counts as durable.
     pub durability: Durability,
+    /// Whether open connections log in again where the file with the password changes.
+    pub reauthenticate: Reauthenticate,
+    /// How connections are encrypted; `None` where they are not.
+    pub tls: Option<Tls>,
+}
+
+/// When open connections log in again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reauthenticate {
+    /// When the file with the password has another one.
+    #[default]
+    Changed,
+    /// Never: the next connect reads it.
+    Off,
+}
+
+/// `[redis.NAME.tls]`, and its defaults where the URL begins with `rediss://`. The files are read at every connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The authorities that a server's certificate may come from; `None` for the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// A further name that a server's certificate may be for; it is also the one that is asked for.
+    pub server_name: Option<String>,
+    /// Lists of certificates that were revoked.
+    pub crl_file: Option<PathBuf>,
+    /// Whether TLS 1.2 is refused.
+    pub only_1_3: bool,
 }
 
 /// When an entry counts as stored durably, so that it need not be kept any more.
@@ -103,6 +134,13 @@ impl Endpoint {
     /// Every address, in the order of the configuration.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         std::iter::once(&self.address).chain(&self.further)
+    }
+
+    /// Where to go for an address that a server told: as it is where the map does not have it.
+    #[must_use]
+    pub fn reached(&self, told: Address) -> Address {
+        let mapped = self.address_map.iter().find(|(from, _)| *from == told);
+        mapped.map_or(told, |(_, to)| to.clone())
     }
 
     /// Whether both names stand for one server, so that one script there reaches what either names. By

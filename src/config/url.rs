@@ -1,4 +1,4 @@
-//! Addresses of servers: `redis://[user[:password]@]host[:port][/database]` and
+//! Addresses of servers: `redis://[user[:password]@]host[:port][/database]`, the same with `rediss://`, and
 //! `redis+unix:///path?db=&user=`. A URL may hold a password, so no error quotes any of it.
 
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ pub(crate) struct Parsed {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: u32,
+    /// Whether it begins with `rediss://`.
+    pub(crate) tls: bool,
 }
 
 /// Why a text is no address.
@@ -27,10 +29,8 @@ pub(crate) enum UrlError {
     )]
     Unescaped,
     #[error(
-        "begins with rediss://, but TLS is not in this version of tidegate; expected redis:// or redis+unix://"
+        "has an unknown scheme; expected redis://host:port, rediss://host:port or redis+unix:///path/of/socket"
     )]
-    Tls,
-    #[error("has an unknown scheme; expected redis://host:port or redis+unix:///path/of/socket")]
     Scheme,
     #[error("names no host; expected redis://host:port")]
     NoHost,
@@ -58,9 +58,8 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
     let unescaped = |error| if ended_early { UrlError::Unescaped } else { error };
     let url = Url::parse(text).map_err(|_| unescaped(UrlError::NotAUrl))?;
     match url.scheme() {
-        "redis" => tcp(&url).map_err(unescaped),
+        "redis" | "rediss" => tcp(&url).map_err(unescaped),
         "redis+unix" => unix(&url),
-        "rediss" => Err(UrlError::Tls),
         _ => Err(UrlError::Scheme),
     }
 }
@@ -88,6 +87,7 @@ fn tcp(url: &Url) -> Result<Parsed, UrlError> {
         username: Some(url.username()).filter(|user| !user.is_empty()).map(decode).transpose()?,
         password: url.password().map(decode).transpose()?.map(Secret::new),
         database: database(url.path().trim_start_matches('/'))?,
+        tls: url.scheme() == "rediss",
     })
 }
 
@@ -100,6 +100,7 @@ fn unix(url: &Url) -> Result<Parsed, UrlError> {
         username: None,
         password: None,
         database: 0,
+        tls: false,
     };
     if url.fragment().is_some() {
         return Err(UrlError::Options);
@@ -142,6 +143,8 @@ mod tests {
         assert_eq!(address("redis://h/"), "h:6379");
         assert_eq!(address("redis://[::1]:7000"), "[::1]:7000");
         assert_eq!(parse("redis://:secret@h").unwrap().username, None);
+        assert!(!parse("redis://h").unwrap().tls);
+        assert!(parse("rediss://tidegate@[::1]:7000/3").unwrap().tls);
     }
 
     #[test]
@@ -156,7 +159,7 @@ mod tests {
     fn what_is_no_address_says_why_and_not_what() {
         for (text, error) in [
             ("shop", UrlError::NotAUrl),
-            ("rediss://:hunter2@h", UrlError::Tls),
+            ("redis+tls://:hunter2@h", UrlError::Scheme),
             ("http://:hunter2@h", UrlError::Scheme),
             ("redis://:hunter2#x@h", UrlError::Unescaped),
             ("redis://me:hunter2#x@h", UrlError::Unescaped),

@@ -178,6 +178,8 @@ catalogue! {
         "Bytes of the source's replication stream that were not read yet, about a second ago. NaN where that is not known, and in subscribe mode.");
     RECONNECTS = counter("tidegate_reconnects_total", "connections", &["endpoint"], Owner::Endpoint,
         "Connections opened in place of one that ended, or that could not be opened before.");
+    TLS_CERTIFICATE_EXPIRY = gauge("tidegate_tls_certificate_expiry_timestamp_seconds", "seconds since 1970", &["endpoint", "side"], Owner::Endpoint,
+        "When a certificate expires: tidegate's own (side `client`), or the one that the server showed last (`server`). NaN where there is none.");
     CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], Owner::Process,
         "1 where the configuration last read is the one that runs; 0 after a reload that was refused.");
     BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], Owner::Process,

@@ -188,12 +188,22 @@ impl BroadcastMetrics {
 pub struct EndpointMetrics {
     /// `tidegate_reconnects_total`.
     pub reconnects: Counter,
+    /// `tidegate_tls_certificate_expiry_timestamp_seconds` with `side="client"`.
+    pub client_expiry_seconds: Gauge,
+    /// The same with `side="server"`.
+    pub server_expiry_seconds: Gauge,
     _held: Held,
 }
 
 impl EndpointMetrics {
     pub(super) fn new(endpoint: &Register<'_>, held: Held) -> Self {
-        Self { reconnects: endpoint.counter(&catalogue::RECONNECTS), _held: held }
+        let expiry = |side| unknown(endpoint.with("side", side).gauge(&catalogue::TLS_CERTIFICATE_EXPIRY));
+        Self {
+            reconnects: endpoint.counter(&catalogue::RECONNECTS),
+            client_expiry_seconds: expiry("client"),
+            server_expiry_seconds: expiry("server"),
+            _held: held,
+        }
     }
 }
 

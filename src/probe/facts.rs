@@ -129,7 +129,7 @@ impl Facts {
         Self {
             kind,
             version: version.and_then(Version::parse),
-            mode: shown("redis_mode"),
+            mode: shown("redis_mode").or_else(|| shown("server_mode")),
             master: get("role").map(|role| role == "master"),
             replicas: get("connected_slaves").and_then(|count| count.parse().ok()),
             eviction: shown("maxmemory_policy"),

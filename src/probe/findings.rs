@@ -61,18 +61,6 @@ fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>)
         }
         _ => {}
     }
-    match facts.mode.as_deref() {
-        Some("sentinel") => {
-            problem(
-                "this is a Sentinel, not a server that holds data: name the master in the url".to_owned(),
-            );
-        }
-        Some("cluster") => problem(
-            "the server runs in cluster mode, which this release does not support: name one that does not"
-                .to_owned(),
-        ),
-        _ => {}
-    }
     let writes = roles.iter().any(|role| !matches!(role, Role::BroadcastDestination | Role::BroadcastShards));
     if writes && facts.master == Some(false) {
         problem("the server is a replica, and takes no writes: name the master in the url".to_owned());
@@ -157,7 +145,10 @@ mod tests {
     }
 
     fn of(facts: Facts, role: Role) -> Vec<Finding> {
-        findings(&Found { facts, rights: Rights::Tried(Vec::new()) }, &BTreeSet::from([role]))
+        findings(
+            &Found { facts, rights: Rights::Tried(Vec::new()), certificates: None },
+            &BTreeSet::from([role]),
+        )
     }
 
     #[test]

@@ -278,6 +278,7 @@ impl Opening {
             Some(place) => (place.history.as_str(), (place.offset + 1).to_string()),
             None => ("?", "-1".to_owned()),
         };
+        self.connection.end_commands();
         command(self.connection.out(), &[b"PSYNC", history.as_bytes(), offset.as_bytes()]);
         let answer = self.line().await?;
         let mut words = answer.split(' ');

@@ -3,8 +3,12 @@
 //! A replica is read where there is one: there, true acknowledgements disturb nobody. But before all it must
 //! hold what follows the place to go on from, so each is asked first: INFO tells the history, how far it
 //! goes, and from where on the backlog holds it.
+//!
+//! Of several servers that say master, only one leads what is published. Two signs tell which: the only one with
+//! connected replicas, and the only one that holds what follows. Where they tell nothing, none is read until one
+//! gives way, since the backlog of the right one keeps what is published meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{HistoryId, Place};
 use crate::config::{Address, Endpoint, Prefer};
@@ -170,36 +174,50 @@ pub(super) async fn choose(
         Prefer::Replica => Role::Replica,
         Prefer::Master => Role::Master,
     };
-    let mut found = Found { best: None, last: None, wanted };
+    let mut found = Found { nodes: Vec::new(), last: None };
     let mut named = Vec::new();
     for address in endpoint.addresses() {
         named.extend(found.consider(endpoint, address, role, place).await);
     }
-    if wanted == Role::Replica && !found.is_good() {
+    if wanted == Role::Replica && !found.nodes.iter().any(|node| node.info.role == wanted) {
         for address in named.iter().filter(|named| endpoint.addresses().all(|known| known != *named)) {
             found.consider(endpoint, address, role, place).await;
         }
     }
     let none = || Error::Reply("NOMASTERLINK no server of the endpoint can be read now".to_owned());
-    found.best.ok_or_else(|| found.last.unwrap_or_else(none))
+    let nodes = of_one_master(found.nodes)?;
+    let best =
+        nodes.into_iter().rev().max_by_key(|node| (node.fit == Fit::Continues, node.info.role == wanted));
+    best.ok_or_else(|| found.last.unwrap_or_else(none))
+}
+
+/// Leaves out the servers of another master than the one that leads.
+fn of_one_master(mut nodes: Vec<Node>) -> Result<Vec<Node>, Error> {
+    let masters: Vec<&Node> = nodes.iter().filter(|node| node.info.role == Role::Master).collect();
+    let histories: BTreeSet<&str> = masters.iter().map(|node| node.info.history.as_str()).collect();
+    if histories.len() < 2 {
+        return Ok(nodes);
+    }
+    let only = |sign: fn(&Node) -> bool| {
+        let signed: BTreeSet<&str> =
+            masters.iter().filter(|node| sign(node)).map(|node| node.info.history.as_str()).collect();
+        signed.first().filter(|_| signed.len() == 1).map(|history| (*history).to_owned())
+    };
+    let (followed, fits) = (only(|node| node.info.connected > 0), only(|node| node.fit == Fit::Continues));
+    let Some(leading) = server::agreed(followed, fits) else {
+        let names = masters.iter().map(|node| node.address.to_string());
+        return Err(Error::SeveralMasters(names.collect::<Vec<_>>().join(", ")));
+    };
+    nodes.retain(|node| node.info.history.as_str() == leading);
+    Ok(nodes)
 }
 
 struct Found {
-    best: Option<Node>,
+    nodes: Vec<Node>,
     last: Option<Error>,
-    wanted: Role,
 }
 
 impl Found {
-    fn worth(&self, node: &Node) -> (bool, bool) {
-        (node.fit == Fit::Continues, node.info.role == self.wanted)
-    }
-
-    /// Whether no other one could be better.
-    fn is_good(&self) -> bool {
-        self.best.as_ref().is_some_and(|best| best.info.role == self.wanted)
-    }
-
     /// Asks a server; returns the replicas that it names.
     async fn consider(
         &mut self,
@@ -220,17 +238,14 @@ impl Found {
                 return Vec::new();
             }
         };
-        let replicas = info.replicas.clone();
+        let replicas = info.replicas.iter().cloned().map(|told| endpoint.reached(told)).collect();
         let fit = info.fit(place);
         if !info.linked {
             self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has lost its master")));
         } else if fit == Fit::Behind {
             self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has not come so far yet")));
         } else {
-            let node = Node { address: address.clone(), connection, info, fit };
-            if self.best.as_ref().is_none_or(|best| self.worth(best) < self.worth(&node)) {
-                self.best = Some(node);
-            }
+            self.nodes.push(Node { address: address.clone(), connection, info, fit });
         }
         replicas
     }

@@ -1,43 +1,38 @@
 //! From an endpoint to an authenticated connection. The one place where a password is read and sent.
 
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
+use super::credentials::{Credentials, user_of};
 use super::error::Error;
+use super::known;
+use super::masters;
 use super::resp::{Limits, Value};
 use super::said;
 use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
 
-/// Connects to an endpoint: socket, RESP3, user, client name, database; everything within the
+/// Connects to an endpoint: socket, TLS where it says so, RESP3, user, client name, database; everything within the
 /// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
 ///
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
 /// connection may still run commands. Every server that tidegate supports speaks it (Redis 6.0).
 ///
-/// Where the endpoint has several addresses, each is tried in turn until one is the master.
+/// Where the endpoint has several addresses, the one is used that is the master, see [`masters`].
 ///
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the server does not answer in time, or refuses; of several addresses, where none is a master: what
-/// the last one of them said.
+/// Where the server does not answer in time, or refuses; of several addresses, where none is the master (what
+/// the last one of them said), or where more than one says that it is.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     if endpoint.further.is_empty() {
         return Ok(connect_at(endpoint, &endpoint.address, role).await?.0);
     }
-    let mut last = None;
-    for address in endpoint.addresses() {
-        match connect_at(endpoint, address, role).await {
-            Ok((connection, Role::Master)) => return Ok(connection),
-            Ok((_, Role::Replica)) => {}
-            Err(error) => last = Some(error),
-        }
-    }
-    let none = || Error::Reply("MASTERDOWN none of the addresses is a master now".to_owned());
-    Err(last.unwrap_or_else(none))
+    masters::connect(endpoint, role).await
 }
 
 /// Connects as [`connect`] does, to publish: a replica takes PUBLISH as a master does, and the message reaches none of
@@ -69,7 +64,8 @@ pub async fn connect_at(
     role: &str,
 ) -> Result<(Connection, Role), Error> {
     let deadline = endpoint.connect_timeout;
-    timeout(deadline, handshake(endpoint, address, role, deadline))
+    let until = Instant::now() + deadline;
+    timeout_at(until, handshake(endpoint, address, role, until))
         .await
         .unwrap_or(Err(Error::Timeout(deadline, "connecting")))
 }
@@ -78,23 +74,33 @@ async fn handshake(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
-    deadline: Duration,
+    until: Instant,
 ) -> Result<(Connection, Role), Error> {
+    let deadline = endpoint.connect_timeout;
     let password = read_secret(&endpoint.password)?;
-    let mut connection = Connection::new(Socket::open(address).await?);
+    let user = user_of(endpoint);
+    let mut connection = Connection::new(Socket::open(endpoint, address, until).await?);
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     // A user without a password (`nopass`) is a user all the same: left out, the server would take the default one.
     if password.is_some() || endpoint.username.is_some() {
-        let user = endpoint.username.as_deref().unwrap_or("default");
         let password = password.as_ref().map_or("", Secret::reveal);
         hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.as_bytes()]);
     }
     hello.extend([b"SETNAME".as_slice(), name.as_bytes()]);
-    let answer = greet(&mut connection, deadline, "authenticating", &hello).await?;
+    let doing = "authenticating";
+    let answer = match connection.ask(deadline, doing, &hello).await {
+        Err(error) if error.code() == Some("WRONGPASS") => {
+            return Err(unknown_user(connection, deadline, error.of_handshake(doing)).await);
+        }
+        Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => return Err(Error::Unanswered),
+        answer => answer.map_err(|error| error.of_handshake(doing))?,
+    };
+    refuse_mode(&answer)?;
     let Some(found) = role_in(&answer) else {
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
+    connection.credentials = Credentials::new(endpoint, known::of(endpoint), password.as_ref());
     connection.major_version = major_version_in(&answer);
     connection.is_replica = found == Role::Replica;
     if endpoint.database != 0 {
@@ -115,33 +121,69 @@ async fn greet(
     connection.ask(deadline, doing, arguments).await.map_err(|error| error.of_handshake(doing))
 }
 
+fn is_plain_tcp(endpoint: &Endpoint, address: &Address) -> bool {
+    endpoint.tls.is_none() && matches!(address, Address::Tcp { .. })
+}
+
+/// Why a server does not know the user: a sentinel has users of its own, and mostly none.
+async fn unknown_user(mut connection: Connection, deadline: Duration, refused: Error) -> Error {
+    match connection.ask(deadline, "asking what the server is", &[b"HELLO", b"3"]).await {
+        Ok(answer) => refuse_mode(&answer).err().unwrap_or(refused),
+        Err(_) => refused,
+    }
+}
+
+/// Refuses what is no single server. A node of a cluster hands on what is published elsewhere over links that may
+/// break, and what they lose nothing tells; a sentinel holds no data.
+fn refuse_mode(hello: &Value) -> Result<(), Error> {
+    let why = match field(hello, b"mode").and_then(Value::bytes) {
+        Some(b"cluster") => "this is a node of a Redis Cluster, which this version does not support",
+        Some(b"sentinel") => {
+            "this is a sentinel, which this version does not ask: name the servers themselves in url and addresses"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Refused(why.to_owned()))
+}
+
 /// The role in HELLO's reply; `None` where it is no such reply.
 #[must_use]
 pub fn role_in(hello: &Value) -> Option<Role> {
-    let mut pairs = hello.elements()?.chunks_exact(2);
-    let role = pairs.find(|pair| pair[0].bytes() == Some(b"role"));
-    Some(match role.and_then(|pair| pair[1].bytes()) {
+    hello.elements()?;
+    Some(match field(hello, b"role").and_then(Value::bytes) {
         Some(b"replica" | b"slave") => Role::Replica,
         _ => Role::Master,
     })
 }
 
 fn major_version_in(hello: &Value) -> Option<u32> {
+    let version = field(hello, b"version")?.bytes()?;
+    std::str::from_utf8(version).ok()?.split('.').next()?.parse().ok()
+}
+
+/// One field of HELLO's reply.
+fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     let mut pairs = hello.elements()?.chunks_exact(2);
-    let version = pairs.find(|pair| pair[0].bytes() == Some(b"version"))?;
-    std::str::from_utf8(version[1].bytes()?).ok()?.split('.').next()?.parse().ok()
+    pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {
-    let secret = match source {
-        SecretSource::None => return Ok(None),
-        SecretSource::Inline(secret) => secret.clone(),
-        // A small local file: reading it blocks no longer than opening a socket does.
-        SecretSource::File(path) => read_password(path)
-            .map_err(|error| Error::Secret { path: path.display().to_string(), reason: error.to_string() })?,
-    };
+    match source {
+        SecretSource::None => Ok(None),
+        SecretSource::Inline(secret) => {
+            said::remember(secret.reveal());
+            Ok(Some(secret.clone()))
+        }
+        SecretSource::File(path) => read_file(path).map(Some),
+    }
+}
+
+/// A small local file: reading it blocks no longer than opening a socket does.
+pub(super) fn read_file(path: &Path) -> Result<Secret, Error> {
+    let secret = read_password(path)
+        .map_err(|error| Error::Secret { path: path.display().to_string(), reason: error.to_string() })?;
     said::remember(secret.reveal());
-    Ok(Some(secret))
+    Ok(secret)
 }
 
 /// What kind of reply it was, for an error: never its content.

@@ -3,10 +3,11 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::credentials::Credentials;
 use super::error::Error;
 use super::resp::{self, Limits, Reader, Value};
 use super::socket::Socket;
@@ -29,6 +30,10 @@ pub struct Connection {
     pub reader: Reader,
     out: Vec<u8>,
     written: usize,
+    /// The password, where it may change while the connection is open.
+    pub(super) credentials: Option<Credentials>,
+    /// Whether one command is on its way whose reply is awaited in place.
+    asking: bool,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
     /// Whether it greeted as a replica.
@@ -42,6 +47,8 @@ impl Connection {
             reader: Reader::new(Limits::HANDSHAKE),
             out: Vec::new(),
             written: 0,
+            credentials: None,
+            asking: false,
             major_version: None,
             is_replica: false,
         }
@@ -64,13 +71,31 @@ impl Connection {
     /// Bytes that wait to be sent.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
-        self.out.len() - self.written
+        self.out.len() - self.written + usize::from(self.socket.is_unsent())
     }
 
     /// Bytes that this connection holds in memory.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.reader.held_bytes() + self.out.capacity()
+    }
+
+    /// From now on nothing is sent but what the owner sends: the connection brings no replies any more.
+    pub fn end_commands(&mut self) {
+        self.credentials = None;
+    }
+
+    /// Logs in again where the password has changed. Only between two commands.
+    fn reauthenticate(&mut self) {
+        let Some(credentials) = &mut self.credentials else { return };
+        if let Some(accepted) = self.reader.take_greeting() {
+            credentials.answered(accepted);
+        }
+        if let Some((user, secret)) = credentials.changed(Instant::now()) {
+            let password = secret.reveal().as_bytes();
+            resp::command(&mut self.out, &[b"HELLO", b"3", b"AUTH", user.as_bytes(), password]);
+            self.reader.await_greeting();
+        }
     }
 
     /// Lets what comes wait unwatched until somebody reads or writes.
@@ -83,6 +108,14 @@ impl Connection {
     /// # Errors
     /// Where the connection has ended.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        if self.credentials.is_some() && !self.asking {
+            self.reauthenticate();
+            if self.unsent_bytes() > 0
+                && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+            {
+                return Poll::Ready(Err(error));
+            }
+        }
         let mut buf = ReadBuf::new(self.reader.room());
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buf))?;
         let count = buf.filled().len();
@@ -111,7 +144,7 @@ impl Connection {
         } else {
             self.out.clear();
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(Error::from)
     }
 
     /// Reads more bytes, sending what waits meanwhile. Cancel safe: nothing read is lost.
@@ -123,7 +156,11 @@ impl Connection {
             if self.unsent_bytes() > 0
                 && let Poll::Ready(Err(error)) = self.poll_flush(cx)
             {
-                return Poll::Ready(Err(error));
+                // Why the other side closed may stand in what it sent last.
+                return match self.poll_fill(cx) {
+                    Poll::Ready(Err(said @ Error::Tls(_))) => Poll::Ready(Err(said)),
+                    _ => Poll::Ready(Err(error)),
+                };
             }
             self.poll_fill(cx)
         })
@@ -154,6 +191,7 @@ impl Connection {
         doing: &'static str,
         arguments: &[&[u8]],
     ) -> Result<Value, Error> {
+        self.reauthenticate();
         resp::command(&mut self.out, arguments);
         self.answer(deadline, doing).await
     }
@@ -163,7 +201,11 @@ impl Connection {
     /// # Errors
     /// As [`Self::ask`].
     pub async fn answer(&mut self, deadline: Duration, doing: &'static str) -> Result<Value, Error> {
-        match tokio::time::timeout(deadline, self.reply()).await {
+        // Its reply may be a greeting too.
+        self.asking = true;
+        let answer = tokio::time::timeout(deadline, self.reply()).await;
+        self.asking = false;
+        match answer {
             Err(_) => Err(Error::Timeout(deadline, doing)),
             Ok(Ok(Value::Error(text))) => Err(Error::reply(&text)),
             Ok(answer) => answer,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::said::said;
+use super::tls::{self, Failure};
 
 /// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
@@ -42,7 +43,13 @@ impl Class {
 pub enum Error {
     /// The network, or the server's end of it.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// A side does not accept the other's certificate, or what was made of our files.
+    #[error("{0}")]
+    Tls(Failure),
+    /// The connection ended before the server said anything.
+    #[error("the server closed the connection before it answered")]
+    Unanswered,
     /// Nothing came within the deadline; whether a command was carried out is unknown.
     #[error("no answer within {0:?} while {1}")]
     Timeout(Duration, &'static str),
@@ -58,6 +65,9 @@ pub enum Error {
     /// The server is fine, but what is on it does not allow to go on; the text says what to do.
     #[error("{0}")]
     Refused(String),
+    /// Several addresses of one deployment say that they are the master, and nothing tells which is.
+    #[error("two addresses say master: {0}")]
+    SeveralMasters(String),
     /// The file with the password could not be read.
     #[error("the password file {path} {reason}")]
     Secret {
@@ -104,6 +114,15 @@ impl Error {
         Self::Reply(format!("{code} {meaning}, {doing}"))
     }
 
+    /// Whether the other side ended the connection, in order or not.
+    pub(super) fn is_end(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            _ => false,
+        }
+    }
+
     /// The first word of an error reply.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
@@ -134,6 +153,17 @@ impl Error {
     /// What a person can do about it, where there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::SeveralMasters(_) => {
+                return Some("neither is used until one gives way: demote the wrong one");
+            }
+            Self::Unanswered => return Some("if it speaks TLS on this port, begin the url with rediss://"),
+            Self::Timeout(_, doing) if *doing == tls::HANDSHAKE => {
+                return Some("does it speak TLS on this port? Redis does so on its tls-port only");
+            }
+            Self::Tls(failure) => return failure.hint(),
+            _ => {}
+        }
         Some(match self.code()? {
             "NOPERM" => "grant the missing right: `tidegate acl` prints the ACL lines that are needed",
             "WRONGPASS" | "NOAUTH" => {
@@ -255,6 +285,18 @@ impl From<Error> for redis::RedisError {
             _ => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, error).into()
+    }
+}
+
+impl From<io::Error> for Error {
+    /// What TLS says comes inside an error of the socket.
+    fn from(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(inner) => Self::Tls(Failure::from(inner)),
+            // Under TLS, where a server ends without saying so.
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::Io(error),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The byte stream under a connection: TCP or a unix socket.
+//! The byte stream under a connection: TCP, TLS over it, or a unix socket.
 
 use std::io::{self, Read as _};
 use std::net;
@@ -10,8 +10,12 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
 
-use crate::config::Address;
+use super::error::Error;
+use super::tls;
+use crate::config::{Address, Endpoint};
 
 /// When the kernel starts to ask whether a silent peer is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -31,6 +35,7 @@ const UNWATCHED_READS: u8 = 4;
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
     /// Nobody waits for what comes, see [`Socket::rest`]; and how many reads are left before it is watched.
     Resting(Resting, u8),
 }
@@ -45,10 +50,11 @@ pub(crate) enum Resting {
 }
 
 impl Socket {
-    /// Connects. Cancel safe: a dropped future leaves nothing behind.
-    pub(crate) async fn open(address: &Address) -> io::Result<Self> {
+    /// Connects to one address of an endpoint, and encrypts where it says so; the handshake must be done by `until`.
+    /// Cancel safe: a dropped future leaves nothing behind.
+    pub(super) async fn open(endpoint: &Endpoint, address: &Address, until: Instant) -> Result<Self, Error> {
         match address {
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 // Batches are whole when they are written: waiting to fill a packet only delays them.
@@ -59,16 +65,24 @@ impl Socket {
                 )?;
                 #[cfg(target_os = "linux")]
                 socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-                Ok(Self::Tcp(stream))
+                let Some(settings) = &endpoint.tls else { return Ok(Self::Tcp(stream)) };
+                let encrypted = timeout_at(until, tls::encrypt(stream, endpoint, settings, host)).await;
+                let timed_out = |_| Error::Timeout(endpoint.connect_timeout, tls::HANDSHAKE);
+                Ok(Self::Tls(Box::new(encrypted.map_err(timed_out)??)))
             }
         }
     }
 }
 
 impl Socket {
+    /// Whether what was written still waits to be sent: TLS encrypts into a buffer of its own.
+    pub(super) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
+    }
+
     /// Stops watching: whatever comes then wakes nobody, while a watched socket wakes the runtime with every
     /// packet, read or not. Watching begins again with a write, and with a read that finds nothing or is
-    /// one of too many.
+    /// one of too many. TLS stays watched: what it reads is not what was sent.
     pub(crate) fn rest(&mut self) {
         // What stands there meanwhile is never seen.
         let watched =
@@ -77,6 +91,10 @@ impl Socket {
             Self::Tcp(stream) => stream.into_std().map_or_else(Resting::Broken, Resting::Tcp),
             Self::Unix(stream) => stream.into_std().map_or_else(Resting::Broken, Resting::Unix),
             Self::Resting(resting, _) => resting,
+            tls @ Self::Tls(_) => {
+                *self = tls;
+                return;
+            }
         };
         *self = Self::Resting(resting, UNWATCHED_READS);
     }
@@ -124,6 +142,7 @@ impl AsyncRead for Socket {
         match socket.watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -134,6 +153,7 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -142,6 +162,7 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -150,6 +171,7 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }

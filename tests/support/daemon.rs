@@ -111,6 +111,24 @@ impl Setup {
         self
     }
 
+    /// Replaces some of the further TOML lines of the endpoint that was added last.
+    #[must_use]
+    pub(crate) fn with_settings_replaced(mut self, lines: &str, by: &str) -> Self {
+        let endpoint = self.endpoints.last_mut().expect("one was added");
+        assert!(endpoint.settings.contains(lines), "{}", endpoint.settings);
+        endpoint.settings = endpoint.settings.replace(lines, by);
+        self
+    }
+
+    /// Another scheme in the url of the endpoint that was added last.
+    #[must_use]
+    pub(crate) fn with_scheme(mut self, scheme: &str) -> Self {
+        let endpoint = self.endpoints.last_mut().expect("one was added");
+        let (_, rest) = endpoint.url.split_once("://").expect("it is a url");
+        endpoint.url = format!("{scheme}://{rest}");
+        self
+    }
+
     /// Adds `[redis.NAME]` that reaches its server through a proxy, with further TOML lines.
     #[must_use]
     pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy, settings: &str) -> Self {
@@ -451,6 +469,15 @@ impl Daemon {
             let lines = self.notifications.lines();
             if lines.iter().any(|heard| heard == line) { Ok(()) } else { Err(format!("{lines:?}")) }
         });
+    }
+
+    /// Writes another password into an endpoint's file, whatever the server knows.
+    pub(crate) fn write_password(&mut self, endpoint: &str, password: &str) {
+        let directory = self.directory.path().to_owned();
+        let endpoint = self.setup.endpoints.iter_mut().find(|known| known.name == endpoint);
+        let endpoint = endpoint.expect("a known endpoint");
+        password.clone_into(&mut endpoint.password);
+        write_secret(&directory, endpoint);
     }
 
     /// Gives an endpoint's user another password, on the server and in the file.

@@ -14,6 +14,12 @@ pub(crate) mod alert {
     pub(crate) const SOURCE: &[&str] = &["source_lost", "source_silent", "source_unavailable"];
     /// The destination is away, does not answer, or refuses for the time being.
     pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
+    /// More than one address says that it is the master.
+    pub(crate) const SEVERAL_MASTERS: &[&str] = &["several_masters"];
+    /// Files of TLS cannot be used; those before are.
+    pub(crate) const TLS_FILES: &[&str] = &["tls_files_refused"];
+    /// The server refuses a password that has changed.
+    pub(crate) const REAUTHENTICATION: &[&str] = &["reauthentication_refused"];
     /// A message or an entry went to the dead letters.
     pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
     /// An acknowledgement may be none.

@@ -20,6 +20,7 @@
 #![allow(dead_code, reason = "tests, benches and the demo each use their own part")]
 #![allow(unused_imports, reason = "tests, benches and the demo each use their own part")]
 
+mod certificates;
 mod compare;
 mod daemon;
 mod log;
@@ -34,6 +35,7 @@ mod stream;
 mod subscriber;
 mod wait;
 
+pub(crate) use certificates::{Authority, EC, Pair, put};
 pub(crate) use compare::{assert_accounted, assert_exact, assert_nothing_lost_outside_gaps, difference};
 pub(crate) use daemon::{Daemon, Endpoint, Setup};
 pub(crate) use log::{Level, LogLine, alert};

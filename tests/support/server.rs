@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use redis::{Client, Connection, FromRedisValue};
 use tempfile::TempDir;
 
+use super::certificates::{Authority, Pair};
 use super::port::Port;
 use super::process::Guarded;
 use super::wait::eventually;
@@ -69,6 +70,7 @@ pub(crate) struct Options {
     arguments: Vec<String>,
     tcp: bool,
     sentinel: bool,
+    tls: bool,
 }
 
 impl Options {
@@ -92,6 +94,18 @@ impl Options {
     pub(crate) fn tcp(mut self) -> Self {
         self.tcp = true;
         self
+    }
+
+    /// Speaks TLS on its port, and nothing else: Debian's server only, the others are built without. A client must
+    /// show a certificate of the authority where `clients` is "yes".
+    #[must_use]
+    pub(crate) fn tls(mut self, authority: &Authority, own: &Pair, clients: &str) -> Self {
+        self.tls = true;
+        self.with("tls-cert-file", &own.certificate.display().to_string())
+            .with("tls-key-file", &own.key.display().to_string())
+            .with("tls-ca-cert-file", &authority.certificate().display().to_string())
+            .with("tls-auth-clients", clients)
+            .tcp()
     }
 
     /// An append-only file that is written and flushed before every reply.
@@ -212,6 +226,7 @@ impl Server {
     /// The URL for the daemon's configuration, by TCP where the server has a port.
     pub(crate) fn url(&self, user: &str) -> String {
         match self.port() {
+            Some(port) if self.options.tls => format!("rediss://{user}@127.0.0.1:{port}/0"),
             Some(port) => format!("redis://{user}@127.0.0.1:{port}/0"),
             None => format!("redis+unix://{}?user={user}", self.socket().display()),
         }
@@ -314,7 +329,10 @@ fn launch(program: &Path, directory: &Path, port: Option<&Port>, options: &Optio
         command.args(["--daemonize", "no", "--bind", "127.0.0.1"]);
         command.arg("--dir").arg(directory);
         command.arg("--unixsocket").arg(directory.join("redis.sock"));
-        command.args(["--port", &port.map_or(0, Port::number).to_string()]);
+        let number = port.map_or(0, Port::number).to_string();
+        let listen =
+            if options.tls { ["--tls-port", &number, "--port", "0"] } else { ["--port", &number, "", ""] };
+        command.args(listen.iter().filter(|word| !word.is_empty()));
         command.args(&options.arguments);
     })
 }

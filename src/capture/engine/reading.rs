@@ -55,6 +55,8 @@ pub(super) struct Reading {
     pub(super) heartbeat_unix_ms: Option<u64>,
     /// Why no heartbeat can be sent.
     heartbeat_error: Option<String>,
+    /// Why it is in doubt which server is the source.
+    pub(super) doubt: Option<String>,
     /// How often the source was seen to turn from master to replica: now, and when the window opened.
     demotions: u64,
     opened_at_demotions: u64,
@@ -138,6 +140,7 @@ impl Reading {
             error: None,
             heartbeat_unix_ms: None,
             heartbeat_error: None,
+            doubt: None,
             demotions: 0,
             opened_at_demotions: 0,
             opened_before: false,
@@ -310,10 +313,17 @@ impl Engine {
         self.lose_window(cause, why, now);
     }
 
-    /// The heartbeat's task says whether heartbeats can be sent, and how often the source was made a replica.
-    pub(in crate::capture) fn on_heartbeat_task(&mut self, demotions: u64, error: Option<String>) {
+    /// The heartbeat's task says whether heartbeats can be sent, how often the source was made a replica, and why it is in
+    /// doubt which server is the source.
+    pub(in crate::capture) fn on_heartbeat_task(
+        &mut self,
+        demotions: u64,
+        error: Option<String>,
+        doubt: Option<String>,
+    ) {
         self.reading.demotions = demotions;
         self.reading.heartbeat_error = error;
+        self.reading.doubt = doubt;
     }
 
     /// Something came over the open window or tap.

@@ -230,6 +230,9 @@ impl Engine {
         if destination.parked && destination.error.is_some() {
             return (RouteState::Parked, destination.error.clone());
         }
+        if let Some(doubt) = &source.doubt {
+            return (RouteState::Waiting, Some(format!("source: {doubt}")));
+        }
         let why = destination.error.as_ref().map(|error| format!("destination: {error}"));
         let why = why.or_else(|| source.error.as_ref().map(|error| format!("source: {error}")));
         let up = source.watched_from().is_some() && destination.is_up() && destination.error.is_none();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::line;
 use crate::config::{
@@ -9,7 +10,10 @@ use crate::config::{
 };
 use crate::probe::{self, Facts, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
 use crate::rt;
-use crate::server::Error;
+use crate::server::{Error, Expiries};
+
+/// So long before a certificate expires it is warned of.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 type Answers = BTreeMap<String, Result<Found, Error>>;
 
@@ -90,6 +94,9 @@ fn endpoint(out: &mut String, config: &Config, endpoint: &Endpoint, answer: &Res
         }
     };
     server(out, found);
+    if let Some(expiries) = found.certificates {
+        certificates(out, expiries);
+    }
     let findings = probe::findings(found, &probe::roles(config, &endpoint.name));
     for finding in &findings {
         line(out, format_args!("  {finding}"));
@@ -109,7 +116,8 @@ fn server(out: &mut String, found: &Found) {
         (Some(false), _) => "replica".to_owned(),
         (None, _) => "role unknown".to_owned(),
     };
-    line(out, format_args!("  {} {version}, {role}", facts.kind));
+    let mode = facts.mode.as_deref().unwrap_or("mode unknown");
+    line(out, format_args!("  {} {version}, {mode}, {role}", facts.kind));
     let eviction = facts.eviction.as_deref().unwrap_or("unknown");
     line(out, format_args!("  {}, eviction policy {eviction}", facts.storage));
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
@@ -130,6 +138,18 @@ fn notifications(out: &mut String, route: &Capture, source: Option<&Facts>) {
                     route.source
                 ),
             );
+        }
+    }
+}
+
+/// Prints until when both sides' certificates are valid.
+fn certificates(out: &mut String, expiries: Expiries) {
+    for (whose, seconds) in [("the server's", expiries.server), ("tidegate's own", expiries.client)] {
+        let Some(seconds) = seconds else { continue };
+        let until = rt::rfc3339(seconds.saturating_mul(1_000));
+        line(out, format_args!("  TLS: {whose} certificate expires {until}"));
+        if seconds < rt::unix_ms() / 1_000 + EXPIRES_SOON.as_secs() {
+            line(out, format_args!("  warning: {whose} certificate expires in less than 14 days: renew it"));
         }
     }
 }

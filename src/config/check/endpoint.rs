@@ -1,12 +1,14 @@
 //! `[redis.NAME]`.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Check;
-use crate::config::password::{PasswordError, read_password};
+use crate::config::password::read_password;
 use crate::config::problems::Key;
 use crate::config::raw;
-use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource};
+use crate::config::settings::{Address, Durability, Endpoint, Reauthenticate, Secret, SecretSource, Tls};
 use crate::config::url;
 
 /// The longest key prefix: it is repeated in every key and channel of tidegate's own.
@@ -30,7 +32,9 @@ impl Check<'_> {
                 None
             }
         });
+        let tls = self.tls(key, raw.tls, parsed.as_ref());
         let further = self.addresses(&key.at("addresses"), &raw.addresses);
+        let address_map = self.address_map(&key.at("address_map"), &raw.address_map);
         let in_url = parsed.as_ref().and_then(|parsed| parsed.password.clone());
         let durability = match (raw.durability.0, raw.replicas) {
             (raw::Durability::Applied, None) => Durability::Applied,
@@ -56,6 +60,7 @@ impl Check<'_> {
             name: name.to_owned(),
             address: parsed.address,
             further,
+            address_map,
             username: parsed.username,
             password: password?,
             database: parsed.database,
@@ -63,7 +68,60 @@ impl Check<'_> {
             connect_timeout: raw.connect_timeout.0,
             response_timeout: raw.response_timeout.0,
             durability,
+            reauthenticate: match raw.reauthenticate.0 {
+                raw::Reauthenticate::Changed => Reauthenticate::Changed,
+                raw::Reauthenticate::Off => Reauthenticate::Off,
+            },
+            tls: tls?,
         })
+    }
+
+    /// `rediss://` is what turns TLS on, and nothing turns verification off.
+    fn tls(&mut self, key: &Key, raw: Option<raw::Tls>, url: Option<&url::Parsed>) -> Option<Option<Tls>> {
+        let (table, url) = (key.at("tls"), url?);
+        let Some(raw) = raw else { return Some(url.tls.then(Tls::default)) };
+        if !url.tls {
+            let (message, help) = match url.address {
+                Address::Tcp { .. } => {
+                    ("the url is without TLS", "begin it with rediss:// instead of redis://")
+                }
+                Address::Unix(_) => ("a unix socket has no TLS", "remove the table"),
+            };
+            self.report_with(&table, message, help);
+            return None;
+        }
+        let mut file = |name: &str, value: Option<String>| match value {
+            None => Some(None),
+            Some(value) => self.file(&table.at(name), &value).map(Some),
+        };
+        let (ca_file, crl_file) = (file("ca_file", raw.ca_file), file("crl_file", raw.crl_file));
+        let (certificate, own_key) = (file("cert_file", raw.cert_file), file("key_file", raw.key_file));
+        let client = match (certificate?, own_key?) {
+            (None, None) => None,
+            (Some(certificate), Some(own_key)) => Some((certificate, own_key)),
+            (certificate, _) => {
+                let (given, missing) =
+                    if certificate.is_some() { ("cert_file", "key_file") } else { ("key_file", "cert_file") };
+                self.report(&table.at(given), format!("expected {missing} as well: they belong together"));
+                return None;
+            }
+        };
+        if let Some(name) = raw.server_name.as_deref()
+            && !is_host(name)
+        {
+            self.report(
+                &table.at("server_name"),
+                "expected the name of a host or an address, without a port",
+            );
+            return None;
+        }
+        Some(Some(Tls {
+            ca_file: ca_file?,
+            client,
+            server_name: raw.server_name,
+            crl_file: crl_file?,
+            only_1_3: raw.min_version.0 == raw::TlsVersion::V13,
+        }))
     }
 
     fn addresses(&mut self, key: &Key, texts: &[String]) -> Vec<Address> {
@@ -75,6 +133,21 @@ impl Check<'_> {
             }
         }
         addresses
+    }
+
+    fn address_map(&mut self, key: &Key, texts: &BTreeMap<String, String>) -> Vec<(Address, Address)> {
+        let mut map = Vec::new();
+        for (told, reached) in texts {
+            match (url::address(told), url::address(reached)) {
+                (Ok(told @ Address::Tcp { .. }), Ok(reached)) => map.push((told, reached)),
+                (Ok(Address::Unix(_)), _) => {
+                    self.report(key, format!("servers tell no path such as {told:?}"))
+                }
+                (Err(error), _) => self.report(key, format!("{told:?} {error}")),
+                (_, Err(error)) => self.report(key, format!("{reached:?} {error}")),
+            }
+        }
+        map
     }
 
     fn key_prefix(&mut self, key: &Key, prefix: &str) {
@@ -128,9 +201,21 @@ impl Check<'_> {
         }
     }
 
-    /// Finds the file and reads it once, so that a missing right shows now and not at night. What it
-    /// holds is dropped: each connect reads it again.
+    /// The file with the password.
     fn password_file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
+        let path = self.file(key, name)?;
+        match read_password(&path) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                self.report(key, format!("the file {} {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// Finds a file and reads it once, so that a missing right shows now and not at night. What it holds is dropped:
+    /// each connect reads it again.
+    fn file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
         let mut candidates: Vec<PathBuf> =
             self.credentials.iter().map(|directory| directory.join(name)).collect();
         candidates.push(self.directory.join(name));
@@ -144,17 +229,18 @@ impl Check<'_> {
             self.report_with(key, format!("there is no such file: {}", looked.join(", nor ")), help);
             return None;
         };
-        match read_password(path) {
+        match fs::read(path) {
             Ok(_) => Some(path.clone()),
-            Err(error @ PasswordError::Unreadable(_)) => {
-                let help = "let the user that tidegate runs as read it";
-                self.report_with(key, format!("the file {} {error}", path.display()), help);
-                None
-            }
             Err(error) => {
-                self.report(key, format!("the file {} {error}", path.display()));
+                let help = "let the user that tidegate runs as read it";
+                self.report_with(key, format!("the file {} cannot be read: {error}", path.display()), help);
                 None
             }
         }
     }
+}
+
+/// Whether a name can stand in a certificate.
+fn is_host(name: &str) -> bool {
+    rustls::pki_types::ServerName::try_from(name).is_ok()
 }

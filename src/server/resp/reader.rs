@@ -80,6 +80,8 @@ pub struct Reader {
     missing: usize,
     /// Elements of that frame: each takes memory once it is read, however short it is on the wire.
     elements: usize,
+    /// The answer to HELLO that is dropped, wherever it stands among the replies.
+    greeting: Greeting,
     /// Bytes of an oversized message that have not come yet and will be thrown away.
     skip: usize,
     limits: Limits,
@@ -99,10 +101,23 @@ impl Reader {
             scanned: 0,
             missing: 1,
             elements: 0,
+            greeting: Greeting::None,
             skip: 0,
             limits,
             share: Share::default(),
         }
+    }
+
+    /// Says that HELLO was sent: its answer is dropped, and told by [`Self::take_greeting`].
+    pub fn await_greeting(&mut self) {
+        self.greeting = Greeting::Due;
+    }
+
+    /// Whether the HELLO that was announced was accepted, once it is answered; told once.
+    pub fn take_greeting(&mut self) -> Option<bool> {
+        let Greeting::Came { accepted } = self.greeting else { return None };
+        self.greeting = Greeting::None;
+        Some(accepted)
     }
 
     /// Changes the limits from the next frame on.
@@ -195,9 +210,11 @@ impl Reader {
                 self.expect_more()?;
                 Ok(None)
             }
-            Cut::Other => match self.next_frame()? {
-                None => Ok(None),
-                Some(frame) => Ok(Some(Pushed::Other(Value::build(frame, 0)?.0))),
+            Cut::Other => match self.take_frame()? {
+                Taken::Nothing => Ok(None),
+                // A message may be what follows.
+                Taken::Greeting => self.next_pushed(),
+                Taken::Frame(frame) => Ok(Some(Pushed::Other(Value::build(&self.buf[frame], 0)?.0))),
             },
         }
     }
@@ -215,6 +232,30 @@ impl Reader {
     /// # Errors
     /// As [`Self::next_pushed`].
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, ProtocolError> {
+        loop {
+            match self.take_frame()? {
+                Taken::Nothing => return Ok(None),
+                Taken::Greeting => {}
+                Taken::Frame(frame) => return Ok(Some(&self.buf[frame])),
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Result<Taken, ProtocolError> {
+        let Some(length) = self.scan()? else { return Ok(Taken::Nothing) };
+        let frame = self.start..self.start + length;
+        self.consumed(length);
+        if self.greeting == Greeting::Due
+            && let Some(accepted) = greeting(&self.buf[frame.clone()])
+        {
+            self.greeting = Greeting::Came { accepted };
+            return Ok(Taken::Greeting);
+        }
+        Ok(Taken::Frame(frame))
+    }
+
+    /// How long the frame is that begins the unread bytes; `None` until it has come whole.
+    fn scan(&mut self) -> Result<Option<usize>, ProtocolError> {
         let unread = &self.buf[self.start..self.end];
         while self.missing > 0 {
             let Some((found, next)) = token(unread, self.scanned)? else {
@@ -235,10 +276,7 @@ impl Reader {
                 return Err(over(self.limits.frame));
             }
         }
-        let base = self.start;
-        let length = self.scanned;
-        self.consumed(length);
-        Ok(Some(&self.buf[base..base + length]))
+        Ok(Some(self.scanned))
     }
 
     /// The header of an array whose elements are read one by one, as EXEC's reply must be: other
@@ -302,6 +340,33 @@ impl Reader {
         self.missing = 1;
         self.elements = 0;
     }
+}
+
+/// What was taken off the unread bytes.
+enum Taken {
+    /// The frame has not come whole.
+    Nothing,
+    /// The answer that was announced.
+    Greeting,
+    Frame(Range<usize>),
+}
+
+/// Where the answer to a HELLO stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    None,
+    Due,
+    Came { accepted: bool },
+}
+
+/// Whether a frame answers HELLO with a password, and accepts it: no other reply is a map that begins with `server`,
+/// or one of these refusals.
+fn greeting(frame: &[u8]) -> Option<bool> {
+    if frame.starts_with(b"-WRONGPASS ") || frame.starts_with(b"-NOAUTH ") {
+        return Some(false);
+    }
+    let end = frame.iter().take(8).position(|byte| *byte == b'\n')?;
+    (frame[0] == b'%' && frame[end + 1..].starts_with(b"$6\r\nserver\r\n")).then_some(true)
 }
 
 fn over(limit: usize) -> ProtocolError {
@@ -403,6 +468,32 @@ mod tests {
             }
         }
         seen
+    }
+
+    /// What follows is a message like any other, and not a reply.
+    #[test]
+    fn an_announced_greeting_is_dropped_wherever_it_stands() {
+        const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\np\r\n";
+        const GREETING: &[u8] = b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n";
+        const REFUSAL: &[u8] = b"-WRONGPASS invalid\r\n";
+        let (message, plain) = ("\"c\" None \"p\"", "Bytes([79, 75])");
+        for (answer, accepted) in [(GREETING, true), (REFUSAL, false)] {
+            for step in [1, 7, 4096] {
+                let mut reader = Reader::new(Limits::default());
+                reader.await_greeting();
+                let bytes = [b"+OK\r\n", MESSAGE, answer, MESSAGE, b"+OK\r\n"].concat();
+                assert_eq!(feed(&mut reader, &bytes, step), [plain, message, message, plain]);
+                assert_eq!((reader.take_greeting(), reader.take_greeting()), (Some(accepted), None));
+                // One that was not announced is whatever its reader takes it for.
+                assert_eq!(feed(&mut reader, answer, step).len(), 1);
+                assert_eq!(reader.take_greeting(), None);
+            }
+        }
+        let mut reader = Reader::new(Limits::default());
+        reader.await_greeting();
+        let others = b"%1\r\n$4\r\nserv\r\n:1\r\n-ERR no\r\n*2\r\n$6\r\nserver\r\n:1\r\n";
+        assert_eq!(feed(&mut reader, others, 4096).len(), 3);
+        assert_eq!(reader.take_greeting(), None);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Deployment {
     }
 }
 
-const FAILOVER: &[&[&str]] = &[alert::SOURCE, alert::GAP];
+const FAILOVER: &[&[&str]] = &[alert::SOURCE, alert::GAP, alert::SEVERAL_MASTERS];
 
 /// The replica that is tapped is promoted, under load: what it had is there, exactly.
 #[test]
@@ -98,6 +98,32 @@ fn the_replica_that_is_tapped_is_promoted() {
         assert_eq!(gaps(&deployment.destination, "orders").len(), 1, "{version}: the failover, and no gap");
         assert!(deployment.tapped().starts_with("master"), "no other one is left");
     }
+}
+
+/// The replica tells an address that leads nowhere, as behind NAT; the map says where it is.
+#[test]
+fn a_replica_is_reached_where_the_map_says() {
+    const TOLD: &str = "192.0.2.7";
+    let master = Server::with(Version::Redis70, options().tcp());
+    let announced = options().with("replica-announce-ip", TOLD).with("replica-announce-port", "7");
+    let replica = Server::replica_of(&master, Version::Redis70, announced);
+    let destination = Server::start(Version::Redis70);
+    let reached = format!("127.0.0.1:{}", replica.port().unwrap());
+    // Users are not replicated: both servers get them, and only the master is in the list.
+    let daemon = Setup::new()
+        .deployment("shop", &[&master, &replica])
+        .with_settings(&format!("address_map = {{ \"{TOLD}:7\" = \"{reached}\" }}"))
+        .with_settings_replaced(&format!("addresses = [\"{reached}\"]"), "")
+        .endpoint("events", &destination)
+        .routes(ROUTES)
+        .start_ready();
+    let tapped = daemon.route("orders").unwrap().replication.unwrap();
+    assert_eq!((tapped.role.as_str(), tapped.server), ("replica", reached));
+    let oracle = Oracle::new(&master);
+    oracle.publish(&Load::new(2, 1_000, &["orders"]));
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
 
 /// The master that is tapped dies, and a replica that had everything is promoted.

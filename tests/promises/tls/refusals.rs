@@ -1,0 +1,145 @@
+//! What is refused, and in which words.
+
+use super::*;
+
+/// What `check --connect` says of the one endpoint.
+fn report(setup: Setup) -> String {
+    let daemon = setup.prepare();
+    let output = daemon.run_command(&["check", "--connect"]);
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    format!("{report}{errors}")
+}
+
+fn only(server: &Server, settings: &str) -> Setup {
+    Setup::new().endpoint_with("shop", server, settings).routes(
+        "[capture.orders]\nsource = \"shop\"\nchannels = [\"orders\"]\ndestination = \"shop\"\n\
+         stream = \"orders\"\nkeep = \"forever\"\n",
+    )
+}
+
+#[track_caller]
+fn assert_says(report: &str, words: &[&str]) {
+    assert!(report.contains("problem: cannot be used: "), "{report}");
+    for word in words {
+        assert!(report.contains(word), "no {word:?} in\n{report}");
+    }
+}
+
+#[track_caller]
+fn assert_good(report: &str) {
+    assert!(report.contains("rights: all that the routes need"), "{report}");
+    assert!(!report.contains("problem"), "{report}");
+}
+
+#[test]
+fn a_client_certificate_that_is_missing_or_unknown() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = server(&authority, &authority.issue("server", HERE), "yes");
+    let stranger = other.issue("stranger", "DNS:stranger");
+    for (min_version, none) in [("1.3", "CertificateRequired"), ("1.2", "CertificateRequired")] {
+        let version = format!(", min_version = \"{min_version}\"");
+        let found = report(only(&server, &table(&authority, &version)));
+        assert_says(&found, &[none, "set cert_file and key_file"]);
+        let found = report(only(&server, &table(&authority, &format!("{version}{}", client(&stranger)))));
+        assert_says(&found, &["UnknownCA", "the server does not trust the issuer of cert_file"]);
+    }
+    let own = authority.issue("tidegate", "DNS:tidegate");
+    assert_good(&report(only(&server, &table(&authority, &client(&own)))));
+}
+
+#[test]
+fn a_server_s_certificate_that_does_not_hold() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let expired = authority.issue_with(
+        "expired",
+        HERE,
+        crate::support::EC,
+        &["-startdate", "200101000000Z", "-enddate", "210101000000Z"],
+    );
+    let future = authority.issue_with(
+        "future",
+        HERE,
+        crate::support::EC,
+        &["-startdate", "400101000000Z", "-enddate", "410101000000Z"],
+    );
+    let version_1 = authority.issue_version_1("old");
+    for (certificate, trusted, words) in [
+        (&expired, &authority, ["expired", "renew the server's certificate"]),
+        (&future, &authority, ["not valid yet", "a clock is wrong"]),
+        (&version_1, &authority, ["UnsupportedCertVersion", "make it again, with a subjectAltName"]),
+        (&authority.issue("server", HERE), &other, ["UnknownIssuer", "issued by none of ca_file"]),
+    ] {
+        let server = server(&authority, certificate, "no");
+        assert_says(&report(only(&server, &table(trusted, ""))), &words);
+    }
+    // Without ca_file the system's store decides, and there is no such authority in it.
+    let server = server(&authority, &authority.issue("server", HERE), "no");
+    assert_says(&report(only(&server, "")), &["TLS: "]);
+}
+
+#[test]
+fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
+    let authority = Authority::new();
+    let named = authority.issue("named", "DNS:shop.example");
+    let wildcard = authority.issue("wildcard", "DNS:*.shop.example");
+    let nameless = authority.issue("nameless", "email:nobody@shop.example");
+    for (certificate, written, words) in [
+        (&named, "", Some("(127.0.0.1), but for DnsName(\"shop.example\")")),
+        (&named, ", server_name = \"shop.example\"", None),
+        (&named, ", server_name = \"stock.example\"", Some("(127.0.0.1, stock.example)")),
+        (&wildcard, ", server_name = \"one.shop.example\"", None),
+        (&wildcard, ", server_name = \"shop.example\"", Some("(127.0.0.1, shop.example)")),
+        (&nameless, ", server_name = \"shop.example\"", Some("(127.0.0.1, shop.example), but for ")),
+        (&authority.issue("here", HERE), ", server_name = \"shop.example\"", None),
+    ] {
+        let server = server(&authority, certificate, "no");
+        let found = report(only(&server, &table(&authority, written)));
+        match words {
+            None => assert_good(&found),
+            Some(words) => assert_says(
+                &found,
+                &["for none of the names that were tried", words, "name a host of the certificate"],
+            ),
+        }
+    }
+    // Another address of the deployment, reached by what the url does not say.
+    let server = server(&authority, &named, "no");
+    let further = format!("addresses = [\"shop.example:1\"]\n{}", table(&authority, ""));
+    assert_good(&report(only(&server, &further)));
+}
+
+#[test]
+fn what_was_revoked_and_a_list_that_is_out_of_date() {
+    let authority = Authority::new();
+    let (good, bad) = (authority.issue("good", HERE), authority.issue("bad", HERE));
+    let list = authority.list(&[&bad], &[]);
+    let with_list = table(&authority, &format!(", crl_file = \"{}\"", list.display()));
+    assert_good(&report(only(&server(&authority, &good, "no"), &with_list)));
+    let revoked = server(&authority, &bad, "no");
+    assert_says(
+        &report(only(&revoked, &with_list)),
+        &["Revoked", "crl_file revokes the server's certificate"],
+    );
+    authority.list(&[], &["-crl_lastupdate", "200101000000Z", "-crl_nextupdate", "210101000000Z"]);
+    let found = report(only(&server(&authority, &good, "no"), &with_list));
+    assert_says(&found, &["put a newer list into crl_file"]);
+}
+
+#[test]
+fn the_wrong_kind_of_port() {
+    let authority = Authority::new();
+    let plain = Server::with(Version::Redis70, Options::default().tcp());
+    let encrypted = server(&authority, &authority.issue("server", HERE), "no");
+    let tls = format!("connect_timeout = \"1s\"\n{}", table(&authority, ""));
+    let found = report(only(&plain, &tls).with_scheme("rediss"));
+    assert_says(
+        &found,
+        &["no answer within 1s while making the TLS handshake", "does it speak TLS on this port?"],
+    );
+    let found = report(only(&encrypted, "").with_scheme("redis"));
+    assert_says(
+        &found,
+        &["the server closed the connection before it answered", "begin the url with rediss://"],
+    );
+}
