@@ -24,7 +24,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Loaded};
+use crate::config::{self, Listen, Loaded, Problems};
+use crate::observe::client::ClientError;
 use crate::server::Error;
 
 /// Fine.
@@ -143,12 +144,37 @@ fn manual(words: &[String]) -> u8 {
     }
 }
 
-/// Reads the configuration, or prints everything that is wrong with it.
+/// Reads the configuration, its secrets included, or prints everything that is wrong with it.
 fn load(path: &Path) -> Result<Loaded, u8> {
-    config::load(path, environment(), &[]).map_err(|problems| {
-        eprintln!("{problems}");
+    config::load(path, environment(), &[]).map_err(|problems| refused(&problems))
+}
+
+/// The same for a command that connects to few of the servers or to none: no secret is looked at before it is used.
+fn load_without_secrets(path: &Path) -> Result<Loaded, u8> {
+    config::load_without_secrets(path, environment()).map_err(|problems| refused(&problems))
+}
+
+fn refused(problems: &Problems) -> u8 {
+    eprintln!("{problems}");
+    CONFIGURATION
+}
+
+/// Where the running daemon listens, for a command that only asks it.
+fn listen(path: &Path) -> Result<Listen, u8> {
+    config::listen(path, environment()).map_err(|problem| {
+        eprintln!("{problem}");
         CONFIGURATION
     })
+}
+
+/// Why the daemon cannot be asked, and what may be the reason.
+fn unreachable(listen: &Listen, error: &ClientError) -> Refusal {
+    let mut text = error.to_string();
+    for doubt in &listen.doubts {
+        text.push('\n');
+        text.push_str(doubt);
+    }
+    Refusal(UNAVAILABLE, text)
 }
 
 /// The environment as text; what is not UTF-8 cannot be configuration.

@@ -3,7 +3,6 @@
 //! Rates come from two readings: what was done between them, by the clock of this process.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
+use crate::config::Listen;
 use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
@@ -44,8 +44,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Asks the running daemon.
 pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
-    let listen = match super::load(config) {
-        Ok(loaded) => loaded.config.daemon.listen,
+    let listen = match super::listen(config) {
+        Ok(listen) => listen,
         Err(code) => return code,
     };
     let stop = match super::interrupt::token() {
@@ -55,12 +55,12 @@ pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
             return super::FAILED;
         }
     };
-    super::carry_out(run(&mut io::stdout().lock(), listen, arguments, &stop))
+    super::carry_out(run(&mut io::stdout().lock(), &listen, arguments, &stop))
 }
 
 async fn run(
     out: &mut impl Write,
-    listen: SocketAddr,
+    listen: &Listen,
     arguments: &Arguments,
     stop: &CancellationToken,
 ) -> Result<u8, Refusal> {
@@ -88,7 +88,7 @@ async fn run(
 /// come back.
 async fn watch(
     out: &mut impl Write,
-    listen: SocketAddr,
+    listen: &Listen,
     json: bool,
     interval: Duration,
     terminal: bool,
@@ -130,11 +130,11 @@ async fn pause(interval: Duration, stop: &CancellationToken) -> bool {
     }
 }
 
-fn ask(listen: SocketAddr) -> Result<String, Refusal> {
-    match client::get(listen, "/status") {
+fn ask(listen: &Listen) -> Result<String, Refusal> {
+    match client::get(listen.address, "/status") {
         Ok((200, body)) => Ok(body),
         Ok((code, _)) => Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP {code}"))),
-        Err(error) => Err(Refusal(super::UNAVAILABLE, error.to_string())),
+        Err(error) => Err(super::unreachable(listen, &error)),
     }
 }
 

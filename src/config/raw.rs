@@ -102,8 +102,9 @@ pub(crate) struct Endpoint {
     /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
     #[schemars(with = "Option<String>")]
     pub(crate) password: Option<Secret>,
-    /// The file that holds the password, read at every connect: an absolute path, or a name that is
-    /// looked for in $CREDENTIALS_DIRECTORY and then beside the configuration file.
+    /// The file that holds the password, read at every connect: an absolute path, or a name that is looked for
+    /// in $CREDENTIALS_DIRECTORY, beside the configuration file, in credentials/ there, and among the
+    /// credentials of running units of tidegate.
     pub(crate) password_file: Option<String>,
     /// What every key and channel that tidegate makes on this server begins with.
     #[serde(default = "defaults::key_prefix")]

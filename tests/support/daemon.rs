@@ -320,6 +320,11 @@ impl Daemon {
         })
     }
 
+    /// Where it serves HTTP.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.port.number()).into()
+    }
+
     /// Where it keeps files.
     pub(crate) fn state_directory(&self) -> PathBuf {
         self.directory.path().join("state")

@@ -1,9 +1,11 @@
 //! `[redis.NAME]`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Check;
+use crate::config::Secrets;
+use crate::config::credentials;
 use crate::config::problems::Key;
 use crate::config::raw;
 use crate::config::settings::{Address, Durability, Endpoint, Secret, SecretSource};
@@ -128,16 +130,14 @@ impl Check<'_> {
         }
     }
 
-    /// Finds the file and reads it once, so that a missing right shows now and not at night. What it
-    /// holds is dropped: each connect reads it again.
+    /// Finds the file and, where that is wanted, reads it once, so that a missing right shows now and not at night.
+    /// What it holds is dropped: each connect reads it again.
     fn password_file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
-        let mut candidates: Vec<PathBuf> =
-            self.credentials.iter().map(|directory| directory.join(name)).collect();
-        candidates.push(self.directory.join(name));
-        if Path::new(name).is_absolute() {
-            candidates.truncate(1);
+        let candidates = self.places.of(name);
+        let found = credentials::first(&candidates);
+        if self.secrets == Secrets::Located {
+            return found.or(candidates.first()).cloned();
         }
-        let found = candidates.iter().find(|path| path.exists());
         let Some(path) = found else {
             let looked: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
             let help = "make the file, or let the service manager hand it over as a credential";

@@ -11,7 +11,7 @@ use super::View;
 use crate::observe::readiness::{ready, stuck, time};
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::RouteStatus;
+use crate::status::Slot;
 
 pub(super) fn router(view: View) -> Router {
     Router::new()
@@ -75,6 +75,9 @@ struct RouteReadiness {
     ready: bool,
     /// Why not.
     reasons: Vec<String>,
+    /// Endpoints that were tried and are not connected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    away: Vec<String>,
 }
 
 async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Response {
@@ -85,7 +88,7 @@ async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Re
         .slots()
         .into_iter()
         .filter(|(name, _)| asked(name))
-        .map(|(_, slot)| RouteReadiness::new(slot.read(), now))
+        .map(|(_, slot)| RouteReadiness::new(&slot, now))
         .collect();
     if let (Some(route), true) = (query.route, routes.is_empty()) {
         return problem(StatusCode::NOT_FOUND, &format!("there is no route named {route:?}"));
@@ -95,9 +98,13 @@ async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Re
 }
 
 impl RouteReadiness {
-    fn new(status: RouteStatus, now_unix_ms: u64) -> Self {
+    fn new(slot: &Slot, now_unix_ms: u64) -> Self {
+        let status = slot.read();
         let reasons = ready(&status, now_unix_ms).err().unwrap_or_default();
-        Self { ready: reasons.is_empty(), route: status.route, reasons }
+        let links = [&status.source, &status.destination];
+        let away = links.into_iter().filter(|link| slot.was_tried() && !link.connected);
+        let away = away.map(|link| link.endpoint.clone()).collect();
+        Self { ready: reasons.is_empty(), route: status.route, reasons, away }
     }
 }
 
