@@ -113,6 +113,12 @@ pub struct Ledger {
     /// Where these are.
     #[serde(default)]
     pub held: InHand,
+    /// Gaps that were recorded. Releases before 0.2.0 did not count them in the state.
+    #[serde(default)]
+    pub gaps: u64,
+    /// When the last of these ended; milliseconds since 1970.
+    #[serde(default)]
+    pub last_gap_unix_ms: Option<u64>,
 }
 
 /// Events that were received and are not dealt with, counted where they are.

@@ -251,6 +251,8 @@ impl Model {
                 record.extend([name.as_bytes().to_vec(), value.clone().into_bytes()]);
             }
             assert!(self.xadd(&keys[1], record), "asked before");
+            self.add("gaps", 1);
+            self.state.insert("gap_at".to_owned(), gap[2].clone());
             let dropped = gap[6].parse().unwrap();
             self.add(&format!("dropped:{}", gap[5]), dropped);
             self.add("received", dropped);

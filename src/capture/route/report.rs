@@ -67,6 +67,9 @@ impl Route {
         let last = self.builder.last().or(self.chain.last());
         let spooled_all = self.overflow.has_written(last);
         let (ledger, process) = (self.account.route(held), self.account.process(held));
+        if self.chain.was_read() {
+            self.parts.metrics.ledger(&ledger);
+        }
         let replication = self.replication_status();
         let (source, destination) = (&self.source, &self.destination);
         self.parts.slot.update(|status| {
@@ -157,6 +160,7 @@ impl Route {
         self.count_lost(counts, gap.is_some());
         if let Some(gap) = gap {
             self.account.recorded(gap.reason(), gap.dropped);
+            self.account.gap(gap.ended_unix_ms);
             self.parts.metrics.gap(gap.cause).increment(1);
             tracing::warn!(
                 event = "gap",
