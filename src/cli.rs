@@ -17,6 +17,7 @@ mod status;
 mod tap;
 mod text;
 mod wait;
+mod warnings;
 
 use std::io;
 use std::path::{Path, PathBuf};

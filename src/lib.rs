@@ -10,6 +10,7 @@ pub mod event;
 mod filter;
 pub mod glob;
 pub mod logs;
+mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod pointer;

@@ -34,7 +34,7 @@ use crate::capture::{self, Handover, Pulse, Share, WeakPulse};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::metrics::Metrics;
 use crate::rt;
-use crate::spool::{self, StateDirectory};
+use crate::spool;
 use crate::status::{Board, Kind as RouteKind, RouteStatus, Slot};
 
 use running::{Kind, Plan, Running, Settings};
@@ -52,8 +52,8 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 pub struct Supervisor {
     config: Arc<Config>,
     instance: u64,
-    /// Where captures may write; `None` where there is no place.
-    place: Option<StateDirectory>,
+    /// Where captures may write, and who does; `None` where there is no place.
+    keeper: Option<spool::Keeper>,
     /// What each capture may hold in memory.
     share: Share,
     board: Board,
@@ -71,7 +71,7 @@ impl Supervisor {
     pub fn start(
         config: Config,
         instance: u64,
-        place: Option<StateDirectory>,
+        keeper: Option<spool::Keeper>,
         board: Board,
         metrics: Metrics,
     ) -> Self {
@@ -79,7 +79,7 @@ impl Supervisor {
         let mut supervisor = Self {
             config: config.clone(),
             instance,
-            place,
+            keeper,
             share: Share::default(),
             board,
             metrics,
@@ -271,11 +271,11 @@ impl Supervisor {
     fn spool_place(&self) -> Option<capture::SpoolPlace> {
         let spool = &self.config.daemon.spool;
         let limit_bytes = spool.limit / (self.config.capture.len().max(1) as u64);
-        let place = self.place.as_ref().filter(|_| limit_bytes > 0)?;
+        let keeper = self.keeper.as_ref().filter(|_| limit_bytes > 0)?;
         // A segment is what is deleted at once, so a small limit needs small ones.
         let segment_bytes = (limit_bytes / 8).clamp(64 << 10, 64 << 20);
         Some(capture::SpoolPlace {
-            state: place.clone(),
+            keeper: keeper.clone(),
             options: spool::Options { limit_bytes, segment_bytes, fsync: spool.fsync },
         })
     }

@@ -319,16 +319,16 @@ fn watchdogs(messages: &[String]) -> usize {
 #[test]
 fn start_reload_and_stop_are_told() {
     let manager = Manager::start();
-    manager.notifier.ready();
+    manager.notifier.ready(&Board::default());
     manager.notifier.reloading();
-    manager.notifier.ready();
+    manager.notifier.ready(&Board::default());
     manager.notifier.stopping();
     let messages = manager.messages();
     assert_eq!(messages.len(), 4, "{messages:?}");
-    assert_eq!(messages[0], "READY=1\n");
+    assert_eq!(messages[0], "READY=1\nSTATUS=0 of 0 routes live\n");
     let usec = messages[1].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
     assert!(usec.parse::<u64>().unwrap() > 0);
-    assert_eq!(messages[2], "READY=1\n");
+    assert_eq!(messages[2], "READY=1\nSTATUS=0 of 0 routes live\n");
     assert_eq!(messages[3], "STOPPING=1\n");
 }
 
@@ -337,14 +337,14 @@ fn an_abstract_socket_works_and_nobody_there_is_no_error_for_the_caller() {
     use std::os::linux::net::SocketAddrExt as _;
     let name = format!("tidegate-test-{}", std::process::id());
     let notifier = Notifier::to(format!("@{name}").as_ref()).unwrap();
-    notifier.ready();
+    notifier.ready(&Board::default());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let socket = UnixDatagram::bind_addr(&address).unwrap();
-    notifier.ready();
+    notifier.ready(&Board::default());
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer).unwrap();
-    assert_eq!(&buffer[..length], b"READY=1\n");
-    Notifier::default().ready();
+    assert_eq!(&buffer[..length], b"READY=1\nSTATUS=0 of 0 routes live\n");
+    Notifier::default().ready(&Board::default());
 }
 
 #[test]

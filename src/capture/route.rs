@@ -58,7 +58,7 @@ use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::rt;
 use crate::server::Error;
-use crate::spool::{self, Spool, StateDirectory};
+use crate::spool::{self, Spool};
 use crate::status::{InHand, Slot};
 
 use destination::Destination;
@@ -107,8 +107,8 @@ pub struct Parts {
 /// Where a route's spool is.
 #[derive(Debug, Clone)]
 pub struct SpoolPlace {
-    /// Where all of them are; the route's name claims its own.
-    pub state: StateDirectory,
+    /// Where all of them are, and who works on them; the route's name claims its own.
+    pub keeper: spool::Keeper,
     /// How it is kept.
     pub options: spool::Options,
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::warnings;
 use crate::config::{self, Broadcast, Capture, Loaded};
 
 #[derive(Debug, Args)]
@@ -31,6 +32,10 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> u8 {
         Err(code) => return code,
     };
     print!("{}", summary(&loaded));
+    let warnings = warnings::of_settings(&loaded.config.daemon);
+    for warning in warnings.into_iter().chain(warnings::of_system(&loaded.config)) {
+        println!("  warning: {warning}");
+    }
     if !arguments.connect {
         return super::OK;
     }
@@ -55,6 +60,9 @@ fn summary(loaded: &Loaded) -> String {
     let mut out = String::from("the configuration is valid\n");
     for file in &loaded.files {
         line(&mut out, format_args!("  read {}", file.display()));
+    }
+    if loaded.files.is_empty() {
+        line(&mut out, format_args!("  read no file: environment variables alone"));
     }
     for route in loaded.config.capture.values() {
         line(&mut out, format_args!("  {}", capture(route)));

@@ -229,7 +229,7 @@ mod tests {
         let mut stock = RouteStatus::new("stock", Kind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());
         stock.broadcast = Some(BroadcastCounts { published, ..BroadcastCounts::default() });
-        let report = StatusReport { about, routes: vec![orders, stock] };
+        let report = StatusReport { about, daemon: Default::default(), routes: vec![orders, stock] };
         Reading { report, at, unix_ms: 100_000 }
     }
 

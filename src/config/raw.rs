@@ -48,8 +48,9 @@ pub(crate) struct Daemon {
     pub(crate) listen: String,
     /// Where the daemon may keep files.
     pub(crate) state_directory: String,
-    /// How much all routes together may hold in memory; at least "16MiB".
-    pub(crate) memory_limit: Size,
+    /// How much all routes together may hold in memory; at least "16MiB". Without it "256MiB", and half of what
+    /// the control group of the process may use where that is less.
+    pub(crate) memory_limit: Option<Size>,
     /// How long an ordered stop may take before what is left is given up.
     pub(crate) shutdown_timeout: Span,
     /// How long another instance is waited for that could go on without a gap.
@@ -79,7 +80,7 @@ impl Default for Daemon {
         Self {
             listen: "127.0.0.1:7380".to_owned(),
             state_directory: "/var/lib/tidegate".to_owned(),
-            memory_limit: Size::mebibytes(256),
+            memory_limit: None,
             shutdown_timeout: Span::seconds(10),
             force_after: Span::seconds(5),
             spool: Spool::default(),

@@ -22,6 +22,18 @@ fn a_refused_reload_and_a_lost_secret_leave_a_healthy_daemon_healthy() {
         // The same file is refused where its content matters.
         printed(&daemon.run_command(&["check"]), CONFIGURATION);
     }
+    // What runs is said, and that the file is not it.
+    eventually("STATUS says that the reload was refused", Duration::from_secs(20), || {
+        match daemon.last_status() {
+            Some(status) if status.contains("was refused (") && status.starts_with("1 of 1 routes live") => {
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let (_, report) = daemon.get("/status").unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["daemon"]["reload_refused"]["problems"].as_u64() >= Some(1), "{report}");
     // Without any file at all the address may come from the environment.
     let listen = daemon.address();
     let unnamed = Command::new(env!("CARGO_BIN_EXE_tidegate"))
@@ -101,4 +113,26 @@ fn the_environment_alone_runs_a_daemon() {
             other => Err(other.to_string()),
         }
     });
+}
+
+/// A boot does not wait for a server that is away, and a deploy waits for an instance that is not ready yet.
+#[test]
+fn a_wait_may_end_at_once_where_a_server_is_away() {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .endpoint("main", &server)
+        .dead_endpoint("dead")
+        .routes(&format!(
+            "{ROUTE}{}",
+            ROUTE.replace("orders", "other").replace("destination = \"main\"", "destination = \"dead\"")
+        ))
+        .expects(&[alert::DESTINATION])
+        .start();
+    daemon.wait_notified("READY=1");
+    let output = daemon.run_command(&["wait", "--unless-away", "--timeout", "10m"]);
+    printed(&output, UNAVAILABLE);
+    let said = text(&output.stderr);
+    assert!(said.starts_with("not ready, and not waited for:\n") && said.contains("dead.sock"), "{said}");
+    assert!(!said.contains("orders:"), "{said}");
+    printed(&daemon.run_command(&["wait", "--unless-away", "--route", "orders", "--timeout", "20s"]), OK);
 }

@@ -448,6 +448,12 @@ impl Daemon {
         self.process().signal(Signal::SIGHUP);
     }
 
+    /// What the service manager was told last as `STATUS=`.
+    pub(crate) fn last_status(&self) -> Option<String> {
+        let lines = self.notifications.lines();
+        lines.iter().rev().find_map(|line| line.strip_prefix("STATUS=")).map(str::to_owned)
+    }
+
     /// Waits until the service manager has been told a line such as `READY=1`.
     #[track_caller]
     pub(crate) fn wait_notified(&self, line: &str) {

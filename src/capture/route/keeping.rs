@@ -6,7 +6,7 @@ use super::Route;
 use crate::config::Durability;
 use crate::position::Position;
 use crate::rt;
-use crate::spool::{Done, Log, Spool, SpoolError};
+use crate::spool::{Done, Spool};
 
 use super::super::batch::Read;
 use super::super::overflow::Overflow;
@@ -17,9 +17,6 @@ const KEPT: Duration = Duration::from_secs(2);
 /// And how much of it at most: at full speed that is a part of a second.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long a spool is waited for that the route before still has.
-const IN_USE: Duration = Duration::from_secs(5);
-
 impl Route {
     /// Opens the spool, and finds what an earlier process left there.
     pub(super) async fn open_spool(&mut self) {
@@ -29,20 +26,9 @@ impl Route {
             return;
         }
         let route = self.parts.capture.name.clone();
-        let name = route.clone();
-        let open = || {
-            let (place, name) = (place.clone(), name.clone());
-            rt::blocking("spool", move || Log::open(place.state.spool(&name)?, place.options))
-        };
-        let mut opened = open().await;
-        let begun = Instant::now();
-        // The route that had it has ended, and its thread still writes the last of it to disk.
-        while matches!(opened, Err(SpoolError::InUse { .. })) && begun.elapsed() < IN_USE {
-            tokio::time::sleep(IN_USE / 100).await;
-            opened = open().await;
-        }
-        match opened {
-            Ok((log, recovered)) => {
+        let mut spool = Spool::open(&place.keeper, &route, place.options);
+        match spool.opened().await {
+            Ok(recovered) => {
                 if recovered.records > 0 || recovered.cut_bytes > 0 {
                     tracing::info!(
                         event = "spool_recovered",
@@ -55,21 +41,16 @@ impl Route {
                 }
                 let last = recovered.last.map(Position::from_bytes);
                 self.floor = self.floor.max(last.map_or(0, |last| last.epoch.number + 1));
-                match Spool::start(&route, log) {
-                    Ok(spool) => {
-                        self.spool = Some(spool);
-                        self.overflow = Overflow::with_spool(last, recovered.bytes);
-                    }
-                    Err(error) => tracing::error!(event = "spool_unavailable", route, "no thread: {error}"),
-                }
+                self.overflow = Overflow::with_spool(last, recovered.bytes);
             }
             Err(error) => tracing::error!(
                 event = "spool_unavailable",
                 route,
                 "{error}; the route works without a spool: what memory cannot hold while the destination is \
-                 away is lost, inside a recorded gap"
+                 away is lost, inside a recorded gap. It is tried again every 5 s"
             ),
         }
+        self.spool = Some(spool);
     }
 
     /// Gives the spool its next work, and lets go of what need not be kept any more.
@@ -84,6 +65,11 @@ impl Route {
                     durable.applied(self.chain.checkpoint());
                 }
             }
+        }
+        if self.spool.as_mut().is_some_and(Spool::has_become_available) {
+            self.overflow.enable();
+            let route = self.parts.capture.name.as_str();
+            tracing::info!(event = "spool_available", route, "the spool can be used now");
         }
         self.overflow.refill(&mut self.chain, room);
         let durable = match self.parts.destination.durability {

@@ -9,6 +9,7 @@ use super::{Ending, Route};
 use crate::event::DropReason;
 use crate::metrics::float;
 use crate::rt;
+use crate::spool::Spool;
 use crate::status::RouteState;
 
 /// What is shown beside the ledger.
@@ -70,6 +71,8 @@ impl Route {
         if self.chain.was_read() {
             self.parts.metrics.ledger(&ledger);
         }
+        let spool_error = self.spool.as_ref().and_then(Spool::unavailable);
+        self.parts.metrics.spool_unavailable.set(if spool_error.is_some() { 1.0 } else { 0.0 });
         let replication = self.replication_status();
         let (source, destination) = (&self.source, &self.destination);
         self.parts.slot.update(|status| {
@@ -86,6 +89,7 @@ impl Route {
             status.in_hand_bytes = in_hand_bytes;
             status.spool_bytes = spool_bytes;
             status.spooled_all = spooled_all;
+            status.spool_error = spool_error;
             status.replication = replication;
             status.durable = durable;
             status.leader = leader;

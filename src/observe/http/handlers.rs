@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::View;
-use crate::observe::readiness::{ready, stuck, time};
+use crate::observe::readiness::{daemon_ready, ready, stuck, time};
 use crate::observe::report::StatusReport;
 use crate::rt;
 use crate::status::Slot;
@@ -66,6 +66,9 @@ struct ReadyQuery {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
+    /// What the process itself lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
     routes: Vec<RouteReadiness>,
 }
 
@@ -93,8 +96,9 @@ async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Re
     if let (Some(route), true) = (query.route, routes.is_empty()) {
         return problem(StatusCode::NOT_FOUND, &format!("there is no route named {route:?}"));
     }
-    let ready = routes.iter().all(|route| route.ready);
-    (yes_or_no(ready), Json(Readiness { ready, routes })).into_response()
+    let reasons = daemon_ready(&view.board.daemon()).err().unwrap_or_default();
+    let ready = reasons.is_empty() && routes.iter().all(|route| route.ready);
+    (yes_or_no(ready), Json(Readiness { ready, reasons, routes })).into_response()
 }
 
 impl RouteReadiness {
