@@ -4,7 +4,9 @@
 //! `position`, `class`); the words around them may change. Payloads and secrets never appear.
 
 mod limited;
+mod outages;
 mod subscriber;
 
 pub use limited::Limited;
+pub use outages::Outages;
 pub use subscriber::{Style, init, subscriber};

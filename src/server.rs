@@ -14,6 +14,7 @@ mod backoff;
 mod connect;
 mod connection;
 mod control;
+mod dial;
 mod error;
 pub mod resp;
 mod script;

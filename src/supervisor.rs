@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broadcast;
 use crate::capture::{self, Handover, Pulse, Share, WeakPulse};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
+use crate::logs::Outages;
 use crate::metrics::Metrics;
 use crate::rt;
 use crate::spool;
@@ -58,6 +59,7 @@ pub struct Supervisor {
     share: Share,
     board: Board,
     metrics: Metrics,
+    outages: Outages,
     /// The heartbeats of the sources, as long as a capture listens for them.
     pulses: BTreeMap<String, (Arc<Endpoint>, WeakPulse)>,
     /// The routes by name, those that a reload took away included until they have ended.
@@ -83,6 +85,7 @@ impl Supervisor {
             share: Share::default(),
             board,
             metrics,
+            outages: Outages::default(),
             pulses: BTreeMap::new(),
             routes: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -218,6 +221,7 @@ impl Supervisor {
             metrics: self.metrics.capture(&capture.name),
             source_metrics: self.metrics.endpoint(&source.name),
             destination_metrics: self.metrics.endpoint(&destination.name),
+            outages: self.outages.clone(),
             slot: slot.clone(),
             share: self.share.clone(),
             spool,
@@ -248,6 +252,7 @@ impl Supervisor {
             settings: broadcast.clone(),
             source: source.clone(),
             destination: destination.clone(),
+            outages: self.outages.clone(),
             slot: slot.clone(),
             metrics: self.metrics.broadcast(&broadcast.name),
             source_metrics: self.metrics.endpoint(&source.name),

@@ -53,7 +53,7 @@ use super::trimming::Trimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::{DropReason, GapCause};
 use crate::filter::Filter;
-use crate::logs::Limited;
+use crate::logs::{Limited, Outages};
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::rt;
@@ -84,6 +84,8 @@ pub struct Parts {
     pub source_metrics: EndpointMetrics,
     /// Handles of the destination's metrics.
     pub destination_metrics: EndpointMetrics,
+    /// Holds back what every route says of a server that is away.
+    pub outages: Outages,
     /// The route's place on the board.
     pub slot: Slot,
     /// How much it may hold in memory.

@@ -11,6 +11,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::dial;
 use crate::config::Address;
 
 /// When the kernel starts to ask whether a silent peer is still there.
@@ -48,9 +49,9 @@ impl Socket {
     /// Connects. Cancel safe: a dropped future leaves nothing behind.
     pub(crate) async fn open(address: &Address) -> io::Result<Self> {
         match address {
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Address::Unix(path) => dial::unix(path).await.map(Self::Unix),
             Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = dial::tcp(host, *port).await?;
                 // Batches are whole when they are written: waiting to fill a packet only delays them.
                 stream.set_nodelay(true)?;
                 let socket = SockRef::from(&stream);

@@ -136,3 +136,24 @@ fn a_wait_may_end_at_once_where_a_server_is_away() {
     assert!(!said.contains("orders:"), "{said}");
     printed(&daemon.run_command(&["wait", "--unless-away", "--route", "orders", "--timeout", "20s"]), OK);
 }
+
+/// Each route finds the server away, and one line says it for all of them.
+#[test]
+fn many_routes_with_a_server_away_write_a_few_lines() {
+    const ROUTES: usize = 40;
+    let routes: String =
+        (0..ROUTES).map(|number| ROUTE.replace("orders", &format!("orders{number}"))).collect();
+    let daemon = Setup::new()
+        .dead_endpoint("main")
+        .routes(&routes)
+        .expects(&[alert::SOURCE, alert::DESTINATION])
+        .start();
+    daemon.wait_notified("READY=1");
+    let away = |line: &&support::LogLine| {
+        line.event
+            .as_deref()
+            .is_some_and(|event| alert::SOURCE.contains(&event) || alert::DESTINATION.contains(&event))
+    };
+    let lines = daemon.log().iter().filter(away).count();
+    assert!((1..=ROUTES / 4).contains(&lines), "{lines} lines for {ROUTES} routes");
+}

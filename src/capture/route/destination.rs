@@ -342,7 +342,7 @@ impl Route {
                     "the route may not write: {text}; it keeps what it reads and tries again every 30 s"
                 );
             }
-        } else if let Some(suppressed) = self.log.admit("destination_unavailable", now) {
+        } else if let Some(suppressed) = self.parts.outages.admit("destination_unavailable", endpoint, now) {
             tracing::warn!(
                 event = "destination_unavailable",
                 route,

@@ -347,7 +347,8 @@ impl Route {
         let wait = if error.class() == Class::Park { PARKED } else { self.source.backoff.next_wait() };
         self.source.error = Some(describe(error));
         self.source.state = State::Waiting(now + wait);
-        if let Some(suppressed) = self.log.admit("source_unavailable", now) {
+        if let Some(suppressed) = self.parts.outages.admit("source_unavailable", &self.parts.source.name, now)
+        {
             tracing::warn!(
                 event = "source_unavailable",
                 route = self.parts.capture.name,
@@ -392,7 +393,7 @@ impl Route {
         self.counts.lost = self.parts.pulse.counted();
         self.takeover.window_lost();
         self.standing.hurry();
-        if let Some(suppressed) = self.log.admit("source_lost", now) {
+        if let Some(suppressed) = self.parts.outages.admit("source_lost", &self.parts.source.name, now) {
             tracing::warn!(
                 event = "source_lost",
                 route = self.parts.capture.name,

@@ -322,7 +322,7 @@ impl Route {
         });
         self.takeover.window_lost();
         self.standing.hurry();
-        if let Some(suppressed) = self.log.admit("source_lost", now) {
+        if let Some(suppressed) = self.parts.outages.admit("source_lost", &self.parts.source.name, now) {
             tracing::warn!(
                 event = "source_lost",
                 route = self.parts.capture.name,
