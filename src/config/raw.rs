@@ -44,7 +44,7 @@ pub(crate) struct Raw {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(crate) struct Daemon {
-    /// Address and port where /metrics, /healthz, /readyz and /status are served.
+    /// Address and port where /metrics, /healthz, /readyz, /status and a page for a browser (/) are served.
     pub(crate) listen: String,
     /// Where the daemon may keep files.
     pub(crate) state_directory: String,

@@ -1,4 +1,4 @@
-//! The daemon's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! The daemon's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`, and a page at `/`.
 //!
 //! **Constraints.** It may be reachable by anybody on the network (the container image listens on all
 //! addresses), so nothing about it may grow: one request a connection, a fixed number of connections,
@@ -12,6 +12,7 @@
 //! (no file descriptors left) is logged, at most one line in 30 s, and tried again.
 
 mod handlers;
+mod page;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! One function per path. All answers but `/metrics` are JSON; 200 means yes and 503 means no.
+//! One function per path. All answers but `/metrics` and the page are JSON; 200 means yes and 503 means no.
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -7,7 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
-use super::View;
+use super::{View, page};
 use crate::observe::readiness::{daemon_ready, ready, stuck, time};
 use crate::observe::report::StatusReport;
 use crate::rt;
@@ -15,6 +15,9 @@ use crate::status::Slot;
 
 pub(super) fn router(view: View) -> Router {
     Router::new()
+        .route("/", get(page::index))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -113,7 +116,7 @@ impl RouteReadiness {
 }
 
 async fn not_found() -> Response {
-    problem(StatusCode::NOT_FOUND, "tidegate serves /metrics, /healthz, /readyz and /status")
+    problem(StatusCode::NOT_FOUND, "tidegate serves /, /metrics, /healthz, /readyz and /status")
 }
 
 fn yes_or_no(yes: bool) -> StatusCode {
