@@ -1,6 +1,7 @@
 # make demo         see it work, on a private Redis, in under a minute once built
 # make test         every test, on real servers (installs them under target/)
 # make lint         what .ci/run insists on before it tests
+# make alerts       checks monitoring/alerts.yml and stages each alert; brings Debian's promtool where there is none
 # make bench-smoke  every part of the bench for some seconds, and the gates of .ci/run: throughput against an ideal
 #                   client, instructions a message
 # make bench        measures everything and writes docs/performance.md and its plots; BENCH_MINUTES=25 cuts it,
@@ -19,7 +20,7 @@ SOAK_SEEDS ?= 100000
 SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: demo test lint bench bench-smoke bench-instructions soak seed servers
+.PHONY: demo test lint alerts bench bench-smoke bench-instructions soak seed servers
 
 demo:
 	$(CARGO) build --locked --release --bin tidegate --example demo
@@ -43,6 +44,10 @@ lint:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) deny --locked check bans licenses sources
 	scripts/msrv.sh
+
+alerts:
+	promtool=$$(scripts/promtool.sh | tail -n 1) && "$$promtool" check rules monitoring/alerts.yml \
+		&& "$$promtool" test rules monitoring/alerts.test.yml
 
 # The runner is the half of gungraun that cargo does not build; both must be of one version.
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)

@@ -55,6 +55,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broadcast, Endpoint};
+use crate::logs::Outages;
 use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::status::Slot;
 
@@ -76,6 +77,8 @@ pub struct Parts {
     /// The server on which is published. With the same address as the source it counts as that one,
     /// and the source's user needs the rights to publish.
     pub destination: Arc<Endpoint>,
+    /// Holds back what every route says of a server that is away.
+    pub outages: Outages,
     /// Its place on the board.
     pub slot: Slot,
     /// Handles of the route's metrics.

@@ -18,6 +18,7 @@ mod status;
 mod tap;
 mod text;
 mod wait;
+mod warnings;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Loaded};
+use crate::config::{self, Listen, Loaded, Problems};
+use crate::observe::client::ClientError;
 use crate::server::Error;
 use output::tell;
 
@@ -150,10 +152,25 @@ fn manual(words: &[String]) -> u8 {
     }
 }
 
-/// Reads the configuration, or prints everything that is wrong with it.
+/// Reads the configuration, its secrets included, or prints everything that is wrong with it.
 fn load(path: &Path) -> Result<Loaded, u8> {
-    config::load(path, environment(), &[]).map_err(|problems| {
-        tell!("{problems}");
+    config::load(path, environment(), &[]).map_err(|problems| refused(&problems))
+}
+
+/// The same for a command that connects to few of the servers or to none: no secret is looked at before it is used.
+fn load_without_secrets(path: &Path) -> Result<Loaded, u8> {
+    config::load_without_secrets(path, environment()).map_err(|problems| refused(&problems))
+}
+
+fn refused(problems: &Problems) -> u8 {
+    tell!("{problems}");
+    CONFIGURATION
+}
+
+/// Where the running daemon listens, for a command that only asks it.
+fn listen(path: &Path) -> Result<Listen, u8> {
+    config::listen(path, environment()).map_err(|problem| {
+        tell!("{problem}");
         CONFIGURATION
     })
 }
@@ -162,6 +179,16 @@ fn load(path: &Path) -> Result<Loaded, u8> {
 fn configuration_file() -> PathBuf {
     let named = std::env::var_os("TIDEGATE_CONFIG").filter(|name| !name.is_empty());
     named.map_or_else(|| PathBuf::from("/etc/tidegate/tidegate.toml"), PathBuf::from)
+}
+
+/// Why the daemon cannot be asked, and what may be the reason.
+fn unreachable(listen: &Listen, error: &ClientError) -> Refusal {
+    let mut text = error.to_string();
+    for doubt in &listen.doubts {
+        text.push('\n');
+        text.push_str(doubt);
+    }
+    Refusal(UNAVAILABLE, text)
 }
 
 /// The environment as text; what is not UTF-8 cannot be configuration.

@@ -14,7 +14,9 @@
 //! turns them into the parts of a route at the edge; no loop reads configuration.
 
 pub mod acl;
+mod address;
 mod check;
+mod credentials;
 pub mod keys;
 mod later;
 mod layers;
@@ -32,6 +34,7 @@ mod url;
 
 use std::path::{Path, PathBuf};
 
+pub use address::{Listen, listen};
 pub(crate) use check::of_entry;
 pub(crate) use notifications::{is_notification, lacking};
 pub(crate) use password::read_password;
@@ -54,7 +57,7 @@ pub struct Loaded {
 }
 
 /// Reads the main file, `conf.d/*.toml` beside it, the environment and the overrides of the command
-/// line, and checks all of it.
+/// line, and checks all of it, that each secret can be read included.
 ///
 /// Of `environment` only names count that begin with `TIDEGATE_` and contain `__`, and
 /// `CREDENTIALS_DIRECTORY`; the caller hands in `std::env::vars()`. `overrides` are keys such as
@@ -67,6 +70,36 @@ pub fn load(
     environment: impl IntoIterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<Loaded, Problems> {
+    load_with(path, environment, overrides, Secrets::Read)
+}
+
+/// As [`load`], without a look at the secrets, for a command that uses few of them or none. One that cannot be read
+/// is an error of the connection that needs it.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the files.
+pub fn load_without_secrets(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Problems> {
+    load_with(path, environment, &[], Secrets::Located)
+}
+
+/// What is done about the files that hold secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Secrets {
+    /// Each is found and read once.
+    Read,
+    /// It is only said where each one is.
+    Located,
+}
+
+fn load_with(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+    secrets: Secrets,
+) -> Result<Loaded, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let credentials = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
     let credentials = credentials.map(|(_, directory)| Path::new(directory));
@@ -74,7 +107,8 @@ pub fn load(
     let mut problems = Problems::default();
     let read = read::read(layers.merged()?, &layers, &mut problems);
     let directory = path.parent().unwrap_or(Path::new(""));
-    let config = check::checked(&layers, read, directory, credentials, problems)?;
+    let places = credentials::Places::new(credentials, directory);
+    let config = check::checked(&layers, read, &places, secrets, problems)?;
     Ok(Loaded { config, files: layers.files() })
 }
 

@@ -14,6 +14,7 @@ mod filter;
 pub mod glob;
 mod harmless;
 pub mod logs;
+mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod pointer;

@@ -4,9 +4,11 @@
 //! `position`, `class`); the words around them may change. Payloads and secrets never appear.
 
 mod limited;
+mod outages;
 mod sink;
 mod subscriber;
 
 pub use limited::Limited;
+pub use outages::Outages;
 pub use sink::{dropped, flush};
 pub use subscriber::{Style, init, subscriber};

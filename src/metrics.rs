@@ -4,7 +4,8 @@
 //!
 //! **Constraints.** A handle costs some 20 ns a call and a lookup by name ten times that, so handles
 //! are kept and recorded into once a batch. Nothing is global: two daemons in one test process must
-//! not count into each other. Counters are this process's; the cumulative ledger is in `/status`.
+//! not count into each other. Counters are this process's, but for those that say the route's own ledger, which is
+//! in its state and outlives processes.
 //!
 //! **Operation.** `catalogue` says every name, kind, unit, label and help text. [`Metrics`] owns the
 //! recorder; [`Metrics::capture`], [`Metrics::broadcast`] and [`Metrics::endpoint`] register every
@@ -176,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::event::{DropReason, GapCause};
-    use crate::status::RouteState;
+    use crate::status::{Ledger, RouteState};
 
     fn find(name: &str) -> Option<&'static Family> {
         catalogue::ALL.iter().copied().find(|family| family.name == name)
@@ -186,6 +187,7 @@ mod tests {
     fn full() -> (Metrics, CaptureMetrics, BroadcastMetrics, EndpointMetrics) {
         let metrics = Metrics::new();
         let capture = metrics.capture("orders");
+        capture.ledger(&Ledger::default());
         let broadcast = metrics.broadcast("stock");
         let endpoint = metrics.endpoint("shop");
         (metrics, capture, broadcast, endpoint)
@@ -234,6 +236,27 @@ mod tests {
         assert!(text.contains("tidegate_append_seconds_count{route=\"orders\"} 0"));
         assert!(text.contains("tidegate_published_total{route=\"stock\"} 0"));
         assert!(text.contains("tidegate_reconnects_total{endpoint=\"shop\"} 0"));
+    }
+
+    /// A process that has just started knows nothing of the route: a zero would look like a reset.
+    #[test]
+    fn what_outlives_processes_is_absent_until_it_is_known() {
+        let metrics = Metrics::new();
+        let capture = metrics.capture("orders");
+        let text = metrics.render();
+        assert!(
+            !text.contains("tidegate_route_gaps_total{") && !text.contains("tidegate_route_events_total{"),
+            "{text}"
+        );
+        assert!(text.contains("tidegate_last_gap_timestamp_seconds{route=\"orders\"} NaN"), "{text}");
+        capture.ledger(&Ledger { gaps: 4, last_gap_unix_ms: Some(5_500), ..Ledger::default() });
+        let text = metrics.render();
+        assert!(text.contains("tidegate_route_gaps_total{route=\"orders\"} 4"), "{text}");
+        assert!(text.contains("tidegate_last_gap_timestamp_seconds{route=\"orders\"} 5.5"), "{text}");
+        assert!(
+            text.contains("tidegate_route_events_total{route=\"orders\",outcome=\"received\"} 0"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! From below: `storage` moves bytes, `record` is their format, `segment` one file, `scan` walks through it,
-//! `log` puts segments together and knows what is lost, `aside` keeps damaged files. `worker` runs a log on a
-//! thread of its own, since a disk may take seconds; `answer` is the same without the thread. `verify` reads
+//! `log` puts segments together and knows what is lost, `aside` keeps damaged files. `worker` runs a log on
+//! the threads of `pool`, since a disk may take seconds; `answer` is the same without the threads. `verify` reads
 //! beside it. What the records mean is the capture's business: here each has a *mark* that says where it
 //! stands, and a number of events.
 //!
@@ -23,6 +23,7 @@
 mod aside;
 mod directory;
 mod log;
+mod pool;
 mod record;
 mod scan;
 mod segment;
@@ -35,12 +36,14 @@ use std::path::PathBuf;
 
 pub use crate::config::settings::Fsync;
 pub(crate) use directory::spools;
-pub use directory::{Claim, StateDirectory};
+pub use directory::{Claim, StateDirectory, StatePlace};
 pub use log::Log;
+pub use pool::Pool;
 #[cfg(test)]
 pub(crate) use storage::MemoryDisk;
 pub use storage::{Disk, Storage};
 pub(crate) use verify::{Loss, Report, Stretch, verify};
+pub use worker::Keeper;
 #[cfg(test)]
 pub(crate) use worker::answer;
 pub(crate) use worker::{Done, Request, Spool};

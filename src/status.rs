@@ -113,6 +113,12 @@ pub struct Ledger {
     /// Where these are.
     #[serde(default)]
     pub held: InHand,
+    /// Gaps that were recorded. Releases before 0.2.0 did not count them in the state.
+    #[serde(default)]
+    pub gaps: u64,
+    /// When the last of these ended; milliseconds since 1970.
+    #[serde(default)]
+    pub last_gap_unix_ms: Option<u64>,
 }
 
 /// Events that were received and are not dealt with, counted where they are.
@@ -259,6 +265,9 @@ pub struct RouteStatus {
     /// Bytes of the spool on disk.
     #[serde(default)]
     pub spool_bytes: u64,
+    /// Captures only: why the spool cannot be used.
+    #[serde(default)]
+    pub spool_error: Option<String>,
     /// Captures only: whether everything that waits is on disk as well.
     #[serde(default)]
     pub spooled_all: bool,
@@ -354,6 +363,7 @@ impl RouteStatus {
             position: None,
             in_hand_bytes: 0,
             spool_bytes: 0,
+            spool_error: None,
             spooled_all: false,
             durable: None,
             leader: false,
@@ -417,11 +427,50 @@ impl Slot {
     }
 }
 
-/// Every route's place.
+/// What concerns the process and no single route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// When the configuration that runs was read; milliseconds since 1970.
+    pub configuration_unix_ms: u64,
+    /// The last reload, where it was refused: the configuration from before runs on.
+    pub reload_refused: Option<RefusedReload>,
+    /// Why the state directory cannot be used, where captures need it.
+    pub state_directory_error: Option<String>,
+    /// How much all routes together may hold in memory.
+    pub memory_limit_bytes: u64,
+}
+
+/// A reload that changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedReload {
+    /// When; milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// How many problems the configuration has.
+    pub problems: usize,
+}
+
+/// Every route's place, and the process's.
 #[derive(Debug, Clone, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<String, Slot>>>);
+pub struct Board(Arc<BoardInner>);
+
+#[derive(Debug, Default)]
+struct BoardInner {
+    slots: Mutex<BTreeMap<String, Slot>>,
+    daemon: Mutex<DaemonStatus>,
+}
 
 impl Board {
+    /// Changes what is shown of the process.
+    pub fn update_daemon(&self, change: impl FnOnce(&mut DaemonStatus)) {
+        change(&mut lock(&self.0.daemon));
+    }
+
+    /// What is shown of the process.
+    #[must_use]
+    pub fn daemon(&self) -> DaemonStatus {
+        lock(&self.0.daemon).clone()
+    }
+
     /// Makes a place for a route, or gives a route of the same name a new one.
     #[must_use]
     pub fn place(&self, status: RouteStatus) -> Slot {
@@ -431,24 +480,24 @@ impl Board {
             status: Mutex::new(status),
             tried: std::sync::atomic::AtomicBool::new(false),
         }));
-        lock(&self.0).insert(name, slot.clone());
+        lock(&self.0.slots).insert(name, slot.clone());
         slot
     }
 
     /// Shows a route in a place that it was given before.
     pub fn show(&self, route: &str, slot: Slot) {
-        lock(&self.0).insert(route.to_owned(), slot);
+        lock(&self.0.slots).insert(route.to_owned(), slot);
     }
 
     /// Takes a route off the board.
     pub fn remove(&self, route: &str) {
-        lock(&self.0).remove(route);
+        lock(&self.0.slots).remove(route);
     }
 
     /// Every route's place, by name.
     #[must_use]
     pub fn slots(&self) -> Vec<(String, Slot)> {
-        lock(&self.0).iter().map(|(name, slot)| (name.clone(), slot.clone())).collect()
+        lock(&self.0.slots).iter().map(|(name, slot)| (name.clone(), slot.clone())).collect()
     }
 }
 

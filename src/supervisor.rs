@@ -32,10 +32,11 @@ use tokio_util::sync::CancellationToken;
 use crate::broadcast;
 use crate::capture::{self, Handover, Pulse, Share, WeakPulse};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
+use crate::logs::Outages;
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
 use crate::server;
-use crate::spool::{self, StateDirectory};
+use crate::spool;
 use crate::status::{Board, Kind as RouteKind, RouteStatus, Slot};
 
 use running::{Kind, Plan, Running, Settings};
@@ -53,12 +54,13 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 pub struct Supervisor {
     config: Arc<Config>,
     instance: u64,
-    /// Where captures may write; `None` where there is no place.
-    place: Option<StateDirectory>,
+    /// Where captures may write, and who does; `None` where there is no place.
+    keeper: Option<spool::Keeper>,
     /// What each capture may hold in memory.
     share: Share,
     board: Board,
     metrics: Metrics,
+    outages: Outages,
     /// The heartbeats of the sources, as long as a capture listens for them.
     pulses: BTreeMap<String, (Arc<Endpoint>, WeakPulse)>,
     /// The routes by name, those that a reload took away included until they have ended.
@@ -72,7 +74,7 @@ impl Supervisor {
     pub fn start(
         config: Config,
         instance: u64,
-        place: Option<StateDirectory>,
+        keeper: Option<spool::Keeper>,
         board: Board,
         metrics: Metrics,
     ) -> Self {
@@ -80,10 +82,11 @@ impl Supervisor {
         let mut supervisor = Self {
             config: config.clone(),
             instance,
-            place,
+            keeper,
             share: Share::default(),
             board,
             metrics,
+            outages: Outages::default(),
             pulses: BTreeMap::new(),
             routes: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -219,6 +222,7 @@ impl Supervisor {
             metrics: self.metrics.capture(&capture.name),
             source_metrics: self.endpoint_metrics(source),
             destination_metrics: self.endpoint_metrics(destination),
+            outages: self.outages.clone(),
             slot: slot.clone(),
             share: self.share.clone(),
             spool,
@@ -249,6 +253,7 @@ impl Supervisor {
             settings: broadcast.clone(),
             source: source.clone(),
             destination: destination.clone(),
+            outages: self.outages.clone(),
             slot: slot.clone(),
             metrics: self.metrics.broadcast(&broadcast.name),
             source_metrics: self.endpoint_metrics(source),
@@ -278,11 +283,11 @@ impl Supervisor {
     fn spool_place(&self) -> Option<capture::SpoolPlace> {
         let spool = &self.config.daemon.spool;
         let limit_bytes = spool.limit / (self.config.capture.len().max(1) as u64);
-        let place = self.place.as_ref().filter(|_| limit_bytes > 0)?;
+        let keeper = self.keeper.as_ref().filter(|_| limit_bytes > 0)?;
         // A segment is what is deleted at once, so a small limit needs small ones.
         let segment_bytes = (limit_bytes / 8).clamp(64 << 10, 64 << 20);
         Some(capture::SpoolPlace {
-            state: place.clone(),
+            keeper: keeper.clone(),
             options: spool::Options { limit_bytes, segment_bytes, fsync: spool.fsync },
         })
     }

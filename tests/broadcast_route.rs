@@ -13,6 +13,7 @@ use tidegate::broadcast::{self, Parts};
 use tidegate::config::{
     self, Address, After, Broadcast, Config, Daemon, Endpoint, Message, SecretSource, Start,
 };
+use tidegate::logs::Outages;
 use tidegate::metrics::Metrics;
 use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
 use tidegate::template::Template;
@@ -46,6 +47,7 @@ impl Running {
             settings: Arc::new(settings),
             source: Arc::new(source),
             destination: Arc::new(destination),
+            outages: Outages::default(),
             slot: slot.clone(),
         };
         let stop = CancellationToken::new();

@@ -158,9 +158,30 @@ fn readiness_says_which_route_is_not_ready_and_why() {
 #[test]
 fn other_paths_and_methods_are_refused() {
     let served = Served::start();
-    assert_eq!(served.get("/").0, 404);
+    assert_eq!(served.get("/no-such").0, 404);
     let answer = served.raw(b"POST /status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+}
+
+/// The page asks nothing of anybody but this server, and a browser is told to hold it to that.
+#[test]
+fn the_page_is_this_servers_own_and_nothing_else_may_be_loaded() {
+    let served = Served::start();
+    for (path, kind) in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")] {
+        let answer = served.raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {head}");
+        assert!(head.contains(&format!("content-type: {kind}; charset=utf-8\r\n")), "{path}: {head}");
+        let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        assert!(head.contains("x-content-type-options: nosniff"), "{path}: {head}");
+        for outside in ["http://", "https://", "//", "innerHTML", "eval("] {
+            // A comment of the script is no address.
+            let found = body.lines().find(|line| line.contains(outside) && !line.starts_with("// "));
+            assert_eq!(found, None, "{path}");
+        }
+    }
 }
 
 #[test]
@@ -347,16 +368,16 @@ fn watchdogs(messages: &[String]) -> usize {
 #[test]
 fn start_reload_and_stop_are_told() {
     let manager = Manager::start();
-    manager.notifier.ready();
+    manager.notifier.ready(&Board::default());
     manager.notifier.reloading();
-    manager.notifier.ready();
+    manager.notifier.ready(&Board::default());
     manager.notifier.stopping();
     let messages = manager.messages();
     assert_eq!(messages.len(), 4, "{messages:?}");
-    assert_eq!(messages[0], "READY=1\n");
+    assert_eq!(messages[0], "READY=1\nSTATUS=0 of 0 routes live\n");
     let usec = messages[1].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
     assert!(usec.parse::<u64>().unwrap() > 0);
-    assert_eq!(messages[2], "READY=1\n");
+    assert_eq!(messages[2], "READY=1\nSTATUS=0 of 0 routes live\n");
     assert_eq!(messages[3], "STOPPING=1\n");
 }
 
@@ -365,14 +386,14 @@ fn an_abstract_socket_works_and_nobody_there_is_no_error_for_the_caller() {
     use std::os::linux::net::SocketAddrExt as _;
     let name = format!("tidegate-test-{}", std::process::id());
     let notifier = Notifier::to(format!("@{name}").as_ref()).unwrap();
-    notifier.ready();
+    notifier.ready(&Board::default());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let socket = UnixDatagram::bind_addr(&address).unwrap();
-    notifier.ready();
+    notifier.ready(&Board::default());
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer).unwrap();
-    assert_eq!(&buffer[..length], b"READY=1\n");
-    Notifier::default().ready();
+    assert_eq!(&buffer[..length], b"READY=1\nSTATUS=0 of 0 routes live\n");
+    Notifier::default().ready(&Board::default());
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn run(program: &str, arguments: &[&str], unit: &Path) -> Output {
 #[test]
 fn systemd_accepts_the_units() {
     let installed = "/usr/bin/tidegate";
-    for (name, instance, programs) in [(SINGLE, SINGLE, 2), (TEMPLATE, "tidegate@0.service", 3)] {
+    for (name, instance, programs) in [(SINGLE, SINGLE, 3), (TEMPLATE, "tidegate@0.service", 4)] {
         let text = unit(name);
         assert_eq!(text.matches(&format!("{installed} ")).count(), programs, "{name}");
         let temporary = tempfile::tempdir().unwrap();
@@ -90,13 +90,18 @@ fn the_units_say_what_the_daemon_expects() {
             ("Type", "notify"),
             ("ExecStartPre", "/usr/bin/tidegate check --config /etc/tidegate/tidegate.toml"),
             ("ExecStart", "/usr/bin/tidegate run --config /etc/tidegate/tidegate.toml"),
-            ("ExecReload", "/bin/kill -HUP $MAINPID"),
             ("Restart", "on-failure"),
             ("StateDirectory", state),
             ("User", "tidegate"),
         ] {
             assert_eq!(values(&unit, setting), [expected], "{name}: {setting}");
         }
+        // The first that fails ends the reload.
+        assert_eq!(
+            values(&unit, "ExecReload"),
+            ["/usr/bin/tidegate check --config /etc/tidegate/tidegate.toml", "/bin/kill -HUP $MAINPID"],
+            "{name}"
+        );
         let families = values(&unit, "RestrictAddressFamilies").concat();
         for family in ["AF_INET", "AF_INET6", "AF_UNIX"] {
             assert!(
@@ -118,7 +123,7 @@ fn the_instances_of_a_pair_share_nothing_on_the_host() {
     );
     assert_eq!(
         values(&unit, "ExecStartPost"),
-        ["-/usr/bin/tidegate wait --timeout 30s --config /etc/tidegate/tidegate.toml"]
+        ["-/usr/bin/tidegate wait --unless-away --timeout 30s --config /etc/tidegate/tidegate.toml"]
     );
 }
 

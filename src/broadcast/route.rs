@@ -234,7 +234,10 @@ impl Route {
                 event = "broadcast_parked", %route, %endpoint, class, suppressed,
                 "{reason}; nothing is published until this is put right; trying again every {} s", PARKED.as_secs()
             );
-        } else {
+        } else if let Some(others) =
+            self.parts.outages.admit("broadcast_waiting", endpoint, std::time::Instant::now())
+        {
+            let suppressed = suppressed + others;
             tracing::warn!(
                 event = "broadcast_waiting", %route, %endpoint, class, suppressed,
                 "{reason}; trying again, and then going on after the last published entry"

@@ -211,6 +211,8 @@ end
 if gap and pos == prev and reached ~= pos then
   record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],
     'detail', ARGV[gap + 4], 'dropped', ARGV[gap + 6])
+  call('HINCRBY', state, 'gaps', 1)
+  call('HSET', state, 'gap_at', ARGV[gap + 2])
   local dropped = tonumber(ARGV[gap + 6])
   if dropped > 0 then
     call('HINCRBY', state, 'dropped:' .. ARGV[gap + 5], dropped)

@@ -325,6 +325,11 @@ impl Engine {
         self.spill = Spill::with_spool(last, bytes);
     }
 
+    /// An empty spool has become available.
+    pub(super) fn on_spool_available(&mut self) {
+        self.spill.enable();
+    }
+
     /// The spool has done what it was asked.
     pub(super) fn on_spool(&mut self, done: Done, now: Moment) {
         let room = self.room();

@@ -282,6 +282,8 @@ impl Model {
             gaps.push_str(&format!("{:>53}>{} ", text(&from), text(&to)));
             let kept = gaps.len().saturating_sub(108 * 8);
             gaps.drain(..kept);
+            self.add("gaps", 1);
+            self.state.insert("gap_at".to_owned(), gap[2].clone());
             let dropped = gap[6].parse().unwrap();
             self.add(&format!("dropped:{}", gap[5]), dropped);
             self.add("received", dropped);

@@ -30,6 +30,7 @@ use super::state::Revision;
 use super::trimming::Trimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::DropReason;
+use crate::logs::Outages;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::Position;
 use crate::rt::{self, Moment};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub source_metrics: EndpointMetrics,
     /// Handles of the destination's metrics.
     pub destination_metrics: EndpointMetrics,
+    /// Holds back what every route says of a server that is away.
+    pub outages: Outages,
     /// The route's place on the board.
     pub slot: Slot,
     /// How much it may hold in memory.
@@ -245,6 +248,11 @@ impl Route {
         if let (Some(durable), Some(applied)) = (&self.durable, self.engine.applied()) {
             durable.applied(applied);
         }
+        if self.spool.as_mut().is_some_and(Spool::has_become_available) {
+            self.engine.on_spool_available();
+            let route = self.parts.capture.name.as_str();
+            tracing::info!(event = "spool_available", route, "the spool can be used now");
+        }
         if let Some(spool) = &mut self.spool
             && !spool.is_busy()
             && let Some(request) = self.engine.spool_request(now)
@@ -275,7 +283,7 @@ impl Route {
                 Effect::Close => self.source.close(),
                 Effect::Fence => self.source.fence(),
                 Effect::Read => self.read(now),
-                Effect::Log(notice) => self.log(&notice),
+                Effect::Log(notice) => self.log(&notice, now),
             }
         }
     }

@@ -105,6 +105,8 @@ impl State {
                 dropped,
                 in_hand: 0,
                 held: InHand::default(),
+                gaps: count("gaps"),
+                last_gap_unix_ms: text("gap_at").and_then(|text| text.parse().ok()),
             },
         })
     }

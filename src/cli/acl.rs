@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 
 /// Prints the ACL lines; each endpoint under a comment with its name.
 pub(super) fn acl(config: &Path, arguments: &Arguments) -> u8 {
-    let config = match super::load(config) {
+    let config = match super::load_without_secrets(config) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::output::{self, tell};
+use super::warnings;
 use crate::config::{self, Broadcast, Capture, Config, Endpoint, Loaded, SecretSource};
 
 #[derive(Debug, Args)]
@@ -34,7 +35,12 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> u8 {
     for warning in readable_secrets(&loaded.config) {
         tell!("{warning}");
     }
-    if let Err(refusal) = output::print(summary(&loaded)) {
+    let warnings = warnings::of_settings(&loaded.config.daemon);
+    let mut text = summary(&loaded);
+    for warning in warnings.into_iter().chain(warnings::of_system(&loaded.config)) {
+        text.push_str(&format!("  warning: {warning}\n"));
+    }
+    if let Err(refusal) = output::print(text) {
         return refusal.tell();
     }
     if !arguments.connect {
@@ -87,6 +93,9 @@ fn summary(loaded: &Loaded) -> String {
     let mut out = String::from("the configuration is valid\n");
     for file in &loaded.files {
         line(&mut out, format_args!("  read {}", file.display()));
+    }
+    if loaded.files.is_empty() {
+        line(&mut out, format_args!("  read no file: environment variables alone"));
     }
     for route in loaded.config.capture.values() {
         line(&mut out, format_args!("  {}", capture(route)));

@@ -81,7 +81,7 @@ pub(super) struct Which {
 
 /// Carries out the command.
 pub(super) fn dead_letters(path: &Path, command: &Command) -> u8 {
-    let config = match super::load(path) {
+    let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };

@@ -44,7 +44,7 @@ struct Gap<'a> {
 
 /// Prints the gap records.
 pub(super) fn gaps(path: &Path, arguments: &Arguments) -> u8 {
-    let config = match super::load(path) {
+    let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };

@@ -136,7 +136,7 @@ impl From<ReplayError> for Refusal {
 
 /// Publishes a range of a stream again.
 pub(super) fn replay(path: &Path, arguments: &Arguments) -> u8 {
-    let config = match super::load(path) {
+    let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };

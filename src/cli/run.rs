@@ -21,18 +21,21 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Loaded, Problems};
+use crate::config::{self, Daemon, Loaded, Problems};
 use crate::metrics::Metrics;
 use crate::observe::http::{self, View};
 use crate::observe::report::About;
 use crate::observe::systemd::{Beat, Environment, Notifier};
-use crate::spool::{SpoolError, StateDirectory};
-use crate::status::Board;
+use crate::spool::{Keeper, Pool, SpoolError, StatePlace};
+use crate::status::{Board, RefusedReload};
 use crate::supervisor::Supervisor;
 use crate::{logs, observe, rt};
 
 /// A dead Redis must not hold up boot: after this READY comes, whatever is not live yet.
 const READY_AT_THE_LATEST: Duration = Duration::from_secs(10);
+
+/// Between two tries to take a state directory that could not be written.
+const STATE_DIRECTORY_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long the end of the process waits for threads that read files. One that hangs ends with the process.
 const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
@@ -88,10 +91,16 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
     let board = Board::default();
     let metrics = Metrics::new();
     metrics.config_reload_success.set(1.0);
-    let (place, instance) = match state_directory(&loaded.config.daemon.state_directory) {
+    let (state, instance) = match state_directory(&loaded.config.daemon.state_directory) {
         Ok(found) => found,
         Err(error) => return failed("the state directory is in use", &error),
     };
+    let pool = match Pool::start() {
+        Ok(pool) => pool,
+        Err(error) => return failed("cannot start a thread for the spools", &error),
+    };
+    show_configuration(&board, &loaded.config.daemon);
+    let keeper = Keeper { state: state.clone(), pool };
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: format!("{instance:016x}"),
@@ -108,14 +117,20 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         listen = %loaded.config.daemon.listen,
         "tidegate starts"
     );
+    for text in super::warnings::of_settings(&loaded.config.daemon) {
+        tracing::warn!(event = "configuration_warning", "{text}");
+    }
 
     let hosts = loaded.config.daemon.hosts.clone();
+    let spools = loaded.config.daemon.spool.limit > 0 && !loaded.config.capture.is_empty();
     // Before anybody can ask: a daemon without a route on its board would call itself ready.
-    let mut supervisor = Supervisor::start(loaded.config, instance, place, board.clone(), metrics.clone());
+    let mut supervisor =
+        Supervisor::start(loaded.config, instance, Some(keeper), board.clone(), metrics.clone());
     // These outlive the routes: a long drain is watched and can be looked at.
     let last = CancellationToken::new();
     let view = View { about, board: board.clone(), metrics: metrics.clone(), hosts };
     let services = [
+        rt::spawn("state directory", take_state_directory(state, spools, board.clone(), last.clone())),
         rt::spawn("http", http::serve(listener, view, last.clone())),
         rt::spawn("metrics upkeep", observe::upkeep(metrics.clone(), last.clone())),
         rt::spawn(
@@ -135,8 +150,8 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
             }
             read = finished(&mut reading) => {
                 reading = None;
-                reload(read, &metrics, &mut supervisor);
-                notifier.ready();
+                reload(read, &metrics, &board, &mut supervisor);
+                notifier.ready(&board);
             }
             () = signals.reload(), if reading.is_none() => {
                 notifier.reloading();
@@ -159,24 +174,45 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
 
 /// Takes the state directory, and which instance this is: the same as before a restart. Without a directory
 /// that can be written, capture works, with less to fall back on.
-fn state_directory(path: &Path) -> Result<(Option<StateDirectory>, u64), SpoolError> {
-    let opened = StateDirectory::open(path).and_then(|place| {
-        let instance = place.instance()?;
-        Ok((place, instance))
+fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
+    let state = StatePlace::open(path)?;
+    let instance = state.get().and_then(|place| place.instance().map_err(|error| error.to_string()));
+    let instance = instance.unwrap_or_else(|error| {
+        tracing::warn!(
+            event = "no_state_directory",
+            "{error}; tidegate works without: what memory cannot hold while a destination is away is lost \
+             inside a recorded gap, and a crash loses what is in hand. Make the directory writable, or \
+             set state_directory in [daemon]; it is tried again every 5 s"
+        );
+        fastrand::u64(..)
     });
-    match opened {
-        Ok((place, instance)) => Ok((Some(place), instance)),
-        Err(error @ SpoolError::Locked { .. }) => Err(error),
-        Err(error) => {
-            tracing::warn!(
-                event = "no_state_directory",
-                "{error}; tidegate works without: what memory cannot hold while a destination is away is lost \
-                 inside a recorded gap, and a crash loses what is in hand. Make the directory writable, or \
-                 set state_directory in [daemon]"
-            );
-            Ok((None, fastrand::u64(..)))
+    Ok((state, instance))
+}
+
+/// Takes the state directory once it can be written, where that was not so at the start, and shows it meanwhile
+/// where it is `needed`. The routes' spools then open by themselves.
+async fn take_state_directory(state: StatePlace, needed: bool, board: Board, stop: CancellationToken) {
+    let error = |state: &StatePlace| state.error().filter(|_| needed);
+    while state.get().is_err() {
+        board.update_daemon(|daemon| daemon.state_directory_error = error(&state));
+        if stop.run_until_cancelled(tokio::time::sleep(STATE_DIRECTORY_AGAIN)).await.is_none() {
+            return;
+        }
+        let tried = state.clone();
+        if rt::blocking("state directory", move || tried.retry()).await.is_ok() {
+            tracing::info!(event = "state_directory_taken", "the state directory can be written now");
         }
     }
+    board.update_daemon(|daemon| daemon.state_directory_error = None);
+}
+
+/// Shows which configuration runs.
+fn show_configuration(board: &Board, daemon: &Daemon) {
+    board.update_daemon(|status| {
+        status.configuration_unix_ms = rt::unix_ms();
+        status.reload_refused = None;
+        status.memory_limit_bytes = daemon.memory_limit;
+    });
 }
 
 /// Says READY once every route has tried its endpoints, or after a while.
@@ -187,7 +223,7 @@ async fn announce_ready(notifier: Notifier, board: Board) {
         }
     };
     let all = tokio::time::timeout(READY_AT_THE_LATEST, tried).await.is_ok();
-    notifier.ready();
+    notifier.ready(&board);
     tracing::info!(event = "ready", every_route_tried = all, "tidegate is ready");
 }
 
@@ -209,16 +245,19 @@ async fn finished(reading: &mut Option<Reading>) -> Result<Loaded, Problems> {
 }
 
 /// Goes over to a configuration that was read again; a bad one is told and changes nothing.
-fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, supervisor: &mut Supervisor) {
+fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supervisor: &mut Supervisor) {
     match read {
         Ok(loaded) => {
             preparations::tell_of_readable_secrets(&loaded.config);
+            show_configuration(board, &loaded.config.daemon);
             supervisor.reload(loaded.config);
             metrics.config_reload_success.set(1.0);
             tracing::info!(event = "reloaded", files = ?loaded.files, "the new configuration runs");
         }
         Err(problems) => {
             metrics.config_reload_success.set(0.0);
+            let refused = RefusedReload { at_unix_ms: rt::unix_ms(), problems: problems.len() };
+            board.update_daemon(|daemon| daemon.reload_refused = Some(refused));
             tracing::error!(
                 event = "reload_refused",
                 "the configuration has problems, the one before goes on: {problems}"

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 /// Carries out the command.
 pub(super) fn spool(path: &Path, command: &Command) -> u8 {
     let Command::Verify(arguments) = command;
-    let config = match super::load(path) {
+    let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };

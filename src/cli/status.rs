@@ -3,7 +3,6 @@
 //! Rates come from two readings: what was done between them, by the clock of this process.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use super::output::tell;
+use crate::config::Listen;
 use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
@@ -45,8 +45,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Asks the running daemon.
 pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
-    let listen = match super::load(config) {
-        Ok(loaded) => loaded.config.daemon.listen,
+    let listen = match super::listen(config) {
+        Ok(listen) => listen,
         Err(code) => return code,
     };
     let stop = match super::interrupt::token() {
@@ -56,12 +56,12 @@ pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
             return super::FAILED;
         }
     };
-    super::carry_out(run(&mut io::stdout().lock(), listen, arguments, &stop))
+    super::carry_out(run(&mut io::stdout().lock(), &listen, arguments, &stop))
 }
 
 async fn run(
     out: &mut impl Write,
-    listen: SocketAddr,
+    listen: &Listen,
     arguments: &Arguments,
     stop: &CancellationToken,
 ) -> Result<u8, Refusal> {
@@ -89,7 +89,7 @@ async fn run(
 /// come back.
 async fn watch(
     out: &mut impl Write,
-    listen: SocketAddr,
+    listen: &Listen,
     json: bool,
     interval: Duration,
     terminal: bool,
@@ -131,11 +131,11 @@ async fn pause(interval: Duration, stop: &CancellationToken) -> bool {
     }
 }
 
-fn ask(listen: SocketAddr) -> Result<String, Refusal> {
-    match client::get(listen, "/status") {
+fn ask(listen: &Listen) -> Result<String, Refusal> {
+    match client::get(listen.address, "/status") {
         Ok((200, body)) => Ok(body),
         Ok((code, _)) => Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP {code}"))),
-        Err(error) => Err(Refusal(super::UNAVAILABLE, error.to_string())),
+        Err(error) => Err(super::unreachable(listen, &error)),
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
         let mut stock = RouteStatus::new("stock", Kind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());
         stock.broadcast = Some(BroadcastCounts { published, ..BroadcastCounts::default() });
-        let report = StatusReport { about, routes: vec![orders, stock] };
+        let report = StatusReport { about, daemon: Default::default(), routes: vec![orders, stock] };
         Reading { report, at, unix_ms: 100_000 }
     }
 

@@ -82,7 +82,7 @@ impl Place {
 
 /// Shows what comes.
 pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
-    let config = match super::load(path) {
+    let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };

@@ -20,11 +20,17 @@ pub(super) struct Arguments {
     /// Only this route
     #[arg(long)]
     route: Option<String>,
+    /// Do not wait for servers: end at once where all that is not ready waits for a server that is away
+    #[arg(long)]
+    unless_away: bool,
 }
 
 /// What `/readyz` says.
 #[derive(Debug, Deserialize)]
 struct Readiness {
+    /// What concerns no single route.
+    #[serde(default)]
+    reasons: Vec<String>,
     routes: Vec<Route>,
 }
 
@@ -33,12 +39,15 @@ struct Route {
     route: String,
     ready: bool,
     reasons: Vec<String>,
+    /// Endpoints that were tried and are not connected.
+    #[serde(default)]
+    away: Vec<String>,
 }
 
 /// Asks the running daemon until it says yes, or time is up.
 pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
-    let loaded = match super::load(config) {
-        Ok(loaded) => loaded,
+    let listen = match super::listen(config) {
+        Ok(listen) => listen,
         Err(code) => return code,
     };
     let path = match &arguments.route {
@@ -47,12 +56,17 @@ pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
     };
     let started = Instant::now();
     loop {
-        let answer = client::get(loaded.config.daemon.listen, &path);
+        let answer = client::get(listen.address, &path);
         match &answer {
             Ok((200, _)) => return super::OK,
             Ok((404, body)) => {
                 tell!("{}", body.trim_end());
                 return super::USAGE;
+            }
+            Ok((_, body)) if arguments.unless_away && only_servers_are_away(body) => {
+                tell!("not ready, and not waited for:");
+                explain(body);
+                return super::UNAVAILABLE;
             }
             Ok(_) | Err(_) => {}
         }
@@ -61,7 +75,7 @@ pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
             tell!("not ready after {}:", humantime::format_duration(arguments.timeout));
             match answer {
                 Ok((_, body)) => explain(&body),
-                Err(error) => tell!("{error}"),
+                Err(error) => tell!("{}", super::unreachable(&listen, &error).1),
             }
             return super::UNAVAILABLE;
         }
@@ -69,10 +83,20 @@ pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
     }
 }
 
+/// Whether every route that is not ready waits for a server that was tried and is away.
+fn only_servers_are_away(body: &str) -> bool {
+    let Ok(readiness) = serde_json::from_str::<Readiness>(body) else { return false };
+    let mut unready = readiness.routes.iter().filter(|route| !route.ready).peekable();
+    unready.peek().is_some() && unready.all(|route| !route.away.is_empty())
+}
+
 /// Says which routes are not ready, and why.
 fn explain(body: &str) {
     match serde_json::from_str::<Readiness>(body) {
         Ok(readiness) => {
+            for reason in &readiness.reasons {
+                tell!("{reason}");
+            }
             for route in readiness.routes.iter().filter(|route| !route.ready) {
                 tell!("{}: {}", route.route, route.reasons.join("; "));
             }

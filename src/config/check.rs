@@ -14,9 +14,10 @@ mod templates;
 pub(crate) use templates::of_entry;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
+use super::Secrets;
+use super::credentials::Places;
 use super::layers::Layers;
 use super::loops;
 use super::problems::{Key, Problems, near};
@@ -36,10 +37,10 @@ pub(crate) struct Check<'a> {
     pub(crate) problems: &'a mut Problems,
     /// Values that are reported already.
     pub(crate) refused: &'a [Key],
-    /// Where the main file lies.
-    pub(crate) directory: &'a Path,
-    /// `$CREDENTIALS_DIRECTORY`.
-    pub(crate) credentials: Option<&'a Path>,
+    /// Where a file with a secret may be.
+    pub(crate) places: &'a Places,
+    /// What is done about these files.
+    pub(crate) secrets: Secrets,
 }
 
 /// Checks everything. What is returned counts only where no problem was found.
@@ -194,13 +195,13 @@ impl Check<'_> {
 pub(crate) fn checked(
     layers: &Layers,
     read: Read,
-    directory: &Path,
-    credentials: Option<&Path>,
+    places: &Places,
+    secrets: Secrets,
     mut problems: Problems,
 ) -> Result<Config, Problems> {
     layers.refuse_twice_defined(&mut problems);
     let Read { raw, refused } = read;
-    let context = Check { layers, problems: &mut problems, refused: &refused, directory, credentials };
+    let context = Check { layers, problems: &mut problems, refused: &refused, places, secrets };
     let config = check(raw, context);
     problems.into_result()?;
     Ok(config)

@@ -1,6 +1,8 @@
 //! The layers that a configuration is made of: main file, `conf.d/*.toml` beside it in the order of
 //! their names, environment, command line. A later layer overrides an earlier one, key by key.
 //!
+//! Where the environment configures routes, the main file may be missing.
+//!
 //! The environment is handed in and never read here, so that tests in parallel do not disturb each
 //! other. Of it, only names that begin with `TIDEGATE_` and contain `__` count: an orchestrator
 //! injects names such as `TIDEGATE_PORT`, which nobody wrote as configuration.
@@ -50,8 +52,10 @@ impl Layers {
         overrides: &[(String, String)],
     ) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let mut paths = vec![path.to_owned()];
-        paths.extend(fragments(path, &mut problems));
+        let mut paths = fragments(path, &mut problems);
+        if path.try_exists().unwrap_or(true) || !names_a_route(environment) {
+            paths.insert(0, path.to_owned());
+        }
         let mut layers = Vec::new();
         for (index, path) in paths.into_iter().enumerate() {
             match read_file(&path, index) {
@@ -171,6 +175,9 @@ impl Layer {
             Origin::File { path, document } => {
                 Place { layer, line: line_of(document, key), name: path.display().to_string() }
             }
+            Origin::Environment if key.parts().is_empty() => {
+                Place { layer, line: None, name: "environment variables TIDEGATE_…".to_owned() }
+            }
             Origin::Environment => {
                 let variable = key.parts().join("__").to_uppercase();
                 Place { layer, line: None, name: format!("environment variable TIDEGATE_{variable}") }
@@ -191,7 +198,7 @@ impl Provider for &Layer {
 }
 
 /// The files of `conf.d` beside the main file, in the order of their names. No directory is no file.
-fn fragments(main: &Path, problems: &mut Problems) -> Vec<PathBuf> {
+pub(super) fn fragments(main: &Path, problems: &mut Problems) -> Vec<PathBuf> {
     let directory = main.with_file_name("conf.d");
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -232,7 +239,23 @@ fn read_file(path: &Path, layer: usize) -> Result<Layer, Box<Problem>> {
 fn unreadable(path: &Path, layer: usize, error: &std::io::Error) -> Problem {
     let place = Place { layer, line: None, name: path.display().to_string() };
     Problem::new(place, Key::default(), format!("cannot be read: {error}"))
-        .help("name another file with --config, or let the user that tidegate runs as read it")
+        .help(
+            "name another file with --config, let the user that tidegate runs as read it, or configure everything, \
+             routes included, by environment variables",
+        )
+}
+
+/// Whether the environment configures routes. Then there need not be a file: the daemon of a container may have
+/// none. A file that was merely misspelt is not passed over by a password in the environment.
+fn names_a_route(environment: &[(String, String)]) -> bool {
+    let route =
+        |name: &str| name.starts_with("TIDEGATE_CAPTURE__") || name.starts_with("TIDEGATE_BROADCAST__");
+    environment.iter().any(|(name, _)| route(name))
+}
+
+/// The value at a key of the environment, as text.
+pub(super) fn environment_text(environment: &[(String, String)], key: &Key) -> Option<String> {
+    environment_layer(environment).get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
 fn environment_layer(environment: &[(String, String)]) -> Layer {

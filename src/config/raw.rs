@@ -44,14 +44,15 @@ pub(crate) struct Raw {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(crate) struct Daemon {
-    /// Address and port where /metrics, /healthz, /readyz and /status are served.
+    /// Address and port where /metrics, /healthz, /readyz, /status and a page for a browser (/) are served.
     pub(crate) listen: String,
     /// Names by which HTTP clients may ask, beside addresses, localhost and names without a public domain.
     pub(crate) hosts: Vec<String>,
     /// Where the daemon may keep files.
     pub(crate) state_directory: String,
-    /// How much all routes together may hold in memory; at least "16MiB".
-    pub(crate) memory_limit: Size,
+    /// How much all routes together may hold in memory; at least "16MiB". Without it "256MiB", and half of what
+    /// the control group of the process may use where that is less.
+    pub(crate) memory_limit: Option<Size>,
     /// How long an ordered stop may take before what is left is given up.
     pub(crate) shutdown_timeout: Span,
     /// How long another instance is waited for that could go on without a gap.
@@ -82,7 +83,7 @@ impl Default for Daemon {
             listen: "127.0.0.1:7380".to_owned(),
             hosts: Vec::new(),
             state_directory: "/var/lib/tidegate".to_owned(),
-            memory_limit: Size::mebibytes(256),
+            memory_limit: None,
             shutdown_timeout: Span::seconds(10),
             force_after: Span::seconds(5),
             spool: Spool::default(),
@@ -108,8 +109,9 @@ pub(crate) struct Endpoint {
     /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
     #[schemars(with = "Option<String>")]
     pub(crate) password: Option<Secret>,
-    /// The file that holds the password, read at every connect: an absolute path, or a name that is
-    /// looked for in $CREDENTIALS_DIRECTORY and then beside the configuration file.
+    /// The file that holds the password, read at every connect: an absolute path, or a name that is looked for
+    /// in $CREDENTIALS_DIRECTORY, beside the configuration file, in credentials/ there, and among the
+    /// credentials of running units of tidegate.
     pub(crate) password_file: Option<String>,
     /// Whether open connections log in again when password_file changes.
     #[serde(default)]

@@ -35,8 +35,8 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
             Err(error) => error,
         };
         let key = as_written(&error.path, &refused);
-        let number = number_in_text(&error.kind, &key, layers);
-        if number.is_some_and(|number| replace(&mut tree, &error.path, Some(number.into()))) {
+        let value = value_in_text(&error.kind, &key, layers);
+        if value.is_some_and(|value| replace(&mut tree, &error.path, Some(value))) {
             continue;
         }
         problems.push(problem(&error.kind, &key, layers));
@@ -88,15 +88,16 @@ pub(crate) fn element(list: &Key, mut index: usize, refused: &[Key]) -> Key {
     list.at(&index.to_string())
 }
 
-/// The environment has only text: it becomes a number where one is expected, and nowhere else, so
+/// The environment has only text: it becomes a number, true or false where one is expected, and nowhere else, so
 /// that a name or a password made of digits stays what it is.
-fn number_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<u64> {
-    match kind {
-        Kind::InvalidType(Actual::Str(text), expected)
-            if expected == Count::EXPECTED && !layers.stands_in_file(key) =>
-        {
-            text.parse().ok()
-        }
+fn value_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<Value> {
+    let Kind::InvalidType(Actual::Str(text), expected) = kind else { return None };
+    if layers.stands_in_file(key) {
+        return None;
+    }
+    match expected.as_str() {
+        Count::EXPECTED | "u32" => text.parse().ok().map(|number: u64| number.into()),
+        "a boolean" => text.parse().ok().map(|value: bool| value.into()),
         _ => None,
     }
 }

@@ -118,6 +118,14 @@ catalogue! {
         "Events given up after they were received; each lies inside a recorded gap.");
     GAPS = counter("tidegate_gaps_total", "gaps", &["route", "cause"], Owner::Capture,
         "Recorded stretches of the source in which events may have been missed.");
+    ROUTE_EVENTS = counter("tidegate_route_events_total", "events", &["route", "outcome"], Owner::Capture,
+        "Events of the route since its state was made, by all processes and instances, as the state has them; absent until it was read.");
+    ROUTE_GAPS = counter("tidegate_route_gaps_total", "gaps", ROUTE, Owner::Capture,
+        "Recorded gaps of the route since its state was made, by all processes and instances; absent until the state was read.");
+    LAST_GAP_TIMESTAMP = gauge("tidegate_last_gap_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Capture,
+        "When the last recorded gap of the route ended, whichever process recorded it; 0 where there is none, NaN until the state was read.");
+    SPOOL_UNAVAILABLE = gauge("tidegate_spool_unavailable", "0 or 1", ROUTE, Owner::Capture,
+        "1 where the route's spool cannot be used: what memory cannot hold while the destination is away is lost. Tried again.");
     GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, Owner::Capture,
         "1 while events may be missed: the source is not being read, or events are being dropped.");
     IN_HAND_EVENTS = gauge("tidegate_in_hand_events", "events", ROUTE, Owner::Capture,
@@ -235,8 +243,8 @@ mod tests {
             "# Metrics\n\n\
              `GET /metrics` in Prometheus' text format. This page is written from the table in\n\
              `src/metrics/catalogue.rs` by `UPDATE_GOLDEN=1 cargo test docs_metrics`.\n\n\
-             - Counters count what this process did: they begin at zero with it. The cumulative numbers of a\n  \
-               route are in `/status`.\n\
+             - Counters count what this process did: they begin at zero with it. Those of `tidegate_route_…` and\n  \
+               `tidegate_last_gap_timestamp_seconds` are the route's own, and outlive processes: take their `max by (route)`.\n\
              - Every series that a route can have is there from its start, at zero.\n\
              - A route or endpoint that a reload removed is no longer rendered. If it comes back under its\n  \
                name, its counters go on from where they were.\n\n\
@@ -271,40 +279,66 @@ mod tests {
         writeln!(text, "| `state` | {} |", list(RouteState::ALL.iter().map(|s| s.as_str()).collect()))
             .unwrap();
         writeln!(text, "| `kind` | {} |", list(Doubt::ALL.iter().map(|d| d.as_str()).collect())).unwrap();
+        writeln!(text, "| `outcome` | {} |", list(crate::metrics::handles::OUTCOMES.to_vec())).unwrap();
         text.push_str("| `where` | `memory` |\n| `route`, `endpoint` | names in the configuration |\n");
         text.push_str("\n## Bounds of the buckets\n\n| name | upper bounds |\n|---|---|\n");
         for family in ALL.iter().filter(|family| family.kind == Kind::Histogram) {
             let bounds: Vec<String> = family.buckets.iter().map(f64::to_string).collect();
             writeln!(text, "| `{}` | {} |", family.name, bounds.join(", ")).unwrap();
         }
-        text.push_str(ALERTS);
+        text.push_str(&alerts_section());
         text
     }
 
-    const ALERTS: &str = r#"
-## Worth an alert
+    const RULES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/monitoring/alerts.yml"));
+    const STAGED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/monitoring/alerts.test.yml"));
 
-| expression | what it means |
-|---|---|
-| `max by (route) (tidegate_route_state{state="live"}) == 0` for 1 min | the route does not work; `/readyz?route=NAME` says why |
-| `tidegate_route_state{state="parked"} == 1` | the route may not write; it needs a person |
-| `increase(tidegate_gaps_total[10m]) > 0` | events may have been missed; the stream `<key_prefix>ROUTE:gaps` says since when and why |
-| `increase(tidegate_dead_letters_total[10m]) > 0` | events or entries could not be passed on; the stream `<key_prefix>ROUTE:dead-letters` keeps them with the reason |
-| `increase(tidegate_trimmed_unacknowledged_total[10m]) > 0` | entries were trimmed that a group had not acknowledged; `/status` says which group is furthest behind |
-| `rate(tidegate_events_received_total[5m]) > 0 and tidegate_in_hand_events > 10000` for 1 min | the destination does not take events as fast as they come |
-| `tidegate_config_reload_success == 0` | the last reload was refused; the configuration from before runs on |
-"#;
+    /// A rule of `monitoring/alerts.yml`: name, expression, how long it must hold, and what it means.
+    fn alerts() -> Vec<[&'static str; 4]> {
+        let value = |rule: &'static str, key: &str| {
+            rule.lines()
+                .find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "))
+                .unwrap_or_default()
+        };
+        let rules = RULES.split("- alert: ").skip(1);
+        let alert = |rule: &'static str| {
+            let name = rule.lines().next().unwrap_or_default();
+            [name, value(rule, "expr"), value(rule, "for"), value(rule, "summary")]
+        };
+        rules.map(alert).collect()
+    }
 
-    /// An expression about a metric that does not exist never fires.
+    fn alerts_section() -> String {
+        let mut text = String::from(
+            "\n## Worth an alert\n\n\
+             [monitoring/alerts.yml](../monitoring/alerts.yml) holds these rules for Prometheus, and `make alerts` stages each of\n\
+             them. The gap's alert looks at the time of the last gap and not at a counter: a process that is killed and started\n\
+             again counts the gap that this made before its first scrape, so that no increase is seen.\n\n\
+             | alert | expression | for | what it means |\n|---|---|---|---|\n",
+        );
+        for [name, expression, held, summary] in alerts() {
+            let expression = expression.replace('|', "\\|");
+            writeln!(text, "| `{name}` | `{expression}` | {held} | {summary} |").unwrap();
+        }
+        text
+    }
+
+    /// An expression about a metric that does not exist never fires, and an alert that nobody staged may not.
     #[test]
-    fn alerts_name_metrics_of_the_catalogue() {
-        let names: Vec<&str> = ALERTS
-            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-            .filter(|word| word.starts_with("tidegate_"))
-            .collect();
-        assert!(names.len() >= 6);
-        for name in names {
-            assert!(ALL.iter().any(|family| family.name == name), "{name}");
+    fn alerts_name_metrics_of_the_catalogue_and_are_staged() {
+        let alerts = alerts();
+        assert!(
+            alerts.len() >= 10
+                && alerts
+                    .iter()
+                    .all(|[_, expression, _, summary]| { !expression.is_empty() && !summary.is_empty() })
+        );
+        for [name, expression, ..] in alerts {
+            assert!(STAGED.contains(&format!("alertname: {name}\n")), "{name} is not staged");
+            let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            for metric in words.filter(|word| word.starts_with("tidegate_")) {
+                assert!(ALL.iter().any(|family| family.name == metric), "{name}: {metric}");
+            }
         }
     }
 

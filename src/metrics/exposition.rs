@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::catalogue::{self, Owner};
+use super::catalogue::{self, Kind, Owner};
 use super::live::Live;
 
 /// The served text.
@@ -24,7 +24,9 @@ pub(super) fn compose(recorded: &str, live: &Live) -> String {
     let mut text = String::with_capacity(recorded.len());
     for family in catalogue::ALL {
         let Some(lines) = families.get(family.name) else { continue };
-        let shown = |line: &&&str| live.shows(family.owner, owner_name(family.owner, line));
+        // A counter that is not known yet is absent: from any number that it had, a rate would be computed.
+        let known = |line: &str| family.kind != Kind::Counter || !line.ends_with(" NaN");
+        let shown = |line: &&&str| known(line) && live.shows(family.owner, owner_name(family.owner, line));
         let mut lines: Vec<&&str> = lines.iter().filter(shown).collect();
         if lines.is_empty() {
             continue;

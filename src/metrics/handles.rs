@@ -3,9 +3,12 @@
 use metrics::{Counter, Gauge, Histogram};
 
 use super::live::Held;
-use super::{Register, catalogue};
+use super::{Register, catalogue, float};
 use crate::event::{DropReason, GapCause};
-use crate::status::{Doubt, RouteState};
+use crate::status::{Doubt, Ledger, RouteState};
+
+/// What became of a route's events, as the state counts them; in the order of [`CaptureMetrics::ledger`].
+pub(super) const OUTCOMES: [&str; 5] = ["received", "appended", "filtered", "rejected", "dropped"];
 
 /// What a capture counts. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct CaptureMetrics {
     pub in_hand_bytes_spool: Gauge,
     /// `tidegate_last_append_timestamp_seconds`; seconds since 1970.
     pub last_append_timestamp_seconds: Gauge,
+    /// `tidegate_spool_unavailable`; 0 or 1.
+    pub spool_unavailable: Gauge,
     /// `tidegate_gap_open`; 0 or 1.
     pub gap_open: Gauge,
     /// `tidegate_durable_lag_events`.
@@ -57,6 +62,9 @@ pub struct CaptureMetrics {
     pub backlog_cover_seconds: Gauge,
     /// `tidegate_replication_lag_bytes`.
     pub replication_lag_bytes: Gauge,
+    route_events: [Gauge; OUTCOMES.len()],
+    route_gaps: Gauge,
+    last_gap_timestamp_seconds: Gauge,
     dropped: [Counter; DropReason::ALL.len()],
     gaps: [Counter; GapCause::ALL.len()],
     state: StateMetrics,
@@ -81,6 +89,7 @@ impl CaptureMetrics {
             in_hand_bytes_memory: route.with("where", "memory").gauge(&catalogue::IN_HAND_BYTES),
             in_hand_bytes_spool: route.with("where", "spool").gauge(&catalogue::IN_HAND_BYTES),
             last_append_timestamp_seconds: route.gauge(&catalogue::LAST_APPEND_TIMESTAMP),
+            spool_unavailable: route.gauge(&catalogue::SPOOL_UNAVAILABLE),
             gap_open: route.gauge(&catalogue::GAP_OPEN),
             durable_lag_events: route.gauge(&catalogue::DURABLE_LAG_EVENTS),
             trimmed: route.counter(&catalogue::TRIMMED),
@@ -94,6 +103,11 @@ impl CaptureMetrics {
             source_failovers: route.counter(&catalogue::SOURCE_FAILOVERS),
             backlog_cover_seconds: unknown(route.gauge(&catalogue::BACKLOG_COVER)),
             replication_lag_bytes: unknown(route.gauge(&catalogue::REPLICATION_LAG)),
+            route_events: OUTCOMES.map(|outcome| {
+                unknown(route.with("outcome", outcome).fractional_counter(&catalogue::ROUTE_EVENTS))
+            }),
+            route_gaps: unknown(route.fractional_counter(&catalogue::ROUTE_GAPS)),
+            last_gap_timestamp_seconds: unknown(route.gauge(&catalogue::LAST_GAP_TIMESTAMP)),
             dropped: DropReason::ALL
                 .map(|reason| route.with("reason", reason.as_str()).counter(&catalogue::DROPPED)),
             gaps: GapCause::ALL.map(|cause| route.with("cause", cause.as_str()).counter(&catalogue::GAPS)),
@@ -109,6 +123,17 @@ impl CaptureMetrics {
     /// `tidegate_gaps_total` of one cause.
     pub fn gap(&self, cause: GapCause) -> &Counter {
         &self.gaps[cause as usize]
+    }
+
+    /// What all processes have done since the route's state was made; said once the state was read.
+    pub fn ledger(&self, ledger: &Ledger) {
+        let dropped = ledger.dropped.values().sum();
+        let done = [ledger.received, ledger.appended, ledger.filtered, ledger.rejected, dropped];
+        for (gauge, events) in self.route_events.iter().zip(done) {
+            gauge.set(float(events));
+        }
+        self.route_gaps.set(float(ledger.gaps));
+        self.last_gap_timestamp_seconds.set(float(ledger.last_gap_unix_ms.unwrap_or(0)) / 1000.0);
     }
 
     /// `tidegate_route_state`. Without effect once another loop has taken over the route's name, so

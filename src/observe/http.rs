@@ -1,4 +1,4 @@
-//! The daemon's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! The daemon's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`, and a page at `/`.
 //!
 //! **Constraints.** It may be reachable by anybody on the network (the container image listens on all
 //! addresses), so nothing about it may grow: one request a connection, a fixed number of connections (`places`),
@@ -13,6 +13,7 @@
 
 mod handlers;
 mod hosts;
+mod page;
 mod places;
 
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::status::{Board, Link, RouteState, RouteStatus};
+use crate::status::{Board, DaemonStatus, Link, RouteState, RouteStatus};
 
 /// A heartbeat goes out every second when idle, and its absence ends the connection after 5 s.
 const SOURCE_SILENT_MS: u64 = 5_000;
@@ -25,7 +25,7 @@ const STUCK_MS: u64 = 10_000;
 /// Every reason why it does not, for a person. A reason reads the same for as long as it lasts.
 pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
-    if !matches!(status.state, RouteState::Live | RouteState::Standby) {
+    if !works(status.state) {
         let mut text = format!("{} since {}", status.state.as_str(), time(status.since_unix_ms));
         if let Some(reason) = &status.reason {
             text.push_str(": ");
@@ -33,14 +33,40 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
         }
         reasons.push(text);
     }
-    reasons.extend(silent("source", &status.source, SOURCE_SILENT_MS, now_unix_ms));
-    reasons.extend(silent("destination", &status.destination, DESTINATION_SILENT_MS, now_unix_ms));
+    // A route becomes live by answers of both sides.
+    let answered = works(status.state).then_some(status.since_unix_ms);
+    let (source, destination) = (&status.source, &status.destination);
+    reasons.extend(silent("source", source, answered, SOURCE_SILENT_MS, now_unix_ms));
+    reasons.extend(silent("destination", destination, answered, DESTINATION_SILENT_MS, now_unix_ms));
+    if let Some(error) = &status.spool_error {
+        reasons.push(format!("no spool: {error}"));
+    }
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-fn silent(side: &str, link: &Link, bound_ms: u64, now_unix_ms: u64) -> Option<String> {
+/// Whether a route in this state does its work, or could go on with it.
+fn works(state: RouteState) -> bool {
+    matches!(state, RouteState::Live | RouteState::Standby)
+}
+
+/// Whether the process itself can do what it should.
+///
+/// # Errors
+/// Every reason why it cannot.
+pub fn daemon_ready(daemon: &DaemonStatus) -> Result<(), Vec<String>> {
+    let error = daemon.state_directory_error.as_ref();
+    error.map_or(Ok(()), |error| Err(vec![error.clone()]))
+}
+
+fn silent(
+    side: &str,
+    link: &Link,
+    answered_unix_ms: Option<u64>,
+    bound_ms: u64,
+    now_unix_ms: u64,
+) -> Option<String> {
     let endpoint = &link.endpoint;
-    let mut text = match link.last_answer_unix_ms {
+    let mut text = match link.last_answer_unix_ms.max(answered_unix_ms) {
         _ if !link.connected => format!("{side} {endpoint}: not connected"),
         None => format!("{side} {endpoint}: connected, but it has not answered yet"),
         Some(last) if now_unix_ms.saturating_sub(last) > bound_ms => {
@@ -137,8 +163,15 @@ mod tests {
             ["source shop: no answer since 2023-11-14T22:13:14Z"]
         );
         assert_eq!(
-            reasons(|status| status.source.last_answer_unix_ms = None),
-            ["source shop: connected, but it has not answered yet"]
+            reasons(|status| {
+                status.state = RouteState::Waiting;
+                status.source.last_answer_unix_ms = None;
+            }),
+            ["waiting since 2023-11-14T22:12:20Z", "source shop: connected, but it has not answered yet"]
+        );
+        assert_eq!(
+            reasons(|status| status.spool_error = Some("the disk is full".to_owned())),
+            ["no spool: the disk is full"]
         );
         assert_eq!(
             reasons(|status| status.destination.last_answer_unix_ms = Some(NOW - 10_001)),
@@ -148,6 +181,20 @@ mod tests {
             reasons(|status| status.destination.connected = false),
             ["destination events: not connected"]
         );
+    }
+
+    /// It is live by an answer of both sides, and the first heartbeat is on its way.
+    #[test]
+    fn a_route_that_has_just_become_live_is_ready() {
+        let just_live = |since_unix_ms| {
+            reasons(|status| {
+                status.since_unix_ms = since_unix_ms;
+                status.source.last_answer_unix_ms = None;
+                status.destination.last_answer_unix_ms = None;
+            })
+        };
+        assert_eq!(just_live(NOW), [""; 0]);
+        assert_eq!(just_live(NOW - 5_001), ["source shop: no answer since 2023-11-14T22:13:14Z"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{Board, RouteStatus};
+use crate::status::{Board, DaemonStatus, RouteStatus};
 
 /// What does not change while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct StatusReport {
     /// The process.
     #[serde(flatten)]
     pub about: About,
+    /// What changes of the process.
+    #[serde(default)]
+    pub daemon: DaemonStatus,
     /// Every route, by name.
     pub routes: Vec<RouteStatus>,
 }
@@ -34,6 +37,6 @@ impl StatusReport {
     #[must_use]
     pub fn new(about: &About, board: &Board) -> Self {
         let routes = board.slots().into_iter().map(|(_, slot)| slot.read()).collect();
-        Self { about: about.clone(), routes }
+        Self { about: about.clone(), daemon: board.daemon(), routes }
     }
 }

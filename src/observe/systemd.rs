@@ -23,7 +23,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::readiness::{ready, stuck, time};
+use super::readiness::{daemon_ready, ready, stuck, time};
 use crate::logs::Limited;
 use crate::rt;
 use crate::status::Board;
@@ -69,9 +69,11 @@ impl Notifier {
         Ok(Self(Some(Arc::new(Target { socket, address }))))
     }
 
-    /// Start-up or a reload is finished.
-    pub fn ready(&self) {
-        self.tell(&[NotifyState::Ready]);
+    /// Start-up or a reload is finished. What the board shows goes out with it, so that the service manager never
+    /// shows what was true before.
+    pub fn ready(&self, board: &Board) {
+        let status = status_line(board, rt::unix_ms());
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     /// The configuration is being read again. Send [`Notifier::ready`] when that is done, whatever came
@@ -218,7 +220,7 @@ impl Beat {
     }
 }
 
-/// What is live, and what is not and why. It changes only when a state does.
+/// What runs, what is live, and what is not and why. It changes only when one of these does.
 fn status_line(board: &Board, now_unix_ms: u64) -> String {
     let slots = board.slots();
     let unready: Vec<String> = slots
@@ -229,6 +231,19 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
         })
         .collect();
     let mut line = format!("{} of {} routes live", slots.len() - unready.len(), slots.len());
+    let daemon = board.daemon();
+    if let Some(refused) = &daemon.reload_refused {
+        let (runs, at) = (time(daemon.configuration_unix_ms), time(refused.at_unix_ms));
+        let problems =
+            if refused.problems == 1 { "1 problem" } else { &format!("{} problems", refused.problems) };
+        line.push_str(&format!(
+            "; the configuration of {runs} runs: the reload at {at} was refused ({problems}, `tidegate check` prints them)"
+        ));
+    }
+    for reason in daemon_ready(&daemon).err().unwrap_or_default() {
+        line.push_str("; ");
+        line.push_str(&reason);
+    }
     for route in unready {
         line.push_str("; ");
         line.push_str(&route);
@@ -245,7 +260,7 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Kind, RouteState, RouteStatus};
+    use crate::status::{Kind, RefusedReload, RouteState, RouteStatus};
 
     #[test]
     fn the_environment_is_read_and_another_process_s_watchdog_is_not_ours() {
@@ -271,6 +286,21 @@ mod tests {
     fn a_socket_that_cannot_be_used_is_refused() {
         assert!(Notifier::to(OsStr::new("vsock:2:1")).is_err());
         assert!(Notifier::to(OsStr::new("@tidegate-test")).is_ok());
+    }
+
+    #[test]
+    fn the_status_line_says_which_configuration_runs_and_what_the_process_lacks() {
+        let board = Board::default();
+        board.update_daemon(|daemon| {
+            daemon.configuration_unix_ms = 1_000;
+            daemon.reload_refused = Some(RefusedReload { at_unix_ms: 60_000, problems: 2 });
+            daemon.state_directory_error = Some("the state directory /x cannot be written".to_owned());
+        });
+        assert_eq!(
+            status_line(&board, 0),
+            "0 of 0 routes live; the configuration of 1970-01-01T00:00:01Z runs: the reload at 1970-01-01T00:01:00Z \
+             was refused (2 problems, `tidegate check` prints them); the state directory /x cannot be written"
+        );
     }
 
     #[test]

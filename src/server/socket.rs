@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
+use super::dial;
 use super::error::Error;
 use super::tls;
 use crate::config::{Address, Endpoint};
@@ -54,9 +55,9 @@ impl Socket {
     /// Cancel safe: a dropped future leaves nothing behind.
     pub(super) async fn open(endpoint: &Endpoint, address: &Address, until: Instant) -> Result<Self, Error> {
         match address {
-            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Address::Unix(path) => Ok(Self::Unix(dial::unix(path).await?)),
             Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = dial::tcp(host, *port).await?;
                 // Batches are whole when they are written: waiting to fill a packet only delays them.
                 stream.set_nodelay(true)?;
                 let socket = SockRef::from(&stream);

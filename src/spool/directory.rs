@@ -87,6 +87,59 @@ impl StateDirectory {
     }
 }
 
+/// The state directory of a daemon, taken as soon as it can be written. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StatePlace(Arc<PlaceInner>);
+
+#[derive(Debug)]
+struct PlaceInner {
+    path: PathBuf,
+    taken: Mutex<Result<StateDirectory, String>>,
+}
+
+impl StatePlace {
+    /// Tries to take the directory.
+    ///
+    /// # Errors
+    /// [`SpoolError::Locked`] alone: another process has it. One that cannot be written is [tried](Self::retry)
+    /// later.
+    pub fn open(path: &Path) -> Result<Self, SpoolError> {
+        let taken = match StateDirectory::open(path) {
+            Ok(directory) => Ok(directory),
+            Err(error @ SpoolError::Locked { .. }) => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(Self(Arc::new(PlaceInner { path: path.to_owned(), taken: Mutex::new(taken) })))
+    }
+
+    /// Tries again where it was not taken.
+    ///
+    /// # Errors
+    /// Why it could not be taken.
+    pub fn retry(&self) -> Result<(), String> {
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.is_err() {
+            *taken = StateDirectory::open(&self.0.path).map_err(|error| error.to_string());
+        }
+        taken.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+
+    /// The directory.
+    ///
+    /// # Errors
+    /// Why it could not be taken.
+    pub fn get(&self) -> Result<StateDirectory, String> {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why it could not be taken.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        let error = self.get().err()?;
+        Some(format!("the state directory {} cannot be written: {error}", self.0.path.display()))
+    }
+}
+
 impl Inner {
     fn claimed(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)

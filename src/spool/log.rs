@@ -136,6 +136,12 @@ impl<S: Storage> Log<S> {
         self.bytes
     }
 
+    /// Whether something is still to be synced.
+    #[must_use]
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.options.fsync != Fsync::Never && (self.dirty || self.suspect)
+    }
+
     /// Whether it holds nothing to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,17 +1,39 @@
-//! The log on a thread of its own: one request at a time, so that nothing queues up.
+//! A log on the shared threads: one request at a time, so that nothing queues up.
+//!
+//! ```text
+//! opening ──▶ open ──▶ ended            the handle is dropped: what was asked is done, and synced
+//!    │ └──▶ unavailable ──▶ open        tried again every 5 s; only an empty log is taken so late
+//!    └───────────┴──▶ given up          an earlier process left records, which were not read first
+//! ```
+//!
+//! A log that opens late has a place behind what was received meanwhile. What an earlier process left belongs before
+//! it, so such records are left as they are, for the next start.
 
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc as replies;
+use tokio::sync::{mpsc as replies, watch};
 
-use super::{Log, Mark, Piece, Record, SpoolError, Storage};
+use super::directory::StatePlace;
+use super::pool::{Entry, Pool, Task, lock};
+use super::{Log, Mark, Options, Piece, Record, Recovered, SpoolError, Storage};
 
-/// How often the thread looks whether a sync is due while it is asked nothing.
-const TICK: Duration = Duration::from_millis(200);
 /// How long a sync that failed is left alone while nothing is asked: it may copy a whole segment each time.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long a log that cannot be opened is left alone.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// How long a log is waited for that the route before still has.
+const IN_USE: Duration = Duration::from_secs(5);
+
+/// Where spools are, and who works on them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    /// The directory of all of them.
+    pub state: StatePlace,
+    /// The threads.
+    pub pool: Pool,
+}
 
 /// What the log is asked.
 #[derive(Debug)]
@@ -55,26 +77,75 @@ pub(crate) enum Done {
     },
 }
 
-/// The other end of the thread. Dropping it ends the thread once it has done what it was asked, and synced.
+/// Whether the log is open.
+#[derive(Debug, Clone)]
+enum Opening {
+    /// It is tried for the first time.
+    Tried,
+    /// It cannot be opened: why.
+    Unavailable(String),
+    Open(Recovered),
+}
+
+/// A route's log. Dropping it lets the log go once it has done what it was asked, and synced.
 #[derive(Debug)]
 pub(crate) struct Spool {
-    requests: mpsc::SyncSender<Request>,
+    desk: Arc<Desk>,
+    entry: Entry,
+    opening: watch::Receiver<Opening>,
+    /// Whether what was found at opening was given out.
+    told: bool,
     done: replies::Receiver<Done>,
     busy: bool,
 }
 
 impl Spool {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// Where the system has no thread left.
-    pub(crate) fn start(route: &str, log: Log) -> std::io::Result<Self> {
-        let (requests, inbox) = mpsc::sync_channel(1);
+    /// Has the log of a route opened.
+    pub(crate) fn open(keeper: &Keeper, route: &str, options: Options) -> Self {
         let (outbox, done) = replies::channel(1);
-        std::thread::Builder::new()
-            .name(format!("spool {route}").chars().take(15).collect())
-            .spawn(move || serve(log, &inbox, &outbox))?;
-        Ok(Self { requests, done, busy: false })
+        let (tell, opening) = watch::channel(Opening::Tried);
+        let desk = Arc::new(Desk {
+            state: keeper.state.clone(),
+            route: route.to_owned(),
+            options,
+            tell,
+            outbox,
+            inbox: Mutex::default(),
+            work: Mutex::new(Work::Closed { since: Instant::now(), again_at: None }),
+        });
+        let entry = keeper.pool.add(Box::new(desk.clone()));
+        Self { desk, entry, opening, told: false, done, busy: false }
+    }
+
+    /// Comes back when it was tried for the first time to open it: with what an earlier process left, or why it is
+    /// not available. Cancel safe.
+    pub(crate) async fn opened(&mut self) -> Result<Recovered, String> {
+        let mut opening = self.opening.clone();
+        let tried = opening.wait_for(|opening| !matches!(opening, Opening::Tried)).await;
+        match tried.as_deref() {
+            Ok(Opening::Open(recovered)) => {
+                self.told = true;
+                Ok(recovered.clone())
+            }
+            Ok(Opening::Unavailable(error)) => Err(error.clone()),
+            // The sender lives as long as this handle.
+            Ok(Opening::Tried) | Err(_) => Err("it was not tried to open it".to_owned()),
+        }
+    }
+
+    /// Whether it has become available since [`Self::opened`] said that it is not: `true` once. It is empty then.
+    pub(crate) fn has_become_available(&mut self) -> bool {
+        let became = !self.told && matches!(*self.opening.borrow(), Opening::Open(_));
+        self.told |= became;
+        became
+    }
+
+    /// Why it is not available.
+    pub(crate) fn unavailable(&self) -> Option<String> {
+        match &*self.opening.borrow() {
+            Opening::Unavailable(error) => Some(error.clone()),
+            Opening::Tried | Opening::Open(_) => None,
+        }
     }
 
     /// Whether an answer is awaited: one request at a time.
@@ -82,12 +153,14 @@ impl Spool {
         self.busy
     }
 
-    /// Asks. Does nothing while an answer is awaited.
+    /// Asks. Does nothing while an answer is awaited, and before it is open.
     pub(crate) fn submit(&mut self, request: Request) {
-        if !self.busy {
-            // One request has room; a thread that is gone says so in `poll_done`.
-            self.busy = self.requests.try_send(request).is_ok();
+        if self.busy || !self.told {
+            return;
         }
+        *lock(&self.desk.inbox) = Inbox::Asked(request);
+        self.busy = true;
+        self.entry.ask();
     }
 
     /// Comes back with what was done.
@@ -102,25 +175,126 @@ impl Spool {
     }
 }
 
-fn serve(mut log: Log, inbox: &mpsc::Receiver<Request>, outbox: &replies::Sender<Done>) {
-    let mut retry_at = None;
-    loop {
-        let done = match inbox.recv_timeout(TICK) {
-            Ok(request) => answer(&mut log, request),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                if retry_at.is_none_or(|at| Instant::now() >= at) {
-                    retry_at = log.tick(false).err().map(|error| on_failed_sync(&error));
-                }
-                continue;
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let mut inbox = lock(&self.desk.inbox);
+        *inbox = Inbox::Ended(match std::mem::take(&mut *inbox) {
+            Inbox::Asked(request) => Some(request),
+            Inbox::Empty | Inbox::Ended(_) => None,
+        });
+        drop(inbox);
+        self.entry.ask();
+    }
+}
+
+/// What the threads have of a spool.
+#[derive(Debug)]
+struct Desk {
+    state: StatePlace,
+    route: String,
+    options: Options,
+    tell: watch::Sender<Opening>,
+    outbox: replies::Sender<Done>,
+    inbox: Mutex<Inbox>,
+    work: Mutex<Work>,
+}
+
+#[derive(Debug, Default)]
+enum Inbox {
+    #[default]
+    Empty,
+    Asked(Request),
+    /// Nobody asks any more; this is the last request.
+    Ended(Option<Request>),
+}
+
+#[derive(Debug)]
+enum Work {
+    Closed {
+        since: Instant,
+        again_at: Option<Instant>,
+    },
+    Open {
+        log: Box<Log>,
+        sync_again_at: Option<Instant>,
+    },
+    /// Nothing is to be done any more.
+    Ended,
+}
+
+impl Task for Arc<Desk> {
+    fn run(&self) {
+        let mut work = lock(&self.work);
+        let (request, ended) = match std::mem::take(&mut *lock(&self.inbox)) {
+            Inbox::Empty => (None, false),
+            Inbox::Asked(request) => (Some(request), false),
+            Inbox::Ended(request) => (request, true),
         };
-        if outbox.blocking_send(done).is_err() {
-            break;
+        match &mut *work {
+            Work::Closed { since, .. } if !ended => *work = self.open(*since),
+            Work::Open { log, sync_again_at } => match request {
+                // One answer has room: the next request comes after it was taken.
+                Some(request) => drop(self.outbox.try_send(answer(log, request))),
+                None if sync_again_at.is_none_or(|at| Instant::now() >= at) => {
+                    *sync_again_at = log.tick(false).err().map(|error| on_failed_sync(&error));
+                }
+                None => {}
+            },
+            Work::Closed { .. } | Work::Ended => {}
+        }
+        if ended {
+            if let Work::Open { log, .. } = &mut *work
+                && let Err(error) = log.sync()
+            {
+                on_failed_sync(&error);
+            }
+            *work = Work::Ended;
         }
     }
-    if let Err(error) = log.sync() {
-        on_failed_sync(&error);
+
+    fn is_due(&self, now: Instant) -> bool {
+        // One that is worked on is looked at the next time.
+        let Ok(work) = self.work.try_lock() else { return false };
+        match &*work {
+            Work::Closed { again_at, .. } => again_at.is_none_or(|at| now >= at),
+            Work::Open { log, .. } => log.is_unsynced(),
+            Work::Ended => false,
+        }
+    }
+}
+
+impl Desk {
+    /// Tries to open the log.
+    fn open(&self, since: Instant) -> Work {
+        let late = matches!(*self.tell.borrow(), Opening::Unavailable(_));
+        let opened = match self.state.get() {
+            Ok(state) => {
+                state.spool(&self.route).and_then(|claim| Log::open(claim, self.options)).map_err(Some)
+            }
+            Err(_) => Err(None),
+        };
+        let error = match opened {
+            Ok((_, recovered)) if late && (recovered.records > 0 || recovered.damages > 0) => {
+                self.tell.send_replace(Opening::Unavailable(format!(
+                    "it opened late, and holds {} records of an earlier process that belong before what was received \
+                     since: they stay as they are. Restart tidegate, and they are stored first",
+                    recovered.records
+                )));
+                return Work::Ended;
+            }
+            Ok((log, recovered)) => {
+                self.tell.send_replace(Opening::Open(recovered));
+                return Work::Open { log: Box::new(log), sync_again_at: None };
+            }
+            // The route that had it has ended, and the last of it is still written to disk.
+            Err(Some(SpoolError::InUse { .. })) if since.elapsed() < IN_USE => {
+                return Work::Closed { since, again_at: None };
+            }
+            Err(Some(error)) => error.to_string(),
+            Err(None) => self.state.error().unwrap_or_default(),
+        };
+        self.tell.send_replace(Opening::Unavailable(error));
+        Work::Closed { since, again_at: Some(Instant::now() + OPEN_AGAIN) }
     }
 }
 

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod asking;
 mod connect;
 mod output;
 mod rights;
@@ -165,7 +166,7 @@ fn a_mistake_on_the_command_line_is_64_and_one_in_the_file_78() {
     let unknown = tidegate(&["gaps", "oders", "--config", FULL]);
     printed(&unknown, USAGE);
     assert!(text(&unknown.stderr).contains("there are: orders, tenants"), "{}", text(&unknown.stderr));
-    for command in ["check", "acl", "gaps", "status", "healthcheck", "run"] {
+    for command in ["check", "acl", "gaps", "run"] {
         let absent = tidegate(&[command, "--config", "/nonexistent/tidegate.toml"]);
         printed(&absent, CONFIGURATION);
         assert!(text(&absent.stderr).contains("/nonexistent/tidegate.toml"), "{command}");

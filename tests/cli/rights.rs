@@ -51,6 +51,10 @@ fn the_lines_of_acl_are_all_that_the_daemon_needs_on_every_server() {
         });
         printed(&daemon.run_command(&["gaps"]), OK);
         printed(&daemon.run_command(&["check", "--connect"]), OK);
+        eventually("streams are looked after once", Duration::from_secs(20), || {
+            let used: String = events.ask(&["INFO", "commandstats"]);
+            if used.contains("cmdstat_sscan:calls=") { Ok(()) } else { Err(used) }
+        });
         assert!(daemon.stop().success());
 
         for (name, server) in [("shop", &shop), ("events", &events)] {

@@ -49,6 +49,37 @@ fn the_environment_overrides_with_lists_tables_and_numbers() {
     assert_eq!(orders.groups_start, Some(config::GroupsStart::Beginning));
 }
 
+/// As a container without a file has it: every type of value, and a help where something is missing.
+#[test]
+fn the_environment_alone_is_enough() {
+    let alone = [
+        ("TIDEGATE_REDIS__MAIN__URL", "redis://localhost"),
+        ("TIDEGATE_REDIS__MAIN__DURABILITY", "replicated"),
+        ("TIDEGATE_REDIS__MAIN__REPLICAS", "2"),
+        ("TIDEGATE_DAEMON__SPOOL__LIMIT", "1MiB"),
+        ("TIDEGATE_CAPTURE__ORDERS__SOURCE", "main"),
+        ("TIDEGATE_CAPTURE__ORDERS__CHANNELS", r#"["orders"]"#),
+        ("TIDEGATE_CAPTURE__ORDERS__WHERE", r#"[{ channel = true, prefix = "o" }]"#),
+        ("TIDEGATE_CAPTURE__ORDERS__DESTINATION", "main"),
+        ("TIDEGATE_CAPTURE__ORDERS__STREAM", "orders"),
+        ("TIDEGATE_CAPTURE__ORDERS__KEEP", "{ entries = 10 }"),
+        ("TIDEGATE_CAPTURE__ORDERS__MODE", "replication"),
+        ("TIDEGATE_CAPTURE__ORDERS__SHARDED", "true"),
+    ];
+    let files = Files::new(&[]);
+    let config = files.load(&alone).unwrap();
+    assert_eq!(config.redis["main"].durability, config::Durability::Replicated(2));
+    assert!(config.capture["orders"].mode.replication().unwrap().sharded);
+    assert_eq!(config.capture["orders"].keep, config::Keep::Limits { entries: Some(10), age: None });
+
+    let problems = files.load(&alone[1..]).unwrap_err();
+    let expected = "environment variable TIDEGATE_REDIS__MAIN: redis.main.url: is missing";
+    assert!(problems.starts_with(expected), "{problems}");
+    // An endpoint's password does not make a missing file right.
+    let problems = files.load(&[("TIDEGATE_REDIS__MAIN__PASSWORD", "x")]).unwrap_err();
+    assert!(problems.contains("tidegate.toml: cannot be read"), "{problems}");
+}
+
 #[test]
 fn an_error_in_the_environment_names_the_variable() {
     let files = Files::new(&[("tidegate.toml", ORDERS)]);

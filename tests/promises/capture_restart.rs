@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured,
+    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured,
     eventually, gaps, wait_for_last,
 };
 
@@ -99,4 +99,46 @@ fn an_ordered_stop_appends_everything_that_was_published_before_it() {
     assert_eq!(status.code(), Some(0));
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
+}
+
+/// A gap that a restart makes is recorded, and counted, before the new process is scraped for the first time, and
+/// its own counter is then what it was before. What an alert looks at must show each of them.
+#[test]
+fn the_metrics_show_the_gap_of_every_restart() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
+    let oracle = Oracle::new(&source);
+    let value = |daemon: &Daemon, series: &str| -> Result<f64, String> {
+        let (_, text) = daemon.get("/metrics")?;
+        let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        found.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {series} in {text}"))
+    };
+    let [all, received, last] = [
+        "tidegate_route_gaps_total{route=\"orders\"}",
+        "tidegate_route_events_total{route=\"orders\",outcome=\"received\"}",
+        "tidegate_last_gap_timestamp_seconds{route=\"orders\"}",
+    ];
+    let mut before = 0.0;
+    for restart in 0..=2_u32 {
+        let message = format!("message {restart}");
+        oracle.publish_one(b"orders.placed", message.as_bytes());
+        wait_for_last(&destination, "orders", message.as_bytes(), PATIENCE);
+        let expected = (f64::from(restart), f64::from(restart + 1));
+        eventually("the metrics count what every process did", PATIENCE, || {
+            match (value(&daemon, all)?, value(&daemon, received)?) {
+                found if found == expected => Ok(()),
+                found => Err(format!("{found:?} instead of {expected:?}")),
+            }
+        });
+        let gap = value(&daemon, last).unwrap();
+        let records = gaps(&destination, "orders");
+        assert_eq!(records.len(), restart as usize);
+        let recorded = records.last().map_or(0.0, |gap| gap.ended_at as f64 / 1_000.0);
+        assert!((gap - recorded).abs() < 0.001, "{gap}, recorded {recorded}");
+        assert!(restart == 0 || gap > before, "a later gap is told: {gap}");
+        before = gap;
+        daemon.restart();
+        daemon.wait_ready();
+    }
 }

@@ -339,6 +339,11 @@ impl Daemon {
         })
     }
 
+    /// Where it serves HTTP.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.port.number()).into()
+    }
+
     /// Where it keeps files.
     pub(crate) fn state_directory(&self) -> PathBuf {
         self.directory.path().join("state")
@@ -460,6 +465,12 @@ impl Daemon {
     pub(crate) fn reload_broken(&mut self) {
         std::fs::write(self.configuration(), "[capture.orders]\nsource = 1\n").expect("it is writable");
         self.process().signal(Signal::SIGHUP);
+    }
+
+    /// What the service manager was told last as `STATUS=`.
+    pub(crate) fn last_status(&self) -> Option<String> {
+        let lines = self.notifications.lines();
+        lines.iter().rev().find_map(|line| line.strip_prefix("STATUS=")).map(str::to_owned)
     }
 
     /// Waits until the service manager has been told a line such as `READY=1`.

@@ -21,6 +21,7 @@ pub(crate) struct Ledger {
     deduplicated: u64,
     /// By reason.
     dropped: [u64; DropReason::ALL.len()],
+    last_gap_unix_ms: Option<u64>,
     stored: Sums,
     /// The state's ledger when it was last read.
     state: status::Ledger,
@@ -34,6 +35,7 @@ struct Sums {
     appended: u64,
     filtered: u64,
     rejected: u64,
+    gaps: u64,
     /// Given up, and recorded in a gap; by reason.
     recorded: [u64; DropReason::ALL.len()],
 }
@@ -64,6 +66,12 @@ impl Ledger {
     /// The script has recorded a gap with so many messages that were given up.
     pub(crate) fn recorded(&mut self, reason: DropReason, dropped: u64) {
         self.stored.recorded[reason as usize] += dropped;
+    }
+
+    /// The script has recorded a gap that ended then.
+    pub(crate) fn gap(&mut self, ended_unix_ms: u64) {
+        self.stored.gaps += 1;
+        self.last_gap_unix_ms = Some(ended_unix_ms);
     }
 
     /// Found to have been dealt with while nothing was sent.
@@ -102,6 +110,10 @@ impl Ledger {
         ledger.appended += appended;
         ledger.filtered += filtered;
         ledger.rejected += rejected;
+        ledger.gaps += self.stored.gaps - self.then.gaps;
+        if self.stored.gaps > self.then.gaps {
+            ledger.last_gap_unix_ms = self.last_gap_unix_ms;
+        }
         ledger.in_hand = held.total();
         ledger.held = held;
         ledger
@@ -117,6 +129,8 @@ impl Ledger {
             rejected: self.stored.rejected,
             in_hand: held.total(),
             held,
+            gaps: self.stored.gaps,
+            last_gap_unix_ms: self.last_gap_unix_ms,
             ..status::Ledger::default()
         };
         for reason in DropReason::ALL {

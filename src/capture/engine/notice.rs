@@ -35,6 +35,8 @@ pub(crate) struct Notice {
     pub(crate) events: Option<u64>,
     /// From when to when something may be missing; milliseconds since 1970.
     pub(crate) span: Option<(u64, u64)>,
+    /// Every route of the endpoint says the same: the server is away.
+    pub(crate) of_an_outage: bool,
     /// How many lines of the same code were held back before this one; `None` for a line that is always written.
     pub(crate) suppressed: Option<u64>,
 }
@@ -52,6 +54,7 @@ impl Notice {
             by: None,
             events: None,
             span: None,
+            of_an_outage: false,
             suppressed: Some(0),
         }
     }
@@ -100,6 +103,12 @@ impl Notice {
 
     pub(crate) fn span(mut self, started_unix_ms: u64, ended_unix_ms: u64) -> Self {
         self.span = Some((started_unix_ms, ended_unix_ms));
+        self
+    }
+
+    /// About a server that is away, as every route of the endpoint finds it.
+    pub(crate) fn of_an_outage(mut self) -> Self {
+        self.of_an_outage = true;
         self
     }
 

@@ -298,7 +298,10 @@ impl Engine {
         let text =
             format!("cannot listen to {}: {}; tries again by itself", self.settings.source, describe(error));
         self.log(
-            Notice::warn("source_unavailable", text).of(Side::Source).class(error.class().as_str()),
+            Notice::warn("source_unavailable", text)
+                .of_an_outage()
+                .of(Side::Source)
+                .class(error.class().as_str()),
             now,
         );
         self.changed();
@@ -488,7 +491,10 @@ impl Engine {
         let text = format!(
             "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
         );
-        self.log(Notice::warn("source_lost", text).of(Side::Source).cause(cause.as_str()), now);
+        self.log(
+            Notice::warn("source_lost", text).of_an_outage().of(Side::Source).cause(cause.as_str()),
+            now,
+        );
     }
 
     /// Ends the window: there is no room for more.

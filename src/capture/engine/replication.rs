@@ -354,7 +354,10 @@ impl Engine {
         let text = format!(
             "the link has ended: {why}; another one goes on at the same place, as far back as the source's backlog reaches"
         );
-        self.log(Notice::warn("source_lost", text).of(Side::Source).cause(cause.as_str()), now);
+        self.log(
+            Notice::warn("source_lost", text).of_an_outage().of(Side::Source).cause(cause.as_str()),
+            now,
+        );
         self.border_cannot_come();
         self.changed();
     }

@@ -49,6 +49,8 @@ pub(in crate::capture) struct View {
     pub(in crate::capture) others: u64,
     pub(in crate::capture) gap_open_since_unix_ms: Option<u64>,
     pub(in crate::capture) last_append_unix_ms: Option<u64>,
+    /// Whether the state has been read, so that its ledger is more than an assumption.
+    pub(in crate::capture) was_read: bool,
     /// What all instances have done.
     pub(in crate::capture) route: Ledger,
     /// What this process has done.
@@ -126,6 +128,7 @@ impl Engine {
             others: self.leadership.others(now.at) as u64,
             gap_open_since_unix_ms: gap_since.into_iter().chain(recorded).chain(silent_since).min(),
             last_append_unix_ms: self.report.last_append_unix_ms,
+            was_read: self.chain.was_read(),
             route: self.ledger.route(held),
             process: self.ledger.process(held),
             tried: reading.was_tried() && writing.was_tried(),
@@ -187,6 +190,7 @@ impl Engine {
         self.count_lost(counts, gap.is_some() || counts.recorded);
         if let Some(gap) = gap {
             self.ledger.recorded(gap.reason(), gap.dropped);
+            self.ledger.gap(gap.ended_unix_ms);
             self.counters.route.gap(gap.cause).increment(1);
             let text = format!(
                 "what was published between {} and {} may be missing: {}; recorded in {}",

@@ -111,6 +111,11 @@ impl Spill {
         }
     }
 
+    /// An empty spool has become available: what waits is written from now on, from its beginning.
+    pub(crate) fn enable(&mut self) {
+        self.enabled = true;
+    }
+
     /// Whether everything behind the chain is in the chain.
     pub(crate) fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.disk_only.is_none()

@@ -283,7 +283,7 @@ impl Engine {
                 "cannot append to {}: {text}; keeps what it reads and tries again by itself",
                 self.settings.destination
             );
-            Notice::warn("destination_unavailable", text)
+            Notice::warn("destination_unavailable", text).of_an_outage()
         };
         self.log(notice.of(Side::Destination).class(error.class().as_str()), now);
     }

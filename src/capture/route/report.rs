@@ -4,6 +4,7 @@ use super::Route;
 use crate::capture::engine::{Notice, Severity, Side, View};
 use crate::metrics::float;
 use crate::rt::Moment;
+use crate::spool::Spool;
 
 impl Route {
     /// Shows on the board and in the gauges where the route stands.
@@ -28,6 +29,11 @@ impl Route {
         metrics.gap_open.set(if view.gap_open_since_unix_ms.is_some() { 1.0 } else { 0.0 });
         metrics.leader.set(if view.leader { 1.0 } else { 0.0 });
         metrics.standby_eligible.set(if !view.leader && view.eligible { 1.0 } else { 0.0 });
+        if view.was_read {
+            metrics.ledger(&view.route);
+        }
+        let spool_error = self.spool.as_ref().and_then(Spool::unavailable);
+        metrics.spool_unavailable.set(if spool_error.is_some() { 1.0 } else { 0.0 });
         let replication = self.replication_status();
         let View { source, destination, .. } = view;
         self.parts.slot.update(|status| {
@@ -44,6 +50,7 @@ impl Route {
             status.in_hand_bytes = bytes;
             status.spool_bytes = view.spool_bytes;
             status.spooled_all = view.spooled_all;
+            status.spool_error = spool_error;
             status.replication = replication;
             status.durable = view.durable.map(|position| position.to_string());
             status.leader = view.leader;
@@ -59,12 +66,17 @@ impl Route {
         self.parts.slot.progressed(now.unix_ms);
     }
 
-    /// Writes a log line.
-    pub(super) fn log(&self, notice: &Notice) {
+    /// Writes a log line. What every route says of a server that is away, one says.
+    pub(super) fn log(&self, notice: &Notice, now: Moment) {
         let endpoint = notice.side.map(|side| match side {
             Side::Source => self.parts.source.name.as_str(),
             Side::Destination => self.parts.destination.name.as_str(),
         });
+        if let Some(endpoint) = endpoint.filter(|_| notice.of_an_outage)
+            && self.parts.outages.admit(notice.event, endpoint, now.at).is_none()
+        {
+            return;
+        }
         write(notice, &self.parts.capture.name, endpoint);
     }
 }

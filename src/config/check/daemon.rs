@@ -4,7 +4,13 @@ use super::Check;
 use crate::config::problems::Key;
 use crate::config::raw;
 use crate::config::settings::{Daemon, Fsync, SpoolSettings};
+use crate::memory;
 
+/// Where no limit is configured.
+const USUAL_MEMORY: u64 = 256 << 20;
+/// Of what the control group may use. The other half is for what is not counted: buffers of sockets, the program, and
+/// what the kernel counts to the group, such as the pages of the spool's files.
+const SHARE_OF_GROUP: u64 = 2;
 /// Under this a single message of the default size would not fit.
 const LEAST_MEMORY: u64 = 16 << 20;
 
@@ -18,8 +24,11 @@ impl Check<'_> {
             self.report_with(&key.at("listen"), message, help);
             std::net::SocketAddr::from(([127, 0, 0, 1], 0))
         });
-        if raw.memory_limit.0 < LEAST_MEMORY {
-            let (least, found) = (raw::Size(LEAST_MEMORY), raw.memory_limit);
+        let group = memory::limit_bytes();
+        let usual = group.map_or(USUAL_MEMORY, |group| USUAL_MEMORY.min(group / SHARE_OF_GROUP));
+        let memory_limit = raw.memory_limit.unwrap_or(raw::Size(usual.max(LEAST_MEMORY)));
+        if memory_limit.0 < LEAST_MEMORY {
+            let (least, found) = (raw::Size(LEAST_MEMORY), memory_limit);
             self.report(&key.at("memory_limit"), format!("expected at least {least}, found {found}"));
         }
         if raw.shutdown_timeout.0.is_zero() {
@@ -44,7 +53,7 @@ impl Check<'_> {
             hosts: raw.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             state_directory: raw.state_directory.into(),
             // What is too small is reported above, and not once more for each route's messages.
-            memory_limit: raw.memory_limit.0.max(LEAST_MEMORY),
+            memory_limit: memory_limit.0.max(LEAST_MEMORY),
             shutdown_timeout: raw.shutdown_timeout.0,
             spool: SpoolSettings {
                 limit: raw.spool.limit.0,

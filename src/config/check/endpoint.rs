@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Check;
+use crate::config::Secrets;
+use crate::config::credentials;
 use crate::config::password::read_password;
 use crate::config::problems::Key;
 use crate::config::raw;
@@ -201,9 +203,12 @@ impl Check<'_> {
         }
     }
 
-    /// The file with the password.
+    /// The file with the password. Where that is wanted it is read once, so that a mistake shows now and not at night.
     fn password_file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
         let path = self.file(key, name)?;
+        if self.secrets == Secrets::Located {
+            return Some(path);
+        }
         match read_password(&path) {
             Ok(_) => Some(path),
             Err(error) => {
@@ -213,16 +218,14 @@ impl Check<'_> {
         }
     }
 
-    /// Finds a file and reads it once, so that a missing right shows now and not at night. What it holds is dropped:
-    /// each connect reads it again.
+    /// Finds a file and, where that is wanted, reads it once, so that a missing right shows now and not at night. What it
+    /// holds is dropped: each connect reads it again.
     fn file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
-        let mut candidates: Vec<PathBuf> =
-            self.credentials.iter().map(|directory| directory.join(name)).collect();
-        candidates.push(self.directory.join(name));
-        if Path::new(name).is_absolute() {
-            candidates.truncate(1);
+        let candidates = self.places.of(name);
+        let found = credentials::first(&candidates);
+        if self.secrets == Secrets::Located {
+            return found.or(candidates.first()).cloned();
         }
-        let found = candidates.iter().find(|path| path.exists());
         let Some(path) = found else {
             let looked: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
             let help = "make the file, or let the service manager hand it over as a credential";

@@ -1,4 +1,4 @@
-//! One function per path. All answers but `/metrics` are JSON; 200 means yes and 503 means no.
+//! One function per path. All answers but `/metrics` and the page are JSON; 200 means yes and 503 means no.
 
 use std::sync::Arc;
 
@@ -9,16 +9,19 @@ use axum::routing::get;
 use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 
-use super::View;
 use super::hosts::only_ours;
-use crate::observe::readiness::{ready, stuck, time};
+use super::{View, page};
+use crate::observe::readiness::{daemon_ready, ready, stuck, time};
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::RouteStatus;
+use crate::status::Slot;
 
 pub(super) fn router(view: View) -> Router {
     let hosts: Arc<[String]> = view.hosts.clone().into();
     Router::new()
+        .route("/", get(page::index))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -71,6 +74,9 @@ struct ReadyQuery {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
+    /// What the process itself lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
     routes: Vec<RouteReadiness>,
 }
 
@@ -80,6 +86,9 @@ struct RouteReadiness {
     ready: bool,
     /// Why not.
     reasons: Vec<String>,
+    /// Endpoints that were tried and are not connected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    away: Vec<String>,
 }
 
 async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Response {
@@ -90,24 +99,29 @@ async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Re
         .slots()
         .into_iter()
         .filter(|(name, _)| asked(name))
-        .map(|(_, slot)| RouteReadiness::new(slot.read(), now))
+        .map(|(_, slot)| RouteReadiness::new(&slot, now))
         .collect();
     if let (Some(route), true) = (query.route, routes.is_empty()) {
         return problem(StatusCode::NOT_FOUND, &format!("there is no route named {route:?}"));
     }
-    let ready = routes.iter().all(|route| route.ready);
-    (yes_or_no(ready), Json(Readiness { ready, routes })).into_response()
+    let reasons = daemon_ready(&view.board.daemon()).err().unwrap_or_default();
+    let ready = reasons.is_empty() && routes.iter().all(|route| route.ready);
+    (yes_or_no(ready), Json(Readiness { ready, reasons, routes })).into_response()
 }
 
 impl RouteReadiness {
-    fn new(status: RouteStatus, now_unix_ms: u64) -> Self {
+    fn new(slot: &Slot, now_unix_ms: u64) -> Self {
+        let status = slot.read();
         let reasons = ready(&status, now_unix_ms).err().unwrap_or_default();
-        Self { ready: reasons.is_empty(), route: status.route, reasons }
+        let links = [&status.source, &status.destination];
+        let away = links.into_iter().filter(|link| slot.was_tried() && !link.connected);
+        let away = away.map(|link| link.endpoint.clone()).collect();
+        Self { ready: reasons.is_empty(), route: status.route, reasons, away }
     }
 }
 
 async fn not_found() -> Response {
-    problem(StatusCode::NOT_FOUND, "tidegate serves /metrics, /healthz, /readyz and /status")
+    problem(StatusCode::NOT_FOUND, "tidegate serves /, /metrics, /healthz, /readyz and /status")
 }
 
 fn yes_or_no(yes: bool) -> StatusCode {

@@ -1,0 +1,129 @@
+// Shows /status and /readyz of this daemon, read again each second while the page is looked at. What the daemon says is
+// put in as text and never as markup: reasons quote what servers answered.
+"use strict";
+
+const EVERY_MS = 1000;
+let before = null;
+
+const element = (id) => document.getElementById(id);
+const count = (value) => value.toLocaleString("en");
+
+function bytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
+
+function ago(unixMs, now) {
+  if (unixMs === null || unixMs === undefined) return "–";
+  const seconds = Math.max(0, Math.round((now - unixMs) / 1000));
+  if (seconds < 120) return `${seconds} s ago`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
+  return new Date(unixMs).toISOString().replace(/\.\d+Z$/, "Z");
+}
+
+const isCapture = (route) => route.kind === "capture";
+const done = (route) => (isCapture(route) ? route.ledger.appended : route.broadcast.published);
+const deadLetters = (route) => (isCapture(route) ? route.ledger.rejected : route.broadcast.rejected);
+const key = (route) => `${route.kind} ${route.route}`;
+
+function role(route) {
+  if (route.state === "standby") return "stands by";
+  if (!isCapture(route)) return route.state === "live" ? "publishes" : "–";
+  if (!route.leader) return "–";
+  return route.other_instances > 0 ? "writes, of a pair" : "writes";
+}
+
+function rate(route, now) {
+  const known = before && before.done.get(key(route));
+  const since = before && (now - before.at) / 1000;
+  if (known === undefined || known === null || !since || done(route) < known) return "–";
+  return count(Math.round((done(route) - known) / since));
+}
+
+function gaps(route, now) {
+  if (!isCapture(route)) return "–";
+  if (route.gap_open_since_unix_ms !== null) return `${count(route.ledger.gaps)}, one is open`;
+  if (route.ledger.last_gap_unix_ms === null) return count(route.ledger.gaps);
+  return `${count(route.ledger.gaps)}, the last ${ago(route.ledger.last_gap_unix_ms, now)}`;
+}
+
+function cell(row, text, name) {
+  const made = row.insertCell();
+  made.textContent = text;
+  if (name) made.className = name;
+  return made;
+}
+
+function show(status, readiness) {
+  const now = Date.now();
+  const rows = status.routes.map((route) => {
+    const ready = readiness.routes.find((found) => found.route === route.route);
+    const reasons = ready ? ready.reasons : [];
+    const row = document.createElement("tr");
+    row.dataset.route = route.route;
+    const name = cell(row, route.route);
+    const what = document.createElement("div");
+    what.className = "reason";
+    what.textContent = `${route.kind}, ${route.source.endpoint} → ${route.destination.endpoint}`;
+    name.append(what);
+    const bad = route.state === "parked" || route.state === "stopped";
+    const state = cell(row, route.state, reasons.length === 0 ? "good" : bad ? "bad" : "warn");
+    for (const reason of reasons) {
+      const line = document.createElement("div");
+      line.className = "reason";
+      line.textContent = reason;
+      state.append(line);
+    }
+    cell(row, role(route));
+    cell(row, count(done(route)), "number");
+    cell(row, rate(route, now), "number");
+    cell(row, isCapture(route) ? count(route.ledger.in_hand) : "–", "number");
+    cell(row, isCapture(route) ? bytes(route.spool_bytes) : "–", "number");
+    cell(row, gaps(route, now), "number");
+    cell(row, count(deadLetters(route)), "number");
+    cell(row, ago(route.last_progress_unix_ms, now));
+    return row;
+  });
+  element("routes").replaceChildren(...rows);
+
+  const ready = readiness.routes.filter((route) => route.ready).length;
+  element("summary").textContent = `${ready} of ${status.routes.length} routes work`;
+  element("summary").className = readiness.ready ? "good" : "warn";
+  const since = new Date(status.started_unix_ms).toISOString().replace(/\.\d+Z$/, "Z");
+  element("about").textContent = `${status.version}, instance ${status.instance}, since ${since}, ${status.configuration}`;
+
+  const notices = [...(readiness.reasons || [])];
+  if (status.daemon.reload_refused) {
+    const at = ago(status.daemon.reload_refused.at_unix_ms, now);
+    notices.push(`The last reload was refused (${at}); the configuration from before runs on. tidegate check says why.`);
+  }
+  element("notices").replaceChildren(...notices.map((text) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }));
+  before = { at: now, done: new Map(status.routes.map((route) => [key(route), done(route)])) };
+}
+
+async function read() {
+  if (!document.hidden) {
+    try {
+      const [status, readiness] = await Promise.all(
+        ["status", "readyz"].map(async (path) => (await fetch(path, { cache: "no-store" })).json()),
+      );
+      show(status, readiness);
+    } catch (error) {
+      before = null;
+      element("summary").textContent = `No answer from the daemon: ${error.message}`;
+      element("summary").className = "bad";
+    }
+  }
+  setTimeout(read, EVERY_MS);
+}
+
+read();
