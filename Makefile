@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO ?= cargo
 SOAK_MINUTES ?= 30
-SOAK_SEEDS ?= 100000
+SOAK_SEEDS ?= 1000000
 SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
 

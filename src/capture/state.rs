@@ -88,7 +88,10 @@ impl State {
             numbering: text("numbering").filter(|text| !text.is_empty()).map(str::to_owned),
             revision: text("revision").and_then(Revision::parse),
             at_unix_ms: text("at").and_then(|text| text.parse().ok()),
-            passage: Passage::parse(text("epochs").unwrap_or_default(), text("gap_spans").unwrap_or_default()),
+            passage: Passage::parse(
+                text("epochs").unwrap_or_default(),
+                text("gap_spans").unwrap_or_default(),
+            ),
             durable: text("durable").and_then(|text| text.parse().ok()),
             highest: text("highest").and_then(Revision::parse),
             next: text("next").and_then(|text| {

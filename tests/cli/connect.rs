@@ -118,7 +118,7 @@ fn check_connect_names_what_stands_in_the_way_and_is_69() {
     shop.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "-psubscribe", "resetchannels", "&tidegate:control"]);
     let report = printed(&daemon.run_command(&["check", "--connect"]), UNAVAILABLE);
     for told in [
-        "problem: cannot be used: No such file or directory",
+        "problem: cannot be used: /nonexistent/gone.sock: No such file or directory",
         "problem: missing right +psubscribe on the channel orders.eu.*: NOPERM",
         "problem: missing right +subscribe on the channel orders.placed: NOPERM",
         "problem: missing right +publish on the channel stock.changed: NOPERM",

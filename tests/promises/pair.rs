@@ -7,8 +7,7 @@ use tidegate::status::RouteState;
 
 use super::replication;
 use crate::support::{
-    Daemon, Load, Loading, Oracle, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
-    wait_for_last,
+    Daemon, Load, Loading, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -205,14 +204,13 @@ fn a_newer_configuration_takes_over_at_an_anchor() {
 
 /// Nothing comes, so the newer configuration does not write; then its instance is gone.
 #[test]
-fn a_configuration_that_was_announced_and_never_wrote_holds_nobody_up() {
+fn a_configuration_that_took_over_and_never_wrote_holds_nobody_up() {
     for mode in ["subscribe", "replication"] {
         let mut pair = pair_in(mode, &[&["superseded_no_more"]]);
         pair.oracle.publish(&Load::new(3, 1_000, &["orders"]));
         pair.first.wait_settled("orders", 1_000);
         pair.second.reload(&routes(mode, "returns"));
-        let announced = || pair.destination.ask::<Option<String>>(&["HGET", "tidegate:orders:state", "next"]);
-        eventually("it is announced", PATIENCE, || announced().ok_or_else(|| "nothing".to_owned()));
+        pair.second.wait_leader("orders");
         pair.second.kill();
         pair.oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3));
         pair.oracle.publish_one(b"orders", LAST);
@@ -224,13 +222,12 @@ fn a_configuration_that_was_announced_and_never_wrote_holds_nobody_up() {
 
 /// It is announced, and then its instance comes back with the configuration that it had.
 #[test]
-fn a_configuration_that_was_announced_and_taken_back_holds_nobody_up() {
+fn a_configuration_that_took_over_and_was_taken_back_holds_nobody_up() {
     let mut pair = pair_in("subscribe", &[&["superseded_no_more"]]);
     pair.oracle.publish(&Load::new(3, 1_000, &["orders"]));
     pair.first.wait_settled("orders", 1_000);
     pair.second.reload(&routes("subscribe", "returns"));
-    let announced = || pair.destination.ask::<Option<String>>(&["HGET", "tidegate:orders:state", "next"]);
-    eventually("it is announced", PATIENCE, || announced().ok_or_else(|| "nothing".to_owned()));
+    pair.second.wait_leader("orders");
     pair.second.kill();
     pair.second.set_routes(&routes("subscribe", "refunds"));
     pair.second.start_again();

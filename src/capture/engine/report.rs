@@ -129,7 +129,8 @@ impl Engine {
             gap_open_since_unix_ms: gap_since.into_iter().chain(recorded).chain(silent_since).min(),
             last_append_unix_ms: self.report.last_append_unix_ms,
             was_read: self.chain.was_read(),
-            route: self.ledger.route(held),
+            // Of what does not compare with the state it is not known whether another instance has stored it.
+            route: self.ledger.route(if self.chain.is_foreign() { InHand::default() } else { held }),
             process: self.ledger.process(held),
             tried: reading.was_tried() && writing.was_tried(),
             ends: matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver),

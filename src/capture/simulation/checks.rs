@@ -60,23 +60,28 @@ impl World {
         }
     }
 
-    pub(super) fn check_what_is_stored(&self) {
-        let mut found: BTreeMap<u64, String> = BTreeMap::new();
-        for (key, entries) in self.model.streams.iter().filter(|(key, _)| **key != self.keys.gaps) {
-            let mut before = String::new();
-            for entry in entries {
+    /// What was stored since it was last looked at is there once, in order.
+    pub(super) fn check_what_is_stored(&mut self) {
+        let Self { model, keys, looked, .. } = self;
+        for (key, entries) in model.streams.iter().filter(|(key, _)| **key != keys.gaps) {
+            let (count, before) = looked.streams.entry(key.clone()).or_default();
+            for entry in &entries[*count..] {
                 let position = position(entry);
-                let number = field(entry, "payload").parse().unwrap();
-                let twice = found.insert(number, position.clone());
+                let number: u64 = field(entry, "payload").parse().unwrap();
+                assert!(position > *before, "{} is in order", String::from_utf8_lossy(key));
+                before.clone_from(&position);
+                let around =
+                    [looked.found.range(..number).next_back(), looked.found.range(number + 1..).next()];
+                let ascends = around[0].is_none_or(|(_, lower)| *lower < position)
+                    && around[1].is_none_or(|(_, higher)| *higher > position);
+                assert!(
+                    ascends,
+                    "positions ascend with what was published: {number} at {position}, {around:?}"
+                );
+                let twice = looked.found.insert(number, position.clone());
                 assert!(twice.is_none(), "message {number} is stored twice: {twice:?} and {position}");
-                assert!(position > before, "{} is in order", String::from_utf8_lossy(key));
-                before = position;
             }
-        }
-        let mut before = String::new();
-        for position in found.values() {
-            assert!(*position > before, "positions ascend with what was published");
-            before.clone_from(position);
+            *count = entries.len();
         }
     }
 
@@ -154,6 +159,15 @@ impl World {
             );
         }
     }
+}
+
+/// What was found in the streams so far.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// How many entries of each, and the last one's position.
+    streams: BTreeMap<Vec<u8>, (usize, String)>,
+    /// Each message's position.
+    found: BTreeMap<u64, String>,
 }
 
 /// A field of an entry.
