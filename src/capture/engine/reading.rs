@@ -227,11 +227,16 @@ impl Engine {
         };
         self.say_border(Border::Announced(anchor));
         self.reading.opening = Opening::Window;
+        self.take_floor();
+        let floor = self.floor;
+        self.effect(Effect::OpenWindow { anchor, floor });
+    }
+
+    /// What the route before knows of epochs holds for this one.
+    fn take_floor(&mut self) {
         if let Some((predecessor, true)) = &self.predecessor {
             self.raise_floor(predecessor.floor());
         }
-        let floor = self.floor;
-        self.effect(Effect::OpenWindow { anchor, floor });
     }
 
     /// A window is open. Its first item is the anchor.
@@ -239,8 +244,10 @@ impl Engine {
         if !matches!(self.reading.opening, Opening::Window) {
             return self.effect(Effect::DropOpening);
         }
+        self.take_floor();
         if anchor.epoch.number < self.floor && self.reading.open.is_none() {
-            // The source did not know the floor when it was asked: the destination was read since.
+            // The source did not know the floor when it was asked: the destination was read since, or the predecessor has
+            // opened a window.
             self.say_border(Border::None);
             self.effect(Effect::DropOpening);
             self.reading.opening = Opening::Waiting(now.at + self.reading.backoff.next_wait());
@@ -378,9 +385,8 @@ impl Engine {
         {
             let why = "no heartbeat came back, and a new connection took over: the server was stopped, or is no longer \
                        the one that is published to";
-            self.reading.opening = Opening::Idle;
             self.end_window(GapCause::SourceSilent, why, now);
-            return self.adopt(anchor, now);
+            return self.go_on_with(anchor, now);
         }
         if !open.silent && now.at.saturating_duration_since(open.heard.at) >= SILENCE {
             self.on_silence(now);
@@ -457,8 +463,7 @@ impl Engine {
         }
         self.end_window(cause, why, now);
         if let Opening::Candidate { anchor, .. } = self.reading.opening {
-            // It is open already.
-            return self.adopt(anchor, now);
+            return self.go_on_with(anchor, now);
         }
         self.effect(Effect::Close);
         match cause {
@@ -475,6 +480,14 @@ impl Engine {
         }
         self.border_cannot_come();
         self.changed();
+    }
+
+    /// Reads the window that was opened beside the one that has ended, unless a successor takes over.
+    fn go_on_with(&mut self, anchor: Position, now: Moment) {
+        self.border_cannot_come();
+        if matches!(self.reading.opening, Opening::Candidate { .. }) {
+            self.adopt(anchor, now);
+        }
     }
 
     /// Notes the gap that begins with the window's end.
