@@ -152,7 +152,7 @@ pub(crate) fn options(settings: &Capture, numbering: &str) -> Options {
     for group in &settings.groups {
         resp::argument(&mut arguments, group.as_bytes());
     }
-    Options { arguments, count: 4 + settings.groups.len() }
+    Options::new(arguments, 4 + settings.groups.len())
 }
 
 impl Outcome {

@@ -21,7 +21,7 @@ use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
 /// connection may still run commands. Every server that tidegate supports speaks it (Redis 6.0).
 ///
-/// Where the endpoint has several addresses, the one is used that is the master, see [`masters`].
+/// Where the endpoint has several addresses, the one is used that is the master, see `masters`.
 ///
 /// Cancel safe: a dropped future leaves nothing behind.
 ///

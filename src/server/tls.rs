@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Constraints. A certificate is good if its chain holds and it is for the host that is connected to or for a name
-//! that the configuration has ([`names`]); nothing turns that off. No session is resumed: connections are few and
+//! that the configuration has (`names`); nothing turns that off. No session is resumed: connections are few and
 //! long, a handshake costs a millisecond, and a resumed session trusts what was verified earlier. What a key file
 //! holds is in no error.
 //!

@@ -54,15 +54,17 @@ pub struct Options {
     pub(in crate::capture) arguments: Vec<u8>,
     /// How many.
     pub(in crate::capture) count: usize,
+    /// How the batch's positions are counted, as the arguments say; empty in a record of release 0.1.0.
+    pub(super) numbering: Vec<u8>,
 }
 
 impl Options {
-    /// How the batch's positions are counted; empty in a record of release 0.1.0.
-    pub(super) fn numbering(&self) -> &[u8] {
+    /// Options of so many arguments, RESP-encoded.
+    pub(in crate::capture) fn new(arguments: Vec<u8>, count: usize) -> Self {
         // The first argument: `$20`, a line end, and two characters and a space before it.
-        let mut lines = self.arguments.split(|byte| *byte == b'\n');
-        let flags = lines.nth(1).unwrap_or_default().trim_ascii_end();
-        flags.get(3..).unwrap_or_default()
+        let flags = arguments.split(|byte| *byte == b'\n').nth(1).unwrap_or_default().trim_ascii_end();
+        let numbering = flags.get(3..).unwrap_or_default().to_vec();
+        Self { arguments, count, numbering }
     }
 }
 

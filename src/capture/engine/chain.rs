@@ -203,15 +203,14 @@ impl Chain {
     /// Whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing that is
     /// counted so compares with it inside that epoch.
     fn differs(&self, numbering: &[u8]) -> bool {
-        let inside = self.checkpoint().is_some_and(|at| at.ordinal > 0);
-        inside
+        self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
             && !numbering.is_empty()
-            && self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
+            && self.checkpoint().is_some_and(|at| at.ordinal > 0)
     }
 
     /// Whether a batch does not compare with the checkpoint.
     fn is_foreign_to(&self, batch: &Batch) -> bool {
-        self.differs(batch.options.numbering())
+        self.differs(&batch.options.numbering)
             && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
     }
 
@@ -614,10 +613,8 @@ impl Chain {
         match outcome {
             Ok(Outcome::Stored(stored, passage)) => match self.pass(&passage.unwrap_or_default()) {
                 Some(mut counts) => {
-                    let batch = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
-                    let numbering = batch.map(|batch| batch.options.numbering()).unwrap_or_default();
-                    let numbering = String::from_utf8_lossy(numbering).into_owned();
-                    self.advance(stored.position, Some(numbering).filter(|named| !named.is_empty()));
+                    self.advance(stored.position);
+                    self.count_as_passed();
                     self.went_back = None;
                     let gap = self.take_forced(&mut counts);
                     Step::Stored { counts, stored, gap }
@@ -627,7 +624,8 @@ impl Chain {
             Ok(Outcome::Duplicate(position, passage)) => match self.pass(&passage) {
                 Some(mut counts) => {
                     // How that is counted the state will say.
-                    self.advance(Some(position), None);
+                    self.advance(Some(position));
+                    self.counted = None;
                     let gap = self.take_forced(&mut counts);
                     Step::Duplicate { counts, gap }
                 }
@@ -645,7 +643,8 @@ impl Chain {
             Ok(Outcome::Stopped(stored, error)) => {
                 self.refuse();
                 if stored.position.is_some() {
-                    self.advance(stored.position, None);
+                    self.advance(stored.position);
+                    self.counted = None;
                 }
                 Step::Wait(Error::Reply(error), Some(stored))
             }
@@ -677,10 +676,19 @@ impl Chain {
         gap
     }
 
+    /// The checkpoint is counted as the batch that was stored last.
+    fn count_as_passed(&mut self) {
+        let batch = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
+        let Some(numbering) = batch.map(|batch| batch.options.numbering.as_slice()) else { return };
+        if self.counted.as_ref().is_none_or(|counted| counted.as_bytes() != numbering) {
+            let numbering = String::from_utf8_lossy(numbering).into_owned();
+            self.counted = Some(numbering).filter(|named| !named.is_empty());
+        }
+    }
+
     /// The state has come to `position` by what was sent, or further.
-    fn advance(&mut self, position: Option<Position>, numbering: Option<String>) {
+    fn advance(&mut self, position: Option<Position>) {
         self.begun = true;
-        self.counted = numbering;
         self.checkpoint = Some(self.checkpoint.flatten().max(position));
     }
 

@@ -157,7 +157,7 @@ impl<'a> Cursor<'a> {
         let opened_unix_ms = self.number()?;
         let (events, rejected, filtered) = (self.count()?, self.count()?, self.count()?);
         let (items, arguments, count) = (self.size()?, self.size()?, self.size()?);
-        let options = Arc::new(Options { arguments: self.block()?.to_vec(), count });
+        let options = Arc::new(Options::new(self.block()?.to_vec(), count));
         let epochs = self.epochs()?;
         let positions = self.block()?.to_vec();
         let runs = self.block()?.to_vec();
