@@ -65,7 +65,7 @@ pub(super) use intake::plausible;
 pub(super) use leadership::STAND;
 pub(super) use notice::{Notice, Severity, Side};
 pub(super) use reading::Lost;
-pub(super) use replication::{Linked, Numbering};
+pub(super) use replication::Linked;
 pub(super) use report::View;
 pub(super) use writing::{Connected, Scripts};
 
@@ -134,7 +134,7 @@ pub(super) enum Effect {
     /// Close the open window, if any, and read the opened one from now on.
     Adopt,
     /// Read the opened link as a tap from now on.
-    Tap(Numbering),
+    Tap,
     /// Drop what is being opened, or is opened and not adopted.
     DropOpening,
     /// Close the open window or tap.

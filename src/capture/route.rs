@@ -275,8 +275,8 @@ impl Route {
                     self.source.adopt();
                     self.read(now);
                 }
-                Effect::Tap(numbering) => {
-                    self.tap(numbering);
+                Effect::Tap => {
+                    self.tap();
                     self.read(now);
                 }
                 Effect::DropOpening => self.source.drop_opening(),

@@ -499,15 +499,19 @@ impl Engine {
         let unheard = now.at.saturating_duration_since(open.heard.at).as_millis();
         let since = now.unix_ms.saturating_sub(u64::try_from(unheard).unwrap_or_default());
         self.gap = Some(Gap::begins(cause, why, since));
-        self.rollout.window_lost();
-        self.leadership.hurry();
         let text = format!(
             "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
         );
-        self.log(
-            Notice::warn("source_lost", text).of_an_outage().of(Side::Source).cause(cause.as_str()),
-            now,
-        );
+        self.source_lost(cause, text, now);
+    }
+
+    /// Nothing is read for the moment: an announced anchor will not come, the other instances want to know, and so does
+    /// the operator.
+    pub(super) fn source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
+        self.rollout.window_lost();
+        self.leadership.hurry();
+        let notice = Notice::warn("source_lost", text).of_an_outage();
+        self.log(notice.of(Side::Source).cause(cause.as_str()), now);
     }
 
     /// Ends the window: there is no room for more.

@@ -28,10 +28,10 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// In which epoch an offset lies.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::capture) struct Numbering {
-    pub(in crate::capture) epoch: Epoch,
+pub(super) struct Numbering {
+    epoch: Epoch,
     /// Behind this offset it is another one.
-    pub(in crate::capture) fork: Option<(u64, Epoch)>,
+    fork: Option<(u64, Epoch)>,
 }
 
 impl Numbering {
@@ -257,7 +257,7 @@ impl Engine {
             }
             Start::Anew { why, .. } => (Numbering { epoch, fork: None }, Some(why)),
         };
-        self.effect(Effect::Tap(numbering));
+        self.effect(Effect::Tap);
         let anchor = numbering.at(offset);
         self.raise_floor(anchor.epoch.number + 1);
         match anew {
@@ -349,15 +349,10 @@ impl Engine {
             _ => Opening::Closed,
         };
         self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, now.unix_ms));
-        self.rollout.window_lost();
-        self.leadership.hurry();
         let text = format!(
             "the link has ended: {why}; another one goes on at the same place, as far back as the source's backlog reaches"
         );
-        self.log(
-            Notice::warn("source_lost", text).of_an_outage().of(Side::Source).cause(cause.as_str()),
-            now,
-        );
+        self.source_lost(cause, text, now);
         self.border_cannot_come();
         self.changed();
     }

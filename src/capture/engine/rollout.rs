@@ -1,7 +1,9 @@
 //! How a newer configuration becomes the one that is written by, while another instance runs an older one.
 //!
-//! It says in the state at which anchor it begins, and opens a window with that anchor. What stands before
-//! the anchor, and the anchor itself, is the older one's to store; from there on the script refuses it.
+//! Where it can go on at the checkpoint, it does: the script refuses the older revision from then on. Where it cannot,
+//! since the older one counts other messages and stands inside an epoch, it says in the state at which anchor it begins,
+//! and opens a window with that anchor. What stands before the anchor, and the anchor itself, is the older one's to store;
+//! from there on the script refuses it.
 //!
 //! Failure: what was said can be lost with a failover of the destination, or something older can come back
 //! with it, at whose anchor nobody of the newer configuration listens any more. Then the older one would

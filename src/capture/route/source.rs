@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::{Lost, Pending, Route};
-use crate::capture::engine::{Flow, Linked, Numbering};
+use crate::capture::engine::{Flow, Linked};
 use crate::capture::item::Item;
 use crate::capture::listening::Listening;
 use crate::capture::tap::Tap;
@@ -181,7 +181,7 @@ impl Route {
     }
 
     /// Reads the opened link from now on.
-    pub(super) fn tap(&mut self, _: Numbering) {
+    pub(super) fn tap(&mut self) {
         let Opening::Linked(link) = std::mem::take(&mut self.source.opening) else { return };
         let sharded = self.parts.capture.mode.replication().is_some_and(|settings| settings.sharded);
         let address = link.address().clone();

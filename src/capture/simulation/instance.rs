@@ -52,7 +52,7 @@ impl World {
     /// The process ends, in whatever state, and another one takes its place.
     pub(super) fn restart(&mut self, which: usize, configuration: u64) {
         for route in 0..self.instances[which].routes.len() {
-            self.lose_link(which, route);
+            self.drop_link(which, route);
         }
         let disk = self.instances[which].disk.clone();
         let fresh = Instance::start(self, which, configuration, disk);
@@ -103,7 +103,7 @@ impl World {
         if !self.instances[which].routes[0].engine.is_done(now.at) {
             return;
         }
-        self.lose_link(which, 0);
+        self.drop_link(which, 0);
         let ended = self.instances[which].routes.remove(0);
         let Route { mut engine, log, request, received, dropped_before, .. } = ended;
         let dropped: u64 = engine.view(now).process.dropped.values().sum();

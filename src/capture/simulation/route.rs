@@ -139,7 +139,7 @@ impl World {
                         format!("i{which}.{route} {}: {} {:?}", notice.event, notice.text, notice.position)
                     });
                 }
-                Effect::OpenLink(_) | Effect::Tap(_) => unreachable!("replication is not made up here"),
+                Effect::OpenLink(_) | Effect::Tap => unreachable!("replication is not made up here"),
             }
         }
     }
@@ -275,11 +275,6 @@ impl World {
             }
         }
         self.route(which, route).link = None;
-    }
-
-    /// The connection breaks, and the engine hears of it never: the route ends.
-    pub(super) fn lose_link(&mut self, which: usize, route: usize) {
-        self.drop_link(which, route);
     }
 
     /// The connection breaks.

@@ -1,0 +1,340 @@
+//! Where the state stands, and what that makes of the batches in hand: stored, stored by another, lost, in hand again.
+//!
+//! The checkpoint moves by this instance's own batches, by another instance's, and back by a failover. Each time the chain
+//! finds the batch that holds what follows. Positions of a configuration that counts other messages compare with the
+//! checkpoint at anchors only: those in hand are *foreign* meanwhile.
+
+use super::super::batch::Batch;
+use super::super::gap::{Gap, Joint};
+use super::{Chain, went_back};
+use crate::capture::append::{Outcome, Stored};
+use crate::capture::state::Passage;
+use crate::event::GapCause;
+use crate::position::Position;
+use crate::server::Error;
+use std::time::Instant;
+
+/// What the owner of the chain is to do after a reply.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A batch is stored: count it and go on. The gap before it is recorded.
+    Stored { counts: Counts, stored: Stored, gap: Option<Gap> },
+    /// A batch was already there, or lost: count it and go on.
+    Duplicate { counts: Counts, gap: Option<Gap> },
+    /// A batch lies in a history that the state has left: count it as dropped and go on.
+    Dropped { events: u64 },
+    /// The state is not where it was thought to be: send again, from where the chain now stands.
+    /// So many events are in hand again that were stored before.
+    Again { rewound: u64 },
+    /// Nothing can be stored for now; send again after a wait that the error's class tells.
+    Wait(Error, Option<Stored>),
+    /// What follows is a newer configuration's to write.
+    Superseded,
+    /// The state stands where another configuration has counted, and does not compare with what is in hand.
+    Foreign,
+    /// The reply belonged to a batch behind a refused one.
+    Ignored,
+}
+
+/// What is known of a batch that was dealt with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    /// Messages in it.
+    pub(crate) events: u64,
+    /// Of these, how many another writer has passed inside a recorded gap.
+    pub(crate) lost: u64,
+    /// Messages that are lost before it with a damaged spool.
+    pub(crate) lost_before: u64,
+    /// Whether the gap before it was recorded already.
+    pub(crate) recorded: bool,
+    /// When its first item was read.
+    pub(crate) opened: Instant,
+    /// Its first item.
+    pub(crate) first: Position,
+}
+
+impl Counts {
+    fn of(batch: &Batch) -> Self {
+        Self {
+            events: batch.events,
+            lost: 0,
+            lost_before: batch.joint.lost(),
+            recorded: false,
+            opened: batch.opened,
+            first: batch.first,
+        }
+    }
+}
+
+/// What others have dealt with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Stored by another instance.
+    pub(crate) deduplicated: u64,
+    /// In a history that the state has left, or inside a gap that was recorded.
+    pub(crate) stale: u64,
+    /// Lost with a damaged spool, and recorded by a call whose reply never came, or by another instance.
+    pub(crate) corrupt: u64,
+    /// In hand again: the state went back.
+    pub(crate) rewound: u64,
+}
+
+impl Chain {
+    /// Whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing that is
+    /// counted so compares with it inside that epoch.
+    fn differs(&self, numbering: &[u8]) -> bool {
+        self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
+            && !numbering.is_empty()
+            && self.checkpoint().is_some_and(|at| at.ordinal > 0)
+    }
+
+    /// Whether a batch does not compare with the checkpoint.
+    pub(super) fn is_foreign_to(&self, batch: &Batch) -> bool {
+        self.differs(&batch.options.numbering)
+            && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
+    }
+
+    /// Whether what is in hand, or comes next in the open window, does not compare with the checkpoint.
+    pub(crate) fn is_foreign(&self) -> bool {
+        match self.ring.get(self.passed) {
+            Some(front) => self.is_foreign_to(front),
+            None => {
+                self.differs(self.numbering.as_bytes())
+                    && self.checkpoint().is_some_and(|at| self.epochs.contains(&at.epoch))
+            }
+        }
+    }
+
+    /// Takes in where the state stands, and which epochs it has passed. To be asked while nothing is
+    /// awaited; else what is on its way is judged by its own reply.
+    pub(crate) fn found(
+        &mut self,
+        position: Option<Position>,
+        numbering: Option<&str>,
+        passage: &Passage,
+        since_unix_ms: Option<u64>,
+        now_unix_ms: u64,
+    ) -> Passed {
+        if self.awaited() > 0 {
+            return Passed::default();
+        }
+        if !self.was_read() {
+            self.since_unix_ms = since_unix_ms;
+        }
+        let rewound = self.moved(position, numbering, now_unix_ms);
+        let mut found = Passed { rewound, ..Passed::default() };
+        while let Some(front) = self.ring.get(self.passed)
+            && Some(front.last) <= position
+            && !self.is_foreign_to(front)
+        {
+            if passage.went_through(front.last.epoch) {
+                let lost = front.lost(passage);
+                found.stale += lost;
+                found.deduplicated += front.events - lost;
+                if passage.has_gap_before(front.first) {
+                    found.corrupt += front.joint.lost();
+                } else {
+                    // Another instance held what was lost here.
+                    found.deduplicated += front.joint.lost();
+                }
+                self.pass(passage);
+            } else {
+                found.stale += front.events;
+                self.drop_front(position, now_unix_ms);
+            }
+        }
+        found
+    }
+
+    /// The state stands at `position`. Returns how many events are in hand again.
+    fn moved(&mut self, position: Option<Position>, numbering: Option<&str>, now_unix_ms: u64) -> u64 {
+        let before = self.checkpoint.replace(position).flatten();
+        let otherwise = numbering.is_some() && self.counted.is_some() && self.counted.as_deref() != numbering;
+        self.counted = numbering.map(str::to_owned);
+        self.begun |= position.is_some();
+        let same_epoch = position.zip(before).is_some_and(|(now, before)| now.epoch == before.epoch);
+        if position >= before || (otherwise && same_epoch) {
+            return 0;
+        }
+        self.went_back = Some(went_back(position, None, now_unix_ms));
+        // A state that is gone says nothing of its streams: what was stored is not stored again.
+        if position.is_none() {
+            return 0;
+        }
+        let mut rewound = 0;
+        while let Some(at) = self.passed.checked_sub(1)
+            && let Some(batch) = self.ring.get(at)
+            && Some(batch.last) > position
+        {
+            rewound += batch.events + batch.joint.lost();
+            self.held_bytes += batch.held_bytes();
+            self.kept_bytes = self.kept_bytes.saturating_sub(batch.held_bytes());
+            self.passed = at;
+            self.sent = at;
+        }
+        rewound
+    }
+
+    /// Gives up what does not compare with the checkpoint. What follows it at a later anchor is kept, behind a gap. Returns
+    /// how many messages were given up.
+    pub(crate) fn drop_foreign(&mut self, now_unix_ms: u64) -> u64 {
+        let (mut events, mut began) = (0, now_unix_ms);
+        while self.awaited() == 0
+            && let Some(front) = self.ring.get(self.passed)
+            && self.is_foreign_to(front)
+            && let Some(batch) = self.ring.remove(self.passed)
+        {
+            self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
+            self.owed_lost += batch.joint.lost();
+            events += batch.events;
+            began = began.min(batch.opened_unix_ms);
+        }
+        let why = "another configuration wrote last, and counts messages otherwise";
+        let gap = Gap { dropped: events, ..Gap::begins(GapCause::Rollout, why, began) };
+        let follows = self.ring.get(self.passed).is_some_and(|next| !next.joint.opens_window());
+        if events > 0 || follows {
+            self.owe(gap.clone());
+        }
+        if follows && let Some(next) = self.ring.get_mut(self.passed) {
+            next.joint = Joint::Gap(Gap { dropped: 0, ..gap.until(next.opened_unix_ms) });
+        }
+        events
+    }
+
+    /// Whether the state stands in an epoch that is not before those of the open window and is none of
+    /// them: then the window was numbered from an epoch that has gone back.
+    pub(crate) fn is_behind(&self) -> bool {
+        let newest = self.epochs.back().map(|epoch| epoch.number);
+        self.checkpoint().is_some_and(|at| {
+            newest.is_some_and(|newest| newest <= at.epoch.number) && !self.epochs.contains(&at.epoch)
+        })
+    }
+
+    /// Takes in the reply to the oldest batch that is on its way.
+    pub(crate) fn replied(&mut self, outcome: Result<Outcome, Error>, now_unix_ms: u64) -> Step {
+        if self.refused > 0 {
+            self.refused -= 1;
+            return Step::Ignored;
+        }
+        match outcome {
+            Ok(Outcome::Stored(stored, passage)) => match self.pass(&passage.unwrap_or_default()) {
+                Some(mut counts) => {
+                    self.advance(stored.position);
+                    self.count_as_passed();
+                    self.went_back = None;
+                    let gap = self.take_forced(&mut counts);
+                    Step::Stored { counts, stored, gap }
+                }
+                None => Step::Ignored,
+            },
+            Ok(Outcome::Duplicate(position, passage)) => match self.pass(&passage) {
+                Some(mut counts) => {
+                    // How that is counted the state will say.
+                    self.advance(Some(position));
+                    self.counted = None;
+                    let gap = self.take_forced(&mut counts);
+                    Step::Duplicate { counts, gap }
+                }
+                None => Step::Ignored,
+            },
+            Ok(Outcome::Stale(position)) => {
+                self.refuse();
+                self.moved(Some(position), None, now_unix_ms);
+                Step::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
+            }
+            Ok(Outcome::Behind(position)) => {
+                self.refuse();
+                Step::Again { rewound: self.moved(position, None, now_unix_ms) }
+            }
+            Ok(Outcome::Stopped(stored, error)) => {
+                self.refuse();
+                if stored.position.is_some() {
+                    self.advance(stored.position);
+                    self.counted = None;
+                }
+                Step::Wait(Error::Reply(error), Some(stored))
+            }
+            Ok(Outcome::Foreign(position, numbering)) => {
+                self.refuse();
+                self.moved(Some(position), Some(&numbering), now_unix_ms);
+                Step::Foreign
+            }
+            Ok(Outcome::Superseded) => {
+                self.refuse();
+                Step::Superseded
+            }
+            Err(error) => {
+                self.refuse();
+                Step::Wait(error, None)
+            }
+        }
+    }
+
+    /// The gap that the batch carried is recorded, and everything that was owed with it.
+    fn take_forced(&mut self, counts: &mut Counts) -> Option<Gap> {
+        let gap = self.forced.take();
+        if gap.is_some() {
+            counts.lost_before += std::mem::take(&mut self.owed_lost);
+        }
+        if self.owed_lost == 0 {
+            self.owed = None;
+        }
+        gap
+    }
+
+    /// The checkpoint is counted as the batch that was stored last.
+    fn count_as_passed(&mut self) {
+        let batch = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
+        let Some(numbering) = batch.map(|batch| batch.options.numbering.as_slice()) else { return };
+        if self.counted.as_ref().is_none_or(|counted| counted.as_bytes() != numbering) {
+            let numbering = String::from_utf8_lossy(numbering).into_owned();
+            self.counted = Some(numbering).filter(|named| !named.is_empty());
+        }
+    }
+
+    /// The state has come to `position` by what was sent, or further.
+    fn advance(&mut self, position: Option<Position>) {
+        self.begun = true;
+        self.checkpoint = Some(self.checkpoint.flatten().max(position));
+    }
+
+    /// What is on its way behind the oldest will be refused as well.
+    fn refuse(&mut self) {
+        self.refused = (self.sent - self.passed).saturating_sub(1);
+        self.sent = self.passed;
+        self.forced = None;
+    }
+
+    /// The oldest batch that waits is stored: it is kept until that is durable.
+    fn pass(&mut self, passage: &Passage) -> Option<Counts> {
+        let batch = self.ring.get(self.passed)?;
+        let bytes = batch.held_bytes();
+        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        self.kept_bytes += bytes;
+        self.passed += 1;
+        self.sent = self.sent.max(self.passed);
+        let recorded = passage.has_gap_before(batch.first);
+        Some(Counts { lost: batch.lost(passage), recorded, ..Counts::of(batch) })
+    }
+
+    /// Gives up the oldest batch that waits; what was to be recorded with it still is.
+    fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
+        let Some(batch) = self.ring.remove(self.passed) else { return 0 };
+        self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
+        self.owed_lost += batch.joint.lost();
+        let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
+        let dropped = Gap {
+            cause: GapCause::Stale,
+            detail: format!("another writer had moved on to {place}, past {}", batch.last),
+            started_unix_ms: batch.opened_unix_ms,
+            ended_unix_ms: now_unix_ms,
+            dropped: batch.events,
+        };
+        let dropped = match batch.joint {
+            Joint::Gap(own) => dropped.with(own),
+            Joint::Follows(_) | Joint::Start => dropped,
+        };
+        self.owe(dropped);
+        batch.events
+    }
+}
