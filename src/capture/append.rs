@@ -83,6 +83,11 @@ impl Append {
         Self { hash, keys, revision }
     }
 
+    /// Appends under this revision from now on.
+    pub(crate) fn set_revision(&mut self, revision: String) {
+        self.revision = revision;
+    }
+
     /// Appends the command to `out`. `prev` is what comes before the batch if all goes well, `gap` what
     /// may be missing between the two.
     pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {

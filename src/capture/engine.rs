@@ -434,6 +434,12 @@ impl Engine {
         self.facts().coverage == chain::Coverage::Watching
     }
 
+    /// Under which revision it writes.
+    #[cfg(test)]
+    pub(super) fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
+    }
+
     /// Whether there is no room for more.
     #[cfg(test)]
     pub(super) fn is_full(&self) -> bool {

@@ -166,8 +166,10 @@ struct World {
     old_model: Option<Model>,
     /// What the destination refuses for now, and with what words.
     refusal: Option<(destination::Call, &'static str)>,
-    /// The newest configuration.
+    /// What is configured: every instance is given it in the end.
     configuration: u64,
+    /// What was configured so far, ascending.
+    configurations: Vec<u64>,
     /// What a failover may take the destination back to.
     earlier: Model,
     instances: Vec<Instance>,
@@ -219,6 +221,7 @@ impl World {
             old_model: None,
             refusal: None,
             configuration: 0,
+            configurations: vec![0],
             earlier: Model::default(),
             instances: Vec::new(),
             promised: None,
@@ -341,6 +344,7 @@ impl World {
             self.pass(passed);
             if round > 20 && self.is_settled() {
                 self.check_noise(windows, lines);
+                self.check_ranks();
                 return;
             }
         }

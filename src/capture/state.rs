@@ -196,6 +196,15 @@ impl Revision {
         self.hashes != other.hashes
     }
 
+    /// The highest rank that the state knows of this very configuration, where that is higher: another instance was given
+    /// it when it went back to this configuration.
+    pub(crate) fn raised(&self, state: &State) -> Option<Self> {
+        let announced = state.next.as_ref().map(|(_, revision)| revision);
+        let known = state.revision.iter().chain(&state.highest).chain(announced);
+        let higher = known.filter(|known| !known.differs(self) && known.generation > self.generation);
+        higher.max_by_key(|known| known.generation).cloned()
+    }
+
     /// Whether positions mean the same under both: one may go on where the other stopped.
     pub(crate) fn numbers_alike(&self, other: &Self) -> bool {
         let numbering = |revision: &Self| revision.hashes.split('-').next().map(str::to_owned);

@@ -202,6 +202,26 @@ fn a_newer_configuration_takes_over_at_an_anchor() {
     }
 }
 
+/// One is given another `keep`, and then what it had: the other one never had anything else, and must go on with it.
+#[test]
+fn a_configuration_that_was_tried_and_taken_back_leaves_both_able_to_write() {
+    for mode in ["subscribe", "replication"] {
+        let mut pair = pair_in(mode, &[&["superseded", "superseded_no_more"]]);
+        let load = pair.load();
+        let own = routes(mode, "refunds");
+        pair.first.reload(&own.replace("\"forever\"", "{ entries = 1000000000 }"));
+        pair.second.wait_state("orders", RouteState::Superseded);
+        pair.appends_go_on();
+        pair.first.reload(&own);
+        pair.second.wait_state("orders", RouteState::Standby);
+        pair.appends_go_on();
+        pair.first.kill();
+        pair.second.wait_leader("orders");
+        pair.appends_go_on();
+        pair.ends_exact(load);
+    }
+}
+
 /// Nothing comes, so the newer configuration does not write; then its instance is gone.
 #[test]
 fn a_configuration_that_took_over_and_never_wrote_holds_nobody_up() {

@@ -175,7 +175,12 @@ impl Engine {
 
     /// Sees to it that the newest configuration is the one that is written by.
     fn follow_revision(&mut self, state: &State, now: Moment) {
-        let Some(own) = self.revision.clone() else { return };
+        let Some(mut own) = self.revision.clone() else { return };
+        if let Some(raised) = own.raised(state) {
+            self.writing.set_revision(&raised);
+            self.revision = Some(raised.clone());
+            own = raised;
+        }
         self.instead_of = None;
         self.takes_over = false;
         let alone = self.leadership.is_alone(now.at);

@@ -180,6 +180,13 @@ impl Writing {
         }
     }
 
+    /// Appends under this revision from now on.
+    pub(super) fn set_revision(&mut self, revision: &Revision) {
+        if let Link::Up(up) = &mut self.link {
+            up.scripts.append.set_revision(revision.to_string());
+        }
+    }
+
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.link {

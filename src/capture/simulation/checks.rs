@@ -19,6 +19,16 @@ impl World {
         })
     }
 
+    /// Once everything is well, an instance with the configuration that wrote last could write as well.
+    pub(super) fn check_ranks(&self) {
+        let state = State::read(&self.model.state_reply()).unwrap();
+        let Some(written) = &state.revision else { return };
+        for route in self.instances.iter().flat_map(|one| &one.routes) {
+            let own = route.engine.revision().unwrap();
+            assert!(own.differs(written) || own == written, "{own} is refused where {written} wrote");
+        }
+    }
+
     /// How many windows were opened, and how many lines were logged.
     pub(super) fn noise(&self) -> (usize, usize) {
         let of = |what: fn(&Instance) -> usize| self.instances.iter().map(what).sum();
@@ -129,15 +139,20 @@ impl World {
         assert_ne!(self.model.position(), "-", "a history in which nothing is stored proves nothing");
     }
 
+    /// Whether configurations ever numbered in several ways.
+    fn numbers_otherwise(&self) -> bool {
+        self.configurations.iter().any(|one| numbering(*one) > 0)
+    }
+
     /// Whether a message must be stored, or lie in a gap.
     fn is_promised(&self, number: u64) -> bool {
-        let of_some = is_of_some(number) && numbering(self.configuration) > 0;
+        let of_some = is_of_some(number) && self.numbers_otherwise();
         !is_filtered(number) && !of_some
     }
 
     /// At the end, what a process that lives has received is stored, or counted as dropped.
     pub(super) fn check_what_was_received(&mut self) {
-        if self.went_back || numbering(self.configuration) > 0 {
+        if self.went_back || self.numbers_otherwise() {
             // Across numberings it is not known which message another configuration has stored.
             return;
         }

@@ -8,7 +8,7 @@ impl World {
         let mut configuration = self.instances[which].configuration;
         if self.rng.u8(..4) == 0 {
             // It comes back with what is configured by then.
-            configuration = self.newer_configuration();
+            configuration = self.other_configuration();
         }
         self.restart(which, configuration);
         self.instances[which].up = false;
@@ -156,7 +156,7 @@ impl World {
             }
             106..118 if !self.gentle => self.damage(which),
             118..128 => {
-                let configuration = self.newer_configuration();
+                let configuration = self.other_configuration();
                 self.reload(which, configuration);
             }
             128..134 => self.stop(which),

@@ -123,9 +123,17 @@ impl World {
         self.drive(which, 0);
     }
 
-    /// A newer configuration; half of them number otherwise.
-    pub(super) fn newer_configuration(&mut self) -> u64 {
-        self.configuration += if self.rng.bool() { 1 } else { 1 << 16 };
+    /// What is configured from now on: something new, of which half numbers otherwise; or something that was before.
+    pub(super) fn other_configuration(&mut self) -> u64 {
+        let newest = *self.configurations.last().unwrap();
+        self.configuration = match self.rng.u32(..6) {
+            0 | 1 => *self.rng.choice(&self.configurations).unwrap(),
+            2 | 3 => newest + 1,
+            _ => newest + (1 << 16),
+        };
+        if self.configuration > newest {
+            self.configurations.push(self.configuration);
+        }
         self.configuration
     }
 
