@@ -212,6 +212,11 @@ impl Chain {
         self.last
     }
 
+    /// When the first item of the last batch in hand was read; milliseconds since 1970.
+    pub(crate) fn last_opened_unix_ms(&self) -> Option<u64> {
+        self.ring.back().map(|batch| batch.opened_unix_ms)
+    }
+
     /// Whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
     pub(crate) fn was_read(&self) -> bool {
         self.checkpoint.is_some()

@@ -91,8 +91,13 @@ impl Engine {
         self.found_state(&state, now);
         self.follow_revision(&state, now);
         if led != self.leadership.is_leader() {
-            let notice = if led {
+            let notice = if led && self.leadership.is_told_of_a_leader() {
                 Notice::info("standing_by", "another instance writes")
+            } else if led {
+                Notice::info(
+                    "standing_by",
+                    "this instance cannot write for the moment, and no other one does yet",
+                )
             } else {
                 Notice::info("leading", "this instance writes")
             };

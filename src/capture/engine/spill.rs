@@ -440,14 +440,11 @@ impl Reading<'_> {
         self.lost(damage.after.map(Position::from_bytes), upto, damage.events, &detail);
     }
 
+    /// A loss behind what was read last.
     fn gap(&self, detail: String, dropped: u64) -> Gap {
-        Gap {
-            cause: GapCause::SpoolCorrupt,
-            detail,
-            started_unix_ms: self.now.unix_ms,
-            ended_unix_ms: self.now.unix_ms,
-            dropped,
-        }
+        let now = self.now.unix_ms;
+        let since = self.chain.last_opened_unix_ms().map_or(now, |last| last.min(now));
+        Gap { ended_unix_ms: now, dropped, ..Gap::begins(GapCause::SpoolCorrupt, detail, since) }
     }
 
     /// Messages are lost. They stay counted as received: a hole or the next gap carries them.

@@ -232,7 +232,7 @@ impl Engine {
         self.chain.disconnected();
         self.leadership.disconnected();
         let notice = Notice::info("destination_connected", "ready to append").of(Side::Destination);
-        self.log(notice.position(state.position).always(), now);
+        self.log(notice.position(state.position), now);
         self.writing.link = Link::Up(Box::new(Up {
             scripts,
             sent: VecDeque::new(),
@@ -393,7 +393,10 @@ impl Engine {
             class @ (Class::Park | Class::Retry) => {
                 let park = class == Class::Park;
                 let wait = if park { PARKED } else { self.writing.backoff.next_wait() };
-                if let Link::Up(up) = &mut self.writing.link {
+                // Questions go on in a pause, and are refused as well: that makes it no longer.
+                if let Link::Up(up) = &mut self.writing.link
+                    && up.paused_until.is_none_or(|until| until <= now.at)
+                {
                     up.paused_until = Some(now.at + wait);
                 }
                 self.refused(error, park, now);

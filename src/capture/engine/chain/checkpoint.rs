@@ -308,6 +308,8 @@ impl Chain {
     /// The oldest batch that waits is stored: it is kept until that is durable.
     fn pass(&mut self, passage: &Passage) -> Option<Counts> {
         let batch = self.ring.get(self.passed)?;
+        // What an earlier process left on disk is stored up to here: a restart's gap begins after it.
+        self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.kept_bytes += bytes;
