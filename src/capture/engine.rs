@@ -61,7 +61,6 @@ pub(super) use ending::Carried;
 pub(super) use gap::Gap;
 pub(super) use intake::Flow;
 #[cfg(test)]
-pub(super) use intake::plausible;
 pub(super) use leadership::STAND;
 pub(super) use notice::{Notice, Severity, Side};
 pub(super) use reading::Lost;
@@ -97,6 +96,8 @@ pub(super) struct Settings {
     /// The servers' addresses, for the operator.
     pub(super) source: String,
     pub(super) destination: String,
+    /// Where the source keeps its last epoch, for the operator.
+    pub(super) epoch_key: String,
     pub(super) durability: Durability,
     /// This instance among those that run the same route.
     pub(super) instance: String,

@@ -83,11 +83,13 @@ impl Model {
             self.lease.remove("holder");
             self.lease.remove("until");
         }
-        let own = format!("instance:{me}");
+        let (own, revision) = (format!("instance:{me}"), format!("revision:{me}"));
         if want == "leave" {
             self.lease.remove(&own);
+            self.lease.remove(&revision);
         } else {
             self.lease.insert(own.clone(), format!("{now_ms} {} {}", word(4), word(5)));
+            self.lease.insert(revision, word(8));
         }
         if !word(6).is_empty() && self.state.get("revision") == Some(&word(7)) {
             if self.state.get("highest").is_none_or(|highest| word(7) > *highest) {
@@ -97,13 +99,16 @@ impl Model {
             self.state.remove("next");
         }
         let mut others = Vec::new();
+        let lease = self.lease.clone();
         self.lease.retain(|field, value| {
             let Some(name) = field.strip_prefix("instance:").filter(|_| *field != own) else { return true };
             let words: Vec<&str> = value.split(' ').collect();
             let ago = now_ms.abs_diff(words[0].parse().unwrap());
             if ago < remembered {
-                let ago = ago.to_string();
-                others.extend([name, &ago, words[1], words[2]].map(|word| Value::Bytes(word.into())));
+                let (ago, revision) = (ago.to_string(), lease.get(&format!("revision:{name}")));
+                let revision = revision.map_or("", String::as_str);
+                others
+                    .extend([name, &ago, words[1], words[2], revision].map(|word| Value::Bytes(word.into())));
             }
             ago < remembered
         });

@@ -120,6 +120,7 @@ impl Route {
             keys: keys.clone(),
             numbering: Revision::numbering(&parts.capture),
             source: parts.source.address.to_string(),
+            epoch_key: crate::config::keys::epoch(&parts.source.key_prefix),
             destination: parts.destination.address.to_string(),
             durability: parts.destination.durability,
             instance: parts.instance.clone(),

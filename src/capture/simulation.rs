@@ -360,6 +360,14 @@ impl World {
         routes.collect::<Vec<_>>().join("\n")
     }
 
+    /// One instance is taken away for good. The others have the configuration that they have.
+    fn take_one_away(&mut self) {
+        if !self.gentle && self.instances.len() > 1 && self.rng.u8(..4) == 0 {
+            self.instances.pop();
+            self.configuration = self.instances[0].configuration;
+        }
+    }
+
     fn run(mut self) -> Self {
         if self.gentle {
             self.settle();
@@ -394,6 +402,7 @@ impl World {
             self.check();
         }
         self.publish();
+        self.take_one_away();
         self.settle();
         self.check();
         self.check_nothing_is_missing();

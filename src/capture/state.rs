@@ -30,7 +30,7 @@ pub(crate) struct State {
     pub(crate) passage: Passage,
     /// What is known to be stored durably.
     pub(crate) durable: Option<Position>,
-    /// The highest revision that ever wrote, where a lower one writes again because that instance was gone.
+    /// The revision that wrote, where a lower one writes again because that instance was gone.
     pub(crate) highest: Option<Revision>,
     /// A configuration that takes over at the anchor with this id.
     pub(crate) next: Option<(AnchorId, Revision)>,
@@ -93,7 +93,9 @@ impl State {
                 text("gap_spans").unwrap_or_default(),
             ),
             durable: text("durable").and_then(|text| text.parse().ok()),
-            highest: text("highest").and_then(Revision::parse),
+            highest: text("highest")
+                .filter(|highest| Some(*highest) > text("revision"))
+                .and_then(Revision::parse),
             next: text("next").and_then(|text| {
                 let (anchor, revision) = text.split_once(' ')?;
                 Some((anchor.parse().ok()?, Revision::parse(revision)?))
@@ -180,7 +182,8 @@ pub(crate) struct Revision {
 }
 
 impl Revision {
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads what [`Display`](std::fmt::Display) wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (generation, hashes) = text.split_once('-')?;
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }

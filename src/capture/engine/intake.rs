@@ -11,10 +11,6 @@ use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
 
-/// How far an epoch may jump ahead of the one before it: a source whose clock was set right, or one that replaced
-/// another, moves by years at most.
-const LONGEST_JUMP_MS: u64 = 50 * 366 * 24 * 60 * 60 * 1000;
-
 /// Whether reading goes on, and if not, why.
 #[derive(Debug)]
 pub(in crate::capture) enum Flow {
@@ -56,11 +52,6 @@ impl Looked for Received<'_> {
     fn payload(&self) -> Option<&[u8]> {
         Some(self.0.payload)
     }
-}
-
-/// Whether an anchor can follow `before`; every instance must answer alike, or their numbering parts.
-pub(in crate::capture) fn plausible(anchor: Epoch, before: Epoch) -> bool {
-    anchor.number > before.number && anchor.number - before.number <= LONGEST_JUMP_MS
 }
 
 impl Engine {
@@ -123,28 +114,21 @@ impl Engine {
         let Some(open) = &mut self.reading.open else { return Flow::Go };
         let place = match &open.tap {
             Some(tap) => tap.numbering.at(offset),
-            None if plausible(epoch, open.last.epoch) => {
-                open.last = anchor;
-                anchor
-            }
-            None if epoch.number <= open.last.epoch.number => {
-                let before = open.last.epoch.number;
-                return Flow::Numbered(format!(
-                    "an anchor with the epoch {} came behind one with {before}: the source's epoch key was lost, or the \
-                     anchor is forged",
-                    epoch.number
-                ));
-            }
-            None => {
-                let before = open.last.epoch.number;
-                let text = format!(
-                    "an anchor with the epoch {} came behind one with {before}, decades ahead: it is forged or the \
-                     source's clock is wrong, and no position is counted from it",
-                    epoch.number
-                );
-                self.log(Notice::warn("anchor_refused", text).of(Side::Source), pass.read);
-                return Flow::Go;
-            }
+            None => match open.numbers(epoch, pass.read.at) {
+                Ok(()) => {
+                    open.last = anchor;
+                    anchor
+                }
+                Err(why) => {
+                    let text = format!(
+                        "an anchor with the epoch {} came behind one with {}: {why}. No position is counted from it, and \
+                         a new window is opened. Look who may publish on the control channel",
+                        epoch.number, open.last.epoch.number
+                    );
+                    self.log(Notice::warn("anchor_refused", text.clone()).of(Side::Source), pass.read);
+                    return Flow::Numbered(text);
+                }
+            },
         };
         let tapped = self.is_replication();
         if !tapped {

@@ -17,6 +17,7 @@
 use std::time::{Duration, Instant};
 
 use super::chain::Coverage;
+use crate::capture::state::Revision;
 use crate::position::Position;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
@@ -74,6 +75,8 @@ pub(crate) struct Other {
     pub(crate) eligible: bool,
     /// The first item that it holds.
     pub(crate) first: Option<Position>,
+    /// Under which revision it writes, or would; release 0.1.0 does not say.
+    pub(crate) revision: Option<Revision>,
 }
 
 /// What the script says beside the state.
@@ -119,6 +122,8 @@ pub(crate) struct Leadership {
     others: Vec<Other>,
     /// When another instance was there last, by this process's clock.
     seen: Option<Instant>,
+    /// When an instance with a newer configuration was there last.
+    newer_seen: Option<Instant>,
     /// When the last reply came; `None` before the first over this connection.
     heard: Option<Instant>,
     asked: Option<Instant>,
@@ -138,6 +143,7 @@ impl Leadership {
             taken: false,
             others: Vec::new(),
             seen: None,
+            newer_seen: None,
             heard: None,
             asked: None,
             missing_since: None,
@@ -163,14 +169,20 @@ impl Leadership {
         self.asked = None;
     }
 
-    /// Takes in a reply.
-    pub(crate) fn stood(&mut self, stood: Stood, now: Instant) {
+    /// Takes in a reply. `own` is the revision of this instance.
+    pub(crate) fn stood(&mut self, stood: Stood, own: Option<&Revision>, now: Instant) {
         self.leader = stood.holder.as_ref() == Some(&self.me);
         self.taken = stood.holder.is_some() && !self.leader;
         self.others = stood.others;
         self.heard = Some(now);
-        let latest = self.present(now).map(|other| other.ago).min();
-        self.seen = latest.and_then(|ago| now.checked_sub(ago)).or(self.seen);
+        let latest = |ago: Option<Duration>| ago.and_then(|ago| now.checked_sub(ago));
+        self.seen = latest(self.present(now).map(|other| other.ago).min()).or(self.seen);
+        let newer = |other: &&Other| {
+            // One that does not say it may be newer.
+            own.is_none_or(|own| other.revision.as_ref().is_none_or(|revision| revision.supersedes(own)))
+        };
+        self.newer_seen =
+            latest(self.present(now).filter(newer).map(|other| other.ago).min()).or(self.newer_seen);
     }
 
     /// Takes in where the checkpoint stands and what is in hand.
@@ -186,6 +198,12 @@ impl Leadership {
     /// Whether no other instance has been seen for `force_after`.
     pub(crate) fn is_alone(&self, now: Instant) -> bool {
         self.heard.is_some() && self.present(now).next().is_none() && !self.has_vanished(now)
+    }
+
+    /// Whether no instance with a newer configuration has been seen for `force_after`.
+    pub(crate) fn is_newest(&self, now: Instant) -> bool {
+        let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
+        self.heard.is_some() && !self.newer_seen.is_some_and(lately)
     }
 
     /// Whether another instance was there a moment ago and is not told of any more. It has left, or the
@@ -294,7 +312,8 @@ impl Leadership {
         self.asked = Some(now);
     }
 
-    /// Appends the call to `out`. `instead` is the revision that writes again, and the one in whose place.
+    /// Appends the call to `out`. `own` is this instance's revision; `instead` is the revision that writes again, and the
+    /// one in whose place.
     pub(crate) fn write(
         &self,
         out: &mut Vec<u8>,
@@ -302,6 +321,7 @@ impl Leadership {
         keys: [&[u8]; 2],
         want: Want,
         facts: &Facts,
+        own: &str,
         instead: &[String; 2],
     ) {
         let millis = |duration: Duration| duration.as_millis().to_string();
@@ -326,6 +346,7 @@ impl Leadership {
                 first.as_bytes(),
                 instead[0].as_bytes(),
                 instead[1].as_bytes(),
+                own.as_bytes(),
             ],
         );
     }
@@ -347,12 +368,13 @@ impl Stood {
     fn parse(reply: &Value) -> Option<(Self, &Value)> {
         let [holder, state, others] = reply.elements()? else { return None };
         let text = |value: &Value| Some(std::str::from_utf8(value.bytes()?).ok()?.to_owned());
-        let others = others.elements()?.chunks_exact(4).map(|other| {
+        let others = others.elements()?.chunks_exact(5).map(|other| {
             Some(Other {
                 name: text(&other[0])?,
                 ago: Duration::from_millis(text(&other[1])?.parse().ok()?),
                 eligible: text(&other[2])? == "1",
                 first: text(&other[3])?.parse().ok(),
+                revision: Revision::parse(&text(&other[4])?),
             })
         });
         let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
@@ -366,7 +388,7 @@ mod tests {
     use crate::position::{AnchorId, Epoch};
 
     fn other(ago_ms: u64, eligible: bool, first: Option<Position>) -> Other {
-        Other { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first }
+        Other { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first, revision: None }
     }
 
     fn at(number: u64) -> Position {
@@ -384,22 +406,28 @@ mod tests {
         let mut leadership = Leadership::new("a".into(), 5 * second, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert!(!leadership.may_force(&missing, start), "nobody has been asked");
-        leadership.stood(Stood { holder: None, others: vec![] }, start);
+        leadership.stood(Stood { holder: None, others: vec![] }, None, start);
         leadership.observe(None, &missing, start);
         assert!(leadership.may_force(&missing, start));
-        leadership.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
+        leadership.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, None, start);
         assert!(!leadership.may_force(&missing, start), "it can go on");
         assert!(leadership.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
         leadership.observe(None, &missing, start + 4 * second);
-        leadership.stood(Stood { holder: None, others: vec![] }, start + second);
+        leadership.stood(Stood { holder: None, others: vec![] }, None, start + second);
         assert!(!leadership.may_force(&missing, start + second), "the server's clock may have leapt");
         assert!(!leadership.is_alone(start + second));
         assert!(leadership.is_alone(start + 5 * second));
-        leadership
-            .stood(Stood { holder: None, others: vec![other(0, false, Some(at(1)))] }, start + 5 * second);
+        leadership.stood(
+            Stood { holder: None, others: vec![other(0, false, Some(at(1)))] },
+            None,
+            start + 5 * second,
+        );
         assert!(!leadership.may_force(&missing, start + 9 * second), "it holds what is earlier");
-        leadership
-            .stood(Stood { holder: None, others: vec![other(0, false, Some(at(8)))] }, start + 2 * second);
+        leadership.stood(
+            Stood { holder: None, others: vec![other(0, false, Some(at(8)))] },
+            None,
+            start + 2 * second,
+        );
         assert!(!leadership.may_force(&missing, start + 2 * second), "something may come back yet");
         assert!(leadership.may_force(&missing, start + 6 * second));
     }
@@ -411,12 +439,12 @@ mod tests {
         let held = facts(Coverage::Held, Some(at(7)), Some(start));
         assert_eq!(leadership.want(&held, start), Want::Claim);
         let taken = Stood { holder: Some("b".into()), others: vec![other(0, true, None)] };
-        leadership.stood(taken, start);
+        leadership.stood(taken, None, start);
         assert_eq!(leadership.want(&held, start), Want::Watch);
         assert_eq!(leadership.want(&held, start + OVERDUE), Want::Seize, "nothing moves");
         leadership.observe(Some(at(3)), &held, start + OVERDUE);
         assert_eq!(leadership.want(&held, start + OVERDUE), Want::Watch, "the other one gets on");
-        leadership.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
+        leadership.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, None, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert_eq!(
             leadership.want(&missing, start),

@@ -71,9 +71,10 @@ impl Engine {
             (Some(own), Some(newer)) => [own.to_string(), newer.to_string()],
             _ => Default::default(),
         };
+        let own = self.revision.as_ref().map(ToString::to_string).unwrap_or_default();
         let Some(hash) = self.writing.stand_hash() else { return };
         let mut call = Vec::new();
-        self.leadership.write(&mut call, &hash, [&keys.state, &keys.lease], want, &facts, &instead);
+        self.leadership.write(&mut call, &hash, [&keys.state, &keys.lease], want, &facts, &own, &instead);
         self.ask(ask, now, &call);
     }
 
@@ -85,7 +86,7 @@ impl Engine {
                 Err(error) => return self.wait(&error, now),
             };
         let led = self.leadership.is_leader();
-        self.leadership.stood(stood, now.at);
+        self.leadership.stood(stood, self.revision.as_ref(), now.at);
         // Asked again with the next batch: another place may have been announced.
         self.yields &= self.leadership.is_leader();
         self.found_state(&state, now);
@@ -115,6 +116,7 @@ impl Engine {
     /// Takes in where the state stands.
     pub(super) fn found_state(&mut self, state: &State, now: Moment) {
         self.ledger.found(&state.ledger);
+        self.on_highest_epoch(state.highest_epoch(), now);
         self.found_histories(state, now);
         let passed = self.chain.found(
             state.position,
@@ -191,13 +193,15 @@ impl Engine {
         let alone = self.leadership.is_alone(now.at);
         if let Some(newer) = state.revision.as_ref().filter(|written| written.supersedes(&own)) {
             self.rollout = Rollout::None;
-            if self.superseded.is_none() && !alone {
+            // Other instances of this very configuration may be there, and wait as well.
+            let newest = self.leadership.is_newest(now.at);
+            if self.superseded.is_none() && !newest {
                 self.stand_by(newer, newer.numbers_alike(&own), now);
             }
             // The newer one may have begun anew behind what this one still holds.
             let watched = self.chain.coverage(self.reading.watched_from()).is_eligible();
             let needed = watched && self.leadership.nobody_goes_on(now.at);
-            if alone || needed {
+            if newest || needed {
                 self.instead_of = Some(newer.clone());
                 self.leadership.hurry();
             }

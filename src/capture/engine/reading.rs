@@ -27,7 +27,7 @@ use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::handover::Border;
 use crate::event::GapCause;
-use crate::position::{AnchorId, Position};
+use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
 
@@ -42,6 +42,15 @@ const SILENCE: Duration = Duration::from_millis(4500);
 /// How long a silent window may stay silent beside a new one that is open: the new one's anchor was published on the
 /// server by then, so a window that still works delivers it.
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
+
+/// How far the epoch of an anchor may be ahead of the source's clock, as far as a window knows that: its own anchor
+/// carries the clock or a higher number, and time has passed since.
+const CLOCK_STEP: Duration = Duration::from_secs(60 * 60);
+/// How far it may be ahead of the anchor before it: where the source's clock is behind its epochs, each anchor's is the
+/// next number. So whoever forges anchors does not come to the end of the numbers.
+const LONGEST_STEP: u64 = 1_000;
+/// An epoch that is so far ahead of the clock was not made by a clock.
+const FAR_AHEAD_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 
 /// The reading side.
 #[derive(Debug)]
@@ -84,6 +93,8 @@ pub(super) enum Opening {
     Numbering(Box<Linked>),
     /// There is no room for more.
     Full,
+    /// No epoch is left above the one that the state stands in.
+    UsedUp,
     /// A newer configuration reads elsewhere.
     Held,
     /// Reading has ended.
@@ -95,6 +106,8 @@ pub(super) enum Opening {
 pub(super) struct Open {
     /// Where it begins.
     pub(super) anchor: Position,
+    /// When it was opened.
+    pub(super) since: Instant,
     /// A window's latest item.
     pub(super) last: Position,
     /// When something last came.
@@ -109,6 +122,29 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// Whether positions may be counted from this anchor, or why not.
+    ///
+    /// Anybody who may publish on the control channel can forge anchors. One that is not above the epoch before it, or
+    /// that neither the source's clock nor its last epoch bears out, ends the window. Instances may judge differently
+    /// where the clock decides, and that does no harm: a window that has ended counts nothing, and the next one opens
+    /// with an anchor of the source's own. An anchor that is passed over would do harm: two instances would count the
+    /// same messages in two ways.
+    pub(super) fn numbers(&self, epoch: Epoch, now: Instant) -> Result<(), &'static str> {
+        let before = self.last.epoch.number;
+        if epoch.number <= before {
+            return Err("the source's epoch key was lost, or the anchor is forged");
+        }
+        let passed = now.saturating_duration_since(self.since) + CLOCK_STEP;
+        let clock =
+            self.anchor.epoch.number.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX));
+        if epoch.number <= clock.max(before + LONGEST_STEP) {
+            return Ok(());
+        }
+        Err(
+            "neither the source's clock nor its last epoch bears that out, so it is forged, or the clock was set",
+        )
+    }
+
     /// The position of the next message.
     #[inline]
     pub(super) fn place(&mut self, offset: u64) -> Position {
@@ -215,6 +251,10 @@ impl Engine {
         if !matches!(self.reading.opening, Opening::Waiting(until) if until <= now.at) {
             return;
         }
+        self.take_floor();
+        if self.floor > Epoch::MAX_NUMBER {
+            return self.on_used_up(now);
+        }
         if self.is_replication() {
             return self.open_link(now);
         }
@@ -227,9 +267,34 @@ impl Engine {
         };
         self.say_border(Border::Announced(anchor));
         self.reading.opening = Opening::Window;
-        self.take_floor();
         let floor = self.floor;
         self.effect(Effect::OpenWindow { anchor, floor });
+    }
+
+    /// No window can be opened above the state. An operator must act.
+    fn on_used_up(&mut self, now: Moment) {
+        self.reading.opening = Opening::UsedUp;
+        let text = format!(
+            "the numbers of epochs are used up, so no window can be opened: somebody has forged anchors, or has written \
+             the epoch key. Delete the key {} on {} and the key {} on {}: tidegate then listens again, and a gap with the \
+             cause state_lost records what may be missing. Look who may publish on the control channel, or write that key",
+            self.settings.epoch_key,
+            self.settings.source,
+            String::from_utf8_lossy(&self.settings.keys.state),
+            self.settings.destination,
+        );
+        self.reading.error = Some(text.clone());
+        self.log(Notice::error("parked", text).of(Side::Source), now);
+        self.changed();
+    }
+
+    /// The state says how high the epochs are. They are lower than before only where the state was taken away.
+    pub(super) fn on_highest_epoch(&mut self, highest: u64, now: Moment) {
+        if matches!(self.reading.opening, Opening::UsedUp) && highest < Epoch::MAX_NUMBER {
+            self.floor = highest + 1;
+            self.successor.set_floor(self.floor);
+            self.reading.opening = Opening::Waiting(now.at);
+        }
     }
 
     /// What the route before knows of epochs holds for this one.
@@ -277,6 +342,7 @@ impl Engine {
         self.builder.open_window(anchor, joint, now);
         self.reading.open = Some(Open {
             anchor,
+            since: now.at,
             last: anchor,
             heard: now,
             silent: false,
@@ -286,6 +352,16 @@ impl Engine {
         });
         let notice = Notice::info("window_opened", "listening").of(Side::Source).position(Some(anchor));
         self.log(notice.always(), now);
+        if anchor.epoch.number > now.unix_ms.saturating_add(FAR_AHEAD_MS) {
+            let text = format!(
+                "the source's epochs are decades ahead of the clock: {} of at most {}. Somebody has forged anchors or has \
+                 written the key {}, or the clock of the source is wrong. Capture works; where the numbers end, it stops",
+                anchor.epoch.number,
+                Epoch::MAX_NUMBER,
+                self.settings.epoch_key,
+            );
+            self.log(Notice::warn("epochs_ahead", text).of(Side::Source), now);
+        }
         self.leadership.hurry();
         self.changed();
     }

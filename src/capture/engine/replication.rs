@@ -289,6 +289,7 @@ impl Engine {
         self.reading.error = None;
         self.reading.open = Some(Open {
             anchor,
+            since: now.at,
             last: anchor,
             heard: now,
             silent: false,

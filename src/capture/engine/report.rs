@@ -3,6 +3,7 @@
 use super::chain::Counts;
 use super::ending::Ending;
 use super::gap::Gap;
+use super::reading::Opening;
 use super::{Engine, Notice};
 use crate::capture::append::Stored;
 use crate::config::Durability;
@@ -234,6 +235,9 @@ impl Engine {
         }
         if destination.parked && destination.error.is_some() {
             return (RouteState::Parked, destination.error.clone());
+        }
+        if matches!(source.opening, Opening::UsedUp) {
+            return (RouteState::Parked, source.error.clone());
         }
         if let Some(doubt) = &source.doubt {
             return (RouteState::Waiting, Some(format!("source: {doubt}")));

@@ -7,8 +7,9 @@
 -- ARGV[3] how long the lease lasts, ms   [4] how long an instance is remembered, ms
 -- ARGV[5] '1': it could go on without a gap   [6] the first position that it holds, or '-'
 -- ARGV[7] the revision that writes again in the place of   [8] this one, whose instance is gone; or '' twice
+-- ARGV[9] the instance's revision
 -- The reply: who has the lease or '', the state as HGETALL, and of each other instance: its name, for how
--- many ms it has not been seen, ARGV[5], ARGV[6].
+-- many ms it has not been seen, ARGV[5], ARGV[6], ARGV[9] or ''.
 local state, lease, me, want = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local lasts, remembered = tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
@@ -25,11 +26,11 @@ elseif holder == me and (want == 'release' or want == 'leave') then
   holder = ''
   redis.call('HDEL', lease, 'holder', 'until')
 end
-local own = 'instance:' .. me
 if want == 'leave' then
-  redis.call('HDEL', lease, own)
+  redis.call('HDEL', lease, 'instance:' .. me, 'revision:' .. me)
 else
-  redis.call('HSET', lease, own, string.format('%.0f', now) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6])
+  local seen = string.format('%.0f', now) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6]
+  redis.call('HSET', lease, 'instance:' .. me, seen, 'revision:' .. me, ARGV[9])
 end
 redis.call('PEXPIRE', lease, remembered * 10)
 
@@ -48,12 +49,13 @@ for i = 1, #fields, 2 do
     local seen, eligible, first = string.match(fields[i + 1], '^(%d+) (%d) (.*)')
     local ago = seen and math.abs(now - tonumber(seen)) or remembered
     if ago >= remembered then
-      redis.call('HDEL', lease, fields[i])
+      redis.call('HDEL', lease, fields[i], 'revision:' .. name)
     else
       others[#others + 1] = name
       others[#others + 1] = string.format('%.0f', ago)
       others[#others + 1] = eligible
       others[#others + 1] = first
+      others[#others + 1] = redis.call('HGET', lease, 'revision:' .. name) or ''
     end
   end
 end

@@ -113,7 +113,7 @@ impl World {
     pub(super) fn fault(&mut self) {
         let which = self.rng.usize(..self.instances.len());
         let route = self.rng.usize(..self.instances[which].routes.len());
-        let kind = self.rng.u32(..160);
+        let kind = self.rng.u32(..170);
         self.tell(|| format!("fault {kind} of i{which}.{route}, {} published", self.source.published));
         match kind {
             0..15 => self.lose_window(which, route),
@@ -189,8 +189,26 @@ impl World {
                     self.instances[which].paused = false;
                 }
             }
+            160..170 => self.forge(),
             _ => {}
         }
+    }
+
+    /// Somebody publishes an anchor of his own on the control channel.
+    fn forge(&mut self) {
+        let (last, clock) = (self.source.last_epoch, self.source.clock_ms);
+        let number = match self.rng.u32(..6) {
+            // It is one that the source could have handed out.
+            0 if clock > last => self.rng.u64(last + 1..=clock),
+            // In a gentle history nothing ends a window in every instance at once.
+            _ if self.gentle => return,
+            1 => self.rng.u64(..=last),
+            2 => last + self.rng.u64(1..2_000),
+            3 => clock + self.rng.u64(..7_200_000),
+            4 => Epoch::MAX_NUMBER - self.rng.u64(..3),
+            _ => self.rng.u64(..Epoch::MAX_NUMBER),
+        };
+        self.source.sent.push(Sent::Anchor(Epoch { number, anchor: AnchorId::random() }));
     }
 
     /// Whether the state knows of every epoch in which anything is held; one instance knows its own.

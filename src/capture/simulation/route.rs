@@ -53,6 +53,7 @@ impl Route {
             keys: world.keys.clone(),
             numbering: format!("{:016x}", numbering(configuration)),
             source: "a source".to_owned(),
+            epoch_key: "t:epoch".to_owned(),
             destination: "a destination".to_owned(),
             durability: Durability::Applied,
             instance: format!("i{number}"),
