@@ -270,6 +270,9 @@ impl Engine {
             self.read_anew(now);
         }
         self.flush_builder();
+        let given = spill.last().or(chain.last());
+        // What the predecessor left stands in an epoch whose anchor this route's window did not see.
+        let elsewhere = given.is_some_and(|given| !self.chain.has_seen(given.epoch));
         let own = self.chain.take_batches();
         self.chain = chain.inherited(&self.settings.numbering);
         self.chain.disconnected();
@@ -280,20 +283,31 @@ impl Engine {
             self.rollout = Rollout::Inherited;
         }
         let room = self.room();
-        let given = self.last_given();
         let mut joint = match gap {
             Some(gap) => Some(Joint::Gap(gap)),
             None => given.filter(|_| contiguous).map(Joint::Follows),
         };
-        let mut others = 0;
+        let (mut others, mut stale) = (0, None::<Gap>);
         for mut batch in own {
             if Some(batch.last) <= given {
-                // Another instance stored it behind the border before this route was heard of.
-                others += batch.events;
-                joint = None;
+                if elsewhere {
+                    let gap = stale.get_or_insert_with(|| behind(batch.opened_unix_ms));
+                    gap.dropped += batch.events;
+                } else {
+                    // Another instance stored it behind the border before this route was heard of.
+                    others += batch.events;
+                    joint = None;
+                }
                 continue;
             }
-            if let Some(joint) = joint.take()
+            if let Some(gap) = stale.take() {
+                self.give_up(gap.dropped);
+                let gap = gap.until(batch.opened_unix_ms);
+                batch.joint = Joint::Gap(match joint.take() {
+                    Some(Joint::Gap(left)) => left.with(gap),
+                    _ => gap,
+                });
+            } else if let Some(joint) = joint.take()
                 && Some(batch.first) > given
             {
                 batch.joint = joint;
@@ -301,6 +315,23 @@ impl Engine {
             self.spill.push(batch, &mut self.chain, room);
         }
         self.count_deduplicated(others);
+        if let (Some(gap), Some(given)) = (stale, given) {
+            let left = match joint {
+                Some(Joint::Gap(left)) => Some(left),
+                _ => None,
+            };
+            self.begin_above(given, gap, left, now);
+        }
+    }
+
+    /// Nothing that the window has brought can follow what the predecessor left: it is opened anew above that.
+    fn begin_above(&mut self, given: Position, stale: Gap, left: Option<Gap>, now: Moment) {
+        self.give_up(stale.dropped);
+        self.raise_floor(given.epoch.number + 1);
+        self.lose_window(stale.cause, &stale.detail, now);
+        let gap =
+            self.gap.take().map_or(stale.clone(), |gap| Gap { dropped: gap.dropped + stale.dropped, ..gap });
+        self.gap = Some(left.map_or(gap.clone(), |left| left.with(gap)));
     }
 
     /// Tells the route that this one replaces, until the first window is open.
@@ -311,6 +342,12 @@ impl Engine {
             predecessor.set_border(border);
         }
     }
+}
+
+/// The loss of what a window has brought that stands below what the predecessor left.
+fn behind(since_unix_ms: u64) -> Gap {
+    let why = "the replaced configuration had come to a later epoch than the window of the new one";
+    Gap::begins(GapCause::EpochLost, why, since_unix_ms)
 }
 
 /// The stretch from now on, which a route that ends does not watch.

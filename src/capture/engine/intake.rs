@@ -120,10 +120,16 @@ impl Engine {
                     anchor
                 }
                 Err(why) => {
+                    let last = open.last;
+                    if self.successor.border().is_at(anchor) {
+                        // All that is held stands before the successor's window, whatever the numbers say.
+                        self.border.reached = Some(anchor);
+                        self.border.place = Some(Position { ordinal: last.ordinal + 1, ..last });
+                    }
                     let text = format!(
                         "an anchor with the epoch {} came behind one with {}: {why}. No position is counted from it, and \
                          a new window is opened. Look who may publish on the control channel",
-                        epoch.number, open.last.epoch.number
+                        epoch.number, last.epoch.number
                     );
                     self.log(Notice::warn("anchor_refused", text.clone()).of(Side::Source), pass.read);
                     return Flow::Numbered(text);

@@ -148,13 +148,13 @@ impl Engine {
 
     /// Begins anew where nothing that is in hand, or comes, compares with where the state stands.
     fn check_numbers(&mut self, now: Moment) {
-        let alone = self.leadership.is_alone(now.at);
-        if self.chain.is_behind() && alone {
+        let nobody = self.leadership.is_alone(now.at) || self.leadership.nobody_goes_on(now.at);
+        if self.chain.is_behind() && nobody {
             // Another server, or its epoch was lost and its clock is behind. The next window opens above it.
             self.raise_floor(self.chain.checkpoint().map_or(0, |at| at.epoch.number + 1));
             let why = "the source's epochs stood behind the route's state; the window is opened anew";
             self.begin_anew(GapCause::EpochLost, why, now);
-        } else if self.chain.is_foreign() && (alone || self.leadership.nobody_goes_on(now.at)) {
+        } else if self.chain.is_foreign() && nobody {
             let dropped = self.chain.drop_foreign(now.unix_ms);
             self.give_up(dropped);
             if self.chain.is_foreign() {

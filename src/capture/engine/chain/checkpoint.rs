@@ -10,7 +10,7 @@ use super::{Chain, went_back};
 use crate::capture::append::{Outcome, Stored};
 use crate::capture::state::Passage;
 use crate::event::GapCause;
-use crate::position::Position;
+use crate::position::{Epoch, Position};
 use crate::server::Error;
 use std::time::Instant;
 
@@ -206,8 +206,13 @@ impl Chain {
     pub(crate) fn is_behind(&self) -> bool {
         let newest = self.epochs.back().map(|epoch| epoch.number);
         self.checkpoint().is_some_and(|at| {
-            newest.is_some_and(|newest| newest <= at.epoch.number) && !self.epochs.contains(&at.epoch)
+            newest.is_some_and(|newest| newest <= at.epoch.number) && !self.has_seen(at.epoch)
         })
+    }
+
+    /// Whether the open window has seen the anchor of this epoch.
+    pub(crate) fn has_seen(&self, epoch: Epoch) -> bool {
+        self.epochs.contains(&epoch)
     }
 
     /// Takes in the reply to the oldest batch that is on its way.
