@@ -60,7 +60,6 @@ pub(super) use chain::Prev;
 pub(super) use ending::Carried;
 pub(super) use gap::Gap;
 pub(super) use intake::Flow;
-#[cfg(test)]
 pub(super) use leadership::STAND;
 pub(super) use notice::{Notice, Severity, Side};
 pub(super) use reading::Lost;

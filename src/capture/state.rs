@@ -156,9 +156,9 @@ impl Passage {
         self.is_free(item.epoch) && !self.gaps.iter().any(inside)
     }
 
-    /// Whether a gap was recorded that ends at this item.
+    /// Whether a gap was recorded that ends at this item, or reaches beyond it.
     pub(crate) fn has_gap_before(&self, item: Position) -> bool {
-        self.gaps.iter().any(|(_, to)| *to == item)
+        self.gaps.iter().any(|(from, to)| *from < Some(item) && item <= *to)
     }
 
     /// Without epochs it says nothing of them.

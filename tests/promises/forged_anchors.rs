@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tidegate::status::RouteState;
+
 use crate::support::{
     Daemon, Level, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact,
     captured, eventually, gaps, wait_for_last,
@@ -11,6 +13,11 @@ use crate::support::{
 const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 const CONTROL: &str = "tidegate:control";
+/// Far beyond what the source's clock bears out, and near enough for a thousand steps to the end: 50 years, in
+/// milliseconds.
+const LEAP_MS: u64 = 50 * 366 * 24 * 60 * 60 * 1000;
+/// The largest number of an epoch.
+const MOST: u64 = 999_999_999_999_999;
 /// More lines than this about one thing are a flood.
 const LINES: usize = 40;
 
@@ -18,7 +25,7 @@ const LINES: usize = 40;
 const ENDED: &[&str] = &["source_disconnected", "source_broken", "epoch_lost"];
 
 fn setup(source: &Server, destination: &Server) -> Setup {
-    Setup::orders(source, destination).expects(&[alert::GAP, alert::SOURCE])
+    Setup::orders(source, destination).expects(&[alert::GAP, alert::SOURCE, &["anchor_refused"]])
 }
 
 fn anchor(epoch: u64, id: u64) -> String {
@@ -32,6 +39,21 @@ fn say(source: &Server, texts: impl IntoIterator<Item = String>) {
         pipeline.cmd("PUBLISH").arg(CONTROL).arg(text).ignore();
     }
     pipeline.exec(&mut source.connection()).expect("the default user may");
+}
+
+/// The last epoch that the source has handed out.
+fn last_epoch(source: &Server) -> u64 {
+    let last: String = source.ask(&["GET", "tidegate:epoch"]);
+    last.parse().expect("a number")
+}
+
+/// Anchors that lead to the end of the numbers.
+fn to_the_end(source: &Server) -> Vec<String> {
+    let last = last_epoch(source);
+    let steps = (1..).map(|step| last + step * LEAP_MS).take_while(|epoch| *epoch < MOST).chain([MOST]);
+    let texts: Vec<String> = (0..).zip(steps).map(|(id, epoch)| anchor(epoch, id)).collect();
+    assert!(texts.len() > 600, "{} anchors", texts.len());
+    texts
 }
 
 /// Waits until so many instances listen, and each says that it is ready.
@@ -87,6 +109,113 @@ fn an_anchor_that_is_not_above_the_one_before() {
     assert_eq!(missing, 0, "it listened whenever something was published: {gaps:#?}");
     let alerts = daemon.log().into_iter().filter(|line| line.level > Level::Quiet).count();
     assert!((1..=LINES).contains(&alerts), "{alerts} alerts");
+}
+
+/// Neither the source's clock nor its last epoch bears such anchors out.
+#[test]
+fn anchors_that_lead_to_the_end_of_the_numbers() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).start_ready();
+    let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
+    let load =
+        |number: usize| Load::new(2, 500, &["orders"]).payloads(Payloads::Unique).first_publisher(2 * number);
+    oracle.publish(&load(0));
+    let before = last_epoch(&source);
+    say(&source, to_the_end(&source));
+    oracle.publish(&load(1));
+    daemon.wait_alert(&["anchor_refused"]);
+    for round in 2..4 {
+        wait_listening(&source, &[&daemon]);
+        oracle.publish(&load(round));
+        source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    }
+    daemon.restart();
+    wait_listening(&source, &[&daemon]);
+    oracle.publish(&load(4));
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
+    let causes = [ENDED, &["restart"]].concat();
+    assert_accounted(&oracle.sequence(), &captured, &gaps, &[daemon.seen("orders")], &causes);
+    let after = last_epoch(&source);
+    assert!(after - before < LEAP_MS, "the numbers have gone from {before} to {after}");
+    let alerts = daemon.log().into_iter().filter(|line| line.level > Level::Quiet).count();
+    assert!(alerts <= LINES, "{alerts} alerts");
+}
+
+#[test]
+fn anchors_that_lead_to_the_end_of_the_numbers_beside_a_pair() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut first = setup(&source, &destination).start_ready();
+    let mut second = first.twin();
+    second.start_again();
+    second.wait_state("orders", RouteState::Standby);
+    let oracle = Oracle::new(&source);
+    first.watch(&oracle);
+    second.watch(&oracle);
+    let load =
+        oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique).rate(5_000));
+    destination.wait_longer("orders", 500);
+    let before = last_epoch(&source);
+    say(&source, to_the_end(&source));
+    wait_listening(&source, &[&first, &second]);
+    eventually("one of them writes, and the other one could", PATIENCE, || {
+        let states = [first.route("orders")?.state, second.route("orders")?.state];
+        let well = [RouteState::Live, RouteState::Standby].iter().all(|state| states.contains(state));
+        if well { Ok(()) } else { Err(format!("{states:?}")) }
+    });
+    destination.wait_longer("orders", 500);
+    load.stop();
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
+    let seen = [first.seen("orders"), second.seen("orders")];
+    assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, ENDED);
+    let after = last_epoch(&source);
+    assert!(after - before < LEAP_MS, "the numbers have gone from {before} to {after}");
+}
+
+/// Somebody writes the epoch key. The route says which keys to delete, and goes on with a gap once they are.
+#[test]
+fn no_number_is_left() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).expects(&[&["epochs_ahead", "parked"]]).start_ready();
+    let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
+    let load =
+        |number: usize| Load::new(2, 500, &["orders"]).payloads(Payloads::Unique).first_publisher(2 * number);
+    oracle.publish(&load(0));
+    daemon.wait_settled("orders", 500);
+    source.ask::<()>(&["SET", "tidegate:epoch", &(MOST - 1).to_string()]);
+    source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    daemon.wait_alert(&["epochs_ahead"]);
+    wait_listening(&source, &[&daemon]);
+    oracle.publish(&load(1));
+    daemon.wait_settled("orders", 1_000);
+    source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    let said = daemon.wait_alert(&["parked"]);
+    for key in ["tidegate:epoch", "tidegate:orders:state"] {
+        assert!(said.text.contains(key), "{said:?}");
+    }
+    daemon.wait_state("orders", RouteState::Parked);
+    assert_eq!(daemon.get("/readyz").expect("it answers").0, 503);
+    let before = oracle.sequence();
+    let found = (captured(&destination, "orders"), gaps(&destination, "orders"));
+    assert_eq!(assert_accounted(&before, &found.0, &found.1, &[daemon.seen("orders")], ENDED), 0);
+    // Positions begin anew as well, so what is stored from here on is looked at by itself.
+    source.ask::<()>(&["DEL", "tidegate:epoch"]);
+    destination.ask::<()>(&["DEL", "tidegate:orders:state", "orders", "tidegate:orders:gaps"]);
+    wait_listening(&source, &[&daemon]);
+    oracle.publish(&load(2));
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    assert_exact(&oracle.sequence()[before.len()..], &captured(&destination, "orders"));
+    let gaps = gaps(&destination, "orders");
+    assert!(gaps.iter().any(|gap| gap.cause == "state_lost"), "{gaps:#?}");
 }
 
 #[test]

@@ -161,6 +161,18 @@ impl Chain {
         self.ring.range(self.passed..self.sent).map(|batch| batch.events).sum()
     }
 
+    /// Of these, those up to a position: waiting, and on their way.
+    pub(crate) fn events_up_to(&self, position: Option<Position>) -> (u64, u64) {
+        let (mut waiting, mut sent) = (0, 0);
+        for (at, batch) in self.ring.iter().enumerate().skip(self.passed) {
+            if Some(batch.last) > position {
+                break;
+            }
+            *if at < self.sent { &mut sent } else { &mut waiting } += batch.events;
+        }
+        (waiting, sent)
+    }
+
     /// Messages that are stored and kept until that is durable.
     pub(crate) fn kept_events(&self) -> u64 {
         self.ring.range(..self.passed).map(|batch| batch.events).sum()

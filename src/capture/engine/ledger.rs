@@ -12,6 +12,7 @@
 use super::chain::Passed;
 use crate::capture::append::Stored;
 use crate::event::DropReason;
+use crate::position::Position;
 use crate::status::{self, InHand};
 
 /// What this process has counted, and what the state said.
@@ -25,6 +26,8 @@ pub(crate) struct Ledger {
     stored: Sums,
     /// The state's ledger when it was last read.
     state: status::Ledger,
+    /// Where the state stood then.
+    as_of: Option<Position>,
     /// What this process had stored then.
     then: Sums,
 }
@@ -88,12 +91,18 @@ impl Ledger {
     }
 
     /// Takes in the state's ledger, as it is after everything that this process knows to be stored.
-    pub(crate) fn found(&mut self, state: &status::Ledger) {
+    pub(crate) fn found(&mut self, state: &status::Ledger, position: Option<Position>) {
         self.state.clone_from(state);
+        self.as_of = position;
         self.then = self.stored;
     }
 
-    /// What all instances have done, and what is in hand here.
+    /// Up to where the state's ledger has counted.
+    pub(crate) fn as_of(&self) -> Option<Position> {
+        self.as_of
+    }
+
+    /// What all instances have done, and what is in hand here that the state's ledger has not counted.
     pub(crate) fn route(&self, held: InHand) -> status::Ledger {
         let [appended, filtered, rejected] = [
             self.stored.appended - self.then.appended,

@@ -115,7 +115,7 @@ impl Engine {
 
     /// Takes in where the state stands.
     pub(super) fn found_state(&mut self, state: &State, now: Moment) {
-        self.ledger.found(&state.ledger);
+        self.ledger.found(&state.ledger, state.position);
         self.on_highest_epoch(state.highest_epoch(), now);
         self.found_histories(state, now);
         let passed = self.chain.found(

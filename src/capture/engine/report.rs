@@ -130,13 +130,23 @@ impl Engine {
             gap_open_since_unix_ms: gap_since.into_iter().chain(recorded).chain(silent_since).min(),
             last_append_unix_ms: self.report.last_append_unix_ms,
             was_read: self.chain.was_read(),
-            // Of what does not compare with the state it is not known whether another instance has stored it.
-            route: self.ledger.route(if self.chain.is_foreign() { InHand::default() } else { held }),
+            route: self.ledger.route(self.held_uncounted(held)),
             process: self.ledger.process(held),
             tried: reading.was_tried() && writing.was_tried(),
             ends: matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver),
             writes_as: self.revision.as_ref().filter(|_| writes).map(ToString::to_string),
         }
+    }
+
+    /// Of what is in hand, that which the state's ledger has not counted. Another instance may be ahead of what this one
+    /// reads.
+    fn held_uncounted(&self, held: InHand) -> InHand {
+        if self.chain.is_foreign() {
+            // It does not compare with the state, so it is not known whether another instance has stored it.
+            return InHand::default();
+        }
+        let (waiting, sent) = self.chain.events_up_to(self.ledger.as_of());
+        InHand { ring: held.ring - waiting, in_flight: held.in_flight - sent, ..held }
     }
 
     /// Counts events in hand that will not be stored, because of where the state stands.

@@ -196,7 +196,11 @@ impl World {
 
     /// Somebody publishes an anchor of his own on the control channel.
     fn forge(&mut self) {
-        let (last, clock) = (self.source.last_epoch, self.source.clock_ms);
+        let anchors = self.source.sent.iter().filter_map(|sent| match sent {
+            Sent::Anchor(epoch) => Some(epoch.number),
+            _ => None,
+        });
+        let (last, clock) = (anchors.max().unwrap_or_default(), self.source.clock_ms);
         let number = match self.rng.u32(..6) {
             // It is one that the source could have handed out.
             0 if clock > last => self.rng.u64(last + 1..=clock),
