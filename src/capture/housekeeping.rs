@@ -18,6 +18,8 @@ use self::groups::Groups;
 use super::append::Keys;
 use super::trimming::Trimming;
 use crate::config::{Capture, Endpoint, Keep};
+use crate::harmless;
+use crate::logs::Limited;
 use crate::server::{self, Backoff, ControlConnection, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
@@ -26,6 +28,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long gap records and dead letters are kept.
 const RECORDS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Ids that are this far ahead of the server's clock will not age out as `keep.age` says.
+const AHEAD: Duration = Duration::from_secs(60 * 60);
 /// Streams trimmed in one pipeline: the server is held up for well under a millisecond.
 const STREAMS_A_PIPELINE: usize = 100;
 
@@ -39,11 +43,11 @@ pub(crate) async fn keep(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
-    let mut groups = Groups::default();
+    let (mut groups, mut ages) = (Groups::default(), Ages::default());
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
-            ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups), &mut backoff) => ended,
+            ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups, &mut ages), &mut backoff) => ended,
         };
         // The route's own connection tells of a server that is away; this is for the rest.
         tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
@@ -61,7 +65,7 @@ async fn rounds(
     endpoint: &Endpoint,
     (capture, keys): (&Capture, &Keys),
     writes_as: &watch::Receiver<Option<String>>,
-    (mut trimming, groups): (Option<&mut Trimming>, &mut Groups),
+    (mut trimming, groups, ages): (Option<&mut Trimming>, &mut Groups, &mut Ages),
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
@@ -73,7 +77,7 @@ async fn rounds(
         // Another instance may run another configuration, and keep more: only the one that writes trims.
         let writes = writes_as.borrow().is_some();
         if due <= Instant::now() && writes {
-            by_age(&mut connection, capture, keys).await?;
+            ages.trim(&mut connection, capture, keys).await?;
             groups.look(&mut connection, capture, &keys.streams).await?;
             due = Instant::now() + INTERVAL;
         }
@@ -87,48 +91,97 @@ async fn rounds(
     }
 }
 
-async fn by_age(connection: &mut ControlConnection, capture: &Capture, keys: &Keys) -> Result<(), Error> {
-    // Ids carry the server's time, so age is counted by its clock: this machine's may be wrong by hours.
-    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-    let now = seconds.saturating_mul(1000);
-    let records = now.saturating_sub(millis(RECORDS_AGE));
-    trim(connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records).await?;
-    let Keep::Limits { age: Some(age), .. } = capture.keep else { return Ok(()) };
-    let oldest = now.saturating_sub(millis(age));
-    match capture.stream.literal() {
-        Some(stream) => trim(connection, &[stream.as_bytes().to_vec()], oldest).await,
-        None => trim_made(connection, &keys.streams, oldest).await,
+/// Trims by age, and what is remembered of it between the rounds.
+#[derive(Debug, Default)]
+struct Ages {
+    log: Limited,
+}
+
+impl Ages {
+    async fn trim(
+        &mut self,
+        connection: &mut ControlConnection,
+        capture: &Capture,
+        keys: &Keys,
+    ) -> Result<(), Error> {
+        let now = server_unix_ms(connection).await?;
+        let records = now.saturating_sub(millis(RECORDS_AGE));
+        trim(connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records, now).await?;
+        let Keep::Limits { age: Some(age), .. } = capture.keep else { return Ok(()) };
+        let oldest = now.saturating_sub(millis(age));
+        let ahead = match capture.stream.literal() {
+            Some(stream) => trim(connection, &[stream.as_bytes().to_vec()], oldest, now).await?,
+            None => trim_made(connection, &keys.streams, oldest, now).await?,
+        };
+        if let Some(stream) = ahead
+            && let Some(suppressed) = self.log.admit("ids_ahead", Instant::now())
+        {
+            tracing::warn!(
+                event = "ids_ahead",
+                route = capture.name,
+                stream = %harmless::text(&stream),
+                suppressed,
+                "entries carry ids more than an hour ahead of the server's clock, so keep.age removes none of them before \
+                 that clock has come there: the clock was ahead once, or somebody added an entry with such an id. \
+                 keep.entries bounds the stream meanwhile; XTRIM frees it at once"
+            );
+        }
+        Ok(())
     }
 }
 
-/// Trims the streams that the route's template made, a cursor's step at a time.
-async fn trim_made(connection: &mut ControlConnection, set: &[u8], oldest: u64) -> Result<(), Error> {
-    let mut cursor = 0u64;
+/// The server's clock. Ids carry its time, so age is counted by it: this machine's clock may be wrong by hours.
+pub(super) async fn server_unix_ms(connection: &mut ControlConnection) -> Result<u64, Error> {
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+    Ok(seconds.saturating_mul(1000))
+}
+
+/// Trims the streams that the route's template made, a cursor's step at a time. Gives one with entries from the future.
+async fn trim_made(
+    connection: &mut ControlConnection,
+    set: &[u8],
+    oldest: u64,
+    now: u64,
+) -> Result<Option<Vec<u8>>, Error> {
+    let (mut cursor, mut ahead) = (0u64, None);
     loop {
         let mut scan = redis::cmd("SSCAN");
         scan.arg(set).arg(cursor).arg("COUNT").arg(STREAMS_A_PIPELINE);
         let (next, streams): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await?;
-        trim(connection, &streams, oldest).await?;
+        ahead = trim(connection, &streams, oldest, now).await?.or(ahead);
         cursor = next;
         if cursor == 0 {
-            return Ok(());
+            return Ok(ahead);
         }
     }
 }
 
-async fn trim(connection: &mut ControlConnection, streams: &[Vec<u8>], oldest: u64) -> Result<(), Error> {
+/// Trims entries that are older than the id `oldest`. Gives a stream with entries from the future.
+async fn trim(
+    connection: &mut ControlConnection,
+    streams: &[Vec<u8>],
+    oldest: u64,
+    now: u64,
+) -> Result<Option<Vec<u8>>, Error> {
+    let future = now.saturating_add(millis(AHEAD));
+    let mut ahead = None;
     for some in streams.chunks(STREAMS_A_PIPELINE) {
         let mut pipeline = redis::pipe();
         // A key of another type is the append's to report; the others are trimmed all the same.
         pipeline.ignore_errors();
         for stream in some {
             pipeline.cmd("XTRIM").arg(stream).arg("MINID").arg("=").arg(oldest).ignore();
+            pipeline.cmd("XRANGE").arg(stream).arg(future).arg("+").arg("COUNT").arg(1);
         }
-        pipeline.query_async::<Vec<redis::Value>>(connection).await?;
+        let found: Vec<redis::Value> = pipeline.query_async(connection).await?;
+        let is_ahead =
+            |value: &redis::Value| matches!(value, redis::Value::Array(entries) if !entries.is_empty());
+        let streams = some.iter().zip(&found).filter(|(_, value)| is_ahead(value));
+        ahead = streams.map(|(stream, _)| stream.clone()).next().or(ahead);
     }
-    Ok(())
+    Ok(ahead)
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::append::Keys;
+use super::housekeeping::{millis, server_unix_ms};
 use crate::config::{Capture, UntilAcknowledged};
 use crate::harmless;
 use crate::logs::Limited;
 use crate::metrics::CaptureMetrics;
-use crate::rt;
 use crate::server::{Class, ControlConnection, Error, Script};
 use crate::status::{Fullest, KeepStatus, Slot};
 
@@ -128,14 +128,18 @@ impl Trimming {
         if self.cursor == 0 {
             self.begun = Instant::now();
         }
+        let old = match until.age {
+            Some(age) => format!("{}-0", server_unix_ms(connection).await?.saturating_sub(millis(age))),
+            None => String::new(),
+        };
         if let Some(stream) = capture.stream.literal() {
-            self.trim(connection, until, stream.as_bytes()).await?;
+            self.trim(connection, until, &old, stream.as_bytes()).await?;
         } else {
             let mut scan = redis::cmd("SSCAN");
             scan.arg(&self.keys.streams).arg(self.cursor).arg("COUNT").arg(SCAN_COUNT);
             let (cursor, streams): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await?;
             for stream in streams {
-                match self.trim(connection, until, &stream).await {
+                match self.trim(connection, until, &old, &stream).await {
                     // A key of another type is the append's to report; the others are trimmed all the same.
                     Err(error) if error.code() == Some("WRONGTYPE") => {}
                     other => other?,
@@ -180,16 +184,17 @@ impl Trimming {
         self.slot.update(|status| status.keep = found);
     }
 
-    /// Trims one stream, in several calls where much is to go.
+    /// Trims one stream, in several calls where much is to go. What is acknowledged stays from the id `old` on.
     async fn trim(
         &mut self,
         connection: &mut ControlConnection,
         until: &UntilAcknowledged,
+        old: &str,
         stream: &[u8],
     ) -> Result<(), Error> {
         for call in 1..=CALLS {
             let Some(revision) = self.writes_as.borrow().clone() else { return Ok(()) };
-            let trimmed = self.call(connection, until, stream, &revision).await?;
+            let trimmed = self.call(connection, until, old, stream, &revision).await?;
             if trimmed.superseded {
                 return Ok(());
             }
@@ -208,14 +213,11 @@ impl Trimming {
         &self,
         connection: &mut ControlConnection,
         until: &UntilAcknowledged,
+        old: &str,
         stream: &[u8],
         revision: &str,
     ) -> Result<Trimmed, Error> {
         let (hash, knows_acked) = self.server.as_ref().map_or(("", false), |(hash, acked)| (hash, *acked));
-        let old = until.age.map_or_else(String::new, |age| {
-            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            format!("{}-0", rt::unix_ms().saturating_sub(age))
-        });
         let mut command = redis::cmd("EVALSHA");
         command.arg(hash).arg(2).arg(&self.keys.state).arg(stream);
         command.arg(revision).arg(until.entries).arg(old).arg(CALL_ENTRIES).arg(u8::from(knows_acked));

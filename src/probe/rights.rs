@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Order, keys};
+use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Keep, Order, keys};
 use crate::server::{ControlConnection, Error};
 
 /// No script has this hash, and none runs anyway.
@@ -161,6 +161,9 @@ impl Trials<'_> {
         }
         self.key("xlen", stream, &[]);
         self.key("xrange", &gaps, &["-", "+", "COUNT", "1"]);
+        if matches!(route.keep, Keep::Limits { age: Some(_), .. }) {
+            self.key("xrange", stream, &["-", "+", "COUNT", "1"]);
+        }
         self.key("xgroup|create", stream, &["tidegate", "0"]);
         self.key("xinfo|groups", stream, &[]);
         if route.keep.until_acknowledged().is_some() {

@@ -358,6 +358,40 @@ fn with_an_age_what_is_acknowledged_stays_until_then() {
     }
 }
 
+/// What comes gets ids behind the last one, so nothing ages out before the server's clock has come there.
+#[test]
+fn entries_from_the_future_do_not_age_out_and_that_is_said() {
+    for stream in ["orders", "s:<channel>"] {
+        let source = Server::start(Version::Redis70);
+        let destination = Server::start(Version::Redis70);
+        let routes = routes(r#""inventory""#, r#"{ age = "1s" }"#)
+            .replace(r#"stream = "orders""#, &format!("stream = {stream:?}"));
+        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(&routes);
+        let daemon = setup.expects(&[&["ids_ahead"]]).start_ready();
+        let name = stream.replace("<channel>", "orders");
+        let oracle = Oracle::new(&source);
+        oracle.publish(&Load::new(1, 1, &["orders"]));
+        daemon.wait_settled("orders", 1);
+        destination.ask::<()>(&[
+            "XADD",
+            &name,
+            "9999999999999-1",
+            "channel",
+            "orders",
+            "payload",
+            "",
+            "id",
+            "",
+        ]);
+        oracle.publish(&Load::new(1, 100, &["orders"]));
+        let said = daemon.wait_alert(&["ids_ahead"]);
+        assert!(said.text.contains(&format!("{name:?}")), "{said:?}");
+        daemon.wait_settled("orders", 101);
+        // The one from before is too old, and goes.
+        wait_length(&destination, &name, 101);
+    }
+}
+
 #[test]
 fn streams_of_a_template_are_trimmed_in_turn() {
     let source = Server::start(Version::Redis70);
