@@ -4,8 +4,8 @@
 //! that is read is asked each second, over a connection of its own, how much it holds and how fast that
 //! fills; and what it is, so that a node whose role no longer fits is left at once.
 //!
-//! Failure: the task asks again for ever; what it last heard goes stale, and the link notices by itself
-//! that nothing comes.
+//! Failure: the task asks again for ever. Until the server answers again nothing is known of it; the link notices by
+//! itself that nothing comes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,8 +59,9 @@ impl Backlog {
         rt::spawn("backlog", async move {
             let asking = async {
                 loop {
-                    // What went wrong shows by what is not heard.
                     drop(ask(&endpoint, &address, &role, &heard).await);
+                    // What it said before is no longer known to hold.
+                    *heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     tokio::time::sleep(INTERVAL).await;
                 }
             };
@@ -72,7 +73,7 @@ impl Backlog {
         Self { health, _alive: alive }
     }
 
-    /// What the server said last.
+    /// What the server said last, while it answers.
     pub(crate) fn health(&self) -> Option<Health> {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use tidegate::status::Ledger;
+use tidegate::status::{Ledger, RouteState};
 
-use crate::support::{Daemon, Load, Options, Oracle, Server, Setup, Version, alert, eventually};
+use crate::support::{
+    Daemon, Load, LogLine, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted,
+    captured, eventually, gaps, wait_for_last,
+};
 
+const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Twice `shutdown_timeout`, and more: far less than its three routes would take one after the other.
 const STOP: Duration = Duration::from_secs(20);
@@ -24,6 +28,82 @@ fn capture(name: &str, settings: &str) -> String {
         {settings}
         "#
     )
+}
+
+/// Waits until what was received is on disk.
+#[track_caller]
+fn wait_spooled(daemon: &Daemon, route: &str, received: u64) {
+    eventually("everything is on disk", PATIENCE, || {
+        let status = daemon.route(route)?;
+        let all = status.process.as_ref().is_some_and(|process| process.received == received);
+        if all && status.spooled_all { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+}
+
+/// Taken away and put back by two reloads, while most of what it has received is on disk only.
+#[track_caller]
+fn put_back_while_it_drains(settings: &str) {
+    const MANY: usize = 8_000;
+    let source = Server::start(Version::Redis70);
+    let destination = Server::with(Version::Redis70, Options::default().tcp());
+    // Of a sixteenth of the memory, less than a megabyte is for what waits.
+    let others: String = (1..16).map(|number| capture(&format!("other-{number}"), "")).collect();
+    let all = |settings: &str| format!("{}{others}", capture("orders", settings));
+    let mut daemon = Setup::new()
+        .endpoint("shop", &source)
+        .endpoint("events", &destination)
+        .routes(&all(""))
+        .daemon("memory_limit = \"16MiB\"\nspool = { limit = \"512MiB\", fsync = \"100ms\" }")
+        .expects(&[alert::DESTINATION, alert::GAP])
+        .start_ready();
+    let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
+    let load = |messages, number| {
+        Load::new(1, messages, &["orders"]).payloads(Payloads::Numbered).first_publisher(number)
+    };
+    oracle.publish(&load(100, 0));
+    daemon.wait_settled("orders", 100);
+    destination.freeze();
+    oracle.publish(&load(MANY, 1));
+    wait_spooled(&daemon, "orders", (100 + MANY) as u64);
+    daemon.reload_settings(&others);
+    daemon.reload_settings(&all(settings));
+    destination.thaw();
+    eventually("it listens again", PATIENCE, || {
+        let opened = |line: &LogLine| {
+            line.event.as_deref() == Some("window_opened") && line.text.contains("\"orders\"")
+        };
+        match daemon.log().iter().filter(|line| opened(line)).count() {
+            2 => Ok(()),
+            count => Err(format!("{count} windows")),
+        }
+    });
+    oracle.publish(&load(MANY, 2));
+    daemon.wait_state("orders", RouteState::Live);
+    oracle.publish_one(b"orders", LAST);
+    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    let (found, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
+    let seen = [daemon.seen("orders")];
+    // Between the two reloads nobody listened, and nothing was published.
+    let missing = assert_accounted(&oracle.sequence(), &captured, &found, &seen, &["restart"]);
+    assert_eq!(missing, 0, "it listened whenever something was published: {found:#?}");
+    assert!(found.len() <= 1, "{found:#?}");
+    let verified = daemon.run_command(&["spool", "verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+    eventually("what is stored is deleted from disk", PATIENCE, || {
+        let status = daemon.route("orders")?;
+        if status.spool_bytes == 0 { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+}
+
+#[test]
+fn put_back_as_it_was() {
+    put_back_while_it_drains("");
+}
+
+#[test]
+fn put_back_with_another_mapping() {
+    put_back_while_it_drains("groups = [\"inventory\"]\ngroups_start = \"0\"");
 }
 
 /// A daemon with routes whose destination does not answer, so that each drains for `shutdown_timeout`. A reload may meet
