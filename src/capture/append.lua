@@ -219,10 +219,17 @@ if gap and pos == prev and reached ~= pos then
     call('HINCRBY', state, 'received', dropped)
   end
 end
-if pos ~= '-' and not (gap and pos == prev) and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
-  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', pos, 'to', reached, 'started_at', ARGV[5],
-    'ended_at', ARGV[5], 'cause', 'failover', 'detail', 'another server took the source\'s place: what only the '
-    .. 'one before had is lost', 'dropped', '0')
+if pos ~= '-' and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+  -- Another server took the source's place: what only the one before had is lost.
+  local before = pos
+  for i = skip + 1, item do
+    local position = position_of(i)
+    if sub(before, 1, 32) ~= sub(position, 1, 32) and not (gap and before == prev) then
+      record_gap(before, position, 'started_at', ARGV[5], 'ended_at', ARGV[5], 'cause', 'failover', 'detail',
+        'another server took the source\'s place: what only the one before had is lost', 'dropped', '0')
+    end
+    before = position
+  end
 end
 if reached ~= pos then
   call('HSET', state, 'position', reached)

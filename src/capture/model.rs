@@ -122,6 +122,46 @@ impl Model {
         }
     }
 
+    /// Carries out an `EVALSHA` of history.lua.
+    pub(super) fn number(&mut self, command: &[Vec<u8>]) -> Value {
+        let (id, lowest, wished) = (text(&command[4]), text(&command[5]), text(&command[6]));
+        let (lowest, wished): (u64, u64) = (lowest.parse().unwrap(), wished.parse().unwrap());
+        let all = self.state.get("histories").cloned().unwrap_or_default();
+        let numbered = |entry: &str| -> (String, u64) {
+            let (id, number) = entry.split_once('=').unwrap();
+            (id.to_owned(), number.parse().unwrap())
+        };
+        let mut known: Vec<(String, u64)> = all.split_whitespace().map(numbered).collect();
+        let found = known.iter().position(|(known, _)| *known == id);
+        if found.is_some_and(|found| known[found].1 >= lowest) {
+            return Value::Bytes(all.into_bytes());
+        }
+        let position = self.state.get("position").filter(|position| position.len() == 53);
+        let stands_in = position.map(|position| (position[..15].parse::<u64>().unwrap(), &position[16..32]));
+        let mut number = wished;
+        match stands_in {
+            Some((epoch, anchor)) if found.is_none() && *anchor == id[..16] => number = epoch,
+            _ => {
+                number = number.max(stands_in.map_or(0, |(epoch, _)| epoch + 1));
+                number = known.iter().map(|(_, other)| other + 1).max().unwrap_or(0).max(number);
+            }
+        }
+        known.retain(|(known, _)| *known != id);
+        known.push((id, number));
+        let from = known.len().saturating_sub(32);
+        let all: String = known[from..].iter().map(|(id, number)| format!("{id}={number:015} ")).collect();
+        self.state.insert("histories".to_owned(), all.clone());
+        Value::Bytes(all.into_bytes())
+    }
+
+    /// Of what lies between two items that the state has passed it is not known that it was stored.
+    fn passes_gap(&mut self, from: &str, to: &str) {
+        let gaps = self.state.entry("gap_spans".to_owned()).or_default();
+        gaps.push_str(&format!("{from:>53}>{to} "));
+        let kept = gaps.len().saturating_sub(108 * 8);
+        gaps.drain(..kept);
+    }
+
     fn xadd(&mut self, key: &[u8], entry: Entry) -> bool {
         let fine = !self.spoiled.contains(key);
         if fine {
@@ -271,27 +311,41 @@ impl Model {
             Some(_) if item > skip => items[item - 1].clone(),
             Some(_) => position.clone(),
         };
+        let has_gap = gap.is_some();
         if let Some(gap) = gap
             && position == prev
             && reached != position
         {
             let names = ["to", "started_at", "ended_at", "cause", "detail", "reason", "dropped"];
-            let mut record = vec![b"from".to_vec(), prev.into_bytes()];
+            let mut record = vec![b"from".to_vec(), prev.clone().into_bytes()];
             for (name, value) in names.iter().zip(&gap).filter(|(name, _)| **name != "reason") {
                 record.extend([name.as_bytes().to_vec(), value.clone().into_bytes()]);
             }
-            let from = record[1].clone();
-            let to = record[3].clone();
+            let (from, to) = (text(&record[1]), text(&record[3]));
             assert!(self.xadd(&keys[1], record), "asked before");
-            let gaps = self.state.entry("gap_spans".to_owned()).or_default();
-            gaps.push_str(&format!("{:>53}>{} ", text(&from), text(&to)));
-            let kept = gaps.len().saturating_sub(108 * 8);
-            gaps.drain(..kept);
+            self.passes_gap(&from, &to);
             self.add("gaps", 1);
             self.state.insert("gap_at".to_owned(), gap[2].clone());
             let dropped = gap[6].parse().unwrap();
             self.add(&format!("dropped:{}", gap[5]), dropped);
             self.add("received", dropped);
+        }
+        if position != "-" && word(5)[1..].starts_with('h') && position[..32] != reached[..32] {
+            let mut before = position.clone();
+            for one in &items[skip..item] {
+                if before[..32] != one[..32] && !(has_gap && before == prev) {
+                    let detail =
+                        "another server took the source's place: what only the one before had is lost";
+                    let at = word(4);
+                    let fields =
+                        ["from", &before, "to", one, "started_at", &at, "ended_at", &at, "cause", "failover"];
+                    let fields = fields.into_iter().chain(["detail", detail, "dropped", "0"]);
+                    let record = fields.map(|word| word.as_bytes().to_vec()).collect();
+                    self.xadd(&keys[1], record);
+                    self.passes_gap(&before, one);
+                }
+                before.clone_from(one);
+            }
         }
         if reached != position {
             self.state.insert("position".to_owned(), reached.clone());

@@ -6,6 +6,7 @@
 //! route        one engine: what it wants done is done here, and what happened is told to it
 //! instance     one process: its disk, its routes (two while a reload is under way), its life
 //! destination  the scripts' model, error replies, lost replies, two masters at once
+//! replication  the source's replication stream: its histories, its backlog
 //! faults       broken and one-sided links (requests cut at any byte), stalls, pauses, kills, stops, reloads, other
 //!              configurations, failovers that lose, lost keys, clocks, full and damaged disks
 //! checks       what must hold
@@ -44,6 +45,7 @@ use crate::status::RouteState;
 use crate::template::Template;
 
 use instance::Instance;
+use replication::Stream;
 use route::Route;
 
 mod checks;
@@ -51,6 +53,7 @@ mod destination;
 mod faults;
 mod instance;
 pub(super) mod real;
+mod replication;
 mod route;
 
 const STEPS: usize = 400;
@@ -60,13 +63,13 @@ const FORCE_AFTER: Duration = Duration::from_secs(5);
 /// Between two heartbeats of the source.
 const HEARTBEAT_MS: u64 = 500;
 
-pub(super) fn settings(stream: &str) -> Capture {
+pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
     Capture {
         name: "orders".into(),
         source: "shop".into(),
         channels: vec![],
         patterns: vec!["c*".into(), "drop".into()],
-        mode: Mode::Subscribe,
+        mode,
         destination: "events".into(),
         reserved: "tidegate:".into(),
         stream: Template::parse(stream).unwrap(),
@@ -119,6 +122,8 @@ struct Source {
     beaten_ms: u64,
     /// It answers nobody for now, and keeps every connection.
     stalled: bool,
+    /// What is read is its replication stream.
+    stream: Option<Stream>,
 }
 
 impl Source {
@@ -139,9 +144,14 @@ const SPOOL: spool::Options = spool::Options {
     fsync: Fsync::Every(Duration::from_secs(1 << 20)),
 };
 
-/// What a configuration is: a later one is newer.
-fn hashes(configuration: u64) -> String {
-    format!("{:016x}-{configuration:016x}", numbering(configuration))
+/// What a configuration is: a later one is newer. Offsets of a replication stream count alike under all of them.
+fn hashes(configuration: u64, replicated: bool) -> String {
+    let numbering = numbering(configuration);
+    if replicated {
+        format!("offsets-{numbering:016x}{configuration:016x}")
+    } else {
+        format!("{numbering:016x}-{configuration:016x}")
+    }
 }
 
 /// How a configuration numbers: those with the same numbering may go on where the other one stopped.
@@ -152,6 +162,8 @@ fn numbering(configuration: u64) -> u64 {
 struct World {
     rng: fastrand::Rng,
     gentle: bool,
+    /// Whether the routes read the source's replication stream.
+    replicated: bool,
     roomy: bool,
     templated: bool,
     base: Instant,
@@ -200,10 +212,12 @@ impl World {
         let count = if real.is_some() { 1 } else { rng.usize(1..=3) };
         let gentle = count > 1 && rng.bool();
         let roomy = rng.bool();
+        let replicated = real.is_none() && rng.u8(..3) == 0;
         let hash = real.as_ref().map_or([b'0'; 40], |real| real.hash);
         let metrics = Metrics::new();
         let mut world = Self {
             gentle,
+            replicated,
             roomy,
             templated,
             base: Instant::now(),
@@ -216,7 +230,7 @@ impl World {
                 source: metrics.endpoint("shop"),
                 destination: metrics.endpoint("events"),
             },
-            source: Source { clock_ms: 1_000, ..Source::default() },
+            source: Source { clock_ms: 1_000, stream: replicated.then(Stream::begin), ..Source::default() },
             model: Model::default(),
             old_model: None,
             refusal: None,
@@ -342,9 +356,8 @@ impl World {
             }
             let passed = self.rng.u64(..200);
             self.pass(passed);
-            if round > 20 && self.is_settled() {
+            if round > 20 && self.is_settled() && self.are_ranks_known() {
                 self.check_noise(windows, lines);
-                self.check_ranks();
                 return;
             }
         }

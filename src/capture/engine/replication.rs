@@ -201,6 +201,9 @@ impl Engine {
         if !self.is_replication() {
             return;
         }
+        if self.is_numbered_otherwise(state) {
+            return self.number_anew(state, now);
+        }
         let forgotten = self.histories_in_use().into_iter().find(|(history, number)| {
             // A lower one could only be given a number that it does not have.
             let highest = state.histories.highest().max(state.highest_epoch());
@@ -215,6 +218,27 @@ impl Engine {
             self.ask(Ask::History, now, &call);
         }
         self.learn(state.histories.clone());
+    }
+
+    /// Whether the state stands in a history that this instance counts in under another number: the state was lost for a
+    /// while, and another instance numbered the history then.
+    fn is_numbered_otherwise(&self, state: &State) -> bool {
+        let Some(at) = state.position.filter(|_| self.chain.awaited() == 0) else { return false };
+        let known = state.histories.of(at.epoch);
+        known.is_some_and(|known| {
+            self.histories_in_use().iter().any(|(used, number)| used == known && *number != at.epoch.number)
+        })
+    }
+
+    /// Reads on behind the checkpoint, and counts as the state does from there on. What is in hand comes again, or is
+    /// stored by then.
+    fn number_anew(&mut self, state: &State, now: Moment) {
+        self.flush_builder();
+        let others = self.chain.clear() + self.spill.clear();
+        self.count_deduplicated(others);
+        self.forget_tap();
+        self.read_anew(now);
+        self.histories = state.histories.clone();
     }
 
     /// The histories that positions in hand, or still to come, are numbered by; oldest first.

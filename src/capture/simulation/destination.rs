@@ -8,6 +8,8 @@ pub(super) enum Call {
     Connect,
     Append,
     Stand,
+    /// history.lua.
+    History,
     /// Plain commands: `HSET`, `HDEL`.
     Plain,
     /// Every one.
@@ -46,6 +48,7 @@ impl World {
         let command = arguments(&request);
         let call = match (command[0].as_slice(), command[1].first()) {
             (b"EVALSHA", Some(b'1')) if command[1] == [b'1'; 40] => Call::Stand,
+            (b"EVALSHA", Some(b'2')) if command[1] == [b'2'; 40] => Call::History,
             (b"EVALSHA", _) => Call::Append,
             _ => Call::Plain,
         };
@@ -74,6 +77,7 @@ impl World {
         let model = old.unwrap_or(&mut self.model);
         match call {
             Call::Stand => model.stand(command, server_ms),
+            Call::History => model.number(command),
             Call::Append if beside => model.call(command),
             Call::Append => {
                 let before = model.position();

@@ -113,7 +113,7 @@ impl World {
     pub(super) fn fault(&mut self) {
         let which = self.rng.usize(..self.instances.len());
         let route = self.rng.usize(..self.instances[which].routes.len());
-        let kind = self.rng.u32(..170);
+        let kind = self.rng.u32(..if self.replicated { 190 } else { 170 });
         self.tell(|| format!("fault {kind} of i{which}.{route}, {} published", self.source.published));
         match kind {
             0..15 => self.lose_window(which, route),
@@ -130,7 +130,7 @@ impl World {
                 self.instances[which].clock_ahead_ms = self.rng.u64(..1_000_000);
             }
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
-            94..97 if !self.gentle && !self.forgot && self.is_remembered() => {
+            94..97 if !self.gentle && !self.replicated && !self.forgot && self.is_remembered() => {
                 // The source's epoch is lost, and its clock is behind; the state remembers. Where that is lost, too,
                 // nobody is left who knows how high the epochs were.
                 self.earlier = self.model.clone();
@@ -161,7 +161,7 @@ impl World {
             }
             128..134 => self.stop(which),
             134..142 if self.real.is_none() => {
-                let calls = [Call::Any, Call::Append, Call::Stand, Call::Plain, Call::Connect];
+                let calls = [Call::Any, Call::Append, Call::Stand, Call::History, Call::Plain, Call::Connect];
                 let call = *self.rng.choice(&calls).unwrap();
                 // One that has been parked takes 30 s to come back, and is not waited for so long.
                 let words = if self.gentle { &REFUSALS[PARKING..] } else { &REFUSALS[..] };
@@ -190,6 +190,7 @@ impl World {
                 }
             }
             160..170 => self.forge(),
+            170..190 if !self.gentle => self.replace_source(),
             _ => {}
         }
     }

@@ -1,6 +1,8 @@
 //! One engine, with made-up connections and a made-up disk.
 
 use super::*;
+use crate::config::{Prefer, Replication};
+use crate::replication::Place;
 
 /// A connection to the destination.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub(super) struct Route {
     window: Option<usize>,
     /// A window that is asked for, with its anchor and the lowest epoch.
     asked: Option<(AnchorId, u64)>,
+    /// A replication link that is asked for, and where.
+    linking: Option<Option<Place>>,
     /// Where a window that is open and not read begins.
     opened: Option<usize>,
     /// Behind what the source had sent then, the fence stands.
@@ -48,10 +52,17 @@ impl Route {
     ) -> Self {
         let share = Share::default();
         share.set(SHARES[usize::from(world.roomy)]);
+        let (mode, counts) = if world.replicated {
+            let replication =
+                Replication { prefer: Prefer::Master, sharded: false, min_backlog_cover: Duration::ZERO };
+            (Mode::Replication(replication), "offsets".to_owned())
+        } else {
+            (Mode::Subscribe, format!("{:016x}", numbering(configuration)))
+        };
         let settings = Settings {
-            capture: Arc::new(settings(if world.templated { "s:<channel>" } else { "s" })),
+            capture: Arc::new(settings(if world.templated { "s:<channel>" } else { "s" }, mode)),
             keys: world.keys.clone(),
-            numbering: format!("{:016x}", numbering(configuration)),
+            numbering: counts,
             source: "a source".to_owned(),
             epoch_key: "t:epoch".to_owned(),
             destination: "a destination".to_owned(),
@@ -72,6 +83,7 @@ impl Route {
             stopping: false,
             window: None,
             asked: None,
+            linking: None,
             opened: None,
             fence: None,
             connecting: None,
@@ -129,8 +141,12 @@ impl World {
                     *windows += 1;
                     one.asked = Some((anchor, floor));
                 }
-                Effect::Adopt => one.window = Some(one.opened.take().expect("a window is open")),
-                Effect::DropOpening => (one.asked, one.opened) = (None, None),
+                Effect::OpenLink(place) => {
+                    *windows += 1;
+                    one.linking = Some(place);
+                }
+                Effect::Adopt | Effect::Tap => one.window = Some(one.opened.take().expect("one is open")),
+                Effect::DropOpening => (one.asked, one.linking, one.opened) = (None, None, None),
                 Effect::Close => (one.window, one.fence) = (None, None),
                 Effect::Fence => one.fence = Some(end),
                 Effect::Read => {}
@@ -140,7 +156,6 @@ impl World {
                         format!("i{which}.{route} {}: {} {:?}", notice.event, notice.text, notice.position)
                     });
                 }
-                Effect::OpenLink(_) | Effect::Tap => unreachable!("replication is not made up here"),
             }
         }
     }
@@ -156,14 +171,21 @@ impl World {
     pub(super) fn open(&mut self, which: usize, route: usize) {
         let now = self.now(which);
         let refused = self.instances[which].no_source;
-        let Some((anchor, floor)) = self.route(which, route).asked else { return };
-        if self.source.stalled {
+        let one = self.route(which, route);
+        let (asked, linking) = (one.asked, one.linking.clone());
+        if self.source.stalled || (asked.is_none() && linking.is_none()) {
             return;
         }
-        self.route(which, route).asked = None;
+        let one = self.route(which, route);
+        (one.asked, one.linking) = (None, None);
         if refused {
-            self.route(which, route).engine.on_not_opened(&Error::Closed, now);
-        } else {
+            one.engine.on_not_opened(&Error::Closed, now);
+        } else if let Some(place) = linking {
+            let linked = self.source.link(place.as_ref());
+            let one = self.route(which, route);
+            one.opened = Some(usize::try_from(linked.offset).unwrap());
+            one.engine.on_linked(linked, now);
+        } else if let Some((anchor, floor)) = asked {
             let epoch = self.source.anchor(floor, anchor);
             let end = self.source.sent.len();
             let one = self.route(which, route);
@@ -185,7 +207,7 @@ impl World {
     /// Reads some of what the source has sent.
     pub(super) fn read_source(&mut self, which: usize, route: usize, most: usize) {
         let (now, gentle, stalled) = (self.now(which), self.gentle, self.source.stalled);
-        let Self { instances, source, .. } = self;
+        let Self { instances, source, replicated, .. } = self;
         let one = &mut instances[which].routes[route];
         let numbering = numbering(one.configuration);
         if stalled || !one.engine.reads() || (gentle && one.engine.is_full()) {
@@ -209,7 +231,7 @@ impl World {
             let Some(sent) = source.sent.get(at).copied() else { break };
             at += 1;
             flow = match sent {
-                Sent::Anchor(epoch) => one.engine.take(&mut pass, &Item::Anchor { epoch, offset: 0 }),
+                Sent::Anchor(epoch) => one.engine.take(&mut pass, &Item::Anchor { epoch, offset: at as u64 }),
                 Sent::Heartbeat(instance) => {
                     one.engine.take(&mut pass, &Item::Heartbeat { instance, sent_us: 0 })
                 }
@@ -224,7 +246,7 @@ impl World {
                     };
                     // Some are over the limit.
                     let size = if number % 29 == 5 { 1 << 20 } else { payload.len() };
-                    one.engine.take(&mut pass, &Item::Message { message, size, offset: 0 })
+                    one.engine.take(&mut pass, &Item::Message { message, size, offset: at as u64 })
                 }
             };
             if !matches!(flow, Flow::Go) {
@@ -235,7 +257,7 @@ impl World {
         if gentle && matches!(flow, Flow::Full) {
             flow = Flow::Go;
         }
-        one.engine.end_read(&pass, flow, None, now);
+        one.engine.end_read(&pass, flow, replicated.then_some(at as u64), now);
         self.drive(which, route);
     }
 
@@ -251,9 +273,10 @@ impl World {
             return self.drive(which, route);
         }
         let state = State::read(&self.model.state_reply()).unwrap();
-        let (hash, keys) = (self.hash, self.keys.clone());
+        let (hash, keys, replicated) = (self.hash, self.keys.clone(), self.replicated);
         let one = self.route(which, route);
-        let revision = revision.unwrap_or_else(|| Revision::after(&state, &hashes(one.configuration)));
+        let revision =
+            revision.unwrap_or_else(|| Revision::after(&state, &hashes(one.configuration, replicated)));
         let append = Append::new(hash, keys, revision.to_string());
         let scripts = Scripts { append, stand: [b'1'; 40], history: [b'2'; 40] };
         one.link = Some(Link::default());
