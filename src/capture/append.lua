@@ -208,6 +208,10 @@ local function record_gap(from, to, ...)
   call('HSET', state, 'gap_spans', sub(gaps, -108 * 8))
 end
 
+if pos == '-' and not gap and reached ~= pos then
+  -- What another instance holds from before this was never stored.
+  call('HSET', state, 'gap_spans', string.format('%53s', '-') .. '>' .. position_of(1) .. ' ')
+end
 if gap and pos == prev and reached ~= pos then
   record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],
     'detail', ARGV[gap + 4], 'dropped', ARGV[gap + 6])

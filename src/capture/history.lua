@@ -2,19 +2,23 @@
 -- Gives a history of the source its epoch: the same one, whoever asks and how often.
 --
 -- Replication ids do not order, so the state numbers them as they come up. One that comes up again after
--- another (a server that was replaced is a master again) gets a new number: positions never go back. One that
--- the state has forgotten, by a failover, and stands in keeps its number: the position has the beginning of its id.
+-- another (a server that was replaced is a master again) gets a new number: positions never go back. The one that the
+-- state stands in has the number of the position, which carries the beginning of its id: a failover may have lost, or
+-- changed, what is noted beside it.
 --
 -- KEYS[1] state
 -- ARGV[1] the history: 40 digits   [2] the lowest epoch it may have   [3] the epoch it gets if none is higher
 -- The reply: all histories, each with its epoch behind '=' and a space.
 local known = redis.call('HMGET', KEYS[1], 'histories', 'position')
 local all, number = known[1] or '', tonumber(ARGV[3])
-local found = string.match(all, ARGV[1] .. '=(%d+) ')
-if found and tonumber(found) >= tonumber(ARGV[2]) then return all end
+local found = tonumber(string.match(all, ARGV[1] .. '=(%d+) ') or '')
+local lowest = tonumber(ARGV[2])
 local stands_in = known[2] and tonumber(string.sub(known[2], 1, 15))
-if not found and stands_in and string.sub(known[2], 17, 32) == string.sub(ARGV[1], 1, 16) then
+if stands_in and stands_in >= lowest and string.sub(known[2], 17, 32) == string.sub(ARGV[1], 1, 16) then
+  if found == stands_in then return all end
   number = stands_in
+elseif found and found >= lowest then
+  return all
 else
   if stands_in then number = math.max(number, stands_in + 1) end
   for other in string.gmatch(all, '=(%d+) ') do number = math.max(number, tonumber(other) + 1) end

@@ -28,6 +28,18 @@ impl Histories {
         Self(text.split(' ').filter_map(entry).collect())
     }
 
+    /// The same, as a state knows them that stands there: the position's epoch is what its history stands for, whatever
+    /// is noted beside it.
+    pub(crate) fn of_a_state_at(mut self, position: Option<Position>) -> Self {
+        let Some(Position { epoch, .. }) = position else { return self };
+        for (id, number) in &mut self.0 {
+            if anchor(id) == Some(epoch.anchor) {
+                *number = epoch.number;
+            }
+        }
+        self
+    }
+
     /// The epoch of a history.
     pub(crate) fn epoch(&self, history: &HistoryId) -> Option<Epoch> {
         let (id, number) = self.0.iter().find(|(id, _)| id == history)?;

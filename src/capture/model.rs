@@ -133,14 +133,18 @@ impl Model {
         };
         let mut known: Vec<(String, u64)> = all.split_whitespace().map(numbered).collect();
         let found = known.iter().position(|(known, _)| *known == id);
-        if found.is_some_and(|found| known[found].1 >= lowest) {
-            return Value::Bytes(all.into_bytes());
-        }
         let position = self.state.get("position").filter(|position| position.len() == 53);
         let stands_in = position.map(|position| (position[..15].parse::<u64>().unwrap(), &position[16..32]));
+        let found = found.map(|found| known[found].1);
         let mut number = wished;
         match stands_in {
-            Some((epoch, anchor)) if found.is_none() && *anchor == id[..16] => number = epoch,
+            Some((epoch, anchor)) if epoch >= lowest && *anchor == id[..16] => {
+                if found == Some(epoch) {
+                    return Value::Bytes(all.into_bytes());
+                }
+                number = epoch;
+            }
+            _ if found.is_some_and(|found| found >= lowest) => return Value::Bytes(all.into_bytes()),
             _ => {
                 number = number.max(stands_in.map_or(0, |(epoch, _)| epoch + 1));
                 number = known.iter().map(|(_, other)| other + 1).max().unwrap_or(0).max(number);
@@ -312,6 +316,9 @@ impl Model {
             Some(_) => position.clone(),
         };
         let has_gap = gap.is_some();
+        if position == "-" && !has_gap && reached != position {
+            self.passes_gap("-", &items[0]);
+        }
         if let Some(gap) = gap
             && position == prev
             && reached != position

@@ -100,7 +100,7 @@ impl State {
                 let (anchor, revision) = text.split_once(' ')?;
                 Some((anchor.parse().ok()?, Revision::parse(revision)?))
             }),
-            histories: Histories::parse(text("histories").unwrap_or_default()),
+            histories: Histories::parse(text("histories").unwrap_or_default()).of_a_state_at(position),
             ledger: Ledger {
                 received: count("received"),
                 appended: count("appended"),

@@ -220,22 +220,29 @@ impl Engine {
         self.learn(state.histories.clone());
     }
 
-    /// Whether the state stands in a history that this instance counts in under another number: the state was lost for a
-    /// while, and another instance numbered the history then.
+    /// Whether a history that this instance counts in has another number by now: the state was lost for a while, and
+    /// another instance numbered it then.
     fn is_numbered_otherwise(&self, state: &State) -> bool {
-        let Some(at) = state.position.filter(|_| self.chain.awaited() == 0) else { return false };
-        let known = state.histories.of(at.epoch);
-        known.is_some_and(|known| {
-            self.histories_in_use().iter().any(|(used, number)| used == known && *number != at.epoch.number)
-        })
+        let otherwise = |(history, number): &(HistoryId, u64)| {
+            state.histories.epoch(history).is_some_and(|epoch| epoch.number != *number)
+        };
+        self.chain.awaited() == 0 && self.histories_in_use().iter().any(otherwise)
     }
 
-    /// Reads on behind the checkpoint, and counts as the state does from there on. What is in hand comes again, or is
-    /// stored by then.
+    /// Reads on behind the checkpoint, and counts as the state does from there on. What is in hand is stored by then, or
+    /// comes again; where the state stands nowhere, it is lost.
     fn number_anew(&mut self, state: &State, now: Moment) {
         self.flush_builder();
-        let others = self.chain.clear() + self.spill.clear();
-        self.count_deduplicated(others);
+        let held = self.chain.clear() + self.spill.clear();
+        if state.position.is_some_and(|at| state.histories.of(at.epoch).is_some()) {
+            self.count_deduplicated(held);
+        } else {
+            self.give_up(held);
+            let why =
+                "the route's state was gone, and another instance has numbered the source's history since";
+            let gap = Gap::begins(GapCause::StateLost, why, now.unix_ms);
+            self.reading.away = Some(Gap { dropped: held, ..gap });
+        }
         self.forget_tap();
         self.read_anew(now);
         self.histories = state.histories.clone();
@@ -359,8 +366,9 @@ impl Engine {
                 "the source was started again or replaced, and does not know what was read before".to_owned(),
             ),
         };
-        let started = away.map(|away| away.started_unix_ms).or(self.chain.since_unix_ms());
-        Joint::Gap(Gap::begins(cause, detail, started.unwrap_or(now.unix_ms)).until(now.unix_ms))
+        let started = away.as_ref().map(|away| away.started_unix_ms).or(self.chain.since_unix_ms());
+        let gap = Gap::begins(cause, detail, started.unwrap_or(now.unix_ms)).until(now.unix_ms);
+        Joint::Gap(Gap { dropped: away.map_or(0, |away| away.dropped), ..gap })
     }
 
     /// The link has ended. What is published from now on is missing only if no server holds it later.

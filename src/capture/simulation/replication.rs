@@ -77,6 +77,7 @@ impl World {
         });
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
+                self.lose_opened(which, route);
                 self.lose_window(which, route);
             }
         }

@@ -204,6 +204,16 @@ impl World {
         }
     }
 
+    /// A connection ends that is open and not read.
+    pub(super) fn lose_opened(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        let one = self.route(which, route);
+        if one.opened.take().is_some() {
+            one.engine.on_not_opened(&Error::Closed, now);
+            self.drive(which, route);
+        }
+    }
+
     /// Reads some of what the source has sent.
     pub(super) fn read_source(&mut self, which: usize, route: usize, most: usize) {
         let (now, gentle, stalled) = (self.now(which), self.gentle, self.source.stalled);
