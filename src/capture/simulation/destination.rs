@@ -1,5 +1,6 @@
 //! The destination: it carries out what connections have sent, or refuses it.
 
+use super::real::shown;
 use super::*;
 
 /// What is asked of it.
@@ -48,7 +49,7 @@ impl World {
         let command = arguments(&request);
         let call = match (command[0].as_slice(), command[1].first()) {
             (b"EVALSHA", Some(b'1')) if command[1] == [b'1'; 40] => Call::Stand,
-            (b"EVALSHA", Some(b'2')) if command[1] == [b'2'; 40] => Call::History,
+            (b"EVALSHA", _) if command[1] == self.history => Call::History,
             (b"EVALSHA", _) => Call::Append,
             _ => Call::Plain,
         };
@@ -77,7 +78,19 @@ impl World {
         let model = old.unwrap_or(&mut self.model);
         match call {
             Call::Stand => model.stand(command, server_ms),
-            Call::History => model.number(command),
+            Call::History => {
+                let reply = model.number(command);
+                if let Some(real) = &mut self.real {
+                    let text = |value: &Value| String::from_utf8(value.bytes().unwrap().to_vec()).unwrap();
+                    assert_eq!(
+                        real.call(request),
+                        shown(&reply),
+                        "the script and its model: {}",
+                        text(&reply)
+                    );
+                }
+                reply
+            }
             Call::Append if beside => model.call(command),
             Call::Append => {
                 let before = model.position();
@@ -87,7 +100,7 @@ impl World {
                     self.promised = Some(self.first_stored());
                 }
                 if let Some(real) = &mut self.real {
-                    assert_eq!(real.call(request), real::shown(&reply), "the script and its model");
+                    assert_eq!(real.call(request), shown(&reply), "the script and its model");
                 }
                 reply
             }

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::capture::append::{APPEND, Keys};
+use crate::capture::history::HISTORY;
 use crate::capture::model::Model;
+use crate::server::Script;
 use crate::server::resp::Value;
 
 /// A real server with the script.
@@ -13,6 +15,7 @@ pub(in crate::capture) struct Real {
     process: Child,
     pub(in crate::capture) connection: redis::Connection,
     pub(super) hash: [u8; 40],
+    pub(super) history: [u8; 40],
     _directory: tempfile::TempDir,
 }
 
@@ -60,9 +63,12 @@ impl Real {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        let script = APPEND.source;
-        let hash: String = redis::cmd("SCRIPT").arg("LOAD").arg(script).query(&mut connection).unwrap();
-        Self { process, connection, hash: hash.into_bytes().try_into().unwrap(), _directory: directory }
+        let mut load = |script: Script| -> [u8; 40] {
+            let load = redis::cmd("SCRIPT").arg("LOAD").arg(script.source).clone();
+            load.query::<String>(&mut connection).unwrap().into_bytes().try_into().unwrap()
+        };
+        let (hash, history) = (load(APPEND), load(HISTORY));
+        Self { process, connection, hash, history, _directory: directory }
     }
 
     pub(super) fn call(&mut self, request: &[u8]) -> String {

@@ -283,12 +283,13 @@ impl World {
             return self.drive(which, route);
         }
         let state = State::read(&self.model.state_reply()).unwrap();
-        let (hash, keys, replicated) = (self.hash, self.keys.clone(), self.replicated);
+        let (hash, history) = (self.hash, self.history);
+        let (keys, replicated) = (self.keys.clone(), self.replicated);
         let one = self.route(which, route);
         let revision =
             revision.unwrap_or_else(|| Revision::after(&state, &hashes(one.configuration, replicated)));
         let append = Append::new(hash, keys, revision.to_string());
-        let scripts = Scripts { append, stand: [b'1'; 40], history: [b'2'; 40] };
+        let scripts = Scripts { append, stand: [b'1'; 40], history };
         one.link = Some(Link::default());
         one.engine.on_connected(Connected { scripts, state, revision }, now);
         self.drive(which, route);
