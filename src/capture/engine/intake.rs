@@ -137,10 +137,11 @@ impl Engine {
             },
         };
         let tapped = self.is_replication();
-        if !tapped {
-            self.raise_floor(epoch.number + 1);
-        }
         let word = self.successor.border();
+        if !tapped {
+            // A successor may read this before it hears that its window is open with this very anchor.
+            self.raise_floor(epoch.number + u64::from(!word.is_at(anchor)));
+        }
         if word.is_at(anchor) {
             // What is full is found out with the next message.
             self.flush_builder();

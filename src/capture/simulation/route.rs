@@ -25,6 +25,8 @@ pub(super) struct Route {
     window: Option<usize>,
     /// A window that is asked for, with its anchor and the lowest epoch.
     asked: Option<(AnchorId, u64)>,
+    /// The anchor of a window that the source has opened, and where it begins. The route has not heard of it yet.
+    coming: Option<(Epoch, usize)>,
     /// A replication link that is asked for, and where.
     linking: Option<Option<Place>>,
     /// Where a window that is open and not read begins.
@@ -83,6 +85,7 @@ impl Route {
             stopping: false,
             window: None,
             asked: None,
+            coming: None,
             linking: None,
             opened: None,
             fence: None,
@@ -146,7 +149,9 @@ impl World {
                     one.linking = Some(place);
                 }
                 Effect::Adopt | Effect::Tap => one.window = Some(one.opened.take().expect("one is open")),
-                Effect::DropOpening => (one.asked, one.linking, one.opened) = (None, None, None),
+                Effect::DropOpening => {
+                    (one.asked, one.coming, one.linking, one.opened) = (None, None, None, None);
+                }
                 Effect::Close => (one.window, one.fence) = (None, None),
                 Effect::Fence => one.fence = Some(end),
                 Effect::Read => {}
@@ -172,25 +177,27 @@ impl World {
         let now = self.now(which);
         let refused = self.instances[which].no_source;
         let one = self.route(which, route);
-        let (asked, linking) = (one.asked, one.linking.clone());
-        if self.source.stalled || (asked.is_none() && linking.is_none()) {
+        let (asked, linking, coming) = (one.asked, one.linking.clone(), one.coming);
+        if self.source.stalled || (asked.is_none() && linking.is_none() && coming.is_none()) {
             return;
         }
         let one = self.route(which, route);
-        (one.asked, one.linking) = (None, None);
+        (one.asked, one.linking, one.coming) = (None, None, None);
         if refused {
             one.engine.on_not_opened(&Error::Closed, now);
+        } else if let Some((epoch, end)) = coming {
+            one.opened = Some(end);
+            one.engine.on_opened(epoch.at(0), now);
         } else if let Some(place) = linking {
             let linked = self.source.link(place.as_ref());
             let one = self.route(which, route);
             one.opened = Some(usize::try_from(linked.offset).unwrap());
             one.engine.on_linked(linked, now);
         } else if let Some((anchor, floor)) = asked {
+            // Others may read the anchor before this route hears that its window is open.
             let epoch = self.source.anchor(floor, anchor);
-            let end = self.source.sent.len();
-            let one = self.route(which, route);
-            one.opened = Some(end);
-            one.engine.on_opened(epoch.at(0), now);
+            self.route(which, route).coming = Some((epoch, self.source.sent.len()));
+            return;
         }
         self.drive(which, route);
     }
