@@ -392,24 +392,31 @@ impl Chain {
         });
     }
 
-    /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how
-    /// many messages that were, and the gap before the first of them: it lies before the border too.
-    pub(crate) fn cut(&mut self, border: Position) -> (u64, Option<Gap>) {
-        let mut events = 0;
-        let mut gap = None;
-        while self.ring.len() > self.sent && self.ring.back().is_some_and(|batch| batch.first >= border) {
-            if let Some(batch) = self.ring.pop_back() {
+    /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how many messages that
+    /// were, and the gap before the first of them: it lies before the border too. What was sent is `taken` as well where
+    /// the other route writes to the same state, which tells it what became of that.
+    pub(crate) fn cut(&mut self, border: Position, taken: bool) -> (u64, Option<Gap>) {
+        let (mut events, mut gap) = (0, None);
+        while (taken || self.ring.len() > self.sent)
+            && self.ring.back().is_some_and(|batch| batch.first >= border)
+            && let Some(batch) = self.ring.pop_back()
+        {
+            if self.ring.len() < self.passed {
+                self.kept_bytes = self.kept_bytes.saturating_sub(batch.held_bytes());
+                self.passed = self.ring.len();
+            } else {
                 self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
                 events += batch.events;
-                self.last = match &batch.joint {
-                    Joint::Follows(before) => Some(*before),
-                    _ => self.ring.back().map(|batch| batch.last),
-                };
-                gap = match batch.joint {
-                    Joint::Gap(gap) => Some(gap),
-                    Joint::Follows(_) | Joint::Start => None,
-                };
             }
+            self.sent = self.sent.min(self.ring.len());
+            self.last = match &batch.joint {
+                Joint::Follows(before) => Some(*before),
+                _ => self.ring.back().map(|batch| batch.last),
+            };
+            gap = match batch.joint {
+                Joint::Gap(gap) => Some(gap),
+                Joint::Follows(_) | Joint::Start => None,
+            };
         }
         (events, gap)
     }

@@ -126,7 +126,8 @@ impl Engine {
         self.ending = self.handed_over();
         self.close_reading();
         self.flush_builder();
-        let (others, gap) = self.spill.cut(place, &mut self.chain);
+        let taken = self.ending == Ending::HandedOver;
+        let (others, gap) = self.spill.cut(place, &mut self.chain, taken);
         self.count_deduplicated(others);
         // Only what may be missing before the border is the successor's to record: where a window of this route begins
         // beyond it, the gap that this window would have recorded.

@@ -319,8 +319,8 @@ impl Spill {
 
     /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how many
     /// messages that were, and the gap before the first of them: it lies before the border too. What is on
-    /// disk only stays: nothing is written while a border may come.
-    pub(crate) fn cut(&mut self, border: Position, chain: &mut Chain) -> (u64, Option<Gap>) {
+    /// disk only stays: nothing is written while a border may come. `taken` is as for [`Chain::cut`].
+    pub(crate) fn cut(&mut self, border: Position, chain: &mut Chain, taken: bool) -> (u64, Option<Gap>) {
         let (mut events, mut gap) = (0, None);
         while self.tail.back().is_some_and(|batch| batch.first >= border)
             && let Some(batch) = self.tail.pop_back()
@@ -335,7 +335,7 @@ impl Spill {
         if !self.is_empty() {
             return (events, gap);
         }
-        let (more, before) = chain.cut(border);
+        let (more, before) = chain.cut(border, taken);
         (events + more, before.or(gap))
     }
 
