@@ -12,33 +12,26 @@
 //! decided, `chain`, is apart from what is moved, `route`.
 
 mod append;
-mod control_channel;
 mod durable;
 mod engine;
 mod handover;
-mod history;
 mod housekeeping;
-mod item;
 mod lane;
-mod listening;
 pub mod mapping;
 #[cfg(test)]
 mod model;
-mod pulse;
 pub mod requeue;
 mod route;
 mod share;
 #[cfg(test)]
 mod simulation;
 mod state;
-mod tap;
 mod trimming;
-mod window;
 
+pub use crate::source::heartbeat::{Pulse, WeakPulse};
 pub use engine::{Batch, Builder, Options};
 #[cfg(test)]
 pub(crate) use handover::Border;
 pub use handover::Handover;
-pub use pulse::{Pulse, WeakPulse};
 pub use route::{Parts, Route, SpoolPlace};
 pub use share::Share;

@@ -26,9 +26,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::PARKED;
 use crate::config::{Endpoint, Prefer};
 use crate::logs::Limited;
-use crate::replication::{Link, Place, Start};
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
+use crate::source::replication::{Link, Place, Start};
 
 /// How often the link acknowledges, whatever comes.
 const TICK: Duration = Duration::from_secs(1);

@@ -41,17 +41,17 @@ use std::time::{Duration, Instant};
 
 use super::append::{self, Keys};
 use super::handover::{Border, Handover};
-use super::history::Histories;
 use super::mapping::Mapping;
-use super::pulse::Beat;
 use super::share::Share;
 use super::state::Revision;
 use crate::config::{Capture, Durability};
 use crate::filter::Filter;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
-use crate::replication::Place;
 use crate::rt::Moment;
+use crate::source::heartbeat::Beat;
+use crate::source::replication::Place;
+use crate::source::replication::epochs::Histories;
 use crate::spool::{Done, Request};
 use crate::status::InHand;
 
@@ -60,8 +60,6 @@ pub(super) use chain::Prev;
 pub(super) use ending::Carried;
 pub(super) use gap::Gap;
 pub(super) use intake::Flow;
-#[cfg(test)]
-pub(super) use intake::plausible;
 pub(super) use leadership::STAND;
 pub(super) use notice::{Notice, Severity, Side};
 pub(super) use reading::Lost;

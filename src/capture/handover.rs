@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 use super::engine::Carried;
 use crate::position::{AnchorId, Position};
-use crate::replication::Place;
+use crate::source::replication::Place;
 use crate::spool::Spool;
 
 /// What two routes say to each other. Cheap to clone.

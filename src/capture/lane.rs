@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::append::{APPEND, Append, Keys};
 use super::engine::{Connected, STAND, Scripts};
-use super::history::HISTORY;
 use super::state::{Revision, State};
 use crate::config::{Capture, Endpoint, GroupsStart};
 use crate::server::resp::Value;
 use crate::server::{self, Connection, Error, load_script};
+use crate::source::replication::epochs::HISTORY;
 
 /// What a lane is made from.
 #[derive(Debug, Clone)]

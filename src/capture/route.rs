@@ -24,7 +24,6 @@ use super::durable::Durable;
 use super::engine::{Counters, Effect, Engine, Lost, Settings};
 use super::handover::{Border, Ended, Handover};
 use super::housekeeping;
-use super::pulse::Pulse;
 use super::share::Share;
 use super::state::Revision;
 use super::trimming::Trimming;
@@ -35,6 +34,7 @@ use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::Position;
 use crate::rt::{self, Moment};
 use crate::server::Error;
+use crate::source::heartbeat::Pulse;
 use crate::spool::{Done, Spool};
 use crate::status::Slot;
 

@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use super::history::Histories;
 use crate::config::{Capture, Mode};
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
+use crate::source::replication::epochs::Histories;
 use crate::status::{InHand, Ledger};
 
 /// The format that this release writes.

@@ -16,10 +16,10 @@ use super::rollout::Rollout;
 use super::spill::Spill;
 use super::{Effect, Engine, Notice};
 use crate::capture::handover::{Border, Left};
-use crate::capture::history::Histories;
 use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
+use crate::source::replication::epochs::Histories;
 
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

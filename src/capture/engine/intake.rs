@@ -4,16 +4,14 @@
 use super::spill::Room;
 use super::{Engine, Notice, Side};
 use crate::capture::handover::Border;
-use crate::capture::item::Item;
 use crate::capture::mapping::Context;
 use crate::filter::Looked;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
+use crate::source::control_channel::plausible;
+use crate::source::item::Item;
 
-/// How far an epoch may jump ahead of the one before it: a source whose clock was set right, or one that replaced
-/// another, moves by years at most.
-const LONGEST_JUMP_MS: u64 = 50 * 366 * 24 * 60 * 60 * 1000;
 
 /// Whether reading goes on, and if not, why.
 #[derive(Debug)]
@@ -56,11 +54,6 @@ impl Looked for Received<'_> {
     fn payload(&self) -> Option<&[u8]> {
         Some(self.0.payload)
     }
-}
-
-/// Whether an anchor can follow `before`; every instance must answer alike, or their numbering parts.
-pub(in crate::capture) fn plausible(anchor: Epoch, before: Epoch) -> bool {
-    anchor.number > before.number && anchor.number - before.number <= LONGEST_JUMP_MS
 }
 
 impl Engine {

@@ -79,7 +79,7 @@ pub(super) enum Opening {
         since: Instant,
     },
     /// A replication link.
-    Link(Option<crate::replication::Place>),
+    Link(Option<crate::source::replication::Place>),
     /// A link that is open; the state is asked for the number of its history.
     Numbering(Box<Linked>),
     /// There is no room for more.

@@ -12,14 +12,14 @@ use super::reading::{Open, Opening};
 use super::writing::Ask;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::handover::{Border, Left};
-use crate::capture::history::{self, Histories};
 use crate::capture::state::State;
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
-use crate::replication::{Anew, HistoryId, Place, Start};
 use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp::Value;
+use crate::source::replication::epochs::{self, Histories};
+use crate::source::replication::{Anew, HistoryId, Place, Start};
 
 /// How long it takes to look again whether what is needed to open a link is known.
 const RECHECK: Duration = Duration::from_millis(100);
@@ -181,7 +181,7 @@ impl Engine {
         let Some(hash) = self.writing.history_hash() else { return };
         let mut call = Vec::new();
         let wished = self.floor.max(now.unix_ms);
-        history::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
+        epochs::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
         self.ask(Ask::History, now, &call);
     }
 
@@ -211,7 +211,7 @@ impl Engine {
         {
             // The state was lost, or went back: what this instance has numbered keeps its number.
             let mut call = Vec::new();
-            history::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
+            epochs::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
             self.ask(Ask::History, now, &call);
         }
         self.learn(state.histories.clone());

@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use super::{Lost, Pending, Route};
 use crate::capture::engine::{Flow, Linked};
-use crate::capture::item::Item;
-use crate::capture::listening::Listening;
-use crate::capture::tap::Tap;
-use crate::capture::window::{Subscriptions, Window};
 use crate::config::Prefer;
 use crate::metrics::float;
 use crate::position::AnchorId;
-use crate::replication::{Backlog, Health, Link, Place, Start};
 use crate::rt::Moment;
 use crate::server::{Error, Role};
+use crate::source::item::Item;
+use crate::source::reader::Listening;
+use crate::source::replication::reader::Tap;
+use crate::source::replication::{Backlog, Health, Link, Place, Start};
+use crate::source::subscribe::{Subscriptions, Window};
 use crate::status::ReplicationStatus;
 
 /// The connections.

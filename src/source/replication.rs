@@ -23,8 +23,10 @@
 //! (`tests/replication.rs`).
 
 mod backlog;
+pub(crate) mod epochs;
 mod link;
 mod node;
+pub(crate) mod reader;
 mod stream;
 
 use std::fmt;

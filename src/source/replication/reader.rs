@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use hashbrown::HashSet;
 
-use super::control_channel::Control;
-use super::item::Item;
-use super::window::Subscriptions;
+use super::{Command, Link};
 use crate::config::Address;
 use crate::glob;
-use crate::replication::{Command, Link};
 use crate::server::resp::Message;
 use crate::server::{Error, Role};
+use crate::source::control_channel::Control;
+use crate::source::item::Item;
+use crate::source::subscribe::Subscriptions;
 
 /// An open tap.
 #[derive(Debug)]

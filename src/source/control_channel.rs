@@ -8,6 +8,10 @@ use crate::position::{Epoch, Position};
 
 /// What every message begins with; the number changes with the wording.
 const MAGIC: &str = "tidegate1";
+/// How far an epoch may jump ahead of the one before it: a source whose clock was set right, or one that replaced
+/// another, moves by years at most.
+const LONGEST_JUMP_MS: u64 = 50 * 366 * 24 * 60 * 60 * 1000;
+
 /// A message on the control channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
@@ -54,10 +58,14 @@ impl Control {
     }
 }
 
+/// Whether an anchor can follow `before`; every instance must answer alike, or their numbering parts.
+pub(crate) fn plausible(anchor: Epoch, before: Epoch) -> bool {
+    anchor.number > before.number && anchor.number - before.number <= LONGEST_JUMP_MS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::engine::plausible;
     use crate::position::AnchorId;
 
     #[test]

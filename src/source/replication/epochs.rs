@@ -1,18 +1,18 @@
 //! The source's histories, numbered: which epoch each replication id stands for.
 //!
 //! Positions must compare, and replication ids do not order. So the route's state gives each history an
-//! epoch when it first comes up, in one step on the destination (`history.lua`): every instance reads the
+//! epoch when it first comes up, in one step on the destination (`epochs.lua`): every instance reads the
 //! same number, and an offset means the same position to all of them. The anchor's part of the epoch is
 //! the beginning of the id itself, so that a number which was given twice, because a state was lost, still
 //! is not taken for the same.
 
+use super::{HistoryId, Place};
 use crate::position::{AnchorId, Epoch, Position};
-use crate::replication::{HistoryId, Place};
 use crate::server::resp;
 use crate::server::{Hash, Script};
 
-/// `history.lua`.
-pub(crate) const HISTORY: Script = Script { name: "history.lua", source: include_str!("history.lua") };
+/// `epochs.lua`.
+pub(crate) const HISTORY: Script = Script { name: "epochs.lua", source: include_str!("epochs.lua") };
 
 /// The histories that the state knows, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

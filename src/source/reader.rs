@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::item::Item;
-use super::tap::Tap;
-use super::window::Window;
+use super::replication::reader::Tap;
+use super::subscribe::Window;
 use crate::server::Error;
 
 /// An open source.
