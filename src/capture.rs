@@ -12,26 +12,22 @@
 //! decided, `chain`, is apart from what is moved, `route`.
 
 mod append;
-mod durable;
+mod batch;
+pub mod dead_letters;
 mod engine;
-mod handover;
+mod groups;
 mod housekeeping;
-mod lane;
 pub mod mapping;
-#[cfg(test)]
-mod model;
-pub mod requeue;
+mod memory_quota;
+mod retention;
 mod route;
-mod share;
 #[cfg(test)]
 mod simulation;
-mod state;
-mod trimming;
 
 pub use crate::source::heartbeat::{Pulse, WeakPulse};
-pub use engine::{Batch, Builder, Options};
+pub use batch::{Batch, Builder, Options};
 #[cfg(test)]
-pub(crate) use handover::Border;
-pub use handover::Handover;
+pub(crate) use engine::handover::Border;
+pub use engine::handover::Handover;
+pub use memory_quota::Share;
 pub use route::{Parts, Route, SpoolPlace};
-pub use share::Share;

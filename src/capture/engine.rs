@@ -19,17 +19,13 @@
 //! Failure: no event ends the engine but a stop or a successor. Each side comes back by itself, a route without the right
 //! to write is parked, and the next recorded gap carries what may be missing.
 
-mod batch;
 mod chain;
 mod ending;
-mod gap;
-mod intake;
+pub(super) mod handover;
 mod leadership;
 mod ledger;
-mod notice;
 mod peers;
 mod reading;
-mod replication;
 mod report;
 mod rollout;
 mod spill;
@@ -39,11 +35,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::append::{self, Keys};
-use super::handover::{Border, Handover};
+use super::append::call::{self, Keys};
+use super::append::state::Revision;
+use super::batch::Builder;
+use super::batch::gap::Gap;
 use super::mapping::Mapping;
-use super::share::Share;
-use super::state::Revision;
+use super::memory_quota::Share;
 use crate::config::{Capture, Durability};
 use crate::filter::Filter;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
@@ -54,25 +51,23 @@ use crate::source::replication::Place;
 use crate::source::replication::epochs::Histories;
 use crate::spool::{Done, Request};
 use crate::status::InHand;
+use handover::{Border, Handover};
 
-pub use batch::{Batch, Builder, Options};
-pub(super) use chain::Prev;
 pub(super) use ending::Carried;
-pub(super) use gap::Gap;
-pub(super) use intake::Flow;
 pub(super) use leadership::STAND;
-pub(super) use notice::{Notice, Severity, Side};
 pub(super) use reading::Lost;
-pub(super) use replication::Linked;
+pub(super) use reading::ingest::Flow;
+pub(super) use reading::replication::Linked;
 pub(super) use report::View;
+pub(super) use report::notice::{Notice, Severity, Side};
 pub(super) use writing::{Connected, Scripts};
 
 use chain::Chain;
 use ending::Ending;
 use leadership::Leadership;
 use ledger::Ledger;
-use notice::Notices;
 use reading::Reading;
+use report::notice::Notices;
 use rollout::Rollout;
 use spill::{Room, Spill};
 use writing::Writing;
@@ -217,7 +212,7 @@ impl Engine {
         Self {
             filter: Filter::new(&capture.conditions),
             mapping: Mapping::new(capture),
-            builder: Builder::new(Arc::new(append::options(capture, &settings.numbering))),
+            builder: Builder::new(Arc::new(call::options(capture, &settings.numbering))),
             chain: Chain::new(&settings.numbering),
             spill: Spill::default(),
             leadership: Leadership::new(settings.instance.clone(), settings.force_after, now.at),

@@ -4,6 +4,7 @@
 //! `apply` gives what happened to the engine, and then does what the engine wants: connections, bytes, requests to the
 //! spool, log lines. No decision is made here.
 
+mod connection;
 mod destination;
 mod report;
 mod source;
@@ -19,14 +20,14 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::append::Keys;
-use super::durable::Durable;
+use super::append::call::Keys;
+use super::append::durability::Durable;
+use super::append::state::Revision;
+use super::engine::handover::{Border, Ended, Handover};
 use super::engine::{Counters, Effect, Engine, Lost, Settings};
-use super::handover::{Border, Ended, Handover};
 use super::housekeeping;
-use super::share::Share;
-use super::state::Revision;
-use super::trimming::Trimming;
+use super::memory_quota::Share;
+use super::retention::acknowledged::Trimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::DropReason;
 use crate::logs::Outages;

@@ -25,12 +25,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::append::{Append, Keys};
+use super::append::call::{Append, Keys};
+use super::append::state::{Revision, State};
+use super::engine::handover::Handover;
 use super::engine::{Connected, Counters, Effect, Engine, Flow, Lost, Scripts, Settings};
-use super::handover::Handover;
-use super::model::{Model, arguments};
-use super::share::Share;
-use super::state::{Revision, State};
+use super::memory_quota::Share;
 use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, Subject, Test};
 use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
@@ -42,16 +41,19 @@ use crate::source::item::Item;
 use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
 use crate::status::RouteState;
 use crate::template::Template;
+use model::{Model, arguments};
 
+use driver::Route;
 use instance::Instance;
-use route::Route;
 
 mod checks;
 mod destination;
+mod driver;
 mod faults;
 mod instance;
+#[cfg(test)]
+mod model;
 pub(super) mod real;
-mod route;
 
 const STEPS: usize = 400;
 /// What a route may hold: small, so that a history fills it; or large, so that what was stored lately is kept.

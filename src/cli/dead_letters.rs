@@ -356,15 +356,21 @@ impl<'a> Again<'a> {
                 let endpoint = letters.endpoint.clone();
                 let (id, added) = (&letter.id, letter.added_unix_ms());
                 let connection = &mut letters.connection;
-                let did =
-                    capture::requeue::requeue(connection, &endpoint, settings, id, added, &letter.fields)
-                        .await;
+                let did = capture::dead_letters::requeue(
+                    connection,
+                    &endpoint,
+                    settings,
+                    id,
+                    added,
+                    &letter.fields,
+                )
+                .await;
                 Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
-                    capture::requeue::Requeued::Appended { stream, id } => {
+                    capture::dead_letters::Requeued::Appended { stream, id } => {
                         Ok(format!("appended to {} as {id}", text::shown(&stream, 200)))
                     }
-                    capture::requeue::Requeued::Gone => Err("somebody else has removed it".to_owned()),
-                    capture::requeue::Requeued::Stays(why) => Err(why),
+                    capture::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    capture::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }
             Self::Broadcast(requeue, route) => {

@@ -10,12 +10,12 @@
 use std::time::Instant;
 
 use super::chain::Chain;
-use super::gap::{Gap, Joint};
+use super::handover::{Border, Left};
 use super::reading::Opening;
 use super::rollout::Rollout;
 use super::spill::Spill;
 use super::{Effect, Engine, Notice};
-use crate::capture::handover::{Border, Left};
+use crate::capture::batch::gap::{Gap, Joint};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;

@@ -23,7 +23,7 @@ use crate::server::resp::{self, Value};
 use crate::server::{Hash, Script};
 
 /// `stand.lua`.
-pub(crate) const STAND: Script = Script { name: "stand.lua", source: include_str!("stand.lua") };
+pub(crate) const STAND: Script = Script { name: "lease.lua", source: include_str!("lease.lua") };
 
 /// How long the lease lasts: a few times the longest interval between two calls.
 const LEASE: Duration = Duration::from_secs(3);

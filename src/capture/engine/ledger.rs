@@ -10,7 +10,7 @@
 //! and what this process has in hand is added to it. There each message counts once, whoever received it.
 
 use super::chain::Passed;
-use crate::capture::append::Stored;
+use crate::capture::append::call::Stored;
 use crate::event::DropReason;
 use crate::status::{self, InHand};
 

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::ending::Ending;
-use super::gap::Gap;
+use super::handover::Border;
 use super::leadership::{Facts, Stood, Want};
 use super::rollout::Rollout;
 use super::writing::Ask;
 use super::{Engine, Notice};
-use crate::capture::handover::Border;
-use crate::capture::state::{Revision, State};
+use crate::capture::append::state::{Revision, State};
+use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
 use crate::position::AnchorId;

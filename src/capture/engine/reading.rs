@@ -16,20 +16,23 @@
 //! so a new window is opened *beside* the silent one. Where the old one delivers again, the new one is dropped and there
 //! is no gap. Where the new one is open and the old one stays silent for a moment longer, the old one is given up.
 
+pub(super) mod ingest;
+pub(super) mod replication;
+
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
-use super::gap::{Gap, Joint};
-use super::intake::Flow;
-use super::replication::{Linked, Tap};
+use super::handover::Border;
 use super::rollout::Rollout;
 use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
-use crate::capture::handover::Border;
+use crate::capture::batch::gap::{Gap, Joint};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
+use ingest::Flow;
+use replication::{Linked, Tap};
 
 /// How long a source that refuses is left alone.
 const PARKED: Duration = Duration::from_secs(30);

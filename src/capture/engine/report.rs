@@ -1,10 +1,12 @@
 //! What a route says of itself, and what it counts.
 
+pub(super) mod notice;
+
 use super::chain::Counts;
 use super::ending::Ending;
-use super::gap::Gap;
 use super::{Engine, Notice};
-use crate::capture::append::Stored;
+use crate::capture::append::call::Stored;
+use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::DropReason;
 use crate::metrics::float;

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::capture::state::{Revision, State};
+use crate::capture::append::state::{Revision, State};
 use crate::position::AnchorId;
 
 /// How long a destination that refused an announcement is left alone.

@@ -24,9 +24,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Options};
 use super::chain::Chain;
-use super::gap::{Gap, Joint};
+use crate::capture::batch::gap::{Gap, Joint};
+use crate::capture::batch::{Batch, Options};
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::rt::Moment;

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use super::connection::{Lane, LaneSettings};
 use super::{Pending, Route};
+use crate::capture::append::state::Revision;
 use crate::capture::engine::Engine;
-use crate::capture::handover::{Ended, Handover};
-use crate::capture::lane::{Lane, LaneSettings};
-use crate::capture::state::Revision;
+use crate::capture::engine::handover::{Ended, Handover};
 use crate::rt::Moment;
 use crate::server::{Connection, Error};
 

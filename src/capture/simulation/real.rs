@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::capture::append::{APPEND, Keys};
-use crate::capture::model::Model;
+use super::model::Model;
+use crate::capture::append::call::{APPEND, Keys};
 use crate::server::resp::Value;
 
 /// A real server with the script.

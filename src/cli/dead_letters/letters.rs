@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::broadcast::EntryId;
-use crate::capture::requeue::Fields;
+use crate::capture::dead_letters::Fields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
 use crate::harmless;

@@ -4,11 +4,11 @@
 //! finds the batch that holds what follows. Positions of a configuration that counts other messages compare with the
 //! checkpoint at anchors only: those in hand are *foreign* meanwhile.
 
-use super::super::batch::Batch;
-use super::super::gap::{Gap, Joint};
 use super::{Chain, went_back};
-use crate::capture::append::{Outcome, Stored};
-use crate::capture::state::Passage;
+use crate::capture::append::call::{Outcome, Stored};
+use crate::capture::batch::Batch;
+use crate::capture::batch::gap::{Gap, Joint};
+use crate::capture::batch::passage::Passage;
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::server::Error;

@@ -20,12 +20,12 @@ pub struct Gap {
 
 impl Gap {
     /// A stretch that begins now and has not ended.
-    pub(super) fn begins(cause: GapCause, detail: impl Into<String>, started_unix_ms: u64) -> Self {
+    pub(crate) fn begins(cause: GapCause, detail: impl Into<String>, started_unix_ms: u64) -> Self {
         Self { cause, detail: detail.into(), started_unix_ms, ended_unix_ms: started_unix_ms, dropped: 0 }
     }
 
     /// The same, ended at this time. A clock that went back moves its beginning: no gap ends before it begins.
-    pub(super) fn until(self, ended_unix_ms: u64) -> Self {
+    pub(crate) fn until(self, ended_unix_ms: u64) -> Self {
         Self { started_unix_ms: self.started_unix_ms.min(ended_unix_ms), ended_unix_ms, ..self }
     }
 
@@ -36,7 +36,7 @@ impl Gap {
 
     /// The same stretch for another reason as well: this one's cause holds, the other's end.
     #[must_use]
-    pub(super) fn with(self, other: Self) -> Self {
+    pub(crate) fn with(self, other: Self) -> Self {
         Self {
             detail: format!("{}; {}: {}", self.detail, other.cause.as_str(), other.detail),
             started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
@@ -60,12 +60,12 @@ pub enum Joint {
 
 impl Joint {
     /// Whether a window begins here, so that what came before is not known from the batch alone.
-    pub(super) fn opens_window(&self) -> bool {
+    pub(crate) fn opens_window(&self) -> bool {
         !matches!(self, Self::Follows(_))
     }
 
     /// Messages that were received and are lost before the batch with a damaged spool.
-    pub(super) fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         match self {
             Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => gap.dropped,
             _ => 0,

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::engine::Carried;
+use super::Carried;
 use crate::position::{AnchorId, Position};
 use crate::source::replication::Place;
 use crate::spool::Spool;

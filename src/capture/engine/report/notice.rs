@@ -121,11 +121,11 @@ impl Notice {
 
 /// Holds back repeats: one line in 30 s for each code.
 #[derive(Debug, Default)]
-pub(super) struct Notices(Limited);
+pub(crate) struct Notices(Limited);
 
 impl Notices {
     /// The line, unless it is held back.
-    pub(super) fn admit(&mut self, mut notice: Notice, now: Instant) -> Option<Notice> {
+    pub(crate) fn admit(&mut self, mut notice: Notice, now: Instant) -> Option<Notice> {
         if notice.suppressed.is_some() {
             notice.suppressed = Some(self.0.admit(notice.event, now)?);
         }

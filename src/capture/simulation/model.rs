@@ -10,25 +10,25 @@ use crate::server::resp::{Limits, Reader, Value};
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
 /// The fields of one entry, in order.
-pub(super) type Entry = Vec<Vec<u8>>;
+pub(crate) type Entry = Vec<Vec<u8>>;
 
 /// What a destination holds. Cloned for what a failover takes it back to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Model {
+pub(crate) struct Model {
     /// The state key.
-    pub(super) state: BTreeMap<String, String>,
+    pub(crate) state: BTreeMap<String, String>,
     /// The lease key.
-    pub(super) lease: BTreeMap<String, String>,
+    pub(crate) lease: BTreeMap<String, String>,
     /// Every stream, records included.
-    pub(super) streams: BTreeMap<Vec<u8>, Vec<Entry>>,
+    pub(crate) streams: BTreeMap<Vec<u8>, Vec<Entry>>,
     /// Keys that hold something else.
-    pub(super) spoiled: BTreeSet<Vec<u8>>,
+    pub(crate) spoiled: BTreeSet<Vec<u8>>,
     /// The streams that the template made.
-    pub(super) made: BTreeSet<Vec<u8>>,
+    pub(crate) made: BTreeSet<Vec<u8>>,
 }
 
 /// The command in `bytes`, argument by argument.
-pub(super) fn arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut reader = Reader::new(Limits::default());
     let mut rest = bytes;
     loop {
@@ -54,18 +54,18 @@ fn reply(words: &[&str]) -> Value {
 
 impl Model {
     /// Where the state stands, as the script reads it.
-    pub(super) fn position(&self) -> String {
+    pub(crate) fn position(&self) -> String {
         self.state.get("position").cloned().unwrap_or_else(|| "-".to_owned())
     }
 
     /// The state as HGETALL gives it.
-    pub(super) fn state_reply(&self) -> Value {
+    pub(crate) fn state_reply(&self) -> Value {
         let text = |text: &String| Value::Bytes(text.clone().into_bytes());
         Value::Array(self.state.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
     }
 
     /// Carries out an `EVALSHA` of stand.lua, at a time of the server's clock.
-    pub(super) fn stand(&mut self, command: &[Vec<u8>], now_ms: u64) -> Value {
+    pub(crate) fn stand(&mut self, command: &[Vec<u8>], now_ms: u64) -> Value {
         let word = |at: usize| text(&command[5 + at]);
         let (me, want, lasts, remembered) = (word(0), word(1), word(2), word(3));
         let (lasts, remembered): (u64, u64) = (lasts.parse().unwrap(), remembered.parse().unwrap());
@@ -126,7 +126,7 @@ impl Model {
     }
 
     /// Carries out an `EVALSHA` of the script.
-    pub(super) fn call(&mut self, command: &[Vec<u8>]) -> Value {
+    pub(crate) fn call(&mut self, command: &[Vec<u8>]) -> Value {
         let key_count: usize = text(&command[2]).parse().unwrap();
         let keys = &command[3..3 + key_count];
         let argv: Vec<Vec<u8>> = command[3 + key_count..].to_vec();

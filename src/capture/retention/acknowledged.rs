@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::append::Keys;
+use crate::capture::append::call::Keys;
 use crate::config::{Capture, UntilAcknowledged};
 use crate::harmless;
 use crate::logs::Limited;

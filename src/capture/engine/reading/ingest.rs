@@ -1,9 +1,9 @@
 //! From an item of the source into the batch that it belongs to. Once a message: nothing here allocates that a batch
 //! does not share.
 
-use super::spill::Room;
-use super::{Engine, Notice, Side};
-use crate::capture::handover::Border;
+use crate::capture::engine::handover::Border;
+use crate::capture::engine::spill::Room;
+use crate::capture::engine::{Engine, Notice, Side};
 use crate::capture::mapping::Context;
 use crate::filter::Looked;
 use crate::position::{Epoch, Position};
@@ -11,7 +11,6 @@ use crate::rt::Moment;
 use crate::server::resp::Message;
 use crate::source::control_channel::plausible;
 use crate::source::item::Item;
-
 
 /// Whether reading goes on, and if not, why.
 #[derive(Debug)]

@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::ending::Ending;
-use super::gap::{Gap, Joint};
-use super::reading::{Open, Opening};
-use super::writing::Ask;
-use super::{Effect, Engine, Notice, Side};
-use crate::capture::handover::{Border, Left};
-use crate::capture::state::State;
+use super::{Open, Opening};
+use crate::capture::append::state::State;
+use crate::capture::batch::gap::{Gap, Joint};
+use crate::capture::engine::ending::Ending;
+use crate::capture::engine::handover::{Border, Left};
+use crate::capture::engine::writing::Ask;
+use crate::capture::engine::{Effect, Engine, Notice, Side};
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
@@ -28,14 +28,14 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// In which epoch an offset lies.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numbering {
+pub(crate) struct Numbering {
     epoch: Epoch,
     /// Behind this offset it is another one.
     fork: Option<(u64, Epoch)>,
 }
 
 impl Numbering {
-    pub(super) fn at(self, offset: u64) -> Position {
+    pub(crate) fn at(self, offset: u64) -> Position {
         match self.fork {
             Some((last, epoch)) if offset > last => epoch.at(offset),
             _ => self.epoch.at(offset),
@@ -50,17 +50,17 @@ impl Numbering {
 
 /// A replication stream that is read.
 #[derive(Debug)]
-pub(super) struct Tap {
-    pub(super) numbering: Numbering,
+pub(crate) struct Tap {
+    pub(crate) numbering: Numbering,
     /// How far was read.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// When an item last said how far was read.
     told: Instant,
 }
 
 impl Tap {
     /// How far was read, as a position.
-    pub(super) fn reached(&self) -> Position {
+    pub(crate) fn reached(&self) -> Position {
         self.numbering.at(self.offset)
     }
 }
@@ -101,7 +101,7 @@ impl Linked {
 
 impl Engine {
     /// Whether it reads the replication stream.
-    pub(super) fn is_replication(&self) -> bool {
+    pub(crate) fn is_replication(&self) -> bool {
         self.settings.capture.mode.replication().is_some()
     }
 
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     /// Where reading goes on; `Err` where that is not known yet.
-    pub(super) fn place(&self) -> Result<Option<Place>, ()> {
+    pub(crate) fn place(&self) -> Result<Option<Place>, ()> {
         let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
         if let Some((predecessor, same_state)) = &self.predecessor
             && !self.reading.opened_before
@@ -138,7 +138,7 @@ impl Engine {
         Ok(stands_at())
     }
 
-    pub(super) fn open_link(&mut self, now: Moment) {
+    pub(crate) fn open_link(&mut self, now: Moment) {
         self.say_border(Border::Here);
         let Ok(place) = self.place() else {
             self.reading.opening = Opening::Waiting(now.at + RECHECK);
@@ -159,7 +159,7 @@ impl Engine {
     }
 
     /// Goes on with an open link where its history has a number, else asks the state for one.
-    pub(super) fn number_history(&mut self, now: Moment) {
+    pub(crate) fn number_history(&mut self, now: Moment) {
         let Opening::Numbering(linked) = &self.reading.opening else { return };
         if let Ok(Some(place)) = self.place()
             && !linked.fits(&place)
@@ -186,7 +186,7 @@ impl Engine {
     }
 
     /// The state has said which epochs the histories stand for.
-    pub(super) fn on_numbered(&mut self, reply: &Value, now: Moment) {
+    pub(crate) fn on_numbered(&mut self, reply: &Value, now: Moment) {
         let text = match reply {
             Value::Error(text) => return self.disconnect(&Error::reply(text), now),
             reply => reply.bytes().unwrap_or_default(),
@@ -197,7 +197,7 @@ impl Engine {
     }
 
     /// The state was read: what it knows of the histories holds.
-    pub(super) fn found_histories(&mut self, state: &State, now: Moment) {
+    pub(crate) fn found_histories(&mut self, state: &State, now: Moment) {
         if !self.is_replication() {
             return;
         }
@@ -339,7 +339,7 @@ impl Engine {
     }
 
     /// The link has ended. What is published from now on is missing only if no server holds it later.
-    pub(super) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
+    pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
         self.effect(Effect::Close);
         self.reading.open = None;
         self.flush_builder();
@@ -368,7 +368,7 @@ impl Engine {
     }
 
     /// Moves the checkpoint to where the stream was read, although nothing came that counts.
-    pub(super) fn tell_progress(&mut self, now: Moment) {
+    pub(crate) fn tell_progress(&mut self, now: Moment) {
         let last = self.builder.last();
         let tap = self.reading.open.as_mut().and_then(|open| open.tap.as_mut());
         let Some(tap) = tap.filter(|tap| now.at.saturating_duration_since(tap.told) >= PROGRESS) else {
@@ -387,7 +387,7 @@ impl Engine {
     }
 
     /// There is no room: messages stay on their way, and then in the source's backlog.
-    pub(super) fn pause_reading(&mut self, now: Moment) {
+    pub(crate) fn pause_reading(&mut self, now: Moment) {
         if let Some(open) = &mut self.reading.open {
             open.paused = true;
         }
@@ -398,7 +398,7 @@ impl Engine {
     }
 
     /// There is room again.
-    pub(super) fn go_on_reading(&mut self, now: Moment) {
+    pub(crate) fn go_on_reading(&mut self, now: Moment) {
         if let Some(open) = &mut self.reading.open {
             open.paused = false;
             open.heard = now;
@@ -407,7 +407,7 @@ impl Engine {
     }
 
     /// Stops reading here; the next reader goes on here.
-    pub(super) fn leave_tap(&mut self, now: Moment) {
+    pub(crate) fn leave_tap(&mut self, now: Moment) {
         let reached = self.reading.tap().map(Tap::reached);
         if let Some(position) = reached.filter(|position| Some(*position) > self.builder.last()) {
             self.reached(position, now);
@@ -418,7 +418,7 @@ impl Engine {
     }
 
     /// What was read is another instance's to store, or gone: reading goes on behind the checkpoint.
-    pub(super) fn forget_tap(&mut self) {
+    pub(crate) fn forget_tap(&mut self) {
         if self.is_replication() {
             self.builder.forget();
             self.chain.forget();

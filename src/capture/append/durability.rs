@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::append::Keys;
+use super::call::Keys;
 use crate::config::{Durability, Endpoint};
 use crate::position::Position;
 use crate::rt;

@@ -15,6 +15,8 @@
 //! body       $7 channel $1 a $7 payload $3 …          arguments, RESP-encoded
 //! ```
 
+pub(crate) mod gap;
+pub(crate) mod passage;
 mod record;
 
 use std::hash::BuildHasher as _;
@@ -24,12 +26,12 @@ use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::gap::{Gap, Joint};
+use crate::capture::batch::passage::Passage;
 use crate::capture::mapping::{FieldSink, Rejection};
-use crate::capture::state::Passage;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::{self, Message};
+use gap::{Gap, Joint};
 
 /// Items of a batch. A script of 128 costs the server 3.7 µs an entry where a script of one costs 17
 /// and plain XADD 2.9; larger batches gain little and hold the server up longer.

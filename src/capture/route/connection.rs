@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::append::{APPEND, Append, Keys};
-use super::engine::{Connected, STAND, Scripts};
-use super::state::{Revision, State};
+use crate::capture::append::call::{APPEND, Append, Keys};
+use crate::capture::append::state::{Revision, State};
+use crate::capture::engine::{Connected, STAND, Scripts};
 use crate::config::{Capture, Endpoint, GroupsStart};
 use crate::server::resp::Value;
 use crate::server::{self, Connection, Error, load_script};
