@@ -14,8 +14,9 @@
 //!
 //! Nothing of a session outlives it but what [`Core`] holds: the next one reads the cursor and begins there.
 
-mod added;
-mod followed;
+mod following;
+pub(super) mod leadership;
+mod reading;
 mod work;
 
 use std::sync::Arc;
@@ -23,14 +24,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::PARKED;
-use super::call::{self, Failing, Keys, OPEN, Opened, Tally};
-use super::entries::Ranges;
+use super::entry_id::EntryId;
+use super::failure::Half;
+use super::failure::PARKED;
 use super::failure::{Failure, Side};
-use super::follow::{Follow, Found};
-use super::id::EntryId;
-use super::outbound::Outbound;
-use super::publisher::{REFUSED_IN_A_ROW, Settled};
+use super::group::follower::{Follow, Found};
+use super::message::Outbound;
+use super::publish::call::{self, Failing, Keys, OPEN, Opened, Tally};
+use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
+use super::read::entries::Ranges;
 use crate::config::{Broadcast, Endpoint, keys};
 use crate::logs::Limited;
 use crate::server::resp::{self, Value};
@@ -41,23 +43,6 @@ use work::Work;
 
 /// How much is kept of an error that a server sent.
 const ERROR_CHARACTERS: usize = 200;
-
-/// A connection of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Half {
-    /// To the stream's server, where XREAD may wait.
-    Reader,
-    /// To the stream's server, for the scripts.
-    Writer,
-    /// To the server on which is published, where that is another one.
-    Other,
-}
-
-impl Half {
-    pub(super) fn side(self) -> Side {
-        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
-    }
-}
 
 /// What happened.
 #[derive(Debug)]

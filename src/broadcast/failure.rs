@@ -1,7 +1,12 @@
 //! Why a broadcast cannot go on, and what it does next.
 
-use super::id::EntryId;
+use std::time::Duration;
+
+use super::entry_id::EntryId;
 use crate::server::{Class, Error, UNKNOWN_COMMAND};
+
+/// How long a parked route waits before it tries again.
+pub(super) const PARKED: Duration = Duration::from_secs(30);
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +15,23 @@ pub(super) enum Side {
     Source,
     /// The one on which is published. Where both are one server, everything is the source's.
     Destination,
+}
+
+/// A connection of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    /// To the stream's server, where XREAD may wait.
+    Reader,
+    /// To the stream's server, for the scripts.
+    Writer,
+    /// To the server on which is published, where that is another one.
+    Other,
+}
+
+impl Half {
+    pub(super) fn side(self) -> Side {
+        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
+    }
 }
 
 /// Why a session ended. Every ending leads to a new session, which begins at the cursor.

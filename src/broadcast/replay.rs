@@ -13,7 +13,6 @@
 //! Failure: any ends the replay, and beginning it again goes on at the checkpoint. An entry that makes no
 //! message is skipped and counted: its place is the stream, and whoever watches is told.
 
-pub(super) mod reader;
 mod tempo;
 
 use std::future::poll_fn;
@@ -23,21 +22,20 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Keys, PUBLISH, unexpected};
-use super::engine::Half;
-use super::entries::Entries;
-use super::failure::{Failure, Side};
-use super::id::EntryId;
-use super::publisher::{Called, Publisher};
-use super::render::Renderer;
-use super::session::Writers;
+use super::connections::Writers;
+use super::entry_id::EntryId;
+use super::failure::{Failure, Half, Side};
+use super::message::render::Renderer;
+use super::publish::call::{Keys, PUBLISH, unexpected};
+use super::publish::publisher::{Called, Publisher};
+use super::read::entries::Entries;
 use crate::config::{Endpoint, Message};
 use crate::rt;
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, said};
 use crate::template::Template;
 
-use reader::Reader;
+use super::read::range::Reader;
 use tempo::Clock;
 pub use tempo::Tempo;
 

@@ -1,5 +1,8 @@
 //! A broadcast's life: session after session, and what is told of them on the board, in the metrics and in the log.
 
+mod metrics;
+mod session;
+
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
@@ -7,21 +10,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::call::Tally;
+use super::Parts;
 use super::engine::{Effect, Engine};
+use super::entry_id::EntryId;
+use super::failure::PARKED;
 use super::failure::Side;
-use super::follow::Found;
-use super::id::EntryId;
-use super::metrics;
-use super::session::Session;
-use super::wake::Wake;
-use super::{PARKED, Parts};
+use super::group::ack_notifier::Wake;
+use super::group::follower::Found;
+use super::publish::call::Tally;
 use crate::config::keys;
 use crate::logs::Limited;
 use crate::position::AnchorId;
 use crate::rt;
 use crate::server::Class;
 use crate::status::{BlockedEntry, Doubt, Link, RouteState, RouteStatus, Slot};
+use session::Session;
 
 /// How often a waiting route says that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::id::EntryId;
+use super::entry_id::EntryId;
 use crate::config::{
     Acknowledged, Address, After, Broadcast, Durability, Endpoint, Message, Order, Secret, SecretSource,
     Start,

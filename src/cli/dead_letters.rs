@@ -332,14 +332,14 @@ fn agree(question: &str) -> Result<(), Refusal> {
 /// What requeues the letters of a route.
 enum Again<'a> {
     Capture(&'a Route),
-    Broadcast(Box<broadcast::requeue::Requeue>, &'a Route),
+    Broadcast(Box<broadcast::dead_letters::Requeue>, &'a Route),
 }
 
 impl<'a> Again<'a> {
     async fn open(config: &Config, route: &'a Route) -> Result<Self, Refusal> {
         let Route::Broadcast(settings) = route else { return Ok(Self::Capture(route)) };
         let (source, destination) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
-        let open = broadcast::requeue::Requeue::open(settings, source, destination).await;
+        let open = broadcast::dead_letters::Requeue::open(settings, source, destination).await;
         let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
         Ok(Self::Broadcast(Box::new(open), route))
     }
@@ -392,12 +392,12 @@ impl<'a> Again<'a> {
                 }
                 let did = requeue.publish(&letter.id, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
-                    broadcast::requeue::Requeued::Published { channel, receivers } => {
+                    broadcast::dead_letters::Requeued::Published { channel, receivers } => {
                         let channel = text::shown(&channel, 200);
                         Ok(format!("published on {channel}, to {receivers} receivers"))
                     }
-                    broadcast::requeue::Requeued::Gone => Err("somebody else has removed it".to_owned()),
-                    broadcast::requeue::Requeued::Stays(why) => Err(why),
+                    broadcast::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    broadcast::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }
         }

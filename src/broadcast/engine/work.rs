@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::added::Read;
+use super::leadership::{Change, Leadership, Reply};
+use super::reading::Read;
 use super::{Core, Effect, Hashes, Next};
 use crate::broadcast::egress::Egress;
+use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{Failure, Side};
-use crate::broadcast::follow::{Asked, Follow};
-use crate::broadcast::id::EntryId;
-use crate::broadcast::leadership::{Change, Leadership, Reply};
-use crate::broadcast::missed::Watch;
-use crate::broadcast::publisher::{Called, Publisher};
-use crate::broadcast::rate::Pace;
+use crate::broadcast::group::follower::{Asked, Follow};
+use crate::broadcast::publish::publisher::{Called, Publisher};
+use crate::broadcast::publish::rate::Pace;
+use crate::broadcast::read::unread_loss::Watch;
 use crate::server::Error;
 use crate::server::resp::Value;
 use crate::status::RouteState;

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::World;
 use super::model::{Done, LEASE, LOOK, PUBLISH, RELEASE, Waits};
-use crate::broadcast::engine::{Effect, Engine, Event, Half, Hashes, Next};
-use crate::broadcast::failure::Failure;
+use crate::broadcast::engine::{Effect, Engine, Event, Hashes, Next};
+use crate::broadcast::failure::{Failure, Half};
 use crate::config::{Broadcast, Endpoint};
 use crate::server::Error;
 use crate::server::resp::{self, Limits, Reader, Value};

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::broadcast::call::OPEN;
-use crate::broadcast::id::EntryId;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::OPEN;
 use crate::server::resp::Value;
 
 /// By which letter a hash tells its script.

@@ -1,10 +1,10 @@
 //! The search through the holes for those that are acknowledged, a step with each look.
 
-use super::id::EntryId;
+use crate::broadcast::entry_id::EntryId;
 
 /// How far it is.
 #[derive(Debug)]
-pub(super) struct Search {
+pub(crate) struct Search {
     /// After which hole to go on; `None` where a whole search found nothing new since.
     next: Option<EntryId>,
     /// The same, of the look that is under way.
@@ -15,18 +15,18 @@ pub(super) struct Search {
 
 impl Search {
     /// A search that begins.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: Some(EntryId::default()), sent: None, again: false }
     }
 
     /// Begins anew, and once more after what is under way.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.next = Some(EntryId::default());
         self.again = true;
     }
 
     /// After which hole a look is to search, where it `may`; it does in any case while something changes.
-    pub(super) fn send(&mut self, may: bool, active: bool) -> Option<EntryId> {
+    pub(crate) fn send(&mut self, may: bool, active: bool) -> Option<EntryId> {
         if self.next.is_none() && active {
             self.next = Some(EntryId::default());
         }
@@ -35,7 +35,7 @@ impl Search {
     }
 
     /// A look came to this hole, or to the end, and found the group the `same` as the one before.
-    pub(super) fn came_to(&mut self, reached: Option<EntryId>, same: bool) {
+    pub(crate) fn came_to(&mut self, reached: Option<EntryId>, same: bool) {
         match self.sent {
             // A search that began with this look has seen what has changed.
             Some(begin) if begin == EntryId::default() => self.again = false,
@@ -50,7 +50,7 @@ impl Search {
     }
 
     /// Whether it is in the middle.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         self.next.is_some_and(|next| next > EntryId::default())
     }
 }

@@ -26,20 +26,20 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::call::Keys;
-use super::egress::Egress;
-use super::entries::{Entries, Ranges, entries_of_next_read};
-use super::gone::Gone;
-use super::hold::Hold;
-use super::id::EntryId;
-use super::look::{self, Look};
-use super::missed::{Anew, Missed, Watch};
-use super::outbound::Outbound;
-use super::publisher::{BATCH_ENTRIES, Publisher};
-use super::rate::Pace;
-use super::render::Withheld;
-use super::rhythm::Rhythm;
-use super::search::Search;
+use super::buffer::Hold;
+use super::holes::deleted::Gone;
+use super::holes::scan::Search;
+use super::poll_schedule::Rhythm;
+use super::state::{self, Look};
+use crate::broadcast::egress::Egress;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::message::Outbound;
+use crate::broadcast::publish::call::Keys;
+use crate::broadcast::publish::publisher::{BATCH_ENTRIES, Publisher};
+use crate::broadcast::publish::rate::Pace;
+use crate::broadcast::read::entries::{Entries, Ranges, entries_of_next_read};
+use crate::broadcast::read::unread_loss::{Anew, Missed, Watch};
+use crate::broadcast::withheld::Withheld;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
@@ -50,7 +50,7 @@ const STEP: &str = "512";
 
 /// What was asked of the server, and is not answered.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// How far the group is.
     Look,
     /// Entries of a span, at most so many.
@@ -65,14 +65,14 @@ pub(super) enum Asked {
 
 /// Entries after one and up to another.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
+pub(crate) struct Span {
     after: EntryId,
     up_to: EntryId,
 }
 
 /// What a look is to be told to a person about.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// There is no such group.
     NoGroup,
     /// The group is there.
@@ -89,7 +89,7 @@ pub(super) enum Found {
 
 /// The reading half of a session that waits for acknowledgements.
 #[derive(Debug)]
-pub(super) struct Follow {
+pub(crate) struct Follow {
     group: String,
     holes: Option<String>,
     stream: String,
@@ -145,7 +145,7 @@ impl From<Anew> for Found {
 
 impl Follow {
     /// Begins at the cursor. `replication` says whether it will be woken.
-    pub(super) fn new(
+    pub(crate) fn new(
         what: &Acknowledged,
         keys: &Keys,
         hash: Hash,
@@ -188,54 +188,54 @@ impl Follow {
 
     /// The first entry that is not acknowledged, as far as is known: one that is pending, or else one that the group was
     /// not given.
-    pub(super) fn unacknowledged(&self) -> Option<EntryId> {
+    pub(crate) fn unacknowledged(&self) -> Option<EntryId> {
         let look = self.look.as_ref()?;
         let ungiven = || self.ungiven.filter(|ungiven| *ungiven > look.delivered);
         look.lowest.as_ref().map(|lowest| lowest.id).or_else(ungiven)
     }
 
     /// Up to where was read.
-    pub(super) fn end(&self) -> EntryId {
+    pub(crate) fn end(&self) -> EntryId {
         self.read
     }
 
     /// When the next look is due, or the rate lets something through.
-    pub(super) fn due(&self, pace: &Pace) -> Instant {
+    pub(crate) fn due(&self, pace: &Pace) -> Instant {
         if self.paced { self.rhythm.due().min(pace.next()) } else { self.rhythm.due() }
     }
 
     /// Whether the rate holds it back.
-    pub(super) fn is_paced(&self) -> bool {
+    pub(crate) fn is_paced(&self) -> bool {
         self.paced
     }
 
     /// The group's name.
-    pub(super) fn group(&self) -> &str {
+    pub(crate) fn group(&self) -> &str {
         &self.group
     }
 
     /// What the last look found.
-    pub(super) fn look(&self) -> Option<&Look> {
+    pub(crate) fn look(&self) -> Option<&Look> {
         self.look.as_ref()
     }
 
     /// Entries and bytes that are held.
-    pub(super) fn held(&self) -> (usize, usize) {
+    pub(crate) fn held(&self) -> (usize, usize) {
         (self.hold.len(), self.hold.bytes())
     }
 
     /// Whether entries that are not acknowledged are left behind.
-    pub(super) fn leaves_holes(&self) -> bool {
+    pub(crate) fn leaves_holes(&self) -> bool {
         self.max_holes.is_some()
     }
 
     /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.look.is_some() && self.holes_left() == 0
     }
 
     /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
-    pub(super) fn wake(&mut self, up: bool, now: Instant) {
+    pub(crate) fn wake(&mut self, up: bool, now: Instant) {
         self.rhythm.wake(up, now);
     }
 
@@ -248,7 +248,7 @@ impl Follow {
     }
 
     /// Asks for what is of use now, and hands over what needs no asking.
-    pub(super) fn ask(&mut self, egress: &mut Egress<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
+    pub(crate) fn ask(&mut self, egress: &mut Egress<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
         if !egress.publisher.takes() {
             return None;
         }
@@ -430,7 +430,7 @@ impl Follow {
     ///
     /// # Errors
     /// Where the reply is none of entries.
-    pub(super) fn entries(
+    pub(crate) fn entries(
         &mut self,
         (span, count): (Span, usize),
         reply: &[u8],
@@ -502,7 +502,7 @@ impl Follow {
     ///
     /// # Errors
     /// Where the reply is an error.
-    pub(super) fn waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
+    pub(crate) fn waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
@@ -517,7 +517,7 @@ impl Follow {
     ///
     /// # Errors
     /// Where it could not be.
-    pub(super) fn recorded(&mut self, reply: &Value, publisher: &mut Publisher) -> Result<Vec<Found>, Error> {
+    pub(crate) fn recorded(&mut self, reply: &Value, publisher: &mut Publisher) -> Result<Vec<Found>, Error> {
         Ok(self.watch.recorded(reply, publisher)?.map(Found::Missed).into_iter().collect())
     }
 
@@ -525,7 +525,7 @@ impl Follow {
     ///
     /// # Errors
     /// Where the script failed.
-    pub(super) fn looked(
+    pub(crate) fn looked(
         &mut self,
         reply: &Value,
         egress: &mut Egress<'_>,
@@ -572,7 +572,7 @@ impl Follow {
         }
         let before = self.look.take();
         if let Some(before) = &before {
-            found.extend(look::doubt(before, &look).map(Found::Doubt));
+            found.extend(state::doubt(before, &look).map(Found::Doubt));
         }
         let state = |look: &Look| (look.delivered, look.pending, look.limit());
         let same = before.as_ref().is_some_and(|before| state(before) == state(&look));

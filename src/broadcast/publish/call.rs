@@ -6,18 +6,19 @@
 
 use std::fmt;
 
-use super::id::EntryId;
-use super::render::Unrenderable;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::withheld::Unrenderable;
 use crate::config::{self, Start, keys};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, said};
 
 /// Publishes and moves the cursor.
-pub(super) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
+pub(crate) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
 /// Publishes what was left behind.
-pub(super) const RELEASE: Script = Script { name: "release", source: include_str!("release.lua") };
+pub(crate) const RELEASE: Script =
+    Script { name: "release", source: include_str!("../group/holes/release.lua") };
 /// Finds or makes the cursor.
-pub(super) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
+pub(crate) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
 
 /// EVALSHA, hash, number of keys, three keys, and nine arguments before the items.
 const FIXED_ARGUMENTS: usize = 15;
@@ -26,21 +27,21 @@ const FIXED_RELEASE_ARGUMENTS: usize = 12;
 
 /// The keys of a route on the server that holds the stream, and how it publishes.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
-    pub(super) cursor: String,
-    pub(super) dead_letters: String,
-    pub(super) stream: String,
+pub(crate) struct Keys {
+    pub(crate) cursor: String,
+    pub(crate) dead_letters: String,
+    pub(crate) stream: String,
     /// `PUBLISH` or `SPUBLISH`.
-    pub(super) command: &'static str,
+    pub(crate) command: &'static str,
     /// Which instance publishes on another server.
-    pub(super) lease: String,
+    pub(crate) lease: String,
     /// Where holes are remembered, with `order = "acknowledgement"`.
-    pub(super) holes: Option<String>,
+    pub(crate) holes: Option<String>,
 }
 
 impl Keys {
     /// `P R:cursor` and `P R:dead-letters`.
-    pub(super) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
+    pub(crate) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
         Self {
             cursor: keys::of_route(prefix, &settings.name, "cursor"),
             dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
@@ -70,20 +71,20 @@ impl Keys {
 
 /// What has become of entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Published.
-    pub(super) published: u64,
+    pub(crate) published: u64,
     /// Of these, to nobody.
-    pub(super) unheard: u64,
+    pub(crate) unheard: u64,
     /// Written to the dead letters.
-    pub(super) rejected: u64,
+    pub(crate) rejected: u64,
     /// Left out by the route's filter.
-    pub(super) filtered: u64,
+    pub(crate) filtered: u64,
 }
 
 /// The items of one call, as they are collected.
 #[derive(Debug, Default)]
-pub(super) struct Items {
+pub(crate) struct Items {
     /// The channel of every item so far, as long as it is the same: then it is sent once, which spares the
     /// server an argument of two for each message.
     channel: Vec<u8>,
@@ -101,7 +102,7 @@ pub(super) struct Items {
 
 impl Items {
     /// Adds a message to be published by the script.
-    pub(super) fn message(&mut self, id: &[u8], channel: &[u8], message: &[u8]) {
+    pub(crate) fn message(&mut self, id: &[u8], channel: &[u8], message: &[u8]) {
         if self.count == 0 {
             self.shared = !channel.is_empty();
             self.channel.extend_from_slice(channel);
@@ -141,38 +142,38 @@ impl Items {
     }
 
     /// Adds an entry for the dead letters.
-    pub(super) fn dead_letter(&mut self, id: &[u8], why: &Unrenderable) {
+    pub(crate) fn dead_letter(&mut self, id: &[u8], why: &Unrenderable) {
         self.message(id, b"", format!("{} {why}", why.reason()).as_bytes());
     }
 
     /// Notes that entries are left out here.
-    pub(super) fn filtered(&mut self, entries: u64) {
+    pub(crate) fn filtered(&mut self, entries: u64) {
         self.filtered += entries;
         self.filtered_since += entries;
     }
 
     /// Adds a hole that the route's filter leaves out by now: it is only forgotten.
-    pub(super) fn filtered_hole(&mut self, id: &[u8]) {
+    pub(crate) fn filtered_hole(&mut self, id: &[u8]) {
         self.message(id, b"", b"filtered");
     }
 
     /// Adds an entry that is not acknowledged: it is remembered, to be published later.
-    pub(super) fn hole(&mut self, id: &[u8]) {
+    pub(crate) fn hole(&mut self, id: &[u8]) {
         self.message(id, b"", b"hole");
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// Their size in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.arguments.len()
     }
 
     /// Appends the call that moves the cursor from `previous` to `last`, and empties the items.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         out: &mut Vec<u8>,
         hash: &Hash,
@@ -196,7 +197,7 @@ impl Items {
 
     /// Appends the call that publishes holes, beside those that went out on another server already, and
     /// empties the items.
-    pub(super) fn write_release(
+    pub(crate) fn write_release(
         &mut self,
         out: &mut Vec<u8>,
         hash: &Hash,
@@ -228,7 +229,7 @@ impl Items {
 
 /// How many entries were ever added up to a batch's last, as the publish script is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Counted {
+pub(crate) enum Counted {
     /// That is not known.
     #[default]
     Unknown,
@@ -250,7 +251,7 @@ impl fmt::Display for Counted {
 
 /// What the publish script did.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
     /// that is known.
     Elsewhere(Option<EntryId>, Option<u64>),
@@ -270,7 +271,7 @@ impl Outcome {
     ///
     /// # Errors
     /// Where it is an error, or no reply of that script.
-    pub(super) fn read(reply: &Value) -> Result<Self, Error> {
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
@@ -302,7 +303,7 @@ impl Outcome {
 }
 
 /// The arguments of the open script's call.
-pub(super) fn start_argument(start: Option<Start>) -> String {
+pub(crate) fn start_argument(start: Option<Start>) -> String {
     match start {
         None => String::new(),
         Some(Start::Beginning) => EntryId::default().to_string(),
@@ -313,34 +314,34 @@ pub(super) fn start_argument(start: Option<Start>) -> String {
 
 /// What the open script found.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(crate) struct Opened {
     /// The cursor, where it is known.
-    pub(super) cursor: Option<EntryId>,
+    pub(crate) cursor: Option<EntryId>,
     /// How many entries were ever added up to it, where that is known.
-    pub(super) counted: Option<u64>,
+    pub(crate) counted: Option<u64>,
     /// What was done since it was made.
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
     /// The entry that failed last for its own sake, which may be long past.
-    pub(super) failing: Option<Failing>,
+    pub(crate) failing: Option<Failing>,
 }
 
 /// An entry whose publishing fails for its own sake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failing {
-    pub(super) entry: EntryId,
+pub(crate) struct Failing {
+    pub(crate) entry: EntryId,
     /// How often it did.
-    pub(super) failures: u64,
+    pub(crate) failures: u64,
     /// How many different entries did, this one included, without one being published since the first.
-    pub(super) row: u64,
+    pub(crate) row: u64,
     /// What was said of it last.
-    pub(super) error: String,
+    pub(crate) error: String,
 }
 
 /// Reads the open script's reply.
 ///
 /// # Errors
 /// Where it is no reply of that script.
-pub(super) fn opened(reply: &Value) -> Result<Opened, Error> {
+pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted]) =
         reply.elements()
     else {
@@ -386,7 +387,7 @@ fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
     })
 }
 
-pub(super) fn unexpected(script: &Script) -> Error {
+pub(crate) fn unexpected(script: &Script) -> Error {
     Error::Protocol(format!("the script '{}' gave an answer that it cannot give", script.name))
 }
 

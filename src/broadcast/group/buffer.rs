@@ -13,9 +13,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use super::id::EntryId;
-use super::publisher::Id;
-use super::render::{Rendered, Withheld};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::message::render::Rendered;
+use crate::broadcast::publish::publisher::Id;
+use crate::broadcast::withheld::Withheld;
 
 /// Entries that are held at most: twice of what several thousand consumers have in hand.
 const ENTRIES: usize = 8_192;
@@ -24,7 +25,7 @@ const BYTES: usize = 4 * 1024 * 1024;
 
 /// The entries that are held.
 #[derive(Debug, Default)]
-pub(super) struct Hold {
+pub(crate) struct Hold {
     entries: BTreeMap<EntryId, Held>,
     pieces: HashMap<u64, Piece>,
     /// The piece that is being filled.
@@ -48,32 +49,32 @@ struct Piece {
 
 impl Hold {
     /// Whether more may be read ahead.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.entries.len() < ENTRIES && self.bytes < BYTES
     }
 
     /// Bytes of memory.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// How many entries there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// The first entry behind this one, by id.
-    pub(super) fn after(&self, id: EntryId) -> Option<EntryId> {
+    pub(crate) fn after(&self, id: EntryId) -> Option<EntryId> {
         self.entries.range((Bound::Excluded(id), Bound::Unbounded)).next().map(|(id, _)| *id)
     }
 
     /// How many entries are behind this one.
-    pub(super) fn count_after(&self, id: EntryId) -> usize {
+    pub(crate) fn count_after(&self, id: EntryId) -> usize {
         self.entries.range((Bound::Excluded(id), Bound::Unbounded)).count()
     }
 
     /// Holds an entry.
-    pub(super) fn add(&mut self, (id, text): Id<'_>, rendered: Rendered<'_>) {
+    pub(crate) fn add(&mut self, (id, text): Id<'_>, rendered: Rendered<'_>) {
         let (channel, message, withheld) = match rendered {
             Ok((channel, message)) => (channel, message, None),
             Err(why) => (&[] as &[u8], &[] as &[u8], Some(why)),
@@ -93,12 +94,12 @@ impl Hold {
     }
 
     /// Ends a read: what comes next lies in another piece.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.open += 1;
     }
 
     /// Shows an entry, and keeps it.
-    pub(super) fn show<T>(&self, id: EntryId, use_it: impl FnOnce(Id<'_>, Rendered<'_>) -> T) -> Option<T> {
+    pub(crate) fn show<T>(&self, id: EntryId, use_it: impl FnOnce(Id<'_>, Rendered<'_>) -> T) -> Option<T> {
         let held = self.entries.get(&id)?;
         let bytes = &self.pieces.get(&held.piece)?.bytes;
         let [begin, text, channel, end] = held.at;
@@ -110,7 +111,7 @@ impl Hold {
     }
 
     /// Takes an entry out and hands it over.
-    pub(super) fn take<T>(
+    pub(crate) fn take<T>(
         &mut self,
         id: EntryId,
         use_it: impl FnOnce(Id<'_>, Rendered<'_>) -> T,
@@ -123,21 +124,21 @@ impl Hold {
     }
 
     /// Forgets the first entry.
-    pub(super) fn drop_first(&mut self) {
+    pub(crate) fn drop_first(&mut self) {
         if let Some((_, held)) = self.entries.pop_first() {
             self.forget(held.piece);
         }
     }
 
     /// Forgets every entry up to this one.
-    pub(super) fn drop_up_to(&mut self, last: EntryId) {
+    pub(crate) fn drop_up_to(&mut self, last: EntryId) {
         while self.entries.first_key_value().is_some_and(|(id, _)| *id <= last) {
             self.drop_first();
         }
     }
 
     /// Forgets everything.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.pieces.clear();
         self.bytes = 0;

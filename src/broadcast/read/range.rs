@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::broadcast::entries::{Entries, entries_of_next_read};
-use crate::broadcast::id::EntryId;
+use super::entries::{Entries, entries_of_next_read};
+use crate::broadcast::entry_id::EntryId;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error};
 

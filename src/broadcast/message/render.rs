@@ -10,62 +10,17 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::entries::Entry;
+use crate::broadcast::read::entries::Entry;
+use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::config::{self, Message};
 use crate::template::{Part, Template};
 
-/// Why an entry cannot be published. Told to a person and kept in the dead letters.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unrenderable {
-    /// The template asks for a field that the entry does not have.
-    #[error("the entry has no field '{0}'")]
-    MissingField(String),
-    /// The template asks for what only a received message has.
-    #[error("the template uses a variable that an entry does not have")]
-    ForeignVariable,
-    /// The channel's name would be empty.
-    #[error("the channel's template made an empty name")]
-    EmptyChannel,
-    /// It was acknowledged and deleted before it was read.
-    #[error("the entry was deleted before it could be published")]
-    Deleted,
-    /// The message is over the limit.
-    #[error("the message has {0} bytes, max_message_size is {1}")]
-    TooLarge(u64, u64),
-    /// The server refused it, as often as it may.
-    #[error("{0} deliveries failed, the last with: {1}")]
-    Refused(u64, String),
-}
-
-impl Unrenderable {
-    /// The stable name in the dead letter.
-    pub(super) const fn reason(&self) -> &'static str {
-        match self {
-            Self::MissingField(_) => "missing_field",
-            Self::ForeignVariable => "foreign_variable",
-            Self::EmptyChannel => "empty_channel",
-            Self::Deleted => "deleted",
-            Self::TooLarge(..) => "too_large",
-            Self::Refused(..) => "refused",
-        }
-    }
-}
-
-/// Why an entry is not published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Withheld {
-    /// The route's filter leaves it out.
-    Filtered,
-    /// It cannot be.
-    Unrenderable(Unrenderable),
-}
-
 /// What an entry will be: channel and message, or the reason why it is not published.
-pub(super) type Rendered<'a> = Result<(&'a [u8], &'a [u8]), Withheld>;
+pub(crate) type Rendered<'a> = Result<(&'a [u8], &'a [u8]), Withheld>;
 
 /// A route's two templates.
 #[derive(Debug)]
-pub(super) struct Renderer {
+pub(crate) struct Renderer {
     stream: String,
     channel: Vec<Part>,
     /// `None` for the envelope.
@@ -77,12 +32,12 @@ pub(super) struct Renderer {
 }
 
 impl Renderer {
-    pub(super) fn new(settings: &config::Broadcast) -> Self {
+    pub(crate) fn new(settings: &config::Broadcast) -> Self {
         Self::of_templates(&settings.stream, &settings.channel, &settings.message, settings.max_message_size)
     }
 
     /// Of templates that stand in no route.
-    pub(super) fn of_templates(
+    pub(crate) fn of_templates(
         stream: &str,
         channel: &Template,
         message: &Message,
@@ -102,7 +57,7 @@ impl Renderer {
     }
 
     /// The channel and the message for an entry.
-    pub(super) fn render<'b>(&'b mut self, entry: &Entry<'b>) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
+    pub(crate) fn render<'b>(&'b mut self, entry: &Entry<'b>) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
         let channel = put(&self.channel, &self.stream, entry, &mut self.channel_text)?;
         if channel.is_empty() {
             return Err(Unrenderable::EmptyChannel);
@@ -197,8 +152,9 @@ fn quote(out: &mut Vec<u8>, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entries::{Entries, tests::reply};
     use super::*;
+    use crate::broadcast::read::entries::Entries;
+    use crate::broadcast::read::entries::tests::reply;
 
     /// Stands for it in the place of a template.
     const ENVELOPE: &str = "";

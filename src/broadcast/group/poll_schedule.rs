@@ -23,7 +23,7 @@ const WOKEN: Duration = Duration::from_millis(1);
 
 /// The rhythm of looking.
 #[derive(Debug)]
-pub(super) struct Rhythm {
+pub(crate) struct Rhythm {
     due: Instant,
     active_until: Instant,
     interval: Duration,
@@ -35,44 +35,44 @@ pub(super) struct Rhythm {
 
 impl Rhythm {
     /// Looks at once. `replication` says whether it will be woken.
-    pub(super) fn new(replication: bool, now: Instant) -> Self {
+    pub(crate) fn new(replication: bool, now: Instant) -> Self {
         Self { due: now, active_until: now, interval: ACTIVE, woken: false, replication }
     }
 
     /// When the next look is due.
-    pub(super) fn due(&self) -> Instant {
+    pub(crate) fn due(&self) -> Instant {
         self.due
     }
 
     /// Whether something changed lately.
-    pub(super) fn is_active(&self, now: Instant) -> bool {
+    pub(crate) fn is_active(&self, now: Instant) -> bool {
         now < self.active_until
     }
 
     /// Whether it will be woken.
-    pub(super) fn is_woken(&self) -> bool {
+    pub(crate) fn is_woken(&self) -> bool {
         self.replication
     }
 
     /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
-    pub(super) fn wake(&mut self, up: bool, now: Instant) {
+    pub(crate) fn wake(&mut self, up: bool, now: Instant) {
         (self.woken, self.replication) = (true, up);
         self.due = self.due.min(now);
     }
 
     /// Something has changed.
-    pub(super) fn changed(&mut self, now: Instant) {
+    pub(crate) fn changed(&mut self, now: Instant) {
         self.active_until = now + ACTIVE_FOR;
         self.interval = ACTIVE;
     }
 
     /// A look was sent.
-    pub(super) fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.woken = false;
     }
 
     /// A look has found the same as the one before, or something else.
-    pub(super) fn looked(&mut self, same: bool, now: Instant) {
+    pub(crate) fn looked(&mut self, same: bool, now: Instant) {
         if !same {
             self.changed(now);
         }
@@ -89,22 +89,22 @@ impl Rhythm {
     }
 
     /// Looks once a second, whatever comes.
-    pub(super) fn slow(&mut self, now: Instant) {
+    pub(crate) fn slow(&mut self, now: Instant) {
         self.due = now + SLOW;
     }
 
     /// Leaves it to XREAD, which comes back within a second, to say when to look.
-    pub(super) fn leave(&mut self, now: Instant) {
+    pub(crate) fn leave(&mut self, now: Instant) {
         self.due = now + ACTIVE_FOR + SLOW;
     }
 
     /// Goes on without much ado: there is more to be done.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    pub(crate) fn hurry(&mut self, now: Instant) {
         self.due = self.due.min(now + BUSY);
     }
 
     /// Looks at once.
-    pub(super) fn now(&mut self, now: Instant) {
+    pub(crate) fn now(&mut self, now: Instant) {
         self.due = now;
     }
 }

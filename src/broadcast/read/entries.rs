@@ -9,8 +9,8 @@
 
 use std::ops::Range;
 
-use super::id::EntryId;
-use super::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY};
 use crate::filter::Looked;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
@@ -21,11 +21,11 @@ const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
 const READ_BYTES: usize = 1024 * 1024;
 
 /// Where the names and values of an entry's fields lie in the reply.
-pub(super) type Ranges = Vec<(Range<usize>, Range<usize>)>;
+pub(crate) type Ranges = Vec<(Range<usize>, Range<usize>)>;
 
 /// The entries of one reply, in order.
 #[derive(Debug)]
-pub(super) struct Entries<'a> {
+pub(crate) struct Entries<'a> {
     reply: &'a [u8],
     at: usize,
     left: usize,
@@ -34,11 +34,11 @@ pub(super) struct Entries<'a> {
 
 /// One entry.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// Its id.
-    pub(super) id: EntryId,
+    pub(crate) id: EntryId,
     /// Its id as the server wrote it.
-    pub(super) id_text: &'a [u8],
+    pub(crate) id_text: &'a [u8],
     reply: &'a [u8],
     fields: &'a [(Range<usize>, Range<usize>)],
 }
@@ -48,7 +48,7 @@ impl<'a> Entries<'a> {
     ///
     /// # Errors
     /// Where the reply is an error, or no reply to XREAD.
-    pub(super) fn new(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
+    pub(crate) fn new(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
             Token::Null => return Ok(entries),
@@ -69,7 +69,7 @@ impl<'a> Entries<'a> {
     ///
     /// # Errors
     /// Where the reply is an error, or no reply to XRANGE.
-    pub(super) fn of_range(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
+    pub(crate) fn of_range(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
             Token::Error(text) => return Err(Error::reply(&reply[text])),
@@ -80,12 +80,12 @@ impl<'a> Entries<'a> {
     }
 
     /// How many entries have not been read yet.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.left
     }
 
     /// Gives the room back for the next reply.
-    pub(super) fn into_ranges(self) -> Ranges {
+    pub(crate) fn into_ranges(self) -> Ranges {
         self.ranges
     }
 
@@ -93,7 +93,7 @@ impl<'a> Entries<'a> {
     ///
     /// # Errors
     /// Where what comes is no entry.
-    pub(super) fn next(&mut self) -> Result<Option<Entry<'_>>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry<'_>>, Error> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -137,30 +137,30 @@ impl<'a> Entries<'a> {
 
 impl<'a> Entry<'a> {
     /// Its id, in both forms.
-    pub(super) fn id(&self) -> (EntryId, &'a [u8]) {
+    pub(crate) fn id(&self) -> (EntryId, &'a [u8]) {
         (self.id, self.id_text)
     }
 
     /// Names and values, in the entry's order.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let reply = self.reply;
         self.fields.iter().map(move |(name, value)| (&reply[name.clone()], &reply[value.clone()]))
     }
 
     /// The value of the first field of a name.
-    pub(super) fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
+    pub(crate) fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
         self.fields().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// The entry as conditions look at it; `payload` is the field that holds the payload.
-    pub(super) fn looked(self, payload: &'a str) -> EntryLooked<'a> {
+    pub(crate) fn looked(self, payload: &'a str) -> EntryLooked<'a> {
         EntryLooked { entry: self, payload }
     }
 }
 
 /// An entry, as conditions look at it.
 #[derive(Debug)]
-pub(super) struct EntryLooked<'a> {
+pub(crate) struct EntryLooked<'a> {
     entry: Entry<'a>,
     payload: &'a str,
 }
@@ -181,7 +181,7 @@ impl Looked for EntryLooked<'_> {
 
 /// How many entries the next read asks for, once one that asked for `asked` brought `came` entries in
 /// `bytes`: `now` changes where that was too much, or little and all that was asked for.
-pub(super) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
+pub(crate) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
     if bytes > READ_BYTES {
         (asked / 2).max(1)
     } else if came == asked && bytes <= READ_BYTES / 2 {
@@ -196,7 +196,7 @@ fn unexpected(what: &str) -> Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::server::{self, resp};
 

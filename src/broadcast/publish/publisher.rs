@@ -19,38 +19,38 @@
 //! at least [`BATCH_BYTES`] (`proto-max-bulk-len` and `client-query-buffer-limit` go no lower), and what is
 //! larger goes alone, so that it is known which entry it was. Anything else is the route's own.
 
-mod elsewhere;
+mod remote;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use elsewhere::{Note, Other, Published};
+use remote::{Note, Other, Published};
 
 use super::call::{Counted, Failing, Items, Keys, Outcome, Tally};
-use super::failure::{Failure, Side};
-use super::id::EntryId;
-use super::render::{Unrenderable, Withheld};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::failure::{Failure, Side};
+use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 
 /// Entries of one batch. A script of 128 costs 3.7 µs an entry on the server, one of 1 costs 17.
-pub(super) const BATCH_ENTRIES: usize = 128;
+pub(crate) const BATCH_ENTRIES: usize = 128;
 /// Bytes of one batch; a larger entry goes alone. The server does nothing else while a script runs.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Entries in a row that may become dead letters because the server refused each for its own sake. Where
 /// nothing is published between more of them, it is no single entry's fault.
-pub(super) const REFUSED_IN_A_ROW: u64 = 8;
+pub(crate) const REFUSED_IN_A_ROW: u64 = 8;
 /// Batches under way from which on nothing more is read. One read brings up to four more.
-pub(super) const BATCHES_UNDER_WAY: usize = 4;
+pub(crate) const BATCHES_UNDER_WAY: usize = 4;
 
 /// An entry's id, and the same as the server writes it.
-pub(super) type Id<'a> = (EntryId, &'a [u8]);
+pub(crate) type Id<'a> = (EntryId, &'a [u8]);
 
 /// A script's call that is not answered yet.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(crate) struct Call {
     entries: u64,
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
@@ -63,18 +63,18 @@ pub(super) struct Call {
 
 /// What one answered call has done.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settled {
+pub(crate) struct Settled {
     /// What became of the entries.
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
     /// How many entries the call had.
-    pub(super) entries: u64,
+    pub(crate) entries: u64,
     /// From the call to its answer.
-    pub(super) took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// What an answer on the stream's connection belongs to.
 #[derive(Debug)]
-pub(super) enum Called {
+pub(crate) enum Called {
     /// A batch.
     Batch(Call),
     /// The lease.
@@ -85,7 +85,7 @@ pub(super) enum Called {
 ///
 /// Invariant: `cursor <= end` unless astray; `end` is the cursor once everything under way is done.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     /// Commands to the stream's server.
     out: Vec<u8>,
     other: Option<Other>,
@@ -132,7 +132,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(
+    pub(crate) fn new(
         hash: Hash,
         keys: Keys,
         (cursor, counted): (EntryId, Option<u64>),
@@ -168,13 +168,13 @@ impl Publisher {
     }
 
     /// Publishes what was left behind by this script.
-    pub(super) fn with_release(mut self, hash: Hash) -> Self {
+    pub(crate) fn with_release(mut self, hash: Hash) -> Self {
         self.release_hash = Some(hash);
         self
     }
 
     /// Publishes on another server than the stream's.
-    pub(super) fn with_other(mut self, response_timeout: Duration) -> Self {
+    pub(crate) fn with_other(mut self, response_timeout: Duration) -> Self {
         let (current, releasing) =
             (Published::default(), Published { release: true, ..Published::default() });
         let waiting = VecDeque::new();
@@ -185,7 +185,7 @@ impl Publisher {
     }
 
     /// What is to be done about entries that are refused for their own sake: `failing` is the last of them.
-    pub(super) fn blaming(
+    pub(crate) fn blaming(
         mut self,
         channels_differ: bool,
         failing: Option<&Failing>,
@@ -199,30 +199,30 @@ impl Publisher {
     }
 
     /// Begins with one entry, to see whether a refusal still stands.
-    pub(super) fn careful(mut self) -> Self {
+    pub(crate) fn careful(mut self) -> Self {
         self.batch_entries = 1;
         self
     }
 
     /// Commands that are to be sent: to the stream's server, and to the other one.
-    pub(super) fn outgoing(&mut self) -> (&mut Vec<u8>, Option<&mut Vec<u8>>) {
+    pub(crate) fn outgoing(&mut self) -> (&mut Vec<u8>, Option<&mut Vec<u8>>) {
         (&mut self.out, self.other.as_mut().map(|other| &mut other.out))
     }
 
     /// Asks for the lease behind what was called before, by a command that `write` appends where it is due.
-    pub(super) fn ask_lease(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+    pub(crate) fn ask_lease(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>) -> bool) {
         if self.lease.is_none() && write(&mut self.out) {
             self.lease = Some((self.calls.len(), now));
         }
     }
 
     /// Whether messages were handed over that the other server has not answered.
-    pub(super) fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
     }
 
     /// Goes on from this cursor, where nothing is under way: another instance has moved it.
-    pub(super) fn go_on_at(&mut self, cursor: EntryId, counted: Option<u64>) {
+    pub(crate) fn go_on_at(&mut self, cursor: EntryId, counted: Option<u64>) {
         if !self.is_idle() || !self.takes() {
             return;
         }
@@ -232,64 +232,64 @@ impl Publisher {
     }
 
     /// The cursor has vanished; the session ends once nothing is under way.
-    pub(super) fn cursor_vanished(&mut self) {
+    pub(crate) fn cursor_vanished(&mut self) {
         (self.cursor, self.astray) = (None, true);
     }
 
     /// After which entry to read on.
-    pub(super) fn end(&self) -> EntryId {
+    pub(crate) fn end(&self) -> EntryId {
         self.end
     }
 
     /// The cursor, as the server named it last; `None` where it named none.
-    pub(super) fn cursor(&self) -> Option<EntryId> {
+    pub(crate) fn cursor(&self) -> Option<EntryId> {
         self.cursor
     }
 
     /// How many entries were ever added up to the last one that was taken, where that is known.
-    pub(super) fn counted(&self) -> Option<u64> {
+    pub(crate) fn counted(&self) -> Option<u64> {
         self.counted
     }
 
     /// Says how many it were, whatever the cursor has.
-    pub(super) fn set_counted(&mut self, counted: Option<u64>) {
+    pub(crate) fn set_counted(&mut self, counted: Option<u64>) {
         self.counted = counted;
         self.counted_anew = counted.is_some();
     }
 
     /// So many more were added up to the cursor, which has noted them.
-    pub(super) fn missed(&mut self, count: u64) {
+    pub(crate) fn missed(&mut self, count: u64) {
         self.counted = self.counted.map(|counted| counted + count);
     }
 
     /// The route's keys.
-    pub(super) fn keys(&self) -> &Keys {
+    pub(crate) fn keys(&self) -> &Keys {
         &self.keys
     }
 
     /// Whether nothing is under way.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.under_way() == 0
     }
 
     /// Whether entries may be read on, and handed over once they come.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
         !self.astray && self.refused.is_none() && self.under_way() < most
     }
 
     /// Whether entries that come now can be taken.
-    pub(super) fn takes(&self) -> bool {
+    pub(crate) fn takes(&self) -> bool {
         !self.astray && self.refused.is_none()
     }
 
     /// Whether one entry is to be tried alone.
-    pub(super) fn is_careful(&self) -> bool {
+    pub(crate) fn is_careful(&self) -> bool {
         self.batch_entries == 1
     }
 
     /// Bytes that are held until they are sent.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         let other = |other: &Other| other.out.len() + other.release_out.capacity();
         let other = self.other.as_ref().map_or(0, other);
         self.out.len() + self.items.bytes() + self.releases.bytes() + other
@@ -300,20 +300,20 @@ impl Publisher {
     }
 
     /// Whether holes that were handed over are not dealt with yet.
-    pub(super) fn is_releasing(&self) -> bool {
+    pub(crate) fn is_releasing(&self) -> bool {
         let waiting =
             self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| batch.release));
         waiting || self.calls.iter().any(|call| call.release)
     }
 
     /// Holes that were handed over and may not be remembered yet.
-    pub(super) fn holes_under_way(&self) -> u64 {
+    pub(crate) fn holes_under_way(&self) -> u64 {
         let waiting = self.other.iter().flat_map(|other| &other.waiting).map(Published::holes);
         self.calls.iter().map(|call| call.holes).chain(waiting).sum()
     }
 
     /// Takes an entry that is to be published.
-    pub(super) fn publish(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
+    pub(crate) fn publish(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
         if let Some(why) = self.given_up(id) {
             return self.reject((id, text), why, now);
         }
@@ -331,7 +331,7 @@ impl Publisher {
     }
 
     /// Takes an entry that is not published.
-    pub(super) fn withhold(&mut self, id: Id<'_>, why: Withheld, now: Instant) {
+    pub(crate) fn withhold(&mut self, id: Id<'_>, why: Withheld, now: Instant) {
         match why {
             Withheld::Filtered => self.filter(id.0),
             Withheld::Unrenderable(why) => self.reject(id, why, now),
@@ -339,7 +339,7 @@ impl Publisher {
     }
 
     /// Takes an entry that cannot be published.
-    pub(super) fn reject(&mut self, (id, text): Id<'_>, why: Unrenderable, now: Instant) {
+    pub(crate) fn reject(&mut self, (id, text): Id<'_>, why: Unrenderable, now: Instant) {
         self.make_room(0, now);
         match &mut self.other {
             None => self.items.dead_letter(text, &why),
@@ -349,7 +349,7 @@ impl Publisher {
     }
 
     /// Takes an entry that is not acknowledged: the cursor goes past it, and it is remembered as a hole.
-    pub(super) fn leave(&mut self, (id, text): Id<'_>, now: Instant) {
+    pub(crate) fn leave(&mut self, (id, text): Id<'_>, now: Instant) {
         self.make_room(0, now);
         match &mut self.other {
             None => {
@@ -362,7 +362,7 @@ impl Publisher {
     }
 
     /// Takes a hole that is to be published now. The caller hands over one batch at a time.
-    pub(super) fn release(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
+    pub(crate) fn release(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
         if let Some(why) = self.given_up(id) {
             return self.release_rejected((id, text), why);
         }
@@ -384,7 +384,7 @@ impl Publisher {
     }
 
     /// Takes a hole that is not published.
-    pub(super) fn release_withheld(&mut self, (id, text): Id<'_>, why: Withheld) {
+    pub(crate) fn release_withheld(&mut self, (id, text): Id<'_>, why: Withheld) {
         match why {
             Withheld::Unrenderable(why) => self.release_rejected((id, text), why),
             Withheld::Filtered => match &mut self.other {
@@ -402,7 +402,7 @@ impl Publisher {
     }
 
     /// Sends the holes that were handed over.
-    pub(super) fn flush_release(&mut self, now: Instant) {
+    pub(crate) fn flush_release(&mut self, now: Instant) {
         self.send_releases(None, now);
     }
 
@@ -444,7 +444,7 @@ impl Publisher {
 
     /// Takes an entry that the route's filter leaves out. It costs no message, so a batch may have any
     /// number of them: as many as were read.
-    pub(super) fn filter(&mut self, id: EntryId) {
+    pub(crate) fn filter(&mut self, id: EntryId) {
         match &mut self.other {
             None => self.items.filtered(1),
             Some(other) => other.current.filtered.push(id),
@@ -465,7 +465,7 @@ impl Publisher {
     }
 
     /// Sends the batch that was collected, if there is one.
-    pub(super) fn flush(&mut self, now: Instant) {
+    pub(crate) fn flush(&mut self, now: Instant) {
         let span = (self.end, self.taken);
         if self.taken == self.end {
             return;
@@ -505,7 +505,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Where nothing was asked.
-    pub(super) fn called(&mut self) -> Result<Called, Failure> {
+    pub(crate) fn called(&mut self) -> Result<Called, Failure> {
         if let Some((behind, _)) = &mut self.lease {
             if *behind == 0 {
                 self.lease = None;
@@ -522,7 +522,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Where the script failed.
-    pub(super) fn on_settled(
+    pub(crate) fn on_settled(
         &mut self,
         call: &Call,
         reply: &Value,
@@ -567,7 +567,7 @@ impl Publisher {
 
     /// A connection has ended, or is given up: what that ends the session with. An entry that was being
     /// published then may be the reason, where it is larger than a batch.
-    pub(super) fn broke(&mut self, side: Side, error: Error) -> Failure {
+    pub(crate) fn broke(&mut self, side: Side, error: Error) -> Failure {
         if let Some(refused) = self.refused.take() {
             return refused;
         }
@@ -592,7 +592,7 @@ impl Publisher {
     ///
     /// # Errors
     /// The refusal that ended this session, or that the cursor has vanished.
-    pub(super) fn come_to_terms(&mut self) -> Result<(), Failure> {
+    pub(crate) fn come_to_terms(&mut self) -> Result<(), Failure> {
         if !self.is_idle() {
             return Ok(());
         }
@@ -616,7 +616,7 @@ impl Publisher {
     ///
     /// # Errors
     /// It is: the outcome is unknown, and the next session finds it in the cursor.
-    pub(super) fn check_deadlines(&mut self, now: Instant) -> Result<(), Failure> {
+    pub(crate) fn check_deadlines(&mut self, now: Instant) -> Result<(), Failure> {
         let overdue = |sent: Instant, limit: Duration| now.saturating_duration_since(sent) > limit;
         if let Some(other) = &self.other
             && let Some(sent) = other.ping.or_else(|| other.waiting.front()?.sent)

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::work::Work;
 use super::{Core, Effect};
 use crate::broadcast::failure::Failure;
-use crate::broadcast::follow::Asked;
+use crate::broadcast::group::follower::Asked;
 use crate::server::Error;
 use crate::server::resp::Value;
 

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use super::call::{Keys, unexpected};
-use super::entries::Entries;
-use super::id::EntryId;
-use super::render::Renderer;
-use super::replay::reader::Reader;
+use super::entry_id::EntryId;
+use super::message::render::Renderer;
+use super::publish::call::{Keys, unexpected};
+use super::read::entries::Entries;
+use super::read::range::Reader;
 use crate::config::{Broadcast, Endpoint};
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish, role_in};

@@ -5,11 +5,11 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::work::{BLOCK, Work};
-use crate::broadcast::entries::{Entries, entries_of_next_read};
+use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::Failure;
-use crate::broadcast::follow::Found;
-use crate::broadcast::id::EntryId;
-use crate::broadcast::missed::Facts;
+use crate::broadcast::group::follower::Found;
+use crate::broadcast::read::entries::{Entries, entries_of_next_read};
+use crate::broadcast::read::unread_loss::Facts;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 

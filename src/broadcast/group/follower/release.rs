@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use super::{Asked, Follow};
 use crate::broadcast::egress::Egress;
-use crate::broadcast::entries::{Entries, entries_of_next_read};
-use crate::broadcast::id::EntryId;
-use crate::broadcast::outbound::Outbound;
-use crate::broadcast::publisher::BATCH_ENTRIES;
-use crate::broadcast::render::{Unrenderable, Withheld};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::message::Outbound;
+use crate::broadcast::publish::publisher::BATCH_ENTRIES;
+use crate::broadcast::read::entries::{Entries, entries_of_next_read};
+use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::{Error, resp};
 
 impl Follow {

@@ -9,19 +9,20 @@
 //! What an answer means and what is asked next, the engine decides.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{PUBLISH, RELEASE};
-use super::engine::{Engine, Event, Half, Hashes, Next};
-use super::failure::Failure;
-use super::leadership::LEASE;
-use super::look::LOOK;
-use super::route::Route;
-use super::wake::Wake;
+use super::Route;
+use crate::broadcast::connections::{Writers, turn};
+use crate::broadcast::engine::leadership::LEASE;
+use crate::broadcast::engine::{Engine, Event, Hashes, Next};
+use crate::broadcast::failure::{Failure, Half};
+use crate::broadcast::group::ack_notifier::Wake;
+use crate::broadcast::group::state::LOOK;
+use crate::broadcast::publish::call::{PUBLISH, RELEASE};
 use crate::config::Endpoint;
 use crate::server::{Connection, Error, connect, connect_to_publish, load_script};
 
@@ -31,16 +32,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// SPUBLISH came with Redis 7.0, and every Valkey has it.
 const SHARDED_SINCE: u32 = 7;
 
-/// The connections that publish, as a replay has them too.
-#[derive(Debug)]
-pub(super) struct Writers {
-    pub(super) writer: Connection,
-    pub(super) other: Option<Connection>,
-}
-
 /// The state of the loop.
 #[derive(Debug)]
-pub(super) struct Session<'r> {
+pub(crate) struct Session<'r> {
     route: &'r mut Route,
     reader: Connection,
     writers: Writers,
@@ -70,7 +64,7 @@ enum Action {
 impl<'r> Session<'r> {
     /// Connects, loads the scripts and finds the cursor. Cancel safe: a dropped future leaves at most a
     /// cursor that was made where it belongs.
-    pub(super) async fn open(route: &'r mut Route) -> Result<Self, Failure> {
+    pub(crate) async fn open(route: &'r mut Route) -> Result<Self, Failure> {
         let source = route.parts.source.clone();
         let role = format!("broadcast.{}", route.parts.settings.name);
         let deadline = source.response_timeout;
@@ -112,7 +106,7 @@ impl<'r> Session<'r> {
     }
 
     /// Publishes until it is told to stop, and then up to `drain` longer.
-    pub(super) async fn run(mut self, stop: &CancellationToken, drain: Duration) -> Result<(), Failure> {
+    pub(crate) async fn run(mut self, stop: &CancellationToken, drain: Duration) -> Result<(), Failure> {
         loop {
             self.hand_out();
             self.route.tell(self.writers.unsent_bytes());
@@ -208,23 +202,6 @@ impl<'r> Session<'r> {
     }
 }
 
-impl Writers {
-    /// Sends what waits and reads what came; ready once something came or a connection has ended.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Half, Result<(), Error>)> {
-        if let Poll::Ready(result) = turn(&mut self.writer, cx) {
-            return Poll::Ready((Half::Writer, result));
-        }
-        match self.other.as_mut().map(|other| turn(other, cx)) {
-            Some(Poll::Ready(result)) => Poll::Ready((Half::Other, result)),
-            _ => Poll::Pending,
-        }
-    }
-
-    fn unsent_bytes(&self) -> usize {
-        self.writer.unsent_bytes() + self.other.as_ref().map_or(0, Connection::unsent_bytes)
-    }
-}
-
 fn came(half: Half, result: Result<(), Error>) -> Action {
     match result {
         Ok(()) => Action::Came(half),
@@ -251,14 +228,4 @@ async fn rung(wake: Option<&Wake>) {
     if let Some(wake) = wake {
         wake.rung().await;
     }
-}
-
-/// Sends what waits and reads what came; ready once something came or the connection has ended.
-fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-    if connection.unsent_bytes() > 0
-        && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
-    {
-        return Poll::Ready(Err(error));
-    }
-    connection.poll_fill(cx).map_ok(drop)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::id::EntryId;
+use crate::broadcast::entry_id::EntryId;
 
 /// How long such a hole is left alone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,16 +20,16 @@ const HOLES: usize = 8_192;
 
 /// Since when each is known to be gone.
 #[derive(Debug, Default)]
-pub(super) struct Gone(BTreeMap<EntryId, Instant>);
+pub(crate) struct Gone(BTreeMap<EntryId, Instant>);
 
 impl Gone {
     /// Whether one is left alone for now.
-    pub(super) fn contains(&self, id: EntryId) -> bool {
+    pub(crate) fn contains(&self, id: EntryId) -> bool {
         self.0.contains_key(&id)
     }
 
     /// Notes that the entry of a hole is gone. True where that was long ago: it is forgotten here, and lost.
-    pub(super) fn is_lost(&mut self, id: EntryId, now: Instant) -> bool {
+    pub(crate) fn is_lost(&mut self, id: EntryId, now: Instant) -> bool {
         match self.0.get(&id) {
             Some(since) if is_over(*since, now) => self.0.remove(&id).is_some(),
             None if self.0.len() < HOLES => {
@@ -41,12 +41,12 @@ impl Gone {
     }
 
     /// Those that were left alone for long enough.
-    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = EntryId> {
+    pub(crate) fn due(&self, now: Instant) -> impl Iterator<Item = EntryId> {
         self.0.iter().filter(move |(_, since)| is_over(**since, now)).map(|(id, _)| *id)
     }
 
     /// Forgets all: no hole is left.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Call, Publisher};
-use crate::broadcast::call::{Counted, Tally};
+use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{Failure, Side};
-use crate::broadcast::id::EntryId;
-use crate::broadcast::render::Unrenderable;
+use crate::broadcast::publish::call::{Counted, Tally};
+use crate::broadcast::withheld::Unrenderable;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
 

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::PARKED;
+use crate::broadcast::failure::PARKED;
 use crate::config::{Endpoint, Prefer};
 use crate::logs::Limited;
 use crate::rt;
@@ -40,7 +40,7 @@ const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// A link that rings. Dropping it ends the link.
 #[derive(Debug)]
-pub(super) struct Wake {
+pub(crate) struct Wake {
     bell: Arc<Bell>,
     _stop: DropGuard,
 }
@@ -54,7 +54,7 @@ struct Bell {
 
 impl Wake {
     /// Begins to read what happens to a group of a stream.
-    pub(super) fn start(endpoint: Arc<Endpoint>, route: String, stream: &str, group: &str) -> Self {
+    pub(crate) fn start(endpoint: Arc<Endpoint>, route: String, stream: &str, group: &str) -> Self {
         let (bell, stop) = (Arc::new(Bell::default()), CancellationToken::new());
         let watched = (stream.as_bytes().to_vec(), group.as_bytes().to_vec());
         let reader = Reader { endpoint, route, watched, bell: Arc::clone(&bell), place: None };
@@ -69,12 +69,12 @@ impl Wake {
     }
 
     /// Ready once something has happened since the last call. Cancel safe.
-    pub(super) async fn rung(&self) {
+    pub(crate) async fn rung(&self) {
         self.bell.notify.notified().await;
     }
 
     /// Whether it would ring.
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.bell.up.load(Ordering::Relaxed)
     }
 }

@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 
 /// The pace of one session.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Of one message; zero where there is no limit.
     share: Duration,
     window: Duration,
@@ -31,13 +31,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(rate: Option<Rate>, now: Instant) -> Self {
+    pub(crate) fn new(rate: Option<Rate>, now: Instant) -> Self {
         let share = rate.map_or(Duration::ZERO, |rate| rate.share());
         Self { share, window: WINDOW.max(share), free: now }
     }
 
     /// How many messages may go out now.
-    pub(super) fn messages(&self, now: Instant) -> usize {
+    pub(crate) fn messages(&self, now: Instant) -> usize {
         if self.share.is_zero() {
             return usize::MAX;
         }
@@ -47,13 +47,13 @@ impl Pace {
     }
 
     /// When enough may that it is worth a batch: half a window's worth, or one.
-    pub(super) fn next(&self) -> Instant {
+    pub(crate) fn next(&self) -> Instant {
         let worth = (self.window / 2).max(self.share);
         self.free.checked_sub(self.window - worth).unwrap_or(self.free)
     }
 
     /// One goes out.
-    pub(super) fn take(&mut self, now: Instant) {
+    pub(crate) fn take(&mut self, now: Instant) {
         self.free = self.free.max(now) + self.share;
     }
 }

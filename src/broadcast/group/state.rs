@@ -1,53 +1,53 @@
-//! A look at a consumer group: how far it has acknowledged the stream, as `look.lua` tells it.
+//! A look at a consumer group: how far it has acknowledged the stream, as `state.lua` tells it.
 
 use std::collections::HashSet;
 
-use super::id::EntryId;
-use super::missed::Facts;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::read::unread_loss::Facts;
 use crate::server::resp::Value;
 use crate::server::{Error, Script, said};
 use crate::status::Doubt;
 
 /// Looks.
-pub(super) const LOOK: Script = Script { name: "look", source: include_str!("look.lua") };
+pub(crate) const LOOK: Script = Script { name: "look", source: include_str!("state.lua") };
 
 /// What one look has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look {
+pub(crate) struct Look {
     /// The last entry that the group was given.
-    pub(super) delivered: EntryId,
+    pub(crate) delivered: EntryId,
     /// How many entries it was given, by its own count, which it loses when it is set to another place.
-    pub(super) entries_read: Option<u64>,
+    pub(crate) entries_read: Option<u64>,
     /// How many of them are not acknowledged.
-    pub(super) pending: u64,
-    pub(super) consumers: u64,
+    pub(crate) pending: u64,
+    pub(crate) consumers: u64,
     /// The first that is not acknowledged.
-    pub(super) lowest: Option<Pending>,
+    pub(crate) lowest: Option<Pending>,
     /// The stream, where it was asked for.
-    pub(super) stream: Option<Facts>,
+    pub(crate) stream: Option<Facts>,
     /// The first entry that the group was not given, where that was asked for with the stream.
-    pub(super) ungiven: Option<Option<EntryId>>,
+    pub(crate) ungiven: Option<Option<EntryId>>,
     /// Up to where `open` is complete.
-    pub(super) complete: EntryId,
+    pub(crate) complete: EntryId,
     /// What is not acknowledged of the entries that were not read before.
-    pub(super) open: HashSet<EntryId>,
+    pub(crate) open: HashSet<EntryId>,
     /// How many holes there are.
-    pub(super) holes: u64,
+    pub(crate) holes: u64,
     /// Where the search for acknowledged holes came to; `None` at its end, or where there was none.
-    pub(super) scanned: Option<EntryId>,
+    pub(crate) scanned: Option<EntryId>,
     /// Holes that are acknowledged by now.
-    pub(super) acknowledged: Vec<EntryId>,
+    pub(crate) acknowledged: Vec<EntryId>,
 }
 
 /// An entry that is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pending {
-    pub(super) id: EntryId,
-    pub(super) consumer: String,
+pub(crate) struct Pending {
+    pub(crate) id: EntryId,
+    pub(crate) consumer: String,
     /// Since it was given to that consumer, in milliseconds.
-    pub(super) idle_ms: u64,
+    pub(crate) idle_ms: u64,
     /// How often it was given to one.
-    pub(super) deliveries: u64,
+    pub(crate) deliveries: u64,
 }
 
 impl Look {
@@ -55,7 +55,7 @@ impl Look {
     ///
     /// # Errors
     /// Where it is an error, or no reply of that script.
-    pub(super) fn read(reply: &Value) -> Result<Option<Self>, Error> {
+    pub(crate) fn read(reply: &Value) -> Result<Option<Self>, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
@@ -124,7 +124,7 @@ impl Look {
     }
 
     /// Up to where every entry is acknowledged: below the lowest that is pending, at most what was given.
-    pub(super) fn limit(&self) -> EntryId {
+    pub(crate) fn limit(&self) -> EntryId {
         match &self.lowest {
             Some(lowest) => self.delivered.min(lowest.id.before()),
             None => self.delivered,
@@ -146,7 +146,7 @@ fn unexpected() -> Error {
 
 /// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group
 /// keeps no memory of why an entry is no longer pending, so this is all that can be seen.
-pub(super) fn doubt(before: &Look, now: &Look) -> Option<Doubt> {
+pub(crate) fn doubt(before: &Look, now: &Look) -> Option<Doubt> {
     // The count only grows, and a group that is made begins without one or at none.
     let fewer_read = before.entries_read.zip(now.entries_read).is_some_and(|(before, now)| now < before);
     let gone = now.consumers == 0 && before.consumers > 0;

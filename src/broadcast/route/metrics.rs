@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use super::call::Tally;
-use super::id::EntryId;
-use super::publisher::Settled;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::Tally;
+use crate::broadcast::publish::publisher::Settled;
 use crate::metrics::{self, BroadcastMetrics};
 
 /// A call was answered.
-pub(super) fn settled(handles: &BroadcastMetrics, settled: &Settled) {
+pub(crate) fn settled(handles: &BroadcastMetrics, settled: &Settled) {
     handles.batch_events.record(metrics::float(settled.entries));
     handles.publish_seconds.record(settled.took.as_secs_f64());
 }
 
 /// So many messages were sent by this process, and so many of them reached no subscriber.
-pub(super) fn sent(handles: &BroadcastMetrics, published: u64, unheard: u64, now_unix_ms: u64) {
+pub(crate) fn sent(handles: &BroadcastMetrics, published: u64, unheard: u64, now_unix_ms: u64) {
     handles.published.increment(published);
     handles.unheard.increment(unheard);
     if published > 0 {
@@ -23,7 +23,7 @@ pub(super) fn sent(handles: &BroadcastMetrics, published: u64, unheard: u64, now
 }
 
 /// Entries were dealt with up to `last`; milliseconds since 1970.
-pub(super) fn done(handles: &BroadcastMetrics, tally: Tally, last: EntryId, now_unix_ms: u64) {
+pub(crate) fn done(handles: &BroadcastMetrics, tally: Tally, last: EntryId, now_unix_ms: u64) {
     handles.dead_letters.increment(tally.rejected);
     handles.filtered.increment(tally.filtered);
     if tally.published > 0 {

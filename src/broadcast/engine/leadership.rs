@@ -26,16 +26,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{Tally, unexpected};
-use super::id::EntryId;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::{Tally, unexpected};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script};
 
 /// Grants the lease.
-pub(super) const LEASE: Script = Script { name: "lease", source: include_str!("lease.lua") };
+pub(crate) const LEASE: Script = Script { name: "lease", source: include_str!("lease.lua") };
 
 /// A take-over waits for the rest of this, and is to be done within a second.
-pub(super) const TERM: Duration = Duration::from_millis(750);
+pub(crate) const TERM: Duration = Duration::from_millis(750);
 /// For the difference of two clocks over one term, and for the way of a message that was just sent.
 const MARGIN: Duration = Duration::from_millis(100);
 /// Between two renewals: one may be lost or late.
@@ -66,14 +66,14 @@ impl Want {
 
 /// What the script answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     holder: String,
     left: Duration,
     /// The cursor, where there is one, and its count, where that is known.
-    pub(super) cursor: Option<EntryId>,
-    pub(super) counted: Option<u64>,
+    pub(crate) cursor: Option<EntryId>,
+    pub(crate) counted: Option<u64>,
     /// What was done since the cursor was made, by whichever instance.
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 impl Reply {
@@ -81,7 +81,7 @@ impl Reply {
     ///
     /// # Errors
     /// Where it is an error, or no reply of that script.
-    pub(super) fn read(reply: &Value) -> Result<Self, Error> {
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
@@ -115,7 +115,7 @@ impl Reply {
 
 /// What a reply changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Nothing.
     Same,
     /// This instance publishes from now on.
@@ -126,7 +126,7 @@ pub(super) enum Change {
 
 /// One instance's part.
 #[derive(Debug)]
-pub(super) struct Leadership {
+pub(crate) struct Leadership {
     me: String,
     key: String,
     hash: Hash,
@@ -144,7 +144,7 @@ pub(super) struct Leadership {
 
 impl Leadership {
     /// Begins with a session. `me` tells this route of this process from every other.
-    pub(super) fn new(me: String, key: String, hash: Hash, now: Instant) -> Self {
+    pub(crate) fn new(me: String, key: String, hash: Hash, now: Instant) -> Self {
         Self {
             me,
             key,
@@ -159,22 +159,22 @@ impl Leadership {
     }
 
     /// Whether this instance may send now.
-    pub(super) fn leads(&self, now: Instant) -> bool {
+    pub(crate) fn leads(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
     /// Until when what was handed over may be sent.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }
 
     /// When the next question is due; `None` while one is under way.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.asked.is_none().then_some(self.due)
     }
 
     /// Appends the question that is due. True where there is one.
-    pub(super) fn ask(&mut self, cursor: &str, out: &mut Vec<u8>, now: Instant) -> bool {
+    pub(crate) fn ask(&mut self, cursor: &str, out: &mut Vec<u8>, now: Instant) -> bool {
         if self.due().is_none_or(|due| now < due) {
             return false;
         }
@@ -190,13 +190,13 @@ impl Leadership {
     }
 
     /// Gives the lease back with the next question, which is due at once.
-    pub(super) fn release(&mut self, now: Instant) {
+    pub(crate) fn release(&mut self, now: Instant) {
         self.end(now);
         (self.next, self.due) = (Want::Release, now);
     }
 
     /// Whether it was given back, and that is answered.
-    pub(super) fn is_released(&self) -> bool {
+    pub(crate) fn is_released(&self) -> bool {
         self.released
     }
 
@@ -206,7 +206,7 @@ impl Leadership {
     }
 
     /// Takes in what was answered.
-    pub(super) fn on_reply(&mut self, reply: &Reply, now: Instant) -> Change {
+    pub(crate) fn on_reply(&mut self, reply: &Reply, now: Instant) -> Change {
         let Some((want, sent)) = self.asked.take() else { return Change::Same };
         if self.next == Want::Release {
             // The answer to the release itself, or to what was asked before it.

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::Keys;
-use super::id::EntryId;
-use super::publisher::Publisher;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::Keys;
+use crate::broadcast::publish::publisher::Publisher;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script};
 
@@ -31,24 +31,24 @@ const IDLE: Duration = Duration::from_secs(10);
 /// that of the entry before them.
 pub const DELETED_UNREAD: &str = "deleted_unread";
 /// Records it.
-const MISSED: Script = Script { name: "missed", source: include_str!("missed.lua") };
+const MISSED: Script = Script { name: "missed", source: include_str!("unread_loss.lua") };
 
 /// What the stream says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// Entries that were ever added.
-    pub(super) added: u64,
+    pub(crate) added: u64,
     /// Entries that are there.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// The id given last.
-    pub(super) last: EntryId,
+    pub(crate) last: EntryId,
     /// The first entry that is there.
-    pub(super) first: Option<EntryId>,
+    pub(crate) first: Option<EntryId>,
 }
 
 /// What a comparison tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compared {
+pub(crate) enum Compared {
     /// Nothing: neither all nor none of what is there has been read.
     Unknown,
     /// So many entries were added up to the place that was read to, as counted.
@@ -66,7 +66,7 @@ pub(super) enum Compared {
 
 impl Facts {
     /// Reads the reply to XINFO STREAM; `None` where it is none.
-    pub(super) fn read(reply: &Value) -> Option<Self> {
+    pub(crate) fn read(reply: &Value) -> Option<Self> {
         let pairs = reply.elements()?;
         let get = |name: &str| {
             pairs.chunks_exact(2).find(|pair| pair[0].bytes() == Some(name.as_bytes())).map(|pair| &pair[1])
@@ -82,7 +82,7 @@ impl Facts {
     }
 
     /// Compares with what was read: up to an entry, which is the so many-th, where that is known.
-    pub(super) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
+    pub(crate) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
         if read > self.last {
             // A cursor that has not moved yet may have been put there on purpose (`start`).
             return if counted.is_some() { Compared::Below } else { Compared::Unknown };
@@ -106,7 +106,7 @@ impl Facts {
 
 /// A stream that began anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anew {
+pub(crate) enum Anew {
     /// Its entries stand behind the cursor, and are read as they come.
     Above,
     /// They stand before it.
@@ -115,18 +115,18 @@ pub(super) enum Anew {
 
 /// What is to be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Missed {
+pub(crate) struct Missed {
     /// How many entries.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// The last one that was read before them.
-    pub(super) after: EntryId,
+    pub(crate) after: EntryId,
     /// The last id that was given when they were missed.
-    pub(super) up_to: EntryId,
+    pub(crate) up_to: EntryId,
 }
 
 impl Missed {
     /// What is to be told.
-    pub(super) fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         let Self { count, after, up_to } = self;
         format!(
             "{count} entries after {after} and up to {up_to} were deleted or trimmed before they were read"
@@ -134,7 +134,7 @@ impl Missed {
     }
 
     /// Appends the call that records it, where the cursor's count is this.
-    pub(super) fn write(&self, out: &mut Vec<u8>, keys: &Keys, counted: u64) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, keys: &Keys, counted: u64) {
         let (counted, count) = (counted.to_string(), self.count.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
         let command: [&[u8]; 10] = [
@@ -155,7 +155,7 @@ impl Missed {
 
 /// When to compare, and what is to be recorded.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     last: Instant,
     /// What was read at the last comparison.
     read: EntryId,
@@ -163,19 +163,19 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { last: now, read: EntryId::default(), missed: None }
     }
 
     /// Whether to ask the stream: seldom where nothing was read since.
-    pub(super) fn is_due(&self, read: EntryId, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
         let interval = if read == self.read { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
     /// Takes in what the stream says, when `read` was read and so many of it are held. Returns what is to be told
     /// where it is another stream.
-    pub(super) fn compare(
+    pub(crate) fn compare(
         &mut self,
         facts: &Facts,
         (read, held): (EntryId, u64),
@@ -206,7 +206,7 @@ impl Watch {
     }
 
     /// Appends the call that records what was missed, where it is time.
-    pub(super) fn record(&mut self, out: &mut Vec<u8>, publisher: &Publisher) -> bool {
+    pub(crate) fn record(&mut self, out: &mut Vec<u8>, publisher: &Publisher) -> bool {
         let Some(missed) = self.missed.filter(|_| publisher.is_idle()) else { return false };
         let Some(counted) = publisher.counted() else {
             self.missed = None;
@@ -220,7 +220,7 @@ impl Watch {
     ///
     /// # Errors
     /// Where it could not be.
-    pub(super) fn recorded(
+    pub(crate) fn recorded(
         &mut self,
         reply: &Value,
         publisher: &mut Publisher,

@@ -1,9 +1,12 @@
 //! What becomes of an entry on its way out: the filter first, then the templates.
 
-use super::entries::Entry;
-use super::render::{Rendered, Renderer, Withheld};
+pub(crate) mod render;
+
+use super::read::entries::Entry;
+use super::withheld::Withheld;
 use crate::config;
 use crate::filter::Filter;
+use render::{Rendered, Renderer};
 
 /// A route's filter and templates.
 #[derive(Debug)]
