@@ -16,7 +16,6 @@ mod run;
 mod spool;
 mod status;
 mod tap;
-mod text;
 mod wait;
 mod warnings;
 

@@ -22,12 +22,11 @@
 //! everything else does not.
 
 mod condition;
-mod look;
 
 use crate::config::{Condition, Subject};
 
 use condition::Test;
-use look::Payload;
+use json::Payload;
 
 /// What conditions look at: a message, or an entry. `None` is what it does not have.
 pub(crate) trait Looked {
@@ -86,5 +85,6 @@ impl Filter {
     }
 }
 
+mod json;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! Config ─▶ trials ─┐
-//! Endpoint ─────────┴▶ look ─▶ Found ─┬▶ findings     what stands in the way, what is a risk
-//!                      (asks)         └▶ guarantees   what a route promises on it
+//! Endpoint ─────────┴▶ inspect ─▶ Found ─┬▶ findings     what stands in the way, what is a risk
+//!                      (asks)            └▶ guarantees   what a route promises on it
 //! ```
 //!
 //! It must be harmless on a production server: no write, no message, no load. So the server is only
@@ -46,7 +46,7 @@ pub struct Found {
 ///
 /// # Errors
 /// Where it cannot be reached, or ends the connection while it is asked.
-pub async fn look(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error> {
+pub async fn inspect(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error> {
     let mut connection = server::control(endpoint, "check").await?;
     let facts = facts::ask(&mut connection).await?;
     let may_psync = facts.version.is_some_and(|version| version >= Version(7, 0, 0));

@@ -16,7 +16,7 @@ use tidegate::config::{
 use tidegate::logs::Outages;
 use tidegate::metrics::Metrics;
 use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
-use tidegate::template::Template;
+use tidegate::text::template::Template;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 

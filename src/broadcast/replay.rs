@@ -32,8 +32,8 @@ use super::read::entries::Entries;
 use crate::config::{Endpoint, Message};
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, said};
-use crate::template::Template;
+use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, redacted};
+use crate::text::template::Template;
 
 use super::read::range::Reader;
 use tempo::Clock;
@@ -522,7 +522,7 @@ async fn begin(
     };
     let of = of.bytes().ok_or_else(|| unexpected(&BEGIN))?;
     if of != job.of.as_bytes() {
-        return Ok(Err(said(of)));
+        return Ok(Err(redacted(of)));
     }
     let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| unexpected(&BEGIN));
     let number = |value: &Value| {

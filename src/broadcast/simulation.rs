@@ -27,7 +27,7 @@ use crate::config::{
     Acknowledged, Address, After, Broadcast, Durability, Endpoint, Message, Order, Secret, SecretSource,
     Start,
 };
-use crate::template::Template;
+use crate::text::template::Template;
 
 mod checks;
 mod consumers;

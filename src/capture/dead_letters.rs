@@ -9,7 +9,7 @@
 use super::mapping::{Context, FieldSink, Mapping};
 use crate::config::{Capture, Endpoint, keys};
 use crate::server::resp::Message;
-use crate::server::{ControlConnection, Error, Script, said};
+use crate::server::{ControlConnection, Error, Script, redacted};
 
 /// Appends the entry and removes the letter.
 const REQUEUE: Script = Script { name: "requeue", source: include_str!("requeue.lua") };
@@ -83,7 +83,7 @@ pub async fn requeue(
     }
     let reply: Vec<redis::Value> = call.query_async(connection).await?;
     let text =
-        |value: &redis::Value| said(&redis::from_redis_value_ref::<Vec<u8>>(value).unwrap_or_default());
+        |value: &redis::Value| redacted(&redis::from_redis_value_ref::<Vec<u8>>(value).unwrap_or_default());
     Ok(match reply.as_slice() {
         [redis::Value::Int(1), id] => Requeued::Appended { stream: entry.stream, id: text(id) },
         [redis::Value::Int(2), why] => Requeued::Stays(text(why)),

@@ -8,9 +8,9 @@
 use std::time::Instant;
 
 use crate::config::{Capture, GroupsStart};
-use crate::harmless;
 use crate::logs::Limited;
 use crate::server::{ControlConnection, Error};
+use crate::text::printable;
 
 /// Streams of a template that are looked at in one round, each with a command.
 const STREAMS_A_ROUND: usize = 100;
@@ -82,7 +82,7 @@ impl Groups {
             }
         }
         let Some(suppressed) = self.log.admit("group_destroyed", Instant::now()) else { return Ok(()) };
-        let (route, stream) = (&capture.name, harmless::text(stream));
+        let (route, stream) = (&capture.name, printable::text(stream));
         let done = match start {
             Some(start) => format!("it is made again, and begins at {start}, as groups_start says"),
             None => {

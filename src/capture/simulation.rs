@@ -40,7 +40,7 @@ use crate::source::heartbeat::Beat;
 use crate::source::item::Item;
 use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
 use crate::status::RouteState;
-use crate::template::Template;
+use crate::text::template::Template;
 use model::{Model, arguments};
 
 use driver::Route;

@@ -12,8 +12,9 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::Refusal;
+use super::output::bytes;
 use super::output::tell;
-use super::{Refusal, text};
 use crate::broadcast::{self, EntryId};
 use crate::capture;
 use crate::config::Config;
@@ -149,7 +150,7 @@ async fn list_route(
 }
 
 fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) -> io::Result<()> {
-    let shown = |name: &str| letter.field(name).map(|value| text::shown(value, 60)).unwrap_or_default();
+    let shown = |name: &str| letter.field(name).map(|value| bytes::shown(value, 60)).unwrap_or_default();
     let subject = match (letter.field("stream"), letter.names_entry()) {
         // Of a broadcast: the entry.
         (Some(_), true) => format!("{} {}", shown("stream"), shown("id")),
@@ -162,17 +163,17 @@ fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) 
         letter.id,
         rt::rfc3339(letter.added_unix_ms()),
         shown("reason"),
-        letter.field("detail").map(|value| text::shown(value, 200)).unwrap_or_default()
+        letter.field("detail").map(|value| bytes::shown(value, 200)).unwrap_or_default()
     )?;
     match letter.field("payload") {
-        Some(payload) => writeln!(out, ": {}", text::shown(payload, width)),
+        Some(payload) => writeln!(out, ": {}", bytes::shown(payload, width)),
         None => writeln!(out),
     }
 }
 
 fn print_json(out: &mut impl Write, route: &str, letter: &Letter) -> io::Result<()> {
     let fields = letter.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-    let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": text::fields(fields) });
+    let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": bytes::fields(fields) });
     writeln!(out, "{line}")
 }
 
@@ -192,7 +193,7 @@ async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result
         }
         writeln!(out, "{} {} ({})", route.name(), letter.id, rt::rfc3339(letter.added_unix_ms()))?;
         for (name, value) in &letter.fields {
-            writeln!(out, "  {}: {}", text::shown(name, SHOWN), text::shown(value, SHOWN))?;
+            writeln!(out, "  {}: {}", bytes::shown(name, SHOWN), bytes::shown(value, SHOWN))?;
         }
     }
     out.flush()?;
@@ -367,7 +368,7 @@ impl<'a> Again<'a> {
                 .await;
                 Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
                     capture::dead_letters::Requeued::Appended { stream, id } => {
-                        Ok(format!("appended to {} as {id}", text::shown(&stream, 200)))
+                        Ok(format!("appended to {} as {id}", bytes::shown(&stream, 200)))
                     }
                     capture::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
                     capture::dead_letters::Requeued::Stays(why) => Err(why),
@@ -393,7 +394,7 @@ impl<'a> Again<'a> {
                 let did = requeue.publish(&letter.id, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
                     broadcast::dead_letters::Requeued::Published { channel, receivers } => {
-                        let channel = text::shown(&channel, 200);
+                        let channel = bytes::shown(&channel, 200);
                         Ok(format!("published on {channel}, to {receivers} receivers"))
                     }
                     broadcast::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::output::tell;
 use crate::config::{Capture, Config, Endpoint, keys};
-use crate::harmless;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
+use crate::text::printable;
 
 /// Records a page: about 500 KB at most, since details are sentences.
 const PAGE: usize = 1000;
@@ -159,7 +159,7 @@ impl<'a> Records<'a> {
 impl<'a> Gap<'a> {
     /// Reads a record's fields; one that a later release does not write is empty, or 0.
     fn read(route: &'a str, fields: &HashMap<String, Vec<u8>>) -> Self {
-        let text = |name: &str| fields.get(name).map(|value| harmless::text(value)).unwrap_or_default();
+        let text = |name: &str| fields.get(name).map(|value| printable::text(value)).unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or(0);
         Self {
             route,

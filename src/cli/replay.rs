@@ -24,11 +24,12 @@ use crate::broadcast::EntryId;
 use crate::broadcast::replay::{
     self, Ending, Job, Piece, Progress, Range, Replay, ReplayError, Survey, Tempo,
 };
-use crate::config::{self, Config, Endpoint, Message, Rate, keys, lookup};
+use crate::config::lookup;
+use crate::config::{self, Config, Endpoint, Message, Rate, keys};
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
-use crate::template::Template;
+use crate::text::template::Template;
 
 use super::Refusal;
 use bound::Bound;

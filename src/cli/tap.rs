@@ -14,8 +14,9 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Refusal;
+use super::output::bytes;
 use super::output::tell;
-use super::{Refusal, text};
 use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, keys};
 use crate::rt;
@@ -268,7 +269,7 @@ impl<'a> Tap<'a> {
         let at = EntryId::parse(id.as_bytes()).map_or(0, |id| id.milliseconds);
         if self.arguments.json {
             let line =
-                json!({ "stream": text::value(stream), "id": id, "at": at, "fields": text::fields(pairs) });
+                json!({ "stream": bytes::value(stream), "id": id, "at": at, "fields": bytes::fields(pairs) });
             return writeln!(out, "{line}");
         }
         let width = self.arguments.width;
@@ -276,11 +277,11 @@ impl<'a> Tap<'a> {
             out,
             "{} {} {id}",
             rt::rfc3339(at),
-            text::shown(stream, width),
-            id = text::shown(id.as_bytes(), width)
+            bytes::shown(stream, width),
+            id = bytes::shown(id.as_bytes(), width)
         )?;
         for (name, value) in pairs {
-            write!(out, " {}={}", text::shown(name, width), text::shown(value, width))?;
+            write!(out, " {}={}", bytes::shown(name, width), bytes::shown(value, width))?;
         }
         writeln!(out)
     }

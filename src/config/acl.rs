@@ -15,7 +15,7 @@ use std::fmt;
 
 use super::keys;
 use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
-use crate::template::{Part, Template};
+use crate::text::template::{Part, Template};
 
 /// What a user does on an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

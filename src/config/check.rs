@@ -17,12 +17,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::credentials::Places;
+use super::channels::loops;
 use super::layers::Layers;
-use super::loops;
 use super::problems::{Key, Problems, near};
 use super::raw;
 use super::read::Read;
+use super::secrets::location::Places;
 use super::settings::{Config, Endpoint};
 
 /// The longest channel, stream or group: a name is repeated in keys, records and ACL rules, and the

@@ -4,10 +4,11 @@
 //! out of the tree, and read again, until what is left fits. Each round takes one value out, so it
 //! ends. What was taken out counts as given when later checks look for what is missing.
 
+mod reserved;
+
 use figment::error::{Actual, Error, Kind};
 use figment::value::{Dict, Value};
 
-use super::later;
 use super::layers::Layers;
 use super::problems::{Key, Problem, Problems, near, one_of};
 use super::raw::{Count, Raw};
@@ -104,7 +105,7 @@ fn value_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<Value> {
 
 fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
     match kind {
-        Kind::UnknownField(..) if later::is_key(key) => layers
+        Kind::UnknownField(..) if reserved::is_key(key) => layers
             .problem(key, "is not in this version of tidegate")
             .help("remove it; the changelog says which version brings it"),
         Kind::UnknownField(name, known) => {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pointer::Pointer;
-use crate::template::Template;
+use crate::text::json_pointer::Pointer;
+use crate::text::template::Template;
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{Scalar, Test};
-use crate::pointer::Pointer;
+use crate::text::json_pointer::Pointer;
 
 struct Message<'a>(&'a [u8], &'a [u8]);
 

@@ -110,7 +110,7 @@ impl Facts {
     fn read(info: &str, settings: &HashMap<String, String>) -> Self {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let get = |name: &str| fields.get(name).map(|value| value.trim());
-        let shown = |name: &str| get(name).map(|value| server::said(value.as_bytes()));
+        let shown = |name: &str| get(name).map(|value| server::redacted(value.as_bytes()));
         // Valkey answers `redis_version:7.2.4` whatever it is, and other programs do alike.
         let (kind, version) = match (get("valkey_version"), get("dragonfly_version")) {
             (Some(version), _) => (Kind::Valkey, Some(version)),
@@ -119,9 +119,9 @@ impl Facts {
         };
         let storage = match (get("aof_enabled"), settings.get("save").map(String::as_str)) {
             (None, _) => Storage::Unknown,
-            (Some("1"), _) => {
-                Storage::AppendOnly(settings.get("appendfsync").map(|value| server::said(value.as_bytes())))
-            }
+            (Some("1"), _) => Storage::AppendOnly(
+                settings.get("appendfsync").map(|value| server::redacted(value.as_bytes())),
+            ),
             (Some(_), None) => Storage::NoAppendOnly,
             (Some(_), Some("")) => Storage::Nothing,
             (Some(_), Some(_)) => Storage::Snapshots,
@@ -135,7 +135,9 @@ impl Facts {
             eviction: shown("maxmemory_policy"),
             storage,
             backlog_bytes: get("repl_backlog_size").and_then(|bytes| bytes.parse().ok()),
-            notifications: settings.get("notify-keyspace-events").map(|text| server::said(text.as_bytes())),
+            notifications: settings
+                .get("notify-keyspace-events")
+                .map(|text| server::redacted(text.as_bytes())),
             backlog_ttl_seconds: settings.get("repl-backlog-ttl").and_then(|ttl| ttl.parse().ok()),
         }
     }

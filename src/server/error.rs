@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::said::said;
+use super::redacted::redacted;
 use super::tls::{self, Failure};
 
 /// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
@@ -89,7 +89,7 @@ impl Error {
                 None => format!("{UNKNOWN_COMMAND} the server does not know a command that tidegate needs"),
             });
         }
-        Self::Reply(said(text))
+        Self::Reply(redacted(text))
     }
 
     /// What a master would not be: the class is that of a write which a replica refuses.

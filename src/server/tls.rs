@@ -36,8 +36,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use self::names::AnyOfNames;
+use super::connect::deployment::{self, Known, Side};
 use super::error::Error;
-use super::known::{self, Known, Side};
 use crate::config::{Address, Endpoint, Tls};
 
 pub use self::failure::Failure;
@@ -75,7 +75,7 @@ pub(super) async fn encrypt(
     tls: &Tls,
     host: &str,
 ) -> Result<TlsStream<TcpStream>, Error> {
-    let known = known::of(endpoint);
+    let known = deployment::of(endpoint);
     let material = current(endpoint, tls, &known)?;
     let names = names(endpoint, tls, host);
     let Some(asked_for) = asked_for(tls, &names) else {

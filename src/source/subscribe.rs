@@ -60,7 +60,7 @@ impl Subscriptions {
         self.patterns
             .iter()
             .take_while(|other| other.as_slice() != pattern)
-            .all(|other| !crate::glob::matches(other, message.channel))
+            .all(|other| !crate::text::glob::matches(other, message.channel))
     }
 }
 

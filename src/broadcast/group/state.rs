@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::read::unread_loss::Facts;
 use crate::server::resp::Value;
-use crate::server::{Error, Script, said};
+use crate::server::{Error, Script, redacted};
 use crate::status::Doubt;
 
 /// Looks.
@@ -95,7 +95,7 @@ impl Look {
                 [] => None,
                 [entry, consumer, idle, deliveries] => Some(Pending {
                     id: id(entry)?,
-                    consumer: said(consumer.bytes()?),
+                    consumer: redacted(consumer.bytes()?),
                     idle_ms: number(idle)?,
                     deliveries: number(deliveries)?,
                 }),

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::broadcast::read::entries::Entry;
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::config::{self, Message};
-use crate::template::{Part, Template};
+use crate::text::template::{Part, Template};
 
 /// What an entry will be: channel and message, or the reason why it is not published.
 pub(crate) type Rendered<'a> = Result<(&'a [u8], &'a [u8]), Withheld>;

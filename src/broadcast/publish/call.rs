@@ -10,7 +10,7 @@ use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::withheld::Unrenderable;
 use crate::config::{self, Start, keys};
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script, said};
+use crate::server::{Error, Hash, Script, redacted};
 
 /// Publishes and moves the cursor.
 pub(crate) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
@@ -351,7 +351,7 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     let failing = match (entry.bytes(), number(failures), number(row), error.bytes()) {
         (Some(b""), ..) => None,
         (Some(entry), Some(failures), Some(row), Some(error)) => {
-            Some(Failing { entry: cursor_id(entry)?, failures, row, error: said(error) })
+            Some(Failing { entry: cursor_id(entry)?, failures, row, error: redacted(error) })
         }
         _ => return Err(unexpected(&OPEN)),
     };

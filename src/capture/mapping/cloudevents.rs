@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 
 use super::stream::{self, Piece};
 use super::{Context, Message, RejectReason, Rejection, append, fields};
-use crate::glob::Captures;
-use crate::template::{Part, Template};
+use crate::text::glob::Captures;
+use crate::text::template::{Part, Template};
 
 #[derive(Debug)]
 pub(super) struct CloudEvents {

@@ -2,8 +2,8 @@
 //! alone knows which exist.
 
 use super::{Message, RejectReason, Rejection};
-use crate::glob::{self, Captures};
-use crate::template::{Part, Template};
+use crate::text::glob::{self, Captures};
+use crate::text::template::{Part, Template};
 
 #[derive(Debug)]
 pub(super) struct StreamName {

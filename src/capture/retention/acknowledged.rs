@@ -20,12 +20,12 @@ use tokio::sync::watch;
 
 use crate::capture::append::call::Keys;
 use crate::config::{Capture, UntilAcknowledged};
-use crate::harmless;
 use crate::logs::Limited;
 use crate::metrics::CaptureMetrics;
 use crate::rt;
 use crate::server::{Class, ControlConnection, Error, Script};
 use crate::status::{Fullest, KeepStatus, Slot};
+use crate::text::printable;
 
 /// `trim.lua`.
 pub(crate) const TRIM: Script = Script { name: "trim.lua", source: include_str!("trim.lua") };
@@ -237,7 +237,7 @@ impl Trimming {
 
     /// Takes what a stream is like into the round's report.
     fn note(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: Trimmed) {
-        let stream = harmless::text(stream);
+        let stream = printable::text(stream);
         let round = &mut self.round;
         round.limit = until.entries;
         round.trimmed_unacknowledged = round.trimmed_unacknowledged.max(trimmed.forced_in_all);
@@ -254,7 +254,7 @@ impl Trimming {
     /// Tells of what a person should look at.
     fn tell(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: &Trimmed) {
         let (route, now) = (&self.capture.name, Instant::now());
-        let stream = harmless::text(stream);
+        let stream = printable::text(stream);
         if trimmed.forced > 0
             && let Some(suppressed) = self.log.admit("unacknowledged_trimmed", now)
         {

@@ -64,7 +64,7 @@ async fn ask(config: &Config) -> Answers {
         .iter()
         .map(|(name, endpoint)| {
             let (endpoint, trials) = (Arc::clone(endpoint), probe::trials(config, endpoint));
-            let look = async move { probe::look(&endpoint, &trials).await };
+            let look = async move { probe::inspect(&endpoint, &trials).await };
             (name.clone(), rt::spawn("check of an endpoint", look))
         })
         .collect();

@@ -6,8 +6,8 @@ use crate::broadcast::EntryId;
 use crate::capture::dead_letters::Fields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
-use crate::harmless;
 use crate::server::{self, ControlConnection};
+use crate::text::printable;
 
 /// Letters a page: one that the destination refused holds a whole message.
 const PAGE: usize = 10;
@@ -144,7 +144,7 @@ impl Letters {
             while let (Some(name), Some(value)) = (values.next(), values.next()) {
                 fields.push((name, value));
             }
-            Letter { id: harmless::text(id.as_bytes()), fields }
+            Letter { id: printable::text(id.as_bytes()), fields }
         };
         Ok(sent.into_iter().map(letter).collect())
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::Check;
 use super::templates::Setting;
+use crate::config::channels::lookup;
+use crate::config::keys;
 use crate::config::problems::{Key, near};
 use crate::config::raw::{self, defaults};
 use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, Message, Order, Start};
-use crate::config::{keys, lookup};
-use crate::template::Template;
+use crate::text::template::Template;
 
 /// The largest message. An entry is read as a whole, in a reply of at most 64 MiB.
 const MOST: (u64, &str) = (60 << 20, "60MiB, since an entry is read as a whole");

@@ -9,12 +9,12 @@ use hashbrown::HashSet;
 
 use super::{Command, Link};
 use crate::config::Address;
-use crate::glob;
 use crate::server::resp::Message;
 use crate::server::{Error, Role};
 use crate::source::control_channel::Control;
 use crate::source::item::Item;
 use crate::source::subscribe::Subscriptions;
+use crate::text::glob;
 
 /// An open tap.
 #[derive(Debug)]

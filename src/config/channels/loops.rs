@@ -21,9 +21,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use super::keys;
-use super::overlap::Glob;
-use super::settings::{Address, Broadcast, Capture, Config, Endpoint};
+use super::pattern_overlap::Glob;
+use crate::config::keys;
+use crate::config::settings::{Address, Broadcast, Capture, Config, Endpoint};
 
 /// What the server notifies of when a route writes, as events of keys.
 const EVENTS: [&str; 11] =
@@ -184,7 +184,7 @@ fn notification_between(config: &Config, from: Node<'_>, to: &Capture) -> Option
 }
 
 /// The subscription by which a capture of that server hears what is published; of SPUBLISH only a tap can.
-pub(super) fn hears<'c>(
+pub(crate) fn hears<'c>(
     capture: &'c Capture,
     published: &Glob,
     sharded: bool,
@@ -212,7 +212,7 @@ fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
 }
 
 /// Whether both may stand for one server, or for servers of one deployment.
-pub(super) fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
+pub(crate) fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
     one.addresses().any(|address| other.addresses().any(|its| same_address(address, its)))
 }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::keys;
 use super::loops;
-use super::overlap::Glob;
-use super::settings::{Capture, Config, Endpoint};
-use crate::template::{Part, Template};
+use super::pattern_overlap::Glob;
+use crate::config::keys;
+use crate::config::settings::{Capture, Config, Endpoint};
+use crate::text::template::{Part, Template};
 
 /// A route that writes or reads a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     /// The route.
     pub route: String,
     /// The endpoint that holds the stream.
@@ -20,7 +20,7 @@ pub struct Holder {
 
 /// The routes that may write a stream of this name, and then those that read it.
 #[must_use]
-pub fn holders(config: &Config, stream: &str) -> Vec<Holder> {
+pub(crate) fn holders(config: &Config, stream: &str) -> Vec<Holder> {
     let name = Glob::name(stream.as_bytes());
     let written = config.capture.values().filter(|route| Glob::template(&route.stream).overlaps(&name));
     let written =
@@ -33,7 +33,12 @@ pub fn holders(config: &Config, stream: &str) -> Vec<Holder> {
 /// The captures that may hear what is published there, each with the channel or pattern that it listens to,
 /// for a person.
 #[must_use]
-pub fn listeners(config: &Config, endpoint: &Endpoint, channel: &Template, sharded: bool) -> Vec<String> {
+pub(crate) fn listeners(
+    config: &Config,
+    endpoint: &Endpoint,
+    channel: &Template,
+    sharded: bool,
+) -> Vec<String> {
     let published = Glob::template(channel);
     let listens = config.capture.values().filter_map(|route| {
         let source = config.redis.get(&route.source)?;
@@ -48,7 +53,7 @@ pub fn listeners(config: &Config, endpoint: &Endpoint, channel: &Template, shard
 
 /// How many captures subscribe on a server, and to how many different patterns.
 #[must_use]
-pub fn subscribed_patterns(config: &Config, endpoint: &Endpoint) -> (u64, u64) {
+pub(crate) fn subscribed_patterns(config: &Config, endpoint: &Endpoint) -> (u64, u64) {
     let subscribes = |route: &&Arc<Capture>| {
         let source = config.redis.get(&route.source);
         route.mode.replication().is_none()
@@ -62,7 +67,7 @@ pub fn subscribed_patterns(config: &Config, endpoint: &Endpoint) -> (u64, u64) {
 
 /// Whether what a template makes may be the channel of tidegate's own anchors and heartbeats.
 #[must_use]
-pub fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
+pub(crate) fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
     let control = keys::control(&endpoint.key_prefix);
     match channel.parts() {
         [Part::Literal(text)] => *text == control,
@@ -73,6 +78,6 @@ pub fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
 
 /// What a template can make, as a pattern of Redis.
 #[must_use]
-pub fn pattern_of(template: &Template) -> String {
-    super::acl::glob_of(template)
+pub(crate) fn pattern_of(template: &Template) -> String {
+    crate::config::acl::glob_of(template)
 }

@@ -18,10 +18,10 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 
+use super::connect::deployment;
 use super::connect::{Role, connect_at, role_in};
 use super::connection::Connection;
 use super::error::{Class, Error};
-use super::known;
 use crate::config::{Address, Endpoint};
 
 /// How long the other addresses are waited for once one has said that it is the master: as long as a server that
@@ -61,7 +61,7 @@ pub(super) async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connectio
         }
     }
     drop(asked);
-    let known = known::of(endpoint);
+    let known = deployment::of(endpoint);
     let (claims, mut connections): (Vec<Claim>, Vec<Connection>) = found.into_iter().unzip();
     match decide(&claims, known.master().as_deref()) {
         Some(at) => {

@@ -1,7 +1,7 @@
 //! What the documentation announces and this version does not have. A person who has read of it is
 //! told so, and not that the key is misspelt.
 
-use super::problems::Key;
+use crate::config::problems::Key;
 
 /// Keys of later versions: the table that they stand in, and their names.
 const KEYS: [(&str, &[&str]); 2] = [("", &["invalidate"]), ("redis", &["sentinel", "cluster"])];

@@ -6,7 +6,7 @@
 //! two such rows can be walked together to their ends: at most tokens × tokens steps, whatever a
 //! hostile pattern looks like.
 
-use crate::template::{Part, Template};
+use crate::text::template::{Part, Template};
 
 /// A set of names.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::path::Path;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 /// Connects to a host by name or address. Cancel safe: a dropped future leaves nothing behind.
-pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let found = lookup_host((host, port)).await.map_err(|error| {
         let text = format!("the name \"{host}\" cannot be resolved: {error}; check it, and this host's DNS");
         io::Error::new(error.kind(), text)
@@ -26,7 +26,7 @@ pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 }
 
 /// Connects to a unix socket. Cancel safe.
-pub(super) async fn unix(path: &Path) -> io::Result<UnixStream> {
+pub(crate) async fn unix(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path).await.map_err(|error| of_path(path, &error))
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::settings::Secret;
+use crate::config::settings::Secret;
 
 /// Why a file gives no password.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::condition::{Test, Text};
-use crate::pointer::{self, Pointer};
+use crate::text::json_pointer::{self, Pointer};
 
 /// The conditions on a payload.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ impl Payload {
 impl Node {
     fn child(&mut self, name: &str) -> &mut Self {
         let at = self.children.iter().position(|child| child.name == name).unwrap_or_else(|| {
-            let place = pointer::place(name);
+            let place = json_pointer::place(name);
             self.children.push(Child { name: name.to_owned(), place, node: Self::default() });
             self.children.len() - 1
         });

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::Gauge;
 
-use super::tls::Material;
 use crate::config::{Address, Endpoint};
 use crate::metrics::{EndpointMetrics, float};
+use crate::server::tls::Material;
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Ours.
     Client,
     /// The server's.
@@ -35,7 +35,7 @@ static DEPLOYMENTS: Mutex<BTreeMap<String, Arc<Known>>> = Mutex::new(BTreeMap::n
 
 /// What is known of one deployment.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     addresses: Vec<Address>,
     /// The `run_id` of the server that was last used as its master.
     master: Mutex<Option<String>>,
@@ -57,7 +57,7 @@ struct ExpiryGauges {
 }
 
 /// What is known of an endpoint's deployment.
-pub(super) fn of(endpoint: &Endpoint) -> Arc<Known> {
+pub(crate) fn of(endpoint: &Endpoint) -> Arc<Known> {
     let mut deployments = lock(&DEPLOYMENTS);
     let known = deployments.entry(endpoint.name.clone()).or_default();
     if !endpoint.addresses().eq(&known.addresses) {
@@ -67,30 +67,30 @@ pub(super) fn of(endpoint: &Endpoint) -> Arc<Known> {
 }
 
 impl Known {
-    pub(super) fn master(&self) -> Option<String> {
+    pub(crate) fn master(&self) -> Option<String> {
         lock(&self.master).clone()
     }
 
-    pub(super) fn material(&self) -> Option<Material> {
+    pub(crate) fn material(&self) -> Option<Material> {
         lock(&self.material).clone()
     }
 
-    pub(super) fn set_material(&self, material: Material) {
+    pub(crate) fn set_material(&self, material: Material) {
         *lock(&self.material) = Some(material);
         *lock(&self.told) = None;
     }
 
     /// Whether this was not told last.
-    pub(super) fn is_news(&self, text: &str) -> bool {
+    pub(crate) fn is_news(&self, text: &str) -> bool {
         lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
     }
 
     /// Whether this is not what was answered last to an open connection that logged in again.
-    pub(super) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
+    pub(crate) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
         lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }
 
-    pub(super) fn set_expiry(&self, side: Side, seconds: Option<u64>) {
+    pub(crate) fn set_expiry(&self, side: Side, seconds: Option<u64>) {
         let mut expiries = lock(&self.expiries);
         match side {
             Side::Client => expiries.client = seconds,
@@ -105,7 +105,7 @@ impl Known {
         gauges.server.set(expiries.server.map_or(f64::NAN, float));
     }
 
-    pub(super) fn set_master(&self, run_id: Option<String>) {
+    pub(crate) fn set_master(&self, run_id: Option<String>) {
         *lock(&self.master) = run_id;
     }
 }

@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::harmless::is_harmful;
+use crate::text::printable::is_harmful;
 
 /// The beginning of some bytes on one line, up to about so many characters. What a terminal would obey, and
 /// what is not UTF-8, is escaped; what is left out is counted.
-pub(super) fn shown(bytes: &[u8], width: usize) -> String {
+pub(crate) fn shown(bytes: &[u8], width: usize) -> String {
     let mut out = String::new();
     let mut characters = 0;
     let mut rest = bytes;
@@ -43,7 +43,7 @@ fn piece(bytes: &[u8]) -> (String, usize) {
 }
 
 /// Bytes in JSON: a text where they are one, else `{"base64":"…"}`.
-pub(super) fn value(bytes: &[u8]) -> Value {
+pub(crate) fn value(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::from(text),
         Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
@@ -51,7 +51,7 @@ pub(super) fn value(bytes: &[u8]) -> Value {
 }
 
 /// Fields in JSON: pairs of name and value in their order, since a name may come twice.
-pub(super) fn fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Value {
+pub(crate) fn fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Value {
     fields.map(|(name, content)| json!([value(name), value(content)])).collect()
 }
 

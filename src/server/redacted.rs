@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock};
 
 use memchr::memmem;
 
-use crate::harmless;
+use crate::text::printable;
 
 /// The longest error that a server sends by itself has some 200 characters.
 const MAX_CHARACTERS: usize = 400;
@@ -46,7 +46,7 @@ pub(super) fn remember(secret: &str) {
 
 /// A server's text, to be shown to an operator.
 #[must_use]
-pub(crate) fn said(bytes: &[u8]) -> String {
+pub(crate) fn redacted(bytes: &[u8]) -> String {
     let all = SECRETS.read().unwrap_or_else(PoisonError::into_inner);
     let mut text = None;
     for secret in all.iter() {
@@ -55,7 +55,7 @@ pub(crate) fn said(bytes: &[u8]) -> String {
             text = Some(without(before, secret));
         }
     }
-    harmless::bounded(text.as_deref().unwrap_or(bytes), MAX_CHARACTERS)
+    printable::bounded(text.as_deref().unwrap_or(bytes), MAX_CHARACTERS)
 }
 
 fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
@@ -78,13 +78,13 @@ mod tests {
     fn a_password_is_cut_out_wherever_it_stands() {
         remember("hunter2\x1b#");
         remember("abc");
-        assert_eq!(said(b"ERR 'hunter2\x1b#hunter2\x1b#' is wrong"), "ERR '(secret)(secret)' is wrong");
-        assert_eq!(said(b"abc"), "abc", "too short to be cut out");
+        assert_eq!(redacted(b"ERR 'hunter2\x1b#hunter2\x1b#' is wrong"), "ERR '(secret)(secret)' is wrong");
+        assert_eq!(redacted(b"abc"), "abc", "too short to be cut out");
     }
 
     #[test]
     fn what_a_server_says_is_one_bounded_harmless_line() {
-        let text = said(format!("ERR \u{1b}[31m\r\nforged {}", "x".repeat(1_000)).as_bytes());
+        let text = redacted(format!("ERR \u{1b}[31m\r\nforged {}", "x".repeat(1_000)).as_bytes());
         assert!(text.starts_with("ERR \\u{1b}[31m\\r\\nforged xxx"), "{text}");
         assert!(text.ends_with(" bytes)") && text.chars().count() < MAX_CHARACTERS + 50, "{text}");
     }

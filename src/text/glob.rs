@@ -302,12 +302,12 @@ mod tests {
 
     /// The same rules said in another way: the pattern becomes a list of sets, and every split is tried.
     mod naive {
-        pub(super) enum Item {
+        pub(crate) enum Item {
             Any,
             OneOf(Vec<u8>),
         }
 
-        pub(super) fn parse(pattern: &[u8]) -> Vec<Item> {
+        pub(crate) fn parse(pattern: &[u8]) -> Vec<Item> {
             let mut items = Vec::new();
             let mut input = pattern.iter().copied().collect::<std::collections::VecDeque<u8>>();
             while let Some(byte) = input.pop_front() {
@@ -350,7 +350,7 @@ mod tests {
             items
         }
 
-        pub(super) fn fits(items: &[Item], text: &[u8]) -> bool {
+        pub(crate) fn fits(items: &[Item], text: &[u8]) -> bool {
             match items {
                 [] => text.is_empty(),
                 [Item::Any, rest @ ..] => (0..=text.len()).any(|length| fits(rest, &text[length..])),

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::connect::read_file;
-use super::known::Known;
+use super::deployment::Known;
+use super::read_file;
 use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
 
 /// Between two looks at the file; it is small and local.
@@ -29,7 +29,7 @@ type Fingerprint = [u8; 32];
 
 /// What one connection knows of its password, which is not kept.
 #[derive(Debug)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     endpoint: String,
     known: Arc<Known>,
     user: String,
@@ -43,7 +43,7 @@ pub(super) struct Credentials {
 
 impl Credentials {
     /// Those of a connection that has just logged in; nothing where they cannot change.
-    pub(super) fn new(endpoint: &Endpoint, known: Arc<Known>, secret: Option<&Secret>) -> Option<Self> {
+    pub(crate) fn new(endpoint: &Endpoint, known: Arc<Known>, secret: Option<&Secret>) -> Option<Self> {
         let SecretSource::File(path) = &endpoint.password else { return None };
         let secret = secret.filter(|_| endpoint.reauthenticate == Reauthenticate::Changed)?;
         Some(Self {
@@ -58,7 +58,7 @@ impl Credentials {
     }
 
     /// The user and the password to log in with now, where the file has another one than the server took.
-    pub(super) fn changed(&mut self, now: Instant) -> Option<(&str, Secret)> {
+    pub(crate) fn changed(&mut self, now: Instant) -> Option<(&str, Secret)> {
         if now < self.next_look || self.sent.is_some() {
             return None;
         }
@@ -74,7 +74,7 @@ impl Credentials {
     }
 
     /// The server has answered.
-    pub(super) fn answered(&mut self, accepted: bool) {
+    pub(crate) fn answered(&mut self, accepted: bool) {
         let Some(sent) = self.sent.take() else { return };
         if accepted {
             self.accepted = sent;
@@ -103,7 +103,7 @@ impl Credentials {
 }
 
 /// The user that a connection logs in as.
-pub(super) fn user_of(endpoint: &Endpoint) -> &str {
+pub(crate) fn user_of(endpoint: &Endpoint) -> &str {
     endpoint.username.as_deref().unwrap_or("default")
 }
 
