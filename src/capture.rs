@@ -24,10 +24,10 @@ mod route;
 #[cfg(test)]
 mod simulation;
 
-pub use crate::source::heartbeat::{Pulse, WeakPulse};
-pub use batch::{Batch, Builder, Options};
+pub use crate::source::heartbeat::{Heartbeat, WeakHeartbeat};
+pub use batch::{AppendOptions, Batch, Builder};
 #[cfg(test)]
 pub(crate) use engine::handover::Border;
 pub use engine::handover::Handover;
-pub use memory_quota::Share;
-pub use route::{Parts, Route, SpoolPlace};
+pub use memory_quota::MemoryQuota;
+pub use route::{CaptureRoute, Parts, SpoolPlace};

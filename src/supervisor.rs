@@ -30,7 +30,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::broadcast;
-use crate::capture::{self, Handover, Pulse, Share, WeakPulse};
+use crate::capture::{self, Handover, Heartbeat, MemoryQuota, WeakHeartbeat};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::logs::Outages;
 use crate::metrics::{EndpointMetrics, Metrics};
@@ -57,12 +57,12 @@ pub struct Supervisor {
     /// Where captures may write, and who does; `None` where there is no place.
     keeper: Option<spool::Keeper>,
     /// What each capture may hold in memory.
-    share: Share,
+    share: MemoryQuota,
     board: Board,
     metrics: Metrics,
     outages: Outages,
     /// The heartbeats of the sources, as long as a capture listens for them.
-    pulses: BTreeMap<String, (Arc<Endpoint>, WeakPulse)>,
+    pulses: BTreeMap<String, (Arc<Endpoint>, WeakHeartbeat)>,
     /// The routes by name, those that a reload took away included until they have ended.
     routes: BTreeMap<String, Succession>,
     tasks: JoinSet<()>,
@@ -83,7 +83,7 @@ impl Supervisor {
             config: config.clone(),
             instance,
             keeper,
-            share: Share::default(),
+            share: MemoryQuota::default(),
             board,
             metrics,
             outages: Outages::default(),
@@ -217,7 +217,7 @@ impl Supervisor {
             successor: successor.clone(),
             predecessor: predecessor.as_ref().map(|(handover, _)| handover.clone()),
         };
-        let route = capture::Route::new(capture::Parts {
+        let route = capture::CaptureRoute::new(capture::Parts {
             pulse: self.pulse(source),
             metrics: self.metrics.capture(&capture.name),
             source_metrics: self.endpoint_metrics(source),
@@ -293,12 +293,12 @@ impl Supervisor {
     }
 
     /// The heartbeat of a source, shared by its captures.
-    fn pulse(&mut self, source: &Arc<Endpoint>) -> Pulse {
+    fn pulse(&mut self, source: &Arc<Endpoint>) -> Heartbeat {
         let known = self.pulses.get(&source.name).filter(|(endpoint, _)| endpoint == source);
         if let Some(pulse) = known.and_then(|(_, pulse)| pulse.upgrade()) {
             return pulse;
         }
-        let pulse = Pulse::start(source.clone(), self.instance);
+        let pulse = Heartbeat::start(source.clone(), self.instance);
         self.pulses.insert(source.name.clone(), (source.clone(), pulse.downgrade()));
         pulse
     }

@@ -51,7 +51,7 @@ const TARGET_ANCHOR: usize = 99_999;
 /// What the call says of a batch beside its items: how streams are made and kept. A batch has its own,
 /// since a configuration may change while it waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct AppendOptions {
     /// Arguments, RESP-encoded.
     pub(in crate::capture) arguments: Vec<u8>,
     /// How many.
@@ -60,7 +60,7 @@ pub struct Options {
     pub(super) numbering: Vec<u8>,
 }
 
-impl Options {
+impl AppendOptions {
     /// Options of so many arguments, RESP-encoded.
     pub(in crate::capture) fn new(arguments: Vec<u8>, count: usize) -> Self {
         // The first argument: `$20`, a line end, and two characters and a space before it.
@@ -89,7 +89,7 @@ pub struct Batch {
     pub opened: Instant,
     /// The same by the clock; milliseconds since 1970.
     pub opened_unix_ms: u64,
-    pub(in crate::capture) options: Arc<Options>,
+    pub(in crate::capture) options: Arc<AppendOptions>,
     items: usize,
     epochs: Vec<Epoch>,
     positions: Vec<u8>,
@@ -109,7 +109,7 @@ struct Run {
 }
 
 impl Batch {
-    fn new(joint: Joint, position: Position, read: Moment, options: Arc<Options>) -> Self {
+    fn new(joint: Joint, position: Position, read: Moment, options: Arc<AppendOptions>) -> Self {
         // What lies between the item before and the first one of this batch is in the range as well.
         let epoch = match joint {
             Joint::Follows(before) => before.epoch,
@@ -138,7 +138,7 @@ impl Batch {
     }
 
     /// A batch without messages. It stands where messages are lost: the gap before its only item is their record.
-    pub(super) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<Options>) -> Self {
+    pub(super) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
         batch.push(last, TARGET_ANCHOR, 0);
         batch.end_run();
@@ -256,20 +256,20 @@ impl Batch {
 /// Fills batches with a route's items, in order.
 #[derive(Debug)]
 pub struct Builder {
-    options: Arc<Options>,
+    options: Arc<AppendOptions>,
     open: Option<Batch>,
     last: Option<Position>,
     hasher: DefaultHashBuilder,
     /// The open batch's streams by name.
     index: HashTable<usize>,
     /// Where the item that is being written began.
-    mark: Mark,
+    mark: ItemMark,
     /// What a finished batch held, so that the next one is allocated in one piece.
     body_bytes: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Mark {
+struct ItemMark {
     body: usize,
     arguments: usize,
     target: usize,
@@ -278,14 +278,14 @@ struct Mark {
 impl Builder {
     /// Makes one; its batches are appended with `options`.
     #[must_use]
-    pub fn new(options: Arc<Options>) -> Self {
+    pub fn new(options: Arc<AppendOptions>) -> Self {
         Self {
             options,
             open: None,
             last: None,
             hasher: DefaultHashBuilder::default(),
             index: HashTable::new(),
-            mark: Mark::default(),
+            mark: ItemMark::default(),
             body_bytes: 0,
         }
     }
@@ -303,7 +303,7 @@ impl Builder {
     }
 
     /// How its batches are appended.
-    pub(super) fn options(&self) -> &Arc<Options> {
+    pub(super) fn options(&self) -> &Arc<AppendOptions> {
         &self.options
     }
 
@@ -361,12 +361,13 @@ impl Builder {
         message: &Message<'_>,
         size: usize,
         read: Moment,
-        map: impl FnOnce(&mut Sink<'_>) -> Result<(), Rejection>,
+        map: impl FnOnce(&mut EntrySink<'_>) -> Result<(), Rejection>,
     ) -> bool {
         self.open_batch(position, read);
         let Some(batch) = &mut self.open else { return false };
-        self.mark = Mark { body: batch.body.len(), arguments: 0, target: 0 };
-        let mut sink = Sink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
+        self.mark = ItemMark { body: batch.body.len(), arguments: 0, target: 0 };
+        let mut sink =
+            EntrySink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
         match map(&mut sink) {
             Ok(()) => batch.push(position, self.mark.target, self.mark.arguments),
             Err(rejection) => {
@@ -409,7 +410,13 @@ impl Builder {
     }
 
     /// Batches under load resemble each other: one allocation each, of about the right size.
-    fn begin(joint: Joint, position: Position, read: Moment, options: &Arc<Options>, bytes: usize) -> Batch {
+    fn begin(
+        joint: Joint,
+        position: Position,
+        read: Moment,
+        options: &Arc<AppendOptions>,
+        bytes: usize,
+    ) -> Batch {
         let mut batch = Batch::new(joint, position, read, options.clone());
         batch.body.reserve(bytes.min(BATCH_BYTES));
         batch
@@ -418,14 +425,14 @@ impl Builder {
 
 /// Where a mapping writes an entry.
 #[derive(Debug)]
-pub struct Sink<'a> {
+pub struct EntrySink<'a> {
     batch: &'a mut Batch,
     index: &'a mut HashTable<usize>,
     hasher: &'a DefaultHashBuilder,
-    mark: &'a mut Mark,
+    mark: &'a mut ItemMark,
 }
 
-impl FieldSink for Sink<'_> {
+impl FieldSink for EntrySink<'_> {
     fn stream(&mut self, name: &[u8]) {
         let Batch { names, streams, .. } = &mut *self.batch;
         // Most messages go where the one before went.

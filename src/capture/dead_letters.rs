@@ -35,12 +35,12 @@ pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// An entry as it is to be appended.
 #[derive(Debug, Default)]
-struct Entry {
+struct RequeuedEntry {
     stream: Vec<u8>,
     fields: Fields,
 }
 
-impl FieldSink for Entry {
+impl FieldSink for RequeuedEntry {
     fn stream(&mut self, name: &[u8]) {
         self.stream = name.to_vec();
     }
@@ -92,7 +92,7 @@ pub async fn requeue(
 }
 
 /// The entry that a letter makes now.
-fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Entry, String> {
+fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<RequeuedEntry, String> {
     let value = |name: &str| {
         // An entry's own fields come last, so tidegate's is the first of a name.
         letter.iter().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value.as_slice())
@@ -101,7 +101,7 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Entry, 
     let kind = letter.get(3).map(|(name, _)| name.as_slice());
     if kind == Some(b"stream") {
         let [_, _, _, (_, stream), fields @ ..] = letter.as_slice() else { return Err(unknown()) };
-        return Ok(Entry { stream: stream.clone(), fields: fields.to_vec() });
+        return Ok(RequeuedEntry { stream: stream.clone(), fields: fields.to_vec() });
     }
     let (Some(b"channel"), Some(channel), Some(payload)) = (kind, value("channel"), value("payload")) else {
         return Err(unknown());
@@ -117,7 +117,7 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Entry, 
     let position = value("position").map(String::from_utf8_lossy).unwrap_or_default();
     let message = Message { channel, pattern: value("pattern"), payload };
     let context = Context { position: &position, received_unix_ms: added_unix_ms };
-    let mut entry = Entry::default();
+    let mut entry = RequeuedEntry::default();
     match Mapping::new(route).map(&message, size, &context, &mut entry) {
         Ok(()) => Ok(entry),
         Err(rejection) => Err(format!(

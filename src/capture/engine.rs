@@ -35,19 +35,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::append::call::{self, Keys};
-use super::append::state::Revision;
+use super::append::call::{self, CaptureKeys};
+use super::append::state::RankedRevision;
 use super::batch::Builder;
 use super::batch::gap::Gap;
 use super::mapping::Mapping;
-use super::memory_quota::Share;
+use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Durability};
 use crate::filter::Filter;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
-use crate::source::heartbeat::Beat;
-use crate::source::replication::Place;
+use crate::source::heartbeat::HeartbeatClock;
+use crate::source::replication::ReplicationOffset;
 use crate::source::replication::epochs::Histories;
 use crate::spool::{Done, Request};
 use crate::status::InHand;
@@ -65,11 +65,11 @@ pub(super) use writing::{Connected, Scripts};
 use chain::Chain;
 use ending::Ending;
 use leadership::Leadership;
-use ledger::Ledger;
+use ledger::EngineLedger;
 use reading::Reading;
 use report::notice::Notices;
 use rollout::Rollout;
-use spill::{Room, Spill};
+use spill::{MemoryRoom, Spill};
 use writing::Writing;
 
 /// The engine is ticked at least this often.
@@ -82,9 +82,9 @@ const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// What an engine is made for.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct EngineSettings {
     pub(super) capture: Arc<Capture>,
-    pub(super) keys: Keys,
+    pub(super) keys: CaptureKeys,
     /// How this configuration numbers messages.
     pub(super) numbering: String,
     /// The servers' addresses, for the operator.
@@ -94,14 +94,14 @@ pub(super) struct Settings {
     /// This instance among those that run the same route.
     pub(super) instance: String,
     /// How heartbeats of this process are told and dated.
-    pub(super) beat: Beat,
+    pub(super) beat: HeartbeatClock,
     /// How long another instance is waited for that could go on without a gap.
     pub(super) force_after: Duration,
     /// How long an ordered end may take.
     pub(super) drain_deadline: Duration,
     /// How long the destination may take to answer a batch.
     pub(super) response_timeout: Duration,
-    pub(super) share: Share,
+    pub(super) share: MemoryQuota,
 }
 
 /// Where an engine counts.
@@ -117,13 +117,13 @@ pub(super) struct Counters {
 pub(super) enum Effect {
     /// Connect to the destination under this revision, or a new one; then [`Engine::on_connected`] or
     /// [`Engine::on_disconnected`].
-    Connect(Option<Revision>),
+    Connect(Option<RankedRevision>),
     /// Close the connection to the destination.
     Disconnect,
     /// Open a window beside the one that may be open; then [`Engine::on_opened`] or [`Engine::on_not_opened`].
     OpenWindow { anchor: AnchorId, floor: u64 },
     /// Open a replication link at a place; then [`Engine::on_linked`] or [`Engine::on_not_opened`].
-    OpenLink(Option<Place>),
+    OpenLink(Option<ReplicationOffset>),
     /// Close the open window, if any, and read the opened one from now on.
     Adopt,
     /// Read the opened link as a tap from now on.
@@ -143,7 +143,7 @@ pub(super) enum Effect {
 /// The decisions of one capture. See the module.
 #[derive(Debug)]
 pub(super) struct Engine {
-    settings: Settings,
+    settings: EngineSettings,
     counters: Counters,
     filter: Filter,
     mapping: Mapping,
@@ -153,17 +153,17 @@ pub(super) struct Engine {
     leadership: Leadership,
     rollout: Rollout,
     /// Under which revision of the configuration this route writes.
-    revision: Option<Revision>,
+    revision: Option<RankedRevision>,
     /// A newer configuration writes elsewhere.
     superseded: Option<String>,
     /// The instance that writes has an older configuration, which numbers alike: this one goes on where that one stands.
     takes_over: bool,
     /// The newer revision whose instance is gone: this one is to write in its place.
-    instead_of: Option<Revision>,
+    instead_of: Option<RankedRevision>,
     /// What follows is a newer configuration's to write, which has announced where it begins and has not written yet. It
     /// is held all the same: that instance may fail before it does.
     yields: bool,
-    ledger: Ledger,
+    ledger: EngineLedger,
     reading: Reading,
     writing: Writing,
     ending: Ending,
@@ -180,7 +180,7 @@ pub(super) struct Engine {
     border: Borders,
     notices: Notices,
     effects: VecDeque<Effect>,
-    report: report::Report,
+    report: report::ReportState,
     woke: Instant,
 }
 
@@ -201,7 +201,7 @@ impl Engine {
     /// An engine without connections. `predecessor` is the route that this one replaces, and whether that one writes the
     /// same state.
     pub(super) fn new(
-        settings: Settings,
+        settings: EngineSettings,
         counters: Counters,
         predecessor: Option<(Handover, bool)>,
         successor: Handover,
@@ -222,7 +222,7 @@ impl Engine {
             takes_over: false,
             instead_of: None,
             yields: false,
-            ledger: Ledger::default(),
+            ledger: EngineLedger::default(),
             reading: Reading::new(now.at),
             writing: Writing::new(inherits, now.at),
             ending: Ending::Running,
@@ -235,7 +235,7 @@ impl Engine {
             border: Borders::default(),
             notices: Notices::default(),
             effects: VecDeque::new(),
-            report: report::Report::default(),
+            report: report::ReportState::default(),
             woke: now.at,
             settings,
             counters,
@@ -381,9 +381,9 @@ impl Engine {
     }
 
     /// How much may wait in memory. A part is for batches that are stored and kept until that is durable.
-    fn room(&self) -> Room {
+    fn room(&self) -> MemoryRoom {
         let share = self.settings.share.bytes();
-        Room { chain: share / 2, tail: share / 4 }
+        MemoryRoom { chain: share / 2, tail: share / 4 }
     }
 
     /// Messages that wait, counted where they are.
@@ -429,7 +429,7 @@ impl Engine {
 
     /// Under which revision it writes.
     #[cfg(test)]
-    pub(super) fn revision(&self) -> Option<&Revision> {
+    pub(super) fn revision(&self) -> Option<&RankedRevision> {
         self.revision.as_ref()
     }
 

@@ -17,13 +17,13 @@ const STREAMS_A_ROUND: usize = 100;
 
 /// What is remembered between the rounds.
 #[derive(Debug, Default)]
-pub(super) struct Groups {
+pub(super) struct GroupWatch {
     log: Limited,
     /// Where the round through the streams of a template has come to.
     cursor: u64,
 }
 
-impl Groups {
+impl GroupWatch {
     /// Looks at the route's stream, or at some of those that its template made. `made` is the set of their names.
     pub(super) async fn look(
         &mut self,

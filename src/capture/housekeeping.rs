@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::append::call::Keys;
-use super::groups::Groups;
-use super::retention::acknowledged::Trimming;
+use super::append::call::CaptureKeys;
+use super::groups::GroupWatch;
+use super::retention::acknowledged::AcknowledgedTrimming;
 use super::retention::age;
 use crate::config::{Capture, Endpoint};
 use crate::server::{self, Backoff, Error};
@@ -28,13 +28,13 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) async fn keep(
     endpoint: Arc<Endpoint>,
     capture: Arc<Capture>,
-    keys: Keys,
+    keys: CaptureKeys,
     writes_as: watch::Receiver<Option<String>>,
-    mut trimming: Option<Trimming>,
+    mut trimming: Option<AcknowledgedTrimming>,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
-    let mut groups = Groups::default();
+    let mut groups = GroupWatch::default();
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
@@ -54,9 +54,9 @@ pub(crate) async fn keep(
 
 async fn rounds(
     endpoint: &Endpoint,
-    (capture, keys): (&Capture, &Keys),
+    (capture, keys): (&Capture, &CaptureKeys),
     writes_as: &watch::Receiver<Option<String>>,
-    (mut trimming, groups): (Option<&mut Trimming>, &mut Groups),
+    (mut trimming, groups): (Option<&mut AcknowledgedTrimming>, &mut GroupWatch),
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;

@@ -25,25 +25,25 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::append::call::{Append, Keys};
-use super::append::state::{Revision, State};
+use super::append::call::{Append, CaptureKeys};
+use super::append::state::{RankedRevision, StoredState};
 use super::engine::handover::Handover;
-use super::engine::{Connected, Counters, Effect, Engine, Flow, Lost, Scripts, Settings};
-use super::memory_quota::Share;
+use super::engine::{Connected, Counters, Effect, Engine, EngineSettings, Flow, Lost, Scripts};
+use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, Subject, Test};
 use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp::{Message, Value};
-use crate::source::heartbeat::Beat;
+use crate::source::heartbeat::HeartbeatClock;
 use crate::source::item::Item;
 use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
 use crate::status::RouteState;
 use crate::text::template::Template;
 use model::{Model, arguments};
 
-use driver::Route;
+use driver::Driver;
 use instance::Instance;
 
 mod checks;
@@ -160,7 +160,7 @@ struct World {
     now_ms: u64,
     server_ms: u64,
     hash: [u8; 40],
-    keys: Keys,
+    keys: CaptureKeys,
     counters: Counters,
     source: Source,
     model: Model,
@@ -187,7 +187,7 @@ struct World {
     went_back: bool,
     /// What is stored has changed since it was last looked at.
     changed: bool,
-    looked: checks::Looked,
+    looked: checks::StoredSoFar,
     /// Whether it says what happens: where one seed is run alone.
     tells: bool,
     real: Option<real::Real>,
@@ -212,7 +212,7 @@ impl World {
             now_ms: 0,
             server_ms: 1_000_000,
             hash,
-            keys: Keys::new("t:", "orders"),
+            keys: CaptureKeys::new("t:", "orders"),
             counters: Counters {
                 route: metrics.capture("orders"),
                 source: metrics.endpoint("shop"),
@@ -232,7 +232,7 @@ impl World {
             damaged: false,
             went_back: false,
             changed: true,
-            looked: checks::Looked::default(),
+            looked: checks::StoredSoFar::default(),
             tells: std::env::var_os("TIDEGATE_SEED").is_some(),
             rng,
             real,

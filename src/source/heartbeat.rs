@@ -41,7 +41,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What routes see of their source's heartbeat. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Pulse {
+pub struct Heartbeat {
     shared: Arc<Shared>,
     /// Ends the task with the last clone: the task itself holds what is shared.
     alive: Arc<DropGuard>,
@@ -49,28 +49,28 @@ pub struct Pulse {
 
 /// A heartbeat that others keep going.
 #[derive(Debug, Clone)]
-pub struct WeakPulse {
+pub struct WeakHeartbeat {
     shared: Arc<Shared>,
     alive: Weak<DropGuard>,
 }
 
-impl WeakPulse {
-    /// The heartbeat, while a [`Pulse`] is left.
+impl WeakHeartbeat {
+    /// The heartbeat, while a [`Heartbeat`] is left.
     #[must_use]
-    pub fn upgrade(&self) -> Option<Pulse> {
-        Some(Pulse { shared: self.shared.clone(), alive: self.alive.upgrade()? })
+    pub fn upgrade(&self) -> Option<Heartbeat> {
+        Some(Heartbeat { shared: self.shared.clone(), alive: self.alive.upgrade()? })
     }
 }
 
 /// How heartbeats of one process are told from others', and dated.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Beat {
+pub(crate) struct HeartbeatClock {
     pub(crate) instance: u64,
     /// When this process's clock for heartbeats began.
     pub(crate) epoch: Instant,
 }
 
-impl Beat {
+impl HeartbeatClock {
     /// How long ago a heartbeat was sent.
     pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
         let sent = self.epoch.checked_add(Duration::from_micros(sent_us))?;
@@ -81,7 +81,7 @@ impl Beat {
 #[derive(Debug)]
 struct Shared {
     channel: Vec<u8>,
-    beat: Beat,
+    beat: HeartbeatClock,
     busy: AtomicBool,
     /// How often the source was seen to turn from master to replica.
     demotions: AtomicU64,
@@ -89,14 +89,14 @@ struct Shared {
     doubt: Mutex<Option<String>>,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Starts the heartbeat of a source. It ends when the last clone is dropped.
     #[must_use]
     pub fn start(endpoint: Arc<Endpoint>, instance: u64) -> Self {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             channel: format!("{}control", endpoint.key_prefix).into_bytes(),
-            beat: Beat { instance, epoch: Instant::now() },
+            beat: HeartbeatClock { instance, epoch: Instant::now() },
             busy: AtomicBool::new(false),
             demotions: AtomicU64::new(0),
             error: Mutex::new(None),
@@ -134,8 +134,8 @@ impl Pulse {
 
     /// The same heartbeat, without keeping it going.
     #[must_use]
-    pub fn downgrade(&self) -> WeakPulse {
-        WeakPulse { shared: self.shared.clone(), alive: Arc::downgrade(&self.alive) }
+    pub fn downgrade(&self) -> WeakHeartbeat {
+        WeakHeartbeat { shared: self.shared.clone(), alive: Arc::downgrade(&self.alive) }
     }
 
     /// The control channel.
@@ -144,7 +144,7 @@ impl Pulse {
     }
 
     /// How heartbeats of this process are told and dated.
-    pub(crate) fn beat(&self) -> Beat {
+    pub(crate) fn beat(&self) -> HeartbeatClock {
         self.shared.beat
     }
 
@@ -266,7 +266,7 @@ mod tests {
             reauthenticate: crate::config::Reauthenticate::default(),
             tls: None,
         };
-        let pulse = Pulse::start(Arc::new(endpoint), 1);
+        let pulse = Heartbeat::start(Arc::new(endpoint), 1);
         let clone = pulse.clone();
         let weak = pulse.downgrade();
         let (mut stream, _) = listener.accept().await.unwrap();

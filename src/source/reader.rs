@@ -5,18 +5,18 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::item::Item;
-use super::replication::reader::Tap;
+use super::replication::reader::ReplicationReader;
 use super::subscribe::Window;
 use crate::server::Error;
 
 /// An open source.
 #[derive(Debug)]
-pub(crate) enum Listening {
+pub(crate) enum SourceReader {
     Window(Box<Window>),
-    Tap(Box<Tap>),
+    Tap(Box<ReplicationReader>),
 }
 
-impl Listening {
+impl SourceReader {
     /// Reads from the socket, and sends what waits.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         match self {

@@ -31,9 +31,9 @@ mod stream;
 
 use std::fmt;
 
-pub(crate) use backlog::{Backlog, Health};
-pub(crate) use link::{Command, Link, Start};
-pub(crate) use node::Anew;
+pub(crate) use backlog::{Backlog, BacklogHealth};
+pub(crate) use link::{LinkStart, PublishCommand, ReplicationLink};
+pub(crate) use node::NoContinuation;
 
 /// The name of a history: 40 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ impl fmt::Display for HistoryId {
 
 /// A place in a history: everything up to this byte has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ReplicationOffset {
     pub(crate) history: HistoryId,
     pub(crate) offset: u64,
 }

@@ -85,7 +85,7 @@ impl Window {
     ) -> Result<Self, Error> {
         let connection = server::connect(endpoint, role).await?;
         let deadline = endpoint.response_timeout;
-        let opening = Opening { connection, subscriptions, anchor };
+        let opening = WindowOpening { connection, subscriptions, anchor };
         timeout(deadline, opening.run(endpoint, role, floor))
             .await
             .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
@@ -154,7 +154,7 @@ impl Window {
 
 /// Who hands out a window's epoch.
 #[derive(Debug, Clone, Copy)]
-enum Numbering {
+enum EpochSource {
     /// The source, by the anchor script: no epoch below the floor.
     Script { floor: u64 },
     /// This instance, where the source does not run the script. The anchor is published all the same:
@@ -167,21 +167,21 @@ fn refuses_writes(error: &Error) -> bool {
     matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
-struct Opening {
+struct WindowOpening {
     connection: Connection,
     subscriptions: Subscriptions,
     anchor: AnchorId,
 }
 
-impl Opening {
+impl WindowOpening {
     async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
-        match self.subscribe(Numbering::Script { floor }).await {
+        match self.subscribe(EpochSource::Script { floor }).await {
             Ok(epoch) => Ok(self.window(epoch)),
             Err(error) if error.class() == Class::Park || refuses_writes(&error) => {
                 // The right to run the anchor script is missing, or the right to subscribe: without
                 // the script, only the second fails. A source that refuses writes still delivers.
                 self.connection = server::connect(endpoint, role).await?;
-                let epoch = self.subscribe(Numbering::Own(rt::unix_ms().max(floor))).await?;
+                let epoch = self.subscribe(EpochSource::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
                     event = "anchor_refused",
                     endpoint = endpoint.name,
@@ -196,7 +196,7 @@ impl Opening {
     }
 
     /// Subscribes to everything and publishes the anchor; returns its epoch.
-    async fn subscribe(&mut self, numbering: Numbering) -> Result<Epoch, Error> {
+    async fn subscribe(&mut self, numbering: EpochSource) -> Result<Epoch, Error> {
         let Subscriptions { control, epoch_key, channels, patterns, .. } = &self.subscriptions;
         let out = self.connection.out();
         command(out, &[b"MULTI"]);
@@ -216,12 +216,12 @@ impl Opening {
             queued += 1;
         }
         match numbering {
-            Numbering::Script { floor } => {
+            EpochSource::Script { floor } => {
                 let (floor, anchor) = (floor.to_string(), self.anchor.to_string());
                 let (floor, anchor) = (floor.as_bytes(), anchor.as_bytes());
                 command(out, &[b"EVAL", ANCHOR.as_bytes(), b"1", epoch_key, control, floor, anchor]);
             }
-            Numbering::Own(number) => {
+            EpochSource::Own(number) => {
                 let anchor = Control::anchor(Epoch { number, anchor: self.anchor });
                 command(out, &[b"PUBLISH", control, anchor.as_bytes()]);
             }

@@ -28,7 +28,7 @@ use crate::config::{Endpoint, Prefer};
 use crate::logs::Limited;
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
-use crate::source::replication::{Link, Place, Start};
+use crate::source::replication::{LinkStart, ReplicationLink, ReplicationOffset};
 
 /// How often the link acknowledges, whatever comes.
 const TICK: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ struct Reader {
     route: String,
     watched: (Vec<u8>, Vec<u8>),
     bell: Arc<Bell>,
-    place: Option<Place>,
+    place: Option<ReplicationOffset>,
 }
 
 impl Reader {
@@ -125,10 +125,11 @@ impl Reader {
         format!("broadcast.{}:replicate", self.route)
     }
 
-    async fn open(&mut self) -> Result<Link, Error> {
+    async fn open(&mut self) -> Result<ReplicationLink, Error> {
         let role = self.role();
         // No message is wanted, so none is ever held.
-        let opened = Link::open(&self.endpoint, &role, Prefer::Replica, self.place.as_ref(), 0).await;
+        let opened =
+            ReplicationLink::open(&self.endpoint, &role, Prefer::Replica, self.place.as_ref(), 0).await;
         let (mut link, start) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -141,15 +142,17 @@ impl Reader {
         };
         link.watch(self.watched.0.clone(), self.watched.1.clone());
         match start {
-            Start::Continued => {}
-            Start::Forked { last, history } => self.place = Some(Place { history, offset: last }),
-            Start::Anew { place, .. } => self.place = Some(place),
+            LinkStart::Continued => {}
+            LinkStart::Forked { last, history } => {
+                self.place = Some(ReplicationOffset { history, offset: last })
+            }
+            LinkStart::Anew { place, .. } => self.place = Some(place),
         }
         Ok(link)
     }
 
     /// Reads until the link ends; returns why.
-    async fn read(&mut self, mut link: Link) -> Error {
+    async fn read(&mut self, mut link: ReplicationLink) -> Error {
         let (mut heard, mut lags) = (Instant::now(), false);
         loop {
             let patience = if lags { ARRIVAL } else { TICK };

@@ -7,14 +7,14 @@ use crate::server::{Error, Hash, Script};
 
 use crate::capture::batch::gap::Gap;
 use crate::capture::batch::passage::Passage;
-use crate::capture::batch::{Batch, Options};
+use crate::capture::batch::{AppendOptions, Batch};
 
 /// `append.lua`.
 pub(crate) const APPEND: Script = Script { name: "append.lua", source: include_str!("append.lua") };
 
 /// The keys that a route makes at its destination.
 #[derive(Debug, Clone)]
-pub(crate) struct Keys {
+pub(crate) struct CaptureKeys {
     pub(crate) state: Vec<u8>,
     pub(crate) gaps: Vec<u8>,
     pub(crate) dead_letters: Vec<u8>,
@@ -22,7 +22,7 @@ pub(crate) struct Keys {
     pub(crate) lease: Vec<u8>,
 }
 
-impl Keys {
+impl CaptureKeys {
     /// `prefix route:…`, written together.
     pub(crate) fn new(prefix: &str, route: &str) -> Self {
         let key = |what: &str| keys::of_route(prefix, route, what).into_bytes();
@@ -62,13 +62,13 @@ impl Prev {
 #[derive(Debug, Clone)]
 pub(crate) struct Append {
     hash: Hash,
-    keys: Keys,
+    keys: CaptureKeys,
     revision: String,
 }
 
 /// What the script said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum AppendOutcome {
     /// Everything that was not there yet is stored; of the rest the passage tells.
     Stored(Stored, Option<Passage>),
     /// The entry after `Stored` could not be stored in the route's only stream.
@@ -102,7 +102,7 @@ impl Stored {
 }
 
 impl Append {
-    pub(crate) fn new(hash: Hash, keys: Keys, revision: String) -> Self {
+    pub(crate) fn new(hash: Hash, keys: CaptureKeys, revision: String) -> Self {
         Self { hash, keys, revision }
     }
 
@@ -163,7 +163,7 @@ impl Append {
 
 /// How a route's streams are made and kept, as the script reads it.
 /// `numbering` names how positions are counted: two batches with the same name count alike.
-pub(crate) fn options(settings: &Capture, numbering: &str) -> Options {
+pub(crate) fn options(settings: &Capture, numbering: &str) -> AppendOptions {
     let templated = settings.stream.literal().is_none();
     let maxlen = match settings.keep {
         Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
@@ -180,10 +180,10 @@ pub(crate) fn options(settings: &Capture, numbering: &str) -> Options {
     for group in &settings.groups {
         resp::argument(&mut arguments, group.as_bytes());
     }
-    Options::new(arguments, 4 + settings.groups.len())
+    AppendOptions::new(arguments, 4 + settings.groups.len())
 }
 
-impl Outcome {
+impl AppendOutcome {
     /// Reads the script's reply.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::call::Keys;
+use super::call::CaptureKeys;
 use crate::config::{Durability, Endpoint};
 use crate::position::Position;
 use crate::rt;
@@ -34,20 +34,20 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 /// The task's other end. It ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Durable {
+pub(crate) struct DurabilityWatch {
     applied: watch::Sender<Option<Position>>,
     durable: mpsc::Receiver<Position>,
     _alive: DropGuard,
 }
 
-impl Durable {
+impl DurabilityWatch {
     /// Starts the task for a route.
     pub(crate) fn start(endpoint: Arc<Endpoint>, route: &str, wanted: Durability) -> Self {
         let (applied, seen) = watch::channel(None);
         let (say, durable) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let keys = Keys::new(&endpoint.key_prefix, route);
-        let task = Task { role: format!("{route}:durable"), endpoint, keys, wanted, seen, say };
+        let keys = CaptureKeys::new(&endpoint.key_prefix, route);
+        let task = WatchTask { role: format!("{route}:durable"), endpoint, keys, wanted, seen, say };
         let alive = stop.clone().drop_guard();
         rt::spawn("durable", async move {
             tokio::select! {
@@ -76,16 +76,16 @@ impl Durable {
     }
 }
 
-struct Task {
+struct WatchTask {
     role: String,
     endpoint: Arc<Endpoint>,
-    keys: Keys,
+    keys: CaptureKeys,
     wanted: Durability,
     seen: watch::Receiver<Option<Position>>,
     say: mpsc::Sender<Position>,
 }
 
-impl Task {
+impl WatchTask {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {

@@ -18,13 +18,13 @@ const FORMAT: u32 = 1;
 
 /// A route's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct StoredState {
     /// The last item whose entries are stored.
     pub(crate) position: Option<Position>,
     /// How the position is counted; none in a state of release 0.1.0.
     pub(crate) numbering: Option<String>,
     /// Which configuration wrote last.
-    pub(crate) revision: Option<Revision>,
+    pub(crate) revision: Option<RankedRevision>,
     /// When it was last written; milliseconds since 1970 by the writer's clock.
     pub(crate) at_unix_ms: Option<u64>,
     /// What it has passed.
@@ -32,16 +32,16 @@ pub(crate) struct State {
     /// What is known to be stored durably.
     pub(crate) durable: Option<Position>,
     /// The highest revision that ever wrote, where a lower one writes again because that instance was gone.
-    pub(crate) highest: Option<Revision>,
+    pub(crate) highest: Option<RankedRevision>,
     /// A configuration that takes over at the anchor with this id.
-    pub(crate) next: Option<(AnchorId, Revision)>,
+    pub(crate) next: Option<(AnchorId, RankedRevision)>,
     /// The source's histories, where it is read from its replication stream.
     pub(crate) histories: Histories,
     /// The cumulative ledger; `in_hand` is not in it.
     pub(crate) ledger: Ledger,
 }
 
-impl State {
+impl StoredState {
     /// The highest epoch it has passed.
     pub(crate) fn highest_epoch(&self) -> u64 {
         self.position.map_or(0, |position| position.epoch.number)
@@ -87,17 +87,17 @@ impl State {
         Ok(Self {
             position,
             numbering: text("numbering").filter(|text| !text.is_empty()).map(str::to_owned),
-            revision: text("revision").and_then(Revision::parse),
+            revision: text("revision").and_then(RankedRevision::parse),
             at_unix_ms: text("at").and_then(|text| text.parse().ok()),
             passage: Passage::parse(
                 text("epochs").unwrap_or_default(),
                 text("gap_spans").unwrap_or_default(),
             ),
             durable: text("durable").and_then(|text| text.parse().ok()),
-            highest: text("highest").and_then(Revision::parse),
+            highest: text("highest").and_then(RankedRevision::parse),
             next: text("next").and_then(|text| {
                 let (anchor, revision) = text.split_once(' ')?;
-                Some((anchor.parse().ok()?, Revision::parse(revision)?))
+                Some((anchor.parse().ok()?, RankedRevision::parse(revision)?))
             }),
             histories: Histories::parse(text("histories").unwrap_or_default()),
             ledger: Ledger {
@@ -119,13 +119,13 @@ impl State {
 /// Which configuration of a route writes: a generation that each change raises, and what is configured.
 /// As text it compares by generation first, which is how the script tells the newer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Revision {
+pub(crate) struct RankedRevision {
     generation: u64,
     /// The hashes of numbering and mapping.
     hashes: String,
 }
 
-impl Revision {
+impl RankedRevision {
     fn parse(text: &str) -> Option<Self> {
         let (generation, hashes) = text.split_once('-')?;
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
@@ -144,7 +144,7 @@ impl Revision {
 
     /// The highest rank that the state knows of this very configuration, where that is higher: another instance was given
     /// it when it went back to this configuration.
-    pub(crate) fn raised(&self, state: &State) -> Option<Self> {
+    pub(crate) fn raised(&self, state: &StoredState) -> Option<Self> {
         let announced = state.next.as_ref().map(|(_, revision)| revision);
         let known = state.revision.iter().chain(&state.highest).chain(announced);
         let higher = known.filter(|known| !known.differs(self) && known.generation > self.generation);
@@ -179,7 +179,7 @@ impl Revision {
 
     /// The revision under which a configuration with these hashes writes: the one that the state knows where it is the
     /// same configuration, else the next generation. An instance asks once, and keeps it as long as it runs.
-    pub(crate) fn after(state: &State, hashes: &str) -> Self {
+    pub(crate) fn after(state: &StoredState, hashes: &str) -> Self {
         let announced = state.next.as_ref().map(|(_, revision)| revision);
         let known = || state.revision.iter().chain(&state.highest).chain(announced);
         let same = known().filter(|revision| revision.hashes == hashes).max_by_key(|same| same.generation);
@@ -188,7 +188,7 @@ impl Revision {
     }
 }
 
-impl std::fmt::Display for Revision {
+impl std::fmt::Display for RankedRevision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:010}-{}", self.generation, self.hashes)
     }
@@ -219,23 +219,23 @@ mod tests {
 
     #[test]
     fn a_state_of_format_1_loads() {
-        let state = State::read(&reply(FORMAT_1)).unwrap();
+        let state = StoredState::read(&reply(FORMAT_1)).unwrap();
         let position = state.position.unwrap();
         assert_eq!(position.to_string(), FORMAT_1[1].1);
         assert_eq!(state.highest_epoch(), 1_764_000_000_000);
         assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
         assert_eq!(state.ledger.appended, 40);
         assert_eq!(state.ledger.dropped["stale"], 7);
-        let same = Revision::after(&state, "00112233aabbccdd-ffeeddcc00112233");
+        let same = RankedRevision::after(&state, "00112233aabbccdd-ffeeddcc00112233");
         assert_eq!(same.to_string(), FORMAT_1[3].1);
-        let changed = Revision::after(&state, "0-0").to_string();
+        let changed = RankedRevision::after(&state, "0-0").to_string();
         assert!(changed.as_str() > FORMAT_1[3].1, "{changed}");
     }
 
     #[test]
     fn a_newer_format_is_refused_with_a_hint() {
-        let error = State::read(&reply(&[("format", "2")])).unwrap_err();
+        let error = StoredState::read(&reply(&[("format", "2")])).unwrap_err();
         assert!(error.to_string().contains("newer release"), "{error}");
-        assert_eq!(State::read(&reply(&[])).unwrap(), State::default());
+        assert_eq!(StoredState::read(&reply(&[])).unwrap(), StoredState::default());
     }
 }

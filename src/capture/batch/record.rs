@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Batch, Gap, Joint, Options, Run};
+use super::{AppendOptions, Batch, Gap, Joint, Run};
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 
@@ -157,7 +157,7 @@ impl<'a> Cursor<'a> {
         let opened_unix_ms = self.number()?;
         let (events, rejected, filtered) = (self.count()?, self.count()?, self.count()?);
         let (items, arguments, count) = (self.size()?, self.size()?, self.size()?);
-        let options = Arc::new(Options::new(self.block()?.to_vec(), count));
+        let options = Arc::new(AppendOptions::new(self.block()?.to_vec(), count));
         let epochs = self.epochs()?;
         let positions = self.block()?.to_vec();
         let runs = self.block()?.to_vec();

@@ -8,7 +8,7 @@ fn positions_are_written_out_one_after_the_other() {
     let epoch = |number| Epoch { number, anchor: AnchorId::random() };
     let (first, second) = (epoch(1), epoch(2));
     let read = Moment { at: Instant::now(), unix_ms: 0 };
-    let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(Options::default()));
+    let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(AppendOptions::default()));
     let ordinals = [0, 1, 8, 9, 10, 98, 99, 100, 999_999_999, 1_000_000_000, u64::MAX - 1, u64::MAX];
     let again = [0, 1, 2, 40];
     for ordinal in ordinals {
@@ -35,7 +35,7 @@ fn a_record_with_numbers_that_no_batch_has_is_refused() {
         ended_unix_ms: 2,
         dropped: 3,
     };
-    let mut batch = Batch::new(Joint::Gap(gap), epoch.at(0), read, Arc::new(Options::default()));
+    let mut batch = Batch::new(Joint::Gap(gap), epoch.at(0), read, Arc::new(AppendOptions::default()));
     batch.push(epoch.at(0), TARGET_ANCHOR, 0);
     let written = batch.encode();
     assert_eq!(Batch::decode(&written, read.at).unwrap().encode(), written);

@@ -39,7 +39,7 @@ use crate::capture::append::call::Prev;
 use crate::capture::batch::Batch;
 use crate::capture::batch::gap::{Gap, Joint};
 
-pub(crate) use checkpoint::{Counts, Passed, Step};
+pub(crate) use checkpoint::{Passed, PassedCounts, ReplyStep};
 
 /// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
 const EPOCHS: usize = 1024;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::chain::Chain;
 use super::handover::{Border, Left};
-use super::reading::Opening;
+use super::reading::ReaderOpening;
 use super::rollout::Rollout;
 use super::spill::Spill;
 use super::{Effect, Engine, Notice};
@@ -162,7 +162,7 @@ impl Engine {
 
     /// Reads what was published until now, and then no more.
     fn finish_reading(&mut self, now: Moment) {
-        if matches!(self.reading.opening, Opening::Window) {
+        if matches!(self.reading.opening, ReaderOpening::Window) {
             self.say_border(Border::None);
         }
         if !self.reading.is_open() {

@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 use super::Carried;
 use crate::position::{AnchorId, Position};
-use crate::source::replication::Place;
+use crate::source::replication::ReplicationOffset;
 use crate::spool::Spool;
 
 /// What two routes say to each other. Cheap to clone.
@@ -81,7 +81,7 @@ impl Border {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Left {
     /// At this place of a replication stream.
-    At(Place),
+    At(ReplicationOffset),
     /// Nowhere that one could go on from.
     Nowhere,
 }

@@ -16,7 +16,7 @@ use crate::status::{self, InHand};
 
 /// What this process has counted, and what the state said.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct EngineLedger {
     received: u64,
     deduplicated: u64,
     /// By reason.
@@ -40,7 +40,7 @@ struct Sums {
     recorded: [u64; DropReason::ALL.len()],
 }
 
-impl Ledger {
+impl EngineLedger {
     /// Read from the source, or taken over from an earlier process or route.
     pub(crate) fn received(&mut self, events: u64) {
         self.received += events;

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::ending::Ending;
 use super::handover::Border;
-use super::leadership::{Facts, Stood, Want};
+use super::leadership::{Candidate, LeaseReply, LeaseRequest};
 use super::rollout::Rollout;
 use super::writing::Ask;
 use super::{Engine, Notice};
-use crate::capture::append::state::{Revision, State};
+use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
@@ -19,8 +19,8 @@ use crate::server::resp::{self, Value};
 
 impl Engine {
     /// What this instance knows of itself.
-    pub(super) fn facts(&self) -> Facts {
-        Facts {
+    pub(super) fn facts(&self) -> Candidate {
+        Candidate {
             coverage: self.chain.coverage(self.reading.watched_from()),
             first: self.chain.first(),
             waits_since: self.chain.waits_since(),
@@ -62,7 +62,7 @@ impl Engine {
         let facts = self.facts();
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
         let (want, ask) = match self.leadership.want(&facts, now.at) {
-            _ if leaving => (Want::Leave, Ask::Leave),
+            _ if leaving => (LeaseRequest::Leave, Ask::Leave),
             want => (want, Ask::Stand),
         };
         self.leadership.asked(now.at);
@@ -80,7 +80,7 @@ impl Engine {
     /// Takes in who writes, and where the state stands.
     pub(super) fn on_stood(&mut self, reply: &Value, now: Moment) {
         let (stood, state) =
-            match Stood::read(reply).and_then(|(stood, state)| Ok((stood, State::read(state)?))) {
+            match LeaseReply::read(reply).and_then(|(stood, state)| Ok((stood, StoredState::read(state)?))) {
                 Ok(read) => read,
                 Err(error) => return self.wait(&error, now),
             };
@@ -113,7 +113,7 @@ impl Engine {
     }
 
     /// Takes in where the state stands.
-    pub(super) fn found_state(&mut self, state: &State, now: Moment) {
+    pub(super) fn found_state(&mut self, state: &StoredState, now: Moment) {
         self.ledger.found(&state.ledger);
         self.found_histories(state, now);
         let passed = self.chain.found(
@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// Sees to it that the newest configuration is the one that is written by.
-    fn follow_revision(&mut self, state: &State, now: Moment) {
+    fn follow_revision(&mut self, state: &StoredState, now: Moment) {
         let Some(mut own) = self.revision.clone() else { return };
         if let Some(raised) = own.raised(state) {
             self.writing.set_revision(&raised);
@@ -229,7 +229,7 @@ impl Engine {
     }
 
     /// The newer configuration writes no more: this one goes on.
-    fn on_superseded_no_more(&mut self, by: &str, state: &State, now: Moment) {
+    fn on_superseded_no_more(&mut self, by: &str, state: &StoredState, now: Moment) {
         let text = "the instance with the newer configuration has not been seen for a while, or has this one by now; this \
                     one goes on";
         self.log(Notice::warn("superseded_no_more", text).by(by), now);
@@ -292,7 +292,7 @@ impl Engine {
 
     /// A newer configuration of this route writes elsewhere. Where it numbers alike, this one reads on and holds what is
     /// not stored: it goes on without a gap if that instance ends.
-    fn stand_by(&mut self, by: &Revision, alike: bool, now: Moment) {
+    fn stand_by(&mut self, by: &RankedRevision, alike: bool, now: Moment) {
         let text = "another instance runs a newer configuration of this route; this one stands by until it is reloaded, \
                     or until that instance is gone";
         self.log(Notice::warn("superseded", text).by(by), now);

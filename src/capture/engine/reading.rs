@@ -32,7 +32,7 @@ use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
 use ingest::Flow;
-use replication::{Linked, Tap};
+use replication::{Linked, ReplicationReading};
 
 /// How long a source that refuses is left alone.
 const PARKED: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ const LAST_CHANCE: Duration = Duration::from_millis(1500);
 /// The reading side.
 #[derive(Debug)]
 pub(super) struct Reading {
-    pub(super) opening: Opening,
+    pub(super) opening: ReaderOpening,
     pub(super) open: Option<Open>,
     pub(super) backoff: Backoff,
     /// Why it is not open, for the operator.
@@ -70,7 +70,7 @@ pub(super) struct Reading {
 
 /// What is being opened.
 #[derive(Debug)]
-pub(super) enum Opening {
+pub(super) enum ReaderOpening {
     /// Nothing.
     Idle,
     Waiting(Instant),
@@ -82,7 +82,7 @@ pub(super) enum Opening {
         since: Instant,
     },
     /// A replication link.
-    Link(Option<crate::source::replication::Place>),
+    Link(Option<crate::source::replication::ReplicationOffset>),
     /// A link that is open; the state is asked for the number of its history.
     Numbering(Box<Linked>),
     /// There is no room for more.
@@ -108,7 +108,7 @@ pub(super) struct Open {
     pub(super) behind: Option<Instant>,
     /// There is no room: a tap leaves messages where they are.
     pub(super) paused: bool,
-    pub(super) tap: Option<Tap>,
+    pub(super) tap: Option<ReplicationReading>,
 }
 
 impl Open {
@@ -137,7 +137,7 @@ pub(in crate::capture) enum Lost {
 impl Reading {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            opening: Opening::Waiting(now),
+            opening: ReaderOpening::Waiting(now),
             open: None,
             backoff: Backoff::default(),
             error: None,
@@ -161,27 +161,30 @@ impl Reading {
     }
 
     /// The tap that is open.
-    pub(super) fn tap(&self) -> Option<&Tap> {
+    pub(super) fn tap(&self) -> Option<&ReplicationReading> {
         self.open.as_ref()?.tap.as_ref()
     }
 
     /// Whether it was stopped because another instance reads.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.opening, Opening::Held)
+        matches!(self.opening, ReaderOpening::Held)
     }
 
     /// Whether a connection is being made, or is made and not adopted.
     pub(super) fn is_opening(&self) -> bool {
         matches!(
             self.opening,
-            Opening::Window | Opening::Candidate { .. } | Opening::Link(_) | Opening::Numbering(_)
+            ReaderOpening::Window
+                | ReaderOpening::Candidate { .. }
+                | ReaderOpening::Link(_)
+                | ReaderOpening::Numbering(_)
         )
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let opening = match &self.opening {
-            Opening::Waiting(until) => Some(*until),
-            Opening::Candidate { since, .. } => Some(*since + LAST_CHANCE),
+            ReaderOpening::Waiting(until) => Some(*until),
+            ReaderOpening::Candidate { since, .. } => Some(*since + LAST_CHANCE),
             _ => None,
         };
         let open = self.open.as_ref().and_then(|open| match open.behind {
@@ -215,7 +218,7 @@ impl Engine {
 
     /// Opens a window where that is due.
     pub(super) fn open_if_due(&mut self, now: Moment) {
-        if !matches!(self.reading.opening, Opening::Waiting(until) if until <= now.at) {
+        if !matches!(self.reading.opening, ReaderOpening::Waiting(until) if until <= now.at) {
             return;
         }
         if self.is_replication() {
@@ -229,7 +232,7 @@ impl Engine {
             _ => AnchorId::random(),
         };
         self.say_border(Border::Announced(anchor));
-        self.reading.opening = Opening::Window;
+        self.reading.opening = ReaderOpening::Window;
         self.take_floor();
         let floor = self.floor;
         self.effect(Effect::OpenWindow { anchor, floor });
@@ -244,7 +247,7 @@ impl Engine {
 
     /// A window is open. Its first item is the anchor.
     pub(in crate::capture) fn on_opened(&mut self, anchor: Position, now: Moment) {
-        if !matches!(self.reading.opening, Opening::Window) {
+        if !matches!(self.reading.opening, ReaderOpening::Window) {
             return self.effect(Effect::DropOpening);
         }
         self.take_floor();
@@ -253,11 +256,11 @@ impl Engine {
             // opened a window.
             self.say_border(Border::None);
             self.effect(Effect::DropOpening);
-            self.reading.opening = Opening::Waiting(now.at + self.reading.backoff.next_wait());
+            self.reading.opening = ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait());
             return;
         }
         if self.reading.open.is_some() {
-            self.reading.opening = Opening::Candidate { anchor, since: now.at };
+            self.reading.opening = ReaderOpening::Candidate { anchor, since: now.at };
             return;
         }
         self.adopt(anchor, now);
@@ -266,7 +269,7 @@ impl Engine {
     /// Reads a window from now on that was opened.
     fn adopt(&mut self, anchor: Position, now: Moment) {
         self.effect(Effect::Adopt);
-        self.reading.opening = Opening::Idle;
+        self.reading.opening = ReaderOpening::Idle;
         self.reading.opened_at_demotions = self.reading.demotions;
         self.say_border(Border::Open(anchor));
         if self.reading.opened_before {
@@ -301,7 +304,7 @@ impl Engine {
         self.say_border(Border::None);
         self.rollout.window_lost();
         let wait = if error.class() == Class::Park { PARKED } else { self.reading.backoff.next_wait() };
-        self.reading.opening = Opening::Waiting(now.at + wait);
+        self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         if self.reading.open.is_none() {
             self.reading.error = Some(describe(error));
         }
@@ -357,16 +360,16 @@ impl Engine {
         if self.reading.is_opening() {
             self.effect(Effect::DropOpening);
         }
-        if !matches!(self.reading.opening, Opening::Closed) {
-            self.reading.opening = Opening::Idle;
+        if !matches!(self.reading.opening, ReaderOpening::Closed) {
+            self.reading.opening = ReaderOpening::Idle;
         }
     }
 
     /// Ends a window over which nothing comes, and reads on where there is room again.
     pub(super) fn check_reading(&mut self, now: Moment) {
         let Some(open) = &self.reading.open else {
-            if matches!(self.reading.opening, Opening::Full) && self.has_room_again() {
-                self.reading.opening = Opening::Waiting(now.at);
+            if matches!(self.reading.opening, ReaderOpening::Full) && self.has_room_again() {
+                self.reading.opening = ReaderOpening::Waiting(now.at);
             }
             return;
         };
@@ -383,7 +386,7 @@ impl Engine {
             let why = "the server was made a replica: what is published on its master may pass it by";
             return self.lose_window(GapCause::SourceDemoted, why, now);
         }
-        if let Opening::Candidate { anchor, since } = self.reading.opening
+        if let ReaderOpening::Candidate { anchor, since } = self.reading.opening
             && now.at >= since + LAST_CHANCE
         {
             let why = "no heartbeat came back, and a new connection took over: the server was stopped, or is no longer \
@@ -416,8 +419,8 @@ impl Engine {
             "{why}; another window is opened beside the silent one, and nothing is missing if that one goes on"
         );
         self.log(Notice::warn("source_silent", text).of(Side::Source), now);
-        if matches!(self.reading.opening, Opening::Idle) {
-            self.reading.opening = Opening::Waiting(now.at);
+        if matches!(self.reading.opening, ReaderOpening::Idle) {
+            self.reading.opening = ReaderOpening::Waiting(now.at);
         }
         self.leadership.hurry();
         self.changed();
@@ -427,7 +430,7 @@ impl Engine {
     pub(super) fn reopen_if_room(&mut self, now: Moment) {
         let stopped = match &self.reading.open {
             Some(open) => open.behind.is_some() || open.paused,
-            None => matches!(self.reading.opening, Opening::Full),
+            None => matches!(self.reading.opening, ReaderOpening::Full),
         };
         if stopped {
             self.check_reading(now);
@@ -465,21 +468,21 @@ impl Engine {
             return self.lose_tap(cause, why, now);
         }
         self.end_window(cause, why, now);
-        if let Opening::Candidate { anchor, .. } = self.reading.opening {
+        if let ReaderOpening::Candidate { anchor, .. } = self.reading.opening {
             return self.go_on_with(anchor, now);
         }
         self.effect(Effect::Close);
         match cause {
             _ if self.ending != Ending::Running => {
                 self.drop_opening();
-                self.reading.opening = Opening::Closed;
+                self.reading.opening = ReaderOpening::Closed;
             }
             GapCause::MemoryFull | GapCause::SpoolFull | GapCause::SpoolFailed => {
                 self.drop_opening();
-                self.reading.opening = Opening::Full;
+                self.reading.opening = ReaderOpening::Full;
             }
-            _ if matches!(self.reading.opening, Opening::Window) => {}
-            _ => self.reading.opening = Opening::Waiting(now.at + self.reading.backoff.next_wait()),
+            _ if matches!(self.reading.opening, ReaderOpening::Window) => {}
+            _ => self.reading.opening = ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
         }
         self.border_cannot_come();
         self.changed();
@@ -488,7 +491,7 @@ impl Engine {
     /// Reads the window that was opened beside the one that has ended, unless a successor takes over.
     fn go_on_with(&mut self, anchor: Position, now: Moment) {
         self.border_cannot_come();
-        if matches!(self.reading.opening, Opening::Candidate { .. }) {
+        if matches!(self.reading.opening, ReaderOpening::Candidate { .. }) {
             self.adopt(anchor, now);
         }
     }
@@ -535,28 +538,28 @@ impl Engine {
 
     /// Reads no more, ever.
     pub(super) fn close_reading(&mut self) {
-        self.stop_reading(Opening::Closed);
+        self.stop_reading(ReaderOpening::Closed);
     }
 
     /// Stops reading: messages are another instance's from here on.
     pub(super) fn hold_reading(&mut self) {
-        self.stop_reading(Opening::Held);
+        self.stop_reading(ReaderOpening::Held);
     }
 
     /// Opens a window anew, and lets the open one go.
     pub(super) fn read_anew(&mut self, now: Moment) {
-        self.stop_reading(Opening::Waiting(now.at));
+        self.stop_reading(ReaderOpening::Waiting(now.at));
     }
 
     /// Closes everything that is open or is being opened.
-    fn stop_reading(&mut self, then: Opening) {
+    fn stop_reading(&mut self, then: ReaderOpening) {
         if self.reading.is_opening() {
             self.effect(Effect::DropOpening);
         }
         if self.reading.open.take().is_some() {
             self.effect(Effect::Close);
         }
-        if !matches!(self.reading.opening, Opening::Closed) {
+        if !matches!(self.reading.opening, ReaderOpening::Closed) {
             self.reading.opening = then;
         }
     }

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::capture::append::state::{Revision, State};
+use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::position::AnchorId;
 
 /// How long a destination that refused an announcement is left alone.
@@ -56,8 +56,8 @@ impl Rollout {
     /// is open, and neither this instance nor another one could go on without a gap.
     pub(crate) fn is_due(
         self,
-        own: &Revision,
-        state: &State,
+        own: &RankedRevision,
+        state: &StoredState,
         leader: bool,
         in_vain: bool,
         now: Instant,
@@ -74,7 +74,7 @@ impl Rollout {
 }
 
 /// Whether the state has come to an anchor and no further.
-fn stands_at(state: &State, anchor: AnchorId) -> bool {
+fn stands_at(state: &StoredState, anchor: AnchorId) -> bool {
     state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
 }
 
@@ -85,20 +85,23 @@ mod tests {
 
     #[test]
     fn what_came_to_nothing_is_announced_again() {
-        let after = |state: &State, hashes| Revision::after(state, hashes);
-        let written = |revision: &Revision| State { revision: Some(revision.clone()), ..State::default() };
-        let older = after(&State::default(), "older");
+        let after = |state: &StoredState, hashes| RankedRevision::after(state, hashes);
+        let written = |revision: &RankedRevision| StoredState {
+            revision: Some(revision.clone()),
+            ..StoredState::default()
+        };
+        let older = after(&StoredState::default(), "older");
         let own = after(&written(&older), "own");
         let newer = after(&written(&own), "newer");
         let anchor: AnchorId = "0123456789abcdef".parse().unwrap();
         let at = |ordinal| Some(Epoch { number: 7, anchor }.at(ordinal));
-        let state = |next: Option<&Revision>, position| State {
+        let state = |next: Option<&RankedRevision>, position| StoredState {
             next: next.map(|by| (anchor, by.clone())),
             position,
-            ..State::default()
+            ..StoredState::default()
         };
         let start = Instant::now();
-        let due = |rollout: Rollout, state: &State, leader, in_vain| {
+        let due = |rollout: Rollout, state: &StoredState, leader, in_vain| {
             rollout.is_due(&own, state, leader, in_vain, start)
         };
         assert!(due(Rollout::None, &state(None, None), false, false));

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::chain::Chain;
 use crate::capture::batch::gap::{Gap, Joint};
-use crate::capture::batch::{Batch, Options};
+use crate::capture::batch::{AppendOptions, Batch};
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::rt::Moment;
@@ -44,7 +44,7 @@ const RELEASE: Duration = Duration::from_secs(1);
 
 /// How much may be held in memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct MemoryRoom {
     /// Bytes that may wait in the chain.
     pub(crate) chain: usize,
     /// Bytes that may wait behind it to be written.
@@ -53,7 +53,7 @@ pub(crate) struct Room {
 
 /// What came of a request.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct SpillOutcome {
     /// Events that were received by an earlier process and are in hand now.
     pub(crate) recovered: u64,
     /// Why the spool cannot be written or read.
@@ -163,7 +163,7 @@ impl Spill {
     }
 
     /// Why there is no room for more; `None` where there is.
-    pub(crate) fn full(&self, chain: &Chain, room: Room) -> Option<GapCause> {
+    pub(crate) fn full(&self, chain: &Chain, room: MemoryRoom) -> Option<GapCause> {
         if !self.enabled {
             return (chain.held_bytes() > room.chain + room.tail).then_some(GapCause::MemoryFull);
         }
@@ -180,7 +180,7 @@ impl Spill {
     }
 
     /// Takes a batch in at the end.
-    pub(crate) fn push(&mut self, batch: Batch, chain: &mut Chain, room: Room) {
+    pub(crate) fn push(&mut self, batch: Batch, chain: &mut Chain, room: MemoryRoom) {
         if !self.enabled || (self.is_empty() && chain.held_bytes() <= room.chain) {
             chain.push(batch);
         } else {
@@ -194,7 +194,7 @@ impl Spill {
         &mut self,
         chain: &Chain,
         durable: Option<Position>,
-        room: Room,
+        room: MemoryRoom,
         now: Instant,
     ) -> Option<Request> {
         if !self.enabled {
@@ -254,11 +254,11 @@ impl Spill {
         &mut self,
         done: Done,
         chain: &mut Chain,
-        options: &Arc<Options>,
-        room: Room,
+        options: &Arc<AppendOptions>,
+        room: MemoryRoom,
         now: Moment,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
+    ) -> SpillOutcome {
+        let mut outcome = SpillOutcome::default();
         match done {
             Done::Written { bytes } => {
                 self.bytes = bytes;
@@ -279,7 +279,7 @@ impl Spill {
             Done::Read(_) | Done::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
             Done::Read(pieces) => {
                 self.read_again_at = None;
-                Reading { spill: self, chain, options, now, outcome: &mut outcome }.take(pieces);
+                SpillReading { spill: self, chain, options, now, outcome: &mut outcome }.take(pieces);
             }
             Done::ReadFailed(error) => {
                 self.read_again_at = Some(now.at + RETRY);
@@ -292,7 +292,7 @@ impl Spill {
     }
 
     /// Moves what is in memory towards the chain, and lets go of what is written.
-    fn settle(&mut self, chain: &mut Chain, room: Room) {
+    fn settle(&mut self, chain: &mut Chain, room: MemoryRoom) {
         while let Some(batch) = self.tail.front() {
             let fits = self.disk_only.is_none() && chain.held_bytes() <= room.chain;
             let written = Some(batch.last) <= self.written;
@@ -311,7 +311,7 @@ impl Spill {
     }
 
     /// The chain has more room than before.
-    pub(crate) fn refill(&mut self, chain: &mut Chain, room: Room) {
+    pub(crate) fn refill(&mut self, chain: &mut Chain, room: MemoryRoom) {
         if self.disk_only.is_none() && !self.tail.is_empty() {
             self.settle(chain, room);
         }
@@ -356,15 +356,15 @@ impl Spill {
 }
 
 /// What was read from the spool, on its way into the chain.
-struct Reading<'a> {
+struct SpillReading<'a> {
     spill: &'a mut Spill,
     chain: &'a mut Chain,
-    options: &'a Arc<Options>,
+    options: &'a Arc<AppendOptions>,
     now: Moment,
-    outcome: &'a mut Outcome,
+    outcome: &'a mut SpillOutcome,
 }
 
-impl Reading<'_> {
+impl SpillReading<'_> {
     fn take(mut self, pieces: Vec<Piece>) {
         let ended = pieces.is_empty();
         for piece in pieces {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::capture::append::call::Keys;
+use crate::capture::append::call::CaptureKeys;
 use crate::config::{Capture, UntilAcknowledged};
 use crate::logs::Limited;
 use crate::metrics::CaptureMetrics;
@@ -47,9 +47,9 @@ const MISSING_SHOWN: usize = 10;
 
 /// What the trimming of a route is made of.
 #[derive(Debug)]
-pub(crate) struct Trimming {
+pub(crate) struct AcknowledgedTrimming {
     capture: Arc<Capture>,
-    keys: Keys,
+    keys: CaptureKeys,
     /// The revision under which this instance writes, while it does.
     writes_as: watch::Receiver<Option<String>>,
     metrics: CaptureMetrics,
@@ -79,10 +79,10 @@ struct Trimmed {
     missing: Vec<String>,
 }
 
-impl Trimming {
+impl AcknowledgedTrimming {
     pub(crate) fn new(
         capture: Arc<Capture>,
-        keys: Keys,
+        keys: CaptureKeys,
         writes_as: watch::Receiver<Option<String>>,
         metrics: CaptureMetrics,
         slot: Slot,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::capture::append::call::Keys;
+use crate::capture::append::call::CaptureKeys;
 use crate::config::{Capture, Keep};
 use crate::server::{ControlConnection, Error};
 
@@ -18,7 +18,7 @@ const STREAMS_A_PIPELINE: usize = 100;
 pub(crate) async fn trim_old(
     connection: &mut ControlConnection,
     capture: &Capture,
-    keys: &Keys,
+    keys: &CaptureKeys,
 ) -> Result<(), Error> {
     // Ids carry the server's time, so age is counted by its clock: this machine's may be wrong by hours.
     let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::append::call::{APPEND, Append, Keys};
-use crate::capture::append::state::{Revision, State};
+use crate::capture::append::call::{APPEND, Append, CaptureKeys};
+use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::capture::engine::{Connected, STAND, Scripts};
 use crate::config::{Capture, Endpoint, GroupsStart};
 use crate::server::resp::Value;
@@ -17,25 +17,25 @@ use crate::source::replication::epochs::HISTORY;
 
 /// What a lane is made from.
 #[derive(Debug, Clone)]
-pub(crate) struct LaneSettings {
+pub(crate) struct AppendConnectionSettings {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) capture: Arc<Capture>,
-    pub(crate) keys: Keys,
+    pub(crate) keys: CaptureKeys,
     /// Under which revision it has written before.
-    pub(crate) revision: Option<Revision>,
+    pub(crate) revision: Option<RankedRevision>,
 }
 
 /// A lane that is ready.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct AppendConnection {
     pub(crate) connection: Connection,
     pub(crate) connected: Connected,
 }
 
-impl Lane {
+impl AppendConnection {
     /// Makes a lane. Cancel safe.
-    pub(crate) async fn open(settings: LaneSettings) -> Result<Self, Error> {
-        let LaneSettings { endpoint, capture, keys, revision } = settings;
+    pub(crate) async fn open(settings: AppendConnectionSettings) -> Result<Self, Error> {
+        let AppendConnectionSettings { endpoint, capture, keys, revision } = settings;
         let role = format!("{}:append", capture.name);
         let mut connection = server::connect(&endpoint, &role).await?;
         let deadline = endpoint.response_timeout;
@@ -43,9 +43,10 @@ impl Lane {
         let stand = load_script(&mut connection, STAND, deadline).await?;
         let history = load_script(&mut connection, HISTORY, deadline).await?;
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
-        let state = State::read(&state)?;
+        let state = StoredState::read(&state)?;
         ensure_groups(&mut connection, &capture, &keys, deadline).await?;
-        let revision = revision.unwrap_or_else(|| Revision::after(&state, &Revision::hashes(&capture)));
+        let revision =
+            revision.unwrap_or_else(|| RankedRevision::after(&state, &RankedRevision::hashes(&capture)));
         let append = Append::new(hash, keys, revision.to_string());
         let scripts = Scripts { append, stand, history };
         Ok(Self { connection, connected: Connected { scripts, state, revision } })
@@ -57,7 +58,7 @@ impl Lane {
 async fn ensure_groups(
     connection: &mut Connection,
     capture: &Capture,
-    keys: &Keys,
+    keys: &CaptureKeys,
     deadline: Duration,
 ) -> Result<(), Error> {
     if capture.groups.is_empty() {

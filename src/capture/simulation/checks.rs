@@ -21,7 +21,7 @@ impl World {
 
     /// Once everything is well, an instance with the configuration that wrote last could write as well.
     pub(super) fn check_ranks(&self) {
-        let state = State::read(&self.model.state_reply()).unwrap();
+        let state = StoredState::read(&self.model.state_reply()).unwrap();
         let Some(written) = &state.revision else { return };
         for route in self.instances.iter().flat_map(|one| &one.routes) {
             let own = route.engine.revision().unwrap();
@@ -181,7 +181,7 @@ impl World {
 
 /// What was found in the streams so far.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
+pub(super) struct StoredSoFar {
     /// How many entries of each, and the last one's position.
     streams: BTreeMap<Vec<u8>, (usize, String)>,
     /// Each message's position.

@@ -4,7 +4,7 @@ use super::*;
 
 /// A connection to the destination.
 #[derive(Debug, Default)]
-pub(super) struct Link {
+pub(super) struct DriverLink {
     pub(super) requests: VecDeque<Vec<u8>>,
     pub(super) replies: VecDeque<Value>,
     /// Where two servers take themselves for the master: whether it talks to the one that is given up.
@@ -13,7 +13,7 @@ pub(super) struct Link {
 
 /// A route of a process.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct Driver {
     pub(super) engine: Engine,
     pub(super) configuration: u64,
     /// What a successor says.
@@ -28,8 +28,8 @@ pub(super) struct Route {
     /// Behind what the source had sent then, the fence stands.
     fence: Option<usize>,
     /// A connection that is asked for.
-    connecting: Option<Option<Revision>>,
-    pub(super) link: Option<Link>,
+    connecting: Option<Option<RankedRevision>>,
+    pub(super) link: Option<DriverLink>,
     pub(super) log: Option<Log<MemoryDisk>>,
     pub(super) request: Option<Request>,
     /// Messages that this process has received.
@@ -38,7 +38,7 @@ pub(super) struct Route {
     pub(super) dropped_before: u64,
 }
 
-impl Route {
+impl Driver {
     pub(super) fn new(
         world: &World,
         number: usize,
@@ -46,9 +46,9 @@ impl Route {
         predecessor: Option<(Handover, bool)>,
         now: Moment,
     ) -> Self {
-        let share = Share::default();
+        let share = MemoryQuota::default();
         share.set(SHARES[usize::from(world.roomy)]);
-        let settings = Settings {
+        let settings = EngineSettings {
             capture: Arc::new(settings(if world.templated { "s:<channel>" } else { "s" })),
             keys: world.keys.clone(),
             numbering: format!("{:016x}", numbering(configuration)),
@@ -56,7 +56,7 @@ impl Route {
             destination: "a destination".to_owned(),
             durability: Durability::Applied,
             instance: format!("i{number}"),
-            beat: Beat { instance: number as u64, epoch: world.base },
+            beat: HeartbeatClock { instance: number as u64, epoch: world.base },
             force_after: FORCE_AFTER,
             drain_deadline: Duration::from_secs(2),
             response_timeout: Duration::from_secs(5),
@@ -89,7 +89,7 @@ impl Route {
 }
 
 impl World {
-    fn route(&mut self, which: usize, route: usize) -> &mut Route {
+    fn route(&mut self, which: usize, route: usize) -> &mut Driver {
         &mut self.instances[which].routes[route]
     }
 
@@ -249,13 +249,13 @@ impl World {
             self.route(which, route).engine.on_disconnected(&error, now);
             return self.drive(which, route);
         }
-        let state = State::read(&self.model.state_reply()).unwrap();
+        let state = StoredState::read(&self.model.state_reply()).unwrap();
         let (hash, keys) = (self.hash, self.keys.clone());
         let one = self.route(which, route);
-        let revision = revision.unwrap_or_else(|| Revision::after(&state, &hashes(one.configuration)));
+        let revision = revision.unwrap_or_else(|| RankedRevision::after(&state, &hashes(one.configuration)));
         let append = Append::new(hash, keys, revision.to_string());
         let scripts = Scripts { append, stand: [b'1'; 40], history: [b'2'; 40] };
-        one.link = Some(Link::default());
+        one.link = Some(DriverLink::default());
         one.engine.on_connected(Connected { scripts, state, revision }, now);
         self.drive(which, route);
     }

@@ -22,7 +22,7 @@ impl World {
         self.model = model;
         self.old_model = None;
         self.went_back = true;
-        (self.changed, self.looked) = (true, super::checks::Looked::default());
+        (self.changed, self.looked) = (true, super::checks::StoredSoFar::default());
         if self.model.position() == "-" {
             // A process that starts now cannot know that something was stored before.
             self.promised = None;
@@ -46,7 +46,7 @@ impl World {
         }
         self.old_model = Some(old);
         self.went_back = true;
-        (self.changed, self.looked) = (true, super::checks::Looked::default());
+        (self.changed, self.looked) = (true, super::checks::StoredSoFar::default());
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
                 // What it has sent before the split went to the old one.

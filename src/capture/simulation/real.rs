@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::model::Model;
-use crate::capture::append::call::{APPEND, Keys};
+use crate::capture::append::call::{APPEND, CaptureKeys};
 use crate::server::resp::Value;
 
 /// A real server with the script.
@@ -82,7 +82,7 @@ impl Real {
         }
     }
 
-    pub(super) fn load(&mut self, model: &Model, keys: &Keys) {
+    pub(super) fn load(&mut self, model: &Model, keys: &CaptureKeys) {
         let mut pipe = redis::pipe();
         pipe.cmd("FLUSHALL").ignore();
         for (key, entries) in model.streams.iter().filter(|(key, _)| !model.spoiled.contains(*key)) {
@@ -102,7 +102,7 @@ impl Real {
         pipe.exec(&mut self.connection).unwrap();
     }
 
-    pub(super) fn compare(&mut self, model: &Model, keys: &Keys) {
+    pub(super) fn compare(&mut self, model: &Model, keys: &CaptureKeys) {
         let state: BTreeMap<String, String> =
             redis::cmd("HGETALL").arg(&keys.state).query(&mut self.connection).unwrap();
         assert_eq!(state, model.state);

@@ -28,7 +28,7 @@ const TTL: Duration = Duration::from_secs(3600);
 
 /// What a server said last.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Health {
+pub(crate) struct BacklogHealth {
     /// How far its stream goes.
     pub(crate) offset: u64,
     /// How much its backlog can hold.
@@ -46,7 +46,7 @@ pub(crate) struct Health {
 /// The question that is asked again and again; ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    health: Arc<Mutex<Option<Health>>>,
+    health: Arc<Mutex<Option<BacklogHealth>>>,
     _alive: DropGuard,
 }
 
@@ -73,7 +73,7 @@ impl Backlog {
     }
 
     /// What the server said last.
-    pub(crate) fn health(&self) -> Option<Health> {
+    pub(crate) fn health(&self) -> Option<BacklogHealth> {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -83,15 +83,15 @@ async fn ask(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
-    heard: &Mutex<Option<Health>>,
+    heard: &Mutex<Option<BacklogHealth>>,
 ) -> Result<(), Error> {
     let (mut connection, _) = server::connect_at(endpoint, address, role).await?;
     let ttl = ttl(&mut connection, endpoint).await?;
-    let mut rate = Rate::default();
+    let mut rate = WriteRate::default();
     loop {
         let info = Info::ask(&mut connection, endpoint).await?;
         let per_second = rate.note(Instant::now(), info.offset);
-        let health = Health {
+        let health = BacklogHealth {
             offset: info.offset,
             backlog_bytes: info.backlog_bytes,
             cover: cover(&info, per_second, ttl),
@@ -131,13 +131,13 @@ fn cover(info: &Info, per_second: f64, ttl: Option<Duration>) -> Duration {
 
 /// Bytes a second, as a mean that forgets.
 #[derive(Debug, Default)]
-struct Rate {
+struct WriteRate {
     last: Option<(Instant, u64)>,
     mean: Option<f64>,
     noted: u32,
 }
 
-impl Rate {
+impl WriteRate {
     fn note(&mut self, now: Instant, offset: u64) -> f64 {
         if let Some((at, before)) = self.last.replace((now, offset)) {
             self.noted = self.noted.saturating_add(1);
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_a_mean_that_forgets() {
-        let mut rate = Rate::default();
+        let mut rate = WriteRate::default();
         let start = Instant::now();
         let second = |n: u64| start + Duration::from_secs(n);
         assert!(rate.note(second(0), 1000).abs() < f64::EPSILON);

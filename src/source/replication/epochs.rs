@@ -6,7 +6,7 @@
 //! the beginning of the id itself, so that a number which was given twice, because a state was lost, still
 //! is not taken for the same.
 
-use super::{HistoryId, Place};
+use super::{HistoryId, ReplicationOffset};
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::resp;
 use crate::server::{Hash, Script};
@@ -55,9 +55,9 @@ impl Histories {
     }
 
     /// The place that a position stands for; `None` where it is of another kind of source.
-    pub(crate) fn place(&self, position: Position) -> Option<Place> {
+    pub(crate) fn place(&self, position: Position) -> Option<ReplicationOffset> {
         let history = self.of(position.epoch)?;
-        Some(Place { history: history.clone(), offset: position.ordinal })
+        Some(ReplicationOffset { history: history.clone(), offset: position.ordinal })
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
         let id = HistoryId::parse(&old).unwrap();
         let epoch = histories.epoch(&id).unwrap();
         assert_eq!(epoch.to_string(), "000000000000007-0123456789abcdef");
-        assert_eq!(histories.place(epoch.at(42)), Some(Place { history: id, offset: 42 }));
+        assert_eq!(histories.place(epoch.at(42)), Some(ReplicationOffset { history: id, offset: 42 }));
         let other = Epoch { number: 8, ..epoch };
         assert_eq!(histories.place(other.at(42)), None, "the id must fit, too");
         assert_eq!(histories.epoch(&HistoryId::parse(&"e".repeat(40)).unwrap()), None);

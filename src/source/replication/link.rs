@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use memchr::memmem;
 use tokio::time::timeout;
 
-use super::node::{self, Anew, Info, Node};
-use super::stream::{Found, Stream};
-use super::{HistoryId, Place};
+use super::node::{self, Info, NoContinuation, Node};
+use super::stream::{FoundCommand, Stream};
+use super::{HistoryId, ReplicationOffset};
 use crate::config::{Address, Endpoint, Prefer};
 use crate::server::resp::command;
 use crate::server::{self, Connection, Error, Role};
@@ -49,7 +49,7 @@ const MARK_BYTES: usize = 40;
 
 /// An open link.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ReplicationLink {
     connection: Connection,
     stream: Stream,
     address: Address,
@@ -63,18 +63,18 @@ pub(crate) struct Link {
 
 /// How a link follows what was read before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Start {
+pub(crate) enum LinkStart {
     /// In the same history, without a hole.
     Continued,
     /// Without a hole, and from behind the offset `last` on in another history.
     Forked { last: u64, history: HistoryId },
     /// With whatever comes from this place on.
-    Anew { place: Place, why: Anew },
+    Anew { place: ReplicationOffset, why: NoContinuation },
 }
 
 /// What the stream brought.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Command<'a> {
+pub(crate) struct PublishCommand<'a> {
     pub(crate) channel: &'a [u8],
     /// The payload, or the beginning of one over the limit.
     pub(crate) payload: &'a [u8],
@@ -82,7 +82,7 @@ pub(crate) struct Command<'a> {
     pub(crate) size: usize,
 }
 
-impl Link {
+impl ReplicationLink {
     /// Opens a link behind `place`, if a server still holds what follows. `limit` is the largest payload
     /// in bytes. Cancel safe: a dropped future leaves nothing behind.
     ///
@@ -92,24 +92,24 @@ impl Link {
         endpoint: &Endpoint,
         role: &str,
         prefer: Prefer,
-        place: Option<&Place>,
+        place: Option<&ReplicationOffset>,
         limit: usize,
-    ) -> Result<(Self, Start), Error> {
+    ) -> Result<(Self, LinkStart), Error> {
         let Node { address, mut connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
         let place = place.map(|place| info.up_to_the_fork(place));
         let place = place.as_ref();
         connection.reader.widen(READ_BYTES);
-        let mut opening = Opening { connection, role: info.role, deadline: endpoint.response_timeout };
+        let mut opening = LinkOpening { connection, role: info.role, deadline: endpoint.response_timeout };
         let start = opening.start(&info, place).await?;
         let offset = match (&start, place) {
-            (Start::Anew { place, .. }, _) | (_, Some(place)) => place.offset,
-            (Start::Continued | Start::Forked { .. }, None) => 0,
+            (LinkStart::Anew { place, .. }, _) | (_, Some(place)) => place.offset,
+            (LinkStart::Continued | LinkStart::Forked { .. }, None) => 0,
         };
-        if matches!(start, Start::Anew { .. }) {
+        if matches!(start, LinkStart::Anew { .. }) {
             opening.drop_snapshot().await?;
             opening.await_stream(offset, || written(endpoint, &address, role)).await?;
         }
-        let Opening { connection, role, .. } = opening;
+        let LinkOpening { connection, role, .. } = opening;
         let stream = Stream::new(offset, limit);
         let now = Instant::now();
         let large = (Vec::new(), Vec::new());
@@ -207,7 +207,7 @@ impl Link {
     pub(crate) fn next(
         &mut self,
         mut wanted: impl FnMut(bool, &[u8]) -> bool,
-    ) -> Result<Option<(Command<'_>, u64)>, Error> {
+    ) -> Result<Option<(PublishCommand<'_>, u64)>, Error> {
         let (used, channel, payload) = loop {
             let cut = self.stream.cut(self.connection.reader.unread(), &mut wanted)?;
             match cut.found {
@@ -215,22 +215,25 @@ impl Link {
                     self.connection.reader.take(cut.used);
                     return Ok(None);
                 }
-                Some(Found::GetAck) => {
+                Some(FoundCommand::GetAck) => {
                     self.connection.reader.take(cut.used);
                     self.acknowledge();
                 }
-                Some(Found::Oversized { channel, head, size }) => {
+                Some(FoundCommand::Oversized { channel, head, size }) => {
                     self.connection.reader.take(cut.used);
                     self.large = (channel, head);
-                    let command = Command { channel: &self.large.0, payload: &self.large.1, size };
+                    let command = PublishCommand { channel: &self.large.0, payload: &self.large.1, size };
                     return Ok(Some((command, self.stream.boundary())));
                 }
-                Some(Found::Publish { channel, payload }) => break (cut.used, channel, payload),
+                Some(FoundCommand::Publish { channel, payload }) => break (cut.used, channel, payload),
             }
         };
         let bytes = self.connection.reader.take(used);
         let payload = &bytes[payload];
-        Ok(Some((Command { channel: &bytes[channel], payload, size: payload.len() }, self.stream.boundary())))
+        Ok(Some((
+            PublishCommand { channel: &bytes[channel], payload, size: payload.len() },
+            self.stream.boundary(),
+        )))
     }
 }
 
@@ -253,15 +256,15 @@ fn acknowledge(connection: &mut Connection, role: Role, offset: u64) {
     command(connection.out(), &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
 }
 
-struct Opening {
+struct LinkOpening {
     connection: Connection,
     role: Role,
     deadline: Duration,
 }
 
-impl Opening {
+impl LinkOpening {
     /// The handshake, up to the answer to PSYNC.
-    async fn start(&mut self, info: &Info, place: Option<&Place>) -> Result<Start, Error> {
+    async fn start(&mut self, info: &Info, place: Option<&ReplicationOffset>) -> Result<LinkStart, Error> {
         for arguments in [
             &[b"REPLCONF".as_slice(), b"listening-port", b"0"] as &[&[u8]],
             &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"],
@@ -284,11 +287,11 @@ impl Opening {
         let mut words = answer.split(' ');
         let (code, id) = (words.next(), words.next().and_then(HistoryId::parse));
         match (code, id, place) {
-            (Some("+CONTINUE"), None, Some(_)) => Ok(Start::Continued),
-            (Some("+CONTINUE"), Some(id), Some(place)) if id == place.history => Ok(Start::Continued),
+            (Some("+CONTINUE"), None, Some(_)) => Ok(LinkStart::Continued),
+            (Some("+CONTINUE"), Some(id), Some(place)) if id == place.history => Ok(LinkStart::Continued),
             (Some("+CONTINUE"), Some(id), Some(place)) => match &info.before {
                 Some((before, from)) if *before == place.history && info.history == id => {
-                    Ok(Start::Forked { last: from.saturating_sub(1), history: id })
+                    Ok(LinkStart::Forked { last: from.saturating_sub(1), history: id })
                 }
                 _ => Err(Error::Protocol("the server changed its history meanwhile".to_owned())),
             },
@@ -297,13 +300,13 @@ impl Opening {
                 let offset =
                     offset.ok_or_else(|| Error::Protocol("FULLRESYNC names no offset".to_owned()))?;
                 let why = match place {
-                    None => Anew::First,
+                    None => NoContinuation::First,
                     Some(place) if place.history == history && place.offset <= offset => {
-                        Anew::Exceeded { offset: place.offset, from: info.backlog_from }
+                        NoContinuation::Exceeded { offset: place.offset, from: info.backlog_from }
                     }
-                    Some(_) => Anew::OtherHistory,
+                    Some(_) => NoContinuation::OtherHistory,
                 };
-                Ok(Start::Anew { place: Place { history, offset }, why })
+                Ok(LinkStart::Anew { place: ReplicationOffset { history, offset }, why })
             }
             _ => match answer.strip_prefix('-') {
                 Some(error) => Err(Error::reply(error.as_bytes())),

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{HistoryId, Place};
+use super::{HistoryId, ReplicationOffset};
 use crate::config::{Address, Endpoint, Prefer};
 use crate::server::{self, Connection, Error, Role};
 
@@ -73,25 +73,27 @@ impl Info {
 
     /// The same place, or the last one that the server's history shares with it, if that is earlier: where a
     /// server took over that lagged behind what had been read.
-    pub(super) fn up_to_the_fork(&self, place: &Place) -> Place {
+    pub(super) fn up_to_the_fork(&self, place: &ReplicationOffset) -> ReplicationOffset {
         let last = match &self.before {
             Some((before, from)) if *before == place.history => from.saturating_sub(1),
             _ => place.offset,
         };
-        Place { history: place.history.clone(), offset: place.offset.min(last) }
+        ReplicationOffset { history: place.history.clone(), offset: place.offset.min(last) }
     }
 
     /// Whether this server holds what follows a place.
-    fn fit(&self, place: Option<&Place>) -> Fit {
-        let Some(Place { history, offset }) = place else { return Fit::Anew(Anew::First) };
+    fn fit(&self, place: Option<&ReplicationOffset>) -> Fit {
+        let Some(ReplicationOffset { history, offset }) = place else {
+            return Fit::Anew(NoContinuation::First);
+        };
         let holds = self.backlog_from.is_some_and(|from| from <= offset + 1);
-        let exceeded = || Anew::Exceeded { offset: *offset, from: self.backlog_from };
+        let exceeded = || NoContinuation::Exceeded { offset: *offset, from: self.backlog_from };
         if *history == self.history {
             match (*offset <= self.offset, self.role) {
                 (true, _) if holds => Fit::Continues,
                 (true, _) => Fit::Anew(exceeded()),
                 (false, Role::Replica) => Fit::Behind,
-                (false, Role::Master) => Fit::Anew(Anew::OtherHistory),
+                (false, Role::Master) => Fit::Anew(NoContinuation::OtherHistory),
             }
         } else if let Some((before, from)) = &self.before
             && before == history
@@ -103,7 +105,7 @@ impl Info {
                 _ => Fit::Anew(exceeded()),
             }
         } else {
-            Fit::Anew(Anew::OtherHistory)
+            Fit::Anew(NoContinuation::OtherHistory)
         }
     }
 }
@@ -131,12 +133,12 @@ enum Fit {
     Continues,
     /// A replica that has not come so far yet.
     Behind,
-    Anew(Anew),
+    Anew(NoContinuation),
 }
 
 /// Why reading begins anew, with whatever is published from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Anew {
+pub(crate) enum NoContinuation {
     /// It never began.
     First,
     /// The backlog no longer holds what follows: it begins later, or there is none.
@@ -168,13 +170,13 @@ pub(super) async fn choose(
     endpoint: &Endpoint,
     role: &str,
     prefer: Prefer,
-    place: Option<&Place>,
+    place: Option<&ReplicationOffset>,
 ) -> Result<Node, Error> {
     let wanted = match prefer {
         Prefer::Replica => Role::Replica,
         Prefer::Master => Role::Master,
     };
-    let mut found = Found { nodes: Vec::new(), last: None };
+    let mut found = FoundNode { nodes: Vec::new(), last: None };
     let mut named = Vec::new();
     for address in endpoint.addresses() {
         named.extend(found.consider(endpoint, address, role, place).await);
@@ -212,19 +214,19 @@ fn of_one_master(mut nodes: Vec<Node>) -> Result<Vec<Node>, Error> {
     Ok(nodes)
 }
 
-struct Found {
+struct FoundNode {
     nodes: Vec<Node>,
     last: Option<Error>,
 }
 
-impl Found {
+impl FoundNode {
     /// Asks a server; returns the replicas that it names.
     async fn consider(
         &mut self,
         endpoint: &Endpoint,
         address: &Address,
         role: &str,
-        place: Option<&Place>,
+        place: Option<&ReplicationOffset>,
     ) -> Vec<Address> {
         let asked = async {
             let (mut connection, _) = server::connect_at(endpoint, address, role).await?;
@@ -270,8 +272,8 @@ mod tests {
         Info::read(&text).unwrap()
     }
 
-    fn place(id: &str, offset: u64) -> Place {
-        Place { history: HistoryId::parse(id).unwrap(), offset }
+    fn place(id: &str, offset: u64) -> ReplicationOffset {
+        ReplicationOffset { history: HistoryId::parse(id).unwrap(), offset }
     }
 
     #[test]
@@ -279,13 +281,13 @@ mod tests {
         let master = info("master", "");
         assert!(master.linked);
         assert_eq!(master.replicas, [Address::Tcp { host: "10.0.0.2".to_owned(), port: 6379 }]);
-        assert_eq!(master.fit(None), Fit::Anew(Anew::First));
-        let exceeded = |offset| Fit::Anew(Anew::Exceeded { offset, from: Some(1001) });
+        assert_eq!(master.fit(None), Fit::Anew(NoContinuation::First));
+        let exceeded = |offset| Fit::Anew(NoContinuation::Exceeded { offset, from: Some(1001) });
         for (id, offset, expected) in [
             (NEW, 5000, Fit::Continues),
             (NEW, 1000, Fit::Continues),
             (NEW, 999, exceeded(999)),
-            (NEW, 5001, Fit::Anew(Anew::OtherHistory)),
+            (NEW, 5001, Fit::Anew(NoContinuation::OtherHistory)),
             (OLD, 3000, Fit::Continues),
             (OLD, 3001, Fit::Continues),
             (OLD, 999, exceeded(999)),
@@ -304,7 +306,7 @@ mod tests {
             "0".repeat(40)
         );
         let info = Info::read(&fresh).unwrap();
-        let exceeded = Fit::Anew(Anew::Exceeded { offset: 0, from: None });
+        let exceeded = Fit::Anew(NoContinuation::Exceeded { offset: 0, from: None });
         assert_eq!(info.fit(Some(&place(NEW, 0))), exceeded);
         assert_eq!(info.before, None);
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hashbrown::HashSet;
 
-use super::{Command, Link};
+use super::{PublishCommand, ReplicationLink};
 use crate::config::Address;
 use crate::server::resp::Message;
 use crate::server::{Error, Role};
@@ -18,8 +18,8 @@ use crate::text::glob;
 
 /// An open tap.
 #[derive(Debug)]
-pub(crate) struct Tap {
-    link: Link,
+pub(crate) struct ReplicationReader {
+    link: ReplicationLink,
     control: Vec<u8>,
     channels: HashSet<Vec<u8>>,
     patterns: Vec<Vec<u8>>,
@@ -28,9 +28,9 @@ pub(crate) struct Tap {
     rests_until: Option<Instant>,
 }
 
-impl Tap {
+impl ReplicationReader {
     /// Reads `subscriptions` from a link.
-    pub(crate) fn new(link: Link, subscriptions: Subscriptions, sharded: bool) -> Self {
+    pub(crate) fn new(link: ReplicationLink, subscriptions: Subscriptions, sharded: bool) -> Self {
         Self {
             link,
             control: subscriptions.control,
@@ -104,7 +104,7 @@ impl Tap {
             };
             matched.is_some()
         });
-        let Some((Command { channel, payload, size }, offset)) = next? else { return Ok(None) };
+        let Some((PublishCommand { channel, payload, size }, offset)) = next? else { return Ok(None) };
         if controls {
             return Ok(Some(match Control::parse(payload) {
                 Some(Control::Heartbeat { instance, sent_us }) => Item::Heartbeat { instance, sent_us },

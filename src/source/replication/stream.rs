@@ -32,7 +32,7 @@ const GROUP_NAME_BYTES: std::ops::RangeInclusive<usize> = 4..=7;
 
 /// A command that was looked for. Ranges are into the bytes that were given.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum FoundCommand {
     /// PUBLISH, or SPUBLISH.
     Publish { channel: Range<usize>, payload: Range<usize> },
     /// The same, with a payload over the limit: its first bytes, and how many there were.
@@ -43,11 +43,11 @@ pub(crate) enum Found {
 
 /// What was cut off the front of the bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct StreamCut {
     /// Bytes that are done with.
     pub(crate) used: usize,
     /// What stood at their end; `None` where more bytes must come.
-    pub(crate) found: Option<Found>,
+    pub(crate) found: Option<FoundCommand>,
 }
 
 /// Where a reader stands in the stream.
@@ -63,14 +63,14 @@ pub(crate) struct Stream {
     arguments: usize,
     /// Bytes of the open argument that have not come.
     skip: usize,
-    oversized: Option<Found>,
+    oversized: Option<FoundCommand>,
     /// A stream and its group: whether a command concerns them is noted.
     watched: Option<(Vec<u8>, Vec<u8>)>,
     touched: bool,
 }
 
 /// What stands where a command begins.
-enum Command {
+enum CommandAhead {
     /// Its end, or what decides about it, has not come.
     Partial,
     /// The same, but it concerns the group that is watched.
@@ -78,9 +78,9 @@ enum Command {
     /// It is of no interest: behind these bytes so many arguments are to be skipped.
     Other { end: usize, arguments: usize },
     /// It is over the limit: from here on so many bytes are to be skipped.
-    Large { from: usize, skip: usize, oversized: Found },
+    Large { from: usize, skip: usize, oversized: FoundCommand },
     /// It is whole.
-    Whole { end: usize, found: Found },
+    Whole { end: usize, found: FoundCommand },
 }
 
 impl Stream {
@@ -122,7 +122,7 @@ impl Stream {
         &mut self,
         unread: &[u8],
         mut wanted: impl FnMut(bool, &[u8]) -> bool,
-    ) -> Result<Cut, ProtocolError> {
+    ) -> Result<StreamCut, ProtocolError> {
         let mut at = 0;
         loop {
             if self.skip > 0 {
@@ -130,50 +130,50 @@ impl Stream {
                 self.skip -= skipped;
                 self.used(&mut at, skipped);
                 if self.skip > 0 {
-                    return Ok(Cut { used: at, found: None });
+                    return Ok(StreamCut { used: at, found: None });
                 }
             }
             if self.arguments > 0 {
                 if !self.skip_arguments(unread, &mut at)? {
-                    return Ok(Cut { used: at, found: None });
+                    return Ok(StreamCut { used: at, found: None });
                 }
                 continue;
             }
             self.boundary = self.offset;
             if self.oversized.is_some() {
-                return Ok(Cut { used: at, found: self.oversized.take() });
+                return Ok(StreamCut { used: at, found: self.oversized.take() });
             }
             let command = command(unread, at, self.limit, &mut wanted)?;
             let command = match (command, &self.watched) {
-                (Command::Other { end, arguments }, Some(watched)) if arguments > 2 => {
+                (CommandAhead::Other { end, arguments }, Some(watched)) if arguments > 2 => {
                     touching(unread, (end, arguments), watched)?
                 }
                 (command, _) => command,
             };
             match command {
-                Command::Touches { end, arguments } => {
+                CommandAhead::Touches { end, arguments } => {
                     self.touched = true;
                     let bytes = end - at;
                     self.used(&mut at, bytes);
                     self.arguments = arguments;
                 }
-                Command::Partial => return Ok(Cut { used: at, found: None }),
-                Command::Other { end, arguments } => {
+                CommandAhead::Partial => return Ok(StreamCut { used: at, found: None }),
+                CommandAhead::Other { end, arguments } => {
                     let bytes = end - at;
                     self.used(&mut at, bytes);
                     self.arguments = arguments;
                 }
-                Command::Large { from, skip, oversized } => {
+                CommandAhead::Large { from, skip, oversized } => {
                     let bytes = from - at;
                     self.used(&mut at, bytes);
                     self.skip = skip;
                     self.oversized = Some(oversized);
                 }
-                Command::Whole { end, found } => {
+                CommandAhead::Whole { end, found } => {
                     let bytes = end - at;
                     self.used(&mut at, bytes);
                     self.boundary = self.offset;
-                    return Ok(Cut { used: at, found: Some(found) });
+                    return Ok(StreamCut { used: at, found: Some(found) });
                 }
             }
         }
@@ -213,22 +213,22 @@ fn command(
     at: usize,
     limit: usize,
     wanted: &mut impl FnMut(bool, &[u8]) -> bool,
-) -> Result<Command, ProtocolError> {
+) -> Result<CommandAhead, ProtocolError> {
     match unread.get(at) {
-        None => return Ok(Command::Partial),
+        None => return Ok(CommandAhead::Partial),
         // What keeps the link alive while nothing is to be said.
-        Some(b'\n') => return Ok(Command::Other { end: at + 1, arguments: 0 }),
+        Some(b'\n') => return Ok(CommandAhead::Other { end: at + 1, arguments: 0 }),
         Some(_) => {}
     }
-    let Some((count, name_at)) = count_header(unread, at)? else { return Ok(Command::Partial) };
+    let Some((count, name_at)) = count_header(unread, at)? else { return Ok(CommandAhead::Partial) };
     if count == 0 {
-        return Ok(Command::Other { end: name_at, arguments: 0 });
+        return Ok(CommandAhead::Other { end: name_at, arguments: 0 });
     }
-    let Some((size, begin)) = bulk_header(unread, name_at)? else { return Ok(Command::Partial) };
+    let Some((size, begin)) = bulk_header(unread, name_at)? else { return Ok(CommandAhead::Partial) };
     if count != 3 || !NAME_BYTES.contains(&size) {
-        return Ok(Command::Other { end: name_at, arguments: count });
+        return Ok(CommandAhead::Other { end: name_at, arguments: count });
     }
-    let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+    let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
     let name = &unread[begin..begin + size];
     if name.eq_ignore_ascii_case(b"PUBLISH") {
         return message(unread, end, limit, |channel| wanted(false, channel));
@@ -237,17 +237,17 @@ fn command(
         return message(unread, end, limit, |channel| wanted(true, channel));
     }
     if name.eq_ignore_ascii_case(b"REPLCONF") {
-        let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(Command::Partial) };
+        let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(CommandAhead::Partial) };
         if size == b"GETACK".len() {
-            let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+            let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
             if unread[begin..begin + size].eq_ignore_ascii_case(b"GETACK") {
-                let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(Command::Partial) };
-                let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
-                return Ok(Command::Whole { end, found: Found::GetAck });
+                let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(CommandAhead::Partial) };
+                let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+                return Ok(CommandAhead::Whole { end, found: FoundCommand::GetAck });
             }
         }
     }
-    Ok(Command::Other { end, arguments: 2 })
+    Ok(CommandAhead::Other { end, arguments: 2 })
 }
 
 /// Looks at a command whose name begins at `at` and that has so many arguments, the name included.
@@ -255,34 +255,34 @@ fn touching(
     unread: &[u8],
     (at, arguments): (usize, usize),
     (stream, group): &(Vec<u8>, Vec<u8>),
-) -> Result<Command, ProtocolError> {
-    let other = Command::Other { end: at, arguments };
-    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Command::Partial) };
+) -> Result<CommandAhead, ProtocolError> {
+    let other = CommandAhead::Other { end: at, arguments };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
     if !GROUP_NAME_BYTES.contains(&size) {
         return Ok(other);
     }
-    let Some(mut next) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+    let Some(mut next) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
     let name = &unread[begin..begin + size];
     if name.eq_ignore_ascii_case(b"XGROUP") {
         // Its stream comes behind what it does with the group.
-        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(Command::Partial) };
-        let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(CommandAhead::Partial) };
+        let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
         next = end;
     } else if !GROUP_COMMANDS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
         return Ok(other);
     }
     for wanted in [stream, group] {
-        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(Command::Partial) };
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(CommandAhead::Partial) };
         if size != wanted.len() {
             return Ok(other);
         }
-        let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+        let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
         if unread[begin..begin + size] != wanted[..] {
             return Ok(other);
         }
         next = end;
     }
-    Ok(Command::Touches { end: at, arguments })
+    Ok(CommandAhead::Touches { end: at, arguments })
 }
 
 /// Reads channel and payload of a message, from behind the command's name.
@@ -291,24 +291,27 @@ fn message(
     at: usize,
     limit: usize,
     wanted: impl FnOnce(&[u8]) -> bool,
-) -> Result<Command, ProtocolError> {
-    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Command::Partial) };
+) -> Result<CommandAhead, ProtocolError> {
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
     if size > CHANNEL_BYTES {
-        return Ok(Command::Other { end: at, arguments: 2 });
+        return Ok(CommandAhead::Other { end: at, arguments: 2 });
     }
-    let Some(at) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
+    let Some(at) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
     let channel = begin..begin + size;
     if !wanted(&unread[channel.clone()]) {
-        return Ok(Command::Other { end: at, arguments: 1 });
+        return Ok(CommandAhead::Other { end: at, arguments: 1 });
     }
-    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Command::Partial) };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
     if size > limit {
-        let Some(head) = unread.get(begin..begin + HEAD_BYTES.min(size)) else { return Ok(Command::Partial) };
-        let oversized = Found::Oversized { channel: unread[channel].to_vec(), head: head.to_vec(), size };
-        return Ok(Command::Large { from: begin, skip: size + 2, oversized });
+        let Some(head) = unread.get(begin..begin + HEAD_BYTES.min(size)) else {
+            return Ok(CommandAhead::Partial);
+        };
+        let oversized =
+            FoundCommand::Oversized { channel: unread[channel].to_vec(), head: head.to_vec(), size };
+        return Ok(CommandAhead::Large { from: begin, skip: size + 2, oversized });
     }
-    let Some(end) = whole(unread, begin, size)? else { return Ok(Command::Partial) };
-    Ok(Command::Whole { end, found: Found::Publish { channel, payload: begin..begin + size } })
+    let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+    Ok(CommandAhead::Whole { end, found: FoundCommand::Publish { channel, payload: begin..begin + size } })
 }
 
 /// The end of an argument whose content begins at `begin`; `None` where it has not come.
@@ -370,13 +373,13 @@ mod tests {
                     end = bytes.len().min(end + step);
                     continue;
                 }
-                Some(Found::Publish { channel, payload }) => {
+                Some(FoundCommand::Publish { channel, payload }) => {
                     format!("{} {}", unread[channel].escape_ascii(), unread[payload].escape_ascii())
                 }
-                Some(Found::Oversized { channel, head, size }) => {
+                Some(FoundCommand::Oversized { channel, head, size }) => {
                     format!("{} over {size} {}", channel.escape_ascii(), head.len())
                 }
-                Some(Found::GetAck) => "getack".to_owned(),
+                Some(FoundCommand::GetAck) => "getack".to_owned(),
             };
             start += cut.used;
             assert_eq!(stream.boundary(), start as u64);

@@ -2,7 +2,7 @@
 //! does not share.
 
 use crate::capture::engine::handover::Border;
-use crate::capture::engine::spill::Room;
+use crate::capture::engine::spill::MemoryRoom;
 use crate::capture::engine::{Engine, Notice, Side};
 use crate::capture::mapping::Context;
 use crate::filter::Looked;
@@ -33,7 +33,7 @@ pub(in crate::capture) enum Flow {
 #[derive(Debug)]
 pub(in crate::capture) struct Pass {
     read: Moment,
-    room: Room,
+    room: MemoryRoom,
     /// Messages of the route.
     pub(in crate::capture) received: u64,
 }

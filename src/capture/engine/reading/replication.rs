@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Open, Opening};
-use crate::capture::append::state::State;
+use super::{Open, ReaderOpening};
+use crate::capture::append::state::StoredState;
 use crate::capture::batch::gap::{Gap, Joint};
 use crate::capture::engine::ending::Ending;
 use crate::capture::engine::handover::{Border, Left};
@@ -19,7 +19,7 @@ use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp::Value;
 use crate::source::replication::epochs::{self, Histories};
-use crate::source::replication::{Anew, HistoryId, Place, Start};
+use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
 
 /// How long it takes to look again whether what is needed to open a link is known.
 const RECHECK: Duration = Duration::from_millis(100);
@@ -28,13 +28,13 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// In which epoch an offset lies.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Numbering {
+pub(crate) struct HistoryNumbering {
     epoch: Epoch,
     /// Behind this offset it is another one.
     fork: Option<(u64, Epoch)>,
 }
 
-impl Numbering {
+impl HistoryNumbering {
     pub(crate) fn at(self, offset: u64) -> Position {
         match self.fork {
             Some((last, epoch)) if offset > last => epoch.at(offset),
@@ -50,15 +50,15 @@ impl Numbering {
 
 /// A replication stream that is read.
 #[derive(Debug)]
-pub(crate) struct Tap {
-    pub(crate) numbering: Numbering,
+pub(crate) struct ReplicationReading {
+    pub(crate) numbering: HistoryNumbering,
     /// How far was read.
     pub(crate) offset: u64,
     /// When an item last said how far was read.
     told: Instant,
 }
 
-impl Tap {
+impl ReplicationReading {
     /// How far was read, as a position.
     pub(crate) fn reached(&self) -> Position {
         self.numbering.at(self.offset)
@@ -70,31 +70,31 @@ impl Tap {
 pub(in crate::capture) struct Linked {
     /// Where it begins.
     pub(in crate::capture) offset: u64,
-    pub(in crate::capture) start: Start,
+    pub(in crate::capture) start: LinkStart,
     /// The server, for the operator.
     pub(in crate::capture) server: String,
     /// What it was opened at. The checkpoint may have moved since: another instance writes, too.
-    from: Option<Place>,
+    from: Option<ReplicationOffset>,
 }
 
 impl Linked {
     /// A link to a server, as it was opened.
-    pub(in crate::capture) fn new(offset: u64, start: Start, server: String) -> Self {
+    pub(in crate::capture) fn new(offset: u64, start: LinkStart, server: String) -> Self {
         Self { offset, start, server, from: None }
     }
 
     /// The history that the link goes on in.
     fn history(&self) -> Option<&HistoryId> {
         match &self.start {
-            Start::Continued => self.from.as_ref().map(|from| &from.history),
-            Start::Forked { history, .. } => Some(history),
-            Start::Anew { place, .. } => Some(&place.history),
+            LinkStart::Continued => self.from.as_ref().map(|from| &from.history),
+            LinkStart::Forked { history, .. } => Some(history),
+            LinkStart::Anew { place, .. } => Some(&place.history),
         }
     }
 
     /// Whether it follows what the place to go on from has become.
-    fn fits(&self, place: &Place) -> bool {
-        let forked = matches!(&self.start, Start::Forked { history, .. } if *history == place.history);
+    fn fits(&self, place: &ReplicationOffset) -> bool {
+        let forked = matches!(&self.start, LinkStart::Forked { history, .. } if *history == place.history);
         forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
     }
 }
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     /// Where reading goes on; `Err` where that is not known yet.
-    pub(crate) fn place(&self) -> Result<Option<Place>, ()> {
+    pub(crate) fn place(&self) -> Result<Option<ReplicationOffset>, ()> {
         let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
         if let Some((predecessor, same_state)) = &self.predecessor
             && !self.reading.opened_before
@@ -141,26 +141,26 @@ impl Engine {
     pub(crate) fn open_link(&mut self, now: Moment) {
         self.say_border(Border::Here);
         let Ok(place) = self.place() else {
-            self.reading.opening = Opening::Waiting(now.at + RECHECK);
+            self.reading.opening = ReaderOpening::Waiting(now.at + RECHECK);
             return;
         };
-        self.reading.opening = Opening::Link(place.clone());
+        self.reading.opening = ReaderOpening::Link(place.clone());
         self.effect(Effect::OpenLink(place));
     }
 
     /// A link is open: its history may need a number.
     pub(in crate::capture) fn on_linked(&mut self, linked: Linked, now: Moment) {
-        let Opening::Link(from) = &mut self.reading.opening else {
+        let ReaderOpening::Link(from) = &mut self.reading.opening else {
             return self.effect(Effect::DropOpening);
         };
         let linked = Linked { from: from.take(), ..linked };
-        self.reading.opening = Opening::Numbering(Box::new(linked));
+        self.reading.opening = ReaderOpening::Numbering(Box::new(linked));
         self.number_history(now);
     }
 
     /// Goes on with an open link where its history has a number, else asks the state for one.
     pub(crate) fn number_history(&mut self, now: Moment) {
-        let Opening::Numbering(linked) = &self.reading.opening else { return };
+        let ReaderOpening::Numbering(linked) = &self.reading.opening else { return };
         if let Ok(Some(place)) = self.place()
             && !linked.fits(&place)
         {
@@ -171,7 +171,7 @@ impl Engine {
         // What comes next must stand behind what is there.
         let lowest = self.stands_at().map_or(0, |at| at.epoch.number);
         let unnumbered = match (&linked.start, &linked.from) {
-            (Start::Forked { .. }, Some(from)) if self.histories.epoch(&from.history).is_none() => {
+            (LinkStart::Forked { .. }, Some(from)) if self.histories.epoch(&from.history).is_none() => {
                 Some(&from.history)
             }
             _ if self.histories.epoch(history).is_none_or(|epoch| epoch.number < lowest) => Some(history),
@@ -197,7 +197,7 @@ impl Engine {
     }
 
     /// The state was read: what it knows of the histories holds.
-    pub(crate) fn found_histories(&mut self, state: &State, now: Moment) {
+    pub(crate) fn found_histories(&mut self, state: &StoredState, now: Moment) {
         if !self.is_replication() {
             return;
         }
@@ -238,24 +238,26 @@ impl Engine {
 
     /// The link is open and its history has a number: goes on reading.
     fn tap(&mut self, now: Moment) {
-        let Opening::Numbering(linked) = std::mem::replace(&mut self.reading.opening, Opening::Idle) else {
+        let ReaderOpening::Numbering(linked) =
+            std::mem::replace(&mut self.reading.opening, ReaderOpening::Idle)
+        else {
             return;
         };
         let Some(epoch) = linked.history().and_then(|history| self.histories.epoch(history)) else {
             self.effect(Effect::DropOpening);
-            self.reading.opening = Opening::Waiting(now.at + RECHECK);
+            self.reading.opening = ReaderOpening::Waiting(now.at + RECHECK);
             return;
         };
         let Linked { offset, start, server, from } = *linked;
         self.flush_builder();
         let (numbering, anew) = match start {
-            Start::Continued => (Numbering { epoch, fork: None }, None),
-            Start::Forked { last, .. } => {
+            LinkStart::Continued => (HistoryNumbering { epoch, fork: None }, None),
+            LinkStart::Forked { last, .. } => {
                 let before = from.and_then(|from| self.histories.epoch(&from.history)).unwrap_or(epoch);
                 self.counters.route.source_failovers.increment(1);
-                (Numbering { epoch: before, fork: Some((last, epoch)) }, None)
+                (HistoryNumbering { epoch: before, fork: Some((last, epoch)) }, None)
             }
-            Start::Anew { why, .. } => (Numbering { epoch, fork: None }, Some(why)),
+            LinkStart::Anew { why, .. } => (HistoryNumbering { epoch, fork: None }, Some(why)),
         };
         self.effect(Effect::Tap);
         let anchor = numbering.at(offset);
@@ -294,7 +296,7 @@ impl Engine {
             silent: false,
             behind: None,
             paused: false,
-            tap: Some(Tap { numbering, offset, told: now.at }),
+            tap: Some(ReplicationReading { numbering, offset, told: now.at }),
         });
         let text = format!("reading the replication stream of the {server}");
         self.log(Notice::info("tap_opened", text).of(Side::Source).position(Some(anchor)).always(), now);
@@ -309,27 +311,29 @@ impl Engine {
     }
 
     /// What may be missing before a tap that begins anew.
-    fn joint(&mut self, why: &Anew, now: Moment) -> Joint {
+    fn joint(&mut self, why: &NoContinuation, now: Moment) -> Joint {
         let away = self.reading.away.take();
         let (cause, detail) = match why {
-            Anew::First if away.is_none() && self.chain.checkpoint().is_none() => return Joint::Start,
-            Anew::First => (
+            NoContinuation::First if away.is_none() && self.chain.checkpoint().is_none() => {
+                return Joint::Start;
+            }
+            NoContinuation::First => (
                 away.as_ref().map_or(GapCause::Restart, |away| away.cause),
                 "the route did not read the replication stream before".to_owned(),
             ),
-            Anew::Exceeded { offset, from: Some(from) } => (
+            NoContinuation::Exceeded { offset, from: Some(from) } => (
                 GapCause::BacklogExceeded,
                 format!(
                     "everything up to the offset {offset} was read, and the source's backlog begins at {from}"
                 ),
             ),
-            Anew::Exceeded { offset, from: None } => (
+            NoContinuation::Exceeded { offset, from: None } => (
                 GapCause::BacklogExceeded,
                 format!(
                     "everything up to the offset {offset} was read, and the source has no backlog any more"
                 ),
             ),
-            Anew::OtherHistory => (
+            NoContinuation::OtherHistory => (
                 GapCause::HistoryLost,
                 "the source was started again or replaced, and does not know what was read before".to_owned(),
             ),
@@ -345,8 +349,8 @@ impl Engine {
         self.flush_builder();
         self.reading.error = Some(why.to_owned());
         self.reading.opening = match self.ending {
-            Ending::Running => Opening::Waiting(now.at + self.reading.backoff.next_wait()),
-            _ => Opening::Closed,
+            Ending::Running => ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
+            _ => ReaderOpening::Closed,
         };
         self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, now.unix_ms));
         let text = format!(
@@ -408,7 +412,7 @@ impl Engine {
 
     /// Stops reading here; the next reader goes on here.
     pub(crate) fn leave_tap(&mut self, now: Moment) {
-        let reached = self.reading.tap().map(Tap::reached);
+        let reached = self.reading.tap().map(ReplicationReading::reached);
         if let Some(position) = reached.filter(|position| Some(*position) > self.builder.last()) {
             self.reached(position, now);
         }
