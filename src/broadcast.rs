@@ -48,7 +48,7 @@ use crate::logs::Outages;
 use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::status::Slot;
 
-use route::Route;
+use route::BroadcastRoute;
 
 pub use entry_id::EntryId;
 pub use read::unread_loss::DELETED_UNREAD;
@@ -79,5 +79,5 @@ pub struct Parts {
 ///
 /// Cancel safe in effect: wherever it is dropped, the next run begins at the cursor.
 pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
-    Route::new(parts).run(&stop, drain).await;
+    BroadcastRoute::new(parts).run(&stop, drain).await;
 }

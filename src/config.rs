@@ -39,8 +39,8 @@ pub(crate) use secrets::password::read_password;
 pub use secrets::password::readable_by_others;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
-    Format, GroupsStart, Include, Keep, Message, Mode, Order, Prefer, Rate, Reauthenticate, Replication,
-    Scalar, Secret, SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
+    Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, Prefer, Rate, Reauthenticate,
+    Replication, Scalar, Secret, SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.
@@ -103,7 +103,7 @@ fn load_with(
     let mut problems = Problems::default();
     let read = read::read(layers.merged()?, &layers, &mut problems);
     let directory = path.parent().unwrap_or(Path::new(""));
-    let places = secrets::location::Places::new(credentials, directory);
+    let places = secrets::location::SecretPlaces::new(credentials, directory);
     let config = check::checked(&layers, read, &places, secrets, problems)?;
     Ok(Loaded { config, files: layers.files() })
 }

@@ -7,12 +7,12 @@ use crate::server::{Connection, Error};
 
 /// The connections that publish, as a replay has them too.
 #[derive(Debug)]
-pub(super) struct Writers {
+pub(super) struct PublishConnections {
     pub(super) writer: Connection,
     pub(super) other: Option<Connection>,
 }
 
-impl Writers {
+impl PublishConnections {
     /// Sends what waits and reads what came; ready once something came or a connection has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Half, Result<(), Error>)> {
         if let Poll::Ready(result) = turn(&mut self.writer, cx) {

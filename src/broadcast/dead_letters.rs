@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::entry_id::EntryId;
 use super::message::render::Renderer;
-use super::publish::call::{Keys, unexpected};
-use super::read::entries::Entries;
-use super::read::range::Reader;
+use super::publish::call::{BroadcastKeys, unexpected};
+use super::read::entries::StreamEntries;
+use super::read::range::RangeReader;
 use crate::config::{Broadcast, Endpoint};
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish, role_in};
@@ -42,7 +42,7 @@ pub enum Requeued {
 pub struct Requeue {
     letters: String,
     source: Connection,
-    reader: Reader,
+    reader: RangeReader,
     /// Where the destination is another server than the stream's.
     other: Option<Connection>,
     renderer: Renderer,
@@ -72,12 +72,12 @@ impl Requeue {
         } else {
             Some(connect_to_publish(destination, CLIENT).await.map_err(at(destination))?)
         };
-        let keys = Keys::new(&source.key_prefix, route);
+        let keys = BroadcastKeys::new(&source.key_prefix, route);
         Ok(Self {
             letters: keys.dead_letters,
             command: keys.command,
             source: writer,
-            reader: Reader::new(reader, &route.stream, source.response_timeout),
+            reader: RangeReader::new(reader, &route.stream, source.response_timeout),
             other,
             renderer: Renderer::new(route),
             deadlines: (source.response_timeout, destination.response_timeout),
@@ -96,7 +96,7 @@ impl Requeue {
         let here = |error: Error| (source.clone(), error);
         let there = |error: Error| (destination.clone(), error);
         let page = self.reader.page(entry.before()).await.map_err(here)?;
-        let mut entries = Entries::new(&page, Vec::new()).map_err(here)?;
+        let mut entries = StreamEntries::new(&page, Vec::new()).map_err(here)?;
         let found = entries.next().map_err(here)?.filter(|found| found.id == entry);
         let Some(found) = found else {
             return Ok(Requeued::Stays(format!("its entry {entry} is not in the stream any more")));

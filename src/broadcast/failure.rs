@@ -36,7 +36,7 @@ impl Half {
 
 /// Why a session ended. Every ending leads to a new session, which begins at the cursor.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum SessionFailure {
     /// A connection or a command failed.
     #[error("{error}")]
     Server {
@@ -108,7 +108,7 @@ fn on_begins(start: bool, route: &str) -> String {
     format!("say in [broadcast.{route}] where to go on, start = \"beginning\", \"end\" or an entry's id")
 }
 
-impl Failure {
+impl SessionFailure {
     /// An error reply to PUBLISH itself. Where its code says that the server is not fit now, it is not about
     /// the entry.
     pub(super) fn of_publish(side: Side, entry: Option<EntryId>, own: bool, error: Error) -> Self {

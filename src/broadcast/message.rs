@@ -2,7 +2,7 @@
 
 pub(crate) mod render;
 
-use super::read::entries::Entry;
+use super::read::entries::StreamEntry;
 use super::withheld::Withheld;
 use crate::config;
 use crate::filter::Filter;
@@ -10,13 +10,13 @@ use render::{Rendered, Renderer};
 
 /// A route's filter and templates.
 #[derive(Debug)]
-pub(super) struct Outbound {
+pub(super) struct MessageMaker {
     filter: Filter,
     payload_field: String,
     renderer: Renderer,
 }
 
-impl Outbound {
+impl MessageMaker {
     pub(super) fn new(settings: &config::Broadcast) -> Self {
         Self {
             filter: Filter::new(&settings.conditions),
@@ -26,7 +26,7 @@ impl Outbound {
     }
 
     /// The channel and the message of an entry, or why it is not published.
-    pub(super) fn of<'b>(&'b mut self, entry: &Entry<'b>) -> Rendered<'b> {
+    pub(super) fn of<'b>(&'b mut self, entry: &StreamEntry<'b>) -> Rendered<'b> {
         if !self.filter.passes(&entry.looked(&self.payload_field)) {
             return Err(Withheld::Filtered);
         }

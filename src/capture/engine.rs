@@ -49,7 +49,7 @@ use crate::rt::Moment;
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::replication::ReplicationOffset;
 use crate::source::replication::epochs::Histories;
-use crate::spool::{Done, Request};
+use crate::spool::{SpoolDone, SpoolRequest};
 use crate::status::InHand;
 use handover::{Border, Handover};
 
@@ -101,7 +101,7 @@ pub(super) struct EngineSettings {
     pub(super) drain_deadline: Duration,
     /// How long the destination may take to answer a batch.
     pub(super) response_timeout: Duration,
-    pub(super) share: MemoryQuota,
+    pub(super) quota: MemoryQuota,
 }
 
 /// Where an engine counts.
@@ -260,7 +260,7 @@ impl Engine {
     /// When the engine must be ticked, whatever happens.
     pub(super) fn deadline(&self) -> Instant {
         let mut deadline = self.woke + TICK;
-        let due = self.stand_due();
+        let due = self.lease_due();
         for other in [self.reading.deadline(), self.writing.deadline(), due].into_iter().flatten() {
             deadline = deadline.min(other);
         }
@@ -300,7 +300,7 @@ impl Engine {
     }
 
     /// What the spool is to do next. To be asked while it does nothing.
-    pub(super) fn spool_request(&mut self, now: Moment) -> Option<Request> {
+    pub(super) fn spool_request(&mut self, now: Moment) -> Option<SpoolRequest> {
         if self.border.reached.is_some() {
             return None;
         }
@@ -324,7 +324,7 @@ impl Engine {
     }
 
     /// The spool has done what it was asked.
-    pub(super) fn on_spool(&mut self, done: Done, now: Moment) {
+    pub(super) fn on_spool(&mut self, done: SpoolDone, now: Moment) {
         let room = self.room();
         let outcome = self.spill.done(done, &mut self.chain, self.builder.options(), room, now);
         self.ledger.received(outcome.recovered);
@@ -382,8 +382,8 @@ impl Engine {
 
     /// How much may wait in memory. A part is for batches that are stored and kept until that is durable.
     fn room(&self) -> MemoryRoom {
-        let share = self.settings.share.bytes();
-        MemoryRoom { chain: share / 2, tail: share / 4 }
+        let quota = self.settings.quota.bytes();
+        MemoryRoom { chain: quota / 2, tail: quota / 4 }
     }
 
     /// Messages that wait, counted where they are.

@@ -43,7 +43,7 @@ pub(crate) async fn keep(
         // The route's own connection tells of a server that is away; this is for the rest.
         tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
         if let Some(trimming) = &mut trimming {
-            trimming.failed(&error);
+            trimming.on_failed(&error);
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -61,7 +61,7 @@ async fn rounds(
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
     if let Some(trimming) = &mut trimming {
-        trimming.connected(&mut connection).await?;
+        trimming.on_connected(&mut connection).await?;
     }
     let mut due = Instant::now();
     loop {

@@ -36,7 +36,7 @@ use crate::position::Position;
 use crate::rt::{self, Moment};
 use crate::server::Error;
 use crate::source::heartbeat::Heartbeat;
-use crate::spool::{Done, Spool};
+use crate::spool::{Spool, SpoolDone};
 use crate::status::Slot;
 
 pub use self::spool::SpoolPlace;
@@ -53,7 +53,7 @@ pub struct Parts {
     /// Where it writes.
     pub destination: Arc<Endpoint>,
     /// The source's heartbeat.
-    pub pulse: Heartbeat,
+    pub heartbeat: Heartbeat,
     /// Handles of the route's metrics.
     pub metrics: CaptureMetrics,
     /// Handles of the source's metrics.
@@ -65,7 +65,7 @@ pub struct Parts {
     /// The route's place on the board.
     pub slot: Slot,
     /// How much it may hold in memory.
-    pub share: MemoryQuota,
+    pub quota: MemoryQuota,
     /// Where it may write what does not fit, and what a crash must not take.
     pub spool: Option<SpoolPlace>,
     /// Which instance this is, among those that run the same configuration.
@@ -103,7 +103,7 @@ pub struct CaptureRoute {
 enum RouteEvent {
     Source(source::SourceEvent),
     Destination(destination::DestinationEvent),
-    Spool(Done),
+    Spool(SpoolDone),
     Durable(Position),
     Border(Border),
     Stop,
@@ -124,11 +124,11 @@ impl CaptureRoute {
             destination: parts.destination.address.to_string(),
             durability: parts.destination.durability,
             instance: parts.instance.clone(),
-            beat: parts.pulse.beat(),
+            beat: parts.heartbeat.beat(),
             force_after: parts.force_after,
             drain_deadline: parts.drain_deadline,
             response_timeout: parts.destination.response_timeout,
-            share: parts.share.clone(),
+            quota: parts.quota.clone(),
         };
         let counters = Counters {
             route: parts.metrics.clone(),
@@ -231,8 +231,8 @@ impl CaptureRoute {
             RouteEvent::Border(border) => self.engine.on_border(border, now),
             RouteEvent::Stop => self.engine.on_stop(now),
             RouteEvent::Tick => {
-                let pulse = &self.parts.pulse;
-                self.engine.on_heartbeat_task(pulse.demotions(), pulse.error(), pulse.doubt());
+                let heartbeat = &self.parts.heartbeat;
+                self.engine.on_heartbeat_task(heartbeat.demotions(), heartbeat.error(), heartbeat.doubt());
                 self.check_tap(now);
                 self.engine.on_tick(now);
             }

@@ -38,7 +38,7 @@ use crate::server::Error;
 use crate::server::resp::{Message, Value};
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::item::Item;
-use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
+use crate::spool::{self, Fsync, Log, MemoryDisk, SpoolRequest};
 use crate::status::RouteState;
 use crate::text::template::Template;
 use model::{Model, arguments};
@@ -85,7 +85,7 @@ pub(super) fn settings(stream: &str) -> Capture {
 
 /// What a source delivers.
 #[derive(Debug, Clone, Copy)]
-enum Sent {
+enum SourceMessage {
     Message(u64),
     Anchor(Epoch),
     /// Of this process.
@@ -114,7 +114,7 @@ fn is_of_some(number: u64) -> bool {
 /// The source: one total order.
 #[derive(Debug, Default)]
 struct Source {
-    sent: Vec<Sent>,
+    sent: Vec<SourceMessage>,
     last_epoch: u64,
     clock_ms: u64,
     published: u64,
@@ -129,7 +129,7 @@ impl Source {
         let number = self.clock_ms.max(self.last_epoch + 1).max(floor);
         self.last_epoch = number;
         let epoch = Epoch { number, anchor };
-        self.sent.push(Sent::Anchor(epoch));
+        self.sent.push(SourceMessage::Anchor(epoch));
         epoch
     }
 }
@@ -263,7 +263,7 @@ impl World {
 
     fn publish(&mut self) {
         for _ in 0..self.rng.usize(1..12) {
-            self.source.sent.push(Sent::Message(self.source.published));
+            self.source.sent.push(SourceMessage::Message(self.source.published));
             self.source.published += 1;
         }
     }
@@ -299,7 +299,7 @@ impl World {
             self.source.beaten_ms = self.now_ms;
             for instance in &self.instances {
                 if instance.up && !instance.paused && !instance.no_source {
-                    self.source.sent.push(Sent::Heartbeat(instance.number as u64));
+                    self.source.sent.push(SourceMessage::Heartbeat(instance.number as u64));
                 }
             }
         }

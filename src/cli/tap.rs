@@ -32,7 +32,7 @@ const MAX_STREAMS: usize = 256;
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct TapArguments {
     /// The route: of a capture the streams that it writes are shown, of a broadcast the one that it reads
     route: String,
     /// Show one of so many entries
@@ -53,7 +53,7 @@ pub(super) struct Arguments {
 }
 
 /// Where a route's entries are.
-struct Place {
+struct TappedStream {
     endpoint: Arc<Endpoint>,
     /// The only stream; of a template none.
     stream: Option<String>,
@@ -61,7 +61,7 @@ struct Place {
     made: String,
 }
 
-impl Place {
+impl TappedStream {
     fn find(config: &Config, name: &str) -> Result<Self, Refusal> {
         let (endpoint, stream) = if let Some(route) = config.capture.get(name) {
             (&route.destination, route.stream.literal().map(str::to_owned))
@@ -82,7 +82,7 @@ impl Place {
 }
 
 /// Shows what comes.
-pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn tap(path: &Path, arguments: &TapArguments) -> u8 {
     let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -95,9 +95,9 @@ pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
         }
     };
     super::carry_out(async {
-        let place = Place::find(&config, &arguments.route)?;
+        let place = TappedStream::find(&config, &arguments.route)?;
         let refused = |error: server::Error| Refusal::server(&place.endpoint.name, &error);
-        let mut tap = Tap::open(&place, arguments).await.map_err(refused)?;
+        let mut tap = TappedRoute::open(&place, arguments).await.map_err(refused)?;
         let mut out = io::stdout();
         tokio::select! {
             ended = tap.run(&mut out) => match ended {
@@ -133,9 +133,9 @@ type Values = Vec<Vec<u8>>;
 /// XREAD's answer: streams, each with its entries.
 type Came = Option<Vec<(Vec<u8>, Vec<(String, Values)>)>>;
 
-struct Tap<'a> {
-    place: &'a Place,
-    arguments: &'a Arguments,
+struct TappedRoute<'a> {
+    place: &'a TappedStream,
+    arguments: &'a TapArguments,
     connection: ControlConnection,
     block: Duration,
     /// Each stream and the last entry that was read of it.
@@ -146,8 +146,8 @@ struct Tap<'a> {
     shown: u64,
 }
 
-impl<'a> Tap<'a> {
-    async fn open(place: &'a Place, arguments: &'a Arguments) -> Result<Self, server::Error> {
+impl<'a> TappedRoute<'a> {
+    async fn open(place: &'a TappedStream, arguments: &'a TapArguments) -> Result<Self, server::Error> {
         let connection = server::control(&place.endpoint, "tap").await?;
         let mut tap = Self {
             place,

@@ -14,7 +14,7 @@ use super::problems::{Key, Problem, Problems, near, one_of};
 use super::raw::{Count, Raw};
 
 /// What could be read.
-pub(crate) struct Read {
+pub(crate) struct ReadTables {
     /// What fits.
     pub(crate) raw: Raw,
     /// The keys of the values that did not fit and were reported.
@@ -22,7 +22,7 @@ pub(crate) struct Read {
 }
 
 /// Reads the tree; what does not fit is reported.
-pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read {
+pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> ReadTables {
     let mut refused = Vec::new();
     let mut tree = Value::from(tree);
     for key in lists_for_tables(&tree) {
@@ -32,7 +32,7 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
     }
     loop {
         let error: Error = match tree.deserialize() {
-            Ok(raw) => return Read { raw, refused },
+            Ok(raw) => return ReadTables { raw, refused },
             Err(error) => error,
         };
         let key = as_written(&error.path, &refused);
@@ -42,7 +42,7 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
         }
         problems.push(problem(&error.kind, &key, layers));
         if !replace(&mut tree, &error.path, None) {
-            return Read { raw: Raw::default(), refused };
+            return ReadTables { raw: Raw::default(), refused };
         }
         refused.push(key);
     }

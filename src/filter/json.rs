@@ -5,21 +5,21 @@ use std::fmt;
 use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::condition::{Test, Text};
+use super::condition::{ConditionTest, JsonTextTest};
 use crate::text::json_pointer::{self, Pointer};
 
 /// The conditions on a payload.
 #[derive(Debug, Default)]
 pub(super) struct Payload {
-    root: Node,
-    tests: Vec<Test>,
+    root: PointerNode,
+    tests: Vec<ConditionTest>,
     /// Which tests hold for the payload that is looked at.
     holds: Vec<bool>,
 }
 
 /// A place in documents: what is tested there, and the places below.
 #[derive(Debug, Default)]
-struct Node {
+struct PointerNode {
     tests: Vec<usize>,
     children: Vec<Child>,
 }
@@ -29,7 +29,7 @@ struct Child {
     name: String,
     /// The name as a place in an array.
     place: Option<usize>,
-    node: Node,
+    node: PointerNode,
 }
 
 impl Payload {
@@ -37,7 +37,7 @@ impl Payload {
         self.tests.is_empty()
     }
 
-    pub(super) fn add(&mut self, pointer: &Pointer, test: Test) {
+    pub(super) fn add(&mut self, pointer: &Pointer, test: ConditionTest) {
         let mut node = &mut self.root;
         for token in pointer.tokens() {
             node = node.child(token);
@@ -49,7 +49,7 @@ impl Payload {
 
     /// Whether every test holds for a payload.
     pub(super) fn all_hold(&mut self, payload: &[u8]) -> bool {
-        let mut look = Look { tests: &self.tests, holds: &mut self.holds };
+        let mut look = JsonLookup { tests: &self.tests, holds: &mut self.holds };
         look.forget(&self.root);
         let read = std::str::from_utf8(payload).is_ok_and(|text| look.document(&self.root, text).is_ok());
         if !read {
@@ -60,7 +60,7 @@ impl Payload {
     }
 }
 
-impl Node {
+impl PointerNode {
     fn child(&mut self, name: &str) -> &mut Self {
         let at = self.children.iter().position(|child| child.name == name).unwrap_or_else(|| {
             let place = json_pointer::place(name);
@@ -80,14 +80,14 @@ impl Node {
 }
 
 /// One look into one payload.
-struct Look<'a> {
-    tests: &'a [Test],
+struct JsonLookup<'a> {
+    tests: &'a [ConditionTest],
     holds: &'a mut [bool],
 }
 
-impl Look<'_> {
+impl JsonLookup<'_> {
     /// Nothing is there, at a place and below it.
-    fn forget(&mut self, node: &Node) {
+    fn forget(&mut self, node: &PointerNode) {
         for test in &node.tests {
             self.holds[*test] = self.tests[*test].holds_without();
         }
@@ -97,7 +97,7 @@ impl Look<'_> {
     }
 
     /// Reads a whole document, which need not be one.
-    fn document(&mut self, root: &Node, text: &str) -> Result<(), serde_json::Error> {
+    fn document(&mut self, root: &PointerNode, text: &str) -> Result<(), serde_json::Error> {
         if root.tests.is_empty() {
             // A plain value has nothing below it, be it JSON or not.
             return self.below(root, text.trim_start_matches([' ', '\t', '\n', '\r']));
@@ -106,7 +106,7 @@ impl Look<'_> {
         self.value(root, document)
     }
 
-    fn value(&mut self, node: &Node, value: &RawValue) -> Result<(), serde_json::Error> {
+    fn value(&mut self, node: &PointerNode, value: &RawValue) -> Result<(), serde_json::Error> {
         // An earlier member of the same name may have been here.
         self.forget(node);
         for test in &node.tests {
@@ -115,7 +115,7 @@ impl Look<'_> {
         if node.children.is_empty() { Ok(()) } else { self.below(node, value.get()) }
     }
 
-    fn below(&mut self, node: &Node, text: &str) -> Result<(), serde_json::Error> {
+    fn below(&mut self, node: &PointerNode, text: &str) -> Result<(), serde_json::Error> {
         let mut json = serde_json::Deserializer::from_str(text);
         let below = Below { look: self, node };
         match text.as_bytes().first() {
@@ -129,8 +129,8 @@ impl Look<'_> {
 
 /// Reads the members or elements of one value.
 struct Below<'l, 'a> {
-    look: &'l mut Look<'a>,
-    node: &'l Node,
+    look: &'l mut JsonLookup<'a>,
+    node: &'l PointerNode,
 }
 
 impl<'de> Visitor<'de> for Below<'_, '_> {
@@ -141,7 +141,7 @@ impl<'de> Visitor<'de> for Below<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(member) = map.next_key_seed(Text(|name: &str| self.node.member(name)))? {
+        while let Some(member) = map.next_key_seed(JsonTextTest(|name: &str| self.node.member(name)))? {
             match member {
                 Some(node) => self.look.value(node, map.next_value()?).map_err(A::Error::custom)?,
                 None => {

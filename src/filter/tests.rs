@@ -9,7 +9,7 @@ use crate::text::json_pointer::Pointer;
 
 struct Message<'a>(&'a [u8], &'a [u8]);
 
-impl Looked for Message<'_> {
+impl Filterable for Message<'_> {
     fn channel(&self) -> Option<&[u8]> {
         Some(self.0)
     }

@@ -30,7 +30,7 @@ const OTHERS: Duration = Duration::from_secs(1);
 
 /// What a server that says it is the master tells of itself; `None` is what it does not tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Claim {
+struct MasterClaim {
     address: Address,
     /// The server's own id, another one after each start.
     run_id: Option<String>,
@@ -62,7 +62,7 @@ pub(super) async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connectio
     }
     drop(asked);
     let known = deployment::of(endpoint);
-    let (claims, mut connections): (Vec<Claim>, Vec<Connection>) = found.into_iter().unzip();
+    let (claims, mut connections): (Vec<MasterClaim>, Vec<Connection>) = found.into_iter().unzip();
     match decide(&claims, known.master().as_deref()) {
         Some(at) => {
             known.set_master(claims[at].run_id.clone());
@@ -79,12 +79,12 @@ async fn claim(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
-) -> Result<Option<(Claim, Connection)>, Error> {
+) -> Result<Option<(MasterClaim, Connection)>, Error> {
     let (mut connection, Role::Master) = connect_at(endpoint, address, role).await? else { return Ok(None) };
     let run_id = told(&mut connection, endpoint, "server", "run_id:").await?;
     let replicas = told(&mut connection, endpoint, "replication", "connected_slaves:").await?;
     let replicas = replicas.and_then(|count| count.parse().ok());
-    Ok(Some((Claim { address: address.clone(), run_id, replicas }, connection)))
+    Ok(Some((MasterClaim { address: address.clone(), run_id, replicas }, connection)))
 }
 
 /// One field of a section of INFO; nothing where the user may not ask.
@@ -106,7 +106,7 @@ async fn told(
 }
 
 /// Which of the servers that say master is it; `last` is the one that was used last.
-fn decide(claims: &[Claim], last: Option<&str>) -> Option<usize> {
+fn decide(claims: &[MasterClaim], last: Option<&str>) -> Option<usize> {
     let distinct = distinct(claims);
     if let [only] = distinct[..] {
         return Some(only);
@@ -131,12 +131,12 @@ pub(crate) fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T
 }
 
 /// The servers behind the addresses: two addresses may lead to the same one.
-fn distinct(claims: &[Claim]) -> Vec<usize> {
-    let same = |one: &Claim, other: &Claim| one.run_id.is_some() && one.run_id == other.run_id;
+fn distinct(claims: &[MasterClaim]) -> Vec<usize> {
+    let same = |one: &MasterClaim, other: &MasterClaim| one.run_id.is_some() && one.run_id == other.run_id;
     (0..claims.len()).filter(|at| claims[..*at].iter().all(|earlier| !same(earlier, &claims[*at]))).collect()
 }
 
-fn named(claims: &[Claim]) -> String {
+fn named(claims: &[MasterClaim]) -> String {
     let names = distinct(claims).into_iter().map(|at| claims[at].address.to_string());
     names.collect::<Vec<_>>().join(", ")
 }
@@ -144,13 +144,13 @@ fn named(claims: &[Claim]) -> String {
 /// Looks while one address is used whether another one says master as well. Each has a connection of its own,
 /// which is kept.
 #[derive(Debug)]
-pub(crate) struct Watch<'e> {
+pub(crate) struct MasterWatch<'e> {
     endpoint: &'e Endpoint,
     role: &'e str,
-    servers: Vec<(Address, Option<(Claim, Connection)>)>,
+    servers: Vec<(Address, Option<(MasterClaim, Connection)>)>,
 }
 
-impl<'e> Watch<'e> {
+impl<'e> MasterWatch<'e> {
     pub(crate) fn new(endpoint: &'e Endpoint, role: &'e str) -> Self {
         let servers = endpoint.addresses().map(|address| (address.clone(), None)).collect();
         Self { endpoint, role, servers }
@@ -166,7 +166,7 @@ impl<'e> Watch<'e> {
             };
             kept.as_ref().map(|(claim, _)| claim.clone())
         });
-        let claims: Vec<Claim> = join_all(asked).await.into_iter().flatten().collect();
+        let claims: Vec<MasterClaim> = join_all(asked).await.into_iter().flatten().collect();
         match distinct(&claims).len() {
             0 | 1 => Ok(()),
             _ => Err(Error::SeveralMasters(named(&claims))),
@@ -175,7 +175,11 @@ impl<'e> Watch<'e> {
 }
 
 /// Whether a server still says that it is the master.
-async fn still(endpoint: &Endpoint, claim: Claim, mut connection: Connection) -> Option<(Claim, Connection)> {
+async fn still(
+    endpoint: &Endpoint,
+    claim: MasterClaim,
+    mut connection: Connection,
+) -> Option<(MasterClaim, Connection)> {
     let hello = connection.ask(endpoint.response_timeout, "asking for the role", &[b"HELLO"]).await.ok()?;
     (role_in(&hello) == Some(Role::Master)).then_some((claim, connection))
 }
@@ -184,9 +188,9 @@ async fn still(endpoint: &Endpoint, claim: Claim, mut connection: Connection) ->
 mod tests {
     use super::*;
 
-    fn claim(run_id: &str, replicas: Option<u64>) -> Claim {
+    fn claim(run_id: &str, replicas: Option<u64>) -> MasterClaim {
         let run_id = (!run_id.is_empty()).then(|| run_id.to_owned());
-        Claim { address: Address::Tcp { host: "h".to_owned(), port: 1 }, run_id, replicas }
+        MasterClaim { address: Address::Tcp { host: "h".to_owned(), port: 1 }, run_id, replicas }
     }
 
     #[test]

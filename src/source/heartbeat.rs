@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::control_channel::Control;
 use crate::config::Endpoint;
 use crate::rt;
-use crate::server::{self, Backoff, Error, Role, Watch};
+use crate::server::{self, Backoff, Error, MasterWatch, Role};
 
 /// Between heartbeats while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
@@ -177,7 +177,7 @@ impl Shared {
 
 /// Looks at the source's addresses for ever.
 async fn watch(shared: &Shared, endpoint: &Endpoint) {
-    let mut watch = Watch::new(endpoint, "watch");
+    let mut watch = MasterWatch::new(endpoint, "watch");
     loop {
         let doubt = watch.look().await.err().map(|error| error.to_string());
         let wait = if doubt.is_some() { DOUBT_INTERVAL } else { WATCH_INTERVAL };
@@ -266,11 +266,11 @@ mod tests {
             reauthenticate: crate::config::Reauthenticate::default(),
             tls: None,
         };
-        let pulse = Heartbeat::start(Arc::new(endpoint), 1);
-        let clone = pulse.clone();
-        let weak = pulse.downgrade();
+        let heartbeat = Heartbeat::start(Arc::new(endpoint), 1);
+        let clone = heartbeat.clone();
+        let weak = heartbeat.downgrade();
         let (mut stream, _) = listener.accept().await.unwrap();
-        drop(pulse);
+        drop(heartbeat);
         assert!(stream.read_u8().await.is_ok(), "it greets as long as a clone is left");
         assert!(weak.upgrade().is_some());
         drop(clone);

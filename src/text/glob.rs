@@ -302,19 +302,19 @@ mod tests {
 
     /// The same rules said in another way: the pattern becomes a list of sets, and every split is tried.
     mod naive {
-        pub(crate) enum Item {
+        pub(crate) enum GlobItem {
             Any,
             OneOf(Vec<u8>),
         }
 
-        pub(crate) fn parse(pattern: &[u8]) -> Vec<Item> {
+        pub(crate) fn parse(pattern: &[u8]) -> Vec<GlobItem> {
             let mut items = Vec::new();
             let mut input = pattern.iter().copied().collect::<std::collections::VecDeque<u8>>();
             while let Some(byte) = input.pop_front() {
                 items.push(match byte {
-                    b'*' => Item::Any,
-                    b'?' => Item::OneOf((0..=255).collect()),
-                    b'\\' => Item::OneOf(vec![input.pop_front().unwrap_or(b'\\')]),
+                    b'*' => GlobItem::Any,
+                    b'?' => GlobItem::OneOf((0..=255).collect()),
+                    b'\\' => GlobItem::OneOf(vec![input.pop_front().unwrap_or(b'\\')]),
                     b'[' => {
                         let negated = input.front() == Some(&b'^');
                         if negated {
@@ -342,19 +342,19 @@ mod tests {
                         if negated {
                             set = (0..=255).filter(|byte| !set.contains(byte)).collect();
                         }
-                        Item::OneOf(set)
+                        GlobItem::OneOf(set)
                     }
-                    literal => Item::OneOf(vec![literal]),
+                    literal => GlobItem::OneOf(vec![literal]),
                 });
             }
             items
         }
 
-        pub(crate) fn fits(items: &[Item], text: &[u8]) -> bool {
+        pub(crate) fn fits(items: &[GlobItem], text: &[u8]) -> bool {
             match items {
                 [] => text.is_empty(),
-                [Item::Any, rest @ ..] => (0..=text.len()).any(|length| fits(rest, &text[length..])),
-                [Item::OneOf(set), rest @ ..] => {
+                [GlobItem::Any, rest @ ..] => (0..=text.len()).any(|length| fits(rest, &text[length..])),
+                [GlobItem::OneOf(set), rest @ ..] => {
                     text.first().is_some_and(|byte| set.contains(byte)) && fits(rest, &text[1..])
                 }
             }

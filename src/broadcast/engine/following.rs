@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::work::Work;
 use super::{Core, Effect};
-use crate::broadcast::failure::Failure;
+use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::Asked;
 use crate::server::Error;
 use crate::server::resp::Value;
@@ -25,9 +25,14 @@ impl Work {
     }
 
     /// Takes in what was asked of the group and of its stream.
-    pub(super) fn on_followed(&mut self, core: &mut Core, reply: &[u8], now: Instant) -> Result<(), Failure> {
+    pub(super) fn on_followed(
+        &mut self,
+        core: &mut Core,
+        reply: &[u8],
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
         let Some((mut asked, sent)) = self.asked.take() else {
-            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())));
         };
         let draining = self.is_draining();
         let (mut egress, Some(follow)) = self.egress(now) else { return Ok(()) };
@@ -39,31 +44,32 @@ impl Work {
                 let ranges = std::mem::take(&mut core.ranges);
                 let taken =
                     follow.entries((*span, *count), reply, (&mut core.outbound, &mut egress), ranges, now);
-                core.ranges = taken.map_err(Failure::source)?;
+                core.ranges = taken.map_err(SessionFailure::source)?;
             }
             Asked::Holes(wanted) => {
                 follow
                     .hole(wanted, reply, (&mut core.outbound, &mut egress), now)
-                    .map_err(Failure::source)?;
+                    .map_err(SessionFailure::source)?;
                 answered = wanted.is_empty();
             }
             Asked::Look | Asked::Wait | Asked::Missed => {
-                let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
+                let value =
+                    Value::build(reply, 0).map_err(|error| SessionFailure::source(Error::from(error)))?.0;
                 let taken = match asked {
-                    Asked::Look => follow.looked(&value, &mut egress, now),
+                    Asked::Look => follow.on_state_reply(&value, &mut egress, now),
                     Asked::Missed => follow.recorded(&value, egress.publisher),
-                    _ => follow.waited(&value, now).map(|()| Vec::new()),
+                    _ => follow.on_waited(&value, now).map(|()| Vec::new()),
                 };
-                found = taken.map_err(Failure::source)?;
+                found = taken.map_err(SessionFailure::source)?;
                 core.effects.push(Effect::Group);
             }
         }
-        let looked = follow.look().is_some();
+        let looked = follow.state().is_some();
         if !answered {
             self.asked = Some((asked, sent));
         }
         for found in found {
-            core.found(found, self.publisher.end(), now)?;
+            core.on_group_event(found, self.publisher.end(), now)?;
         }
         self.reads |= looked;
         self.publishes |= looked && !self.publisher.is_careful();

@@ -45,7 +45,7 @@ const STANDBY: Duration = Duration::from_millis(200);
 
 /// What is asked of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Want {
+enum LeaseWish {
     /// To have it where no other instance holds it or waits for it.
     Begin,
     /// To have it where no other instance holds it.
@@ -54,7 +54,7 @@ enum Want {
     Release,
 }
 
-impl Want {
+impl LeaseWish {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Begin => "begin",
@@ -66,7 +66,7 @@ impl Want {
 
 /// What the script answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reply {
+pub(crate) struct LeaseAnswer {
     holder: String,
     left: Duration,
     /// The cursor, where there is one, and its count, where that is known.
@@ -76,7 +76,7 @@ pub(crate) struct Reply {
     pub(crate) tally: Tally,
 }
 
-impl Reply {
+impl LeaseAnswer {
     /// Reads the script's reply.
     ///
     /// # Errors
@@ -135,8 +135,8 @@ pub(crate) struct Leadership {
     /// What the last reply said.
     known: Option<Change>,
     /// Sent and not answered.
-    asked: Option<(Want, Instant)>,
-    next: Want,
+    asked: Option<(LeaseWish, Instant)>,
+    next: LeaseWish,
     due: Instant,
     /// Whether it was given back, and that is answered.
     released: bool,
@@ -152,7 +152,7 @@ impl Leadership {
             until: None,
             known: None,
             asked: None,
-            next: Want::Begin,
+            next: LeaseWish::Begin,
             due: now,
             released: false,
         }
@@ -192,7 +192,7 @@ impl Leadership {
     /// Gives the lease back with the next question, which is due at once.
     pub(crate) fn release(&mut self, now: Instant) {
         self.end(now);
-        (self.next, self.due) = (Want::Release, now);
+        (self.next, self.due) = (LeaseWish::Release, now);
     }
 
     /// Whether it was given back, and that is answered.
@@ -206,15 +206,15 @@ impl Leadership {
     }
 
     /// Takes in what was answered.
-    pub(crate) fn on_reply(&mut self, reply: &Reply, now: Instant) -> Change {
+    pub(crate) fn on_reply(&mut self, reply: &LeaseAnswer, now: Instant) -> Change {
         let Some((want, sent)) = self.asked.take() else { return Change::Same };
-        if self.next == Want::Release {
+        if self.next == LeaseWish::Release {
             // The answer to the release itself, or to what was asked before it.
-            self.released = want == Want::Release;
+            self.released = want == LeaseWish::Release;
             self.due = now;
             return Change::Same;
         }
-        self.next = Want::Claim;
+        self.next = LeaseWish::Claim;
         let change = if reply.holder == self.me {
             self.until = Some(sent + (TERM - MARGIN));
             self.due = sent + RENEWAL;
@@ -234,9 +234,9 @@ impl Leadership {
 mod tests {
     use super::*;
 
-    fn reply(holder: &str, left: u64) -> Reply {
+    fn reply(holder: &str, left: u64) -> LeaseAnswer {
         let left = Duration::from_millis(left);
-        Reply { holder: holder.into(), left, cursor: None, counted: None, tally: Tally::default() }
+        LeaseAnswer { holder: holder.into(), left, cursor: None, counted: None, tally: Tally::default() }
     }
 
     fn ask(leadership: &mut Leadership, now: Instant) -> String {

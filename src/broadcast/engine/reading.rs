@@ -6,28 +6,28 @@ use tokio::time::Instant;
 use super::Core;
 use super::work::{BLOCK, Work};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::Failure;
-use crate::broadcast::group::follower::Found;
-use crate::broadcast::read::entries::{Entries, entries_of_next_read};
-use crate::broadcast::read::unread_loss::Facts;
+use crate::broadcast::failure::SessionFailure;
+use crate::broadcast::group::follower::GroupEvent;
+use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
+use crate::broadcast::read::unread_loss::StreamCounters;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 
 /// A read that is not answered yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Read {
+pub(super) struct PendingRead {
     after: EntryId,
     /// 0 where the rate lets nothing through and the answer is only a sign of life.
     entries: usize,
     /// Whether the rate allowed no more.
     limited: bool,
     pub(super) sent: Instant,
-    what: What,
+    what: ReadKind,
 }
 
 /// What is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum ReadKind {
     Entries,
     /// How many entries were ever added.
     Count,
@@ -50,15 +50,15 @@ impl Work {
         let stream = core.settings.stream.as_bytes();
         let after = self.publisher.end();
         let what = if leads && self.watch.record(&mut self.out, &self.publisher) {
-            What::Missed
+            ReadKind::Missed
         } else if live && self.watch.is_due(after, now) {
             resp::command(&mut self.out, &[b"XINFO", b"STREAM", stream]);
-            What::Count
+            ReadKind::Count
         } else {
-            What::Entries
+            ReadKind::Entries
         };
-        if what != What::Entries {
-            self.read = Some(Read { after, entries: 0, limited: false, sent: now, what });
+        if what != ReadKind::Entries {
+            self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
             return;
         }
         let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
@@ -79,21 +79,26 @@ impl Work {
         }
         command.extend([b"STREAMS", stream, after_text.as_bytes()]);
         resp::command(&mut self.out, &command);
-        self.read = Some(Read { after, entries, limited: leads && allowed < wanted, sent: now, what });
+        self.read = Some(PendingRead { after, entries, limited: leads && allowed < wanted, sent: now, what });
     }
 
     /// Takes in what a read has brought.
-    pub(super) fn on_added(&mut self, core: &mut Core, reply: &[u8], now: Instant) -> Result<(), Failure> {
+    pub(super) fn on_added(
+        &mut self,
+        core: &mut Core,
+        reply: &[u8],
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
         let Some(read) = self.read.take() else {
-            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())));
         };
-        if read.what != What::Entries {
-            let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;
+        if read.what != ReadKind::Entries {
+            let value = Value::build(reply, 0).map_err(|error| SessionFailure::source(Error::from(error)))?.0;
             return self.on_counted(core, read, &value, now);
         }
         let ranges = std::mem::take(&mut core.ranges);
         let reply_bytes = reply.len();
-        let mut entries = Entries::new(reply, ranges).map_err(Failure::source)?;
+        let mut entries = StreamEntries::new(reply, ranges).map_err(SessionFailure::source)?;
         let count = entries.left();
         let begin = self.publisher.end();
         let draining = self.is_draining();
@@ -101,7 +106,7 @@ impl Work {
         let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if taken && read.after <= begin {
-            while let Some(entry) = entries.next().map_err(Failure::source)? {
+            while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
                 if entry.id <= begin {
                     continue;
                 }
@@ -125,22 +130,22 @@ impl Work {
     fn on_counted(
         &mut self,
         core: &mut Core,
-        read: Read,
+        read: PendingRead,
         value: &Value,
         now: Instant,
-    ) -> Result<(), Failure> {
-        let found = if read.what == What::Missed {
-            let missed = self.watch.recorded(value, &mut self.publisher).map_err(Failure::source)?;
-            missed.map(Found::Missed)
+    ) -> Result<(), SessionFailure> {
+        let found = if read.what == ReadKind::Missed {
+            let missed = self.watch.recorded(value, &mut self.publisher).map_err(SessionFailure::source)?;
+            missed.map(GroupEvent::Missed)
         } else {
             // Without the stream there is nothing to be missed, and XREAD tells of any other error.
             let end = (self.publisher.end(), 0);
-            let facts = Facts::read(value).filter(|_| read.after == end.0);
+            let facts = StreamCounters::read(value).filter(|_| read.after == end.0);
             let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
-            anew.map(Found::from)
+            anew.map(GroupEvent::from)
         };
         match found {
-            Some(found) => core.found(found, self.publisher.end(), now),
+            Some(found) => core.on_group_event(found, self.publisher.end(), now),
             None => Ok(()),
         }
     }

@@ -40,24 +40,25 @@ const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// A link that rings. Dropping it ends the link.
 #[derive(Debug)]
-pub(crate) struct Wake {
-    bell: Arc<Bell>,
+pub(crate) struct AckNotifier {
+    notification: Arc<Notification>,
     _stop: DropGuard,
 }
 
 #[derive(Debug, Default)]
-struct Bell {
+struct Notification {
     notify: Notify,
     /// Whether the link is up: while it is not, nothing rings.
     up: AtomicBool,
 }
 
-impl Wake {
+impl AckNotifier {
     /// Begins to read what happens to a group of a stream.
     pub(crate) fn start(endpoint: Arc<Endpoint>, route: String, stream: &str, group: &str) -> Self {
-        let (bell, stop) = (Arc::new(Bell::default()), CancellationToken::new());
+        let (notification, stop) = (Arc::new(Notification::default()), CancellationToken::new());
         let watched = (stream.as_bytes().to_vec(), group.as_bytes().to_vec());
-        let reader = Reader { endpoint, route, watched, bell: Arc::clone(&bell), place: None };
+        let reader =
+            CommandReader { endpoint, route, watched, notification: Arc::clone(&notification), place: None };
         let stopped = stop.clone();
         rt::spawn("wake", async move {
             tokio::select! {
@@ -65,29 +66,29 @@ impl Wake {
                 () = reader.run() => {}
             }
         });
-        Self { bell, _stop: stop.drop_guard() }
+        Self { notification, _stop: stop.drop_guard() }
     }
 
     /// Ready once something has happened since the last call. Cancel safe.
-    pub(crate) async fn rung(&self) {
-        self.bell.notify.notified().await;
+    pub(crate) async fn notified(&self) {
+        self.notification.notify.notified().await;
     }
 
     /// Whether it would ring.
     pub(crate) fn is_up(&self) -> bool {
-        self.bell.up.load(Ordering::Relaxed)
+        self.notification.up.load(Ordering::Relaxed)
     }
 }
 
-struct Reader {
+struct CommandReader {
     endpoint: Arc<Endpoint>,
     route: String,
     watched: (Vec<u8>, Vec<u8>),
-    bell: Arc<Bell>,
+    notification: Arc<Notification>,
     place: Option<ReplicationOffset>,
 }
 
-impl Reader {
+impl CommandReader {
     async fn run(mut self) {
         let (mut backoff, mut log) = (Backoff::default(), Limited::new());
         loop {
@@ -117,8 +118,8 @@ impl Reader {
 
     /// Rings too, since the route then looks in another rhythm.
     fn set_up(&self, up: bool) {
-        self.bell.up.store(up, Ordering::Relaxed);
-        self.bell.notify.notify_one();
+        self.notification.up.store(up, Ordering::Relaxed);
+        self.notification.notify.notify_one();
     }
 
     fn role(&self) -> String {
@@ -178,7 +179,7 @@ impl Reader {
             }
             let touched = link.take_touched();
             if touched {
-                self.bell.notify.notify_one();
+                self.notification.notify.notify_one();
             }
             if let Some(until) = link.rest(touched, heard.into_std()) {
                 sleep_until(until.into()).await;

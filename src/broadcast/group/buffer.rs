@@ -25,16 +25,16 @@ const BYTES: usize = 4 * 1024 * 1024;
 
 /// The entries that are held.
 #[derive(Debug, Default)]
-pub(crate) struct Hold {
-    entries: BTreeMap<EntryId, Held>,
-    pieces: HashMap<u64, Piece>,
+pub(crate) struct EntryBuffer {
+    entries: BTreeMap<EntryId, BufferedEntry>,
+    pieces: HashMap<u64, BufferedRead>,
     /// The piece that is being filled.
     open: u64,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct BufferedEntry {
     piece: u64,
     /// Where its id begins, and where id, channel and message end.
     at: [usize; 4],
@@ -42,12 +42,12 @@ struct Held {
 }
 
 #[derive(Debug, Default)]
-struct Piece {
+struct BufferedRead {
     bytes: Vec<u8>,
     left: usize,
 }
 
-impl Hold {
+impl EntryBuffer {
     /// Whether more may be read ahead.
     pub(crate) fn has_room(&self) -> bool {
         self.entries.len() < ENTRIES && self.bytes < BYTES
@@ -88,7 +88,7 @@ impl Hold {
         }
         piece.left += 1;
         self.bytes += piece.bytes.capacity() - before;
-        if let Some(old) = self.entries.insert(id, Held { piece: self.open, at, withheld }) {
+        if let Some(old) = self.entries.insert(id, BufferedEntry { piece: self.open, at, withheld }) {
             self.forget(old.piece);
         }
     }
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_was_held_comes_out_once_and_its_memory_goes_with_the_last_of_a_read() {
-        let mut hold = Hold::default();
+        let mut hold = EntryBuffer::default();
         hold.add((id(1), b"1-0"), Ok((b"news", b"one")));
         hold.add((id(2), b"2-0"), Err(Withheld::Filtered));
         hold.close();
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn reading_ahead_ends_at_the_bounds() {
-        let mut hold = Hold::default();
+        let mut hold = EntryBuffer::default();
         for number in 0..ENTRIES as u64 {
             assert!(hold.has_room());
             hold.add((id(number), b"x"), Ok((b"", b"")));

@@ -26,19 +26,19 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::buffer::Hold;
-use super::holes::deleted::Gone;
-use super::holes::scan::Search;
-use super::poll_schedule::Rhythm;
-use super::state::{self, Look};
+use super::buffer::EntryBuffer;
+use super::holes::deleted::DeletedHoles;
+use super::holes::scan::HoleScan;
+use super::poll_schedule::PollSchedule;
+use super::state::{self, GroupState};
 use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::message::Outbound;
-use crate::broadcast::publish::call::Keys;
+use crate::broadcast::message::MessageMaker;
+use crate::broadcast::publish::call::BroadcastKeys;
 use crate::broadcast::publish::publisher::{BATCH_ENTRIES, Publisher};
 use crate::broadcast::publish::rate::Pace;
-use crate::broadcast::read::entries::{Entries, Ranges, entries_of_next_read};
-use crate::broadcast::read::unread_loss::{Anew, Missed, Watch};
+use crate::broadcast::read::entries::{Ranges, StreamEntries, entries_of_next_read};
+use crate::broadcast::read::unread_loss::{StreamReset, UnreadLoss, UnreadWatch};
 use crate::broadcast::withheld::Withheld;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
@@ -54,7 +54,7 @@ pub(crate) enum Asked {
     /// How far the group is.
     Look,
     /// Entries of a span, at most so many.
-    Entries(Span, usize),
+    Entries(EntrySpan, usize),
     /// The entries of these holes, one answer for each.
     Holes(VecDeque<EntryId>),
     /// Whether an entry comes.
@@ -65,14 +65,14 @@ pub(crate) enum Asked {
 
 /// Entries after one and up to another.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Span {
+pub(crate) struct EntrySpan {
     after: EntryId,
     up_to: EntryId,
 }
 
 /// What a look is to be told to a person about.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum GroupEvent {
     /// There is no such group.
     NoGroup,
     /// The group is there.
@@ -80,7 +80,7 @@ pub(crate) enum Found {
     /// Something that fakes acknowledgements may have happened.
     Doubt(Doubt),
     /// Entries were never read, and that is recorded.
-    Missed(Missed),
+    Missed(UnreadLoss),
     /// The stream was deleted, and another one begun.
     Anew,
     /// The same, and what it holds stands before the cursor: the session ends with it.
@@ -89,30 +89,30 @@ pub(crate) enum Found {
 
 /// The reading half of a session that waits for acknowledgements.
 #[derive(Debug)]
-pub(crate) struct Follow {
+pub(crate) struct Follower {
     group: String,
     holes: Option<String>,
     stream: String,
     max_holes: Option<u64>,
     hash: Hash,
-    hold: Hold,
+    buffer: EntryBuffer,
     /// In the order of the stream: what was read after this one is held until it is published.
-    held_from: EntryId,
+    buffered_from: EntryId,
     /// Up to where was read.
     read: EntryId,
     /// What the publisher was given last; it is elsewhere where the cursor turned out to be elsewhere.
     handed: EntryId,
     /// The last look; `None` before the first, and where there was no group.
-    look: Option<Look>,
+    state: Option<GroupState>,
     missing: bool,
     /// Holes that the last look may not have counted.
     holes_since: u64,
     /// Holes that are acknowledged and not published.
     to_release: VecDeque<EntryId>,
-    search: Search,
+    scan: HoleScan,
     /// After which entry the look that is under way tells what is pending.
-    looks_after: EntryId,
-    rhythm: Rhythm,
+    asked_after: EntryId,
+    schedule: PollSchedule,
     /// The stream's last entry, where everything up to it is acknowledged.
     tail: Option<EntryId>,
     /// Whether a look was asked for it since something changed.
@@ -126,28 +126,28 @@ pub(crate) struct Follow {
     /// How many holes were asked for, and how many bytes that has brought.
     hole_read: (usize, usize),
     /// Acknowledged holes whose entries are gone and whose messages are not held.
-    gone: Gone,
-    watch: Watch,
+    deleted: DeletedHoles,
+    watch: UnreadWatch,
     /// Whether something is ready and the rate lets nothing through.
     paced: bool,
     /// Whether this instance published when that was last asked.
     led: bool,
 }
 
-impl From<Anew> for Found {
-    fn from(anew: Anew) -> Self {
+impl From<StreamReset> for GroupEvent {
+    fn from(anew: StreamReset) -> Self {
         match anew {
-            Anew::Above => Self::Anew,
-            Anew::Below => Self::Below,
+            StreamReset::Above => Self::Anew,
+            StreamReset::Below => Self::Below,
         }
     }
 }
 
-impl Follow {
+impl Follower {
     /// Begins at the cursor. `replication` says whether it will be woken.
     pub(crate) fn new(
         what: &Acknowledged,
-        keys: &Keys,
+        keys: &BroadcastKeys,
         hash: Hash,
         cursor: EntryId,
         replication: bool,
@@ -162,25 +162,25 @@ impl Follow {
                 Order::Acknowledgement { max_holes } => Some(max_holes),
             },
             hash,
-            hold: Hold::default(),
-            held_from: cursor,
+            buffer: EntryBuffer::default(),
+            buffered_from: cursor,
             read: cursor,
             handed: cursor,
-            look: None,
+            state: None,
             missing: false,
             holes_since: 0,
             to_release: VecDeque::new(),
-            search: Search::new(),
-            looks_after: cursor,
-            rhythm: Rhythm::new(replication, now),
+            scan: HoleScan::new(),
+            asked_after: cursor,
+            schedule: PollSchedule::new(replication, now),
             tail: None,
             tail_asked: false,
             ungiven: None,
             read_entries: 1,
             hole_entries: 1,
             hole_read: (0, 0),
-            gone: Gone::default(),
-            watch: Watch::new(now),
+            deleted: DeletedHoles::default(),
+            watch: UnreadWatch::new(now),
             paced: false,
             led: false,
         }
@@ -189,9 +189,9 @@ impl Follow {
     /// The first entry that is not acknowledged, as far as is known: one that is pending, or else one that the group was
     /// not given.
     pub(crate) fn unacknowledged(&self) -> Option<EntryId> {
-        let look = self.look.as_ref()?;
-        let ungiven = || self.ungiven.filter(|ungiven| *ungiven > look.delivered);
-        look.lowest.as_ref().map(|lowest| lowest.id).or_else(ungiven)
+        let state = self.state.as_ref()?;
+        let ungiven = || self.ungiven.filter(|ungiven| *ungiven > state.delivered);
+        state.lowest.as_ref().map(|lowest| lowest.id).or_else(ungiven)
     }
 
     /// Up to where was read.
@@ -201,7 +201,7 @@ impl Follow {
 
     /// When the next look is due, or the rate lets something through.
     pub(crate) fn due(&self, pace: &Pace) -> Instant {
-        if self.paced { self.rhythm.due().min(pace.next()) } else { self.rhythm.due() }
+        if self.paced { self.schedule.due().min(pace.next()) } else { self.schedule.due() }
     }
 
     /// Whether the rate holds it back.
@@ -215,13 +215,13 @@ impl Follow {
     }
 
     /// What the last look found.
-    pub(crate) fn look(&self) -> Option<&Look> {
-        self.look.as_ref()
+    pub(crate) fn state(&self) -> Option<&GroupState> {
+        self.state.as_ref()
     }
 
     /// Entries and bytes that are held.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.hold.len(), self.hold.bytes())
+        (self.buffer.len(), self.buffer.bytes())
     }
 
     /// Whether entries that are not acknowledged are left behind.
@@ -231,19 +231,19 @@ impl Follow {
 
     /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
     pub(crate) fn is_full(&self) -> bool {
-        self.look.is_some() && self.holes_left() == 0
+        self.state.is_some() && self.holes_left() == 0
     }
 
     /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
     pub(crate) fn wake(&mut self, up: bool, now: Instant) {
-        self.rhythm.wake(up, now);
+        self.schedule.wake(up, now);
     }
 
     fn holes_left(&self) -> u64 {
-        match (self.max_holes, &self.look) {
+        match (self.max_holes, &self.state) {
             (None, _) => u64::MAX,
             (Some(_), None) => 0,
-            (Some(most), Some(look)) => most.saturating_sub(look.holes + self.holes_since),
+            (Some(most), Some(state)) => most.saturating_sub(state.holes + self.holes_since),
         }
     }
 
@@ -256,7 +256,7 @@ impl Follow {
         self.align(egress, now);
         self.publish_held(egress, now);
         if egress.leads {
-            self.take_up_gone(now);
+            self.retry_deleted(now);
         }
         if egress.leads && self.watch.record(out, egress.publisher) {
             return Some(Asked::Missed);
@@ -286,13 +286,13 @@ impl Follow {
                 out,
                 &[b"XRANGE", stream, begin.as_bytes(), end.as_bytes(), b"COUNT", number.as_bytes()],
             );
-            return Some(Asked::Entries(Span { after: self.read, up_to }, count));
+            return Some(Asked::Entries(EntrySpan { after: self.read, up_to }, count));
         }
-        if now >= self.rhythm.due() {
-            self.ask_look(egress, out, now);
+        if now >= self.schedule.due() {
+            self.ask_state(egress, out, now);
             return Some(Asked::Look);
         }
-        let tail = self.tail.filter(|_| !self.rhythm.is_woken())?;
+        let tail = self.tail.filter(|_| !self.schedule.is_woken())?;
         let after = tail.to_string();
         let stream = self.stream.as_bytes();
         resp::command(
@@ -302,10 +302,10 @@ impl Follow {
         Some(Asked::Wait)
     }
 
-    fn ask_look(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {
+    fn ask_state(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {
         let publisher = &egress.publisher;
-        self.rhythm.sent();
-        self.looks_after = self.read;
+        self.schedule.on_asked();
+        self.asked_after = self.read;
         // Their calls may be done before the look or after it.
         self.holes_since = publisher.holes_under_way();
         let after = self.read.to_string();
@@ -314,10 +314,10 @@ impl Follow {
             && self.max_holes.is_some()
             && !publisher.is_releasing()
             && self.to_release.is_empty();
-        let scan = self.search.send(may, self.rhythm.is_active(now));
+        let scan = self.scan.send(may, self.schedule.is_active(now));
         let scan = scan.map(|id| id.to_string()).unwrap_or_default();
         // Asked once when it comes to rest: from then on XREAD may wait.
-        let rests = self.is_at_rest() && !self.tail_asked && !self.rhythm.is_active(now);
+        let rests = self.is_at_rest() && !self.tail_asked && !self.schedule.is_active(now);
         let tells: &[u8] = if rests || self.watch.is_due(self.read, now) { b"1" } else { b"" };
         let (stream, group) = (self.stream.as_bytes(), self.group.as_bytes());
         let mut command: Vec<&[u8]> = vec![b"EVALSHA", &self.hash];
@@ -331,10 +331,10 @@ impl Follow {
 
     /// Up to where entries are to be read now.
     fn readable(&self, publisher: &Publisher) -> Option<EntryId> {
-        let look = self.look.as_ref()?;
+        let state = self.state.as_ref()?;
         let (end, room) = match self.max_holes {
-            None => (look.delivered, self.hold.has_room()),
-            Some(_) => (look.complete, publisher.has_room() && self.holes_left() > 0),
+            None => (state.delivered, self.buffer.has_room()),
+            Some(_) => (state.complete, publisher.has_room() && self.holes_left() > 0),
         };
         (room && self.read < end).then_some(end)
     }
@@ -349,23 +349,23 @@ impl Follow {
                 self.begin_at(publisher.end(), now);
                 self.handed = publisher.end();
             }
-            self.rhythm.now(now);
+            self.schedule.now(now);
         }
         if let Some(cursor) = publisher.cursor().filter(|_| in_order) {
-            self.hold.drop_up_to(cursor);
+            self.buffer.drop_up_to(cursor);
             // A server that goes back to before this has to be read again.
-            self.held_from = self.held_from.max(cursor);
+            self.buffered_from = self.buffered_from.max(cursor);
         }
         let end = publisher.end();
         if end == self.handed {
             return;
         }
-        if in_order && end >= self.held_from {
+        if in_order && end >= self.buffered_from {
             // What follows is held, or is read next.
             self.read = self.read.max(end);
         } else if in_order {
             self.forget(end);
-            self.rhythm.now(now);
+            self.schedule.now(now);
         } else if egress.leads || end < self.handed {
             self.begin_at(end, now);
         }
@@ -376,33 +376,35 @@ impl Follow {
     /// cursor stands.
     fn begin_at(&mut self, end: EntryId, now: Instant) {
         self.to_release.clear();
-        self.search.restart();
+        self.scan.restart();
         self.read = end;
         // What is pending from here on was not asked for.
-        if let Some(look) = &mut self.look {
-            look.complete = EntryId::default();
+        if let Some(state) = &mut self.state {
+            state.complete = EntryId::default();
         }
-        self.rhythm.now(now);
+        self.schedule.now(now);
     }
 
     /// In the order of the stream: reads anew from here.
     fn forget(&mut self, read: EntryId) {
-        self.hold.clear();
+        self.buffer.clear();
         self.read = read;
-        self.held_from = read;
+        self.buffered_from = read;
     }
 
     /// In the order of the stream: whether something is held that was not handed over.
     fn holds_back(&self) -> bool {
-        self.hold.after(self.handed).is_some()
+        self.buffer.after(self.handed).is_some()
     }
 
     /// Publishes what is held and acknowledged, as long as there is room.
     fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
-        let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
+        let (None, Some(limit)) = (self.max_holes, self.state.as_ref().map(GroupState::limit)) else {
+            return;
+        };
         while egress.publisher.has_room()
             && egress.leads
-            && self.hold.after(self.handed).is_some_and(|id| id <= limit)
+            && self.buffer.after(self.handed).is_some_and(|id| id <= limit)
         {
             let allowed = self.allowed(egress.pace, now);
             if allowed == 0 {
@@ -410,8 +412,8 @@ impl Follow {
             }
             let mut last = self.handed;
             for _ in 0..egress.budget(BATCH_ENTRIES.min(allowed)) {
-                let Some(id) = self.hold.after(last).filter(|id| *id <= limit) else { break };
-                self.hold.show(id, |id, rendered| egress.publish(id, rendered, now));
+                let Some(id) = self.buffer.after(last).filter(|id| *id <= limit) else { break };
+                self.buffer.show(id, |id, rendered| egress.publish(id, rendered, now));
                 last = id;
             }
             egress.publisher.flush(now);
@@ -432,18 +434,18 @@ impl Follow {
     /// Where the reply is none of entries.
     pub(crate) fn entries(
         &mut self,
-        (span, count): (Span, usize),
+        (span, count): (EntrySpan, usize),
         reply: &[u8],
-        (outbound, egress): (&mut Outbound, &mut Egress<'_>),
+        (outbound, egress): (&mut MessageMaker, &mut Egress<'_>),
         ranges: Ranges,
         now: Instant,
     ) -> Result<Ranges, Error> {
-        let mut entries = Entries::of_range(reply, ranges)?;
+        let mut entries = StreamEntries::of_range(reply, ranges)?;
         let came = entries.left();
         self.align(egress, now);
-        let limit = self.look.as_ref().map(Look::limit).unwrap_or_default();
+        let limit = self.state.as_ref().map(GroupState::limit).unwrap_or_default();
         // What was asked before a rewind, or comes while nothing can be handed over, is read again.
-        let takes = egress.publisher.takes() && self.look.is_some() && span.after <= self.read;
+        let takes = egress.publisher.takes() && self.state.is_some() && span.after <= self.read;
         let mut held_back = self.holds_back();
         let mut last = self.read;
         while let Some(entry) = entries.next()? {
@@ -462,30 +464,30 @@ impl Follow {
                 match rendered {
                     Ok(_) if goes => {
                         egress.publish(id, rendered, now);
-                        self.held_from = entry.id;
+                        self.buffered_from = entry.id;
                     }
                     rendered => {
-                        self.hold.add(id, rendered);
+                        self.buffer.add(id, rendered);
                         held_back = true;
                     }
                 }
             } else if rendered != Err(Withheld::Filtered)
-                && self.look.as_ref().is_some_and(|look| look.open.contains(&entry.id))
+                && self.state.as_ref().is_some_and(|state| state.open.contains(&entry.id))
             {
                 if egress.leads {
                     egress.publisher.leave(id, now);
                     self.holes_since += 1;
                 }
                 // What is not held is read again, if it is still there; the oldest has waited longest.
-                while !self.hold.has_room() {
-                    self.hold.drop_first();
+                while !self.buffer.has_room() {
+                    self.buffer.drop_first();
                 }
-                self.hold.add(id, rendered);
+                self.buffer.add(id, rendered);
             } else if egress.leads {
                 egress.publish(id, rendered, now);
             }
         }
-        self.hold.close();
+        self.buffer.close();
         egress.publisher.flush(now);
         self.handed = egress.publisher.end();
         if takes {
@@ -502,11 +504,11 @@ impl Follow {
     ///
     /// # Errors
     /// Where the reply is an error.
-    pub(crate) fn waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
+    pub(crate) fn on_waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        self.rhythm.now(now);
+        self.schedule.now(now);
         if !matches!(reply, Value::Null) {
             self.changed(now);
         }
@@ -517,110 +519,114 @@ impl Follow {
     ///
     /// # Errors
     /// Where it could not be.
-    pub(crate) fn recorded(&mut self, reply: &Value, publisher: &mut Publisher) -> Result<Vec<Found>, Error> {
-        Ok(self.watch.recorded(reply, publisher)?.map(Found::Missed).into_iter().collect())
+    pub(crate) fn recorded(
+        &mut self,
+        reply: &Value,
+        publisher: &mut Publisher,
+    ) -> Result<Vec<GroupEvent>, Error> {
+        Ok(self.watch.recorded(reply, publisher)?.map(GroupEvent::Missed).into_iter().collect())
     }
 
     /// Takes in a look. Returns what a person should know.
     ///
     /// # Errors
     /// Where the script failed.
-    pub(crate) fn looked(
+    pub(crate) fn on_state_reply(
         &mut self,
         reply: &Value,
         egress: &mut Egress<'_>,
         now: Instant,
-    ) -> Result<Vec<Found>, Error> {
+    ) -> Result<Vec<GroupEvent>, Error> {
         // What another instance did since the look was asked for, the look knows.
         self.align(egress, now);
         let leads = egress.leads;
         let publisher = &mut *egress.publisher;
-        let Some(mut look) = Look::read(reply)? else {
+        let Some(mut state) = GroupState::read(reply)? else {
             // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
             if self.max_holes.is_none() {
                 self.forget(publisher.end());
             }
             self.read = publisher.end();
-            self.look = None;
+            self.state = None;
             self.tail = None;
-            self.rhythm.slow(now);
-            let found = if self.missing { Vec::new() } else { vec![Found::NoGroup] };
+            self.schedule.slow(now);
+            let found = if self.missing { Vec::new() } else { vec![GroupEvent::NoGroup] };
             self.missing = true;
             return Ok(found);
         };
         let mut found = Vec::new();
-        if self.look.is_none() {
-            found.push(Found::Group);
+        if self.state.is_none() {
+            found.push(GroupEvent::Group);
         }
-        if std::mem::take(&mut self.missing) && look.delivered > publisher.end() {
-            found.push(Found::Doubt(Doubt::GroupMade));
+        if std::mem::take(&mut self.missing) && state.delivered > publisher.end() {
+            found.push(GroupEvent::Doubt(Doubt::GroupMade));
         }
-        let gone = &self.gone;
+        let deleted = &self.deleted;
         if leads {
             // A hole behind the end is one of another instance that has moved the cursor: the next batch finds that,
             // and the search begins anew there. Published from here, it would be published once more as an entry.
             let end = publisher.end();
-            let found = look.acknowledged.drain(..).filter(|id| *id <= end && !gone.contains(*id));
+            let found = state.acknowledged.drain(..).filter(|id| *id <= end && !deleted.contains(*id));
             self.to_release.extend(found);
         }
         // An instance that stands by holds also what is not left behind yet.
         let passed = leads || self.read <= publisher.end();
-        if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 && passed {
+        if self.max_holes.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.
-            self.hold.clear();
-            self.gone.clear();
+            self.buffer.clear();
+            self.deleted.clear();
         }
-        let before = self.look.take();
+        let before = self.state.take();
         if let Some(before) = &before {
-            found.extend(state::doubt(before, &look).map(Found::Doubt));
+            found.extend(state::doubt(before, &state).map(GroupEvent::Doubt));
         }
-        let state = |look: &Look| (look.delivered, look.pending, look.limit());
-        let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
-        self.search.came_to(look.scanned, same);
-        if let Some(ungiven) = look.ungiven {
+        let progress = |state: &GroupState| (state.delivered, state.pending, state.limit());
+        let same = before.as_ref().is_some_and(|before| progress(before) == progress(&state));
+        self.scan.on_scanned(state.scanned, same);
+        if let Some(ungiven) = state.ungiven {
             self.ungiven = ungiven;
         }
-        if let Some(facts) = look.stream {
-            let all = facts.last == look.delivered
-                && look.pending == 0
+        if let Some(facts) = state.stream {
+            let all = facts.last == state.delivered
+                && state.pending == 0
                 && !self.holds_back()
                 // No XREAD may keep the connection waiting at a take-over.
                 && (leads || publisher.end() >= facts.last);
-            self.tail = (all && self.read >= look.delivered).then_some(facts.last);
+            self.tail = (all && self.read >= state.delivered).then_some(facts.last);
             self.tail_asked = true;
-            if leads && self.looks_after == self.read {
+            if leads && self.asked_after == self.read {
                 // In the other order what is held has been handed over as well.
-                let held = if self.max_holes.is_none() { self.hold.count_after(self.handed) } else { 0 };
+                let held = if self.max_holes.is_none() { self.buffer.count_after(self.handed) } else { 0 };
                 let held = u64::try_from(held).unwrap_or(u64::MAX);
                 let anew = self.watch.compare(&facts, (self.read, held), publisher, now);
-                found.extend(anew.map(Found::from));
+                found.extend(anew.map(GroupEvent::from));
             }
         }
-        self.look = Some(look);
+        self.state = Some(state);
         if !same {
             self.changed(now);
         }
-        self.rhythm.looked(same, now);
-        if self.tail.is_some() && !self.rhythm.is_woken() {
-            self.rhythm.leave(now);
+        self.schedule.on_state(same, now);
+        if self.tail.is_some() && !self.schedule.is_woken() {
+            self.schedule.leave(now);
         }
-        if let Some(look) = self.look.as_mut().filter(|_| self.looks_after > self.read) {
-            look.complete = EntryId::default();
-            self.rhythm.now(now);
+        if let Some(state) = self.state.as_mut().filter(|_| self.asked_after > self.read) {
+            state.complete = EntryId::default();
+            self.schedule.now(now);
         }
-        if self.search.goes_on() || !self.to_release.is_empty() {
-            self.rhythm.hurry(now);
+        if self.scan.goes_on() || !self.to_release.is_empty() {
+            self.schedule.hurry(now);
         }
         Ok(found)
     }
 
     /// Whether nothing is left to be acknowledged of what the group was given.
     fn is_at_rest(&self) -> bool {
-        self.look.as_ref().is_some_and(|look| look.pending == 0 && self.read >= look.delivered)
+        self.state.as_ref().is_some_and(|state| state.pending == 0 && self.read >= state.delivered)
     }
 
     fn changed(&mut self, now: Instant) {
-        self.rhythm.changed(now);
+        self.schedule.on_change(now);
         self.tail = None;
         self.tail_asked = false;
     }

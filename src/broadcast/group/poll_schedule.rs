@@ -23,7 +23,7 @@ const WOKEN: Duration = Duration::from_millis(1);
 
 /// The rhythm of looking.
 #[derive(Debug)]
-pub(crate) struct Rhythm {
+pub(crate) struct PollSchedule {
     due: Instant,
     active_until: Instant,
     interval: Duration,
@@ -33,7 +33,7 @@ pub(crate) struct Rhythm {
     replication: bool,
 }
 
-impl Rhythm {
+impl PollSchedule {
     /// Looks at once. `replication` says whether it will be woken.
     pub(crate) fn new(replication: bool, now: Instant) -> Self {
         Self { due: now, active_until: now, interval: ACTIVE, woken: false, replication }
@@ -61,20 +61,20 @@ impl Rhythm {
     }
 
     /// Something has changed.
-    pub(crate) fn changed(&mut self, now: Instant) {
+    pub(crate) fn on_change(&mut self, now: Instant) {
         self.active_until = now + ACTIVE_FOR;
         self.interval = ACTIVE;
     }
 
     /// A look was sent.
-    pub(crate) fn sent(&mut self) {
+    pub(crate) fn on_asked(&mut self) {
         self.woken = false;
     }
 
     /// A look has found the same as the one before, or something else.
-    pub(crate) fn looked(&mut self, same: bool, now: Instant) {
+    pub(crate) fn on_state(&mut self, same: bool, now: Instant) {
         if !same {
-            self.changed(now);
+            self.on_change(now);
         }
         let wait = match (self.replication, same) {
             (true, _) => SLOW,
@@ -114,10 +114,10 @@ mod tests {
     use super::*;
 
     /// How long until each of the next looks, where none finds anything new.
-    fn waits(pace: &mut Rhythm, now: &mut Instant, looks: usize) -> Vec<Duration> {
+    fn waits(pace: &mut PollSchedule, now: &mut Instant, looks: usize) -> Vec<Duration> {
         let next = |_| {
-            pace.sent();
-            pace.looked(true, *now);
+            pace.on_asked();
+            pace.on_state(true, *now);
             let wait = pace.due() - *now;
             *now = pace.due();
             wait
@@ -128,32 +128,32 @@ mod tests {
     #[test]
     fn it_looks_often_for_a_second_after_a_change_and_then_seldom() {
         let mut now = Instant::now();
-        let mut pace = Rhythm::new(false, now);
-        pace.looked(false, now);
+        let mut pace = PollSchedule::new(false, now);
+        pace.on_state(false, now);
         assert_eq!(pace.due() - now, BUSY);
         let all = waits(&mut pace, &mut now, 120);
         assert!(all[..100].iter().all(|wait| *wait == ACTIVE), "{all:?}");
         assert!(all[100..].is_sorted() && all.last() == Some(&IDLE), "{all:?}");
-        pace.looked(false, now);
+        pace.on_state(false, now);
         assert_eq!(pace.due() - now, BUSY);
     }
 
     #[test]
     fn woken_it_looks_at_once_and_else_once_a_second() {
         let mut now = Instant::now();
-        let mut pace = Rhythm::new(true, now);
+        let mut pace = PollSchedule::new(true, now);
         assert!(waits(&mut pace, &mut now, 3).iter().all(|wait| *wait == SLOW));
-        pace.looked(false, now);
+        pace.on_state(false, now);
         pace.wake(true, now);
         assert_eq!(pace.due(), now);
         // Woken again while the look is under way.
-        pace.sent();
+        pace.on_asked();
         pace.wake(true, now);
-        pace.looked(false, now);
+        pace.on_state(false, now);
         assert_eq!(pace.due() - now, WOKEN);
         pace.wake(false, now);
-        pace.sent();
-        pace.looked(true, now);
+        pace.on_asked();
+        pace.on_state(true, now);
         assert_eq!(pace.due() - now, ACTIVE);
     }
 }

@@ -3,17 +3,17 @@
 use std::collections::HashSet;
 
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::read::unread_loss::Facts;
+use crate::broadcast::read::unread_loss::StreamCounters;
 use crate::server::resp::Value;
 use crate::server::{Error, Script, redacted};
 use crate::status::Doubt;
 
 /// Looks.
-pub(crate) const LOOK: Script = Script { name: "look", source: include_str!("state.lua") };
+pub(crate) const GROUP_STATE: Script = Script { name: "look", source: include_str!("state.lua") };
 
 /// What one look has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct GroupState {
     /// The last entry that the group was given.
     pub(crate) delivered: EntryId,
     /// How many entries it was given, by its own count, which it loses when it is set to another place.
@@ -22,9 +22,9 @@ pub(crate) struct Look {
     pub(crate) pending: u64,
     pub(crate) consumers: u64,
     /// The first that is not acknowledged.
-    pub(crate) lowest: Option<Pending>,
+    pub(crate) lowest: Option<PendingEntry>,
     /// The stream, where it was asked for.
-    pub(crate) stream: Option<Facts>,
+    pub(crate) stream: Option<StreamCounters>,
     /// The first entry that the group was not given, where that was asked for with the stream.
     pub(crate) ungiven: Option<Option<EntryId>>,
     /// Up to where `open` is complete.
@@ -41,7 +41,7 @@ pub(crate) struct Look {
 
 /// An entry that is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pending {
+pub(crate) struct PendingEntry {
     pub(crate) id: EntryId,
     pub(crate) consumer: String,
     /// Since it was given to that consumer, in milliseconds.
@@ -50,7 +50,7 @@ pub(crate) struct Pending {
     pub(crate) deliveries: u64,
 }
 
-impl Look {
+impl GroupState {
     /// Reads the script's reply; `None` where there is no such group.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl Look {
             consumers: number(consumers)?,
             lowest: match lowest.elements()? {
                 [] => None,
-                [entry, consumer, idle, deliveries] => Some(Pending {
+                [entry, consumer, idle, deliveries] => Some(PendingEntry {
                     id: id(entry)?,
                     consumer: redacted(consumer.bytes()?),
                     idle_ms: number(idle)?,
@@ -103,7 +103,7 @@ impl Look {
             },
             stream: match stream.elements()? {
                 [] => None,
-                [added, length, last, first, _] => Some(Facts {
+                [added, length, last, first, _] => Some(StreamCounters {
                     added: number(added)?,
                     length: number(length)?,
                     last: id(last)?,
@@ -141,12 +141,12 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 fn unexpected() -> Error {
-    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", LOOK.name))
+    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", GROUP_STATE.name))
 }
 
 /// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group
 /// keeps no memory of why an entry is no longer pending, so this is all that can be seen.
-pub(crate) fn doubt(before: &Look, now: &Look) -> Option<Doubt> {
+pub(crate) fn doubt(before: &GroupState, now: &GroupState) -> Option<Doubt> {
     // The count only grows, and a group that is made begins without one or at none.
     let fewer_read = before.entries_read.zip(now.entries_read).is_some_and(|(before, now)| now < before);
     let gone = now.consumers == 0 && before.consumers > 0;
@@ -168,9 +168,9 @@ pub(crate) fn doubt(before: &Look, now: &Look) -> Option<Doubt> {
 mod tests {
     use super::*;
 
-    fn look(delivered: u64, entries_read: Option<u64>, pending: u64, consumers: u64) -> Look {
+    fn look(delivered: u64, entries_read: Option<u64>, pending: u64, consumers: u64) -> GroupState {
         let at = |milliseconds| EntryId { milliseconds, sequence: 0 };
-        Look {
+        GroupState {
             delivered: at(delivered),
             entries_read,
             pending,
@@ -190,9 +190,9 @@ mod tests {
     fn what_is_released_lies_below_the_lowest_pending_and_was_given_out() {
         let lowest = |milliseconds, sequence| {
             let id = EntryId { milliseconds, sequence };
-            Some(Pending { id, consumer: "one".into(), idle_ms: 0, deliveries: 1 })
+            Some(PendingEntry { id, consumer: "one".into(), idle_ms: 0, deliveries: 1 })
         };
-        let with = |pending| Look { lowest: pending, ..look(9, None, 1, 1) };
+        let with = |pending| GroupState { lowest: pending, ..look(9, None, 1, 1) };
         assert_eq!(with(None).limit(), EntryId { milliseconds: 9, sequence: 0 });
         assert_eq!(with(lowest(7, 3)).limit(), EntryId { milliseconds: 7, sequence: 2 });
         assert_eq!(with(lowest(7, 0)).limit(), EntryId { milliseconds: 6, sequence: u64::MAX });
@@ -221,10 +221,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_no_group_is_none() {
-        assert_eq!(Look::read(&Value::Array(Vec::new())).unwrap(), None);
+        assert_eq!(GroupState::read(&Value::Array(Vec::new())).unwrap(), None);
         for nonsense in [Value::Null, Value::Array(vec![Value::Integer(1)]), Value::Error(b"ERR no".to_vec())]
         {
-            assert!(Look::read(&nonsense).is_err(), "{nonsense:?}");
+            assert!(GroupState::read(&nonsense).is_err(), "{nonsense:?}");
         }
     }
 }

@@ -10,9 +10,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::broadcast::read::entries::Entry;
+use crate::broadcast::read::entries::StreamEntry;
 use crate::broadcast::withheld::{Unrenderable, Withheld};
-use crate::config::{self, Message};
+use crate::config::{self, MessageFormat};
 use crate::text::template::{Part, Template};
 
 /// What an entry will be: channel and message, or the reason why it is not published.
@@ -40,15 +40,15 @@ impl Renderer {
     pub(crate) fn of_templates(
         stream: &str,
         channel: &Template,
-        message: &Message,
+        message: &MessageFormat,
         max_message_bytes: u64,
     ) -> Self {
         Self {
             stream: stream.to_owned(),
             channel: channel.parts().to_vec(),
             message: match message {
-                Message::Template(template) => Some(template.parts().to_vec()),
-                Message::Envelope => None,
+                MessageFormat::Template(template) => Some(template.parts().to_vec()),
+                MessageFormat::Envelope => None,
             },
             max_message_bytes,
             channel_text: Vec::new(),
@@ -57,7 +57,10 @@ impl Renderer {
     }
 
     /// The channel and the message for an entry.
-    pub(crate) fn render<'b>(&'b mut self, entry: &Entry<'b>) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
+    pub(crate) fn render<'b>(
+        &'b mut self,
+        entry: &StreamEntry<'b>,
+    ) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
         let channel = put(&self.channel, &self.stream, entry, &mut self.channel_text)?;
         if channel.is_empty() {
             return Err(Unrenderable::EmptyChannel);
@@ -81,7 +84,7 @@ impl Renderer {
 fn put<'b>(
     parts: &'b [Part],
     stream: &'b str,
-    entry: &Entry<'b>,
+    entry: &StreamEntry<'b>,
     text: &'b mut Vec<u8>,
 ) -> Result<&'b [u8], Unrenderable> {
     if let [only] = parts
@@ -101,7 +104,7 @@ fn put<'b>(
 }
 
 /// What a part other than `<json>` stands for.
-fn piece<'b>(part: &'b Part, stream: &'b str, entry: &Entry<'b>) -> Result<&'b [u8], Unrenderable> {
+fn piece<'b>(part: &'b Part, stream: &'b str, entry: &StreamEntry<'b>) -> Result<&'b [u8], Unrenderable> {
     match part {
         Part::Literal(text) => Ok(text.as_bytes()),
         Part::Field(name) => {
@@ -114,7 +117,7 @@ fn piece<'b>(part: &'b Part, stream: &'b str, entry: &Entry<'b>) -> Result<&'b [
     }
 }
 
-fn json(out: &mut Vec<u8>, stream: Option<&str>, entry: &Entry<'_>) {
+fn json(out: &mut Vec<u8>, stream: Option<&str>, entry: &StreamEntry<'_>) {
     out.push(b'{');
     if let Some(stream) = stream {
         out.extend_from_slice(b"\"stream\":");
@@ -153,7 +156,7 @@ fn quote(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broadcast::read::entries::Entries;
+    use crate::broadcast::read::entries::StreamEntries;
     use crate::broadcast::read::entries::tests::reply;
 
     /// Stands for it in the place of a template.
@@ -165,14 +168,14 @@ mod tests {
         fields: &[(&[u8], &[u8])],
     ) -> Result<(String, String), Unrenderable> {
         let message = match message {
-            ENVELOPE => Message::Envelope,
-            template => Message::Template(Template::parse(template).unwrap()),
+            ENVELOPE => MessageFormat::Envelope,
+            template => MessageFormat::Template(Template::parse(template).unwrap()),
         };
         let mut renderer = Renderer::of_templates("orders", &Template::parse(channel).unwrap(), &message, 64);
         renderer.channel_text.extend_from_slice(b"left over");
         renderer.message_text.extend_from_slice(b"left over");
         let reply = reply(&[("5-1", fields)]);
-        let mut entries = Entries::new(&reply, Vec::new()).unwrap();
+        let mut entries = StreamEntries::new(&reply, Vec::new()).unwrap();
         let entry = entries.next().unwrap().unwrap();
         let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
         renderer.render(&entry).map(|(channel, message)| (text(channel), text(message)))

@@ -27,7 +27,7 @@ const FIXED_RELEASE_ARGUMENTS: usize = 12;
 
 /// The keys of a route on the server that holds the stream, and how it publishes.
 #[derive(Debug, Clone)]
-pub(crate) struct Keys {
+pub(crate) struct BroadcastKeys {
     pub(crate) cursor: String,
     pub(crate) dead_letters: String,
     pub(crate) stream: String,
@@ -39,7 +39,7 @@ pub(crate) struct Keys {
     pub(crate) holes: Option<String>,
 }
 
-impl Keys {
+impl BroadcastKeys {
     /// `P R:cursor` and `P R:dead-letters`.
     pub(crate) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Keys {
     }
 }
 
-impl Keys {
+impl BroadcastKeys {
     /// Appends a call's beginning, up to the keys.
     fn begin(&self, out: &mut Vec<u8>, hash: &Hash) {
         let holes = self.holes.as_deref();
@@ -177,7 +177,7 @@ impl Items {
         &mut self,
         out: &mut Vec<u8>,
         hash: &Hash,
-        keys: &Keys,
+        keys: &BroadcastKeys,
         (previous, last, counted): (EntryId, EntryId, Counted),
         elsewhere: Tally,
     ) {
@@ -201,7 +201,7 @@ impl Items {
         &mut self,
         out: &mut Vec<u8>,
         hash: &Hash,
-        keys: &Keys,
+        keys: &BroadcastKeys,
         (elsewhere, ids): (Tally, &[u8]),
     ) {
         self.spread();
@@ -251,7 +251,7 @@ impl fmt::Display for Counted {
 
 /// What the publish script did.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum PublishOutcome {
     /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
     /// that is known.
     Elsewhere(Option<EntryId>, Option<u64>),
@@ -266,7 +266,7 @@ pub(crate) enum Outcome {
     },
 }
 
-impl Outcome {
+impl PublishOutcome {
     /// Reads the script's reply.
     ///
     /// # Errors
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_call_announces_as_many_arguments_as_it_has() {
-        let keys = Keys {
+        let keys = BroadcastKeys {
             cursor: "c".into(),
             dead_letters: "d".into(),
             lease: "l".into(),
@@ -431,7 +431,7 @@ mod tests {
     /// The channel that all share, '' where they do not, and then the items, of one call.
     fn written(items: &mut Items) -> Vec<String> {
         let (mut out, id) = (Vec::new(), EntryId::default());
-        let keys = Keys {
+        let keys = BroadcastKeys {
             cursor: "c".into(),
             dead_letters: "d".into(),
             lease: "l".into(),
@@ -492,7 +492,7 @@ mod tests {
                 text(""),
             ]),
         ] {
-            assert!(Outcome::read(&nonsense).is_err(), "{nonsense:?}");
+            assert!(PublishOutcome::read(&nonsense).is_err(), "{nonsense:?}");
             assert!(opened(&nonsense).is_err(), "{nonsense:?}");
         }
         let stopped = Value::Array(vec![
@@ -506,14 +506,15 @@ mod tests {
             text("2-0"),
             text(""),
         ]);
-        let Outcome::Moved { refused: Some((error, Some(failed))), .. } = Outcome::read(&stopped).unwrap()
+        let PublishOutcome::Moved { refused: Some((error, Some(failed))), .. } =
+            PublishOutcome::read(&stopped).unwrap()
         else {
             panic!("not stopped")
         };
         assert_eq!((error.code(), failed.to_string().as_str()), (Some("NOPERM"), "2-0"));
         assert!(matches!(
-            Outcome::read(&Value::Array(vec![number(0), text(""), text("")])).unwrap(),
-            Outcome::Elsewhere(None, None)
+            PublishOutcome::read(&Value::Array(vec![number(0), text(""), text("")])).unwrap(),
+            PublishOutcome::Elsewhere(None, None)
         ));
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! A batch says which cursor it believes to find. Where the server has another (a second instance,
 //! a failover that lost the last step), the batch does nothing and so do those chained on it; the
-//! publisher is then *astray*, lets what is under way come to its end, and goes on from the cursor that
+//! publisher has a *cursor mismatch*: it waits until all calls are answered, and continues at the cursor that
 //! the server named last.
 //!
 //! Where one entry is refused, the cursor stops before it, what is under way comes to its end, and the
@@ -26,11 +26,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use remote::{Note, Other, Published};
+use remote::{Note, Published, Remote};
 
-use super::call::{Counted, Failing, Items, Keys, Outcome, Tally};
+use super::call::{BroadcastKeys, Counted, Failing, Items, PublishOutcome, Tally};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{Failure, Side};
+use crate::broadcast::failure::{SessionFailure, Side};
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
@@ -50,7 +50,7 @@ pub(crate) type Id<'a> = (EntryId, &'a [u8]);
 
 /// A script's call that is not answered yet.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct PendingCall {
     entries: u64,
     /// The one entry, where it is larger than a batch.
     large: Option<EntryId>,
@@ -76,30 +76,30 @@ pub(crate) struct Settled {
 #[derive(Debug)]
 pub(crate) enum Called {
     /// A batch.
-    Batch(Call),
+    Batch(PendingCall),
     /// The lease.
     Lease,
 }
 
 /// The writing half of a session: which commands go out, and what their answers mean. It knows no connection.
 ///
-/// Invariant: `cursor <= end` unless astray; `end` is the cursor once everything under way is done.
+/// Invariant: `cursor <= end` without a mismatch; `end` is the cursor once everything under way is done.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     /// Commands to the stream's server.
     out: Vec<u8>,
-    other: Option<Other>,
+    other: Option<Remote>,
     hash: Hash,
     /// Of the script that publishes what was left behind, where something is.
     release_hash: Option<Hash>,
-    keys: Keys,
+    keys: BroadcastKeys,
     /// The batch that is being collected, where the script publishes.
     items: Items,
     /// How many of its items are holes.
     holes: u64,
     /// The same for what was left behind.
     releases: Items,
-    calls: VecDeque<Call>,
+    calls: VecDeque<PendingCall>,
     /// Behind how many of them the lease was asked for, and when.
     lease: Option<(usize, Instant)>,
     /// What the server named last.
@@ -116,8 +116,8 @@ pub(crate) struct Publisher {
     more: u64,
     /// The same of the cursor that the server named last.
     counted_there: Option<u64>,
-    astray: bool,
-    refused: Option<Failure>,
+    cursor_mismatch: bool,
+    refused: Option<SessionFailure>,
     /// The entry of the batch being collected, where it is larger than a batch.
     large: Option<EntryId>,
     /// Whether a template makes the channel, so that one may be refused where others are not.
@@ -134,7 +134,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) fn new(
         hash: Hash,
-        keys: Keys,
+        keys: BroadcastKeys,
         (cursor, counted): (EntryId, Option<u64>),
         response_timeout: Duration,
     ) -> Self {
@@ -156,7 +156,7 @@ impl Publisher {
             counted_anew: false,
             more: 0,
             counted_there: None,
-            astray: false,
+            cursor_mismatch: false,
             refused: None,
             large: None,
             channels_differ: false,
@@ -180,7 +180,7 @@ impl Publisher {
         let waiting = VecDeque::new();
         let (out, release_out) = (Vec::new(), Vec::new());
         let ping = None;
-        self.other = Some(Other { out, current, releasing, release_out, waiting, ping, response_timeout });
+        self.other = Some(Remote { out, current, releasing, release_out, waiting, ping, response_timeout });
         self
     }
 
@@ -222,7 +222,7 @@ impl Publisher {
     }
 
     /// Goes on from this cursor, where nothing is under way: another instance has moved it.
-    pub(crate) fn go_on_at(&mut self, cursor: EntryId, counted: Option<u64>) {
+    pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) {
         if !self.is_idle() || !self.takes() {
             return;
         }
@@ -232,8 +232,8 @@ impl Publisher {
     }
 
     /// The cursor has vanished; the session ends once nothing is under way.
-    pub(crate) fn cursor_vanished(&mut self) {
-        (self.cursor, self.astray) = (None, true);
+    pub(crate) fn on_cursor_vanished(&mut self) {
+        (self.cursor, self.cursor_mismatch) = (None, true);
     }
 
     /// After which entry to read on.
@@ -258,12 +258,12 @@ impl Publisher {
     }
 
     /// So many more were added up to the cursor, which has noted them.
-    pub(crate) fn missed(&mut self, count: u64) {
+    pub(crate) fn on_unread_loss(&mut self, count: u64) {
         self.counted = self.counted.map(|counted| counted + count);
     }
 
     /// The route's keys.
-    pub(crate) fn keys(&self) -> &Keys {
+    pub(crate) fn keys(&self) -> &BroadcastKeys {
         &self.keys
     }
 
@@ -275,12 +275,12 @@ impl Publisher {
     /// Whether entries may be read on, and handed over once they come.
     pub(crate) fn has_room(&self) -> bool {
         let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
-        !self.astray && self.refused.is_none() && self.under_way() < most
+        !self.cursor_mismatch && self.refused.is_none() && self.under_way() < most
     }
 
     /// Whether entries that come now can be taken.
     pub(crate) fn takes(&self) -> bool {
-        !self.astray && self.refused.is_none()
+        !self.cursor_mismatch && self.refused.is_none()
     }
 
     /// Whether one entry is to be tried alone.
@@ -290,7 +290,7 @@ impl Publisher {
 
     /// Bytes that are held until they are sent.
     pub(crate) fn held_bytes(&self) -> usize {
-        let other = |other: &Other| other.out.len() + other.release_out.capacity();
+        let other = |other: &Remote| other.out.len() + other.release_out.capacity();
         let other = self.other.as_ref().map_or(0, other);
         self.out.len() + self.items.bytes() + self.releases.bytes() + other
     }
@@ -327,7 +327,7 @@ impl Publisher {
                 other.current.ids.push(id);
             }
         }
-        self.took(id);
+        self.count_taken(id);
     }
 
     /// Takes an entry that is not published.
@@ -345,7 +345,7 @@ impl Publisher {
             None => self.items.dead_letter(text, &why),
             Some(other) => other.current.noted.push((id, Note::Dead(why))),
         }
-        self.took(id);
+        self.count_taken(id);
     }
 
     /// Takes an entry that is not acknowledged: the cursor goes past it, and it is remembered as a hole.
@@ -358,7 +358,7 @@ impl Publisher {
             }
             Some(other) => other.current.noted.push((id, Note::Hole)),
         }
-        self.took(id);
+        self.count_taken(id);
     }
 
     /// Takes a hole that is to be published now. The caller hands over one batch at a time.
@@ -415,7 +415,14 @@ impl Publisher {
                 let entries = u64::try_from(self.releases.count()).unwrap_or(u64::MAX);
                 self.releases.write_release(&mut self.out, hash, &self.keys, (Tally::default(), b""));
                 let (holes, counted) = (0, None);
-                self.calls.push_back(Call { entries, large, holes, counted, release: true, sent: now });
+                self.calls.push_back(PendingCall {
+                    entries,
+                    large,
+                    holes,
+                    counted,
+                    release: true,
+                    sent: now,
+                });
             }
             Some(other) if other.releasing.ids.is_empty() && other.releasing.noted.is_empty() => return,
             Some(other) => {
@@ -436,7 +443,7 @@ impl Publisher {
         Some(Unrenderable::Refused(given_up.failures, given_up.error))
     }
 
-    fn took(&mut self, id: EntryId) {
+    fn count_taken(&mut self, id: EntryId) {
         self.taken = id;
         self.counted = self.counted.map(|counted| counted + 1);
         self.more += 1;
@@ -449,7 +456,7 @@ impl Publisher {
             None => self.items.filtered(1),
             Some(other) => other.current.filtered.push(id),
         }
-        self.took(id);
+        self.count_taken(id);
     }
 
     fn make_room(&mut self, bytes: usize, now: Instant) {
@@ -484,7 +491,14 @@ impl Publisher {
                 self.items.write(&mut self.out, &self.hash, &self.keys, span, Tally::default());
                 let holes = std::mem::take(&mut self.holes);
                 let counted = self.counted;
-                self.calls.push_back(Call { entries, large, holes, counted, release: false, sent: now });
+                self.calls.push_back(PendingCall {
+                    entries,
+                    large,
+                    holes,
+                    counted,
+                    release: false,
+                    sent: now,
+                });
             }
             Some(other) => {
                 let mut batch = std::mem::take(&mut other.current);
@@ -505,7 +519,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Where nothing was asked.
-    pub(crate) fn called(&mut self) -> Result<Called, Failure> {
+    pub(crate) fn on_call_reply(&mut self) -> Result<Called, SessionFailure> {
         if let Some((behind, _)) = &mut self.lease {
             if *behind == 0 {
                 self.lease = None;
@@ -515,7 +529,7 @@ impl Publisher {
         }
         let call = self.calls.pop_front();
         call.map(Called::Batch)
-            .ok_or_else(|| Failure::source(Error::Protocol("an answer that nothing asked for".into())))
+            .ok_or_else(|| SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())))
     }
 
     /// Takes in the script's answer to a batch; `None` where the script did nothing.
@@ -524,11 +538,11 @@ impl Publisher {
     /// Where the script failed.
     pub(crate) fn on_settled(
         &mut self,
-        call: &Call,
+        call: &PendingCall,
         reply: &Value,
         now: Instant,
-    ) -> Result<Option<Settled>, Failure> {
-        let outcome = match Outcome::read(reply) {
+    ) -> Result<Option<Settled>, SessionFailure> {
+        let outcome = match PublishOutcome::read(reply) {
             Ok(outcome) => outcome,
             Err(error) => {
                 let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
@@ -536,13 +550,13 @@ impl Publisher {
             }
         };
         match outcome {
-            Outcome::Elsewhere(cursor, counted) => {
+            PublishOutcome::Elsewhere(cursor, counted) => {
                 self.cursor = cursor;
                 self.counted_there = counted;
-                self.astray = true;
+                self.cursor_mismatch = true;
                 Ok(None)
             }
-            Outcome::Moved { cursor, counted, tally, refused } => {
+            PublishOutcome::Moved { cursor, counted, tally, refused } => {
                 // Place and count are one answer's: also where a batch before was refused and this one fitted
                 // what another instance left. What publishes holes tells a place without its count.
                 if !call.release {
@@ -555,7 +569,7 @@ impl Publisher {
                 }
                 if let Some((error, entry)) = refused {
                     let own = self.blames && self.channels_differ && entry.is_some();
-                    self.refused = Some(Failure::Refused { side: Side::Source, entry, own, error });
+                    self.refused = Some(SessionFailure::Refused { side: Side::Source, entry, own, error });
                 } else {
                     self.batch_entries = BATCH_ENTRIES;
                 }
@@ -567,7 +581,7 @@ impl Publisher {
 
     /// A connection has ended, or is given up: what that ends the session with. An entry that was being
     /// published then may be the reason, where it is larger than a batch.
-    pub(crate) fn broke(&mut self, side: Side, error: Error) -> Failure {
+    pub(crate) fn on_broken(&mut self, side: Side, error: Error) -> SessionFailure {
         if let Some(refused) = self.refused.take() {
             return refused;
         }
@@ -581,10 +595,10 @@ impl Publisher {
         Self::failed(side, large.filter(|_| self.blames), error)
     }
 
-    fn failed(side: Side, large: Option<EntryId>, error: Error) -> Failure {
+    fn failed(side: Side, large: Option<EntryId>, error: Error) -> SessionFailure {
         match large {
-            None => Failure::Server { side, error },
-            entry => Failure::Refused { side, entry, own: true, error },
+            None => SessionFailure::Server { side, error },
+            entry => SessionFailure::Refused { side, entry, own: true, error },
         }
     }
 
@@ -592,22 +606,22 @@ impl Publisher {
     ///
     /// # Errors
     /// The refusal that ended this session, or that the cursor has vanished.
-    pub(crate) fn come_to_terms(&mut self) -> Result<(), Failure> {
+    pub(crate) fn settle_after_rejection(&mut self) -> Result<(), SessionFailure> {
         if !self.is_idle() {
             return Ok(());
         }
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
-        if self.astray {
+        if self.cursor_mismatch {
             let Some(cursor) = self.cursor else {
-                return Err(Failure::CursorVanished { key: self.keys.cursor.clone() });
+                return Err(SessionFailure::CursorVanished { key: self.keys.cursor.clone() });
             };
             self.end = cursor;
             self.taken = cursor;
             self.counted = self.counted_there;
             (self.counted_anew, self.more) = (false, 0);
-            self.astray = false;
+            self.cursor_mismatch = false;
         }
         Ok(())
     }
@@ -616,20 +630,20 @@ impl Publisher {
     ///
     /// # Errors
     /// It is: the outcome is unknown, and the next session finds it in the cursor.
-    pub(crate) fn check_deadlines(&mut self, now: Instant) -> Result<(), Failure> {
+    pub(crate) fn check_deadlines(&mut self, now: Instant) -> Result<(), SessionFailure> {
         let overdue = |sent: Instant, limit: Duration| now.saturating_duration_since(sent) > limit;
         if let Some(other) = &self.other
             && let Some(sent) = other.ping.or_else(|| other.waiting.front()?.sent)
             && overdue(sent, other.response_timeout)
         {
             let error = Error::Timeout(other.response_timeout, "publishing");
-            return Err(self.broke(Side::Destination, error));
+            return Err(self.on_broken(Side::Destination, error));
         }
         let limit =
             self.response_timeout + self.other.as_ref().map_or(Duration::ZERO, |o| o.response_timeout);
         let call = self.calls.front().map(|call| call.sent);
         if call.or(self.lease.map(|(_, sent)| sent)).is_some_and(|sent| overdue(sent, limit)) {
-            return Err(self.broke(Side::Source, Error::Timeout(limit, "moving the cursor")));
+            return Err(self.on_broken(Side::Source, Error::Timeout(limit, "moving the cursor")));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::publish::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY};
-use crate::filter::Looked;
+use crate::filter::Filterable;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
 
@@ -25,7 +25,7 @@ pub(crate) type Ranges = Vec<(Range<usize>, Range<usize>)>;
 
 /// The entries of one reply, in order.
 #[derive(Debug)]
-pub(crate) struct Entries<'a> {
+pub(crate) struct StreamEntries<'a> {
     reply: &'a [u8],
     at: usize,
     left: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Entries<'a> {
 
 /// One entry.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct StreamEntry<'a> {
     /// Its id.
     pub(crate) id: EntryId,
     /// Its id as the server wrote it.
@@ -43,7 +43,7 @@ pub(crate) struct Entry<'a> {
     fields: &'a [(Range<usize>, Range<usize>)],
 }
 
-impl<'a> Entries<'a> {
+impl<'a> StreamEntries<'a> {
     /// Begins to read a whole reply to an XREAD of one stream. `ranges` is room of an earlier one.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl<'a> Entries<'a> {
     ///
     /// # Errors
     /// Where what comes is no entry.
-    pub(crate) fn next(&mut self) -> Result<Option<Entry<'_>>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<StreamEntry<'_>>, Error> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -111,7 +111,7 @@ impl<'a> Entries<'a> {
         }
         let id_text = &self.reply[id_at];
         let id = EntryId::parse(id_text).ok_or_else(|| unexpected("an entry's id"))?;
-        Ok(Some(Entry { id, id_text, reply: self.reply, fields: &self.ranges }))
+        Ok(Some(StreamEntry { id, id_text, reply: self.reply, fields: &self.ranges }))
     }
 
     fn next_token(&mut self) -> Result<Token, Error> {
@@ -135,7 +135,7 @@ impl<'a> Entries<'a> {
     }
 }
 
-impl<'a> Entry<'a> {
+impl<'a> StreamEntry<'a> {
     /// Its id, in both forms.
     pub(crate) fn id(&self) -> (EntryId, &'a [u8]) {
         (self.id, self.id_text)
@@ -161,11 +161,11 @@ impl<'a> Entry<'a> {
 /// An entry, as conditions look at it.
 #[derive(Debug)]
 pub(crate) struct EntryLooked<'a> {
-    entry: Entry<'a>,
+    entry: StreamEntry<'a>,
     payload: &'a str,
 }
 
-impl Looked for EntryLooked<'_> {
+impl Filterable for EntryLooked<'_> {
     fn channel(&self) -> Option<&[u8]> {
         None
     }
@@ -224,7 +224,7 @@ pub(crate) mod tests {
     fn entries_come_in_order_with_their_fields() {
         let reply =
             reply(&[("1-0", &[(b"a", b"\r\n\xff"), (b"", b""), (b"a", b"2")]), ("1-1", &[(b"b", b"x")])]);
-        let mut entries = Entries::new(&reply, Vec::new()).unwrap();
+        let mut entries = StreamEntries::new(&reply, Vec::new()).unwrap();
         assert_eq!(entries.left(), 2);
         let first = entries.next().unwrap().unwrap();
         assert_eq!((first.id.milliseconds, first.id.sequence, first.id_text), (1, 0, b"1-0".as_slice()));
@@ -239,13 +239,13 @@ pub(crate) mod tests {
 
     #[test]
     fn nothing_and_errors_and_nonsense_are_told_apart() {
-        assert_eq!(Entries::new(b"_\r\n", Vec::new()).unwrap().left(), 0);
-        let error = Entries::new(b"-WRONGTYPE no\r\n", Vec::new()).unwrap_err();
+        assert_eq!(StreamEntries::new(b"_\r\n", Vec::new()).unwrap().left(), 0);
+        let error = StreamEntries::new(b"-WRONGTYPE no\r\n", Vec::new()).unwrap_err();
         assert_eq!(error.class(), server::Class::Park);
         for nonsense in [b":1\r\n".as_slice(), b"%1\r\n$1\r\ns\r\n:1\r\n", b"*1\r\n$1\r\ns\r\n", b"%1\r\n"] {
-            assert!(Entries::new(nonsense, Vec::new()).is_err(), "{}", nonsense.escape_ascii());
+            assert!(StreamEntries::new(nonsense, Vec::new()).is_err(), "{}", nonsense.escape_ascii());
         }
         let broken = b"%1\r\n$1\r\ns\r\n*1\r\n*2\r\n$3\r\n1=0\r\n*0\r\n";
-        assert!(Entries::new(broken, Vec::new()).unwrap().next().is_err());
+        assert!(StreamEntries::new(broken, Vec::new()).unwrap().next().is_err());
     }
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::entries::{Entries, entries_of_next_read};
+use super::entries::{StreamEntries, entries_of_next_read};
 use crate::broadcast::entry_id::EntryId;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error};
 
 /// A connection that reads one stream.
 #[derive(Debug)]
-pub(in crate::broadcast) struct Reader {
+pub(in crate::broadcast) struct RangeReader {
     connection: Connection,
     stream: String,
     /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
@@ -19,12 +19,12 @@ pub(in crate::broadcast) struct Reader {
     deadline: Duration,
 }
 
-impl Reader {
+impl RangeReader {
     pub(in crate::broadcast) fn new(connection: Connection, stream: &str, deadline: Duration) -> Self {
         Self { connection, stream: stream.to_owned(), entries: 1, deadline }
     }
 
-    /// The reply with the entries after this one; to be read with [`Entries`]. Not cancel safe.
+    /// The reply with the entries after this one; to be read with [`StreamEntries`]. Not cancel safe.
     ///
     /// # Errors
     /// Where the connection fails, or the answer is an error.
@@ -37,7 +37,7 @@ impl Reader {
         let reply = timeout(self.deadline, frame(&mut self.connection))
             .await
             .unwrap_or(Err(Error::Timeout(self.deadline, "reading the stream")))?;
-        let came = Entries::new(&reply, Vec::new())?.left();
+        let came = StreamEntries::new(&reply, Vec::new())?.left();
         self.entries = entries_of_next_read(self.entries, self.entries, came, reply.len());
         Ok(reply)
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::publish::call::Keys;
+use crate::broadcast::publish::call::BroadcastKeys;
 use crate::broadcast::publish::publisher::Publisher;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script};
@@ -35,7 +35,7 @@ const MISSED: Script = Script { name: "missed", source: include_str!("unread_los
 
 /// What the stream says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct StreamCounters {
     /// Entries that were ever added.
     pub(crate) added: u64,
     /// Entries that are there.
@@ -64,7 +64,7 @@ pub(crate) enum Compared {
     Below,
 }
 
-impl Facts {
+impl StreamCounters {
     /// Reads the reply to XINFO STREAM; `None` where it is none.
     pub(crate) fn read(reply: &Value) -> Option<Self> {
         let pairs = reply.elements()?;
@@ -106,7 +106,7 @@ impl Facts {
 
 /// A stream that began anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Anew {
+pub(crate) enum StreamReset {
     /// Its entries stand behind the cursor, and are read as they come.
     Above,
     /// They stand before it.
@@ -115,7 +115,7 @@ pub(crate) enum Anew {
 
 /// What is to be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Missed {
+pub(crate) struct UnreadLoss {
     /// How many entries.
     pub(crate) count: u64,
     /// The last one that was read before them.
@@ -124,7 +124,7 @@ pub(crate) struct Missed {
     pub(crate) up_to: EntryId,
 }
 
-impl Missed {
+impl UnreadLoss {
     /// What is to be told.
     pub(crate) fn detail(&self) -> String {
         let Self { count, after, up_to } = self;
@@ -134,7 +134,7 @@ impl Missed {
     }
 
     /// Appends the call that records it, where the cursor's count is this.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, keys: &Keys, counted: u64) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, keys: &BroadcastKeys, counted: u64) {
         let (counted, count) = (counted.to_string(), self.count.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
         let command: [&[u8]; 10] = [
@@ -155,14 +155,14 @@ impl Missed {
 
 /// When to compare, and what is to be recorded.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct UnreadWatch {
     last: Instant,
     /// What was read at the last comparison.
     read: EntryId,
-    missed: Option<Missed>,
+    missed: Option<UnreadLoss>,
 }
 
-impl Watch {
+impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
         Self { last: now, read: EntryId::default(), missed: None }
     }
@@ -177,11 +177,11 @@ impl Watch {
     /// where it is another stream.
     pub(crate) fn compare(
         &mut self,
-        facts: &Facts,
+        facts: &StreamCounters,
         (read, held): (EntryId, u64),
         publisher: &mut Publisher,
         now: Instant,
-    ) -> Option<Anew> {
+    ) -> Option<StreamReset> {
         if self.missed.is_some() || !publisher.takes() {
             return None;
         }
@@ -194,14 +194,15 @@ impl Watch {
             }
             Compared::Missed(count) => {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
-                self.missed = Some(Missed { count, after: read, up_to: before_first.unwrap_or(facts.last) });
+                self.missed =
+                    Some(UnreadLoss { count, after: read, up_to: before_first.unwrap_or(facts.last) });
                 None
             }
             Compared::Anew(added) => {
                 publisher.set_counted(added.checked_sub(held));
-                Some(Anew::Above)
+                Some(StreamReset::Above)
             }
-            Compared::Below => Some(Anew::Below),
+            Compared::Below => Some(StreamReset::Below),
         }
     }
 
@@ -224,13 +225,13 @@ impl Watch {
         &mut self,
         reply: &Value,
         publisher: &mut Publisher,
-    ) -> Result<Option<Missed>, Error> {
+    ) -> Result<Option<UnreadLoss>, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
         let missed = self.missed.take().filter(|_| reply.integer() == Some(1));
         match missed {
-            Some(missed) => publisher.missed(missed.count),
+            Some(missed) => publisher.on_unread_loss(missed.count),
             None => publisher.set_counted(None),
         }
         Ok(missed)
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_only_where_it_is_known() {
-        let facts = |added, length, last, first: Option<u64>| Facts {
+        let facts = |added, length, last, first: Option<u64>| StreamCounters {
             added,
             length,
             last: id(last),

@@ -82,7 +82,7 @@ impl Real {
         let scripts = [
             (PUBLISH, call::PUBLISH),
             (RELEASE, call::RELEASE),
-            (LOOK, state::LOOK),
+            (LOOK, state::GROUP_STATE),
             (LEASE, leadership::LEASE),
         ];
         let hashes = scripts.map(|(letter, script)| {

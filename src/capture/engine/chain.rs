@@ -332,7 +332,7 @@ impl Chain {
     }
 
     /// Says that what was sent will not be answered: the connection ended.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         self.sent = self.passed;
         self.refused = 0;
     }

@@ -261,7 +261,7 @@ impl Engine {
 
     /// Takes over from the route that this one replaces.
     pub(in crate::capture) fn on_inherited(&mut self, carried: Carried, now: Moment) {
-        self.writing.inherited(now.at);
+        self.writing.on_inherited(now.at);
         let Carried { chain, spill, contiguous, gap, leader, histories } = carried;
         if self.is_replication() {
             self.histories = histories;
@@ -272,7 +272,7 @@ impl Engine {
         self.flush_builder();
         let own = self.chain.take_batches();
         self.chain = chain.inherited(&self.settings.numbering);
-        self.chain.disconnected();
+        self.chain.on_disconnected();
         self.spill = spill;
         // This route has not received it, and it waits here now.
         self.ledger.received(self.in_hand().total());

@@ -157,14 +157,14 @@ impl Leadership {
     }
 
     /// The connection to the destination ended: who writes is not known any more.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         self.leader = false;
         self.heard = None;
         self.asked = None;
     }
 
     /// Takes in a reply.
-    pub(crate) fn stood(&mut self, stood: LeaseReply, now: Instant) {
+    pub(crate) fn on_reply(&mut self, stood: LeaseReply, now: Instant) {
         self.leader = stood.holder.as_ref() == Some(&self.me);
         self.taken = stood.holder.is_some() && !self.leader;
         self.others = stood.others;
@@ -388,23 +388,23 @@ mod tests {
         let mut leadership = Leadership::new("a".into(), 5 * second, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert!(!leadership.may_force(&missing, start), "nobody has been asked");
-        leadership.stood(LeaseReply { holder: None, others: vec![] }, start);
+        leadership.on_reply(LeaseReply { holder: None, others: vec![] }, start);
         leadership.observe(None, &missing, start);
         assert!(leadership.may_force(&missing, start));
-        leadership.stood(LeaseReply { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
+        leadership.on_reply(LeaseReply { holder: None, others: vec![other(0, true, Some(at(1)))] }, start);
         assert!(!leadership.may_force(&missing, start), "it can go on");
         assert!(leadership.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
         leadership.observe(None, &missing, start + 4 * second);
-        leadership.stood(LeaseReply { holder: None, others: vec![] }, start + second);
+        leadership.on_reply(LeaseReply { holder: None, others: vec![] }, start + second);
         assert!(!leadership.may_force(&missing, start + second), "the server's clock may have leapt");
         assert!(!leadership.is_alone(start + second));
         assert!(leadership.is_alone(start + 5 * second));
-        leadership.stood(
+        leadership.on_reply(
             LeaseReply { holder: None, others: vec![other(0, false, Some(at(1)))] },
             start + 5 * second,
         );
         assert!(!leadership.may_force(&missing, start + 9 * second), "it holds what is earlier");
-        leadership.stood(
+        leadership.on_reply(
             LeaseReply { holder: None, others: vec![other(0, false, Some(at(8)))] },
             start + 2 * second,
         );
@@ -419,12 +419,13 @@ mod tests {
         let held = facts(Coverage::Held, Some(at(7)), Some(start));
         assert_eq!(leadership.want(&held, start), LeaseRequest::Claim);
         let taken = LeaseReply { holder: Some("b".into()), others: vec![other(0, true, None)] };
-        leadership.stood(taken, start);
+        leadership.on_reply(taken, start);
         assert_eq!(leadership.want(&held, start), LeaseRequest::Watch);
         assert_eq!(leadership.want(&held, start + OVERDUE), LeaseRequest::Seize, "nothing moves");
         leadership.observe(Some(at(3)), &held, start + OVERDUE);
         assert_eq!(leadership.want(&held, start + OVERDUE), LeaseRequest::Watch, "the other one gets on");
-        leadership.stood(LeaseReply { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
+        leadership
+            .on_reply(LeaseReply { holder: Some("a".into()), others: vec![other(0, true, None)] }, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert_eq!(
             leadership.want(&missing, start),

@@ -31,7 +31,7 @@ impl Engine {
     }
 
     /// When the others are asked next.
-    pub(super) fn stand_due(&self) -> Option<Instant> {
+    pub(super) fn lease_due(&self) -> Option<Instant> {
         if self.writing.is_asking() { None } else { self.leadership.due(&self.facts()) }
     }
 
@@ -46,7 +46,7 @@ impl Engine {
     }
 
     /// Asks who writes, where that is due.
-    pub(super) fn stand(&mut self, now: Moment) {
+    pub(super) fn ask_lease(&mut self, now: Moment) {
         if self.writing.is_asking() {
             return;
         }
@@ -78,17 +78,17 @@ impl Engine {
     }
 
     /// Takes in who writes, and where the state stands.
-    pub(super) fn on_stood(&mut self, reply: &Value, now: Moment) {
+    pub(super) fn on_lease_reply(&mut self, reply: &Value, now: Moment) {
         let (stood, state) =
             match LeaseReply::read(reply).and_then(|(stood, state)| Ok((stood, StoredState::read(state)?))) {
                 Ok(read) => read,
                 Err(error) => return self.wait(&error, now),
             };
         let led = self.leadership.is_leader();
-        self.leadership.stood(stood, now.at);
+        self.leadership.on_reply(stood, now.at);
         // Asked again with the next batch: another place may have been announced.
         self.yields &= self.leadership.is_leader();
-        self.found_state(&state, now);
+        self.on_state(&state, now);
         self.follow_revision(&state, now);
         if led != self.leadership.is_leader() {
             let notice = if led && self.leadership.is_told_of_a_leader() {
@@ -113,9 +113,9 @@ impl Engine {
     }
 
     /// Takes in where the state stands.
-    pub(super) fn found_state(&mut self, state: &StoredState, now: Moment) {
+    pub(super) fn on_state(&mut self, state: &StoredState, now: Moment) {
         self.ledger.found(&state.ledger);
-        self.found_histories(state, now);
+        self.on_histories(state, now);
         let passed = self.chain.found(
             state.position,
             state.numbering.as_deref(),
@@ -258,14 +258,14 @@ impl Engine {
     }
 
     /// The announcement was refused: everything is held as before, and it is made again after a while.
-    pub(super) fn not_announced(&mut self, error: &Error, now: Moment) {
-        self.rollout.refused(now.at);
+    pub(super) fn on_announce_failed(&mut self, error: &Error, now: Moment) {
+        self.rollout.on_refused(now.at);
         self.wait(error, now);
     }
 
     /// The announcement is in the state: the window opens anew, with the anchor that it names. What is held from before
     /// is held until the other instance has come to the anchor.
-    pub(super) fn announced(&mut self, now: Moment) {
+    pub(super) fn on_announced(&mut self, now: Moment) {
         self.flush_builder();
         let why = "what stands before this configuration's first window was another instance's to store";
         self.gap = Some(Gap::begins(GapCause::Rollout, why, now.unix_ms));

@@ -302,7 +302,7 @@ impl Engine {
             return;
         }
         self.say_border(Border::None);
-        self.rollout.window_lost();
+        self.rollout.on_window_lost();
         let wait = if error.class() == Class::Park { PARKED } else { self.reading.backoff.next_wait() };
         self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         if self.reading.open.is_none() {
@@ -378,7 +378,7 @@ impl Engine {
         }
         if open.paused {
             if self.has_room_again() {
-                self.go_on_reading(now);
+                self.continue_reading(now);
             }
             return;
         }
@@ -392,7 +392,7 @@ impl Engine {
             let why = "no heartbeat came back, and a new connection took over: the server was stopped, or is no longer \
                        the one that is published to";
             self.end_window(GapCause::SourceSilent, why, now);
-            return self.go_on_with(anchor, now);
+            return self.continue_with(anchor, now);
         }
         if !open.silent && now.at.saturating_duration_since(open.heard.at) >= SILENCE {
             self.on_silence(now);
@@ -469,7 +469,7 @@ impl Engine {
         }
         self.end_window(cause, why, now);
         if let ReaderOpening::Candidate { anchor, .. } = self.reading.opening {
-            return self.go_on_with(anchor, now);
+            return self.continue_with(anchor, now);
         }
         self.effect(Effect::Close);
         match cause {
@@ -489,7 +489,7 @@ impl Engine {
     }
 
     /// Reads the window that was opened beside the one that has ended, unless a successor takes over.
-    fn go_on_with(&mut self, anchor: Position, now: Moment) {
+    fn continue_with(&mut self, anchor: Position, now: Moment) {
         self.border_cannot_come();
         if matches!(self.reading.opening, ReaderOpening::Candidate { .. }) {
             self.adopt(anchor, now);
@@ -508,13 +508,13 @@ impl Engine {
         let text = format!(
             "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
         );
-        self.source_lost(cause, text, now);
+        self.on_source_lost(cause, text, now);
     }
 
     /// Nothing is read for the moment: an announced anchor will not come, the other instances want to know, and so does
     /// the operator.
-    pub(super) fn source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
-        self.rollout.window_lost();
+    pub(super) fn on_source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
+        self.rollout.on_window_lost();
         self.leadership.hurry();
         let notice = Notice::warn("source_lost", text).of_an_outage();
         self.log(notice.of(Side::Source).cause(cause.as_str()), now);

@@ -34,19 +34,19 @@ pub(crate) enum Rollout {
 
 impl Rollout {
     /// The connection to the destination ended: whether it was announced is not known.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         if matches!(self, Self::Announced(_)) {
             *self = Self::None;
         }
     }
 
     /// The destination refused the announcement.
-    pub(crate) fn refused(&mut self, now: Instant) {
+    pub(crate) fn on_refused(&mut self, now: Instant) {
         *self = Self::Refused(now + AGAIN);
     }
 
     /// The window with the announced anchor could not be opened, or is no more: the anchor will not come.
-    pub(crate) fn window_lost(&mut self) {
+    pub(crate) fn on_window_lost(&mut self) {
         if *self == Self::Opened {
             *self = Self::None;
         }
@@ -107,7 +107,7 @@ mod tests {
         assert!(due(Rollout::None, &state(None, None), false, false));
         assert!(!due(Rollout::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
         let mut refused = Rollout::Announced(anchor);
-        refused.refused(start);
+        refused.on_refused(start);
         assert!(!due(refused, &state(None, at(0)), false, true), "the destination refused it a moment ago");
         assert!(refused.is_due(&own, &state(None, at(0)), false, true, start + AGAIN));
         let opened = Rollout::Opened;

@@ -30,7 +30,7 @@ use crate::capture::batch::{AppendOptions, Batch};
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::rt::Moment;
-use crate::spool::{Damage, Done, Piece, Record, Request, SpoolError};
+use crate::spool::{Damage, Piece, Record, SpoolDone, SpoolError, SpoolRequest};
 
 /// What has waited for so long is written: as long as fsync's interval, so that a crash of the process
 /// costs no more than one of the machine.
@@ -196,7 +196,7 @@ impl Spill {
         durable: Option<Position>,
         room: MemoryRoom,
         now: Instant,
-    ) -> Option<Request> {
+    ) -> Option<SpoolRequest> {
         if !self.enabled {
             return None;
         }
@@ -205,12 +205,12 @@ impl Spill {
         if self.disk_only.is_none()
             && let Some(position) = self.discarded.take()
         {
-            return Some(Request::Release(position.to_bytes()));
+            return Some(SpoolRequest::Release(position.to_bytes()));
         }
         let readable = self.read_again_at.is_none_or(|at| now >= at);
         if self.disk_only.is_some() && readable && chain.held_bytes() <= room.chain / 2 {
             self.reading = true;
-            return Some(Request::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4).max(1) });
+            return Some(SpoolRequest::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4).max(1) });
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return None;
@@ -228,12 +228,12 @@ impl Spill {
             && let Some(position) = upto
         {
             self.released_at = Some(now);
-            return Some(Request::Release(position.to_bytes()));
+            return Some(SpoolRequest::Release(position.to_bytes()));
         }
         None
     }
 
-    fn write(&mut self, chain: &Chain) -> Option<Request> {
+    fn write(&mut self, chain: &Chain) -> Option<SpoolRequest> {
         let mut records = Vec::new();
         let mut bytes = 0;
         let tail = self.tail.iter().filter(|batch| Some(batch.last) > self.written);
@@ -246,13 +246,13 @@ impl Spill {
                 break;
             }
         }
-        (!records.is_empty()).then_some(Request::Write(records))
+        (!records.is_empty()).then_some(SpoolRequest::Write(records))
     }
 
     /// Takes in what the spool has done. Holes are appended with `options`, as every batch of this configuration.
     pub(crate) fn done(
         &mut self,
-        done: Done,
+        done: SpoolDone,
         chain: &mut Chain,
         options: &Arc<AppendOptions>,
         room: MemoryRoom,
@@ -260,13 +260,13 @@ impl Spill {
     ) -> SpillOutcome {
         let mut outcome = SpillOutcome::default();
         match done {
-            Done::Written { bytes } => {
+            SpoolDone::Written { bytes } => {
                 self.bytes = bytes;
                 self.written = self.written.max(self.writing.last().copied());
                 self.writing.clear();
                 (self.full, self.failed, self.retry_at) = (false, false, None);
             }
-            Done::WriteFailed { error, written } => {
+            SpoolDone::WriteFailed { error, written } => {
                 let last = written.checked_sub(1).and_then(|last| self.writing.get(last).copied());
                 self.written = self.written.max(last);
                 self.writing.clear();
@@ -276,16 +276,16 @@ impl Spill {
                 outcome.failed = Some(error.to_string());
             }
             // It was given up meanwhile, and is counted as that.
-            Done::Read(_) | Done::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
-            Done::Read(pieces) => {
+            SpoolDone::Read(_) | SpoolDone::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
+            SpoolDone::Read(pieces) => {
                 self.read_again_at = None;
                 SpillReading { spill: self, chain, options, now, outcome: &mut outcome }.take(pieces);
             }
-            Done::ReadFailed(error) => {
+            SpoolDone::ReadFailed(error) => {
                 self.read_again_at = Some(now.at + RETRY);
                 outcome.failed = Some(error.to_string());
             }
-            Done::Released { bytes } => self.bytes = bytes,
+            SpoolDone::Released { bytes } => self.bytes = bytes,
         }
         self.settle(chain, room);
         outcome

@@ -151,7 +151,7 @@ impl Writing {
     }
 
     /// The predecessor has ended.
-    pub(super) fn inherited(&mut self, now: Instant) {
+    pub(super) fn on_inherited(&mut self, now: Instant) {
         self.link = DestinationLink::Waiting(now);
     }
 
@@ -231,8 +231,8 @@ impl Engine {
         writing.connected_before = true;
         self.raise_floor(state.highest_epoch() + 1);
         self.revision = Some(revision);
-        self.chain.disconnected();
-        self.leadership.disconnected();
+        self.chain.on_disconnected();
+        self.leadership.on_disconnected();
         let notice = Notice::info("destination_connected", "ready to append").of(Side::Destination);
         self.log(notice.position(state.position), now);
         self.writing.link = DestinationLink::Up(Box::new(Up {
@@ -241,7 +241,7 @@ impl Engine {
             questions: Vec::new(),
             paused_until: None,
         }));
-        self.found_state(&state, now);
+        self.on_state(&state, now);
         self.number_history(now);
         self.changed();
     }
@@ -273,9 +273,9 @@ impl Engine {
     /// Nothing that was sent will be answered.
     fn unlink(&mut self, until: Instant) {
         self.effect(Effect::Disconnect);
-        self.chain.disconnected();
-        self.leadership.disconnected();
-        self.rollout.disconnected();
+        self.chain.on_disconnected();
+        self.leadership.on_disconnected();
+        self.rollout.on_disconnected();
         self.writing.link = DestinationLink::Waiting(until);
     }
 
@@ -311,12 +311,12 @@ impl Engine {
         };
         match (sent.what, refusal) {
             (AskedOf::Batch, _) => self.on_appended(reply, sent.at, now),
-            (AskedOf::Asked(Ask::Stand), _) => self.on_stood(reply, now),
+            (AskedOf::Asked(Ask::Stand), _) => self.on_lease_reply(reply, now),
             (AskedOf::Asked(Ask::History), _) => self.on_numbered(reply, now),
             // None can be told, so none is waited for.
             (AskedOf::Asked(Ask::Leave), _) => self.writing.left = true,
-            (AskedOf::Asked(Ask::Announce), Some(error)) => self.not_announced(&error, now),
-            (AskedOf::Asked(Ask::Announce), None) => self.announced(now),
+            (AskedOf::Asked(Ask::Announce), Some(error)) => self.on_announce_failed(&error, now),
+            (AskedOf::Asked(Ask::Announce), None) => self.on_announced(now),
             (AskedOf::Asked(Ask::Note), Some(error)) if error.class() == Class::Resolve => {
                 self.disconnect(&error, now);
             }
@@ -329,7 +329,7 @@ impl Engine {
             Err(error @ Error::Protocol(_)) => return self.disconnect(&error, now),
             outcome => outcome,
         };
-        match self.chain.replied(outcome, now.unix_ms) {
+        match self.chain.on_reply(outcome, now.unix_ms) {
             ReplyStep::Stored { counts, stored, gap } => {
                 let took = now.at.saturating_duration_since(sent_at);
                 self.counters.route.append_seconds.record(took.as_secs_f64());
@@ -449,7 +449,7 @@ impl Engine {
         if !self.writing.is_up() {
             return;
         }
-        self.stand(now);
+        self.ask_lease(now);
         self.touch(now);
         if self.is_drained() {
             self.flush_builder();

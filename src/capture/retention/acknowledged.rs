@@ -102,7 +102,7 @@ impl AcknowledgedTrimming {
     }
 
     /// Makes a new connection ready. Cancel safe.
-    pub(crate) async fn connected(&mut self, connection: &mut ControlConnection) -> Result<(), Error> {
+    pub(crate) async fn on_connected(&mut self, connection: &mut ControlConnection) -> Result<(), Error> {
         let hash = redis::cmd("SCRIPT").arg("LOAD").arg(TRIM.source).query_async(connection).await?;
         let mut trim = redis::cmd("XTRIM");
         trim.arg(&self.keys.gaps).arg("MINID").arg("=").arg("0-0").arg("ACKED");
@@ -152,7 +152,7 @@ impl AcknowledgedTrimming {
     }
 
     /// Says that trimming does not work, where the route's own connection does not say why.
-    pub(crate) fn failed(&mut self, error: &Error) {
+    pub(crate) fn on_failed(&mut self, error: &Error) {
         self.restart();
         if self.writes_as.borrow().is_none() {
             return;

@@ -119,7 +119,7 @@ impl SourceSide {
     }
 
     /// The tap that is open, and what its server said last of its backlog.
-    fn tapped(&self) -> Option<(&ReplicationReader, Option<BacklogHealth>)> {
+    fn read_replication(&self) -> Option<(&ReplicationReader, Option<BacklogHealth>)> {
         match &self.open {
             Some(SourceReader::Tap(tap)) => Some((tap, self.backlog.as_ref().and_then(Backlog::health))),
             _ => None,
@@ -160,7 +160,7 @@ impl CaptureRoute {
         let capture = &self.parts.capture;
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
         Subscriptions {
-            control: self.parts.pulse.channel().to_vec(),
+            control: self.parts.heartbeat.channel().to_vec(),
             epoch_key: crate::config::keys::epoch(&self.parts.source.key_prefix).into_bytes(),
             channels: bytes(&capture.channels),
             patterns: bytes(&capture.patterns),
@@ -217,18 +217,18 @@ impl CaptureRoute {
         };
         let mut reached = None;
         if let SourceReader::Tap(tap) = listening {
-            tap.brought(pass.received, now.at);
+            tap.on_read(pass.received, now.at);
             reached = Some(tap.offset());
         }
         if pass.received > 0 {
-            self.parts.pulse.busy();
+            self.parts.heartbeat.busy();
         }
         self.engine.end_read(&pass, flow, reached, now);
     }
 
     /// Leaves a node that is no longer the one to be read.
     pub(super) fn check_tap(&mut self, now: Moment) {
-        let Some((tap, Some(health))) = self.source.tapped() else { return };
+        let Some((tap, Some(health))) = self.source.read_replication() else { return };
         let Some(settings) = self.parts.capture.mode.replication() else { return };
         let why = match (tap.role(), health.role, settings.prefer) {
             _ if !health.linked => "the replica has lost its link to the master",
@@ -246,7 +246,7 @@ impl CaptureRoute {
 
     /// What is read, for the status and the gauges.
     pub(super) fn replication_status(&self) -> Option<ReplicationStatus> {
-        let (tap, health) = self.source.tapped()?;
+        let (tap, health) = self.source.read_replication()?;
         let (cover, lag) = health.map_or((f64::NAN, f64::NAN), |health| {
             (health.cover.as_secs_f64(), float(health.offset.saturating_sub(tap.offset())))
         });

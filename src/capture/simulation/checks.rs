@@ -52,9 +52,9 @@ impl World {
         let mut begun = false;
         for sent in &self.source.sent {
             match sent {
-                Sent::Anchor(epoch) => begun |= epoch.to_string() == first,
-                Sent::Message(number) if begun => return *number,
-                Sent::Message(_) | Sent::Heartbeat(_) => {}
+                SourceMessage::Anchor(epoch) => begun |= epoch.to_string() == first,
+                SourceMessage::Message(number) if begun => return *number,
+                SourceMessage::Message(_) | SourceMessage::Heartbeat(_) => {}
             }
         }
         self.source.published

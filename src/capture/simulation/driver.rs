@@ -31,7 +31,7 @@ pub(super) struct Driver {
     connecting: Option<Option<RankedRevision>>,
     pub(super) link: Option<DriverLink>,
     pub(super) log: Option<Log<MemoryDisk>>,
-    pub(super) request: Option<Request>,
+    pub(super) request: Option<SpoolRequest>,
     /// Messages that this process has received.
     pub(super) received: BTreeSet<u64>,
     /// How many of them the routes have given up that this one replaced.
@@ -46,8 +46,8 @@ impl Driver {
         predecessor: Option<(Handover, bool)>,
         now: Moment,
     ) -> Self {
-        let share = MemoryQuota::default();
-        share.set(SHARES[usize::from(world.roomy)]);
+        let quota = MemoryQuota::default();
+        quota.set(SHARES[usize::from(world.roomy)]);
         let settings = EngineSettings {
             capture: Arc::new(settings(if world.templated { "s:<channel>" } else { "s" })),
             keys: world.keys.clone(),
@@ -60,7 +60,7 @@ impl Driver {
             force_after: FORCE_AFTER,
             drain_deadline: Duration::from_secs(2),
             response_timeout: Duration::from_secs(5),
-            share,
+            quota,
         };
         let handover = Handover::default();
         let engine = Engine::new(settings, world.counters.clone(), predecessor, handover.clone(), now);
@@ -208,12 +208,14 @@ impl World {
             let Some(sent) = source.sent.get(at).copied() else { break };
             at += 1;
             flow = match sent {
-                Sent::Anchor(epoch) => one.engine.take(&mut pass, &Item::Anchor { epoch, offset: 0 }),
-                Sent::Heartbeat(instance) => {
+                SourceMessage::Anchor(epoch) => {
+                    one.engine.take(&mut pass, &Item::Anchor { epoch, offset: 0 })
+                }
+                SourceMessage::Heartbeat(instance) => {
                     one.engine.take(&mut pass, &Item::Heartbeat { instance, sent_us: 0 })
                 }
-                Sent::Message(number) if !subscribes(numbering, number) => Flow::Go,
-                Sent::Message(number) => {
+                SourceMessage::Message(number) if !subscribes(numbering, number) => Flow::Go,
+                SourceMessage::Message(number) => {
                     one.received.insert(number);
                     let (channel, payload) = (channel(number), number.to_string());
                     let message = Message {

@@ -34,12 +34,12 @@ const EVENTS: [&str; 11] =
 pub(crate) struct Loop {
     /// The route that it begins with: its table and its name.
     pub(crate) first: (&'static str, String),
-    steps: Vec<Step>,
+    steps: Vec<LoopStep>,
 }
 
 /// One arrow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Step {
+struct LoopStep {
     /// What is read and written, for a person.
     by: String,
     /// The route that reads it.
@@ -62,12 +62,12 @@ impl fmt::Display for Loop {
 
 /// A route.
 #[derive(Debug, Clone, Copy)]
-enum Node<'c> {
+enum LoopNode<'c> {
     Capture(&'c Capture),
     Broadcast(&'c Broadcast),
 }
 
-impl Node<'_> {
+impl LoopNode<'_> {
     fn key(self) -> (&'static str, String) {
         match self {
             Self::Capture(route) => ("capture", route.name.clone()),
@@ -78,9 +78,9 @@ impl Node<'_> {
 
 /// The shortest loop through each route, each set of routes once.
 pub(crate) fn find(config: &Config) -> Vec<Loop> {
-    let captures = config.capture.values().map(|route| Node::Capture(route));
-    let nodes: Vec<Node<'_>> =
-        captures.chain(config.broadcast.values().map(|route| Node::Broadcast(route))).collect();
+    let captures = config.capture.values().map(|route| LoopNode::Capture(route));
+    let nodes: Vec<LoopNode<'_>> =
+        captures.chain(config.broadcast.values().map(|route| LoopNode::Broadcast(route))).collect();
     let mut seen = BTreeSet::new();
     let mut loops = Vec::new();
     for start in &nodes {
@@ -94,15 +94,15 @@ pub(crate) fn find(config: &Config) -> Vec<Loop> {
 }
 
 /// Breadth first, from what the route makes back to the route.
-fn through(config: &Config, nodes: &[Node<'_>], start: Node<'_>) -> Option<Loop> {
+fn through(config: &Config, nodes: &[LoopNode<'_>], start: LoopNode<'_>) -> Option<Loop> {
     let mut came = BTreeMap::from([(start.key(), Vec::new())]);
     let mut queue = VecDeque::from([start]);
     while let Some(from) = queue.pop_front() {
         for to in nodes {
             let Some(by) = arrow(config, from, *to) else { continue };
             let key = to.key();
-            let mut steps: Vec<Step> = came.get(&from.key()).cloned().unwrap_or_default();
-            steps.push(Step { by, to: format!("{}.{}", key.0, key.1) });
+            let mut steps: Vec<LoopStep> = came.get(&from.key()).cloned().unwrap_or_default();
+            steps.push(LoopStep { by, to: format!("{}.{}", key.0, key.1) });
             if key == start.key() {
                 return Some(Loop { first: key, steps });
             }
@@ -116,13 +116,17 @@ fn through(config: &Config, nodes: &[Node<'_>], start: Node<'_>) -> Option<Loop>
 }
 
 /// What of one route the other may read.
-fn arrow(config: &Config, from: Node<'_>, to: Node<'_>) -> Option<String> {
+fn arrow(config: &Config, from: LoopNode<'_>, to: LoopNode<'_>) -> Option<String> {
     match (from, to) {
-        (Node::Capture(capture), Node::Broadcast(broadcast)) => stream_between(config, capture, broadcast),
-        (Node::Broadcast(one), Node::Broadcast(other)) => dead_letters_between(config, one, other),
-        (Node::Broadcast(broadcast), Node::Capture(capture)) => channel_between(config, broadcast, capture)
-            .or_else(|| notification_between(config, from, capture)),
-        (Node::Capture(_), Node::Capture(capture)) => notification_between(config, from, capture),
+        (LoopNode::Capture(capture), LoopNode::Broadcast(broadcast)) => {
+            stream_between(config, capture, broadcast)
+        }
+        (LoopNode::Broadcast(one), LoopNode::Broadcast(other)) => dead_letters_between(config, one, other),
+        (LoopNode::Broadcast(broadcast), LoopNode::Capture(capture)) => {
+            channel_between(config, broadcast, capture)
+                .or_else(|| notification_between(config, from, capture))
+        }
+        (LoopNode::Capture(_), LoopNode::Capture(capture)) => notification_between(config, from, capture),
     }
 }
 
@@ -161,10 +165,10 @@ fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) ->
 }
 
 /// The notifications of what a route writes that a capture reads. They are not in a replication stream.
-fn notification_between(config: &Config, from: Node<'_>, to: &Capture) -> Option<String> {
+fn notification_between(config: &Config, from: LoopNode<'_>, to: &Capture) -> Option<String> {
     let (name, kinds, stream) = match from {
-        Node::Capture(route) => (&route.destination, &keys::OF_CAPTURE[..], Some(&route.stream)),
-        Node::Broadcast(route) => (&route.source, &keys::OF_BROADCAST[..], None),
+        LoopNode::Capture(route) => (&route.destination, &keys::OF_CAPTURE[..], Some(&route.stream)),
+        LoopNode::Broadcast(route) => (&route.source, &keys::OF_BROADCAST[..], None),
     };
     let (writes, reads): (&Arc<Endpoint>, _) = (config.redis.get(name)?, config.redis.get(&to.source)?);
     if to.mode.replication().is_some() || !same_server(writes, reads) {

@@ -2,7 +2,7 @@
 //!
 //! The loop check must know whether a channel that a broadcast may publish on can reach a capture's
 //! pattern. Both sides are sets of names: a Redis pattern, a template (each variable can be
-//! anything), or one name. So each is taken apart into [`Token`]s, and the question becomes whether
+//! anything), or one name. So each is taken apart into [`PatternToken`]s, and the question becomes whether
 //! two such rows can be walked together to their ends: at most tokens × tokens steps, whatever a
 //! hostile pattern looks like.
 
@@ -10,10 +10,10 @@ use crate::text::template::{Part, Template};
 
 /// A set of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Glob(Vec<Token>);
+pub(crate) struct Glob(Vec<PatternToken>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+enum PatternToken {
     /// `*`: any bytes, also none.
     Star,
     /// One byte out of these.
@@ -51,18 +51,18 @@ impl Glob {
         while let Some((first, after)) = rest.split_first() {
             rest = after;
             tokens.push(match (first, after) {
-                (b'*', _) => Token::Star,
-                (b'?', _) => Token::One(Bytes::ALL),
+                (b'*', _) => PatternToken::Star,
+                (b'?', _) => PatternToken::One(Bytes::ALL),
                 (b'[', _) => {
                     let (bytes, after) = class(after);
                     rest = after;
-                    Token::One(bytes)
+                    PatternToken::One(bytes)
                 }
                 (b'\\', [escaped, after @ ..]) => {
                     rest = after;
-                    Token::One(Bytes::only(*escaped))
+                    PatternToken::One(Bytes::only(*escaped))
                 }
-                (byte, _) => Token::One(Bytes::only(*byte)),
+                (byte, _) => PatternToken::One(Bytes::only(*byte)),
             });
         }
         Self(tokens)
@@ -70,14 +70,14 @@ impl Glob {
 
     /// One name.
     pub(crate) fn name(name: &[u8]) -> Self {
-        Self(name.iter().map(|byte| Token::One(Bytes::only(*byte))).collect())
+        Self(name.iter().map(|byte| PatternToken::One(Bytes::only(*byte))).collect())
     }
 
     /// What a template can make, as if each variable could be anything.
     pub(crate) fn template(template: &Template) -> Self {
         let tokens = |part: &Part| match part {
             Part::Literal(text) => Self::name(text.as_bytes()).0,
-            _ => vec![Token::Star],
+            _ => vec![PatternToken::Star],
         };
         Self(template.parts().iter().flat_map(tokens).collect())
     }
@@ -90,13 +90,13 @@ impl Glob {
 
     /// How many `*` there are.
     pub(crate) fn stars(&self) -> usize {
-        self.0.iter().filter(|token| **token == Token::Star).count()
+        self.0.iter().filter(|token| **token == PatternToken::Star).count()
     }
 
     /// Whether some name is in both sets.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         // A class such as `[]` holds no byte, so nothing matches the pattern that it stands in.
-        let nothing = |glob: &Self| glob.0.contains(&Token::One(Bytes::NONE));
+        let nothing = |glob: &Self| glob.0.contains(&PatternToken::One(Bytes::NONE));
         if nothing(self) || nothing(other) {
             return false;
         }
@@ -110,11 +110,15 @@ impl Glob {
                 row[j] = match (self.0.get(i), other.0.get(j)) {
                     (None, None) => true,
                     // A star takes nothing more, or one more byte of the other side.
-                    (Some(Token::Star), None) => next[j],
-                    (None, Some(Token::Star)) => row[j + 1],
-                    (Some(Token::Star), Some(_)) | (Some(_), Some(Token::Star)) => next[j] || row[j + 1],
-                    (Some(Token::One(ours)), Some(Token::One(theirs))) => ours.meets(*theirs) && next[j + 1],
-                    (Some(Token::One(_)), None) | (None, Some(Token::One(_))) => false,
+                    (Some(PatternToken::Star), None) => next[j],
+                    (None, Some(PatternToken::Star)) => row[j + 1],
+                    (Some(PatternToken::Star), Some(_)) | (Some(_), Some(PatternToken::Star)) => {
+                        next[j] || row[j + 1]
+                    }
+                    (Some(PatternToken::One(ours)), Some(PatternToken::One(theirs))) => {
+                        ours.meets(*theirs) && next[j + 1]
+                    }
+                    (Some(PatternToken::One(_)), None) | (None, Some(PatternToken::One(_))) => false,
                 };
             }
             next = row;

@@ -9,7 +9,7 @@ use crate::config::channels::lookup;
 use crate::config::keys;
 use crate::config::problems::{Key, near};
 use crate::config::raw::{self, defaults};
-use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, Message, Order, Start};
+use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, MessageFormat, Order, Start};
 use crate::text::template::Template;
 
 /// The largest message. An entry is read as a whole, in a reply of at most 64 MiB.
@@ -66,12 +66,12 @@ impl Check<'_> {
     }
 
     /// The envelope holds the whole entry, so that a template beside it would say nothing.
-    fn message(&mut self, key: &Key, template: &str, envelope: raw::Envelope) -> Option<Message> {
+    fn message(&mut self, key: &Key, template: &str, envelope: raw::Envelope) -> Option<MessageFormat> {
         match envelope {
             raw::Envelope::None => {
-                self.template(&key.at("message"), template, Setting::Message).map(Message::Template)
+                self.template(&key.at("message"), template, Setting::Message).map(MessageFormat::Template)
             }
-            raw::Envelope::Json if template == raw::defaults::message() => Some(Message::Envelope),
+            raw::Envelope::Json if template == raw::defaults::message() => Some(MessageFormat::Envelope),
             raw::Envelope::Json => {
                 self.report_with(
                     &key.at("message"),

@@ -12,9 +12,9 @@ const RUNNING: &str = "/run/credentials";
 
 /// The directories in which a relative name is looked for, in their order.
 #[derive(Debug, Clone)]
-pub(crate) struct Places(Vec<PathBuf>);
+pub(crate) struct SecretPlaces(Vec<PathBuf>);
 
-impl Places {
+impl SecretPlaces {
     /// `$CREDENTIALS_DIRECTORY`, the directory of the configuration, `credentials` beside it, and the credentials of
     /// the units of tidegate that run.
     pub(crate) fn new(credentials: Option<&Path>, directory: &Path) -> Self {
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn an_absolute_path_is_one_place_and_the_first_that_is_there_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let places = Places::new(Some(Path::new("/nonexistent")), directory.path());
+        let places = SecretPlaces::new(Some(Path::new("/nonexistent")), directory.path());
         assert_eq!(places.of("/x/shop.pass"), [Path::new("/x/shop.pass")]);
         let candidates = places.of("shop.pass");
         assert_eq!(first(&candidates), None);

@@ -15,7 +15,7 @@ use crate::server::tls::Material;
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum CertificateSide {
     /// Ours.
     Client,
     /// The server's.
@@ -90,11 +90,11 @@ impl Known {
         lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }
 
-    pub(crate) fn set_expiry(&self, side: Side, seconds: Option<u64>) {
+    pub(crate) fn set_expiry(&self, side: CertificateSide, seconds: Option<u64>) {
         let mut expiries = lock(&self.expiries);
         match side {
-            Side::Client => expiries.client = seconds,
-            Side::Server => expiries.server = seconds,
+            CertificateSide::Client => expiries.client = seconds,
+            CertificateSide::Server => expiries.server = seconds,
         }
         self.show(*expiries);
     }

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::account::{ALL_BYTES, Share};
+use super::account::{ALL_BYTES, BufferShare};
 use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
@@ -86,7 +86,7 @@ pub struct Reader {
     skip: usize,
     limits: Limits,
     /// Of what all readers may take together: what this one holds beyond what messages may take.
-    share: Share,
+    share: BufferShare,
 }
 
 impl Reader {
@@ -104,7 +104,7 @@ impl Reader {
             greeting: Greeting::None,
             skip: 0,
             limits,
-            share: Share::default(),
+            share: BufferShare::default(),
         }
     }
 
@@ -186,14 +186,14 @@ impl Reader {
         }
         let unread = &self.buf[self.start..self.end];
         match cut_message(unread, self.limits.message)? {
-            Cut::Whole { channel, pattern, payload, end } => {
+            Frame::Whole { channel, pattern, payload, end } => {
                 let base = self.start;
                 self.consumed(end);
                 let at = &self.buf[base..];
                 let pattern = pattern.map(|range| &at[range]);
                 Ok(Some(Pushed::Message(Message { channel: &at[channel], pattern, payload: &at[payload] })))
             }
-            Cut::Oversized { channel, pattern, payload, size } => {
+            Frame::Oversized { channel, pattern, payload, size } => {
                 let base = self.start;
                 let come = (self.end - base).min(payload.start + size + 2);
                 self.skip = payload.start + size + 2 - come;
@@ -203,14 +203,14 @@ impl Reader {
                 let message = Message { channel: &at[channel], pattern, payload: &at[payload] };
                 Ok(Some(Pushed::Oversized(message, size)))
             }
-            Cut::Partial => {
+            Frame::Partial => {
                 if unread.len() > self.limits.message + NAMES_BYTES {
                     return Err(over(self.limits.message + NAMES_BYTES));
                 }
                 self.expect_more()?;
                 Ok(None)
             }
-            Cut::Other => match self.take_frame()? {
+            Frame::Other => match self.take_frame()? {
                 Taken::Nothing => Ok(None),
                 // A message may be what follows.
                 Taken::Greeting => self.next_pushed(),
@@ -374,7 +374,7 @@ fn over(limit: usize) -> ProtocolError {
 }
 
 /// What stands at the beginning of the unread bytes.
-enum Cut {
+enum Frame {
     Whole {
         channel: Range<usize>,
         pattern: Option<Range<usize>>,
@@ -397,34 +397,34 @@ enum Cut {
 const MESSAGE: &[u8] = b"3\r\n$7\r\nmessage\r\n";
 const PMESSAGE: &[u8] = b"4\r\n$8\r\npmessage\r\n";
 
-fn cut_message(unread: &[u8], limit: usize) -> Result<Cut, ProtocolError> {
-    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(Cut::Other) };
+fn cut_message(unread: &[u8], limit: usize) -> Result<Frame, ProtocolError> {
+    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(Frame::Other) };
     let (mut at, by_pattern) = if rest.starts_with(MESSAGE) {
         (1 + MESSAGE.len(), false)
     } else if rest.starts_with(PMESSAGE) {
         (1 + PMESSAGE.len(), true)
     } else {
-        return Ok(Cut::Other);
+        return Ok(Frame::Other);
     };
     let mut pattern = None;
     if by_pattern {
-        let Some((range, next)) = bulk(unread, at)? else { return Ok(Cut::Partial) };
+        let Some((range, next)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
         pattern = Some(range);
         at = next;
     }
-    let Some((channel, at)) = bulk(unread, at)? else { return Ok(Cut::Partial) };
-    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Cut::Partial) };
+    let Some((channel, at)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Frame::Partial) };
     let end = begin + size;
     if size > limit {
         let kept = begin..begin + OVERSIZED_HEAD_BYTES.min(size);
         if unread.len() < kept.end {
-            return Ok(Cut::Partial);
+            return Ok(Frame::Partial);
         }
-        return Ok(Cut::Oversized { channel, pattern, payload: kept, size });
+        return Ok(Frame::Oversized { channel, pattern, payload: kept, size });
     }
     match unread.get(end..end + 2) {
-        None => Ok(Cut::Partial),
-        Some(b"\r\n") => Ok(Cut::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
+        None => Ok(Frame::Partial),
+        Some(b"\r\n") => Ok(Frame::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
         Some(_) => Err(ProtocolError("a payload does not end with CRLF".to_owned())),
     }
 }

@@ -76,7 +76,7 @@ impl ReplicationReader {
     }
 
     /// Says how many messages that count the last read brought.
-    pub(crate) fn brought(&mut self, events: u64, now: Instant) {
+    pub(crate) fn on_read(&mut self, events: u64, now: Instant) {
         self.rests_until = self.link.rest(events > 0, now);
     }
 

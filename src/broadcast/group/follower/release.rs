@@ -4,25 +4,25 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Asked, Follow};
+use super::{Asked, Follower};
 use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::message::Outbound;
+use crate::broadcast::message::MessageMaker;
 use crate::broadcast::publish::publisher::BATCH_ENTRIES;
-use crate::broadcast::read::entries::{Entries, entries_of_next_read};
+use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::{Error, resp};
 
-impl Follow {
+impl Follower {
     /// Takes up holes that nobody has published while they were left to others.
-    pub(super) fn take_up_gone(&mut self, now: Instant) {
+    pub(super) fn retry_deleted(&mut self, now: Instant) {
         if !self.to_release.is_empty() {
             return;
         }
-        self.to_release.extend(self.gone.due(now));
+        self.to_release.extend(self.deleted.due(now));
         if !self.to_release.is_empty() {
             // Beyond those that are remembered there may be more.
-            self.search.restart();
+            self.scan.restart();
         }
     }
 
@@ -39,7 +39,7 @@ impl Follow {
                 break;
             }
             let Some(id) = self.to_release.pop_front() else { break };
-            let held = self.hold.take(id, |id, rendered| egress.release(id, rendered, now));
+            let held = self.buffer.take(id, |id, rendered| egress.release(id, rendered, now));
             if held.is_none() {
                 let text = id.to_string();
                 let stream = self.stream.as_bytes();
@@ -63,19 +63,19 @@ impl Follow {
         &mut self,
         wanted: &mut VecDeque<EntryId>,
         reply: &[u8],
-        (outbound, egress): (&mut Outbound, &mut Egress<'_>),
+        (outbound, egress): (&mut MessageMaker, &mut Egress<'_>),
         now: Instant,
     ) -> Result<(), Error> {
         let Some(id) = wanted.pop_front() else { return Ok(()) };
-        let mut entries = Entries::of_range(reply, Vec::new())?;
+        let mut entries = StreamEntries::of_range(reply, Vec::new())?;
         match entries.next()? {
             // It is found again by the instance that publishes.
             _ if !egress.leads => {}
             Some(entry) => egress.release(entry.id(), outbound.of(&entry), now),
-            None if self.gone.is_lost(id, now) => {
+            None if self.deleted.is_lost(id, now) => {
                 let text = id.to_string();
-                let gone = Withheld::Unrenderable(Unrenderable::Deleted);
-                egress.publisher.release_withheld((id, text.as_bytes()), gone);
+                let deleted = Withheld::Unrenderable(Unrenderable::Deleted);
+                egress.publisher.release_withheld((id, text.as_bytes()), deleted);
             }
             None => {}
         }

@@ -20,9 +20,9 @@ const HOLES: usize = 8_192;
 
 /// Since when each is known to be gone.
 #[derive(Debug, Default)]
-pub(crate) struct Gone(BTreeMap<EntryId, Instant>);
+pub(crate) struct DeletedHoles(BTreeMap<EntryId, Instant>);
 
-impl Gone {
+impl DeletedHoles {
     /// Whether one is left alone for now.
     pub(crate) fn contains(&self, id: EntryId) -> bool {
         self.0.contains_key(&id)
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn a_hole_is_lost_only_after_it_was_left_alone_and_no_more_are_remembered_than_may_be() {
         let id = |milliseconds| EntryId { milliseconds, sequence: 0 };
-        let (mut gone, now) = (Gone::default(), Instant::now());
+        let (mut gone, now) = (DeletedHoles::default(), Instant::now());
         assert!(!gone.is_lost(id(1), now));
         assert!(gone.contains(id(1)) && gone.due(now).next().is_none());
         assert!(!gone.is_lost(id(1), now + PATIENCE / 2));

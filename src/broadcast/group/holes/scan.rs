@@ -4,7 +4,7 @@ use crate::broadcast::entry_id::EntryId;
 
 /// How far it is.
 #[derive(Debug)]
-pub(crate) struct Search {
+pub(crate) struct HoleScan {
     /// After which hole to go on; `None` where a whole search found nothing new since.
     next: Option<EntryId>,
     /// The same, of the look that is under way.
@@ -13,7 +13,7 @@ pub(crate) struct Search {
     again: bool,
 }
 
-impl Search {
+impl HoleScan {
     /// A search that begins.
     pub(crate) fn new() -> Self {
         Self { next: Some(EntryId::default()), sent: None, again: false }
@@ -35,7 +35,7 @@ impl Search {
     }
 
     /// A look came to this hole, or to the end, and found the group the `same` as the one before.
-    pub(crate) fn came_to(&mut self, reached: Option<EntryId>, same: bool) {
+    pub(crate) fn on_scanned(&mut self, reached: Option<EntryId>, same: bool) {
         match self.sent {
             // A search that began with this look has seen what has changed.
             Some(begin) if begin == EntryId::default() => self.again = false,
@@ -62,18 +62,18 @@ mod tests {
     #[test]
     fn it_comes_to_rest_only_after_a_whole_search_without_a_change() {
         let id = |milliseconds| Some(EntryId { milliseconds, sequence: 0 });
-        let mut search = Search::new();
+        let mut search = HoleScan::new();
         assert_eq!(search.send(true, false), id(0));
-        search.came_to(id(5), false);
+        search.on_scanned(id(5), false);
         assert!(search.goes_on());
         // What is being published would be found once more.
         assert_eq!(search.send(false, false), None);
-        search.came_to(None, true);
+        search.on_scanned(None, true);
         assert_eq!(search.send(true, false), id(5));
         // A change in the middle: what lies before may have changed too.
-        search.came_to(None, false);
+        search.on_scanned(None, false);
         assert_eq!(search.send(true, false), id(0));
-        search.came_to(None, false);
+        search.on_scanned(None, false);
         assert_eq!(search.send(true, false), None, "one look saw it all");
         assert_eq!(search.send(true, true), id(0));
     }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Call, Publisher};
+use super::{PendingCall, Publisher};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{Failure, Side};
+use crate::broadcast::failure::{SessionFailure, Side};
 use crate::broadcast::publish::call::{Counted, Tally};
 use crate::broadcast::withheld::Unrenderable;
 use crate::server::resp::{self, Value};
@@ -20,7 +20,7 @@ use crate::server::{Error, Role, role_in};
 
 /// Where the destination is another server than the stream's.
 #[derive(Debug)]
-pub(super) struct Other {
+pub(super) struct Remote {
     /// Commands to it.
     pub(super) out: Vec<u8>,
     /// The batch that is being collected.
@@ -83,7 +83,7 @@ impl Published {
     }
 }
 
-impl Other {
+impl Remote {
     /// Lets a batch wait for its answers. Its PUBLISH commands stand in `out`; the question for the role ends them.
     pub(super) fn send(&mut self, batch: Published) {
         if !batch.ids.is_empty() {
@@ -103,7 +103,7 @@ impl Publisher {
         &mut self,
         reply: &Value,
         now: Instant,
-    ) -> Result<(u64, u64), Failure> {
+    ) -> Result<(u64, u64), SessionFailure> {
         let Some(other) = &mut self.other else { return Ok((0, 0)) };
         if other.ping.take().is_some() {
             return is_master(reply).map(|()| (0, 0));
@@ -116,7 +116,9 @@ impl Publisher {
             return Ok(sent);
         }
         let Some(batch) = other.waiting.front_mut() else {
-            return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(SessionFailure::destination(Error::Protocol(
+                "an answer that nothing asked for".into(),
+            )));
         };
         match reply {
             _ if batch.answered == batch.ids.len() => {
@@ -143,11 +145,11 @@ impl Publisher {
                 batch.filtered.retain(|id| *id <= last);
                 // Those behind it are read again: across servers that may repeat, and loses nothing.
                 other.waiting.truncate(1);
-                self.refused = Some(Failure::of_publish(Side::Destination, entry, own, error));
+                self.refused = Some(SessionFailure::of_publish(Side::Destination, entry, own, error));
             }
             _ => {
                 let error = Error::Protocol("PUBLISH was answered with no number".into());
-                return Err(Failure::destination(error));
+                return Err(SessionFailure::destination(error));
             }
         }
         self.move_published(now);
@@ -199,7 +201,7 @@ impl Publisher {
             let holes = batch.holes();
             let (entries, counted) = (published + noted, batch.counted);
             let release = batch.release;
-            self.calls.push_back(Call { entries, large: None, holes, counted, release, sent });
+            self.calls.push_back(PendingCall { entries, large: None, holes, counted, release, sent });
         }
     }
 }
@@ -208,13 +210,13 @@ impl Publisher {
 ///
 /// # Errors
 /// Where the server is none that can be published on.
-fn is_master(reply: &Value) -> Result<(), Failure> {
+fn is_master(reply: &Value) -> Result<(), SessionFailure> {
     if let Value::Error(text) = reply {
-        return Err(Failure::destination(Error::reply(text)));
+        return Err(SessionFailure::destination(Error::reply(text)));
     }
     match role_in(reply) {
         Some(Role::Master) => Ok(()),
-        Some(Role::Replica) => Err(Failure::destination(Error::replica())),
-        None => Err(Failure::destination(Error::Protocol("HELLO was answered with no map".into()))),
+        Some(Role::Replica) => Err(SessionFailure::destination(Error::replica())),
+        None => Err(SessionFailure::destination(Error::Protocol("HELLO was answered with no map".into()))),
     }
 }

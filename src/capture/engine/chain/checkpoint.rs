@@ -121,7 +121,7 @@ impl Chain {
         if !self.was_read() {
             self.since_unix_ms = since_unix_ms;
         }
-        let rewound = self.moved(position, numbering, now_unix_ms);
+        let rewound = self.on_checkpoint_moved(position, numbering, now_unix_ms);
         let mut found = Passed { rewound, ..Passed::default() };
         while let Some(front) = self.ring.get(self.passed)
             && Some(front.last) <= position
@@ -147,7 +147,12 @@ impl Chain {
     }
 
     /// The state stands at `position`. Returns how many events are in hand again.
-    fn moved(&mut self, position: Option<Position>, numbering: Option<&str>, now_unix_ms: u64) -> u64 {
+    fn on_checkpoint_moved(
+        &mut self,
+        position: Option<Position>,
+        numbering: Option<&str>,
+        now_unix_ms: u64,
+    ) -> u64 {
         let before = self.checkpoint.replace(position).flatten();
         let otherwise = numbering.is_some() && self.counted.is_some() && self.counted.as_deref() != numbering;
         self.counted = numbering.map(str::to_owned);
@@ -211,7 +216,7 @@ impl Chain {
     }
 
     /// Takes in the reply to the oldest batch that is on its way.
-    pub(crate) fn replied(&mut self, outcome: Result<AppendOutcome, Error>, now_unix_ms: u64) -> ReplyStep {
+    pub(crate) fn on_reply(&mut self, outcome: Result<AppendOutcome, Error>, now_unix_ms: u64) -> ReplyStep {
         if self.refused > 0 {
             self.refused -= 1;
             return ReplyStep::Ignored;
@@ -239,12 +244,12 @@ impl Chain {
             },
             Ok(AppendOutcome::Stale(position)) => {
                 self.refuse();
-                self.moved(Some(position), None, now_unix_ms);
+                self.on_checkpoint_moved(Some(position), None, now_unix_ms);
                 ReplyStep::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
             }
             Ok(AppendOutcome::Behind(position)) => {
                 self.refuse();
-                ReplyStep::Again { rewound: self.moved(position, None, now_unix_ms) }
+                ReplyStep::Again { rewound: self.on_checkpoint_moved(position, None, now_unix_ms) }
             }
             Ok(AppendOutcome::Stopped(stored, error)) => {
                 self.refuse();
@@ -256,7 +261,7 @@ impl Chain {
             }
             Ok(AppendOutcome::Foreign(position, numbering)) => {
                 self.refuse();
-                self.moved(Some(position), Some(&numbering), now_unix_ms);
+                self.on_checkpoint_moved(Some(position), Some(&numbering), now_unix_ms);
                 ReplyStep::Foreign
             }
             Ok(AppendOutcome::Superseded) => {

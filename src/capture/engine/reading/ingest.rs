@@ -5,7 +5,7 @@ use crate::capture::engine::handover::Border;
 use crate::capture::engine::spill::MemoryRoom;
 use crate::capture::engine::{Engine, Notice, Side};
 use crate::capture::mapping::Context;
-use crate::filter::Looked;
+use crate::filter::Filterable;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
@@ -41,7 +41,7 @@ pub(in crate::capture) struct Pass {
 /// A message, as conditions look at it.
 struct Received<'a>(&'a Message<'a>);
 
-impl Looked for Received<'_> {
+impl Filterable for Received<'_> {
     fn channel(&self) -> Option<&[u8]> {
         Some(self.0.channel)
     }

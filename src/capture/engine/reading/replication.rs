@@ -197,7 +197,7 @@ impl Engine {
     }
 
     /// The state was read: what it knows of the histories holds.
-    pub(crate) fn found_histories(&mut self, state: &StoredState, now: Moment) {
+    pub(crate) fn on_histories(&mut self, state: &StoredState, now: Moment) {
         if !self.is_replication() {
             return;
         }
@@ -356,7 +356,7 @@ impl Engine {
         let text = format!(
             "the link has ended: {why}; another one goes on at the same place, as far back as the source's backlog reaches"
         );
-        self.source_lost(cause, text, now);
+        self.on_source_lost(cause, text, now);
         self.border_cannot_come();
         self.changed();
     }
@@ -381,11 +381,11 @@ impl Engine {
         tap.told = now.at;
         let reached = tap.reached();
         if Some(reached) > last {
-            self.reached(reached, now);
+            self.on_reached(reached, now);
         }
     }
 
-    fn reached(&mut self, position: Position, now: Moment) {
+    fn on_reached(&mut self, position: Position, now: Moment) {
         self.builder.anchor(position, now);
         self.flush_builder();
     }
@@ -402,7 +402,7 @@ impl Engine {
     }
 
     /// There is room again.
-    pub(crate) fn go_on_reading(&mut self, now: Moment) {
+    pub(crate) fn continue_reading(&mut self, now: Moment) {
         if let Some(open) = &mut self.reading.open {
             open.paused = false;
             open.heard = now;
@@ -414,7 +414,7 @@ impl Engine {
     pub(crate) fn leave_tap(&mut self, now: Moment) {
         let reached = self.reading.tap().map(ReplicationReading::reached);
         if let Some(position) = reached.filter(|position| Some(*position) > self.builder.last()) {
-            self.reached(position, now);
+            self.on_reached(position, now);
         }
         self.close_reading();
         self.flush_builder();
