@@ -1,8 +1,12 @@
 -- Opens a window: hands out an epoch that never goes back, and publishes the anchor that carries it.
 -- No `#!lua` here: sources may be as old as Redis 6.2, which does not know it.
 --
--- KEYS[1] the last epoch handed out
--- ARGV[1] control channel   [2] floor: no epoch below this   [3] the anchor's id
+-- KEYS  1  epoch    string, the last epoch that was handed out
+-- ARGV  1  channel  the control channel
+--       2  floor    no epoch below this
+--       3  id       the anchor's
+--
+-- Returns the epoch.
 local time = redis.call('TIME')
 local epoch = time[1] * 1000 + math.floor(time[2] / 1000)
 local last = tonumber(redis.call('GET', KEYS[1]) or '0') or 0

@@ -1,15 +1,18 @@
 #!lua flags=allow-oom
--- Says which instance publishes on another server, and grants or renews the lease to do so.
+-- Reports which instance publishes on another server, and grants or renews the lease for it.
 --
--- KEYS  lease (hash), cursor (hash)
--- ARGV  instance
---       want   'begin'    a session begins: as 'claim', but another instance that waits goes first
---              'claim'    to have the lease where no other instance has it
---              'release'  that another instance takes it
---       lasts  how long the lease lasts, ms
+-- The time is this server's.
 --
--- The time is this server's. Returns {holder or '', ms left, '1' where another instance waits or '', cursor or '',
--- its count or '', published, unheard, dead letters, filtered}: the counts are those of the cursor.
+-- KEYS  1  lease   hash
+--       2  cursor  hash
+-- ARGV  1  instance
+--       2  want    'begin': a session begins; as 'claim', but an instance that waits already goes first
+--                  'claim': to hold the lease if no other instance holds it
+--                  'release': another instance takes the lease
+--       3  lasts   how long the lease lasts, in ms
+--
+-- Returns { holder or '', ms left, '1' if another instance waits or '', cursor or '', its count or '', published,
+--           unheard, dead letters, filtered }: the counts are those of the cursor.
 local me, want, lasts = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

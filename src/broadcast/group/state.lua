@@ -1,23 +1,24 @@
 #!lua flags=no-writes,allow-oom
--- Says how far a consumer group has acknowledged a stream. It changes nothing.
+-- Reports how far a consumer group has acknowledged a stream. It changes nothing.
 --
--- An entry is acknowledged when its id is at most the group's last-delivered-id and it is not pending. Both
--- are read in this one step: between two, the group could be destroyed and made again.
+-- An entry is acknowledged if its id is at most the group's last-delivered-id and it is not pending. Both are read in
+-- this one step: between two steps the group could be destroyed and made again.
 --
--- KEYS  stream, and with order = "acknowledgement" holes (sorted set)
--- ARGV  group
---       after   up to where the caller has read
---       scan    after which hole to look for acknowledged ones, or '' where not to look
---       step    how many pending ids or holes to go through at most
---       stream  '1' to tell of the stream as well
+-- KEYS  1  stream
+--       2  holes   sorted set, only with order = "acknowledgement"
+-- ARGV  1  group
+--       2  after   up to where the caller has read
+--       3  scan    the hole behind which acknowledged ones are looked for, or '' to look for none
+--       4  step    how many pending ids or holes to go through at most
+--       5  tells   '1' to report on the stream as well
 --
--- Returns {} where there is no such group, else
---   {last delivered, entries read or -1, pending, consumers,
---    the lowest pending: {id, consumer, idle ms, deliveries} or {},
---    the stream: {entries added, length, last id, first id or '', the first id that the group was not given or ''}
---    or {},
---    how far the next list is complete, the pending ids after `after` up to there,
---    how many holes there are, where the scan came to or '' at the end, the holes that are acknowledged}
+-- Returns {} if there is no such group, else
+--   { last delivered, entries read or -1, pending, consumers,
+--     the lowest pending: { id, consumer, idle ms, deliveries } or {},
+--     the stream: { entries added, length, last id, first id or '', the first id that the group was not given or '' }
+--     or {},
+--     how far the next list is complete, the pending ids after `after` up to there,
+--     how many holes there are, the end of the scan or '' at the set's end, the holes that are acknowledged }
 local group, after, scan, step = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local function get(flat, name)

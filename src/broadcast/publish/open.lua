@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- Finds a route's cursor, or makes it where it is known where to begin.
+-- Finds a route's cursor, or makes it if it is known where to begin.
 --
--- KEYS  cursor (hash), stream
--- ARGV  start  '' (not said), 'end', or an id: the cursor's place on a stream that has entries
---       failed '' or the id of an entry whose publishing failed since, for its own sake
---       error  what was said of it
---       below  '' or the cursor that the caller found above all ids of the stream: where that still holds, the stream
---              began anew, and so does the cursor
+-- KEYS  1  cursor  hash
+--       2  stream
+-- ARGV  1  start   '' (not configured), 'end', or an id: the cursor's place on a stream that has entries
+--       2  failed  '' or the id of an entry whose publishing failed since, for its own sake
+--       3  error   the error of that failure
+--       4  below   '' or the cursor that the caller found above all ids of the stream: if the cursor is still the
+--                  same, the stream began anew, and so does the cursor
 --
--- Returns {cursor, published, unheard, dead letters, filtered, failing, failures, row, error, counted}: the entry
--- that failed last, how often it did, how many different entries failed without one being published since, what
--- was said last; and how many entries were ever added up to the cursor, or '' where that is not known. The
--- cursor is '' where there is none and the
--- stream has entries, so that somebody must say whether they are to be published.
+-- Returns { cursor, published, unheard, dead letters, filtered, failing, failures, row, error, counted }.
+-- The cursor is '' if there is none and the stream has entries: the configuration must say where to begin.
+-- failing to error are about the entry that failed last: its id, how often it failed, how many different entries
+-- failed without one being published since, and the last error. counted is how many entries were ever added up to
+-- the cursor, or '' if that is not known.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
 local pos, counted = cursor[1], cursor[6] or ''
 

@@ -1,27 +1,30 @@
 #!lua flags=allow-oom
 -- Publishes a batch of entries and moves the cursor over them, in one step.
 --
--- KEYS  cursor (hash), dead letters (stream), stream, and with order = "acknowledgement" holes (sorted set)
--- ARGV  prev       the id that the caller believes the cursor has
---       last       the id of the batch's last entry
---       published  messages of this batch that went out on another server already
---       unheard    of these, those that reached nobody
---       filtered   entries of this batch that the route's filter left out
---       counted    how many entries were ever added up to the batch's last: '+n', n more than up to the cursor;
---                  '=n', n; '' where that is not known. Another instance may have raised the cursor's count,
---                  for entries that it found missing, so what is added on is not known to the caller
---       command    PUBLISH or SPUBLISH
---       channel    of every item, or '' where they do not share one
---       ids        the ids of the items below, in order, with a space after each; `id+n` where n entries
---                  before it were left out
---       then for each item its message, or, where they share no channel, two values: channel and message,
---       or, where the entry cannot be published: '' and "reason detail",
---       or, where it is not acknowledged and to be published later: '' and "hole"
+-- KEYS  1  cursor        hash
+--       2  dead letters  stream
+--       3  stream
+--       4  holes         sorted set, only with order = "acknowledgement"
+-- ARGV  1  prev          the id that the caller expects of the cursor
+--       2  last          the id of the batch's last entry
+--       3  published     messages of this batch that went out on another server already
+--       4  unheard       of these, those without a receiver
+--       5  filtered      entries of this batch that the route's filter left out
+--       6  counted       how many entries were ever added up to the batch's last: '+n', n more than up to the cursor;
+--                        '=n', n; '' if that is not known. Another instance may have raised the cursor's count, for
+--                        entries that it found missing, so the caller does not know what '+n' is added to
+--       7  command       PUBLISH or SPUBLISH
+--       8  channel       of every item, or '' if they do not share one
+--       9  ids           of the items below, in order, with a space after each; `id+n` if n entries before it were
+--                        left out
+--       …  for each item its message, or, without a shared channel, two values: channel and message,
+--          or '' and "reason detail" if the entry cannot be published,
+--          or '' and "hole" if it is not acknowledged and is published later
 --
--- Returns {0, cursor, its count} where the cursor is not what the caller believes ('' where there is none), and
---         {1, cursor, published, unheard, dead letters, filtered, error, failed, its count} else: the counts of
---         this call, the error reply that stopped it before the batch's end, or '', and the entry that could
---         not be published, '' where it was a dead letter or a hole that could not be written.
+-- Returns { 0, cursor, its count } if the cursor is not what the caller expects ('' if there is none), else
+--         { 1, cursor, published, unheard, dead letters, filtered, error, failed, its count }: the counts of this
+--         call, the error reply that stopped it before the batch's end or '', and the entry that could not be
+--         published, '' if a dead letter or a hole could not be written.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
 if cursor[1] ~= ARGV[1] then
   return { 0, cursor[1] or '', cursor[6] or '' }

@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
--- Records that entries were deleted or trimmed before they were read, once.
+-- Records once that entries were deleted or trimmed before they were read.
 --
--- KEYS  cursor (hash), dead letters (stream), stream
--- ARGV  counted  what the caller believes that the cursor's count is
---       missing  how many entries were never read
---       after    the last entry that was read before them
---       detail   for a person
+-- The cursor's count is how many entries were ever added up to its place.
 --
--- The cursor's count says how many entries were ever added up to its place. Returns 1 where it was as believed,
--- and else 0: somebody else has recorded it, or moved the cursor.
+-- KEYS  1  cursor        hash
+--       2  dead letters  stream
+--       3  stream
+-- ARGV  1  counted       the count that the caller expects of the cursor
+--       2  missing       how many entries were never read
+--       3  after         the last entry that was read before them
+--       4  detail        for the operator
+--
+-- Returns 1 if the count was as expected, else 0: another instance has recorded the loss, or moved the cursor.
 local cursor = redis.call('HMGET', KEYS[1], 'counted', 'rejected')
 if cursor[1] ~= ARGV[1] then
   return 0

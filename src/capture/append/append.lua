@@ -1,34 +1,38 @@
 #!lua
--- Appends a batch by compare-and-set: everything of it exactly once, whoever sends it and how often.
+-- Appends a batch by compare-and-set: each item exactly once, even if it is sent several times or by two instances.
 --
--- The batch says: these are all events after `prev` up to `last`, across `epochs`. Whether they are
--- already here is decided by the position in the state alone, never by the streams' content, so
--- trimming and deleting entries does no harm. Entries, position, dead letters, gap record and ledger
--- are written in this one step: there is no crash between them.
+-- The batch claims: these are all events after `prev` up to `last`, across `epochs`. Only the position in the state
+-- decides what is stored already, never the streams' content, so trimming and deleting entries is harmless. Entries,
+-- position, dead letters, gap record and ledger are written in this one step: no crash separates them.
 --
--- KEYS[1] state  [2] gaps  [3] dead letters  [4] names of the streams that the template made
--- KEYS[5…] the batch's streams
--- ARGV[1] revision             later ones compare higher
--- ARGV[2] prev  [3] last       positions; prev '-' where nothing came before, and a window's epoch alone
---                              where the state stands inside that window
--- ARGV[4] epochs               each 32 bytes and a space: those that [prev, last] spans, ascending
--- ARGV[5] when it was read     milliseconds since 1970, for the record only
--- ARGV[6] two characters and how the batch numbers: '1.' streams come from a template, '.h' epochs are a source's
---         histories; batches of release 0.1.0 do not say how they number
--- ARGV[7] maxlen or ''   [8] most streams
--- ARGV[9] g, then g groups
--- then    '0', or '1' and a gap between prev and the first item:
---         to, started_at, ended_at, cause, detail, reason, dropped
--- then    items' positions     22 bytes an item: index in epochs (2), ordinal (20)
--- then    runs                 16 bytes a run: items (6), target (5), arguments an item (5)
---         target 0: dead letter; 99998: filtered; 99999: anchor; else KEYS[4 + target]
--- then    the items' arguments, one after the other
+-- KEYS  1  state         hash
+--       2  gaps          stream
+--       3  dead letters  stream
+--       4  made streams  set, the names of the streams that the template made
+--       …  the batch's streams
+-- ARGV  1  revision      newer ones compare higher
+--       2  prev          the position before the batch; '-' if nothing was stored before, and a window's epoch alone
+--                        if the state stands inside that window
+--       3  last          the position of the last item
+--       4  epochs        those that [prev, last] spans, ascending: each 32 bytes and a space
+--       5  read at       milliseconds since 1970, for the record only
+--       6  numbering     two characters and how the batch numbers: '1.' streams come from a template, '.h' epochs are
+--                        a source's histories; batches of release 0.1.0 do not say how they number
+--       7  maxlen        '' without a limit
+--       8  max streams   that the template may make
+--       9  g             how many groups follow, and then the groups
+--       …  gap           '0', or '1' and a gap between prev and the first item:
+--                        to, started_at, ended_at, cause, detail, reason, dropped
+--       …  positions     22 bytes an item: index in epochs (2), ordinal (20)
+--       …  runs          16 bytes a run: items (6), target (5), arguments an item (5)
+--                        target 0: dead letter; 99998: filtered; 99999: anchor; else KEYS[4 + target]
+--       …  the items' arguments
 local state, revision, prev, last, epochs = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local sub, pcall, call = string.sub, redis.pcall, redis.call
 
 local known = call('HMGET', state, 'position', 'revision', 'next', 'numbering')
 local pos = known[1] or '-'
-if known[2] and revision < known[2] then return {'SUPERSEDED'} end
+if known[2] and revision < known[2] then return { 'SUPERSEDED' } end
 if known[3] then
   -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
   -- stands before it, and the anchor itself, is appended under this one.
@@ -36,7 +40,7 @@ if known[3] then
   if revision >= by then
     call('HDEL', state, 'next')
   elseif string.find(epochs, anchor, 17, true) and sub(last, 17) ~= anchor .. '-00000000000000000000' then
-    return {'SUPERSEDED'}
+    return { 'SUPERSEDED' }
   end
 end
 
@@ -64,26 +68,26 @@ local numbering = sub(ARGV[6], 4)
 local counted = known[4] or ''
 if pos ~= '-' and numbering ~= counted and numbering ~= '' and counted ~= '' and sub(pos, 33) ~= '-00000000000000000000'
   and string.find(epochs, sub(pos, 1, 32), 1, true) then
-  return {'FOREIGN', pos, counted}
+  return { 'FOREIGN', pos, counted }
 end
 
 local skip = 0
 if pos ~= prev then
   local index = pos ~= '-' and index_of(pos)
   if pos == '-' or pos < prev then
-    return {'GAP', pos}
+    return { 'GAP', pos }
   elseif pos >= last then
     local passed = call('HMGET', state, 'epochs', 'gap_spans')
     if string.find(passed[1] or '', sub(last, 1, 32), 1, true) then
       -- Of a batch that lies in one epoch its last item says it all.
-      return {'DUPLICATE', pos, passed[2] or '', #epochs > 33 and passed[1] or ''}
+      return { 'DUPLICATE', pos, passed[2] or '', #epochs > 33 and passed[1] or '' }
     end
-    return {'STALE', pos}
+    return { 'STALE', pos }
   elseif gap and pos < ARGV[gap] then
     -- Further than the sender thought, in whatever epoch: the gap begins here.
-    return {'GAP', pos}
+    return { 'GAP', pos }
   elseif not index then
-    return {'STALE', pos}
+    return { 'STALE', pos }
   end
   local reached = index .. sub(pos, 34)
   while skip * 22 < #positions and sub(positions, skip * 22 + 1, skip * 22 + 22) <= reached do
@@ -129,7 +133,7 @@ local function first_entry(key, from, to)
       return made
     elseif made == 0 then
       if streams_made() >= tonumber(ARGV[8]) then
-        return {err = 'TOOMANYSTREAMS the template has made ' .. ARGV[8] .. ' streams: raise max_streams or change it'}
+        return { err = 'TOOMANYSTREAMS the template has made ' .. ARGV[8] .. ' streams: raise max_streams or change it' }
       end
       call('SADD', KEYS[4], key)
     end
@@ -151,7 +155,7 @@ local function dead_letter(position, ...)
   end
 end
 
-local reasons = {WRONGTYPE = 'wrong_type', TOOMANYSTREAMS = 'too_many_streams'}
+local reasons = { WRONGTYPE = 'wrong_type', TOOMANYSTREAMS = 'too_many_streams' }
 local item, appended, filtered = 0, 0, 0
 local function position_of(i)
   local start = (i - 1) * 22
@@ -245,6 +249,6 @@ if filtered > 0 then call('HINCRBY', state, 'filtered', filtered) end
 if appended + rejected + filtered > 0 then
   call('HINCRBY', state, 'received', appended + rejected + filtered)
 end
-if failure then return {'STOPPED', reached, appended, rejected, filtered, failure} end
-if skip > 0 then return {'OK', reached, appended, rejected, filtered, call('HGET', state, 'gap_spans') or ''} end
-return {'OK', reached, appended, rejected, filtered}
+if failure then return { 'STOPPED', reached, appended, rejected, filtered, failure } end
+if skip > 0 then return { 'OK', reached, appended, rejected, filtered, call('HGET', state, 'gap_spans') or '' } end
+return { 'OK', reached, appended, rejected, filtered }

@@ -1,14 +1,20 @@
 #!lua flags=allow-oom
--- Says that an instance is there and what it could do, and asks who writes. The lease only saves work:
--- what is stored is decided by the position alone.
+-- Records that an instance is alive and what it holds, and grants the lease to write. The lease only saves work:
+-- the position alone decides what is stored.
 --
--- KEYS[1] state  [2] lease
--- ARGV[1] instance  [2] what it wants: 'watch', 'claim' (if nobody has the lease), 'seize', 'release', 'leave'
--- ARGV[3] how long the lease lasts, ms   [4] how long an instance is remembered, ms
--- ARGV[5] '1': it could go on without a gap   [6] the first position that it holds, or '-'
--- ARGV[7] the revision that writes again in the place of   [8] this one, whose instance is gone; or '' twice
--- The reply: who has the lease or '', the state as HGETALL, and of each other instance: its name, for how
--- many ms it has not been seen, ARGV[5], ARGV[6].
+-- KEYS  1  state       hash
+--       2  lease       hash
+-- ARGV  1  instance
+--       2  want        'watch', 'claim' (if no instance holds the lease), 'seize', 'release', 'leave'
+--       3  lasts       how long the lease lasts, in ms
+--       4  remembered  how long an instance is remembered, in ms
+--       5  eligible    '1' if the instance could continue without a gap
+--       6  first       the first position that it holds, or '-'
+--       7  instead     the revision that writes again in the place of `gone`, or ''
+--       8  gone        the revision whose instance is gone, or ''
+--
+-- Returns { holder or '', the state as HGETALL, the other instances: for each its name, ms since it was seen, eligible,
+--           first }.
 local state, lease, me, want = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local lasts, remembered = tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
@@ -57,4 +63,4 @@ for i = 1, #fields, 2 do
     end
   end
 end
-return {holder, redis.call('HGETALL', state), others}
+return { holder, redis.call('HGETALL', state), others }

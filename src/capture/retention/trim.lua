@@ -1,28 +1,30 @@
 #!lua flags=allow-oom
--- Trims one stream to what its consumer groups have not acknowledged yet, and in any case to so many
--- entries. It works on a server that is out of memory: it is what frees it.
+-- Trims one stream to what its consumer groups have not acknowledged yet, and to a number of entries in any case.
+-- It works on a server that is out of memory: it frees memory.
 --
--- An entry counts as acknowledged by a group where its id is at most the group's last-delivered-id and it
--- is not pending there. All of it is read and done in this one step, so nothing is delivered in between.
--- One call removes about ARGV[4] entries at most; where more is to be removed, it asks to be called again.
+-- An entry is acknowledged by a group if its id is at most the group's last-delivered-id and it is not pending there.
+-- All of it happens in this one step, so nothing is delivered in between. One call removes about `step` entries at
+-- most; if more is to be removed, it asks to be called again.
 --
--- KEYS[1] state  [2] the stream
--- ARGV[1] revision                    later ones compare higher; an older configuration trims nothing
--- ARGV[2] most entries that stay, acknowledged or not
--- ARGV[3] the id before which what is acknowledged goes, or '' where it goes at once
--- ARGV[4] about how many entries one call removes
--- ARGV[5] '1' where XTRIM knows ACKED
--- ARGV[6…] the groups
--- The reply: 'OK' or 'SUPERSEDED', entries removed, of these not acknowledged, 1 to be called again, not
--- acknowledged since the state was made, entries left, the group furthest behind, the groups that are missing.
+-- KEYS  1  state     hash
+--       2  stream
+-- ARGV  1  revision  newer ones compare higher; an older configuration trims nothing
+--       2  most      entries that stay, acknowledged or not
+--       3  before    the id before which acknowledged entries are removed, or '' to remove them at once
+--       4  step      about how many entries one call removes
+--       5  acked     '1' if XTRIM knows ACKED
+--       …  the groups
+--
+-- Returns { 'OK' or 'SUPERSEDED', entries removed, of these not acknowledged, 1 to be called again, not acknowledged
+--           since the state was made, entries left, the group furthest behind, the groups that are missing }.
 local state, stream, call = KEYS[1], KEYS[2], redis.call
 local most, step = tonumber(ARGV[2]), tonumber(ARGV[4])
 
 local known = call('HMGET', state, 'position', 'revision', 'trimmed_unacknowledged')
 local before = tonumber(known[3] or '0')
-if known[2] and ARGV[1] < known[2] then return {'SUPERSEDED', 0, 0, 0, before, 0, '', {}} end
+if known[2] and ARGV[1] < known[2] then return { 'SUPERSEDED', 0, 0, 0, before, 0, '', {} } end
 local length = call('XLEN', stream)
-if length == 0 then return {'OK', 0, 0, 0, before, 0, '', {}} end
+if length == 0 then return { 'OK', 0, 0, 0, before, 0, '', {} } end
 
 -- Ids are two numbers of up to 64 bits: too large for Lua's, so they are compared as text.
 local function less(one, other)
@@ -126,4 +128,4 @@ end
 
 -- A state that is gone stays gone: with a field of this script's it would look like one.
 if forced > 0 and known[1] then before = call('HINCRBY', state, 'trimmed_unacknowledged', forced) end
-return {'OK', removed, forced, again and 1 or 0, before, length, slowest, missing}
+return { 'OK', removed, forced, again and 1 or 0, before, length, slowest, missing }

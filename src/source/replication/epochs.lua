@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
--- Gives a history of the source its epoch: the same one, whoever asks and how often.
+-- Gives a history of the source its epoch: always the same one, for every instance.
 --
--- Replication ids do not order, so the state numbers them as they come up. One that comes up again after
--- another (a server that was replaced is a master again) gets a new number: positions never go back. One that
--- the state has forgotten, by a failover, and stands in keeps its number: the position has the beginning of its id.
+-- Replication ids do not order, so the state numbers them as they come up. One that comes up again after another (a
+-- server that was replaced is a master again) gets a new number: positions never go back. One that the state has
+-- forgotten by a failover, and stands in, keeps its number: the position has the beginning of its id.
 --
--- KEYS[1] state
--- ARGV[1] the history: 40 digits   [2] the lowest epoch it may have   [3] the epoch it gets if none is higher
--- The reply: all histories, each with its epoch behind '=' and a space.
+-- KEYS  1  state    hash
+-- ARGV  1  history  40 digits
+--       2  lowest   the lowest epoch it may have
+--       3  wished   the epoch it gets if none is higher
+--
+-- Returns all histories, each with its epoch behind '=' and a space.
 local known = redis.call('HMGET', KEYS[1], 'histories', 'position')
 local all, number = known[1] or '', tonumber(ARGV[3])
 local found = string.match(all, ARGV[1] .. '=(%d+) ')

@@ -1,19 +1,22 @@
 #!lua flags=allow-oom
--- Publishes entries that were left behind as holes, and forgets the holes, in one step.
+-- Publishes entries that were left behind as holes, and removes the holes, in one step.
 --
--- Taking an id out of the set is the compare-and-set: one that is not there was published by somebody else.
+-- Removing an id from the set is the compare-and-set: an id that is not there was published by another instance.
 --
--- KEYS  cursor (hash), dead letters (stream), stream, holes (sorted set)
--- ARGV  published  messages of this batch that went out on another server already
---       unheard    of these, those that reached nobody
---       command    PUBLISH or SPUBLISH
---       ids        of the messages that went out already, with a space after each
---       ids        of the items below, in order, with a space after each
---       then for each item two values: channel and message,
---       or, where the entry cannot be published: '' and "reason detail",
---       or, where the route's filter leaves it out by now: '' and "filtered"
+-- KEYS  1  cursor        hash
+--       2  dead letters  stream
+--       3  stream
+--       4  holes         sorted set
+-- ARGV  1  published     messages of this batch that went out on another server already
+--       2  unheard       of these, those without a receiver
+--       3  command       PUBLISH or SPUBLISH
+--       4  sent ids      of the messages that went out already, with a space after each
+--       5  ids           of the items below, in order, with a space after each
+--       …  for each item two values: channel and message,
+--          or '' and "reason detail" if the entry cannot be published,
+--          or '' and "filtered" if the route's filter leaves it out by now
 --
--- Returns as publish.lua, without a count: the cursor stays where it is.
+-- Returns as publish.lua, without a count: the cursor does not move.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
 if not cursor[1] then
   return { 0, '', '' }
