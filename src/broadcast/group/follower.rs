@@ -31,7 +31,7 @@ use super::buffer::EntryBuffer;
 use super::holes::deleted::DeletedHoles;
 use super::holes::scan::HoleScan;
 use super::poll_schedule::PollSchedule;
-use super::state::{self, GroupState};
+use super::state::GroupState;
 use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::MessageMaker;

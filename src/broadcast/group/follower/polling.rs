@@ -2,7 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::*;
+use super::{Follower, GroupEvent, STEP};
+use crate::broadcast::egress::Egress;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::group::state::{self, GroupState};
+use crate::server::Error;
+use crate::server::resp::{self, Value};
+use crate::status::Doubt;
 
 impl Follower {
     pub(super) fn ask_state(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {

@@ -2,7 +2,12 @@
 
 use tokio::time::Instant;
 
-use super::*;
+use super::remote::{Note, Published};
+use super::{BATCH_BYTES, Id, PendingCall, Publisher};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::Tally;
+use crate::broadcast::withheld::{Unrenderable, Withheld};
+use crate::server::resp;
 
 impl Publisher {
     /// Takes an entry that is not acknowledged: the cursor goes past it, and it is remembered as a hole.
