@@ -22,32 +22,21 @@
 //! Failure: every failure ends the session, and a new one begins at the cursor. Exactly once on one
 //! server; only a failover that loses the cursor's last step repeats what it covered.
 
-mod call;
+mod connections;
+pub mod dead_letters;
 mod egress;
 mod engine;
-mod entries;
+mod entry_id;
 mod failure;
-mod follow;
-mod gone;
-mod hold;
-mod id;
-mod leadership;
-mod look;
-mod metrics;
-mod missed;
-mod outbound;
-mod publisher;
-mod rate;
-mod render;
+mod group;
+mod message;
+mod publish;
+mod read;
 pub mod replay;
-pub mod requeue;
-mod rhythm;
 mod route;
-mod search;
-mod session;
 #[cfg(test)]
 mod simulation;
-mod wake;
+mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,13 +48,10 @@ use crate::logs::Outages;
 use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::status::Slot;
 
-use route::Route;
+use route::BroadcastRoute;
 
-pub use id::EntryId;
-pub use missed::DELETED_UNREAD;
-
-/// How long a parked route waits before it tries again.
-const PARKED: Duration = Duration::from_secs(30);
+pub use entry_id::EntryId;
+pub use read::unread_loss::DELETED_UNREAD;
 
 /// What a route is made of.
 #[derive(Debug)]
@@ -93,5 +79,5 @@ pub struct Parts {
 ///
 /// Cancel safe in effect: wherever it is dropped, the next run begins at the cursor.
 pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
-    Route::new(parts).run(&stop, drain).await;
+    BroadcastRoute::new(parts).run(&stop, drain).await;
 }

@@ -12,33 +12,22 @@
 //! decided, `chain`, is apart from what is moved, `route`.
 
 mod append;
-mod control_channel;
-mod durable;
+mod batch;
+pub mod dead_letters;
 mod engine;
-mod handover;
-mod history;
+mod groups;
 mod housekeeping;
-mod item;
-mod lane;
-mod listening;
 pub mod mapping;
-#[cfg(test)]
-mod model;
-mod pulse;
-pub mod requeue;
+mod memory_quota;
+mod retention;
 mod route;
-mod share;
 #[cfg(test)]
 mod simulation;
-mod state;
-mod tap;
-mod trimming;
-mod window;
 
-pub use engine::{Batch, Builder, Options};
+pub use crate::source::heartbeat::{Heartbeat, WeakHeartbeat};
+pub use batch::{AppendOptions, Batch, Builder};
 #[cfg(test)]
-pub(crate) use handover::Border;
-pub use handover::Handover;
-pub use pulse::{Pulse, WeakPulse};
-pub use route::{Parts, Route, SpoolPlace};
-pub use share::Share;
+pub(crate) use engine::handover::Border;
+pub use engine::handover::Handover;
+pub use memory_quota::MemoryQuota;
+pub use route::{CaptureRoute, Parts, SpoolPlace};

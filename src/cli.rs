@@ -16,7 +16,6 @@ mod run;
 mod spool;
 mod status;
 mod tap;
-mod text;
 mod wait;
 mod warnings;
 
@@ -59,25 +58,25 @@ enum Command {
     /// Run the daemon
     Run,
     /// Check the configuration and print every problem at once
-    Check(check::Arguments),
+    Check(check::CheckArguments),
     /// Print the ACL SETUSER lines that the configuration needs
-    Acl(acl::Arguments),
+    Acl(acl::AclArguments),
     /// Show what the running daemon does
-    Status(status::Arguments),
+    Status(status::StatusArguments),
     /// List the recorded gaps: when events may have been missed, and why
-    Gaps(gaps::Arguments),
+    Gaps(gaps::GapsArguments),
     /// Look at what could not be stored or published, and deal with it
     #[command(subcommand)]
-    DeadLetters(dead_letters::Command),
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// Wait until the running daemon's routes are ready: live, or standing by and able to go on
-    Wait(wait::Arguments),
+    Wait(wait::WaitArguments),
     /// Show the entries of a route as they come, without disturbing who consumes them
-    Tap(tap::Arguments),
+    Tap(tap::TapArguments),
     /// Publish a past range of a stream again; cut off and begun again, it goes on where it was
-    Replay(Box<replay::Arguments>),
+    Replay(Box<replay::ReplayArguments>),
     /// Look at what is on disk while a destination is away
     #[command(subcommand)]
-    Spool(spool::Command),
+    Spool(spool::SpoolCommand),
     /// Exit with 0 if the running daemon's loops make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell

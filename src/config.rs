@@ -14,37 +14,33 @@
 //! turns them into the parts of a route at the edge; no loop reads configuration.
 
 pub mod acl;
-mod address;
+mod channels;
 mod check;
-mod credentials;
 pub mod keys;
-mod later;
 mod layers;
-pub mod lookup;
-mod loops;
-mod notifications;
-mod overlap;
-mod password;
+mod listen;
 mod problems;
 mod raw;
 mod read;
 mod revision;
+mod secrets;
 pub mod settings;
 mod url;
 
 use std::path::{Path, PathBuf};
 
-pub use address::{Listen, listen};
+pub(crate) use channels::lookup;
+pub(crate) use channels::notifications::{is_notification, lacking};
 pub(crate) use check::of_entry;
-pub(crate) use notifications::{is_notification, lacking};
-pub(crate) use password::read_password;
-pub use password::readable_by_others;
+pub use listen::{Listen, listen};
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
+pub(crate) use secrets::password::read_password;
+pub use secrets::password::readable_by_others;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
-    Format, GroupsStart, Include, Keep, Message, Mode, Order, Prefer, Rate, Reauthenticate, Replication,
-    Scalar, Secret, SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
+    Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, Prefer, Rate, Reauthenticate,
+    Replication, Scalar, Secret, SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.
@@ -107,7 +103,7 @@ fn load_with(
     let mut problems = Problems::default();
     let read = read::read(layers.merged()?, &layers, &mut problems);
     let directory = path.parent().unwrap_or(Path::new(""));
-    let places = credentials::Places::new(credentials, directory);
+    let places = secrets::location::SecretPlaces::new(credentials, directory);
     let config = check::checked(&layers, read, &places, secrets, problems)?;
     Ok(Loaded { config, files: layers.files() })
 }

@@ -22,15 +22,14 @@
 //! everything else does not.
 
 mod condition;
-mod look;
 
 use crate::config::{Condition, Subject};
 
-use condition::Test;
-use look::Payload;
+use condition::ConditionTest;
+use json::Payload;
 
 /// What conditions look at: a message, or an entry. `None` is what it does not have.
-pub(crate) trait Looked {
+pub(crate) trait Filterable {
     /// The channel that it was published on.
     fn channel(&self) -> Option<&[u8]>;
     /// A field of the entry.
@@ -42,13 +41,13 @@ pub(crate) trait Looked {
 /// What passes.
 #[derive(Debug)]
 pub(crate) struct Filter {
-    texts: Vec<(Text, Test)>,
+    texts: Vec<(TextSubject, ConditionTest)>,
     payload: Option<Payload>,
 }
 
 /// A text beside the payload.
 #[derive(Debug)]
-enum Text {
+enum TextSubject {
     Channel,
     Field(String),
 }
@@ -59,10 +58,10 @@ impl Filter {
         let mut texts = Vec::new();
         let mut payload = Payload::default();
         for condition in conditions {
-            let test = Test::new(&condition.test);
+            let test = ConditionTest::new(&condition.test);
             match &condition.subject {
-                Subject::Channel => texts.push((Text::Channel, test)),
-                Subject::Field(name) => texts.push((Text::Field(name.clone()), test)),
+                Subject::Channel => texts.push((TextSubject::Channel, test)),
+                Subject::Field(name) => texts.push((TextSubject::Field(name.clone()), test)),
                 Subject::Payload(pointer) => payload.add(pointer, test),
             }
         }
@@ -70,11 +69,11 @@ impl Filter {
     }
 
     /// Whether every condition holds.
-    pub(crate) fn passes(&mut self, looked: &impl Looked) -> bool {
-        let holds = |(text, test): &(Text, Test)| {
+    pub(crate) fn passes(&mut self, looked: &impl Filterable) -> bool {
+        let holds = |(text, test): &(TextSubject, ConditionTest)| {
             let found = match text {
-                Text::Channel => looked.channel(),
-                Text::Field(name) => looked.field(name.as_bytes()),
+                TextSubject::Channel => looked.channel(),
+                TextSubject::Field(name) => looked.field(name.as_bytes()),
             };
             found.map_or_else(|| test.holds_without(), |text| test.holds_for_text(text))
         };
@@ -86,5 +85,6 @@ impl Filter {
     }
 }
 
+mod json;
 #[cfg(test)]
 mod tests;

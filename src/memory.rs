@@ -28,12 +28,12 @@ fn limit_in(root: &Path) -> Option<u64> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     One,
     Two,
 }
 
-impl Version {
+impl CgroupVersion {
     /// The path of this process's group, out of a line of `/proc/self/cgroup`: `number:controllers:path`.
     fn group(self, line: &str) -> Option<&str> {
         let (_, rest) = line.split_once(':')?;
@@ -55,7 +55,7 @@ impl Version {
 
 /// A mounted hierarchy.
 struct Mount {
-    version: Version,
+    version: CgroupVersion,
     /// Which group the mount shows as its root.
     shows: PathBuf,
     at: PathBuf,
@@ -69,8 +69,8 @@ impl Mount {
         let (shows, at) = (fields.next()?.into(), fields.next()?.into());
         let mut fields = filesystem.split(' ');
         let version = match (fields.next()?, fields.nth(1)?) {
-            ("cgroup2", _) => Version::Two,
-            ("cgroup", options) if options.split(',').any(|option| option == "memory") => Version::One,
+            ("cgroup2", _) => CgroupVersion::Two,
+            ("cgroup", options) if options.split(',').any(|option| option == "memory") => CgroupVersion::One,
             _ => return None,
         };
         Some(Self { version, shows, at })

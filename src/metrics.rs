@@ -29,9 +29,9 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use self::catalogue::{Family, Kind, Owner};
+use self::catalogue::{Family, MetricKind, SeriesOwner};
 pub use self::handles::{BroadcastMetrics, CaptureMetrics, EndpointMetrics};
-use self::live::{Held, Live};
+use self::live::{Live, SeriesGuard};
 use self::process::ProcessMetrics;
 
 /// The daemon's metrics. Cheap to clone: every clone is the same set.
@@ -80,19 +80,19 @@ impl Metrics {
 
     /// The handles of a capture. Its series are rendered until the last clone is dropped.
     pub fn capture(&self, route: &str) -> CaptureMetrics {
-        let held = self.inner.live.hold(Owner::Capture, route);
+        let held = self.inner.live.hold(SeriesOwner::Capture, route);
         CaptureMetrics::new(&self.register(&held).with("route", route), held)
     }
 
     /// The handles of a broadcast. Its series are rendered until the last clone is dropped.
     pub fn broadcast(&self, route: &str) -> BroadcastMetrics {
-        let held = self.inner.live.hold(Owner::Broadcast, route);
+        let held = self.inner.live.hold(SeriesOwner::Broadcast, route);
         BroadcastMetrics::new(&self.register(&held).with("route", route), held)
     }
 
     /// The handles of an endpoint. Its series are rendered until the last clone is dropped.
     pub fn endpoint(&self, name: &str) -> EndpointMetrics {
-        let held = self.inner.live.hold(Owner::Endpoint, name);
+        let held = self.inner.live.hold(SeriesOwner::Endpoint, name);
         EndpointMetrics::new(&self.register(&held).with("endpoint", name), held)
     }
 
@@ -109,7 +109,7 @@ impl Metrics {
         self.inner.recorder.handle().run_upkeep();
     }
 
-    fn register(&self, held: &Held) -> Register<'_> {
+    fn register(&self, held: &SeriesGuard) -> Register<'_> {
         Register { recorder: &self.inner.recorder, labels: Vec::new(), fresh: held.is_first() }
     }
 }
@@ -137,11 +137,11 @@ impl Register<'_> {
     }
 
     fn counter(&self, family: &'static Family) -> Counter {
-        self.recorder.register_counter(&self.key(family, Kind::Counter), &METADATA)
+        self.recorder.register_counter(&self.key(family, MetricKind::Counter), &METADATA)
     }
 
     fn gauge(&self, family: &'static Family) -> Gauge {
-        let gauge = self.recorder.register_gauge(&self.key(family, Kind::Gauge), &METADATA);
+        let gauge = self.recorder.register_gauge(&self.key(family, MetricKind::Gauge), &METADATA);
         if self.fresh {
             gauge.set(0.0);
         }
@@ -150,14 +150,14 @@ impl Register<'_> {
 
     /// A counter with fractions: the recorder's own counters are whole, its gauges are not.
     fn fractional_counter(&self, family: &'static Family) -> Gauge {
-        self.recorder.register_gauge(&self.key(family, Kind::Counter), &METADATA)
+        self.recorder.register_gauge(&self.key(family, MetricKind::Counter), &METADATA)
     }
 
     fn histogram(&self, family: &'static Family) -> Histogram {
-        self.recorder.register_histogram(&self.key(family, Kind::Histogram), &METADATA)
+        self.recorder.register_histogram(&self.key(family, MetricKind::Histogram), &METADATA)
     }
 
-    fn key(&self, family: &'static Family, kind: Kind) -> Key {
+    fn key(&self, family: &'static Family, kind: MetricKind) -> Key {
         debug_assert_eq!(family.kind, kind, "{}", family.name);
         debug_assert!(
             family.labels.iter().copied().eq(self.labels.iter().map(Label::key)),

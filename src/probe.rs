@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! Config ─▶ trials ─┐
-//! Endpoint ─────────┴▶ look ─▶ Found ─┬▶ findings     what stands in the way, what is a risk
-//!                      (asks)         └▶ guarantees   what a route promises on it
+//! Endpoint ─────────┴▶ inspect ─▶ Found ─┬▶ findings     what stands in the way, what is a risk
+//!                      (asks)            └▶ guarantees   what a route promises on it
 //! ```
 //!
 //! It must be harmless on a production server: no write, no message, no load. So the server is only
@@ -21,20 +21,20 @@ mod rights;
 
 use std::collections::BTreeSet;
 
-pub use facts::{Facts, Kind, Storage, Version};
+pub use facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
 pub use findings::{Finding, findings};
 pub use guarantees::{Guarantee, Missed, Promise, Repeated, of_broadcast, of_capture};
-pub use rights::{Refusal, Rights, Trial, trials};
+pub use rights::{MissingRight, Rights, Trial, trials};
 
-use crate::config::acl::Role;
+use crate::config::acl::AclRole;
 use crate::config::{Config, Endpoint};
 use crate::server::{self, Error, Expiries};
 
 /// What was found out about an endpoint.
 #[derive(Debug)]
-pub struct Found {
+pub struct Inspection {
     /// What it is.
-    pub facts: Facts,
+    pub facts: ServerFacts,
     /// What it allows.
     pub rights: Rights,
     /// When the certificates expire; `None` without TLS.
@@ -46,27 +46,28 @@ pub struct Found {
 ///
 /// # Errors
 /// Where it cannot be reached, or ends the connection while it is asked.
-pub async fn look(endpoint: &Endpoint, trials: &[Trial]) -> Result<Found, Error> {
+pub async fn inspect(endpoint: &Endpoint, trials: &[Trial]) -> Result<Inspection, Error> {
     let mut connection = server::control(endpoint, "check").await?;
     let facts = facts::ask(&mut connection).await?;
-    let may_psync = facts.version.is_some_and(|version| version >= Version(7, 0, 0));
+    let may_psync = facts.version.is_some_and(|version| version >= ServerVersion(7, 0, 0));
     let rights = rights::attempt(&mut connection, trials, may_psync).await?;
     let certificates = endpoint.tls.as_ref().map(|_| server::expiries(endpoint));
-    Ok(Found { facts, rights, certificates })
+    Ok(Inspection { facts, rights, certificates })
 }
 
 /// What the routes do on an endpoint.
 #[must_use]
-pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<Role> {
+pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<AclRole> {
     let captures = config.capture.values().flat_map(|route| {
-        let source = if route.mode.replication().is_some() { Role::CaptureTap } else { Role::CaptureSource };
-        [(&route.source, source), (&route.destination, Role::CaptureDestination)]
+        let source =
+            if route.mode.replication().is_some() { AclRole::CaptureTap } else { AclRole::CaptureSource };
+        [(&route.source, source), (&route.destination, AclRole::CaptureDestination)]
     });
     let broadcasts = config.broadcast.values().flat_map(|route| {
         let taps = route.acknowledged().is_some_and(|acknowledged| acknowledged.replication);
-        [(&route.source, Role::BroadcastSource), (&route.destination, Role::of_publishing(route))]
+        [(&route.source, AclRole::BroadcastSource), (&route.destination, AclRole::of_publishing(route))]
             .into_iter()
-            .chain(taps.then_some((&route.source, Role::BroadcastTap)))
+            .chain(taps.then_some((&route.source, AclRole::BroadcastTap)))
     });
     captures.chain(broadcasts).filter(|(name, _)| *name == endpoint).map(|(_, role)| role).collect()
 }

@@ -42,11 +42,11 @@ pub use pool::Pool;
 #[cfg(test)]
 pub(crate) use storage::MemoryDisk;
 pub use storage::{Disk, Storage};
-pub(crate) use verify::{Loss, Report, Stretch, verify};
+pub(crate) use verify::{Loss, Stretch, VerifyReport, verify};
 pub use worker::Keeper;
 #[cfg(test)]
 pub(crate) use worker::answer;
-pub(crate) use worker::{Done, Request, Spool};
+pub(crate) use worker::{Spool, SpoolDone, SpoolRequest};
 
 /// What orders records: bytes that ascend.
 pub type Mark = [u8; 24];

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Which way a route goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum RouteKind {
     /// From channels into streams.
     Capture,
     /// From a stream to channels.
@@ -81,7 +81,7 @@ impl RouteState {
 
 /// One side of a route.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Link {
+pub struct SideStatus {
     /// The endpoint's name.
     pub endpoint: String,
     /// Whether there is a working connection.
@@ -247,7 +247,7 @@ pub struct RouteStatus {
     /// The route's name.
     pub route: String,
     /// Which way it goes.
-    pub kind: Kind,
+    pub kind: RouteKind,
     /// What it is doing.
     pub state: RouteState,
     /// Since when; milliseconds since 1970.
@@ -255,9 +255,9 @@ pub struct RouteStatus {
     /// Why it is not live, for a person.
     pub reason: Option<String>,
     /// The side it reads.
-    pub source: Link,
+    pub source: SideStatus,
     /// The side it writes.
-    pub destination: Link,
+    pub destination: SideStatus,
     /// A capture's checkpoint or a broadcast's cursor.
     pub position: Option<String>,
     /// Bytes held in memory.
@@ -350,8 +350,8 @@ pub struct ReplicationStatus {
 impl RouteStatus {
     /// A route that has not begun.
     #[must_use]
-    pub fn new(route: &str, kind: Kind, source: &str, destination: &str, now_unix_ms: u64) -> Self {
-        let link = |endpoint: &str| Link { endpoint: endpoint.to_owned(), ..Link::default() };
+    pub fn new(route: &str, kind: RouteKind, source: &str, destination: &str, now_unix_ms: u64) -> Self {
+        let link = |endpoint: &str| SideStatus { endpoint: endpoint.to_owned(), ..SideStatus::default() };
         Self {
             route: route.to_owned(),
             kind,
@@ -370,11 +370,11 @@ impl RouteStatus {
             other_instances: 0,
             gap_open_since_unix_ms: None,
             last_progress_unix_ms: None,
-            ledger: (kind == Kind::Capture).then(Ledger::default),
-            process: (kind == Kind::Capture).then(Ledger::default),
+            ledger: (kind == RouteKind::Capture).then(Ledger::default),
+            process: (kind == RouteKind::Capture).then(Ledger::default),
             replication: None,
             keep: None,
-            broadcast: (kind == Kind::Broadcast).then(BroadcastCounts::default),
+            broadcast: (kind == RouteKind::Broadcast).then(BroadcastCounts::default),
             acknowledged: None,
         }
     }

@@ -30,17 +30,17 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::broadcast;
-use crate::capture::{self, Handover, Pulse, Share, WeakPulse};
+use crate::capture::{self, Handover, Heartbeat, MemoryQuota, WeakHeartbeat};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::logs::Outages;
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
 use crate::server;
 use crate::spool;
-use crate::status::{Board, Kind as RouteKind, RouteStatus, Slot};
+use crate::status::{Board, RouteKind, RouteStatus, Slot};
 
-use running::{Kind, Plan, Running, Settings};
-use succession::{Start, Succession};
+use running::{Plan, RouteSettings, Running, RunningKind};
+use succession::{DueStart, Succession};
 
 /// Of a capture's share, a part is for what stands beside the ring: read buffers, batches that are
 /// being sent, the runtime. Measured, not computed, that is below a quarter.
@@ -57,12 +57,12 @@ pub struct Supervisor {
     /// Where captures may write, and who does; `None` where there is no place.
     keeper: Option<spool::Keeper>,
     /// What each capture may hold in memory.
-    share: Share,
+    quota: MemoryQuota,
     board: Board,
     metrics: Metrics,
     outages: Outages,
     /// The heartbeats of the sources, as long as a capture listens for them.
-    pulses: BTreeMap<String, (Arc<Endpoint>, WeakPulse)>,
+    heartbeats: BTreeMap<String, (Arc<Endpoint>, WeakHeartbeat)>,
     /// The routes by name, those that a reload took away included until they have ended.
     routes: BTreeMap<String, Succession>,
     tasks: JoinSet<()>,
@@ -83,11 +83,11 @@ impl Supervisor {
             config: config.clone(),
             instance,
             keeper,
-            share: Share::default(),
+            quota: MemoryQuota::default(),
             board,
             metrics,
             outages: Outages::default(),
-            pulses: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
             routes: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
@@ -180,20 +180,20 @@ impl Supervisor {
         if routes.is_over() {
             self.routes.remove(name);
         }
-        self.pulses.retain(|_, (_, pulse)| pulse.upgrade().is_some());
+        self.heartbeats.retain(|_, (_, heartbeat)| heartbeat.upgrade().is_some());
     }
 
-    fn start_route(&mut self, Start { plan, predecessor }: Start) -> Running {
+    fn start_route(&mut self, DueStart { plan, predecessor }: DueStart) -> Running {
         let stop = CancellationToken::new();
         let (slot, kind, task) = match &plan.route {
-            Settings::Capture(capture) => {
+            RouteSettings::Capture(capture) => {
                 let before = predecessor.map(|before| {
                     before.handover.offer(before.same_state);
                     (before.handover, before.same_state)
                 });
                 self.start_capture(capture, &plan, before, stop.clone())
             }
-            Settings::Broadcast(broadcast) => self.start_broadcast(broadcast, &plan, stop.clone()),
+            RouteSettings::Broadcast(broadcast) => self.start_broadcast(broadcast, &plan, stop.clone()),
         };
         Running { plan, slot, kind, stop, task }
     }
@@ -204,7 +204,7 @@ impl Supervisor {
         Plan { source, destination, .. }: &Plan,
         predecessor: Option<(Handover, bool)>,
         stop: CancellationToken,
-    ) -> (Slot, Kind, AbortHandle) {
+    ) -> (Slot, RunningKind, AbortHandle) {
         let slot = self.place_route(&capture.name, RouteKind::Capture, source, destination);
         let successor = Handover::default();
         // One that writes elsewhere keeps its spool until what is in it is stored.
@@ -213,18 +213,18 @@ impl Supervisor {
         } else {
             self.spool_place()
         };
-        let kind = Kind::Capture {
+        let kind = RunningKind::Capture {
             successor: successor.clone(),
             predecessor: predecessor.as_ref().map(|(handover, _)| handover.clone()),
         };
-        let route = capture::Route::new(capture::Parts {
-            pulse: self.pulse(source),
+        let route = capture::CaptureRoute::new(capture::Parts {
+            heartbeat: self.heartbeat(source),
             metrics: self.metrics.capture(&capture.name),
             source_metrics: self.endpoint_metrics(source),
             destination_metrics: self.endpoint_metrics(destination),
             outages: self.outages.clone(),
             slot: slot.clone(),
-            share: self.share.clone(),
+            quota: self.quota.clone(),
             spool,
             instance: format!("{:016x}", self.instance),
             force_after: self.config.daemon.force_after,
@@ -247,7 +247,7 @@ impl Supervisor {
         broadcast: &Arc<Broadcast>,
         Plan { source, destination, .. }: &Plan,
         stop: CancellationToken,
-    ) -> (Slot, Kind, AbortHandle) {
+    ) -> (Slot, RunningKind, AbortHandle) {
         let slot = self.place_route(&broadcast.name, RouteKind::Broadcast, source, destination);
         let parts = broadcast::Parts {
             settings: broadcast.clone(),
@@ -260,7 +260,7 @@ impl Supervisor {
             destination_metrics: self.endpoint_metrics(destination),
         };
         let run = broadcast::run(parts, stop, self.config.daemon.shutdown_timeout);
-        (slot, Kind::Broadcast, rt::spawn_in(&mut self.tasks, "broadcast", run))
+        (slot, RunningKind::Broadcast, rt::spawn_in(&mut self.tasks, "broadcast", run))
     }
 
     fn place_route(&self, name: &str, kind: RouteKind, source: &Endpoint, destination: &Endpoint) -> Slot {
@@ -275,8 +275,8 @@ impl Supervisor {
 
     /// Gives each capture the same share of memory.
     fn divide_memory(&self) {
-        let shares = self.config.capture.len().max(1) as u64;
-        self.share.set(self.config.daemon.memory_limit / 100 * RING_PERCENT / shares);
+        let quotas = self.config.capture.len().max(1) as u64;
+        self.quota.set(self.config.daemon.memory_limit / 100 * RING_PERCENT / quotas);
     }
 
     /// A capture's share of the disk.
@@ -293,13 +293,13 @@ impl Supervisor {
     }
 
     /// The heartbeat of a source, shared by its captures.
-    fn pulse(&mut self, source: &Arc<Endpoint>) -> Pulse {
-        let known = self.pulses.get(&source.name).filter(|(endpoint, _)| endpoint == source);
-        if let Some(pulse) = known.and_then(|(_, pulse)| pulse.upgrade()) {
-            return pulse;
+    fn heartbeat(&mut self, source: &Arc<Endpoint>) -> Heartbeat {
+        let known = self.heartbeats.get(&source.name).filter(|(endpoint, _)| endpoint == source);
+        if let Some(heartbeat) = known.and_then(|(_, heartbeat)| heartbeat.upgrade()) {
+            return heartbeat;
         }
-        let pulse = Pulse::start(source.clone(), self.instance);
-        self.pulses.insert(source.name.clone(), (source.clone(), pulse.downgrade()));
-        pulse
+        let heartbeat = Heartbeat::start(source.clone(), self.instance);
+        self.heartbeats.insert(source.name.clone(), (source.clone(), heartbeat.downgrade()));
+        heartbeat
     }
 }

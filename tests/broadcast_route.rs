@@ -11,12 +11,12 @@ use std::time::Duration;
 use redis::PubSub;
 use tidegate::broadcast::{self, Parts};
 use tidegate::config::{
-    self, Address, After, Broadcast, Config, Daemon, Endpoint, Message, SecretSource, Start,
+    self, Address, After, Broadcast, Config, Daemon, Endpoint, MessageFormat, SecretSource, Start,
 };
 use tidegate::logs::Outages;
 use tidegate::metrics::Metrics;
-use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
-use tidegate::template::Template;
+use tidegate::status::{Board, RouteKind, RouteState, RouteStatus, Slot};
+use tidegate::text::template::Template;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,8 @@ impl Running {
     fn start(settings: Broadcast, source: Endpoint, destination: Endpoint) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let status = RouteStatus::new(&settings.name, Kind::Broadcast, &source.name, &destination.name, 0);
+        let status =
+            RouteStatus::new(&settings.name, RouteKind::Broadcast, &source.name, &destination.name, 0);
         let slot = Board::default().place(status);
         let metrics = Metrics::new();
         let parts = Parts {
@@ -103,7 +104,7 @@ fn settings() -> Broadcast {
         after: After::Added,
         destination: "shop".into(),
         channel: Template::parse("stock.changed").unwrap(),
-        message: Message::Template(Template::parse("<field:payload>").unwrap()),
+        message: MessageFormat::Template(Template::parse("<field:payload>").unwrap()),
         conditions: Vec::new(),
         payload_field: "payload".into(),
         sharded: false,

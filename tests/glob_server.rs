@@ -5,7 +5,7 @@
 mod support;
 
 use support::{Server, Version};
-use tidegate::glob;
+use tidegate::text::glob;
 
 /// Few bytes and many special ones, so that patterns and channels often nearly match.
 const PATTERN: &[u8] = b"aab**?[]^-\\c";

@@ -14,7 +14,7 @@ use tidegate::observe::http::{View, serve};
 use tidegate::observe::report::{About, StatusReport};
 use tidegate::observe::systemd::{Beat, Notifier};
 use tidegate::rt::unix_ms;
-use tidegate::status::{Board, Kind, RouteState, RouteStatus, Slot};
+use tidegate::status::{Board, RouteKind, RouteState, RouteStatus, Slot};
 use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for something that must come.
@@ -54,7 +54,7 @@ impl Served {
         Self { address, view, stop, ended, runtime }
     }
 
-    fn route(&self, name: &str, kind: Kind) -> Slot {
+    fn route(&self, name: &str, kind: RouteKind) -> Slot {
         let slot = self.view.board.place(RouteStatus::new(name, kind, "shop", "events", unix_ms()));
         make_live(&slot);
         slot
@@ -104,7 +104,7 @@ fn metrics_are_served_as_prometheus_reads_them() {
 fn health_is_that_the_loops_come_round_whatever_redis_does() {
     let served = Served::start();
     assert_eq!(served.get("/healthz"), (200, json!({"healthy": true, "stuck": []})), "no routes, no loops");
-    let slot = served.route("orders", Kind::Capture);
+    let slot = served.route("orders", RouteKind::Capture);
     slot.update(|status| {
         status.state = RouteState::Waiting;
         status.source.connected = false;
@@ -121,8 +121,8 @@ fn health_is_that_the_loops_come_round_whatever_redis_does() {
 #[test]
 fn readiness_says_which_route_is_not_ready_and_why() {
     let served = Served::start();
-    let orders = served.route("orders", Kind::Capture);
-    let _stock = served.route("stock", Kind::Broadcast);
+    let orders = served.route("orders", RouteKind::Capture);
+    let _stock = served.route("stock", RouteKind::Broadcast);
     let (code, body) = served.get("/readyz");
     assert_eq!((code, &body["ready"]), (200, &json!(true)), "{body}");
 
@@ -187,7 +187,7 @@ fn the_page_is_this_servers_own_and_nothing_else_may_be_loaded() {
 #[test]
 fn status_keeps_its_shape() {
     let served = Served::start();
-    let orders = served.route("orders", Kind::Capture);
+    let orders = served.route("orders", RouteKind::Capture);
     orders.update(|status| {
         status.since_unix_ms = 1_700_000_001_000;
         status.source.last_answer_unix_ms = Some(1_700_000_002_000);
@@ -204,7 +204,7 @@ fn status_keeps_its_shape() {
     });
     let stock = served.view.board.place(RouteStatus::new(
         "stock",
-        Kind::Broadcast,
+        RouteKind::Broadcast,
         "events",
         "shop",
         1_700_000_001_000,
@@ -402,7 +402,7 @@ fn a_redis_that_is_away_for_minutes_does_not_stop_the_watchdog_messages() {
     let board = Board::default();
     let mut clock = Clock::new();
     let slots = ["orders", "stock"].map(|name| {
-        let slot = board.place(RouteStatus::new(name, Kind::Capture, "shop", "events", clock.unix_ms()));
+        let slot = board.place(RouteStatus::new(name, RouteKind::Capture, "shop", "events", clock.unix_ms()));
         slot.update(|status| status.state = RouteState::Waiting);
         slot
     });
@@ -417,8 +417,9 @@ fn one_stuck_loop_stops_the_watchdog_messages_until_it_comes_round() {
     let manager = Manager::start();
     let board = Board::default();
     let mut clock = Clock::new();
-    let [moving, stuck] = ["orders", "stock"]
-        .map(|name| board.place(RouteStatus::new(name, Kind::Capture, "shop", "events", clock.unix_ms())));
+    let [moving, stuck] = ["orders", "stock"].map(|name| {
+        board.place(RouteStatus::new(name, RouteKind::Capture, "shop", "events", clock.unix_ms()))
+    });
     let mut beat = Beat::new(manager.notifier.clone(), Some(Duration::from_secs(3)), board);
     let messages = clock.beat(&manager, &mut beat, 11, |now| moving.progressed(now));
     assert_eq!(watchdogs(&messages), 11, "10 s are allowed");
@@ -441,7 +442,7 @@ fn the_status_says_what_is_not_live_and_only_when_that_changes() {
     let manager = Manager::start();
     let board = Board::default();
     let mut clock = Clock::new();
-    let slot = board.place(RouteStatus::new("orders", Kind::Capture, "shop", "events", clock.unix_ms()));
+    let slot = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", clock.unix_ms()));
     let mut beat = Beat::new(manager.notifier.clone(), None, board);
     let answer = |now| {
         slot.update(|status| {

@@ -8,13 +8,13 @@ use tidegate::metrics::Metrics;
 use tidegate::observe::http::{View, serve};
 use tidegate::observe::report::About;
 use tidegate::rt::unix_ms;
-use tidegate::status::{Board, Kind, RefusedReload, RouteState, RouteStatus};
+use tidegate::status::{Board, RefusedReload, RouteKind, RouteState, RouteStatus};
 use tokio_util::sync::CancellationToken;
 
 /// A capture that works, one whose source quotes markup, and a daemon that refused a reload.
 fn view() -> View {
     let (board, now) = (Board::default(), unix_ms());
-    let orders = board.place(RouteStatus::new("orders", Kind::Capture, "shop", "events", now));
+    let orders = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", now));
     orders.update(|status| {
         status.state = RouteState::Live;
         status.leader = true;
@@ -28,7 +28,7 @@ fn view() -> View {
             ledger.last_gap_unix_ms = Some(now - 3_600_000);
         }
     });
-    let stock = board.place(RouteStatus::new("stock", Kind::Broadcast, "events", "shop", now));
+    let stock = board.place(RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", now));
     stock.update(|status| {
         status.state = RouteState::Parked;
         status.reason = Some("NOPERM <script>document.title = 'hurt'</script><b id=hurt>".to_owned());

@@ -21,7 +21,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Calls on the way; with one at a time the server waits for the client between them.
 const IN_FLIGHT: usize = 4;
 
-const SCRIPT: &str = include_str!("../../src/capture/append.lua");
+const SCRIPT: &str = include_str!("../../src/capture/append/append.lua");
 
 /// An epoch as the script reads it; the ideal client lives in one.
 const EPOCH: &str = "001764000000000-0000000000000001";

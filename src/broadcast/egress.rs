@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::publisher::{Id, Publisher};
-use super::rate::Pace;
-use super::render::Rendered;
+use super::message::render::Rendered;
+use super::publish::publisher::{Id, Publisher};
+use super::publish::rate::Pace;
 
 /// What an entry goes through once it is to be published.
 #[derive(Debug)]

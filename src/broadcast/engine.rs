@@ -14,8 +14,9 @@
 //!
 //! Nothing of a session outlives it but what [`Core`] holds: the next one reads the cursor and begins there.
 
-mod added;
-mod followed;
+mod following;
+pub(super) mod leadership;
+mod reading;
 mod work;
 
 use std::sync::Arc;
@@ -23,14 +24,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::PARKED;
-use super::call::{self, Failing, Keys, OPEN, Opened, Tally};
-use super::entries::Ranges;
-use super::failure::{Failure, Side};
-use super::follow::{Follow, Found};
-use super::id::EntryId;
-use super::outbound::Outbound;
-use super::publisher::{REFUSED_IN_A_ROW, Settled};
+use super::entry_id::EntryId;
+use super::failure::Half;
+use super::failure::PARKED;
+use super::failure::{SessionFailure, Side};
+use super::group::follower::{Follower, GroupEvent};
+use super::message::MessageMaker;
+use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Tally};
+use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
+use super::read::entries::Ranges;
 use crate::config::{Broadcast, Endpoint, keys};
 use crate::logs::Limited;
 use crate::server::resp::{self, Value};
@@ -41,23 +43,6 @@ use work::Work;
 
 /// How much is kept of an error that a server sent.
 const ERROR_CHARACTERS: usize = 200;
-
-/// A connection of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Half {
-    /// To the stream's server, where XREAD may wait.
-    Reader,
-    /// To the stream's server, for the scripts.
-    Writer,
-    /// To the server on which is published, where that is another one.
-    Other,
-}
-
-impl Half {
-    pub(super) fn side(self) -> Side {
-        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
-    }
-}
 
 /// What happened.
 #[derive(Debug)]
@@ -112,7 +97,7 @@ pub(super) enum Effect {
     /// A group was looked at.
     Group,
     /// A look or a count has found something, at this cursor.
-    Found(Found, EntryId, Option<u64>),
+    Found(GroupEvent, EntryId, Option<u64>),
     /// A side has answered.
     Answered(Side),
     /// The loop comes round.
@@ -138,13 +123,13 @@ pub(super) struct Hashes {
 #[derive(Debug)]
 pub(super) struct Core {
     settings: Arc<Broadcast>,
-    keys: Keys,
+    keys: BroadcastKeys,
     /// Tells this route of this process from every other instance.
     me: String,
     one_server: bool,
     source_timeout: Duration,
     destination_timeout: Duration,
-    outbound: Outbound,
+    outbound: MessageMaker,
     ranges: Ranges,
     /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
     remembered: Option<EntryId>,
@@ -180,8 +165,8 @@ impl Engine {
         me: String,
     ) -> Self {
         let core = Core {
-            keys: Keys::new(&source.key_prefix, &settings),
-            outbound: Outbound::new(&settings),
+            keys: BroadcastKeys::new(&source.key_prefix, &settings),
+            outbound: MessageMaker::new(&settings),
             settings,
             me,
             one_server: source.is_same_server(destination),
@@ -240,11 +225,11 @@ impl Engine {
     ///
     /// # Errors
     /// Where the script failed, or nobody says where to begin.
-    pub(super) fn on_cursor(&mut self, reply: &Value) -> Result<(), Failure> {
+    pub(super) fn on_cursor(&mut self, reply: &Value) -> Result<(), SessionFailure> {
         if let Value::Error(text) = reply {
-            return Err(Failure::source(Error::reply(text)));
+            return Err(SessionFailure::source(Error::reply(text)));
         }
-        let opened = call::opened(reply).map_err(Failure::source)?;
+        let opened = call::opened(reply).map_err(SessionFailure::source)?;
         // It is counted now.
         self.core.failed = None;
         self.core.failing.clone_from(&opened.failing);
@@ -253,7 +238,7 @@ impl Engine {
                 return Err(self.core.stream_below(cursor));
             }
             let Broadcast { stream, name, .. } = &*self.core.settings;
-            return Err(Failure::StartUnsaid { stream: stream.clone(), route: name.clone() });
+            return Err(SessionFailure::StartUnsaid { stream: stream.clone(), route: name.clone() });
         }
         self.core.below = None;
         self.opened = Some(opened);
@@ -281,7 +266,7 @@ impl Engine {
     ///
     /// # Errors
     /// What ends the session.
-    pub(super) fn on(&mut self, event: Event<'_>, now: Instant) -> Result<(), Failure> {
+    pub(super) fn on(&mut self, event: Event<'_>, now: Instant) -> Result<(), SessionFailure> {
         let Self { core, work: Some(work), .. } = self else { return Ok(()) };
         match event {
             Event::Read(frame) => work.on_read(core, frame, now),
@@ -303,7 +288,7 @@ impl Engine {
     ///
     /// # Errors
     /// What ends the session.
-    pub(super) fn advance(&mut self, now: Instant) -> Result<Next, Failure> {
+    pub(super) fn advance(&mut self, now: Instant) -> Result<Next, SessionFailure> {
         match self {
             Self { core, work: Some(work), .. } => work.advance(core, now),
             _ => Ok(Next::GoOn),
@@ -311,23 +296,23 @@ impl Engine {
     }
 
     /// What the end of a connection ends the session with.
-    pub(super) fn on_broken(&mut self, half: Half, error: Error) -> Failure {
+    pub(super) fn on_broken(&mut self, half: Half, error: Error) -> SessionFailure {
         match (half, &mut self.work) {
-            (Half::Writer | Half::Other, Some(work)) => work.publisher.broke(half.side(), error),
-            _ => Failure::Server { side: half.side(), error },
+            (Half::Writer | Half::Other, Some(work)) => work.publisher.on_broken(half.side(), error),
+            _ => SessionFailure::Server { side: half.side(), error },
         }
     }
 
     /// A session has ended, or none could begin. Returns how long to wait before the next.
-    pub(super) fn fail(&mut self, failure: &Failure, now: Instant) -> Duration {
+    pub(super) fn fail(&mut self, failure: &SessionFailure, now: Instant) -> Duration {
         self.work = None;
         self.opened = None;
         let core = &mut self.core;
-        core.careful = matches!(failure, Failure::Refused { .. });
-        if let Failure::StreamBelow { cursor, .. } = failure {
+        core.careful = matches!(failure, SessionFailure::Refused { .. });
+        if let SessionFailure::StreamBelow { cursor, .. } = failure {
             core.below = Some(*cursor);
         }
-        if matches!(failure, Failure::LeaseLapsed) {
+        if matches!(failure, SessionFailure::LeaseLapsed) {
             let suppressed = core.admit("broadcast_lease_lapsed", now);
             core.effects.push(Effect::Lapsed(suppressed));
             return core.backoff.next_wait();
@@ -371,7 +356,7 @@ impl Engine {
     }
 
     /// What is followed, where entries wait for a group.
-    pub(super) fn follow(&self) -> Option<&Follow> {
+    pub(super) fn follow(&self) -> Option<&Follower> {
         self.work.as_ref().and_then(|work| work.follow.as_ref())
     }
 }
@@ -384,14 +369,19 @@ impl Core {
 
     /// # Errors
     /// Where it ends the session.
-    fn found(&mut self, found: Found, cursor: EntryId, now: Instant) -> Result<(), Failure> {
+    fn on_group_event(
+        &mut self,
+        found: GroupEvent,
+        cursor: EntryId,
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
         let code = match &found {
-            Found::Group => return Ok(()),
-            Found::Below => return Err(self.stream_below(cursor)),
-            Found::NoGroup => "broadcast_no_group",
-            Found::Doubt(doubt) => doubt.as_str(),
-            Found::Missed(_) => "broadcast_missed",
-            Found::Anew => "broadcast_stream_anew",
+            GroupEvent::Group => return Ok(()),
+            GroupEvent::Below => return Err(self.stream_below(cursor)),
+            GroupEvent::NoGroup => "broadcast_no_group",
+            GroupEvent::Doubt(doubt) => doubt.as_str(),
+            GroupEvent::Missed(_) => "broadcast_missed",
+            GroupEvent::Anew => "broadcast_stream_anew",
         };
         let suppressed = self.admit(code, now);
         self.effects.push(Effect::Found(found, cursor, suppressed));
@@ -399,9 +389,14 @@ impl Core {
     }
 
     /// What the session ends with where the stream's ids are below the cursor.
-    fn stream_below(&self, cursor: EntryId) -> Failure {
+    fn stream_below(&self, cursor: EntryId) -> SessionFailure {
         let Broadcast { stream, name, start, .. } = &*self.settings;
-        Failure::StreamBelow { stream: stream.clone(), route: name.clone(), cursor, start: start.is_some() }
+        SessionFailure::StreamBelow {
+            stream: stream.clone(),
+            route: name.clone(),
+            cursor,
+            start: start.is_some(),
+        }
     }
 
     fn rate_limited(&mut self, limited: bool) {
@@ -412,7 +407,7 @@ impl Core {
 
     /// A session does its work. Only now is the failure before it over: a session that opens and fails at once
     /// counts as the same failure.
-    fn shown(&mut self, state: RouteState, holder: Option<String>, cursor: EntryId, now: Instant) {
+    fn on_working(&mut self, state: RouteState, holder: Option<String>, cursor: EntryId, now: Instant) {
         self.backoff.reset();
         if state == RouteState::Live {
             let suppressed = self.admit("broadcast_live", now);
@@ -424,10 +419,10 @@ impl Core {
     }
 
     /// The text of a failure. An entry's own is noted, to be counted.
-    fn reason(&mut self, failure: &Failure) -> String {
+    fn reason(&mut self, failure: &SessionFailure) -> String {
         let reason = failure.for_a_person();
         match failure {
-            Failure::Refused { own: true, entry: Some(entry), error, .. } => {
+            SessionFailure::Refused { own: true, entry: Some(entry), error, .. } => {
                 let before = self.failing.as_ref().filter(|failing| failing.entry == *entry);
                 let times = before.map_or(0, |failing| failing.failures) + 1;
                 // It is kept in the cursor and in the dead letter, and comes from the server.
@@ -436,7 +431,7 @@ impl Core {
                 let most = self.settings.max_deliveries;
                 format!("{reason}; delivery {times} of {most}, after which it becomes a dead letter")
             }
-            Failure::Refused { entry: Some(_), .. }
+            SessionFailure::Refused { entry: Some(_), .. }
                 if self.failing.as_ref().is_some_and(|failing| failing.row > REFUSED_IN_A_ROW) =>
             {
                 format!(

@@ -1,7 +1,12 @@
 //! Why a broadcast cannot go on, and what it does next.
 
-use super::id::EntryId;
+use std::time::Duration;
+
+use super::entry_id::EntryId;
 use crate::server::{Class, Error, UNKNOWN_COMMAND};
+
+/// How long a parked route waits before it tries again.
+pub(super) const PARKED: Duration = Duration::from_secs(30);
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,9 +17,26 @@ pub(super) enum Side {
     Destination,
 }
 
+/// A connection of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    /// To the stream's server, where XREAD may wait.
+    Reader,
+    /// To the stream's server, for the scripts.
+    Writer,
+    /// To the server on which is published, where that is another one.
+    Other,
+}
+
+impl Half {
+    pub(super) fn side(self) -> Side {
+        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
+    }
+}
+
 /// Why a session ended. Every ending leads to a new session, which begins at the cursor.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum SessionFailure {
     /// A connection or a command failed.
     #[error("{error}")]
     Server {
@@ -86,7 +108,7 @@ fn on_begins(start: bool, route: &str) -> String {
     format!("say in [broadcast.{route}] where to go on, start = \"beginning\", \"end\" or an entry's id")
 }
 
-impl Failure {
+impl SessionFailure {
     /// An error reply to PUBLISH itself. Where its code says that the server is not fit now, it is not about
     /// the entry.
     pub(super) fn of_publish(side: Side, entry: Option<EntryId>, own: bool, error: Error) -> Self {

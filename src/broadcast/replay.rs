@@ -13,7 +13,6 @@
 //! Failure: any ends the replay, and beginning it again goes on at the checkpoint. An entry that makes no
 //! message is skipped and counted: its place is the stream, and whoever watches is told.
 
-pub(super) mod reader;
 mod tempo;
 
 use std::future::poll_fn;
@@ -23,21 +22,20 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Keys, PUBLISH, unexpected};
-use super::engine::Half;
-use super::entries::Entries;
-use super::failure::{Failure, Side};
-use super::id::EntryId;
-use super::publisher::{Called, Publisher};
-use super::render::Renderer;
-use super::session::Writers;
-use crate::config::{Endpoint, Message};
+use super::connections::PublishConnections;
+use super::entry_id::EntryId;
+use super::failure::{Half, SessionFailure, Side};
+use super::message::render::Renderer;
+use super::publish::call::{BroadcastKeys, PUBLISH, unexpected};
+use super::publish::publisher::{Called, Publisher};
+use super::read::entries::StreamEntries;
+use crate::config::{Endpoint, MessageFormat};
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, said};
-use crate::template::Template;
+use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, redacted};
+use crate::text::template::Template;
 
-use reader::Reader;
+use super::read::range::RangeReader;
 use tempo::Clock;
 pub use tempo::Tempo;
 
@@ -63,13 +61,13 @@ pub struct Range {
 
 /// What is to be published again.
 #[derive(Debug, Clone)]
-pub struct Piece {
+pub struct ReplayRange {
     /// The stream.
     pub stream: String,
     /// The channel, from an entry.
     pub channel: Template,
     /// The message, from an entry.
-    pub message: Message,
+    pub message: MessageFormat,
     /// Whether it is published with SPUBLISH.
     pub sharded: bool,
     /// The largest message in bytes; an entry that makes a larger one is skipped.
@@ -84,7 +82,7 @@ pub struct Job {
     /// What it plays and where to, in words. A checkpoint of another is refused.
     pub of: String,
     /// What it plays.
-    pub piece: Piece,
+    pub piece: ReplayRange,
     /// How fast.
     pub tempo: Tempo,
 }
@@ -103,7 +101,7 @@ pub struct Progress {
 }
 
 /// Hears what a replay does.
-pub trait Watch {
+pub trait ReplayObserver {
     /// Something was answered. Comes often.
     fn progress(&mut self, progress: &Progress);
     /// An entry makes no message, and why.
@@ -181,8 +179,8 @@ pub struct Replay {
     source: String,
     destination: String,
     to: EntryId,
-    reader: Reader,
-    flow: Flow,
+    reader: RangeReader,
+    flow: ReplayFlow,
     renderer: Renderer,
     clock: Clock,
     renewed: Instant,
@@ -190,9 +188,9 @@ pub struct Replay {
 
 /// What is on its way, and what has arrived.
 #[derive(Debug)]
-struct Flow {
+struct ReplayFlow {
     publisher: Publisher,
-    writers: Writers,
+    writers: PublishConnections,
     progress: Progress,
     /// How often the checkpoint was found elsewhere, so that reading begins again there.
     rewinds: u32,
@@ -212,8 +210,8 @@ impl Replay {
         range: Range,
         anew: bool,
     ) -> Result<(Self, Begun), ReplayError> {
-        let named = |failure: &Failure| server_error(failure, &source.name, &destination.name);
-        let of_source = |error: Error| named(&Failure::source(error));
+        let named = |failure: &SessionFailure| server_error(failure, &source.name, &destination.name);
+        let of_source = |error: Error| named(&SessionFailure::source(error));
         let deadline = source.response_timeout;
         let mut writer = connect(source, CLIENT).await.map_err(of_source)?;
         let reader = connect(source, CLIENT).await.map_err(of_source)?;
@@ -221,14 +219,14 @@ impl Replay {
             None
         } else {
             let other = connect_to_publish(destination, CLIENT).await;
-            Some(other.map_err(|error| named(&Failure::destination(error)))?)
+            Some(other.map_err(|error| named(&SessionFailure::destination(error)))?)
         };
         let hash = load_script(&mut writer, PUBLISH, deadline).await.map_err(of_source)?;
         let begun = match begin(&mut writer, &job, range, anew, deadline).await.map_err(of_source)? {
             Ok(begun) => begun,
             Err(of) => return Err(ReplayError::OtherJob { key: job.key, of }),
         };
-        let keys = Keys {
+        let keys = BroadcastKeys {
             cursor: job.key.clone(),
             // Nothing is written there: an entry that makes no message is skipped.
             dead_letters: job.key.clone(),
@@ -243,16 +241,16 @@ impl Replay {
         if other.is_some() {
             publisher = publisher.with_other(destination.response_timeout);
         }
-        let writers = Writers { writer, other };
+        let writers = PublishConnections { writer, other };
         let replay = Self {
-            reader: Reader::new(reader, &job.piece.stream, deadline),
+            reader: RangeReader::new(reader, &job.piece.stream, deadline),
             renderer: job.piece.renderer(),
             clock: Clock::new(job.tempo),
             key: job.key,
             source: source.name.clone(),
             destination: destination.name.clone(),
             to: begun.range.to,
-            flow: Flow { publisher, writers, progress: begun.progress, rewinds: 0 },
+            flow: ReplayFlow { publisher, writers, progress: begun.progress, rewinds: 0 },
             renewed: Instant::now(),
         };
         Ok((replay, begun))
@@ -266,27 +264,33 @@ impl Replay {
     pub async fn run(
         mut self,
         stop: &CancellationToken,
-        watch: &mut impl Watch,
+        watch: &mut impl ReplayObserver,
     ) -> Result<(Ending, Progress), (ReplayError, Progress)> {
         let ended = match self.play(stop, watch).await {
-            Ok(Ending::Finished) => self.forget().await.map(|()| Ending::Finished).map_err(Failure::source),
+            Ok(Ending::Finished) => {
+                self.forget().await.map(|()| Ending::Finished).map_err(SessionFailure::source)
+            }
             other => other,
         };
         let progress = self.flow.progress;
         match ended {
             Ok(ending) => Ok((ending, progress)),
-            Err(Failure::CursorVanished { key }) => Err((ReplayError::Vanished { key }, progress)),
+            Err(SessionFailure::CursorVanished { key }) => Err((ReplayError::Vanished { key }, progress)),
             Err(failure) => Err((server_error(&failure, &self.source, &self.destination), progress)),
         }
     }
 
-    async fn play(&mut self, stop: &CancellationToken, watch: &mut impl Watch) -> Result<Ending, Failure> {
+    async fn play(
+        &mut self,
+        stop: &CancellationToken,
+        watch: &mut impl ReplayObserver,
+    ) -> Result<Ending, SessionFailure> {
         while !stop.is_cancelled() {
             let page = self.page(watch).await?;
             let rewinds = self.flow.rewinds;
-            let mut entries = Entries::new(&page, Vec::new()).map_err(Failure::source)?;
+            let mut entries = StreamEntries::new(&page, Vec::new()).map_err(SessionFailure::source)?;
             let mut at_end = entries.left() == 0;
-            while let Some(entry) = entries.next().map_err(Failure::source)? {
+            while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
                 if entry.id > self.to {
                     at_end = true;
                     break;
@@ -321,13 +325,13 @@ impl Replay {
     }
 
     /// Reads on, and takes in meanwhile what was answered.
-    async fn page(&mut self, watch: &mut impl Watch) -> Result<Vec<u8>, Failure> {
+    async fn page(&mut self, watch: &mut impl ReplayObserver) -> Result<Vec<u8>, SessionFailure> {
         let Self { key, reader, flow, renewed, .. } = self;
         if renewed.elapsed() > RENEWED {
             *renewed = Instant::now();
             let kept = KEPT.as_millis().to_string();
             let command: [&[u8]; 3] = [b"PEXPIRE", key.as_bytes(), kept.as_bytes()];
-            reader.ask("keeping the checkpoint", &command).await.map_err(Failure::source)?;
+            reader.ask("keeping the checkpoint", &command).await.map_err(SessionFailure::source)?;
         }
         loop {
             let (after, rewinds) = (flow.publisher.end(), flow.rewinds);
@@ -335,8 +339,8 @@ impl Replay {
                 let mut page = pin!(reader.page(after));
                 loop {
                     tokio::select! {
-                        page = &mut page => break page.map_err(Failure::source)?,
-                        came = flow.answered(), if !flow.publisher.is_idle() => {
+                        page = &mut page => break page.map_err(SessionFailure::source)?,
+                        came = flow.on_answers(), if !flow.publisher.is_idle() => {
                             came?;
                             flow.settle(watch)?;
                         }
@@ -356,15 +360,15 @@ impl Replay {
     }
 }
 
-impl Flow {
+impl ReplayFlow {
     /// Waits until the next entry is due and there is room for it, or until it is told to stop, or the
     /// checkpoint was found elsewhere.
     async fn wait_for_turn(
         &mut self,
         due: Instant,
         stop: &CancellationToken,
-        watch: &mut impl Watch,
-    ) -> Result<(), Failure> {
+        watch: &mut impl ReplayObserver,
+    ) -> Result<(), SessionFailure> {
         if due <= Instant::now() && self.publisher.has_room() {
             return Ok(());
         }
@@ -376,7 +380,7 @@ impl Flow {
             let has_asked = !self.publisher.is_idle();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                came = self.answered(), if has_asked => came?,
+                came = self.on_answers(), if has_asked => came?,
                 () = sleep_until(due), if due > Instant::now() => {}
                 () = sleep(TICK) => {}
             }
@@ -386,10 +390,10 @@ impl Flow {
     }
 
     /// Waits until nothing is under way, within the time-outs of the servers.
-    async fn drain(&mut self, watch: &mut impl Watch) -> Result<(), Failure> {
+    async fn drain(&mut self, watch: &mut impl ReplayObserver) -> Result<(), SessionFailure> {
         while !self.publisher.is_idle() {
             tokio::select! {
-                came = self.answered() => came?,
+                came = self.on_answers() => came?,
                 () = sleep(TICK) => {}
             }
             self.settle(watch)?;
@@ -398,7 +402,7 @@ impl Flow {
     }
 
     /// Waits until something was answered, sending what waits meanwhile. Cancel safe.
-    async fn answered(&mut self) -> Result<(), Failure> {
+    async fn on_answers(&mut self) -> Result<(), SessionFailure> {
         let Self { publisher, writers, .. } = self;
         let (out, other) = publisher.outgoing();
         writers.writer.send(out);
@@ -406,21 +410,21 @@ impl Flow {
             other.send(out);
         }
         match poll_fn(|cx| writers.poll(cx)).await {
-            (Half::Other, result) => result.map_err(Failure::destination),
-            (_, result) => result.map_err(Failure::source),
+            (Half::Other, result) => result.map_err(SessionFailure::destination),
+            (_, result) => result.map_err(SessionFailure::source),
         }
     }
 
     /// Takes in what was answered. Only while no batch is being collected.
-    fn settle(&mut self, watch: &mut impl Watch) -> Result<(), Failure> {
+    fn settle(&mut self, watch: &mut impl ReplayObserver) -> Result<(), SessionFailure> {
         let now = Instant::now();
         if let Some(other) = &mut self.writers.other {
-            while let Some(value) = other.reader.next_value().map_err(Failure::destination)? {
+            while let Some(value) = other.reader.next_value().map_err(SessionFailure::destination)? {
                 self.publisher.on_answer(&value, now)?;
             }
         }
-        while let Some(value) = self.writers.writer.reader.next_value().map_err(Failure::source)? {
-            let Called::Batch(call) = self.publisher.called()? else { continue };
+        while let Some(value) = self.writers.writer.reader.next_value().map_err(SessionFailure::source)? {
+            let Called::Batch(call) = self.publisher.on_call_reply()? else { continue };
             if let Some(settled) = self.publisher.on_settled(&call, &value, now)? {
                 self.progress.published += settled.tally.published;
                 self.progress.unheard += settled.tally.unheard;
@@ -431,7 +435,7 @@ impl Flow {
             self.progress.position = cursor;
         }
         let astray = !self.publisher.takes();
-        self.publisher.come_to_terms()?;
+        self.publisher.settle_after_rejection()?;
         if astray && self.publisher.takes() {
             // Another run of the same job, or a failover: the checkpoint says where to go on.
             self.rewinds += 1;
@@ -442,7 +446,7 @@ impl Flow {
     }
 }
 
-impl Piece {
+impl ReplayRange {
     fn renderer(&self) -> Renderer {
         Renderer::of_templates(&self.stream, &self.channel, &self.message, self.max_message_bytes)
     }
@@ -453,21 +457,21 @@ impl Piece {
 /// # Errors
 /// Where the server that holds the stream fails or refuses.
 pub async fn survey(
-    piece: &Piece,
+    piece: &ReplayRange,
     source: &Endpoint,
     range: Range,
     stop: &CancellationToken,
-    watch: &mut impl Watch,
+    watch: &mut impl ReplayObserver,
 ) -> Result<Survey, ReplayError> {
-    let named = |error: Error| server_error(&Failure::source(error), &source.name, &source.name);
+    let named = |error: Error| server_error(&SessionFailure::source(error), &source.name, &source.name);
     let connection = connect(source, CLIENT).await.map_err(named)?;
-    let mut reader = Reader::new(connection, &piece.stream, source.response_timeout);
+    let mut reader = RangeReader::new(connection, &piece.stream, source.response_timeout);
     let mut renderer = piece.renderer();
     let mut survey = Survey::default();
     let mut after = range.from.before();
     while !stop.is_cancelled() {
         let page = reader.page(after).await.map_err(named)?;
-        let mut entries = Entries::new(&page, Vec::new()).map_err(named)?;
+        let mut entries = StreamEntries::new(&page, Vec::new()).map_err(named)?;
         if entries.left() == 0 {
             break;
         }
@@ -524,7 +528,7 @@ async fn begin(
     };
     let of = of.bytes().ok_or_else(|| unexpected(&BEGIN))?;
     if of != job.of.as_bytes() {
-        return Ok(Err(said(of)));
+        return Ok(Err(redacted(of)));
     }
     let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| unexpected(&BEGIN));
     let number = |value: &Value| {
@@ -544,7 +548,7 @@ async fn begin(
     }))
 }
 
-fn server_error(failure: &Failure, source: &str, destination: &str) -> ReplayError {
+fn server_error(failure: &SessionFailure, source: &str, destination: &str) -> ReplayError {
     let endpoint = match failure.side() {
         Side::Source => source,
         Side::Destination => destination,

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- Publishes a dead letter's entry and removes the letter, in one step.
 --
--- KEYS  dead letters
--- ARGV  id        the letter's
---       channel   '' where the message went out on another server already
---       message
---       command   PUBLISH or SPUBLISH
+-- KEYS  1  dead letters  stream
+-- ARGV  1  id            the letter's
+--       2  channel       '' if the message went out on another server already
+--       3  message
+--       4  command       PUBLISH or SPUBLISH
 --
--- Returns the number of receivers, or -1 where there is no such letter.
+-- Returns the number of receivers, or -1 if there is no such letter.
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return -1 end
 -- No entry has this id. A missing right shows here, and not behind the message, where it would repeat it.
 redis.call('XDEL', KEYS[1], '0-0')

@@ -1,5 +1,8 @@
 //! A broadcast's life: session after session, and what is told of them on the board, in the metrics and in the log.
 
+mod metrics;
+mod session;
+
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
@@ -7,21 +10,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::call::Tally;
+use super::Parts;
 use super::engine::{Effect, Engine};
+use super::entry_id::EntryId;
+use super::failure::PARKED;
 use super::failure::Side;
-use super::follow::Found;
-use super::id::EntryId;
-use super::metrics;
-use super::session::Session;
-use super::wake::Wake;
-use super::{PARKED, Parts};
+use super::group::ack_notifier::AckNotifier;
+use super::group::follower::GroupEvent;
+use super::publish::call::Tally;
 use crate::config::keys;
 use crate::logs::Limited;
 use crate::position::AnchorId;
 use crate::rt;
 use crate::server::Class;
-use crate::status::{BlockedEntry, Doubt, Link, RouteState, RouteStatus, Slot};
+use crate::status::{BlockedEntry, Doubt, RouteState, RouteStatus, SideStatus, Slot};
+use session::Session;
 
 /// How often a waiting route says that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
@@ -30,28 +33,28 @@ const HELD_UP: Duration = Duration::from_secs(30);
 
 /// What outlives a session.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct BroadcastRoute {
     pub(super) engine: Engine,
     pub(super) parts: Parts,
     /// Where acknowledgements are noticed in the replication stream.
-    pub(super) wake: Option<Wake>,
+    pub(super) notifier: Option<AckNotifier>,
     log: Limited,
     effects: Vec<Effect>,
 }
 
-impl Route {
+impl BroadcastRoute {
     pub(super) fn new(parts: Parts) -> Self {
         let me = AnchorId::random().to_string();
         let engine = Engine::new(parts.settings.clone(), &parts.source, &parts.destination, me);
-        Self { engine, parts, wake: None, log: Limited::new(), effects: Vec::new() }
+        Self { engine, parts, notifier: None, log: Limited::new(), effects: Vec::new() }
     }
 
     pub(super) async fn run(mut self, stop: &CancellationToken, drain: Duration) {
         let settings = &self.parts.settings;
-        self.wake =
+        self.notifier =
             settings.acknowledged().filter(|acknowledged| acknowledged.replication).map(|acknowledged| {
                 let source = self.parts.source.clone();
-                Wake::start(source, settings.name.clone(), &settings.stream, &acknowledged.group)
+                AckNotifier::start(source, settings.name.clone(), &settings.stream, &acknowledged.group)
             });
         let slot = self.parts.slot.clone();
         loop {
@@ -218,7 +221,7 @@ impl Route {
             link.connected = false;
             if one_server {
                 let link = status.source.clone();
-                status.destination = Link { endpoint: status.destination.endpoint.clone(), ..link };
+                status.destination = SideStatus { endpoint: status.destination.endpoint.clone(), ..link };
             }
         });
         let parked = class == Class::Park;
@@ -268,7 +271,7 @@ impl Route {
     /// A group was looked at.
     fn looked(&mut self, now: Instant) {
         let Some(follow) = self.engine.follow() else { return };
-        let Some(look) = follow.look() else { return };
+        let Some(look) = follow.state() else { return };
         let now_unix_ms = rt::unix_ms();
         let blocked = look.lowest.as_ref().map(|lowest| BlockedEntry {
             id: lowest.id.to_string(),
@@ -322,14 +325,14 @@ impl Route {
     }
 
     /// A look at the group has found something that a person should know.
-    fn found(&self, found: Found, cursor: EntryId, suppressed: Option<u64>) {
+    fn found(&self, found: GroupEvent, cursor: EntryId, suppressed: Option<u64>) {
         let settings = self.parts.settings.clone();
         let (route, stream) = (&settings.name, &settings.stream);
         let group =
             settings.acknowledged().map(|acknowledged| acknowledged.group.as_str()).unwrap_or_default();
         match found {
-            Found::Group | Found::Below => {}
-            Found::Missed(missed) => {
+            GroupEvent::Group | GroupEvent::Below => {}
+            GroupEvent::Missed(missed) => {
                 self.parts.metrics.missed.increment(missed.count);
                 self.parts.metrics.dead_letters.increment(1);
                 self.parts.slot.update(|status| {
@@ -344,7 +347,7 @@ impl Route {
                     );
                 }
             }
-            Found::Anew => {
+            GroupEvent::Anew => {
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
                         event = "broadcast_stream_anew", %route, position = %cursor, suppressed,
@@ -353,7 +356,7 @@ impl Route {
                     );
                 }
             }
-            Found::NoGroup => {
+            GroupEvent::NoGroup => {
                 let reason = format!("the stream '{stream}' has no consumer group '{group}'");
                 self.state(RouteState::Waiting, Some(reason.clone()));
                 self.parts.slot.update(|status| {
@@ -370,7 +373,7 @@ impl Route {
                     );
                 }
             }
-            Found::Doubt(doubt) => {
+            GroupEvent::Doubt(doubt) => {
                 self.parts.metrics.doubt(doubt).increment(1);
                 let kind = doubt.as_str();
                 self.parts.slot.update(|status| {
@@ -438,7 +441,7 @@ fn meaning(doubt: Doubt) -> &'static str {
     }
 }
 
-fn side(status: &mut RouteStatus, side: Side) -> &mut Link {
+fn side(status: &mut RouteStatus, side: Side) -> &mut SideStatus {
     match side {
         Side::Source => &mut status.source,
         Side::Destination => &mut status.destination,

@@ -22,12 +22,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::id::EntryId;
+use super::entry_id::EntryId;
 use crate::config::{
-    Acknowledged, Address, After, Broadcast, Durability, Endpoint, Message, Order, Secret, SecretSource,
-    Start,
+    Acknowledged, Address, After, Broadcast, Durability, Endpoint, MessageFormat, Order, Secret,
+    SecretSource, Start,
 };
-use crate::template::Template;
+use crate::text::template::Template;
 
 mod checks;
 mod consumers;
@@ -107,7 +107,7 @@ fn settings(rng: &mut fastrand::Rng) -> Broadcast {
         after,
         destination: "shop".into(),
         channel: Template::parse(channel).unwrap(),
-        message: Message::Template(Template::parse("<id>").unwrap()),
+        message: MessageFormat::Template(Template::parse("<id>").unwrap()),
         conditions: Vec::new(),
         payload_field: "payload".into(),
         sharded: false,
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// Carries out a command on a server. Messages are shown to the checks.
-    fn carry_out(&mut self, at: usize, command: &[Vec<u8>], sender: instance::Sender) -> model::Done {
+    fn carry_out(&mut self, at: usize, command: &[Vec<u8>], sender: instance::Sender) -> model::CallResult {
         let clock = self.clock_ms(at);
         let model = &mut self.servers[at].model;
         let before = model.position();
@@ -182,7 +182,7 @@ impl World {
                 .map(|word| word.escape_ascii().to_string().chars().take(60).collect())
                 .collect();
             let reply = match &done {
-                model::Done::Reply(reply) => format!("{reply:?}").chars().take(0).collect::<String>(),
+                model::CallResult::Reply(reply) => format!("{reply:?}").chars().take(0).collect::<String>(),
                 _ => "waits".to_owned(),
             };
             eprintln!(
@@ -192,7 +192,7 @@ impl World {
                 model.holes.len()
             );
         }
-        if let (Some(real), model::Done::Reply(reply), 0) = (&mut self.real, &done, at) {
+        if let (Some(real), model::CallResult::Reply(reply), 0) = (&mut self.real, &done, at) {
             real.compare(command, reply, model, clock);
         }
         let heard = std::mem::take(&mut model.heard);

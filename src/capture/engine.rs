@@ -19,17 +19,13 @@
 //! Failure: no event ends the engine but a stop or a successor. Each side comes back by itself, a route without the right
 //! to write is parked, and the next recorded gap carries what may be missing.
 
-mod batch;
 mod chain;
 mod ending;
-mod gap;
-mod intake;
+pub(super) mod handover;
 mod leadership;
 mod ledger;
-mod notice;
 mod peers;
 mod reading;
-mod replication;
 mod report;
 mod rollout;
 mod spill;
@@ -39,42 +35,41 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::append::{self, Keys};
-use super::handover::{Border, Handover};
-use super::history::Histories;
+use super::append::call::{self, CaptureKeys};
+use super::append::state::RankedRevision;
+use super::batch::Builder;
+use super::batch::gap::Gap;
 use super::mapping::Mapping;
-use super::pulse::Beat;
-use super::share::Share;
-use super::state::Revision;
+use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Durability};
 use crate::filter::Filter;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
-use crate::replication::Place;
 use crate::rt::Moment;
-use crate::spool::{Done, Request};
+use crate::source::heartbeat::HeartbeatClock;
+use crate::source::replication::ReplicationOffset;
+use crate::source::replication::epochs::Histories;
+use crate::spool::{SpoolDone, SpoolRequest};
 use crate::status::InHand;
+use handover::{Border, Handover};
 
-pub use batch::{Batch, Builder, Options};
-pub(super) use chain::Prev;
 pub(super) use ending::Carried;
-pub(super) use gap::Gap;
-pub(super) use intake::Flow;
 pub(super) use leadership::STAND;
-pub(super) use notice::{Notice, Severity, Side};
 pub(super) use reading::Lost;
-pub(super) use replication::Linked;
+pub(super) use reading::ingest::Flow;
+pub(super) use reading::replication::Linked;
 pub(super) use report::View;
+pub(super) use report::notice::{Notice, Severity, Side};
 pub(super) use writing::{Connected, Scripts};
 
 use chain::Chain;
 use ending::Ending;
 use leadership::Leadership;
-use ledger::Ledger;
-use notice::Notices;
+use ledger::EngineLedger;
 use reading::Reading;
+use report::notice::Notices;
 use rollout::Rollout;
-use spill::{Room, Spill};
+use spill::{MemoryRoom, Spill};
 use writing::Writing;
 
 /// The engine is ticked at least this often.
@@ -87,9 +82,9 @@ const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// What an engine is made for.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct EngineSettings {
     pub(super) capture: Arc<Capture>,
-    pub(super) keys: Keys,
+    pub(super) keys: CaptureKeys,
     /// How this configuration numbers messages.
     pub(super) numbering: String,
     /// The servers' addresses, for the operator.
@@ -101,14 +96,14 @@ pub(super) struct Settings {
     /// This instance among those that run the same route.
     pub(super) instance: String,
     /// How heartbeats of this process are told and dated.
-    pub(super) beat: Beat,
+    pub(super) beat: HeartbeatClock,
     /// How long another instance is waited for that could go on without a gap.
     pub(super) force_after: Duration,
     /// How long an ordered end may take.
     pub(super) drain_deadline: Duration,
     /// How long the destination may take to answer a batch.
     pub(super) response_timeout: Duration,
-    pub(super) share: Share,
+    pub(super) quota: MemoryQuota,
 }
 
 /// Where an engine counts.
@@ -124,13 +119,13 @@ pub(super) struct Counters {
 pub(super) enum Effect {
     /// Connect to the destination under this revision, or a new one; then [`Engine::on_connected`] or
     /// [`Engine::on_disconnected`].
-    Connect(Option<Revision>),
+    Connect(Option<RankedRevision>),
     /// Close the connection to the destination.
     Disconnect,
     /// Open a window beside the one that may be open; then [`Engine::on_opened`] or [`Engine::on_not_opened`].
     OpenWindow { anchor: AnchorId, floor: u64 },
     /// Open a replication link at a place; then [`Engine::on_linked`] or [`Engine::on_not_opened`].
-    OpenLink(Option<Place>),
+    OpenLink(Option<ReplicationOffset>),
     /// Close the open window, if any, and read the opened one from now on.
     Adopt,
     /// Read the opened link as a tap from now on.
@@ -150,7 +145,7 @@ pub(super) enum Effect {
 /// The decisions of one capture. See the module.
 #[derive(Debug)]
 pub(super) struct Engine {
-    settings: Settings,
+    settings: EngineSettings,
     counters: Counters,
     filter: Filter,
     mapping: Mapping,
@@ -160,17 +155,17 @@ pub(super) struct Engine {
     leadership: Leadership,
     rollout: Rollout,
     /// Under which revision of the configuration this route writes.
-    revision: Option<Revision>,
+    revision: Option<RankedRevision>,
     /// A newer configuration writes elsewhere.
     superseded: Option<String>,
     /// The instance that writes has an older configuration, which numbers alike: this one goes on where that one stands.
     takes_over: bool,
     /// The newer revision whose instance is gone: this one is to write in its place.
-    instead_of: Option<Revision>,
+    instead_of: Option<RankedRevision>,
     /// What follows is a newer configuration's to write, which has announced where it begins and has not written yet. It
     /// is held all the same: that instance may fail before it does.
     yields: bool,
-    ledger: Ledger,
+    ledger: EngineLedger,
     reading: Reading,
     writing: Writing,
     ending: Ending,
@@ -187,7 +182,7 @@ pub(super) struct Engine {
     border: Borders,
     notices: Notices,
     effects: VecDeque<Effect>,
-    report: report::Report,
+    report: report::ReportState,
     woke: Instant,
 }
 
@@ -208,7 +203,7 @@ impl Engine {
     /// An engine without connections. `predecessor` is the route that this one replaces, and whether that one writes the
     /// same state.
     pub(super) fn new(
-        settings: Settings,
+        settings: EngineSettings,
         counters: Counters,
         predecessor: Option<(Handover, bool)>,
         successor: Handover,
@@ -219,7 +214,7 @@ impl Engine {
         Self {
             filter: Filter::new(&capture.conditions),
             mapping: Mapping::new(capture),
-            builder: Builder::new(Arc::new(append::options(capture, &settings.numbering))),
+            builder: Builder::new(Arc::new(call::options(capture, &settings.numbering))),
             chain: Chain::new(&settings.numbering),
             spill: Spill::default(),
             leadership: Leadership::new(settings.instance.clone(), settings.force_after, now.at),
@@ -229,7 +224,7 @@ impl Engine {
             takes_over: false,
             instead_of: None,
             yields: false,
-            ledger: Ledger::default(),
+            ledger: EngineLedger::default(),
             reading: Reading::new(now.at),
             writing: Writing::new(inherits, now.at),
             ending: Ending::Running,
@@ -242,7 +237,7 @@ impl Engine {
             border: Borders::default(),
             notices: Notices::default(),
             effects: VecDeque::new(),
-            report: report::Report::default(),
+            report: report::ReportState::default(),
             woke: now.at,
             settings,
             counters,
@@ -267,7 +262,7 @@ impl Engine {
     /// When the engine must be ticked, whatever happens.
     pub(super) fn deadline(&self) -> Instant {
         let mut deadline = self.woke + TICK;
-        let due = self.stand_due();
+        let due = self.lease_due();
         for other in [self.reading.deadline(), self.writing.deadline(), due].into_iter().flatten() {
             deadline = deadline.min(other);
         }
@@ -307,7 +302,7 @@ impl Engine {
     }
 
     /// What the spool is to do next. To be asked while it does nothing.
-    pub(super) fn spool_request(&mut self, now: Moment) -> Option<Request> {
+    pub(super) fn spool_request(&mut self, now: Moment) -> Option<SpoolRequest> {
         if self.border.reached.is_some() {
             return None;
         }
@@ -331,7 +326,7 @@ impl Engine {
     }
 
     /// The spool has done what it was asked.
-    pub(super) fn on_spool(&mut self, done: Done, now: Moment) {
+    pub(super) fn on_spool(&mut self, done: SpoolDone, now: Moment) {
         let room = self.room();
         let outcome = self.spill.done(done, &mut self.chain, self.builder.options(), room, now);
         self.ledger.received(outcome.recovered);
@@ -388,9 +383,9 @@ impl Engine {
     }
 
     /// How much may wait in memory. A part is for batches that are stored and kept until that is durable.
-    fn room(&self) -> Room {
-        let share = self.settings.share.bytes();
-        Room { chain: share / 2, tail: share / 4 }
+    fn room(&self) -> MemoryRoom {
+        let quota = self.settings.quota.bytes();
+        MemoryRoom { chain: quota / 2, tail: quota / 4 }
     }
 
     /// Messages that wait, counted where they are.
@@ -436,7 +431,7 @@ impl Engine {
 
     /// Under which revision it writes.
     #[cfg(test)]
-    pub(super) fn revision(&self) -> Option<&Revision> {
+    pub(super) fn revision(&self) -> Option<&RankedRevision> {
         self.revision.as_ref()
     }
 

@@ -6,44 +6,35 @@
 //! Trimming is a command of its own, and works when memory is full: it is what frees it. It trims
 //! exactly (`MINID =`), since `~` would leave a stream of less than a node's 100 entries as it is.
 
-mod groups;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::groups::Groups;
-use super::append::Keys;
-use super::trimming::Trimming;
-use crate::config::{Capture, Endpoint, Keep};
-use crate::harmless;
-use crate::logs::Limited;
-use crate::server::{self, Backoff, ControlConnection, Error};
+use super::append::call::CaptureKeys;
+use super::groups::GroupWatch;
+use super::retention::acknowledged::AcknowledgedTrimming;
+use super::retention::age::AgeTrimming;
+use crate::config::{Capture, Endpoint};
+use crate::server::{self, Backoff, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often an instance that does not write looks whether it does by now.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long gap records and dead letters are kept.
-const RECORDS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Ids that are this far ahead of the server's clock will not age out as `keep.age` says.
-const AHEAD: Duration = Duration::from_secs(60 * 60);
-/// Streams trimmed in one pipeline: the server is held up for well under a millisecond.
-const STREAMS_A_PIPELINE: usize = 100;
 
 /// Keeps house until told to stop.
 pub(crate) async fn keep(
     endpoint: Arc<Endpoint>,
     capture: Arc<Capture>,
-    keys: Keys,
+    keys: CaptureKeys,
     writes_as: watch::Receiver<Option<String>>,
-    mut trimming: Option<Trimming>,
+    mut trimming: Option<AcknowledgedTrimming>,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
-    let (mut groups, mut ages) = (Groups::default(), Ages::default());
+    let (mut groups, mut ages) = (GroupWatch::default(), AgeTrimming::default());
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
@@ -52,7 +43,7 @@ pub(crate) async fn keep(
         // The route's own connection tells of a server that is away; this is for the rest.
         tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
         if let Some(trimming) = &mut trimming {
-            trimming.failed(&error);
+            trimming.on_failed(&error);
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -63,14 +54,14 @@ pub(crate) async fn keep(
 
 async fn rounds(
     endpoint: &Endpoint,
-    (capture, keys): (&Capture, &Keys),
+    (capture, keys): (&Capture, &CaptureKeys),
     writes_as: &watch::Receiver<Option<String>>,
-    (mut trimming, groups, ages): (Option<&mut Trimming>, &mut Groups, &mut Ages),
+    (mut trimming, groups, ages): (Option<&mut AcknowledgedTrimming>, &mut GroupWatch, &mut AgeTrimming),
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
     if let Some(trimming) = &mut trimming {
-        trimming.connected(&mut connection).await?;
+        trimming.on_connected(&mut connection).await?;
     }
     let mut due = Instant::now();
     loop {
@@ -89,99 +80,4 @@ async fn rounds(
         backoff.reset();
         tokio::time::sleep(pause).await;
     }
-}
-
-/// Trims by age, and what is remembered of it between the rounds.
-#[derive(Debug, Default)]
-struct Ages {
-    log: Limited,
-}
-
-impl Ages {
-    async fn trim(
-        &mut self,
-        connection: &mut ControlConnection,
-        capture: &Capture,
-        keys: &Keys,
-    ) -> Result<(), Error> {
-        let now = server_unix_ms(connection).await?;
-        let records = now.saturating_sub(millis(RECORDS_AGE));
-        trim(connection, &[keys.gaps.clone(), keys.dead_letters.clone()], records, now).await?;
-        let Keep::Limits { age: Some(age), .. } = capture.keep else { return Ok(()) };
-        let oldest = now.saturating_sub(millis(age));
-        let ahead = match capture.stream.literal() {
-            Some(stream) => trim(connection, &[stream.as_bytes().to_vec()], oldest, now).await?,
-            None => trim_made(connection, &keys.streams, oldest, now).await?,
-        };
-        if let Some(stream) = ahead
-            && let Some(suppressed) = self.log.admit("ids_ahead", Instant::now())
-        {
-            tracing::warn!(
-                event = "ids_ahead",
-                route = capture.name,
-                stream = %harmless::text(&stream),
-                suppressed,
-                "entries carry ids more than an hour ahead of the server's clock, so keep.age removes none of them before \
-                 that clock has come there: the clock was ahead once, or somebody added an entry with such an id. \
-                 keep.entries bounds the stream meanwhile; XTRIM frees it at once"
-            );
-        }
-        Ok(())
-    }
-}
-
-/// The server's clock. Ids carry its time, so age is counted by it: this machine's clock may be wrong by hours.
-pub(super) async fn server_unix_ms(connection: &mut ControlConnection) -> Result<u64, Error> {
-    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-    Ok(seconds.saturating_mul(1000))
-}
-
-/// Trims the streams that the route's template made, a cursor's step at a time. Gives one with entries from the future.
-async fn trim_made(
-    connection: &mut ControlConnection,
-    set: &[u8],
-    oldest: u64,
-    now: u64,
-) -> Result<Option<Vec<u8>>, Error> {
-    let (mut cursor, mut ahead) = (0u64, None);
-    loop {
-        let mut scan = redis::cmd("SSCAN");
-        scan.arg(set).arg(cursor).arg("COUNT").arg(STREAMS_A_PIPELINE);
-        let (next, streams): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await?;
-        ahead = trim(connection, &streams, oldest, now).await?.or(ahead);
-        cursor = next;
-        if cursor == 0 {
-            return Ok(ahead);
-        }
-    }
-}
-
-/// Trims entries that are older than the id `oldest`. Gives a stream with entries from the future.
-async fn trim(
-    connection: &mut ControlConnection,
-    streams: &[Vec<u8>],
-    oldest: u64,
-    now: u64,
-) -> Result<Option<Vec<u8>>, Error> {
-    let future = now.saturating_add(millis(AHEAD));
-    let mut ahead = None;
-    for some in streams.chunks(STREAMS_A_PIPELINE) {
-        let mut pipeline = redis::pipe();
-        // A key of another type is the append's to report; the others are trimmed all the same.
-        pipeline.ignore_errors();
-        for stream in some {
-            pipeline.cmd("XTRIM").arg(stream).arg("MINID").arg("=").arg(oldest).ignore();
-            pipeline.cmd("XRANGE").arg(stream).arg(future).arg("+").arg("COUNT").arg(1);
-        }
-        let found: Vec<redis::Value> = pipeline.query_async(connection).await?;
-        let is_ahead =
-            |value: &redis::Value| matches!(value, redis::Value::Array(entries) if !entries.is_empty());
-        let streams = some.iter().zip(&found).filter(|(_, value)| is_ahead(value));
-        ahead = streams.map(|(stream, _)| stream.clone()).next().or(ahead);
-    }
-    Ok(ahead)
-}
-
-pub(super) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -29,7 +29,7 @@ use std::io::Write as _;
 use crate::config::{Capture, Format, Include};
 pub use crate::server::resp::Message;
 
-use cloudevents::CloudEvents;
+use cloudevents::CloudEventsFormat;
 use stream::StreamName;
 
 /// The most members of a JSON object that become fields of one entry. The append script hands all
@@ -129,7 +129,7 @@ pub struct Mapping {
 enum Shape {
     Raw,
     Fields,
-    CloudEvents(Box<CloudEvents>),
+    CloudEvents(Box<CloudEventsFormat>),
 }
 
 impl Mapping {
@@ -142,7 +142,7 @@ impl Mapping {
                 Format::Raw => Shape::Raw,
                 Format::Fields => Shape::Fields,
                 Format::CloudEvents { source, r#type } => {
-                    Shape::CloudEvents(Box::new(CloudEvents::new(source, r#type)))
+                    Shape::CloudEvents(Box::new(CloudEventsFormat::new(source, r#type)))
                 }
             },
             include: settings.include.clone(),

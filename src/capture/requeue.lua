@@ -1,13 +1,16 @@
 #!lua
 -- Appends a dead letter's entry and removes the letter, in one step.
 --
--- KEYS  dead letters, stream, names of the streams that the template made
--- ARGV  id          the letter's
---       templated   '1' where the stream's name comes from a template
---       max_streams most streams that the template may make
---       g           so many groups follow, and then the entry's fields
+-- KEYS  1  dead letters  stream
+--       2  stream
+--       3  made streams  set, the names of the streams that the template made
+-- ARGV  1  id            the letter's
+--       2  templated     '1' if the stream's name comes from a template
+--       3  max streams   that the template may make
+--       4  g             how many groups follow, and then the groups
+--       …  the entry's fields
 --
--- Returns {0} where there is no such letter, {1, id of the entry}, or {2, error}: then the letter stays.
+-- Returns { 0 } if there is no such letter, { 1, id of the entry }, or { 2, error }: then the letter stays.
 local letters, stream, made = KEYS[1], KEYS[2], KEYS[3]
 if #redis.call('XRANGE', letters, ARGV[1], ARGV[1]) == 0 then return { 0 } end
 -- No entry has this id. A missing right shows here, and not behind the entry, where it would repeat it.

@@ -1,9 +1,10 @@
 //! The loop of one capture: sockets, files and timers around the engine.
 //!
-//! [`Route::run`] is `select` (the only awaits; it returns what happened) and `apply` (which awaits nothing), in turn.
+//! [`CaptureRoute::run`] is `select` (the only awaits; it returns what happened) and `apply` (which awaits nothing), in turn.
 //! `apply` gives what happened to the engine, and then does what the engine wants: connections, bytes, requests to the
 //! spool, log lines. No decision is made here.
 
+mod connection;
 mod destination;
 mod report;
 mod source;
@@ -19,15 +20,14 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::append::Keys;
-use super::durable::Durable;
-use super::engine::{Counters, Effect, Engine, Lost, Settings};
-use super::handover::{Border, Ended, Handover};
+use super::append::call::CaptureKeys;
+use super::append::durability::DurabilityWatch;
+use super::append::state::RankedRevision;
+use super::engine::handover::{Border, Ended, Handover};
+use super::engine::{Counters, Effect, Engine, EngineSettings, Lost};
 use super::housekeeping;
-use super::pulse::Pulse;
-use super::share::Share;
-use super::state::Revision;
-use super::trimming::Trimming;
+use super::memory_quota::MemoryQuota;
+use super::retention::acknowledged::AcknowledgedTrimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::DropReason;
 use crate::logs::Outages;
@@ -35,12 +35,13 @@ use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::Position;
 use crate::rt::{self, Moment};
 use crate::server::Error;
-use crate::spool::{Done, Spool};
+use crate::source::heartbeat::Heartbeat;
+use crate::spool::{Spool, SpoolDone};
 use crate::status::Slot;
 
 pub use self::spool::SpoolPlace;
-use destination::Destination;
-use source::Source;
+use destination::DestinationSide;
+use source::SourceSide;
 
 /// What a capture is made of.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ pub struct Parts {
     /// Where it writes.
     pub destination: Arc<Endpoint>,
     /// The source's heartbeat.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
     /// Handles of the route's metrics.
     pub metrics: CaptureMetrics,
     /// Handles of the source's metrics.
@@ -64,7 +65,7 @@ pub struct Parts {
     /// The route's place on the board.
     pub slot: Slot,
     /// How much it may hold in memory.
-    pub share: Share,
+    pub quota: MemoryQuota,
     /// Where it may write what does not fit, and what a crash must not take.
     pub spool: Option<SpoolPlace>,
     /// Which instance this is, among those that run the same configuration.
@@ -83,14 +84,14 @@ pub struct Parts {
 
 /// A running capture.
 #[derive(Debug)]
-pub struct Route {
+pub struct CaptureRoute {
     parts: Parts,
-    keys: Keys,
+    keys: CaptureKeys,
     engine: Engine,
-    source: Source,
-    destination: Destination,
+    source: SourceSide,
+    destination: DestinationSide,
     spool: Option<Spool>,
-    durable: Option<Durable>,
+    durable: Option<DurabilityWatch>,
     /// Under which revision this instance writes, while it does: only that one trims.
     writes_as: watch::Sender<Option<String>>,
     shown: Option<crate::status::RouteState>,
@@ -99,36 +100,36 @@ pub struct Route {
 
 /// What happened.
 #[derive(Debug)]
-enum Event {
-    Source(source::Event),
-    Destination(destination::Event),
-    Spool(Done),
+enum RouteEvent {
+    Source(source::SourceEvent),
+    Destination(destination::DestinationEvent),
+    Spool(SpoolDone),
     Durable(Position),
     Border(Border),
     Stop,
     Tick,
 }
 
-impl Route {
+impl CaptureRoute {
     /// Makes a route; nothing happens before [`Self::run`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let now = Moment::now();
-        let keys = Keys::new(&parts.destination.key_prefix, &parts.capture.name);
-        let settings = Settings {
+        let keys = CaptureKeys::new(&parts.destination.key_prefix, &parts.capture.name);
+        let settings = EngineSettings {
             capture: parts.capture.clone(),
             keys: keys.clone(),
-            numbering: Revision::numbering(&parts.capture),
+            numbering: RankedRevision::numbering(&parts.capture),
             source: parts.source.address.to_string(),
             epoch_key: crate::config::keys::epoch(&parts.source.key_prefix),
             destination: parts.destination.address.to_string(),
             durability: parts.destination.durability,
             instance: parts.instance.clone(),
-            beat: parts.pulse.beat(),
+            beat: parts.heartbeat.beat(),
             force_after: parts.force_after,
             drain_deadline: parts.drain_deadline,
             response_timeout: parts.destination.response_timeout,
-            share: parts.share.clone(),
+            quota: parts.quota.clone(),
         };
         let counters = Counters {
             route: parts.metrics.clone(),
@@ -137,16 +138,16 @@ impl Route {
         };
         let durable = match parts.destination.durability {
             Durability::Applied => None,
-            wanted => Some(Durable::start(parts.destination.clone(), &parts.capture.name, wanted)),
+            wanted => Some(DurabilityWatch::start(parts.destination.clone(), &parts.capture.name, wanted)),
         };
         let (predecessor, successor) = (parts.predecessor.clone(), parts.successor.clone());
         let engine = Engine::new(settings, counters, predecessor, successor, now);
         let inherits = parts.predecessor.as_ref().filter(|(_, same_state)| *same_state);
         Self {
-            destination: Destination::new(inherits.map(|(predecessor, _)| predecessor.clone())),
+            destination: DestinationSide::new(inherits.map(|(predecessor, _)| predecessor.clone())),
             engine,
             keys,
-            source: Source::default(),
+            source: SourceSide::default(),
             spool: None,
             durable,
             writes_as: watch::Sender::new(None),
@@ -171,7 +172,7 @@ impl Route {
         self.end()
     }
 
-    async fn select(&mut self) -> Event {
+    async fn select(&mut self) -> RouteEvent {
         let stop = self.parts.stop.clone();
         let successor = self.parts.successor.clone();
         let may_stop = self.engine.may_stop();
@@ -181,36 +182,36 @@ impl Route {
         tokio::pin!(stopped, border);
         poll_fn(|cx| {
             if may_stop && stopped.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Stop);
+                return Poll::Ready(RouteEvent::Stop);
             }
             if known.is_some()
                 && let Poll::Ready(border) = border.as_mut().poll(cx)
             {
-                return Poll::Ready(Event::Border(border));
+                return Poll::Ready(RouteEvent::Border(border));
             }
             self.poll(cx)
         })
         .await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RouteEvent> {
         // Replies first: they make room. Time last: what came meanwhile proves that a peer lives.
         if let Poll::Ready(event) = self.destination.poll(cx) {
-            return Poll::Ready(Event::Destination(event));
+            return Poll::Ready(RouteEvent::Destination(event));
         }
         if let Some(spool) = &mut self.spool
             && spool.is_busy()
             && let Poll::Ready(done) = spool.poll_done(cx)
         {
-            return Poll::Ready(Event::Spool(done));
+            return Poll::Ready(RouteEvent::Spool(done));
         }
         if let Some(durable) = &mut self.durable
             && let Poll::Ready(position) = durable.poll(cx)
         {
-            return Poll::Ready(Event::Durable(position));
+            return Poll::Ready(RouteEvent::Durable(position));
         }
         if let Poll::Ready(event) = self.source.poll(cx, self.engine.reads()) {
-            return Poll::Ready(Event::Source(event));
+            return Poll::Ready(RouteEvent::Source(event));
         }
         let rests = self.source.rests_until();
         let deadline = rests.into_iter().chain([self.engine.deadline()]).min().unwrap_or_else(Instant::now);
@@ -218,21 +219,21 @@ impl Route {
         if self.wake.deadline() > deadline.into() || (self.wake.is_elapsed() && deadline > Instant::now()) {
             self.wake.as_mut().reset(deadline.into());
         }
-        self.wake.as_mut().poll(cx).map(|()| Event::Tick)
+        self.wake.as_mut().poll(cx).map(|()| RouteEvent::Tick)
     }
 
     /// Gives what happened to the engine.
-    fn apply(&mut self, event: Event, now: Moment) {
+    fn apply(&mut self, event: RouteEvent, now: Moment) {
         match event {
-            Event::Source(event) => self.on_source(event, now),
-            Event::Destination(event) => self.on_destination(event, now),
-            Event::Spool(done) => self.engine.on_spool(done, now),
-            Event::Durable(position) => self.engine.on_durable(position),
-            Event::Border(border) => self.engine.on_border(border, now),
-            Event::Stop => self.engine.on_stop(now),
-            Event::Tick => {
-                let pulse = &self.parts.pulse;
-                self.engine.on_heartbeat_task(pulse.demotions(), pulse.error(), pulse.doubt());
+            RouteEvent::Source(event) => self.on_source(event, now),
+            RouteEvent::Destination(event) => self.on_destination(event, now),
+            RouteEvent::Spool(done) => self.engine.on_spool(done, now),
+            RouteEvent::Durable(position) => self.engine.on_durable(position),
+            RouteEvent::Border(border) => self.engine.on_border(border, now),
+            RouteEvent::Stop => self.engine.on_stop(now),
+            RouteEvent::Tick => {
+                let heartbeat = &self.parts.heartbeat;
+                self.engine.on_heartbeat_task(heartbeat.demotions(), heartbeat.error(), heartbeat.doubt());
                 self.check_tap(now);
                 self.engine.on_tick(now);
             }
@@ -311,7 +312,13 @@ impl Route {
         let Parts { destination, capture, metrics, slot, .. } = &self.parts;
         let trimming = capture.keep.until_acknowledged().map(|_| {
             let writes_as = self.writes_as.subscribe();
-            Trimming::new(capture.clone(), self.keys.clone(), writes_as, metrics.clone(), slot.clone())
+            AcknowledgedTrimming::new(
+                capture.clone(),
+                self.keys.clone(),
+                writes_as,
+                metrics.clone(),
+                slot.clone(),
+            )
         });
         let (destination, keys) = (destination.clone(), self.keys.clone());
         let writes_as = self.writes_as.subscribe();
@@ -323,4 +330,4 @@ impl Route {
 }
 
 /// A future that a loop polls in its `select`.
-type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+type PendingFuture<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;

@@ -26,35 +26,37 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::append::{Append, Keys};
-use super::engine::{Connected, Counters, Effect, Engine, Flow, Lost, Scripts, Settings};
-use super::handover::Handover;
-use super::item::Item;
-use super::model::{Model, arguments};
-use super::pulse::Beat;
-use super::share::Share;
-use super::state::{Revision, State};
+use super::append::call::{Append, CaptureKeys};
+use super::append::state::{RankedRevision, StoredState};
+use super::engine::handover::Handover;
+use super::engine::{Connected, Counters, Effect, Engine, EngineSettings, Flow, Lost, Scripts};
+use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, Subject, Test};
 use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp::{Message, Value};
-use crate::spool::{self, Fsync, Log, MemoryDisk, Request};
+use crate::source::heartbeat::HeartbeatClock;
+use crate::source::item::Item;
+use crate::spool::{self, Fsync, Log, MemoryDisk, SpoolRequest};
 use crate::status::RouteState;
-use crate::template::Template;
+use crate::text::template::Template;
+use model::{Model, arguments};
 
+use driver::Driver;
 use instance::Instance;
 use replication::Stream;
-use route::Route;
 
 mod checks;
 mod destination;
+mod driver;
 mod faults;
 mod instance;
+#[cfg(test)]
+mod model;
 pub(super) mod real;
 mod replication;
-mod route;
 
 const STEPS: usize = 400;
 /// What a route may hold: small, so that a history fills it; or large, so that what was stored lately is kept.
@@ -86,7 +88,7 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
 
 /// What a source delivers.
 #[derive(Debug, Clone, Copy)]
-enum Sent {
+enum SourceMessage {
     Message(u64),
     Anchor(Epoch),
     /// Of this process.
@@ -115,7 +117,7 @@ fn is_of_some(number: u64) -> bool {
 /// The source: one total order.
 #[derive(Debug, Default)]
 struct Source {
-    sent: Vec<Sent>,
+    sent: Vec<SourceMessage>,
     last_epoch: u64,
     clock_ms: u64,
     published: u64,
@@ -132,7 +134,7 @@ impl Source {
         let number = self.clock_ms.max(self.last_epoch + 1).max(floor);
         self.last_epoch = number;
         let epoch = Epoch { number, anchor };
-        self.sent.push(Sent::Anchor(epoch));
+        self.sent.push(SourceMessage::Anchor(epoch));
         epoch
     }
 }
@@ -172,7 +174,7 @@ struct World {
     /// The scripts' hashes, as a server knows them: `append.lua`, `history.lua`.
     hash: [u8; 40],
     history: [u8; 40],
-    keys: Keys,
+    keys: CaptureKeys,
     counters: Counters,
     source: Source,
     model: Model,
@@ -199,7 +201,7 @@ struct World {
     went_back: bool,
     /// What is stored has changed since it was last looked at.
     changed: bool,
-    looked: checks::Looked,
+    looked: checks::StoredSoFar,
     /// Whether it says what happens: where one seed is run alone.
     tells: bool,
     real: Option<real::Real>,
@@ -228,7 +230,7 @@ impl World {
             server_ms: 1_000_000,
             hash,
             history,
-            keys: Keys::new("t:", "orders"),
+            keys: CaptureKeys::new("t:", "orders"),
             counters: Counters {
                 route: metrics.capture("orders"),
                 source: metrics.endpoint("shop"),
@@ -248,7 +250,7 @@ impl World {
             damaged: false,
             went_back: false,
             changed: true,
-            looked: checks::Looked::default(),
+            looked: checks::StoredSoFar::default(),
             tells: std::env::var_os("TIDEGATE_SEED").is_some(),
             rng,
             real,
@@ -279,7 +281,7 @@ impl World {
 
     fn publish(&mut self) {
         for _ in 0..self.rng.usize(1..12) {
-            self.source.sent.push(Sent::Message(self.source.published));
+            self.source.sent.push(SourceMessage::Message(self.source.published));
             self.source.published += 1;
         }
     }
@@ -315,7 +317,7 @@ impl World {
             self.source.beaten_ms = self.now_ms;
             for instance in &self.instances {
                 if instance.up && !instance.paused && !instance.no_source {
-                    self.source.sent.push(Sent::Heartbeat(instance.number as u64));
+                    self.source.sent.push(SourceMessage::Heartbeat(instance.number as u64));
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::output;
 use crate::config::acl;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct AclArguments {
     /// Print the lines for a person who runs gaps, dead-letters, tap and replay, instead of the daemon's.
     /// The users are those that the configuration names: give it another one with another user in its urls
     #[arg(long)]
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 }
 
 /// Prints the ACL lines; each endpoint under a comment with its name.
-pub(super) fn acl(config: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn acl(config: &Path, arguments: &AclArguments) -> u8 {
     let config = match super::load_without_secrets(config) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,

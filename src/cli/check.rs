@@ -13,7 +13,7 @@ use super::warnings;
 use crate::config::{self, Broadcast, Capture, Config, Endpoint, Loaded, SecretSource};
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct CheckArguments {
     /// Print a JSON Schema of the configuration file, for editors
     #[arg(long, conflicts_with = "connect")]
     schema: bool,
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 }
 
 /// Checks the configuration.
-pub(super) fn check(path: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
     if arguments.schema {
         return output::printed(format_args!("{:#}\n", config::schema()), super::OK);
     }

@@ -12,20 +12,21 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::Refusal;
+use super::output::bytes;
 use super::output::tell;
-use super::{Refusal, text};
 use crate::broadcast::{self, EntryId};
 use crate::capture;
 use crate::config::Config;
 use crate::rt;
 
-use letters::{Letter, Letters, Route};
+use letters::{Letter, LetterRoute, Letters};
 
 /// How much of a value `show` prints without `--json`: more than a screen.
 const SHOWN: usize = 4096;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum DeadLettersCommand {
     /// List dead letters, the newest first, payloads shortened
     List(List),
     /// Show dead letters whole
@@ -80,7 +81,7 @@ pub(super) struct Which {
 }
 
 /// Carries out the command.
-pub(super) fn dead_letters(path: &Path, command: &Command) -> u8 {
+pub(super) fn dead_letters(path: &Path, command: &DeadLettersCommand) -> u8 {
     let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -88,18 +89,18 @@ pub(super) fn dead_letters(path: &Path, command: &Command) -> u8 {
     super::carry_out(async {
         let out = &mut io::stdout().lock();
         match command {
-            Command::List(arguments) => list(out, &config, arguments).await,
-            Command::Show(arguments) => show(out, &config, arguments).await,
-            Command::Requeue(which) => requeue(out, &config, which).await,
-            Command::Drop(which) => drop_letters(out, &config, which).await,
+            DeadLettersCommand::List(arguments) => list(out, &config, arguments).await,
+            DeadLettersCommand::Show(arguments) => show(out, &config, arguments).await,
+            DeadLettersCommand::Requeue(which) => requeue(out, &config, which).await,
+            DeadLettersCommand::Drop(which) => drop_letters(out, &config, which).await,
         }
     })
 }
 
 async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result<u8, Refusal> {
     let routes = match &arguments.route {
-        Some(name) => vec![Route::find(config, name)?],
-        None => Route::all(config),
+        Some(name) => vec![LetterRoute::find(config, name)?],
+        None => LetterRoute::all(config),
     };
     if !arguments.json {
         writeln!(out, "{:<16} {:<22} {:<24} {:<18} WHERE, WHY, PAYLOAD", "ROUTE", "ID", "SINCE", "REASON")?;
@@ -122,7 +123,7 @@ async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result
 async fn list_route(
     out: &mut impl Write,
     config: &Config,
-    route: &Route,
+    route: &LetterRoute,
     arguments: &List,
 ) -> Result<(), Refusal> {
     let mut letters = Letters::open(config, route).await?;
@@ -149,7 +150,7 @@ async fn list_route(
 }
 
 fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) -> io::Result<()> {
-    let shown = |name: &str| letter.field(name).map(|value| text::shown(value, 60)).unwrap_or_default();
+    let shown = |name: &str| letter.field(name).map(|value| bytes::shown(value, 60)).unwrap_or_default();
     let subject = match (letter.field("stream"), letter.names_entry()) {
         // Of a broadcast: the entry.
         (Some(_), true) => format!("{} {}", shown("stream"), shown("id")),
@@ -162,22 +163,22 @@ fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) 
         letter.id,
         rt::rfc3339(letter.added_unix_ms()),
         shown("reason"),
-        letter.field("detail").map(|value| text::shown(value, 200)).unwrap_or_default()
+        letter.field("detail").map(|value| bytes::shown(value, 200)).unwrap_or_default()
     )?;
     match letter.field("payload") {
-        Some(payload) => writeln!(out, ": {}", text::shown(payload, width)),
+        Some(payload) => writeln!(out, ": {}", bytes::shown(payload, width)),
         None => writeln!(out),
     }
 }
 
 fn print_json(out: &mut impl Write, route: &str, letter: &Letter) -> io::Result<()> {
     let fields = letter.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-    let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": text::fields(fields) });
+    let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": bytes::fields(fields) });
     writeln!(out, "{line}")
 }
 
 async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result<u8, Refusal> {
-    let route = Route::find(config, &arguments.route)?;
+    let route = LetterRoute::find(config, &arguments.route)?;
     let ids = ids(&arguments.ids)?;
     let mut letters = Letters::open(config, &route).await?;
     let mut code = super::OK;
@@ -192,7 +193,7 @@ async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result
         }
         writeln!(out, "{} {} ({})", route.name(), letter.id, rt::rfc3339(letter.added_unix_ms()))?;
         for (name, value) in &letter.fields {
-            writeln!(out, "  {}: {}", text::shown(name, SHOWN), text::shown(value, SHOWN))?;
+            writeln!(out, "  {}: {}", bytes::shown(name, SHOWN), bytes::shown(value, SHOWN))?;
         }
     }
     out.flush()?;
@@ -200,7 +201,7 @@ async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result
 }
 
 async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result<u8, Refusal> {
-    let route = Route::find(config, &which.route)?;
+    let route = LetterRoute::find(config, &which.route)?;
     let mut letters = Letters::open(config, &route).await?;
     let mut again = Again::open(config, &route).await?;
     let mut chosen = Chosen::of(which, &route, &mut letters, "store or publish again").await?;
@@ -230,7 +231,7 @@ async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result
 }
 
 async fn drop_letters(out: &mut impl Write, config: &Config, which: &Which) -> Result<u8, Refusal> {
-    let route = Route::find(config, &which.route)?;
+    let route = LetterRoute::find(config, &which.route)?;
     let mut letters = Letters::open(config, &route).await?;
     let mut chosen = Chosen::of(which, &route, &mut letters, "remove").await?;
     let (mut dropped, mut code) = (0, super::OK);
@@ -247,7 +248,7 @@ async fn drop_letters(out: &mut impl Write, config: &Config, which: &Which) -> R
     Ok(code)
 }
 
-fn missing(route: &Route, id: &str) -> u8 {
+fn missing(route: &LetterRoute, id: &str) -> u8 {
     tell!("{} has no dead letter {id}", route.name());
     super::FAILED
 }
@@ -276,7 +277,12 @@ enum Chosen {
 
 impl Chosen {
     /// Asks first, where it is all of them.
-    async fn of(which: &Which, route: &Route, letters: &mut Letters, what: &str) -> Result<Self, Refusal> {
+    async fn of(
+        which: &Which,
+        route: &LetterRoute,
+        letters: &mut Letters,
+        what: &str,
+    ) -> Result<Self, Refusal> {
         if !which.all {
             return Ok(Self::Ids(ids(&which.ids)?.into_iter()));
         }
@@ -331,15 +337,15 @@ fn agree(question: &str) -> Result<(), Refusal> {
 
 /// What requeues the letters of a route.
 enum Again<'a> {
-    Capture(&'a Route),
-    Broadcast(Box<broadcast::requeue::Requeue>, &'a Route),
+    Capture(&'a LetterRoute),
+    Broadcast(Box<broadcast::dead_letters::Requeue>, &'a LetterRoute),
 }
 
 impl<'a> Again<'a> {
-    async fn open(config: &Config, route: &'a Route) -> Result<Self, Refusal> {
-        let Route::Broadcast(settings) = route else { return Ok(Self::Capture(route)) };
+    async fn open(config: &Config, route: &'a LetterRoute) -> Result<Self, Refusal> {
+        let LetterRoute::Broadcast(settings) = route else { return Ok(Self::Capture(route)) };
         let (source, destination) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
-        let open = broadcast::requeue::Requeue::open(settings, source, destination).await;
+        let open = broadcast::dead_letters::Requeue::open(settings, source, destination).await;
         let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
         Ok(Self::Broadcast(Box::new(open), route))
     }
@@ -352,19 +358,25 @@ impl<'a> Again<'a> {
     ) -> Result<Result<String, String>, Refusal> {
         match self {
             Self::Capture(route) => {
-                let Route::Capture(settings) = route else { return Ok(Err("no capture".to_owned())) };
+                let LetterRoute::Capture(settings) = route else { return Ok(Err("no capture".to_owned())) };
                 let endpoint = letters.endpoint.clone();
                 let (id, added) = (&letter.id, letter.added_unix_ms());
                 let connection = &mut letters.connection;
-                let did =
-                    capture::requeue::requeue(connection, &endpoint, settings, id, added, &letter.fields)
-                        .await;
+                let did = capture::dead_letters::requeue(
+                    connection,
+                    &endpoint,
+                    settings,
+                    id,
+                    added,
+                    &letter.fields,
+                )
+                .await;
                 Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
-                    capture::requeue::Requeued::Appended { stream, id } => {
-                        Ok(format!("appended to {} as {id}", text::shown(&stream, 200)))
+                    capture::dead_letters::Requeued::Appended { stream, id } => {
+                        Ok(format!("appended to {} as {id}", bytes::shown(&stream, 200)))
                     }
-                    capture::requeue::Requeued::Gone => Err("somebody else has removed it".to_owned()),
-                    capture::requeue::Requeued::Stays(why) => Err(why),
+                    capture::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    capture::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }
             Self::Broadcast(requeue, route) => {
@@ -379,19 +391,19 @@ impl<'a> Again<'a> {
                             .to_owned(),
                     ));
                 }
-                if let Route::Broadcast(settings) = route
+                if let LetterRoute::Broadcast(settings) = route
                     && letter.field("stream") != Some(settings.stream.as_bytes())
                 {
                     return Ok(Err("its entry is in a stream that the route reads no more".to_owned()));
                 }
                 let did = requeue.publish(&letter.id, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
-                    broadcast::requeue::Requeued::Published { channel, receivers } => {
-                        let channel = text::shown(&channel, 200);
+                    broadcast::dead_letters::Requeued::Published { channel, receivers } => {
+                        let channel = bytes::shown(&channel, 200);
                         Ok(format!("published on {channel}, to {receivers} receivers"))
                     }
-                    broadcast::requeue::Requeued::Gone => Err("somebody else has removed it".to_owned()),
-                    broadcast::requeue::Requeued::Stays(why) => Err(why),
+                    broadcast::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    broadcast::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }
         }

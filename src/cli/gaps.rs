@@ -13,15 +13,15 @@ use serde::Serialize;
 
 use super::output::tell;
 use crate::config::{Capture, Config, Endpoint, keys};
-use crate::harmless;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
+use crate::text::printable;
 
 /// Records a page: about 500 KB at most, since details are sentences.
 const PAGE: usize = 1000;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct GapsArguments {
     /// Only this capture; all of them without it
     route: Option<String>,
     /// Print one JSON object a line; times in milliseconds since 1970
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
 
 /// One record.
 #[derive(Debug, Serialize)]
-struct Gap<'a> {
+struct GapRecord<'a> {
     route: &'a str,
     started_at: u64,
     ended_at: u64,
@@ -43,7 +43,7 @@ struct Gap<'a> {
 }
 
 /// Prints the gap records.
-pub(super) fn gaps(path: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
     let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -87,7 +87,7 @@ async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json:
                 Ok(page) if page.is_empty() => break,
                 Ok(page) => {
                     for (_, fields) in &page {
-                        print_gap(out, &Gap::read(&route.name, fields), json)?;
+                        print_gap(out, &GapRecord::read(&route.name, fields), json)?;
                     }
                 }
                 Err(error) => {
@@ -103,7 +103,7 @@ async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json:
     Ok(code)
 }
 
-fn print_gap(out: &mut impl Write, gap: &Gap<'_>, json: bool) -> io::Result<()> {
+fn print_gap(out: &mut impl Write, gap: &GapRecord<'_>, json: bool) -> io::Result<()> {
     if json {
         return writeln!(out, "{}", serde_json::to_string(gap)?);
     }
@@ -156,10 +156,10 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Gap<'a> {
+impl<'a> GapRecord<'a> {
     /// Reads a record's fields; one that a later release does not write is empty, or 0.
     fn read(route: &'a str, fields: &HashMap<String, Vec<u8>>) -> Self {
-        let text = |name: &str| fields.get(name).map(|value| harmless::text(value)).unwrap_or_default();
+        let text = |name: &str| fields.get(name).map(|value| printable::text(value)).unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or(0);
         Self {
             route,

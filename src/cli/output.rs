@@ -4,6 +4,8 @@
 //! since nothing went wrong. Standard error is for words beside the result: where they cannot be written, nothing can
 //! be said about that, and the command goes on.
 
+pub(crate) mod bytes;
+
 use std::fmt;
 use std::io::{self, Write as _};
 

@@ -22,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 use super::output::{self, tell};
 use crate::broadcast::EntryId;
 use crate::broadcast::replay::{
-    self, Ending, Job, Piece, Progress, Range, Replay, ReplayError, Survey, Tempo,
+    self, Ending, Job, Progress, Range, Replay, ReplayError, ReplayRange, Survey, Tempo,
 };
-use crate::config::{self, Config, Endpoint, Message, Rate, keys, lookup};
+use crate::config::lookup;
+use crate::config::{self, Config, Endpoint, MessageFormat, Rate, keys};
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
-use crate::template::Template;
+use crate::text::template::Template;
 
 use super::Refusal;
 use bound::Bound;
@@ -38,7 +39,7 @@ use show::{Shown, moment};
 const MAX_MESSAGE_BYTES: u64 = 512 << 20;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct ReplayArguments {
     /// The stream whose entries are published again
     stream: String,
     /// Where to begin: an entry's id, milliseconds since 1970, a time such as 2026-11-25T09:30:00Z, or
@@ -88,9 +89,9 @@ pub(super) struct Arguments {
     onto_live: bool,
 }
 
-impl Arguments {
-    fn message(&self) -> Message {
-        if self.envelope { Message::Envelope } else { Message::Template(self.message.clone()) }
+impl ReplayArguments {
+    fn message(&self) -> MessageFormat {
+        if self.envelope { MessageFormat::Envelope } else { MessageFormat::Template(self.message.clone()) }
     }
 
     /// The message, for a person and for telling jobs apart.
@@ -135,7 +136,7 @@ impl From<ReplayError> for Refusal {
 }
 
 /// Publishes a range of a stream again.
-pub(super) fn replay(path: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn replay(path: &Path, arguments: &ReplayArguments) -> u8 {
     let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -150,8 +151,8 @@ pub(super) fn replay(path: &Path, arguments: &Arguments) -> u8 {
     super::carry_out(run(&config, arguments, &stop))
 }
 
-async fn run(config: &Config, arguments: &Arguments, stop: &CancellationToken) -> Result<u8, Refusal> {
-    let place = Place::find(config, arguments)?;
+async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationToken) -> Result<u8, Refusal> {
+    let place = ReplayPlace::find(config, arguments)?;
     let live = live(config, &place.destination, arguments).await?;
     if !live.is_empty() && !arguments.onto_live && !arguments.dry_run {
         return Err(Refusal::usage(format!(
@@ -163,7 +164,7 @@ async fn run(config: &Config, arguments: &Arguments, stop: &CancellationToken) -
         )));
     }
     let range = place.range(arguments).await?;
-    let piece = Piece {
+    let piece = ReplayRange {
         stream: arguments.stream.clone(),
         channel: arguments.channel.clone(),
         message: arguments.message(),
@@ -196,7 +197,7 @@ async fn run(config: &Config, arguments: &Arguments, stop: &CancellationToken) -
 }
 
 async fn play(
-    place: &Place,
+    place: &ReplayPlace,
     job: Job,
     name: &str,
     range: Range,
@@ -264,7 +265,7 @@ fn summary(progress: &Progress) -> String {
     text
 }
 
-fn tempo(arguments: &Arguments) -> Tempo {
+fn tempo(arguments: &ReplayArguments) -> Tempo {
     match (arguments.speed, arguments.rate) {
         (Some(speed), _) => Tempo::Speed(speed),
         (None, Some(rate)) => Tempo::Rate(Rate { count: rate, per: Duration::from_secs(1) }),
@@ -273,7 +274,7 @@ fn tempo(arguments: &Arguments) -> Tempo {
 }
 
 /// The same for the same command, whatever its pace.
-fn job_of(arguments: &Arguments) -> String {
+fn job_of(arguments: &ReplayArguments) -> String {
     let to = arguments.to.map(|to| to.to_string()).unwrap_or_default();
     let destination = arguments.destination.as_deref().unwrap_or_default();
     let from = arguments.from.to_string();
@@ -288,15 +289,15 @@ fn job_of(arguments: &Arguments) -> String {
 }
 
 /// Where the stream is and where is published.
-struct Place {
+struct ReplayPlace {
     /// The route that the checkpoint belongs to, or the stream's name.
     route: String,
     source: Arc<Endpoint>,
     destination: Arc<Endpoint>,
 }
 
-impl Place {
-    fn find(config: &Config, arguments: &Arguments) -> Result<Self, Refusal> {
+impl ReplayPlace {
+    fn find(config: &Config, arguments: &ReplayArguments) -> Result<Self, Refusal> {
         let named = |name: &str| {
             let known = || config.redis.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             config.redis.get(name).cloned().ok_or_else(|| {
@@ -348,7 +349,7 @@ impl Place {
     }
 
     /// The range in ids, from the first entry that is in it.
-    async fn range(&self, arguments: &Arguments) -> Result<Range, Refusal> {
+    async fn range(&self, arguments: &ReplayArguments) -> Result<Range, Refusal> {
         let refused = |error: Error| Refusal::server(&self.source.name, &error);
         let mut connection = server::control(&self.source, "replay").await.map_err(refused)?;
         let (seconds, micros): (u64, u64) = ask(&mut connection, &["TIME"]).await.map_err(refused)?;
@@ -386,9 +387,13 @@ async fn one_id(connection: &mut ControlConnection, command: &[&str]) -> Result<
 }
 
 /// Who hears what would be published, for a person.
-async fn live(config: &Config, endpoint: &Endpoint, arguments: &Arguments) -> Result<Vec<String>, Refusal> {
+async fn live(
+    config: &Config,
+    endpoint: &Endpoint,
+    arguments: &ReplayArguments,
+) -> Result<Vec<String>, Refusal> {
     let refused = |error: Error| Refusal::server(&endpoint.name, &error);
-    let Arguments { channel, sharded, .. } = arguments;
+    let ReplayArguments { channel, sharded, .. } = arguments;
     let mut found = lookup::listeners(config, endpoint, channel, *sharded);
     let mut connection = server::control(endpoint, "replay").await.map_err(refused)?;
     if let Some(name) = channel.literal() {
@@ -430,7 +435,7 @@ async fn live(config: &Config, endpoint: &Endpoint, arguments: &Arguments) -> Re
 /// What a dry run found.
 struct Told<'a> {
     survey: Survey,
-    arguments: &'a Arguments,
+    arguments: &'a ReplayArguments,
     live: &'a [String],
 }
 

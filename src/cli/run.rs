@@ -140,7 +140,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
     ];
     let ready = rt::spawn("ready", announce_ready(notifier.clone(), board.clone()));
 
-    let mut reading: Option<Reading> = None;
+    let mut reading: Option<ReloadFuture> = None;
     loop {
         tokio::select! {
             biased;
@@ -228,16 +228,16 @@ async fn announce_ready(notifier: Notifier, board: Board) {
 }
 
 /// The configuration as it is read again.
-type Reading = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
+type ReloadFuture = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
 
 /// Begins to read the configuration. Reading files may block; the routes go on meanwhile.
-fn read(path: &Path) -> Reading {
+fn read(path: &Path) -> ReloadFuture {
     let file: PathBuf = path.to_owned();
     Box::pin(rt::blocking("configuration", move || config::load(&file, super::environment(), &[])))
 }
 
 /// Comes back with what was read; never where nothing is being read. Cancel safe.
-async fn finished(reading: &mut Option<Reading>) -> Result<Loaded, Problems> {
+async fn finished(reading: &mut Option<ReloadFuture>) -> Result<Loaded, Problems> {
     match reading {
         Some(reading) => reading.await,
         None => std::future::pending().await,

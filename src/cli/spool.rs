@@ -6,16 +6,16 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::output::tell;
-use crate::spool::{self, Loss, Report, Stretch};
+use crate::spool::{self, Loss, Stretch, VerifyReport};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum SpoolCommand {
     /// Read every record of the spool and say what is there; changes nothing, also beside a running daemon
-    Verify(Arguments),
+    Verify(SpoolArguments),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct SpoolArguments {
     /// Only this route; all of them without it
     #[arg(long)]
     route: Option<String>,
@@ -25,8 +25,8 @@ pub(super) struct Arguments {
 }
 
 /// Carries out the command.
-pub(super) fn spool(path: &Path, command: &Command) -> u8 {
-    let Command::Verify(arguments) = command;
+pub(super) fn spool(path: &Path, command: &SpoolCommand) -> u8 {
+    let SpoolCommand::Verify(arguments) = command;
     let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -43,7 +43,7 @@ pub(super) fn spool(path: &Path, command: &Command) -> u8 {
 }
 
 /// Prints what each route's spool holds and gives the exit code.
-fn verify(out: &mut impl Write, directory: &Path, arguments: &Arguments) -> io::Result<u8> {
+fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) -> io::Result<u8> {
     let mut routes = Vec::new();
     match std::fs::read_dir(directory) {
         Ok(entries) => {
@@ -75,8 +75,8 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &Arguments) -> io::
     Ok(code)
 }
 
-fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    let Report { route, segments, records, bytes, first, last, tail_bytes, .. } = report;
+fn print(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
+    let VerifyReport { route, segments, records, bytes, first, last, tail_bytes, .. } = report;
     writeln!(out, "{route}: {records} records in {segments} files, {bytes} bytes")?;
     if let (Some(first), Some(last)) = (first, last) {
         writeln!(out, "  positions up to {first} … {last}")?;
@@ -131,7 +131,7 @@ mod tests {
 
     fn run(state: &Path, json: bool) -> (u8, String) {
         let mut out = Vec::new();
-        let arguments = Arguments { route: None, json };
+        let arguments = SpoolArguments { route: None, json };
         let code = verify(&mut out, &spool::spools(state), &arguments).unwrap();
         (code, String::from_utf8(out).unwrap())
     }

@@ -16,13 +16,13 @@ use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::{Kind, RouteStatus};
+use crate::status::{RouteKind, RouteStatus};
 
 /// Between two readings, where nothing else was asked for.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct StatusArguments {
     /// Print the daemon's /status as it is; with --watch one line each time
     #[arg(long)]
     json: bool,
@@ -44,7 +44,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Asks the running daemon.
-pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn status(config: &Path, arguments: &StatusArguments) -> u8 {
     let listen = match super::listen(config) {
         Ok(listen) => listen,
         Err(code) => return code,
@@ -62,7 +62,7 @@ pub(super) fn status(config: &Path, arguments: &Arguments) -> u8 {
 async fn run(
     out: &mut impl Write,
     listen: &Listen,
-    arguments: &Arguments,
+    arguments: &StatusArguments,
     stop: &CancellationToken,
 ) -> Result<u8, Refusal> {
     let terminal = io::stdout().is_terminal();
@@ -75,11 +75,11 @@ async fn run(
         writeln!(out, "{}", body.trim_end())?;
         return Ok(super::OK);
     }
-    let mut reading = Reading::of(&body)?;
+    let mut reading = StatusSample::of(&body)?;
     let mut before = None;
     if (terminal || arguments.interval.is_some()) && pause(interval, stop).await {
         before = Some(reading);
-        reading = Reading::of(&ask(listen)?)?;
+        reading = StatusSample::of(&ask(listen)?)?;
     }
     write!(out, "{}", table(&reading, before.as_ref()))?;
     Ok(super::OK)
@@ -95,9 +95,9 @@ async fn watch(
     terminal: bool,
     stop: &CancellationToken,
 ) -> Result<u8, Refusal> {
-    let mut before: Option<Reading> = None;
+    let mut before: Option<StatusSample> = None;
     loop {
-        let answer = ask(listen).and_then(|body| Ok((Reading::of(&body)?, body)));
+        let answer = ask(listen).and_then(|body| Ok((StatusSample::of(&body)?, body)));
         if terminal && !json {
             // To the upper left corner, and away with what is below.
             write!(out, "\x1b[H\x1b[J")?;
@@ -140,13 +140,13 @@ fn ask(listen: &Listen) -> Result<String, Refusal> {
 }
 
 /// What the daemon said, and when.
-struct Reading {
+struct StatusSample {
     report: StatusReport,
     at: Instant,
     unix_ms: u64,
 }
 
-impl Reading {
+impl StatusSample {
     fn of(body: &str) -> Result<Self, Refusal> {
         let report = serde_json::from_str(body).map_err(|error| {
             let why = format!("the daemon's answer cannot be read (is it of another version?): {error}");
@@ -157,7 +157,7 @@ impl Reading {
 }
 
 /// One line a route; with a reading before it also how fast it goes, and since when it does not.
-fn table(reading: &Reading, before: Option<&Reading>) -> String {
+fn table(reading: &StatusSample, before: Option<&StatusSample>) -> String {
     let mut out = format!("{:<24} {:<10} {:<11} {:>12} ", "ROUTE", "KIND", "STATE", "DONE");
     if before.is_some() {
         out.push_str(&format!("{:>10} {:>8} ", "PER SECOND", "LAST"));
@@ -166,8 +166,8 @@ fn table(reading: &Reading, before: Option<&Reading>) -> String {
     for route in &reading.report.routes {
         let (done, in_hand) = counts(route);
         let kind = match route.kind {
-            Kind::Capture => "capture",
-            Kind::Broadcast => "broadcast",
+            RouteKind::Capture => "capture",
+            RouteKind::Broadcast => "broadcast",
         };
         out.push_str(&format!("{:<24} {kind:<10} {:<11} {done:>12} ", route.route, route.state.as_str()));
         if let Some(before) = before {
@@ -193,7 +193,7 @@ fn counts(route: &RouteStatus) -> (u64, u64) {
 }
 
 /// What was done in a second; none where the route was not there before, or counts anew.
-fn rate(route: &RouteStatus, now: &Reading, before: &Reading) -> Option<String> {
+fn rate(route: &RouteStatus, now: &StatusSample, before: &StatusSample) -> Option<String> {
     let known = before.report.routes.iter().find(|known| known.route == route.route)?;
     let done = counts(route).0.checked_sub(counts(known).0)?;
     let seconds = now.at.saturating_duration_since(before.at).as_secs_f64();
@@ -216,22 +216,22 @@ mod tests {
     use crate::observe::report::About;
     use crate::status::{BroadcastCounts, Ledger, RouteState};
 
-    fn reading(at: Instant, appended: u64, published: u64) -> Reading {
+    fn reading(at: Instant, appended: u64, published: u64) -> StatusSample {
         let about = About {
             version: String::new(),
             instance: String::new(),
             started_unix_ms: 0,
             configuration: std::path::PathBuf::new(),
         };
-        let mut orders = RouteStatus::new("orders", Kind::Capture, "shop", "events", 0);
+        let mut orders = RouteStatus::new("orders", RouteKind::Capture, "shop", "events", 0);
         orders.state = RouteState::Live;
         orders.ledger = Some(Ledger { appended, in_hand: 7, ..Ledger::default() });
         orders.last_progress_unix_ms = Some(95_000);
-        let mut stock = RouteStatus::new("stock", Kind::Broadcast, "events", "shop", 0);
+        let mut stock = RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());
         stock.broadcast = Some(BroadcastCounts { published, ..BroadcastCounts::default() });
         let report = StatusReport { about, daemon: Default::default(), routes: vec![orders, stock] };
-        Reading { report, at, unix_ms: 100_000 }
+        StatusSample { report, at, unix_ms: 100_000 }
     }
 
     #[test]

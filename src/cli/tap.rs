@@ -14,8 +14,9 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Refusal;
+use super::output::bytes;
 use super::output::tell;
-use super::{Refusal, text};
 use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, keys};
 use crate::rt;
@@ -31,7 +32,7 @@ const MAX_STREAMS: usize = 256;
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct TapArguments {
     /// The route: of a capture the streams that it writes are shown, of a broadcast the one that it reads
     route: String,
     /// Show one of so many entries
@@ -52,7 +53,7 @@ pub(super) struct Arguments {
 }
 
 /// Where a route's entries are.
-struct Place {
+struct TappedStream {
     endpoint: Arc<Endpoint>,
     /// The only stream; of a template none.
     stream: Option<String>,
@@ -60,7 +61,7 @@ struct Place {
     made: String,
 }
 
-impl Place {
+impl TappedStream {
     fn find(config: &Config, name: &str) -> Result<Self, Refusal> {
         let (endpoint, stream) = if let Some(route) = config.capture.get(name) {
             (&route.destination, route.stream.literal().map(str::to_owned))
@@ -81,7 +82,7 @@ impl Place {
 }
 
 /// Shows what comes.
-pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn tap(path: &Path, arguments: &TapArguments) -> u8 {
     let config = match super::load_without_secrets(path) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -94,9 +95,9 @@ pub(super) fn tap(path: &Path, arguments: &Arguments) -> u8 {
         }
     };
     super::carry_out(async {
-        let place = Place::find(&config, &arguments.route)?;
+        let place = TappedStream::find(&config, &arguments.route)?;
         let refused = |error: server::Error| Refusal::server(&place.endpoint.name, &error);
-        let mut tap = Tap::open(&place, arguments).await.map_err(refused)?;
+        let mut tap = TappedRoute::open(&place, arguments).await.map_err(refused)?;
         let mut out = io::stdout();
         tokio::select! {
             ended = tap.run(&mut out) => match ended {
@@ -132,9 +133,9 @@ type Values = Vec<Vec<u8>>;
 /// XREAD's answer: streams, each with its entries.
 type Came = Option<Vec<(Vec<u8>, Vec<(String, Values)>)>>;
 
-struct Tap<'a> {
-    place: &'a Place,
-    arguments: &'a Arguments,
+struct TappedRoute<'a> {
+    place: &'a TappedStream,
+    arguments: &'a TapArguments,
     connection: ControlConnection,
     block: Duration,
     /// Each stream and the last entry that was read of it.
@@ -145,8 +146,8 @@ struct Tap<'a> {
     shown: u64,
 }
 
-impl<'a> Tap<'a> {
-    async fn open(place: &'a Place, arguments: &'a Arguments) -> Result<Self, server::Error> {
+impl<'a> TappedRoute<'a> {
+    async fn open(place: &'a TappedStream, arguments: &'a TapArguments) -> Result<Self, server::Error> {
         let connection = server::control(&place.endpoint, "tap").await?;
         let mut tap = Self {
             place,
@@ -268,7 +269,7 @@ impl<'a> Tap<'a> {
         let at = EntryId::parse(id.as_bytes()).map_or(0, |id| id.milliseconds);
         if self.arguments.json {
             let line =
-                json!({ "stream": text::value(stream), "id": id, "at": at, "fields": text::fields(pairs) });
+                json!({ "stream": bytes::value(stream), "id": id, "at": at, "fields": bytes::fields(pairs) });
             return writeln!(out, "{line}");
         }
         let width = self.arguments.width;
@@ -276,11 +277,11 @@ impl<'a> Tap<'a> {
             out,
             "{} {} {id}",
             rt::rfc3339(at),
-            text::shown(stream, width),
-            id = text::shown(id.as_bytes(), width)
+            bytes::shown(stream, width),
+            id = bytes::shown(id.as_bytes(), width)
         )?;
         for (name, value) in pairs {
-            write!(out, " {}={}", text::shown(name, width), text::shown(value, width))?;
+            write!(out, " {}={}", bytes::shown(name, width), bytes::shown(value, width))?;
         }
         writeln!(out)
     }

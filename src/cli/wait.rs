@@ -13,7 +13,7 @@ use crate::observe::client;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct WaitArguments {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -27,15 +27,15 @@ pub(super) struct Arguments {
 
 /// What `/readyz` says.
 #[derive(Debug, Deserialize)]
-struct Readiness {
+struct ReadyReport {
     /// What concerns no single route.
     #[serde(default)]
     reasons: Vec<String>,
-    routes: Vec<Route>,
+    routes: Vec<RouteReadiness>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Route {
+struct RouteReadiness {
     route: String,
     ready: bool,
     reasons: Vec<String>,
@@ -45,7 +45,7 @@ struct Route {
 }
 
 /// Asks the running daemon until it says yes, or time is up.
-pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
+pub(super) fn wait(config: &Path, arguments: &WaitArguments) -> u8 {
     let listen = match super::listen(config) {
         Ok(listen) => listen,
         Err(code) => return code,
@@ -85,14 +85,14 @@ pub(super) fn wait(config: &Path, arguments: &Arguments) -> u8 {
 
 /// Whether every route that is not ready waits for a server that was tried and is away.
 fn only_servers_are_away(body: &str) -> bool {
-    let Ok(readiness) = serde_json::from_str::<Readiness>(body) else { return false };
+    let Ok(readiness) = serde_json::from_str::<ReadyReport>(body) else { return false };
     let mut unready = readiness.routes.iter().filter(|route| !route.ready).peekable();
     unready.peek().is_some() && unready.all(|route| !route.away.is_empty())
 }
 
 /// Says which routes are not ready, and why.
 fn explain(body: &str) {
-    match serde_json::from_str::<Readiness>(body) {
+    match serde_json::from_str::<ReadyReport>(body) {
         Ok(readiness) => {
             for reason in &readiness.reasons {
                 tell!("{reason}");

@@ -15,11 +15,11 @@ use std::fmt;
 
 use super::keys;
 use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
-use crate::template::{Part, Template};
+use crate::text::template::{Part, Template};
 
 /// What a user does on an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
+pub enum AclRole {
     /// Reads the channels of a capture.
     CaptureSource,
     /// Reads the replication stream for a capture.
@@ -50,7 +50,7 @@ pub enum Role {
     ReplayShards,
 }
 
-impl Role {
+impl AclRole {
     /// What a broadcast does where it publishes.
     #[must_use]
     pub fn of_publishing(route: &Broadcast) -> Self {
@@ -71,7 +71,7 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for AclRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CaptureSource => "source of capture",
@@ -104,15 +104,15 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(Role, &[&str]); 14] = [
+const RIGHTS: [(AclRole, &[&str]); 14] = [
     (
-        Role::CaptureSource,
+        AclRole::CaptureSource,
         &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
     ),
     // PSYNC hands over every write of the server, whatever the rules for keys and channels say.
-    (Role::CaptureTap, &["psync", "replconf", "publish"]),
+    (AclRole::CaptureTap, &["psync", "replconf", "publish"]),
     (
-        Role::CaptureDestination,
+        AclRole::CaptureDestination,
         &[
             "script|load",
             "evalsha",
@@ -139,7 +139,7 @@ const RIGHTS: [(Role, &[&str]); 14] = [
         ],
     ),
     (
-        Role::BroadcastSource,
+        AclRole::BroadcastSource,
         &[
             "script|load",
             "evalsha",
@@ -155,11 +155,11 @@ const RIGHTS: [(Role, &[&str]); 14] = [
             "zcard",
         ],
     ),
-    (Role::BroadcastTap, &["psync", "replconf"]),
-    (Role::BroadcastDestination, &["publish"]),
-    (Role::BroadcastShards, &["spublish"]),
+    (AclRole::BroadcastTap, &["psync", "replconf"]),
+    (AclRole::BroadcastDestination, &["publish"]),
+    (AclRole::BroadcastShards, &["spublish"]),
     (
-        Role::OperatorOfCapture,
+        AclRole::OperatorOfCapture,
         &[
             "xrange",
             "xrevrange",
@@ -175,11 +175,11 @@ const RIGHTS: [(Role, &[&str]); 14] = [
             "sscan",
         ],
     ),
-    (Role::OperatorOfBroadcast, &["xrange", "xrevrange", "xlen", "xread", "xdel", "eval"]),
-    (Role::OperatorPublishing, &["publish"]),
-    (Role::OperatorShards, &["spublish"]),
+    (AclRole::OperatorOfBroadcast, &["xrange", "xrevrange", "xlen", "xread", "xdel", "eval"]),
+    (AclRole::OperatorPublishing, &["publish"]),
+    (AclRole::OperatorShards, &["spublish"]),
     (
-        Role::ReplaySource,
+        AclRole::ReplaySource,
         &[
             "time",
             "xrange",
@@ -194,11 +194,11 @@ const RIGHTS: [(Role, &[&str]); 14] = [
             "del",
         ],
     ),
-    (Role::ReplayDestination, &["publish", "pubsub|numsub", "pubsub|channels", "pubsub|numpat"]),
-    (Role::ReplayShards, &["spublish", "pubsub|shardnumsub", "pubsub|shardchannels"]),
+    (AclRole::ReplayDestination, &["publish", "pubsub|numsub", "pubsub|channels", "pubsub|numpat"]),
+    (AclRole::ReplayShards, &["spublish", "pubsub|shardnumsub", "pubsub|shardchannels"]),
 ];
 
-/// Where entries are published once a group has acknowledged them, beyond `Role::BroadcastSource`.
+/// Where entries are published once a group has acknowledged them, beyond `AclRole::BroadcastSource`.
 const ACKNOWLEDGED: &[&str] = &["xinfo|groups", "xpending"];
 
 /// Where that is in the order of acknowledgements: what was left behind. Any other broadcast only counts what it
@@ -219,7 +219,7 @@ pub struct User {
     /// The user's name: the endpoint's, or `tidegate` where it names none.
     pub name: String,
     /// What the user does there, with the routes that want it.
-    pub roles: BTreeMap<Role, BTreeSet<String>>,
+    pub roles: BTreeMap<AclRole, BTreeSet<String>>,
     /// Key rules, such as `~orders`.
     pub keys: BTreeSet<String>,
     /// Channel rules, such as `&orders.*`.
@@ -236,15 +236,15 @@ pub fn users(config: &Config) -> Vec<User> {
     let mut users = BTreeMap::new();
     for capture in config.capture.values() {
         if capture.mode.replication().is_some() {
-            allow(&mut users, config, &capture.source, Role::CaptureTap, &capture.name, |user, at| {
+            allow(&mut users, config, &capture.source, AclRole::CaptureTap, &capture.name, |user, at| {
                 user.channel(&escaped(&keys::control(&at.key_prefix)));
             });
         } else {
-            allow(&mut users, config, &capture.source, Role::CaptureSource, &capture.name, |user, at| {
+            allow(&mut users, config, &capture.source, AclRole::CaptureSource, &capture.name, |user, at| {
                 capture_source(user, at, capture);
             });
         }
-        let role = Role::CaptureDestination;
+        let role = AclRole::CaptureDestination;
         allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
             user.own_keys(at, &capture.name, &keys::OF_CAPTURE);
             user.key(&glob_of(&capture.stream));
@@ -259,24 +259,31 @@ pub fn users(config: &Config) -> Vec<User> {
         });
     }
     for broadcast in config.broadcast.values() {
-        allow(&mut users, config, &broadcast.source, Role::BroadcastSource, &broadcast.name, |user, at| {
-            let two_servers = publishing_endpoint(config, broadcast) != broadcast.source;
-            let kinds = keys::OF_BROADCAST.into_iter().filter(|kind| two_servers || *kind != keys::LEASE);
-            user.own_keys(at, &broadcast.name, &kinds.collect::<Vec<_>>());
-            user.key(&escaped(&broadcast.stream));
-            if two_servers {
-                user.further.extend(LEASE);
-            }
-            let Some(acknowledged) = broadcast.acknowledged() else { return };
-            user.further.extend(ACKNOWLEDGED);
-            if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
-                user.further.extend(HOLES);
-            }
-        });
+        allow(
+            &mut users,
+            config,
+            &broadcast.source,
+            AclRole::BroadcastSource,
+            &broadcast.name,
+            |user, at| {
+                let two_servers = publishing_endpoint(config, broadcast) != broadcast.source;
+                let kinds = keys::OF_BROADCAST.into_iter().filter(|kind| two_servers || *kind != keys::LEASE);
+                user.own_keys(at, &broadcast.name, &kinds.collect::<Vec<_>>());
+                user.key(&escaped(&broadcast.stream));
+                if two_servers {
+                    user.further.extend(LEASE);
+                }
+                let Some(acknowledged) = broadcast.acknowledged() else { return };
+                user.further.extend(ACKNOWLEDGED);
+                if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
+                    user.further.extend(HOLES);
+                }
+            },
+        );
         if broadcast.acknowledged().is_some_and(|acknowledged| acknowledged.replication) {
-            allow(&mut users, config, &broadcast.source, Role::BroadcastTap, &broadcast.name, |_, _| {});
+            allow(&mut users, config, &broadcast.source, AclRole::BroadcastTap, &broadcast.name, |_, _| {});
         }
-        let role = Role::of_publishing(broadcast);
+        let role = AclRole::of_publishing(broadcast);
         let publishes = publishing_endpoint(config, broadcast);
         allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
             user.channel(&glob_of(&broadcast.channel));
@@ -303,38 +310,38 @@ pub struct ReplayChannel {
 pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
     let mut users = BTreeMap::new();
     for capture in config.capture.values() {
-        let role = Role::OperatorOfCapture;
+        let role = AclRole::OperatorOfCapture;
         allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
             user.own_keys(at, &capture.name, &["gaps", "dead-letters", "streams"]);
             user.key(&glob_of(&capture.stream));
         });
         if !replay.is_empty() {
-            let role = Role::ReplaySource;
+            let role = AclRole::ReplaySource;
             allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
                 user.checkpoints(at, &capture.name);
             });
         }
     }
     for broadcast in config.broadcast.values() {
-        let role = Role::OperatorOfBroadcast;
+        let role = AclRole::OperatorOfBroadcast;
         allow(&mut users, config, &broadcast.source, role, &broadcast.name, |user, at| {
             user.own_keys(at, &broadcast.name, &["dead-letters"]);
             user.key(&escaped(&broadcast.stream));
         });
         let publishes = publishing_endpoint(config, broadcast);
-        let role = if broadcast.sharded { Role::OperatorShards } else { Role::OperatorPublishing };
+        let role = if broadcast.sharded { AclRole::OperatorShards } else { AclRole::OperatorPublishing };
         allow(&mut users, config, publishes, role, &broadcast.name, |user, _| {
             user.channel(&glob_of(&broadcast.channel));
         });
         if !replay.is_empty() {
-            let role = Role::ReplaySource;
+            let role = AclRole::ReplaySource;
             allow(&mut users, config, &broadcast.source, role, &broadcast.name, |user, at| {
                 user.checkpoints(at, &broadcast.name);
             });
         }
     }
     for ReplayChannel { channel, sharded } in replay {
-        let role = if *sharded { Role::ReplayShards } else { Role::ReplayDestination };
+        let role = if *sharded { AclRole::ReplayShards } else { AclRole::ReplayDestination };
         for name in config.redis.keys() {
             allow(&mut users, config, name, role, channel, |user, _| user.channel(channel));
         }
@@ -355,7 +362,7 @@ fn allow(
     users: &mut BTreeMap<(String, String), User>,
     config: &Config,
     endpoint: &str,
-    role: Role,
+    role: AclRole,
     route: &str,
     rules: impl FnOnce(&mut User, &Endpoint),
 ) {

@@ -17,12 +17,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::credentials::Places;
+use super::channels::loops;
 use super::layers::Layers;
-use super::loops;
 use super::problems::{Key, Problems, near};
 use super::raw;
-use super::read::Read;
+use super::read::ReadTables;
+use super::secrets::location::SecretPlaces;
 use super::settings::{Config, Endpoint};
 
 /// The longest channel, stream or group: a name is repeated in keys, records and ACL rules, and the
@@ -38,7 +38,7 @@ pub(crate) struct Check<'a> {
     /// Values that are reported already.
     pub(crate) refused: &'a [Key],
     /// Where a file with a secret may be.
-    pub(crate) places: &'a Places,
+    pub(crate) places: &'a SecretPlaces,
     /// What is done about these files.
     pub(crate) secrets: Secrets,
 }
@@ -194,13 +194,13 @@ impl Check<'_> {
 /// Everything that was found.
 pub(crate) fn checked(
     layers: &Layers,
-    read: Read,
-    places: &Places,
+    read: ReadTables,
+    places: &SecretPlaces,
     secrets: Secrets,
     mut problems: Problems,
 ) -> Result<Config, Problems> {
     layers.refuse_twice_defined(&mut problems);
-    let Read { raw, refused } = read;
+    let ReadTables { raw, refused } = read;
     let context = Check { layers, problems: &mut problems, refused: &refused, places, secrets };
     let config = check(raw, context);
     problems.into_result()?;

@@ -21,7 +21,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use toml_edit::{Array, ArrayOfTables, ImDocument, Item, TableLike, Value as TomlValue};
 
-use super::problems::{Key, Place, Problem, Problems};
+use super::problems::{Key, Problem, Problems, ValuePlace};
 
 /// The tables whose entries belong to one file each.
 const NAMED_TABLES: [&str; 3] = ["redis", "capture", "broadcast"];
@@ -107,7 +107,7 @@ impl Layers {
 
     /// Where the value that counts was written: for a table the layer that began it, for a missing
     /// value the table that it is missing in.
-    pub(crate) fn place(&self, key: &Key) -> Place {
+    pub(crate) fn place(&self, key: &Key) -> ValuePlace {
         let mut wanted = Some(key.clone());
         while let Some(key) = wanted.filter(|key| !key.parts().is_empty()) {
             let mut having = self.0.iter().enumerate().filter(|(_, layer)| layer.get(&key).is_some());
@@ -123,7 +123,7 @@ impl Layers {
             wanted = key.parent();
         }
         let main = self.0.first().map(|layer| layer.place(0, &Key::default()));
-        main.unwrap_or(Place { layer: 0, line: None, name: String::new() })
+        main.unwrap_or(ValuePlace { layer: 0, line: None, name: String::new() })
     }
 
     /// Whether the value that counts comes from a file, and not from the environment or the command
@@ -170,19 +170,19 @@ impl Layer {
         })
     }
 
-    fn place(&self, layer: usize, key: &Key) -> Place {
+    fn place(&self, layer: usize, key: &Key) -> ValuePlace {
         match &self.origin {
             Origin::File { path, document } => {
-                Place { layer, line: line_of(document, key), name: path.display().to_string() }
+                ValuePlace { layer, line: line_of(document, key), name: path.display().to_string() }
             }
             Origin::Environment if key.parts().is_empty() => {
-                Place { layer, line: None, name: "environment variables TIDEGATE_…".to_owned() }
+                ValuePlace { layer, line: None, name: "environment variables TIDEGATE_…".to_owned() }
             }
             Origin::Environment => {
                 let variable = key.parts().join("__").to_uppercase();
-                Place { layer, line: None, name: format!("environment variable TIDEGATE_{variable}") }
+                ValuePlace { layer, line: None, name: format!("environment variable TIDEGATE_{variable}") }
             }
-            Origin::CommandLine => Place { layer, line: None, name: "command line".to_owned() },
+            Origin::CommandLine => ValuePlace { layer, line: None, name: "command line".to_owned() },
         }
     }
 }
@@ -227,17 +227,17 @@ fn read_file(path: &Path, layer: usize) -> Result<Layer, Box<Problem>> {
     let document = ImDocument::parse(text.clone()).map_err(|error| {
         let line = error.span().map(|span| line_at(&text, span.start));
         let message = format!("is not TOML: {}", error.message().replace('\n', ", "));
-        Box::new(Problem::new(Place { layer, line, name: name.clone() }, Key::default(), message))
+        Box::new(Problem::new(ValuePlace { layer, line, name: name.clone() }, Key::default(), message))
     })?;
     let tree = Toml::from_str(&text).map_err(|_| {
-        let place = Place { layer, line: None, name };
+        let place = ValuePlace { layer, line: None, name };
         Box::new(Problem::new(place, Key::default(), "is not a TOML table"))
     })?;
     Ok(Layer { origin: Origin::File { path: path.to_owned(), document: Box::new(document) }, tree })
 }
 
 fn unreadable(path: &Path, layer: usize, error: &std::io::Error) -> Problem {
-    let place = Place { layer, line: None, name: path.display().to_string() };
+    let place = ValuePlace { layer, line: None, name: path.display().to_string() };
     Problem::new(place, Key::default(), format!("cannot be read: {error}"))
         .help(
             "name another file with --config, let the user that tidegate runs as read it, or configure everything, \
@@ -308,7 +308,7 @@ fn insert(tree: &mut Dict, parts: &[String], value: Value) {
 
 /// The line of a key, or of the nearest table above it that has one.
 fn line_of(document: &ImDocument<String>, key: &Key) -> Option<usize> {
-    let mut node = Node::of(document.as_item());
+    let mut node = TomlNode::of(document.as_item());
     let mut span = None;
     for part in key.parts() {
         let Some((found, below)) = node.below(part) else { break };
@@ -319,14 +319,14 @@ fn line_of(document: &ImDocument<String>, key: &Key) -> Option<usize> {
 }
 
 /// What can have something below it in a document.
-enum Node<'a> {
+enum TomlNode<'a> {
     Table(&'a dyn TableLike),
     List(&'a Array),
     Tables(&'a ArrayOfTables),
     Leaf,
 }
 
-impl<'a> Node<'a> {
+impl<'a> TomlNode<'a> {
     fn of(item: &'a Item) -> Self {
         match item {
             Item::None => Self::Leaf,

@@ -58,7 +58,7 @@ impl fmt::Display for Key {
 
 /// Where a value was written. Ordered as the layers are read, then by line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct ValuePlace {
     /// Which layer: 0 is the main file.
     pub(crate) layer: usize,
     /// Line in a file, counted from 1, where it is known.
@@ -67,7 +67,7 @@ pub(crate) struct Place {
     pub(crate) name: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ValuePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         match self.line {
@@ -80,14 +80,14 @@ impl fmt::Display for Place {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    place: Place,
+    place: ValuePlace,
     key: Key,
     message: String,
     help: Option<String>,
 }
 
 impl Problem {
-    pub(crate) fn new(place: Place, key: Key, message: impl Into<String>) -> Self {
+    pub(crate) fn new(place: ValuePlace, key: Key, message: impl Into<String>) -> Self {
         Self { place, key, message: message.into(), help: None }
     }
 

@@ -4,16 +4,17 @@
 //! out of the tree, and read again, until what is left fits. Each round takes one value out, so it
 //! ends. What was taken out counts as given when later checks look for what is missing.
 
+mod reserved;
+
 use figment::error::{Actual, Error, Kind};
 use figment::value::{Dict, Value};
 
-use super::later;
 use super::layers::Layers;
 use super::problems::{Key, Problem, Problems, near, one_of};
 use super::raw::{Count, Raw};
 
 /// What could be read.
-pub(crate) struct Read {
+pub(crate) struct ReadTables {
     /// What fits.
     pub(crate) raw: Raw,
     /// The keys of the values that did not fit and were reported.
@@ -21,7 +22,7 @@ pub(crate) struct Read {
 }
 
 /// Reads the tree; what does not fit is reported.
-pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read {
+pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> ReadTables {
     let mut refused = Vec::new();
     let mut tree = Value::from(tree);
     for key in lists_for_tables(&tree) {
@@ -31,7 +32,7 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
     }
     loop {
         let error: Error = match tree.deserialize() {
-            Ok(raw) => return Read { raw, refused },
+            Ok(raw) => return ReadTables { raw, refused },
             Err(error) => error,
         };
         let key = as_written(&error.path, &refused);
@@ -41,7 +42,7 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
         }
         problems.push(problem(&error.kind, &key, layers));
         if !replace(&mut tree, &error.path, None) {
-            return Read { raw: Raw::default(), refused };
+            return ReadTables { raw: Raw::default(), refused };
         }
         refused.push(key);
     }
@@ -104,7 +105,7 @@ fn value_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<Value> {
 
 fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
     match kind {
-        Kind::UnknownField(..) if later::is_key(key) => layers
+        Kind::UnknownField(..) if reserved::is_key(key) => layers
             .problem(key, "is not in this version of tidegate")
             .help("remove it; the changelog says which version brings it"),
         Kind::UnknownField(name, known) => {

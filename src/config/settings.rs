@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pointer::Pointer;
-use crate::template::Template;
+use crate::text::json_pointer::Pointer;
+use crate::text::template::Template;
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -420,7 +420,7 @@ pub struct Broadcast {
     /// The channel's name, from the entry.
     pub channel: Template,
     /// The message, from the entry.
-    pub message: Message,
+    pub message: MessageFormat,
     /// Which entries are published: those for which all of these hold.
     pub conditions: Vec<Condition>,
     /// The field of an entry that holds what conditions on the payload look at.
@@ -456,7 +456,7 @@ impl Rate {
 
 /// What an entry is published as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum MessageFormat {
     /// What a template makes of it.
     Template(Template),
     /// A JSON document with the stream's name, the entry's id and its fields.

@@ -9,7 +9,7 @@ use crate::config::{self, Scalar};
 
 /// When a value is the one that is wanted.
 #[derive(Debug)]
-pub(super) enum Test {
+pub(super) enum ConditionTest {
     OneOf(OneOf),
     Exists(bool),
     Prefix(String),
@@ -19,7 +19,7 @@ pub(super) enum Test {
 #[derive(Debug, Default)]
 pub(super) struct OneOf {
     texts: HashSet<Vec<u8>>,
-    numbers: Vec<Number>,
+    numbers: Vec<ComparedNumber>,
     r#true: bool,
     r#false: bool,
 }
@@ -27,12 +27,12 @@ pub(super) struct OneOf {
 /// A number in both shapes that JSON may write it in: `1` and `1.0` are one number, and a whole one
 /// beyond 2^53 is only itself.
 #[derive(Debug)]
-struct Number {
+struct ComparedNumber {
     integer: Option<i128>,
     float: Option<f64>,
 }
 
-impl Test {
+impl ConditionTest {
     pub(super) fn new(settings: &config::Test) -> Self {
         match settings {
             config::Test::OneOf(values) => Self::OneOf(OneOf::new(values)),
@@ -58,7 +58,7 @@ impl Test {
                 let mut value = serde_json::Deserializer::from_str(json);
                 // What no text can be made of (half of a surrogate pair) is no text.
                 (&mut value)
-                    .deserialize_str(Text(|text: &str| self.holds_for_text(text.as_bytes())))
+                    .deserialize_str(JsonTextTest(|text: &str| self.holds_for_text(text.as_bytes())))
                     .unwrap_or(false)
             }
             (Self::OneOf(values), Some(b't')) => values.r#true,
@@ -82,8 +82,8 @@ impl OneOf {
                 Scalar::Text(text) => {
                     found.texts.insert(text.as_bytes().to_vec());
                 }
-                Scalar::Integer(number) => found.numbers.push(Number::integer(*number)),
-                Scalar::Float(number) => found.numbers.push(Number::float(*number)),
+                Scalar::Integer(number) => found.numbers.push(ComparedNumber::integer(*number)),
+                Scalar::Float(number) => found.numbers.push(ComparedNumber::float(*number)),
                 Scalar::Bool(true) => found.r#true = true,
                 Scalar::Bool(false) => found.r#false = true,
             }
@@ -103,7 +103,7 @@ impl OneOf {
     }
 }
 
-impl Number {
+impl ComparedNumber {
     fn integer(integer: i64) -> Self {
         let text = integer.to_string();
         let exact = |float: &f64| format!("{float:.0}") == text;
@@ -117,9 +117,9 @@ impl Number {
 }
 
 /// Asks a function about a JSON string's content, which is copied only where it holds an escape.
-pub(super) struct Text<F>(pub(super) F);
+pub(super) struct JsonTextTest<F>(pub(super) F);
 
-impl<R, F: FnOnce(&str) -> R> Visitor<'_> for Text<F> {
+impl<R, F: FnOnce(&str) -> R> Visitor<'_> for JsonTextTest<F> {
     type Value = R;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -131,7 +131,7 @@ impl<R, F: FnOnce(&str) -> R> Visitor<'_> for Text<F> {
     }
 }
 
-impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for Text<F> {
+impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for JsonTextTest<F> {
     type Value = R;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<R, D::Error> {

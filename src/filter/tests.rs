@@ -5,11 +5,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{Scalar, Test};
-use crate::pointer::Pointer;
+use crate::text::json_pointer::Pointer;
 
 struct Message<'a>(&'a [u8], &'a [u8]);
 
-impl Looked for Message<'_> {
+impl Filterable for Message<'_> {
     fn channel(&self) -> Option<&[u8]> {
         Some(self.0)
     }

@@ -3,13 +3,13 @@
 
 /// What a metric is to Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MetricKind {
     Counter,
     Gauge,
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -21,7 +21,7 @@ impl Kind {
 
 /// Whose life a series shares: it is rendered while one of these is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Owner {
+pub(super) enum SeriesOwner {
     /// The daemon: always.
     Process,
     /// A capture, by the label `route`.
@@ -38,13 +38,13 @@ pub(super) enum Owner {
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: MetricKind,
     /// The unit of the value; base units are part of the name.
     #[cfg_attr(not(test), expect(dead_code, reason = "docs/metrics.md shows it, and a test writes that"))]
     pub(super) unit: &'static str,
     /// In the order in which they are rendered.
     pub(super) labels: &'static [&'static str],
-    pub(super) owner: Owner,
+    pub(super) owner: SeriesOwner,
     /// Upper bounds, histograms only.
     pub(super) buckets: &'static [f64],
     pub(super) help: &'static str,
@@ -69,30 +69,30 @@ const fn counter(
     name: &'static str,
     unit: &'static str,
     labels: &'static [&'static str],
-    owner: Owner,
+    owner: SeriesOwner,
     help: &'static str,
 ) -> Family {
-    Family { name, kind: Kind::Counter, unit, labels, owner, buckets: &[], help }
+    Family { name, kind: MetricKind::Counter, unit, labels, owner, buckets: &[], help }
 }
 
 const fn gauge(
     name: &'static str,
     unit: &'static str,
     labels: &'static [&'static str],
-    owner: Owner,
+    owner: SeriesOwner,
     help: &'static str,
 ) -> Family {
-    Family { name, kind: Kind::Gauge, unit, labels, owner, buckets: &[], help }
+    Family { name, kind: MetricKind::Gauge, unit, labels, owner, buckets: &[], help }
 }
 
 const fn histogram(
     name: &'static str,
     unit: &'static str,
-    owner: Owner,
+    owner: SeriesOwner,
     buckets: &'static [f64],
     help: &'static str,
 ) -> Family {
-    Family { name, kind: Kind::Histogram, unit, labels: ROUTE, owner, buckets, help }
+    Family { name, kind: MetricKind::Histogram, unit, labels: ROUTE, owner, buckets, help }
 }
 
 macro_rules! catalogue {
@@ -104,111 +104,111 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    EVENTS_RECEIVED = counter("tidegate_events_received_total", "events", ROUTE, Owner::Capture,
+    EVENTS_RECEIVED = counter("tidegate_events_received_total", "events", ROUTE, SeriesOwner::Capture,
         "Messages read from the source, each once, even where several subscriptions match it.");
-    EVENTS_APPENDED = counter("tidegate_events_appended_total", "events", ROUTE, Owner::Capture,
+    EVENTS_APPENDED = counter("tidegate_events_appended_total", "events", ROUTE, SeriesOwner::Capture,
         "Events stored in a stream.");
-    EVENTS_DEDUPLICATED = counter("tidegate_events_deduplicated_total", "events", ROUTE, Owner::Capture,
+    EVENTS_DEDUPLICATED = counter("tidegate_events_deduplicated_total", "events", ROUTE, SeriesOwner::Capture,
         "Events found already stored: after a reply that was lost, or by another instance.");
-    EVENTS_FILTERED = counter("tidegate_events_filtered_total", "events", ROUTE, Owner::Capture,
+    EVENTS_FILTERED = counter("tidegate_events_filtered_total", "events", ROUTE, SeriesOwner::Capture,
         "Events left out by the route's own filter.");
-    EVENTS_REJECTED = counter("tidegate_events_rejected_total", "events", ROUTE, Owner::Capture,
+    EVENTS_REJECTED = counter("tidegate_events_rejected_total", "events", ROUTE, SeriesOwner::Capture,
         "Events that could not become an entry; each went to the dead letters.");
-    DROPPED = counter("tidegate_dropped_total", "events", &["route", "reason"], Owner::Capture,
+    DROPPED = counter("tidegate_dropped_total", "events", &["route", "reason"], SeriesOwner::Capture,
         "Events given up after they were received; each lies inside a recorded gap.");
-    GAPS = counter("tidegate_gaps_total", "gaps", &["route", "cause"], Owner::Capture,
+    GAPS = counter("tidegate_gaps_total", "gaps", &["route", "cause"], SeriesOwner::Capture,
         "Recorded stretches of the source in which events may have been missed.");
-    ROUTE_EVENTS = counter("tidegate_route_events_total", "events", &["route", "outcome"], Owner::Capture,
+    ROUTE_EVENTS = counter("tidegate_route_events_total", "events", &["route", "outcome"], SeriesOwner::Capture,
         "Events of the route since its state was made, by all processes and instances, as the state has them; absent until it was read.");
-    ROUTE_GAPS = counter("tidegate_route_gaps_total", "gaps", ROUTE, Owner::Capture,
+    ROUTE_GAPS = counter("tidegate_route_gaps_total", "gaps", ROUTE, SeriesOwner::Capture,
         "Recorded gaps of the route since its state was made, by all processes and instances; absent until the state was read.");
-    LAST_GAP_TIMESTAMP = gauge("tidegate_last_gap_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Capture,
+    LAST_GAP_TIMESTAMP = gauge("tidegate_last_gap_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Capture,
         "When the last recorded gap of the route ended, whichever process recorded it; 0 where there is none, NaN until the state was read.");
-    SPOOL_UNAVAILABLE = gauge("tidegate_spool_unavailable", "0 or 1", ROUTE, Owner::Capture,
+    SPOOL_UNAVAILABLE = gauge("tidegate_spool_unavailable", "0 or 1", ROUTE, SeriesOwner::Capture,
         "1 where the route's spool cannot be used: what memory cannot hold while the destination is away is lost. Tried again.");
-    GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, Owner::Capture,
+    GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, SeriesOwner::Capture,
         "1 while events may be missed: the source is not being read, or events are being dropped.");
-    IN_HAND_EVENTS = gauge("tidegate_in_hand_events", "events", ROUTE, Owner::Capture,
+    IN_HAND_EVENTS = gauge("tidegate_in_hand_events", "events", ROUTE, SeriesOwner::Capture,
         "Events received and not yet stored, rejected or dropped.");
-    IN_HAND_BYTES = gauge("tidegate_in_hand_bytes", "bytes", &["route", "where"], Owner::Capture,
+    IN_HAND_BYTES = gauge("tidegate_in_hand_bytes", "bytes", &["route", "where"], SeriesOwner::Capture,
         "Bytes that the events in hand really hold, by where they are held.");
-    LAST_APPEND_TIMESTAMP = gauge("tidegate_last_append_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Capture,
+    LAST_APPEND_TIMESTAMP = gauge("tidegate_last_append_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Capture,
         "When an event was last stored; 0 before the first.");
-    DURABLE_LAG_EVENTS = gauge("tidegate_durable_lag_events", "events", ROUTE, Owner::Capture,
+    DURABLE_LAG_EVENTS = gauge("tidegate_durable_lag_events", "events", ROUTE, SeriesOwner::Capture,
         "Events stored and not yet known to be durable.");
-    TRIMMED = counter("tidegate_trimmed_total", "entries", ROUTE, Owner::Capture,
+    TRIMMED = counter("tidegate_trimmed_total", "entries", ROUTE, SeriesOwner::Capture,
         "Entries trimmed from the route's streams by `keep.until_acknowledged`.");
-    TRIMMED_UNACKNOWLEDGED = counter("tidegate_trimmed_unacknowledged_total", "entries", ROUTE, Owner::Capture,
+    TRIMMED_UNACKNOWLEDGED = counter("tidegate_trimmed_unacknowledged_total", "entries", ROUTE, SeriesOwner::Capture,
         "Entries trimmed because a stream had more than `keep.entries`, before every group of `keep.until_acknowledged` had acknowledged them.");
-    LEADER = gauge("tidegate_leader", "0 or 1", ROUTE, Owner::Capture,
+    LEADER = gauge("tidegate_leader", "0 or 1", ROUTE, SeriesOwner::Capture,
         "1 where this instance is the one that writes.");
-    STANDBY_ELIGIBLE = gauge("tidegate_standby_eligible", "0 or 1", ROUTE, Owner::Capture,
+    STANDBY_ELIGIBLE = gauge("tidegate_standby_eligible", "0 or 1", ROUTE, SeriesOwner::Capture,
         "1 where this instance could take over without a gap.");
-    APPEND_SECONDS = histogram("tidegate_append_seconds", "seconds", Owner::Capture, REPLY_SECONDS,
+    APPEND_SECONDS = histogram("tidegate_append_seconds", "seconds", SeriesOwner::Capture, REPLY_SECONDS,
         "From sending a batch to the destination until its reply.");
-    CAPTURE_LAG_SECONDS = histogram("tidegate_capture_lag_seconds", "seconds", Owner::Capture, LAG_SECONDS,
+    CAPTURE_LAG_SECONDS = histogram("tidegate_capture_lag_seconds", "seconds", SeriesOwner::Capture, LAG_SECONDS,
         "From receiving the oldest event of a batch until the reply that stored it.");
-    HEARTBEAT_ROUND_TRIP_SECONDS = histogram("tidegate_heartbeat_round_trip_seconds", "seconds", Owner::Capture, HEARTBEAT_SECONDS,
+    HEARTBEAT_ROUND_TRIP_SECONDS = histogram("tidegate_heartbeat_round_trip_seconds", "seconds", SeriesOwner::Capture, HEARTBEAT_SECONDS,
         "From publishing a heartbeat in the source until it came back through the subscription.");
-    PUBLISHED = counter("tidegate_published_total", "entries", ROUTE, Owner::Broadcast,
+    PUBLISHED = counter("tidegate_published_total", "entries", ROUTE, SeriesOwner::Broadcast,
         "Messages that this process sent and the server took. Of two instances each counts its own.");
-    PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, Owner::Broadcast,
+    PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, SeriesOwner::Broadcast,
         "Messages of these for which the server counted no subscriber (of that node).");
-    ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, Owner::Broadcast,
+    ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, SeriesOwner::Broadcast,
         "Entries left out by the route's own filter.");
-    RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, Owner::Broadcast,
+    RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, SeriesOwner::Broadcast,
         "1 while the route's rate_limit holds it back: more entries wait than it lets through.");
-    LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Broadcast,
+    LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Broadcast,
         "When an entry was last published; 0 before the first.");
-    PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", Owner::Broadcast, REPLY_SECONDS,
+    PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", SeriesOwner::Broadcast, REPLY_SECONDS,
         "From sending a batch of entries until its reply.");
-    PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", Owner::Broadcast, LAG_SECONDS,
+    PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", SeriesOwner::Broadcast, LAG_SECONDS,
         "From the time in an entry's id until it was published, one sample a batch; two clocks, so a rough measure.");
-    ENTRIES_MISSED = counter("tidegate_entries_missed_total", "entries", ROUTE, Owner::Broadcast,
+    ENTRIES_MISSED = counter("tidegate_entries_missed_total", "entries", ROUTE, SeriesOwner::Broadcast,
         "Entries that were deleted or trimmed before they were read; each time is in the dead letters, with the reason `deleted_unread`.");
-    BLOCKED_ENTRY_AGE = gauge("tidegate_blocked_entry_age_seconds", "seconds", ROUTE, Owner::Broadcast,
+    BLOCKED_ENTRY_AGE = gauge("tidegate_blocked_entry_age_seconds", "seconds", ROUTE, SeriesOwner::Broadcast,
         "Since the time in the id of the first entry that the group has not acknowledged; 0 where there is none. Only with a group in `after`.");
-    HOLES = gauge("tidegate_broadcast_holes", "entries", ROUTE, Owner::Broadcast,
+    HOLES = gauge("tidegate_broadcast_holes", "entries", ROUTE, SeriesOwner::Broadcast,
         "Entries that were left behind since they are not acknowledged, and are published when they are. Only with `order = \"acknowledgement\"`.");
-    ACKNOWLEDGEMENT_DOUBTS = counter("tidegate_acknowledgement_doubts_total", "signs", &["route", "kind"], Owner::Broadcast,
+    ACKNOWLEDGEMENT_DOUBTS = counter("tidegate_acknowledgement_doubts_total", "signs", &["route", "kind"], SeriesOwner::Broadcast,
         "Signs that entries count as acknowledged that no consumer has acknowledged, or the other way round.");
-    BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", Owner::Route, BATCH_EVENTS,
+    BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", SeriesOwner::Route, BATCH_EVENTS,
         "Events or entries in one batch.");
-    DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, Owner::Route,
+    DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, SeriesOwner::Route,
         "Entries written to the route's dead letters.");
-    ROUTE_STATE = gauge("tidegate_route_state", "0 or 1", &["route", "state"], Owner::Route,
+    ROUTE_STATE = gauge("tidegate_route_state", "0 or 1", &["route", "state"], SeriesOwner::Route,
         "1 for the state that the route is in, 0 for the others.");
-    SOURCE_FAILOVERS = counter("tidegate_source_failovers_total", "failovers", ROUTE, Owner::Capture,
+    SOURCE_FAILOVERS = counter("tidegate_source_failovers_total", "failovers", ROUTE, SeriesOwner::Capture,
         "Times that another server took the source's place and reading went on in its history; what only the one before had is lost. Replication mode only.");
-    BACKLOG_COVER = gauge("tidegate_backlog_cover_seconds", "seconds", ROUTE, Owner::Capture,
+    BACKLOG_COVER = gauge("tidegate_backlog_cover_seconds", "seconds", ROUTE, SeriesOwner::Capture,
         "How long an absence the source's backlog covers at the present rate of writes. NaN where that is not known, and in subscribe mode.");
-    REPLICATION_LAG = gauge("tidegate_replication_lag_bytes", "bytes", ROUTE, Owner::Capture,
+    REPLICATION_LAG = gauge("tidegate_replication_lag_bytes", "bytes", ROUTE, SeriesOwner::Capture,
         "Bytes of the source's replication stream that were not read yet, about a second ago. NaN where that is not known, and in subscribe mode.");
-    RECONNECTS = counter("tidegate_reconnects_total", "connections", &["endpoint"], Owner::Endpoint,
+    RECONNECTS = counter("tidegate_reconnects_total", "connections", &["endpoint"], SeriesOwner::Endpoint,
         "Connections opened in place of one that ended, or that could not be opened before.");
-    TLS_CERTIFICATE_EXPIRY = gauge("tidegate_tls_certificate_expiry_timestamp_seconds", "seconds since 1970", &["endpoint", "side"], Owner::Endpoint,
+    TLS_CERTIFICATE_EXPIRY = gauge("tidegate_tls_certificate_expiry_timestamp_seconds", "seconds since 1970", &["endpoint", "side"], SeriesOwner::Endpoint,
         "When a certificate expires: tidegate's own (side `client`), or the one that the server showed last (`server`). NaN where there is none.");
-    CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], Owner::Process,
+    CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], SeriesOwner::Process,
         "1 where the configuration last read is the one that runs; 0 after a reload that was refused.");
-    BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], Owner::Process,
+    BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], SeriesOwner::Process,
         "Always 1; the version that runs.");
-    LOG_LINES_DROPPED = counter("tidegate_log_lines_dropped_total", "lines", &[], Owner::Process,
+    LOG_LINES_DROPPED = counter("tidegate_log_lines_dropped_total", "lines", &[], SeriesOwner::Process,
         "Log lines that standard error did not take: it cannot be written, or its reader is too slow.");
-    PROCESS_CPU = counter("process_cpu_seconds_total", "seconds", &[], Owner::Process,
+    PROCESS_CPU = counter("process_cpu_seconds_total", "seconds", &[], SeriesOwner::Process,
         "User and system CPU time.");
-    PROCESS_OPEN_FDS = gauge("process_open_fds", "file descriptors", &[], Owner::Process,
+    PROCESS_OPEN_FDS = gauge("process_open_fds", "file descriptors", &[], SeriesOwner::Process,
         "Open file descriptors.");
-    PROCESS_MAX_FDS = gauge("process_max_fds", "file descriptors", &[], Owner::Process,
+    PROCESS_MAX_FDS = gauge("process_max_fds", "file descriptors", &[], SeriesOwner::Process,
         "The limit of open file descriptors; 0 means none.");
-    PROCESS_VIRTUAL_MEMORY = gauge("process_virtual_memory_bytes", "bytes", &[], Owner::Process,
+    PROCESS_VIRTUAL_MEMORY = gauge("process_virtual_memory_bytes", "bytes", &[], SeriesOwner::Process,
         "Virtual memory.");
-    PROCESS_VIRTUAL_MEMORY_MAX = gauge("process_virtual_memory_max_bytes", "bytes", &[], Owner::Process,
+    PROCESS_VIRTUAL_MEMORY_MAX = gauge("process_virtual_memory_max_bytes", "bytes", &[], SeriesOwner::Process,
         "The limit of virtual memory; 0 means none.");
-    PROCESS_RESIDENT_MEMORY = gauge("process_resident_memory_bytes", "bytes", &[], Owner::Process,
+    PROCESS_RESIDENT_MEMORY = gauge("process_resident_memory_bytes", "bytes", &[], SeriesOwner::Process,
         "Resident memory.");
-    PROCESS_START_TIME = gauge("process_start_time_seconds", "seconds since 1970", &[], Owner::Process,
+    PROCESS_START_TIME = gauge("process_start_time_seconds", "seconds since 1970", &[], SeriesOwner::Process,
         "When the process started.");
-    PROCESS_THREADS = gauge("process_threads", "threads", &[], Owner::Process,
+    PROCESS_THREADS = gauge("process_threads", "threads", &[], SeriesOwner::Process,
         "Threads of the operating system.");
 }
 
@@ -224,8 +224,8 @@ mod tests {
     fn names_are_what_prometheus_expects() {
         for family in ALL {
             let name = family.name;
-            assert_eq!(name.ends_with("_total"), family.kind == Kind::Counter, "{name}");
-            assert_eq!(family.buckets.is_empty(), family.kind != Kind::Histogram, "{name}");
+            assert_eq!(name.ends_with("_total"), family.kind == MetricKind::Counter, "{name}");
+            assert_eq!(family.buckets.is_empty(), family.kind != MetricKind::Histogram, "{name}");
             assert!(family.buckets.is_sorted(), "{name}");
             assert!(
                 !name.ends_with("_bucket") && !name.ends_with("_sum") && !name.ends_with("_count"),
@@ -253,11 +253,11 @@ mod tests {
         for family in ALL {
             let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
             let owner = match family.owner {
-                Owner::Process => "the daemon",
-                Owner::Capture => "each capture",
-                Owner::Broadcast => "each broadcast",
-                Owner::Route => "each route",
-                Owner::Endpoint => "each endpoint",
+                SeriesOwner::Process => "the daemon",
+                SeriesOwner::Capture => "each capture",
+                SeriesOwner::Broadcast => "each broadcast",
+                SeriesOwner::Route => "each route",
+                SeriesOwner::Endpoint => "each endpoint",
             };
             writeln!(
                 text,
@@ -282,7 +282,7 @@ mod tests {
         writeln!(text, "| `outcome` | {} |", list(crate::metrics::handles::OUTCOMES.to_vec())).unwrap();
         text.push_str("| `where` | `memory` |\n| `route`, `endpoint` | names in the configuration |\n");
         text.push_str("\n## Bounds of the buckets\n\n| name | upper bounds |\n|---|---|\n");
-        for family in ALL.iter().filter(|family| family.kind == Kind::Histogram) {
+        for family in ALL.iter().filter(|family| family.kind == MetricKind::Histogram) {
             let bounds: Vec<String> = family.buckets.iter().map(f64::to_string).collect();
             writeln!(text, "| `{}` | {} |", family.name, bounds.join(", ")).unwrap();
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::catalogue::{self, Kind, Owner};
+use super::catalogue::{self, MetricKind, SeriesOwner};
 use super::live::Live;
 
 /// The served text.
@@ -25,7 +25,7 @@ pub(super) fn compose(recorded: &str, live: &Live) -> String {
     for family in catalogue::ALL {
         let Some(lines) = families.get(family.name) else { continue };
         // A counter that is not known yet is absent: from any number that it had, a rate would be computed.
-        let known = |line: &str| family.kind != Kind::Counter || !line.ends_with(" NaN");
+        let known = |line: &str| family.kind != MetricKind::Counter || !line.ends_with(" NaN");
         let shown = |line: &&&str| known(line) && live.shows(family.owner, owner_name(family.owner, line));
         let mut lines: Vec<&&str> = lines.iter().filter(shown).collect();
         if lines.is_empty() {
@@ -58,11 +58,11 @@ fn series(line: &str) -> &str {
     labels.split(",le=\"").next().unwrap_or(labels)
 }
 
-fn owner_name(owner: Owner, line: &str) -> Option<&str> {
+fn owner_name(owner: SeriesOwner, line: &str) -> Option<&str> {
     let label = match owner {
-        Owner::Process => return None,
-        Owner::Capture | Owner::Broadcast | Owner::Route => "route",
-        Owner::Endpoint => "endpoint",
+        SeriesOwner::Process => return None,
+        SeriesOwner::Capture | SeriesOwner::Broadcast | SeriesOwner::Route => "route",
+        SeriesOwner::Endpoint => "endpoint",
     };
     split(line).1.split(',').find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))
 }

@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::live::Held;
+use super::live::SeriesGuard;
 use super::{Register, catalogue, float};
 use crate::event::{DropReason, GapCause};
 use crate::status::{Doubt, Ledger, RouteState};
@@ -77,7 +77,7 @@ fn unknown(gauge: Gauge) -> Gauge {
 }
 
 impl CaptureMetrics {
-    pub(super) fn new(route: &Register<'_>, held: Held) -> Self {
+    pub(super) fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
         Self {
             received: route.counter(&catalogue::EVENTS_RECEIVED),
             appended: route.counter(&catalogue::EVENTS_APPENDED),
@@ -181,7 +181,7 @@ impl BroadcastMetrics {
         &self.doubts[doubt as usize]
     }
 
-    pub(super) fn new(route: &Register<'_>, held: Held) -> Self {
+    pub(super) fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
         Self {
             published: route.counter(&catalogue::PUBLISHED),
             unheard: route.counter(&catalogue::PUBLISHED_UNHEARD),
@@ -217,11 +217,11 @@ pub struct EndpointMetrics {
     pub client_expiry_seconds: Gauge,
     /// The same with `side="server"`.
     pub server_expiry_seconds: Gauge,
-    _held: Held,
+    _held: SeriesGuard,
 }
 
 impl EndpointMetrics {
-    pub(super) fn new(endpoint: &Register<'_>, held: Held) -> Self {
+    pub(super) fn new(endpoint: &Register<'_>, held: SeriesGuard) -> Self {
         let expiry = |side| unknown(endpoint.with("side", side).gauge(&catalogue::TLS_CERTIFICATE_EXPIRY));
         Self {
             reconnects: endpoint.counter(&catalogue::RECONNECTS),
@@ -236,11 +236,11 @@ impl EndpointMetrics {
 #[derive(Clone, Debug)]
 struct StateMetrics {
     series: [Gauge; RouteState::ALL.len()],
-    held: Held,
+    held: SeriesGuard,
 }
 
 impl StateMetrics {
-    fn new(route: &Register<'_>, held: Held) -> Self {
+    fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
         let series =
             RouteState::ALL.map(|state| route.with("state", state.as_str()).gauge(&catalogue::ROUTE_STATE));
         let this = Self { series, held };

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::catalogue::Owner;
+use super::catalogue::SeriesOwner;
 
 /// The names that are rendered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Live(Arc<Mutex<BTreeMap<(Owner, String), Holders>>>);
+pub(super) struct Live(Arc<Mutex<BTreeMap<(SeriesOwner, String), Holders>>>);
 
 #[derive(Debug, Default)]
 struct Holders {
-    /// How many [`Held`] are alive.
+    /// How many [`SeriesGuard`] are alive.
     count: usize,
     /// The number of the one that was made last.
     newest: u64,
@@ -19,47 +19,47 @@ struct Holders {
 
 impl Live {
     /// Keeps a name rendered until the value and its clones are dropped.
-    pub(super) fn hold(&self, owner: Owner, name: &str) -> Held {
+    pub(super) fn hold(&self, owner: SeriesOwner, name: &str) -> SeriesGuard {
         let mut live = self.lock();
         let key = (owner, name.to_owned());
         let holders = live.entry(key.clone()).or_default();
         holders.count += 1;
         holders.newest += 1;
         let (first, number) = (holders.count == 1, holders.newest);
-        Held(Arc::new(Guard { first, number, live: self.clone(), key }))
+        SeriesGuard(Arc::new(Guard { first, number, live: self.clone(), key }))
     }
 
     /// Whether a series with that owner and name is rendered.
-    pub(super) fn shows(&self, owner: Owner, name: Option<&str>) -> bool {
-        let Some(name) = name else { return owner == Owner::Process };
+    pub(super) fn shows(&self, owner: SeriesOwner, name: Option<&str>) -> bool {
+        let Some(name) = name else { return owner == SeriesOwner::Process };
         let live = self.lock();
         let has = |owner| live.contains_key(&(owner, name.to_owned()));
         match owner {
-            Owner::Process => true,
-            Owner::Route => has(Owner::Capture) || has(Owner::Broadcast),
-            Owner::Capture | Owner::Broadcast | Owner::Endpoint => has(owner),
+            SeriesOwner::Process => true,
+            SeriesOwner::Route => has(SeriesOwner::Capture) || has(SeriesOwner::Broadcast),
+            SeriesOwner::Capture | SeriesOwner::Broadcast | SeriesOwner::Endpoint => has(owner),
         }
     }
 
     /// A panic elsewhere ends the process (see `rt`), so a poisoned lock still holds whole values.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Owner, String), Holders>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(SeriesOwner, String), Holders>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Keeps a name rendered.
 #[derive(Clone, Debug)]
-pub(super) struct Held(Arc<Guard>);
+pub(super) struct SeriesGuard(Arc<Guard>);
 
 #[derive(Debug)]
 struct Guard {
     first: bool,
     number: u64,
     live: Live,
-    key: (Owner, String),
+    key: (SeriesOwner, String),
 }
 
-impl Held {
+impl SeriesGuard {
     /// Whether nobody held the name when this was made.
     pub(super) fn is_first(&self) -> bool {
         self.0.first

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::places::{Place, Places};
+use self::places::{ConnectionPlace, ConnectionPlaces};
 use super::report::About;
 use crate::logs::Limited;
 use crate::metrics::Metrics;
@@ -62,7 +62,7 @@ pub struct View {
 /// themselves in time.
 pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
     let router = handlers::router(view);
-    let places = Places::new();
+    let places = ConnectionPlaces::new();
     let connections = TaskTracker::new();
     let mut limited = Limited::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -97,7 +97,7 @@ pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
 }
 
 /// One request, one answer. Without a request in time there is none.
-async fn answer(stream: TcpStream, place: Place, router: axum::Router) {
+async fn answer(stream: TcpStream, place: ConnectionPlace, router: axum::Router) {
     let gives_way = place.gives_way();
     let heard = CancellationToken::new();
     let hears = heard.clone();

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::status::{Board, DaemonStatus, Link, RouteState, RouteStatus};
+use crate::status::{Board, DaemonStatus, RouteState, RouteStatus, SideStatus};
 
 /// A heartbeat goes out every second when idle, and its absence ends the connection after 5 s.
 const SOURCE_SILENT_MS: u64 = 5_000;
@@ -60,7 +60,7 @@ pub fn daemon_ready(daemon: &DaemonStatus) -> Result<(), Vec<String>> {
 
 fn silent(
     side: &str,
-    link: &Link,
+    link: &SideStatus,
     answered_unix_ms: Option<u64>,
     bound_ms: u64,
     now_unix_ms: u64,
@@ -114,12 +114,12 @@ pub(super) fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Kind;
+    use crate::status::RouteKind;
 
     const NOW: u64 = 1_700_000_000_000;
 
     fn live() -> RouteStatus {
-        let mut status = RouteStatus::new("orders", Kind::Capture, "shop", "events", NOW - 60_000);
+        let mut status = RouteStatus::new("orders", RouteKind::Capture, "shop", "events", NOW - 60_000);
         status.state = RouteState::Live;
         for link in [&mut status.source, &mut status.destination] {
             link.connected = true;
@@ -225,7 +225,7 @@ mod tests {
     fn a_loop_that_does_not_come_round_is_named_whatever_its_route_does() {
         let board = Board::default();
         let slot = board.place(live());
-        let other = board.place(RouteStatus::new("stock", Kind::Broadcast, "events", "shop", NOW));
+        let other = board.place(RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", NOW));
         other.update(|status| status.state = RouteState::Waiting);
         slot.progressed(NOW - 10_000);
         other.progressed(NOW);

@@ -260,7 +260,7 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Kind, RefusedReload, RouteState, RouteStatus};
+    use crate::status::{RefusedReload, RouteKind, RouteState, RouteStatus};
 
     #[test]
     fn the_environment_is_read_and_another_process_s_watchdog_is_not_ours() {
@@ -307,7 +307,7 @@ mod tests {
     fn the_status_line_is_one_short_line_whatever_a_server_says() {
         let board = Board::default();
         assert_eq!(status_line(&board, 0), "0 of 0 routes live");
-        let slot = board.place(RouteStatus::new("orders", Kind::Capture, "shop", "events", 0));
+        let slot = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", 0));
         slot.update(|status| {
             status.state = RouteState::Parked;
             status.reason = Some(format!("said\nSTOPPING=1 {}", "é".repeat(2_000)));

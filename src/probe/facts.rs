@@ -7,7 +7,7 @@ use crate::server::{self, Class, ControlConnection, Error};
 
 /// Which program it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ServerKind {
     /// Redis, or what says no other name.
     Redis,
     /// Valkey.
@@ -16,7 +16,7 @@ pub enum Kind {
     Dragonfly,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ServerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Redis => "Redis",
@@ -28,9 +28,9 @@ impl fmt::Display for Kind {
 
 /// A version: major, minor, patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(pub u32, pub u32, pub u32);
+pub struct ServerVersion(pub u32, pub u32, pub u32);
 
-impl Version {
+impl ServerVersion {
     /// Reads `7.0.15`, also with more behind it; parts that are not there are 0.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.trim_start_matches(['v', 'd', 'f', '-']).split(['.', '-']);
@@ -40,7 +40,7 @@ impl Version {
     }
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.0, self.1, self.2)
     }
@@ -48,7 +48,7 @@ impl fmt::Display for Version {
 
 /// What a server's disk holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Storage {
+pub enum ServerStorage {
     /// It was not told.
     Unknown,
     /// The append-only file is off; whether there are snapshots was not told.
@@ -61,7 +61,7 @@ pub enum Storage {
     AppendOnly(Option<String>),
 }
 
-impl fmt::Display for Storage {
+impl fmt::Display for ServerStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("persistence unknown"),
@@ -76,11 +76,11 @@ impl fmt::Display for Storage {
 
 /// What a server says of itself; `None` is what it did not tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct ServerFacts {
     /// Which program.
-    pub kind: Kind,
+    pub kind: ServerKind,
     /// Its version.
-    pub version: Option<Version>,
+    pub version: Option<ServerVersion>,
     /// `standalone`, `sentinel` or `cluster`.
     pub mode: Option<String>,
     /// Whether it is a master, and not a replica.
@@ -90,7 +90,7 @@ pub struct Facts {
     /// `maxmemory-policy`.
     pub eviction: Option<String>,
     /// What it keeps over a restart.
-    pub storage: Storage,
+    pub storage: ServerStorage,
     /// How much of its replication stream it holds, in bytes; 0 where it holds none yet.
     pub backlog_bytes: Option<u64>,
     /// `notify-keyspace-events`.
@@ -99,43 +99,45 @@ pub struct Facts {
     pub backlog_ttl_seconds: Option<u64>,
 }
 
-impl Facts {
+impl ServerFacts {
     /// Whether XTRIM knows ACKED, which came with Redis 8.2; `None` where the version was not told.
     #[must_use]
     pub fn knows_acked(&self) -> Option<bool> {
-        self.version.map(|version| self.kind == Kind::Redis && version >= Version(8, 2, 0))
+        self.version.map(|version| self.kind == ServerKind::Redis && version >= ServerVersion(8, 2, 0))
     }
 
     /// Reads INFO's text, and what CONFIG GET told of `appendfsync` and `save`.
     fn read(info: &str, settings: &HashMap<String, String>) -> Self {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let get = |name: &str| fields.get(name).map(|value| value.trim());
-        let shown = |name: &str| get(name).map(|value| server::said(value.as_bytes()));
+        let shown = |name: &str| get(name).map(|value| server::redacted(value.as_bytes()));
         // Valkey answers `redis_version:7.2.4` whatever it is, and other programs do alike.
         let (kind, version) = match (get("valkey_version"), get("dragonfly_version")) {
-            (Some(version), _) => (Kind::Valkey, Some(version)),
-            (_, Some(version)) => (Kind::Dragonfly, Some(version)),
-            _ => (Kind::Redis, get("redis_version")),
+            (Some(version), _) => (ServerKind::Valkey, Some(version)),
+            (_, Some(version)) => (ServerKind::Dragonfly, Some(version)),
+            _ => (ServerKind::Redis, get("redis_version")),
         };
         let storage = match (get("aof_enabled"), settings.get("save").map(String::as_str)) {
-            (None, _) => Storage::Unknown,
-            (Some("1"), _) => {
-                Storage::AppendOnly(settings.get("appendfsync").map(|value| server::said(value.as_bytes())))
-            }
-            (Some(_), None) => Storage::NoAppendOnly,
-            (Some(_), Some("")) => Storage::Nothing,
-            (Some(_), Some(_)) => Storage::Snapshots,
+            (None, _) => ServerStorage::Unknown,
+            (Some("1"), _) => ServerStorage::AppendOnly(
+                settings.get("appendfsync").map(|value| server::redacted(value.as_bytes())),
+            ),
+            (Some(_), None) => ServerStorage::NoAppendOnly,
+            (Some(_), Some("")) => ServerStorage::Nothing,
+            (Some(_), Some(_)) => ServerStorage::Snapshots,
         };
         Self {
             kind,
-            version: version.and_then(Version::parse),
+            version: version.and_then(ServerVersion::parse),
             mode: shown("redis_mode").or_else(|| shown("server_mode")),
             master: get("role").map(|role| role == "master"),
             replicas: get("connected_slaves").and_then(|count| count.parse().ok()),
             eviction: shown("maxmemory_policy"),
             storage,
             backlog_bytes: get("repl_backlog_size").and_then(|bytes| bytes.parse().ok()),
-            notifications: settings.get("notify-keyspace-events").map(|text| server::said(text.as_bytes())),
+            notifications: settings
+                .get("notify-keyspace-events")
+                .map(|text| server::redacted(text.as_bytes())),
             backlog_ttl_seconds: settings.get("repl-backlog-ttl").and_then(|ttl| ttl.parse().ok()),
         }
     }
@@ -145,7 +147,7 @@ impl Facts {
 ///
 /// # Errors
 /// Where the connection ends. A question that the server refuses leaves its facts unknown.
-pub(super) async fn ask(connection: &mut ControlConnection) -> Result<Facts, Error> {
+pub(super) async fn ask(connection: &mut ControlConnection) -> Result<ServerFacts, Error> {
     let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
     let mut settings = HashMap::new();
     // One at a time: several in one command need Redis 7.
@@ -154,7 +156,7 @@ pub(super) async fn ask(connection: &mut ControlConnection) -> Result<Facts, Err
             optional(redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await)?;
         settings.extend(told);
     }
-    Ok(Facts::read(&info, &settings))
+    Ok(ServerFacts::read(&info, &settings))
 }
 
 /// Nothing, where the server refuses to answer.
@@ -170,19 +172,19 @@ fn optional<T: Default>(reply: Result<T, redis::RedisError>) -> Result<T, Error>
 mod tests {
     use super::*;
 
-    fn facts(info: &str, settings: &[(&str, &str)]) -> Facts {
+    fn facts(info: &str, settings: &[(&str, &str)]) -> ServerFacts {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Facts::read(info, &settings.collect())
+        ServerFacts::read(info, &settings.collect())
     }
 
     #[test]
     fn valkey_is_told_by_its_own_version_and_not_by_the_one_it_answers() {
         let found = facts("redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n", &[]);
-        assert_eq!((found.kind, found.version), (Kind::Valkey, Some(Version(9, 1, 2))));
+        assert_eq!((found.kind, found.version), (ServerKind::Valkey, Some(ServerVersion(9, 1, 2))));
         let found = facts("redis_version:7.4.0\r\ndragonfly_version:df-v1.21.2\r\n", &[]);
-        assert_eq!((found.kind, found.version), (Kind::Dragonfly, Some(Version(1, 21, 2))));
+        assert_eq!((found.kind, found.version), (ServerKind::Dragonfly, Some(ServerVersion(1, 21, 2))));
         let found = facts("redis_version:8.0-rc1\r\n", &[]);
-        assert_eq!((found.kind, found.version), (Kind::Redis, Some(Version(8, 0, 0))));
+        assert_eq!((found.kind, found.version), (ServerKind::Redis, Some(ServerVersion(8, 0, 0))));
         assert_eq!(found.knows_acked(), Some(false));
         assert_eq!(facts("redis_version:8.2.3\r\n", &[]).knows_acked(), Some(true));
         let valkey = facts("redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n", &[]);
@@ -192,11 +194,11 @@ mod tests {
     #[test]
     fn what_was_not_told_is_unknown_and_not_a_default() {
         let nothing = facts("", &[("save", ""), ("appendfsync", "everysec")]);
-        assert_eq!(nothing.storage, Storage::Unknown);
+        assert_eq!(nothing.storage, ServerStorage::Unknown);
         assert_eq!((nothing.master, nothing.replicas, nothing.eviction), (None, None, None));
-        assert_eq!(facts("aof_enabled:1\n", &[]).storage, Storage::AppendOnly(None));
-        assert_eq!(facts("aof_enabled:0\n", &[]).storage, Storage::NoAppendOnly);
-        assert_eq!(facts("aof_enabled:0\n", &[("save", "")]).storage, Storage::Nothing);
-        assert_eq!(facts("aof_enabled:0\n", &[("save", "3600 1")]).storage, Storage::Snapshots);
+        assert_eq!(facts("aof_enabled:1\n", &[]).storage, ServerStorage::AppendOnly(None));
+        assert_eq!(facts("aof_enabled:0\n", &[]).storage, ServerStorage::NoAppendOnly);
+        assert_eq!(facts("aof_enabled:0\n", &[("save", "")]).storage, ServerStorage::Nothing);
+        assert_eq!(facts("aof_enabled:0\n", &[("save", "3600 1")]).storage, ServerStorage::Snapshots);
     }
 }

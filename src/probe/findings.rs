@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::Found;
-use super::facts::{Facts, Kind, Storage, Version};
+use super::Inspection;
+use super::facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
 use super::rights::Rights;
-use crate::config::acl::Role;
+use crate::config::acl::AclRole;
 
 /// One thing that a person should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +28,11 @@ impl fmt::Display for Finding {
 
 /// Everything that is to be said of an endpoint which has these roles.
 #[must_use]
-pub fn findings(found: &Found, roles: &BTreeSet<Role>) -> Vec<Finding> {
+pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
     let mut findings = Vec::new();
     of_server(&found.facts, roles, &mut findings);
     of_rights(&found.rights, &mut findings);
-    if roles.contains(&Role::CaptureDestination) || roles.contains(&Role::BroadcastSource) {
+    if roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource) {
         of_keeping(&found.facts, &mut findings);
     }
     findings
@@ -40,20 +40,22 @@ pub fn findings(found: &Found, roles: &BTreeSet<Role>) -> Vec<Finding> {
 
 /// The oldest version that can do what a role does. `#!lua`, with which the scripts of streams begin,
 /// came with Redis 7.0; RESP3 and channel rights that hold, with 6.2.
-fn oldest(kind: Kind, roles: &BTreeSet<Role>) -> Option<(Version, &'static str)> {
-    let scripts = roles.contains(&Role::CaptureDestination) || roles.contains(&Role::BroadcastSource);
+fn oldest(kind: ServerKind, roles: &BTreeSet<AclRole>) -> Option<(ServerVersion, &'static str)> {
+    let scripts = roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource);
     match kind {
-        Kind::Redis if scripts => Some((Version(7, 0, 0), "what holds streams must be Redis 7.0 or newer")),
-        Kind::Redis if roles.contains(&Role::BroadcastShards) => {
-            Some((Version(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))
+        ServerKind::Redis if scripts => {
+            Some((ServerVersion(7, 0, 0), "what holds streams must be Redis 7.0 or newer"))
         }
-        Kind::Redis => Some((Version(6, 2, 0), "it must be Redis 6.2 or newer")),
-        Kind::Valkey => Some((Version(7, 2, 0), "it must be Valkey 7.2 or newer")),
-        Kind::Dragonfly => None,
+        ServerKind::Redis if roles.contains(&AclRole::BroadcastShards) => {
+            Some((ServerVersion(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))
+        }
+        ServerKind::Redis => Some((ServerVersion(6, 2, 0), "it must be Redis 6.2 or newer")),
+        ServerKind::Valkey => Some((ServerVersion(7, 2, 0), "it must be Valkey 7.2 or newer")),
+        ServerKind::Dragonfly => None,
     }
 }
 
-fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>) {
+fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<Finding>) {
     let mut problem = |text: String| findings.push(Finding::Problem(text));
     match (facts.version, oldest(facts.kind, roles)) {
         (Some(version), Some((oldest, why))) if version < oldest => {
@@ -61,11 +63,12 @@ fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>)
         }
         _ => {}
     }
-    let writes = roles.iter().any(|role| !matches!(role, Role::BroadcastDestination | Role::BroadcastShards));
+    let writes =
+        roles.iter().any(|role| !matches!(role, AclRole::BroadcastDestination | AclRole::BroadcastShards));
     if writes && facts.master == Some(false) {
         problem("the server is a replica, and takes no writes: name the master in the url".to_owned());
     }
-    if facts.kind == Kind::Dragonfly {
+    if facts.kind == ServerKind::Dragonfly {
         findings.push(Finding::Warning(
             "tidegate is not tested on Dragonfly, which does not promise one order of messages".to_owned(),
         ));
@@ -104,7 +107,7 @@ fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
 }
 
 /// Streams, position and cursor live there.
-fn of_keeping(facts: &Facts, findings: &mut Vec<Finding>) {
+fn of_keeping(facts: &ServerFacts, findings: &mut Vec<Finding>) {
     let mut warn = |text: String| findings.push(Finding::Warning(text));
     if let Some(policy) = facts.eviction.as_deref().filter(|policy| *policy != "noeviction") {
         warn(format!(
@@ -113,15 +116,15 @@ fn of_keeping(facts: &Facts, findings: &mut Vec<Finding>) {
         ));
     }
     match &facts.storage {
-        Storage::AppendOnly(Some(fsync)) if fsync == "no" => {
+        ServerStorage::AppendOnly(Some(fsync)) if fsync == "no" => {
             warn(
                 "appendfsync is no: a crash of the machine loses what the kernel has not written".to_owned(),
             );
         }
-        Storage::NoAppendOnly | Storage::Nothing | Storage::Snapshots => {
+        ServerStorage::NoAppendOnly | ServerStorage::Nothing | ServerStorage::Snapshots => {
             warn("appendonly is no: a restart of the server loses entries; set appendonly yes".to_owned())
         }
-        Storage::AppendOnly(_) | Storage::Unknown => {}
+        ServerStorage::AppendOnly(_) | ServerStorage::Unknown => {}
     }
 }
 
@@ -129,58 +132,62 @@ fn of_keeping(facts: &Facts, findings: &mut Vec<Finding>) {
 mod tests {
     use super::*;
 
-    fn good() -> Facts {
-        Facts {
+    fn good() -> ServerFacts {
+        ServerFacts {
             notifications: None,
-            kind: Kind::Redis,
-            version: Some(Version(7, 0, 15)),
+            kind: ServerKind::Redis,
+            version: Some(ServerVersion(7, 0, 15)),
             mode: Some("standalone".to_owned()),
             master: Some(true),
             replicas: Some(1),
             eviction: Some("noeviction".to_owned()),
-            storage: Storage::AppendOnly(Some("always".to_owned())),
+            storage: ServerStorage::AppendOnly(Some("always".to_owned())),
             backlog_bytes: None,
             backlog_ttl_seconds: None,
         }
     }
 
-    fn of(facts: Facts, role: Role) -> Vec<Finding> {
+    fn of(facts: ServerFacts, role: AclRole) -> Vec<Finding> {
         findings(
-            &Found { facts, rights: Rights::Tried(Vec::new()), certificates: None },
+            &Inspection { facts, rights: Rights::Tried(Vec::new()), certificates: None },
             &BTreeSet::from([role]),
         )
     }
 
     #[test]
     fn nothing_is_said_of_a_good_server() {
-        for role in [Role::CaptureSource, Role::CaptureDestination, Role::BroadcastSource] {
+        for role in [AclRole::CaptureSource, AclRole::CaptureDestination, AclRole::BroadcastSource] {
             assert_eq!(of(good(), role), [], "{role}");
         }
     }
 
     #[test]
     fn a_version_is_too_old_for_a_role_and_a_program() {
-        let with = |kind, version| Facts { kind, version: Some(version), ..good() };
+        let with = |kind, version| ServerFacts { kind, version: Some(version), ..good() };
         let too_old = |facts, role| matches!(of(facts, role).as_slice(), [Finding::Problem(_)]);
-        assert!(too_old(with(Kind::Redis, Version(6, 2, 14)), Role::CaptureDestination));
-        assert!(too_old(with(Kind::Redis, Version(6, 2, 14)), Role::BroadcastSource));
-        assert!(!too_old(with(Kind::Redis, Version(6, 2, 14)), Role::CaptureSource));
-        assert!(too_old(with(Kind::Redis, Version(6, 0, 16)), Role::CaptureSource));
-        assert!(too_old(with(Kind::Valkey, Version(7, 1, 9)), Role::BroadcastDestination));
-        assert!(!too_old(with(Kind::Valkey, Version(7, 2, 0)), Role::CaptureDestination));
+        assert!(too_old(with(ServerKind::Redis, ServerVersion(6, 2, 14)), AclRole::CaptureDestination));
+        assert!(too_old(with(ServerKind::Redis, ServerVersion(6, 2, 14)), AclRole::BroadcastSource));
+        assert!(!too_old(with(ServerKind::Redis, ServerVersion(6, 2, 14)), AclRole::CaptureSource));
+        assert!(too_old(with(ServerKind::Redis, ServerVersion(6, 0, 16)), AclRole::CaptureSource));
+        assert!(too_old(with(ServerKind::Valkey, ServerVersion(7, 1, 9)), AclRole::BroadcastDestination));
+        assert!(!too_old(with(ServerKind::Valkey, ServerVersion(7, 2, 0)), AclRole::CaptureDestination));
     }
 
     #[test]
     fn risks_to_what_is_kept_concern_what_holds_streams() {
-        let risky = Facts { eviction: Some("allkeys-lru".to_owned()), storage: Storage::Snapshots, ..good() };
-        assert_eq!(of(risky.clone(), Role::CaptureDestination).len(), 2);
-        assert_eq!(of(risky, Role::CaptureSource), []);
+        let risky = ServerFacts {
+            eviction: Some("allkeys-lru".to_owned()),
+            storage: ServerStorage::Snapshots,
+            ..good()
+        };
+        assert_eq!(of(risky.clone(), AclRole::CaptureDestination).len(), 2);
+        assert_eq!(of(risky, AclRole::CaptureSource), []);
     }
 
     #[test]
     fn a_replica_is_a_problem_where_tidegate_writes() {
-        let replica = Facts { master: Some(false), ..good() };
-        assert!(matches!(of(replica.clone(), Role::CaptureSource).as_slice(), [Finding::Problem(_)]));
-        assert_eq!(of(replica, Role::BroadcastDestination), []);
+        let replica = ServerFacts { master: Some(false), ..good() };
+        assert!(matches!(of(replica.clone(), AclRole::CaptureSource).as_slice(), [Finding::Problem(_)]));
+        assert_eq!(of(replica, AclRole::BroadcastDestination), []);
     }
 }

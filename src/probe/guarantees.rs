@@ -4,7 +4,7 @@
 //! Three things fail: tidegate itself, the source, the destination. For each there are two questions,
 //! what can be missed and what can come twice, and the reasons.
 
-use super::facts::{Facts, Storage};
+use super::facts::{ServerFacts, ServerStorage};
 use crate::config::{Capture, Durability, Mode};
 
 /// What can be missed.
@@ -56,7 +56,7 @@ pub struct Guarantee {
 /// What a capture promises, with what was found at its destination, if that was reached. `durability` is
 /// what its configuration asks of the destination.
 #[must_use]
-pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&Facts>) -> Guarantee {
+pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&ServerFacts>) -> Guarantee {
     let promise = |missed: Missed, reason: &str| Promise {
         missed,
         repeated: Repeated::Nothing,
@@ -133,7 +133,7 @@ const WAITS: &str = "what is added meanwhile waits in the stream, unless it is t
 /// What a broadcast promises. Each is about publishing: a message reaches who is subscribed then. `one_server` says that stream and channel are on the same server; `source`
 /// is what was found where the stream is, if that was reached.
 #[must_use]
-pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
+pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee {
     let lost = loses(source);
     let stream_lost = Promise {
         missed: if lost.anything { Missed::Acknowledged } else { Missed::Nothing },
@@ -174,7 +174,7 @@ pub fn of_broadcast(one_server: bool, source: Option<&Facts>) -> Guarantee {
 }
 
 /// What a server can lose of what it has acknowledged.
-struct Loss {
+struct ServerLoss {
     anything: bool,
     /// When it starts again.
     restart: bool,
@@ -183,9 +183,9 @@ struct Loss {
     why: String,
 }
 
-fn loses(server: Option<&Facts>) -> Loss {
+fn loses(server: Option<&ServerFacts>) -> ServerLoss {
     let Some(facts) = server else {
-        return Loss {
+        return ServerLoss {
             anything: true,
             restart: true,
             failover: true,
@@ -193,22 +193,22 @@ fn loses(server: Option<&Facts>) -> Loss {
         };
     };
     let restart = match &facts.storage {
-        Storage::AppendOnly(Some(fsync)) if fsync == "always" => None,
-        Storage::AppendOnly(Some(fsync)) if fsync == "everysec" => {
+        ServerStorage::AppendOnly(Some(fsync)) if fsync == "always" => None,
+        ServerStorage::AppendOnly(Some(fsync)) if fsync == "everysec" => {
             Some("a crash of its machine loses about the last second (appendfsync everysec)")
         }
-        Storage::AppendOnly(Some(_)) => {
+        ServerStorage::AppendOnly(Some(_)) => {
             Some("a crash of its machine loses what was not yet written (appendfsync no)")
         }
-        Storage::AppendOnly(None) => {
+        ServerStorage::AppendOnly(None) => {
             Some("what a crash of its machine loses depends on appendfsync, which it does not tell")
         }
-        Storage::Snapshots => Some("a restart loses what came after the last snapshot (appendonly no)"),
-        Storage::Nothing => Some("a restart loses everything (appendonly no, no snapshots)"),
-        Storage::NoAppendOnly => {
+        ServerStorage::Snapshots => Some("a restart loses what came after the last snapshot (appendonly no)"),
+        ServerStorage::Nothing => Some("a restart loses everything (appendonly no, no snapshots)"),
+        ServerStorage::NoAppendOnly => {
             Some("a restart loses what came after the last snapshot, if there is one (appendonly no)")
         }
-        Storage::Unknown => Some("what a restart loses is unknown, since it does not tell"),
+        ServerStorage::Unknown => Some("what a restart loses is unknown, since it does not tell"),
     };
     let failover = match facts.replicas {
         Some(0) => None,
@@ -226,21 +226,26 @@ fn loses(server: Option<&Facts>) -> Loss {
     } else {
         reasons.join("; ")
     };
-    Loss { anything: !reasons.is_empty(), restart: restart.is_some(), failover: failover.is_some(), why }
+    ServerLoss {
+        anything: !reasons.is_empty(),
+        restart: restart.is_some(),
+        failover: failover.is_some(),
+        why,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::super::facts::{Kind, Version};
+    use super::super::facts::{ServerKind, ServerVersion};
     use super::*;
 
-    fn server(storage: Storage, replicas: Option<u32>) -> Facts {
-        Facts {
+    fn server(storage: ServerStorage, replicas: Option<u32>) -> ServerFacts {
+        ServerFacts {
             notifications: None,
-            kind: Kind::Valkey,
-            version: Some(Version(9, 1, 2)),
+            kind: ServerKind::Valkey,
+            version: Some(ServerVersion(9, 1, 2)),
             mode: Some("standalone".to_owned()),
             master: Some(true),
             replicas,
@@ -251,11 +256,11 @@ mod tests {
         }
     }
 
-    fn fsync(policy: &str) -> Storage {
-        Storage::AppendOnly(Some(policy.to_owned()))
+    fn fsync(policy: &str) -> ServerStorage {
+        ServerStorage::AppendOnly(Some(policy.to_owned()))
     }
 
-    fn capture(destination: Option<&Facts>) -> Guarantee {
+    fn capture(destination: Option<&ServerFacts>) -> Guarantee {
         let loaded = crate::config::load(Path::new("config/examples/capture-raw.toml"), [], &[]).unwrap();
         of_capture(&loaded.config.capture["orders"], Durability::Applied, destination)
     }
@@ -277,7 +282,7 @@ mod tests {
     #[test]
     fn a_capture_never_repeats_and_records_what_it_missed() {
         for destination in
-            [None, Some(&server(fsync("always"), Some(0))), Some(&server(Storage::Nothing, None))]
+            [None, Some(&server(fsync("always"), Some(0))), Some(&server(ServerStorage::Nothing, None))]
         {
             let found = capture(destination);
             for promise in [&found.restart, &found.source_failover] {
@@ -297,9 +302,9 @@ mod tests {
             (fsync("always"), None),
             (fsync("everysec"), Some(0)),
             (fsync("no"), Some(0)),
-            (Storage::AppendOnly(None), Some(0)),
-            (Storage::Snapshots, Some(0)),
-            (Storage::Unknown, Some(0)),
+            (ServerStorage::AppendOnly(None), Some(0)),
+            (ServerStorage::Snapshots, Some(0)),
+            (ServerStorage::Unknown, Some(0)),
         ] {
             assert_eq!(
                 missed(storage.clone(), replicas),

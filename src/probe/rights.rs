@@ -46,14 +46,14 @@ impl fmt::Display for Trial {
 
 /// What a server does not let a user do.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct MissingRight {
     /// What was tried.
     pub trial: Trial,
     /// What the server said.
     pub error: Error,
 }
 
-impl Refusal {
+impl MissingRight {
     /// Whether a right is missing; else the server refuses such commands now, whoever asks.
     #[must_use]
     pub fn is_missing_right(&self) -> bool {
@@ -65,7 +65,7 @@ impl Refusal {
 #[derive(Debug)]
 pub enum Rights {
     /// Each right was tried; these were refused.
-    Tried(Vec<Refusal>),
+    Tried(Vec<MissingRight>),
     /// None was tried, since the user may not even begin: why.
     Untried(Error),
 }
@@ -259,7 +259,9 @@ pub(super) async fn attempt(
     for trial in synced.into_iter().filter(|_| may_psync) {
         let error = ask(connection, &trial.words).await?;
         refused.extend(
-            error.map(|error| Refusal { trial: trial.clone(), error }).filter(Refusal::is_missing_right),
+            error
+                .map(|error| MissingRight { trial: trial.clone(), error })
+                .filter(MissingRight::is_missing_right),
         );
     }
     if trials.is_empty() {
@@ -273,14 +275,14 @@ pub(super) async fn attempt(
         trials.into_iter().partition(|trial| trial.right == "exec");
     for trial in executing {
         if let Some(error) = ask(connection, &["EXEC"]).await? {
-            refused.push(Refusal { trial: trial.clone(), error });
+            refused.push(MissingRight { trial: trial.clone(), error });
         } else if let Some(error) = ask(connection, &["MULTI"]).await? {
             return Ok(Rights::Untried(error));
         }
     }
     for trial in queued {
         if let Some(error) = ask(connection, &trial.words).await? {
-            refused.push(Refusal { trial: trial.clone(), error });
+            refused.push(MissingRight { trial: trial.clone(), error });
         }
     }
     Ok(Rights::Tried(refused))

@@ -1,19 +1,22 @@
 //! From an endpoint to an authenticated connection. The one place where a password is read and sent.
 
+pub(crate) mod credentials;
+pub(crate) mod deployment;
+pub(crate) mod dial;
+
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
-use super::credentials::{Credentials, user_of};
+use super::discovery;
 use super::error::Error;
-use super::known;
-use super::masters;
+use super::redacted;
 use super::resp::{Limits, Value};
-use super::said;
 use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
+use credentials::{Credentials, user_of};
 
 /// Connects to an endpoint: socket, TLS where it says so, RESP3, user, client name, database; everything within the
 /// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
@@ -32,7 +35,7 @@ pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Erro
     if endpoint.further.is_empty() {
         return Ok(connect_at(endpoint, &endpoint.address, role).await?.0);
     }
-    masters::connect(endpoint, role).await
+    discovery::connect(endpoint, role).await
 }
 
 /// Connects as [`connect`] does, to publish: a replica takes PUBLISH as a master does, and the message reaches none of
@@ -100,7 +103,7 @@ async fn handshake(
     let Some(found) = role_in(&answer) else {
         return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
     };
-    connection.credentials = Credentials::new(endpoint, known::of(endpoint), password.as_ref());
+    connection.credentials = Credentials::new(endpoint, deployment::of(endpoint), password.as_ref());
     connection.major_version = major_version_in(&answer);
     connection.is_replica = found == Role::Replica;
     if endpoint.database != 0 {
@@ -171,7 +174,7 @@ fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {
     match source {
         SecretSource::None => Ok(None),
         SecretSource::Inline(secret) => {
-            said::remember(secret.reveal());
+            redacted::remember(secret.reveal());
             Ok(Some(secret.clone()))
         }
         SecretSource::File(path) => read_file(path).map(Some),
@@ -182,7 +185,7 @@ fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {
 pub(super) fn read_file(path: &Path) -> Result<Secret, Error> {
     let secret = read_password(path)
         .map_err(|error| Error::Secret { path: path.display().to_string(), reason: error.to_string() })?;
-    said::remember(secret.reveal());
+    redacted::remember(secret.reveal());
     Ok(secret)
 }
 

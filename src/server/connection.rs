@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::credentials::Credentials;
+use super::connect::credentials::Credentials;
 use super::error::Error;
 use super::resp::{self, Limits, Reader, Value};
 use super::socket::Socket;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::connect::connect;
 use super::connection::Connection;
 use super::error::Error;
-use super::resp::Value;
+use super::resp::{Value, command};
 use crate::config::Endpoint;
 
 /// A connection on which the redis crate's commands are sent. It does not reconnect: an error ends its use.
@@ -46,6 +46,22 @@ pub async fn control(endpoint: &Endpoint, role: &str) -> Result<ControlConnectio
 }
 
 impl ControlConnection {
+    /// Sends one command and reads its reply.
+    ///
+    /// # Errors
+    /// An error reply is one; so is a connection that fails or is too slow.
+    pub(crate) async fn ask(&mut self, arguments: &[&[u8]]) -> Result<Value, Error> {
+        while self.owed > 0 {
+            self.reply().await?;
+        }
+        command(self.connection.out(), arguments);
+        self.owed = 1;
+        match self.reply().await? {
+            Value::Error(text) => Err(Error::reply(&text)),
+            reply => Ok(reply),
+        }
+    }
+
     /// Sends commands and reads a reply to each; the first `skip` replies are dropped.
     async fn call(&mut self, commands: &[u8], skip: usize, count: usize) -> Result<Vec<redis::Value>, Error> {
         while self.owed > 0 {

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::said::said;
-use super::tls::{self, Failure};
+use super::redacted::redacted;
+use super::tls::{self, TlsFailure};
 
 /// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
@@ -46,7 +46,7 @@ pub enum Error {
     Io(io::Error),
     /// A side does not accept the other's certificate, or what was made of our files.
     #[error("{0}")]
-    Tls(Failure),
+    Tls(TlsFailure),
     /// The connection ended before the server said anything.
     #[error("the server closed the connection before it answered")]
     Unanswered,
@@ -89,7 +89,7 @@ impl Error {
                 None => format!("{UNKNOWN_COMMAND} the server does not know a command that tidegate needs"),
             });
         }
-        Self::Reply(said(text))
+        Self::Reply(redacted(text))
     }
 
     /// What a master would not be: the class is that of a write which a replica refuses.
@@ -292,7 +292,7 @@ impl From<io::Error> for Error {
     /// What TLS says comes inside an error of the socket.
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(inner) => Self::Tls(Failure::from(inner)),
+            Some(inner) => Self::Tls(TlsFailure::from(inner)),
             // Under TLS, where a server ends without saying so.
             None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
             None => Self::Io(error),

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
-use super::dial;
+use super::connect::dial;
 use super::error::Error;
 use super::tls;
 use crate::config::{Address, Endpoint};

@@ -36,11 +36,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use self::names::AnyOfNames;
+use super::connect::deployment::{self, CertificateSide, Known};
 use super::error::Error;
-use super::known::{self, Known, Side};
 use crate::config::{Address, Endpoint, Tls};
 
-pub use self::failure::Failure;
+pub use self::failure::TlsFailure;
 
 /// What a connection that gets no answer to its greeting was doing.
 pub(super) const HANDSHAKE: &str = "making the TLS handshake";
@@ -75,12 +75,12 @@ pub(super) async fn encrypt(
     tls: &Tls,
     host: &str,
 ) -> Result<TlsStream<TcpStream>, Error> {
-    let known = known::of(endpoint);
+    let known = deployment::of(endpoint);
     let material = current(endpoint, tls, &known)?;
     let names = names(endpoint, tls, host);
     let Some(asked_for) = asked_for(tls, &names) else {
         let what = format!("TLS: {host:?} can stand in no certificate");
-        return Err(Error::Tls(Failure::new(what, "set server_name")));
+        return Err(Error::Tls(TlsFailure::new(what, "set server_name")));
     };
     let mut config = material.config;
     let tried: Vec<String> = names.iter().map(|name| name.to_str().into_owned()).collect();
@@ -88,7 +88,7 @@ pub(super) async fn encrypt(
     config.dangerous().set_certificate_verifier(Arc::new(verifier));
     let connected = TlsConnector::from(Arc::new(config)).connect(asked_for, stream).await;
     connected.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(inner) => Error::Tls(Failure::from(inner).with_names(inner, &tried)),
+        Some(inner) => Error::Tls(TlsFailure::from(inner).with_names(inner, &tried)),
         None => Error::from(error),
     })
 }
@@ -129,7 +129,7 @@ fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Er
     }
     match (read.and_then(|files| files.parse(tls)), before) {
         (Ok((material, expiry)), _) => {
-            known.set_expiry(Side::Client, expiry);
+            known.set_expiry(CertificateSide::Client, expiry);
             known.set_material(material.clone());
             Ok(material)
         }
@@ -156,7 +156,7 @@ struct Files {
 }
 
 impl Files {
-    fn read(tls: &Tls) -> Result<Self, Failure> {
+    fn read(tls: &Tls) -> Result<Self, TlsFailure> {
         let authorities = match &tls.ca_file {
             Some(path) => certificates(path, &read(path)?)?,
             None => system_store()?,
@@ -185,7 +185,7 @@ impl Files {
     }
 
     /// The configuration, and when our certificate expires.
-    fn parse(self, tls: &Tls) -> Result<(Material, Option<u64>), Failure> {
+    fn parse(self, tls: &Tls) -> Result<(Material, Option<u64>), TlsFailure> {
         let digest = self.digest();
         let provider = Arc::new(provider());
         let mut roots = RootCertStore::empty();
@@ -199,13 +199,13 @@ impl Files {
         }
         let chain = chain.build().map_err(|error| {
             let what = format!("TLS: the lists of revoked certificates cannot be used: {error}");
-            Failure::new(what, "put lists of version 2, as PEM, into crl_file")
+            TlsFailure::new(what, "put lists of version 2, as PEM, into crl_file")
         })?;
         let versions: &[_] =
             if tls.only_1_3 { &[&version::TLS13] } else { &[&version::TLS13, &version::TLS12] };
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)
-            .map_err(|error| Failure::from(&error))?
+            .map_err(|error| TlsFailure::from(&error))?
             .with_webpki_verifier(chain.clone());
         let (mut config, expiry) = match (&tls.client, self.client) {
             (Some((path, key_path)), Some((certificate, key))) => {
@@ -221,53 +221,53 @@ impl Files {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+fn read(path: &Path) -> Result<Vec<u8>, TlsFailure> {
     fs::read(path).map_err(|error| {
         let what = format!("TLS: the file {} cannot be read: {}", path.display(), error.kind());
-        Failure::new(what, "put it there, and let the user that tidegate runs as read it")
+        TlsFailure::new(what, "put it there, and let the user that tidegate runs as read it")
     })
 }
 
-fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, Failure> {
+fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFailure> {
     match CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => {
             let what = format!("TLS: the file {} holds no certificate as PEM", path.display());
-            Err(Failure::new(what, "it begins with -----BEGIN CERTIFICATE-----"))
+            Err(TlsFailure::new(what, "it begins with -----BEGIN CERTIFICATE-----"))
         }
     }
 }
 
-fn no_authority(path: Option<&Path>) -> Failure {
+fn no_authority(path: Option<&Path>) -> TlsFailure {
     match path {
         Some(path) => {
             let what = format!("TLS: the file {} holds no authority's certificate", path.display());
-            Failure::new(what, "put the certificate that signed the server's into ca_file")
+            TlsFailure::new(what, "put the certificate that signed the server's into ca_file")
         }
-        None => Failure::new(
+        None => TlsFailure::new(
             "TLS: the system has no store of authorities".to_owned(),
             "set ca_file, or install the system's certificates (in a container, into the image)",
         ),
     }
 }
 
-fn lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Failure> {
+fn lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsFailure> {
     match CertificateRevocationListDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => {
             let what =
                 format!("TLS: the file {} holds no list of revoked certificates as PEM", path.display());
-            Err(Failure::new(what, "it begins with -----BEGIN X509 CRL-----"))
+            Err(TlsFailure::new(what, "it begins with -----BEGIN X509 CRL-----"))
         }
     }
 }
 
 /// A key is kept like a password: what every user may read is none.
-fn refuse_open_key(path: &Path) -> Result<(), Failure> {
+fn refuse_open_key(path: &Path) -> Result<(), TlsFailure> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.permissions().mode() & OTHERS_MAY_READ != 0 => {
             let what = format!("TLS: every user of this machine may read the key {}", path.display());
-            Err(Failure::new(what, "chmod o-r, and make another key: this one is no secret any more"))
+            Err(TlsFailure::new(what, "chmod o-r, and make another key: this one is no secret any more"))
         }
         // Where it is not there, reading says so.
         _ => Ok(()),
@@ -280,18 +280,18 @@ fn own_key(
     path: &Path,
     key_path: &Path,
     provider: &CryptoProvider,
-) -> Result<CertifiedKey, Failure> {
+) -> Result<CertifiedKey, TlsFailure> {
     let at = key_path.display();
     let is_encrypted = key.windows(b"ENCRYPTED".len()).any(|window| window == b"ENCRYPTED");
     let parsed = match PrivateKeyDer::from_pem_slice(key) {
         _ if is_encrypted => {
             let what = format!("TLS: the key {at} is encrypted");
-            return Err(Failure::new(what, "tidegate reads only unencrypted keys, kept like a password"));
+            return Err(TlsFailure::new(what, "tidegate reads only unencrypted keys, kept like a password"));
         }
         Ok(parsed) => parsed,
         Err(_) => {
             let what = format!("TLS: the file {at} holds no private key as PEM");
-            return Err(Failure::new(
+            return Err(TlsFailure::new(
                 what,
                 "it begins with -----BEGIN PRIVATE KEY-----, or with EC or RSA in it",
             ));
@@ -300,21 +300,21 @@ fn own_key(
     CertifiedKey::from_der(chain, parsed, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let what = format!("TLS: the key {at} does not belong to the certificate {}", path.display());
-            Failure::new(what, "put both files of one pair there")
+            TlsFailure::new(what, "put both files of one pair there")
         }
         rustls::Error::General(_) => {
             let what = format!("TLS: the key {at} is of a kind that is not supported");
-            Failure::new(what, "use RSA, Ed25519, or ECDSA with P-256 or P-384")
+            TlsFailure::new(what, "use RSA, Ed25519, or ECDSA with P-256 or P-384")
         }
         // About the certificate, and not the key.
-        other => Failure::from(&other),
+        other => TlsFailure::from(&other),
     })
 }
 
 /// The system's authorities, and when they were read.
 static SYSTEM_STORE: Mutex<Option<(Instant, Vec<CertificateDer<'static>>)>> = Mutex::new(None);
 
-fn system_store() -> Result<Vec<CertificateDer<'static>>, Failure> {
+fn system_store() -> Result<Vec<CertificateDer<'static>>, TlsFailure> {
     let mut store = SYSTEM_STORE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((read, store)) = &*store
         && read.elapsed() < SYSTEM_STORE_AGE

@@ -28,12 +28,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use self::reader::{End, Reader};
+use self::reader::{End, LogReader};
 pub(super) use self::recovery::{find, segments};
 use super::aside;
 use super::directory::Claim;
-use super::record::{self, Frame, HEAD, Kind, LONGEST, Stand};
-use super::scan::{Scanner, Step};
+use super::record::{self, Frame, FrameKind, HEAD, LONGEST, Stand};
+use super::scan::{ScanStep, Scanner};
 use super::segment::Segment;
 use super::storage::{Disk, Storage};
 use super::{Damage, Fsync, Mark, Options, Piece, Record, Recovered, SpoolError, at};
@@ -43,7 +43,7 @@ const REREADS: u32 = 3;
 
 /// The segment that is written to.
 #[derive(Debug)]
-struct Writer<F> {
+struct SegmentWriter<F> {
     file: F,
     salt: u64,
     /// Up to where it was synced, and where the log stood there.
@@ -66,14 +66,14 @@ pub struct Log<S: Storage = Disk> {
     sure: bool,
     next_number: u64,
     /// Of the last segment; `None` where the next record begins another.
-    writer: Option<Writer<S::File>>,
+    writer: Option<SegmentWriter<S::File>>,
     /// Written since it was last synced.
     dirty: bool,
     /// A sync failed: what is dirty is to be written again.
     suspect: bool,
     rereads: u32,
     synced_at: Instant,
-    reader: Reader<S::File>,
+    reader: LogReader<S::File>,
     buffer: Vec<u8>,
 }
 
@@ -124,7 +124,7 @@ impl<S: Storage> Log<S> {
             suspect: false,
             rereads: 0,
             synced_at: Instant::now(),
-            reader: Reader::new(found.base),
+            reader: LogReader::new(found.base),
             buffer: Vec::new(),
         };
         Ok((log, recovered))
@@ -191,7 +191,7 @@ impl<S: Storage> Log<S> {
             events: self.stand.events.saturating_add(events),
             mark: Some(*mark),
         };
-        self.write_frame(&Frame { kind: Kind::Record, events, stand, body })?;
+        self.write_frame(&Frame { kind: FrameKind::Record, events, stand, body })?;
         self.stand = stand;
         self.dirty = true;
         Ok(())
@@ -212,7 +212,7 @@ impl<S: Storage> Log<S> {
         let length = self.buffer.len() as u64;
         last.bytes += length;
         self.bytes += length;
-        if frame.kind == Kind::Record {
+        if frame.kind == FrameKind::Record {
             last.last = frame.stand.mark;
             writer.unsealed = true;
         }
@@ -237,7 +237,7 @@ impl<S: Storage> Log<S> {
         let created = self.storage.create_new(&segment.name).map_err(at(&file))?;
         // A name is used once, also where it cannot be taken back.
         self.next_number = self.next_number.saturating_add(1);
-        let kind = if self.sure { Kind::Begin } else { Kind::Unsure };
+        let kind = if self.sure { FrameKind::Begin } else { FrameKind::Unsure };
         record::encode(&mut self.buffer, salt, 0, &Frame { kind, events: 0, stand, body: &[] });
         let begun =
             self.storage.write_at(&created, 0, &self.buffer).and_then(|()| self.storage.sync_directory());
@@ -249,7 +249,8 @@ impl<S: Storage> Log<S> {
         self.sure = true;
         self.bytes += HEAD as u64;
         self.segments.push_back(Segment { bytes: HEAD as u64, ..segment });
-        self.writer = Some(Writer { file: created, salt, synced: (HEAD as u64, stand), unsealed: false });
+        self.writer =
+            Some(SegmentWriter { file: created, salt, synced: (HEAD as u64, stand), unsealed: false });
         Ok(())
     }
 
@@ -269,7 +270,7 @@ impl<S: Storage> Log<S> {
     fn seal(&mut self) {
         if self.writer.as_mut().is_some_and(|writer| std::mem::take(&mut writer.unsealed)) {
             // Without it damage may be taken for a torn tail; that is no reason to refuse a record.
-            let frame = Frame { kind: Kind::Seal, events: 0, stand: self.stand, body: &[] };
+            let frame = Frame { kind: FrameKind::Seal, events: 0, stand: self.stand, body: &[] };
             if let Err(error) = self.write_frame(&frame) {
                 tracing::debug!("a seal could not be written: {error}");
             }
@@ -401,9 +402,9 @@ impl<S: Storage> Log<S> {
                 let mut scanner = Scanner::new(file, old).at(from);
                 loop {
                     match scanner.step(&self.storage, old.bytes, &mut body) {
-                        Ok(Step::Frame(head)) if head.kind == Kind::Record => {
+                        Ok(ScanStep::Frame(head)) if head.kind == FrameKind::Record => {
                             let frame = Frame {
-                                kind: Kind::Record,
+                                kind: FrameKind::Record,
                                 events: head.events,
                                 stand: head.stand,
                                 body: &body,
@@ -411,8 +412,8 @@ impl<S: Storage> Log<S> {
                             self.write_frame(&frame)?;
                         }
                         // What is not intact any more is lost, and the counts say so.
-                        Ok(Step::Frame(_) | Step::Old(_) | Step::Bad(_)) => {}
-                        Ok(Step::End) => break Ok(()),
+                        Ok(ScanStep::Frame(_) | ScanStep::Old(_) | ScanStep::Bad(_)) => {}
+                        Ok(ScanStep::End) => break Ok(()),
                         Err(error) => break Err(error),
                     }
                 }
@@ -439,7 +440,7 @@ impl<S: Storage> Log<S> {
             writer.unsealed = false;
         }
         // The seal says how many there were, also where the last ones could not be read back.
-        self.write_frame(&Frame { kind: Kind::Seal, events: 0, stand: self.stand, body: &[] })
+        self.write_frame(&Frame { kind: FrameKind::Seal, events: 0, stand: self.stand, body: &[] })
     }
 
     /// The next pieces, at least one where there is one, until they are more than `max_bytes`. Nothing means that

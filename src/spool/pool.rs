@@ -24,33 +24,33 @@ pub(super) trait Task: Send + Sync {
 
 /// The threads. Cheap to clone; they end with the last clone, once the queue is empty.
 #[derive(Debug, Clone)]
-pub struct Pool(Arc<Owner>);
+pub struct Pool(Arc<PoolOwner>);
 
 #[derive(Debug)]
-struct Owner(Arc<Shared>);
+struct PoolOwner(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<TaskQueue>,
     wake: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
-    ready: VecDeque<Arc<Slot>>,
-    all: Vec<Weak<Slot>>,
+struct TaskQueue {
+    ready: VecDeque<Arc<PoolSlot>>,
+    all: Vec<Weak<PoolSlot>>,
     looked: Option<Instant>,
     closed: bool,
 }
 
 /// A task and where it is.
-struct Slot {
+struct PoolSlot {
     task: Box<dyn Task>,
-    place: Mutex<Place>,
+    place: Mutex<PoolPlace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum PoolPlace {
     Idle,
     Queued,
     Running,
@@ -59,8 +59,8 @@ enum Place {
 }
 
 /// A task's place among the threads. Dropping it takes the task out, after what it was asked last.
-pub(super) struct Entry {
-    slot: Arc<Slot>,
+pub(super) struct PoolEntry {
+    slot: Arc<PoolSlot>,
     pool: Pool,
 }
 
@@ -81,36 +81,36 @@ impl Pool {
                 Err(_) => break,
             }
         }
-        Ok(Self(Arc::new(Owner(shared))))
+        Ok(Self(Arc::new(PoolOwner(shared))))
     }
 
     /// Takes a task in and runs it at once.
-    pub(super) fn add(&self, task: Box<dyn Task>) -> Entry {
-        let slot = Arc::new(Slot { task, place: Mutex::new(Place::Idle) });
+    pub(super) fn add(&self, task: Box<dyn Task>) -> PoolEntry {
+        let slot = Arc::new(PoolSlot { task, place: Mutex::new(PoolPlace::Idle) });
         let mut queue = self.0.0.queue();
         queue.all.retain(|known| known.strong_count() > 0);
         queue.all.push(Arc::downgrade(&slot));
         drop(queue);
-        let entry = Entry { slot, pool: self.clone() };
+        let entry = PoolEntry { slot, pool: self.clone() };
         entry.ask();
         entry
     }
 }
 
-impl Entry {
+impl PoolEntry {
     /// Has the task run soon, once more where it runs now.
     pub(super) fn ask(&self) {
         self.pool.0.0.ask(&self.slot);
     }
 }
 
-impl std::fmt::Debug for Entry {
+impl std::fmt::Debug for PoolEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry").field("place", &*lock(&self.slot.place)).finish_non_exhaustive()
     }
 }
 
-impl Drop for Owner {
+impl Drop for PoolOwner {
     fn drop(&mut self) {
         self.0.queue().closed = true;
         self.0.wake.notify_all();
@@ -124,19 +124,19 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, TaskQueue> {
         lock(&self.queue)
     }
 
-    fn ask(&self, slot: &Arc<Slot>) {
+    fn ask(&self, slot: &Arc<PoolSlot>) {
         let mut place = lock(&slot.place);
         match *place {
-            Place::Idle => *place = Place::Queued,
-            Place::Running => {
-                *place = Place::Again;
+            PoolPlace::Idle => *place = PoolPlace::Queued,
+            PoolPlace::Running => {
+                *place = PoolPlace::Again;
                 return;
             }
-            Place::Queued | Place::Again => return,
+            PoolPlace::Queued | PoolPlace::Again => return,
         }
         drop(place);
         self.queue().ready.push_back(slot.clone());
@@ -146,11 +146,11 @@ impl Shared {
     /// A thread's life.
     fn serve(&self) {
         while let Some(slot) = self.next() {
-            *lock(&slot.place) = Place::Running;
+            *lock(&slot.place) = PoolPlace::Running;
             slot.task.run();
             let mut place = lock(&slot.place);
-            let again = *place == Place::Again;
-            *place = if again { Place::Queued } else { Place::Idle };
+            let again = *place == PoolPlace::Again;
+            *place = if again { PoolPlace::Queued } else { PoolPlace::Idle };
             drop(place);
             if again {
                 self.queue().ready.push_back(slot);
@@ -159,7 +159,7 @@ impl Shared {
     }
 
     /// The next task; none once the pool is closed and nothing waits.
-    fn next(&self) -> Option<Arc<Slot>> {
+    fn next(&self) -> Option<Arc<PoolSlot>> {
         let mut queue = self.queue();
         loop {
             let now = Instant::now();

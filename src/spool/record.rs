@@ -44,7 +44,7 @@ pub(super) struct Stand {
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// The first one of a file.
     Begin,
     /// The same, where nothing says how much was lost before it.
@@ -55,7 +55,7 @@ pub(super) enum Kind {
     Seal,
 }
 
-impl Kind {
+impl FrameKind {
     const ALL: [(u32, Self); 4] = [(1, Self::Begin), (2, Self::Unsure), (3, Self::Record), (4, Self::Seal)];
 
     fn number(self) -> u32 {
@@ -71,7 +71,7 @@ impl Kind {
 /// A frame without its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
-    pub(super) kind: Kind,
+    pub(super) kind: FrameKind,
     /// Bytes of the body.
     pub(super) length: u32,
     body_sum: u32,
@@ -84,7 +84,7 @@ pub(super) struct Head {
 impl Head {
     /// How many records and events there were before it.
     pub(super) fn before(&self) -> (u64, u64) {
-        let own = u64::from(self.kind == Kind::Record);
+        let own = u64::from(self.kind == FrameKind::Record);
         (self.stand.records.saturating_sub(own), self.stand.events.saturating_sub(self.events))
     }
 
@@ -102,7 +102,7 @@ impl Head {
 /// A frame to be written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame<'a> {
-    pub(super) kind: Kind,
+    pub(super) kind: FrameKind,
     pub(super) events: u64,
     /// Behind it.
     pub(super) stand: Stand,
@@ -140,11 +140,11 @@ pub(super) fn head(bytes: &[u8; HEAD], salt: u64, offset: u64) -> Option<Head> {
     let body_sum = u32::try_from(number::<4>(&mut rest)?).ok()?;
     let length = u32::try_from(number::<4>(&mut rest)?).ok()?;
     let kind = number::<4>(&mut rest)?;
-    let kind = Kind::ALL.iter().find(|(number, _)| u64::from(*number) == kind)?.1;
+    let kind = FrameKind::ALL.iter().find(|(number, _)| u64::from(*number) == kind)?.1;
     let (records, events, all) = (number::<8>(&mut rest)?, number::<8>(&mut rest)?, number::<8>(&mut rest)?);
     let mark = Mark::try_from(rest).ok()?;
     // No log writes these: what says so was not written by one.
-    let (own, longest) = if kind == Kind::Record { (1, LONGEST) } else { (0, 0) };
+    let (own, longest) = if kind == FrameKind::Record { (1, LONGEST) } else { (0, 0) };
     if records < own || events > all || (own == 0 && events > 0) || usize::try_from(length).ok()? > longest {
         return None;
     }
@@ -223,7 +223,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let mut out = Vec::new();
         let stand = Stand { records: 7, events: 90, mark: Some([3; 24]) };
-        encode(&mut out, 11, 400, &Frame { kind: Kind::Record, events: 9, stand, body: b"a body" });
+        encode(&mut out, 11, 400, &Frame { kind: FrameKind::Record, events: 9, stand, body: b"a body" });
         out
     }
 
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn counts_that_no_log_writes_are_no_head() {
         for (kind, records, events, all) in
-            [(Kind::Record, 0, 0, 0), (Kind::Record, 1, 5, 4), (Kind::Seal, 1, 1, 1)]
+            [(FrameKind::Record, 0, 0, 0), (FrameKind::Record, 1, 5, 4), (FrameKind::Seal, 1, 1, 1)]
         {
             let mut out = Vec::new();
             let stand = Stand { records, events: all, mark: None };

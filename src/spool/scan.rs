@@ -19,8 +19,8 @@ use std::io;
 use memchr::memmem;
 
 use super::Mark;
-use super::record::{self, HEAD, Head, Kind, MARKER, Stand, v1};
-use super::segment::{Format, Segment};
+use super::record::{self, FrameKind, HEAD, Head, MARKER, Stand, v1};
+use super::segment::{Segment, SegmentFormat};
 use super::storage::{Storage, fill_at};
 
 /// What is read at once.
@@ -44,7 +44,7 @@ pub(super) struct Bad {
 
 /// What stands next in a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ScanStep {
     /// A frame of version 2, whole; a record's body is in the buffer.
     Frame(Head),
     /// A record of version 1, whole; its body is in the buffer.
@@ -56,7 +56,7 @@ pub(super) enum Step {
 }
 
 /// What is at one place of version 2.
-enum Look {
+enum ScanLook {
     Whole(Head),
     /// The body is damaged.
     Body(Head, bool),
@@ -69,7 +69,7 @@ enum Look {
 #[derive(Debug)]
 pub(super) struct Scanner<F> {
     file: F,
-    format: Format,
+    format: SegmentFormat,
     offset: u64,
     buffer: Vec<u8>,
     /// Where the buffer's content stands in the file.
@@ -98,13 +98,13 @@ impl<F> Scanner<F> {
         storage: &S,
         limit: u64,
         body: &mut Vec<u8>,
-    ) -> io::Result<Step> {
+    ) -> io::Result<ScanStep> {
         if self.offset >= limit {
-            return Ok(Step::End);
+            return Ok(ScanStep::End);
         }
         match self.format {
-            Format::V1 => self.step_v1(storage, limit, body),
-            Format::V2 { salt } => self.step_v2(storage, salt, limit, body),
+            SegmentFormat::V1 => self.step_v1(storage, limit, body),
+            SegmentFormat::V2 { salt } => self.step_v2(storage, salt, limit, body),
         }
     }
 
@@ -114,32 +114,32 @@ impl<F> Scanner<F> {
         salt: u64,
         limit: u64,
         body: &mut Vec<u8>,
-    ) -> io::Result<Step> {
+    ) -> io::Result<ScanStep> {
         let begin = self.offset;
         let mut bad = Bad { offset: begin, bytes: 0, detail: "", known: None, sure: true, torn: false };
         let mut at = begin;
         while at < limit {
             match self.look(storage, salt, at, limit, body)? {
-                Look::Whole(head) if at == begin => {
+                ScanLook::Whole(head) if at == begin => {
                     self.offset = at.saturating_add(head.size());
-                    return Ok(Step::Frame(head));
+                    return Ok(ScanStep::Frame(head));
                 }
-                Look::Whole(_) => break,
+                ScanLook::Whole(_) => break,
                 // What is torn is a stretch of its own: it may be cut off, and what is before it may not.
-                Look::Cut(_) if at > begin => break,
-                Look::Cut(known) => {
+                ScanLook::Cut(_) if at > begin => break,
+                ScanLook::Cut(known) => {
                     (bad.detail, bad.torn) = ("it ends inside a record", true);
                     (bad.known, bad.sure) = (known, known.is_some());
                     at = limit;
                 }
-                Look::Body(head, zeros) => {
+                ScanLook::Body(head, zeros) => {
                     bad.detail = "a record's content does not match its checksum";
                     bad.known = Some(head.stand);
                     let end = at.saturating_add(head.size());
                     bad.torn = zeros && at == begin && end >= limit;
                     at = end;
                 }
-                Look::Nothing => {
+                ScanLook::Nothing => {
                     bad.detail = "what stands there is no record";
                     bad.sure = false;
                     let (next, zeros_from) = self.search(storage, salt, at + 1, limit)?;
@@ -153,7 +153,7 @@ impl<F> Scanner<F> {
         }
         self.offset = at.min(limit);
         bad.bytes = self.offset - begin;
-        Ok(Step::Bad(bad))
+        Ok(ScanStep::Bad(bad))
     }
 
     /// What is at one place.
@@ -164,31 +164,35 @@ impl<F> Scanner<F> {
         at: u64,
         limit: u64,
         body: &mut Vec<u8>,
-    ) -> io::Result<Look> {
+    ) -> io::Result<ScanLook> {
         let mut bytes = [0; HEAD];
         let got = self.read(storage, at, limit, &mut bytes)?;
         if got < HEAD {
             let marker = salt.to_be_bytes();
             let begun = got.min(MARKER);
-            return Ok(if bytes[..begun] == marker[..begun] { Look::Cut(None) } else { Look::Nothing });
+            return Ok(if bytes[..begun] == marker[..begun] {
+                ScanLook::Cut(None)
+            } else {
+                ScanLook::Nothing
+            });
         }
-        let Some(head) = record::head(&bytes, salt, at) else { return Ok(Look::Nothing) };
-        let Some(wanted) = within(at, head.size(), limit) else { return Ok(Look::Cut(Some(head.stand))) };
+        let Some(head) = record::head(&bytes, salt, at) else { return Ok(ScanLook::Nothing) };
+        let Some(wanted) = within(at, head.size(), limit) else { return Ok(ScanLook::Cut(Some(head.stand))) };
         body.clear();
-        if head.kind == Kind::Record {
+        if head.kind == FrameKind::Record {
             body.resize(wanted - HEAD, 0);
             if self.read(storage, at + HEAD as u64, limit, body)? < body.len() {
-                return Ok(Look::Cut(Some(head.stand)));
+                return Ok(ScanLook::Cut(Some(head.stand)));
             }
         }
         if head.fits(body) {
-            return Ok(Look::Whole(head));
+            return Ok(ScanLook::Whole(head));
         }
         let zeros = body.iter().rev().take_while(|byte| **byte == 0).count() as u64;
         let end = at.saturating_add(head.size());
         // Pages that were never written: up to the end, from a page's border or the body's beginning on.
         let from = (end - zeros).div_ceil(PAGE).saturating_mul(PAGE);
-        Ok(Look::Body(head, from < end || zeros == body.len() as u64))
+        Ok(ScanLook::Body(head, from < end || zeros == body.len() as u64))
     }
 
     /// Where the next marker stands, or `limit`; and from where on everything up to that is zero.
@@ -225,7 +229,7 @@ impl<F> Scanner<F> {
         storage: &S,
         limit: u64,
         body: &mut Vec<u8>,
-    ) -> io::Result<Step> {
+    ) -> io::Result<ScanStep> {
         let begin = self.offset;
         let mut bad = Bad { offset: begin, bytes: 0, detail: "", known: None, sure: false, torn: false };
         let end = if begin == 0 {
@@ -244,7 +248,7 @@ impl<F> Scanner<F> {
             match self.look_v1(storage, begin, limit, body)? {
                 Ok((mark, end)) => {
                     self.offset = end;
-                    return Ok(Step::Old(mark));
+                    return Ok(ScanStep::Old(mark));
                 }
                 Err((detail, next)) => {
                     bad.detail = detail;
@@ -261,7 +265,7 @@ impl<F> Scanner<F> {
         };
         self.offset = end.min(limit);
         bad.bytes = self.offset - begin;
-        Ok(Step::Bad(bad))
+        Ok(ScanStep::Bad(bad))
     }
 
     /// A record of version 1 and its end; or what is wrong, and where the next one stands if its length is right.

@@ -17,7 +17,7 @@ const CORRUPT: &str = ".corrupt";
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum SegmentFormat {
     /// Release 0.1.0's.
     V1,
     /// This one's.
@@ -32,7 +32,7 @@ pub(super) enum Format {
 pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) name: String,
-    pub(super) format: Format,
+    pub(super) format: SegmentFormat,
     /// Bytes that are the log's: what is behind them is not read.
     pub(super) bytes: u64,
     /// The highest mark that is known to be in it.
@@ -45,7 +45,7 @@ impl Segment {
     /// A new one, of this release's format.
     pub(super) fn new(number: u64, salt: u64) -> Self {
         let name = format!("{number:020}-v{}-{salt:016x}{EXTENSION}", record::VERSION);
-        Self { number, name, format: Format::V2 { salt }, bytes: 0, last: None, damaged: false }
+        Self { number, name, format: SegmentFormat::V2 { salt }, bytes: 0, last: None, damaged: false }
     }
 
     /// The segment with this name; `None` where it is another file.
@@ -54,7 +54,7 @@ impl Segment {
         let digits =
             |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
         let (number, format) = match stem.split_once("-v") {
-            None => (digits(stem), Some(Format::V1)),
+            None => (digits(stem), Some(SegmentFormat::V1)),
             Some((number, rest)) => {
                 let Some((version, salt)) = rest.split_once('-') else { return Ok(None) };
                 let Some(version) = version.parse().ok().filter(|version: &u32| *version >= 2) else {
@@ -63,7 +63,7 @@ impl Segment {
                 if version > record::VERSION {
                     return Err(SpoolError::Version { file: directory.join(name), version });
                 }
-                (digits(number), u64::from_str_radix(salt, 16).ok().map(|salt| Format::V2 { salt }))
+                (digits(number), u64::from_str_radix(salt, 16).ok().map(|salt| SegmentFormat::V2 { salt }))
             }
         };
         let (Some(number), Some(format)) = (number, format) else { return Ok(None) };
@@ -98,9 +98,9 @@ mod tests {
         let new = Segment::new(7, 0xab);
         assert_eq!(new.name, "00000000000000000007-v2-00000000000000ab.spool");
         let read = named(&new.name).unwrap().unwrap();
-        assert_eq!((read.number, read.format), (7, Format::V2 { salt: 0xab }));
+        assert_eq!((read.number, read.format), (7, SegmentFormat::V2 { salt: 0xab }));
         let old = named("00000000000000000009.spool").unwrap().unwrap();
-        assert_eq!((old.number, old.format), (9, Format::V1));
+        assert_eq!((old.number, old.format), (9, SegmentFormat::V1));
         for other in
             ["lock", ".spool", "x.spool", "7-v2.spool", "7-v2-xyz.spool", "7-v1-00.spool", &new.aside()]
         {

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::log::{find, segments};
-use super::scan::{Scanner, Step};
+use super::scan::{ScanStep, Scanner};
 use super::segment::{Segment, is_kept};
 use super::storage::{Disk, Storage};
 use super::{Mark, SpoolError, at};
@@ -21,7 +21,7 @@ const ROUNDS: u32 = 5;
 
 /// What a route's spool holds.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct VerifyReport {
     /// The route.
     pub(crate) route: String,
     /// Files.
@@ -48,7 +48,7 @@ pub(crate) struct Report {
     pub(crate) aside: Vec<String>,
 }
 
-impl Report {
+impl VerifyReport {
     /// Whether anything is not as it was written.
     pub(crate) fn is_damaged(&self) -> bool {
         !self.losses.is_empty()
@@ -95,7 +95,7 @@ pub(crate) struct Loss {
 ///
 /// # Errors
 /// Where the directory cannot be read, or a newer release wrote it.
-pub(crate) fn verify(route: &str, directory: &Path) -> Result<Report, SpoolError> {
+pub(crate) fn verify(route: &str, directory: &Path) -> Result<VerifyReport, SpoolError> {
     let storage = Disk::unclaimed(directory);
     let mut round = 0;
     loop {
@@ -108,8 +108,8 @@ pub(crate) fn verify(route: &str, directory: &Path) -> Result<Report, SpoolError
     }
 }
 
-fn read(route: &str, storage: &Disk) -> Result<Report, SpoolError> {
-    let mut report = Report { route: route.to_owned(), ..Report::default() };
+fn read(route: &str, storage: &Disk) -> Result<VerifyReport, SpoolError> {
+    let mut report = VerifyReport { route: route.to_owned(), ..VerifyReport::default() };
     let listed = segments(storage)?;
     let found = find(storage, listed.clone())?;
     let text = |mark: Mark| Position::from_bytes(mark).to_string();
@@ -163,12 +163,14 @@ fn file(storage: &Disk, segment: &Segment, limit: u64) -> std::io::Result<FileRe
     let mut body = Vec::new();
     loop {
         match scanner.step(storage, limit, &mut body)? {
-            Step::Frame(head) => report.records += u64::from(head.kind == super::record::Kind::Record),
-            Step::Old(_) => report.records += 1,
-            Step::Bad(bad) => {
+            ScanStep::Frame(head) => {
+                report.records += u64::from(head.kind == super::record::FrameKind::Record)
+            }
+            ScanStep::Old(_) => report.records += 1,
+            ScanStep::Bad(bad) => {
                 report.damaged.push(Stretch { offset: bad.offset, bytes: bad.bytes, detail: bad.detail });
             }
-            Step::End => return Ok(report),
+            ScanStep::End => return Ok(report),
         }
     }
 }

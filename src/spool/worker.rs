@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as replies, watch};
 
 use super::directory::StatePlace;
-use super::pool::{Entry, Pool, Task, lock};
+use super::pool::{Pool, PoolEntry, Task, lock};
 use super::{Log, Mark, Options, Piece, Record, Recovered, SpoolError, Storage};
 
 /// How long a sync that failed is left alone while nothing is asked: it may copy a whole segment each time.
@@ -37,7 +37,7 @@ pub struct Keeper {
 
 /// What the log is asked.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum SpoolRequest {
     /// To append these.
     Write(Vec<Record>),
     /// To read on.
@@ -51,7 +51,7 @@ pub(crate) enum Request {
 
 /// What it has done.
 #[derive(Debug)]
-pub(crate) enum Done {
+pub(crate) enum SpoolDone {
     /// Everything is written, and synced where that is wanted each time. A failed sync never comes before this:
     /// what it was about is written to a new file and synced first.
     Written {
@@ -79,7 +79,7 @@ pub(crate) enum Done {
 
 /// Whether the log is open.
 #[derive(Debug, Clone)]
-enum Opening {
+enum SpoolOpening {
     /// It is tried for the first time.
     Tried,
     /// It cannot be opened: why.
@@ -91,11 +91,11 @@ enum Opening {
 #[derive(Debug)]
 pub(crate) struct Spool {
     desk: Arc<Desk>,
-    entry: Entry,
-    opening: watch::Receiver<Opening>,
+    entry: PoolEntry,
+    opening: watch::Receiver<SpoolOpening>,
     /// Whether what was found at opening was given out.
     told: bool,
-    done: replies::Receiver<Done>,
+    done: replies::Receiver<SpoolDone>,
     busy: bool,
 }
 
@@ -103,7 +103,7 @@ impl Spool {
     /// Has the log of a route opened.
     pub(crate) fn open(keeper: &Keeper, route: &str, options: Options) -> Self {
         let (outbox, done) = replies::channel(1);
-        let (tell, opening) = watch::channel(Opening::Tried);
+        let (tell, opening) = watch::channel(SpoolOpening::Tried);
         let desk = Arc::new(Desk {
             state: keeper.state.clone(),
             route: route.to_owned(),
@@ -111,7 +111,7 @@ impl Spool {
             tell,
             outbox,
             inbox: Mutex::default(),
-            work: Mutex::new(Work::Closed { since: Instant::now(), again_at: None }),
+            work: Mutex::new(SpoolWork::Closed { since: Instant::now(), again_at: None }),
         });
         let entry = keeper.pool.add(Box::new(desk.clone()));
         Self { desk, entry, opening, told: false, done, busy: false }
@@ -121,21 +121,21 @@ impl Spool {
     /// not available. Cancel safe.
     pub(crate) async fn opened(&mut self) -> Result<Recovered, String> {
         let mut opening = self.opening.clone();
-        let tried = opening.wait_for(|opening| !matches!(opening, Opening::Tried)).await;
+        let tried = opening.wait_for(|opening| !matches!(opening, SpoolOpening::Tried)).await;
         match tried.as_deref() {
-            Ok(Opening::Open(recovered)) => {
+            Ok(SpoolOpening::Open(recovered)) => {
                 self.told = true;
                 Ok(recovered.clone())
             }
-            Ok(Opening::Unavailable(error)) => Err(error.clone()),
+            Ok(SpoolOpening::Unavailable(error)) => Err(error.clone()),
             // The sender lives as long as this handle.
-            Ok(Opening::Tried) | Err(_) => Err("it was not tried to open it".to_owned()),
+            Ok(SpoolOpening::Tried) | Err(_) => Err("it was not tried to open it".to_owned()),
         }
     }
 
     /// Whether it has become available since [`Self::opened`] said that it is not: `true` once. It is empty then.
     pub(crate) fn has_become_available(&mut self) -> bool {
-        let became = !self.told && matches!(*self.opening.borrow(), Opening::Open(_));
+        let became = !self.told && matches!(*self.opening.borrow(), SpoolOpening::Open(_));
         self.told |= became;
         became
     }
@@ -143,8 +143,8 @@ impl Spool {
     /// Why it is not available.
     pub(crate) fn unavailable(&self) -> Option<String> {
         match &*self.opening.borrow() {
-            Opening::Unavailable(error) => Some(error.clone()),
-            Opening::Tried | Opening::Open(_) => None,
+            SpoolOpening::Unavailable(error) => Some(error.clone()),
+            SpoolOpening::Tried | SpoolOpening::Open(_) => None,
         }
     }
 
@@ -154,7 +154,7 @@ impl Spool {
     }
 
     /// Asks. Does nothing while an answer is awaited, and before it is open.
-    pub(crate) fn submit(&mut self, request: Request) {
+    pub(crate) fn submit(&mut self, request: SpoolRequest) {
         if self.busy || !self.told {
             return;
         }
@@ -164,7 +164,7 @@ impl Spool {
     }
 
     /// Comes back with what was done.
-    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<SpoolDone> {
         match self.done.poll_recv(cx) {
             Poll::Ready(Some(done)) => {
                 self.busy = false;
@@ -193,23 +193,23 @@ struct Desk {
     state: StatePlace,
     route: String,
     options: Options,
-    tell: watch::Sender<Opening>,
-    outbox: replies::Sender<Done>,
+    tell: watch::Sender<SpoolOpening>,
+    outbox: replies::Sender<SpoolDone>,
     inbox: Mutex<Inbox>,
-    work: Mutex<Work>,
+    work: Mutex<SpoolWork>,
 }
 
 #[derive(Debug, Default)]
 enum Inbox {
     #[default]
     Empty,
-    Asked(Request),
+    Asked(SpoolRequest),
     /// Nobody asks any more; this is the last request.
-    Ended(Option<Request>),
+    Ended(Option<SpoolRequest>),
 }
 
 #[derive(Debug)]
-enum Work {
+enum SpoolWork {
     Closed {
         since: Instant,
         again_at: Option<Instant>,
@@ -231,8 +231,8 @@ impl Task for Arc<Desk> {
             Inbox::Ended(request) => (request, true),
         };
         match &mut *work {
-            Work::Closed { since, .. } if !ended => *work = self.open(*since),
-            Work::Open { log, sync_again_at } => match request {
+            SpoolWork::Closed { since, .. } if !ended => *work = self.open(*since),
+            SpoolWork::Open { log, sync_again_at } => match request {
                 // One answer has room: the next request comes after it was taken.
                 Some(request) => drop(self.outbox.try_send(answer(log, request))),
                 None if sync_again_at.is_none_or(|at| Instant::now() >= at) => {
@@ -240,15 +240,15 @@ impl Task for Arc<Desk> {
                 }
                 None => {}
             },
-            Work::Closed { .. } | Work::Ended => {}
+            SpoolWork::Closed { .. } | SpoolWork::Ended => {}
         }
         if ended {
-            if let Work::Open { log, .. } = &mut *work
+            if let SpoolWork::Open { log, .. } = &mut *work
                 && let Err(error) = log.sync()
             {
                 on_failed_sync(&error);
             }
-            *work = Work::Ended;
+            *work = SpoolWork::Ended;
         }
     }
 
@@ -256,17 +256,17 @@ impl Task for Arc<Desk> {
         // One that is worked on is looked at the next time.
         let Ok(work) = self.work.try_lock() else { return false };
         match &*work {
-            Work::Closed { again_at, .. } => again_at.is_none_or(|at| now >= at),
-            Work::Open { log, .. } => log.is_unsynced(),
-            Work::Ended => false,
+            SpoolWork::Closed { again_at, .. } => again_at.is_none_or(|at| now >= at),
+            SpoolWork::Open { log, .. } => log.is_unsynced(),
+            SpoolWork::Ended => false,
         }
     }
 }
 
 impl Desk {
     /// Tries to open the log.
-    fn open(&self, since: Instant) -> Work {
-        let late = matches!(*self.tell.borrow(), Opening::Unavailable(_));
+    fn open(&self, since: Instant) -> SpoolWork {
+        let late = matches!(*self.tell.borrow(), SpoolOpening::Unavailable(_));
         let opened = match self.state.get() {
             Ok(state) => {
                 state.spool(&self.route).and_then(|claim| Log::open(claim, self.options)).map_err(Some)
@@ -275,26 +275,26 @@ impl Desk {
         };
         let error = match opened {
             Ok((_, recovered)) if late && (recovered.records > 0 || recovered.damages > 0) => {
-                self.tell.send_replace(Opening::Unavailable(format!(
+                self.tell.send_replace(SpoolOpening::Unavailable(format!(
                     "it opened late, and holds {} records of an earlier process that belong before what was received \
                      since: they stay as they are. Restart tidegate, and they are stored first",
                     recovered.records
                 )));
-                return Work::Ended;
+                return SpoolWork::Ended;
             }
             Ok((log, recovered)) => {
-                self.tell.send_replace(Opening::Open(recovered));
-                return Work::Open { log: Box::new(log), sync_again_at: None };
+                self.tell.send_replace(SpoolOpening::Open(recovered));
+                return SpoolWork::Open { log: Box::new(log), sync_again_at: None };
             }
             // The route that had it has ended, and the last of it is still written to disk.
             Err(Some(SpoolError::InUse { .. })) if since.elapsed() < IN_USE => {
-                return Work::Closed { since, again_at: None };
+                return SpoolWork::Closed { since, again_at: None };
             }
             Err(Some(error)) => error.to_string(),
             Err(None) => self.state.error().unwrap_or_default(),
         };
-        self.tell.send_replace(Opening::Unavailable(error));
-        Work::Closed { since, again_at: Some(Instant::now() + OPEN_AGAIN) }
+        self.tell.send_replace(SpoolOpening::Unavailable(error));
+        SpoolWork::Closed { since, again_at: Some(Instant::now() + OPEN_AGAIN) }
     }
 }
 
@@ -309,21 +309,21 @@ fn on_failed_sync(error: &SpoolError) -> Instant {
 }
 
 /// Does what is asked.
-pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: Request) -> Done {
+pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: SpoolRequest) -> SpoolDone {
     match request {
-        Request::Write(records) => match log.write(&records) {
-            Ok(()) => Done::Written { bytes: log.bytes() },
-            Err((error, written)) => Done::WriteFailed { error, written },
+        SpoolRequest::Write(records) => match log.write(&records) {
+            Ok(()) => SpoolDone::Written { bytes: log.bytes() },
+            Err((error, written)) => SpoolDone::WriteFailed { error, written },
         },
-        Request::Read { max_bytes } => match log.read(max_bytes) {
-            Ok(pieces) => Done::Read(pieces),
-            Err(error) => Done::ReadFailed(error),
+        SpoolRequest::Read { max_bytes } => match log.read(max_bytes) {
+            Ok(pieces) => SpoolDone::Read(pieces),
+            Err(error) => SpoolDone::ReadFailed(error),
         },
-        Request::Release(mark) => {
+        SpoolRequest::Release(mark) => {
             if let Err(error) = log.release(&mark) {
                 tracing::warn!(event = "spool_failed", "what is stored could not be deleted: {error}");
             }
-            Done::Released { bytes: if log.is_empty() { 0 } else { log.bytes() } }
+            SpoolDone::Released { bytes: if log.is_empty() { 0 } else { log.bytes() } }
         }
     }
 }

@@ -12,14 +12,14 @@ use crate::status::Slot;
 /// What a route is started from. Equal plans are the same route.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
-    pub(super) route: Settings,
+    pub(super) route: RouteSettings,
     pub(super) source: Arc<Endpoint>,
     pub(super) destination: Arc<Endpoint>,
 }
 
 /// What a route does.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Settings {
+pub(super) enum RouteSettings {
     Capture(Arc<Capture>),
     Broadcast(Arc<Broadcast>),
 }
@@ -30,14 +30,14 @@ pub(super) struct Running {
     pub(super) plan: Plan,
     /// Its place on the board.
     pub(super) slot: Slot,
-    pub(super) kind: Kind,
+    pub(super) kind: RunningKind,
     pub(super) stop: CancellationToken,
     pub(super) task: AbortHandle,
 }
 
 /// What only one kind of routes has.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum RunningKind {
     Capture {
         /// What the route that replaces this one says to it.
         successor: Handover,
@@ -60,11 +60,11 @@ impl Plan {
     pub(super) fn all(config: &Config) -> impl Iterator<Item = (String, Self)> {
         let captures = config.capture.values().map(|capture| {
             let ends = (&capture.source, &capture.destination);
-            (&capture.name, ends, Settings::Capture(capture.clone()))
+            (&capture.name, ends, RouteSettings::Capture(capture.clone()))
         });
         let broadcasts = config.broadcast.values().map(|broadcast| {
             let ends = (&broadcast.source, &broadcast.destination);
-            (&broadcast.name, ends, Settings::Broadcast(broadcast.clone()))
+            (&broadcast.name, ends, RouteSettings::Broadcast(broadcast.clone()))
         });
         // A checked configuration names no endpoint that it does not have.
         captures.chain(broadcasts).filter_map(|(name, (source, destination), route)| {
@@ -91,7 +91,8 @@ impl Running {
 
     /// How a route with this plan may take over while this one runs; `None` where it must wait for its end.
     pub(super) fn hands_over_to(&self, plan: &Plan) -> Option<Predecessor> {
-        let (Kind::Capture { successor, .. }, Settings::Capture(_)) = (&self.kind, &plan.route) else {
+        let (RunningKind::Capture { successor, .. }, RouteSettings::Capture(_)) = (&self.kind, &plan.route)
+        else {
             return None;
         };
         // Another server, or another control channel: there is no anchor that both would see.
@@ -109,7 +110,7 @@ impl Running {
     /// Gives up on a route that has not taken over from its predecessor yet, which then goes on as if there had
     /// been none. `false` where it has taken over.
     pub(super) fn withdraw(&self) -> bool {
-        let Kind::Capture { predecessor: Some(handover), .. } = &self.kind else { return false };
+        let RunningKind::Capture { predecessor: Some(handover), .. } = &self.kind else { return false };
         let withdrawn = handover.withdraw();
         if withdrawn {
             self.task.abort();

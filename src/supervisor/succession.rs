@@ -34,7 +34,7 @@ pub(super) struct Succession {
 
 /// What may be started now.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct DueStart {
     pub(super) plan: Plan,
     pub(super) predecessor: Option<Predecessor>,
 }
@@ -85,7 +85,7 @@ impl Succession {
     }
 
     /// What may be started now, if anything. It is to be [`started`](Self::started).
-    pub(super) fn due(&mut self) -> Option<Start> {
+    pub(super) fn due(&mut self) -> Option<DueStart> {
         let predecessor = match (&self.current, &self.predecessor) {
             (None, None) => None,
             (Some(current), None) if !current.is_ending() => {
@@ -93,7 +93,7 @@ impl Succession {
             }
             _ => return None,
         };
-        Some(Start { plan: self.planned.take()?, predecessor })
+        Some(DueStart { plan: self.planned.take()?, predecessor })
     }
 
     /// Takes in what was started.

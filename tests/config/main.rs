@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::{self, Condition, Config, Loaded, Problems, Scalar, SecretSource, Subject, Test};
-use tidegate::pointer::Pointer;
+use tidegate::text::json_pointer::Pointer;
 
 const GOLDEN: &str = "tests/golden/config";
 const EXAMPLES: &str = "config/examples";

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::added::Read;
+use super::leadership::{Change, Leadership, LeaseAnswer};
+use super::reading::PendingRead;
 use super::{Core, Effect, Hashes, Next};
 use crate::broadcast::egress::Egress;
-use crate::broadcast::failure::{Failure, Side};
-use crate::broadcast::follow::{Asked, Follow};
-use crate::broadcast::id::EntryId;
-use crate::broadcast::leadership::{Change, Leadership, Reply};
-use crate::broadcast::missed::Watch;
-use crate::broadcast::publisher::{Called, Publisher};
-use crate::broadcast::rate::Pace;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::failure::{SessionFailure, Side};
+use crate::broadcast::group::follower::{Asked, Follower};
+use crate::broadcast::publish::publisher::{Called, Publisher};
+use crate::broadcast::publish::rate::Pace;
+use crate::broadcast::read::unread_loss::UnreadWatch;
 use crate::server::Error;
 use crate::server::resp::Value;
 use crate::status::RouteState;
@@ -30,10 +30,10 @@ pub(super) struct Work {
     pub(super) publisher: Publisher,
     /// Where the channel is on another server.
     pub(super) leadership: Option<Leadership>,
-    pub(super) read: Option<Read>,
+    pub(super) read: Option<PendingRead>,
     /// Where it waits for acknowledgements: what is read, and what was asked.
-    pub(super) follow: Option<Follow>,
-    pub(super) watch: Watch,
+    pub(super) follow: Option<Follower>,
+    pub(super) watch: UnreadWatch,
     pub(super) asked: Option<(Asked, Instant)>,
     /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
     pub(super) read_entries: usize,
@@ -63,7 +63,7 @@ impl Work {
     ) -> Self {
         let settings = &core.settings;
         let follow = settings.acknowledged();
-        let follow = follow.map(|what| Follow::new(what, &core.keys, hashes.look, cursor.0, woken, now));
+        let follow = follow.map(|what| Follower::new(what, &core.keys, hashes.look, cursor.0, woken, now));
         let mut publisher = Publisher::new(hashes.publish, core.keys.clone(), cursor, core.source_timeout)
             .with_release(hashes.release)
             .blaming(settings.channel.literal().is_none(), core.failing.as_ref(), settings.max_deliveries);
@@ -82,7 +82,7 @@ impl Work {
             leadership,
             read: None,
             follow,
-            watch: Watch::new(now),
+            watch: UnreadWatch::new(now),
             asked: None,
             read_entries: 1,
             pace: Pace::new(settings.rate_limit, now),
@@ -118,7 +118,12 @@ impl Work {
     }
 
     /// Takes in what the reader has brought.
-    pub(super) fn on_read(&mut self, core: &mut Core, frame: &[u8], now: Instant) -> Result<(), Failure> {
+    pub(super) fn on_read(
+        &mut self,
+        core: &mut Core,
+        frame: &[u8],
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
         core.effects.push(Effect::Answered(Side::Source));
         if self.follow.is_some() {
             self.on_followed(core, frame, now)
@@ -128,8 +133,13 @@ impl Work {
     }
 
     /// Takes in what a script has answered.
-    pub(super) fn on_script(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), Failure> {
-        let call = match self.publisher.called()? {
+    pub(super) fn on_script(
+        &mut self,
+        core: &mut Core,
+        value: &Value,
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
+        let call = match self.publisher.on_call_reply()? {
             Called::Lease => return self.on_lease(core, value, now),
             Called::Batch(call) => call,
         };
@@ -150,9 +160,9 @@ impl Work {
     }
 
     /// Takes in who publishes.
-    fn on_lease(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), Failure> {
+    fn on_lease(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), SessionFailure> {
         let Some(leadership) = &mut self.leadership else { return Ok(()) };
-        let reply = Reply::read(value).map_err(Failure::source)?;
+        let reply = LeaseAnswer::read(value).map_err(SessionFailure::source)?;
         core.effects.push(Effect::Answered(Side::Source));
         let change = leadership.on_reply(&reply, now);
         if self.is_draining() {
@@ -160,10 +170,10 @@ impl Work {
         }
         let leads = self.leads(now);
         match reply.cursor {
-            None => self.publisher.cursor_vanished(),
+            None => self.publisher.on_cursor_vanished(),
             // What another instance did up to here, by this step.
             Some(cursor) if !leads || cursor != self.publisher.end() => {
-                self.publisher.go_on_at(cursor, reply.counted);
+                self.publisher.continue_at(cursor, reply.counted);
                 core.remembered = self.publisher.cursor();
                 core.effects.push(Effect::Ledger(reply.tally));
                 core.effects.push(Effect::Done(cursor, Default::default()));
@@ -177,7 +187,12 @@ impl Work {
     }
 
     /// Takes in an answer of the other server.
-    pub(super) fn on_answer(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), Failure> {
+    pub(super) fn on_answer(
+        &mut self,
+        core: &mut Core,
+        value: &Value,
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
         let (sent, unheard) = self.publisher.on_answer(value, now)?;
         match core.effects.last_mut() {
             // Answers come by the batch: one effect of each kind is enough.
@@ -194,14 +209,14 @@ impl Work {
     }
 
     /// Takes in that time has passed.
-    pub(super) fn on_tick(&mut self, core: &mut Core, now: Instant) -> Result<(), Failure> {
+    pub(super) fn on_tick(&mut self, core: &mut Core, now: Instant) -> Result<(), SessionFailure> {
         core.effects.push(Effect::Progressed);
         self.publisher.ping(now);
         self.publisher.check_deadlines(now)?;
         let limit = BLOCK + core.source_timeout;
         let sent = self.read.map(|read| read.sent).or(self.asked.as_ref().map(|(_, sent)| *sent));
         if sent.is_some_and(|sent| now.saturating_duration_since(sent) > limit) {
-            return Err(Failure::source(Error::Timeout(limit, "reading the stream")));
+            return Err(SessionFailure::source(Error::Timeout(limit, "reading the stream")));
         }
         Ok(())
     }
@@ -220,8 +235,8 @@ impl Work {
     }
 
     /// Does what follows: asks for the lease and for what is to be read.
-    pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, Failure> {
-        self.publisher.come_to_terms()?;
+    pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, SessionFailure> {
+        self.publisher.settle_after_rejection()?;
         if self.paced.is_some_and(|until| now >= until) {
             self.paced = None;
         }
@@ -273,7 +288,7 @@ impl Work {
     }
 
     /// The way out, and what reads for it.
-    pub(super) fn egress(&mut self, now: Instant) -> (Egress<'_>, Option<&mut Follow>) {
+    pub(super) fn egress(&mut self, now: Instant) -> (Egress<'_>, Option<&mut Follower>) {
         let leads = self.leads(now);
         let egress = Egress { publisher: &mut self.publisher, pace: &mut self.pace, leads };
         (egress, self.follow.as_mut())
@@ -281,7 +296,7 @@ impl Work {
 
     /// Says that the route does its work, or that another instance does, when that changes.
     fn tell(&mut self, core: &mut Core, now: Instant) {
-        let found = self.follow.as_ref().is_none_or(|follow| follow.look().is_some());
+        let found = self.follow.as_ref().is_none_or(|follow| follow.state().is_some());
         if !self.reads || !found {
             if !found {
                 self.told = None;
@@ -295,7 +310,7 @@ impl Work {
             _ => return,
         };
         if self.told.as_ref() != Some(&state) {
-            core.shown(state.0, state.1.clone(), self.publisher.end(), now);
+            core.on_working(state.0, state.1.clone(), self.publisher.end(), now);
             self.told = Some(state);
         }
     }

@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
 -- Finds a replay's checkpoint, or makes it.
 --
--- KEYS  checkpoint (hash)
--- ARGV  of       what is played where to, in words: a job is one such thing
---       pos      the id after which a new replay begins
---       from, to its range, for a new one
---       now      milliseconds since 1970
---       ttl      how long an unfinished one is kept, in milliseconds
---       anew     '1': what is known is forgotten first
+-- KEYS  1  checkpoint  hash
+-- ARGV  1  of          what is replayed and to where, in words: it identifies the replay
+--       2  pos         the id after which a new replay begins
+--       3  from        the range of a new replay
+--       4  to
+--       5  now         milliseconds since 1970
+--       6  ttl         how long an unfinished replay is kept, in milliseconds
+--       7  anew        '1' to forget what is known first
 --
--- Returns {of, pos, from, to, started at, published, unheard, skipped, whether it was there}.
+-- Returns { of, pos, from, to, started at, published, unheard, skipped, whether it was there }.
 if ARGV[7] == '1' then redis.call('DEL', KEYS[1]) end
 local known = redis.call('HMGET', KEYS[1], 'of', 'pos', 'from', 'to', 'started_at', 'published', 'unheard',
   'filtered')

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broadcast::rate::Pace;
+use crate::broadcast::publish::rate::Pace;
 use crate::config::Rate;
 
 /// How fast.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::instance::Sender;
 use super::model::Model;
-use crate::broadcast::id::EntryId;
+use crate::broadcast::entry_id::EntryId;
 use crate::config::{After, Broadcast, Order};
 
 /// What is known from outside.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::World;
-use super::model::{Done, LEASE, LOOK, PUBLISH, RELEASE, Waits};
-use crate::broadcast::engine::{Effect, Engine, Event, Half, Hashes, Next};
-use crate::broadcast::failure::Failure;
+use super::model::{CallResult, LEASE, LOOK, PUBLISH, RELEASE, Waits};
+use crate::broadcast::engine::{Effect, Engine, Event, Hashes, Next};
+use crate::broadcast::failure::{Half, SessionFailure};
 use crate::config::{Broadcast, Endpoint};
 use crate::server::Error;
 use crate::server::resp::{self, Limits, Reader, Value};
@@ -27,7 +27,7 @@ pub(super) type Sender = usize;
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ServerLink {
     /// In the process.
     out: Vec<u8>,
     /// In the socket, or under way.
@@ -46,7 +46,7 @@ pub(super) struct Instance {
     engine: Option<Engine>,
     me: String,
     settings: Arc<Broadcast>,
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<ServerLink>,
     pub(super) session: Sender,
     /// When the next session is tried, where there is none.
     connect_at: Instant,
@@ -88,7 +88,7 @@ fn feed(reader: &mut Reader, mut bytes: &[u8]) {
     }
 }
 
-impl Link {
+impl ServerLink {
     fn new() -> Self {
         Self {
             out: Vec::new(),
@@ -220,7 +220,7 @@ impl World {
         self.instances[at].take_effects();
     }
 
-    pub(super) fn fail(&mut self, at: usize, failure: &Failure) {
+    pub(super) fn fail(&mut self, at: usize, failure: &SessionFailure) {
         let now = self.now;
         self.session_ends(at);
         let instance = &mut self.instances[at];
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// Opens the connections and finds the cursor, at once, but not always.
-    fn connect(&mut self, at: usize) -> Result<(), Failure> {
+    fn connect(&mut self, at: usize) -> Result<(), SessionFailure> {
         self.instances[at].connects += 1;
         self.checks.sessions += 1;
         let session = self.checks.sessions;
@@ -243,9 +243,9 @@ impl World {
             if self.is_stalled(server) {
                 let error = || Error::Timeout(Duration::from_secs(2), "connecting");
                 return Err(if server == 0 {
-                    Failure::source(error())
+                    SessionFailure::source(error())
                 } else {
-                    Failure::destination(error())
+                    SessionFailure::destination(error())
                 });
             }
         }
@@ -259,12 +259,12 @@ impl World {
         let reply = match self.error_for(0, &command) {
             Some(error) => Value::Error(error.into_bytes()),
             None => match self.carry_out(0, &command, session) {
-                Done::Reply(reply) => reply,
-                Done::Waits(_) => unreachable!("it asks for the cursor"),
+                CallResult::Reply(reply) => reply,
+                CallResult::Waits(_) => unreachable!("it asks for the cursor"),
             },
         };
         if self.loses_an_answer() {
-            return Err(Failure::source(Error::Closed));
+            return Err(SessionFailure::source(Error::Closed));
         }
         let two = self.servers.len() == 2;
         let lost = two && self.loses_an_answer();
@@ -272,19 +272,19 @@ impl World {
         let Some(engine) = &mut instance.engine else { return Ok(()) };
         engine.on_cursor(&reply)?;
         if lost {
-            return Err(Failure::destination(Error::Closed));
+            return Err(SessionFailure::destination(Error::Closed));
         }
         let hash = |letter: u8| [letter; 40];
         let hashes =
             Hashes { publish: hash(PUBLISH), release: hash(RELEASE), look: hash(LOOK), lease: hash(LEASE) };
         engine.begin(&hashes, None, false, now);
-        instance.links = HALVES[..if two { 3 } else { 2 }].iter().map(|_| Link::new()).collect();
+        instance.links = HALVES[..if two { 3 } else { 2 }].iter().map(|_| ServerLink::new()).collect();
         instance.ticked = now;
         Ok(())
     }
 
     /// What the session's loop does once.
-    fn loop_once(&mut self, at: usize) -> Result<(), Failure> {
+    fn loop_once(&mut self, at: usize) -> Result<(), SessionFailure> {
         self.hand_out(at);
         if self.freezes(at) {
             return Ok(());
@@ -303,7 +303,7 @@ impl World {
                 continue;
             }
             if half == Half::Other && until.is_some_and(|until| now >= until) {
-                return Err(Failure::LeaseLapsed);
+                return Err(SessionFailure::LeaseLapsed);
             }
             let publishes = |out: &[u8]| out.windows(9).any(|part| part == b"PUBLISH\r\n");
             assert!(
@@ -396,8 +396,8 @@ impl World {
             let done = self.carry_out(server, &command, session);
             let link = &mut self.instances[at].links[half];
             match done {
-                Done::Reply(reply) => link.back.push_back(reply),
-                Done::Waits(waits) => {
+                CallResult::Reply(reply) => link.back.push_back(reply),
+                CallResult::Waits(waits) => {
                     link.waits = Some((waits, now + Duration::from_millis(waits.millis)));
                 }
             }

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::broadcast::call::OPEN;
-use crate::broadcast::id::EntryId;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::OPEN;
 use crate::server::resp::Value;
 
 /// By which letter a hash tells its script.
@@ -77,7 +77,7 @@ pub(super) struct Waits {
 }
 
 /// What became of a command.
-pub(super) enum Done {
+pub(super) enum CallResult {
     Reply(Value),
     Waits(Waits),
 }
@@ -112,9 +112,9 @@ impl Model {
     }
 
     /// Carries out a command, at a time of the server's clock.
-    pub(super) fn carry_out(&mut self, command: &[Vec<u8>], now_ms: u64) -> Done {
+    pub(super) fn carry_out(&mut self, command: &[Vec<u8>], now_ms: u64) -> CallResult {
         let word = |at: usize| command.get(at).map(Vec::as_slice).unwrap_or_default();
-        Done::Reply(match word(0) {
+        CallResult::Reply(match word(0) {
             b"HELLO" => Value::Array(vec![bytes("role"), bytes("master")]),
             b"PUBLISH" => {
                 self.heard.push(text(word(2)));
@@ -128,7 +128,7 @@ impl Model {
                 let after = id(word(after));
                 match self.xread(after, count) {
                     Some(found) => found,
-                    None if millis > 0 => return Done::Waits(Waits { after, count, millis }),
+                    None if millis > 0 => return CallResult::Waits(Waits { after, count, millis }),
                     None => Value::Null,
                 }
             }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use redis::ConnectionLike as _;
 
 use super::model::{LEASE, LOOK, Model, PUBLISH, RELEASE};
-use crate::broadcast::call;
-use crate::broadcast::id::EntryId;
-use crate::broadcast::{leadership, look};
+use crate::broadcast::engine::leadership;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::group::state;
+use crate::broadcast::publish::call;
 use crate::server::resp::{self, Value};
 
 /// The scripts ask this for the time, so that it is the model's.
@@ -81,7 +82,7 @@ impl Real {
         let scripts = [
             (PUBLISH, call::PUBLISH),
             (RELEASE, call::RELEASE),
-            (LOOK, look::LOOK),
+            (LOOK, state::GROUP_STATE),
             (LEASE, leadership::LEASE),
         ];
         let hashes = scripts.map(|(letter, script)| {

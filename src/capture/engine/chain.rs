@@ -35,35 +35,14 @@ use std::time::{Duration, Instant};
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 
-use super::batch::Batch;
-use super::gap::{Gap, Joint};
+use crate::capture::append::call::Prev;
+use crate::capture::batch::Batch;
+use crate::capture::batch::gap::{Gap, Joint};
 
-pub(crate) use checkpoint::{Counts, Passed, Step};
+pub(crate) use checkpoint::{Passed, PassedCounts, ReplyStep};
 
 /// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
 const EPOCHS: usize = 1024;
-
-/// What comes before a batch, as the script is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Prev {
-    /// Nothing was ever stored.
-    Nothing,
-    /// This item.
-    Item(Position),
-    /// What came before this window is not in the batch; the state stands inside the window.
-    Window(Epoch),
-}
-
-impl Prev {
-    /// What comes before the first item of a window. Only a tap's has an ordinal: its windows begin in the
-    /// middle of a history, and a state that stands before that has missed something.
-    fn before(first: Position) -> Self {
-        match first.ordinal.checked_sub(1) {
-            None => Self::Window(first.epoch),
-            Some(ordinal) => Self::Item(first.epoch.at(ordinal)),
-        }
-    }
-}
 
 /// Whether what follows the checkpoint is in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -365,7 +344,7 @@ impl Chain {
     }
 
     /// Says that what was sent will not be answered: the connection ended.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         self.sent = self.passed;
         self.refused = 0;
     }

@@ -10,16 +10,16 @@
 use std::time::Instant;
 
 use super::chain::Chain;
-use super::gap::{Gap, Joint};
-use super::reading::Opening;
+use super::handover::{Border, Left};
+use super::reading::ReaderOpening;
 use super::rollout::Rollout;
 use super::spill::Spill;
 use super::{Effect, Engine, Notice};
-use crate::capture::handover::{Border, Left};
-use crate::capture::history::Histories;
+use crate::capture::batch::gap::{Gap, Joint};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
+use crate::source::replication::epochs::Histories;
 
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl Engine {
 
     /// Reads what was published until now, and then no more.
     fn finish_reading(&mut self, now: Moment) {
-        if matches!(self.reading.opening, Opening::Window) {
+        if matches!(self.reading.opening, ReaderOpening::Window) {
             self.say_border(Border::None);
         }
         if !self.reading.is_open() {
@@ -262,7 +262,7 @@ impl Engine {
 
     /// Takes over from the route that this one replaces.
     pub(in crate::capture) fn on_inherited(&mut self, carried: Carried, now: Moment) {
-        self.writing.inherited(now.at);
+        self.writing.on_inherited(now.at);
         let Carried { chain, spill, contiguous, gap, leader, histories } = carried;
         if self.is_replication() {
             self.histories = histories;
@@ -276,7 +276,7 @@ impl Engine {
         let elsewhere = given.is_some_and(|given| !self.chain.has_seen(given.epoch));
         let own = self.chain.take_batches();
         self.chain = chain.inherited(&self.settings.numbering);
-        self.chain.disconnected();
+        self.chain.on_disconnected();
         self.spill = spill;
         // This route has not received it, and it waits here now.
         self.ledger.received(self.in_hand().total());

@@ -17,14 +17,14 @@
 use std::time::{Duration, Instant};
 
 use super::chain::Coverage;
-use crate::capture::state::Revision;
+use crate::capture::append::state::RankedRevision;
 use crate::position::Position;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::server::{Hash, Script};
 
 /// `stand.lua`.
-pub(crate) const STAND: Script = Script { name: "stand.lua", source: include_str!("stand.lua") };
+pub(crate) const STAND: Script = Script { name: "lease.lua", source: include_str!("lease.lua") };
 
 /// How long the lease lasts: a few times the longest interval between two calls.
 const LEASE: Duration = Duration::from_secs(3);
@@ -39,7 +39,7 @@ const STANDBY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What an instance wants of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
+pub(crate) enum LeaseRequest {
     /// To know only.
     Watch,
     /// To have it if nobody has.
@@ -52,7 +52,7 @@ pub(crate) enum Want {
     Leave,
 }
 
-impl Want {
+impl LeaseRequest {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Watch => "watch",
@@ -66,7 +66,7 @@ impl Want {
 
 /// Another instance, as it was when it last called.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Other {
+pub(crate) struct Peer {
     /// Its id.
     pub(crate) name: String,
     /// How long it had not been seen when the reply was made.
@@ -76,21 +76,21 @@ pub(crate) struct Other {
     /// The first item that it holds.
     pub(crate) first: Option<Position>,
     /// Under which revision it writes, or would; release 0.1.0 does not say.
-    pub(crate) revision: Option<Revision>,
+    pub(crate) revision: Option<RankedRevision>,
 }
 
 /// What the script says beside the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stood {
+pub(crate) struct LeaseReply {
     /// Who has the lease.
     pub(crate) holder: Option<String>,
     /// The other instances.
-    pub(crate) others: Vec<Other>,
+    pub(crate) others: Vec<Peer>,
 }
 
 /// What an instance knows of itself.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
+pub(crate) struct Candidate {
     /// Whether what follows the checkpoint is in hand.
     pub(crate) coverage: Coverage,
     /// The first item that waits.
@@ -105,7 +105,7 @@ pub(crate) struct Facts {
     pub(crate) lost: bool,
 }
 
-impl Facts {
+impl Candidate {
     fn eligible(&self) -> bool {
         self.able && self.coverage.is_eligible()
     }
@@ -119,7 +119,7 @@ pub(crate) struct Leadership {
     leader: bool,
     /// Somebody else has the lease.
     taken: bool,
-    others: Vec<Other>,
+    others: Vec<Peer>,
     /// When another instance was there last, by this process's clock.
     seen: Option<Instant>,
     /// When an instance with a newer configuration was there last.
@@ -163,21 +163,21 @@ impl Leadership {
     }
 
     /// The connection to the destination ended: who writes is not known any more.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         self.leader = false;
         self.heard = None;
         self.asked = None;
     }
 
     /// Takes in a reply. `own` is the revision of this instance.
-    pub(crate) fn stood(&mut self, stood: Stood, own: Option<&Revision>, now: Instant) {
+    pub(crate) fn on_reply(&mut self, stood: LeaseReply, own: Option<&RankedRevision>, now: Instant) {
         self.leader = stood.holder.as_ref() == Some(&self.me);
         self.taken = stood.holder.is_some() && !self.leader;
         self.others = stood.others;
         self.heard = Some(now);
         let latest = |ago: Option<Duration>| ago.and_then(|ago| now.checked_sub(ago));
         self.seen = latest(self.present(now).map(|other| other.ago).min()).or(self.seen);
-        let newer = |other: &&Other| {
+        let newer = |other: &&Peer| {
             // One that does not say it may be newer.
             own.is_none_or(|own| other.revision.as_ref().is_none_or(|revision| revision.supersedes(own)))
         };
@@ -186,7 +186,7 @@ impl Leadership {
     }
 
     /// Takes in where the checkpoint stands and what is in hand.
-    pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Facts, now: Instant) {
+    pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Candidate, now: Instant) {
         if self.checkpoint != checkpoint {
             self.checkpoint = checkpoint;
             self.moved = now;
@@ -215,7 +215,7 @@ impl Leadership {
 
     /// Whether nothing has moved for so long, although something waits here that could be stored, that whoever
     /// else was to go on will not.
-    pub(crate) fn is_held_up(&self, facts: &Facts, now: Instant) -> bool {
+    pub(crate) fn is_held_up(&self, facts: &Candidate, now: Instant) -> bool {
         let long = |since: Instant| now.saturating_duration_since(since) >= 2 * self.force_after;
         facts.able
             && facts.coverage == Coverage::Held
@@ -240,19 +240,19 @@ impl Leadership {
     }
 
     /// Whether another one could go on without a gap, or with a smaller one.
-    fn another_is_nearer(&self, facts: &Facts, now: Instant) -> bool {
-        let earlier = |other: &Other| other.first.is_some() && other.first < facts.first;
+    fn another_is_nearer(&self, facts: &Candidate, now: Instant) -> bool {
+        let earlier = |other: &Peer| other.first.is_some() && other.first < facts.first;
         self.present(now).any(|other| other.eligible || earlier(other))
     }
 
     /// The other instances that were there lately.
-    fn present(&self, now: Instant) -> impl Iterator<Item = &Other> {
+    fn present(&self, now: Instant) -> impl Iterator<Item = &Peer> {
         let since = self.heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard));
         self.others.iter().filter(move |other| other.ago + since < self.force_after)
     }
 
     /// Whether it may go on with a gap where it cannot go on without.
-    pub(crate) fn may_force(&self, facts: &Facts, now: Instant) -> bool {
+    pub(crate) fn may_force(&self, facts: &Candidate, now: Instant) -> bool {
         let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
         let fresh = facts.coverage == Coverage::Fresh;
         if facts.lost && !self.leader && (self.taken || !waited) {
@@ -269,31 +269,35 @@ impl Leadership {
     }
 
     /// What to ask for.
-    pub(crate) fn want(&self, facts: &Facts, now: Instant) -> Want {
+    pub(crate) fn want(&self, facts: &Candidate, now: Instant) -> LeaseRequest {
         let goes_on = facts.eligible() || self.may_force(facts, now);
         let overdue = |since: Option<Instant>| {
             since.is_some_and(|since| now.saturating_duration_since(since) >= OVERDUE)
         };
         if self.heard.is_none() {
             // Who else is there is not known yet, so nothing can be forced.
-            if facts.eligible() { Want::Claim } else { Want::Watch }
+            if facts.eligible() { LeaseRequest::Claim } else { LeaseRequest::Watch }
         } else if !facts.able {
-            if self.leader { Want::Release } else { Want::Watch }
+            if self.leader { LeaseRequest::Release } else { LeaseRequest::Watch }
         } else if self.leader {
-            if !goes_on && self.another_is_nearer(facts, now) { Want::Release } else { Want::Claim }
+            if !goes_on && self.another_is_nearer(facts, now) {
+                LeaseRequest::Release
+            } else {
+                LeaseRequest::Claim
+            }
         } else if !self.taken {
-            if goes_on { Want::Claim } else { Want::Watch }
+            if goes_on { LeaseRequest::Claim } else { LeaseRequest::Watch }
         } else if facts.takes_over && facts.eligible()
             || goes_on && overdue(facts.waits_since) && overdue(Some(self.moved))
         {
-            Want::Seize
+            LeaseRequest::Seize
         } else {
-            Want::Watch
+            LeaseRequest::Watch
         }
     }
 
     /// When to ask again.
-    pub(crate) fn due(&self, facts: &Facts) -> Option<Instant> {
+    pub(crate) fn due(&self, facts: &Candidate) -> Option<Instant> {
         let interval = match (facts.waits_since.is_some(), self.leader) {
             (true, true) => LEADER_INTERVAL,
             (true, false) => STANDBY_INTERVAL,
@@ -319,8 +323,8 @@ impl Leadership {
         out: &mut Vec<u8>,
         hash: &Hash,
         keys: [&[u8]; 2],
-        want: Want,
-        facts: &Facts,
+        want: LeaseRequest,
+        facts: &Candidate,
         own: &str,
         instead: &[String; 2],
     ) {
@@ -352,7 +356,7 @@ impl Leadership {
     }
 }
 
-impl Stood {
+impl LeaseReply {
     /// Reads the script's reply; returns the state's part as it is.
     ///
     /// # Errors
@@ -369,12 +373,12 @@ impl Stood {
         let [holder, state, others] = reply.elements()? else { return None };
         let text = |value: &Value| Some(std::str::from_utf8(value.bytes()?).ok()?.to_owned());
         let others = others.elements()?.chunks_exact(5).map(|other| {
-            Some(Other {
+            Some(Peer {
                 name: text(&other[0])?,
                 ago: Duration::from_millis(text(&other[1])?.parse().ok()?),
                 eligible: text(&other[2])? == "1",
                 first: text(&other[3])?.parse().ok(),
-                revision: Revision::parse(&text(&other[4])?),
+                revision: RankedRevision::parse(&text(&other[4])?),
             })
         });
         let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
@@ -387,16 +391,16 @@ mod tests {
     use super::*;
     use crate::position::{AnchorId, Epoch};
 
-    fn other(ago_ms: u64, eligible: bool, first: Option<Position>) -> Other {
-        Other { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first, revision: None }
+    fn other(ago_ms: u64, eligible: bool, first: Option<Position>) -> Peer {
+        Peer { name: "b".into(), ago: Duration::from_millis(ago_ms), eligible, first, revision: None }
     }
 
     fn at(number: u64) -> Position {
         Epoch { number, anchor: AnchorId::random() }.at(0)
     }
 
-    fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Facts {
-        Facts { coverage, first, waits_since, able: true, takes_over: false, lost: false }
+    fn facts(coverage: Coverage, first: Option<Position>, waits_since: Option<Instant>) -> Candidate {
+        Candidate { coverage, first, waits_since, able: true, takes_over: false, lost: false }
     }
 
     #[test]
@@ -406,25 +410,29 @@ mod tests {
         let mut leadership = Leadership::new("a".into(), 5 * second, start);
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert!(!leadership.may_force(&missing, start), "nobody has been asked");
-        leadership.stood(Stood { holder: None, others: vec![] }, None, start);
+        leadership.on_reply(LeaseReply { holder: None, others: vec![] }, None, start);
         leadership.observe(None, &missing, start);
         assert!(leadership.may_force(&missing, start));
-        leadership.stood(Stood { holder: None, others: vec![other(0, true, Some(at(1)))] }, None, start);
+        leadership.on_reply(
+            LeaseReply { holder: None, others: vec![other(0, true, Some(at(1)))] },
+            None,
+            start,
+        );
         assert!(!leadership.may_force(&missing, start), "it can go on");
         assert!(leadership.may_force(&missing, start + 5 * second), "it has not been seen for force_after");
         leadership.observe(None, &missing, start + 4 * second);
-        leadership.stood(Stood { holder: None, others: vec![] }, None, start + second);
+        leadership.on_reply(LeaseReply { holder: None, others: vec![] }, None, start + second);
         assert!(!leadership.may_force(&missing, start + second), "the server's clock may have leapt");
         assert!(!leadership.is_alone(start + second));
         assert!(leadership.is_alone(start + 5 * second));
-        leadership.stood(
-            Stood { holder: None, others: vec![other(0, false, Some(at(1)))] },
+        leadership.on_reply(
+            LeaseReply { holder: None, others: vec![other(0, false, Some(at(1)))] },
             None,
             start + 5 * second,
         );
         assert!(!leadership.may_force(&missing, start + 9 * second), "it holds what is earlier");
-        leadership.stood(
-            Stood { holder: None, others: vec![other(0, false, Some(at(8)))] },
+        leadership.on_reply(
+            LeaseReply { holder: None, others: vec![other(0, false, Some(at(8)))] },
             None,
             start + 2 * second,
         );
@@ -437,20 +445,24 @@ mod tests {
         let start = Instant::now();
         let mut leadership = Leadership::new("a".into(), Duration::from_secs(5), start);
         let held = facts(Coverage::Held, Some(at(7)), Some(start));
-        assert_eq!(leadership.want(&held, start), Want::Claim);
-        let taken = Stood { holder: Some("b".into()), others: vec![other(0, true, None)] };
-        leadership.stood(taken, None, start);
-        assert_eq!(leadership.want(&held, start), Want::Watch);
-        assert_eq!(leadership.want(&held, start + OVERDUE), Want::Seize, "nothing moves");
+        assert_eq!(leadership.want(&held, start), LeaseRequest::Claim);
+        let taken = LeaseReply { holder: Some("b".into()), others: vec![other(0, true, None)] };
+        leadership.on_reply(taken, None, start);
+        assert_eq!(leadership.want(&held, start), LeaseRequest::Watch);
+        assert_eq!(leadership.want(&held, start + OVERDUE), LeaseRequest::Seize, "nothing moves");
         leadership.observe(Some(at(3)), &held, start + OVERDUE);
-        assert_eq!(leadership.want(&held, start + OVERDUE), Want::Watch, "the other one gets on");
-        leadership.stood(Stood { holder: Some("a".into()), others: vec![other(0, true, None)] }, None, start);
+        assert_eq!(leadership.want(&held, start + OVERDUE), LeaseRequest::Watch, "the other one gets on");
+        leadership.on_reply(
+            LeaseReply { holder: Some("a".into()), others: vec![other(0, true, None)] },
+            None,
+            start,
+        );
         let missing = facts(Coverage::Missing, Some(at(7)), Some(start));
         assert_eq!(
             leadership.want(&missing, start),
-            Want::Release,
+            LeaseRequest::Release,
             "the other one holds what is missing here"
         );
-        assert_eq!(leadership.want(&held, start), Want::Claim);
+        assert_eq!(leadership.want(&held, start), LeaseRequest::Claim);
     }
 }

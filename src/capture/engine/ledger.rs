@@ -10,14 +10,14 @@
 //! and what this process has in hand is added to it. There each message counts once, whoever received it.
 
 use super::chain::Passed;
-use crate::capture::append::Stored;
+use crate::capture::append::call::Stored;
 use crate::event::DropReason;
 use crate::position::Position;
 use crate::status::{self, InHand};
 
 /// What this process has counted, and what the state said.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct EngineLedger {
     received: u64,
     deduplicated: u64,
     /// By reason.
@@ -43,7 +43,7 @@ struct Sums {
     recorded: [u64; DropReason::ALL.len()],
 }
 
-impl Ledger {
+impl EngineLedger {
     /// Read from the source, or taken over from an earlier process or route.
     pub(crate) fn received(&mut self, events: u64) {
         self.received += events;

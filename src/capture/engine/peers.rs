@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::ending::Ending;
-use super::gap::Gap;
-use super::leadership::{Facts, Stood, Want};
+use super::handover::Border;
+use super::leadership::{Candidate, LeaseReply, LeaseRequest};
 use super::rollout::Rollout;
 use super::writing::Ask;
 use super::{Engine, Notice};
-use crate::capture::handover::Border;
-use crate::capture::state::{Revision, State};
+use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
 use crate::position::AnchorId;
@@ -19,8 +19,8 @@ use crate::server::resp::{self, Value};
 
 impl Engine {
     /// What this instance knows of itself.
-    pub(super) fn facts(&self) -> Facts {
-        Facts {
+    pub(super) fn facts(&self) -> Candidate {
+        Candidate {
             coverage: self.chain.coverage(self.reading.watched_from()),
             first: self.chain.first(),
             waits_since: self.chain.waits_since(),
@@ -31,7 +31,7 @@ impl Engine {
     }
 
     /// When the others are asked next.
-    pub(super) fn stand_due(&self) -> Option<Instant> {
+    pub(super) fn lease_due(&self) -> Option<Instant> {
         if self.writing.is_asking() { None } else { self.leadership.due(&self.facts()) }
     }
 
@@ -46,7 +46,7 @@ impl Engine {
     }
 
     /// Asks who writes, where that is due.
-    pub(super) fn stand(&mut self, now: Moment) {
+    pub(super) fn ask_lease(&mut self, now: Moment) {
         if self.writing.is_asking() {
             return;
         }
@@ -62,7 +62,7 @@ impl Engine {
         let facts = self.facts();
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
         let (want, ask) = match self.leadership.want(&facts, now.at) {
-            _ if leaving => (Want::Leave, Ask::Leave),
+            _ if leaving => (LeaseRequest::Leave, Ask::Leave),
             want => (want, Ask::Stand),
         };
         self.leadership.asked(now.at);
@@ -79,17 +79,17 @@ impl Engine {
     }
 
     /// Takes in who writes, and where the state stands.
-    pub(super) fn on_stood(&mut self, reply: &Value, now: Moment) {
+    pub(super) fn on_lease_reply(&mut self, reply: &Value, now: Moment) {
         let (stood, state) =
-            match Stood::read(reply).and_then(|(stood, state)| Ok((stood, State::read(state)?))) {
+            match LeaseReply::read(reply).and_then(|(stood, state)| Ok((stood, StoredState::read(state)?))) {
                 Ok(read) => read,
                 Err(error) => return self.wait(&error, now),
             };
         let led = self.leadership.is_leader();
-        self.leadership.stood(stood, self.revision.as_ref(), now.at);
+        self.leadership.on_reply(stood, self.revision.as_ref(), now.at);
         // Asked again with the next batch: another place may have been announced.
         self.yields &= self.leadership.is_leader();
-        self.found_state(&state, now);
+        self.on_state(&state, now);
         self.follow_revision(&state, now);
         if led != self.leadership.is_leader() {
             let notice = if led && self.leadership.is_told_of_a_leader() {
@@ -114,10 +114,10 @@ impl Engine {
     }
 
     /// Takes in where the state stands.
-    pub(super) fn found_state(&mut self, state: &State, now: Moment) {
+    pub(super) fn on_state(&mut self, state: &StoredState, now: Moment) {
         self.ledger.found(&state.ledger, state.position);
         self.on_highest_epoch(state.highest_epoch(), now);
-        self.found_histories(state, now);
+        self.on_histories(state, now);
         let passed = self.chain.found(
             state.position,
             state.numbering.as_deref(),
@@ -181,7 +181,7 @@ impl Engine {
     }
 
     /// Sees to it that the newest configuration is the one that is written by.
-    fn follow_revision(&mut self, state: &State, now: Moment) {
+    fn follow_revision(&mut self, state: &StoredState, now: Moment) {
         let Some(mut own) = self.revision.clone() else { return };
         if let Some(raised) = own.raised(state) {
             self.writing.set_revision(&raised);
@@ -233,7 +233,7 @@ impl Engine {
     }
 
     /// The newer configuration writes no more: this one goes on.
-    fn on_superseded_no_more(&mut self, by: &str, state: &State, now: Moment) {
+    fn on_superseded_no_more(&mut self, by: &str, state: &StoredState, now: Moment) {
         let text = "the instance with the newer configuration has not been seen for a while, or has this one by now; this \
                     one goes on";
         self.log(Notice::warn("superseded_no_more", text).by(by), now);
@@ -262,14 +262,14 @@ impl Engine {
     }
 
     /// The announcement was refused: everything is held as before, and it is made again after a while.
-    pub(super) fn not_announced(&mut self, error: &Error, now: Moment) {
-        self.rollout.refused(now.at);
+    pub(super) fn on_announce_failed(&mut self, error: &Error, now: Moment) {
+        self.rollout.on_refused(now.at);
         self.wait(error, now);
     }
 
     /// The announcement is in the state: the window opens anew, with the anchor that it names. What is held from before
     /// is held until the other instance has come to the anchor.
-    pub(super) fn announced(&mut self, now: Moment) {
+    pub(super) fn on_announced(&mut self, now: Moment) {
         self.flush_builder();
         let why = "what stands before this configuration's first window was another instance's to store";
         self.gap = Some(Gap::begins(GapCause::Rollout, why, now.unix_ms));
@@ -296,7 +296,7 @@ impl Engine {
 
     /// A newer configuration of this route writes elsewhere. Where it numbers alike, this one reads on and holds what is
     /// not stored: it goes on without a gap if that instance ends.
-    fn stand_by(&mut self, by: &Revision, alike: bool, now: Moment) {
+    fn stand_by(&mut self, by: &RankedRevision, alike: bool, now: Moment) {
         let text = "another instance runs a newer configuration of this route; this one stands by until it is reloaded, \
                     or until that instance is gone";
         self.log(Notice::warn("superseded", text).by(by), now);

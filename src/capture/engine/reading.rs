@@ -16,20 +16,23 @@
 //! so a new window is opened *beside* the silent one. Where the old one delivers again, the new one is dropped and there
 //! is no gap. Where the new one is open and the old one stays silent for a moment longer, the old one is given up.
 
+pub(super) mod ingest;
+pub(super) mod replication;
+
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
-use super::gap::{Gap, Joint};
-use super::intake::Flow;
-use super::replication::{Linked, Tap};
+use super::handover::Border;
 use super::rollout::Rollout;
 use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
-use crate::capture::handover::Border;
+use crate::capture::batch::gap::{Gap, Joint};
 use crate::event::GapCause;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
+use ingest::Flow;
+use replication::{Linked, ReplicationReading};
 
 /// How long a source that refuses is left alone.
 const PARKED: Duration = Duration::from_secs(30);
@@ -55,7 +58,7 @@ const FAR_AHEAD_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 /// The reading side.
 #[derive(Debug)]
 pub(super) struct Reading {
-    pub(super) opening: Opening,
+    pub(super) opening: ReaderOpening,
     pub(super) open: Option<Open>,
     pub(super) backoff: Backoff,
     /// Why it is not open, for the operator.
@@ -76,7 +79,7 @@ pub(super) struct Reading {
 
 /// What is being opened.
 #[derive(Debug)]
-pub(super) enum Opening {
+pub(super) enum ReaderOpening {
     /// Nothing.
     Idle,
     Waiting(Instant),
@@ -88,7 +91,7 @@ pub(super) enum Opening {
         since: Instant,
     },
     /// A replication link.
-    Link(Option<crate::replication::Place>),
+    Link(Option<crate::source::replication::ReplicationOffset>),
     /// A link that is open; the state is asked for the number of its history.
     Numbering(Box<Linked>),
     /// There is no room for more.
@@ -118,7 +121,7 @@ pub(super) struct Open {
     pub(super) behind: Option<Instant>,
     /// There is no room: a tap leaves messages where they are.
     pub(super) paused: bool,
-    pub(super) tap: Option<Tap>,
+    pub(super) tap: Option<ReplicationReading>,
 }
 
 impl Open {
@@ -170,7 +173,7 @@ pub(in crate::capture) enum Lost {
 impl Reading {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            opening: Opening::Waiting(now),
+            opening: ReaderOpening::Waiting(now),
             open: None,
             backoff: Backoff::default(),
             error: None,
@@ -194,27 +197,30 @@ impl Reading {
     }
 
     /// The tap that is open.
-    pub(super) fn tap(&self) -> Option<&Tap> {
+    pub(super) fn tap(&self) -> Option<&ReplicationReading> {
         self.open.as_ref()?.tap.as_ref()
     }
 
     /// Whether it was stopped because another instance reads.
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.opening, Opening::Held)
+        matches!(self.opening, ReaderOpening::Held)
     }
 
     /// Whether a connection is being made, or is made and not adopted.
     pub(super) fn is_opening(&self) -> bool {
         matches!(
             self.opening,
-            Opening::Window | Opening::Candidate { .. } | Opening::Link(_) | Opening::Numbering(_)
+            ReaderOpening::Window
+                | ReaderOpening::Candidate { .. }
+                | ReaderOpening::Link(_)
+                | ReaderOpening::Numbering(_)
         )
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let opening = match &self.opening {
-            Opening::Waiting(until) => Some(*until),
-            Opening::Candidate { since, .. } => Some(*since + LAST_CHANCE),
+            ReaderOpening::Waiting(until) => Some(*until),
+            ReaderOpening::Candidate { since, .. } => Some(*since + LAST_CHANCE),
             _ => None,
         };
         let open = self.open.as_ref().and_then(|open| match open.behind {
@@ -248,7 +254,7 @@ impl Engine {
 
     /// Opens a window where that is due.
     pub(super) fn open_if_due(&mut self, now: Moment) {
-        if !matches!(self.reading.opening, Opening::Waiting(until) if until <= now.at) {
+        if !matches!(self.reading.opening, ReaderOpening::Waiting(until) if until <= now.at) {
             return;
         }
         self.take_floor();
@@ -266,14 +272,14 @@ impl Engine {
             _ => AnchorId::random(),
         };
         self.say_border(Border::Announced(anchor));
-        self.reading.opening = Opening::Window;
+        self.reading.opening = ReaderOpening::Window;
         let floor = self.floor;
         self.effect(Effect::OpenWindow { anchor, floor });
     }
 
     /// No window can be opened above the state. An operator must act.
     fn on_used_up(&mut self, now: Moment) {
-        self.reading.opening = Opening::UsedUp;
+        self.reading.opening = ReaderOpening::UsedUp;
         let text = format!(
             "the numbers of epochs are used up, so no window can be opened: somebody has forged anchors, or has written \
              the epoch key. Delete the key {} on {} and the key {} on {}: tidegate then listens again, and a gap with the \
@@ -290,10 +296,10 @@ impl Engine {
 
     /// The state says how high the epochs are. They are lower than before only where the state was taken away.
     pub(super) fn on_highest_epoch(&mut self, highest: u64, now: Moment) {
-        if matches!(self.reading.opening, Opening::UsedUp) && highest < Epoch::MAX_NUMBER {
+        if matches!(self.reading.opening, ReaderOpening::UsedUp) && highest < Epoch::MAX_NUMBER {
             self.floor = highest + 1;
             self.successor.set_floor(self.floor);
-            self.reading.opening = Opening::Waiting(now.at);
+            self.reading.opening = ReaderOpening::Waiting(now.at);
         }
     }
 
@@ -306,7 +312,7 @@ impl Engine {
 
     /// A window is open. Its first item is the anchor.
     pub(in crate::capture) fn on_opened(&mut self, anchor: Position, now: Moment) {
-        if !matches!(self.reading.opening, Opening::Window) {
+        if !matches!(self.reading.opening, ReaderOpening::Window) {
             return self.effect(Effect::DropOpening);
         }
         self.take_floor();
@@ -315,11 +321,11 @@ impl Engine {
             // opened a window.
             self.say_border(Border::None);
             self.effect(Effect::DropOpening);
-            self.reading.opening = Opening::Waiting(now.at + self.reading.backoff.next_wait());
+            self.reading.opening = ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait());
             return;
         }
         if self.reading.open.is_some() {
-            self.reading.opening = Opening::Candidate { anchor, since: now.at };
+            self.reading.opening = ReaderOpening::Candidate { anchor, since: now.at };
             return;
         }
         self.adopt(anchor, now);
@@ -328,7 +334,7 @@ impl Engine {
     /// Reads a window from now on that was opened.
     fn adopt(&mut self, anchor: Position, now: Moment) {
         self.effect(Effect::Adopt);
-        self.reading.opening = Opening::Idle;
+        self.reading.opening = ReaderOpening::Idle;
         self.reading.opened_at_demotions = self.reading.demotions;
         self.say_border(Border::Open(anchor));
         if self.reading.opened_before {
@@ -372,9 +378,9 @@ impl Engine {
             return;
         }
         self.say_border(Border::None);
-        self.rollout.window_lost();
+        self.rollout.on_window_lost();
         let wait = if error.class() == Class::Park { PARKED } else { self.reading.backoff.next_wait() };
-        self.reading.opening = Opening::Waiting(now.at + wait);
+        self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         if self.reading.open.is_none() {
             self.reading.error = Some(describe(error));
         }
@@ -430,16 +436,16 @@ impl Engine {
         if self.reading.is_opening() {
             self.effect(Effect::DropOpening);
         }
-        if !matches!(self.reading.opening, Opening::Closed) {
-            self.reading.opening = Opening::Idle;
+        if !matches!(self.reading.opening, ReaderOpening::Closed) {
+            self.reading.opening = ReaderOpening::Idle;
         }
     }
 
     /// Ends a window over which nothing comes, and reads on where there is room again.
     pub(super) fn check_reading(&mut self, now: Moment) {
         let Some(open) = &self.reading.open else {
-            if matches!(self.reading.opening, Opening::Full) && self.has_room_again() {
-                self.reading.opening = Opening::Waiting(now.at);
+            if matches!(self.reading.opening, ReaderOpening::Full) && self.has_room_again() {
+                self.reading.opening = ReaderOpening::Waiting(now.at);
             }
             return;
         };
@@ -448,7 +454,7 @@ impl Engine {
         }
         if open.paused {
             if self.has_room_again() {
-                self.go_on_reading(now);
+                self.continue_reading(now);
             }
             return;
         }
@@ -456,13 +462,13 @@ impl Engine {
             let why = "the server was made a replica: what is published on its master may pass it by";
             return self.lose_window(GapCause::SourceDemoted, why, now);
         }
-        if let Opening::Candidate { anchor, since } = self.reading.opening
+        if let ReaderOpening::Candidate { anchor, since } = self.reading.opening
             && now.at >= since + LAST_CHANCE
         {
             let why = "no heartbeat came back, and a new connection took over: the server was stopped, or is no longer \
                        the one that is published to";
             self.end_window(GapCause::SourceSilent, why, now);
-            return self.go_on_with(anchor, now);
+            return self.continue_with(anchor, now);
         }
         if !open.silent && now.at.saturating_duration_since(open.heard.at) >= SILENCE {
             self.on_silence(now);
@@ -489,8 +495,8 @@ impl Engine {
             "{why}; another window is opened beside the silent one, and nothing is missing if that one goes on"
         );
         self.log(Notice::warn("source_silent", text).of(Side::Source), now);
-        if matches!(self.reading.opening, Opening::Idle) {
-            self.reading.opening = Opening::Waiting(now.at);
+        if matches!(self.reading.opening, ReaderOpening::Idle) {
+            self.reading.opening = ReaderOpening::Waiting(now.at);
         }
         self.leadership.hurry();
         self.changed();
@@ -500,7 +506,7 @@ impl Engine {
     pub(super) fn reopen_if_room(&mut self, now: Moment) {
         let stopped = match &self.reading.open {
             Some(open) => open.behind.is_some() || open.paused,
-            None => matches!(self.reading.opening, Opening::Full),
+            None => matches!(self.reading.opening, ReaderOpening::Full),
         };
         if stopped {
             self.check_reading(now);
@@ -538,30 +544,30 @@ impl Engine {
             return self.lose_tap(cause, why, now);
         }
         self.end_window(cause, why, now);
-        if let Opening::Candidate { anchor, .. } = self.reading.opening {
-            return self.go_on_with(anchor, now);
+        if let ReaderOpening::Candidate { anchor, .. } = self.reading.opening {
+            return self.continue_with(anchor, now);
         }
         self.effect(Effect::Close);
         match cause {
             _ if self.ending != Ending::Running => {
                 self.drop_opening();
-                self.reading.opening = Opening::Closed;
+                self.reading.opening = ReaderOpening::Closed;
             }
             GapCause::MemoryFull | GapCause::SpoolFull | GapCause::SpoolFailed => {
                 self.drop_opening();
-                self.reading.opening = Opening::Full;
+                self.reading.opening = ReaderOpening::Full;
             }
-            _ if matches!(self.reading.opening, Opening::Window) => {}
-            _ => self.reading.opening = Opening::Waiting(now.at + self.reading.backoff.next_wait()),
+            _ if matches!(self.reading.opening, ReaderOpening::Window) => {}
+            _ => self.reading.opening = ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
         }
         self.border_cannot_come();
         self.changed();
     }
 
     /// Reads the window that was opened beside the one that has ended, unless a successor takes over.
-    fn go_on_with(&mut self, anchor: Position, now: Moment) {
+    fn continue_with(&mut self, anchor: Position, now: Moment) {
         self.border_cannot_come();
-        if matches!(self.reading.opening, Opening::Candidate { .. }) {
+        if matches!(self.reading.opening, ReaderOpening::Candidate { .. }) {
             self.adopt(anchor, now);
         }
     }
@@ -578,13 +584,13 @@ impl Engine {
         let text = format!(
             "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
         );
-        self.source_lost(cause, text, now);
+        self.on_source_lost(cause, text, now);
     }
 
     /// Nothing is read for the moment: an announced anchor will not come, the other instances want to know, and so does
     /// the operator.
-    pub(super) fn source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
-        self.rollout.window_lost();
+    pub(super) fn on_source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
+        self.rollout.on_window_lost();
         self.leadership.hurry();
         let notice = Notice::warn("source_lost", text).of_an_outage();
         self.log(notice.of(Side::Source).cause(cause.as_str()), now);
@@ -608,28 +614,28 @@ impl Engine {
 
     /// Reads no more, ever.
     pub(super) fn close_reading(&mut self) {
-        self.stop_reading(Opening::Closed);
+        self.stop_reading(ReaderOpening::Closed);
     }
 
     /// Stops reading: messages are another instance's from here on.
     pub(super) fn hold_reading(&mut self) {
-        self.stop_reading(Opening::Held);
+        self.stop_reading(ReaderOpening::Held);
     }
 
     /// Opens a window anew, and lets the open one go.
     pub(super) fn read_anew(&mut self, now: Moment) {
-        self.stop_reading(Opening::Waiting(now.at));
+        self.stop_reading(ReaderOpening::Waiting(now.at));
     }
 
     /// Closes everything that is open or is being opened.
-    fn stop_reading(&mut self, then: Opening) {
+    fn stop_reading(&mut self, then: ReaderOpening) {
         if self.reading.is_opening() {
             self.effect(Effect::DropOpening);
         }
         if self.reading.open.take().is_some() {
             self.effect(Effect::Close);
         }
-        if !matches!(self.reading.opening, Opening::Closed) {
+        if !matches!(self.reading.opening, ReaderOpening::Closed) {
             self.reading.opening = then;
         }
     }

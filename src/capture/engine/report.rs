@@ -1,11 +1,13 @@
 //! What a route says of itself, and what it counts.
 
-use super::chain::Counts;
+pub(super) mod notice;
+
+use super::chain::PassedCounts;
 use super::ending::Ending;
-use super::gap::Gap;
-use super::reading::Opening;
+use super::reading::ReaderOpening;
 use super::{Engine, Notice};
-use crate::capture::append::Stored;
+use crate::capture::append::call::Stored;
+use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::DropReason;
 use crate::metrics::float;
@@ -15,7 +17,7 @@ use crate::status::{InHand, Ledger, RouteState};
 
 /// What is shown beside the ledger.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct ReportState {
     /// Done by calls that stopped half way through the front batch.
     pub(super) part: u64,
     last_append_unix_ms: Option<u64>,
@@ -155,7 +157,7 @@ impl Engine {
         self.ledger.dropped(DropReason::Stale, events);
     }
 
-    pub(super) fn count_stored(&mut self, counts: &Counts, stored: &Stored, now: Moment) {
+    pub(super) fn count_stored(&mut self, counts: &PassedCounts, stored: &Stored, now: Moment) {
         self.count_part(stored, now);
         let metrics = &self.counters.route;
         // What the script skipped was there already, or was counted when the call stopped half way.
@@ -190,7 +192,7 @@ impl Engine {
 
     /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
     /// counted it there already.
-    pub(super) fn count_duplicate(&mut self, counts: &Counts) {
+    pub(super) fn count_duplicate(&mut self, counts: &PassedCounts) {
         let before = std::mem::take(&mut self.report.part);
         let events = counts.events.saturating_sub(before + counts.lost);
         self.counters.route.deduplicated.increment(events);
@@ -198,7 +200,7 @@ impl Engine {
     }
 
     /// Tells of the gap that a batch carried, once it is recorded.
-    pub(super) fn tell_gap(&mut self, counts: &Counts, gap: Option<&Gap>, now: Moment) {
+    pub(super) fn tell_gap(&mut self, counts: &PassedCounts, gap: Option<&Gap>, now: Moment) {
         self.count_lost(counts, gap.is_some() || counts.recorded);
         if let Some(gap) = gap {
             self.ledger.recorded(gap.reason(), gap.dropped);
@@ -217,7 +219,7 @@ impl Engine {
     }
 
     /// Counts what was lost with a damaged spool: given up with its record, or stored by another instance.
-    fn count_lost(&mut self, counts: &Counts, recorded: bool) {
+    fn count_lost(&mut self, counts: &PassedCounts, recorded: bool) {
         if counts.lost_before == 0 {
             return;
         }
@@ -246,7 +248,7 @@ impl Engine {
         if destination.parked && destination.error.is_some() {
             return (RouteState::Parked, destination.error.clone());
         }
-        if matches!(source.opening, Opening::UsedUp) {
+        if matches!(source.opening, ReaderOpening::UsedUp) {
             return (RouteState::Parked, source.error.clone());
         }
         if let Some(doubt) = &source.doubt {

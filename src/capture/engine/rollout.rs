@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::capture::state::{Revision, State};
+use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::position::AnchorId;
 
 /// How long a destination that refused an announcement is left alone.
@@ -34,19 +34,19 @@ pub(crate) enum Rollout {
 
 impl Rollout {
     /// The connection to the destination ended: whether it was announced is not known.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self) {
         if matches!(self, Self::Announced(_)) {
             *self = Self::None;
         }
     }
 
     /// The destination refused the announcement.
-    pub(crate) fn refused(&mut self, now: Instant) {
+    pub(crate) fn on_refused(&mut self, now: Instant) {
         *self = Self::Refused(now + AGAIN);
     }
 
     /// The window with the announced anchor could not be opened, or is no more: the anchor will not come.
-    pub(crate) fn window_lost(&mut self) {
+    pub(crate) fn on_window_lost(&mut self) {
         if *self == Self::Opened {
             *self = Self::None;
         }
@@ -56,8 +56,8 @@ impl Rollout {
     /// is open, and neither this instance nor another one could go on without a gap.
     pub(crate) fn is_due(
         self,
-        own: &Revision,
-        state: &State,
+        own: &RankedRevision,
+        state: &StoredState,
         leader: bool,
         in_vain: bool,
         now: Instant,
@@ -74,7 +74,7 @@ impl Rollout {
 }
 
 /// Whether the state has come to an anchor and no further.
-fn stands_at(state: &State, anchor: AnchorId) -> bool {
+fn stands_at(state: &StoredState, anchor: AnchorId) -> bool {
     state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
 }
 
@@ -85,26 +85,29 @@ mod tests {
 
     #[test]
     fn what_came_to_nothing_is_announced_again() {
-        let after = |state: &State, hashes| Revision::after(state, hashes);
-        let written = |revision: &Revision| State { revision: Some(revision.clone()), ..State::default() };
-        let older = after(&State::default(), "older");
+        let after = |state: &StoredState, hashes| RankedRevision::after(state, hashes);
+        let written = |revision: &RankedRevision| StoredState {
+            revision: Some(revision.clone()),
+            ..StoredState::default()
+        };
+        let older = after(&StoredState::default(), "older");
         let own = after(&written(&older), "own");
         let newer = after(&written(&own), "newer");
         let anchor: AnchorId = "0123456789abcdef".parse().unwrap();
         let at = |ordinal| Some(Epoch { number: 7, anchor }.at(ordinal));
-        let state = |next: Option<&Revision>, position| State {
+        let state = |next: Option<&RankedRevision>, position| StoredState {
             next: next.map(|by| (anchor, by.clone())),
             position,
-            ..State::default()
+            ..StoredState::default()
         };
         let start = Instant::now();
-        let due = |rollout: Rollout, state: &State, leader, in_vain| {
+        let due = |rollout: Rollout, state: &StoredState, leader, in_vain| {
             rollout.is_due(&own, state, leader, in_vain, start)
         };
         assert!(due(Rollout::None, &state(None, None), false, false));
         assert!(!due(Rollout::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
         let mut refused = Rollout::Announced(anchor);
-        refused.refused(start);
+        refused.on_refused(start);
         assert!(!due(refused, &state(None, at(0)), false, true), "the destination refused it a moment ago");
         assert!(refused.is_due(&own, &state(None, at(0)), false, true, start + AGAIN));
         let opened = Rollout::Opened;

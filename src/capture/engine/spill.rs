@@ -24,13 +24,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Options};
 use super::chain::Chain;
-use super::gap::{Gap, Joint};
+use crate::capture::batch::gap::{Gap, Joint};
+use crate::capture::batch::{AppendOptions, Batch};
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::rt::Moment;
-use crate::spool::{Damage, Done, Piece, Record, Request, SpoolError};
+use crate::spool::{Damage, Piece, Record, SpoolDone, SpoolError, SpoolRequest};
 
 /// What has waited for so long is written: as long as fsync's interval, so that a crash of the process
 /// costs no more than one of the machine.
@@ -44,7 +44,7 @@ const RELEASE: Duration = Duration::from_secs(1);
 
 /// How much may be held in memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct MemoryRoom {
     /// Bytes that may wait in the chain.
     pub(crate) chain: usize,
     /// Bytes that may wait behind it to be written.
@@ -53,7 +53,7 @@ pub(crate) struct Room {
 
 /// What came of a request.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct SpillOutcome {
     /// Events that were received by an earlier process and are in hand now.
     pub(crate) recovered: u64,
     /// Why the spool cannot be written or read.
@@ -163,7 +163,7 @@ impl Spill {
     }
 
     /// Why there is no room for more; `None` where there is.
-    pub(crate) fn full(&self, chain: &Chain, room: Room) -> Option<GapCause> {
+    pub(crate) fn full(&self, chain: &Chain, room: MemoryRoom) -> Option<GapCause> {
         if !self.enabled {
             return (chain.held_bytes() > room.chain + room.tail).then_some(GapCause::MemoryFull);
         }
@@ -180,7 +180,7 @@ impl Spill {
     }
 
     /// Takes a batch in at the end.
-    pub(crate) fn push(&mut self, batch: Batch, chain: &mut Chain, room: Room) {
+    pub(crate) fn push(&mut self, batch: Batch, chain: &mut Chain, room: MemoryRoom) {
         if !self.enabled || (self.is_empty() && chain.held_bytes() <= room.chain) {
             chain.push(batch);
         } else {
@@ -194,9 +194,9 @@ impl Spill {
         &mut self,
         chain: &Chain,
         durable: Option<Position>,
-        room: Room,
+        room: MemoryRoom,
         now: Instant,
-    ) -> Option<Request> {
+    ) -> Option<SpoolRequest> {
         if !self.enabled {
             return None;
         }
@@ -205,12 +205,12 @@ impl Spill {
         if self.disk_only.is_none()
             && let Some(position) = self.discarded.take()
         {
-            return Some(Request::Release(position.to_bytes()));
+            return Some(SpoolRequest::Release(position.to_bytes()));
         }
         let readable = self.read_again_at.is_none_or(|at| now >= at);
         if self.disk_only.is_some() && readable && chain.held_bytes() <= room.chain / 2 {
             self.reading = true;
-            return Some(Request::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4).max(1) });
+            return Some(SpoolRequest::Read { max_bytes: REQUEST_BYTES.min(room.chain / 4).max(1) });
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return None;
@@ -228,12 +228,12 @@ impl Spill {
             && let Some(position) = upto
         {
             self.released_at = Some(now);
-            return Some(Request::Release(position.to_bytes()));
+            return Some(SpoolRequest::Release(position.to_bytes()));
         }
         None
     }
 
-    fn write(&mut self, chain: &Chain) -> Option<Request> {
+    fn write(&mut self, chain: &Chain) -> Option<SpoolRequest> {
         let mut records = Vec::new();
         let mut bytes = 0;
         let tail = self.tail.iter().filter(|batch| Some(batch.last) > self.written);
@@ -246,27 +246,27 @@ impl Spill {
                 break;
             }
         }
-        (!records.is_empty()).then_some(Request::Write(records))
+        (!records.is_empty()).then_some(SpoolRequest::Write(records))
     }
 
     /// Takes in what the spool has done. Holes are appended with `options`, as every batch of this configuration.
     pub(crate) fn done(
         &mut self,
-        done: Done,
+        done: SpoolDone,
         chain: &mut Chain,
-        options: &Arc<Options>,
-        room: Room,
+        options: &Arc<AppendOptions>,
+        room: MemoryRoom,
         now: Moment,
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
+    ) -> SpillOutcome {
+        let mut outcome = SpillOutcome::default();
         match done {
-            Done::Written { bytes } => {
+            SpoolDone::Written { bytes } => {
                 self.bytes = bytes;
                 self.written = self.written.max(self.writing.last().copied());
                 self.writing.clear();
                 (self.full, self.failed, self.retry_at) = (false, false, None);
             }
-            Done::WriteFailed { error, written } => {
+            SpoolDone::WriteFailed { error, written } => {
                 let last = written.checked_sub(1).and_then(|last| self.writing.get(last).copied());
                 self.written = self.written.max(last);
                 self.writing.clear();
@@ -276,23 +276,23 @@ impl Spill {
                 outcome.failed = Some(error.to_string());
             }
             // It was given up meanwhile, and is counted as that.
-            Done::Read(_) | Done::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
-            Done::Read(pieces) => {
+            SpoolDone::Read(_) | SpoolDone::ReadFailed(_) if !std::mem::take(&mut self.reading) => {}
+            SpoolDone::Read(pieces) => {
                 self.read_again_at = None;
-                Reading { spill: self, chain, options, now, outcome: &mut outcome }.take(pieces);
+                SpillReading { spill: self, chain, options, now, outcome: &mut outcome }.take(pieces);
             }
-            Done::ReadFailed(error) => {
+            SpoolDone::ReadFailed(error) => {
                 self.read_again_at = Some(now.at + RETRY);
                 outcome.failed = Some(error.to_string());
             }
-            Done::Released { bytes } => self.bytes = bytes,
+            SpoolDone::Released { bytes } => self.bytes = bytes,
         }
         self.settle(chain, room);
         outcome
     }
 
     /// Moves what is in memory towards the chain, and lets go of what is written.
-    fn settle(&mut self, chain: &mut Chain, room: Room) {
+    fn settle(&mut self, chain: &mut Chain, room: MemoryRoom) {
         while let Some(batch) = self.tail.front() {
             let fits = self.disk_only.is_none() && chain.held_bytes() <= room.chain;
             let written = Some(batch.last) <= self.written;
@@ -311,7 +311,7 @@ impl Spill {
     }
 
     /// The chain has more room than before.
-    pub(crate) fn refill(&mut self, chain: &mut Chain, room: Room) {
+    pub(crate) fn refill(&mut self, chain: &mut Chain, room: MemoryRoom) {
         if self.disk_only.is_none() && !self.tail.is_empty() {
             self.settle(chain, room);
         }
@@ -356,15 +356,15 @@ impl Spill {
 }
 
 /// What was read from the spool, on its way into the chain.
-struct Reading<'a> {
+struct SpillReading<'a> {
     spill: &'a mut Spill,
     chain: &'a mut Chain,
-    options: &'a Arc<Options>,
+    options: &'a Arc<AppendOptions>,
     now: Moment,
-    outcome: &'a mut Outcome,
+    outcome: &'a mut SpillOutcome,
 }
 
-impl Reading<'_> {
+impl SpillReading<'_> {
     fn take(mut self, pieces: Vec<Piece>) {
         let ended = pieces.is_empty();
         for piece in pieces {

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::chain::Step;
+use super::chain::ReplyStep;
 use super::rollout::Rollout;
 use super::{Effect, Engine, Notice, Side};
-use crate::capture::append::{Append, Outcome};
-use crate::capture::state::{Revision, State};
+use crate::capture::append::call::{Append, AppendOutcome};
+use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::rt::Moment;
 use crate::server::resp::{self, Value};
 use crate::server::{Backoff, Class, Error, Hash};
@@ -29,7 +29,7 @@ const TOUCH: Duration = Duration::from_secs(10);
 /// The writing side.
 #[derive(Debug)]
 pub(super) struct Writing {
-    link: Link,
+    link: DestinationLink,
     backoff: Backoff,
     /// Why it does not write, for the operator.
     pub(super) error: Option<String>,
@@ -45,7 +45,7 @@ pub(super) struct Writing {
 }
 
 #[derive(Debug)]
-enum Link {
+enum DestinationLink {
     /// The route that this one replaces has not said yet where it stopped.
     Inheriting,
     Waiting(Instant),
@@ -56,7 +56,7 @@ enum Link {
 #[derive(Debug)]
 struct Up {
     scripts: Scripts,
-    sent: VecDeque<Sent>,
+    sent: VecDeque<SentCall>,
     /// Questions that are not written yet; they go before the next batch.
     questions: Vec<u8>,
     /// Nothing is sent before that: the server refused the last batch.
@@ -77,21 +77,21 @@ pub(in crate::capture) struct Scripts {
 #[derive(Debug)]
 pub(in crate::capture) struct Connected {
     pub(in crate::capture) scripts: Scripts,
-    pub(in crate::capture) state: State,
+    pub(in crate::capture) state: StoredState,
     /// Under which revision of the configuration batches are appended over it.
-    pub(in crate::capture) revision: Revision,
+    pub(in crate::capture) revision: RankedRevision,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sent {
+struct SentCall {
     at: Instant,
     /// When the connection is given up if no reply has come.
     due: Instant,
-    what: What,
+    what: AskedOf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum AskedOf {
     Batch,
     Asked(Ask),
 }
@@ -115,7 +115,7 @@ impl Writing {
     /// Waits for the predecessor's last word first, where there is one.
     pub(super) fn new(inherits: bool, now: Instant) -> Self {
         Self {
-            link: if inherits { Link::Inheriting } else { Link::Waiting(now) },
+            link: if inherits { DestinationLink::Inheriting } else { DestinationLink::Waiting(now) },
             backoff: Backoff::default(),
             error: None,
             parked: false,
@@ -128,9 +128,11 @@ impl Writing {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.link {
-            Link::Waiting(until) => Some(*until),
-            Link::Up(up) => up.paused_until.into_iter().chain(up.sent.front().map(|sent| sent.due)).min(),
-            Link::Inheriting | Link::Connecting => None,
+            DestinationLink::Waiting(until) => Some(*until),
+            DestinationLink::Up(up) => {
+                up.paused_until.into_iter().chain(up.sent.front().map(|sent| sent.due)).min()
+            }
+            DestinationLink::Inheriting | DestinationLink::Connecting => None,
         }
     }
 
@@ -140,17 +142,17 @@ impl Writing {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up(_))
+        matches!(self.link, DestinationLink::Up(_))
     }
 
     /// Whether the predecessor still writes.
     pub(super) fn is_inheriting(&self) -> bool {
-        matches!(self.link, Link::Inheriting)
+        matches!(self.link, DestinationLink::Inheriting)
     }
 
     /// The predecessor has ended.
-    pub(super) fn inherited(&mut self, now: Instant) {
-        self.link = Link::Waiting(now);
+    pub(super) fn on_inherited(&mut self, now: Instant) {
+        self.link = DestinationLink::Waiting(now);
     }
 
     /// Whether no other instance waits for this one any more, or none can be told.
@@ -160,14 +162,14 @@ impl Writing {
 
     /// Whether an answer to who writes is awaited.
     pub(super) fn is_asking(&self) -> bool {
-        let asked = |sent: &Sent| matches!(sent.what, What::Asked(Ask::Stand | Ask::Leave));
-        matches!(&self.link, Link::Up(up) if up.sent.iter().any(asked))
+        let asked = |sent: &SentCall| matches!(sent.what, AskedOf::Asked(Ask::Stand | Ask::Leave));
+        matches!(&self.link, DestinationLink::Up(up) if up.sent.iter().any(asked))
     }
 
     /// `stand.lua`, as the connection knows it.
     pub(super) fn stand_hash(&self) -> Option<Hash> {
         match &self.link {
-            Link::Up(up) => Some(up.scripts.stand),
+            DestinationLink::Up(up) => Some(up.scripts.stand),
             _ => None,
         }
     }
@@ -175,14 +177,14 @@ impl Writing {
     /// `history.lua`, as the connection knows it.
     pub(super) fn history_hash(&self) -> Option<Hash> {
         match &self.link {
-            Link::Up(up) => Some(up.scripts.history),
+            DestinationLink::Up(up) => Some(up.scripts.history),
             _ => None,
         }
     }
 
     /// Appends under this revision from now on.
-    pub(super) fn set_revision(&mut self, revision: &Revision) {
-        if let Link::Up(up) = &mut self.link {
+    pub(super) fn set_revision(&mut self, revision: &RankedRevision) {
+        if let DestinationLink::Up(up) = &mut self.link {
             up.scripts.append.set_revision(revision.to_string());
         }
     }
@@ -190,7 +192,7 @@ impl Writing {
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.link {
-            Link::Up(up) => up.sent.is_empty(),
+            DestinationLink::Up(up) => up.sent.is_empty(),
             _ => true,
         }
     }
@@ -198,7 +200,7 @@ impl Writing {
     /// Whether writing is put off because the operator must act.
     pub(super) fn is_parked(&self) -> bool {
         match &self.link {
-            Link::Up(up) => self.parked && up.paused_until.is_some(),
+            DestinationLink::Up(up) => self.parked && up.paused_until.is_some(),
             _ => self.parked,
         }
     }
@@ -207,15 +209,15 @@ impl Writing {
 impl Engine {
     /// Connects where that is due.
     pub(super) fn connect_if_due(&mut self, now: Moment) {
-        if matches!(self.writing.link, Link::Waiting(until) if until <= now.at) {
-            self.writing.link = Link::Connecting;
+        if matches!(self.writing.link, DestinationLink::Waiting(until) if until <= now.at) {
+            self.writing.link = DestinationLink::Connecting;
             self.effect(Effect::Connect(self.revision.clone()));
         }
     }
 
     /// A connection is ready.
     pub(in crate::capture) fn on_connected(&mut self, connected: Connected, now: Moment) {
-        if !matches!(self.writing.link, Link::Connecting) {
+        if !matches!(self.writing.link, DestinationLink::Connecting) {
             return self.effect(Effect::Disconnect);
         }
         let Connected { scripts, state, revision } = connected;
@@ -229,24 +231,24 @@ impl Engine {
         writing.connected_before = true;
         self.raise_floor(state.highest_epoch() + 1);
         self.revision = Some(revision);
-        self.chain.disconnected();
-        self.leadership.disconnected();
+        self.chain.on_disconnected();
+        self.leadership.on_disconnected();
         let notice = Notice::info("destination_connected", "ready to append").of(Side::Destination);
         self.log(notice.position(state.position), now);
-        self.writing.link = Link::Up(Box::new(Up {
+        self.writing.link = DestinationLink::Up(Box::new(Up {
             scripts,
             sent: VecDeque::new(),
             questions: Vec::new(),
             paused_until: None,
         }));
-        self.found_state(&state, now);
+        self.on_state(&state, now);
         self.number_history(now);
         self.changed();
     }
 
     /// No connection could be made, or it has ended.
     pub(in crate::capture) fn on_disconnected(&mut self, error: &Error, now: Moment) {
-        if matches!(self.writing.link, Link::Connecting | Link::Up(_)) {
+        if matches!(self.writing.link, DestinationLink::Connecting | DestinationLink::Up(_)) {
             self.disconnect(error, now);
         }
     }
@@ -271,10 +273,10 @@ impl Engine {
     /// Nothing that was sent will be answered.
     fn unlink(&mut self, until: Instant) {
         self.effect(Effect::Disconnect);
-        self.chain.disconnected();
-        self.leadership.disconnected();
-        self.rollout.disconnected();
-        self.writing.link = Link::Waiting(until);
+        self.chain.on_disconnected();
+        self.leadership.on_disconnected();
+        self.rollout.on_disconnected();
+        self.writing.link = DestinationLink::Waiting(until);
     }
 
     fn refused(&mut self, error: &Error, park: bool, now: Moment) {
@@ -297,7 +299,7 @@ impl Engine {
 
     /// A reply has come. `sent` is answered in order.
     pub(in crate::capture) fn on_reply(&mut self, reply: &Value, now: Moment) {
-        let Link::Up(up) = &mut self.writing.link else { return };
+        let DestinationLink::Up(up) = &mut self.writing.link else { return };
         let Some(sent) = up.sent.pop_front() else {
             let error = Error::Protocol("a reply came that nothing was asked for".to_owned());
             return self.disconnect(&error, now);
@@ -308,27 +310,27 @@ impl Engine {
             _ => None,
         };
         match (sent.what, refusal) {
-            (What::Batch, _) => self.on_appended(reply, sent.at, now),
-            (What::Asked(Ask::Stand), _) => self.on_stood(reply, now),
-            (What::Asked(Ask::History), _) => self.on_numbered(reply, now),
+            (AskedOf::Batch, _) => self.on_appended(reply, sent.at, now),
+            (AskedOf::Asked(Ask::Stand), _) => self.on_lease_reply(reply, now),
+            (AskedOf::Asked(Ask::History), _) => self.on_numbered(reply, now),
             // None can be told, so none is waited for.
-            (What::Asked(Ask::Leave), _) => self.writing.left = true,
-            (What::Asked(Ask::Announce), Some(error)) => self.not_announced(&error, now),
-            (What::Asked(Ask::Announce), None) => self.announced(now),
-            (What::Asked(Ask::Note), Some(error)) if error.class() == Class::Resolve => {
+            (AskedOf::Asked(Ask::Leave), _) => self.writing.left = true,
+            (AskedOf::Asked(Ask::Announce), Some(error)) => self.on_announce_failed(&error, now),
+            (AskedOf::Asked(Ask::Announce), None) => self.on_announced(now),
+            (AskedOf::Asked(Ask::Note), Some(error)) if error.class() == Class::Resolve => {
                 self.disconnect(&error, now);
             }
-            (What::Asked(Ask::Note), _) => {}
+            (AskedOf::Asked(Ask::Note), _) => {}
         }
     }
 
     fn on_appended(&mut self, reply: &Value, sent_at: Instant, now: Moment) {
-        let outcome = match Outcome::read(reply) {
+        let outcome = match AppendOutcome::read(reply) {
             Err(error @ Error::Protocol(_)) => return self.disconnect(&error, now),
             outcome => outcome,
         };
-        match self.chain.replied(outcome, now.unix_ms) {
-            Step::Stored { counts, stored, gap } => {
+        match self.chain.on_reply(outcome, now.unix_ms) {
+            ReplyStep::Stored { counts, stored, gap } => {
                 let took = now.at.saturating_duration_since(sent_at);
                 self.counters.route.append_seconds.record(took.as_secs_f64());
                 self.writing.touched = now.at;
@@ -339,7 +341,7 @@ impl Engine {
                 self.appends_again();
                 self.reopen_if_room(now);
             }
-            Step::Duplicate { counts, gap } => {
+            ReplyStep::Duplicate { counts, gap } => {
                 self.count_duplicate(&counts);
                 self.give_up(counts.lost);
                 self.tell_gap(&counts, gap.as_ref(), now);
@@ -348,28 +350,28 @@ impl Engine {
                 self.appends_again();
                 self.reopen_if_room(now);
             }
-            Step::Dropped { events } => {
+            ReplyStep::Dropped { events } => {
                 self.give_up(events);
                 self.leadership.hurry();
                 self.reopen_if_room(now);
             }
-            Step::Again { rewound } => {
+            ReplyStep::Again { rewound } => {
                 self.ledger.rewound(rewound);
                 self.leadership.hurry();
             }
-            Step::Ignored => {}
-            Step::Wait(error, stored) => {
+            ReplyStep::Ignored => {}
+            ReplyStep::Wait(error, stored) => {
                 if let Some(stored) = stored {
                     self.count_part(&stored, now);
                     self.report.part += stored.events();
                 }
                 self.wait(&error, now);
             }
-            Step::Superseded => {
+            ReplyStep::Superseded => {
                 self.yields = true;
                 self.leadership.hurry();
             }
-            Step::Foreign => {
+            ReplyStep::Foreign => {
                 // What was taken over from a predecessor was not all that another instance had stored.
                 self.rollout = Rollout::None;
                 self.leadership.hurry();
@@ -394,7 +396,7 @@ impl Engine {
                 let park = class == Class::Park;
                 let wait = if park { PARKED } else { self.writing.backoff.next_wait() };
                 // Questions go on in a pause, and are refused as well: that makes it no longer.
-                if let Link::Up(up) = &mut self.writing.link
+                if let DestinationLink::Up(up) = &mut self.writing.link
                     && up.paused_until.is_none_or(|until| until <= now.at)
                 {
                     up.paused_until = Some(now.at + wait);
@@ -407,7 +409,7 @@ impl Engine {
 
     /// Ends a connection over which no answer comes.
     pub(super) fn check_writing(&mut self, now: Moment) {
-        let Link::Up(up) = &mut self.writing.link else { return };
+        let DestinationLink::Up(up) = &mut self.writing.link else { return };
         if up.paused_until.is_some_and(|until| until <= now.at) {
             up.paused_until = None;
         }
@@ -421,9 +423,9 @@ impl Engine {
 
     /// Asks something small, if there is a connection.
     pub(super) fn ask(&mut self, what: Ask, now: Moment, call: &[u8]) {
-        let Link::Up(up) = &mut self.writing.link else { return };
+        let DestinationLink::Up(up) = &mut self.writing.link else { return };
         up.questions.extend_from_slice(call);
-        up.sent.push_back(Sent { at: now.at, due: now.at + ASK_DEADLINE, what: What::Asked(what) });
+        up.sent.push_back(SentCall { at: now.at, due: now.at + ASK_DEADLINE, what: AskedOf::Asked(what) });
     }
 
     /// Renews the state's time, which dates the gap of a restart: it stands still while a gap is open.
@@ -447,7 +449,7 @@ impl Engine {
         if !self.writing.is_up() {
             return;
         }
-        self.stand(now);
+        self.ask_lease(now);
         self.touch(now);
         if self.is_drained() {
             self.flush_builder();
@@ -456,7 +458,7 @@ impl Engine {
         let may = may && !self.waits_for_durability();
         let force = may && self.may_force(now);
         let begun = out.len();
-        let Link::Up(up) = &mut self.writing.link else { return };
+        let DestinationLink::Up(up) = &mut self.writing.link else { return };
         out.append(&mut up.questions);
         if !may || up.paused_until.is_some_and(|until| until > now.at) {
             return;
@@ -470,7 +472,7 @@ impl Engine {
             }
             let Some((prev, gap, batch)) = self.chain.send(force, now.unix_ms) else { return };
             up.scripts.append.write(out, batch, prev, gap);
-            up.sent.push_back(Sent { at: now.at, due, what: What::Batch });
+            up.sent.push_back(SentCall { at: now.at, due, what: AskedOf::Batch });
         }
     }
 }

@@ -14,13 +14,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::stream::{self, Piece};
+use super::stream::{self, NamePiece};
 use super::{Context, Message, RejectReason, Rejection, append, fields};
-use crate::glob::Captures;
-use crate::template::{Part, Template};
+use crate::text::glob::Captures;
+use crate::text::template::{Part, Template};
 
 #[derive(Debug)]
-pub(super) struct CloudEvents {
+pub(super) struct CloudEventsFormat {
     source: Vec<Part>,
     r#type: Vec<Part>,
     captures: Captures,
@@ -28,7 +28,7 @@ pub(super) struct CloudEvents {
     document: Vec<u8>,
 }
 
-impl CloudEvents {
+impl CloudEventsFormat {
     pub(super) fn new(source: &Template, r#type: &Template) -> Self {
         Self {
             source: source.parts().to_vec(),
@@ -68,8 +68,8 @@ fn attribute(
 ) -> Result<(), Rejection> {
     let begin = out.len();
     stream::render(parts, message, captures, |piece| match piece {
-        Piece::Literal(text) => escape(out, &String::from_utf8_lossy(text)),
-        Piece::Variable(bytes) => percent_encode(out, bytes),
+        NamePiece::Literal(text) => escape(out, &String::from_utf8_lossy(text)),
+        NamePiece::Variable(bytes) => percent_encode(out, bytes),
     })?;
     if out.len() == begin {
         return Err(Rejection::new(

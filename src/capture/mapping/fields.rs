@@ -58,7 +58,7 @@ fn content(value: &RawValue) -> Result<Cow<'_, [u8]>, serde_json::Error> {
 
 /// The content of a JSON string.
 pub(super) fn string(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
-    serde_json::from_str::<Text<'_>>(json).map(|text| text.0)
+    serde_json::from_str::<JsonString<'_>>(json).map(|text| text.0)
 }
 
 fn into_bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
@@ -70,7 +70,7 @@ fn into_bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
 
 /// A JSON string, borrowed where it holds no escape.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct JsonString<'a>(#[serde(borrow)] Cow<'a, str>);
 
 struct Members<F> {
     take: F,
@@ -89,7 +89,7 @@ where
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<usize, A::Error> {
         let mut members = 0;
         while members < MAX_FIELDS {
-            let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? else {
+            let Some((name, value)) = map.next_entry::<JsonString<'de>, &'de RawValue>()? else {
                 return Ok(members);
             };
             (self.take)(&name.0, value).map_err(A::Error::custom)?;

@@ -2,8 +2,8 @@
 //! alone knows which exist.
 
 use super::{Message, RejectReason, Rejection};
-use crate::glob::{self, Captures};
-use crate::template::{Part, Template};
+use crate::text::glob::{self, Captures};
+use crate::text::template::{Part, Template};
 
 #[derive(Debug)]
 pub(super) struct StreamName {
@@ -36,7 +36,7 @@ impl StreamName {
         self.name.clear();
         let name = &mut self.name;
         render(&self.parts, message, &mut self.captures, |piece| {
-            let (Piece::Literal(bytes) | Piece::Variable(bytes)) = piece;
+            let (NamePiece::Literal(bytes) | NamePiece::Variable(bytes)) = piece;
             name.extend_from_slice(bytes);
         })?;
         if !self.reserved.is_empty() && self.name.starts_with(&self.reserved) {
@@ -54,7 +54,7 @@ impl StreamName {
 }
 
 /// What a template puts next.
-pub(super) enum Piece<'a> {
+pub(super) enum NamePiece<'a> {
     /// Text of the template itself.
     Literal(&'a [u8]),
     /// What the message brings.
@@ -66,13 +66,13 @@ pub(super) fn render(
     parts: &[Part],
     message: &Message<'_>,
     captures: &mut Captures,
-    mut put: impl FnMut(Piece<'_>),
+    mut put: impl FnMut(NamePiece<'_>),
 ) -> Result<(), Rejection> {
     let mut walked = false;
     for part in parts {
         let value = match part {
             Part::Literal(text) => {
-                put(Piece::Literal(text.as_bytes()));
+                put(NamePiece::Literal(text.as_bytes()));
                 continue;
             }
             Part::Channel => Some(message.channel),
@@ -88,7 +88,7 @@ pub(super) fn render(
             Part::Field(_) | Part::Stream | Part::Id | Part::Json => None,
         };
         let Some(value) = value else { return Err(missing(part, message)) };
-        put(Piece::Variable(value));
+        put(NamePiece::Variable(value));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{Keep, Mode};
-use crate::template::Template;
+use crate::text::template::Template;
 
 #[derive(Default)]
 struct Entry {

@@ -5,34 +5,34 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::{Pending, Route};
+use super::connection::{AppendConnection, AppendConnectionSettings};
+use super::{CaptureRoute, PendingFuture};
+use crate::capture::append::state::RankedRevision;
 use crate::capture::engine::Engine;
-use crate::capture::handover::{Ended, Handover};
-use crate::capture::lane::{Lane, LaneSettings};
-use crate::capture::state::Revision;
+use crate::capture::engine::handover::{Ended, Handover};
 use crate::rt::Moment;
 use crate::server::{Connection, Error};
 
 /// What there is of a connection.
 #[derive(Default)]
-pub(super) enum Destination {
+pub(super) enum DestinationSide {
     /// The route that this one replaces has not said yet where it stopped.
     Inheriting(Pin<Box<dyn Future<Output = Box<Ended>> + Send>>),
     #[default]
     Closed,
-    Connecting(Pending<Lane>),
+    Connecting(PendingFuture<AppendConnection>),
     Up(Box<Connection>),
 }
 
 /// What happened to it.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum DestinationEvent {
     Inherited(Box<Ended>),
-    Connected(Result<Box<Lane>, Error>),
+    Connected(Result<Box<AppendConnection>, Error>),
     Filled(Result<usize, Error>),
 }
 
-impl fmt::Debug for Destination {
+impl fmt::Debug for DestinationSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self {
             Self::Inheriting(_) => "inheriting",
@@ -44,7 +44,7 @@ impl fmt::Debug for Destination {
     }
 }
 
-impl Destination {
+impl DestinationSide {
     /// Waits for `predecessor`'s last word first, where there is one.
     pub(super) fn new(predecessor: Option<Handover>) -> Self {
         predecessor.map_or(Self::Closed, |predecessor| {
@@ -52,20 +52,20 @@ impl Destination {
         })
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DestinationEvent> {
         match self {
-            Self::Inheriting(ended) => ended.as_mut().poll(cx).map(Event::Inherited),
+            Self::Inheriting(ended) => ended.as_mut().poll(cx).map(DestinationEvent::Inherited),
             Self::Closed => Poll::Pending,
             Self::Connecting(connecting) => {
-                connecting.as_mut().poll(cx).map(|lane| Event::Connected(lane.map(Box::new)))
+                connecting.as_mut().poll(cx).map(|lane| DestinationEvent::Connected(lane.map(Box::new)))
             }
             Self::Up(connection) => {
                 if connection.unsent_bytes() > 0
                     && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
                 {
-                    return Poll::Ready(Event::Filled(Err(error)));
+                    return Poll::Ready(DestinationEvent::Filled(Err(error)));
                 }
-                connection.poll_fill(cx).map(Event::Filled)
+                connection.poll_fill(cx).map(DestinationEvent::Filled)
             }
         }
     }
@@ -97,40 +97,40 @@ impl Destination {
     }
 }
 
-impl Route {
-    pub(super) fn connect(&mut self, revision: Option<Revision>) {
-        let settings = LaneSettings {
+impl CaptureRoute {
+    pub(super) fn connect(&mut self, revision: Option<RankedRevision>) {
+        let settings = AppendConnectionSettings {
             endpoint: self.parts.destination.clone(),
             capture: self.parts.capture.clone(),
             keys: self.keys.clone(),
             revision,
         };
-        self.destination = Destination::Connecting(Box::pin(Lane::open(settings)));
+        self.destination = DestinationSide::Connecting(Box::pin(AppendConnection::open(settings)));
     }
 
-    pub(super) fn on_destination(&mut self, event: Event, now: Moment) {
+    pub(super) fn on_destination(&mut self, event: DestinationEvent, now: Moment) {
         match event {
-            Event::Inherited(ended) => {
+            DestinationEvent::Inherited(ended) => {
                 let Ended { carried, spool } = *ended;
-                self.destination = Destination::Closed;
+                self.destination = DestinationSide::Closed;
                 self.spool = spool;
                 self.engine.on_inherited(carried, now);
             }
-            Event::Connected(Ok(lane)) => {
-                let Lane { connection, connected } = *lane;
-                self.destination = Destination::Up(Box::new(connection));
+            DestinationEvent::Connected(Ok(lane)) => {
+                let AppendConnection { connection, connected } = *lane;
+                self.destination = DestinationSide::Up(Box::new(connection));
                 self.engine.on_connected(connected, now);
             }
-            Event::Connected(Err(error)) | Event::Filled(Err(error)) => {
+            DestinationEvent::Connected(Err(error)) | DestinationEvent::Filled(Err(error)) => {
                 self.engine.on_disconnected(&error, now);
             }
-            Event::Filled(Ok(_)) => self.read_replies(now),
+            DestinationEvent::Filled(Ok(_)) => self.read_replies(now),
         }
     }
 
     fn read_replies(&mut self, now: Moment) {
         loop {
-            let Destination::Up(connection) = &mut self.destination else { return };
+            let DestinationSide::Up(connection) = &mut self.destination else { return };
             match connection.reader.next_value() {
                 Ok(None) => return,
                 Ok(Some(reply)) => self.engine.on_reply(&reply, now),

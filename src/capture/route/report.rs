@@ -1,12 +1,12 @@
 //! What a route shows: on the board, in the gauges, in the log.
 
-use super::Route;
+use super::CaptureRoute;
 use crate::capture::engine::{Notice, Severity, Side, View};
 use crate::metrics::float;
 use crate::rt::Moment;
 use crate::spool::Spool;
 
-impl Route {
+impl CaptureRoute {
     /// Shows on the board and in the gauges where the route stands.
     pub(super) fn publish(&mut self, now: Moment) {
         let view = self.engine.view(now);

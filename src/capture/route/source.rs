@@ -4,68 +4,70 @@ use std::fmt;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::{Lost, Pending, Route};
+use super::{CaptureRoute, Lost, PendingFuture};
 use crate::capture::engine::{Flow, Linked};
-use crate::capture::item::Item;
-use crate::capture::listening::Listening;
-use crate::capture::tap::Tap;
-use crate::capture::window::{Subscriptions, Window};
 use crate::config::Prefer;
 use crate::metrics::float;
 use crate::position::AnchorId;
-use crate::replication::{Backlog, Health, Link, Place, Start};
 use crate::rt::Moment;
 use crate::server::{Error, Role};
+use crate::source::item::Item;
+use crate::source::reader::SourceReader;
+use crate::source::replication::reader::ReplicationReader;
+use crate::source::replication::{Backlog, BacklogHealth, LinkStart, ReplicationLink, ReplicationOffset};
+use crate::source::subscribe::{Subscriptions, Window};
 use crate::status::ReplicationStatus;
 
 /// The connections.
 #[derive(Default)]
-pub(super) struct Source {
-    open: Option<Listening>,
-    opening: Opening,
+pub(super) struct SourceSide {
+    open: Option<SourceReader>,
+    opening: OpeningTask,
     /// Beside a tap: how long an absence could last.
     backlog: Option<Backlog>,
 }
 
 #[derive(Default)]
-enum Opening {
+enum OpeningTask {
     #[default]
     Idle,
-    Window(Pending<Window>),
+    Window(PendingFuture<Window>),
     /// A window that is open and not read yet.
     Opened(Box<Window>),
-    Link(Pending<(Link, Start)>),
+    Link(PendingFuture<(ReplicationLink, LinkStart)>),
     /// A link that is open and not read yet.
-    Linked(Box<Link>),
+    Linked(Box<ReplicationLink>),
 }
 
 /// What happened.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum SourceEvent {
     Opened(Result<Box<Window>, Error>),
-    Linked(Result<Box<(Link, Start)>, Error>),
+    Linked(Result<Box<(ReplicationLink, LinkStart)>, Error>),
     /// What is open and not read yet has ended.
     OpeningLost(Error),
     Filled(Result<usize, Error>),
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for SourceSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source").field("open", &self.open).finish_non_exhaustive()
     }
 }
 
-impl Source {
+impl SourceSide {
     /// `reads` is whether the open one is to be read, or only kept alive.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Event> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<SourceEvent> {
         let opened = match &mut self.opening {
-            Opening::Idle | Opening::Opened(_) => Poll::Pending,
-            Opening::Window(opening) => {
-                opening.as_mut().poll(cx).map(|window| Event::Opened(window.map(Box::new)))
+            OpeningTask::Idle | OpeningTask::Opened(_) => Poll::Pending,
+            OpeningTask::Window(opening) => {
+                opening.as_mut().poll(cx).map(|window| SourceEvent::Opened(window.map(Box::new)))
             }
-            Opening::Link(opening) => opening.as_mut().poll(cx).map(|link| Event::Linked(link.map(Box::new))),
-            Opening::Linked(link) => match link.poll_acknowledge(cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Event::OpeningLost(error)),
+            OpeningTask::Link(opening) => {
+                opening.as_mut().poll(cx).map(|link| SourceEvent::Linked(link.map(Box::new)))
+            }
+            OpeningTask::Linked(link) => match link.poll_acknowledge(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(SourceEvent::OpeningLost(error)),
                 Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
             },
         };
@@ -74,26 +76,26 @@ impl Source {
         }
         match &mut self.open {
             None => Poll::Pending,
-            Some(listening) if reads => listening.poll_fill(cx).map(Event::Filled),
-            Some(Listening::Tap(tap)) => tap.poll_acknowledge(cx).map(Event::Filled),
-            Some(Listening::Window(_)) => Poll::Pending,
+            Some(listening) if reads => listening.poll_fill(cx).map(SourceEvent::Filled),
+            Some(SourceReader::Tap(tap)) => tap.poll_acknowledge(cx).map(SourceEvent::Filled),
+            Some(SourceReader::Window(_)) => Poll::Pending,
         }
     }
 
     /// Until when the open one is not read, where that is so.
     pub(super) fn rests_until(&self) -> Option<Instant> {
-        self.open.as_ref().and_then(Listening::rests_until)
+        self.open.as_ref().and_then(SourceReader::rests_until)
     }
 
     /// Reads the opened window from now on.
     pub(super) fn adopt(&mut self) {
-        if let Opening::Opened(window) = std::mem::take(&mut self.opening) {
-            self.open = Some(Listening::Window(window));
+        if let OpeningTask::Opened(window) = std::mem::take(&mut self.opening) {
+            self.open = Some(SourceReader::Window(window));
         }
     }
 
     pub(super) fn drop_opening(&mut self) {
-        self.opening = Opening::Idle;
+        self.opening = OpeningTask::Idle;
     }
 
     pub(super) fn close(&mut self) {
@@ -102,50 +104,54 @@ impl Source {
     }
 
     pub(super) fn fence(&mut self) {
-        if let Some(Listening::Window(window)) = &mut self.open {
+        if let Some(SourceReader::Window(window)) = &mut self.open {
             window.fence();
         }
     }
 
     pub(super) fn held_bytes(&self) -> usize {
         let opening = match &self.opening {
-            Opening::Opened(window) => window.held_bytes(),
-            Opening::Linked(link) => link.held_bytes(),
-            Opening::Idle | Opening::Window(_) | Opening::Link(_) => 0,
+            OpeningTask::Opened(window) => window.held_bytes(),
+            OpeningTask::Linked(link) => link.held_bytes(),
+            OpeningTask::Idle | OpeningTask::Window(_) | OpeningTask::Link(_) => 0,
         };
-        opening + self.open.as_ref().map_or(0, Listening::held_bytes)
+        opening + self.open.as_ref().map_or(0, SourceReader::held_bytes)
     }
 
     /// The tap that is open, and what its server said last of its backlog.
-    fn tapped(&self) -> Option<(&Tap, Option<Health>)> {
+    fn read_replication(&self) -> Option<(&ReplicationReader, Option<BacklogHealth>)> {
         match &self.open {
-            Some(Listening::Tap(tap)) => Some((tap, self.backlog.as_ref().and_then(Backlog::health))),
+            Some(SourceReader::Tap(tap)) => Some((tap, self.backlog.as_ref().and_then(Backlog::health))),
             _ => None,
         }
     }
 }
 
-impl Route {
-    pub(super) fn on_source(&mut self, event: Event, now: Moment) {
+impl CaptureRoute {
+    pub(super) fn on_source(&mut self, event: SourceEvent, now: Moment) {
         match event {
-            Event::Opened(Ok(window)) => {
+            SourceEvent::Opened(Ok(window)) => {
                 let anchor = window.anchor();
-                self.source.opening = Opening::Opened(window);
+                self.source.opening = OpeningTask::Opened(window);
                 self.engine.on_opened(anchor, now);
             }
-            Event::Linked(Ok(linked)) => {
+            SourceEvent::Linked(Ok(linked)) => {
                 let (link, start) = *linked;
                 let role = if link.role() == Role::Master { "master" } else { "replica" };
                 let opened = Linked::new(link.offset(), start, format!("{role} {}", link.address()));
-                self.source.opening = Opening::Linked(Box::new(link));
+                self.source.opening = OpeningTask::Linked(Box::new(link));
                 self.engine.on_linked(opened, now);
             }
-            Event::Opened(Err(error)) | Event::Linked(Err(error)) | Event::OpeningLost(error) => {
-                self.source.opening = Opening::Idle;
+            SourceEvent::Opened(Err(error))
+            | SourceEvent::Linked(Err(error))
+            | SourceEvent::OpeningLost(error) => {
+                self.source.opening = OpeningTask::Idle;
                 self.engine.on_not_opened(&error, now);
             }
-            Event::Filled(Ok(_)) => self.read(now),
-            Event::Filled(Err(error)) => self.engine.on_lost(Lost::Disconnected, &error.to_string(), now),
+            SourceEvent::Filled(Ok(_)) => self.read(now),
+            SourceEvent::Filled(Err(error)) => {
+                self.engine.on_lost(Lost::Disconnected, &error.to_string(), now)
+            }
         }
     }
 
@@ -154,7 +160,7 @@ impl Route {
         let capture = &self.parts.capture;
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
         Subscriptions {
-            control: self.parts.pulse.channel().to_vec(),
+            control: self.parts.heartbeat.channel().to_vec(),
             epoch_key: crate::config::keys::epoch(&self.parts.source.key_prefix).into_bytes(),
             channels: bytes(&capture.channels),
             patterns: bytes(&capture.patterns),
@@ -165,28 +171,28 @@ impl Route {
     pub(super) fn open_window(&mut self, anchor: AnchorId, floor: u64) {
         let (source, subscriptions) = (self.parts.source.clone(), self.subscriptions());
         let role = format!("{}:subscribe", self.parts.capture.name);
-        self.source.opening = Opening::Window(Box::pin(async move {
+        self.source.opening = OpeningTask::Window(Box::pin(async move {
             Window::open(&source, &role, subscriptions, floor, anchor).await
         }));
     }
 
-    pub(super) fn open_link(&mut self, place: Option<Place>) {
+    pub(super) fn open_link(&mut self, place: Option<ReplicationOffset>) {
         let Some(settings) = self.parts.capture.mode.replication() else { return };
         let source = self.parts.source.clone();
         let role = format!("{}:replicate", self.parts.capture.name);
         let limit = usize::try_from(self.parts.capture.max_message_size).unwrap_or(usize::MAX);
-        self.source.opening = Opening::Link(Box::pin(async move {
-            Link::open(&source, &role, settings.prefer, place.as_ref(), limit).await
+        self.source.opening = OpeningTask::Link(Box::pin(async move {
+            ReplicationLink::open(&source, &role, settings.prefer, place.as_ref(), limit).await
         }));
     }
 
     /// Reads the opened link from now on.
     pub(super) fn tap(&mut self) {
-        let Opening::Linked(link) = std::mem::take(&mut self.source.opening) else { return };
+        let OpeningTask::Linked(link) = std::mem::take(&mut self.source.opening) else { return };
         let sharded = self.parts.capture.mode.replication().is_some_and(|settings| settings.sharded);
         let address = link.address().clone();
-        let tap = Tap::new(*link, self.subscriptions(), sharded);
-        self.source.open = Some(Listening::Tap(Box::new(tap)));
+        let tap = ReplicationReader::new(*link, self.subscriptions(), sharded);
+        self.source.open = Some(SourceReader::Tap(Box::new(tap)));
         let watch = format!("{}:backlog", self.parts.capture.name);
         self.source.backlog = Some(Backlog::watch(self.parts.source.clone(), address, watch));
     }
@@ -210,19 +216,19 @@ impl Route {
             }
         };
         let mut reached = None;
-        if let Listening::Tap(tap) = listening {
-            tap.brought(pass.received, now.at);
+        if let SourceReader::Tap(tap) = listening {
+            tap.on_read(pass.received, now.at);
             reached = Some(tap.offset());
         }
         if pass.received > 0 {
-            self.parts.pulse.busy();
+            self.parts.heartbeat.busy();
         }
         self.engine.end_read(&pass, flow, reached, now);
     }
 
     /// Leaves a node that is no longer the one to be read.
     pub(super) fn check_tap(&mut self, now: Moment) {
-        let Some((tap, Some(health))) = self.source.tapped() else { return };
+        let Some((tap, Some(health))) = self.source.read_replication() else { return };
         let Some(settings) = self.parts.capture.mode.replication() else { return };
         let why = match (tap.role(), health.role, settings.prefer) {
             _ if !health.linked => "the replica has lost its link to the master",
@@ -240,7 +246,7 @@ impl Route {
 
     /// What is read, for the status and the gauges.
     pub(super) fn replication_status(&self) -> Option<ReplicationStatus> {
-        let (tap, health) = self.source.tapped()?;
+        let (tap, health) = self.source.read_replication()?;
         let (cover, lag) = health.map_or((f64::NAN, f64::NAN), |health| {
             (health.cover.as_secs_f64(), float(health.offset.saturating_sub(tap.offset())))
         });

@@ -1,6 +1,6 @@
 //! The route's spool: opened before anything else, so that nothing goes around what an earlier process left there.
 
-use super::Route;
+use super::CaptureRoute;
 use crate::position::Position;
 use crate::spool::{self, Spool};
 
@@ -13,7 +13,7 @@ pub struct SpoolPlace {
     pub options: spool::Options,
 }
 
-impl Route {
+impl CaptureRoute {
     /// Opens the spool, and finds what an earlier process left there.
     pub(super) async fn open_spool(&mut self) {
         let Some(place) = self.parts.spool.clone() else { return };

@@ -21,7 +21,7 @@ impl World {
 
     /// Whether each instance with the configuration that wrote last could write as well.
     pub(super) fn are_ranks_known(&self) -> bool {
-        let state = State::read(&self.model.state_reply()).unwrap();
+        let state = StoredState::read(&self.model.state_reply()).unwrap();
         let Some(written) = &state.revision else { return true };
         let mut routes = self.instances.iter().flat_map(|one| &one.routes);
         routes.all(|route| {
@@ -56,9 +56,9 @@ impl World {
         let mut begun = false;
         for sent in &self.source.sent {
             match sent {
-                Sent::Anchor(epoch) => begun |= epoch.to_string() == first,
-                Sent::Message(number) if begun => return *number,
-                Sent::Message(_) | Sent::Heartbeat(_) => {}
+                SourceMessage::Anchor(epoch) => begun |= epoch.to_string() == first,
+                SourceMessage::Message(number) if begun => return *number,
+                SourceMessage::Message(_) | SourceMessage::Heartbeat(_) => {}
             }
         }
         self.source.published
@@ -185,7 +185,7 @@ impl World {
 
 /// What was found in the streams so far.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
+pub(super) struct StoredSoFar {
     /// How many entries of each, and the last one's position.
     streams: BTreeMap<Vec<u8>, (usize, String)>,
     /// Each message's position.

@@ -22,7 +22,7 @@ impl World {
         self.model = model;
         self.old_model = None;
         self.went_back = true;
-        (self.changed, self.looked) = (true, super::checks::Looked::default());
+        (self.changed, self.looked) = (true, super::checks::StoredSoFar::default());
         if self.model.position() == "-" {
             // A process that starts now cannot know that something was stored before.
             self.promised = None;
@@ -46,7 +46,7 @@ impl World {
         }
         self.old_model = Some(old);
         self.went_back = true;
-        (self.changed, self.looked) = (true, super::checks::Looked::default());
+        (self.changed, self.looked) = (true, super::checks::StoredSoFar::default());
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
                 // What it has sent before the split went to the old one.
@@ -198,7 +198,7 @@ impl World {
     /// Somebody publishes an anchor of his own on the control channel.
     fn forge(&mut self) {
         let anchors = self.source.sent.iter().filter_map(|sent| match sent {
-            Sent::Anchor(epoch) => Some(epoch.number),
+            SourceMessage::Anchor(epoch) => Some(epoch.number),
             _ => None,
         });
         let (last, clock) = (anchors.max().unwrap_or_default(), self.source.clock_ms);
@@ -213,7 +213,7 @@ impl World {
             4 => Epoch::MAX_NUMBER - self.rng.u64(..3),
             _ => self.rng.u64(..Epoch::MAX_NUMBER),
         };
-        self.source.sent.push(Sent::Anchor(Epoch { number, anchor: AnchorId::random() }));
+        self.source.sent.push(SourceMessage::Anchor(Epoch { number, anchor: AnchorId::random() }));
     }
 
     /// Whether the state knows of every epoch in which anything is held; one instance knows its own.

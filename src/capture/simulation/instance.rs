@@ -18,7 +18,7 @@ pub(super) struct Instance {
     /// What survives the process.
     pub(super) disk: MemoryDisk,
     /// The oldest first.
-    pub(super) routes: Vec<Route>,
+    pub(super) routes: Vec<Driver>,
     /// How many windows its routes have opened, and how many lines they have logged.
     pub(super) windows: usize,
     pub(super) lines: usize,
@@ -28,7 +28,7 @@ impl Instance {
     pub(super) fn start(world: &World, number: usize, configuration: u64, disk: MemoryDisk) -> Self {
         disk.heal();
         let now = world.now(number);
-        let mut route = Route::new(world, number, configuration, None, now);
+        let mut route = Driver::new(world, number, configuration, None, now);
         let (log, recovered) = Log::over(disk.clone(), SPOOL).unwrap();
         route.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
         route.log = Some(log);
@@ -71,7 +71,7 @@ impl World {
         let handover = instance.routes[0].handover.clone();
         handover.offer(true);
         let now = self.now(which);
-        let successor = Route::new(self, which, configuration, Some((handover, true)), now);
+        let successor = Driver::new(self, which, configuration, Some((handover, true)), now);
         let instance = &mut self.instances[which];
         instance.configuration = configuration;
         instance.routes.push(successor);
@@ -105,13 +105,13 @@ impl World {
         }
         self.drop_link(which, 0);
         let ended = self.instances[which].routes.remove(0);
-        let Route { mut engine, log, request, received, dropped_before, .. } = ended;
+        let Driver { mut engine, log, request, received, dropped_before, .. } = ended;
         let dropped: u64 = engine.view(now).process.dropped.values().sum();
         let (carried, _, _) = engine.end(now);
         if self.instances[which].routes.is_empty() {
             // It was told to stop, and is started again.
             let configuration = self.instances[which].configuration;
-            let fresh = Route::new(self, which, configuration, None, now);
+            let fresh = Driver::new(self, which, configuration, None, now);
             self.instances[which].routes.push(fresh);
             return self.restart(which, configuration);
         }

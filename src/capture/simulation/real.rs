@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::capture::append::{APPEND, Keys};
-use crate::capture::history::HISTORY;
-use crate::capture::model::Model;
+use super::model::Model;
+use crate::capture::append::call::{APPEND, CaptureKeys};
 use crate::server::Script;
 use crate::server::resp::Value;
+use crate::source::replication::epochs::HISTORY;
 
 /// A real server with the script.
 pub(in crate::capture) struct Real {
@@ -88,7 +88,7 @@ impl Real {
         }
     }
 
-    pub(super) fn load(&mut self, model: &Model, keys: &Keys) {
+    pub(super) fn load(&mut self, model: &Model, keys: &CaptureKeys) {
         let mut pipe = redis::pipe();
         pipe.cmd("FLUSHALL").ignore();
         for (key, entries) in model.streams.iter().filter(|(key, _)| !model.spoiled.contains(*key)) {
@@ -108,7 +108,7 @@ impl Real {
         pipe.exec(&mut self.connection).unwrap();
     }
 
-    pub(super) fn compare(&mut self, model: &Model, keys: &Keys) {
+    pub(super) fn compare(&mut self, model: &Model, keys: &CaptureKeys) {
         let state: BTreeMap<String, String> =
             redis::cmd("HGETALL").arg(&keys.state).query(&mut self.connection).unwrap();
         assert_eq!(state, model.state);

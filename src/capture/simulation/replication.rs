@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capture::engine::Linked;
-use crate::replication::{Anew, HistoryId, Place, Start};
+use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
 
 /// What a server knows of its stream.
 #[derive(Debug, Clone)]
@@ -31,20 +31,21 @@ impl Source {
     }
 
     /// What a link is like that is opened at a place; as `replication::node` chooses.
-    pub(super) fn link(&self, place: Option<&Place>) -> Linked {
+    pub(super) fn link(&self, place: Option<&ReplicationOffset>) -> Linked {
         let stream = self.stream.as_ref().unwrap();
         let anew = |why| {
-            let place = Place { history: stream.history.clone(), offset: self.offset() };
-            Linked::new(self.offset(), Start::Anew { place, why }, "made-up server".to_owned())
+            let place = ReplicationOffset { history: stream.history.clone(), offset: self.offset() };
+            Linked::new(self.offset(), LinkStart::Anew { place, why }, "made-up server".to_owned())
         };
-        let Some(Place { history, offset }) = place else { return anew(Anew::First) };
-        let exceeded = || anew(Anew::Exceeded { offset: *offset, from: Some(stream.backlog_from + 1) });
+        let Some(ReplicationOffset { history, offset }) = place else { return anew(NoContinuation::First) };
+        let exceeded =
+            || anew(NoContinuation::Exceeded { offset: *offset, from: Some(stream.backlog_from + 1) });
         let (begins, start) = match &stream.before {
-            _ if *history == stream.history && *offset <= self.offset() => (*offset, Start::Continued),
+            _ if *history == stream.history && *offset <= self.offset() => (*offset, LinkStart::Continued),
             Some((before, last)) if history == before => {
-                ((*offset).min(*last), Start::Forked { last: *last, history: stream.history.clone() })
+                ((*offset).min(*last), LinkStart::Forked { last: *last, history: stream.history.clone() })
             }
-            _ => return anew(Anew::OtherHistory),
+            _ => return anew(NoContinuation::OtherHistory),
         };
         if stream.backlog_from > begins {
             return exceeded();

@@ -8,14 +8,14 @@ use super::line;
 use crate::config::{
     self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, UntilAcknowledged,
 };
-use crate::probe::{self, Facts, Finding, Found, Guarantee, Missed, Promise, Repeated, Rights};
+use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Promise, Repeated, Rights, ServerFacts};
 use crate::rt;
 use crate::server::{Error, Expiries};
 
 /// So long before a certificate expires it is warned of.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
-type Answers = BTreeMap<String, Result<Found, Error>>;
+type Answers = BTreeMap<String, Result<Inspection, Error>>;
 
 /// The report, and whether every endpoint can be used. Each endpoint's own time-outs bound it.
 pub(super) async fn connect(config: Config) -> (String, bool) {
@@ -64,7 +64,7 @@ async fn ask(config: &Config) -> Answers {
         .iter()
         .map(|(name, endpoint)| {
             let (endpoint, trials) = (Arc::clone(endpoint), probe::trials(config, endpoint));
-            let look = async move { probe::look(&endpoint, &trials).await };
+            let look = async move { probe::inspect(&endpoint, &trials).await };
             (name.clone(), rt::spawn("check of an endpoint", look))
         })
         .collect();
@@ -82,7 +82,12 @@ fn on_one_server(config: &Config, route: &Broadcast) -> bool {
 }
 
 /// Prints what was found at an endpoint; whether it can be used.
-fn endpoint(out: &mut String, config: &Config, endpoint: &Endpoint, answer: &Result<Found, Error>) -> bool {
+fn endpoint(
+    out: &mut String,
+    config: &Config,
+    endpoint: &Endpoint,
+    answer: &Result<Inspection, Error>,
+) -> bool {
     let user = endpoint.username.as_deref().unwrap_or("default");
     line(out, format_args!("endpoint {} ({}, user {user})", endpoint.name, endpoint.address));
     let found = match answer {
@@ -104,7 +109,7 @@ fn endpoint(out: &mut String, config: &Config, endpoint: &Endpoint, answer: &Res
     !findings.iter().any(|finding| matches!(finding, Finding::Problem(_)))
 }
 
-fn server(out: &mut String, found: &Found) {
+fn server(out: &mut String, found: &Inspection) {
     let facts = &found.facts;
     let version =
         facts.version.map_or_else(|| "of unknown version".to_owned(), |version| version.to_string());
@@ -126,7 +131,7 @@ fn server(out: &mut String, found: &Found) {
 }
 
 /// Prints which of a route's channels the server does not publish as it is set up.
-fn notifications(out: &mut String, route: &Capture, source: Option<&Facts>) {
+fn notifications(out: &mut String, route: &Capture, source: Option<&ServerFacts>) {
     let Some(setting) = source.and_then(|facts| facts.notifications.as_deref()) else { return };
     for name in route.channels.iter().chain(&route.patterns) {
         if let Some(missing) = config::lacking(name, setting) {
@@ -155,14 +160,14 @@ fn certificates(out: &mut String, expiries: Expiries) {
 }
 
 /// Prints what goes from the streams, and how.
-fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&Facts>) {
+fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&ServerFacts>) {
     let groups = until.groups.join(" and ");
     let most = until.entries;
     line(
         out,
         format_args!("  trimming: what {groups} acknowledged; past {most} entries the oldest, counted"),
     );
-    let how = match destination.and_then(Facts::knows_acked) {
+    let how = match destination.and_then(ServerFacts::knows_acked) {
         Some(true) => {
             "with XTRIM ACKED, so also behind an entry that stays pending, where every group of the stream has \
              acknowledged it"
@@ -201,7 +206,7 @@ fn waiting(out: &mut String, acknowledged: &Acknowledged) {
 }
 
 /// Prints what reading the replication stream rests on, and what it costs.
-fn tap(out: &mut String, prefer: Prefer, source: Option<&Facts>) {
+fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
     let backlog = match source.and_then(|facts| facts.backlog_bytes) {
         Some(bytes) => format!("{bytes} bytes"),
         None => "of unknown size".to_owned(),

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use crate::broadcast::EntryId;
-use crate::capture::requeue::Fields;
+use crate::capture::dead_letters::Fields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
-use crate::harmless;
 use crate::server::{self, ControlConnection};
+use crate::text::printable;
 
 /// Letters a page: one that the destination refused holds a whole message.
 const PAGE: usize = 10;
 
 /// A route of either kind. Their names do not overlap.
 #[derive(Debug, Clone)]
-pub(super) enum Route {
+pub(super) enum LetterRoute {
     Capture(Arc<Capture>),
     Broadcast(Arc<Broadcast>),
 }
 
-impl Route {
+impl LetterRoute {
     /// All routes, captures first.
     pub(super) fn all(config: &Config) -> Vec<Self> {
         let captures = config.capture.values().cloned().map(Self::Capture);
@@ -93,10 +93,10 @@ pub(super) struct Letters {
 }
 
 /// A letter as the server sends it: its id, then names and values in turn.
-type Sent = (String, Vec<Vec<u8>>);
+type LetterReply = (String, Vec<Vec<u8>>);
 
 impl Letters {
-    pub(super) async fn open(config: &Config, route: &Route) -> Result<Self, Refusal> {
+    pub(super) async fn open(config: &Config, route: &LetterRoute) -> Result<Self, Refusal> {
         let endpoint = Arc::clone(&config.redis[route.endpoint()]);
         let key = keys::of_route(&endpoint.key_prefix, route.name(), "dead-letters");
         let connection = server::control(&endpoint, "dead-letters").await;
@@ -137,14 +137,14 @@ impl Letters {
     }
 
     async fn read(&mut self, command: &redis::Cmd) -> Result<Vec<Letter>, Refusal> {
-        let sent: Vec<Sent> = self.ask(command).await?;
-        let letter = |(id, values): Sent| {
+        let sent: Vec<LetterReply> = self.ask(command).await?;
+        let letter = |(id, values): LetterReply| {
             let mut values = values.into_iter();
             let mut fields = Fields::new();
             while let (Some(name), Some(value)) = (values.next(), values.next()) {
                 fields.push((name, value));
             }
-            Letter { id: harmless::text(id.as_bytes()), fields }
+            Letter { id: printable::text(id.as_bytes()), fields }
         };
         Ok(sent.into_iter().map(letter).collect())
     }

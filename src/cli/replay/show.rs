@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::broadcast::EntryId;
-use crate::broadcast::replay::{Progress, Range, Watch};
+use crate::broadcast::replay::{Progress, Range, ReplayObserver};
 use crate::cli::output::tell;
 use crate::rt;
 
@@ -62,7 +62,7 @@ impl Shown {
     }
 }
 
-impl Watch for Shown {
+impl ReplayObserver for Shown {
     fn progress(&mut self, progress: &Progress) {
         let now = Instant::now();
         if now < self.next {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::Check;
 use super::templates::Setting;
+use crate::config::channels::lookup;
+use crate::config::keys;
 use crate::config::problems::{Key, near};
 use crate::config::raw::{self, defaults};
-use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, Message, Order, Start};
-use crate::config::{keys, lookup};
-use crate::template::Template;
+use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, MessageFormat, Order, Start};
+use crate::text::template::Template;
 
 /// The largest message. An entry is read as a whole, in a reply of at most 64 MiB.
 const MOST: (u64, &str) = (60 << 20, "60MiB, since an entry is read as a whole");
@@ -65,12 +66,12 @@ impl Check<'_> {
     }
 
     /// The envelope holds the whole entry, so that a template beside it would say nothing.
-    fn message(&mut self, key: &Key, template: &str, envelope: raw::Envelope) -> Option<Message> {
+    fn message(&mut self, key: &Key, template: &str, envelope: raw::Envelope) -> Option<MessageFormat> {
         match envelope {
             raw::Envelope::None => {
-                self.template(&key.at("message"), template, Setting::Message).map(Message::Template)
+                self.template(&key.at("message"), template, Setting::Message).map(MessageFormat::Template)
             }
-            raw::Envelope::Json if template == raw::defaults::message() => Some(Message::Envelope),
+            raw::Envelope::Json if template == raw::defaults::message() => Some(MessageFormat::Envelope),
             raw::Envelope::Json => {
                 self.report_with(
                     &key.at("message"),

@@ -11,7 +11,7 @@ use crate::config::settings::{
     Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication, UntilAcknowledged,
 };
 use crate::config::{is_notification, keys};
-use crate::template::{Part, Template};
+use crate::text::template::{Part, Template};
 
 impl Check<'_> {
     pub(super) fn capture(

@@ -5,7 +5,7 @@ use crate::config::problems::Key;
 use crate::config::raw;
 use crate::config::read::element;
 use crate::config::settings::{Condition, Scalar, Subject, Test};
-use crate::pointer::Pointer;
+use crate::text::json_pointer::Pointer;
 
 /// What a condition may look at, and how.
 const OF_MESSAGE: &str = "channel = true, field = \"NAME\" or pointer = \"/PATH\"";

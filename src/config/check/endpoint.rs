@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use super::Check;
 use crate::config::Secrets;
-use crate::config::credentials;
-use crate::config::password::read_password;
 use crate::config::problems::Key;
 use crate::config::raw;
+use crate::config::secrets::location;
+use crate::config::secrets::password::read_password;
 use crate::config::settings::{Address, Durability, Endpoint, Reauthenticate, Secret, SecretSource, Tls};
 use crate::config::url;
 
@@ -222,7 +222,7 @@ impl Check<'_> {
     /// holds is dropped: each connect reads it again.
     fn file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
         let candidates = self.places.of(name);
-        let found = credentials::first(&candidates);
+        let found = location::first(&candidates);
         if self.secrets == Secrets::Located {
             return found.or(candidates.first()).cloned();
         }

@@ -1,9 +1,9 @@
 //! Which variables a template may use, by the setting that it stands in.
 
 use super::Check;
-use crate::config::overlap::Glob;
+use crate::config::channels::pattern_overlap::Glob;
 use crate::config::problems::{Key, near};
-use crate::template::{Part, Template, TemplateError};
+use crate::text::template::{Part, Template, TemplateError};
 
 /// The variables whose names can be misspelt.
 const VARIABLES: [&str; 5] = ["channel", "pattern", "stream", "id", "json"];

@@ -42,7 +42,7 @@ async fn status(State(view): State<View>) -> Response {
 
 /// `/healthz`.
 #[derive(Serialize)]
-struct Health {
+struct HealthReport {
     healthy: bool,
     /// Loops that have not come round for 10 s.
     stuck: Vec<StuckLoop>,
@@ -60,7 +60,7 @@ async fn healthz(State(view): State<View>) -> Response {
         .map(|stuck| StuckLoop { route: stuck.route, since: time(stuck.since_unix_ms) })
         .collect();
     let healthy = stuck.is_empty();
-    (yes_or_no(healthy), Json(Health { healthy, stuck })).into_response()
+    (yes_or_no(healthy), Json(HealthReport { healthy, stuck })).into_response()
 }
 
 /// A misspelt parameter must not quietly ask about every route.

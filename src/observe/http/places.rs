@@ -24,13 +24,13 @@ const GIVES_WAY_WITHIN: Duration = Duration::from_millis(500);
 
 /// The places of a server.
 #[derive(Debug)]
-pub(super) struct Places {
-    loopback: Room,
-    others: Room,
+pub(super) struct ConnectionPlaces {
+    loopback: ConnectionRoom,
+    others: ConnectionRoom,
 }
 
 #[derive(Debug)]
-struct Room {
+struct ConnectionRoom {
     free: Arc<Semaphore>,
     silent: Silent,
     /// Connections so far.
@@ -42,16 +42,16 @@ type Silent = Arc<Mutex<VecDeque<(u64, CancellationToken)>>>;
 
 /// One connection's place; dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     _permit: OwnedSemaphorePermit,
     silent: Silent,
     number: u64,
     gives_way: CancellationToken,
 }
 
-impl Places {
+impl ConnectionPlaces {
     pub(super) fn new() -> Self {
-        let room = |size| Room {
+        let room = |size| ConnectionRoom {
             free: Arc::new(Semaphore::new(size)),
             silent: Silent::default(),
             count: AtomicU64::new(0),
@@ -60,7 +60,7 @@ impl Places {
     }
 
     /// A place for a connection from there; `None` where all are taken by those that are being answered.
-    pub(super) async fn take(&self, peer: IpAddr) -> Option<Place> {
+    pub(super) async fn take(&self, peer: IpAddr) -> Option<ConnectionPlace> {
         let room = if peer.to_canonical().is_loopback() { &self.loopback } else { &self.others };
         let permit = match room.free.clone().try_acquire_owned() {
             Ok(permit) => permit,
@@ -74,11 +74,11 @@ impl Places {
         let number = room.count.fetch_add(1, Ordering::Relaxed);
         let gives_way = CancellationToken::new();
         lock(&room.silent).push_back((number, gives_way.clone()));
-        Some(Place { _permit: permit, silent: room.silent.clone(), number, gives_way })
+        Some(ConnectionPlace { _permit: permit, silent: room.silent.clone(), number, gives_way })
     }
 }
 
-impl Place {
+impl ConnectionPlace {
     /// What is cancelled where the connection is to end for another one.
     pub(super) fn gives_way(&self) -> CancellationToken {
         self.gives_way.clone()
@@ -90,7 +90,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.is_heard();
     }

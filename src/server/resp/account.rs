@@ -13,9 +13,9 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// What one reader has taken; given back when it is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Share(usize);
+pub(super) struct BufferShare(usize);
 
-impl Share {
+impl BufferShare {
     /// Makes the share as large as `bytes`, where there is so much.
     pub(super) fn resize(&mut self, bytes: usize) -> bool {
         if let Some(less) = self.0.checked_sub(bytes) {
@@ -32,7 +32,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BufferShare {
     fn drop(&mut self) {
         self.resize(0);
     }

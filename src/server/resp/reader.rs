@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::account::{ALL_BYTES, Share};
+use super::account::{ALL_BYTES, BufferShare};
 use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
@@ -86,7 +86,7 @@ pub struct Reader {
     skip: usize,
     limits: Limits,
     /// Of what all readers may take together: what this one holds beyond what messages may take.
-    share: Share,
+    share: BufferShare,
 }
 
 impl Reader {
@@ -104,7 +104,7 @@ impl Reader {
             greeting: Greeting::None,
             skip: 0,
             limits,
-            share: Share::default(),
+            share: BufferShare::default(),
         }
     }
 
@@ -186,14 +186,14 @@ impl Reader {
         }
         let unread = &self.buf[self.start..self.end];
         match cut_message(unread, self.limits.message)? {
-            Cut::Whole { channel, pattern, payload, end } => {
+            Frame::Whole { channel, pattern, payload, end } => {
                 let base = self.start;
                 self.consumed(end);
                 let at = &self.buf[base..];
                 let pattern = pattern.map(|range| &at[range]);
                 Ok(Some(Pushed::Message(Message { channel: &at[channel], pattern, payload: &at[payload] })))
             }
-            Cut::Oversized { channel, pattern, payload, size } => {
+            Frame::Oversized { channel, pattern, payload, size } => {
                 let base = self.start;
                 let come = (self.end - base).min(payload.start + size + 2);
                 self.skip = payload.start + size + 2 - come;
@@ -203,14 +203,14 @@ impl Reader {
                 let message = Message { channel: &at[channel], pattern, payload: &at[payload] };
                 Ok(Some(Pushed::Oversized(message, size)))
             }
-            Cut::Partial => {
+            Frame::Partial => {
                 if unread.len() > self.limits.message + NAMES_BYTES {
                     return Err(over(self.limits.message + NAMES_BYTES));
                 }
                 self.expect_more()?;
                 Ok(None)
             }
-            Cut::Other => match self.take_frame()? {
+            Frame::Other => match self.take_frame()? {
                 Taken::Nothing => Ok(None),
                 // A message may be what follows.
                 Taken::Greeting => self.next_pushed(),
@@ -374,7 +374,7 @@ fn over(limit: usize) -> ProtocolError {
 }
 
 /// What stands at the beginning of the unread bytes.
-enum Cut {
+enum Frame {
     Whole {
         channel: Range<usize>,
         pattern: Option<Range<usize>>,
@@ -397,34 +397,34 @@ enum Cut {
 const MESSAGE: &[u8] = b"3\r\n$7\r\nmessage\r\n";
 const PMESSAGE: &[u8] = b"4\r\n$8\r\npmessage\r\n";
 
-fn cut_message(unread: &[u8], limit: usize) -> Result<Cut, ProtocolError> {
-    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(Cut::Other) };
+fn cut_message(unread: &[u8], limit: usize) -> Result<Frame, ProtocolError> {
+    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(Frame::Other) };
     let (mut at, by_pattern) = if rest.starts_with(MESSAGE) {
         (1 + MESSAGE.len(), false)
     } else if rest.starts_with(PMESSAGE) {
         (1 + PMESSAGE.len(), true)
     } else {
-        return Ok(Cut::Other);
+        return Ok(Frame::Other);
     };
     let mut pattern = None;
     if by_pattern {
-        let Some((range, next)) = bulk(unread, at)? else { return Ok(Cut::Partial) };
+        let Some((range, next)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
         pattern = Some(range);
         at = next;
     }
-    let Some((channel, at)) = bulk(unread, at)? else { return Ok(Cut::Partial) };
-    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Cut::Partial) };
+    let Some((channel, at)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Frame::Partial) };
     let end = begin + size;
     if size > limit {
         let kept = begin..begin + OVERSIZED_HEAD_BYTES.min(size);
         if unread.len() < kept.end {
-            return Ok(Cut::Partial);
+            return Ok(Frame::Partial);
         }
-        return Ok(Cut::Oversized { channel, pattern, payload: kept, size });
+        return Ok(Frame::Oversized { channel, pattern, payload: kept, size });
     }
     match unread.get(end..end + 2) {
-        None => Ok(Cut::Partial),
-        Some(b"\r\n") => Ok(Cut::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
+        None => Ok(Frame::Partial),
+        Some(b"\r\n") => Ok(Frame::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
         Some(_) => Err(ProtocolError("a payload does not end with CRLF".to_owned())),
     }
 }
@@ -443,167 +443,4 @@ fn bulk(buf: &[u8], at: usize) -> Result<Option<(Range<usize>, usize)>, Protocol
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn feed(reader: &mut Reader, mut bytes: &[u8], step: usize) -> Vec<String> {
-        let mut seen = Vec::new();
-        while !bytes.is_empty() {
-            let room = reader.room();
-            let count = room.len().min(step).min(bytes.len());
-            room[..count].copy_from_slice(&bytes[..count]);
-            bytes = &bytes[count..];
-            reader.filled(count);
-            while let Some(pushed) = reader.next_pushed().unwrap() {
-                seen.push(match pushed {
-                    Pushed::Message(m) => format!(
-                        "{:?} {:?} {:?}",
-                        m.channel.escape_ascii().to_string(),
-                        m.pattern.map(|p| p.escape_ascii().to_string()),
-                        m.payload.escape_ascii().to_string()
-                    ),
-                    Pushed::Oversized(m, size) => format!("over {size} {}", m.payload.len()),
-                    Pushed::Other(value) => format!("{value:?}"),
-                });
-            }
-        }
-        seen
-    }
-
-    /// What follows is a message like any other, and not a reply.
-    #[test]
-    fn an_announced_greeting_is_dropped_wherever_it_stands() {
-        const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\np\r\n";
-        const GREETING: &[u8] = b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n";
-        const REFUSAL: &[u8] = b"-WRONGPASS invalid\r\n";
-        let (message, plain) = ("\"c\" None \"p\"", "Bytes([79, 75])");
-        for (answer, accepted) in [(GREETING, true), (REFUSAL, false)] {
-            for step in [1, 7, 4096] {
-                let mut reader = Reader::new(Limits::default());
-                reader.await_greeting();
-                let bytes = [b"+OK\r\n", MESSAGE, answer, MESSAGE, b"+OK\r\n"].concat();
-                assert_eq!(feed(&mut reader, &bytes, step), [plain, message, message, plain]);
-                assert_eq!((reader.take_greeting(), reader.take_greeting()), (Some(accepted), None));
-                // One that was not announced is whatever its reader takes it for.
-                assert_eq!(feed(&mut reader, answer, step).len(), 1);
-                assert_eq!(reader.take_greeting(), None);
-            }
-        }
-        let mut reader = Reader::new(Limits::default());
-        reader.await_greeting();
-        let others = b"%1\r\n$4\r\nserv\r\n:1\r\n-ERR no\r\n*2\r\n$6\r\nserver\r\n:1\r\n";
-        assert_eq!(feed(&mut reader, others, 4096).len(), 3);
-        assert_eq!(reader.take_greeting(), None);
-    }
-
-    #[test]
-    fn any_split_gives_the_same_frames() {
-        let large = vec![b'x'; 5000];
-        let mut bytes = b"+OK\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n".to_vec();
-        bytes.extend_from_slice(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\n\r\n\0\xff\r\n");
-        bytes.extend_from_slice(b"*4\r\n$8\r\npmessage\r\n$2\r\na*\r\n$12\r\nabcdefghijkl\r\n$0\r\n\r\n");
-        bytes.extend_from_slice(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$5000\r\n");
-        bytes.extend_from_slice(&large);
-        bytes.extend_from_slice(b"\r\n:7\r\n%1\r\n+k\r\n*2\r\n_\r\n#t\r\n");
-        let limits = Limits { message: 4096, frame: 4096 };
-        let whole = feed(&mut Reader::new(limits), &bytes, usize::MAX);
-        assert_eq!(whole.len(), 7);
-        assert_eq!(whole[2], r#""a" None "\\r\\n\\x00\\xff""#);
-        assert_eq!(whole[4], "over 5000 1024");
-        for step in 1..40 {
-            assert_eq!(feed(&mut Reader::new(limits), &bytes, step), whole, "step {step}");
-        }
-    }
-
-    #[test]
-    fn a_frame_over_the_limit_is_an_error_and_memory_stays_bounded() {
-        let mut reader = Reader::new(Limits { message: 1000, frame: 1000 });
-        let mut bytes = b"*2\r\n$100000000\r\n".to_vec();
-        bytes.resize(1_000_000, b'x');
-        let mut rest = bytes.as_slice();
-        let error = loop {
-            let room = reader.room();
-            let count = room.len().min(rest.len());
-            room[..count].copy_from_slice(&rest[..count]);
-            rest = &rest[count..];
-            reader.filled(count);
-            match reader.next_pushed() {
-                Ok(None) if !rest.is_empty() => {}
-                other => break other.map(|_| ()).unwrap_err(),
-            }
-        };
-        assert!(error.to_string().contains("larger than 1000"), "{error}");
-        assert!(reader.held_bytes() <= 2 * BUFFER_BYTES);
-    }
-
-    #[test]
-    fn all_readers_together_hold_no_more_than_their_account() {
-        // Begins a reply of 60 MiB, and gives as much of it as is taken.
-        let begin = || -> (Reader, Result<(), ProtocolError>) {
-            let mut reader = Reader::new(Limits::default());
-            let header = b"$62914560\r\n";
-            reader.room()[..header.len()].copy_from_slice(header);
-            reader.filled(header.len());
-            loop {
-                if let Err(error) = reader.next_value() {
-                    return (reader, Err(error));
-                }
-                let room = reader.room().len();
-                if reader.held_bytes() > 60 * 1024 * 1024 {
-                    return (reader, Ok(()));
-                }
-                reader.filled(room);
-            }
-        };
-        let mut readers = Vec::new();
-        let error = loop {
-            let (reader, begun) = begin();
-            readers.push(reader);
-            if let Err(error) = begun {
-                break error;
-            }
-        };
-        assert!(error.to_string().contains("together"), "{error}");
-        let held: usize = readers.iter().map(Reader::held_bytes).sum();
-        assert!(readers.len() > 2 && held <= ALL_BYTES + readers.len() * 2 * NAMES_BYTES, "{held}");
-        // What one gives back another one may have.
-        readers.clear();
-        assert_eq!(begin().1, Ok(()));
-    }
-
-    #[test]
-    fn a_wide_buffer_is_as_wide_again_after_something_large() {
-        const WIDE: usize = 4 * BUFFER_BYTES;
-        let mut reader = Reader::new(Limits::default());
-        let begun = b"$9000000\r\n";
-        reader.room()[..begun.len()].copy_from_slice(begun);
-        reader.filled(begun.len());
-        reader.widen(WIDE);
-        assert_eq!(reader.unread(), begun, "what had come is still there");
-        while reader.held_bytes() <= SHRINK_BYTES {
-            let room = reader.room().len();
-            reader.filled(room);
-        }
-        reader.take(reader.unread().len());
-        assert_eq!((reader.room().len(), reader.held_bytes()), (WIDE, WIDE));
-    }
-
-    #[test]
-    fn absurd_and_malformed_is_refused() {
-        for bytes in [
-            b"$99999999999999999999\r\n".as_slice(),
-            b"*-2\r\n",
-            b"hello\r\n",
-            b":1x\r\n",
-            b"$1\r\nab\r\n",
-            b">3\r\n$7\r\nmessage\r\n:1\r\n",
-            b">3\r\n$7\r\nmessage\r\n$99999999\r\n",
-            b"+a\rb\n",
-        ] {
-            let mut reader = Reader::new(Limits::default());
-            reader.room()[..bytes.len()].copy_from_slice(bytes);
-            reader.filled(bytes.len());
-            assert!(reader.next_pushed().is_err(), "{}", bytes.escape_ascii());
-        }
-    }
-}
+mod tests;

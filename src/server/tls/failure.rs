@@ -6,12 +6,12 @@ use rustls::{AlertDescription, CertificateError, Error, OtherError};
 
 /// What went wrong. Never holds what stands in a key.
 #[derive(Debug)]
-pub struct Failure {
+pub struct TlsFailure {
     what: String,
     hint: Option<&'static str>,
 }
 
-impl Failure {
+impl TlsFailure {
     pub(super) fn new(what: String, hint: &'static str) -> Self {
         Self { what, hint: Some(hint) }
     }
@@ -34,13 +34,13 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for TlsFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
     }
 }
 
-impl From<&Error> for Failure {
+impl From<&Error> for TlsFailure {
     fn from(error: &Error) -> Self {
         Self { what: format!("TLS: {error}"), hint: hint(error) }
     }

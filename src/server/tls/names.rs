@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::expiry;
-use crate::server::known::{Known, Side};
+use crate::server::connect::deployment::{CertificateSide, Known};
 
 /// Accepts a certificate whose chain holds, and which is for the host that is connected to or for a name that stands
 /// in the endpoint's configuration: whoever wrote that name trusts it. So servers that share one certificate are
@@ -38,7 +38,7 @@ impl ServerCertVerifier for AnyOfNames {
                     refused = error;
                 }
                 Ok(verified) => {
-                    self.known.set_expiry(Side::Server, expiry::of(end_entity));
+                    self.known.set_expiry(CertificateSide::Server, expiry::of(end_entity));
                     return Ok(verified);
                 }
                 // Another name changes nothing.

@@ -13,9 +13,9 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::super::record::{HEAD, Kind, Stand, v1};
-use super::super::scan::{Bad, Scanner, Step};
-use super::super::segment::{Format, Segment};
+use super::super::record::{FrameKind, HEAD, Stand, v1};
+use super::super::scan::{Bad, ScanStep, Scanner};
+use super::super::segment::{Segment, SegmentFormat};
 use super::super::storage::Storage;
 use super::super::{Damage, Mark, Piece, Record, SpoolError};
 
@@ -36,7 +36,7 @@ pub(super) enum End {
 
 /// A bad stretch of which nothing has told the cost yet.
 #[derive(Debug, Clone)]
-pub(super) struct Stretch {
+pub(super) struct BadStretch {
     /// The file.
     pub(super) name: String,
     pub(super) bad: Bad,
@@ -46,7 +46,7 @@ pub(super) struct Stretch {
     pub(super) refused: bool,
 }
 
-impl Stretch {
+impl BadStretch {
     /// A frame that is no record, and nothing else.
     fn is_no_record(&self) -> bool {
         self.bad.sure && self.bad.known.is_none()
@@ -55,7 +55,7 @@ impl Stretch {
 
 /// Where reading has come to.
 #[derive(Debug)]
-pub(super) struct Reader<F> {
+pub(super) struct LogReader<F> {
     /// The segment that is read, or the first one behind it that is left.
     number: u64,
     scanner: Option<Scanner<F>>,
@@ -65,14 +65,14 @@ pub(super) struct Reader<F> {
     base: Option<Stand>,
     /// The last record's mark.
     delivered: Option<Mark>,
-    pub(super) pending: Option<Stretch>,
+    pub(super) pending: Option<BadStretch>,
     /// A record behind a damage that was delivered first.
     ready: Option<Record>,
     refusals: u32,
     body: Vec<u8>,
 }
 
-impl<F> Reader<F> {
+impl<F> LogReader<F> {
     /// At the beginning; `stand` is what was before it, where that is known.
     pub(super) fn new(stand: Option<Stand>) -> Self {
         Self {
@@ -152,13 +152,13 @@ impl<F> Reader<F> {
                 self.enter(segment);
             }
             match self.step(storage, segment) {
-                Ok(Step::Frame(head)) => {
+                Ok(ScanStep::Frame(head)) => {
                     self.refusals = 0;
                     if let Some(piece) = self.on_frame(storage, segment, &head) {
                         return Ok(Some(piece));
                     }
                 }
-                Ok(Step::Old(mark)) => {
+                Ok(ScanStep::Old(mark)) => {
                     self.refusals = 0;
                     segment.last = segment.last.max(Some(mark));
                     if Some(mark) <= self.delivered {
@@ -167,11 +167,11 @@ impl<F> Reader<F> {
                     let damage = self.resolve(storage, segment, None);
                     return Ok(Some(self.deliver(damage, mark, 0)));
                 }
-                Ok(Step::Bad(bad)) => {
+                Ok(ScanStep::Bad(bad)) => {
                     self.refusals = 0;
                     self.on_bad(segment, bad, false);
                 }
-                Ok(Step::End) if follows => {
+                Ok(ScanStep::End) if follows => {
                     if segment.bytes == 0 {
                         // It had a beginning at least.
                         self.on_rest(segment, "the file is empty", false);
@@ -179,7 +179,7 @@ impl<F> Reader<F> {
                     self.leave(segment);
                 }
                 // The reader stays where the next record will be.
-                Ok(Step::End) => return Ok(self.at_end(storage, end)),
+                Ok(ScanStep::End) => return Ok(self.at_end(storage, end)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.on_rest(segment, "the file is missing", false);
                     self.leave(segment);
@@ -208,7 +208,7 @@ impl<F> Reader<F> {
         segments.iter_mut().find(|segment| segment.number >= self.number)
     }
 
-    fn step<S: Storage<File = F>>(&mut self, storage: &S, segment: &Segment) -> io::Result<Step> {
+    fn step<S: Storage<File = F>>(&mut self, storage: &S, segment: &Segment) -> io::Result<ScanStep> {
         let scanner = match &mut self.scanner {
             Some(scanner) => scanner,
             none => none.insert(Scanner::new(storage.open(&segment.name)?, segment)),
@@ -219,7 +219,7 @@ impl<F> Reader<F> {
     /// Begins with a segment. Numbers follow one another, and version 1 has nothing else that tells of a file
     /// that is missing.
     fn enter(&mut self, segment: &mut Segment) {
-        if self.number > 0 && segment.format == Format::V1 {
+        if self.number > 0 && segment.format == SegmentFormat::V1 {
             let detail = MISSING;
             let bad = Bad { offset: 0, bytes: 0, detail, known: None, sure: false, torn: false };
             self.on_bad(segment, bad, false);
@@ -242,7 +242,7 @@ impl<F> Reader<F> {
 
     fn on_bad(&mut self, segment: &mut Segment, bad: Bad, refused: bool) {
         segment.damaged |= !refused && !bad.torn;
-        if segment.format == Format::V1 && bad.offset == 0 && bad.bytes == v1::HEADER as u64 {
+        if segment.format == SegmentFormat::V1 && bad.offset == 0 && bad.bytes == v1::HEADER as u64 {
             // A header holds no record.
             return;
         }
@@ -250,9 +250,10 @@ impl<F> Reader<F> {
             segment.last = segment.last.max(bad.known.and_then(|known| known.mark));
         }
         // A record has a body, so this was a beginning or a seal.
-        let is_no_record = bad.bytes == HEAD as u64 && bad.known.is_none() && segment.format != Format::V1;
+        let is_no_record =
+            bad.bytes == HEAD as u64 && bad.known.is_none() && segment.format != SegmentFormat::V1;
         let sure = bad.sure || is_no_record;
-        let uncounted = segment.format == Format::V1;
+        let uncounted = segment.format == SegmentFormat::V1;
         match &mut self.pending {
             Some(pending) => {
                 pending.uncounted |= uncounted;
@@ -264,7 +265,7 @@ impl<F> Reader<F> {
             }
             none => {
                 let bad = Bad { sure, ..bad };
-                *none = Some(Stretch { name: segment.name.clone(), bad, uncounted, refused });
+                *none = Some(BadStretch { name: segment.name.clone(), bad, uncounted, refused });
             }
         }
     }
@@ -278,16 +279,16 @@ impl<F> Reader<F> {
         let mark = head.stand.mark;
         if self.stand.is_none()
             && self.delivered.is_none()
-            && self.pending.as_ref().is_none_or(Stretch::is_no_record)
+            && self.pending.as_ref().is_none_or(BadStretch::is_no_record)
         {
             let (records, events) = head.before();
             self.base = Some(Stand { records, events, mark: None });
         }
-        if head.kind != Kind::Record {
-            if head.kind == Kind::Seal {
+        if head.kind != FrameKind::Record {
+            if head.kind == FrameKind::Seal {
                 segment.last = segment.last.max(mark);
             }
-            let before = (head.kind != Kind::Unsure).then_some(head.stand);
+            let before = (head.kind != FrameKind::Unsure).then_some(head.stand);
             let damage = self.resolve(storage, segment, before);
             // A beginning of what was written again stands before what the reader has seen.
             self.stand = self.stand.max_by_records(head.stand);
@@ -340,7 +341,7 @@ impl<F> Reader<F> {
     ) -> Option<Damage> {
         if self.pending.is_none() {
             let (before, stand) = (before?, self.stand?);
-            if before.records <= stand.records || segment.format == Format::V1 {
+            if before.records <= stand.records || segment.format == SegmentFormat::V1 {
                 return None;
             }
         }
@@ -365,7 +366,7 @@ impl<F> Reader<F> {
             // The log began there.
             (Some(Stand { records: 0, .. }), None) => Some((0, 0)),
             // The first file's beginning is damaged, and no record with it.
-            (Some(_), None) if pending.as_ref().is_some_and(Stretch::is_no_record) => Some((0, 0)),
+            (Some(_), None) if pending.as_ref().is_some_and(BadStretch::is_no_record) => Some((0, 0)),
             _ => None,
         };
         if matches!(lost, Some((0, _))) {

@@ -12,7 +12,7 @@ use super::super::record::Stand;
 use super::super::segment::Segment;
 use super::super::storage::Storage;
 use super::super::{Damage, Piece, Recovered, SpoolError, at};
-use super::reader::{End, Reader};
+use super::reader::{End, LogReader};
 
 /// A torn tail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(in crate::spool) struct Torn {
 
 /// What is on disk.
 #[derive(Debug)]
-pub(in crate::spool) struct Found {
+pub(in crate::spool) struct RecoveredLog {
     pub(in crate::spool) segments: VecDeque<Segment>,
     pub(in crate::spool) recovered: Recovered,
     /// In the order of the files.
@@ -43,7 +43,7 @@ pub(in crate::spool) struct Found {
     unread: BTreeSet<u64>,
 }
 
-impl Found {
+impl RecoveredLog {
     /// Whether a segment holds nothing that would be missed.
     pub(super) fn is_void(&self, segment: &Segment) -> bool {
         segment.last.is_none() && !segment.damaged && !self.unread.contains(&segment.number)
@@ -74,8 +74,8 @@ pub(in crate::spool) fn segments<S: Storage>(storage: &S) -> Result<VecDeque<Seg
 pub(in crate::spool) fn find<S: Storage>(
     storage: &S,
     mut segments: VecDeque<Segment>,
-) -> Result<Found, SpoolError> {
-    let mut reader = Reader::new(None);
+) -> Result<RecoveredLog, SpoolError> {
+    let mut reader = LogReader::new(None);
     let mut recovered = Recovered::default();
     let (mut damages, mut refused, mut unread) = (Vec::new(), Vec::new(), BTreeSet::new());
     loop {
@@ -123,5 +123,5 @@ pub(in crate::spool) fn find<S: Storage>(
     recovered.bytes = segments.iter().map(|segment| segment.bytes).sum();
     recovered.damages = damages.len() as u64;
     recovered.cut_bytes = torn.as_ref().map_or(0, |torn| torn.bytes);
-    Ok(Found { segments, recovered, damages, torn, refused, base, stand, sure, unread })
+    Ok(RecoveredLog { segments, recovered, damages, torn, refused, base, stand, sure, unread })
 }

@@ -22,11 +22,11 @@ use super::Storage;
 #[derive(Debug, Clone)]
 pub(crate) struct MemoryDisk {
     directory: PathBuf,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<MemoryState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     files: Vec<Content>,
     /// What programs see.
     names: BTreeMap<String, usize>,
@@ -70,15 +70,16 @@ impl MemoryDisk {
         Self { directory: PathBuf::from("/disk"), state: Arc::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another disk with the same content, to try something on; faults included.
     pub(crate) fn copy(&self) -> Self {
         let state = self.state();
-        let State { room, failing_syncs, failing_directory_syncs, failing_truncates, salts, .. } = *state;
-        let copy = State {
+        let MemoryState { room, failing_syncs, failing_directory_syncs, failing_truncates, salts, .. } =
+            *state;
+        let copy = MemoryState {
             files: state.files.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::super::running::{Kind, Plan, Running, Settings};
-use super::{Start, Succession};
+use super::super::running::{Plan, RouteSettings, Running, RunningKind};
+use super::{DueStart, Succession};
 use crate::capture::{Border, Handover};
 use crate::config::{self, Config};
 use crate::rt;
-use crate::status::{Board, Kind as RouteKind, RouteStatus};
+use crate::status::{Board, RouteKind, RouteStatus};
 
 /// The plans that a name can have: captures on two servers, by several configurations, and a broadcast.
 fn plans() -> Vec<Plan> {
     let config: Config = config::load(Path::new("config/examples/capture-raw.toml"), [], &[]).unwrap().config;
     let (_, plan) = Plan::all(&config).next().unwrap();
-    let Settings::Capture(capture) = &plan.route else { panic!("it is a capture") };
+    let RouteSettings::Capture(capture) = &plan.route else { panic!("it is a capture") };
     let mut plans = Vec::new();
     for address in 0..2 {
         for limit in 0..3 {
@@ -28,7 +28,7 @@ fn plans() -> Vec<Plan> {
                 let mut capture = (**capture).clone();
                 capture.max_message_size = limit;
                 plans.push(Plan {
-                    route: Settings::Capture(Arc::new(capture)),
+                    route: RouteSettings::Capture(Arc::new(capture)),
                     source: Arc::new(source),
                     destination: Arc::new(destination),
                 });
@@ -62,7 +62,7 @@ struct World {
 
 impl World {
     fn settle(&mut self) {
-        while let Some(Start { plan, predecessor }) = self.routes.due() {
+        while let Some(DueStart { plan, predecessor }) = self.routes.due() {
             match &predecessor {
                 None => assert!(self.alive.is_empty(), "it would share a spool with another one"),
                 Some(before) => {
@@ -75,10 +75,10 @@ impl World {
             let task = rt::spawn_in(&mut self.tasks, "test", std::future::pending());
             let word = predecessor.map(|before| before.handover);
             let kind = match &plan.route {
-                Settings::Capture(_) => {
-                    Kind::Capture { successor: Handover::default(), predecessor: word.clone() }
+                RouteSettings::Capture(_) => {
+                    RunningKind::Capture { successor: Handover::default(), predecessor: word.clone() }
                 }
-                Settings::Broadcast(_) => Kind::Broadcast,
+                RouteSettings::Broadcast(_) => RunningKind::Broadcast,
             };
             let opened = word.is_none();
             self.alive.push(Route {

@@ -4,11 +4,11 @@
 //! finds the batch that holds what follows. Positions of a configuration that counts other messages compare with the
 //! checkpoint at anchors only: those in hand are *foreign* meanwhile.
 
-use super::super::batch::Batch;
-use super::super::gap::{Gap, Joint};
 use super::{Chain, went_back};
-use crate::capture::append::{Outcome, Stored};
-use crate::capture::state::Passage;
+use crate::capture::append::call::{AppendOutcome, Stored};
+use crate::capture::batch::Batch;
+use crate::capture::batch::gap::{Gap, Joint};
+use crate::capture::batch::passage::Passage;
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 use crate::server::Error;
@@ -16,11 +16,11 @@ use std::time::Instant;
 
 /// What the owner of the chain is to do after a reply.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum ReplyStep {
     /// A batch is stored: count it and go on. The gap before it is recorded.
-    Stored { counts: Counts, stored: Stored, gap: Option<Gap> },
+    Stored { counts: PassedCounts, stored: Stored, gap: Option<Gap> },
     /// A batch was already there, or lost: count it and go on.
-    Duplicate { counts: Counts, gap: Option<Gap> },
+    Duplicate { counts: PassedCounts, gap: Option<Gap> },
     /// A batch lies in a history that the state has left: count it as dropped and go on.
     Dropped { events: u64 },
     /// The state is not where it was thought to be: send again, from where the chain now stands.
@@ -38,7 +38,7 @@ pub(crate) enum Step {
 
 /// What is known of a batch that was dealt with.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Counts {
+pub(crate) struct PassedCounts {
     /// Messages in it.
     pub(crate) events: u64,
     /// Of these, how many another writer has passed inside a recorded gap.
@@ -53,7 +53,7 @@ pub(crate) struct Counts {
     pub(crate) first: Position,
 }
 
-impl Counts {
+impl PassedCounts {
     fn of(batch: &Batch) -> Self {
         Self {
             events: batch.events,
@@ -121,7 +121,7 @@ impl Chain {
         if !self.was_read() {
             self.since_unix_ms = since_unix_ms;
         }
-        let rewound = self.moved(position, numbering, now_unix_ms);
+        let rewound = self.on_checkpoint_moved(position, numbering, now_unix_ms);
         let mut found = Passed { rewound, ..Passed::default() };
         while let Some(front) = self.ring.get(self.passed)
             && Some(front.last) <= position
@@ -147,7 +147,12 @@ impl Chain {
     }
 
     /// The state stands at `position`. Returns how many events are in hand again.
-    fn moved(&mut self, position: Option<Position>, numbering: Option<&str>, now_unix_ms: u64) -> u64 {
+    fn on_checkpoint_moved(
+        &mut self,
+        position: Option<Position>,
+        numbering: Option<&str>,
+        now_unix_ms: u64,
+    ) -> u64 {
         let before = self.checkpoint.replace(position).flatten();
         let otherwise = numbering.is_some() && self.counted.is_some() && self.counted.as_deref() != numbering;
         self.counted = numbering.map(str::to_owned);
@@ -216,67 +221,67 @@ impl Chain {
     }
 
     /// Takes in the reply to the oldest batch that is on its way.
-    pub(crate) fn replied(&mut self, outcome: Result<Outcome, Error>, now_unix_ms: u64) -> Step {
+    pub(crate) fn on_reply(&mut self, outcome: Result<AppendOutcome, Error>, now_unix_ms: u64) -> ReplyStep {
         if self.refused > 0 {
             self.refused -= 1;
-            return Step::Ignored;
+            return ReplyStep::Ignored;
         }
         match outcome {
-            Ok(Outcome::Stored(stored, passage)) => match self.pass(&passage.unwrap_or_default()) {
+            Ok(AppendOutcome::Stored(stored, passage)) => match self.pass(&passage.unwrap_or_default()) {
                 Some(mut counts) => {
                     self.advance(stored.position);
                     self.count_as_passed();
                     self.went_back = None;
                     let gap = self.take_forced(&mut counts);
-                    Step::Stored { counts, stored, gap }
+                    ReplyStep::Stored { counts, stored, gap }
                 }
-                None => Step::Ignored,
+                None => ReplyStep::Ignored,
             },
-            Ok(Outcome::Duplicate(position, passage)) => match self.pass(&passage) {
+            Ok(AppendOutcome::Duplicate(position, passage)) => match self.pass(&passage) {
                 Some(mut counts) => {
                     // How that is counted the state will say.
                     self.advance(Some(position));
                     self.counted = None;
                     let gap = self.take_forced(&mut counts);
-                    Step::Duplicate { counts, gap }
+                    ReplyStep::Duplicate { counts, gap }
                 }
-                None => Step::Ignored,
+                None => ReplyStep::Ignored,
             },
-            Ok(Outcome::Stale(position)) => {
+            Ok(AppendOutcome::Stale(position)) => {
                 self.refuse();
-                self.moved(Some(position), None, now_unix_ms);
-                Step::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
+                self.on_checkpoint_moved(Some(position), None, now_unix_ms);
+                ReplyStep::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
             }
-            Ok(Outcome::Behind(position)) => {
+            Ok(AppendOutcome::Behind(position)) => {
                 self.refuse();
-                Step::Again { rewound: self.moved(position, None, now_unix_ms) }
+                ReplyStep::Again { rewound: self.on_checkpoint_moved(position, None, now_unix_ms) }
             }
-            Ok(Outcome::Stopped(stored, error)) => {
+            Ok(AppendOutcome::Stopped(stored, error)) => {
                 self.refuse();
                 if stored.position.is_some() {
                     self.advance(stored.position);
                     self.counted = None;
                 }
-                Step::Wait(Error::Reply(error), Some(stored))
+                ReplyStep::Wait(Error::Reply(error), Some(stored))
             }
-            Ok(Outcome::Foreign(position, numbering)) => {
+            Ok(AppendOutcome::Foreign(position, numbering)) => {
                 self.refuse();
-                self.moved(Some(position), Some(&numbering), now_unix_ms);
-                Step::Foreign
+                self.on_checkpoint_moved(Some(position), Some(&numbering), now_unix_ms);
+                ReplyStep::Foreign
             }
-            Ok(Outcome::Superseded) => {
+            Ok(AppendOutcome::Superseded) => {
                 self.refuse();
-                Step::Superseded
+                ReplyStep::Superseded
             }
             Err(error) => {
                 self.refuse();
-                Step::Wait(error, None)
+                ReplyStep::Wait(error, None)
             }
         }
     }
 
     /// The gap that the batch carried is recorded, and everything that was owed with it.
-    fn take_forced(&mut self, counts: &mut Counts) -> Option<Gap> {
+    fn take_forced(&mut self, counts: &mut PassedCounts) -> Option<Gap> {
         let gap = self.forced.take();
         if gap.is_some() {
             counts.lost_before += std::mem::take(&mut self.owed_lost);
@@ -311,7 +316,7 @@ impl Chain {
     }
 
     /// The oldest batch that waits is stored: it is kept until that is durable.
-    fn pass(&mut self, passage: &Passage) -> Option<Counts> {
+    fn pass(&mut self, passage: &Passage) -> Option<PassedCounts> {
         let batch = self.ring.get(self.passed)?;
         // What an earlier process left on disk is stored up to here: a restart's gap begins after it.
         self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
@@ -321,7 +326,7 @@ impl Chain {
         self.passed += 1;
         self.sent = self.sent.max(self.passed);
         let recorded = passage.has_gap_before(batch.first);
-        Some(Counts { lost: batch.lost(passage), recorded, ..Counts::of(batch) })
+        Some(PassedCounts { lost: batch.lost(passage), recorded, ..PassedCounts::of(batch) })
     }
 
     /// Gives up the oldest batch that waits; what was to be recorded with it still is.

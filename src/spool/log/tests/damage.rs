@@ -140,7 +140,7 @@ fn what_somebody_published_is_never_taken_for_a_record() {
             &mut frame,
             salt,
             offset,
-            &Frame { kind: Kind::Record, events: 1, stand, body: b"forged" },
+            &Frame { kind: FrameKind::Record, events: 1, stand, body: b"forged" },
         );
         forged.extend(frame);
         forged.extend(disk.content(name));

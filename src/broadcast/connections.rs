@@ -1,0 +1,40 @@
+//! Connections that publish: to the stream's server, and to the channel's where that is another one.
+
+use std::task::{Context, Poll};
+
+use super::failure::Half;
+use crate::server::{Connection, Error};
+
+/// The connections that publish, as a replay has them too.
+#[derive(Debug)]
+pub(super) struct PublishConnections {
+    pub(super) writer: Connection,
+    pub(super) other: Option<Connection>,
+}
+
+impl PublishConnections {
+    /// Sends what waits and reads what came; ready once something came or a connection has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Half, Result<(), Error>)> {
+        if let Poll::Ready(result) = turn(&mut self.writer, cx) {
+            return Poll::Ready((Half::Writer, result));
+        }
+        match self.other.as_mut().map(|other| turn(other, cx)) {
+            Some(Poll::Ready(result)) => Poll::Ready((Half::Other, result)),
+            _ => Poll::Pending,
+        }
+    }
+
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.writer.unsent_bytes() + self.other.as_ref().map_or(0, Connection::unsent_bytes)
+    }
+}
+
+/// Sends what waits and reads what came; ready once something came or the connection has ended.
+pub(super) fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    if connection.unsent_bytes() > 0
+        && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
+    {
+        return Poll::Ready(Err(error));
+    }
+    connection.poll_fill(cx).map_ok(drop)
+}

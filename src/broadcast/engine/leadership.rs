@@ -1,0 +1,282 @@
+//! Which of several instances publishes, where the channel is on another server than the stream.
+//!
+//! Problem: across two servers a message goes out before the cursor moves. Two instances that publish at once
+//! send every entry twice.
+//!
+//! Constraints: PUBLISH takes no condition, so the other server cannot refuse an instance whose lease has run out.
+//! On one server none of this is needed: the step that publishes compares the cursor.
+//!
+//! Operation: a lease on the stream's server, by that server's clock. The holder renews it several times within its
+//! term. By its own clock the holder counts from the moment before it asked, and stops a margin early, so it ends
+//! no later than the server's term. The clock is compared before each send, also the send of what waits in a buffer.
+//!
+//! ```text
+//!            reply: this instance holds it
+//! standing by ─────────────────────────────▶ leading
+//!      ▲                                        │
+//!      └──── reply: another one holds it ◀──────┤
+//!      └──── the term has passed  ◀─────────────┘   (nothing is sent; the next reply decides)
+//! ```
+//!
+//! Failure: an instance that ends or freezes lets its term pass, and the one that waits takes over with the cursor
+//! that the same reply names. What the first one sent and did not note in the cursor is sent again. A session that
+//! begins lets an instance go first that waits already: it holds messages that the new session does not.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::{Tally, unexpected};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash, Script};
+
+/// Grants the lease.
+pub(crate) const LEASE: Script = Script { name: "lease", source: include_str!("lease.lua") };
+
+/// A take-over waits for the rest of this, and is to be done within a second.
+pub(crate) const TERM: Duration = Duration::from_millis(750);
+/// For the difference of two clocks over one term, and for the way of a message that was just sent.
+const MARGIN: Duration = Duration::from_millis(100);
+/// Between two renewals: one may be lost or late.
+const RENEWAL: Duration = Duration::from_millis(250);
+/// Between two questions of an instance that stands by: so long a lease that was released lies unused.
+const STANDBY: Duration = Duration::from_millis(200);
+
+/// What is asked of the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LeaseWish {
+    /// To have it where no other instance holds it or waits for it.
+    Begin,
+    /// To have it where no other instance holds it.
+    Claim,
+    /// That another instance takes it.
+    Release,
+}
+
+impl LeaseWish {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Claim => "claim",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// What the script answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeaseAnswer {
+    holder: String,
+    left: Duration,
+    /// The cursor, where there is one, and its count, where that is known.
+    pub(crate) cursor: Option<EntryId>,
+    pub(crate) counted: Option<u64>,
+    /// What was done since the cursor was made, by whichever instance.
+    pub(crate) tally: Tally,
+}
+
+impl LeaseAnswer {
+    /// Reads the script's reply.
+    ///
+    /// # Errors
+    /// Where it is an error, or no reply of that script.
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        Self::of(reply).ok_or_else(|| unexpected(&LEASE))
+    }
+
+    fn of(reply: &Value) -> Option<Self> {
+        let [holder, left, _, cursor, counted, published, unheard, rejected, filtered] = reply.elements()?
+        else {
+            return None;
+        };
+        let number = |value: &Value| u64::try_from(value.integer()?).ok();
+        let text = |value: &Value| Some(std::str::from_utf8(value.bytes()?).ok()?.to_owned());
+        Some(Self {
+            holder: text(holder)?,
+            left: Duration::from_millis(number(left)?),
+            cursor: match cursor.bytes()? {
+                b"" => None,
+                id => Some(EntryId::parse(id)?),
+            },
+            counted: text(counted)?.parse().ok(),
+            tally: Tally {
+                published: number(published)?,
+                unheard: number(unheard)?,
+                rejected: number(rejected)?,
+                filtered: number(filtered)?,
+            },
+        })
+    }
+}
+
+/// What a reply changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing.
+    Same,
+    /// This instance publishes from now on.
+    Leads,
+    /// This one does, or nobody does yet.
+    StandsBy(Option<String>),
+}
+
+/// One instance's part.
+#[derive(Debug)]
+pub(crate) struct Leadership {
+    me: String,
+    key: String,
+    hash: Hash,
+    /// Until when this instance may send, or might; `None` before it could for the first time.
+    until: Option<Instant>,
+    /// What the last reply said.
+    known: Option<Change>,
+    /// Sent and not answered.
+    asked: Option<(LeaseWish, Instant)>,
+    next: LeaseWish,
+    due: Instant,
+    /// Whether it was given back, and that is answered.
+    released: bool,
+}
+
+impl Leadership {
+    /// Begins with a session. `me` tells this route of this process from every other.
+    pub(crate) fn new(me: String, key: String, hash: Hash, now: Instant) -> Self {
+        Self {
+            me,
+            key,
+            hash,
+            until: None,
+            known: None,
+            asked: None,
+            next: LeaseWish::Begin,
+            due: now,
+            released: false,
+        }
+    }
+
+    /// Whether this instance may send now.
+    pub(crate) fn leads(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// Until when what was handed over may be sent.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// When the next question is due; `None` while one is under way.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.asked.is_none().then_some(self.due)
+    }
+
+    /// Appends the question that is due. True where there is one.
+    pub(crate) fn ask(&mut self, cursor: &str, out: &mut Vec<u8>, now: Instant) -> bool {
+        if self.due().is_none_or(|due| now < due) {
+            return false;
+        }
+        self.asked = Some((self.next, now));
+        let term = TERM.as_millis().to_string();
+        let (key, want) = (self.key.as_bytes(), self.next.as_str().as_bytes());
+        let me = self.me.as_bytes();
+        resp::command(
+            out,
+            &[b"EVALSHA", &self.hash, b"2", key, cursor.as_bytes(), me, want, term.as_bytes()],
+        );
+        true
+    }
+
+    /// Gives the lease back with the next question, which is due at once.
+    pub(crate) fn release(&mut self, now: Instant) {
+        self.end(now);
+        (self.next, self.due) = (LeaseWish::Release, now);
+    }
+
+    /// Whether it was given back, and that is answered.
+    pub(crate) fn is_released(&self) -> bool {
+        self.released
+    }
+
+    /// The term is over, whatever is left of it.
+    fn end(&mut self, now: Instant) {
+        self.until = self.until.map(|until| until.min(now));
+    }
+
+    /// Takes in what was answered.
+    pub(crate) fn on_reply(&mut self, reply: &LeaseAnswer, now: Instant) -> Change {
+        let Some((want, sent)) = self.asked.take() else { return Change::Same };
+        if self.next == LeaseWish::Release {
+            // The answer to the release itself, or to what was asked before it.
+            self.released = want == LeaseWish::Release;
+            self.due = now;
+            return Change::Same;
+        }
+        self.next = LeaseWish::Claim;
+        let change = if reply.holder == self.me {
+            self.until = Some(sent + (TERM - MARGIN));
+            self.due = sent + RENEWAL;
+            Change::Leads
+        } else {
+            self.end(now);
+            // Where nobody has it, one that waited before is let go first.
+            let wait = if reply.holder.is_empty() { STANDBY * 3 / 2 } else { STANDBY.min(reply.left) };
+            self.due = now + wait;
+            Change::StandsBy(Some(reply.holder.clone()).filter(|holder| !holder.is_empty()))
+        };
+        if self.known.replace(change.clone()) == Some(change.clone()) { Change::Same } else { change }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(holder: &str, left: u64) -> LeaseAnswer {
+        let left = Duration::from_millis(left);
+        LeaseAnswer { holder: holder.into(), left, cursor: None, counted: None, tally: Tally::default() }
+    }
+
+    fn ask(leadership: &mut Leadership, now: Instant) -> String {
+        let mut out = Vec::new();
+        leadership.ask("c", &mut out, now);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn the_term_counts_from_before_the_question_and_ends_by_the_own_clock() {
+        let ms = Duration::from_millis;
+        let start = Instant::now();
+        let mut one = Leadership::new("one".into(), "l".into(), [b'0'; 40], start);
+        assert!(!one.leads(start) && ask(&mut one, start).contains("begin"));
+        assert_eq!(ask(&mut one, start), "", "one at a time");
+        // The answer took 100 ms.
+        assert_eq!(one.on_reply(&reply("one", 750), start + ms(100)), Change::Leads);
+        assert!(one.leads(start + ms(649)) && !one.leads(start + ms(650)));
+        assert_eq!(one.due(), Some(start + ms(250)));
+        assert!(ask(&mut one, start + ms(250)).contains("claim"));
+        assert_eq!(one.on_reply(&reply("one", 750), start + ms(251)), Change::Same);
+        assert!(one.leads(start + ms(899)) && !one.leads(start + ms(900)));
+        // Frozen for long: the other one has it.
+        let later = start + ms(5_000);
+        assert!(!one.leads(later) && ask(&mut one, later).contains("claim"));
+        assert_eq!(one.on_reply(&reply("two", 30), later), Change::StandsBy(Some("two".into())));
+        assert_eq!(one.due(), Some(later + ms(30)), "as soon as it can have run out");
+    }
+
+    #[test]
+    fn a_release_is_asked_at_once_and_the_answer_to_an_older_question_is_not_its_own() {
+        let start = Instant::now();
+        let mut one = Leadership::new("one".into(), "l".into(), [b'0'; 40], start);
+        ask(&mut one, start);
+        one.release(start);
+        assert!(!one.leads(start));
+        assert_eq!(one.on_reply(&reply("one", 750), start), Change::Same);
+        assert!(!one.leads(start) && !one.is_released());
+        assert!(ask(&mut one, start).contains("release"));
+        one.on_reply(&reply("", 0), start);
+        assert!(one.is_released());
+    }
+}

@@ -1,0 +1,152 @@
+//! What a session reads whose entries are broadcast as they are added: the stream itself, behind the publisher's
+//! end, and now and then how many entries were ever added.
+
+use tokio::time::Instant;
+
+use super::Core;
+use super::work::{BLOCK, Work};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::failure::SessionFailure;
+use crate::broadcast::group::follower::GroupEvent;
+use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
+use crate::broadcast::read::unread_loss::StreamCounters;
+use crate::server::Error;
+use crate::server::resp::{self, Value};
+
+/// A read that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PendingRead {
+    after: EntryId,
+    /// 0 where the rate lets nothing through and the answer is only a sign of life.
+    entries: usize,
+    /// Whether the rate allowed no more.
+    limited: bool,
+    pub(super) sent: Instant,
+    what: ReadKind,
+}
+
+/// What is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadKind {
+    Entries,
+    /// How many entries were ever added.
+    Count,
+    /// Whether what was missed is recorded.
+    Missed,
+}
+
+impl Work {
+    /// Asks for what comes next, where the publisher has room for it.
+    pub(super) fn read_added(&mut self, core: &Core, now: Instant) {
+        if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
+            return;
+        }
+        let leads = self.leads(now);
+        // The first read proves that the stream can be read, whoever publishes.
+        if self.reads && !leads {
+            return;
+        }
+        let live = self.reads && self.publishes;
+        let stream = core.settings.stream.as_bytes();
+        let after = self.publisher.end();
+        let what = if leads && self.watch.record(&mut self.out, &self.publisher) {
+            ReadKind::Missed
+        } else if live && self.watch.is_due(after, now) {
+            resp::command(&mut self.out, &[b"XINFO", b"STREAM", stream]);
+            ReadKind::Count
+        } else {
+            ReadKind::Entries
+        };
+        if what != ReadKind::Entries {
+            self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
+            return;
+        }
+        let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
+        let allowed = if leads { self.pace.messages(now) } else { 0 };
+        if leads && allowed == 0 {
+            let next = self.pace.next();
+            self.paced = Some(next.min(now + BLOCK));
+            if next <= now + BLOCK {
+                return;
+            }
+        }
+        let entries = wanted.min(allowed);
+        let (count, after_text) = (entries.max(1).to_string(), after.to_string());
+        let block = BLOCK.as_millis().to_string();
+        let mut command: Vec<&[u8]> = vec![b"XREAD", b"COUNT", count.as_bytes()];
+        if live && entries > 0 {
+            command.extend([b"BLOCK", block.as_bytes()]);
+        }
+        command.extend([b"STREAMS", stream, after_text.as_bytes()]);
+        resp::command(&mut self.out, &command);
+        self.read = Some(PendingRead { after, entries, limited: leads && allowed < wanted, sent: now, what });
+    }
+
+    /// Takes in what a read has brought.
+    pub(super) fn on_added(
+        &mut self,
+        core: &mut Core,
+        reply: &[u8],
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
+        let Some(read) = self.read.take() else {
+            return Err(SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())));
+        };
+        if read.what != ReadKind::Entries {
+            let value = Value::build(reply, 0).map_err(|error| SessionFailure::source(Error::from(error)))?.0;
+            return self.on_counted(core, read, &value, now);
+        }
+        let ranges = std::mem::take(&mut core.ranges);
+        let reply_bytes = reply.len();
+        let mut entries = StreamEntries::new(reply, ranges).map_err(SessionFailure::source)?;
+        let count = entries.left();
+        let begin = self.publisher.end();
+        let draining = self.is_draining();
+        let (mut egress, _) = self.egress(now);
+        let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
+        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
+        if taken && read.after <= begin {
+            while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
+                if entry.id <= begin {
+                    continue;
+                }
+                egress.publish(entry.id(), core.outbound.of(&entry), now);
+            }
+            egress.publisher.flush(now);
+        }
+        core.ranges = entries.into_ranges();
+        self.reads = true;
+        self.publishes |= count == 0 || !self.publisher.is_careful();
+        core.rate_limited(read.limited && count >= read.entries.max(1));
+        // That one which was limited brought all it asked for says nothing.
+        let came = if read.limited { 0 } else { count };
+        if read.entries > 0 {
+            self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);
+        }
+        Ok(())
+    }
+
+    /// Takes in how many entries were ever added, or that some were missed.
+    fn on_counted(
+        &mut self,
+        core: &mut Core,
+        read: PendingRead,
+        value: &Value,
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
+        let found = if read.what == ReadKind::Missed {
+            let missed = self.watch.recorded(value, &mut self.publisher).map_err(SessionFailure::source)?;
+            missed.map(GroupEvent::Missed)
+        } else {
+            // Without the stream there is nothing to be missed, and XREAD tells of any other error.
+            let end = (self.publisher.end(), 0);
+            let facts = StreamCounters::read(value).filter(|_| read.after == end.0);
+            let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
+            anew.map(GroupEvent::from)
+        };
+        match found {
+            Some(found) => core.on_group_event(found, self.publisher.end(), now),
+            None => Ok(()),
+        }
+    }
+}

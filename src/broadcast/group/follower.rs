@@ -1,0 +1,509 @@
+//! Following a consumer group: what is read, when, and what becomes of it.
+//!
+//! Problem: Redis emits no event for XACK. Whether an entry is acknowledged can only be asked.
+//!
+//! Constraints: asked too seldom, messages are late; asked too often, an idle server is kept busy. A consumer
+//! may delete what it has acknowledged, so entries are read once they were given to the group.
+//!
+//! Operation: a *look* says how far the group was given entries and which of them are pending. Then:
+//!
+//! ```text
+//! order = "stream"            read up to what was given ─▶ hold ─▶ below the lowest pending: publish
+//! order = "acknowledgement"   read up to what was given ─┬▶ acknowledged: publish
+//!                                                        └▶ pending: leave a hole, hold its message
+//!                             a look goes through the holes ─▶ acknowledged: release
+//! ```
+//!
+//! While something changes, and for a second after it, there is a look every few milliseconds; then seldom.
+//! Where everything is acknowledged, XREAD waits for the next entry, before which nothing can happen. With a
+//! replication stream, commands that concern the stream wake it, and it looks once a second otherwise.
+//!
+//! Failure: nothing here outlives the session. What was held is read again, where it still is.
+
+mod polling;
+mod release;
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::buffer::EntryBuffer;
+use super::holes::deleted::DeletedHoles;
+use super::holes::scan::HoleScan;
+use super::poll_schedule::PollSchedule;
+use super::state::GroupState;
+use crate::broadcast::egress::Egress;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::message::MessageMaker;
+use crate::broadcast::publish::call::BroadcastKeys;
+use crate::broadcast::publish::publisher::{BATCH_ENTRIES, Publisher};
+use crate::broadcast::publish::rate::Pace;
+use crate::broadcast::read::entries::{Ranges, StreamEntries, entries_of_next_read};
+use crate::broadcast::read::unread_loss::{StreamReset, UnreadLoss, UnreadWatch};
+use crate::broadcast::withheld::Withheld;
+use crate::config::{Acknowledged, Order};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash};
+use crate::status::Doubt;
+
+/// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
+const STEP: &str = "512";
+
+/// What was asked of the server, and is not answered.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// How far the group is.
+    Look,
+    /// Entries of a span, at most so many.
+    Entries(EntrySpan, usize),
+    /// The entries of these holes, one answer for each.
+    Holes(VecDeque<EntryId>),
+    /// Whether an entry comes.
+    Wait,
+    /// That something missed is recorded.
+    Missed,
+}
+
+/// Entries after one and up to another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EntrySpan {
+    after: EntryId,
+    up_to: EntryId,
+}
+
+/// What a look is to be told to a person about.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum GroupEvent {
+    /// There is no such group.
+    NoGroup,
+    /// The group is there.
+    Group,
+    /// Something that fakes acknowledgements may have happened.
+    Doubt(Doubt),
+    /// Entries were never read, and that is recorded.
+    Missed(UnreadLoss),
+    /// The stream was deleted, and another one begun.
+    Anew,
+    /// The same, and what it holds stands before the cursor: the session ends with it.
+    Below,
+}
+
+/// The reading half of a session that waits for acknowledgements.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    group: String,
+    holes: Option<String>,
+    stream: String,
+    max_holes: Option<u64>,
+    hash: Hash,
+    buffer: EntryBuffer,
+    /// In the order of the stream: what was read after this one is held until it is published.
+    buffered_from: EntryId,
+    /// Up to where was read.
+    read: EntryId,
+    /// What the publisher was given last; it is elsewhere where the cursor turned out to be elsewhere.
+    handed: EntryId,
+    /// The last look; `None` before the first, and where there was no group.
+    state: Option<GroupState>,
+    missing: bool,
+    /// Holes that the last look may not have counted.
+    holes_since: u64,
+    /// Holes that are acknowledged and not published.
+    to_release: VecDeque<EntryId>,
+    scan: HoleScan,
+    /// After which entry the look that is under way tells what is pending.
+    asked_after: EntryId,
+    schedule: PollSchedule,
+    /// The stream's last entry, where everything up to it is acknowledged.
+    tail: Option<EntryId>,
+    /// Whether a look was asked for it since something changed.
+    tail_asked: bool,
+    /// The first entry that the group was not given, when that was last asked for.
+    ungiven: Option<EntryId>,
+    /// How many entries the next read asks for.
+    read_entries: usize,
+    /// The same of holes.
+    hole_entries: usize,
+    /// How many holes were asked for, and how many bytes that has brought.
+    hole_read: (usize, usize),
+    /// Acknowledged holes whose entries are gone and whose messages are not held.
+    deleted: DeletedHoles,
+    watch: UnreadWatch,
+    /// Whether something is ready and the rate lets nothing through.
+    paced: bool,
+    /// Whether this instance published when that was last asked.
+    led: bool,
+}
+
+impl From<StreamReset> for GroupEvent {
+    fn from(anew: StreamReset) -> Self {
+        match anew {
+            StreamReset::Above => Self::Anew,
+            StreamReset::Below => Self::Below,
+        }
+    }
+}
+
+impl Follower {
+    /// Begins at the cursor. `replication` says whether it will be woken.
+    pub(crate) fn new(
+        what: &Acknowledged,
+        keys: &BroadcastKeys,
+        hash: Hash,
+        cursor: EntryId,
+        replication: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            group: what.group.clone(),
+            holes: keys.holes.clone(),
+            stream: keys.stream.clone(),
+            max_holes: match what.order {
+                Order::Stream => None,
+                Order::Acknowledgement { max_holes } => Some(max_holes),
+            },
+            hash,
+            buffer: EntryBuffer::default(),
+            buffered_from: cursor,
+            read: cursor,
+            handed: cursor,
+            state: None,
+            missing: false,
+            holes_since: 0,
+            to_release: VecDeque::new(),
+            scan: HoleScan::new(),
+            asked_after: cursor,
+            schedule: PollSchedule::new(replication, now),
+            tail: None,
+            tail_asked: false,
+            ungiven: None,
+            read_entries: 1,
+            hole_entries: 1,
+            hole_read: (0, 0),
+            deleted: DeletedHoles::default(),
+            watch: UnreadWatch::new(now),
+            paced: false,
+            led: false,
+        }
+    }
+
+    /// The first entry that is not acknowledged, as far as is known: one that is pending, or else one that the group was
+    /// not given.
+    pub(crate) fn unacknowledged(&self) -> Option<EntryId> {
+        let state = self.state.as_ref()?;
+        let ungiven = || self.ungiven.filter(|ungiven| *ungiven > state.delivered);
+        state.lowest.as_ref().map(|lowest| lowest.id).or_else(ungiven)
+    }
+
+    /// Up to where was read.
+    pub(crate) fn end(&self) -> EntryId {
+        self.read
+    }
+
+    /// When the next look is due, or the rate lets something through.
+    pub(crate) fn due(&self, pace: &Pace) -> Instant {
+        if self.paced { self.schedule.due().min(pace.next()) } else { self.schedule.due() }
+    }
+
+    /// Whether the rate holds it back.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.paced
+    }
+
+    /// The group's name.
+    pub(crate) fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// What the last look found.
+    pub(crate) fn state(&self) -> Option<&GroupState> {
+        self.state.as_ref()
+    }
+
+    /// Entries and bytes that are held.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.buffer.len(), self.buffer.bytes())
+    }
+
+    /// Whether entries that are not acknowledged are left behind.
+    pub(crate) fn leaves_holes(&self) -> bool {
+        self.max_holes.is_some()
+    }
+
+    /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
+    pub(crate) fn is_full(&self) -> bool {
+        self.state.is_some() && self.holes_left() == 0
+    }
+
+    /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
+    pub(crate) fn wake(&mut self, up: bool, now: Instant) {
+        self.schedule.wake(up, now);
+    }
+
+    fn holes_left(&self) -> u64 {
+        match (self.max_holes, &self.state) {
+            (None, _) => u64::MAX,
+            (Some(_), None) => 0,
+            (Some(most), Some(state)) => most.saturating_sub(state.holes + self.holes_since),
+        }
+    }
+
+    /// Asks for what is of use now, and hands over what needs no asking.
+    pub(crate) fn ask(&mut self, egress: &mut Egress<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
+        if !egress.publisher.takes() {
+            return None;
+        }
+        self.paced = false;
+        self.align(egress, now);
+        self.publish_held(egress, now);
+        if egress.leads {
+            self.retry_deleted(now);
+        }
+        if egress.leads && self.watch.record(out, egress.publisher) {
+            return Some(Asked::Missed);
+        }
+        if egress.leads
+            && !self.to_release.is_empty()
+            && egress.publisher.has_room()
+            && !egress.publisher.is_releasing()
+            && self.allowed(egress.pace, now) > 0
+            && let Some(asked) = self.release(egress, out, now)
+        {
+            return Some(asked);
+        }
+        let up_to = self.readable(egress.publisher);
+        // What is read to be held waits for the rate there.
+        let allowed = match self.max_holes {
+            Some(_) if up_to.is_some() && egress.leads => self.allowed(egress.pace, now),
+            _ => usize::MAX,
+        };
+        if let Some(up_to) = up_to.filter(|_| allowed > 0) {
+            let holes_left = usize::try_from(self.holes_left()).unwrap_or(usize::MAX);
+            let count = self.read_entries.min(holes_left).min(allowed);
+            let count = if egress.publisher.is_careful() { 1 } else { count };
+            let (begin, end, number) = (format!("({}", self.read), up_to.to_string(), count.to_string());
+            let stream = self.stream.as_bytes();
+            resp::command(
+                out,
+                &[b"XRANGE", stream, begin.as_bytes(), end.as_bytes(), b"COUNT", number.as_bytes()],
+            );
+            return Some(Asked::Entries(EntrySpan { after: self.read, up_to }, count));
+        }
+        if now >= self.schedule.due() {
+            self.ask_state(egress, out, now);
+            return Some(Asked::Look);
+        }
+        let tail = self.tail.filter(|_| !self.schedule.is_woken())?;
+        let after = tail.to_string();
+        let stream = self.stream.as_bytes();
+        resp::command(
+            out,
+            &[b"XREAD", b"COUNT", b"1", b"BLOCK", b"1000", b"STREAMS", stream, after.as_bytes()],
+        );
+        Some(Asked::Wait)
+    }
+
+    /// Up to where entries are to be read now.
+    fn readable(&self, publisher: &Publisher) -> Option<EntryId> {
+        let state = self.state.as_ref()?;
+        let (end, room) = match self.max_holes {
+            None => (state.delivered, self.buffer.has_room()),
+            Some(_) => (state.complete, publisher.has_room() && self.holes_left() > 0),
+        };
+        (room && self.read < end).then_some(end)
+    }
+
+    /// Goes on where the cursor is, where that is elsewhere than was believed: another instance published.
+    fn align(&mut self, egress: &Egress<'_>, now: Instant) {
+        let publisher = &egress.publisher;
+        let in_order = self.max_holes.is_none();
+        if std::mem::replace(&mut self.led, egress.leads) != egress.leads && egress.leads {
+            // While it did not publish, it read ahead, and handed nothing over.
+            if !in_order {
+                self.begin_at(publisher.end(), now);
+                self.handed = publisher.end();
+            }
+            self.schedule.now(now);
+        }
+        if let Some(cursor) = publisher.cursor().filter(|_| in_order) {
+            self.buffer.drop_up_to(cursor);
+            // A server that goes back to before this has to be read again.
+            self.buffered_from = self.buffered_from.max(cursor);
+        }
+        let end = publisher.end();
+        if end == self.handed {
+            return;
+        }
+        if in_order && end >= self.buffered_from {
+            // What follows is held, or is read next.
+            self.read = self.read.max(end);
+        } else if in_order {
+            self.forget(end);
+            self.schedule.now(now);
+        } else if egress.leads || end < self.handed {
+            self.begin_at(end, now);
+        }
+        self.handed = end;
+    }
+
+    /// In the order of acknowledgements: goes on from here. What is held stays of use: a hole is one wherever the
+    /// cursor stands.
+    fn begin_at(&mut self, end: EntryId, now: Instant) {
+        self.to_release.clear();
+        self.scan.restart();
+        self.read = end;
+        // What is pending from here on was not asked for.
+        if let Some(state) = &mut self.state {
+            state.complete = EntryId::default();
+        }
+        self.schedule.now(now);
+    }
+
+    /// In the order of the stream: reads anew from here.
+    fn forget(&mut self, read: EntryId) {
+        self.buffer.clear();
+        self.read = read;
+        self.buffered_from = read;
+    }
+
+    /// In the order of the stream: whether something is held that was not handed over.
+    fn holds_back(&self) -> bool {
+        self.buffer.after(self.handed).is_some()
+    }
+
+    /// Publishes what is held and acknowledged, as long as there is room.
+    fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
+        let (None, Some(limit)) = (self.max_holes, self.state.as_ref().map(GroupState::limit)) else {
+            return;
+        };
+        while egress.publisher.has_room()
+            && egress.leads
+            && self.buffer.after(self.handed).is_some_and(|id| id <= limit)
+        {
+            let allowed = self.allowed(egress.pace, now);
+            if allowed == 0 {
+                break;
+            }
+            let mut last = self.handed;
+            for _ in 0..egress.budget(BATCH_ENTRIES.min(allowed)) {
+                let Some(id) = self.buffer.after(last).filter(|id| *id <= limit) else { break };
+                self.buffer.show(id, |id, rendered| egress.publish(id, rendered, now));
+                last = id;
+            }
+            egress.publisher.flush(now);
+            self.handed = egress.publisher.end();
+        }
+    }
+
+    /// How many messages the rate lets through now; notes where it is none.
+    fn allowed(&mut self, pace: &Pace, now: Instant) -> usize {
+        let allowed = pace.messages(now);
+        self.paced |= allowed == 0;
+        allowed
+    }
+
+    /// Takes in entries.
+    ///
+    /// # Errors
+    /// Where the reply is none of entries.
+    pub(crate) fn entries(
+        &mut self,
+        (span, count): (EntrySpan, usize),
+        reply: &[u8],
+        (outbound, egress): (&mut MessageMaker, &mut Egress<'_>),
+        ranges: Ranges,
+        now: Instant,
+    ) -> Result<Ranges, Error> {
+        let mut entries = StreamEntries::of_range(reply, ranges)?;
+        let came = entries.left();
+        self.align(egress, now);
+        let limit = self.state.as_ref().map(GroupState::limit).unwrap_or_default();
+        // What was asked before a rewind, or comes while nothing can be handed over, is read again.
+        let takes = egress.publisher.takes() && self.state.is_some() && span.after <= self.read;
+        let mut held_back = self.holds_back();
+        let mut last = self.read;
+        while let Some(entry) = entries.next()? {
+            if !takes || entry.id <= last {
+                continue;
+            }
+            last = entry.id;
+            let id = entry.id();
+            let rendered = outbound.of(&entry);
+            if self.max_holes.is_none() {
+                let goes = egress.leads
+                    && !held_back
+                    && entry.id <= limit
+                    && !egress.publisher.is_careful()
+                    && egress.pace.messages(now) > 0;
+                match rendered {
+                    Ok(_) if goes => {
+                        egress.publish(id, rendered, now);
+                        self.buffered_from = entry.id;
+                    }
+                    rendered => {
+                        self.buffer.add(id, rendered);
+                        held_back = true;
+                    }
+                }
+            } else if rendered != Err(Withheld::Filtered)
+                && self.state.as_ref().is_some_and(|state| state.open.contains(&entry.id))
+            {
+                if egress.leads {
+                    egress.publisher.leave(id, now);
+                    self.holes_since += 1;
+                }
+                // What is not held is read again, if it is still there; the oldest has waited longest.
+                while !self.buffer.has_room() {
+                    self.buffer.drop_first();
+                }
+                self.buffer.add(id, rendered);
+            } else if egress.leads {
+                egress.publish(id, rendered, now);
+            }
+        }
+        self.buffer.close();
+        egress.publisher.flush(now);
+        self.handed = egress.publisher.end();
+        if takes {
+            self.read = if came < count { span.up_to.max(last) } else { last };
+            if self.max_holes.is_some() {
+                self.changed(now);
+            }
+        }
+        self.read_entries = entries_of_next_read(self.read_entries, count, came, reply.len());
+        Ok(entries.into_ranges())
+    }
+
+    /// Takes in whether an entry came.
+    ///
+    /// # Errors
+    /// Where the reply is an error.
+    pub(crate) fn on_waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        self.schedule.now(now);
+        if !matches!(reply, Value::Null) {
+            self.changed(now);
+        }
+        Ok(())
+    }
+
+    /// Takes in whether what was missed is recorded.
+    ///
+    /// # Errors
+    /// Where it could not be.
+    pub(crate) fn recorded(
+        &mut self,
+        reply: &Value,
+        publisher: &mut Publisher,
+    ) -> Result<Vec<GroupEvent>, Error> {
+        Ok(self.watch.recorded(reply, publisher)?.map(GroupEvent::Missed).into_iter().collect())
+    }
+
+    fn changed(&mut self, now: Instant) {
+        self.schedule.on_change(now);
+        self.tail = None;
+        self.tail_asked = false;
+    }
+}

@@ -1,0 +1,138 @@
+//! Polling the group: what one poll asks for, and what its answer changes.
+
+use tokio::time::Instant;
+
+use super::{Follower, GroupEvent, STEP};
+use crate::broadcast::egress::Egress;
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::group::state::{self, GroupState};
+use crate::server::Error;
+use crate::server::resp::{self, Value};
+use crate::status::Doubt;
+
+impl Follower {
+    pub(super) fn ask_state(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {
+        let publisher = &egress.publisher;
+        self.schedule.on_asked();
+        self.asked_after = self.read;
+        // Their calls may be done before the look or after it.
+        self.holes_since = publisher.holes_under_way();
+        let after = self.read.to_string();
+        // While holes are being published they would be found once more.
+        let may = egress.leads
+            && self.max_holes.is_some()
+            && !publisher.is_releasing()
+            && self.to_release.is_empty();
+        let scan = self.scan.send(may, self.schedule.is_active(now));
+        let scan = scan.map(|id| id.to_string()).unwrap_or_default();
+        // Asked once when it comes to rest: from then on XREAD may wait.
+        let rests = self.is_at_rest() && !self.tail_asked && !self.schedule.is_active(now);
+        let tells: &[u8] = if rests || self.watch.is_due(self.read, now) { b"1" } else { b"" };
+        let (stream, group) = (self.stream.as_bytes(), self.group.as_bytes());
+        let mut command: Vec<&[u8]> = vec![b"EVALSHA", &self.hash];
+        match &self.holes {
+            None => command.extend([b"1", stream]),
+            Some(holes) => command.extend([b"2", stream, holes.as_bytes()]),
+        }
+        command.extend([group, after.as_bytes(), scan.as_bytes(), STEP.as_bytes(), tells]);
+        resp::command(out, &command);
+    }
+
+    /// Takes in a look. Returns what a person should know.
+    ///
+    /// # Errors
+    /// Where the script failed.
+    pub(crate) fn on_state_reply(
+        &mut self,
+        reply: &Value,
+        egress: &mut Egress<'_>,
+        now: Instant,
+    ) -> Result<Vec<GroupEvent>, Error> {
+        // What another instance did since the look was asked for, the look knows.
+        self.align(egress, now);
+        let leads = egress.leads;
+        let publisher = &mut *egress.publisher;
+        let Some(mut state) = GroupState::read(reply)? else {
+            // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
+            if self.max_holes.is_none() {
+                self.forget(publisher.end());
+            }
+            self.read = publisher.end();
+            self.state = None;
+            self.tail = None;
+            self.schedule.slow(now);
+            let found = if self.missing { Vec::new() } else { vec![GroupEvent::NoGroup] };
+            self.missing = true;
+            return Ok(found);
+        };
+        let mut found = Vec::new();
+        if self.state.is_none() {
+            found.push(GroupEvent::Group);
+        }
+        if std::mem::take(&mut self.missing) && state.delivered > publisher.end() {
+            found.push(GroupEvent::Doubt(Doubt::GroupMade));
+        }
+        let deleted = &self.deleted;
+        if leads {
+            // A hole behind the end is one of another instance that has moved the cursor: the next batch finds that,
+            // and the search begins anew there. Published from here, it would be published once more as an entry.
+            let end = publisher.end();
+            let found = state.acknowledged.drain(..).filter(|id| *id <= end && !deleted.contains(*id));
+            self.to_release.extend(found);
+        }
+        // An instance that stands by holds also what is not left behind yet.
+        let passed = leads || self.read <= publisher.end();
+        if self.max_holes.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
+            // Another instance has published them.
+            self.buffer.clear();
+            self.deleted.clear();
+        }
+        let before = self.state.take();
+        if let Some(before) = &before {
+            found.extend(state::doubt(before, &state).map(GroupEvent::Doubt));
+        }
+        let progress = |state: &GroupState| (state.delivered, state.pending, state.limit());
+        let same = before.as_ref().is_some_and(|before| progress(before) == progress(&state));
+        self.scan.on_scanned(state.scanned, same);
+        if let Some(ungiven) = state.ungiven {
+            self.ungiven = ungiven;
+        }
+        if let Some(facts) = state.stream {
+            let all = facts.last == state.delivered
+                && state.pending == 0
+                && !self.holds_back()
+                // No XREAD may keep the connection waiting at a take-over.
+                && (leads || publisher.end() >= facts.last);
+            self.tail = (all && self.read >= state.delivered).then_some(facts.last);
+            self.tail_asked = true;
+            if leads && self.asked_after == self.read {
+                // In the other order what is held has been handed over as well.
+                let held = if self.max_holes.is_none() { self.buffer.count_after(self.handed) } else { 0 };
+                let held = u64::try_from(held).unwrap_or(u64::MAX);
+                let anew = self.watch.compare(&facts, (self.read, held), publisher, now);
+                found.extend(anew.map(GroupEvent::from));
+            }
+        }
+        self.state = Some(state);
+        if !same {
+            self.changed(now);
+        }
+        self.schedule.on_state(same, now);
+        if self.tail.is_some() && !self.schedule.is_woken() {
+            self.schedule.leave(now);
+        }
+        if let Some(state) = self.state.as_mut().filter(|_| self.asked_after > self.read) {
+            state.complete = EntryId::default();
+            self.schedule.now(now);
+        }
+        if self.scan.goes_on() || !self.to_release.is_empty() {
+            self.schedule.hurry(now);
+        }
+        Ok(found)
+    }
+
+    /// Whether nothing is left to be acknowledged of what the group was given.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.pending == 0 && self.read >= state.delivered)
+    }
+}

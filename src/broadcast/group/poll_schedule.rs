@@ -1,0 +1,159 @@
+//! When to look at a group again.
+//!
+//! While something changes, and for a second after it, often; then more and more seldom. Where commands in the
+//! replication stream wake it, only as a sign of life.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Between two looks after one that found a change.
+const BUSY: Duration = Duration::from_millis(5);
+/// Between two looks while acknowledgements come.
+const ACTIVE: Duration = Duration::from_millis(10);
+/// How long after a change that counts as still going on.
+const ACTIVE_FOR: Duration = Duration::from_secs(1);
+/// Between two looks in the end: each is three commands, and an idle route takes at most five a second.
+const IDLE: Duration = Duration::from_millis(650);
+/// Between two looks where nothing but a look tells that the server is alive: no group, or a replication
+/// stream that wakes it.
+const SLOW: Duration = Duration::from_secs(1);
+/// Between two looks that something woke: what one of them finds is worth more than its cost.
+const WOKEN: Duration = Duration::from_millis(1);
+
+/// The rhythm of looking.
+#[derive(Debug)]
+pub(crate) struct PollSchedule {
+    due: Instant,
+    active_until: Instant,
+    interval: Duration,
+    /// Woken since the last look was sent.
+    woken: bool,
+    /// Whether it will be woken.
+    replication: bool,
+}
+
+impl PollSchedule {
+    /// Looks at once. `replication` says whether it will be woken.
+    pub(crate) fn new(replication: bool, now: Instant) -> Self {
+        Self { due: now, active_until: now, interval: ACTIVE, woken: false, replication }
+    }
+
+    /// When the next look is due.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether something changed lately.
+    pub(crate) fn is_active(&self, now: Instant) -> bool {
+        now < self.active_until
+    }
+
+    /// Whether it will be woken.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.replication
+    }
+
+    /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
+    pub(crate) fn wake(&mut self, up: bool, now: Instant) {
+        (self.woken, self.replication) = (true, up);
+        self.due = self.due.min(now);
+    }
+
+    /// Something has changed.
+    pub(crate) fn on_change(&mut self, now: Instant) {
+        self.active_until = now + ACTIVE_FOR;
+        self.interval = ACTIVE;
+    }
+
+    /// A look was sent.
+    pub(crate) fn on_asked(&mut self) {
+        self.woken = false;
+    }
+
+    /// A look has found the same as the one before, or something else.
+    pub(crate) fn on_state(&mut self, same: bool, now: Instant) {
+        if !same {
+            self.on_change(now);
+        }
+        let wait = match (self.replication, same) {
+            (true, _) => SLOW,
+            (false, false) => BUSY,
+            (false, true) if self.is_active(now) => ACTIVE,
+            (false, true) => {
+                self.interval = (self.interval * 2).min(IDLE);
+                self.interval
+            }
+        };
+        self.due = now + if self.woken { WOKEN } else { wait };
+    }
+
+    /// Looks once a second, whatever comes.
+    pub(crate) fn slow(&mut self, now: Instant) {
+        self.due = now + SLOW;
+    }
+
+    /// Leaves it to XREAD, which comes back within a second, to say when to look.
+    pub(crate) fn leave(&mut self, now: Instant) {
+        self.due = now + ACTIVE_FOR + SLOW;
+    }
+
+    /// Goes on without much ado: there is more to be done.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        self.due = self.due.min(now + BUSY);
+    }
+
+    /// Looks at once.
+    pub(crate) fn now(&mut self, now: Instant) {
+        self.due = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long until each of the next looks, where none finds anything new.
+    fn waits(pace: &mut PollSchedule, now: &mut Instant, looks: usize) -> Vec<Duration> {
+        let next = |_| {
+            pace.on_asked();
+            pace.on_state(true, *now);
+            let wait = pace.due() - *now;
+            *now = pace.due();
+            wait
+        };
+        (0..looks).map(next).collect()
+    }
+
+    #[test]
+    fn it_looks_often_for_a_second_after_a_change_and_then_seldom() {
+        let mut now = Instant::now();
+        let mut pace = PollSchedule::new(false, now);
+        pace.on_state(false, now);
+        assert_eq!(pace.due() - now, BUSY);
+        let all = waits(&mut pace, &mut now, 120);
+        assert!(all[..100].iter().all(|wait| *wait == ACTIVE), "{all:?}");
+        assert!(all[100..].is_sorted() && all.last() == Some(&IDLE), "{all:?}");
+        pace.on_state(false, now);
+        assert_eq!(pace.due() - now, BUSY);
+    }
+
+    #[test]
+    fn woken_it_looks_at_once_and_else_once_a_second() {
+        let mut now = Instant::now();
+        let mut pace = PollSchedule::new(true, now);
+        assert!(waits(&mut pace, &mut now, 3).iter().all(|wait| *wait == SLOW));
+        pace.on_state(false, now);
+        pace.wake(true, now);
+        assert_eq!(pace.due(), now);
+        // Woken again while the look is under way.
+        pace.on_asked();
+        pace.wake(true, now);
+        pace.on_state(false, now);
+        assert_eq!(pace.due() - now, WOKEN);
+        pace.wake(false, now);
+        pace.on_asked();
+        pace.on_state(true, now);
+        assert_eq!(pace.due() - now, ACTIVE);
+    }
+}

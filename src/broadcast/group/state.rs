@@ -1,0 +1,230 @@
+//! A look at a consumer group: how far it has acknowledged the stream, as `state.lua` tells it.
+
+use std::collections::HashSet;
+
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::read::unread_loss::StreamCounters;
+use crate::server::resp::Value;
+use crate::server::{Error, Script, redacted};
+use crate::status::Doubt;
+
+/// Looks.
+pub(crate) const GROUP_STATE: Script = Script { name: "look", source: include_str!("state.lua") };
+
+/// What one look has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupState {
+    /// The last entry that the group was given.
+    pub(crate) delivered: EntryId,
+    /// How many entries it was given, by its own count, which it loses when it is set to another place.
+    pub(crate) entries_read: Option<u64>,
+    /// How many of them are not acknowledged.
+    pub(crate) pending: u64,
+    pub(crate) consumers: u64,
+    /// The first that is not acknowledged.
+    pub(crate) lowest: Option<PendingEntry>,
+    /// The stream, where it was asked for.
+    pub(crate) stream: Option<StreamCounters>,
+    /// The first entry that the group was not given, where that was asked for with the stream.
+    pub(crate) ungiven: Option<Option<EntryId>>,
+    /// Up to where `open` is complete.
+    pub(crate) complete: EntryId,
+    /// What is not acknowledged of the entries that were not read before.
+    pub(crate) open: HashSet<EntryId>,
+    /// How many holes there are.
+    pub(crate) holes: u64,
+    /// Where the search for acknowledged holes came to; `None` at its end, or where there was none.
+    pub(crate) scanned: Option<EntryId>,
+    /// Holes that are acknowledged by now.
+    pub(crate) acknowledged: Vec<EntryId>,
+}
+
+/// An entry that is not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PendingEntry {
+    pub(crate) id: EntryId,
+    pub(crate) consumer: String,
+    /// Since it was given to that consumer, in milliseconds.
+    pub(crate) idle_ms: u64,
+    /// How often it was given to one.
+    pub(crate) deliveries: u64,
+}
+
+impl GroupState {
+    /// Reads the script's reply; `None` where there is no such group.
+    ///
+    /// # Errors
+    /// Where it is an error, or no reply of that script.
+    pub(crate) fn read(reply: &Value) -> Result<Option<Self>, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        match reply.elements() {
+            Some([]) => Ok(None),
+            Some(elements) => match Self::of(elements) {
+                Some(look) => Ok(Some(look)),
+                None => Err(unexpected()),
+            },
+            None => Err(unexpected()),
+        }
+    }
+
+    fn of(elements: &[Value]) -> Option<Self> {
+        let [
+            delivered,
+            read,
+            pending,
+            consumers,
+            lowest,
+            stream,
+            complete,
+            open,
+            holes,
+            scanned,
+            acknowledged,
+        ] = elements
+        else {
+            return None;
+        };
+        Some(Self {
+            delivered: id(delivered)?,
+            entries_read: u64::try_from(read.integer()?).ok(),
+            pending: number(pending)?,
+            consumers: number(consumers)?,
+            lowest: match lowest.elements()? {
+                [] => None,
+                [entry, consumer, idle, deliveries] => Some(PendingEntry {
+                    id: id(entry)?,
+                    consumer: redacted(consumer.bytes()?),
+                    idle_ms: number(idle)?,
+                    deliveries: number(deliveries)?,
+                }),
+                _ => return None,
+            },
+            stream: match stream.elements()? {
+                [] => None,
+                [added, length, last, first, _] => Some(StreamCounters {
+                    added: number(added)?,
+                    length: number(length)?,
+                    last: id(last)?,
+                    first: id(first),
+                }),
+                _ => return None,
+            },
+            ungiven: match stream.elements()? {
+                [.., ungiven] => Some(id(ungiven)),
+                [] => None,
+            },
+            complete: id(complete)?,
+            open: open.elements()?.iter().map(id).collect::<Option<_>>()?,
+            holes: number(holes)?,
+            scanned: id(scanned),
+            acknowledged: acknowledged.elements()?.iter().map(id).collect::<Option<_>>()?,
+        })
+    }
+
+    /// Up to where every entry is acknowledged: below the lowest that is pending, at most what was given.
+    pub(crate) fn limit(&self) -> EntryId {
+        match &self.lowest {
+            Some(lowest) => self.delivered.min(lowest.id.before()),
+            None => self.delivered,
+        }
+    }
+}
+
+fn id(value: &Value) -> Option<EntryId> {
+    EntryId::parse(value.bytes()?)
+}
+
+fn number(value: &Value) -> Option<u64> {
+    u64::try_from(value.integer()?).ok()
+}
+
+fn unexpected() -> Error {
+    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", GROUP_STATE.name))
+}
+
+/// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group
+/// keeps no memory of why an entry is no longer pending, so this is all that can be seen.
+pub(crate) fn doubt(before: &GroupState, now: &GroupState) -> Option<Doubt> {
+    // The count only grows, and a group that is made begins without one or at none.
+    let fewer_read = before.entries_read.zip(now.entries_read).is_some_and(|(before, now)| now < before);
+    let gone = now.consumers == 0 && before.consumers > 0;
+    let set = before.entries_read.is_some() && now.entries_read.is_none();
+    if fewer_read || (gone && (set || now.delivered < before.delivered)) {
+        Some(Doubt::GroupMadeAgain)
+    } else if now.delivered < before.delivered {
+        Some(Doubt::SetBack)
+    } else if set && now.delivered > before.delivered {
+        Some(Doubt::SetForward)
+    } else if now.consumers < before.consumers && now.pending < before.pending {
+        Some(Doubt::ConsumerDeleted)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(delivered: u64, entries_read: Option<u64>, pending: u64, consumers: u64) -> GroupState {
+        let at = |milliseconds| EntryId { milliseconds, sequence: 0 };
+        GroupState {
+            delivered: at(delivered),
+            entries_read,
+            pending,
+            consumers,
+            lowest: None,
+            ungiven: None,
+            stream: None,
+            complete: at(delivered),
+            open: HashSet::new(),
+            holes: 0,
+            scanned: None,
+            acknowledged: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_released_lies_below_the_lowest_pending_and_was_given_out() {
+        let lowest = |milliseconds, sequence| {
+            let id = EntryId { milliseconds, sequence };
+            Some(PendingEntry { id, consumer: "one".into(), idle_ms: 0, deliveries: 1 })
+        };
+        let with = |pending| GroupState { lowest: pending, ..look(9, None, 1, 1) };
+        assert_eq!(with(None).limit(), EntryId { milliseconds: 9, sequence: 0 });
+        assert_eq!(with(lowest(7, 3)).limit(), EntryId { milliseconds: 7, sequence: 2 });
+        assert_eq!(with(lowest(7, 0)).limit(), EntryId { milliseconds: 6, sequence: u64::MAX });
+        // Of a group that was set back.
+        assert_eq!(with(lowest(12, 0)).limit(), EntryId { milliseconds: 9, sequence: 0 });
+    }
+
+    #[test]
+    fn ordinary_work_raises_no_doubt_and_each_trick_does() {
+        let before = look(9, Some(9), 5, 2);
+        for (now, expected) in [
+            (look(12, Some(12), 3, 2), None),
+            (look(12, Some(12), 8, 3), None),
+            // A consumer without pending entries that was tidied up.
+            (look(9, Some(9), 5, 1), None),
+            (look(9, Some(9), 3, 1), Some(Doubt::ConsumerDeleted)),
+            (look(20, None, 5, 2), Some(Doubt::SetForward)),
+            (look(4, None, 5, 2), Some(Doubt::SetBack)),
+            (look(4, None, 0, 0), Some(Doubt::GroupMadeAgain)),
+            (look(20, None, 0, 0), Some(Doubt::GroupMadeAgain)),
+            (look(20, Some(3), 1, 1), Some(Doubt::GroupMadeAgain)),
+        ] {
+            assert_eq!(doubt(&before, &now), expected, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_no_group_is_none() {
+        assert_eq!(GroupState::read(&Value::Array(Vec::new())).unwrap(), None);
+        for nonsense in [Value::Null, Value::Array(vec![Value::Integer(1)]), Value::Error(b"ERR no".to_vec())]
+        {
+            assert!(GroupState::read(&nonsense).is_err(), "{nonsense:?}");
+        }
+    }
+}

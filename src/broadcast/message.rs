@@ -1,0 +1,35 @@
+//! What becomes of an entry on its way out: the filter first, then the templates.
+
+pub(crate) mod render;
+
+use super::read::entries::StreamEntry;
+use super::withheld::Withheld;
+use crate::config;
+use crate::filter::Filter;
+use render::{Rendered, Renderer};
+
+/// A route's filter and templates.
+#[derive(Debug)]
+pub(super) struct MessageMaker {
+    filter: Filter,
+    payload_field: String,
+    renderer: Renderer,
+}
+
+impl MessageMaker {
+    pub(super) fn new(settings: &config::Broadcast) -> Self {
+        Self {
+            filter: Filter::new(&settings.conditions),
+            payload_field: settings.payload_field.clone(),
+            renderer: Renderer::new(settings),
+        }
+    }
+
+    /// The channel and the message of an entry, or why it is not published.
+    pub(super) fn of<'b>(&'b mut self, entry: &StreamEntry<'b>) -> Rendered<'b> {
+        if !self.filter.passes(&entry.looked(&self.payload_field)) {
+            return Err(Withheld::Filtered);
+        }
+        self.renderer.render(entry).map_err(Withheld::Unrenderable)
+    }
+}

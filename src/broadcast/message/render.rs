@@ -1,0 +1,221 @@
+//! From an entry to the channel and the message that it is published as.
+//!
+//! `<json>` is the whole entry, `{"id":"5-0","fields":{"sku":"7",…}}`, and the envelope the same behind
+//! `"stream":"orders",`: the fields in the entry's order and repeated names repeated; a value that is not UTF-8 is `{"base64":"…"}`, a name that is not is
+//! `base64:…`.
+//!
+//! A template of one variable or of text alone hands out the entry's own bytes, so the usual message,
+//! `<field:payload>`, is copied only once, into the command.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::broadcast::read::entries::StreamEntry;
+use crate::broadcast::withheld::{Unrenderable, Withheld};
+use crate::config::{self, MessageFormat};
+use crate::text::template::{Part, Template};
+
+/// What an entry will be: channel and message, or the reason why it is not published.
+pub(crate) type Rendered<'a> = Result<(&'a [u8], &'a [u8]), Withheld>;
+
+/// A route's two templates.
+#[derive(Debug)]
+pub(crate) struct Renderer {
+    stream: String,
+    channel: Vec<Part>,
+    /// `None` for the envelope.
+    message: Option<Vec<Part>>,
+    max_message_bytes: u64,
+    /// Room for what is put together; kept from entry to entry.
+    channel_text: Vec<u8>,
+    message_text: Vec<u8>,
+}
+
+impl Renderer {
+    pub(crate) fn new(settings: &config::Broadcast) -> Self {
+        Self::of_templates(&settings.stream, &settings.channel, &settings.message, settings.max_message_size)
+    }
+
+    /// Of templates that stand in no route.
+    pub(crate) fn of_templates(
+        stream: &str,
+        channel: &Template,
+        message: &MessageFormat,
+        max_message_bytes: u64,
+    ) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            channel: channel.parts().to_vec(),
+            message: match message {
+                MessageFormat::Template(template) => Some(template.parts().to_vec()),
+                MessageFormat::Envelope => None,
+            },
+            max_message_bytes,
+            channel_text: Vec::new(),
+            message_text: Vec::new(),
+        }
+    }
+
+    /// The channel and the message for an entry.
+    pub(crate) fn render<'b>(
+        &'b mut self,
+        entry: &StreamEntry<'b>,
+    ) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
+        let channel = put(&self.channel, &self.stream, entry, &mut self.channel_text)?;
+        if channel.is_empty() {
+            return Err(Unrenderable::EmptyChannel);
+        }
+        let message = match &self.message {
+            Some(parts) => put(parts, &self.stream, entry, &mut self.message_text)?,
+            None => {
+                self.message_text.clear();
+                json(&mut self.message_text, Some(&self.stream), entry);
+                &self.message_text
+            }
+        };
+        let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);
+        if bytes > self.max_message_bytes {
+            return Err(Unrenderable::TooLarge(bytes, self.max_message_bytes));
+        }
+        Ok((channel, message))
+    }
+}
+
+fn put<'b>(
+    parts: &'b [Part],
+    stream: &'b str,
+    entry: &StreamEntry<'b>,
+    text: &'b mut Vec<u8>,
+) -> Result<&'b [u8], Unrenderable> {
+    if let [only] = parts
+        && !matches!(only, Part::Json)
+    {
+        return piece(only, stream, entry);
+    }
+    text.clear();
+    for part in parts {
+        if matches!(part, Part::Json) {
+            json(text, None, entry);
+        } else {
+            text.extend_from_slice(piece(part, stream, entry)?);
+        }
+    }
+    Ok(text)
+}
+
+/// What a part other than `<json>` stands for.
+fn piece<'b>(part: &'b Part, stream: &'b str, entry: &StreamEntry<'b>) -> Result<&'b [u8], Unrenderable> {
+    match part {
+        Part::Literal(text) => Ok(text.as_bytes()),
+        Part::Field(name) => {
+            entry.field(name.as_bytes()).ok_or_else(|| Unrenderable::MissingField(name.clone()))
+        }
+        Part::Stream => Ok(stream.as_bytes()),
+        Part::Id => Ok(entry.id_text),
+        // The configuration refuses these here; `<json>` is put by the caller.
+        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json => Err(Unrenderable::ForeignVariable),
+    }
+}
+
+fn json(out: &mut Vec<u8>, stream: Option<&str>, entry: &StreamEntry<'_>) {
+    out.push(b'{');
+    if let Some(stream) = stream {
+        out.extend_from_slice(b"\"stream\":");
+        quote(out, stream);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"id\":\"");
+    out.extend_from_slice(entry.id_text);
+    out.extend_from_slice(b"\",\"fields\":{");
+    for (index, (name, value)) in entry.fields().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match std::str::from_utf8(name) {
+            Ok(name) => quote(out, name),
+            Err(_) => quote(out, &format!("base64:{}", STANDARD.encode(name))),
+        }
+        out.push(b':');
+        if let Ok(value) = std::str::from_utf8(value) {
+            quote(out, value);
+        } else {
+            out.extend_from_slice(b"{\"base64\":\"");
+            out.extend_from_slice(STANDARD.encode(value).as_bytes());
+            out.extend_from_slice(b"\"}");
+        }
+    }
+    out.extend_from_slice(b"}}");
+}
+
+fn quote(out: &mut Vec<u8>, text: &str) {
+    // A string always has a JSON form, and writing into a Vec cannot fail.
+    let written = serde_json::to_writer(out, text);
+    debug_assert!(written.is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broadcast::read::entries::StreamEntries;
+    use crate::broadcast::read::entries::tests::reply;
+
+    /// Stands for it in the place of a template.
+    const ENVELOPE: &str = "";
+
+    fn render(
+        channel: &str,
+        message: &str,
+        fields: &[(&[u8], &[u8])],
+    ) -> Result<(String, String), Unrenderable> {
+        let message = match message {
+            ENVELOPE => MessageFormat::Envelope,
+            template => MessageFormat::Template(Template::parse(template).unwrap()),
+        };
+        let mut renderer = Renderer::of_templates("orders", &Template::parse(channel).unwrap(), &message, 64);
+        renderer.channel_text.extend_from_slice(b"left over");
+        renderer.message_text.extend_from_slice(b"left over");
+        let reply = reply(&[("5-1", fields)]);
+        let mut entries = StreamEntries::new(&reply, Vec::new()).unwrap();
+        let entry = entries.next().unwrap().unwrap();
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        renderer.render(&entry).map(|(channel, message)| (text(channel), text(message)))
+    }
+
+    #[test]
+    fn templates_take_fields_stream_and_id() {
+        let fields: &[(&[u8], &[u8])] = &[(b"sku", b"7"), (b"payload", b"\xffx"), (b"sku", b"8")];
+        let (channel, message) = render("stock.<field:sku>", "<field:payload>", fields).unwrap();
+        assert_eq!((channel.as_str(), message.as_str()), ("stock.7", "\\xffx"));
+        let (channel, message) = render("<stream>", "<id>=<field:sku>", fields).unwrap();
+        assert_eq!((channel.as_str(), message.as_str()), ("orders", "5-1=7"));
+    }
+
+    #[test]
+    fn json_keeps_order_and_bytes() {
+        let fields: &[(&[u8], &[u8])] = &[(b"b", b"1"), (b"a", b"\xff"), (b"b", b"\n"), (b"\xfe", b"")];
+        let error = render("c", "<json>", fields).unwrap_err();
+        assert_eq!(error, Unrenderable::TooLarge(79, 64));
+        let (_, message) = render("c", "<json>", &fields[..3]).unwrap();
+        // As shown by escape_ascii: every quote and backslash of the JSON text has one backslash more.
+        assert_eq!(
+            message.replace("\\\"", "\"").replace("\\\\", "\\"),
+            r#"{"id":"5-1","fields":{"b":"1","a":{"base64":"/w=="},"b":"\n"}}"#
+        );
+        let (_, message) = render("c", ENVELOPE, &[(b"b", b"1")]).unwrap();
+        assert_eq!(message.replace("\\\"", "\""), r#"{"stream":"orders","id":"5-1","fields":{"b":"1"}}"#);
+    }
+
+    #[test]
+    fn what_cannot_be_published_says_why() {
+        let fields: &[(&[u8], &[u8])] = &[(b"empty", b""), (b"long", &[b'x'; 65])];
+        for (channel, message, reason) in [
+            ("<field:no>", "m", "missing_field"),
+            ("c", "<field:no>", "missing_field"),
+            ("<field:empty>", "m", "empty_channel"),
+            ("c", "<field:long>", "too_large"),
+        ] {
+            assert_eq!(render(channel, message, fields).unwrap_err().reason(), reason);
+        }
+        assert_eq!(render("c", "<field:empty>", fields).unwrap().1, "");
+    }
+}

@@ -1,0 +1,520 @@
+//! The two scripts, as commands and replies.
+//!
+//! A call's items are collected in a buffer of their own, because a command begins with the number of
+//! its arguments and that is known last. Handing them on is one copy of a batch, which is nothing
+//! beside the system call that sends it.
+
+use std::fmt;
+
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::withheld::Unrenderable;
+use crate::config::{self, Start, keys};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash, Script, redacted};
+
+/// Publishes and moves the cursor.
+pub(crate) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
+/// Publishes what was left behind.
+pub(crate) const RELEASE: Script =
+    Script { name: "release", source: include_str!("../group/holes/release.lua") };
+/// Finds or makes the cursor.
+pub(crate) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
+
+/// EVALSHA, hash, number of keys, three keys, and nine arguments before the items.
+const FIXED_ARGUMENTS: usize = 15;
+/// The same for what was left behind, with four keys and five arguments.
+const FIXED_RELEASE_ARGUMENTS: usize = 12;
+
+/// The keys of a route on the server that holds the stream, and how it publishes.
+#[derive(Debug, Clone)]
+pub(crate) struct BroadcastKeys {
+    pub(crate) cursor: String,
+    pub(crate) dead_letters: String,
+    pub(crate) stream: String,
+    /// `PUBLISH` or `SPUBLISH`.
+    pub(crate) command: &'static str,
+    /// Which instance publishes on another server.
+    pub(crate) lease: String,
+    /// Where holes are remembered, with `order = "acknowledgement"`.
+    pub(crate) holes: Option<String>,
+}
+
+impl BroadcastKeys {
+    /// `P R:cursor` and `P R:dead-letters`.
+    pub(crate) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
+        Self {
+            cursor: keys::of_route(prefix, &settings.name, "cursor"),
+            dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
+            lease: keys::of_route(prefix, &settings.name, keys::LEASE),
+            stream: settings.stream.clone(),
+            command: if settings.sharded { "SPUBLISH" } else { "PUBLISH" },
+            holes: settings
+                .acknowledged()
+                .filter(|acknowledged| matches!(acknowledged.order, config::Order::Acknowledgement { .. }))
+                .map(|_| keys::of_route(prefix, &settings.name, "holes")),
+        }
+    }
+}
+
+impl BroadcastKeys {
+    /// Appends a call's beginning, up to the keys.
+    fn begin(&self, out: &mut Vec<u8>, hash: &Hash) {
+        let holes = self.holes.as_deref();
+        resp::argument(out, b"EVALSHA");
+        resp::argument(out, hash);
+        resp::argument(out, if holes.is_some() { b"4" } else { b"3" });
+        for key in [self.cursor.as_str(), &self.dead_letters, &self.stream].into_iter().chain(holes) {
+            resp::argument(out, key.as_bytes());
+        }
+    }
+}
+
+/// What has become of entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Published.
+    pub(crate) published: u64,
+    /// Of these, to nobody.
+    pub(crate) unheard: u64,
+    /// Written to the dead letters.
+    pub(crate) rejected: u64,
+    /// Left out by the route's filter.
+    pub(crate) filtered: u64,
+}
+
+/// The items of one call, as they are collected.
+#[derive(Debug, Default)]
+pub(crate) struct Items {
+    /// The channel of every item so far, as long as it is the same: then it is sent once, which spares the
+    /// server an argument of two for each message.
+    channel: Vec<u8>,
+    shared: bool,
+    /// Of each item its message, and before it its channel where that is not shared.
+    arguments: Vec<u8>,
+    /// Where each item ends, as long as the channel is shared.
+    ends: Vec<usize>,
+    ids: Vec<u8>,
+    count: usize,
+    /// Entries that were left out, and of these the ones since the last item.
+    filtered: u64,
+    filtered_since: u64,
+}
+
+impl Items {
+    /// Adds a message to be published by the script.
+    pub(crate) fn message(&mut self, id: &[u8], channel: &[u8], message: &[u8]) {
+        if self.count == 0 {
+            self.shared = !channel.is_empty();
+            self.channel.extend_from_slice(channel);
+        } else if self.shared && self.channel != channel {
+            self.spread();
+        }
+        self.count += 1;
+        self.ids.extend_from_slice(id);
+        if self.filtered_since > 0 {
+            self.ids.push(b'+');
+            self.ids.extend_from_slice(self.filtered_since.to_string().as_bytes());
+            self.filtered_since = 0;
+        }
+        self.ids.push(b' ');
+        if !self.shared {
+            resp::argument(&mut self.arguments, channel);
+        }
+        resp::argument(&mut self.arguments, message);
+        if self.shared {
+            self.ends.push(self.arguments.len());
+        }
+    }
+
+    /// Gives every item a channel of its own.
+    fn spread(&mut self) {
+        if !self.shared {
+            return;
+        }
+        self.shared = false;
+        let together = std::mem::take(&mut self.arguments);
+        let mut begin = 0;
+        for end in self.ends.drain(..) {
+            resp::argument(&mut self.arguments, &self.channel);
+            self.arguments.extend_from_slice(&together[begin..end]);
+            begin = end;
+        }
+    }
+
+    /// Adds an entry for the dead letters.
+    pub(crate) fn dead_letter(&mut self, id: &[u8], why: &Unrenderable) {
+        self.message(id, b"", format!("{} {why}", why.reason()).as_bytes());
+    }
+
+    /// Notes that entries are left out here.
+    pub(crate) fn filtered(&mut self, entries: u64) {
+        self.filtered += entries;
+        self.filtered_since += entries;
+    }
+
+    /// Adds a hole that the route's filter leaves out by now: it is only forgotten.
+    pub(crate) fn filtered_hole(&mut self, id: &[u8]) {
+        self.message(id, b"", b"filtered");
+    }
+
+    /// Adds an entry that is not acknowledged: it is remembered, to be published later.
+    pub(crate) fn hole(&mut self, id: &[u8]) {
+        self.message(id, b"", b"hole");
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Their size in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arguments.len()
+    }
+
+    /// Appends the call that moves the cursor from `previous` to `last`, and empties the items.
+    pub(crate) fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        hash: &Hash,
+        keys: &BroadcastKeys,
+        (previous, last, counted): (EntryId, EntryId, Counted),
+        elsewhere: Tally,
+    ) {
+        let each = if self.shared { 1 } else { 2 };
+        resp::header(out, FIXED_ARGUMENTS + usize::from(keys.holes.is_some()) + each * self.count);
+        keys.begin(out, hash);
+        resp::argument(out, previous.to_string().as_bytes());
+        resp::argument(out, last.to_string().as_bytes());
+        resp::argument(out, elsewhere.published.to_string().as_bytes());
+        resp::argument(out, elsewhere.unheard.to_string().as_bytes());
+        resp::argument(out, self.filtered.to_string().as_bytes());
+        resp::argument(out, counted.to_string().as_bytes());
+        resp::argument(out, keys.command.as_bytes());
+        resp::argument(out, if self.shared { &self.channel } else { b"" });
+        self.drain_into(out);
+    }
+
+    /// Appends the call that publishes holes, beside those that went out on another server already, and
+    /// empties the items.
+    pub(crate) fn write_release(
+        &mut self,
+        out: &mut Vec<u8>,
+        hash: &Hash,
+        keys: &BroadcastKeys,
+        (elsewhere, ids): (Tally, &[u8]),
+    ) {
+        self.spread();
+        resp::header(out, FIXED_RELEASE_ARGUMENTS + 2 * self.count);
+        keys.begin(out, hash);
+        resp::argument(out, elsewhere.published.to_string().as_bytes());
+        resp::argument(out, elsewhere.unheard.to_string().as_bytes());
+        resp::argument(out, keys.command.as_bytes());
+        resp::argument(out, ids);
+        self.drain_into(out);
+    }
+
+    fn drain_into(&mut self, out: &mut Vec<u8>) {
+        resp::argument(out, &self.ids);
+        out.extend_from_slice(&self.arguments);
+        self.channel.clear();
+        self.arguments.clear();
+        self.ends.clear();
+        self.ids.clear();
+        self.count = 0;
+        self.filtered = 0;
+        self.filtered_since = 0;
+    }
+}
+
+/// How many entries were ever added up to a batch's last, as the publish script is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// That is not known.
+    #[default]
+    Unknown,
+    /// So many more than up to the cursor.
+    More(u64),
+    /// So many, whatever the cursor has.
+    Now(u64),
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => Ok(()),
+            Self::More(entries) => write!(f, "+{entries}"),
+            Self::Now(entries) => write!(f, "={entries}"),
+        }
+    }
+}
+
+/// What the publish script did.
+#[derive(Debug)]
+pub(crate) enum PublishOutcome {
+    /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
+    /// that is known.
+    Elsewhere(Option<EntryId>, Option<u64>),
+    /// The cursor is here now, with its count; the other counts are this call's.
+    Moved {
+        cursor: EntryId,
+        counted: Option<u64>,
+        tally: Tally,
+        /// What stopped it before the batch's end, and the entry that it could not publish; none where
+        /// a dead letter could not be written.
+        refused: Option<(Error, Option<EntryId>)>,
+    },
+}
+
+impl PublishOutcome {
+    /// Reads the script's reply.
+    ///
+    /// # Errors
+    /// Where it is an error, or no reply of that script.
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        match reply.elements() {
+            Some([Value::Integer(0), cursor, counted]) => match cursor.bytes() {
+                Some(b"") => Ok(Self::Elsewhere(None, None)),
+                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), count(counted))),
+                None => Err(unexpected(&PUBLISH)),
+            },
+            Some(
+                [Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed, counted],
+            ) => {
+                let cursor = cursor_id(cursor.bytes().ok_or_else(|| unexpected(&PUBLISH))?)?;
+                let tally =
+                    tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&PUBLISH))?;
+                let refused = refused.bytes().ok_or_else(|| unexpected(&PUBLISH))?;
+                // Servers before 7.0 left the '-' of the wire in the error's text.
+                let refused = refused.strip_prefix(b"-").unwrap_or(refused);
+                let refused = match (refused, failed.bytes()) {
+                    (b"", _) => None,
+                    (refused, Some(b"") | None) => Some((Error::reply(refused), None)),
+                    (refused, Some(failed)) => Some((Error::reply(refused), Some(cursor_id(failed)?))),
+                };
+                Ok(Self::Moved { cursor, counted: count(counted), tally, refused })
+            }
+            _ => Err(unexpected(&PUBLISH)),
+        }
+    }
+}
+
+/// The arguments of the open script's call.
+pub(crate) fn start_argument(start: Option<Start>) -> String {
+    match start {
+        None => String::new(),
+        Some(Start::Beginning) => EntryId::default().to_string(),
+        Some(Start::End) => "end".to_owned(),
+        Some(Start::After(milliseconds, sequence)) => EntryId { milliseconds, sequence }.to_string(),
+    }
+}
+
+/// What the open script found.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The cursor, where it is known.
+    pub(crate) cursor: Option<EntryId>,
+    /// How many entries were ever added up to it, where that is known.
+    pub(crate) counted: Option<u64>,
+    /// What was done since it was made.
+    pub(crate) tally: Tally,
+    /// The entry that failed last for its own sake, which may be long past.
+    pub(crate) failing: Option<Failing>,
+}
+
+/// An entry whose publishing fails for its own sake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failing {
+    pub(crate) entry: EntryId,
+    /// How often it did.
+    pub(crate) failures: u64,
+    /// How many different entries did, this one included, without one being published since the first.
+    pub(crate) row: u64,
+    /// What was said of it last.
+    pub(crate) error: String,
+}
+
+/// Reads the open script's reply.
+///
+/// # Errors
+/// Where it is no reply of that script.
+pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
+    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted]) =
+        reply.elements()
+    else {
+        return Err(unexpected(&OPEN));
+    };
+    let number = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
+    let failing = match (entry.bytes(), number(failures), number(row), error.bytes()) {
+        (Some(b""), ..) => None,
+        (Some(entry), Some(failures), Some(row), Some(error)) => {
+            Some(Failing { entry: cursor_id(entry)?, failures, row, error: redacted(error) })
+        }
+        _ => return Err(unexpected(&OPEN)),
+    };
+    let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&OPEN))?;
+    let cursor = match cursor.bytes() {
+        Some(b"") => None,
+        Some(text) => Some(cursor_id(text)?),
+        None => return Err(unexpected(&OPEN)),
+    };
+    Ok(Opened { cursor, counted: count(counted), tally, failing })
+}
+
+fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
+    let count = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
+    Some(Tally {
+        published: count(published)?,
+        unheard: count(unheard)?,
+        rejected: count(rejected)?,
+        filtered: count(filtered)?,
+    })
+}
+
+fn count(value: &Value) -> Option<u64> {
+    std::str::from_utf8(value.bytes()?).ok()?.parse().ok()
+}
+
+fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
+    EntryId::parse(text).ok_or_else(|| {
+        Error::Protocol(format!(
+            "the cursor holds '{}', which is no entry's id: was its key written by something else?",
+            text.escape_ascii()
+        ))
+    })
+}
+
+pub(crate) fn unexpected(script: &Script) -> Error {
+    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", script.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_announces_as_many_arguments_as_it_has() {
+        let keys = BroadcastKeys {
+            cursor: "c".into(),
+            dead_letters: "d".into(),
+            lease: "l".into(),
+            stream: "s".into(),
+            command: "PUBLISH",
+            holes: Some("h".into()),
+        };
+        let mut items = Items::default();
+        let id = |milliseconds| EntryId { milliseconds, sequence: 0 };
+        items.message(b"2-0", b"news", b"\r\n");
+        items.filtered(2);
+        items.dead_letter(b"3-0", &Unrenderable::EmptyChannel);
+        items.filtered(1);
+        assert_eq!(items.count(), 2);
+        let mut out = Vec::new();
+        items.write(&mut out, &[b'f'; 40], &keys, (id(1), id(3), Counted::More(7)), Tally::default());
+        assert_eq!((items.count(), items.bytes()), (0, 0));
+        let (call, end) = Value::build(&out, 0).unwrap();
+        assert_eq!(end, out.len());
+        let text: Vec<_> = call
+            .elements()
+            .unwrap()
+            .iter()
+            .map(|value| value.bytes().unwrap().escape_ascii().to_string())
+            .collect();
+        assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "+7", "PUBLISH"]);
+        assert_eq!(text[14..18], ["", "2-0 3-0+2 ", "news", "\\r\\n"]);
+        assert_eq!(text[18..], ["", "empty_channel the channel\\'s template made an empty name"]);
+    }
+
+    /// The channel that all share, '' where they do not, and then the items, of one call.
+    fn written(items: &mut Items) -> Vec<String> {
+        let (mut out, id) = (Vec::new(), EntryId::default());
+        let keys = BroadcastKeys {
+            cursor: "c".into(),
+            dead_letters: "d".into(),
+            lease: "l".into(),
+            stream: "s".into(),
+            command: "PUBLISH",
+            holes: None,
+        };
+        items.write(&mut out, &[b'f'; 40], &keys, (id, id, Counted::Unknown), Tally::default());
+        let (call, end) = Value::build(&out, 0).unwrap();
+        assert_eq!(end, out.len());
+        let text = |value: &Value| value.bytes().unwrap().escape_ascii().to_string();
+        let mut words: Vec<_> = call.elements().unwrap()[13..].iter().map(text).collect();
+        words.remove(1);
+        words
+    }
+
+    #[test]
+    fn a_channel_is_sent_once_where_all_share_it() {
+        let mut items = Items::default();
+        // Emptied each time: what one call held is not in the next.
+        for _ in 0..2 {
+            items.message(b"1-0", b"news", b"a");
+            items.message(b"2-0", b"news", b"");
+            items.message(b"3-0", b"news", b"c");
+            assert_eq!(written(&mut items), ["news", "a", "", "c"]);
+            items.message(b"1-0", b"news", b"a");
+            items.message(b"2-0", b"news", b"b");
+            items.message(b"3-0", b"sport", b"c");
+            items.message(b"4-0", b"news", b"d");
+            assert_eq!(written(&mut items), ["", "news", "a", "news", "b", "sport", "c", "news", "d"]);
+            items.hole(b"1-0");
+            items.message(b"2-0", b"news", b"b");
+            assert_eq!(written(&mut items), ["", "", "hole", "news", "b"]);
+            items.message(b"1-0", b"news", b"a");
+            items.hole(b"2-0");
+            assert_eq!(written(&mut items), ["", "news", "a", "", "hole"]);
+            items.filtered(3);
+            assert_eq!(written(&mut items), [""]);
+        }
+    }
+
+    #[test]
+    fn replies_that_the_scripts_cannot_give_are_errors() {
+        let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+        let number = Value::Integer;
+        for nonsense in [
+            Value::Null,
+            Value::Array(vec![number(2), text("1-0")]),
+            Value::Array(vec![number(0), text("x"), text("")]),
+            Value::Array(vec![
+                number(1),
+                text("1-0"),
+                number(-1),
+                number(0),
+                number(0),
+                number(0),
+                text(""),
+                text(""),
+            ]),
+        ] {
+            assert!(PublishOutcome::read(&nonsense).is_err(), "{nonsense:?}");
+            assert!(opened(&nonsense).is_err(), "{nonsense:?}");
+        }
+        let stopped = Value::Array(vec![
+            number(1),
+            text("1-0"),
+            number(1),
+            number(0),
+            number(0),
+            number(0),
+            text("-NOPERM no"),
+            text("2-0"),
+            text(""),
+        ]);
+        let PublishOutcome::Moved { refused: Some((error, Some(failed))), .. } =
+            PublishOutcome::read(&stopped).unwrap()
+        else {
+            panic!("not stopped")
+        };
+        assert_eq!((error.code(), failed.to_string().as_str()), (Some("NOPERM"), "2-0"));
+        assert!(matches!(
+            PublishOutcome::read(&Value::Array(vec![number(0), text(""), text("")])).unwrap(),
+            PublishOutcome::Elsewhere(None, None)
+        ));
+    }
+}

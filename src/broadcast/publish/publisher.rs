@@ -1,0 +1,549 @@
+//! Publishing in batches, several of them under way, each chained on the one before.
+//!
+//! ```text
+//! same server:   items ──▶ script on the stream's server: compare cursor, PUBLISH …, move cursor
+//! other server:  PUBLISH … on the destination, pipelined ──all answered──▶ script: compare, move
+//! ```
+//!
+//! A batch says which cursor it believes to find. Where the server has another (a second instance,
+//! a failover that lost the last step), the batch does nothing and so do those chained on it; the
+//! publisher has a *cursor mismatch*: it waits until all calls are answered, and continues at the cursor that
+//! the server named last.
+//!
+//! Where one entry is refused, the cursor stops before it, what is under way comes to its end, and the
+//! session ends with that failure: on one server nothing is published twice for it, on two servers at
+//! most what was under way.
+//!
+//! Whose fault it is decides what comes next. A channel that the template made for this entry may be refused
+//! where others are not; a message that is larger than a server takes ends the connection. A server takes
+//! at least [`BATCH_BYTES`] (`proto-max-bulk-len` and `client-query-buffer-limit` go no lower), and what is
+//! larger goes alone, so that it is known which entry it was. Anything else is the route's own.
+
+mod release;
+mod remote;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use remote::{Note, Published, Remote};
+
+use super::call::{BroadcastKeys, Counted, Failing, Items, PublishOutcome, Tally};
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::failure::{SessionFailure, Side};
+use crate::broadcast::withheld::{Unrenderable, Withheld};
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash};
+
+/// Entries of one batch. A script of 128 costs 3.7 µs an entry on the server, one of 1 costs 17.
+pub(crate) const BATCH_ENTRIES: usize = 128;
+/// Bytes of one batch; a larger entry goes alone. The server does nothing else while a script runs.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Entries in a row that may become dead letters because the server refused each for its own sake. Where
+/// nothing is published between more of them, it is no single entry's fault.
+pub(crate) const REFUSED_IN_A_ROW: u64 = 8;
+/// Batches under way from which on nothing more is read. One read brings up to four more.
+pub(crate) const BATCHES_UNDER_WAY: usize = 4;
+
+/// An entry's id, and the same as the server writes it.
+pub(crate) type Id<'a> = (EntryId, &'a [u8]);
+
+/// A script's call that is not answered yet.
+#[derive(Debug)]
+pub(crate) struct PendingCall {
+    entries: u64,
+    /// The one entry, where it is larger than a batch.
+    large: Option<EntryId>,
+    holes: u64,
+    /// How many entries were ever added up to where the cursor then is, as far as is known here.
+    counted: Option<u64>,
+    release: bool,
+    sent: Instant,
+}
+
+/// What one answered call has done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settled {
+    /// What became of the entries.
+    pub(crate) tally: Tally,
+    /// How many entries the call had.
+    pub(crate) entries: u64,
+    /// From the call to its answer.
+    pub(crate) took: Duration,
+}
+
+/// What an answer on the stream's connection belongs to.
+#[derive(Debug)]
+pub(crate) enum Called {
+    /// A batch.
+    Batch(PendingCall),
+    /// The lease.
+    Lease,
+}
+
+/// The writing half of a session: which commands go out, and what their answers mean. It knows no connection.
+///
+/// Invariant: `cursor <= end` without a mismatch; `end` is the cursor once everything under way is done.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    /// Commands to the stream's server.
+    out: Vec<u8>,
+    other: Option<Remote>,
+    hash: Hash,
+    /// Of the script that publishes what was left behind, where something is.
+    release_hash: Option<Hash>,
+    keys: BroadcastKeys,
+    /// The batch that is being collected, where the script publishes.
+    items: Items,
+    /// How many of its items are holes.
+    holes: u64,
+    /// The same for what was left behind.
+    releases: Items,
+    calls: VecDeque<PendingCall>,
+    /// Behind how many of them the lease was asked for, and when.
+    lease: Option<(usize, Instant)>,
+    /// What the server named last.
+    cursor: Option<EntryId>,
+    /// Where the next batch begins.
+    end: EntryId,
+    /// The last entry that was taken into the batch being collected.
+    taken: EntryId,
+    /// How many entries were ever added up to that one, where that is known.
+    counted: Option<u64>,
+    /// Whether that is more than the cursor's count and what was taken since: it was found out anew.
+    counted_anew: bool,
+    /// How many entries were taken into the batch being collected.
+    more: u64,
+    /// The same of the cursor that the server named last.
+    counted_there: Option<u64>,
+    cursor_mismatch: bool,
+    refused: Option<SessionFailure>,
+    /// The entry of the batch being collected, where it is larger than a batch.
+    large: Option<EntryId>,
+    /// Whether a template makes the channel, so that one may be refused where others are not.
+    channels_differ: bool,
+    /// Whether single entries may be at fault.
+    blames: bool,
+    /// The entry that was refused as often as it may be, with how often and what was said.
+    given_up: Option<Failing>,
+    /// Entries a batch may have: one, while it is to be seen whether a refusal still stands.
+    batch_entries: usize,
+    response_timeout: Duration,
+}
+
+impl Publisher {
+    pub(crate) fn new(
+        hash: Hash,
+        keys: BroadcastKeys,
+        (cursor, counted): (EntryId, Option<u64>),
+        response_timeout: Duration,
+    ) -> Self {
+        Self {
+            out: Vec::new(),
+            other: None,
+            hash,
+            release_hash: None,
+            keys,
+            items: Items::default(),
+            holes: 0,
+            releases: Items::default(),
+            calls: VecDeque::new(),
+            lease: None,
+            cursor: Some(cursor),
+            end: cursor,
+            taken: cursor,
+            counted,
+            counted_anew: false,
+            more: 0,
+            counted_there: None,
+            cursor_mismatch: false,
+            refused: None,
+            large: None,
+            channels_differ: false,
+            blames: true,
+            given_up: None,
+            batch_entries: BATCH_ENTRIES,
+            response_timeout,
+        }
+    }
+
+    /// Publishes what was left behind by this script.
+    pub(crate) fn with_release(mut self, hash: Hash) -> Self {
+        self.release_hash = Some(hash);
+        self
+    }
+
+    /// Publishes on another server than the stream's.
+    pub(crate) fn with_other(mut self, response_timeout: Duration) -> Self {
+        let (current, releasing) =
+            (Published::default(), Published { release: true, ..Published::default() });
+        let waiting = VecDeque::new();
+        let (out, release_out) = (Vec::new(), Vec::new());
+        let ping = None;
+        self.other = Some(Remote { out, current, releasing, release_out, waiting, ping, response_timeout });
+        self
+    }
+
+    /// What is to be done about entries that are refused for their own sake: `failing` is the last of them.
+    pub(crate) fn blaming(
+        mut self,
+        channels_differ: bool,
+        failing: Option<&Failing>,
+        max_deliveries: u64,
+    ) -> Self {
+        self.channels_differ = channels_differ;
+        self.blames = failing.is_none_or(|failing| failing.row <= REFUSED_IN_A_ROW);
+        let given_up = failing.filter(|failing| self.blames && failing.failures >= max_deliveries);
+        self.given_up = given_up.cloned();
+        self
+    }
+
+    /// Begins with one entry, to see whether a refusal still stands.
+    pub(crate) fn careful(mut self) -> Self {
+        self.batch_entries = 1;
+        self
+    }
+
+    /// Commands that are to be sent: to the stream's server, and to the other one.
+    pub(crate) fn outgoing(&mut self) -> (&mut Vec<u8>, Option<&mut Vec<u8>>) {
+        (&mut self.out, self.other.as_mut().map(|other| &mut other.out))
+    }
+
+    /// Asks for the lease behind what was called before, by a command that `write` appends where it is due.
+    pub(crate) fn ask_lease(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        if self.lease.is_none() && write(&mut self.out) {
+            self.lease = Some((self.calls.len(), now));
+        }
+    }
+
+    /// Whether messages were handed over that the other server has not answered.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
+    }
+
+    /// Goes on from this cursor, where nothing is under way: another instance has moved it.
+    pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) {
+        if !self.is_idle() || !self.takes() {
+            return;
+        }
+        self.cursor = Some(cursor);
+        (self.end, self.taken) = (cursor, cursor);
+        (self.counted, self.counted_anew, self.more) = (counted, false, 0);
+    }
+
+    /// The cursor has vanished; the session ends once nothing is under way.
+    pub(crate) fn on_cursor_vanished(&mut self) {
+        (self.cursor, self.cursor_mismatch) = (None, true);
+    }
+
+    /// After which entry to read on.
+    pub(crate) fn end(&self) -> EntryId {
+        self.end
+    }
+
+    /// The cursor, as the server named it last; `None` where it named none.
+    pub(crate) fn cursor(&self) -> Option<EntryId> {
+        self.cursor
+    }
+
+    /// How many entries were ever added up to the last one that was taken, where that is known.
+    pub(crate) fn counted(&self) -> Option<u64> {
+        self.counted
+    }
+
+    /// Says how many it were, whatever the cursor has.
+    pub(crate) fn set_counted(&mut self, counted: Option<u64>) {
+        self.counted = counted;
+        self.counted_anew = counted.is_some();
+    }
+
+    /// So many more were added up to the cursor, which has noted them.
+    pub(crate) fn on_unread_loss(&mut self, count: u64) {
+        self.counted = self.counted.map(|counted| counted + count);
+    }
+
+    /// The route's keys.
+    pub(crate) fn keys(&self) -> &BroadcastKeys {
+        &self.keys
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.under_way() == 0
+    }
+
+    /// Whether entries may be read on, and handed over once they come.
+    pub(crate) fn has_room(&self) -> bool {
+        let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
+        !self.cursor_mismatch && self.refused.is_none() && self.under_way() < most
+    }
+
+    /// Whether entries that come now can be taken.
+    pub(crate) fn takes(&self) -> bool {
+        !self.cursor_mismatch && self.refused.is_none()
+    }
+
+    /// Whether one entry is to be tried alone.
+    pub(crate) fn is_careful(&self) -> bool {
+        self.batch_entries == 1
+    }
+
+    /// Bytes that are held until they are sent.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let other = |other: &Remote| other.out.len() + other.release_out.capacity();
+        let other = self.other.as_ref().map_or(0, other);
+        self.out.len() + self.items.bytes() + self.releases.bytes() + other
+    }
+
+    fn under_way(&self) -> usize {
+        self.calls.len() + self.other.as_ref().map_or(0, |other| other.waiting.len())
+    }
+
+    /// Takes an entry that is to be published.
+    pub(crate) fn publish(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
+        if let Some(why) = self.given_up(id) {
+            return self.reject((id, text), why, now);
+        }
+        let bytes = text.len() + channel.len() + message.len();
+        self.make_room(bytes, now);
+        self.large = (bytes > BATCH_BYTES).then_some(id);
+        match &mut self.other {
+            None => self.items.message(text, channel, message),
+            Some(other) => {
+                resp::command(&mut other.out, &[self.keys.command.as_bytes(), channel, message]);
+                other.current.ids.push(id);
+            }
+        }
+        self.count_taken(id);
+    }
+
+    /// Takes an entry that is not published.
+    pub(crate) fn withhold(&mut self, id: Id<'_>, why: Withheld, now: Instant) {
+        match why {
+            Withheld::Filtered => self.filter(id.0),
+            Withheld::Unrenderable(why) => self.reject(id, why, now),
+        }
+    }
+
+    /// Takes an entry that cannot be published.
+    pub(crate) fn reject(&mut self, (id, text): Id<'_>, why: Unrenderable, now: Instant) {
+        self.make_room(0, now);
+        match &mut self.other {
+            None => self.items.dead_letter(text, &why),
+            Some(other) => other.current.noted.push((id, Note::Dead(why))),
+        }
+        self.count_taken(id);
+    }
+
+    /// Whether this entry was refused as often as it may be.
+    fn given_up(&mut self, id: EntryId) -> Option<Unrenderable> {
+        let given_up = self.given_up.take_if(|given_up| given_up.entry == id)?;
+        Some(Unrenderable::Refused(given_up.failures, given_up.error))
+    }
+
+    fn count_taken(&mut self, id: EntryId) {
+        self.taken = id;
+        self.counted = self.counted.map(|counted| counted + 1);
+        self.more += 1;
+    }
+
+    /// Takes an entry that the route's filter leaves out. It costs no message, so a batch may have any
+    /// number of them: as many as were read.
+    pub(crate) fn filter(&mut self, id: EntryId) {
+        match &mut self.other {
+            None => self.items.filtered(1),
+            Some(other) => other.current.filtered.push(id),
+        }
+        self.count_taken(id);
+    }
+
+    fn make_room(&mut self, bytes: usize, now: Instant) {
+        let (entries, held) = match &self.other {
+            None => (self.items.count(), self.items.bytes()),
+            // Each PUBLISH is a command of its own there, so bytes together do not hold the server up.
+            Some(other) => (other.current.ids.len() + other.current.noted.len(), 0),
+        };
+        let full = held + bytes > BATCH_BYTES || self.large.is_some();
+        if entries >= self.batch_entries || (entries > 0 && full) {
+            self.flush(now);
+        }
+    }
+
+    /// Sends the batch that was collected, if there is one.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        let span = (self.end, self.taken);
+        if self.taken == self.end {
+            return;
+        }
+        let large = self.large.take();
+        let more = std::mem::take(&mut self.more);
+        let count = match (self.counted, std::mem::take(&mut self.counted_anew)) {
+            (None, _) => Counted::Unknown,
+            (Some(counted), true) => Counted::Now(counted),
+            (Some(_), false) => Counted::More(more),
+        };
+        match &mut self.other {
+            None => {
+                let entries = u64::try_from(self.items.count()).unwrap_or(u64::MAX);
+                let span = (span.0, span.1, count);
+                self.items.write(&mut self.out, &self.hash, &self.keys, span, Tally::default());
+                let holes = std::mem::take(&mut self.holes);
+                let counted = self.counted;
+                self.calls.push_back(PendingCall {
+                    entries,
+                    large,
+                    holes,
+                    counted,
+                    release: false,
+                    sent: now,
+                });
+            }
+            Some(other) => {
+                let mut batch = std::mem::take(&mut other.current);
+                batch.span = span;
+                batch.counted = self.counted;
+                batch.count = count;
+                batch.large = large;
+                batch.sent = Some(now);
+                other.send(batch);
+            }
+        }
+        self.end = self.taken;
+        // A batch of dead letters alone waits for no answer of the other server.
+        self.move_published(now);
+    }
+
+    /// What the next answer on the stream's connection belongs to.
+    ///
+    /// # Errors
+    /// Where nothing was asked.
+    pub(crate) fn on_call_reply(&mut self) -> Result<Called, SessionFailure> {
+        if let Some((behind, _)) = &mut self.lease {
+            if *behind == 0 {
+                self.lease = None;
+                return Ok(Called::Lease);
+            }
+            *behind -= 1;
+        }
+        let call = self.calls.pop_front();
+        call.map(Called::Batch)
+            .ok_or_else(|| SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())))
+    }
+
+    /// Takes in the script's answer to a batch; `None` where the script did nothing.
+    ///
+    /// # Errors
+    /// Where the script failed.
+    pub(crate) fn on_settled(
+        &mut self,
+        call: &PendingCall,
+        reply: &Value,
+        now: Instant,
+    ) -> Result<Option<Settled>, SessionFailure> {
+        let outcome = match PublishOutcome::read(reply) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
+                return Err(Self::failed(Side::Source, too_large, error));
+            }
+        };
+        match outcome {
+            PublishOutcome::Elsewhere(cursor, counted) => {
+                self.cursor = cursor;
+                self.counted_there = counted;
+                self.cursor_mismatch = true;
+                Ok(None)
+            }
+            PublishOutcome::Moved { cursor, counted, tally, refused } => {
+                // Place and count are one answer's: also where a batch before was refused and this one fitted
+                // what another instance left. What publishes holes tells a place without its count.
+                if !call.release {
+                    self.cursor = Some(cursor);
+                    self.counted_there = counted;
+                    if counted != call.counted {
+                        // Another instance has found entries missing, and the cursor counts them.
+                        self.set_counted(None);
+                    }
+                }
+                if let Some((error, entry)) = refused {
+                    let own = self.blames && self.channels_differ && entry.is_some();
+                    self.refused = Some(SessionFailure::Refused { side: Side::Source, entry, own, error });
+                } else {
+                    self.batch_entries = BATCH_ENTRIES;
+                }
+                let took = now.saturating_duration_since(call.sent);
+                Ok(Some(Settled { tally, entries: call.entries, took }))
+            }
+        }
+    }
+
+    /// A connection has ended, or is given up: what that ends the session with. An entry that was being
+    /// published then may be the reason, where it is larger than a batch.
+    pub(crate) fn on_broken(&mut self, side: Side, error: Error) -> SessionFailure {
+        if let Some(refused) = self.refused.take() {
+            return refused;
+        }
+        let large = match (side, &self.other) {
+            (Side::Source, None) => self.calls.front().and_then(|call| call.large),
+            (Side::Destination, Some(other)) => {
+                other.waiting.front().filter(|batch| batch.answered == 0).and_then(|batch| batch.large)
+            }
+            _ => None,
+        };
+        Self::failed(side, large.filter(|_| self.blames), error)
+    }
+
+    fn failed(side: Side, large: Option<EntryId>, error: Error) -> SessionFailure {
+        match large {
+            None => SessionFailure::Server { side, error },
+            entry => SessionFailure::Refused { side, entry, own: true, error },
+        }
+    }
+
+    /// Comes to terms with what was answered, once nothing is under way any more.
+    ///
+    /// # Errors
+    /// The refusal that ended this session, or that the cursor has vanished.
+    pub(crate) fn settle_after_rejection(&mut self) -> Result<(), SessionFailure> {
+        if !self.is_idle() {
+            return Ok(());
+        }
+        if let Some(refused) = self.refused.take() {
+            return Err(refused);
+        }
+        if self.cursor_mismatch {
+            let Some(cursor) = self.cursor else {
+                return Err(SessionFailure::CursorVanished { key: self.keys.cursor.clone() });
+            };
+            self.end = cursor;
+            self.taken = cursor;
+            self.counted = self.counted_there;
+            (self.counted_anew, self.more) = (false, 0);
+            self.cursor_mismatch = false;
+        }
+        Ok(())
+    }
+
+    /// Whether an answer is overdue.
+    ///
+    /// # Errors
+    /// It is: the outcome is unknown, and the next session finds it in the cursor.
+    pub(crate) fn check_deadlines(&mut self, now: Instant) -> Result<(), SessionFailure> {
+        let overdue = |sent: Instant, limit: Duration| now.saturating_duration_since(sent) > limit;
+        if let Some(other) = &self.other
+            && let Some(sent) = other.ping.or_else(|| other.waiting.front()?.sent)
+            && overdue(sent, other.response_timeout)
+        {
+            let error = Error::Timeout(other.response_timeout, "publishing");
+            return Err(self.on_broken(Side::Destination, error));
+        }
+        let limit =
+            self.response_timeout + self.other.as_ref().map_or(Duration::ZERO, |o| o.response_timeout);
+        let call = self.calls.front().map(|call| call.sent);
+        if call.or(self.lease.map(|(_, sent)| sent)).is_some_and(|sent| overdue(sent, limit)) {
+            return Err(self.on_broken(Side::Source, Error::Timeout(limit, "moving the cursor")));
+        }
+        Ok(())
+    }
+}

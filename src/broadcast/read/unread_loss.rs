@@ -1,0 +1,280 @@
+//! Entries that are deleted or trimmed before they are read.
+//!
+//! Problem: an entry that is gone before anybody saw its id leaves no trace in the stream, and a broadcast that
+//! passes over it would be silent about it.
+//!
+//! Operation: the server counts the entries that were ever added (`entries-added`, from Redis 7.0 on). The
+//! cursor carries the same count for its place, and each entry that is dealt with adds one. Where everything
+//! that is there has been read, or nothing that was read is there any more, the two tell how many were missed.
+//! The count moves in the step that moves the cursor, and is compared when something missed is recorded: so
+//! that is recorded once, by whichever instance, also over a restart.
+//!
+//! Failure: where the count is not known (an entry was refused, a cursor of an older version), it is taken up
+//! again at the next such place, and what is missed until then is not noticed.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::publish::call::BroadcastKeys;
+use crate::broadcast::publish::publisher::Publisher;
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Script};
+
+/// Between two comparisons while entries are read.
+const BUSY: Duration = Duration::from_secs(1);
+/// Between two while none are: entries may still be trimmed before they are read.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The reason of a dead letter that tells of entries which were deleted before they were read. The id in it is
+/// that of the entry before them.
+pub const DELETED_UNREAD: &str = "deleted_unread";
+/// Records it.
+const MISSED: Script = Script { name: "missed", source: include_str!("unread_loss.lua") };
+
+/// What the stream says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamCounters {
+    /// Entries that were ever added.
+    pub(crate) added: u64,
+    /// Entries that are there.
+    pub(crate) length: u64,
+    /// The id given last.
+    pub(crate) last: EntryId,
+    /// The first entry that is there.
+    pub(crate) first: Option<EntryId>,
+}
+
+/// What a comparison tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// Nothing: neither all nor none of what is there has been read.
+    Unknown,
+    /// So many entries were added up to the place that was read to, as counted.
+    Complete,
+    /// The same, but the count was not known before.
+    Counted(u64),
+    /// So many were never read.
+    Missed(u64),
+    /// Fewer were added than were counted: the stream was deleted, and another one begun.
+    Anew(u64),
+    /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
+    /// is added to it now is never read.
+    Below,
+}
+
+impl StreamCounters {
+    /// Reads the reply to XINFO STREAM; `None` where it is none.
+    pub(crate) fn read(reply: &Value) -> Option<Self> {
+        let pairs = reply.elements()?;
+        let get = |name: &str| {
+            pairs.chunks_exact(2).find(|pair| pair[0].bytes() == Some(name.as_bytes())).map(|pair| &pair[1])
+        };
+        let number = |name| u64::try_from(get(name)?.integer()?).ok();
+        let id = |value: &Value| EntryId::parse(value.bytes()?);
+        Some(Self {
+            added: number("entries-added")?,
+            length: number("length")?,
+            last: id(get("last-generated-id")?)?,
+            first: get("first-entry")?.elements().and_then(|entry| id(entry.first()?)),
+        })
+    }
+
+    /// Compares with what was read: up to an entry, which is the so many-th, where that is known.
+    pub(crate) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
+        if read > self.last {
+            // A cursor that has not moved yet may have been put there on purpose (`start`).
+            return if counted.is_some() { Compared::Below } else { Compared::Unknown };
+        }
+        let unread = if read == self.last {
+            0
+        } else if self.first.is_none_or(|first| first > read) {
+            self.length
+        } else {
+            return Compared::Unknown;
+        };
+        let added = self.added.saturating_sub(unread);
+        match counted {
+            None => Compared::Counted(added),
+            Some(counted) if counted == added => Compared::Complete,
+            Some(counted) if counted < added => Compared::Missed(added - counted),
+            Some(_) => Compared::Anew(added),
+        }
+    }
+}
+
+/// A stream that began anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamReset {
+    /// Its entries stand behind the cursor, and are read as they come.
+    Above,
+    /// They stand before it.
+    Below,
+}
+
+/// What is to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnreadLoss {
+    /// How many entries.
+    pub(crate) count: u64,
+    /// The last one that was read before them.
+    pub(crate) after: EntryId,
+    /// The last id that was given when they were missed.
+    pub(crate) up_to: EntryId,
+}
+
+impl UnreadLoss {
+    /// What is to be told.
+    pub(crate) fn detail(&self) -> String {
+        let Self { count, after, up_to } = self;
+        format!(
+            "{count} entries after {after} and up to {up_to} were deleted or trimmed before they were read"
+        )
+    }
+
+    /// Appends the call that records it, where the cursor's count is this.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, keys: &BroadcastKeys, counted: u64) {
+        let (counted, count) = (counted.to_string(), self.count.to_string());
+        let (after, detail) = (self.after.to_string(), self.detail());
+        let command: [&[u8]; 10] = [
+            b"EVAL",
+            MISSED.source.as_bytes(),
+            b"3",
+            keys.cursor.as_bytes(),
+            keys.dead_letters.as_bytes(),
+            keys.stream.as_bytes(),
+            counted.as_bytes(),
+            count.as_bytes(),
+            after.as_bytes(),
+            detail.as_bytes(),
+        ];
+        resp::command(out, &command);
+    }
+}
+
+/// When to compare, and what is to be recorded.
+#[derive(Debug)]
+pub(crate) struct UnreadWatch {
+    last: Instant,
+    /// What was read at the last comparison.
+    read: EntryId,
+    missed: Option<UnreadLoss>,
+}
+
+impl UnreadWatch {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { last: now, read: EntryId::default(), missed: None }
+    }
+
+    /// Whether to ask the stream: seldom where nothing was read since.
+    pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
+        let interval = if read == self.read { IDLE } else { BUSY };
+        self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
+    }
+
+    /// Takes in what the stream says, when `read` was read and so many of it are held. Returns what is to be told
+    /// where it is another stream.
+    pub(crate) fn compare(
+        &mut self,
+        facts: &StreamCounters,
+        (read, held): (EntryId, u64),
+        publisher: &mut Publisher,
+        now: Instant,
+    ) -> Option<StreamReset> {
+        if self.missed.is_some() || !publisher.takes() {
+            return None;
+        }
+        (self.last, self.read) = (now, read);
+        match facts.compare(read, publisher.counted().map(|counted| counted + held)) {
+            Compared::Unknown | Compared::Complete => None,
+            Compared::Counted(added) => {
+                publisher.set_counted(added.checked_sub(held));
+                None
+            }
+            Compared::Missed(count) => {
+                let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
+                self.missed =
+                    Some(UnreadLoss { count, after: read, up_to: before_first.unwrap_or(facts.last) });
+                None
+            }
+            Compared::Anew(added) => {
+                publisher.set_counted(added.checked_sub(held));
+                Some(StreamReset::Above)
+            }
+            Compared::Below => Some(StreamReset::Below),
+        }
+    }
+
+    /// Appends the call that records what was missed, where it is time.
+    pub(crate) fn record(&mut self, out: &mut Vec<u8>, publisher: &Publisher) -> bool {
+        let Some(missed) = self.missed.filter(|_| publisher.is_idle()) else { return false };
+        let Some(counted) = publisher.counted() else {
+            self.missed = None;
+            return false;
+        };
+        missed.write(out, publisher.keys(), counted);
+        true
+    }
+
+    /// Takes in whether it was recorded; what was, to be told.
+    ///
+    /// # Errors
+    /// Where it could not be.
+    pub(crate) fn recorded(
+        &mut self,
+        reply: &Value,
+        publisher: &mut Publisher,
+    ) -> Result<Option<UnreadLoss>, Error> {
+        if let Value::Error(text) = reply {
+            return Err(Error::reply(text));
+        }
+        let missed = self.missed.take().filter(|_| reply.integer() == Some(1));
+        match missed {
+            Some(missed) => publisher.on_unread_loss(missed.count),
+            None => publisher.set_counted(None),
+        }
+        Ok(missed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(milliseconds: u64) -> EntryId {
+        EntryId { milliseconds, sequence: 0 }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_only_where_it_is_known() {
+        let facts = |added, length, last, first: Option<u64>| StreamCounters {
+            added,
+            length,
+            last: id(last),
+            first: first.map(id),
+        };
+        for (facts, read, counted, expected) in [
+            // Everything that is there was read.
+            (facts(10, 10, 10, Some(1)), 10, Some(10), Compared::Complete),
+            (facts(10, 4, 10, Some(5)), 10, Some(10), Compared::Complete),
+            (facts(10, 9, 10, Some(1)), 10, Some(9), Compared::Missed(1)),
+            (facts(10, 0, 10, None), 7, Some(7), Compared::Missed(3)),
+            (facts(10, 9, 10, Some(1)), 10, None, Compared::Counted(10)),
+            // Some of it was: what is missing may still come.
+            (facts(10, 9, 10, Some(1)), 5, Some(5), Compared::Unknown),
+            // Nothing that was read is there any more.
+            (facts(10, 3, 10, Some(8)), 5, Some(5), Compared::Missed(2)),
+            (facts(10, 5, 10, Some(6)), 5, Some(5), Compared::Complete),
+            (facts(10, 5, 10, Some(6)), 5, None, Compared::Counted(5)),
+            // Another stream of the same name.
+            (facts(2, 2, 20, Some(15)), 10, Some(10), Compared::Anew(0)),
+            (facts(4, 4, 9, Some(6)), 10, Some(1), Compared::Below),
+            (facts(4, 4, 9, Some(6)), 10, Some(10), Compared::Below),
+            // A cursor that `start` put there.
+            (facts(4, 4, 9, Some(6)), 10, None, Compared::Unknown),
+        ] {
+            assert_eq!(facts.compare(id(read), counted), expected, "{facts:?} {read} {counted:?}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What a route's state key says when it is read: the checkpoint and everything that goes with it.
+//!
+//! The state carries a format version. This release writes format 1 and reads it; a newer one is
+//! refused with a hint rather than misunderstood.
+
+use std::collections::HashMap;
+
+use crate::capture::batch::passage::Passage;
+use crate::config::{Capture, Mode};
+use crate::position::{AnchorId, Position};
+use crate::server::Error;
+use crate::server::resp::Value;
+use crate::source::replication::epochs::Histories;
+use crate::status::{InHand, Ledger};
+
+/// The format that this release writes.
+const FORMAT: u32 = 1;
+
+/// A route's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StoredState {
+    /// The last item whose entries are stored.
+    pub(crate) position: Option<Position>,
+    /// How the position is counted; none in a state of release 0.1.0.
+    pub(crate) numbering: Option<String>,
+    /// Which configuration wrote last.
+    pub(crate) revision: Option<RankedRevision>,
+    /// When it was last written; milliseconds since 1970 by the writer's clock.
+    pub(crate) at_unix_ms: Option<u64>,
+    /// What it has passed.
+    pub(crate) passage: Passage,
+    /// What is known to be stored durably.
+    pub(crate) durable: Option<Position>,
+    /// The revision that wrote, where a lower one writes again because that instance was gone.
+    pub(crate) highest: Option<RankedRevision>,
+    /// A configuration that takes over at the anchor with this id.
+    pub(crate) next: Option<(AnchorId, RankedRevision)>,
+    /// The source's histories, where it is read from its replication stream.
+    pub(crate) histories: Histories,
+    /// The cumulative ledger; `in_hand` is not in it.
+    pub(crate) ledger: Ledger,
+}
+
+impl StoredState {
+    /// The highest epoch it has passed.
+    pub(crate) fn highest_epoch(&self) -> u64 {
+        self.position.map_or(0, |position| position.epoch.number)
+    }
+
+    /// Reads HGETALL's reply; an empty one is a state that was never written.
+    ///
+    /// # Errors
+    /// Where it is of a newer format, or is no state.
+    pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
+        let elements =
+            reply.elements().ok_or_else(|| Error::Protocol("HGETALL was answered with no map".to_owned()))?;
+        let mut fields = HashMap::new();
+        for pair in elements.chunks_exact(2) {
+            if let (Some(name), Some(value)) = (pair[0].bytes(), pair[1].bytes()) {
+                fields.insert(String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            }
+        }
+        if fields.is_empty() {
+            return Ok(Self::default());
+        }
+        let text = |name: &str| fields.get(name).map(AsRef::as_ref);
+        let count = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let format: u32 = text("format").and_then(|text| text.parse().ok()).unwrap_or(FORMAT);
+        if format > FORMAT {
+            return Err(Error::Refused(format!(
+                "the route's state has format {format}, this release knows {FORMAT}: run the newer release \
+                 again, or move the state key away, which starts afresh and may repeat entries"
+            )));
+        }
+        let position = match text("position") {
+            None | Some("-") => None,
+            Some(text) => Some(text.parse::<Position>().map_err(|_| {
+                Error::Refused("the route's state holds no position that this release can read".to_owned())
+            })?),
+        };
+        let dropped = fields
+            .iter()
+            .filter_map(|(name, value)| {
+                Some((name.strip_prefix("dropped:")?.to_owned(), value.parse().ok()?))
+            })
+            .collect();
+        Ok(Self {
+            position,
+            numbering: text("numbering").filter(|text| !text.is_empty()).map(str::to_owned),
+            revision: text("revision").and_then(RankedRevision::parse),
+            at_unix_ms: text("at").and_then(|text| text.parse().ok()),
+            passage: Passage::parse(
+                text("epochs").unwrap_or_default(),
+                text("gap_spans").unwrap_or_default(),
+            ),
+            durable: text("durable").and_then(|text| text.parse().ok()),
+            highest: text("highest")
+                .filter(|highest| Some(*highest) > text("revision"))
+                .and_then(RankedRevision::parse),
+            next: text("next").and_then(|text| {
+                let (anchor, revision) = text.split_once(' ')?;
+                Some((anchor.parse().ok()?, RankedRevision::parse(revision)?))
+            }),
+            histories: Histories::parse(text("histories").unwrap_or_default()).of_a_state_at(position),
+            ledger: Ledger {
+                received: count("received"),
+                appended: count("appended"),
+                deduplicated: count("deduplicated"),
+                filtered: count("filtered"),
+                rejected: count("rejected"),
+                dropped,
+                in_hand: 0,
+                held: InHand::default(),
+                gaps: count("gaps"),
+                last_gap_unix_ms: text("gap_at").and_then(|text| text.parse().ok()),
+            },
+        })
+    }
+}
+
+/// Which configuration of a route writes: a generation that each change raises, and what is configured.
+/// As text it compares by generation first, which is how the script tells the newer one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RankedRevision {
+    generation: u64,
+    /// The hashes of numbering and mapping.
+    hashes: String,
+}
+
+impl RankedRevision {
+    /// Reads what [`Display`](std::fmt::Display) wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (generation, hashes) = text.split_once('-')?;
+        Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
+    }
+
+    /// Whether it is of another configuration than `other`, and later: as the script compares them, so of two
+    /// that began at once on an empty state one is the later, too.
+    pub(crate) fn supersedes(&self, other: &Self) -> bool {
+        self.differs(other) && (self.generation, &self.hashes) > (other.generation, &other.hashes)
+    }
+
+    /// Whether it is of another configuration than `other`.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        self.hashes != other.hashes
+    }
+
+    /// The highest rank that the state knows of this very configuration, where that is higher: another instance was given
+    /// it when it went back to this configuration.
+    pub(crate) fn raised(&self, state: &StoredState) -> Option<Self> {
+        let announced = state.next.as_ref().map(|(_, revision)| revision);
+        let known = state.revision.iter().chain(&state.highest).chain(announced);
+        let higher = known.filter(|known| !known.differs(self) && known.generation > self.generation);
+        higher.max_by_key(|known| known.generation).cloned()
+    }
+
+    /// Whether positions mean the same under both: one may go on where the other stopped.
+    pub(crate) fn numbers_alike(&self, other: &Self) -> bool {
+        let numbering = |revision: &Self| revision.hashes.split('-').next().map(str::to_owned);
+        numbering(self) == numbering(other)
+    }
+
+    /// What a configuration is, for its revision: how it numbers messages, and what it makes of them.
+    pub(crate) fn hashes(capture: &Capture) -> String {
+        let configured = capture.revision();
+        match capture.mode {
+            Mode::Subscribe => format!("{}-{}", configured.numbering, configured.mapping),
+            Mode::Replication(_) => {
+                format!("{}-{}{}", Self::numbering(capture), configured.numbering, configured.mapping)
+            }
+        }
+    }
+
+    /// How a configuration numbers messages. Offsets of a replication stream count the same bytes, whatever the route
+    /// listens to.
+    pub(crate) fn numbering(capture: &Capture) -> String {
+        match capture.mode {
+            Mode::Subscribe => capture.revision().numbering,
+            Mode::Replication(_) => "offsets".to_owned(),
+        }
+    }
+
+    /// The revision under which a configuration with these hashes writes: the one that the state knows where it is the
+    /// same configuration, else the next generation. An instance asks once, and keeps it as long as it runs.
+    pub(crate) fn after(state: &StoredState, hashes: &str) -> Self {
+        let announced = state.next.as_ref().map(|(_, revision)| revision);
+        let known = || state.revision.iter().chain(&state.highest).chain(announced);
+        let same = known().filter(|revision| revision.hashes == hashes).max_by_key(|same| same.generation);
+        let highest = known().map(|revision| revision.generation).max().unwrap_or(0);
+        same.cloned().unwrap_or_else(|| Self { generation: highest + 1, hashes: hashes.to_owned() })
+    }
+}
+
+impl std::fmt::Display for RankedRevision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:010}-{}", self.generation, self.hashes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state as release 0.1.0 wrote it: it must load for ever.
+    const FORMAT_1: &[(&str, &str)] = &[
+        ("format", "1"),
+        ("position", "001764000000000-9f86d081884c7d65-00000000000000000042"),
+        ("epochs", "001764000000000-9f86d081884c7d65 "),
+        ("revision", "0000000003-00112233aabbccdd-ffeeddcc00112233"),
+        ("at", "1764000012345"),
+        ("received", "42"),
+        ("appended", "40"),
+        ("rejected", "1"),
+        ("filtered", "1"),
+        ("dropped:stale", "7"),
+    ];
+
+    fn reply(fields: &[(&str, &str)]) -> Value {
+        let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+        Value::Array(fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
+    }
+
+    #[test]
+    fn a_state_of_format_1_loads() {
+        let state = StoredState::read(&reply(FORMAT_1)).unwrap();
+        let position = state.position.unwrap();
+        assert_eq!(position.to_string(), FORMAT_1[1].1);
+        assert_eq!(state.highest_epoch(), 1_764_000_000_000);
+        assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
+        assert_eq!(state.ledger.appended, 40);
+        assert_eq!(state.ledger.dropped["stale"], 7);
+        let same = RankedRevision::after(&state, "00112233aabbccdd-ffeeddcc00112233");
+        assert_eq!(same.to_string(), FORMAT_1[3].1);
+        let changed = RankedRevision::after(&state, "0-0").to_string();
+        assert!(changed.as_str() > FORMAT_1[3].1, "{changed}");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_a_hint() {
+        let error = StoredState::read(&reply(&[("format", "2")])).unwrap_err();
+        assert!(error.to_string().contains("newer release"), "{error}");
+        assert_eq!(StoredState::read(&reply(&[])).unwrap(), StoredState::default());
+    }
+}

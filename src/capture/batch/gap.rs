@@ -1,0 +1,74 @@
+//! Stretches of a source's order that may be missing, and how a batch follows the one before.
+
+use crate::event::{DropReason, GapCause};
+use crate::position::Position;
+
+/// A stretch that may have been missed, as it will be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Why.
+    pub cause: GapCause,
+    /// More about why, for the operator.
+    pub detail: String,
+    /// When it began; milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// When it ended; milliseconds since 1970.
+    pub ended_unix_ms: u64,
+    /// Events that were received and given up in it.
+    pub dropped: u64,
+}
+
+impl Gap {
+    /// A stretch that begins now and has not ended.
+    pub(crate) fn begins(cause: GapCause, detail: impl Into<String>, started_unix_ms: u64) -> Self {
+        Self { cause, detail: detail.into(), started_unix_ms, ended_unix_ms: started_unix_ms, dropped: 0 }
+    }
+
+    /// The same, ended at this time. A clock that went back moves its beginning: no gap ends before it begins.
+    pub(crate) fn until(self, ended_unix_ms: u64) -> Self {
+        Self { started_unix_ms: self.started_unix_ms.min(ended_unix_ms), ended_unix_ms, ..self }
+    }
+
+    /// The reason under which its losses are counted.
+    pub(in crate::capture) fn reason(&self) -> DropReason {
+        if self.cause == GapCause::SpoolCorrupt { DropReason::SpoolCorrupt } else { DropReason::Stale }
+    }
+
+    /// The same stretch for another reason as well: this one's cause holds, the other's end.
+    #[must_use]
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            detail: format!("{}; {}: {}", self.detail, other.cause.as_str(), other.detail),
+            started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
+            ended_unix_ms: self.ended_unix_ms.max(other.ended_unix_ms),
+            dropped: self.dropped + other.dropped,
+            ..self
+        }
+    }
+}
+
+/// How a batch follows what came before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joint {
+    /// Nothing lies between it and this item.
+    Follows(Position),
+    /// It opens this process's first window: what came before is known once the state has been read.
+    Start,
+    /// It opens a window, and this is why the one before had ended.
+    Gap(Gap),
+}
+
+impl Joint {
+    /// Whether a window begins here, so that what came before is not known from the batch alone.
+    pub(crate) fn opens_window(&self) -> bool {
+        !matches!(self, Self::Follows(_))
+    }
+
+    /// Messages that were received and are lost before the batch with a damaged spool.
+    pub(crate) fn lost(&self) -> u64 {
+        match self {
+            Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => gap.dropped,
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Which items a state has passed, and which of them were stored.
+
+use crate::position::{Epoch, Position};
+
+/// What a state has passed: of an item before its position it tells whether that was stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Passage {
+    epochs: Vec<Epoch>,
+    /// The latest gaps that were recorded: the last item before each, and the first one after.
+    gaps: Vec<(Option<Position>, Position)>,
+}
+
+impl Passage {
+    /// Reads the state's fields; what is malformed is left out.
+    pub(crate) fn parse(epochs: &str, gaps: &str) -> Self {
+        let gap = |text: &str| {
+            let (from, to) = text.split_once('>')?;
+            let from = if from == "-" { None } else { Some(from.parse().ok()?) };
+            Some((from, to.parse().ok()?))
+        };
+        Self {
+            epochs: epochs.split_whitespace().filter_map(epoch).collect(),
+            gaps: gaps.split_whitespace().filter_map(gap).collect(),
+        }
+    }
+
+    /// Whether it went through this epoch.
+    pub(crate) fn went_through(&self, epoch: Epoch) -> bool {
+        self.epochs.contains(&epoch)
+    }
+
+    /// Whether everything between two items that it has passed was stored: the usual case.
+    pub(crate) fn has_all(&self, first: Position, last: Position, epochs: &[Epoch]) -> bool {
+        let apart = |(from, to): &(Option<Position>, Position)| Some(last) <= *from || first >= *to;
+        epochs.iter().all(|epoch| self.is_free(*epoch)) && self.gaps.iter().all(apart)
+    }
+
+    /// Whether an item that it has passed was stored.
+    pub(crate) fn has(&self, item: Position) -> bool {
+        let inside = |(from, to): &(Option<Position>, Position)| Some(item) > *from && item < *to;
+        self.is_free(item.epoch) && !self.gaps.iter().any(inside)
+    }
+
+    /// Whether a gap was recorded that ends at this item, or reaches beyond it.
+    pub(crate) fn has_gap_before(&self, item: Position) -> bool {
+        self.gaps.iter().any(|(from, to)| *from < Some(item) && item <= *to)
+    }
+
+    /// Without epochs it says nothing of them.
+    fn is_free(&self, epoch: Epoch) -> bool {
+        self.epochs.is_empty() || self.went_through(epoch)
+    }
+}
+
+fn epoch(text: &str) -> Option<Epoch> {
+    let position: Position = format!("{text}-{:020}", 0).parse().ok()?;
+    Some(position.epoch)
+}

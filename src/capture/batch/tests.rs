@@ -1,0 +1,58 @@
+use super::record::NotARecord;
+use super::*;
+use crate::position::AnchorId;
+
+/// The positions as the script reads them, whatever way they were written.
+#[test]
+fn positions_are_written_out_one_after_the_other() {
+    let epoch = |number| Epoch { number, anchor: AnchorId::random() };
+    let (first, second) = (epoch(1), epoch(2));
+    let read = Moment { at: Instant::now(), unix_ms: 0 };
+    let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(AppendOptions::default()));
+    let ordinals = [0, 1, 8, 9, 10, 98, 99, 100, 999_999_999, 1_000_000_000, u64::MAX - 1, u64::MAX];
+    let again = [0, 1, 2, 40];
+    for ordinal in ordinals {
+        batch.push(first.at(ordinal), TARGET_ANCHOR, 0);
+    }
+    for ordinal in again {
+        batch.push(second.at(ordinal), TARGET_ANCHOR, 0);
+    }
+    let written = |index: usize, ordinals: &[u64]| -> String {
+        ordinals.iter().map(|ordinal| format!("{index:02}{ordinal:020}")).collect()
+    };
+    assert_eq!(String::from_utf8(batch.positions).unwrap(), written(0, &ordinals) + &written(1, &again));
+}
+
+/// Numbers that a log does not check: nothing is calculated with one that no batch has.
+#[test]
+fn a_record_with_numbers_that_no_batch_has_is_refused() {
+    let epoch = Epoch { number: 7, anchor: AnchorId::random() };
+    let read = Moment { at: Instant::now(), unix_ms: 0 };
+    let gap = Gap {
+        cause: crate::event::GapCause::Restart,
+        detail: "a test".into(),
+        started_unix_ms: 1,
+        ended_unix_ms: 2,
+        dropped: 3,
+    };
+    let mut batch = Batch::new(Joint::Gap(gap), epoch.at(0), read, Arc::new(AppendOptions::default()));
+    batch.push(epoch.at(0), TARGET_ANCHOR, 0);
+    let written = batch.encode();
+    assert_eq!(Batch::decode(&written, read.at).unwrap().encode(), written);
+    let mut refused = 0;
+    for at in 0..written.len() - 7 {
+        for number in [u64::MAX, u64::MAX - 1, 1 << 63] {
+            let mut forged = written.clone();
+            forged[at..at + 8].copy_from_slice(&number.to_be_bytes());
+            match Batch::decode(&forged, read.at) {
+                Ok(batch) => {
+                    assert!(batch.item_arguments() < 1_000 && batch.items() < 1_000, "{at}");
+                    assert!(batch.events.checked_mul(1_000).is_some(), "{at}");
+                    assert!(batch.last.ordinal.checked_add(1).is_some(), "{at}");
+                }
+                Err(NotARecord) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}

@@ -1,0 +1,133 @@
+//! A dead letter becomes an entry after all: once what stood in its way is mended.
+//!
+//! Two kinds of letters (README, "Dead letters"). What the destination refused holds the stream and the
+//! entry's own fields: they are appended as they are. What tidegate refused holds the message: it is
+//! mapped again, by the configuration as it is now. Either way one script appends the entry and removes
+//! the letter, so that a command that is cut off neither loses nor repeats it. The entry stands at the
+//! stream's end: its place in the order is gone.
+
+use super::mapping::{Context, FieldSink, Mapping};
+use crate::config::{Capture, Endpoint, keys};
+use crate::server::resp::Message;
+use crate::server::{ControlConnection, Error, Script, redacted};
+
+/// Appends the entry and removes the letter.
+const REQUEUE: Script = Script { name: "requeue", source: include_str!("requeue.lua") };
+
+/// What became of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requeued {
+    /// It is an entry now, and no letter any more.
+    Appended {
+        /// The stream.
+        stream: Vec<u8>,
+        /// The entry's id.
+        id: String,
+    },
+    /// It was removed meanwhile.
+    Gone,
+    /// It stays, and why.
+    Stays(String),
+}
+
+/// Names and values, in order.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// An entry as it is to be appended.
+#[derive(Debug, Default)]
+struct RequeuedEntry {
+    stream: Vec<u8>,
+    fields: Fields,
+}
+
+impl FieldSink for RequeuedEntry {
+    fn stream(&mut self, name: &[u8]) {
+        self.stream = name.to_vec();
+    }
+
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        self.fields.push((name.to_vec(), value.to_vec()));
+    }
+}
+
+/// Appends a letter's entry. `added_unix_ms` is when the letter was written, which stands for when the
+/// message was received.
+///
+/// Not cancel safe in its answer: dropped, the letter is either whole or an entry.
+///
+/// # Errors
+/// Where the connection fails or the server refuses; then it is not known what became of the letter, and
+/// asking again finds out.
+pub async fn requeue(
+    connection: &mut ControlConnection,
+    endpoint: &Endpoint,
+    route: &Capture,
+    id: &str,
+    added_unix_ms: u64,
+    letter: &Fields,
+) -> Result<Requeued, Error> {
+    let entry = match entry(route, added_unix_ms, letter) {
+        Ok(entry) => entry,
+        Err(why) => return Ok(Requeued::Stays(why)),
+    };
+    let key = |what: &str| keys::of_route(&endpoint.key_prefix, &route.name, what);
+    let templated = route.stream.literal().is_none();
+    let mut call = redis::cmd("EVAL");
+    call.arg(REQUEUE.source).arg(3).arg(key("dead-letters")).arg(&entry.stream).arg(key("streams"));
+    call.arg(id).arg(u8::from(templated)).arg(route.max_streams).arg(route.groups.len());
+    for group in &route.groups {
+        call.arg(group);
+    }
+    for (name, value) in &entry.fields {
+        call.arg(name).arg(value);
+    }
+    let reply: Vec<redis::Value> = call.query_async(connection).await?;
+    let text =
+        |value: &redis::Value| redacted(&redis::from_redis_value_ref::<Vec<u8>>(value).unwrap_or_default());
+    Ok(match reply.as_slice() {
+        [redis::Value::Int(1), id] => Requeued::Appended { stream: entry.stream, id: text(id) },
+        [redis::Value::Int(2), why] => Requeued::Stays(text(why)),
+        _ => Requeued::Gone,
+    })
+}
+
+/// The entry that a letter makes now.
+fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<RequeuedEntry, String> {
+    let value = |name: &str| {
+        // An entry's own fields come last, so tidegate's is the first of a name.
+        letter.iter().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value.as_slice())
+    };
+    // position, reason, detail, and then what tells the kinds apart.
+    let kind = letter.get(3).map(|(name, _)| name.as_slice());
+    if kind == Some(b"stream") {
+        let [_, _, _, (_, stream), fields @ ..] = letter.as_slice() else { return Err(unknown()) };
+        return Ok(RequeuedEntry { stream: stream.clone(), fields: fields.to_vec() });
+    }
+    let (Some(b"channel"), Some(channel), Some(payload)) = (kind, value("channel"), value("payload")) else {
+        return Err(unknown());
+    };
+    let size = value("size").and_then(|size| std::str::from_utf8(size).ok()?.parse().ok());
+    let size: usize = size.unwrap_or(payload.len());
+    if size > payload.len() {
+        return Err(format!(
+            "only the first {} of the message's {size} bytes were kept, so it cannot be stored whole",
+            payload.len()
+        ));
+    }
+    let position = value("position").map(String::from_utf8_lossy).unwrap_or_default();
+    let message = Message { channel, pattern: value("pattern"), payload };
+    let context = Context { position: &position, received_unix_ms: added_unix_ms };
+    let mut entry = RequeuedEntry::default();
+    match Mapping::new(route).map(&message, size, &context, &mut entry) {
+        Ok(()) => Ok(entry),
+        Err(rejection) => Err(format!(
+            "the configuration still makes no entry of it: {} ({})",
+            rejection.detail,
+            rejection.reason.as_str()
+        )),
+    }
+}
+
+fn unknown() -> String {
+    "it has not the fields of a capture's dead letter: was it written by another release?".to_owned()
+}

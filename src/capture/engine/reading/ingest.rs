@@ -1,0 +1,188 @@
+//! From an item of the source into the batch that it belongs to. Once a message: nothing here allocates that a batch
+//! does not share.
+
+use crate::capture::engine::handover::Border;
+use crate::capture::engine::spill::MemoryRoom;
+use crate::capture::engine::{Engine, Notice, Side};
+use crate::capture::mapping::Context;
+use crate::filter::Filterable;
+use crate::position::{Epoch, Position};
+use crate::rt::Moment;
+use crate::server::resp::Message;
+use crate::source::item::Item;
+
+/// Whether reading goes on, and if not, why.
+#[derive(Debug)]
+pub(in crate::capture) enum Flow {
+    /// It does.
+    Go,
+    /// Everything is read that was published before the route was told to stop.
+    Fence,
+    /// From here on the successor reads.
+    Border(Position),
+    /// The source sent what it must not send.
+    Broken(String),
+    /// The source went back to numbers that this window has passed.
+    Numbered(String),
+    /// The route's share of memory is used up.
+    Full,
+}
+
+/// One pass over everything that has come.
+#[derive(Debug)]
+pub(in crate::capture) struct Pass {
+    read: Moment,
+    room: MemoryRoom,
+    /// Messages of the route.
+    pub(in crate::capture) received: u64,
+}
+
+/// A message, as conditions look at it.
+struct Received<'a>(&'a Message<'a>);
+
+impl Filterable for Received<'_> {
+    fn channel(&self) -> Option<&[u8]> {
+        Some(self.0.channel)
+    }
+
+    fn field(&self, _: &[u8]) -> Option<&[u8]> {
+        None
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        Some(self.0.payload)
+    }
+}
+
+impl Engine {
+    /// Something came over the open window or tap. Each item goes to [`Self::take`], the end to [`Self::end_read`].
+    pub(in crate::capture) fn begin_read(&mut self, now: Moment) -> Pass {
+        self.on_heard(now);
+        Pass { read: now, room: self.room(), received: 0 }
+    }
+
+    /// Takes an item in.
+    pub(in crate::capture) fn take(&mut self, pass: &mut Pass, item: &Item<'_>) -> Flow {
+        match item {
+            Item::Message { message, size, offset } => {
+                let Some(open) = &mut self.reading.open else { return Flow::Go };
+                let position = open.place(*offset);
+                pass.received += 1;
+                self.take_message(pass, position, message, *size)
+            }
+            Item::Anchor { epoch, offset } => self.take_anchor(pass, *epoch, *offset),
+            Item::Heartbeat { instance, sent_us } => {
+                if *instance == self.settings.beat.instance {
+                    self.reading.heartbeat_unix_ms = Some(pass.read.unix_ms);
+                    // Only now: a server that takes connections and breaks them is no live one.
+                    self.reading.backoff.reset();
+                    if let Some(age) = self.settings.beat.age(*sent_us, pass.read.at) {
+                        self.counters.route.heartbeat_round_trip_seconds.record(age.as_secs_f64());
+                    }
+                }
+                Flow::Go
+            }
+            Item::Fence => Flow::Fence,
+            Item::Nothing => Flow::Go,
+        }
+    }
+
+    /// Takes a message in. `size` is the payload's whole length, of which a message over the limit brings only the
+    /// beginning.
+    fn take_message(&mut self, pass: &Pass, position: Position, message: &Message<'_>, size: usize) -> Flow {
+        // Of a message over the limit not all is here: no condition looks at it, and it becomes the dead letter that
+        // says so.
+        let limit = self.settings.capture.max_message_size;
+        let whole = u64::try_from(size).unwrap_or(u64::MAX) <= limit;
+        if whole && !self.filter.passes(&Received(message)) {
+            let full = self.builder.filtered(position, pass.read);
+            return if full { self.end_batch(pass) } else { Flow::Go };
+        }
+        let ended =
+            if self.builder.would_overflow(message.payload.len()) { self.end_batch(pass) } else { Flow::Go };
+        let context = Context { position: &position, received_unix_ms: pass.read.unix_ms };
+        let mapping = &mut self.mapping;
+        let full = self
+            .builder
+            .event(position, message, size, pass.read, |sink| mapping.map(message, size, &context, sink));
+        if full { self.end_batch(pass) } else { ended }
+    }
+
+    /// A window opened somewhere. In a window of our own, positions count from its anchor; in a tap they do not.
+    fn take_anchor(&mut self, pass: &mut Pass, epoch: Epoch, offset: u64) -> Flow {
+        let anchor = epoch.at(0);
+        let Some(open) = &mut self.reading.open else { return Flow::Go };
+        let place = match &open.tap {
+            Some(tap) => tap.numbering.at(offset),
+            None => match open.numbers(epoch, pass.read.at) {
+                Ok(()) => {
+                    open.last = anchor;
+                    anchor
+                }
+                Err(why) => {
+                    let last = open.last;
+                    if self.successor.border().is_at(anchor) {
+                        // All that is held stands before the successor's window, whatever the numbers say.
+                        self.border.reached = Some(anchor);
+                        self.border.place = Some(Position { ordinal: last.ordinal + 1, ..last });
+                    }
+                    let text = format!(
+                        "an anchor with the epoch {} came behind one with {}: {why}. No position is counted from it, and \
+                         a new window is opened. Look who may publish on the control channel",
+                        epoch.number, last.epoch.number
+                    );
+                    self.log(Notice::warn("anchor_refused", text.clone()).of(Side::Source), pass.read);
+                    return Flow::Numbered(text);
+                }
+            },
+        };
+        let tapped = self.is_replication();
+        let word = self.successor.border();
+        if !tapped {
+            // A successor may read this before it hears that its window is open with this very anchor.
+            self.raise_floor(epoch.number + u64::from(!word.is_at(anchor)));
+        }
+        if word.is_at(anchor) {
+            // What is full is found out with the next message.
+            self.flush_builder();
+            self.border.reached = Some(anchor);
+            self.border.place = Some(place);
+            if matches!(word, Border::Open(_)) {
+                return Flow::Border(anchor);
+            }
+        }
+        if tapped {
+            return Flow::Go;
+        }
+        self.builder.anchor(anchor, pass.read);
+        self.end_batch(pass)
+    }
+
+    /// Hands the open batch on.
+    fn end_batch(&mut self, pass: &Pass) -> Flow {
+        if let Some(batch) = self.builder.take() {
+            self.spill.push(batch, &mut self.chain, pass.room);
+        }
+        if self.spill.full(&self.chain, pass.room).is_none() { Flow::Go } else { Flow::Full }
+    }
+
+    /// Reading has come to a stop: for now, or for good. `reached` is how far a tap was read.
+    pub(in crate::capture) fn end_read(
+        &mut self,
+        pass: &Pass,
+        flow: Flow,
+        reached: Option<u64>,
+        now: Moment,
+    ) {
+        if let (Some(offset), Some(open)) = (reached, &mut self.reading.open)
+            && let Some(tap) = &mut open.tap
+        {
+            tap.offset = offset;
+        }
+        if pass.received > 0 {
+            self.counters.route.received.increment(pass.received);
+            self.ledger.received(pass.received);
+        }
+        self.on_read(flow, now);
+    }
+}

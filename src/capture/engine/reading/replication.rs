@@ -1,0 +1,464 @@
+//! The reading side in replication mode: it goes on where it stopped.
+//!
+//! A window that broke is a gap; a link that broke is not, as long as the source's backlog reaches back to the place
+//! that was come to. So a link is opened *at* something: behind the last item in hand, else behind the checkpoint. Only
+//! where no server holds what follows does reading begin anew, with a gap.
+
+use std::time::{Duration, Instant};
+
+use super::{Open, ReaderOpening};
+use crate::capture::append::state::StoredState;
+use crate::capture::batch::gap::{Gap, Joint};
+use crate::capture::engine::ending::Ending;
+use crate::capture::engine::handover::{Border, Left};
+use crate::capture::engine::writing::Ask;
+use crate::capture::engine::{Effect, Engine, Notice, Side};
+use crate::event::GapCause;
+use crate::position::{Epoch, Position};
+use crate::rt::Moment;
+use crate::server::Error;
+use crate::server::resp::Value;
+use crate::source::replication::epochs::{self, Histories};
+use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
+
+/// How long it takes to look again whether what is needed to open a link is known.
+const RECHECK: Duration = Duration::from_millis(100);
+/// How often the checkpoint moves at least: a restart then goes on close to where it was.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// In which epoch an offset lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HistoryNumbering {
+    epoch: Epoch,
+    /// Behind this offset it is another one.
+    fork: Option<(u64, Epoch)>,
+}
+
+impl HistoryNumbering {
+    pub(crate) fn at(self, offset: u64) -> Position {
+        match self.fork {
+            Some((last, epoch)) if offset > last => epoch.at(offset),
+            _ => self.epoch.at(offset),
+        }
+    }
+
+    /// The epochs of what comes from here on.
+    fn epochs(&self) -> impl Iterator<Item = Epoch> {
+        [Some(self.epoch), self.fork.map(|(_, epoch)| epoch)].into_iter().flatten()
+    }
+}
+
+/// A replication stream that is read.
+#[derive(Debug)]
+pub(crate) struct ReplicationReading {
+    pub(crate) numbering: HistoryNumbering,
+    /// How far was read.
+    pub(crate) offset: u64,
+    /// When an item last said how far was read.
+    told: Instant,
+}
+
+impl ReplicationReading {
+    /// How far was read, as a position.
+    pub(crate) fn reached(&self) -> Position {
+        self.numbering.at(self.offset)
+    }
+}
+
+/// A link that was opened.
+#[derive(Debug)]
+pub(in crate::capture) struct Linked {
+    /// Where it begins.
+    pub(in crate::capture) offset: u64,
+    pub(in crate::capture) start: LinkStart,
+    /// The server, for the operator.
+    pub(in crate::capture) server: String,
+    /// What it was opened at. The checkpoint may have moved since: another instance writes, too.
+    from: Option<ReplicationOffset>,
+}
+
+impl Linked {
+    /// A link to a server, as it was opened.
+    pub(in crate::capture) fn new(offset: u64, start: LinkStart, server: String) -> Self {
+        Self { offset, start, server, from: None }
+    }
+
+    /// The history that the link goes on in.
+    fn history(&self) -> Option<&HistoryId> {
+        match &self.start {
+            LinkStart::Continued => self.from.as_ref().map(|from| &from.history),
+            LinkStart::Forked { history, .. } => Some(history),
+            LinkStart::Anew { place, .. } => Some(&place.history),
+        }
+    }
+
+    /// Whether it follows what the place to go on from has become.
+    fn fits(&self, place: &ReplicationOffset) -> bool {
+        let forked = matches!(&self.start, LinkStart::Forked { history, .. } if *history == place.history);
+        forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
+    }
+}
+
+impl Engine {
+    /// Whether it reads the replication stream.
+    pub(crate) fn is_replication(&self) -> bool {
+        self.settings.capture.mode.replication().is_some()
+    }
+
+    /// Up to where everything is in hand, or was.
+    fn given(&self) -> Option<Position> {
+        self.builder.last().max(self.spill.last()).max(self.chain.last())
+    }
+
+    /// Up to where everything is dealt with or in hand.
+    fn stands_at(&self) -> Option<Position> {
+        self.given().max(self.chain.checkpoint())
+    }
+
+    /// Where reading goes on; `Err` where that is not known yet.
+    pub(crate) fn place(&self) -> Result<Option<ReplicationOffset>, ()> {
+        let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
+        if let Some((predecessor, same_state)) = &self.predecessor
+            && !self.reading.opened_before
+        {
+            match predecessor.left() {
+                Some(Left::At(place)) => {
+                    // Another instance may have gone on in another history since.
+                    let on = stands_at().filter(|on| *same_state && on.history != place.history);
+                    return Ok(Some(on.unwrap_or(place)));
+                }
+                // What the predecessor did not know the state may.
+                Some(Left::Nowhere) if !self.writing.is_inheriting() => {}
+                _ => return Err(()),
+            }
+        }
+        if !self.chain.was_read() {
+            return Err(());
+        }
+        Ok(stands_at())
+    }
+
+    pub(crate) fn open_link(&mut self, now: Moment) {
+        self.say_border(Border::Here);
+        let Ok(place) = self.place() else {
+            self.reading.opening = ReaderOpening::Waiting(now.at + RECHECK);
+            return;
+        };
+        self.reading.opening = ReaderOpening::Link(place.clone());
+        self.effect(Effect::OpenLink(place));
+    }
+
+    /// A link is open: its history may need a number.
+    pub(in crate::capture) fn on_linked(&mut self, linked: Linked, now: Moment) {
+        let ReaderOpening::Link(from) = &mut self.reading.opening else {
+            return self.effect(Effect::DropOpening);
+        };
+        let linked = Linked { from: from.take(), ..linked };
+        self.reading.opening = ReaderOpening::Numbering(Box::new(linked));
+        self.number_history(now);
+    }
+
+    /// Goes on with an open link where its history has a number, else asks the state for one.
+    pub(crate) fn number_history(&mut self, now: Moment) {
+        let ReaderOpening::Numbering(linked) = &self.reading.opening else { return };
+        if let Ok(Some(place)) = self.place()
+            && !linked.fits(&place)
+        {
+            // Another instance went on in another history meanwhile, of which this link knows nothing.
+            return self.read_anew(now);
+        }
+        let Some(history) = linked.history() else { return };
+        // What comes next must stand behind what is there.
+        let lowest = self.stands_at().map_or(0, |at| at.epoch.number);
+        let unnumbered = match (&linked.start, &linked.from) {
+            (LinkStart::Forked { .. }, Some(from)) if self.histories.epoch(&from.history).is_none() => {
+                Some(&from.history)
+            }
+            _ if self.histories.epoch(history).is_none_or(|epoch| epoch.number < lowest) => Some(history),
+            _ => None,
+        };
+        let Some(unnumbered) = unnumbered else { return self.tap(now) };
+        let Some(hash) = self.writing.history_hash() else { return };
+        let mut call = Vec::new();
+        let wished = self.floor.max(now.unix_ms);
+        epochs::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
+        self.ask(Ask::History, now, &call);
+    }
+
+    /// The state has said which epochs the histories stand for.
+    pub(crate) fn on_numbered(&mut self, reply: &Value, now: Moment) {
+        let text = match reply {
+            Value::Error(text) => return self.disconnect(&Error::reply(text), now),
+            reply => reply.bytes().unwrap_or_default(),
+        };
+        let known = Histories::parse(&String::from_utf8_lossy(text));
+        self.learn(known);
+        self.number_history(now);
+    }
+
+    /// The state was read: what it knows of the histories holds.
+    pub(crate) fn on_histories(&mut self, state: &StoredState, now: Moment) {
+        if !self.is_replication() {
+            return;
+        }
+        if self.is_numbered_otherwise(state) {
+            return self.number_anew(state, now);
+        }
+        let forgotten = self.histories_in_use().into_iter().find(|(history, number)| {
+            // A lower one could only be given a number that it does not have.
+            let highest = state.histories.highest().max(state.highest_epoch());
+            state.histories.epoch(history).is_none() && *number >= highest
+        });
+        if let Some((history, number)) = forgotten
+            && let Some(hash) = self.writing.history_hash()
+        {
+            // The state was lost, or went back: what this instance has numbered keeps its number.
+            let mut call = Vec::new();
+            epochs::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
+            self.ask(Ask::History, now, &call);
+        }
+        self.learn(state.histories.clone());
+    }
+
+    /// Whether a history that this instance counts in has another number by now: the state was lost for a while, and
+    /// another instance numbered it then.
+    fn is_numbered_otherwise(&self, state: &StoredState) -> bool {
+        let otherwise = |(history, number): &(HistoryId, u64)| {
+            state.histories.epoch(history).is_some_and(|epoch| epoch.number != *number)
+        };
+        self.chain.awaited() == 0 && self.histories_in_use().iter().any(otherwise)
+    }
+
+    /// Reads on behind the checkpoint, and counts as the state does from there on. What is in hand is stored by then, or
+    /// comes again; where the state stands nowhere, it is lost.
+    fn number_anew(&mut self, state: &StoredState, now: Moment) {
+        self.flush_builder();
+        let held = self.chain.clear() + self.spill.clear();
+        if state.position.is_some_and(|at| state.histories.of(at.epoch).is_some()) {
+            self.count_deduplicated(held);
+        } else {
+            self.give_up(held);
+            let why =
+                "the route's state was gone, and another instance has numbered the source's history since";
+            let gap = Gap::begins(GapCause::StateLost, why, now.unix_ms);
+            self.reading.away = Some(Gap { dropped: held, ..gap });
+        }
+        self.forget_tap();
+        self.read_anew(now);
+        self.histories = state.histories.clone();
+    }
+
+    /// The histories that positions in hand, or still to come, are numbered by; oldest first.
+    fn histories_in_use(&self) -> Vec<(HistoryId, u64)> {
+        let tapped = self.reading.tap().into_iter().flat_map(|tap| tap.numbering.epochs());
+        let mut epochs: Vec<_> = self.given().map(|given| given.epoch).into_iter().chain(tapped).collect();
+        epochs.sort_unstable_by_key(|epoch| epoch.number);
+        epochs.dedup();
+        let numbered = |epoch: &Epoch| Some((self.histories.of(*epoch)?.clone(), epoch.number));
+        epochs.iter().filter_map(numbered).collect()
+    }
+
+    /// Takes in the histories that the state knows. Those in use stay known, whatever became of the state.
+    fn learn(&mut self, known: Histories) {
+        let in_use = self.histories_in_use();
+        self.histories = known;
+        for (history, number) in in_use {
+            self.histories.add(&history, number);
+        }
+    }
+
+    /// The link is open and its history has a number: goes on reading.
+    fn tap(&mut self, now: Moment) {
+        let ReaderOpening::Numbering(linked) =
+            std::mem::replace(&mut self.reading.opening, ReaderOpening::Idle)
+        else {
+            return;
+        };
+        let Some(epoch) = linked.history().and_then(|history| self.histories.epoch(history)) else {
+            self.effect(Effect::DropOpening);
+            self.reading.opening = ReaderOpening::Waiting(now.at + RECHECK);
+            return;
+        };
+        let Linked { offset, start, server, from } = *linked;
+        self.flush_builder();
+        let (numbering, anew) = match start {
+            LinkStart::Continued => (HistoryNumbering { epoch, fork: None }, None),
+            LinkStart::Forked { last, .. } => {
+                let before = from.and_then(|from| self.histories.epoch(&from.history)).unwrap_or(epoch);
+                self.counters.route.source_failovers.increment(1);
+                (HistoryNumbering { epoch: before, fork: Some((last, epoch)) }, None)
+            }
+            LinkStart::Anew { why, .. } => (HistoryNumbering { epoch, fork: None }, Some(why)),
+        };
+        self.effect(Effect::Tap);
+        let anchor = numbering.at(offset);
+        self.raise_floor(anchor.epoch.number + 1);
+        match anew {
+            None if self.is_fresh() => {
+                // Another destination: what is before this place is in the one before.
+                self.reading.away = None;
+                self.builder.open_window(anchor, Joint::Start, now);
+            }
+            None => {
+                self.reading.away = None;
+                // A server that took over may begin before what was read of the one that is gone. What only the
+                // checkpoint has passed comes again, and is refused as stored.
+                let follows = self.given().map_or(anchor, |given| given.max(anchor));
+                self.builder.resume(follows);
+                // Else what waits before it tells the chain so when it comes there.
+                if self.is_drained() {
+                    self.chain.resume(follows);
+                }
+            }
+            Some(why) => {
+                let joint = self.joint(&why, now);
+                self.builder.open_window(anchor, joint, now);
+            }
+        }
+        if self.reading.opened_before {
+            self.counters.source.reconnects.increment(1);
+        }
+        self.reading.opened_before = true;
+        self.reading.error = None;
+        self.reading.open = Some(Open {
+            anchor,
+            since: now.at,
+            last: anchor,
+            heard: now,
+            silent: false,
+            behind: None,
+            paused: false,
+            tap: Some(ReplicationReading { numbering, offset, told: now.at }),
+        });
+        let text = format!("reading the replication stream of the {server}");
+        self.log(Notice::info("tap_opened", text).of(Side::Source).position(Some(anchor)).always(), now);
+        self.leadership.hurry();
+        self.changed();
+    }
+
+    /// Whether nothing was ever stored and nothing is in hand.
+    fn is_fresh(&self) -> bool {
+        let nothing = self.given().is_none() && self.chain.checkpoint().is_none();
+        nothing && self.chain.was_read() && !self.chain.is_lost()
+    }
+
+    /// What may be missing before a tap that begins anew.
+    fn joint(&mut self, why: &NoContinuation, now: Moment) -> Joint {
+        let away = self.reading.away.take();
+        let (cause, detail) = match why {
+            NoContinuation::First if away.is_none() && self.chain.checkpoint().is_none() => {
+                return Joint::Start;
+            }
+            NoContinuation::First => (
+                away.as_ref().map_or(GapCause::Restart, |away| away.cause),
+                "the route did not read the replication stream before".to_owned(),
+            ),
+            NoContinuation::Exceeded { offset, from: Some(from) } => (
+                GapCause::BacklogExceeded,
+                format!(
+                    "everything up to the offset {offset} was read, and the source's backlog begins at {from}"
+                ),
+            ),
+            NoContinuation::Exceeded { offset, from: None } => (
+                GapCause::BacklogExceeded,
+                format!(
+                    "everything up to the offset {offset} was read, and the source has no backlog any more"
+                ),
+            ),
+            NoContinuation::OtherHistory => (
+                GapCause::HistoryLost,
+                "the source was started again or replaced, and does not know what was read before".to_owned(),
+            ),
+        };
+        let started = away.as_ref().map(|away| away.started_unix_ms).or(self.chain.since_unix_ms());
+        let gap = Gap::begins(cause, detail, started.unwrap_or(now.unix_ms)).until(now.unix_ms);
+        Joint::Gap(Gap { dropped: away.map_or(0, |away| away.dropped), ..gap })
+    }
+
+    /// The link has ended. What is published from now on is missing only if no server holds it later.
+    pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
+        self.effect(Effect::Close);
+        self.reading.open = None;
+        self.flush_builder();
+        self.reading.error = Some(why.to_owned());
+        self.reading.opening = match self.ending {
+            Ending::Running => ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
+            _ => ReaderOpening::Closed,
+        };
+        self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, now.unix_ms));
+        let text = format!(
+            "the link has ended: {why}; another one goes on at the same place, as far back as the source's backlog reaches"
+        );
+        self.on_source_lost(cause, text, now);
+        self.border_cannot_come();
+        self.changed();
+    }
+
+    /// The source's backlog covers a short absence only.
+    pub(in crate::capture) fn on_short_backlog(&mut self, bytes: u64, cover: Duration, now: Moment) {
+        let text = format!(
+            "the source's backlog of {bytes} bytes covers an absence of {} s at the present rate of writes, less than \
+             min_backlog_cover; raise repl-backlog-size there",
+            cover.as_secs()
+        );
+        self.log(Notice::warn("backlog_short", text).of(Side::Source), now);
+    }
+
+    /// Moves the checkpoint to where the stream was read, although nothing came that counts.
+    pub(crate) fn tell_progress(&mut self, now: Moment) {
+        let last = self.builder.last();
+        let tap = self.reading.open.as_mut().and_then(|open| open.tap.as_mut());
+        let Some(tap) = tap.filter(|tap| now.at.saturating_duration_since(tap.told) >= PROGRESS) else {
+            return;
+        };
+        tap.told = now.at;
+        let reached = tap.reached();
+        if Some(reached) > last {
+            self.on_reached(reached, now);
+        }
+    }
+
+    fn on_reached(&mut self, position: Position, now: Moment) {
+        self.builder.anchor(position, now);
+        self.flush_builder();
+    }
+
+    /// There is no room: messages stay on their way, and then in the source's backlog.
+    pub(crate) fn pause_reading(&mut self, now: Moment) {
+        if let Some(open) = &mut self.reading.open {
+            open.paused = true;
+        }
+        let text = "the route's share of memory and of the spool is used up: no more is read until the destination takes \
+                    some; the source holds what follows as far as its replica output buffer and its backlog reach";
+        self.log(Notice::warn("source_paused", text).of(Side::Source), now);
+        self.changed();
+    }
+
+    /// There is room again.
+    pub(crate) fn continue_reading(&mut self, now: Moment) {
+        if let Some(open) = &mut self.reading.open {
+            open.paused = false;
+            open.heard = now;
+        }
+        self.effect(Effect::Read);
+    }
+
+    /// Stops reading here; the next reader goes on here.
+    pub(crate) fn leave_tap(&mut self, now: Moment) {
+        let reached = self.reading.tap().map(ReplicationReading::reached);
+        if let Some(position) = reached.filter(|position| Some(*position) > self.builder.last()) {
+            self.on_reached(position, now);
+        }
+        self.close_reading();
+        self.flush_builder();
+        self.border_cannot_come();
+    }
+
+    /// What was read is another instance's to store, or gone: reading goes on behind the checkpoint.
+    pub(crate) fn forget_tap(&mut self) {
+        if self.is_replication() {
+            self.builder.forget();
+            self.chain.forget();
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The consumer groups that a route is configured to have (`groups`).
+//!
+//! [`ensure`] makes them on existing streams at each connect; the append script makes them with each new stream. A group
+//! that is destroyed in between would stay away until the next connect, and its consumers would fail meanwhile. So
+//! [`GroupWatch`] checks the groups now and then, and makes a missing one again where `groups_start` says. Without
+//! `groups_start` it is unknown where its consumers stood, so the loss is only logged.
+
+use std::time::{Duration, Instant};
+
+use super::append::call::CaptureKeys;
+use crate::config::{Capture, GroupsStart};
+use crate::logs::Limited;
+use crate::server::resp::Value;
+use crate::server::{Connection, ControlConnection, Error};
+use crate::text::printable;
+
+/// Streams of a template that are looked at in one round, each with a command.
+const STREAMS_A_ROUND: usize = 100;
+
+/// Makes the route's groups on streams that exist already; streams that do not get theirs with their
+/// first entry.
+pub(super) async fn ensure(
+    connection: &mut Connection,
+    capture: &Capture,
+    keys: &CaptureKeys,
+    deadline: Duration,
+) -> Result<(), Error> {
+    if capture.groups.is_empty() {
+        return Ok(());
+    }
+    let streams = match capture.stream.literal() {
+        Some(stream) => vec![stream.as_bytes().to_vec()],
+        None => {
+            let names = connection
+                .ask(deadline, "listing the route's streams", &[b"SMEMBERS", &keys.streams])
+                .await?;
+            let names = names.elements().unwrap_or_default();
+            names.iter().filter_map(|name| name.bytes().map(<[u8]>::to_vec)).collect()
+        }
+    };
+    for stream in streams {
+        let groups =
+            match connection.ask(deadline, "looking at groups", &[b"XINFO", b"GROUPS", &stream]).await {
+                Ok(groups) => groups,
+                // `ERR no such key`: nothing is there yet.
+                Err(error) if error.code() == Some("ERR") => continue,
+                Err(error) => return Err(error),
+            };
+        for group in missing(capture, &groups) {
+            make(connection, capture, &stream, group, deadline).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a group on a stream that may have entries already.
+async fn make(
+    connection: &mut Connection,
+    capture: &Capture,
+    stream: &[u8],
+    group: &str,
+    deadline: Duration,
+) -> Result<(), Error> {
+    let entries = connection.ask(deadline, "counting entries", &[b"XLEN", stream]).await?;
+    let start = match (capture.groups_start, entries) {
+        (Some(start), _) => id_of(start),
+        (None, Value::Integer(0)) => id_of(GroupsStart::Beginning),
+        (None, _) => {
+            return Err(Error::Refused(format!(
+                "the stream {:?} has entries but no consumer group {group:?}: set groups_start = \"0\" to let the \
+                 group begin with the oldest entry, or \"$\" with the next one",
+                String::from_utf8_lossy(stream)
+            )));
+        }
+    };
+    match connection.ask(deadline, "making a group", &creation(stream, group, start)).await {
+        Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What is remembered between the rounds.
+#[derive(Debug, Default)]
+pub(super) struct GroupWatch {
+    log: Limited,
+    /// Where the round through the streams of a template has come to.
+    cursor: u64,
+}
+
+impl GroupWatch {
+    /// Looks at the route's stream, or at some of those that its template made. `made` is the set of their names.
+    pub(super) async fn look(
+        &mut self,
+        connection: &mut ControlConnection,
+        capture: &Capture,
+        made: &[u8],
+    ) -> Result<(), Error> {
+        if capture.groups.is_empty() {
+            return Ok(());
+        }
+        let streams = match capture.stream.literal() {
+            Some(stream) => vec![stream.as_bytes().to_vec()],
+            None => {
+                let mut scan = redis::cmd("SSCAN");
+                scan.arg(made).arg(self.cursor).arg("COUNT").arg(STREAMS_A_ROUND);
+                let (next, streams): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await?;
+                self.cursor = next;
+                streams
+            }
+        };
+        for stream in streams {
+            let groups = match connection.ask(&[b"XINFO", b"GROUPS", &stream]).await {
+                Ok(groups) => groups,
+                // Without the stream there is no group; its first entry makes both. The append reports a key of another type.
+                Err(error) if matches!(error.code(), Some("ERR" | "WRONGTYPE")) => continue,
+                Err(error) => return Err(error),
+            };
+            for group in missing(capture, &groups) {
+                self.on_destroyed(connection, capture, &stream, group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_destroyed(
+        &mut self,
+        connection: &mut ControlConnection,
+        capture: &Capture,
+        stream: &[u8],
+        group: &str,
+    ) -> Result<(), Error> {
+        let start = capture.groups_start.map(id_of);
+        if let Some(start) = start {
+            match connection.ask(&creation(stream, group, start)).await {
+                // Another instance was faster, or the stream is gone as well.
+                Err(error) if matches!(error.code(), Some("BUSYGROUP" | "ERR")) => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        let Some(suppressed) = self.log.admit("group_destroyed", Instant::now()) else { return Ok(()) };
+        let (route, stream) = (&capture.name, printable::text(stream));
+        let done = match start {
+            Some(start) => format!("it is made again, and begins at {start}, as groups_start says"),
+            None => {
+                "say with groups_start where it is to begin, or make it: its consumers get nothing until then"
+                    .into()
+            }
+        };
+        tracing::warn!(
+            event = "group_destroyed",
+            route,
+            stream,
+            group,
+            suppressed,
+            "the consumer group {group:?} is gone from the stream {stream:?}: {done}"
+        );
+        Ok(())
+    }
+}
+
+/// The route's groups that a reply to XINFO GROUPS does not name.
+fn missing<'c>(capture: &'c Capture, groups: &Value) -> impl Iterator<Item = &'c String> {
+    capture.groups.iter().filter(|group| !has_group(groups, group.as_bytes()))
+}
+
+fn has_group(groups: &Value, wanted: &[u8]) -> bool {
+    groups.elements().unwrap_or_default().iter().any(|group| {
+        let fields = group.elements().unwrap_or_default();
+        fields.chunks_exact(2).any(|pair| pair[0].bytes() == Some(b"name") && pair[1].bytes() == Some(wanted))
+    })
+}
+
+/// The id behind which a group begins.
+fn id_of(start: GroupsStart) -> &'static str {
+    match start {
+        GroupsStart::Beginning => "0",
+        GroupsStart::End => "$",
+    }
+}
+
+/// The command that makes a group on a stream.
+fn creation<'a>(stream: &'a [u8], group: &'a str, start: &'a str) -> [&'a [u8]; 5] {
+    [b"XGROUP", b"CREATE", stream, group.as_bytes(), start.as_bytes()]
+}

@@ -1,0 +1,375 @@
+//! One engine, with made-up connections and a made-up disk.
+
+use super::*;
+use crate::config::{Prefer, Replication};
+use crate::source::replication::ReplicationOffset;
+
+/// A connection to the destination.
+#[derive(Debug, Default)]
+pub(super) struct DriverLink {
+    pub(super) requests: VecDeque<Vec<u8>>,
+    pub(super) replies: VecDeque<Value>,
+    /// Where two servers take themselves for the master: whether it talks to the one that is given up.
+    pub(super) with_the_old: bool,
+}
+
+/// A route of a process.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) engine: Engine,
+    pub(super) configuration: u64,
+    /// What a successor says.
+    pub(super) handover: Handover,
+    pub(super) stopping: bool,
+    /// Where the open window has come to in what the source has sent.
+    window: Option<usize>,
+    /// A window that is asked for, with its anchor and the lowest epoch.
+    asked: Option<(AnchorId, u64)>,
+    /// The anchor of a window that the source has opened, and where it begins. The route has not heard of it yet.
+    coming: Option<(Epoch, usize)>,
+    /// A replication link that is asked for, and where.
+    linking: Option<Option<ReplicationOffset>>,
+    /// Where a window that is open and not read begins.
+    opened: Option<usize>,
+    /// Behind what the source had sent then, the fence stands.
+    fence: Option<usize>,
+    /// A connection that is asked for.
+    connecting: Option<Option<RankedRevision>>,
+    pub(super) link: Option<DriverLink>,
+    pub(super) log: Option<Log<MemoryDisk>>,
+    pub(super) request: Option<SpoolRequest>,
+    /// Messages that this process has received.
+    pub(super) received: BTreeSet<u64>,
+    /// How many of them the routes have given up that this one replaced.
+    pub(super) dropped_before: u64,
+}
+
+impl Driver {
+    pub(super) fn new(
+        world: &World,
+        number: usize,
+        configuration: u64,
+        predecessor: Option<(Handover, bool)>,
+        now: Moment,
+    ) -> Self {
+        let quota = MemoryQuota::default();
+        quota.set(SHARES[usize::from(world.roomy)]);
+        let (mode, counts) = if world.replicated {
+            let replication =
+                Replication { prefer: Prefer::Master, sharded: false, min_backlog_cover: Duration::ZERO };
+            (Mode::Replication(replication), "offsets".to_owned())
+        } else {
+            (Mode::Subscribe, format!("{:016x}", numbering(configuration)))
+        };
+        let settings = EngineSettings {
+            capture: Arc::new(settings(if world.templated { "s:<channel>" } else { "s" }, mode)),
+            keys: world.keys.clone(),
+            numbering: counts,
+            source: "a source".to_owned(),
+            epoch_key: "t:epoch".to_owned(),
+            destination: "a destination".to_owned(),
+            durability: Durability::Applied,
+            instance: format!("i{number}"),
+            beat: HeartbeatClock { instance: number as u64, epoch: world.base },
+            force_after: FORCE_AFTER,
+            drain_deadline: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(5),
+            quota,
+        };
+        let handover = Handover::default();
+        let engine = Engine::new(settings, world.counters.clone(), predecessor, handover.clone(), now);
+        Self {
+            engine,
+            configuration,
+            handover,
+            stopping: false,
+            window: None,
+            asked: None,
+            coming: None,
+            linking: None,
+            opened: None,
+            fence: None,
+            connecting: None,
+            link: None,
+            log: None,
+            request: None,
+            received: BTreeSet::new(),
+            dropped_before: 0,
+        }
+    }
+
+    /// Whether its window is open and has come to the end of what the source has sent.
+    pub(super) fn is_at(&self, end: usize) -> bool {
+        self.window == Some(end)
+    }
+}
+
+impl World {
+    fn route(&mut self, which: usize, route: usize) -> &mut Driver {
+        &mut self.instances[which].routes[route]
+    }
+
+    /// Does what an engine wants.
+    pub(super) fn drive(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        self.route(which, route).engine.after(now);
+        self.perform(which, route);
+        let one = self.route(which, route);
+        let mut out = Vec::new();
+        one.engine.transmit(&mut out, 0, now);
+        if let Some(link) = &mut one.link {
+            link.requests.extend(commands(&out));
+        } else {
+            assert!(out.is_empty(), "what is written has a connection");
+        }
+        if one.request.is_none() && one.log.is_some() {
+            one.request = one.engine.spool_request(now);
+        }
+        self.perform(which, route);
+    }
+
+    fn perform(&mut self, which: usize, route: usize) {
+        while let Some(effect) = self.route(which, route).engine.next_effect() {
+            let end = self.source.sent.len();
+            let one = &mut self.instances[which];
+            let (windows, lines) = (&mut one.windows, &mut one.lines);
+            let one = &mut one.routes[route];
+            match effect {
+                Effect::Connect(revision) => one.connecting = Some(revision),
+                Effect::Disconnect => {
+                    one.connecting = None;
+                    self.drop_link(which, route);
+                }
+                Effect::OpenWindow { anchor, floor } => {
+                    *windows += 1;
+                    one.asked = Some((anchor, floor));
+                }
+                Effect::OpenLink(place) => {
+                    *windows += 1;
+                    one.linking = Some(place);
+                }
+                Effect::Adopt | Effect::Tap => one.window = Some(one.opened.take().expect("one is open")),
+                Effect::DropOpening => {
+                    (one.asked, one.coming, one.linking, one.opened) = (None, None, None, None);
+                }
+                Effect::Close => (one.window, one.fence) = (None, None),
+                Effect::Fence => one.fence = Some(end),
+                Effect::Read => {}
+                Effect::Log(notice) => {
+                    *lines += 1;
+                    self.tell(|| {
+                        format!("i{which}.{route} {}: {} {:?}", notice.event, notice.text, notice.position)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Time is given to an engine.
+    pub(super) fn tick_route(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        self.route(which, route).engine.on_tick(now);
+        self.drive(which, route);
+    }
+
+    /// The source answers a window that is asked for.
+    pub(super) fn open(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        let refused = self.instances[which].no_source;
+        let one = self.route(which, route);
+        let (asked, linking, coming) = (one.asked, one.linking.clone(), one.coming);
+        if self.source.stalled || (asked.is_none() && linking.is_none() && coming.is_none()) {
+            return;
+        }
+        let one = self.route(which, route);
+        (one.asked, one.linking, one.coming) = (None, None, None);
+        if refused {
+            one.engine.on_not_opened(&Error::Closed, now);
+        } else if let Some((epoch, end)) = coming {
+            one.opened = Some(end);
+            one.engine.on_opened(epoch.at(0), now);
+        } else if let Some(place) = linking {
+            let linked = self.source.link(place.as_ref());
+            let one = self.route(which, route);
+            one.opened = Some(usize::try_from(linked.offset).unwrap());
+            one.engine.on_linked(linked, now);
+        } else if let Some((anchor, floor)) = asked {
+            // Others may read the anchor before this route hears that its window is open.
+            let epoch = self.source.anchor(floor, anchor);
+            self.route(which, route).coming = Some((epoch, self.source.sent.len()));
+            return;
+        }
+        self.drive(which, route);
+    }
+
+    pub(super) fn lose_window(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        if self.route(which, route).window.is_some() {
+            let lost = Lost::Disconnected;
+            self.route(which, route).engine.on_lost(lost, "a test", now);
+            self.drive(which, route);
+        }
+    }
+
+    /// A connection ends that is open and not read.
+    pub(super) fn lose_opened(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        let one = self.route(which, route);
+        if one.opened.take().is_some() {
+            one.engine.on_not_opened(&Error::Closed, now);
+            self.drive(which, route);
+        }
+    }
+
+    /// Reads some of what the source has sent.
+    pub(super) fn read_source(&mut self, which: usize, route: usize, most: usize) {
+        let (now, gentle, stalled) = (self.now(which), self.gentle, self.source.stalled);
+        let Self { instances, source, replicated, .. } = self;
+        let one = &mut instances[which].routes[route];
+        let numbering = numbering(one.configuration);
+        if stalled || !one.engine.reads() || (gentle && one.engine.is_full()) {
+            // The disk is slower here than any is: the socket's buffer waits for it.
+            return;
+        }
+        let Some(mut at) = one.window else { return };
+        if at == source.sent.len() && one.fence != Some(at) {
+            return;
+        }
+        let mut pass = one.engine.begin_read(now);
+        let mut flow = Flow::Go;
+        for _ in 0..most {
+            if gentle && one.engine.is_full() {
+                break;
+            }
+            if one.fence == Some(at) {
+                flow = one.engine.take(&mut pass, &Item::Fence);
+                break;
+            }
+            let Some(sent) = source.sent.get(at).copied() else { break };
+            at += 1;
+            flow = match sent {
+                SourceMessage::Anchor(epoch) => {
+                    one.engine.take(&mut pass, &Item::Anchor { epoch, offset: at as u64 })
+                }
+                SourceMessage::Heartbeat(instance) => {
+                    one.engine.take(&mut pass, &Item::Heartbeat { instance, sent_us: 0 })
+                }
+                SourceMessage::Message(number) if !subscribes(numbering, number) => Flow::Go,
+                SourceMessage::Message(number) => {
+                    one.received.insert(number);
+                    let (channel, payload) = (channel(number), number.to_string());
+                    let message = Message {
+                        channel: channel.as_bytes(),
+                        pattern: Some(b"c*"),
+                        payload: payload.as_bytes(),
+                    };
+                    // Some are over the limit.
+                    let size = if number % 29 == 5 { 1 << 20 } else { payload.len() };
+                    one.engine.take(&mut pass, &Item::Message { message, size, offset: at as u64 })
+                }
+            };
+            if !matches!(flow, Flow::Go) {
+                break;
+            }
+        }
+        one.window = Some(at);
+        if gentle && matches!(flow, Flow::Full) {
+            flow = Flow::Go;
+        }
+        one.engine.end_read(&pass, flow, replicated.then_some(at as u64), now);
+        self.drive(which, route);
+    }
+
+    /// The destination answers a connection that is asked for.
+    pub(super) fn connect(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        let Some(revision) = self.route(which, route).connecting.clone() else { return };
+        let refused = self.refused(destination::Call::Connect);
+        self.route(which, route).connecting = None;
+        if self.instances[which].no_destination || refused.is_some() {
+            let error = refused.map_or(Error::Closed, |text| Error::reply(text.as_bytes()));
+            self.route(which, route).engine.on_disconnected(&error, now);
+            return self.drive(which, route);
+        }
+        let state = StoredState::read(&self.model.state_reply()).unwrap();
+        let (hash, history) = (self.hash, self.history);
+        let (keys, replicated) = (self.keys.clone(), self.replicated);
+        let one = self.route(which, route);
+        let revision =
+            revision.unwrap_or_else(|| RankedRevision::after(&state, &hashes(one.configuration, replicated)));
+        let append = Append::new(hash, keys, revision.to_string());
+        let scripts = Scripts { append, stand: [b'1'; 40], history };
+        one.link = Some(DriverLink::default());
+        one.engine.on_connected(Connected { scripts, state, revision }, now);
+        self.drive(which, route);
+    }
+
+    /// The connection breaks. What was sent may have arrived, up to any byte; nothing comes back.
+    pub(super) fn drop_link(&mut self, which: usize, route: usize) {
+        if let Some(link) = &self.route(which, route).link {
+            let lengths: Vec<usize> = link.requests.iter().map(Vec::len).collect();
+            let all: usize = lengths.iter().sum();
+            let mut arrived = self.rng.usize(..=all);
+            for length in lengths {
+                if length > arrived {
+                    break;
+                }
+                arrived -= length;
+                self.serve(which, route);
+            }
+        }
+        self.route(which, route).link = None;
+    }
+
+    /// The connection breaks.
+    pub(super) fn disconnect(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        self.drop_link(which, route);
+        self.route(which, route).engine.on_disconnected(&Error::Closed, now);
+        self.drive(which, route);
+    }
+
+    pub(super) fn disconnect_all(&mut self, which: usize) {
+        for route in 0..self.instances[which].routes.len() {
+            self.disconnect(which, route);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        let one = self.route(which, route);
+        let Some(reply) = one.link.as_mut().and_then(|link| link.replies.pop_front()) else { return };
+        one.engine.on_reply(&reply, now);
+        self.drive(which, route);
+    }
+
+    /// The disk does what it was asked.
+    pub(super) fn work_disk(&mut self, which: usize, route: usize) {
+        let now = self.now(which);
+        let one = self.route(which, route);
+        if let (Some(log), Some(request)) = (&mut one.log, one.request.take()) {
+            let done = spool::answer(log, request);
+            one.engine.on_spool(done, now);
+        }
+        self.drive(which, route);
+    }
+}
+
+/// The commands in `bytes`, each as it stands there.
+fn commands(bytes: &[u8]) -> Vec<Vec<u8>> {
+    fn number(bytes: &[u8], at: &mut usize) -> usize {
+        let end = *at + bytes[*at..].windows(2).position(|two| two == b"\r\n").unwrap();
+        let number = std::str::from_utf8(&bytes[*at + 1..end]).unwrap().parse().unwrap();
+        *at = end + 2;
+        number
+    }
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let from = at;
+        for _ in 0..number(bytes, &mut at) {
+            at += number(bytes, &mut at) + 2;
+        }
+        found.push(bytes[from..at].to_vec());
+    }
+    found
+}

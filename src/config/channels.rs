@@ -1,0 +1,6 @@
+//! What the routes' channels and streams have to do with each other: which route reads what another one writes.
+
+pub(crate) mod lookup;
+pub(crate) mod loops;
+pub(crate) mod notifications;
+pub(crate) mod pattern_overlap;

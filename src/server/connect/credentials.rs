@@ -1,0 +1,116 @@
+//! Passwords that change while a connection is open.
+//!
+//! **Problem.** Tokens of cloud services live for minutes, and the service closes a connection that brings no new one
+//! in time. On a subscribed connection that is a gap.
+//!
+//! **Operation.** Every few seconds each connection looks at the file that its password came from. Where the content
+//! changed, it sends `HELLO 3 AUTH` between two commands: a subscribed connection of RESP3 takes commands, and its
+//! subscriptions stay. The reader drops the answer, a greeting or a refusal, wherever it stands among the others.
+//!
+//! **Failure.** A refused password changes nothing on the server, so the connection goes on; that is told once, and
+//! tried again at the next look.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::deployment::Known;
+use super::read_file;
+use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
+
+/// Between two looks at the file; it is small and local.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Beyond that at random, so that many connections do not log in together.
+const SPREAD_MS: u64 = 5_000;
+
+type Fingerprint = [u8; 32];
+
+/// What one connection knows of its password, which is not kept.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    endpoint: String,
+    known: Arc<Known>,
+    user: String,
+    path: PathBuf,
+    /// What the server took last.
+    accepted: Fingerprint,
+    /// What was sent and is not answered yet.
+    sent: Option<Fingerprint>,
+    next_look: Instant,
+}
+
+impl Credentials {
+    /// Those of a connection that has just logged in; nothing where they cannot change.
+    pub(crate) fn new(endpoint: &Endpoint, known: Arc<Known>, secret: Option<&Secret>) -> Option<Self> {
+        let SecretSource::File(path) = &endpoint.password else { return None };
+        let secret = secret.filter(|_| endpoint.reauthenticate == Reauthenticate::Changed)?;
+        Some(Self {
+            endpoint: endpoint.name.clone(),
+            known,
+            user: user_of(endpoint).to_owned(),
+            path: path.clone(),
+            accepted: fingerprint(secret),
+            sent: None,
+            next_look: next_look(),
+        })
+    }
+
+    /// The user and the password to log in with now, where the file has another one than the server took.
+    pub(crate) fn changed(&mut self, now: Instant) -> Option<(&str, Secret)> {
+        if now < self.next_look || self.sent.is_some() {
+            return None;
+        }
+        self.next_look = next_look();
+        // A file that is being replaced may be away for a moment; connecting says where it stays so.
+        let secret = read_file(&self.path).ok().filter(|secret| !secret.reveal().is_empty())?;
+        let found = fingerprint(&secret);
+        if found == self.accepted {
+            return None;
+        }
+        self.sent = Some(found);
+        Some((&self.user, secret))
+    }
+
+    /// The server has answered.
+    pub(crate) fn answered(&mut self, accepted: bool) {
+        let Some(sent) = self.sent.take() else { return };
+        if accepted {
+            self.accepted = sent;
+        }
+        // Each connection logs in, and it is told once.
+        if !self.known.is_news_of_password(sent, accepted) {
+            return;
+        }
+        if accepted {
+            tracing::info!(
+                event = "reauthenticated",
+                endpoint = self.endpoint,
+                "open connections log in again with the password that stands in {} now",
+                self.path.display()
+            );
+        } else {
+            tracing::warn!(
+                event = "reauthentication_refused",
+                endpoint = self.endpoint,
+                "the server refuses the password that stands in {} now; open connections go on with the one before, \
+                 and try again every {LOOK_INTERVAL:?}: check the file, and the user's passwords on the server",
+                self.path.display()
+            );
+        }
+    }
+}
+
+/// The user that a connection logs in as.
+pub(crate) fn user_of(endpoint: &Endpoint) -> &str {
+    endpoint.username.as_deref().unwrap_or("default")
+}
+
+fn next_look() -> Instant {
+    Instant::now() + LOOK_INTERVAL + Duration::from_millis(fastrand::u64(..SPREAD_MS))
+}
+
+fn fingerprint(secret: &Secret) -> Fingerprint {
+    Sha256::digest(secret.reveal()).into()
+}

@@ -1,0 +1,133 @@
+//! What this process has learnt of a deployment, kept from one connection to the next.
+//!
+//! Several routes, reloads and commands connect to one deployment, and each of them must be told the same. So it
+//! belongs to the process, by the endpoint's name, and not to a route or a configuration. It is bounded by the
+//! number of names, and an endpoint that gets other addresses begins anew.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use metrics::Gauge;
+
+use crate::config::{Address, Endpoint};
+use crate::metrics::{EndpointMetrics, float};
+use crate::server::tls::Material;
+
+/// Whose certificate it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CertificateSide {
+    /// Ours.
+    Client,
+    /// The server's.
+    Server,
+}
+
+/// When certificates expire, in seconds since 1970; `None` where there is none, or none was seen yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expiries {
+    /// Ours.
+    pub client: Option<u64>,
+    /// The one that the server showed last.
+    pub server: Option<u64>,
+}
+
+static DEPLOYMENTS: Mutex<BTreeMap<String, Arc<Known>>> = Mutex::new(BTreeMap::new());
+
+/// What is known of one deployment.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    addresses: Vec<Address>,
+    /// The `run_id` of the server that was last used as its master.
+    master: Mutex<Option<String>>,
+    /// The files of TLS as they were last good.
+    material: Mutex<Option<Material>>,
+    /// What is wrong with them now, as it was told.
+    told: Mutex<Option<String>>,
+    /// The password that an open connection sent last, as a fingerprint, and whether the server took it.
+    password: Mutex<Option<([u8; 32], bool)>>,
+    expiries: Mutex<Expiries>,
+    shown: Mutex<Option<ExpiryGauges>>,
+}
+
+/// Where the expiries are shown.
+#[derive(Debug, Clone)]
+struct ExpiryGauges {
+    client: Gauge,
+    server: Gauge,
+}
+
+/// What is known of an endpoint's deployment.
+pub(crate) fn of(endpoint: &Endpoint) -> Arc<Known> {
+    let mut deployments = lock(&DEPLOYMENTS);
+    let known = deployments.entry(endpoint.name.clone()).or_default();
+    if !endpoint.addresses().eq(&known.addresses) {
+        *known = Arc::new(Known { addresses: endpoint.addresses().cloned().collect(), ..Known::default() });
+    }
+    known.clone()
+}
+
+impl Known {
+    pub(crate) fn master(&self) -> Option<String> {
+        lock(&self.master).clone()
+    }
+
+    pub(crate) fn material(&self) -> Option<Material> {
+        lock(&self.material).clone()
+    }
+
+    pub(crate) fn set_material(&self, material: Material) {
+        *lock(&self.material) = Some(material);
+        *lock(&self.told) = None;
+    }
+
+    /// Whether this was not told last.
+    pub(crate) fn is_news(&self, text: &str) -> bool {
+        lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
+    }
+
+    /// Whether this is not what was answered last to an open connection that logged in again.
+    pub(crate) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
+        lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
+    }
+
+    pub(crate) fn set_expiry(&self, side: CertificateSide, seconds: Option<u64>) {
+        let mut expiries = lock(&self.expiries);
+        match side {
+            CertificateSide::Client => expiries.client = seconds,
+            CertificateSide::Server => expiries.server = seconds,
+        }
+        self.show(*expiries);
+    }
+
+    fn show(&self, expiries: Expiries) {
+        let Some(gauges) = &*lock(&self.shown) else { return };
+        gauges.client.set(expiries.client.map_or(f64::NAN, float));
+        gauges.server.set(expiries.server.map_or(f64::NAN, float));
+    }
+
+    pub(crate) fn set_master(&self, run_id: Option<String>) {
+        *lock(&self.master) = run_id;
+    }
+}
+
+/// When the certificates of an endpoint expire, as far as connections have shown it.
+#[must_use]
+pub fn expiries(endpoint: &Endpoint) -> Expiries {
+    *lock(&of(endpoint).expiries)
+}
+
+/// Shows when the certificates of an endpoint expire, now and whenever that changes.
+pub(crate) fn show_expiries(endpoint: &Endpoint, metrics: &EndpointMetrics) {
+    let known = of(endpoint);
+    *lock(&known.shown) = Some(ExpiryGauges {
+        client: metrics.client_expiry_seconds.clone(),
+        server: metrics.server_expiry_seconds.clone(),
+    });
+    let expiries = *lock(&known.expiries);
+    known.show(expiries);
+}
+
+/// A panic elsewhere ends the process, so a poisoned lock still holds whole values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,282 @@
+//! The heartbeat of a source: one task per source endpoint, not per route.
+//!
+//! Problem: a subscription over which nothing comes looks the same whether nothing is published or
+//! the server is stopped, half-open, or no longer the one that is published to. So something is
+//! published at all times, and every route of the source listens for it.
+//!
+//! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle,
+//! over a connection of its own. PUBLISH touches no key, so it works where the source refuses writes.
+//!
+//! Beside each, HELLO asks for the server's role: a master that is made a replica keeps its subscribers
+//! and still takes PUBLISH, but what is published on its new master may pass it by.
+//!
+//! Where the source has several addresses, the others are watched: a second one that says master makes the source
+//! doubtful, and its routes are not ready. Nothing is disconnected, since the list cannot tell which is right.
+//!
+//! Failure: the task reconnects for ever; the routes notice the silence, and find the reason here.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::control_channel::Control;
+use crate::config::Endpoint;
+use crate::rt;
+use crate::server::{self, Backoff, Error, MasterWatch, Role};
+
+/// Between heartbeats while messages come.
+const BUSY_INTERVAL: Duration = Duration::from_millis(200);
+/// Between heartbeats otherwise.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A heartbeat is soon due again, so its reply need not be awaited for long.
+const REPLY_DEADLINE: Duration = Duration::from_secs(3);
+/// Between looks at a source's other addresses…
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// …and where two of them said master.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest wait before the next connect: shorter than what the routes take for silence.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What routes see of their source's heartbeat. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    shared: Arc<Shared>,
+    /// Ends the task with the last clone: the task itself holds what is shared.
+    alive: Arc<DropGuard>,
+}
+
+/// A heartbeat that others keep going.
+#[derive(Debug, Clone)]
+pub struct WeakHeartbeat {
+    shared: Arc<Shared>,
+    alive: Weak<DropGuard>,
+}
+
+impl WeakHeartbeat {
+    /// The heartbeat, while a [`Heartbeat`] is left.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Heartbeat> {
+        Some(Heartbeat { shared: self.shared.clone(), alive: self.alive.upgrade()? })
+    }
+}
+
+/// How heartbeats of one process are told from others', and dated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeartbeatClock {
+    pub(crate) instance: u64,
+    /// When this process's clock for heartbeats began.
+    pub(crate) epoch: Instant,
+}
+
+impl HeartbeatClock {
+    /// How long ago a heartbeat was sent.
+    pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
+        let sent = self.epoch.checked_add(Duration::from_micros(sent_us))?;
+        now.checked_duration_since(sent)
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    channel: Vec<u8>,
+    beat: HeartbeatClock,
+    busy: AtomicBool,
+    /// How often the source was seen to turn from master to replica.
+    demotions: AtomicU64,
+    error: Mutex<Option<String>>,
+    doubt: Mutex<Option<String>>,
+}
+
+impl Heartbeat {
+    /// Starts the heartbeat of a source. It ends when the last clone is dropped.
+    #[must_use]
+    pub fn start(endpoint: Arc<Endpoint>, instance: u64) -> Self {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            channel: format!("{}control", endpoint.key_prefix).into_bytes(),
+            beat: HeartbeatClock { instance, epoch: Instant::now() },
+            busy: AtomicBool::new(false),
+            demotions: AtomicU64::new(0),
+            error: Mutex::new(None),
+            doubt: Mutex::new(None),
+        });
+        let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
+        if !endpoint.further.is_empty() {
+            let (watched, endpoint, stop) = (shared.clone(), endpoint.clone(), stop.clone());
+            rt::spawn("watch over masters", async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = watch(&watched, &endpoint) => {}
+                }
+            });
+        }
+        rt::spawn("heartbeat", async move {
+            let mut backoff = Backoff::default();
+            let mut master = false;
+            loop {
+                let beating = beat(&beaten, &endpoint, &mut backoff, &mut master);
+                let Err(error) = tokio::select! {
+                    () = stop.cancelled() => return,
+                    ended = beating => ended,
+                };
+                beaten.say(Some(&error));
+                let wait = backoff.next_wait().min(LONGEST_WAIT);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        });
+        Self { shared, alive: Arc::new(alive) }
+    }
+
+    /// The same heartbeat, without keeping it going.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakHeartbeat {
+        WeakHeartbeat { shared: self.shared.clone(), alive: Arc::downgrade(&self.alive) }
+    }
+
+    /// The control channel.
+    pub(crate) fn channel(&self) -> &[u8] {
+        &self.shared.channel
+    }
+
+    /// How heartbeats of this process are told and dated.
+    pub(crate) fn beat(&self) -> HeartbeatClock {
+        self.shared.beat
+    }
+
+    /// Says that messages come.
+    pub(crate) fn busy(&self) {
+        self.shared.busy.store(true, Ordering::Relaxed);
+    }
+
+    /// How often the source was seen to turn from master to replica.
+    pub(crate) fn demotions(&self) -> u64 {
+        self.shared.demotions.load(Ordering::Relaxed)
+    }
+
+    /// Why it is in doubt which server is the source, for a person.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        self.shared.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why no heartbeat can be sent, for a person.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
+    fn say(&self, error: Option<&Error>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
+    }
+}
+
+/// Looks at the source's addresses for ever.
+async fn watch(shared: &Shared, endpoint: &Endpoint) {
+    let mut watch = MasterWatch::new(endpoint, "watch");
+    loop {
+        let doubt = watch.look().await.err().map(|error| error.to_string());
+        let wait = if doubt.is_some() { DOUBT_INTERVAL } else { WATCH_INTERVAL };
+        let before = std::mem::replace(
+            &mut *shared.doubt.lock().unwrap_or_else(PoisonError::into_inner),
+            doubt.clone(),
+        );
+        match (before, doubt) {
+            (None, Some(doubt)) => tracing::warn!(
+                event = "several_masters",
+                endpoint = endpoint.name,
+                "{doubt}: it is in doubt which is the source, until the wrong one is demoted"
+            ),
+            (Some(_), None) => {
+                tracing::info!(
+                    event = "one_master",
+                    endpoint = endpoint.name,
+                    "only one address says master"
+                );
+            }
+            _ => {}
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Sends heartbeats until something fails.
+async fn beat(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    backoff: &mut Backoff,
+    master: &mut bool,
+) -> Result<std::convert::Infallible, Error> {
+    let mut connection = server::connect(endpoint, "heartbeat").await?;
+    loop {
+        let sent_us = u64::try_from(shared.beat.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let text = Control::heartbeat(shared.beat.instance, sent_us);
+        let command: [&[u8]; 3] = [b"PUBLISH", &shared.channel, text.as_bytes()];
+        connection.ask(REPLY_DEADLINE, "publishing a heartbeat", &command).await?;
+        let hello = connection.ask(REPLY_DEADLINE, "asking for the role", &[b"HELLO"]).await?;
+        let is_master = server::role_in(&hello) == Some(Role::Master);
+        if std::mem::replace(master, is_master) && !is_master {
+            shared.demotions.fetch_add(1, Ordering::Relaxed);
+        }
+        if !is_master && !endpoint.further.is_empty() {
+            // Another one is the master: connecting anew finds it.
+            return Err(Error::Reply("READONLY the server is a replica now".to_owned()));
+        }
+        shared.say(None);
+        backoff.reset();
+        let began = Instant::now();
+        while !shared.busy.load(Ordering::Relaxed) && began.elapsed() < IDLE_INTERVAL {
+            tokio::time::sleep(BUSY_INTERVAL).await;
+        }
+        if shared.busy.swap(false, Ordering::Relaxed) && began.elapsed() < BUSY_INTERVAL {
+            tokio::time::sleep(BUSY_INTERVAL).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::config::{Address, SecretSource};
+
+    #[tokio::test]
+    async fn the_heartbeat_ends_with_its_last_clone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("redis.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let endpoint = Endpoint {
+            name: "shop".to_owned(),
+            address: Address::Unix(path),
+            username: None,
+            password: SecretSource::None,
+            database: 0,
+            key_prefix: "tidegate:".to_owned(),
+            connect_timeout: Duration::from_secs(3600),
+            response_timeout: Duration::from_secs(3600),
+            further: Vec::new(),
+            durability: crate::config::Durability::default(),
+            address_map: Vec::new(),
+            reauthenticate: crate::config::Reauthenticate::default(),
+            tls: None,
+        };
+        let heartbeat = Heartbeat::start(Arc::new(endpoint), 1);
+        let clone = heartbeat.clone();
+        let weak = heartbeat.downgrade();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(heartbeat);
+        assert!(stream.read_u8().await.is_ok(), "it greets as long as a clone is left");
+        assert!(weak.upgrade().is_some());
+        drop(clone);
+        assert!(weak.upgrade().is_none(), "a weak one does not keep it going");
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "nobody is left to listen for it");
+    }
+}

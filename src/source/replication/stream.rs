@@ -1,0 +1,460 @@
+//! The commands of a replication stream, cut out of bytes that may end anywhere.
+//!
+//! Problem: a master sends its replicas every write of the server as a RESP command, and PUBLISH among
+//! them. Of these only a few are wanted, and the others must cost next to nothing, however large they
+//! are.
+//!
+//! Constraints: the position in the stream counts every byte, and reading may be taken up again behind
+//! any whole command. Nothing is held but the command that is wanted, and no more of it than the limit.
+//!
+//! Operation: what is not wanted is jumped over by the lengths that the commands announce; an argument
+//! whose end has not come is skipped as it comes. A wanted PUBLISH is told once it is there as a whole,
+//! as ranges of the bytes given.
+//!
+//! On failure: what is no RESP command is an error, and the stream is of no more use.
+
+use std::ops::Range;
+
+use crate::server::resp::{ProtocolError, bulk_header, count_header};
+
+/// How much of a payload over the limit is kept for its dead letter.
+const HEAD_BYTES: usize = 1024;
+/// A channel with a longer name is nobody's: the message is skipped.
+const CHANNEL_BYTES: usize = 1024 * 1024;
+/// How long the names of the commands are that are looked for: PUBLISH, SPUBLISH and REPLCONF.
+const NAME_BYTES: std::ops::RangeInclusive<usize> = 7..=8;
+
+/// Commands that name a stream and then the group whose pending list they change. XREADGROUP is among them as
+/// XCLAIM, which is how it is replicated.
+const GROUP_COMMANDS: [&[u8]; 3] = [b"XACK", b"XACKDEL", b"XCLAIM"];
+/// How long their names and XGROUP are.
+const GROUP_NAME_BYTES: std::ops::RangeInclusive<usize> = 4..=7;
+
+/// A command that was looked for. Ranges are into the bytes that were given.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FoundCommand {
+    /// PUBLISH, or SPUBLISH.
+    Publish { channel: Range<usize>, payload: Range<usize> },
+    /// The same, with a payload over the limit: its first bytes, and how many there were.
+    Oversized { channel: Vec<u8>, head: Vec<u8>, size: usize },
+    /// The master asks how far the stream was read.
+    GetAck,
+}
+
+/// What was cut off the front of the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StreamCut {
+    /// Bytes that are done with.
+    pub(crate) used: usize,
+    /// What stood at their end; `None` where more bytes must come.
+    pub(crate) found: Option<FoundCommand>,
+}
+
+/// Where a reader stands in the stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Bytes of the stream that are done with, as the master counts them.
+    offset: u64,
+    /// The end of the last whole command.
+    boundary: u64,
+    /// The largest payload.
+    limit: usize,
+    /// Arguments of the open command that have not come.
+    arguments: usize,
+    /// Bytes of the open argument that have not come.
+    skip: usize,
+    oversized: Option<FoundCommand>,
+    /// A stream and its group: whether a command concerns them is noted.
+    watched: Option<(Vec<u8>, Vec<u8>)>,
+    touched: bool,
+}
+
+/// What stands where a command begins.
+enum CommandAhead {
+    /// Its end, or what decides about it, has not come.
+    Partial,
+    /// The same, but it concerns the group that is watched.
+    Touches { end: usize, arguments: usize },
+    /// It is of no interest: behind these bytes so many arguments are to be skipped.
+    Other { end: usize, arguments: usize },
+    /// It is over the limit: from here on so many bytes are to be skipped.
+    Large { from: usize, skip: usize, oversized: FoundCommand },
+    /// It is whole.
+    Whole { end: usize, found: FoundCommand },
+}
+
+impl Stream {
+    /// A stream of which everything up to `offset` has been read. `limit` is the largest payload in bytes.
+    pub(crate) fn new(offset: u64, limit: usize) -> Self {
+        Self {
+            offset,
+            boundary: offset,
+            limit,
+            arguments: 0,
+            skip: 0,
+            oversized: None,
+            watched: None,
+            touched: false,
+        }
+    }
+
+    /// Notes from here on whether a command may have changed what is pending in a consumer group.
+    pub(crate) fn watch(&mut self, stream: Vec<u8>, group: Vec<u8>) {
+        self.watched = Some((stream, group));
+    }
+
+    /// Whether one did since this was last asked.
+    pub(crate) fn take_touched(&mut self) -> bool {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// The end of the last whole command: where reading may be taken up again.
+    pub(crate) fn boundary(&self) -> u64 {
+        self.boundary
+    }
+
+    /// Goes on in `unread` up to the end of the next command that is looked for. `wanted` says of a
+    /// message whether it is one, by whether it is sharded and its channel; it may be asked twice.
+    ///
+    /// # Errors
+    /// Where the bytes are no commands.
+    pub(crate) fn cut(
+        &mut self,
+        unread: &[u8],
+        mut wanted: impl FnMut(bool, &[u8]) -> bool,
+    ) -> Result<StreamCut, ProtocolError> {
+        let mut at = 0;
+        loop {
+            if self.skip > 0 {
+                let skipped = self.skip.min(unread.len() - at);
+                self.skip -= skipped;
+                self.used(&mut at, skipped);
+                if self.skip > 0 {
+                    return Ok(StreamCut { used: at, found: None });
+                }
+            }
+            if self.arguments > 0 {
+                if !self.skip_arguments(unread, &mut at)? {
+                    return Ok(StreamCut { used: at, found: None });
+                }
+                continue;
+            }
+            self.boundary = self.offset;
+            if self.oversized.is_some() {
+                return Ok(StreamCut { used: at, found: self.oversized.take() });
+            }
+            let command = command(unread, at, self.limit, &mut wanted)?;
+            let command = match (command, &self.watched) {
+                (CommandAhead::Other { end, arguments }, Some(watched)) if arguments > 2 => {
+                    touching(unread, (end, arguments), watched)?
+                }
+                (command, _) => command,
+            };
+            match command {
+                CommandAhead::Touches { end, arguments } => {
+                    self.touched = true;
+                    let bytes = end - at;
+                    self.used(&mut at, bytes);
+                    self.arguments = arguments;
+                }
+                CommandAhead::Partial => return Ok(StreamCut { used: at, found: None }),
+                CommandAhead::Other { end, arguments } => {
+                    let bytes = end - at;
+                    self.used(&mut at, bytes);
+                    self.arguments = arguments;
+                }
+                CommandAhead::Large { from, skip, oversized } => {
+                    let bytes = from - at;
+                    self.used(&mut at, bytes);
+                    self.skip = skip;
+                    self.oversized = Some(oversized);
+                }
+                CommandAhead::Whole { end, found } => {
+                    let bytes = end - at;
+                    self.used(&mut at, bytes);
+                    self.boundary = self.offset;
+                    return Ok(StreamCut { used: at, found: Some(found) });
+                }
+            }
+        }
+    }
+
+    /// Jumps over arguments as long as they are there; false where a header has not come.
+    fn skip_arguments(&mut self, unread: &[u8], at: &mut usize) -> Result<bool, ProtocolError> {
+        let start = *at;
+        let mut come = true;
+        while self.arguments > 0 {
+            let Some((size, begin)) = bulk_header(unread, *at)? else {
+                come = false;
+                break;
+            };
+            self.arguments -= 1;
+            let end = begin + size + 2;
+            if end > unread.len() {
+                *at = unread.len();
+                self.skip = end - unread.len();
+                break;
+            }
+            *at = end;
+        }
+        self.offset += (*at - start) as u64;
+        Ok(come)
+    }
+
+    fn used(&mut self, at: &mut usize, bytes: usize) {
+        *at += bytes;
+        self.offset += bytes as u64;
+    }
+}
+
+/// Reads the command that begins at `at`.
+fn command(
+    unread: &[u8],
+    at: usize,
+    limit: usize,
+    wanted: &mut impl FnMut(bool, &[u8]) -> bool,
+) -> Result<CommandAhead, ProtocolError> {
+    match unread.get(at) {
+        None => return Ok(CommandAhead::Partial),
+        // What keeps the link alive while nothing is to be said.
+        Some(b'\n') => return Ok(CommandAhead::Other { end: at + 1, arguments: 0 }),
+        Some(_) => {}
+    }
+    let Some((count, name_at)) = count_header(unread, at)? else { return Ok(CommandAhead::Partial) };
+    if count == 0 {
+        return Ok(CommandAhead::Other { end: name_at, arguments: 0 });
+    }
+    let Some((size, begin)) = bulk_header(unread, name_at)? else { return Ok(CommandAhead::Partial) };
+    if count != 3 || !NAME_BYTES.contains(&size) {
+        return Ok(CommandAhead::Other { end: name_at, arguments: count });
+    }
+    let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+    let name = &unread[begin..begin + size];
+    if name.eq_ignore_ascii_case(b"PUBLISH") {
+        return message(unread, end, limit, |channel| wanted(false, channel));
+    }
+    if name.eq_ignore_ascii_case(b"SPUBLISH") {
+        return message(unread, end, limit, |channel| wanted(true, channel));
+    }
+    if name.eq_ignore_ascii_case(b"REPLCONF") {
+        let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(CommandAhead::Partial) };
+        if size == b"GETACK".len() {
+            let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+            if unread[begin..begin + size].eq_ignore_ascii_case(b"GETACK") {
+                let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(CommandAhead::Partial) };
+                let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+                return Ok(CommandAhead::Whole { end, found: FoundCommand::GetAck });
+            }
+        }
+    }
+    Ok(CommandAhead::Other { end, arguments: 2 })
+}
+
+/// Looks at a command whose name begins at `at` and that has so many arguments, the name included.
+fn touching(
+    unread: &[u8],
+    (at, arguments): (usize, usize),
+    (stream, group): &(Vec<u8>, Vec<u8>),
+) -> Result<CommandAhead, ProtocolError> {
+    let other = CommandAhead::Other { end: at, arguments };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
+    if !GROUP_NAME_BYTES.contains(&size) {
+        return Ok(other);
+    }
+    let Some(mut next) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+    let name = &unread[begin..begin + size];
+    if name.eq_ignore_ascii_case(b"XGROUP") {
+        // Its stream comes behind what it does with the group.
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(CommandAhead::Partial) };
+        let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+        next = end;
+    } else if !GROUP_COMMANDS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+        return Ok(other);
+    }
+    for wanted in [stream, group] {
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(CommandAhead::Partial) };
+        if size != wanted.len() {
+            return Ok(other);
+        }
+        let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+        if unread[begin..begin + size] != wanted[..] {
+            return Ok(other);
+        }
+        next = end;
+    }
+    Ok(CommandAhead::Touches { end: at, arguments })
+}
+
+/// Reads channel and payload of a message, from behind the command's name.
+fn message(
+    unread: &[u8],
+    at: usize,
+    limit: usize,
+    wanted: impl FnOnce(&[u8]) -> bool,
+) -> Result<CommandAhead, ProtocolError> {
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
+    if size > CHANNEL_BYTES {
+        return Ok(CommandAhead::Other { end: at, arguments: 2 });
+    }
+    let Some(at) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+    let channel = begin..begin + size;
+    if !wanted(&unread[channel.clone()]) {
+        return Ok(CommandAhead::Other { end: at, arguments: 1 });
+    }
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
+    if size > limit {
+        let Some(head) = unread.get(begin..begin + HEAD_BYTES.min(size)) else {
+            return Ok(CommandAhead::Partial);
+        };
+        let oversized =
+            FoundCommand::Oversized { channel: unread[channel].to_vec(), head: head.to_vec(), size };
+        return Ok(CommandAhead::Large { from: begin, skip: size + 2, oversized });
+    }
+    let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
+    Ok(CommandAhead::Whole { end, found: FoundCommand::Publish { channel, payload: begin..begin + size } })
+}
+
+/// The end of an argument whose content begins at `begin`; `None` where it has not come.
+fn whole(unread: &[u8], begin: usize, size: usize) -> Result<Option<usize>, ProtocolError> {
+    match unread.get(begin + size..begin + size + 2) {
+        None => Ok(None),
+        Some(b"\r\n") => Ok(Some(begin + size + 2)),
+        Some(_) => Err(ProtocolError::new("an argument does not end with CRLF")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::resp;
+
+    const LIMIT: usize = 2048;
+
+    /// A stream with everything in it that may be told and much that may not.
+    fn sample() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let large = vec![b'x'; 5000];
+        for arguments in [
+            &[b"SELECT".as_slice(), b"0"] as &[&[u8]],
+            &[b"PUBLISH", b"orders", b"plain"],
+            &[b"MULTI"],
+            &[b"SET", b"PUBLISH", b"*3\r\n$7\r\nPUBLISH\r\n$6\r\norders\r\n$4\r\nfake\r\n"],
+            &[b"pUbLiSh", b"orders", b"any case, \r\n\0\xff"],
+            &[b"EXEC"],
+            &[b"spublish", b"orders", b"sharded"],
+            &[b"PUBLISH", b"others", b"unwanted"],
+            &[b"PUBLISH", b"others", &large],
+            &[b"REPLCONF", b"GETACK", b"*"],
+            &[b"REPLCONF", b"other", b"*"],
+            &[b"PING"],
+            &[b"XADD", b"s", b"*", b"field", &large],
+            &[b"PUBLISH", b"orders", &large],
+            &[b"PUBLISH", b"orders", b""],
+            &[b"PUBLISH", b"", b"on the empty channel"],
+            &[b"DEL", b"a", b"b"],
+        ] {
+            resp::command(&mut bytes, arguments);
+        }
+        bytes.insert(0, b'\n');
+        bytes
+    }
+
+    /// Reads everything from the byte `from` on, in pieces; each with the offset behind it.
+    fn read(bytes: &[u8], from: usize, step: usize) -> Vec<(u64, String)> {
+        let mut stream = Stream::new(from as u64, LIMIT);
+        let (mut seen, mut start, mut end) = (Vec::new(), from, from);
+        loop {
+            let unread = &bytes[start..end];
+            let cut = stream.cut(unread, |_, channel| channel != b"others").unwrap();
+            let text = match cut.found {
+                None if end == bytes.len() => return seen,
+                None => {
+                    start += cut.used;
+                    end = bytes.len().min(end + step);
+                    continue;
+                }
+                Some(FoundCommand::Publish { channel, payload }) => {
+                    format!("{} {}", unread[channel].escape_ascii(), unread[payload].escape_ascii())
+                }
+                Some(FoundCommand::Oversized { channel, head, size }) => {
+                    format!("{} over {size} {}", channel.escape_ascii(), head.len())
+                }
+                Some(FoundCommand::GetAck) => "getack".to_owned(),
+            };
+            start += cut.used;
+            assert_eq!(stream.boundary(), start as u64);
+            seen.push((stream.boundary(), text));
+        }
+    }
+
+    #[test]
+    fn any_split_gives_the_same_and_any_boundary_the_rest() {
+        let bytes = sample();
+        let whole = read(&bytes, 0, usize::MAX >> 1);
+        let texts: Vec<&str> = whole.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "orders plain",
+                "orders any case, \\r\\n\\x00\\xff",
+                "orders sharded",
+                "getack",
+                "orders over 5000 1024",
+                "orders ",
+                " on the empty channel"
+            ]
+        );
+        for step in 1..200 {
+            assert_eq!(read(&bytes, 0, step), whole, "step {step}");
+        }
+        for (index, (offset, _)) in whole.iter().enumerate() {
+            let from = usize::try_from(*offset).unwrap();
+            assert_eq!(read(&bytes, from, 7), whole[index + 1..], "from {from}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_the_watched_group_is_noted_wherever_the_bytes_are_cut() {
+        let commands: [(&[&[u8]], bool); 9] = [
+            (&[b"XACK", b"s", b"g", b"1-0"], true),
+            (&[b"xackdel", b"s", b"g", b"KEEPREF", b"IDS", b"1", b"1-0"], true),
+            (&[b"XCLAIM", b"s", b"g", b"c", b"0", b"1-0", b"FORCE"], true),
+            (&[b"XGROUP", b"DELCONSUMER", b"s", b"g", b"c"], true),
+            (&[b"XACK", b"s", b"h", b"1-0"], false),
+            (&[b"XACK", b"t", b"g", b"1-0"], false),
+            (&[b"XGROUP", b"SETID", b"s", b"tidegate:r", b"1-0"], false),
+            (&[b"XADD", b"s", b"g", b"XACK", b"s"], false),
+            (&[b"SET", b"XACK", b"s"], false),
+        ];
+        for (command, expected) in commands {
+            let mut bytes = Vec::new();
+            for _ in 0..2 {
+                resp::command(&mut bytes, command);
+            }
+            for step in 1..bytes.len() {
+                let mut stream = Stream::new(0, LIMIT);
+                stream.watch(b"s".to_vec(), b"g".to_vec());
+                let (mut start, mut end, mut touched) = (0, 0, 0);
+                while end < bytes.len() {
+                    end = bytes.len().min(end + step);
+                    start += stream.cut(&bytes[start..end], |_, _| true).unwrap().used;
+                    touched += u32::from(stream.take_touched());
+                }
+                assert_eq!(stream.boundary(), bytes.len() as u64, "{step}");
+                assert_eq!(touched > 0, expected, "{} cut by {step}", command.join(&b' ').escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_an_error() {
+        for bytes in
+            [b"+OK\r\n".as_slice(), b"*3\r\n:7\r\n", b"*-7\r\n", b"*1\r\n$99999999999\r\n", b"hello\r\n"]
+        {
+            let cut = Stream::new(0, LIMIT).cut(bytes, |_, _| true);
+            assert!(cut.is_err(), "{}: {cut:?}", bytes.escape_ascii());
+        }
+        let broken = b"*3\r\n$7\r\nPUBLISH\r\n$1\r\naXX$1\r\na\r\n";
+        assert!(Stream::new(0, LIMIT).cut(broken, |_, _| true).is_err());
+    }
+}

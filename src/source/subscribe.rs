@@ -1,0 +1,302 @@
+//! A window: what one unbroken source connection delivers after all its subscriptions were confirmed.
+//! By construction contiguous.
+//!
+//! Opening, in one round trip on a new connection (RESP3, so that messages are told from replies):
+//!
+//! ```text
+//! MULTI · SUBSCRIBE control channels… · PSUBSCRIBE patterns… · EVAL anchor.lua · EXEC
+//! ```
+//!
+//! Everything inside MULTI happens at one point of the source's order, so the anchor, which the script
+//! publishes on the control channel, is the first message that this connection receives. Redis 7.0
+//! delivers it before EVAL's reply inside EXEC's, other servers after; so EXEC's elements are read one
+//! by one, and a message may stand anywhere between them.
+//!
+//! Where the source user may not run the script, or the source refuses writes, this instance makes the
+//! epoch up and publishes the anchor itself: capture works, but a second instance cannot rely on epochs
+//! that never go back.
+
+use tokio::time::timeout;
+
+use super::control_channel::Control;
+use super::item::Item;
+use crate::config::Endpoint;
+use crate::position::{AnchorId, Epoch, Position};
+use crate::rt;
+use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
+use crate::server::{self, Class, Connection, Error};
+
+/// What the fence's PONG carries.
+const FENCE: &[u8] = b"tidegate-fence";
+/// The largest thing that an open window brings beside messages: names of up to 1 MiB in a confirmation.
+const OTHER_BYTES: usize = 2 * 1024 * 1024;
+const ANCHOR: &str = include_str!("anchor.lua");
+
+/// What a route subscribes to.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriptions {
+    pub(crate) control: Vec<u8>,
+    pub(crate) epoch_key: Vec<u8>,
+    pub(crate) channels: Vec<Vec<u8>>,
+    pub(crate) patterns: Vec<Vec<u8>>,
+    pub(crate) max_message_bytes: usize,
+}
+
+impl Subscriptions {
+    /// Whether a delivered message counts: not the control channel's, and only once where several of
+    /// the route's subscriptions match it. The plain subscription goes first, then the patterns in the
+    /// order of the configuration, so that every instance chooses the same.
+    fn counts(&self, message: &Message<'_>) -> bool {
+        let Some(pattern) = message.pattern else { return message.channel != self.control };
+        if message.channel == self.control {
+            return false;
+        }
+        if self.channels.len() + self.patterns.len() == 1 {
+            return true;
+        }
+        if self.channels.iter().any(|channel| channel == message.channel) {
+            return false;
+        }
+        self.patterns
+            .iter()
+            .take_while(|other| other.as_slice() != pattern)
+            .all(|other| !crate::text::glob::matches(other, message.channel))
+    }
+}
+
+/// An open window.
+#[derive(Debug)]
+pub(crate) struct Window {
+    connection: Connection,
+    subscriptions: Subscriptions,
+    anchor: Position,
+}
+
+impl Window {
+    /// Opens a window on a new connection. `floor` is the lowest epoch that may be handed out;
+    /// `anchor` becomes the anchor's id. Cancel safe: a dropped future leaves nothing behind but,
+    /// at most, an anchor that other windows count from.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        role: &str,
+        subscriptions: Subscriptions,
+        floor: u64,
+        anchor: AnchorId,
+    ) -> Result<Self, Error> {
+        let connection = server::connect(endpoint, role).await?;
+        let deadline = endpoint.response_timeout;
+        let opening = WindowOpening { connection, subscriptions, anchor };
+        timeout(deadline, opening.run(endpoint, role, floor))
+            .await
+            .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
+    }
+
+    /// The anchor that opened it.
+    pub(crate) fn anchor(&self) -> Position {
+        self.anchor
+    }
+
+    /// Asks the server to say when everything is sent that was published until now. A subscribed
+    /// connection of RESP3 takes commands, and the server answers in the order of what it has to send:
+    /// its PONG stands behind every message that was published before the PING came.
+    pub(crate) fn fence(&mut self) {
+        command(self.connection.out(), &[b"PING", FENCE]);
+    }
+
+    /// Reads from the socket, and sends what waits.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<usize, Error>> {
+        if self.connection.unsent_bytes() > 0
+            && let std::task::Poll::Ready(Err(error)) = self.connection.poll_flush(cx)
+        {
+            return std::task::Poll::Ready(Err(error));
+        }
+        self.connection.poll_fill(cx)
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.connection.reader.held_bytes()
+    }
+
+    /// The next thing that has come; `None` until more bytes come.
+    pub(crate) fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
+        let (message, size) = match self.connection.reader.next_pushed()? {
+            None => return Ok(None),
+            Some(Pushed::Message(message)) => (message, message.payload.len()),
+            Some(Pushed::Oversized(message, size)) => (message, size),
+            Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
+            Some(Pushed::Other(Value::Bytes(text))) if text == FENCE => return Ok(Some(Item::Fence)),
+            Some(Pushed::Other(value)) => {
+                return if is_push(&value, b"unsubscribe") || is_push(&value, b"punsubscribe") {
+                    // An ACL change takes subscriptions away; so what follows is not contiguous.
+                    Err(Error::Protocol("the server ended a subscription".to_owned()))
+                } else {
+                    Ok(Some(Item::Nothing))
+                };
+            }
+        };
+        if self.subscriptions.counts(&message) {
+            return Ok(Some(Item::Message { message, size, offset: 0 }));
+        }
+        if message.pattern.is_some() {
+            return Ok(Some(Item::Nothing));
+        }
+        Ok(Some(match Control::parse(message.payload) {
+            Some(Control::Anchor(epoch)) => Item::Anchor { epoch, offset: 0 },
+            Some(Control::Heartbeat { instance, sent_us }) => Item::Heartbeat { instance, sent_us },
+            None => Item::Nothing,
+        }))
+    }
+}
+
+/// Who hands out a window's epoch.
+#[derive(Debug, Clone, Copy)]
+enum EpochSource {
+    /// The source, by the anchor script: no epoch below the floor.
+    Script { floor: u64 },
+    /// This instance, where the source does not run the script. The anchor is published all the same:
+    /// a reload's two windows are aligned by it.
+    Own(u64),
+}
+
+/// Whether the source takes no writes for now, so that the anchor script cannot keep its epoch.
+fn refuses_writes(error: &Error) -> bool {
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
+}
+
+struct WindowOpening {
+    connection: Connection,
+    subscriptions: Subscriptions,
+    anchor: AnchorId,
+}
+
+impl WindowOpening {
+    async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
+        match self.subscribe(EpochSource::Script { floor }).await {
+            Ok(epoch) => Ok(self.window(epoch)),
+            Err(error) if error.class() == Class::Park || refuses_writes(&error) => {
+                // The right to run the anchor script is missing, or the right to subscribe: without
+                // the script, only the second fails. A source that refuses writes still delivers.
+                self.connection = server::connect(endpoint, role).await?;
+                let epoch = self.subscribe(EpochSource::Own(rt::unix_ms().max(floor))).await?;
+                tracing::warn!(
+                    event = "anchor_refused",
+                    endpoint = endpoint.name,
+                    class = error.class().as_str(),
+                    "the source refuses the anchor script ({error}): capture works, but no second \
+                     instance can stand by; `tidegate acl` prints the rights that are needed"
+                );
+                Ok(self.window(epoch))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Subscribes to everything and publishes the anchor; returns its epoch.
+    async fn subscribe(&mut self, numbering: EpochSource) -> Result<Epoch, Error> {
+        let Subscriptions { control, epoch_key, channels, patterns, .. } = &self.subscriptions;
+        let out = self.connection.out();
+        command(out, &[b"MULTI"]);
+        header(out, 2 + channels.len());
+        argument(out, b"SUBSCRIBE");
+        argument(out, control);
+        for channel in channels {
+            argument(out, channel);
+        }
+        let mut queued = 2;
+        if !patterns.is_empty() {
+            header(out, 1 + patterns.len());
+            argument(out, b"PSUBSCRIBE");
+            for pattern in patterns {
+                argument(out, pattern);
+            }
+            queued += 1;
+        }
+        match numbering {
+            EpochSource::Script { floor } => {
+                let (floor, anchor) = (floor.to_string(), self.anchor.to_string());
+                let (floor, anchor) = (floor.as_bytes(), anchor.as_bytes());
+                command(out, &[b"EVAL", ANCHOR.as_bytes(), b"1", epoch_key, control, floor, anchor]);
+            }
+            EpochSource::Own(number) => {
+                let anchor = Control::anchor(Epoch { number, anchor: self.anchor });
+                command(out, &[b"PUBLISH", control, anchor.as_bytes()]);
+            }
+        }
+        command(out, &[b"EXEC"]);
+
+        let mut refused = None;
+        for _ in 0..=queued {
+            if let Value::Error(text) = self.connection.reply().await? {
+                refused.get_or_insert(Error::reply(&text));
+            }
+        }
+        let executed = loop {
+            match self.connection.reader.next_array_header()? {
+                Some(header) => break header,
+                None => self.connection.fill().await?,
+            };
+        };
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        match executed {
+            Value::Integer(_) => {}
+            Value::Error(text) => return Err(Error::reply(&text)),
+            _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
+        }
+        let mut confirmations = 1 + channels.len() + patterns.len();
+        let mut replied = false;
+        let mut anchored = None;
+        loop {
+            if let Some(epoch) = anchored
+                && confirmations == 0
+                && replied
+            {
+                return Ok(epoch);
+            }
+            match self.connection.reader.next_pushed()? {
+                None => {
+                    self.connection.fill().await?;
+                }
+                Some(Pushed::Message(message)) => {
+                    match Control::parse(message.payload) {
+                        Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
+                        _ => {
+                            return Err(Error::Protocol(
+                                "a message came before the window's anchor".to_owned(),
+                            ));
+                        }
+                    };
+                }
+                Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
+                Some(Pushed::Other(value)) => {
+                    if is_push(&value, b"subscribe") || is_push(&value, b"psubscribe") {
+                        confirmations = confirmations.saturating_sub(1);
+                    } else {
+                        replied = true;
+                    }
+                }
+                Some(Pushed::Oversized(..)) => {
+                    return Err(Error::Protocol("a message came before the window's anchor".to_owned()));
+                }
+            }
+        }
+    }
+
+    fn window(mut self, epoch: Epoch) -> Window {
+        let limits = Limits { message: self.subscriptions.max_message_bytes, frame: OTHER_BYTES };
+        self.connection.reader.set_limits(limits);
+        Window { connection: self.connection, subscriptions: self.subscriptions, anchor: epoch.at(0) }
+    }
+}
+
+fn is_push(value: &Value, kind: &[u8]) -> bool {
+    match value {
+        Value::Push(elements) => elements.first().and_then(Value::bytes) == Some(kind),
+        _ => false,
+    }
+}

@@ -1,0 +1,7 @@
+//! Texts and their small languages: templates, patterns, JSON pointers, and bytes made safe to show. Leaves: nothing
+//! here knows a server, a route or a configuration.
+
+pub mod glob;
+pub mod json_pointer;
+pub(crate) mod printable;
+pub mod template;
