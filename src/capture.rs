@@ -7,9 +7,15 @@
 //!    └ heartbeats prove it                                          └◀── replies: stored, duplicate, gap, …
 //! ```
 //!
-//! One task owns a route: it reads the source and writes the destination through non-blocking
-//! sockets, so the reader never waits for the writer and nothing is shared or locked. What is
-//! decided, `chain`, is apart from what is moved, `route`.
+//! One task owns a route: it reads the source and writes the destination through non-blocking sockets. So the reader
+//! never waits for the writer, and nothing is shared or locked.
+//!
+//! ```text
+//! route         sockets, files and timers        engine       every decision, without I/O
+//! mapping       from a message to an entry       batch        what one append carries
+//! append        the script, its state, its call  retention    which entries are removed
+//! housekeeping  what runs now and then           simulation   the engine in a made-up world, for tests
+//! ```
 
 mod append;
 mod batch;

@@ -1,4 +1,4 @@
-//! The way out of a session: whether it publishes, how fast, and who does it.
+//! The way out of a session: whether it publishes, at what rate, and through which publisher.
 
 use tokio::time::Instant;
 

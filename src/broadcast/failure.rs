@@ -1,4 +1,4 @@
-//! Why a broadcast cannot go on, and what it does next.
+//! Why a session of a broadcast ends, and what follows.
 
 use std::time::Duration;
 

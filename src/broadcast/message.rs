@@ -1,4 +1,4 @@
-//! What becomes of an entry on its way out: the filter first, then the templates.
+//! From an entry to its message: the filter first, then the templates.
 
 pub(crate) mod render;
 

@@ -1,10 +1,11 @@
-//! A dead letter becomes an entry after all: once what stood in its way is mended.
+//! Requeue of a capture's dead letters: a letter becomes an entry after its cause is repaired.
 //!
-//! Two kinds of letters (README, "Dead letters"). What the destination refused holds the stream and the
-//! entry's own fields: they are appended as they are. What tidegate refused holds the message: it is
-//! mapped again, by the configuration as it is now. Either way one script appends the entry and removes
-//! the letter, so that a command that is cut off neither loses nor repeats it. The entry stands at the
-//! stream's end: its place in the order is gone.
+//! There are two kinds of letters. A letter that the destination refused holds the stream and the entry's own fields,
+//! which
+//! are appended as they are. A letter that tidegate rejected holds the message, which is mapped again by the current
+//! configuration. In both cases one script appends the entry and removes the letter, so a command that is cut off
+//! neither
+//! loses nor repeats it. The entry stands at the stream's end: its place in the order is gone.
 
 use super::mapping::{Context, FieldSink, Mapping};
 use crate::config::{Capture, Endpoint, keys};

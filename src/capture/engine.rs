@@ -54,7 +54,7 @@ use crate::status::InHand;
 use handover::{Border, Handover};
 
 pub(super) use ending::Carried;
-pub(super) use leadership::STAND;
+pub(super) use leadership::LEASE_SCRIPT;
 pub(super) use reading::Lost;
 pub(super) use reading::ingest::Flow;
 pub(super) use reading::replication::Linked;

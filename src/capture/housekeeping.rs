@@ -1,10 +1,6 @@
-//! What a route's destination needs now and then, away from the hot path: entries past their age are
-//! trimmed, also from streams to which nothing is appended any more, and the route's own records too; and
-//! what is acknowledged, where `keep.until_acknowledged` says so (`trimming`); and consumer groups that were destroyed
-//! (`groups`).
-//!
-//! Trimming is a command of its own, and works when memory is full: it is what frees it. It trims
-//! exactly (`MINID =`), since `~` would leave a stream of less than a node's 100 entries as it is.
+//! Housekeeping of a destination, away from the hot path: retention by age and by acknowledgement, and consumer groups
+//! that
+//! were destroyed. It also reaches streams to which nothing is appended any more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

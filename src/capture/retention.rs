@@ -1,4 +1,11 @@
 //! Retention: which entries of a route's streams are removed, and when.
+//!
+//! ```text
+//! age           older than keep.age, and the route's own records after a while
+//! acknowledged  keep.until_acknowledged: what the named consumer groups have acknowledged
+//! ```
+//!
+//! `keep.entries` needs no part here: the append script passes it on to XADD.
 
 pub(crate) mod acknowledged;
 pub(crate) mod age;

@@ -1,19 +1,23 @@
-//! The heartbeat of a source: one task per source endpoint, not per route.
+//! The heartbeat of a source: one task for each source, shared by its routes.
 //!
-//! Problem: a subscription over which nothing comes looks the same whether nothing is published or
-//! the server is stopped, half-open, or no longer the one that is published to. So something is
-//! published at all times, and every route of the source listens for it.
+//! Problem: a silent subscription looks the same whether nothing is published, or the server is stopped, half-open, or
+//! no
+//! longer the one that publishers use. So tidegate publishes at all times, and every route of the source listens for
+//! it.
 //!
-//! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle,
-//! over a connection of its own. PUBLISH touches no key, so it works where the source refuses writes.
+//! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle, over a connection
+//! of
+//! its own. PUBLISH touches no key, so it works even if the source refuses writes. With each heartbeat, HELLO asks for
+//! the
+//! server's role: a master that becomes a replica keeps its subscribers and still takes PUBLISH, but messages that are
+//! published on its new master may not reach it.
 //!
-//! Beside each, HELLO asks for the server's role: a master that is made a replica keeps its subscribers
-//! and still takes PUBLISH, but what is published on its new master may pass it by.
+//! If the source has several addresses, the task watches the others. A second server that reports the role of master
+//! makes
+//! the source doubtful, and its routes are not ready. The task disconnects nothing: the list does not tell which is
+//! right.
 //!
-//! Where the source has several addresses, the others are watched: a second one that says master makes the source
-//! doubtful, and its routes are not ready. Nothing is disconnected, since the list cannot tell which is right.
-//!
-//! Failure: the task reconnects for ever; the routes notice the silence, and find the reason here.
+//! Failure: the task reconnects for ever. The routes notice the silence, and find the reason here.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -1,5 +1,4 @@
-//! What a route listens with: a window of subscriptions, or a tap of the replication stream. Both yield the
-//! same items.
+//! What a route reads from: a window of subscriptions, or the replication stream. Both yield the same items.
 
 use std::task::{Context, Poll};
 use std::time::Instant;

@@ -1,20 +1,21 @@
-//! A window: what one unbroken source connection delivers after all its subscriptions were confirmed.
-//! By construction contiguous.
+//! A window: what one unbroken source connection delivers after all its subscriptions were confirmed. It is contiguous
+//! by
+//! construction.
 //!
-//! Opening, in one round trip on a new connection (RESP3, so that messages are told from replies):
+//! Opening, in one round trip on a new connection (RESP3, which tells messages from replies):
 //!
 //! ```text
 //! MULTI · SUBSCRIBE control channels… · PSUBSCRIBE patterns… · EVAL anchor.lua · EXEC
 //! ```
 //!
-//! Everything inside MULTI happens at one point of the source's order, so the anchor, which the script
-//! publishes on the control channel, is the first message that this connection receives. Redis 7.0
-//! delivers it before EVAL's reply inside EXEC's, other servers after; so EXEC's elements are read one
-//! by one, and a message may stand anywhere between them.
+//! Everything inside MULTI happens at one point of the source's order. So the anchor, which the script publishes on the
+//! control channel, is the first message of this connection. Redis 7.0 delivers it before EVAL's reply inside EXEC's
+//! reply,
+//! other servers after it. So EXEC's elements are read one by one, and a message may stand anywhere between them.
 //!
-//! Where the source user may not run the script, or the source refuses writes, this instance makes the
-//! epoch up and publishes the anchor itself: capture works, but a second instance cannot rely on epochs
-//! that never go back.
+//! Failure: if the source's user may not run the script, or the source refuses writes, this instance makes an epoch
+//! itself
+//! and publishes the anchor. The capture works, but a second instance cannot rely on epochs that never go back.
 
 use tokio::time::timeout;
 

@@ -1,18 +1,18 @@
-//! What wakes a route that waits for acknowledgements: commands in the replication stream.
+//! The acknowledgement notifier: commands in the replication stream wake a route that waits for acknowledgements.
 //!
-//! Problem: asking a server over and over for acknowledgements is late or costly, and it tells nobody of one.
+//! Problem: polling a server for acknowledgements is either late or costly.
 //!
-//! Constraints: a command is no proof. XACK is in the replication stream for ids that were never delivered too,
-//! and what a script or another group's command does to a group may not be. So a command only wakes: what is
-//! acknowledged, a look decides.
+//! Constraints: a command proves nothing. XACK is in the replication stream for ids that were never delivered, too, and
+//! what
+//! a script or another group's command does to a group may not be there. So a command only wakes the route; a poll of
+//! the
+//! group decides what is acknowledged.
 //!
-//! Operation: a task of its own reads the link and rings; it hands nothing over, so nothing can queue up. A
-//! place is remembered while it runs, so that a link that breaks goes on without a new snapshot.
+//! Operation: a task of its own reads the link and notifies the route. It passes no data, so nothing can queue up. It
+//! remembers its offset while it runs, so a link that breaks continues without a new snapshot. An idle server writes
+//! nothing, so after a silence the task asks how far the server has written its stream.
 //!
-//! Silence says nothing where nothing is written, so after a while of it the server is asked how far it has written
-//! its stream.
-//!
-//! Failure: while there is no link the route polls, and says so. The link is tried again by itself.
+//! Failure: without a link the route polls, and logs it. The task opens the link again by itself.
 
 use std::future::poll_fn;
 use std::sync::Arc;

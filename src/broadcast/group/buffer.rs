@@ -1,14 +1,18 @@
-//! Entries that were read and are not acknowledged, held in memory as the messages that they will be.
+//! Entries that were read and are not acknowledged, buffered in memory as the messages that they become.
 //!
-//! Problem: a consumer may acknowledge an entry and delete it at once. Then the entry is to be published and
-//! the stream no longer has it. So entries are read while they are pending, and kept.
+//! Problem: a consumer may acknowledge an entry and delete it at once. Then the entry must be published and the stream
+//! no
+//! longer has it. So entries are read while they are pending, and kept.
 //!
-//! Constraints: the group may leave any number of entries pending. What is held is bounded, by the number of
-//! entries and by bytes; what is not held is read again when it is wanted, if it is still there.
+//! Constraints: a group may leave any number of entries pending. The buffer is bounded, by entries and by bytes. An
+//! entry
+//! that is not buffered is read again when it is needed, if it still exists.
 //!
-//! Operation: what one read brought lies in one piece of memory, with the places of its messages. A piece is
-//! given back when its last message is gone, and counts as a whole until then. What was handed over to be
-//! published stays until that is done: another instance may have come first, by part of the way.
+//! Operation: the entries of one read lie in one block of memory, with the places of their messages. A block is
+//! released
+//! with its last message, and counts as a whole until then. A message that was passed to the publisher stays until it
+//! is
+//! published: another instance may have published part of the batch first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;

@@ -1,24 +1,25 @@
-//! Following a consumer group: what is read, when, and what becomes of it.
+//! Following a consumer group: what is read, when, and what happens to it.
 //!
 //! Problem: Redis emits no event for XACK. Whether an entry is acknowledged can only be asked.
 //!
-//! Constraints: asked too seldom, messages are late; asked too often, an idle server is kept busy. A consumer
-//! may delete what it has acknowledged, so entries are read once they were given to the group.
+//! Constraints: if the group is polled too seldom, messages are late; if too often, an idle server is kept busy. A
+//! consumer
+//! may delete an entry that it has acknowledged, so entries are read as soon as they are delivered to the group.
 //!
-//! Operation: a *look* says how far the group was given entries and which of them are pending. Then:
+//! Operation: a poll tells how far the group was delivered and which entries are pending. Then:
 //!
 //! ```text
-//! order = "stream"            read up to what was given ─▶ hold ─▶ below the lowest pending: publish
-//! order = "acknowledgement"   read up to what was given ─┬▶ acknowledged: publish
-//!                                                        └▶ pending: leave a hole, hold its message
-//!                             a look goes through the holes ─▶ acknowledged: release
+//! order = "stream"            read what was delivered ─▶ buffer ─▶ below the lowest pending: publish
+//! order = "acknowledgement"   read what was delivered ─┬▶ acknowledged: publish
+//!                                                      └▶ pending: leave a hole, buffer its message
+//!                             a poll scans the holes ─▶ acknowledged: release
 //! ```
 //!
-//! While something changes, and for a second after it, there is a look every few milliseconds; then seldom.
-//! Where everything is acknowledged, XREAD waits for the next entry, before which nothing can happen. With a
-//! replication stream, commands that concern the stream wake it, and it looks once a second otherwise.
+//! While something changes, and for a second after it, the group is polled every few milliseconds, then seldom. If
+//! everything is acknowledged, XREAD waits for the next entry: nothing can happen before it. With a replication stream,
+//! commands that concern the stream trigger a poll, and otherwise the group is polled once a second.
 //!
-//! Failure: nothing here outlives the session. What was held is read again, where it still is.
+//! Failure: nothing here outlives the session. Buffered entries are read again, if they still exist.
 
 mod polling;
 mod release;

@@ -1,7 +1,8 @@
-//! When to look at a group again.
+//! When a group is polled.
 //!
-//! While something changes, and for a second after it, often; then more and more seldom. Where commands in the
-//! replication stream wake it, only as a sign of life.
+//! Often while something changes and for a second after it, then more and more seldom. If commands in the replication
+//! stream
+//! notify the route, it polls only as a sign of life.
 
 use std::time::Duration;
 

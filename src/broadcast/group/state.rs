@@ -1,4 +1,4 @@
-//! A look at a consumer group: how far it has acknowledged the stream, as `state.lua` tells it.
+//! The state of a consumer group: how far it has acknowledged the stream, as `state.lua` reports it.
 
 use std::collections::HashSet;
 

@@ -1,8 +1,8 @@
-//! The two scripts, as commands and replies.
+//! The calls of the scripts that move a cursor, as commands and replies.
 //!
-//! A call's items are collected in a buffer of their own, because a command begins with the number of
-//! its arguments and that is known last. Handing them on is one copy of a batch, which is nothing
-//! beside the system call that sends it.
+//! The items of a call are collected in a buffer of their own: a command begins with the number of its arguments, which
+//! is
+//! known last. Passing them on costs one copy of a batch, which is small beside the system call that sends it.
 
 use std::fmt;
 

@@ -1,16 +1,20 @@
-//! Entries that are deleted or trimmed before they are read.
+//! Unread loss: entries that are deleted or trimmed before they are read.
 //!
-//! Problem: an entry that is gone before anybody saw its id leaves no trace in the stream, and a broadcast that
-//! passes over it would be silent about it.
+//! Problem: an entry that is deleted before its id was read leaves no trace in the stream, and a broadcast that passes
+//! over
+//! it would be silent about it.
 //!
-//! Operation: the server counts the entries that were ever added (`entries-added`, from Redis 7.0 on). The
-//! cursor carries the same count for its place, and each entry that is dealt with adds one. Where everything
-//! that is there has been read, or nothing that was read is there any more, the two tell how many were missed.
-//! The count moves in the step that moves the cursor, and is compared when something missed is recorded: so
-//! that is recorded once, by whichever instance, also over a restart.
+//! Operation: the server counts the entries that were ever added (`entries-added`, from Redis 7.0 on). The cursor
+//! carries
+//! the same count for its place, and each entry adds one. Once everything in the stream has been read, or nothing that
+//! was
+//! read is left in it, the difference of the two is the number of lost entries. The count moves in the step that moves
+//! the
+//! cursor, and is compared when a loss is recorded. So one instance records it once, also across a restart.
 //!
-//! Failure: where the count is not known (an entry was refused, a cursor of an older version), it is taken up
-//! again at the next such place, and what is missed until then is not noticed.
+//! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
+//! the
+//! next such place. A loss before that is not noticed.
 
 use std::time::Duration;
 

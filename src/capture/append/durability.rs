@@ -1,17 +1,18 @@
-//! Up to where what is stored is stored durably, asked over a connection of its own.
+//! The durability watermark: up to where stored entries survive the master, asked over a connection of its own.
 //!
-//! Problem: a reply to an append says that the master has it. Whether it survives the master is known
-//! only from WAIT or WAITAOF, and these hold up the connection that asks: in line they would cost a batch
-//! a second.
+//! Problem: a reply to an append proves that the master has the entries. Only WAIT or WAITAOF prove more, and they
+//! block
+//! the connection that asks. On the append connection they would allow one batch a second.
 //!
-//! Operation: the route says where the state stands; this task sees that it stands there (after a failover it
-//! may not, and the route may not know yet), writes a small fence behind it, WAITs, and says how far it was
-//! when the fence was written. A WAIT without a write of its own proves nothing: it
-//! answers at once although a replica is stopped. The watermark is kept in the state, for the instance
-//! that stands by.
+//! Operation: the route passes the position of the state. This task checks that the state stands there: after a
+//! failover it
+//! may not, and the route may not know it yet. It then writes a small barrier, WAITs, and reports the position that it
+//! read
+//! before the barrier. A WAIT without a write of its own proves nothing: it answers at once even if a replica is
+//! stopped.
+//! The watermark is stored in the state, for the standby instance.
 //!
-//! Failure: the task reconnects for ever; meanwhile the watermark stands still, and what is above it is
-//! kept.
+//! Failure: the task reconnects for ever. Meanwhile the watermark does not move, and everything above it is kept.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -23,8 +23,8 @@ use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::server::{Hash, Script};
 
-/// `stand.lua`.
-pub(crate) const STAND: Script = Script { name: "lease.lua", source: include_str!("lease.lua") };
+/// `lease.lua`.
+pub(crate) const LEASE_SCRIPT: Script = Script { name: "lease.lua", source: include_str!("lease.lua") };
 
 /// How long the lease lasts: a few times the longest interval between two calls.
 const LEASE: Duration = Duration::from_secs(3);

@@ -67,9 +67,9 @@ struct Up {
 #[derive(Debug)]
 pub(in crate::capture) struct Scripts {
     pub(in crate::capture) append: Append,
-    /// `stand.lua`.
+    /// `lease.lua`.
     pub(in crate::capture) stand: Hash,
-    /// `history.lua`.
+    /// `epochs.lua`.
     pub(in crate::capture) history: Hash,
 }
 
@@ -166,7 +166,7 @@ impl Writing {
         matches!(&self.link, DestinationLink::Up(up) if up.sent.iter().any(asked))
     }
 
-    /// `stand.lua`, as the connection knows it.
+    /// `lease.lua`, as the connection knows it.
     pub(super) fn stand_hash(&self) -> Option<Hash> {
         match &self.link {
             DestinationLink::Up(up) => Some(up.scripts.stand),
@@ -174,7 +174,7 @@ impl Writing {
         }
     }
 
-    /// `history.lua`, as the connection knows it.
+    /// `epochs.lua`, as the connection knows it.
     pub(super) fn history_hash(&self) -> Option<Hash> {
         match &self.link {
             DestinationLink::Up(up) => Some(up.scripts.history),

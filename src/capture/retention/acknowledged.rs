@@ -1,17 +1,20 @@
-//! Trimming by acknowledgement (`keep.until_acknowledged`): entries go once the named consumer groups have
-//! acknowledged them, and past `keep.entries` whether they have or not, which is counted and told.
+//! Retention by acknowledgement (`keep.until_acknowledged`): entries are removed once the named consumer groups have
+//! acknowledged them, and beyond `keep.entries` in any case; the latter are counted and logged.
 //!
-//! Constraints: it must work on a server that is out of memory, since it is what frees it, so it is a
-//! command of its own and no part of the append. It must hold up nobody, so one call removes a bounded
-//! number of entries and looks at one stream. And the group's two facts, how far it was delivered and what
-//! is pending, must be of one moment.
+//! Constraints: it frees memory, so it must work on a server that is out of memory, and is a command of its own beside
+//! the
+//! append. It must not block the server: one call removes a bounded number of entries of one stream. How far a group
+//! was
+//! delivered and what is pending must be read at one moment.
 //!
-//! Operation: `trim.lua` does one step on one stream. The route's own stream is looked at every second; the
-//! streams that a template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and all
-//! of them no more often than that. Only the instance that writes trims.
+//! Operation: `trim.lua` does one step on one stream. The route's own stream is checked every second; the streams that
+//! a
+//! template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and none more often than every
+//! second.
+//! Only the active instance trims.
 //!
-//! Failure: a step that was done and not answered has been counted in the state, and not in the metrics of
-//! this process. Everything else is tried again.
+//! Failure: a step that was done and not answered is counted in the state, and not in the metrics of this process.
+//! Everything else is tried again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

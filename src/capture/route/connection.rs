@@ -1,20 +1,20 @@
-//! A lane: the connection over which one route appends, made ready.
+//! The append connection, made ready: authenticated, the scripts loaded, the state read, and the consumer groups of
+//! existing
+//! streams in place.
 //!
-//! Ready means: authenticated, the append script loaded, the state read, and the consumer groups of
-//! streams that are there already in place. All of it is done anew at every connect, since between two
-//! connects the server may have been restarted, emptied, or replaced.
+//! All of it is done at every connect: in between, the server may have been restarted, emptied or replaced.
 
 use std::sync::Arc;
 
 use crate::capture::append::call::{APPEND, Append, CaptureKeys};
 use crate::capture::append::state::{RankedRevision, StoredState};
-use crate::capture::engine::{Connected, STAND, Scripts};
+use crate::capture::engine::{Connected, LEASE_SCRIPT, Scripts};
 use crate::capture::groups;
 use crate::config::{Capture, Endpoint};
 use crate::server::{self, Connection, Error, load_script};
-use crate::source::replication::epochs::HISTORY;
+use crate::source::replication::epochs::EPOCHS_SCRIPT;
 
-/// What a lane is made from.
+/// What an append connection is made from.
 #[derive(Debug, Clone)]
 pub(crate) struct AppendConnectionSettings {
     pub(crate) endpoint: Arc<Endpoint>,
@@ -24,7 +24,7 @@ pub(crate) struct AppendConnectionSettings {
     pub(crate) revision: Option<RankedRevision>,
 }
 
-/// A lane that is ready.
+/// An append connection that is ready.
 #[derive(Debug)]
 pub(crate) struct AppendConnection {
     pub(crate) connection: Connection,
@@ -32,15 +32,15 @@ pub(crate) struct AppendConnection {
 }
 
 impl AppendConnection {
-    /// Makes a lane. Cancel safe.
+    /// Opens one. Cancel safe.
     pub(crate) async fn open(settings: AppendConnectionSettings) -> Result<Self, Error> {
         let AppendConnectionSettings { endpoint, capture, keys, revision } = settings;
         let role = format!("{}:append", capture.name);
         let mut connection = server::connect(&endpoint, &role).await?;
         let deadline = endpoint.response_timeout;
         let hash = load_script(&mut connection, APPEND, deadline).await?;
-        let stand = load_script(&mut connection, STAND, deadline).await?;
-        let history = load_script(&mut connection, HISTORY, deadline).await?;
+        let stand = load_script(&mut connection, LEASE_SCRIPT, deadline).await?;
+        let history = load_script(&mut connection, EPOCHS_SCRIPT, deadline).await?;
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
         let state = StoredState::read(&state)?;
         groups::ensure(&mut connection, &capture, &keys, deadline).await?;

@@ -1,10 +1,12 @@
-//! The source's histories, numbered: which epoch each replication id stands for.
+//! The source's replication histories, numbered: each replication id has an epoch.
 //!
-//! Positions must compare, and replication ids do not order. So the route's state gives each history an
-//! epoch when it first comes up, in one step on the destination (`epochs.lua`): every instance reads the
-//! same number, and an offset means the same position to all of them. The anchor's part of the epoch is
-//! the beginning of the id itself, so that a number which was given twice, because a state was lost, still
-//! is not taken for the same.
+//! Positions must compare, and replication ids do not order. So the route's state gives each history an epoch when it
+//! first
+//! comes up, in one step on the destination (`epochs.lua`). Every instance reads the same number, and an offset means
+//! the
+//! same position to all of them. The second part of the epoch is the beginning of the replication id. So a number that
+//! was
+//! given twice, because a state was lost, still tells the histories apart.
 
 use super::{HistoryId, ReplicationOffset};
 use crate::position::{AnchorId, Epoch, Position};
@@ -12,7 +14,7 @@ use crate::server::resp;
 use crate::server::{Hash, Script};
 
 /// `epochs.lua`.
-pub(crate) const HISTORY: Script = Script { name: "epochs.lua", source: include_str!("epochs.lua") };
+pub(crate) const EPOCHS_SCRIPT: Script = Script { name: "epochs.lua", source: include_str!("epochs.lua") };
 
 /// The histories that the state knows, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
-//! A tap: what a replication link delivers, as the items of a capture.
+//! The replication reader: what a replication link delivers, as the items of a capture, in place of a window.
 //!
-//! In place of a window. Each item says the offset at which its command ends; the engine numbers by that.
+//! Each item has the offset at which its command ends; it is the item's position in its replication history.
 
 use std::task::{Context, Poll};
 use std::time::Instant;

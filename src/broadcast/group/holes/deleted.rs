@@ -1,10 +1,12 @@
-//! Acknowledged holes whose entries are gone, and whose messages are not held here.
+//! Acknowledged holes whose entries are deleted, and whose messages are not buffered here.
 //!
-//! Problem: a consumer may delete what it has acknowledged, and then only an instance that has read the entry
-//! before can publish it. Two instances read what they can; which of them has which, neither knows.
+//! Problem: a consumer may delete an entry that it has acknowledged. Then only an instance that read the entry before
+//! can
+//! publish it, and no instance knows which entries the other one has.
 //!
-//! Operation: such a hole is left alone for a while. An instance that holds its message publishes it within
-//! moments. What is still a hole then is told as lost.
+//! Operation: such a hole is left alone for a while. An instance that has its message publishes it within moments. A
+//! hole
+//! that remains after that is reported as lost.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

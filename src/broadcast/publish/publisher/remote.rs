@@ -1,9 +1,12 @@
-//! Publishing on another server than the stream's: the messages go out first, and once all of a batch are
-//! answered, the script on the stream's server moves the cursor over it and notes what was not published.
+//! Publishing on another server than the stream's: the messages go out first. After all messages of a batch are
+//! answered,
+//! the script on the stream's server moves the cursor over it and records what was not published.
 //!
-//! A replica takes PUBLISH and answers as a master does, so an answer alone does not tell that the master's subscribers
-//! were reached. So each batch ends with HELLO, which says the server's role: what was published before that answer was
-//! published on a master, or the session ends and the next one publishes the batch again, where the master is then.
+//! A replica takes PUBLISH and answers as a master does, so an answer alone does not prove that the master's
+//! subscribers
+//! were reached. So each batch ends with HELLO, which reports the server's role. If it is not a master, the session
+//! ends,
+//! and the next one publishes the batch again on the current master.
 
 use std::collections::VecDeque;
 use std::time::Duration;
