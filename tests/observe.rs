@@ -193,13 +193,13 @@ fn status_keeps_its_shape() {
         status.source.last_answer_unix_ms = Some(1_700_000_002_000);
         status.destination.last_answer_unix_ms = Some(1_700_000_003_000);
         status.position = Some("0000018bcfe56800-1".to_owned());
-        status.in_hand_bytes = 512;
+        status.buffered_bytes = 512;
         status.last_progress_unix_ms = Some(1_700_000_003_000);
-        if let Some(ledger) = &mut status.ledger {
+        if let Some(ledger) = &mut status.counts {
             ledger.received = 10;
-            ledger.appended = 7;
+            ledger.stored = 7;
             ledger.dropped.insert("memory_full".to_owned(), 1);
-            ledger.in_hand = 2;
+            ledger.buffered = 2;
         }
     });
     let stock = served.view.board.place(RouteStatus::new(
@@ -210,7 +210,7 @@ fn status_keeps_its_shape() {
         1_700_000_001_000,
     ));
     stock.update(|status| {
-        status.state = RouteState::Parked;
+        status.state = RouteState::Blocked;
         status.reason = Some("NOPERM: this user has no permissions to run XREAD".to_owned());
         status.source.error = Some("NOPERM".to_owned());
     });

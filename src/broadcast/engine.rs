@@ -32,7 +32,7 @@ use super::id::EntryId;
 use super::outbound::Outbound;
 use super::publisher::{REFUSED_IN_A_ROW, Settled};
 use crate::config::{Broadcast, Endpoint, keys};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{Backoff, Class, Error, Hash};
 use crate::status::RouteState;
@@ -269,7 +269,7 @@ impl Engine {
         core.effects.push(Effect::Opened(cursor, again));
         core.effects.push(Effect::Ledger(tally));
         if let Some(left) = left.filter(|left| *left > 0) {
-            let suppressed = core.admit("broadcast_holes_left", now);
+            let suppressed = core.admit(LogCode::BroadcastAckPendingLeft.as_str(), now);
             core.effects.push(Effect::HolesLeft(left, suppressed));
         }
         let mut work = Work::new(core, hashes, (cursor, counted), woken, now);
@@ -328,13 +328,17 @@ impl Engine {
             core.below = Some(*cursor);
         }
         if matches!(failure, Failure::LeaseLapsed) {
-            let suppressed = core.admit("broadcast_lease_lapsed", now);
+            let suppressed = core.admit(LogCode::BroadcastLeaseLapsed.as_str(), now);
             core.effects.push(Effect::Lapsed(suppressed));
             return core.backoff.next_wait();
         }
         let reason = core.reason(failure);
         let (side, class) = (failure.side(), failure.class());
-        let code = if class == Class::Park { "broadcast_parked" } else { "broadcast_waiting" };
+        let code = if class == Class::Park {
+            LogCode::BroadcastBlocked.as_str()
+        } else {
+            LogCode::BroadcastWaiting.as_str()
+        };
         let suppressed = core.admit(code, now);
         core.effects.push(Effect::Failed { side, class, reason, suppressed });
         if class == Class::Park { PARKED } else { core.backoff.next_wait() }
@@ -388,10 +392,10 @@ impl Core {
         let code = match &found {
             Found::Group => return Ok(()),
             Found::Below => return Err(self.stream_below(cursor)),
-            Found::NoGroup => "broadcast_no_group",
-            Found::Doubt(doubt) => doubt.as_str(),
-            Found::Missed(_) => "broadcast_missed",
-            Found::Anew => "broadcast_stream_anew",
+            Found::NoGroup => LogCode::BroadcastNoGroup.as_str(),
+            Found::GroupChange(group_change) => group_change.as_str(),
+            Found::Missed(_) => LogCode::BroadcastEntriesLost.as_str(),
+            Found::Anew => LogCode::BroadcastStreamRecreated.as_str(),
         };
         let suppressed = self.admit(code, now);
         self.effects.push(Effect::Found(found, cursor, suppressed));
@@ -415,10 +419,10 @@ impl Core {
     fn shown(&mut self, state: RouteState, holder: Option<String>, cursor: EntryId, now: Instant) {
         self.backoff.reset();
         if state == RouteState::Live {
-            let suppressed = self.admit("broadcast_live", now);
+            let suppressed = self.admit(LogCode::BroadcastLive.as_str(), now);
             self.effects.push(Effect::Live(cursor, suppressed));
         } else {
-            let suppressed = self.admit("broadcast_standby", now);
+            let suppressed = self.admit(LogCode::BroadcastStandby.as_str(), now);
             self.effects.push(Effect::StandsBy(holder, suppressed));
         }
     }

@@ -43,7 +43,7 @@ use super::search::Search;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
-use crate::status::Doubt;
+use crate::status::GroupChange;
 
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
@@ -78,7 +78,7 @@ pub(super) enum Found {
     /// The group is there.
     Group,
     /// Something that fakes acknowledgements may have happened.
-    Doubt(Doubt),
+    GroupChange(GroupChange),
     /// Entries were never read, and that is recorded.
     Missed(Missed),
     /// The stream was deleted, and another one begun.
@@ -93,7 +93,7 @@ pub(super) struct Follow {
     group: String,
     holes: Option<String>,
     stream: String,
-    max_holes: Option<u64>,
+    max_ack_pending: Option<u64>,
     hash: Hash,
     hold: Hold,
     /// In the order of the stream: what was read after this one is held until it is published.
@@ -157,9 +157,9 @@ impl Follow {
             group: what.group.clone(),
             holes: keys.holes.clone(),
             stream: keys.stream.clone(),
-            max_holes: match what.order {
+            max_ack_pending: match what.order {
                 Order::Stream => None,
-                Order::Acknowledgement { max_holes } => Some(max_holes),
+                Order::Acknowledgement { max_ack_pending } => Some(max_ack_pending),
             },
             hash,
             hold: Hold::default(),
@@ -226,7 +226,7 @@ impl Follow {
 
     /// Whether entries that are not acknowledged are left behind.
     pub(super) fn leaves_holes(&self) -> bool {
-        self.max_holes.is_some()
+        self.max_ack_pending.is_some()
     }
 
     /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
@@ -240,7 +240,7 @@ impl Follow {
     }
 
     fn holes_left(&self) -> u64 {
-        match (self.max_holes, &self.look) {
+        match (self.max_ack_pending, &self.look) {
             (None, _) => u64::MAX,
             (Some(_), None) => 0,
             (Some(most), Some(look)) => most.saturating_sub(look.holes + self.holes_since),
@@ -272,7 +272,7 @@ impl Follow {
         }
         let up_to = self.readable(egress.publisher);
         // What is read to be held waits for the rate there.
-        let allowed = match self.max_holes {
+        let allowed = match self.max_ack_pending {
             Some(_) if up_to.is_some() && egress.leads => self.allowed(egress.pace, now),
             _ => usize::MAX,
         };
@@ -311,7 +311,7 @@ impl Follow {
         let after = self.read.to_string();
         // While holes are being published they would be found once more.
         let may = egress.leads
-            && self.max_holes.is_some()
+            && self.max_ack_pending.is_some()
             && !publisher.is_releasing()
             && self.to_release.is_empty();
         let scan = self.search.send(may, self.rhythm.is_active(now));
@@ -332,7 +332,7 @@ impl Follow {
     /// Up to where entries are to be read now.
     fn readable(&self, publisher: &Publisher) -> Option<EntryId> {
         let look = self.look.as_ref()?;
-        let (end, room) = match self.max_holes {
+        let (end, room) = match self.max_ack_pending {
             None => (look.delivered, self.hold.has_room()),
             Some(_) => (look.complete, publisher.has_room() && self.holes_left() > 0),
         };
@@ -342,7 +342,7 @@ impl Follow {
     /// Goes on where the cursor is, where that is elsewhere than was believed: another instance published.
     fn align(&mut self, egress: &Egress<'_>, now: Instant) {
         let publisher = &egress.publisher;
-        let in_order = self.max_holes.is_none();
+        let in_order = self.max_ack_pending.is_none();
         if std::mem::replace(&mut self.led, egress.leads) != egress.leads && egress.leads {
             // While it did not publish, it read ahead, and handed nothing over.
             if !in_order {
@@ -399,7 +399,7 @@ impl Follow {
 
     /// Publishes what is held and acknowledged, as long as there is room.
     fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
-        let (None, Some(limit)) = (self.max_holes, self.look.as_ref().map(Look::limit)) else { return };
+        let (None, Some(limit)) = (self.max_ack_pending, self.look.as_ref().map(Look::limit)) else { return };
         while egress.publisher.has_room()
             && egress.leads
             && self.hold.after(self.handed).is_some_and(|id| id <= limit)
@@ -453,7 +453,7 @@ impl Follow {
             last = entry.id;
             let id = entry.id();
             let rendered = outbound.of(&entry);
-            if self.max_holes.is_none() {
+            if self.max_ack_pending.is_none() {
                 let goes = egress.leads
                     && !held_back
                     && entry.id <= limit
@@ -490,7 +490,7 @@ impl Follow {
         self.handed = egress.publisher.end();
         if takes {
             self.read = if came < count { span.up_to.max(last) } else { last };
-            if self.max_holes.is_some() {
+            if self.max_ack_pending.is_some() {
                 self.changed(now);
             }
         }
@@ -537,7 +537,7 @@ impl Follow {
         let publisher = &mut *egress.publisher;
         let Some(mut look) = Look::read(reply)? else {
             // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
-            if self.max_holes.is_none() {
+            if self.max_ack_pending.is_none() {
                 self.forget(publisher.end());
             }
             self.read = publisher.end();
@@ -553,7 +553,7 @@ impl Follow {
             found.push(Found::Group);
         }
         if std::mem::take(&mut self.missing) && look.delivered > publisher.end() {
-            found.push(Found::Doubt(Doubt::GroupMade));
+            found.push(Found::GroupChange(GroupChange::GroupCreated));
         }
         let gone = &self.gone;
         if leads {
@@ -565,14 +565,14 @@ impl Follow {
         }
         // An instance that stands by holds also what is not left behind yet.
         let passed = leads || self.read <= publisher.end();
-        if self.max_holes.is_some() && look.holes == 0 && self.holes_since == 0 && passed {
+        if self.max_ack_pending.is_some() && look.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.
             self.hold.clear();
             self.gone.clear();
         }
         let before = self.look.take();
         if let Some(before) = &before {
-            found.extend(look::doubt(before, &look).map(Found::Doubt));
+            found.extend(look::group_change(before, &look).map(Found::GroupChange));
         }
         let state = |look: &Look| (look.delivered, look.pending, look.limit());
         let same = before.as_ref().is_some_and(|before| state(before) == state(&look));
@@ -590,7 +590,8 @@ impl Follow {
             self.tail_asked = true;
             if leads && self.looks_after == self.read {
                 // In the other order what is held has been handed over as well.
-                let held = if self.max_holes.is_none() { self.hold.count_after(self.handed) } else { 0 };
+                let held =
+                    if self.max_ack_pending.is_none() { self.hold.count_after(self.handed) } else { 0 };
                 let held = u64::try_from(held).unwrap_or(u64::MAX);
                 let anew = self.watch.compare(&facts, (self.read, held), publisher, now);
                 found.extend(anew.map(Found::from));

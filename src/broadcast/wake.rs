@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::PARKED;
 use crate::config::{Endpoint, Prefer};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::replication::{Link, Place, Start};
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
@@ -101,9 +101,11 @@ impl Reader {
                 }
                 Err(error) => error,
             };
-            if let Some(suppressed) = log.admit("broadcast_replication_lost", std::time::Instant::now()) {
+            if let Some(suppressed) =
+                log.admit(LogCode::BroadcastReplicationLost.as_str(), std::time::Instant::now())
+            {
                 tracing::warn!(
-                    event = "broadcast_replication_lost",
+                    event = LogCode::BroadcastReplicationLost.as_str(),
                     route = %self.route,
                     endpoint = %self.endpoint.name,
                     class = error.class().as_str(),

@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::append::Keys;
 use crate::config::{Durability, Endpoint};
+use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt;
 use crate::server::resp::Value;
@@ -90,7 +91,7 @@ impl Task {
         let mut backoff = Backoff::default();
         loop {
             let Err(error) = self.watch(&mut backoff).await else { return };
-            tracing::debug!(event = "durable_unknown", task = self.role, "{error}");
+            tracing::debug!(event = LogCode::DurableUnknown.as_str(), task = self.role, "{error}");
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }

@@ -48,12 +48,13 @@ use super::share::Share;
 use super::state::Revision;
 use crate::config::{Capture, Durability};
 use crate::filter::Filter;
+use crate::logs::LogCode;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::replication::Place;
 use crate::rt::Moment;
 use crate::spool::{Done, Request};
-use crate::status::InHand;
+use crate::status::Buffered;
 
 pub use batch::{Batch, Builder, Options};
 pub(super) use chain::Prev;
@@ -339,14 +340,14 @@ impl Engine {
             let text = format!(
                 "{error}; new messages stay in memory as long as that lasts; tidegate tries again every 2 s"
             );
-            self.log(Notice::error("spool_failed", text), now);
+            self.log(Notice::error(LogCode::SpoolFailed, text), now);
         }
         for damage in outcome.damaged {
             let text = format!(
                 "{damage}; a gap records the loss, everything that is intact is stored, and the damaged file is kept \
                  beside the spool; look at the disk"
             );
-            self.log(Notice::error("spool_corrupt", text), now);
+            self.log(Notice::error(LogCode::SpoolCorrupt, text), now);
             self.leadership.hurry();
         }
         self.reopen_if_room(now);
@@ -394,10 +395,10 @@ impl Engine {
     }
 
     /// Messages that wait, counted where they are.
-    fn in_hand(&self) -> InHand {
+    fn in_hand(&self) -> Buffered {
         let sent = self.chain.sent_events();
-        InHand {
-            ring: self.chain.held_events() - sent + self.spill.tail_events() + self.builder.open_events(),
+        Buffered {
+            memory: self.chain.held_events() - sent + self.spill.tail_events() + self.builder.open_events(),
             in_flight: sent,
             spool: self.spill.disk_events(),
             unrecorded: self.chain.unrecorded_events()

@@ -18,6 +18,7 @@ use self::groups::Groups;
 use super::append::Keys;
 use super::trimming::Trimming;
 use crate::config::{Capture, Endpoint, Keep};
+use crate::logs::LogCode;
 use crate::server::{self, Backoff, ControlConnection, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
@@ -46,7 +47,7 @@ pub(crate) async fn keep(
             ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups), &mut backoff) => ended,
         };
         // The route's own connection tells of a server that is away; this is for the rest.
-        tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
+        tracing::debug!(event = LogCode::HousekeepingFailed.as_str(), route = capture.name, "{error}");
         if let Some(trimming) = &mut trimming {
             trimming.failed(&error);
         }

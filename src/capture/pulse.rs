@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control_channel::Control;
 use crate::config::Endpoint;
+use crate::logs::LogCode;
 use crate::rt;
 use crate::server::{self, Backoff, Error, Role, Watch};
 
@@ -187,13 +188,13 @@ async fn watch(shared: &Shared, endpoint: &Endpoint) {
         );
         match (before, doubt) {
             (None, Some(doubt)) => tracing::warn!(
-                event = "several_masters",
+                event = LogCode::SeveralMasters.as_str(),
                 endpoint = endpoint.name,
                 "{doubt}: it is in doubt which is the source, until the wrong one is demoted"
             ),
             (Some(_), None) => {
                 tracing::info!(
-                    event = "one_master",
+                    event = LogCode::OneMaster.as_str(),
                     endpoint = endpoint.name,
                     "only one address says master"
                 );

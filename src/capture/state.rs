@@ -10,7 +10,7 @@ use crate::config::{Capture, Mode};
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
-use crate::status::{InHand, Ledger};
+use crate::status::{Buffered, Ledger};
 
 /// The format that this release writes.
 const FORMAT: u32 = 1;
@@ -36,7 +36,7 @@ pub(crate) struct State {
     pub(crate) next: Option<(AnchorId, Revision)>,
     /// The source's histories, where it is read from its replication stream.
     pub(crate) histories: Histories,
-    /// The cumulative ledger; `in_hand` is not in it.
+    /// The cumulative ledger; `buffered` is not in it.
     pub(crate) ledger: Ledger,
 }
 
@@ -101,13 +101,13 @@ impl State {
             histories: Histories::parse(text("histories").unwrap_or_default()),
             ledger: Ledger {
                 received: count("received"),
-                appended: count("appended"),
+                stored: count("appended"),
                 deduplicated: count("deduplicated"),
                 filtered: count("filtered"),
                 rejected: count("rejected"),
                 dropped,
-                in_hand: 0,
-                held: InHand::default(),
+                buffered: 0,
+                buffered_in: Buffered::default(),
                 gaps: count("gaps"),
                 last_gap_unix_ms: text("gap_at").and_then(|text| text.parse().ok()),
             },
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(position.to_string(), FORMAT_1[1].1);
         assert_eq!(state.highest_epoch(), 1_764_000_000_000);
         assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
-        assert_eq!(state.ledger.appended, 40);
+        assert_eq!(state.ledger.stored, 40);
         assert_eq!(state.ledger.dropped["stale"], 7);
         let same = Revision::after(&state, "00112233aabbccdd-ffeeddcc00112233");
         assert_eq!(same.to_string(), FORMAT_1[3].1);

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::append::Keys;
 use crate::config::{Capture, UntilAcknowledged};
 use crate::harmless;
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::metrics::CaptureMetrics;
 use crate::rt;
 use crate::server::{Class, ControlConnection, Error, Script};
@@ -160,9 +160,11 @@ impl Trimming {
         let text = error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}: {hint}"));
         self.slot.update(|status| status.keep.get_or_insert_default().error = Some(text.clone()));
         let is_refused = error.class() == Class::Park || error.code() == Some("ERR");
-        if is_refused && let Some(suppressed) = self.log.admit("trimming_failed", Instant::now()) {
+        if is_refused
+            && let Some(suppressed) = self.log.admit(LogCode::TrimmingFailed.as_str(), Instant::now())
+        {
             tracing::warn!(
-                event = "trimming_failed",
+                event = LogCode::TrimmingFailed.as_str(),
                 route = self.capture.name,
                 class = error.class().as_str(),
                 suppressed,
@@ -256,10 +258,10 @@ impl Trimming {
         let (route, now) = (&self.capture.name, Instant::now());
         let stream = harmless::text(stream);
         if trimmed.forced > 0
-            && let Some(suppressed) = self.log.admit("unacknowledged_trimmed", now)
+            && let Some(suppressed) = self.log.admit(LogCode::UnacknowledgedTrimmed.as_str(), now)
         {
             tracing::warn!(
-                event = "unacknowledged_trimmed",
+                event = LogCode::UnacknowledgedTrimmed.as_str(),
                 route,
                 stream = %stream,
                 group = trimmed.slowest,
@@ -273,10 +275,10 @@ impl Trimming {
             );
         }
         if let Some(group) = trimmed.missing.first()
-            && let Some(suppressed) = self.log.admit("group_missing", now)
+            && let Some(suppressed) = self.log.admit(LogCode::GroupMissing.as_str(), now)
         {
             tracing::warn!(
-                event = "group_missing",
+                event = LogCode::GroupMissing.as_str(),
                 route,
                 stream = %stream,
                 group,

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::control_channel::Control;
 use super::item::Item;
 use crate::config::Endpoint;
+use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
 use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
@@ -183,7 +184,7 @@ impl Opening {
                 self.connection = server::connect(endpoint, role).await?;
                 let epoch = self.subscribe(Numbering::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
-                    event = "anchor_refused",
+                    event = LogCode::MarkerRejected.as_str(),
                     endpoint = endpoint.name,
                     class = error.class().as_str(),
                     "the source refuses the anchor script ({error}): capture works, but no second \

@@ -149,7 +149,7 @@ struct Reading {
 impl Reading {
     fn of(body: &str) -> Result<Self, Refusal> {
         let report = serde_json::from_str(body).map_err(|error| {
-            let why = format!("the daemon's answer cannot be read (is it of another version?): {error}");
+            let why = format!("the daemon's answer cannot be read (is it another version?): {error}");
             Refusal(super::FAILED, why)
         })?;
         Ok(Self { report, at: Instant::now(), unix_ms: rt::unix_ms() })
@@ -162,9 +162,9 @@ fn table(reading: &Reading, before: Option<&Reading>) -> String {
     if before.is_some() {
         out.push_str(&format!("{:>10} {:>8} ", "PER SECOND", "LAST"));
     }
-    out.push_str(&format!("{:>12}  {}\n", "IN HAND", "WHY"));
+    out.push_str(&format!("{:>12}  {}\n", "BUFFERED", "WHY"));
     for route in &reading.report.routes {
-        let (done, in_hand) = counts(route);
+        let (done, buffered) = counts(route);
         let kind = match route.kind {
             Kind::Capture => "capture",
             Kind::Broadcast => "broadcast",
@@ -178,15 +178,15 @@ fn table(reading: &Reading, before: Option<&Reading>) -> String {
             );
             out.push_str(&format!("{rate:>10} {last:>8} "));
         }
-        out.push_str(&format!("{in_hand:>12}  {}\n", route.reason.as_deref().unwrap_or_default()));
+        out.push_str(&format!("{buffered:>12}  {}\n", route.reason.as_deref().unwrap_or_default()));
     }
     out
 }
 
 /// What a route has done, and what it holds.
 fn counts(route: &RouteStatus) -> (u64, u64) {
-    match (&route.ledger, &route.broadcast) {
-        (Some(ledger), _) => (ledger.appended, ledger.in_hand),
+    match (&route.counts, &route.broadcast) {
+        (Some(ledger), _) => (ledger.stored, ledger.buffered),
         (None, Some(counts)) => (counts.published, 0),
         (None, None) => (0, 0),
     }
@@ -225,7 +225,7 @@ mod tests {
         };
         let mut orders = RouteStatus::new("orders", Kind::Capture, "shop", "events", 0);
         orders.state = RouteState::Live;
-        orders.ledger = Some(Ledger { appended, in_hand: 7, ..Ledger::default() });
+        orders.counts = Some(Ledger { stored: appended, buffered: 7, ..Ledger::default() });
         orders.last_progress_unix_ms = Some(95_000);
         let mut stock = RouteStatus::new("stock", Kind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());

@@ -387,7 +387,7 @@ pub(crate) struct Broadcast {
     pub(crate) mode: Option<Word<Watch>>,
     /// With order = "acknowledgement": how many entries that are not acknowledged may be left behind;
     /// 10,000 by default.
-    pub(crate) max_holes: Option<Count>,
+    pub(crate) max_ack_pending: Option<Count>,
     /// The endpoint on which is published.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
@@ -511,7 +511,7 @@ pub(crate) mod defaults {
     }
 
     /// Each is an entry in a pending list, some 100 bytes of the server.
-    pub(crate) const MAX_HOLES: u64 = 10_000;
+    pub(crate) const MAX_ACK_PENDING: u64 = 10_000;
 
     /// What a raw capture calls the payload, so that a round trip needs no key.
     pub(crate) fn message() -> String {

@@ -106,7 +106,7 @@ macro_rules! catalogue {
 catalogue! {
     EVENTS_RECEIVED = counter("tidegate_events_received_total", "events", ROUTE, Owner::Capture,
         "Messages read from the source, each once, even where several subscriptions match it.");
-    EVENTS_APPENDED = counter("tidegate_events_appended_total", "events", ROUTE, Owner::Capture,
+    EVENTS_STORED = counter("tidegate_events_stored_total", "events", ROUTE, Owner::Capture,
         "Events stored in a stream.");
     EVENTS_DEDUPLICATED = counter("tidegate_events_deduplicated_total", "events", ROUTE, Owner::Capture,
         "Events found already stored: after a reply that was lost, or by another instance.");
@@ -128,11 +128,11 @@ catalogue! {
         "1 where the route's spool cannot be used: what memory cannot hold while the destination is away is lost. Tried again.");
     GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, Owner::Capture,
         "1 while events may be missed: the source is not being read, or events are being dropped.");
-    IN_HAND_EVENTS = gauge("tidegate_in_hand_events", "events", ROUTE, Owner::Capture,
+    BUFFERED_EVENTS = gauge("tidegate_buffered_events", "events", ROUTE, Owner::Capture,
         "Events received and not yet stored, rejected or dropped.");
-    IN_HAND_BYTES = gauge("tidegate_in_hand_bytes", "bytes", &["route", "where"], Owner::Capture,
+    BUFFERED_BYTES = gauge("tidegate_buffered_bytes", "bytes", &["route", "where"], Owner::Capture,
         "Bytes that the events in hand really hold, by where they are held.");
-    LAST_APPEND_TIMESTAMP = gauge("tidegate_last_append_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Capture,
+    LAST_STORED_TIMESTAMP = gauge("tidegate_last_stored_timestamp_seconds", "seconds since 1970", ROUTE, Owner::Capture,
         "When an event was last stored; 0 before the first.");
     DURABLE_LAG_EVENTS = gauge("tidegate_durable_lag_events", "events", ROUTE, Owner::Capture,
         "Events stored and not yet known to be durable.");
@@ -152,7 +152,7 @@ catalogue! {
         "From publishing a heartbeat in the source until it came back through the subscription.");
     PUBLISHED = counter("tidegate_published_total", "entries", ROUTE, Owner::Broadcast,
         "Messages that this process sent and the server took. Of two instances each counts its own.");
-    PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, Owner::Broadcast,
+    PUBLISHED_WITHOUT_SUBSCRIBERS = counter("tidegate_published_without_subscribers_total", "entries", ROUTE, Owner::Broadcast,
         "Messages of these for which the server counted no subscriber (of that node).");
     ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, Owner::Broadcast,
         "Entries left out by the route's own filter.");
@@ -164,13 +164,13 @@ catalogue! {
         "From sending a batch of entries until its reply.");
     PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", Owner::Broadcast, LAG_SECONDS,
         "From the time in an entry's id until it was published, one sample a batch; two clocks, so a rough measure.");
-    ENTRIES_MISSED = counter("tidegate_entries_missed_total", "entries", ROUTE, Owner::Broadcast,
+    ENTRIES_LOST = counter("tidegate_entries_lost_total", "entries", ROUTE, Owner::Broadcast,
         "Entries that were deleted or trimmed before they were read; each time is in the dead letters, with the reason `deleted_unread`.");
-    BLOCKED_ENTRY_AGE = gauge("tidegate_blocked_entry_age_seconds", "seconds", ROUTE, Owner::Broadcast,
+    OLDEST_UNACKNOWLEDGED_AGE = gauge("tidegate_oldest_unacknowledged_age_seconds", "seconds", ROUTE, Owner::Broadcast,
         "Since the time in the id of the first entry that the group has not acknowledged; 0 where there is none. Only with a group in `after`.");
-    HOLES = gauge("tidegate_broadcast_holes", "entries", ROUTE, Owner::Broadcast,
+    ACK_PENDING = gauge("tidegate_ack_pending_entries", "entries", ROUTE, Owner::Broadcast,
         "Entries that were left behind since they are not acknowledged, and are published when they are. Only with `order = \"acknowledgement\"`.");
-    ACKNOWLEDGEMENT_DOUBTS = counter("tidegate_acknowledgement_doubts_total", "signs", &["route", "kind"], Owner::Broadcast,
+    GROUP_CHANGES = counter("tidegate_group_changes_total", "signs", &["route", "kind"], Owner::Broadcast,
         "Signs that entries count as acknowledged that no consumer has acknowledged, or the other way round.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", Owner::Route, BATCH_EVENTS,
         "Events or entries in one batch.");
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::event::{DropReason, GapCause};
-    use crate::status::{Doubt, RouteState};
+    use crate::status::{GroupChange, RouteState};
 
     #[test]
     fn names_are_what_prometheus_expects() {
@@ -278,7 +278,12 @@ mod tests {
             .unwrap();
         writeln!(text, "| `state` | {} |", list(RouteState::ALL.iter().map(|s| s.as_str()).collect()))
             .unwrap();
-        writeln!(text, "| `kind` | {} |", list(Doubt::ALL.iter().map(|d| d.as_str()).collect())).unwrap();
+        writeln!(
+            text,
+            "| `kind` | {} |",
+            list(GroupChange::ALL.iter().map(|change| change.as_str()).collect())
+        )
+        .unwrap();
         writeln!(text, "| `outcome` | {} |", list(crate::metrics::handles::OUTCOMES.to_vec())).unwrap();
         text.push_str("| `where` | `memory` |\n| `route`, `endpoint` | names in the configuration |\n");
         text.push_str("\n## Bounds of the buckets\n\n| name | upper bounds |\n|---|---|\n");

@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::readiness::{daemon_ready, ready, stuck, time};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::rt;
 use crate::status::Board;
 
@@ -105,7 +105,7 @@ impl Notifier {
 }
 
 fn complain(error: &io::Error) {
-    tracing::warn!(event = "systemd_notify", %error, "cannot tell systemd; it may think the start or reload has hung");
+    tracing::warn!(event = LogCode::SystemdNotify.as_str(), %error, "cannot tell systemd; it may think the start or reload has hung");
 }
 
 /// What systemd says in the environment of a service.
@@ -198,10 +198,10 @@ impl Beat {
             self.send(&NotifyState::Watchdog, now);
             return;
         }
-        if let Some(suppressed) = self.limited.admit("loop_stuck", now) {
+        if let Some(suppressed) = self.limited.admit(LogCode::LoopStuck.as_str(), now) {
             for loop_ in stuck {
                 tracing::error!(
-                    event = "loop_stuck",
+                    event = LogCode::LoopStuck.as_str(),
                     route = loop_.route,
                     since = time(loop_.since_unix_ms),
                     suppressed,
@@ -213,7 +213,7 @@ impl Beat {
 
     fn send(&mut self, state: &NotifyState<'_>, now: Instant) {
         if let Err(error) = self.notifier.send(std::slice::from_ref(state))
-            && self.limited.admit("systemd_notify", now).is_some()
+            && self.limited.admit(LogCode::SystemdNotify.as_str(), now).is_some()
         {
             complain(&error);
         }
@@ -232,7 +232,7 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
         .collect();
     let mut line = format!("{} of {} routes live", slots.len() - unready.len(), slots.len());
     let daemon = board.daemon();
-    if let Some(refused) = &daemon.reload_refused {
+    if let Some(refused) = &daemon.reload_failed {
         let (runs, at) = (time(daemon.configuration_unix_ms), time(refused.at_unix_ms));
         let problems =
             if refused.problems == 1 { "1 problem" } else { &format!("{} problems", refused.problems) };
@@ -260,7 +260,7 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Kind, RefusedReload, RouteState, RouteStatus};
+    use crate::status::{FailedReload, Kind, RouteState, RouteStatus};
 
     #[test]
     fn the_environment_is_read_and_another_process_s_watchdog_is_not_ours() {
@@ -293,7 +293,7 @@ mod tests {
         let board = Board::default();
         board.update_daemon(|daemon| {
             daemon.configuration_unix_ms = 1_000;
-            daemon.reload_refused = Some(RefusedReload { at_unix_ms: 60_000, problems: 2 });
+            daemon.reload_failed = Some(FailedReload { at_unix_ms: 60_000, problems: 2 });
             daemon.state_directory_error = Some("the state directory /x cannot be written".to_owned());
         });
         assert_eq!(
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(status_line(&board, 0), "0 of 0 routes live");
         let slot = board.place(RouteStatus::new("orders", Kind::Capture, "shop", "events", 0));
         slot.update(|status| {
-            status.state = RouteState::Parked;
+            status.state = RouteState::Blocked;
             status.reason = Some(format!("said\nSTOPPING=1 {}", "é".repeat(2_000)));
         });
         let line = status_line(&board, 0);

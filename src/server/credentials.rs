@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::connect::read_file;
 use super::known::Known;
 use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
+use crate::logs::LogCode;
 
 /// Between two looks at the file; it is small and local.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -85,14 +86,14 @@ impl Credentials {
         }
         if accepted {
             tracing::info!(
-                event = "reauthenticated",
+                event = LogCode::Reauthenticated.as_str(),
                 endpoint = self.endpoint,
                 "open connections log in again with the password that stands in {} now",
                 self.path.display()
             );
         } else {
             tracing::warn!(
-                event = "reauthentication_refused",
+                event = LogCode::ReauthenticationRejected.as_str(),
                 endpoint = self.endpoint,
                 "the server refuses the password that stands in {} now; open connections go on with the one before, \
                  and try again every {LOOK_INTERVAL:?}: check the file, and the user's passwords on the server",

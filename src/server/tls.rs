@@ -39,6 +39,7 @@ use self::names::AnyOfNames;
 use super::error::Error;
 use super::known::{self, Known, Side};
 use crate::config::{Address, Endpoint, Tls};
+use crate::logs::LogCode;
 
 pub use self::failure::Failure;
 
@@ -136,7 +137,7 @@ fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Er
         (Err(failure), Some(before)) => {
             if known.is_news(&failure.to_string()) {
                 tracing::warn!(
-                    event = "tls_files_refused",
+                    event = LogCode::TlsFilesInvalid.as_str(),
                     endpoint = endpoint.name,
                     "{failure}; the files as they were before stay in use: {}",
                     failure.hint().unwrap_or_default()

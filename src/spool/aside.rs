@@ -8,6 +8,8 @@ use std::io;
 use super::segment::{Segment, is_aside};
 use super::storage::Storage;
 
+use crate::logs::LogCode;
+
 /// Enough to look into what happened.
 const FILES: usize = 4;
 /// Four segments of the largest size would be 256 MiB; two show as much.
@@ -18,7 +20,7 @@ pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> 
     let name = segment.aside();
     match storage.rename(&segment.name, &name) {
         Ok(()) => tracing::warn!(
-            event = "spool_put_aside",
+            event = LogCode::SpoolPutAside.as_str(),
             file = %storage.directory().join(&name).display(),
             "a damaged file of the spool is kept; its intact records are stored. Delete it when it is not needed"
         ),
@@ -41,7 +43,7 @@ pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> 
         }
         storage.remove(&name)?;
         tracing::warn!(
-            event = "spool_aside_removed",
+            event = LogCode::SpoolAsideRemoved.as_str(),
             file = %storage.directory().join(&name).display(),
             "a damaged file that was kept is deleted: at most {FILES} files and {BYTES} bytes are kept"
         );

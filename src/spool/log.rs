@@ -38,6 +38,8 @@ use super::segment::Segment;
 use super::storage::{Disk, Storage};
 use super::{Damage, Fsync, Mark, Options, Piece, Record, Recovered, SpoolError, at};
 
+use crate::logs::LogCode;
+
 /// Reading back after a failed sync is tried so often; then what cannot be read counts as lost.
 const REREADS: u32 = 3;
 
@@ -97,7 +99,7 @@ impl<S: Storage> Log<S> {
         if let Some(torn) = &found.torn {
             let cut = storage.truncate(&torn.name, torn.offset);
             tracing::info!(
-                event = "spool_torn",
+                event = LogCode::SpoolTorn.as_str(),
                 file = %storage.directory().join(&torn.name).display(),
                 offset = torn.offset,
                 bytes = torn.bytes,

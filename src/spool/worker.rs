@@ -19,6 +19,8 @@ use super::directory::StatePlace;
 use super::pool::{Entry, Pool, Task, lock};
 use super::{Log, Mark, Options, Piece, Record, Recovered, SpoolError, Storage};
 
+use crate::logs::LogCode;
+
 /// How long a sync that failed is left alone while nothing is asked: it may copy a whole segment each time.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a log that cannot be opened is left alone.
@@ -301,7 +303,7 @@ impl Desk {
 /// Says it, and when to try again.
 fn on_failed_sync(error: &SpoolError) -> Instant {
     tracing::warn!(
-        event = "spool_failed",
+        event = LogCode::SpoolFailed.as_str(),
         "the spool could not be synced: {error}; what is not synced is written again to a new file every 2 s until \
          that succeeds, and a crash of the machine may lose it until then. Check the disk"
     );
@@ -321,7 +323,10 @@ pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: Request) -> Done {
         },
         Request::Release(mark) => {
             if let Err(error) = log.release(&mark) {
-                tracing::warn!(event = "spool_failed", "what is stored could not be deleted: {error}");
+                tracing::warn!(
+                    event = LogCode::SpoolFailed.as_str(),
+                    "what is stored could not be deleted: {error}"
+                );
             }
             Done::Released { bytes: if log.is_empty() { 0 } else { log.bytes() } }
         }

@@ -33,7 +33,7 @@ fn a_refused_reload_and_a_lost_secret_leave_a_healthy_daemon_healthy() {
     });
     let (_, report) = daemon.get("/status").unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert!(report["daemon"]["reload_refused"]["problems"].as_u64() >= Some(1), "{report}");
+    assert!(report["daemon"]["reload_failed"]["problems"].as_u64() >= Some(1), "{report}");
     // Without any file at all the address may come from the environment.
     let listen = daemon.address();
     let unnamed = Command::new(env!("CARGO_BIN_EXE_tidegate"))

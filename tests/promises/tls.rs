@@ -217,7 +217,7 @@ fn the_replication_stream_is_read_over_tls() {
         .expects(&[alert::SOURCE])
         .start_ready();
     let tapped = daemon.route("orders").unwrap().replication.unwrap();
-    assert_eq!(tapped.server, format!("127.0.0.1:{}", replica.port().unwrap()));
+    assert_eq!(tapped.address, format!("127.0.0.1:{}", replica.port().unwrap()));
     let oracle = Oracle::new(&master);
     let load =
         oracle.start(&Load::new(3, 30_000, &["orders", "other"]).payloads(Payloads::Unique).rate(10_000));

@@ -18,6 +18,7 @@ use super::{Effect, Engine, Notice};
 use crate::capture::handover::{Border, Left};
 use crate::capture::history::Histories;
 use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 
@@ -228,12 +229,12 @@ impl Engine {
                 "{lost} messages could not be stored within shutdown_timeout and are lost; the next start records the \
                  gap. Give tidegate a state_directory that it may write, or bring the destination back before stopping"
             );
-            Some(Notice::error("drain_incomplete", text).events(lost).always())
+            Some(Notice::error(LogCode::ShutdownIncomplete, text).events(lost).always())
         } else if left > 0 {
             let text = format!(
                 "{left} messages are not stored yet: they are in the spool, or another instance holds them"
             );
-            Some(Notice::info("left_in_hand", text).events(left).always())
+            Some(Notice::info(LogCode::LeftBuffered, text).events(left).always())
         } else {
             None
         };

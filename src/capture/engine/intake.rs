@@ -7,6 +7,7 @@ use crate::capture::handover::Border;
 use crate::capture::item::Item;
 use crate::capture::mapping::Context;
 use crate::filter::Looked;
+use crate::logs::LogCode;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
@@ -142,7 +143,7 @@ impl Engine {
                      source's clock is wrong, and no position is counted from it",
                     epoch.number
                 );
-                self.log(Notice::warn("anchor_refused", text).of(Side::Source), pass.read);
+                self.log(Notice::warn(LogCode::MarkerRejected, text).of(Side::Source), pass.read);
                 return Flow::Go;
             }
         };

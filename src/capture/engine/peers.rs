@@ -12,6 +12,7 @@ use crate::capture::handover::Border;
 use crate::capture::state::{Revision, State};
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
+use crate::logs::LogCode;
 use crate::position::AnchorId;
 use crate::rt::Moment;
 use crate::server::Error;
@@ -92,14 +93,14 @@ impl Engine {
         self.follow_revision(&state, now);
         if led != self.leadership.is_leader() {
             let notice = if led && self.leadership.is_told_of_a_leader() {
-                Notice::info("standing_by", "another instance writes")
+                Notice::info(LogCode::Standby, "another instance writes")
             } else if led {
                 Notice::info(
-                    "standing_by",
+                    LogCode::Standby,
                     "this instance cannot write for the moment, and no other one does yet",
                 )
             } else {
-                Notice::info("leading", "this instance writes")
+                Notice::info(LogCode::Active, "this instance writes")
             };
             self.log(notice.position(self.chain.checkpoint()), now);
             self.changed();
@@ -232,7 +233,7 @@ impl Engine {
     fn on_superseded_no_more(&mut self, by: &str, state: &State, now: Moment) {
         let text = "the instance with the newer configuration has not been seen for a while, or has this one by now; this \
                     one goes on";
-        self.log(Notice::warn("superseded_no_more", text).by(by), now);
+        self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
         if self.reading.is_held() {
             let why = "an instance with another configuration wrote, and has ended";
             let since = state.at_unix_ms.unwrap_or(now.unix_ms);
@@ -250,7 +251,7 @@ impl Engine {
         let (key, next) = (self.settings.keys.state.clone(), format!("{anchor} {revision}"));
         let text =
             "another instance runs another configuration of this route; this one begins at the next window";
-        self.log(Notice::info("taking_over", text), now);
+        self.log(Notice::info(LogCode::RolloutAnnounced, text), now);
         let mut call = Vec::new();
         resp::command(&mut call, &[b"HSET", &key, b"next", next.as_bytes()]);
         self.ask(Ask::Announce, now, &call);
@@ -280,7 +281,7 @@ impl Engine {
         self.forget_next(now);
         self.yields = false;
         let text = "an instance announced a newer configuration and has not gone on with it; this one does";
-        self.log(Notice::warn("superseded_no_more", text).by(by), now);
+        self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
     }
 
     fn forget_next(&mut self, now: Moment) {
@@ -295,7 +296,7 @@ impl Engine {
     fn stand_by(&mut self, by: &Revision, alike: bool, now: Moment) {
         let text = "another instance runs a newer configuration of this route; this one stands by until it is reloaded, \
                     or until that instance is gone";
-        self.log(Notice::warn("superseded", text).by(by), now);
+        self.log(Notice::warn(LogCode::Outdated, text).by(by), now);
         self.superseded = Some(by.to_string());
         self.leadership.hurry();
         self.changed();

@@ -27,6 +27,7 @@ use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::handover::Border;
 use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
@@ -284,7 +285,8 @@ impl Engine {
             paused: false,
             tap: None,
         });
-        let notice = Notice::info("window_opened", "listening").of(Side::Source).position(Some(anchor));
+        let notice =
+            Notice::info(LogCode::SessionOpened, "listening").of(Side::Source).position(Some(anchor));
         self.log(notice.always(), now);
         self.leadership.hurry();
         self.changed();
@@ -305,7 +307,7 @@ impl Engine {
         let text =
             format!("cannot listen to {}: {}; tries again by itself", self.settings.source, describe(error));
         self.log(
-            Notice::warn("source_unavailable", text)
+            Notice::warn(LogCode::SourceUnavailable, text)
                 .of_an_outage()
                 .of(Side::Source)
                 .class(error.class().as_str()),
@@ -412,7 +414,7 @@ impl Engine {
         let text = format!(
             "{why}; another window is opened beside the silent one, and nothing is missing if that one goes on"
         );
-        self.log(Notice::warn("source_silent", text).of(Side::Source), now);
+        self.log(Notice::warn(LogCode::SourceSilent, text).of(Side::Source), now);
         if matches!(self.reading.opening, Opening::Idle) {
             self.reading.opening = Opening::Waiting(now.at);
         }
@@ -510,7 +512,7 @@ impl Engine {
     pub(super) fn source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
         self.rollout.window_lost();
         self.leadership.hurry();
-        let notice = Notice::warn("source_lost", text).of_an_outage();
+        let notice = Notice::warn(LogCode::SourceLost, text).of_an_outage();
         self.log(notice.of(Side::Source).cause(cause.as_str()), now);
     }
 

@@ -15,6 +15,7 @@ use crate::capture::handover::{Border, Left};
 use crate::capture::history::{self, Histories};
 use crate::capture::state::State;
 use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::position::{Epoch, Position};
 use crate::replication::{Anew, HistoryId, Place, Start};
 use crate::rt::Moment;
@@ -297,7 +298,10 @@ impl Engine {
             tap: Some(Tap { numbering, offset, told: now.at }),
         });
         let text = format!("reading the replication stream of the {server}");
-        self.log(Notice::info("tap_opened", text).of(Side::Source).position(Some(anchor)).always(), now);
+        self.log(
+            Notice::info(LogCode::ReplicationOpened, text).of(Side::Source).position(Some(anchor)).always(),
+            now,
+        );
         self.leadership.hurry();
         self.changed();
     }
@@ -364,7 +368,7 @@ impl Engine {
              min_backlog_cover; raise repl-backlog-size there",
             cover.as_secs()
         );
-        self.log(Notice::warn("backlog_short", text).of(Side::Source), now);
+        self.log(Notice::warn(LogCode::BacklogShort, text).of(Side::Source), now);
     }
 
     /// Moves the checkpoint to where the stream was read, although nothing came that counts.
@@ -393,7 +397,7 @@ impl Engine {
         }
         let text = "the route's share of memory and of the spool is used up: no more is read until the destination takes \
                     some; the source holds what follows as far as its replica output buffer and its backlog reach";
-        self.log(Notice::warn("source_paused", text).of(Side::Source), now);
+        self.log(Notice::warn(LogCode::SourcePaused, text).of(Side::Source), now);
         self.changed();
     }
 

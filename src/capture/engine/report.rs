@@ -7,10 +7,11 @@ use super::{Engine, Notice};
 use crate::capture::append::Stored;
 use crate::config::Durability;
 use crate::event::DropReason;
+use crate::logs::LogCode;
 use crate::metrics::float;
 use crate::position::Position;
 use crate::rt::{self, Moment};
-use crate::status::{InHand, Ledger, RouteState};
+use crate::status::{Buffered, Ledger, RouteState};
 
 /// What is shown beside the ledger.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ pub(in crate::capture) struct View {
     pub(in crate::capture) durable: Option<Position>,
     /// Messages that are not known to be durable.
     pub(in crate::capture) durable_lag: u64,
-    pub(in crate::capture) held: InHand,
+    pub(in crate::capture) held: Buffered,
     /// Bytes in memory, without the sockets' buffers.
     pub(in crate::capture) held_bytes: usize,
     pub(in crate::capture) spool_bytes: u64,
@@ -130,7 +131,7 @@ impl Engine {
             last_append_unix_ms: self.report.last_append_unix_ms,
             was_read: self.chain.was_read(),
             // Of what does not compare with the state it is not known whether another instance has stored it.
-            route: self.ledger.route(if self.chain.is_foreign() { InHand::default() } else { held }),
+            route: self.ledger.route(if self.chain.is_foreign() { Buffered::default() } else { held }),
             process: self.ledger.process(held),
             tried: reading.was_tried() && writing.was_tried(),
             ends: matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver),
@@ -159,19 +160,19 @@ impl Engine {
                 "messages could not become entries; each is in {} with its reason",
                 String::from_utf8_lossy(&self.settings.keys.dead_letters)
             );
-            self.log(Notice::warn("dead_letter", text).events(stored.rejected), now);
+            self.log(Notice::warn(LogCode::DeadLetter, text).events(stored.rejected), now);
         }
     }
 
     /// Counts what a call did; a call that stopped half way is followed by one that does the rest.
     pub(super) fn count_part(&mut self, stored: &Stored, now: Moment) {
         let metrics = &self.counters.route;
-        metrics.appended.increment(stored.appended);
+        metrics.stored.increment(stored.appended);
         metrics.rejected.increment(stored.rejected);
         metrics.dead_letters.increment(stored.rejected);
         metrics.filtered.increment(stored.filtered);
         if stored.appended > 0 {
-            metrics.last_append_timestamp_seconds.set(float(now.unix_ms) / 1000.0);
+            metrics.last_stored_timestamp_seconds.set(float(now.unix_ms) / 1000.0);
             self.report.last_append_unix_ms = Some(now.unix_ms);
         }
         self.ledger.stored(stored);
@@ -200,7 +201,8 @@ impl Engine {
                 gap.detail,
                 String::from_utf8_lossy(&self.settings.keys.gaps)
             );
-            let notice = Notice::warn("gap", text).cause(gap.cause.as_str()).position(Some(counts.first));
+            let notice =
+                Notice::warn(LogCode::Gap, text).cause(gap.cause.as_str()).position(Some(counts.first));
             self.log(notice.span(gap.started_unix_ms, gap.ended_unix_ms).always(), now);
         }
     }
@@ -222,18 +224,18 @@ impl Engine {
     fn state(&self) -> (RouteState, Option<String>) {
         let (source, destination) = (&self.reading, &self.writing);
         match self.ending {
-            Ending::Draining(_) => return (RouteState::Draining, Some("told to stop".to_owned())),
+            Ending::Draining(_) => return (RouteState::Stopping, Some("told to stop".to_owned())),
             Ending::HandingOver(_) | Ending::HandedOver => {
-                return (RouteState::Draining, Some("replaced by a new configuration".to_owned()));
+                return (RouteState::Stopping, Some("replaced by a new configuration".to_owned()));
             }
             Ending::Running => {}
         }
         if self.superseded.is_some() {
             let why = "another instance runs a newer configuration of this route".to_owned();
-            return (RouteState::Superseded, Some(why));
+            return (RouteState::Outdated, Some(why));
         }
         if destination.parked && destination.error.is_some() {
-            return (RouteState::Parked, destination.error.clone());
+            return (RouteState::Blocked, destination.error.clone());
         }
         if let Some(doubt) = &source.doubt {
             return (RouteState::Waiting, Some(format!("source: {doubt}")));
@@ -255,7 +257,7 @@ impl Engine {
                 (RouteState::Waiting, Some("nobody writes for the moment".to_owned()))
             }
             (true, _) => (
-                RouteState::Joining,
+                RouteState::CatchingUp,
                 Some("what follows the checkpoint is not all in hand here yet".to_owned()),
             ),
             (false, true) => (RouteState::Waiting, why),

@@ -8,6 +8,7 @@ use super::rollout::Rollout;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::append::{Append, Outcome};
 use crate::capture::state::{Revision, State};
+use crate::logs::LogCode;
 use crate::rt::Moment;
 use crate::server::resp::{self, Value};
 use crate::server::{Backoff, Class, Error, Hash};
@@ -231,7 +232,7 @@ impl Engine {
         self.revision = Some(revision);
         self.chain.disconnected();
         self.leadership.disconnected();
-        let notice = Notice::info("destination_connected", "ready to append").of(Side::Destination);
+        let notice = Notice::info(LogCode::DestinationConnected, "ready to append").of(Side::Destination);
         self.log(notice.position(state.position), now);
         self.writing.link = Link::Up(Box::new(Up {
             scripts,
@@ -284,13 +285,13 @@ impl Engine {
         let notice = if park {
             let text =
                 format!("the route may not write: {text}; it keeps what it reads and tries again every 30 s");
-            Notice::error("parked", text)
+            Notice::error(LogCode::Blocked, text)
         } else {
             let text = format!(
                 "cannot append to {}: {text}; keeps what it reads and tries again by itself",
                 self.settings.destination
             );
-            Notice::warn("destination_unavailable", text).of_an_outage()
+            Notice::warn(LogCode::DestinationUnavailable, text).of_an_outage()
         };
         self.log(notice.of(Side::Destination).class(error.class().as_str()), now);
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::config::{Capture, GroupsStart};
 use crate::harmless;
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::server::{ControlConnection, Error};
 
 /// Streams of a template that are looked at in one round, each with a command.
@@ -81,7 +81,9 @@ impl Groups {
                 made => made?,
             }
         }
-        let Some(suppressed) = self.log.admit("group_destroyed", Instant::now()) else { return Ok(()) };
+        let Some(suppressed) = self.log.admit(LogCode::GroupDestroyed.as_str(), Instant::now()) else {
+            return Ok(());
+        };
         let (route, stream) = (&capture.name, harmless::text(stream));
         let done = match start {
             Some(start) => format!("it is made again, and begins at {start}, as groups_start says"),
@@ -91,7 +93,7 @@ impl Groups {
             }
         };
         tracing::warn!(
-            event = "group_destroyed",
+            event = LogCode::GroupDestroyed.as_str(),
             route,
             stream,
             group,

@@ -1,6 +1,7 @@
 //! The route's spool: opened before anything else, so that nothing goes around what an earlier process left there.
 
 use super::Route;
+use crate::logs::LogCode;
 use crate::position::Position;
 use crate::spool::{self, Spool};
 
@@ -27,7 +28,7 @@ impl Route {
             Ok(recovered) => {
                 if recovered.records > 0 || recovered.cut_bytes > 0 {
                     tracing::info!(
-                        event = "spool_recovered",
+                        event = LogCode::SpoolRecovered.as_str(),
                         route,
                         records = recovered.records,
                         bytes = recovered.bytes,
@@ -38,7 +39,7 @@ impl Route {
                 self.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
             }
             Err(error) => tracing::error!(
-                event = "spool_unavailable",
+                event = LogCode::SpoolUnavailable.as_str(),
                 route,
                 "{error}; the route works without a spool: what memory cannot hold while the destination is \
                  away is lost, inside a recorded gap. It is tried again every 5 s"

@@ -180,8 +180,10 @@ fn waiting(out: &mut String, acknowledged: &Acknowledged) {
     let Acknowledged { group, order, replication } = acknowledged;
     let pending = match order {
         Order::Stream => "an entry that stays pending holds up everything behind it".to_owned(),
-        Order::Acknowledgement { max_holes } => {
-            format!("up to {max_holes} entries that stay pending are left behind, and then nothing goes on")
+        Order::Acknowledgement { max_ack_pending } => {
+            format!(
+                "up to {max_ack_pending} entries that stay pending are left behind, and then nothing goes on"
+            )
         }
     };
     line(out, format_args!("  waits for: the group {group}; {pending}"));
