@@ -93,7 +93,7 @@ impl Metrics {
     /// The handles of an endpoint. Its series are rendered until the last clone is dropped.
     pub fn endpoint(&self, name: &str) -> EndpointMetrics {
         let held = self.inner.live.hold(Owner::Endpoint, name);
-        EndpointMetrics::new(&self.register(&held).with("endpoint", name), held)
+        EndpointMetrics::new(&self.register(&held).with("server", name), held)
     }
 
     /// Everything as Prometheus reads it, text format 0.0.4, in the catalogue's order.

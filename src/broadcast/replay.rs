@@ -136,7 +136,7 @@ pub enum Ending {
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A server is away, or refuses.
-    #[error("endpoint {endpoint}: {what}")]
+    #[error("server {endpoint}: {what}")]
     Server {
         /// Which.
         endpoint: String,

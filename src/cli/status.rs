@@ -23,14 +23,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print the daemon's /status as it is; with --watch one line each time
+    /// Print /status of the daemon as JSON; with --watch, one line for each reading
     #[arg(long)]
     json: bool,
-    /// Print again and again, until Ctrl-C
+    /// Print repeatedly, until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// How long between two readings, from which rates come; 1s on a terminal and with --watch, and
-    /// elsewhere one reading without rates
+    /// Time between two readings, from which rates are computed. By default 1s on a terminal and with --watch;
+    /// otherwise there is one reading without rates
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     interval: Option<Duration>,
 }
@@ -134,7 +134,9 @@ async fn pause(interval: Duration, stop: &CancellationToken) -> bool {
 fn ask(listen: &Listen) -> Result<String, Refusal> {
     match client::get(listen.address, "/status") {
         Ok((200, body)) => Ok(body),
-        Ok((code, _)) => Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP {code}"))),
+        Ok((code, _)) => {
+            Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP status {code}")))
+        }
         Err(error) => Err(super::unreachable(listen, &error)),
     }
 }
@@ -162,7 +164,7 @@ fn table(reading: &Reading, before: Option<&Reading>) -> String {
     if before.is_some() {
         out.push_str(&format!("{:>10} {:>8} ", "PER SECOND", "LAST"));
     }
-    out.push_str(&format!("{:>12}  {}\n", "BUFFERED", "WHY"));
+    out.push_str(&format!("{:>12}  {}\n", "BUFFERED", "REASON"));
     for route in &reading.report.routes {
         let (done, buffered) = counts(route);
         let kind = match route.kind {

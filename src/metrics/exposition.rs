@@ -62,7 +62,7 @@ fn owner_name(owner: Owner, line: &str) -> Option<&str> {
     let label = match owner {
         Owner::Process => return None,
         Owner::Capture | Owner::Broadcast | Owner::Route => "route",
-        Owner::Endpoint => "endpoint",
+        Owner::Endpoint => "server",
     };
     split(line).1.split(',').find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))
 }

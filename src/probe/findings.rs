@@ -8,7 +8,7 @@ use super::facts::{Facts, Kind, Storage, Version};
 use super::rights::Rights;
 use crate::config::acl::Role;
 
-/// One thing that a person should know.
+/// One thing that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// The routes cannot work so.
@@ -43,7 +43,9 @@ pub fn findings(found: &Found, roles: &BTreeSet<Role>) -> Vec<Finding> {
 fn oldest(kind: Kind, roles: &BTreeSet<Role>) -> Option<(Version, &'static str)> {
     let scripts = roles.contains(&Role::CaptureDestination) || roles.contains(&Role::BroadcastSource);
     match kind {
-        Kind::Redis if scripts => Some((Version(7, 0, 0), "what holds streams must be Redis 7.0 or newer")),
+        Kind::Redis if scripts => {
+            Some((Version(7, 0, 0), "a server with streams must be Redis 7.0 or newer"))
+        }
         Kind::Redis if roles.contains(&Role::BroadcastShards) => {
             Some((Version(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))
         }
@@ -63,16 +65,17 @@ fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>)
     }
     let writes = roles.iter().any(|role| !matches!(role, Role::BroadcastDestination | Role::BroadcastShards));
     if writes && facts.master == Some(false) {
-        problem("the server is a replica, and takes no writes: name the master in the url".to_owned());
+        problem("the server is a replica and accepts no writes: put the master into url".to_owned());
     }
     if facts.kind == Kind::Dragonfly {
         findings.push(Finding::Warning(
-            "tidegate is not tested on Dragonfly, which does not promise one order of messages".to_owned(),
+            "tidegate is not tested with Dragonfly, which does not guarantee one order of messages"
+                .to_owned(),
         ));
     }
     if facts.version.is_none() {
         findings.push(Finding::Warning(
-            "the server does not tell its version: grant +info to have it checked".to_owned(),
+            "the server does not report its version; grant +info to let tidegate check it".to_owned(),
         ));
     }
 }
@@ -80,15 +83,16 @@ fn of_server(facts: &Facts, roles: &BTreeSet<Role>, findings: &mut Vec<Finding>)
 fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
     let refused = match rights {
         Rights::Untried(error) => {
-            findings.push(Finding::Warning(format!("the rights could not be tried: {error}")));
+            findings.push(Finding::Warning(format!("the permissions could not be tested: {error}")));
             return;
         }
         Rights::Tried(refused) => refused,
     };
     let missing = refused.iter().filter(|refusal| refusal.is_missing_right());
     findings.extend(
-        missing
-            .map(|refusal| Finding::Problem(format!("missing right {}: {}", refusal.trial, refusal.error))),
+        missing.map(|refusal| {
+            Finding::Problem(format!("missing permission {}: {}", refusal.trial, refusal.error))
+        }),
     );
     // Such as OOM: it concerns every write alike, and is said once.
     let mut said = BTreeSet::new();
@@ -96,7 +100,7 @@ fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
         if said.insert(refusal.error.code().map(str::to_owned)) {
             let hint = refusal.error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
             findings.push(Finding::Problem(format!(
-                "the server refuses what needs {}: {}{hint}",
+                "the server rejects {}: {}{hint}",
                 refusal.trial, refusal.error
             )));
         }
@@ -108,14 +112,13 @@ fn of_keeping(facts: &Facts, findings: &mut Vec<Finding>) {
     let mut warn = |text: String| findings.push(Finding::Warning(text));
     if let Some(policy) = facts.eviction.as_deref().filter(|policy| *policy != "noeviction") {
         warn(format!(
-            "maxmemory-policy is {policy}: when memory is full the server may throw away streams and positions; \
-             set noeviction"
+            "maxmemory-policy is {policy}: when memory is full, the server may delete streams and positions; set noeviction"
         ));
     }
     match &facts.storage {
         Storage::AppendOnly(Some(fsync)) if fsync == "no" => {
             warn(
-                "appendfsync is no: a crash of the machine loses what the kernel has not written".to_owned(),
+                "appendfsync is no: a crash of the machine loses writes that are not on disk yet".to_owned(),
             );
         }
         Storage::NoAppendOnly | Storage::Nothing | Storage::Snapshots => {

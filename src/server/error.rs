@@ -165,7 +165,7 @@ impl Error {
             _ => {}
         }
         Some(match self.code()? {
-            "NOPERM" => "grant the missing right: `tidegate acl` prints the ACL lines that are needed",
+            "NOPERM" => "grant the missing permission: `tidegate acl` prints the ACL lines that are needed",
             "WRONGPASS" | "NOAUTH" => {
                 "check user and password; the password file is read again at every connect"
             }

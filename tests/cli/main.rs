@@ -220,13 +220,17 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
     assert_eq!(table.lines().count(), 1 + 2001);
     let first: Vec<&str> = table.lines().take(3).collect();
     assert_golden("gaps-first.txt", &format!("{}\n", first.join("\n")));
+    let recent = printed(&daemon.run_command(&["gaps", "orders", "--since", "1970-01-01T00:33:20Z"]), OK);
+    assert_eq!(recent.lines().count(), 1 + 2, "those of the seconds 2000 and 2001: {recent}");
+    let verbose = printed(&daemon.run_command(&["gaps", "other", "--verbose"]), OK);
+    assert!(verbose.ends_with("  after position a\n  before position b\n"), "{verbose}");
 
     let lines = printed(&daemon.run_command(&["gaps", "--json"]), OK);
     let gaps: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(gaps.len(), 2002);
     for (number, gap) in gaps[..2001].iter().enumerate() {
-        assert_eq!((&gap["route"], &gap["dropped"]), (&"orders".into(), &(number + 1).into()));
+        assert_eq!((&gap["route"], &gap["dropped"]), (&"orders".into(), &(2001 - number).into()));
     }
     assert_eq!(
         gaps[2001],

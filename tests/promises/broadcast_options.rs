@@ -362,7 +362,11 @@ fn the_same_options_hold_where_a_group_has_to_acknowledge() {
             eventually("all are pending, and what is left out is no hole", PATIENCE, || {
                 let known = daemon.route("stock")?.acknowledged.ok_or("nothing is known")?;
                 let holes = if order == "stream" { 0 } else { 6 };
-                if (known.pending, known.ack_pending) == (9, holes) { Ok(()) } else { Err(format!("{known:?}")) }
+                if (known.pending, known.ack_pending) == (9, holes) {
+                    Ok(())
+                } else {
+                    Err(format!("{known:?}"))
+                }
             });
             assert_eq!(subscriber.count(), 0);
             for id in ids.iter().rev() {

@@ -67,8 +67,11 @@ fn stopped_during_a_slow_reload(further: usize) {
     oracle.publish(&Load::new(1, 1_000, &["route-0", "route-1", "route-2"]));
     eventually("it has something to store", PATIENCE, || {
         let waits = |ledger: &Ledger| ledger.buffered > 0;
-        let held =
-            daemon.status()?.iter().filter(|status| status.process_counts.as_ref().is_some_and(waits)).count();
+        let held = daemon
+            .status()?
+            .iter()
+            .filter(|status| status.process_counts.as_ref().is_some_and(waits))
+            .count();
         if held == 3 { Ok(()) } else { Err(format!("{held} routes")) }
     });
     daemon.begin_reload(&moved("more"));

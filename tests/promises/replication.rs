@@ -584,6 +584,6 @@ fn check_tells_what_it_rests_on() {
             continue;
         }
         let (usable, said) = check();
-        assert!(!usable && said.contains("missing right +psync"), "{version}: {said}");
+        assert!(!usable && said.contains("missing permission +psync"), "{version}: {said}");
     }
 }

@@ -66,7 +66,8 @@ impl Spooled {
         oracle.publish(&Load::new(1, messages, &["orders"]).payloads(Payloads::Numbered));
         eventually("everything is on disk", PATIENCE, || {
             let status = daemon.route("orders")?;
-            let received = status.process_counts.as_ref().is_some_and(|process| process.received == messages as u64);
+            let received =
+                status.process_counts.as_ref().is_some_and(|process| process.received == messages as u64);
             if received && status.spooled_all { Ok(()) } else { Err(format!("{status:?}")) }
         });
         Self { daemon, _source: source, destination, oracle }

@@ -74,7 +74,7 @@ impl Check<'_> {
             raw::Envelope::Json => {
                 self.report_with(
                     &key.at("message"),
-                    "says nothing with envelope = \"json\", which is the whole message",
+                    "has no effect with envelope = \"json\", which makes the whole message",
                     "remove one of the two",
                 );
                 None
@@ -140,7 +140,7 @@ impl Check<'_> {
         let Some(endpoint) = destination else { return };
         if lookup::is_control(endpoint, channel) {
             let control = keys::control(&endpoint.key_prefix);
-            let message = format!("could publish on \"{control}\", the channel of tidegate's own heartbeats");
+            let message = format!("can publish on \"{control}\", the channel of tidegate's own heartbeats");
             self.report(key, message);
         }
     }
