@@ -125,7 +125,7 @@ impl Supervisor {
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::error!(
                 event = LogCode::ShutdownOverrun.as_str(),
-                "routes did not end within {limit:?} and are cut off"
+                "routes did not stop within {limit:?} and are aborted"
             );
         }
     }
@@ -151,7 +151,7 @@ impl Supervisor {
                 tracing::info!(
                     event = LogCode::StartWaits.as_str(),
                     route = name,
-                    "the route that runs under this name ends first, within shutdown_timeout; then the new one starts"
+                    "the new route starts once the old route of this name has stopped, within shutdown_timeout"
                 );
             }
         }

@@ -380,14 +380,14 @@ fn count(value: &Value) -> Option<u64> {
 fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
     EntryId::parse(text).ok_or_else(|| {
         Error::Protocol(format!(
-            "the cursor holds '{}', which is no entry's id: was its key written by something else?",
+            "the cursor '{}' is not an entry's id; another program may have written its key",
             text.escape_ascii()
         ))
     })
 }
 
 pub(super) fn unexpected(script: &Script) -> Error {
-    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", script.name))
+    Error::Protocol(format!("the reply of the script '{}' is not valid", script.name))
 }
 
 #[cfg(test)]

@@ -438,13 +438,13 @@ impl Core {
                 let said = error.to_string().chars().take(ERROR_CHARACTERS).collect();
                 self.failed = Some((entry.to_string(), said));
                 let most = self.settings.max_deliveries;
-                format!("{reason}; delivery {times} of {most}, after which it becomes a dead letter")
+                format!("{reason}; attempt {times} of {most}, then it becomes a dead letter")
             }
             Failure::Refused { entry: Some(_), .. }
                 if self.failing.as_ref().is_some_and(|failing| failing.row > REFUSED_IN_A_ROW) =>
             {
                 format!(
-                    "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for the like, and none \
+                    "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for similar reasons, and none \
                      was published between, so it is no single entry's fault"
                 )
             }

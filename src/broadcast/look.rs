@@ -141,7 +141,7 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 fn unexpected() -> Error {
-    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", LOOK.name))
+    Error::Protocol(format!("the reply of the script '{}' is not valid", LOOK.name))
 }
 
 /// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group

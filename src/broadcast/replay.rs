@@ -144,7 +144,7 @@ pub enum ReplayError {
         what: String,
     },
     /// The checkpoint is that of something else.
-    #[error("the checkpoint {key} is of another replay: {of}")]
+    #[error("the checkpoint {key} belongs to another replay: {of}")]
     OtherJob {
         /// Its key.
         key: String,
@@ -152,9 +152,7 @@ pub enum ReplayError {
         of: String,
     },
     /// The checkpoint was there and is there no more.
-    #[error(
-        "the checkpoint {key} has vanished: another run of the same job has finished it, or somebody deleted it"
-    )]
+    #[error("the checkpoint {key} is gone: another run of the same job finished, or it was deleted")]
     Vanished {
         /// Its key.
         key: String,

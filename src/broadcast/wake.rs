@@ -107,10 +107,10 @@ impl Reader {
                 tracing::warn!(
                     event = LogCode::BroadcastReplicationLost.as_str(),
                     route = %self.route,
-                    endpoint = %self.endpoint.name,
+                    server = %self.endpoint.name,
                     class = error.class().as_str(),
                     suppressed,
-                    "the replication stream cannot be read: {error}; acknowledgements are polled for until it can"
+                    "cannot read the replication stream: {error}; tidegate polls for acknowledgements until it can"
                 );
             }
             sleep(if error.class() == Class::Park { PARKED } else { backoff.next_wait() }).await;
@@ -156,7 +156,9 @@ impl Reader {
         loop {
             let patience = if lags { ARRIVAL } else { TICK };
             match timeout(patience, poll_fn(|cx| link.poll_fill(cx))).await {
-                Err(_) if lags => return Error::Timeout(ARRIVAL, "replicating what the server has written"),
+                Err(_) if lags => {
+                    return Error::Timeout(ARRIVAL, "waiting for the replication stream to catch up");
+                }
                 Err(_) if heard.elapsed() > SILENCE => {
                     match link.written(&self.endpoint, &self.role()).await {
                         Ok(written) => lags = written > link.offset(),

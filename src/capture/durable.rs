@@ -121,14 +121,14 @@ impl Task {
     async fn is_durable(&self, connection: &mut Connection, position: Position) -> Result<bool, Error> {
         let deadline = self.endpoint.response_timeout;
         let stands: [&[u8]; 3] = [b"HGET", &self.keys.state, b"position"];
-        let stands = connection.ask(deadline, "looking where the state stands", &stands).await?;
+        let stands = connection.ask(deadline, "reading the checkpoint", &stands).await?;
         let stands = stands.bytes().and_then(|text| std::str::from_utf8(text).ok()?.parse::<Position>().ok());
         if stands < Some(position) {
             return Ok(false);
         }
         let text = position.to_string();
         let fence: [&[u8]; 4] = [b"HSET", &self.keys.lease, b"fence", text.as_bytes()];
-        connection.ask(deadline, "writing a fence", &fence).await?;
+        connection.ask(deadline, "writing a barrier", &fence).await?;
         let millis = WAIT.as_millis().to_string();
         let millis = millis.as_bytes();
         let deadline = deadline + WAIT;

@@ -338,14 +338,14 @@ impl Engine {
         self.ledger.received(outcome.recovered);
         if let Some(error) = outcome.failed {
             let text = format!(
-                "{error}; new messages stay in memory as long as that lasts; tidegate tries again every 2 s"
+                "{error}; new messages stay in memory until the spool works again; tidegate retries every 2 s"
             );
             self.log(Notice::error(LogCode::SpoolFailed, text), now);
         }
         for damage in outcome.damaged {
             let text = format!(
-                "{damage}; a gap records the loss, everything that is intact is stored, and the damaged file is kept \
-                 beside the spool; look at the disk"
+                "{damage}; a gap records the loss. Intact records are stored, and the damaged file is kept beside the spool. \
+                 Check the disk"
             );
             self.log(Notice::error(LogCode::SpoolCorrupt, text), now);
             self.leadership.hurry();

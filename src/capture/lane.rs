@@ -103,8 +103,8 @@ async fn make_group(
         (Some(GroupsStart::End), _) => b"$",
         (None, _) => {
             return Err(Error::Refused(format!(
-                "the stream {:?} has entries but no consumer group {group:?}: set groups_start = \"0\" to let the \
-                 group begin with the oldest entry, or \"$\" with the next one",
+                "the stream {:?} has entries but no consumer group {group:?}: set groups_start to \"0\" to start \
+                 the group at the first entry, or to \"$\" to start after the last",
                 String::from_utf8_lossy(stream)
             )));
         }

@@ -189,14 +189,14 @@ async fn watch(shared: &Shared, endpoint: &Endpoint) {
         match (before, doubt) {
             (None, Some(doubt)) => tracing::warn!(
                 event = LogCode::SeveralMasters.as_str(),
-                endpoint = endpoint.name,
-                "{doubt}: it is in doubt which is the source, until the wrong one is demoted"
+                server = endpoint.name,
+                "{doubt}; captures wait until the wrong one is demoted"
             ),
             (Some(_), None) => {
                 tracing::info!(
                     event = LogCode::OneMaster.as_str(),
-                    endpoint = endpoint.name,
-                    "only one address says master"
+                    server = endpoint.name,
+                    "only one address reports that it is the master"
                 );
             }
             _ => {}

@@ -251,7 +251,7 @@ impl Route {
         if self.spool.as_mut().is_some_and(Spool::has_become_available) {
             self.engine.on_spool_available();
             let route = self.parts.capture.name.as_str();
-            tracing::info!(event = LogCode::SpoolAvailable.as_str(), route, "the spool can be used now");
+            tracing::info!(event = LogCode::SpoolAvailable.as_str(), route, "the spool is available now");
         }
         if let Some(spool) = &mut self.spool
             && !spool.is_busy()

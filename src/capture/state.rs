@@ -51,8 +51,9 @@ impl State {
     /// # Errors
     /// Where it is of a newer format, or is no state.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
-        let elements =
-            reply.elements().ok_or_else(|| Error::Protocol("HGETALL was answered with no map".to_owned()))?;
+        let elements = reply
+            .elements()
+            .ok_or_else(|| Error::Protocol("the reply to HGETALL is not a map".to_owned()))?;
         let mut fields = HashMap::new();
         for pair in elements.chunks_exact(2) {
             if let (Some(name), Some(value)) = (pair[0].bytes(), pair[1].bytes()) {
@@ -67,14 +68,14 @@ impl State {
         let format: u32 = text("format").and_then(|text| text.parse().ok()).unwrap_or(FORMAT);
         if format > FORMAT {
             return Err(Error::Refused(format!(
-                "the route's state has format {format}, this release knows {FORMAT}: run the newer release \
-                 again, or move the state key away, which starts afresh and may repeat entries"
+                "the route's state has format {format}, but this release knows only {FORMAT}: run the newer release, or rename \
+                 the state key to start again, possibly with duplicates"
             )));
         }
         let position = match text("position") {
             None | Some("-") => None,
             Some(text) => Some(text.parse::<Position>().map_err(|_| {
-                Error::Refused("the route's state holds no position that this release can read".to_owned())
+                Error::Refused("this release cannot read the position in the route's state".to_owned())
             })?),
         };
         let dropped = fields

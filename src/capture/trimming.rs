@@ -168,7 +168,7 @@ impl Trimming {
                 route = self.capture.name,
                 class = error.class().as_str(),
                 suppressed,
-                "what is acknowledged cannot be trimmed, so the streams grow: {text}; it is tried again"
+                "cannot trim acknowledged entries, so the streams grow: {text}; tidegate retries"
             );
         }
     }
@@ -267,8 +267,8 @@ impl Trimming {
                 group = trimmed.slowest,
                 entries = trimmed.forced,
                 suppressed,
-                "the stream had more than keep.entries = {}, so its oldest entries are gone, {} of them not \
-                 acknowledged; furthest behind is the group {:?}: look at its consumers, or raise keep.entries",
+                "the stream had more than keep.entries = {}; {} unacknowledged entries were trimmed. The group {:?} is furthest \
+                 behind: check its consumers, or raise keep.entries",
                 until.entries,
                 trimmed.forced,
                 trimmed.slowest
@@ -283,9 +283,8 @@ impl Trimming {
                 stream = %stream,
                 group,
                 suppressed,
-                "keep.until_acknowledged names the group {group:?}, which the stream does not have: nothing \
-                 counts as acknowledged, and up to keep.entries = {} entries stay; make the group, name it in \
-                 groups, or take it out",
+                "the stream has no group {group:?} of keep.until_acknowledged; nothing counts as acknowledged, and up to \
+                 keep.entries = {} entries are kept. Create the group, add it to groups, or remove it",
                 until.entries
             );
         }

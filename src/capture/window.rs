@@ -89,7 +89,7 @@ impl Window {
         let opening = Opening { connection, subscriptions, anchor };
         timeout(deadline, opening.run(endpoint, role, floor))
             .await
-            .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
+            .unwrap_or(Err(Error::Timeout(deadline, "opening a session")))
     }
 
     /// The anchor that opened it.
@@ -185,10 +185,10 @@ impl Opening {
                 let epoch = self.subscribe(Numbering::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
                     event = LogCode::MarkerRejected.as_str(),
-                    endpoint = endpoint.name,
+                    server = endpoint.name,
                     class = error.class().as_str(),
-                    "the source refuses the anchor script ({error}): capture works, but no second \
-                     instance can stand by; `tidegate acl` prints the rights that are needed"
+                    "the source rejects the session marker script ({error}); the capture works, but without a standby. \
+                     `tidegate acl` prints the permissions that are needed"
                 );
                 Ok(self.window(epoch))
             }
@@ -247,7 +247,7 @@ impl Opening {
         match executed {
             Value::Integer(_) => {}
             Value::Error(text) => return Err(Error::reply(&text)),
-            _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
+            _ => return Err(Error::Protocol("the reply to EXEC is not an array".to_owned())),
         }
         let mut confirmations = 1 + channels.len() + patterns.len();
         let mut replied = false;
@@ -268,7 +268,7 @@ impl Opening {
                         Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
                         _ => {
                             return Err(Error::Protocol(
-                                "a message came before the window's anchor".to_owned(),
+                                "a message came before the session marker".to_owned(),
                             ));
                         }
                     };
@@ -282,7 +282,7 @@ impl Opening {
                     }
                 }
                 Some(Pushed::Oversized(..)) => {
-                    return Err(Error::Protocol("a message came before the window's anchor".to_owned()));
+                    return Err(Error::Protocol("a message came before the session marker".to_owned()));
                 }
             }
         }

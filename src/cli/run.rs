@@ -71,7 +71,7 @@ fn prepared(path: &Path, loaded: Loaded) -> u8 {
             Ok(listener) => live(path, loaded, listener, signals).await,
             Err(error) => failed(
                 &format!(
-                    "cannot listen on {listen} (daemon.listen): choose a free port or stop what holds it"
+                    "cannot listen on {listen} (daemon.listen); choose a free port, or stop the program that uses it"
                 ),
                 &error,
             ),
@@ -116,7 +116,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         captures = loaded.config.capture.len(),
         broadcasts = loaded.config.broadcast.len(),
         listen = %loaded.config.daemon.listen,
-        "tidegate starts"
+        "tidegate is starting"
     );
     for text in super::warnings::of_settings(&loaded.config.daemon) {
         tracing::warn!(event = LogCode::ConfigurationWarning.as_str(), "{text}");
@@ -146,7 +146,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         tokio::select! {
             biased;
             signal = signals.stop() => {
-                tracing::info!(event = LogCode::Stopping.as_str(), signal, "stores what is in hand and ends");
+                tracing::info!(event = LogCode::Stopping.as_str(), signal, "graceful shutdown: buffered messages are stored or spooled, then tidegate exits");
                 break;
             }
             read = finished(&mut reading) => {
@@ -169,7 +169,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         // They end at once when told to; the process ends with or without them.
         let _ = tokio::time::timeout(Duration::from_secs(1), service).await;
     }
-    tracing::info!(event = LogCode::Stopped.as_str(), "tidegate ends");
+    tracing::info!(event = LogCode::Stopped.as_str(), "tidegate has stopped");
     super::OK
 }
 
@@ -181,8 +181,8 @@ fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
     let instance = instance.unwrap_or_else(|error| {
         tracing::warn!(
             event = LogCode::NoStateDirectory.as_str(),
-            "{error}; tidegate works without: what memory cannot hold while a destination is away is lost \
-             inside a recorded gap, and a crash loses what is in hand. Make the directory writable, or \
+            "{error}; tidegate runs without a spool: during an outage of a destination, messages that exceed memory are lost \
+             (gap recorded), and a crash loses buffered messages. Make the directory writable, or \
              set state_directory in [daemon]; it is tried again every 5 s"
         );
         fastrand::u64(..)
@@ -203,7 +203,7 @@ async fn take_state_directory(state: StatePlace, needed: bool, board: Board, sto
         if rt::blocking("state directory", move || tried.retry()).await.is_ok() {
             tracing::info!(
                 event = LogCode::StateDirectoryAvailable.as_str(),
-                "the state directory can be written now"
+                "the state directory is writable now"
             );
         }
     }
@@ -256,7 +256,7 @@ fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supe
             show_configuration(board, &loaded.config.daemon);
             supervisor.reload(loaded.config);
             metrics.config_reload_success.set(1.0);
-            tracing::info!(event = LogCode::Reloaded.as_str(), files = ?loaded.files, "the new configuration runs");
+            tracing::info!(event = LogCode::Reloaded.as_str(), files = ?loaded.files, "the new configuration is in use");
         }
         Err(problems) => {
             metrics.config_reload_success.set(0.0);
@@ -264,7 +264,7 @@ fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supe
             board.update_daemon(|daemon| daemon.reload_failed = Some(refused));
             tracing::error!(
                 event = LogCode::ReloadFailed.as_str(),
-                "the configuration has problems, the one before goes on: {problems}"
+                "the new configuration is not valid, so the previous one stays in use: {problems}"
             );
         }
     }
@@ -291,7 +291,7 @@ impl Signals {
                     tracing::warn!(
                         event = LogCode::StoppedAtOnce.as_str(),
                         signal,
-                        "told twice to stop: what is in hand is given up"
+                        "second signal: tidegate exits at once, and buffered messages that are not in the spool are lost"
                     );
                     logs::flush();
                     std::process::exit(i32::from(super::FAILED));

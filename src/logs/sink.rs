@@ -120,7 +120,7 @@ impl Shared {
                 tracing::warn!(
                     event = LogCode::LogLinesDropped.as_str(),
                     lines = missing,
-                    "log lines are missing here: standard error could not be written, or its reader was too slow"
+                    "log lines before this one were dropped: standard error was not writable, or its reader was too slow"
                 );
             }
         }

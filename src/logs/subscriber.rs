@@ -72,7 +72,7 @@ pub fn init() {
             event = LogCode::LogFilter.as_str(),
             variable = name,
             %error,
-            "not a log filter; logging at the level info instead"
+            "not a valid log filter; the level info is used"
         );
     }
     std::panic::set_hook(Box::new(log_panic));
@@ -104,7 +104,7 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
         event = LogCode::Panic.as_str(),
         place,
         message,
-        "a bug: the process ends here; please report it"
+        "the process aborts because of a bug; please report this line"
     );
     sink::flush();
 }

@@ -13,7 +13,7 @@ const MAX_BODY_BYTES: u64 = 32 * 1024 * 1024;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no answer from tidegate at {url}: {reason} (is it running, and is daemon.listen of this configuration the address it listens on?)"
+    "no reply from tidegate at {url}: {reason} (check that it runs, and that it uses daemon.listen of this configuration)"
 )]
 pub struct ClientError {
     url: String,

@@ -85,7 +85,7 @@ pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
                         event = LogCode::HttpAccept.as_str(),
                         %error,
                         suppressed,
-                        "cannot accept HTTP connections (probes and scrapes fail); trying again"
+                        "cannot accept HTTP connections, so probes and scrapes fail; tidegate retries"
                     );
                 }
                 stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;

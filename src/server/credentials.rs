@@ -87,16 +87,16 @@ impl Credentials {
         if accepted {
             tracing::info!(
                 event = LogCode::Reauthenticated.as_str(),
-                endpoint = self.endpoint,
-                "open connections log in again with the password that stands in {} now",
+                server = self.endpoint,
+                "open connections authenticated again with the new password in {}",
                 self.path.display()
             );
         } else {
             tracing::warn!(
                 event = LogCode::ReauthenticationRejected.as_str(),
-                endpoint = self.endpoint,
-                "the server refuses the password that stands in {} now; open connections go on with the one before, \
-                 and try again every {LOOK_INTERVAL:?}: check the file, and the user's passwords on the server",
+                server = self.endpoint,
+                "the server rejects the new password in {}; open connections stay authenticated with the previous one, and \
+                 retry every {LOOK_INTERVAL:?}. Check the file, and the user's passwords on the server",
                 self.path.display()
             );
         }

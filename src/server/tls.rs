@@ -80,7 +80,7 @@ pub(super) async fn encrypt(
     let material = current(endpoint, tls, &known)?;
     let names = names(endpoint, tls, host);
     let Some(asked_for) = asked_for(tls, &names) else {
-        let what = format!("TLS: {host:?} can stand in no certificate");
+        let what = format!("TLS: {host:?} is not a valid name for a certificate");
         return Err(Error::Tls(Failure::new(what, "set server_name")));
     };
     let mut config = material.config;
@@ -138,8 +138,8 @@ fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Er
             if known.is_news(&failure.to_string()) {
                 tracing::warn!(
                     event = LogCode::TlsFilesInvalid.as_str(),
-                    endpoint = endpoint.name,
-                    "{failure}; the files as they were before stay in use: {}",
+                    server = endpoint.name,
+                    "{failure}; the previous files stay in use ({})",
                     failure.hint().unwrap_or_default()
                 );
             }
@@ -225,7 +225,7 @@ impl Files {
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(|error| {
         let what = format!("TLS: the file {} cannot be read: {}", path.display(), error.kind());
-        Failure::new(what, "put it there, and let the user that tidegate runs as read it")
+        Failure::new(what, "create it, and let the user that tidegate runs as read it")
     })
 }
 
@@ -233,7 +233,7 @@ fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'stati
     match CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => {
-            let what = format!("TLS: the file {} holds no certificate as PEM", path.display());
+            let what = format!("TLS: the file {} has no PEM certificate", path.display());
             Err(Failure::new(what, "it begins with -----BEGIN CERTIFICATE-----"))
         }
     }
@@ -242,11 +242,11 @@ fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'stati
 fn no_authority(path: Option<&Path>) -> Failure {
     match path {
         Some(path) => {
-            let what = format!("TLS: the file {} holds no authority's certificate", path.display());
+            let what = format!("TLS: the file {} has no certificate of an authority", path.display());
             Failure::new(what, "put the certificate that signed the server's into ca_file")
         }
         None => Failure::new(
-            "TLS: the system has no store of authorities".to_owned(),
+            "TLS: the system has no certificate authorities".to_owned(),
             "set ca_file, or install the system's certificates (in a container, into the image)",
         ),
     }
@@ -256,8 +256,7 @@ fn lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevocationListDer
     match CertificateRevocationListDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => {
-            let what =
-                format!("TLS: the file {} holds no list of revoked certificates as PEM", path.display());
+            let what = format!("TLS: the file {} has no PEM list of revoked certificates", path.display());
             Err(Failure::new(what, "it begins with -----BEGIN X509 CRL-----"))
         }
     }
@@ -267,8 +266,8 @@ fn lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevocationListDer
 fn refuse_open_key(path: &Path) -> Result<(), Failure> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.permissions().mode() & OTHERS_MAY_READ != 0 => {
-            let what = format!("TLS: every user of this machine may read the key {}", path.display());
-            Err(Failure::new(what, "chmod o-r, and make another key: this one is no secret any more"))
+            let what = format!("TLS: every user of this machine can read the key {}", path.display());
+            Err(Failure::new(what, "run chmod o-r, and create a new key: this one is no longer secret"))
         }
         // Where it is not there, reading says so.
         _ => Ok(()),
@@ -287,11 +286,11 @@ fn own_key(
     let parsed = match PrivateKeyDer::from_pem_slice(key) {
         _ if is_encrypted => {
             let what = format!("TLS: the key {at} is encrypted");
-            return Err(Failure::new(what, "tidegate reads only unencrypted keys, kept like a password"));
+            return Err(Failure::new(what, "use an unencrypted key, and protect the file like a password"));
         }
         Ok(parsed) => parsed,
         Err(_) => {
-            let what = format!("TLS: the file {at} holds no private key as PEM");
+            let what = format!("TLS: the file {at} has no PEM private key");
             return Err(Failure::new(
                 what,
                 "it begins with -----BEGIN PRIVATE KEY-----, or with EC or RSA in it",
@@ -301,10 +300,10 @@ fn own_key(
     CertifiedKey::from_der(chain, parsed, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let what = format!("TLS: the key {at} does not belong to the certificate {}", path.display());
-            Failure::new(what, "put both files of one pair there")
+            Failure::new(what, "use the two files of one pair")
         }
         rustls::Error::General(_) => {
-            let what = format!("TLS: the key {at} is of a kind that is not supported");
+            let what = format!("TLS: the kind of the key {at} is not supported");
             Failure::new(what, "use RSA, Ed25519, or ECDSA with P-256 or P-384")
         }
         // About the certificate, and not the key.

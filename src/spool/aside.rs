@@ -22,7 +22,7 @@ pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> 
         Ok(()) => tracing::warn!(
             event = LogCode::SpoolPutAside.as_str(),
             file = %storage.directory().join(&name).display(),
-            "a damaged file of the spool is kept; its intact records are stored. Delete it when it is not needed"
+            "a damaged file of the spool is kept, and its intact records are stored. Delete it if you do not need it"
         ),
         // A file that was removed is damaged, too.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -45,7 +45,7 @@ pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> 
         tracing::warn!(
             event = LogCode::SpoolAsideRemoved.as_str(),
             file = %storage.directory().join(&name).display(),
-            "a damaged file that was kept is deleted: at most {FILES} files and {BYTES} bytes are kept"
+            "the oldest damaged file is deleted: at most {FILES} files and {BYTES} bytes are kept"
         );
         files -= 1;
         bytes = bytes.saturating_sub(length);

@@ -104,7 +104,7 @@ impl<S: Storage> Log<S> {
                 offset = torn.offset,
                 bytes = torn.bytes,
                 failed = cut.err().map(tracing::field::display),
-                "a crash left an incomplete record at the end; it was never reported as written and is cut off"
+                "a crash left an incomplete record at the end of the spool; it never counted as written and is removed"
             );
         }
         let next_number = found.segments.back().map_or(1, |last| last.number.saturating_add(1));
@@ -273,7 +273,7 @@ impl<S: Storage> Log<S> {
             // Without it damage may be taken for a torn tail; that is no reason to refuse a record.
             let frame = Frame { kind: Kind::Seal, events: 0, stand: self.stand, body: &[] };
             if let Err(error) = self.write_frame(&frame) {
-                tracing::debug!("a seal could not be written: {error}");
+                tracing::debug!("cannot write a seal: {error}");
             }
         }
     }
@@ -341,7 +341,7 @@ impl<S: Storage> Log<S> {
         }
         if let Err(error) = self.storage.truncate(&name, bytes) {
             // Not written to any more, and where its end is, the next file's beginning says.
-            tracing::debug!("a failed request could not be cut off: {error}");
+            tracing::debug!("cannot remove a failed request: {error}");
         }
     }
 
@@ -360,7 +360,7 @@ impl<S: Storage> Log<S> {
                     && let Some(new) = self.segments.pop_back()
                 {
                     if let Err(error) = self.remove(&new.name) {
-                        tracing::debug!("a file that was begun in vain stays: {error}");
+                        tracing::debug!("cannot delete an unused file: {error}");
                     }
                 }
                 (self.writer, self.bytes) = (Some(writer), bytes);
@@ -389,7 +389,7 @@ impl<S: Storage> Log<S> {
         };
         if let Err(error) = cut {
             // The same records stand in two files then, and are delivered once.
-            tracing::debug!("a file whose sync failed could not be cut off: {error}");
+            tracing::debug!("cannot cut off a file whose sync failed: {error}");
         }
     }
 
@@ -478,7 +478,7 @@ impl<S: Storage> Log<S> {
             && self.segments.back().is_some_and(|last| last.damaged)
             && let Err(error) = self.close()
         {
-            tracing::debug!("a damaged file could not be finished: {error}");
+            tracing::debug!("cannot finish a damaged file: {error}");
         }
     }
 

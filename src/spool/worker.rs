@@ -131,7 +131,7 @@ impl Spool {
             }
             Ok(Opening::Unavailable(error)) => Err(error.clone()),
             // The sender lives as long as this handle.
-            Ok(Opening::Tried) | Err(_) => Err("it was not tried to open it".to_owned()),
+            Ok(Opening::Tried) | Err(_) => Err("it was not opened".to_owned()),
         }
     }
 
@@ -278,8 +278,8 @@ impl Desk {
         let error = match opened {
             Ok((_, recovered)) if late && (recovered.records > 0 || recovered.damages > 0) => {
                 self.tell.send_replace(Opening::Unavailable(format!(
-                    "it opened late, and holds {} records of an earlier process that belong before what was received \
-                     since: they stay as they are. Restart tidegate, and they are stored first",
+                    "it was opened late, and {} records of an earlier process belong before the messages received since; they \
+                     stay on disk. Restart tidegate to store them first",
                     recovered.records
                 )));
                 return Work::Ended;
@@ -304,8 +304,8 @@ impl Desk {
 fn on_failed_sync(error: &SpoolError) -> Instant {
     tracing::warn!(
         event = LogCode::SpoolFailed.as_str(),
-        "the spool could not be synced: {error}; what is not synced is written again to a new file every 2 s until \
-         that succeeds, and a crash of the machine may lose it until then. Check the disk"
+        "cannot sync the spool: {error}; tidegate writes the unsynced records again to a new file every 2 s. Until that \
+         succeeds, a crash of the machine may lose them. Check the disk"
     );
     Instant::now() + RETRY
 }
@@ -325,7 +325,7 @@ pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: Request) -> Done {
             if let Err(error) = log.release(&mark) {
                 tracing::warn!(
                     event = LogCode::SpoolFailed.as_str(),
-                    "what is stored could not be deleted: {error}"
+                    "cannot delete stored records from the spool: {error}; tidegate retries"
                 );
             }
             Done::Released { bytes: if log.is_empty() { 0 } else { log.bytes() } }

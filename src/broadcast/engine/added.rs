@@ -85,7 +85,7 @@ impl Work {
     /// Takes in what a read has brought.
     pub(super) fn on_added(&mut self, core: &mut Core, reply: &[u8], now: Instant) -> Result<(), Failure> {
         let Some(read) = self.read.take() else {
-            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(Failure::source(Error::Protocol("a reply came without a request".into())));
         };
         if read.what != What::Entries {
             let value = Value::build(reply, 0).map_err(|error| Failure::source(Error::from(error)))?.0;

@@ -27,7 +27,7 @@ impl Work {
     /// Takes in what was asked of the group and of its stream.
     pub(super) fn on_followed(&mut self, core: &mut Core, reply: &[u8], now: Instant) -> Result<(), Failure> {
         let Some((mut asked, sent)) = self.asked.take() else {
-            return Err(Failure::source(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(Failure::source(Error::Protocol("a reply came without a request".into())));
         };
         let draining = self.is_draining();
         let (mut egress, Some(follow)) = self.egress(now) else { return Ok(()) };

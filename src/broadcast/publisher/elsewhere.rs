@@ -116,7 +116,7 @@ impl Publisher {
             return Ok(sent);
         }
         let Some(batch) = other.waiting.front_mut() else {
-            return Err(Failure::destination(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(Failure::destination(Error::Protocol("a reply came without a request".into())));
         };
         match reply {
             _ if batch.answered == batch.ids.len() => {
@@ -146,7 +146,7 @@ impl Publisher {
                 self.refused = Some(Failure::of_publish(Side::Destination, entry, own, error));
             }
             _ => {
-                let error = Error::Protocol("PUBLISH was answered with no number".into());
+                let error = Error::Protocol("the reply to PUBLISH is not a number".into());
                 return Err(Failure::destination(error));
             }
         }
@@ -215,6 +215,6 @@ fn is_master(reply: &Value) -> Result<(), Failure> {
     match role_in(reply) {
         Some(Role::Master) => Ok(()),
         Some(Role::Replica) => Err(Failure::destination(Error::replica())),
-        None => Err(Failure::destination(Error::Protocol("HELLO was answered with no map".into()))),
+        None => Err(Failure::destination(Error::Protocol("the reply to HELLO is not a map".into()))),
     }
 }

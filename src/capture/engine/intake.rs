@@ -131,16 +131,16 @@ impl Engine {
             None if epoch.number <= open.last.epoch.number => {
                 let before = open.last.epoch.number;
                 return Flow::Numbered(format!(
-                    "an anchor with the epoch {} came behind one with {before}: the source's epoch key was lost, or the \
-                     anchor is forged",
+                    "a session marker with epoch {} came after one with {before}; the source's epoch key was lost, or the marker is \
+                     forged",
                     epoch.number
                 ));
             }
             None => {
                 let before = open.last.epoch.number;
                 let text = format!(
-                    "an anchor with the epoch {} came behind one with {before}, decades ahead: it is forged or the \
-                     source's clock is wrong, and no position is counted from it",
+                    "a session marker with epoch {} came after one with {before}, decades ahead; it is ignored, because it is forged \
+                     or the source's clock is wrong",
                     epoch.number
                 );
                 self.log(Notice::warn(LogCode::MarkerRejected, text).of(Side::Source), pass.read);

@@ -285,8 +285,9 @@ impl Engine {
             paused: false,
             tap: None,
         });
-        let notice =
-            Notice::info(LogCode::SessionOpened, "listening").of(Side::Source).position(Some(anchor));
+        let notice = Notice::info(LogCode::SessionOpened, "the capture is subscribed")
+            .of(Side::Source)
+            .position(Some(anchor));
         self.log(notice.always(), now);
         self.leadership.hurry();
         self.changed();
@@ -305,7 +306,7 @@ impl Engine {
             self.reading.error = Some(describe(error));
         }
         let text =
-            format!("cannot listen to {}: {}; tries again by itself", self.settings.source, describe(error));
+            format!("cannot subscribe on {}: {}; tidegate retries", self.settings.source, describe(error));
         self.log(
             Notice::warn(LogCode::SourceUnavailable, text)
                 .of_an_outage()
@@ -379,14 +380,13 @@ impl Engine {
             return;
         }
         if open.tap.is_none() && self.reading.demotions != self.reading.opened_at_demotions {
-            let why = "the server was made a replica: what is published on its master may pass it by";
+            let why = "the server was made a replica; messages published on its master may not reach it";
             return self.lose_window(GapCause::SourceDemoted, why, now);
         }
         if let Opening::Candidate { anchor, since } = self.reading.opening
             && now.at >= since + LAST_CHANCE
         {
-            let why = "no heartbeat came back, and a new connection took over: the server was stopped, or is no longer \
-                       the one that is published to";
+            let why = "no heartbeat came back, and a new connection works: the server was stopped, or publishers use another server";
             self.end_window(GapCause::SourceSilent, why, now);
             return self.go_on_with(anchor, now);
         }
@@ -400,8 +400,7 @@ impl Engine {
 
     fn on_silence(&mut self, now: Moment) {
         let mut why =
-            "no heartbeat came back: the server stalls, or is no longer the one that is published to"
-                .to_owned();
+            "no heartbeat came back: the server stalls, or publishers use another server".to_owned();
         if let Some(error) = &self.reading.heartbeat_error {
             why = format!("no heartbeat came back, and none can be sent: {error}");
         }
@@ -412,7 +411,7 @@ impl Engine {
         open.silent = true;
         self.reading.error = Some(why.clone());
         let text = format!(
-            "{why}; another window is opened beside the silent one, and nothing is missing if that one goes on"
+            "{why}; tidegate opens another session beside the silent one. Nothing is lost if the silent one continues"
         );
         self.log(Notice::warn(LogCode::SourceSilent, text).of(Side::Source), now);
         if matches!(self.reading.opening, Opening::Idle) {
@@ -502,7 +501,7 @@ impl Engine {
         let since = now.unix_ms.saturating_sub(u64::try_from(unheard).unwrap_or_default());
         self.gap = Some(Gap::begins(cause, why, since));
         let text = format!(
-            "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
+            "the session has ended: {why}; tidegate opens a new one. Messages until then are lost, and a gap is recorded"
         );
         self.source_lost(cause, text, now);
     }
@@ -520,11 +519,11 @@ impl Engine {
     fn no_room(&mut self, now: Moment) {
         let cause = self.spill.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
         let why = format!(
-            "{} bytes wait for the destination in memory and {} on disk: {}",
+            "{} bytes are buffered in memory and {} on disk: {}",
             self.chain.held_bytes() + self.spill.held_bytes(),
             self.spill.disk_bytes(),
             match cause {
-                GapCause::SpoolFull => "the route's share of [daemon.spool] limit is used up",
+                GapCause::SpoolFull => "the route's share of the spool limit is used up",
                 GapCause::SpoolFailed => "the spool cannot be written",
                 _ => "the route's share of memory_limit is used up",
             }

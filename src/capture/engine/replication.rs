@@ -297,7 +297,7 @@ impl Engine {
             paused: false,
             tap: Some(Tap { numbering, offset, told: now.at }),
         });
-        let text = format!("reading the replication stream of the {server}");
+        let text = format!("the capture reads the replication stream of the {server}");
         self.log(
             Notice::info(LogCode::ReplicationOpened, text).of(Side::Source).position(Some(anchor)).always(),
             now,
@@ -324,18 +324,18 @@ impl Engine {
             Anew::Exceeded { offset, from: Some(from) } => (
                 GapCause::BacklogExceeded,
                 format!(
-                    "everything up to the offset {offset} was read, and the source's backlog begins at {from}"
+                    "the stream was read up to offset {offset}, but the source's backlog begins at {from}"
                 ),
             ),
             Anew::Exceeded { offset, from: None } => (
                 GapCause::BacklogExceeded,
                 format!(
-                    "everything up to the offset {offset} was read, and the source has no backlog any more"
+                    "the stream was read up to offset {offset}, but the source has no backlog any more"
                 ),
             ),
             Anew::OtherHistory => (
                 GapCause::HistoryLost,
-                "the source was started again or replaced, and does not know what was read before".to_owned(),
+                "the source was restarted or replaced, and does not know the replication history that was read".to_owned(),
             ),
         };
         let started = away.map(|away| away.started_unix_ms).or(self.chain.since_unix_ms());
@@ -354,7 +354,8 @@ impl Engine {
         };
         self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, now.unix_ms));
         let text = format!(
-            "the link has ended: {why}; another one goes on at the same place, as far back as the source's backlog reaches"
+            "the replication link has ended: {why}; tidegate reconnects and continues at the same offset, if the source's backlog reaches \
+             back that far"
         );
         self.source_lost(cause, text, now);
         self.border_cannot_come();
@@ -364,8 +365,8 @@ impl Engine {
     /// The source's backlog covers a short absence only.
     pub(in crate::capture) fn on_short_backlog(&mut self, bytes: u64, cover: Duration, now: Moment) {
         let text = format!(
-            "the source's backlog of {bytes} bytes covers an absence of {} s at the present rate of writes, less than \
-             min_backlog_cover; raise repl-backlog-size there",
+            "the source's replication backlog of {bytes} bytes covers an absence of only {} s at the present write rate, less than \
+             min_backlog_cover. Raise repl-backlog-size on the source",
             cover.as_secs()
         );
         self.log(Notice::warn(LogCode::BacklogShort, text).of(Side::Source), now);
@@ -395,8 +396,8 @@ impl Engine {
         if let Some(open) = &mut self.reading.open {
             open.paused = true;
         }
-        let text = "the route's share of memory and of the spool is used up: no more is read until the destination takes \
-                    some; the source holds what follows as far as its replica output buffer and its backlog reach";
+        let text = "the route's share of memory and spool is used up; reading pauses until the destination accepts messages. Meanwhile \
+                    the source keeps them in its replica output buffer and its backlog";
         self.log(Notice::warn(LogCode::SourcePaused, text).of(Side::Source), now);
         self.changed();
     }

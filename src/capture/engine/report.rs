@@ -157,7 +157,7 @@ impl Engine {
         metrics.batch_events.record(float(counts.events));
         if stored.rejected > 0 {
             let text = format!(
-                "messages could not become entries; each is in {} with its reason",
+                "some messages could not become entries; each is a dead letter in {} with its reason",
                 String::from_utf8_lossy(&self.settings.keys.dead_letters)
             );
             self.log(Notice::warn(LogCode::DeadLetter, text).events(stored.rejected), now);
@@ -195,7 +195,7 @@ impl Engine {
             self.ledger.gap(gap.ended_unix_ms);
             self.counters.route.gap(gap.cause).increment(1);
             let text = format!(
-                "what was published between {} and {} may be missing: {}; recorded in {}",
+                "messages published between {} and {} may be lost: {}; recorded in {}",
                 rt::rfc3339(gap.started_unix_ms),
                 rt::rfc3339(gap.ended_unix_ms),
                 gap.detail,
@@ -224,14 +224,14 @@ impl Engine {
     fn state(&self) -> (RouteState, Option<String>) {
         let (source, destination) = (&self.reading, &self.writing);
         match self.ending {
-            Ending::Draining(_) => return (RouteState::Stopping, Some("told to stop".to_owned())),
+            Ending::Draining(_) => return (RouteState::Stopping, Some("graceful shutdown".to_owned())),
             Ending::HandingOver(_) | Ending::HandedOver => {
                 return (RouteState::Stopping, Some("replaced by a new configuration".to_owned()));
             }
             Ending::Running => {}
         }
         if self.superseded.is_some() {
-            let why = "another instance runs a newer configuration of this route".to_owned();
+            let why = "another instance has a newer configuration of this route; reload this one".to_owned();
             return (RouteState::Outdated, Some(why));
         }
         if destination.parked && destination.error.is_some() {
@@ -245,8 +245,8 @@ impl Engine {
         let up = source.watched_from().is_some() && destination.is_up() && destination.error.is_none();
         match (up, self.report.was_live) {
             (true, _) if self.waits_for_durability() => {
-                let why = "what is stored is not known to be durable, so no more is stored for now: look at the \
-                           destination's replicas, or at its append-only file";
+                let why = "stored messages are not durable yet, so nothing more is stored; check the destination's replicas or its \
+                           append-only file";
                 (RouteState::Waiting, Some(why.to_owned()))
             }
             (true, _) if self.leadership.is_leader() => (RouteState::Live, None),
@@ -254,14 +254,19 @@ impl Engine {
                 (RouteState::Standby, None)
             }
             (true, was_live) if !self.leadership.is_told_of_a_leader() && was_live => {
-                (RouteState::Waiting, Some("nobody writes for the moment".to_owned()))
+                (RouteState::Waiting, Some("no instance is active at the moment".to_owned()))
             }
-            (true, _) => (
-                RouteState::CatchingUp,
-                Some("what follows the checkpoint is not all in hand here yet".to_owned()),
-            ),
+            (true, _) => (RouteState::CatchingUp, Some(self.why_catching_up())),
             (false, true) => (RouteState::Waiting, why),
             (false, false) => (RouteState::Connecting, why),
         }
+    }
+
+    /// What is missing, and for how long another instance may still provide it.
+    fn why_catching_up(&self) -> String {
+        let patience = humantime::format_duration(self.settings.force_after);
+        format!(
+            "messages after the last stored one are still missing here; another instance has up to {patience} to continue"
+        )
     }
 }

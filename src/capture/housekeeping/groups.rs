@@ -86,11 +86,8 @@ impl Groups {
         };
         let (route, stream) = (&capture.name, harmless::text(stream));
         let done = match start {
-            Some(start) => format!("it is made again, and begins at {start}, as groups_start says"),
-            None => {
-                "say with groups_start where it is to begin, or make it: its consumers get nothing until then"
-                    .into()
-            }
+            Some(start) => format!("tidegate creates it again, starting at {start} (groups_start)"),
+            None => "its consumers receive nothing until you create it, or set groups_start".into(),
         };
         tracing::warn!(
             event = LogCode::GroupDestroyed.as_str(),
@@ -98,7 +95,7 @@ impl Groups {
             stream,
             group,
             suppressed,
-            "the consumer group {group:?} is gone from the stream {stream:?}: {done}"
+            "the consumer group {group:?} of the stream {stream:?} was destroyed; {done}"
         );
         Ok(())
     }

@@ -103,7 +103,7 @@ fn missing(part: &Part, message: &Message<'_>) -> Rejection {
         (Part::Wildcard(_) | Part::Pattern, _) => {
             "a template uses the pattern, and the message came through a plain subscription".to_owned()
         }
-        _ => "a template uses what only a stream's entry has".to_owned(),
+        _ => "a template uses a variable that only a stream's entry has".to_owned(),
     };
     Rejection::new(RejectReason::MissingVariable, detail)
 }

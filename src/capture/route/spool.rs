@@ -33,7 +33,7 @@ impl Route {
                         records = recovered.records,
                         bytes = recovered.bytes,
                         cut_bytes = recovered.cut_bytes,
-                        "an earlier process left records; they are appended first"
+                        "the spool has records of an earlier process; they are stored first"
                     );
                 }
                 self.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
@@ -41,8 +41,8 @@ impl Route {
             Err(error) => tracing::error!(
                 event = LogCode::SpoolUnavailable.as_str(),
                 route,
-                "{error}; the route works without a spool: what memory cannot hold while the destination is \
-                 away is lost, inside a recorded gap. It is tried again every 5 s"
+                "{error}; the route runs without a spool: during an outage, messages that exceed memory are lost (gap \
+                 recorded). tidegate retries every 5 s"
             ),
         }
         self.spool = Some(spool);

@@ -19,7 +19,7 @@ pub(super) fn raise_open_files() {
             event = LogCode::OpenFilesLimit.as_str(),
             limit = limit.current,
             %error,
-            "the limit of open files cannot be raised; with many routes, connections fail where it is reached"
+            "cannot raise the limit of open files; connections fail if many routes reach it. Raise the hard limit"
         );
     }
 }
@@ -31,11 +31,10 @@ pub(super) fn tell_of_readable_secrets(config: &Config) {
         if let Some(mode) = readable_by_others(path) {
             tracing::warn!(
                 event = LogCode::SecretReadable.as_str(),
-                endpoint = name,
+                server = name,
                 file = %path.display(),
                 mode,
-                "every user of this machine can read the password: chmod 600 the file, and give it to the user that \
-                 tidegate runs as"
+                "every user of this machine can read the password file; run chmod 600, and let the user of tidegate own it"
             );
         }
     }
