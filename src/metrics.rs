@@ -114,6 +114,11 @@ impl Metrics {
     }
 }
 
+/// The name of every metric, in the order in which they are rendered.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    catalogue::ALL.iter().map(|family| family.name)
+}
+
 /// A number of things as a metric's value: exact up to 2⁵³.
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; past 2^53 the last digits do not matter")]
 #[must_use]

@@ -445,7 +445,7 @@ impl Core {
             {
                 format!(
                     "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for similar reasons, and none \
-                     was published between, so it is no single entry's fault"
+                     was published in between; every entry is affected"
                 )
             }
             _ => reason,

@@ -1,10 +1,10 @@
 //! `tidegate gaps`: the gap records of captures, as they stand at the destination.
 //!
-//! A route's records are a stream, capped where they are written. It is read in pages from the latest record on, and
-//! each page is printed before the next is read, so memory stays bounded. If one route cannot be read, the others are
-//! printed all the same.
+//! A route's records are a stream, capped where they are written. It is read in pages from its start, because the
+//! daemon's user may run `XRANGE` and not `XREVRANGE`; then the latest record is printed first. If one route cannot be
+//! read, the others are printed all the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -20,6 +20,9 @@ use crate::server::{self, ControlConnection, Error};
 
 /// Records a page: about 500 KB at most, since details are sentences.
 const PAGE: usize = 1000;
+
+/// Records kept to be printed: as many as a route's stream is capped to.
+const LATEST: usize = 10_000;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -95,14 +98,14 @@ async fn print(
     }
     for route in routes {
         let mut records = Records::of(config, route);
+        let mut latest = VecDeque::new();
         loop {
             match records.next_page().await {
                 Ok(page) if page.is_empty() => break,
                 Ok(page) => {
                     let gaps = page.iter().map(|(_, fields)| Gap::read(&route.name, fields));
-                    for gap in gaps.filter(|gap| gap.ended_at >= since) {
-                        print_gap(out, &gap, arguments)?;
-                    }
+                    latest.extend(gaps.filter(|gap| gap.ended_at >= since));
+                    latest.drain(..latest.len().saturating_sub(LATEST));
                 }
                 Err(error) => {
                     let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -111,6 +114,9 @@ async fn print(
                     break;
                 }
             }
+        }
+        for gap in latest.iter().rev() {
+            print_gap(out, gap, arguments)?;
         }
     }
     out.flush()?;
@@ -140,20 +146,20 @@ fn print_gap(out: &mut impl Write, gap: &Gap<'_>, arguments: &Arguments) -> io::
 /// A record's id and fields.
 type Record = (String, HashMap<String, Vec<u8>>);
 
-/// The records of one route, latest first.
+/// The records of one route, oldest first.
 struct Records<'a> {
     endpoint: &'a Endpoint,
     key: String,
     connection: Option<ControlConnection>,
-    /// Where the next page begins, as XREVRANGE takes it.
-    end: String,
+    /// Where the next page begins, as XRANGE takes it.
+    start: String,
 }
 
 impl<'a> Records<'a> {
     fn of(config: &'a Config, route: &Capture) -> Self {
         let endpoint = &config.redis[&route.destination];
         let key = keys::of_route(&endpoint.key_prefix, &route.name, "gaps");
-        Self { endpoint, key, connection: None, end: "+".to_owned() }
+        Self { endpoint, key, connection: None, start: "-".to_owned() }
     }
 
     /// Empty after the last.
@@ -162,11 +168,11 @@ impl<'a> Records<'a> {
             Some(connection) => connection,
             none => none.insert(server::control(self.endpoint, "gaps").await?),
         };
-        let mut command = redis::cmd("XREVRANGE");
-        command.arg(&self.key).arg(&self.end).arg("-").arg("COUNT").arg(PAGE);
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.key).arg(&self.start).arg("+").arg("COUNT").arg(PAGE);
         let page: Vec<Record> = command.query_async(connection).await?;
         if let Some((id, _)) = page.last() {
-            self.end = format!("({id}");
+            self.start = format!("({id}");
         }
         Ok(page)
     }

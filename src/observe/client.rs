@@ -84,7 +84,7 @@ mod tests {
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let error = get(address, "/healthz").unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("no answer from tidegate at http://{address}/healthz: ")),
+            error.starts_with(&format!("no reply from tidegate at http://{address}/healthz: ")),
             "{error}"
         );
         assert!(error.contains("daemon.listen"), "{error}");

@@ -165,7 +165,7 @@ fn a_mistake_on_the_command_line_is_64_and_one_in_the_file_78() {
     printed(&tidegate(&[]), USAGE);
     let unknown = tidegate(&["gaps", "oders", "--config", FULL]);
     printed(&unknown, USAGE);
-    assert!(text(&unknown.stderr).contains("there are: orders, tenants"), "{}", text(&unknown.stderr));
+    assert!(text(&unknown.stderr).contains("known: orders, tenants"), "{}", text(&unknown.stderr));
     for command in ["check", "acl", "gaps", "run"] {
         let absent = tidegate(&[command, "--config", "/nonexistent/tidegate.toml"]);
         printed(&absent, CONFIGURATION);
@@ -260,7 +260,7 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
     let once = words(&printed(&daemon.run_command(&["status"]), OK));
     assert_eq!(once[1], ["orders", "capture", "live", "1", "0"]);
     let rates = words(&printed(&daemon.run_command(&["status", "--interval", "100ms"]), OK));
-    assert_eq!(rates[0], ["ROUTE", "KIND", "STATE", "DONE", "PER", "SECOND", "LAST", "IN", "HAND", "WHY"]);
+    assert_eq!(rates[0], ["ROUTE", "KIND", "STATE", "DONE", "PER", "SECOND", "LAST", "BUFFERED", "REASON"]);
     assert_eq!(rates[1][..5], ["orders", "capture", "live", "1", "0"]);
     let (code, shown) = daemon.run_on_terminal(&["status"]);
     assert!(code == Some(OK) && shown.contains("PER SECOND"), "{code:?} {shown}");
@@ -278,7 +278,7 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
     };
     sees(" live ", 3);
     daemon.kill();
-    sees("no answer from tidegate", 1);
+    sees("no reply from tidegate", 1);
     let before = fs::read_to_string(&file).unwrap().matches(" live ").count();
     daemon.start_again();
     sees(" live ", before + 2);
@@ -305,7 +305,7 @@ fn a_replay_draws_a_bar_on_a_terminal() {
         operator.run_on_terminal(&["replay", "orders", "--from", "0", "--channel", "again", "--speed", "2"]);
     assert_eq!(code, Some(OK), "{shown}");
     assert!(shown.contains("% 1 entries published") || shown.contains("% 2 entries published"), "{shown}");
-    assert!(shown.contains("3 entries published, 3 of them to nobody"), "{shown}");
+    assert!(shown.contains("3 entries published, 3 without subscribers"), "{shown}");
 }
 
 #[test]

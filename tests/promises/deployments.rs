@@ -49,7 +49,7 @@ fn a_node_of_a_cluster_is_refused_in_words() {
 
 #[test]
 fn a_sentinel_is_refused_in_words() {
-    const WORDS: &str = "this is a sentinel, which this version does not ask";
+    const WORDS: &str = "this is a Sentinel, which this version does not support";
     for version in [Version::Redis62, Version::Redis70, Version::Redis82, Version::Valkey91] {
         let master = Server::with(version, Options::default().tcp());
         let sentinel = Server::sentinel(version, "shop", &master);

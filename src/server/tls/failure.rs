@@ -21,7 +21,7 @@ impl Failure {
         if let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) = error {
             let presented = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
             self.what = format!(
-                "TLS: the server's certificate is for none of the names that were tried ({}), but for {presented}",
+                "TLS: the server's certificate is for {presented}, but tidegate expects one of {}",
                 names.join(", ")
             );
         }
