@@ -481,7 +481,7 @@ fn holes_of_another_order_are_told_and_published_in_that_order() {
     wait_published(&daemon, &subscriber, &ids[2..]);
     daemon.reload(&route("events", Order::Stream));
     let line = daemon.wait_alert(alert::HOLES_LEFT);
-    assert!(line.text.contains("2 entries were left behind"), "{}", line.text);
+    assert!(line.text.contains("2 unacknowledged entries were left behind"), "{}", line.text);
     acknowledge(&server, &ids[0]);
     acknowledge(&server, &ids[1]);
     let more = add(&server, "x");

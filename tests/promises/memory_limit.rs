@@ -114,7 +114,7 @@ fn an_outage_in_a_small_control_group_gets_nothing_killed() {
         });
         assert_eq!(check.wait(PATIENCE).code(), Some(0));
         let said = fs::read_to_string(place.path().join("checked")).unwrap();
-        assert!(said.contains("warning: daemon.memory_limit is 256 MiB, and the control group"), "{said}");
+        assert!(said.contains("warning: daemon.memory_limit is 256 MiB, but the control group"), "{said}");
         daemon.kill();
         let log = fs::File::create(place.path().join("log")).unwrap();
         let _daemon = program(Some(group), |command| {

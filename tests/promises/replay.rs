@@ -213,7 +213,7 @@ fn a_channel_that_is_in_use_is_refused_and_nothing_is_published() {
     let mut plain = connection.as_pubsub();
     plain.subscribe("again.1").unwrap();
     refused("again.1", "1 clients are subscribed to it");
-    refused("again.<field:payload>", "1 channels that it can make have subscribers");
+    refused("again.<field:payload>", "1 channels that match it have subscribers");
     let subscriber = Subscriber::start(&server, &["ag*"]);
     refused("again", "subscribed to 1 patterns");
     assert_eq!(subscriber.count(), 0);
@@ -330,7 +330,10 @@ fn an_entry_that_makes_no_message_is_skipped_and_named() {
     let output = operator.run_command(&command);
     let (stdout, stderr) = printed(&output);
     assert_eq!(output.status.code(), OK, "{stderr}");
-    assert!(stdout.contains("1 entries published, 2 skipped since they make no message"), "{stdout}");
+    assert!(
+        stdout.contains("1 entries published, 2 skipped because the message template does not fit"),
+        "{stdout}"
+    );
     assert!(stderr.contains("skipped 3-0: the entry has no field 'payload'"), "{stderr}");
     wait_heard(&subscriber, 1);
     assert_eq!(payloads(&subscriber), ["good"]);

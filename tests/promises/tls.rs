@@ -105,9 +105,8 @@ fn a_capture_and_a_broadcast_under_load_with_certificates_on_both_sides() {
     let metrics = daemon.get("/metrics").unwrap().1;
     let now: f64 = mutual.source.ask::<(String, String)>(&["TIME"]).0.parse().unwrap();
     for side in ["client", "server"] {
-        let series = format!(
-            "tidegate_tls_certificate_expiry_timestamp_seconds{{endpoint=\"shop\",side=\"{side}\"}} "
-        );
+        let series =
+            format!("tidegate_tls_certificate_expiry_timestamp_seconds{{server=\"shop\",side=\"{side}\"}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&series)).unwrap();
         let days = (value.parse::<f64>().unwrap() - now) / 86_400.0;
         assert!((364.0..=365.0).contains(&days), "{side}: {value} is {days} days away");
