@@ -100,7 +100,7 @@ fn an_outage_in_a_small_control_group_gets_nothing_killed() {
             let ended = daemon.has_ended();
             assert!(ended.is_none(), "{ended:?} {:?}", group.as_ref().map(Group::kills));
             let status = status(&port)?;
-            let received = status["routes"][0]["process"]["received"].as_u64().unwrap_or(0);
+            let received = status["routes"][0]["process_counts"]["received"].as_u64().unwrap_or(0);
             if received >= batch * BATCH || full(&status) { Ok(()) } else { Err(status.to_string()) }
         });
     }

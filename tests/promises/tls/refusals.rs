@@ -85,12 +85,12 @@ fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
     let wildcard = authority.issue("wildcard", "DNS:*.shop.example");
     let nameless = authority.issue("nameless", "email:nobody@shop.example");
     for (certificate, written, words) in [
-        (&named, "", Some("(127.0.0.1), but for DnsName(\"shop.example\")")),
+        (&named, "", Some("for DnsName(\"shop.example\"), but tidegate expects one of 127.0.0.1 ")),
         (&named, ", server_name = \"shop.example\"", None),
-        (&named, ", server_name = \"stock.example\"", Some("(127.0.0.1, stock.example)")),
+        (&named, ", server_name = \"stock.example\"", Some("one of 127.0.0.1, stock.example ")),
         (&wildcard, ", server_name = \"one.shop.example\"", None),
-        (&wildcard, ", server_name = \"shop.example\"", Some("(127.0.0.1, shop.example)")),
-        (&nameless, ", server_name = \"shop.example\"", Some("(127.0.0.1, shop.example), but for ")),
+        (&wildcard, ", server_name = \"shop.example\"", Some("one of 127.0.0.1, shop.example ")),
+        (&nameless, ", server_name = \"shop.example\"", Some("but tidegate expects one of 127.0.0.1, shop.example ")),
         (&authority.issue("here", HERE), ", server_name = \"shop.example\"", None),
     ] {
         let server = server(&authority, certificate, "no");
