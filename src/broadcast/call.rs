@@ -424,7 +424,7 @@ mod tests {
             .collect();
         assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "+7", "PUBLISH"]);
         assert_eq!(text[14..18], ["", "2-0 3-0+2 ", "news", "\\r\\n"]);
-        assert_eq!(text[18..], ["", "empty_channel the channel\\'s template made an empty name"]);
+        assert_eq!(text[18..], ["", "empty_channel the channel\\'s template results in an empty name"]);
     }
 
     /// The channel that all share, '' where they do not, and then the items, of one call.

@@ -367,10 +367,10 @@ mod tests {
             told("WRONGPASS invalid username-password pair 'me' 'hunter2'"),
             "WRONGPASS the server does not accept this user with this password, authenticating"
         );
-        assert_eq!(told("hunter2 is wrong"), "ERR the server refused, authenticating");
+        assert_eq!(told("hunter2 is wrong"), "ERR the server rejected it, authenticating");
         assert_eq!(
             told("ERR Syntax error in HELLO option 'hunter2'"),
-            "ERR the server refused, authenticating"
+            "ERR the server rejected it, authenticating"
         );
     }
 

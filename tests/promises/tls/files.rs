@@ -35,10 +35,7 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
     }
     let daemon = only(&server, &authority, &authority.issue_with("p521", "DNS:tidegate", P521, &[]));
     let found = report(&daemon);
-    assert!(
-        found.contains("is not supported (use RSA, Ed25519, or ECDSA with P-256"),
-        "{found}"
-    );
+    assert!(found.contains("is not supported (use RSA, Ed25519, or ECDSA with P-256"), "{found}");
     // The older forms of the same keys.
     for (name, convert, good) in [
         ("rsa", &["rsa", "-traditional"] as &[&str], true),
@@ -59,7 +56,7 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
         if good {
             assert!(found.contains("permissions: everything that the routes need"), "{convert:?}: {found}");
         } else {
-            let words = "is encrypted (tidegate use an unencrypted key, kept like a password)";
+            let words = "is encrypted (use an unencrypted key, and protect the file like a password)";
             assert!(found.contains(words), "{convert:?}: {found}");
         }
     }

@@ -90,7 +90,11 @@ fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
         (&named, ", server_name = \"stock.example\"", Some("one of 127.0.0.1, stock.example ")),
         (&wildcard, ", server_name = \"one.shop.example\"", None),
         (&wildcard, ", server_name = \"shop.example\"", Some("one of 127.0.0.1, shop.example ")),
-        (&nameless, ", server_name = \"shop.example\"", Some("but tidegate expects one of 127.0.0.1, shop.example ")),
+        (
+            &nameless,
+            ", server_name = \"shop.example\"",
+            Some("but tidegate expects one of 127.0.0.1, shop.example "),
+        ),
         (&authority.issue("here", HERE), ", server_name = \"shop.example\"", None),
     ] {
         let server = server(&authority, certificate, "no");
