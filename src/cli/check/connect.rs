@@ -217,8 +217,8 @@ fn tap(out: &mut String, prefer: Prefer, source: Option<&Facts>) {
             "a replica is read if there is one; the master does not see it"
         }
         Prefer::Replica | Prefer::Master => {
-            "the master is read: tidegate counts for min-replicas-to-write, a shutdown of the master waits up to 10 s for it, \
-             and Sentinel lists it as a replica with port 0 (SENTINEL RESET removes it)"
+            "the master is read. tidegate counts for min-replicas-to-write, and a shutdown of the master waits up to 10 s \
+             for it. Sentinel lists it as a replica with port 0 (SENTINEL RESET removes it)"
         }
     };
     line(out, format_args!("  costs: {costs}"));
