@@ -23,7 +23,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 .PHONY: demo test lint alerts bench bench-smoke bench-instructions soak seed servers
 
 demo:
-	$(CARGO) build --locked --release --bin tidegate --example demo
+	$(CARGO) build --locked --release -p tidegate --bin tidegate -p tidegate-examples --example demo
 	server=$$(scripts/servers.sh any) && target/release/examples/demo "$$server"
 
 servers:
@@ -33,16 +33,16 @@ servers:
 test: servers
 	$(CARGO) test --locked --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --locked --lib --bins --tests --examples; \
+		$(CARGO) nextest run --locked --lib --bins --tests; \
 	else \
-		$(CARGO) test --locked --lib --bins --tests --examples; \
+		$(CARGO) test --locked --lib --bins --tests; \
 	fi
 
 lint:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
-	$(CARGO) deny --locked check bans licenses sources
+	$(CARGO) deny --locked --workspace check bans licenses sources
 	scripts/msrv.sh
 
 alerts:
@@ -53,16 +53,16 @@ alerts:
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
 bench-smoke: servers bench-instructions
-	$(CARGO) bench --locked --bench measure -- gate
-	$(CARGO) bench --locked --bench measure -- smoke
+	$(CARGO) bench --locked -p tidegate-benches --bench measure -- gate
+	$(CARGO) bench --locked -p tidegate-benches --bench measure -- smoke
 
 bench: servers
-	$(CARGO) bench --locked --bench measure -- all $(BENCH_PARTS)
+	$(CARGO) bench --locked -p tidegate-benches --bench measure -- all $(BENCH_PARTS)
 
 bench-instructions: servers
 	gungraun-runner --version 2>/dev/null | grep -qw '$(GUNGRAUN)' || \
 		$(CARGO) install --locked gungraun-runner@$(GUNGRAUN)
-	$(CARGO) bench --locked --bench instructions
+	$(CARGO) bench --locked -p tidegate-benches --bench instructions
 
 soak: servers
 	$(CARGO) test --locked --test promises --no-run

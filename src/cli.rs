@@ -41,14 +41,14 @@ const UNAVAILABLE: u8 = 69;
 /// sysexits' EX_CONFIG.
 const CONFIGURATION: u8 = 78;
 
-/// A durable bridge between Redis Pub/Sub and Redis Streams
+/// Bridge Redis Pub/Sub channels and Redis Streams
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The configuration file; `conf.d/*.toml` beside it is read after it. Without this option it is the one that
-    /// the environment variable TIDEGATE_CONFIG names, and else /etc/tidegate/tidegate.toml
+    /// The configuration file; `conf.d/*.toml` beside it is read as well. Without this option, the file in the
+    /// environment variable TIDEGATE_CONFIG, or else /etc/tidegate/tidegate.toml
     #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -57,27 +57,27 @@ pub struct Cli {
 enum Command {
     /// Run the daemon
     Run,
-    /// Check the configuration and print every problem at once
+    /// Check the configuration and print every error at once
     Check(check::CheckArguments),
     /// Print the ACL SETUSER lines that the configuration needs
     Acl(acl::AclArguments),
-    /// Show what the running daemon does
+    /// Show the state of each route of the running daemon
     Status(status::StatusArguments),
-    /// List the recorded gaps: when events may have been missed, and why
+    /// List recorded gaps: when messages may have been lost, and why
     Gaps(gaps::GapsArguments),
-    /// Look at what could not be stored or published, and deal with it
+    /// List, show, requeue or drop messages that could not be stored or published
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
-    /// Wait until the running daemon's routes are ready: live, or standing by and able to go on
+    /// Wait until every route of the running daemon is ready: live or standby
     Wait(wait::WaitArguments),
-    /// Show the entries of a route as they come, without disturbing who consumes them
+    /// Show new entries of a route, without affecting its consumers
     Tap(tap::TapArguments),
-    /// Publish a past range of a stream again; cut off and begun again, it goes on where it was
+    /// Republish a range of a stream. Resumable: run the same command again to continue
     Replay(Box<replay::ReplayArguments>),
-    /// Look at what is on disk while a destination is away
+    /// Inspect the spool: buffered messages on disk
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
-    /// Exit with 0 if the running daemon's loops make progress (for container health checks)
+    /// Exit with 0 if the event loops of the running daemon make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell
     Completions {
@@ -86,7 +86,7 @@ enum Command {
     },
     /// Print the manual page
     Man {
-        /// That of a command, such as `replay` or `dead-letters list`; the program's without it
+        /// The command, such as `replay` or `dead-letters list`; without it, the page of the program
         command: Vec<String>,
     },
 }
@@ -139,7 +139,7 @@ fn manual(words: &[String]) -> u8 {
     of.build();
     for word in words {
         let Some(found) = of.find_subcommand(word) else {
-            tell!("there is no command '{}'; tidegate --help lists them", words.join(" "));
+            tell!("there is no command '{}'; tidegate --help lists all commands", words.join(" "));
             return USAGE;
         };
         of = found.clone();
@@ -201,7 +201,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, std::io::Error> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }
 
-/// Why a command ends without having done what it was asked: its exit code, and what a person is told.
+/// Why a command failed: its exit code and its message.
 #[derive(Debug)]
 struct Refusal(u8, String);
 
@@ -210,9 +210,9 @@ impl Refusal {
         Self(USAGE, text.into())
     }
 
-    fn server(endpoint: &str, error: &Error) -> Self {
+    fn server(server: &str, error: &Error) -> Self {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        Self(UNAVAILABLE, format!("endpoint {endpoint}: {error}{hint}"))
+        Self(UNAVAILABLE, format!("server {server}: {error}{hint}"))
     }
 
     /// Tells it, where there is something to tell, and gives the exit code.

@@ -93,7 +93,7 @@ impl Metrics {
     /// The handles of an endpoint. Its series are rendered until the last clone is dropped.
     pub fn endpoint(&self, name: &str) -> EndpointMetrics {
         let held = self.inner.live.hold(SeriesOwner::Endpoint, name);
-        EndpointMetrics::new(&self.register(&held).with("endpoint", name), held)
+        EndpointMetrics::new(&self.register(&held).with("server", name), held)
     }
 
     /// Everything as Prometheus reads it, text format 0.0.4, in the catalogue's order.
@@ -112,6 +112,11 @@ impl Metrics {
     fn register(&self, held: &SeriesGuard) -> Register<'_> {
         Register { recorder: &self.inner.recorder, labels: Vec::new(), fresh: held.is_first() }
     }
+}
+
+/// The name of every metric, in the order in which they are rendered.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    catalogue::ALL.iter().map(|family| family.name)
 }
 
 /// A number of things as a metric's value: exact up to 2⁵³.
@@ -235,7 +240,7 @@ mod tests {
         }
         assert!(text.contains("tidegate_append_seconds_count{route=\"orders\"} 0"));
         assert!(text.contains("tidegate_published_total{route=\"stock\"} 0"));
-        assert!(text.contains("tidegate_reconnects_total{endpoint=\"shop\"} 0"));
+        assert!(text.contains("tidegate_reconnects_total{server=\"shop\"} 0"));
     }
 
     /// A process that has just started knows nothing of the route: a zero would look like a reset.
@@ -284,23 +289,23 @@ mod tests {
         old.set_state(RouteState::Live);
         assert_eq!(state_of(&metrics.render(), "orders"), ["live"]);
 
-        old.last_append_timestamp_seconds.set(5.0);
+        old.last_stored_timestamp_seconds.set(5.0);
         let new = metrics.capture("orders");
-        let line = "tidegate_last_append_timestamp_seconds{route=\"orders\"} 5";
+        let line = "tidegate_last_stored_timestamp_seconds{route=\"orders\"} 5";
         assert!(metrics.render().contains(line), "a reload does not take values back");
         new.set_state(RouteState::Live);
         old.set_state(RouteState::Stopped);
         assert_eq!(state_of(&metrics.render(), "orders"), ["live"]);
         drop(old);
-        new.set_state(RouteState::Parked);
-        assert_eq!(state_of(&metrics.render(), "orders"), ["parked"]);
+        new.set_state(RouteState::Blocked);
+        assert_eq!(state_of(&metrics.render(), "orders"), ["blocked"]);
     }
 
     #[test]
     fn a_removed_route_is_no_longer_rendered_and_counts_on_when_it_comes_back() {
         let (metrics, capture, broadcast, endpoint) = full();
         capture.received.increment(5);
-        capture.in_hand_events.set(7.0);
+        capture.buffered_events.set(7.0);
         let clone = capture.clone();
         drop((capture, broadcast, endpoint));
         assert!(metrics.render().contains("tidegate_events_received_total{route=\"orders\"} 5"));
@@ -322,7 +327,7 @@ mod tests {
         again.received.increment(1);
         let text = metrics.render();
         assert!(text.contains("tidegate_events_received_total{route=\"orders\"} 6"));
-        assert!(text.contains("tidegate_in_hand_events{route=\"orders\"} 0"));
+        assert!(text.contains("tidegate_buffered_events{route=\"orders\"} 0"));
     }
 
     #[test]
@@ -341,9 +346,9 @@ mod tests {
     fn two_sets_do_not_count_into_each_other() {
         let (one, capture, ..) = &full();
         let (two, ..) = &full();
-        capture.appended.increment(9);
-        assert!(one.render().contains("tidegate_events_appended_total{route=\"orders\"} 9"));
-        assert!(two.render().contains("tidegate_events_appended_total{route=\"orders\"} 0"));
+        capture.stored.increment(9);
+        assert!(one.render().contains("tidegate_events_stored_total{route=\"orders\"} 9"));
+        assert!(two.render().contains("tidegate_events_stored_total{route=\"orders\"} 0"));
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub enum RouteKind {
 ///
 /// ```text
 /// connecting ─▶ live ◀─▶ waiting          (an endpoint is away: it tries again by itself)
-///                 ▲ └──▶ parked           (it may not write: a person must act; tries every 30 s)
-///                 └────▶ superseded       (a newer configuration runs elsewhere: stands by)
-/// any ─▶ draining ─▶ stopped
+///                 ▲ └──▶ blocked          (it may not write: an operator must act; tries every 30 s)
+///                 └────▶ outdated         (another instance runs a newer configuration)
+/// any ─▶ stopping ─▶ stopped
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,18 +32,18 @@ pub enum RouteState {
     Connecting,
     /// It does its work.
     Live,
-    /// Another instance writes; this one holds everything that follows and could go on.
+    /// Another instance writes; this one holds every later message and can take over.
     Standby,
-    /// Another instance writes; this one does not hold everything yet that follows.
-    Joining,
-    /// Its source or its destination is away.
+    /// Another instance writes; later messages are still missing here.
+    CatchingUp,
+    /// Its source or its destination does not answer.
     Waiting,
-    /// It may not write, and says why.
-    Parked,
+    /// It may not write. An operator must act.
+    Blocked,
     /// Another instance runs a newer configuration of it.
-    Superseded,
-    /// It was told to stop and finishes what is in hand.
-    Draining,
+    Outdated,
+    /// It stores or publishes what is buffered, and then stops.
+    Stopping,
     /// It has ended.
     Stopped,
 }
@@ -54,11 +54,11 @@ impl RouteState {
         Self::Connecting,
         Self::Live,
         Self::Standby,
-        Self::Joining,
+        Self::CatchingUp,
         Self::Waiting,
-        Self::Parked,
-        Self::Superseded,
-        Self::Draining,
+        Self::Blocked,
+        Self::Outdated,
+        Self::Stopping,
         Self::Stopped,
     ];
 
@@ -69,11 +69,11 @@ impl RouteState {
             Self::Connecting => "connecting",
             Self::Live => "live",
             Self::Standby => "standby",
-            Self::Joining => "joining",
+            Self::CatchingUp => "catching_up",
             Self::Waiting => "waiting",
-            Self::Parked => "parked",
-            Self::Superseded => "superseded",
-            Self::Draining => "draining",
+            Self::Blocked => "blocked",
+            Self::Outdated => "outdated",
+            Self::Stopping => "stopping",
             Self::Stopped => "stopped",
         }
     }
@@ -82,24 +82,24 @@ impl RouteState {
 /// One side of a route.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideStatus {
-    /// The endpoint's name.
-    pub endpoint: String,
+    /// The server's name in the configuration.
+    pub server: String,
     /// Whether there is a working connection.
     pub connected: bool,
     /// When the other side last answered (a heartbeat that came back, a reply); milliseconds since 1970.
     pub last_answer_unix_ms: Option<u64>,
-    /// What is wrong, for a person.
+    /// What is wrong.
     pub error: Option<String>,
 }
 
 /// Where the events of a capture went:
-/// `received = appended + deduplicated + filtered + rejected + Σ dropped + in hand`.
+/// `received = stored + deduplicated + filtered + rejected + Σ dropped + buffered`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Read from the source, each message once.
     pub received: u64,
     /// Stored in a stream.
-    pub appended: u64,
+    pub stored: u64,
     /// Found already stored.
     pub deduplicated: u64,
     /// Left out by the route's own filter.
@@ -108,11 +108,11 @@ pub struct Ledger {
     pub rejected: u64,
     /// Given up, by reason; each lies inside a recorded gap.
     pub dropped: BTreeMap<String, u64>,
-    /// Received and none of the above yet.
-    pub in_hand: u64,
+    /// Received, and none of the above yet.
+    pub buffered: u64,
     /// Where these are.
     #[serde(default)]
-    pub held: InHand,
+    pub buffered_in: Buffered,
     /// Gaps that were recorded. Releases before 0.2.0 did not count them in the state.
     #[serde(default)]
     pub gaps: u64,
@@ -121,11 +121,11 @@ pub struct Ledger {
     pub last_gap_unix_ms: Option<u64>,
 }
 
-/// Events that were received and are not dealt with, counted where they are.
+/// Events that were received and are not settled, by where they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InHand {
+pub struct Buffered {
     /// In memory, waiting.
-    pub ring: u64,
+    pub memory: u64,
     /// Sent to the destination and not answered.
     pub in_flight: u64,
     /// On disk only.
@@ -140,16 +140,16 @@ impl Ledger {
     #[must_use]
     pub fn adds_up(&self) -> bool {
         let dropped: u64 = self.dropped.values().sum();
-        let settled = self.appended + self.deduplicated + self.filtered + self.rejected + dropped;
-        self.received == settled + self.in_hand && self.in_hand == self.held.total()
+        let settled = self.stored + self.deduplicated + self.filtered + self.rejected + dropped;
+        self.received == settled + self.buffered && self.buffered == self.buffered_in.total()
     }
 }
 
-impl InHand {
+impl Buffered {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.ring + self.in_flight + self.spool + self.unrecorded
+        self.memory + self.in_flight + self.spool + self.unrecorded
     }
 }
 
@@ -158,8 +158,8 @@ impl InHand {
 pub struct BroadcastCounts {
     /// Entries published.
     pub published: u64,
-    /// Of these, published to nobody (on the node that was asked).
-    pub unheard: u64,
+    /// Of these, published without a subscriber (on that node).
+    pub without_subscribers: u64,
     /// Entries written to the dead letters.
     pub rejected: u64,
     /// Entries left out by the route's own filter.
@@ -183,19 +183,19 @@ pub struct AcknowledgedStatus {
     pub read: Option<String>,
     /// Entries that the group was given and has not acknowledged.
     pub pending: u64,
-    /// With `order = "acknowledgement"`: entries that are not acknowledged and were left behind.
-    pub holes: u64,
-    /// Entries that were read and wait in memory.
-    pub held: u64,
+    /// With `order = "acknowledgement"`: unacknowledged entries that were left behind.
+    pub ack_pending: u64,
+    /// Entries that were read and are buffered in memory.
+    pub buffered: u64,
     /// The first entry that is not acknowledged.
-    pub blocked: Option<BlockedEntry>,
-    /// Signs that acknowledgements are none, since the daemon started, by kind.
-    pub doubts: BTreeMap<String, u64>,
+    pub waiting_for: Option<UnacknowledgedEntry>,
+    /// Changes of the group from outside, since the daemon started, by kind.
+    pub group_changes: BTreeMap<String, u64>,
 }
 
 /// An entry that is not acknowledged, and holds up those behind it where the order is the stream's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockedEntry {
+pub struct UnacknowledgedEntry {
     /// Its id.
     pub id: String,
     /// Since the time in its id, by the daemon's clock; milliseconds.
@@ -208,34 +208,39 @@ pub struct BlockedEntry {
     pub deliveries: u64,
 }
 
-/// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round.
+/// A change of the consumer group after which entries may count as acknowledged although no consumer acknowledged them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
-    /// The group was not there, and is now: entries that it was not given count as acknowledged.
-    GroupMade,
-    /// The group was destroyed and made again between two looks: so do those that were pending.
-    GroupMadeAgain,
-    /// The group was set forward: so do those that it jumped over.
-    SetForward,
-    /// The group was set back: it is given entries again that were broadcast already.
-    SetBack,
-    /// A consumer was deleted while entries were pending: so do its own.
+pub enum GroupChange {
+    /// The group was missing and was created: entries before its start count as acknowledged.
+    GroupCreated,
+    /// The group was destroyed and created again: entries that were pending count as acknowledged.
+    GroupRecreated,
+    /// The group was moved forward: skipped entries count as acknowledged.
+    MovedForward,
+    /// The group was moved back: it is delivered entries again that were published already.
+    MovedBack,
+    /// A consumer was deleted while entries were pending for it: these count as acknowledged.
     ConsumerDeleted,
 }
 
-impl Doubt {
+impl GroupChange {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::GroupMade, Self::GroupMadeAgain, Self::SetForward, Self::SetBack, Self::ConsumerDeleted];
+    pub const ALL: [Self; 5] = [
+        Self::GroupCreated,
+        Self::GroupRecreated,
+        Self::MovedForward,
+        Self::MovedBack,
+        Self::ConsumerDeleted,
+    ];
 
     /// The name in logs, metrics and `/status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::GroupMade => "group_made",
-            Self::GroupMadeAgain => "group_made_again",
-            Self::SetForward => "set_forward",
-            Self::SetBack => "set_back",
+            Self::GroupCreated => "group_created",
+            Self::GroupRecreated => "group_recreated",
+            Self::MovedForward => "moved_forward",
+            Self::MovedBack => "moved_back",
             Self::ConsumerDeleted => "consumer_deleted",
         }
     }
@@ -252,7 +257,7 @@ pub struct RouteStatus {
     pub state: RouteState,
     /// Since when; milliseconds since 1970.
     pub since_unix_ms: u64,
-    /// Why it is not live, for a person.
+    /// Why it is not live.
     pub reason: Option<String>,
     /// The side it reads.
     pub source: SideStatus,
@@ -260,8 +265,8 @@ pub struct RouteStatus {
     pub destination: SideStatus,
     /// A capture's checkpoint or a broadcast's cursor.
     pub position: Option<String>,
-    /// Bytes held in memory.
-    pub in_hand_bytes: u64,
+    /// Bytes buffered in memory.
+    pub buffered_bytes: u64,
     /// Bytes of the spool on disk.
     #[serde(default)]
     pub spool_bytes: u64,
@@ -280,16 +285,16 @@ pub struct RouteStatus {
     /// Captures only: how many other instances were there lately.
     #[serde(default)]
     pub other_instances: u64,
-    /// When a stretch began that may have been missed and is not yet recorded; milliseconds since 1970.
+    /// When messages began to be lost in a gap that is not recorded yet; milliseconds since 1970.
     pub gap_open_since_unix_ms: Option<u64>,
     /// When something was last stored or published; milliseconds since 1970.
     pub last_progress_unix_ms: Option<u64>,
     /// Captures only: what all instances have done since the route's state was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ledger: Option<Ledger>,
+    pub counts: Option<Ledger>,
     /// Captures only: what this process has done since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub process: Option<Ledger>,
+    pub process_counts: Option<Ledger>,
     /// Captures in replication mode: what is read, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
@@ -315,7 +320,7 @@ pub struct KeepStatus {
     pub fullest: Option<Fullest>,
     /// Groups that a stream does not have, so that nothing there counts as acknowledged; the first few.
     pub missing_groups: Vec<String>,
-    /// Why nothing is trimmed, for a person.
+    /// Why nothing is trimmed.
     pub error: Option<String>,
 }
 
@@ -334,7 +339,7 @@ pub struct Fullest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicationStatus {
     /// Where the server listens.
-    pub server: String,
+    pub address: String,
     /// `master` or `replica`.
     pub role: String,
     /// How far was read.
@@ -351,7 +356,7 @@ impl RouteStatus {
     /// A route that has not begun.
     #[must_use]
     pub fn new(route: &str, kind: RouteKind, source: &str, destination: &str, now_unix_ms: u64) -> Self {
-        let link = |endpoint: &str| SideStatus { endpoint: endpoint.to_owned(), ..SideStatus::default() };
+        let link = |server: &str| SideStatus { server: server.to_owned(), ..SideStatus::default() };
         Self {
             route: route.to_owned(),
             kind,
@@ -361,7 +366,7 @@ impl RouteStatus {
             source: link(source),
             destination: link(destination),
             position: None,
-            in_hand_bytes: 0,
+            buffered_bytes: 0,
             spool_bytes: 0,
             spool_error: None,
             spooled_all: false,
@@ -370,8 +375,8 @@ impl RouteStatus {
             other_instances: 0,
             gap_open_since_unix_ms: None,
             last_progress_unix_ms: None,
-            ledger: (kind == RouteKind::Capture).then(Ledger::default),
-            process: (kind == RouteKind::Capture).then(Ledger::default),
+            counts: (kind == RouteKind::Capture).then(Ledger::default),
+            process_counts: (kind == RouteKind::Capture).then(Ledger::default),
             replication: None,
             keep: None,
             broadcast: (kind == RouteKind::Broadcast).then(BroadcastCounts::default),
@@ -432,8 +437,8 @@ impl Slot {
 pub struct DaemonStatus {
     /// When the configuration that runs was read; milliseconds since 1970.
     pub configuration_unix_ms: u64,
-    /// The last reload, where it was refused: the configuration from before runs on.
-    pub reload_refused: Option<RefusedReload>,
+    /// The last reload, if it failed: the previous configuration stays in use.
+    pub reload_failed: Option<FailedReload>,
     /// Why the state directory cannot be used, where captures need it.
     pub state_directory_error: Option<String>,
     /// How much all routes together may hold in memory.
@@ -442,7 +447,7 @@ pub struct DaemonStatus {
 
 /// A reload that changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusedReload {
+pub struct FailedReload {
     /// When; milliseconds since 1970.
     pub at_unix_ms: u64,
     /// How many problems the configuration has.

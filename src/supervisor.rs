@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broadcast;
 use crate::capture::{self, Handover, Heartbeat, MemoryQuota, WeakHeartbeat};
 use crate::config::{Broadcast, Capture, Config, Endpoint};
-use crate::logs::Outages;
+use crate::logs::{LogCode, Outages};
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
 use crate::server;
@@ -123,7 +123,10 @@ impl Supervisor {
         let limit = self.config.daemon.shutdown_timeout + CUT_OFF;
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(limit, all).await.is_err() {
-            tracing::error!(event = "drain_overrun", "routes did not end within {limit:?} and are cut off");
+            tracing::error!(
+                event = LogCode::ShutdownOverrun.as_str(),
+                "routes did not stop within {limit:?} and are aborted"
+            );
         }
     }
 
@@ -146,9 +149,9 @@ impl Supervisor {
             self.advance(&name);
             if self.routes.get(&name).is_some_and(Succession::waits) {
                 tracing::info!(
-                    event = "start_waits",
+                    event = LogCode::StartWaits.as_str(),
                     route = name,
-                    "the route that runs under this name ends first, within shutdown_timeout; then the new one starts"
+                    "the new route starts once the old route of this name has stopped, within shutdown_timeout"
                 );
             }
         }

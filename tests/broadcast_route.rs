@@ -165,7 +165,7 @@ fn every_entry_is_published_once_and_in_order() {
         let metrics = route.metrics.render();
         for line in [
             "tidegate_published_total{route=\"stock\"} 10000",
-            "tidegate_published_unheard_total{route=\"stock\"} 0",
+            "tidegate_published_without_subscribers_total{route=\"stock\"} 0",
             "tidegate_route_state{route=\"stock\",state=\"live\"} 1",
         ] {
             assert!(metrics.contains(line), "{line} is not in\n{metrics}");
@@ -225,7 +225,7 @@ fn a_lost_script_is_loaded_again_and_a_lost_cursor_is_made_again() {
     add(&server, 10..20);
     assert_heard(&mut subscriber, 10..20);
     let metrics = route.metrics.render();
-    assert!(metrics.contains("tidegate_reconnects_total{endpoint=\"events\"} 1"), "{metrics}");
+    assert!(metrics.contains("tidegate_reconnects_total{server=\"events\"} 1"), "{metrics}");
     route.wait_for_published(20);
     assert_eq!(server.ask::<u32>(&["DEL", "tidegate:stock:cursor"]), 1);
     add(&server, 20..30);
@@ -312,9 +312,9 @@ fn a_stream_that_has_entries_needs_to_be_told_where_to_begin() {
         }
         let route = Running::on(&server, Broadcast { start, ..settings() });
         if start.is_none() {
-            route.wait_for(RouteState::Parked);
+            route.wait_for(RouteState::Blocked);
             let reason = route.slot.read().reason.unwrap();
-            assert!(reason.contains("start = \"beginning\""), "{reason}");
+            assert!(reason.contains("set start in"), "{reason}");
         } else {
             route.wait_for(RouteState::Live);
             add(&server, 10..20);
@@ -351,7 +351,7 @@ fn a_channel_without_the_right_parks_the_route_and_nothing_is_repeated_or_skippe
             route.wait_for(RouteState::Live);
             events.ask::<String>(&["XADD", "orders", "1-0", "payload", "0"]);
             events.ask::<String>(&["XADD", "orders", "2-0", "payload", "1"]);
-            route.wait_for(RouteState::Parked);
+            route.wait_for(RouteState::Blocked);
             let reason = route.slot.read().reason.unwrap();
             assert!(reason.contains("publishing the entry 1-0 failed"), "{reason}");
             route.stop();
@@ -370,7 +370,7 @@ fn a_stream_key_of_another_type_parks_the_route() {
     let server = Server::start(Version::Redis70);
     server.ask::<()>(&["SET", "orders", "x"]);
     let route = Running::on(&server, settings());
-    route.wait_for(RouteState::Parked);
+    route.wait_for(RouteState::Blocked);
     let reason = route.slot.read().reason.unwrap();
     assert!(reason.starts_with("WRONGTYPE"), "{reason}");
     assert!(route.slot.was_tried());
@@ -392,7 +392,7 @@ fn a_frozen_server_is_noticed_and_a_thawed_one_gets_the_rest() {
     server.freeze();
     route.wait_for(RouteState::Waiting);
     let reason = route.slot.read().reason.unwrap();
-    assert!(reason.contains("no answer within"), "{reason}");
+    assert!(reason.contains("no reply within"), "{reason}");
     server.thaw();
     add(&server, 0..100);
     assert_heard(&mut subscriber, 0..100);
@@ -475,7 +475,7 @@ fn large_entries_behind_many_small_ones_are_read_within_bounds() {
     }
     let route = Running::on(&server, Broadcast { start: Some(Start::Beginning), ..settings() });
     route.wait_for_published(2_080);
-    assert_eq!(route.slot.read().broadcast.unwrap().unheard, 2_080);
+    assert_eq!(route.slot.read().broadcast.unwrap().without_subscribers, 2_080);
     route.stop();
     assert_eq!(server.stream_length("tidegate:stock:dead-letters"), 0);
 }

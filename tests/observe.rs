@@ -193,13 +193,13 @@ fn status_keeps_its_shape() {
         status.source.last_answer_unix_ms = Some(1_700_000_002_000);
         status.destination.last_answer_unix_ms = Some(1_700_000_003_000);
         status.position = Some("0000018bcfe56800-1".to_owned());
-        status.in_hand_bytes = 512;
+        status.buffered_bytes = 512;
         status.last_progress_unix_ms = Some(1_700_000_003_000);
-        if let Some(ledger) = &mut status.ledger {
+        if let Some(ledger) = &mut status.counts {
             ledger.received = 10;
-            ledger.appended = 7;
+            ledger.stored = 7;
             ledger.dropped.insert("memory_full".to_owned(), 1);
-            ledger.in_hand = 2;
+            ledger.buffered = 2;
         }
     });
     let stock = served.view.board.place(RouteStatus::new(
@@ -210,7 +210,7 @@ fn status_keeps_its_shape() {
         1_700_000_001_000,
     ));
     stock.update(|status| {
-        status.state = RouteState::Parked;
+        status.state = RouteState::Blocked;
         status.reason = Some("NOPERM: this user has no permissions to run XREAD".to_owned());
         status.source.error = Some("NOPERM".to_owned());
     });
@@ -374,10 +374,10 @@ fn start_reload_and_stop_are_told() {
     manager.notifier.stopping();
     let messages = manager.messages();
     assert_eq!(messages.len(), 4, "{messages:?}");
-    assert_eq!(messages[0], "READY=1\nSTATUS=0 of 0 routes live\n");
+    assert_eq!(messages[0], "READY=1\nSTATUS=0 of 0 routes ready\n");
     let usec = messages[1].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
     assert!(usec.parse::<u64>().unwrap() > 0);
-    assert_eq!(messages[2], "READY=1\nSTATUS=0 of 0 routes live\n");
+    assert_eq!(messages[2], "READY=1\nSTATUS=0 of 0 routes ready\n");
     assert_eq!(messages[3], "STOPPING=1\n");
 }
 
@@ -392,7 +392,7 @@ fn an_abstract_socket_works_and_nobody_there_is_no_error_for_the_caller() {
     notifier.ready(&Board::default());
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer).unwrap();
-    assert_eq!(&buffer[..length], b"READY=1\nSTATUS=0 of 0 routes live\n");
+    assert_eq!(&buffer[..length], b"READY=1\nSTATUS=0 of 0 routes ready\n");
     Notifier::default().ready(&Board::default());
 }
 
@@ -434,7 +434,7 @@ fn one_stuck_loop_stops_the_watchdog_messages_until_it_comes_round() {
 fn without_a_watchdog_there_are_no_watchdog_messages() {
     let manager = Manager::start();
     let mut beat = Beat::new(manager.notifier.clone(), None, Board::default());
-    assert_eq!(Clock::new().beat(&manager, &mut beat, 60, |_| ()), ["STATUS=0 of 0 routes live\n"]);
+    assert_eq!(Clock::new().beat(&manager, &mut beat, 60, |_| ()), ["STATUS=0 of 0 routes ready\n"]);
 }
 
 #[test]
@@ -455,18 +455,20 @@ fn the_status_says_what_is_not_live_and_only_when_that_changes() {
         status.source.connected = true;
         status.destination.connected = true;
     });
-    assert_eq!(clock.beat(&manager, &mut beat, 5, answer), ["STATUS=1 of 1 routes live\n"]);
+    assert_eq!(clock.beat(&manager, &mut beat, 5, answer), ["STATUS=1 of 1 routes ready\n"]);
 
     // Nothing answers any more: first the source's bound passes, then the destination's.
     let since = "no answer since 2023-11-14T22:13:24Z";
     assert_eq!(
         clock.beat(&manager, &mut beat, 60, |_| ()),
         [
-            format!("STATUS=0 of 1 routes live; orders: source shop: {since}\n"),
-            format!("STATUS=0 of 1 routes live; orders: source shop: {since}, destination events: {since}\n"),
+            format!("STATUS=0 of 1 routes ready; orders: source shop: {since}\n"),
+            format!(
+                "STATUS=0 of 1 routes ready; orders: source shop: {since}, destination events: {since}\n"
+            ),
         ]
     );
-    assert_eq!(clock.beat(&manager, &mut beat, 5, answer), ["STATUS=1 of 1 routes live\n"]);
+    assert_eq!(clock.beat(&manager, &mut beat, 5, answer), ["STATUS=1 of 1 routes ready\n"]);
 }
 
 /// The real clock and the real interval: the loop around `tick` feeds the watchdog.
@@ -482,7 +484,7 @@ fn the_beat_runs_until_it_is_stopped() {
     let running = tidegate::rt::spawn("systemd", beat.run(stop.clone()));
     drop(guard);
     let mut buffer = [0; 64];
-    for expected in ["STATUS=0 of 0 routes live\n", "WATCHDOG=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"] {
+    for expected in ["STATUS=0 of 0 routes ready\n", "WATCHDOG=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"] {
         let length = manager.socket.recv(&mut buffer).unwrap();
         assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(expected));
     }

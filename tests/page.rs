@@ -8,7 +8,7 @@ use tidegate::metrics::Metrics;
 use tidegate::observe::http::{View, serve};
 use tidegate::observe::report::About;
 use tidegate::rt::unix_ms;
-use tidegate::status::{Board, RefusedReload, RouteKind, RouteState, RouteStatus};
+use tidegate::status::{Board, FailedReload, RouteKind, RouteState, RouteStatus};
 use tokio_util::sync::CancellationToken;
 
 /// A capture that works, one whose source quotes markup, and a daemon that refused a reload.
@@ -23,18 +23,18 @@ fn view() -> View {
             link.connected = true;
             link.last_answer_unix_ms = Some(now + 60_000);
         }
-        if let Some(ledger) = &mut status.ledger {
-            (ledger.received, ledger.appended, ledger.rejected, ledger.gaps) = (12_350, 12_345, 5, 3);
+        if let Some(ledger) = &mut status.counts {
+            (ledger.received, ledger.stored, ledger.rejected, ledger.gaps) = (12_350, 12_345, 5, 3);
             ledger.last_gap_unix_ms = Some(now - 3_600_000);
         }
     });
     let stock = board.place(RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", now));
     stock.update(|status| {
-        status.state = RouteState::Parked;
+        status.state = RouteState::Blocked;
         status.reason = Some("NOPERM <script>document.title = 'hurt'</script><b id=hurt>".to_owned());
     });
     board.update_daemon(|daemon| {
-        daemon.reload_refused = Some(RefusedReload { at_unix_ms: now, problems: 1 });
+        daemon.reload_failed = Some(FailedReload { at_unix_ms: now, problems: 1 });
     });
     let about = About {
         version: "1.2.3".to_owned(),
@@ -80,13 +80,13 @@ fn the_page_shows_every_route_and_why_one_does_not_work() {
     for scheme in [&[][..], &["--blink-settings=preferredColorScheme=0"]] {
         let dom = shown(&address, scheme);
         for text in [
-            "1 of 2 routes work",
+            "1 of 2 routes ready",
             "1.2.3, instance host-1",
-            "The last reload was refused",
+            "The last reload failed",
             "12,345",
-            "writes, of a pair",
+            "active, with standby",
             "3, the last 60 min ago",
-            "parked since",
+            "blocked since",
             // As text, and not as markup.
             "NOPERM &lt;script&gt;document.title",
         ] {

@@ -70,7 +70,7 @@ impl Loaded {
     pub(crate) fn work(self) -> Self {
         let count = self.case.messages() as u64;
         self.wait("everything is worked through", |status| {
-            let captured = status.process.as_ref().map_or(0, |ledger| ledger.appended);
+            let captured = status.process_counts.as_ref().map_or(0, |ledger| ledger.stored);
             let published = status.broadcast.as_ref().map_or(0, |counts| counts.published);
             captured + published >= count
         });

@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::latency::{ACKNOWLEDGED, DIRECT, DIRECT_PUBLISH, Point};
 use crate::memory::Memory;
@@ -22,7 +22,7 @@ use crate::throughput::{IDEAL, IDEAL_BESIDE_A_GROUP, IDEAL_BROADCAST, Row, TAP, 
 const END: &str = "<!-- end -->";
 
 fn path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md")
+    crate::repository().join("docs/performance.md")
 }
 
 /// Writes every table that there are results for.

@@ -1,10 +1,11 @@
 //! `make bench`: what a careful engineer asks before adopting tidegate, measured in one run on any machine.
 //!
 //! ```text
-//! cargo bench --bench measure -- all [PART…]      measure, and write docs/performance.json, tables and plots
-//!                             -- smoke [PART…]    the same in seconds, to see that it works; writes nothing
-//!                             -- gate             fails where throughput is too low
-//!                             -- document         make tables and plots anew
+//! cargo bench -p tidegate-benches --bench measure -- COMMAND
+//!   all [PART…]      measure, and write docs/performance.json, tables and plots
+//!   smoke [PART…]    the same in seconds, to see that it works; writes nothing
+//!   gate             fail if the throughput is too low
+//!   document         make tables and plots again
 //! BENCH_MINUTES=25   cuts every length in proportion        FULL=1   every combination of cells
 //! ```
 //!
@@ -34,7 +35,8 @@ mod scaling;
 mod spool;
 mod throughput;
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
 use plan::Plan;
 use results::{Part, Results};
@@ -56,6 +58,9 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|part| wanted.is_empty() || wanted.iter().any(|name| name == part))
         .collect();
+    if command != "document" {
+        build_daemon();
+    }
     match command {
         "all" => {
             let minutes = std::env::var("BENCH_MINUTES")
@@ -78,6 +83,21 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The daemon belongs to another package, so cargo does not build it with the bench. A stale one must never be measured.
+fn build_daemon() {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--release", "--bin", "tidegate"])
+        .current_dir(repository())
+        .status()
+        .expect("cargo started this program");
+    assert!(built.success(), "the daemon does not build");
+}
+
+/// Where the sources and the documents are.
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 /// Tables and plots.

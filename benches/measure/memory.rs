@@ -116,7 +116,7 @@ fn outage(time: Duration) -> Outage {
         most_mib = most_mib.max(resident_mib(&daemon));
         let status = daemon.route("bench").expect("it answers");
         // Less than a tenth of a second's messages wait: that is always so.
-        if status.ledger.map_or(0, |ledger| ledger.in_hand) < OUTAGE_RATE / 10 {
+        if status.counts.map_or(0, |ledger| ledger.buffered) < OUTAGE_RATE / 10 {
             break;
         }
         assert!(thawed.elapsed() < 10 * time + Duration::from_secs(60), "it does not catch up");

@@ -152,7 +152,7 @@ impl Script {
         let program =
             std::env::split_paths(&path).map(|directory| directory.join(program)).find(|at| at.exists());
         let program = program.expect("the scripts' programs are installed: scripts/servers.sh clients");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(file);
+        let script = crate::repository().join("benches/peers").join(file);
         let arguments = [script, source.socket(), destination.socket()];
         let process = launch(&program, &arguments);
         Self { program, arguments, process }

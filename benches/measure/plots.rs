@@ -28,7 +28,7 @@ const COLOURS: [RGBColor; 6] = [
 pub(crate) fn write(results: &Results) {
     register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
         .unwrap_or_else(|_| panic!("the font is one"));
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance");
+    let directory = crate::repository().join("docs/performance");
     fs::create_dir_all(&directory).expect("docs/ is writable");
     if let Some(part) = &results.captures {
         draw(&directory.join("throughput.png"), |area| throughput(area, &part.found));

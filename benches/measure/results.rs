@@ -2,7 +2,7 @@
 //! nothing else.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ fn since_1970() -> std::time::Duration {
 
 impl Results {
     fn path() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.json")
+        crate::repository().join("docs/performance.json")
     }
 
     /// What was measured before.

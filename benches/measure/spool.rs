@@ -52,7 +52,7 @@ pub(crate) fn measure(plan: Plan) -> Vec<Setting> {
 
 fn setting(name: &str, work: Work<'_>, pairs: usize) -> Setting {
     // Under target/, which is on the disk that the machine builds on, and not in memory.
-    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let place = crate::repository().join("target");
     let fresh = || tempfile::tempdir_in(&place).unwrap();
     let mut rates = Vec::new();
     let mut ratios = LOGS.map(|_| (Vec::new(), Vec::new()));

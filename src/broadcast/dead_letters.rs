@@ -99,12 +99,12 @@ impl Requeue {
         let mut entries = StreamEntries::new(&page, Vec::new()).map_err(here)?;
         let found = entries.next().map_err(here)?.filter(|found| found.id == entry);
         let Some(found) = found else {
-            return Ok(Requeued::Stays(format!("its entry {entry} is not in the stream any more")));
+            return Ok(Requeued::Stays(format!("its entry {entry} is no longer in the stream")));
         };
         let (channel, message) = match self.renderer.render(&found) {
             Ok(rendered) => rendered,
             Err(why) => {
-                let why = format!("the configuration still makes no message of it: {why} ({})", why.reason());
+                let why = format!("the configuration still rejects it: {why} ({})", why.reason());
                 return Ok(Requeued::Stays(why));
             }
         };

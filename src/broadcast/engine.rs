@@ -34,7 +34,7 @@ use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::read::entries::Ranges;
 use crate::config::{Broadcast, Endpoint, keys};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{Backoff, Class, Error, Hash};
 use crate::status::RouteState;
@@ -254,7 +254,7 @@ impl Engine {
         core.effects.push(Effect::Opened(cursor, again));
         core.effects.push(Effect::Ledger(tally));
         if let Some(left) = left.filter(|left| *left > 0) {
-            let suppressed = core.admit("broadcast_holes_left", now);
+            let suppressed = core.admit(LogCode::BroadcastAckPendingLeft.as_str(), now);
             core.effects.push(Effect::HolesLeft(left, suppressed));
         }
         let mut work = Work::new(core, hashes, (cursor, counted), woken, now);
@@ -313,13 +313,17 @@ impl Engine {
             core.below = Some(*cursor);
         }
         if matches!(failure, SessionFailure::LeaseLapsed) {
-            let suppressed = core.admit("broadcast_lease_lapsed", now);
+            let suppressed = core.admit(LogCode::BroadcastLeaseLapsed.as_str(), now);
             core.effects.push(Effect::Lapsed(suppressed));
             return core.backoff.next_wait();
         }
         let reason = core.reason(failure);
         let (side, class) = (failure.side(), failure.class());
-        let code = if class == Class::Park { "broadcast_parked" } else { "broadcast_waiting" };
+        let code = if class == Class::Park {
+            LogCode::BroadcastBlocked.as_str()
+        } else {
+            LogCode::BroadcastWaiting.as_str()
+        };
         let suppressed = core.admit(code, now);
         core.effects.push(Effect::Failed { side, class, reason, suppressed });
         if class == Class::Park { PARKED } else { core.backoff.next_wait() }
@@ -378,10 +382,10 @@ impl Core {
         let code = match &found {
             GroupEvent::Group => return Ok(()),
             GroupEvent::Below => return Err(self.stream_below(cursor)),
-            GroupEvent::NoGroup => "broadcast_no_group",
-            GroupEvent::Doubt(doubt) => doubt.as_str(),
-            GroupEvent::Missed(_) => "broadcast_missed",
-            GroupEvent::Anew => "broadcast_stream_anew",
+            GroupEvent::NoGroup => LogCode::BroadcastNoGroup.as_str(),
+            GroupEvent::GroupChange(group_change) => group_change.as_str(),
+            GroupEvent::Missed(_) => LogCode::BroadcastEntriesLost.as_str(),
+            GroupEvent::Anew => LogCode::BroadcastStreamRecreated.as_str(),
         };
         let suppressed = self.admit(code, now);
         self.effects.push(Effect::Found(found, cursor, suppressed));
@@ -410,10 +414,10 @@ impl Core {
     fn on_working(&mut self, state: RouteState, holder: Option<String>, cursor: EntryId, now: Instant) {
         self.backoff.reset();
         if state == RouteState::Live {
-            let suppressed = self.admit("broadcast_live", now);
+            let suppressed = self.admit(LogCode::BroadcastLive.as_str(), now);
             self.effects.push(Effect::Live(cursor, suppressed));
         } else {
-            let suppressed = self.admit("broadcast_standby", now);
+            let suppressed = self.admit(LogCode::BroadcastStandby.as_str(), now);
             self.effects.push(Effect::StandsBy(holder, suppressed));
         }
     }
@@ -429,14 +433,14 @@ impl Core {
                 let said = error.to_string().chars().take(ERROR_CHARACTERS).collect();
                 self.failed = Some((entry.to_string(), said));
                 let most = self.settings.max_deliveries;
-                format!("{reason}; delivery {times} of {most}, after which it becomes a dead letter")
+                format!("{reason}; attempt {times} of {most}, then it becomes a dead letter")
             }
             SessionFailure::Refused { entry: Some(_), .. }
                 if self.failing.as_ref().is_some_and(|failing| failing.row > REFUSED_IN_A_ROW) =>
             {
                 format!(
-                    "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for the like, and none \
-                     was published between, so it is no single entry's fault"
+                    "{reason}; {REFUSED_IN_A_ROW} entries before it became dead letters for similar reasons, and none \
+                     was published in between; every entry is affected"
                 )
             }
             _ => reason,

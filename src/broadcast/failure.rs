@@ -60,18 +60,18 @@ pub(super) enum SessionFailure {
     },
     /// The lease ran out while messages waited to be sent: they are not sent any more.
     #[error(
-        "this instance stopped for longer than its lease lasts; what it had not sent is left to the next holder"
+        "this instance paused for longer than its lease lasts; the next holder publishes its unsent messages"
     )]
     LeaseLapsed,
     /// The cursor was there and is there no more.
-    #[error("the cursor {key} has vanished from the server; looking again where to begin")]
+    #[error("the cursor {key} was deleted from the server; the route determines again where to start")]
     CursorVanished {
         /// Its key.
         key: String,
     },
     /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
     #[error(
-        "the stream '{stream}' was deleted, replaced or set back: its newest id is below the cursor {cursor}, so that nothing in it would be published; {}", on_begins(*start, route)
+        "the stream '{stream}' was deleted or replaced: its newest id is below the cursor {cursor}, so its entries would not be published; {}", on_begins(*start, route)
     )]
     StreamBelow {
         /// The stream.
@@ -85,7 +85,7 @@ pub(super) enum SessionFailure {
     },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
     #[error(
-        "the stream '{stream}' has entries and the route has no cursor yet: say in [broadcast.{route}] whether they are to be published, start = \"beginning\", \"end\" or an entry's id"
+        "the stream '{stream}' has entries and the route has no cursor yet; set start in [broadcast.{route}] to \"beginning\", \"end\" or an entry's id"
     )]
     StartUnsaid {
         /// The stream.
@@ -103,9 +103,9 @@ fn what(entry: Option<&EntryId>) -> String {
 /// What follows where a stream began anew.
 fn on_begins(start: bool, route: &str) -> String {
     if start {
-        return "the route begins where its option start says".to_owned();
+        return "the route starts where its option start says".to_owned();
     }
-    format!("say in [broadcast.{route}] where to go on, start = \"beginning\", \"end\" or an entry's id")
+    format!("set start in [broadcast.{route}] to \"beginning\", \"end\" or an entry's id")
 }
 
 impl SessionFailure {

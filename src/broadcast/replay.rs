@@ -134,7 +134,7 @@ pub enum Ending {
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A server is away, or refuses.
-    #[error("endpoint {endpoint}: {what}")]
+    #[error("server {endpoint}: {what}")]
     Server {
         /// Which.
         endpoint: String,
@@ -142,7 +142,7 @@ pub enum ReplayError {
         what: String,
     },
     /// The checkpoint is that of something else.
-    #[error("the checkpoint {key} is of another replay: {of}")]
+    #[error("the checkpoint {key} belongs to another replay: {of}")]
     OtherJob {
         /// Its key.
         key: String,
@@ -150,9 +150,7 @@ pub enum ReplayError {
         of: String,
     },
     /// The checkpoint was there and is there no more.
-    #[error(
-        "the checkpoint {key} has vanished: another run of the same job has finished it, or somebody deleted it"
-    )]
+    #[error("the checkpoint {key} is gone: another run of the same job finished, or it was deleted")]
     Vanished {
         /// Its key.
         key: String,

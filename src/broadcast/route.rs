@@ -19,16 +19,16 @@ use super::group::ack_notifier::AckNotifier;
 use super::group::follower::GroupEvent;
 use super::publish::call::Tally;
 use crate::config::keys;
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::position::AnchorId;
 use crate::rt;
 use crate::server::Class;
-use crate::status::{BlockedEntry, Doubt, RouteState, RouteStatus, SideStatus, Slot};
+use crate::status::{GroupChange, RouteState, RouteStatus, SideStatus, Slot, UnacknowledgedEntry};
 use session::Session;
 
 /// How often a waiting route says that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
-/// A consumer that has an entry in hand for longer than this is worth a word, where others wait behind it.
+/// An entry that a consumer holds for longer than this is reported, if others wait behind it.
 const HELD_UP: Duration = Duration::from_secs(30);
 
 /// What outlives a session.
@@ -81,7 +81,7 @@ impl BroadcastRoute {
         self.state(RouteState::Stopped, None);
     }
 
-    /// Tells what the engine has to tell. So many bytes wait in the connections.
+    /// Applies the effects of the engine. `unsent_bytes` wait in the connections.
     pub(super) fn tell(&mut self, unsent_bytes: usize) {
         std::mem::swap(&mut self.effects, self.engine.effects());
         let mut effects = std::mem::take(&mut self.effects);
@@ -95,7 +95,7 @@ impl BroadcastRoute {
         match effect {
             Effect::Opened(cursor, again) => self.opened(cursor, again),
             Effect::Ledger(tally) => self.counts(|counts| {
-                (counts.published, counts.unheard, counts.rejected, counts.filtered) =
+                (counts.published, counts.without_subscribers, counts.rejected, counts.filtered) =
                     (tally.published, tally.unheard, tally.rejected, tally.filtered);
             }),
             Effect::HolesLeft(count, suppressed) => self.left_behind(count, suppressed),
@@ -115,12 +115,12 @@ impl BroadcastRoute {
             Effect::Found(found, cursor, suppressed) => self.found(found, cursor, suppressed),
             Effect::Answered(side) => self.answered(side),
             Effect::Progressed => self.parts.slot.progressed(rt::unix_ms()),
-            Effect::Draining => self.state(RouteState::Draining, None),
+            Effect::Draining => self.state(RouteState::Stopping, None),
             Effect::DrainCutShort(cursor) => tracing::warn!(
-                event = "broadcast_drain_cut_short",
+                event = LogCode::BroadcastShutdownIncomplete.as_str(),
                 route = %self.parts.settings.name,
                 position = cursor.map(tracing::field::display),
-                "the last batches were not answered in time; the next start finds in the cursor whether they were published"
+                "the last batches were not answered in time; the next start reads from the cursor whether they were published"
             ),
             Effect::Failed { side, class, reason, suppressed } => {
                 self.failed(side, class, reason, suppressed)
@@ -160,10 +160,10 @@ impl BroadcastRoute {
         let settings = &self.parts.settings;
         let holes = keys::of_route(&self.parts.source.key_prefix, &settings.name, keys::HOLES);
         tracing::warn!(
-            event = "broadcast_holes_left", route = %settings.name, endpoint = %self.parts.source.name, suppressed,
-            "{count} entries were left behind when this route had order = \"acknowledgement\", and are not published \
-             now, acknowledged or not: give it that order until tidegate_broadcast_holes is 0, or delete {holes} to \
-             do without them"
+            event = LogCode::BroadcastAckPendingLeft.as_str(), route = %settings.name, server = %self.parts.source.name, suppressed,
+            "{count} unacknowledged entries were left behind when this route had order = \"acknowledgement\". They are not \
+             published in the present order: set the old order until tidegate_ack_pending_entries is 0, or delete {holes} \
+             to give them up"
         );
     }
 
@@ -173,7 +173,7 @@ impl BroadcastRoute {
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
             tracing::info!(
-                event = "broadcast_live", %route, position = %after, suppressed, "publishing after this entry"
+                event = LogCode::BroadcastLive.as_str(), %route, position = %after, suppressed, "the broadcast publishes the entries after this one"
             );
         }
     }
@@ -182,14 +182,14 @@ impl BroadcastRoute {
     fn stands_by(&self, holder: Option<&str>, suppressed: Option<u64>) {
         let reason = match holder {
             Some(holder) => {
-                format!("the instance {holder} publishes; this one takes over when its lease ends")
+                format!("instance {holder} publishes; this instance takes over when that lease ends")
             }
-            None => "no instance publishes yet: one that waited before goes first".to_owned(),
+            None => "no instance publishes yet; an instance that already waits goes first".to_owned(),
         };
         self.works(RouteState::Standby, Some(reason.clone()));
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
-            tracing::info!(event = "broadcast_standby", %route, suppressed, "{reason}");
+            tracing::info!(event = LogCode::BroadcastStandby.as_str(), %route, suppressed, "{reason}");
         }
     }
 
@@ -205,9 +205,9 @@ impl BroadcastRoute {
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
             tracing::info!(
-                event = "broadcast_lease_lapsed", %route, suppressed,
-                "this instance stopped for longer than its lease lasts: what it had not sent is dropped, and the \
-                 holder of the lease publishes it"
+                event = LogCode::BroadcastLeaseLapsed.as_str(), %route, suppressed,
+                "this instance paused for longer than its lease lasts; it drops its unsent messages, and the next holder of \
+                 the lease publishes them"
             );
         }
     }
@@ -221,29 +221,29 @@ impl BroadcastRoute {
             link.connected = false;
             if one_server {
                 let link = status.source.clone();
-                status.destination = SideStatus { endpoint: status.destination.endpoint.clone(), ..link };
+                status.destination = SideStatus { server: status.destination.server.clone(), ..link };
             }
         });
         let parked = class == Class::Park;
-        self.state(if parked { RouteState::Parked } else { RouteState::Waiting }, Some(reason.clone()));
+        self.state(if parked { RouteState::Blocked } else { RouteState::Waiting }, Some(reason.clone()));
         let Some(suppressed) = suppressed else { return };
-        let endpoint = match from {
+        let server = match from {
             Side::Source => &self.parts.source.name,
             Side::Destination => &self.parts.destination.name,
         };
         let (route, class) = (&self.parts.settings.name, class.as_str());
         if parked {
             tracing::error!(
-                event = "broadcast_parked", %route, %endpoint, class, suppressed,
-                "{reason}; nothing is published until this is put right; trying again every {} s", PARKED.as_secs()
+                event = LogCode::BroadcastBlocked.as_str(), %route, %server, class, suppressed,
+                "{reason}; nothing is published until this is fixed; tidegate retries every {} s", PARKED.as_secs()
             );
         } else if let Some(others) =
-            self.parts.outages.admit("broadcast_waiting", endpoint, std::time::Instant::now())
+            self.parts.outages.admit(LogCode::BroadcastWaiting.as_str(), server, std::time::Instant::now())
         {
             let suppressed = suppressed + others;
             tracing::warn!(
-                event = "broadcast_waiting", %route, %endpoint, class, suppressed,
-                "{reason}; trying again, and then going on after the last published entry"
+                event = LogCode::BroadcastWaiting.as_str(), %route, %server, class, suppressed,
+                "{reason}; tidegate retries, and continues after the last published entry"
             );
         }
     }
@@ -255,13 +255,13 @@ impl BroadcastRoute {
         let held = self.engine.held_bytes() + unsent_bytes;
         self.parts.slot.update(|status| {
             status.position = Some(cursor.to_string());
-            status.in_hand_bytes = u64::try_from(held).unwrap_or(u64::MAX);
+            status.buffered_bytes = u64::try_from(held).unwrap_or(u64::MAX);
             if tally != Tally::default() {
                 status.last_progress_unix_ms = Some(now);
             }
             if let Some(counts) = &mut status.broadcast {
                 counts.published += tally.published;
-                counts.unheard += tally.unheard;
+                counts.without_subscribers += tally.unheard;
                 counts.rejected += tally.rejected;
                 counts.filtered += tally.filtered;
             }
@@ -273,7 +273,7 @@ impl BroadcastRoute {
         let Some(follow) = self.engine.follow() else { return };
         let Some(look) = follow.state() else { return };
         let now_unix_ms = rt::unix_ms();
-        let blocked = look.lowest.as_ref().map(|lowest| BlockedEntry {
+        let waiting_for = look.lowest.as_ref().map(|lowest| UnacknowledgedEntry {
             id: lowest.id.to_string(),
             age_ms: now_unix_ms.saturating_sub(lowest.id.milliseconds),
             consumer: lowest.consumer.clone(),
@@ -282,29 +282,29 @@ impl BroadcastRoute {
         });
         let first = follow.unacknowledged();
         let age = Duration::from_millis(first.map_or(0, |id| now_unix_ms.saturating_sub(id.milliseconds)));
-        self.parts.metrics.blocked_entry_age_seconds.set(age.as_secs_f64());
+        self.parts.metrics.oldest_unacknowledged_age_seconds.set(age.as_secs_f64());
         let holes = look.holes;
-        self.parts.metrics.holes.set(crate::metrics::float(holes));
+        self.parts.metrics.ack_pending.set(crate::metrics::float(holes));
         let (entries, bytes) = follow.held();
         let full = follow.is_full().then(|| {
             format!(
-                "as many entries as max_holes allows were left behind, since the group '{}' has not acknowledged them: nothing after them is published before it acknowledges some",
+                "max_ack_pending is reached: that many entries wait for the group '{}' to acknowledge them; later entries are not published until it acknowledges some",
                 follow.group()
             )
         });
-        let held_up = blocked
+        let held_up = waiting_for
             .as_ref()
-            .filter(|blocked| !follow.leaves_holes() && Duration::from_millis(blocked.idle_ms) >= HELD_UP);
-        let held_up = held_up.map(|blocked| {
-            let BlockedEntry { id, consumer, deliveries, idle_ms, .. } = blocked;
+            .filter(|entry| !follow.leaves_holes() && Duration::from_millis(entry.idle_ms) >= HELD_UP);
+        let held_up = held_up.map(|entry| {
+            let UnacknowledgedEntry { id, consumer, deliveries, idle_ms, .. } = entry;
             let since = Duration::from_secs(idle_ms / 1_000);
             format!(
-                "the entry {id} holds up those behind it: it was given out {deliveries} times, last to the consumer '{consumer}' {} ago",
+                "entry {id} is not acknowledged and holds up later entries: delivered {deliveries} times, last to consumer '{consumer}' {} ago",
                 humantime::format_duration(since)
             )
         });
         self.parts.slot.update(|status| {
-            status.in_hand_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            status.buffered_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             if status.state == RouteState::Live {
                 status.reason = full.clone().or(held_up);
             }
@@ -313,18 +313,19 @@ impl BroadcastRoute {
             known.group_exists = true;
             known.delivered = Some(look.delivered.to_string());
             known.read = Some(follow.end().to_string());
-            (known.pending, known.holes, known.blocked) = (look.pending, holes, blocked);
-            known.held = u64::try_from(entries).unwrap_or(u64::MAX);
+            (known.pending, known.ack_pending, known.waiting_for) = (look.pending, holes, waiting_for);
+            known.buffered = u64::try_from(entries).unwrap_or(u64::MAX);
         });
         if let Some(reason) = full
-            && let Some(suppressed) = self.log.admit("broadcast_holes_full", now.into_std())
+            && let Some(suppressed) =
+                self.log.admit(LogCode::BroadcastAckPendingFull.as_str(), now.into_std())
         {
             let route = &self.parts.settings.name;
-            tracing::warn!(event = "broadcast_holes_full", %route, suppressed, "{reason}; see who has them with XPENDING, or raise max_holes");
+            tracing::warn!(event = LogCode::BroadcastAckPendingFull.as_str(), %route, suppressed, "{reason}. XPENDING shows their consumers; or raise max_ack_pending");
         }
     }
 
-    /// A look at the group has found something that a person should know.
+    /// A look at the group has found something that the operator should know.
     fn found(&self, found: GroupEvent, cursor: EntryId, suppressed: Option<u64>) {
         let settings = self.parts.settings.clone();
         let (route, stream) = (&settings.name, &settings.stream);
@@ -333,7 +334,7 @@ impl BroadcastRoute {
         match found {
             GroupEvent::Group | GroupEvent::Below => {}
             GroupEvent::Missed(missed) => {
-                self.parts.metrics.missed.increment(missed.count);
+                self.parts.metrics.lost.increment(missed.count);
                 self.parts.metrics.dead_letters.increment(1);
                 self.parts.slot.update(|status| {
                     if let Some(counts) = &mut status.broadcast {
@@ -342,17 +343,17 @@ impl BroadcastRoute {
                 });
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = "broadcast_missed", %route, position = %cursor, suppressed,
-                        "{}: they are not published; the dead letters say so", missed.detail()
+                        event = LogCode::BroadcastEntriesLost.as_str(), %route, position = %cursor, suppressed,
+                        "{}: these entries are lost and not published; a dead letter records it", missed.detail()
                     );
                 }
             }
             GroupEvent::Anew => {
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = "broadcast_stream_anew", %route, position = %cursor, suppressed,
-                        "the stream '{stream}' was deleted and begun again: what it held and was not read is not \
-                         published; going on with ids after the cursor"
+                        event = LogCode::BroadcastStreamRecreated.as_str(), %route, position = %cursor, suppressed,
+                        "the stream '{stream}' was deleted and created again: entries that were not read before are lost; \
+                         publishing continues with ids after the cursor"
                     );
                 }
             }
@@ -363,27 +364,28 @@ impl BroadcastRoute {
                     let known = status.acknowledged.get_or_insert_default();
                     group.clone_into(&mut known.group);
                     known.group_exists = false;
-                    (known.delivered, known.read, known.pending, known.blocked) = (None, None, 0, None);
+                    (known.delivered, known.read, known.pending, known.waiting_for) = (None, None, 0, None);
                 });
-                self.parts.metrics.blocked_entry_age_seconds.set(0.0);
+                self.parts.metrics.oldest_unacknowledged_age_seconds.set(0.0);
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = "broadcast_no_group", %route, %group, position = %cursor, suppressed,
-                        "{reason}: nothing is published until it is made (XGROUP CREATE {stream} {group} 0);                          what it is not given, because it begins later, will count as acknowledged"
+                        event = LogCode::BroadcastNoGroup.as_str(), %route, %group, position = %cursor, suppressed,
+                        "{reason}: nothing is published until it exists. Create it with XGROUP CREATE {stream} {group} 0; \
+                         entries before its start count as acknowledged"
                     );
                 }
             }
-            GroupEvent::Doubt(doubt) => {
-                self.parts.metrics.doubt(doubt).increment(1);
-                let kind = doubt.as_str();
+            GroupEvent::GroupChange(group_change) => {
+                self.parts.metrics.group_change(group_change).increment(1);
+                let kind = group_change.as_str();
                 self.parts.slot.update(|status| {
                     let known = status.acknowledged.get_or_insert_default();
-                    *known.doubts.entry(kind.to_owned()).or_default() += 1;
+                    *known.group_changes.entry(kind.to_owned()).or_default() += 1;
                 });
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = "acknowledgement_doubt", %route, %group, kind, position = %cursor, suppressed,
-                        "{}", meaning(doubt)
+                        event = LogCode::GroupChanged.as_str(), %route, %group, kind, position = %cursor, suppressed,
+                        "{}", meaning(group_change)
                     );
                 }
             }
@@ -415,28 +417,26 @@ impl BroadcastRoute {
     }
 }
 
-/// What a doubt means for what is broadcast.
-fn meaning(doubt: Doubt) -> &'static str {
-    match doubt {
-        Doubt::GroupMade => {
-            "the group was made, and begins after entries that were not published: these count as acknowledged \
+/// What a change of the group means for what is published.
+fn meaning(group_change: GroupChange) -> &'static str {
+    match group_change {
+        GroupChange::GroupCreated => {
+            "the group was created, and starts after entries that were not published; these count as acknowledged \
              and are published now"
         }
-        Doubt::GroupMadeAgain => {
-            "the group was destroyed and made again: what was pending, and what it now begins behind, counts as \
-             acknowledged and is published; what it is given again and was published already is not published \
-             again"
+        GroupChange::GroupRecreated => {
+            "the group was destroyed and created again; entries that were pending, and entries before its start, count \
+             as acknowledged and are published; nothing is published a second time"
         }
-        Doubt::SetForward => {
-            "the group was set forward, or the server has lost count of what it has read: what it jumped over \
-             counts as acknowledged and is published"
-        }
-        Doubt::SetBack => {
-            "the group was set back: what it is given again and was published already is not published again"
-        }
-        Doubt::ConsumerDeleted => {
-            "a consumer was deleted and fewer entries are pending than before: those that it had pending count as \
+        GroupChange::MovedForward => {
+            "the group was moved forward, or the server lost count of its reads; the skipped entries count as \
              acknowledged and are published"
+        }
+        GroupChange::MovedBack => {
+            "the group was moved back; entries that were published already are not published again"
+        }
+        GroupChange::ConsumerDeleted => {
+            "a consumer was deleted while entries were pending for it; these count as acknowledged and are published"
         }
     }
 }

@@ -97,7 +97,7 @@ fn settings(rng: &mut fastrand::Rng) -> Broadcast {
     let after = match rng.u8(..3) {
         0 => After::Added,
         1 => acknowledged(Order::Stream),
-        _ => acknowledged(Order::Acknowledgement { max_holes: [3, 1_000][usize::from(rng.bool())] }),
+        _ => acknowledged(Order::Acknowledgement { max_ack_pending: [3, 1_000][usize::from(rng.bool())] }),
     };
     let channel = if rng.bool() { "stock" } else { "stock.<field:kind>" };
     Broadcast {

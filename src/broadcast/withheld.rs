@@ -10,7 +10,7 @@ pub(super) enum Unrenderable {
     #[error("the template uses a variable that an entry does not have")]
     ForeignVariable,
     /// The channel's name would be empty.
-    #[error("the channel's template made an empty name")]
+    #[error("the channel's template results in an empty name")]
     EmptyChannel,
     /// It was acknowledged and deleted before it was read.
     #[error("the entry was deleted before it could be published")]

@@ -111,7 +111,7 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Requeue
     let size: usize = size.unwrap_or(payload.len());
     if size > payload.len() {
         return Err(format!(
-            "only the first {} of the message's {size} bytes were kept, so it cannot be stored whole",
+            "only the first {} of the message's {size} bytes were kept, so it cannot be stored completely",
             payload.len()
         ));
     }
@@ -122,7 +122,7 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Requeue
     match Mapping::new(route).map(&message, size, &context, &mut entry) {
         Ok(()) => Ok(entry),
         Err(rejection) => Err(format!(
-            "the configuration still makes no entry of it: {} ({})",
+            "the configuration still rejects it: {} ({})",
             rejection.detail,
             rejection.reason.as_str()
         )),
@@ -130,5 +130,5 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Requeue
 }
 
 fn unknown() -> String {
-    "it has not the fields of a capture's dead letter: was it written by another release?".to_owned()
+    "it lacks the fields of a capture's dead letter; another release may have written it".to_owned()
 }

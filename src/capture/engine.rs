@@ -43,6 +43,7 @@ use super::mapping::Mapping;
 use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Durability};
 use crate::filter::Filter;
+use crate::logs::LogCode;
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
@@ -50,7 +51,7 @@ use crate::source::heartbeat::HeartbeatClock;
 use crate::source::replication::ReplicationOffset;
 use crate::source::replication::epochs::Histories;
 use crate::spool::{SpoolDone, SpoolRequest};
-use crate::status::InHand;
+use crate::status::Buffered;
 use handover::{Border, Handover};
 
 pub(super) use ending::Carried;
@@ -332,16 +333,16 @@ impl Engine {
         self.ledger.received(outcome.recovered);
         if let Some(error) = outcome.failed {
             let text = format!(
-                "{error}; new messages stay in memory as long as that lasts; tidegate tries again every 2 s"
+                "{error}; new messages stay in memory until the spool works again; tidegate retries every 2 s"
             );
-            self.log(Notice::error("spool_failed", text), now);
+            self.log(Notice::error(LogCode::SpoolFailed, text), now);
         }
         for damage in outcome.damaged {
             let text = format!(
-                "{damage}; a gap records the loss, everything that is intact is stored, and the damaged file is kept \
-                 beside the spool; look at the disk"
+                "{damage}; a gap records the loss. Intact records are stored, and the damaged file is kept beside the spool. \
+                 Check the disk"
             );
-            self.log(Notice::error("spool_corrupt", text), now);
+            self.log(Notice::error(LogCode::SpoolCorrupt, text), now);
             self.leadership.hurry();
         }
         self.reopen_if_room(now);
@@ -389,10 +390,10 @@ impl Engine {
     }
 
     /// Messages that wait, counted where they are.
-    fn in_hand(&self) -> InHand {
+    fn in_hand(&self) -> Buffered {
         let sent = self.chain.sent_events();
-        InHand {
-            ring: self.chain.held_events() - sent + self.spill.tail_events() + self.builder.open_events(),
+        Buffered {
+            memory: self.chain.held_events() - sent + self.spill.tail_events() + self.builder.open_events(),
             in_flight: sent,
             spool: self.spill.disk_events(),
             unrecorded: self.chain.unrecorded_events()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::append::call::CaptureKeys;
 use crate::config::{Capture, GroupsStart};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::server::resp::Value;
 use crate::server::{Connection, ControlConnection, Error};
 use crate::text::printable;
@@ -67,8 +67,8 @@ async fn make(
         (None, Value::Integer(0)) => id_of(GroupsStart::Beginning),
         (None, _) => {
             return Err(Error::Refused(format!(
-                "the stream {:?} has entries but no consumer group {group:?}: set groups_start = \"0\" to let the \
-                 group begin with the oldest entry, or \"$\" with the next one",
+                "the stream {:?} has entries but no consumer group {group:?}: set groups_start to \"0\" to start \
+                 the group at the first entry, or to \"$\" to start after the last",
                 String::from_utf8_lossy(stream)
             )));
         }
@@ -138,22 +138,21 @@ impl GroupWatch {
                 Ok(_) => {}
             }
         }
-        let Some(suppressed) = self.log.admit("group_destroyed", Instant::now()) else { return Ok(()) };
+        let Some(suppressed) = self.log.admit(LogCode::GroupDestroyed.as_str(), Instant::now()) else {
+            return Ok(());
+        };
         let (route, stream) = (&capture.name, printable::text(stream));
         let done = match start {
-            Some(start) => format!("it is made again, and begins at {start}, as groups_start says"),
-            None => {
-                "say with groups_start where it is to begin, or make it: its consumers get nothing until then"
-                    .into()
-            }
+            Some(start) => format!("tidegate creates it again, starting at {start} (groups_start)"),
+            None => "its consumers receive nothing until you create it, or set groups_start".into(),
         };
         tracing::warn!(
-            event = "group_destroyed",
+            event = LogCode::GroupDestroyed.as_str(),
             route,
             stream,
             group,
             suppressed,
-            "the consumer group {group:?} is gone from the stream {stream:?}: {done}"
+            "the consumer group {group:?} of the stream {stream:?} was destroyed; {done}"
         );
         Ok(())
     }

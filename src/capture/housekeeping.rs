@@ -13,6 +13,7 @@ use super::groups::GroupWatch;
 use super::retention::acknowledged::AcknowledgedTrimming;
 use super::retention::age::AgeTrimming;
 use crate::config::{Capture, Endpoint};
+use crate::logs::LogCode;
 use crate::server::{self, Backoff, Error};
 
 /// Between two rounds: what is too old stays this much longer at most.
@@ -37,7 +38,7 @@ pub(crate) async fn keep(
             ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups, &mut ages), &mut backoff) => ended,
         };
         // The route's own connection tells of a server that is away; this is for the rest.
-        tracing::debug!(event = "housekeeping_failed", route = capture.name, "{error}");
+        tracing::debug!(event = LogCode::HousekeepingFailed.as_str(), route = capture.name, "{error}");
         if let Some(trimming) = &mut trimming {
             trimming.on_failed(&error);
         }

@@ -30,7 +30,7 @@ use super::memory_quota::MemoryQuota;
 use super::retention::acknowledged::AcknowledgedTrimming;
 use crate::config::{Capture, Durability, Endpoint};
 use crate::event::DropReason;
-use crate::logs::Outages;
+use crate::logs::{LogCode, Outages};
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::Position;
 use crate::rt::{self, Moment};
@@ -253,7 +253,7 @@ impl CaptureRoute {
         if self.spool.as_mut().is_some_and(Spool::has_become_available) {
             self.engine.on_spool_available();
             let route = self.parts.capture.name.as_str();
-            tracing::info!(event = "spool_available", route, "the spool can be used now");
+            tracing::info!(event = LogCode::SpoolAvailable.as_str(), route, "the spool is available now");
         }
         if let Some(spool) = &mut self.spool
             && !spool.is_busy()

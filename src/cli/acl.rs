@@ -9,19 +9,19 @@ use crate::config::acl;
 
 #[derive(Debug, Args)]
 pub(super) struct AclArguments {
-    /// Print the lines for a person who runs gaps, dead-letters, tap and replay, instead of the daemon's.
-    /// The users are those that the configuration names: give it another one with another user in its urls
+    /// Print the lines for an operator who runs gaps, dead-letters, tap and replay, instead of those for the daemon.
+    /// It uses the users of the configuration: pass a configuration with the operator's user in its urls
     #[arg(long)]
     operator: bool,
     /// With --operator: a channel that replay may publish on, as an ACL rule names it, such as replay.*
     #[arg(long, value_name = "CHANNEL", requires = "operator")]
     replay_channel: Vec<String>,
-    /// The same for replay --sharded; Redis 7.0 or newer
+    /// The same for replay --sharded (Redis 7.0 or newer)
     #[arg(long, value_name = "CHANNEL", requires = "operator")]
     replay_shard_channel: Vec<String>,
 }
 
-/// Prints the ACL lines; each endpoint under a comment with its name.
+/// Prints the ACL lines; each server under a comment with its name.
 pub(super) fn acl(config: &Path, arguments: &AclArguments) -> u8 {
     let config = match super::load_without_secrets(config) {
         Ok(loaded) => loaded.config,

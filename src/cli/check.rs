@@ -17,10 +17,13 @@ pub(super) struct CheckArguments {
     /// Print a JSON Schema of the configuration file, for editors
     #[arg(long, conflicts_with = "connect")]
     schema: bool,
-    /// Also try every endpoint: what it is, what it allows, and what each route guarantees there.
-    /// Nothing is written or published. Exits with 69 where one cannot be reached or used
+    /// Also connect to every server: print its version, missing permissions, and the guarantees of each route.
+    /// Nothing is written or published. Exits with 69 if a server cannot be used
     #[arg(long)]
     connect: bool,
+    /// With --connect: also print the reasons for each guarantee
+    #[arg(long, requires = "connect")]
+    explain: bool,
 }
 
 /// Checks the configuration.
@@ -46,7 +49,7 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
     if !arguments.connect {
         return super::OK;
     }
-    match super::block_on(connect::connect(loaded.config)) {
+    match super::block_on(connect::connect(loaded.config, arguments.explain)) {
         Ok((report, usable)) => {
             output::printed(format_args!("\n{report}"), if usable { super::OK } else { super::UNAVAILABLE })
         }
@@ -68,8 +71,8 @@ fn counted_subscribers(out: &mut String, route: &Capture) {
         line(
             out,
             format_args!(
-                "    note: Socket.IO takes each subscriber of \"{channel}\" for one of its servers (PUBSUB NUMSUB), and \
-                 its fetchSockets waits for tidegate in vain: name it in patterns, or set mode = \"replication\""
+                "    note: Socket.IO counts each subscriber of \"{channel}\" as one of its servers (PUBSUB NUMSUB), so its \
+                 fetchSockets waits for tidegate: use a pattern instead, or set mode = \"replication\""
             ),
         );
     }
@@ -81,7 +84,7 @@ fn readable_secrets(config: &Config) -> Vec<String> {
         let SecretSource::File(path) = &endpoint.password else { return None };
         let mode = config::readable_by_others(path)?;
         Some(format!(
-            "warning: redis.{name}.password_file: every user of this machine can read {} (mode {mode}): chmod 600 it",
+            "warning: redis.{name}.password_file: every user of this machine can read {} (mode {mode}); run chmod 600",
             path.display()
         ))
     };
@@ -95,7 +98,7 @@ fn summary(loaded: &Loaded) -> String {
         line(&mut out, format_args!("  read {}", file.display()));
     }
     if loaded.files.is_empty() {
-        line(&mut out, format_args!("  read no file: environment variables alone"));
+        line(&mut out, format_args!("  read no file: only environment variables"));
     }
     for route in loaded.config.capture.values() {
         line(&mut out, format_args!("  {}", capture(route)));

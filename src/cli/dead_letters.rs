@@ -27,12 +27,12 @@ const SHOWN: usize = 4096;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLettersCommand {
-    /// List dead letters, the newest first, payloads shortened
+    /// List dead letters, newest first, with shortened payloads
     List(List),
-    /// Show dead letters whole
+    /// Show dead letters completely
     Show(Show),
-    /// Store or publish what the dead letters hold after all, by the configuration as it is now, and remove
-    /// them. What still cannot be stored or published stays; the exit code is then 1
+    /// Store or publish dead letters by the present configuration, and remove them. Those that fail again stay, and
+    /// the exit code is 1
     Requeue(Which),
     /// Remove dead letters
     Drop(Which),
@@ -40,15 +40,15 @@ pub(super) enum DeadLettersCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only this route; all of them without it
+    /// Only this route; without it, all of them
     route: Option<String>,
-    /// At most so many of a route
+    /// Maximum number for each route
     #[arg(long, value_name = "LETTERS", default_value_t = 50)]
     limit: usize,
-    /// At most so many characters of a payload
+    /// Maximum number of characters of a payload
     #[arg(long, value_name = "CHARACTERS", default_value_t = 60)]
     width: usize,
-    /// Print one JSON object a line, payloads whole
+    /// Print one JSON object per line, with complete payloads
     #[arg(long)]
     json: bool,
 }
@@ -60,7 +60,7 @@ pub(super) struct Show {
     /// Ids of dead letters, as `list` prints them
     #[arg(required = true)]
     ids: Vec<String>,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -75,7 +75,7 @@ pub(super) struct Which {
     /// All dead letters of the route
     #[arg(long, conflicts_with = "ids")]
     all: bool,
-    /// With --all: do not ask first; needed where there is no terminal
+    /// With --all: do not ask for confirmation; required without a terminal
     #[arg(long)]
     yes: bool,
 }
@@ -103,7 +103,11 @@ async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result
         None => LetterRoute::all(config),
     };
     if !arguments.json {
-        writeln!(out, "{:<16} {:<22} {:<24} {:<18} WHERE, WHY, PAYLOAD", "ROUTE", "ID", "SINCE", "REASON")?;
+        writeln!(
+            out,
+            "{:<16} {:<22} {:<24} {:<18} WHERE, DETAIL, PAYLOAD",
+            "ROUTE", "ID", "SINCE", "REASON"
+        )?;
     }
     let mut code = super::OK;
     for route in routes {
@@ -144,7 +148,7 @@ async fn list_route(
     }
     let all = letters.count().await?;
     if all > arguments.limit as u64 {
-        tell!("{}: {} of {all} are shown; --limit shows more", route.name(), arguments.limit);
+        tell!("{}: {} of {all} shown; --limit shows more", route.name(), arguments.limit);
     }
     Ok(())
 }
@@ -204,7 +208,7 @@ async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result
     let route = LetterRoute::find(config, &which.route)?;
     let mut letters = Letters::open(config, &route).await?;
     let mut again = Again::open(config, &route).await?;
-    let mut chosen = Chosen::of(which, &route, &mut letters, "store or publish again").await?;
+    let mut chosen = Chosen::of(which, &route, &mut letters, "requeue").await?;
     let (mut done, mut stay) = (0_u64, 0_u64);
     while let Some(page) = chosen.next(&mut letters).await? {
         for (id, letter) in page {
@@ -220,12 +224,12 @@ async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result
                 }
                 Err(why) => {
                     stay += 1;
-                    tell!("{} {id} stays: {why}", route.name());
+                    tell!("{} {id} not requeued: {why}", route.name());
                 }
             }
         }
     }
-    writeln!(out, "{}: {done} dealt with, {stay} not", route.name())?;
+    writeln!(out, "{}: {done} requeued, {stay} failed", route.name())?;
     out.flush()?;
     Ok(if stay == 0 { super::OK } else { super::FAILED })
 }
@@ -258,7 +262,7 @@ fn ids(given: &[String]) -> Result<Vec<String>, Refusal> {
     let id = |text: &String| match EntryId::parse(text.as_bytes()) {
         Some(id) => Ok(id.to_string()),
         None => Err(Refusal::usage(format!(
-            "'{text}' is no id of a dead letter; expected one such as 1700000000000-0"
+            "'{text}' is not the id of a dead letter; expected one such as 1700000000000-0"
         ))),
     };
     given.iter().map(id).collect()
@@ -322,7 +326,7 @@ impl Chosen {
 /// Asks a person, who may say no; where there is none, `--yes` must have said it.
 fn agree(question: &str) -> Result<(), Refusal> {
     if !io::stdin().is_terminal() {
-        return Err(Refusal::usage(format!("{question} Say --yes; nothing was done")));
+        return Err(Refusal::usage(format!("{question} Nothing was done; confirm with --yes")));
     }
     // Without a question there is no answer.
     write!(io::stderr(), "{question} [y/N] ")?;
@@ -373,36 +377,35 @@ impl<'a> Again<'a> {
                 .await;
                 Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
                     capture::dead_letters::Requeued::Appended { stream, id } => {
-                        Ok(format!("appended to {} as {id}", bytes::shown(&stream, 200)))
+                        Ok(format!("stored in {} as {id}", bytes::shown(&stream, 200)))
                     }
-                    capture::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    capture::dead_letters::Requeued::Gone => Err("another command has removed it".to_owned()),
                     capture::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }
             Self::Broadcast(requeue, route) => {
                 let entry = letter.field("id").and_then(EntryId::parse);
                 let Some(entry) = entry.filter(|_| letter.names_entry()) else {
-                    return Ok(Err("it names no entry: was it written by another release?".to_owned()));
+                    return Ok(Err("it has no entry id; another release may have written it".to_owned()));
                 };
                 if letter.field("reason") == Some(broadcast::DELETED_UNREAD.as_bytes()) {
                     return Ok(Err(
-                        "the entries that it tells of were deleted before they were read; its id is that of the \
-                         entry before them, which was published: drop it"
+                        "its entries were deleted before they were read and cannot be published; drop it"
                             .to_owned(),
                     ));
                 }
                 if let LetterRoute::Broadcast(settings) = route
                     && letter.field("stream") != Some(settings.stream.as_bytes())
                 {
-                    return Ok(Err("its entry is in a stream that the route reads no more".to_owned()));
+                    return Ok(Err("its entry is in a stream that the route no longer reads".to_owned()));
                 }
                 let did = requeue.publish(&letter.id, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
                     broadcast::dead_letters::Requeued::Published { channel, receivers } => {
                         let channel = bytes::shown(&channel, 200);
-                        Ok(format!("published on {channel}, to {receivers} receivers"))
+                        Ok(format!("published on {channel} to {receivers} subscribers"))
                     }
-                    broadcast::dead_letters::Requeued::Gone => Err("somebody else has removed it".to_owned()),
+                    broadcast::dead_letters::Requeued::Gone => Err("another command has removed it".to_owned()),
                     broadcast::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }

@@ -1,10 +1,10 @@
 //! `tidegate gaps`: the gap records of captures, as they stand at the destination.
 //!
-//! A route's records are a stream, capped where they are written. It is read in pages, each printed
-//! before the next is asked for, so that nothing grows here. A route that cannot be read does not keep
-//! the others from being shown.
+//! A route's records are a stream, capped where they are written. It is read in pages from its start, because the
+//! daemon's user may run `XRANGE` and not `XREVRANGE`; then the latest record is printed first. If one route cannot be
+//! read, the others are printed all the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::tell;
+use super::replay::bound::Bound;
 use crate::config::{Capture, Config, Endpoint, keys};
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
@@ -20,11 +21,20 @@ use crate::text::printable;
 /// Records a page: about 500 KB at most, since details are sentences.
 const PAGE: usize = 1000;
 
+/// Records kept to be printed: as many as a route's stream is capped to.
+const LATEST: usize = 10_000;
+
 #[derive(Debug, Args)]
 pub(super) struct GapsArguments {
-    /// Only this capture; all of them without it
+    /// Only this capture; without it, all of them
     route: Option<String>,
-    /// Print one JSON object a line; times in milliseconds since 1970
+    /// Only gaps that ended after this time: 2026-11-25T09:30:00Z, milliseconds since 1970, or how long ago, such as -1h
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    since: Option<Bound>,
+    /// Print the positions before and after each gap as well
+    #[arg(long, short, conflicts_with = "json")]
+    verbose: bool,
+    /// Print one JSON object per line; times in milliseconds since 1970
     #[arg(long)]
     json: bool,
 }
@@ -56,10 +66,10 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
         .collect();
     if let (Some(wanted), []) = (&arguments.route, routes.as_slice()) {
         let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
-        tell!("there is no capture '{wanted}' in the configuration; there are: {}", known.join(", "));
+        tell!("there is no capture '{wanted}' in the configuration; known: {}", known.join(", "));
         return super::USAGE;
     }
-    match super::block_on(print(&mut std::io::stdout().lock(), &config, &routes, arguments.json)) {
+    match super::block_on(print(&mut std::io::stdout().lock(), &config, &routes, arguments)) {
         Ok(Ok(code)) => code,
         // Who reads has seen enough, as `head` does.
         Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
@@ -71,54 +81,66 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
 }
 
 /// Prints the routes' records and gives the exit code; an error is one of writing.
-async fn print(out: &mut impl Write, config: &Config, routes: &[&Capture], json: bool) -> io::Result<u8> {
+async fn print(
+    out: &mut impl Write,
+    config: &Config,
+    routes: &[&Capture],
+    arguments: &GapsArguments,
+) -> io::Result<u8> {
     let mut code = super::OK;
-    if !json {
+    let since = arguments.since.map_or(0, |since| since.lowest(rt::unix_ms()).milliseconds);
+    if !arguments.json {
         writeln!(
             out,
-            "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL, BETWEEN THE POSITIONS",
+            "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL",
             "ROUTE", "START", "END", "CAUSE", "DROPPED"
         )?;
     }
     for route in routes {
         let mut records = Records::of(config, route);
+        let mut latest = VecDeque::new();
         loop {
             match records.next_page().await {
                 Ok(page) if page.is_empty() => break,
                 Ok(page) => {
-                    for (_, fields) in &page {
-                        print_gap(out, &GapRecord::read(&route.name, fields), json)?;
-                    }
+                    let gaps = page.iter().map(|(_, fields)| GapRecord::read(&route.name, fields));
+                    latest.extend(gaps.filter(|gap| gap.ended_at >= since));
+                    latest.drain(..latest.len().saturating_sub(LATEST));
                 }
                 Err(error) => {
                     let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                    tell!("capture {}: endpoint {}: {error}{hint}", route.name, route.destination);
+                    tell!("capture {}: server {}: {error}{hint}", route.name, route.destination);
                     code = super::UNAVAILABLE;
                     break;
                 }
             }
+        }
+        for gap in latest.iter().rev() {
+            print_gap(out, gap, arguments)?;
         }
     }
     out.flush()?;
     Ok(code)
 }
 
-fn print_gap(out: &mut impl Write, gap: &GapRecord<'_>, json: bool) -> io::Result<()> {
-    if json {
+fn print_gap(out: &mut impl Write, gap: &GapRecord<'_>, arguments: &GapsArguments) -> io::Result<()> {
+    if arguments.json {
         return writeln!(out, "{}", serde_json::to_string(gap)?);
     }
     writeln!(
         out,
-        "{:<16} {:<24} {:<24} {:<21} {:>8}  {}, {} to {}",
+        "{:<16} {:<24} {:<24} {:<21} {:>8}  {}",
         gap.route,
         rt::rfc3339(gap.started_at),
         rt::rfc3339(gap.ended_at),
         gap.cause,
         gap.dropped,
-        gap.detail,
-        gap.from,
-        gap.to
-    )
+        gap.detail
+    )?;
+    if arguments.verbose {
+        writeln!(out, "  after position {}\n  before position {}", gap.from, gap.to)?;
+    }
+    Ok(())
 }
 
 /// A record's id and fields.

@@ -7,7 +7,7 @@
 //! What may not be is refused before anything is published: a channel that somebody listens to now, and
 //! one that a capture of the configuration would store again.
 
-mod bound;
+pub(super) mod bound;
 mod show;
 
 use std::fmt;
@@ -40,51 +40,51 @@ const MAX_MESSAGE_BYTES: u64 = 512 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArguments {
-    /// The stream whose entries are published again
+    /// The stream whose entries are republished
     stream: String,
-    /// Where to begin: an entry's id, milliseconds since 1970, a time such as 2026-11-25T09:30:00Z, or
-    /// how long ago, such as -1h
+    /// Start: an entry's id, milliseconds since 1970, a time such as 2026-11-25T09:30:00Z, or how long ago, such as
+    /// -1h
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     from: Bound,
-    /// Where to end, as for --from; the last entry that is there now without it
+    /// End, as for --from; without it, the last entry at the start of the replay
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     to: Option<Bound>,
-    /// The channel: a template that may use `<field:NAME>`, `<stream>` and `<id>`
+    /// The channel, or a template with `<field:NAME>`, `<stream>` and `<id>`
     #[arg(long, value_name = "TEMPLATE", value_parser = channel)]
     channel: Template,
     /// The message: a template as for --channel, or with `<json>`, the whole entry
     #[arg(long, value_name = "TEMPLATE", default_value = "<field:payload>", value_parser = message)]
     message: Template,
-    /// The message is the JSON envelope of a broadcast: stream, id and fields of the entry
+    /// Publish the JSON envelope of a broadcast: stream, id and fields of the entry
     #[arg(long, conflicts_with = "message")]
     envelope: bool,
-    /// Publish with SPUBLISH, for subscribers of SSUBSCRIBE (Redis 7.0 or newer)
+    /// Publish with SPUBLISH, for subscribers that use SSUBSCRIBE (Redis 7.0 or newer)
     #[arg(long)]
     sharded: bool,
-    /// Keep the distances of time between the entries, divided by this. As fast as the servers take it
-    /// without --speed and --rate
+    /// Keep the original time between entries, divided by this factor. Without --speed and --rate, publish as fast as
+    /// possible
     #[arg(long, value_name = "FACTOR", value_parser = positive, conflicts_with = "rate")]
     speed: Option<f64>,
-    /// Publish so many entries a second
+    /// Publish this many entries per second
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Say what would be published, and publish nothing
+    /// Print what would be published, and publish nothing
     #[arg(long)]
     dry_run: bool,
-    /// The name under which it is remembered how far the replay is; made of the other arguments without
-    /// it, so that the same command goes on where it was cut off
+    /// Name of the replay's checkpoint. Without it, the name is derived from the other arguments, so that the same
+    /// command resumes an interrupted replay
     #[arg(long, value_name = "NAME", value_parser = job_name)]
     job: Option<String>,
-    /// Forget how far an earlier run of the job came, and begin again
+    /// Delete the checkpoint of an earlier run, and start again
     #[arg(long, conflicts_with = "dry_run")]
     restart: bool,
-    /// The endpoint that holds the stream; needed where the routes do not tell
+    /// The server of the stream; required if no route or several routes have the stream
     #[arg(long, value_name = "NAME")]
-    endpoint: Option<String>,
-    /// The endpoint on which is published; the one that holds the stream without it
+    server: Option<String>,
+    /// The server to publish on; without it, the server of the stream
     #[arg(long, value_name = "NAME")]
     destination: Option<String>,
-    /// Publish although somebody listens to the channel, or a capture would store it again
+    /// Publish even if the channel has subscribers, or a capture would store the messages again
     #[arg(long)]
     onto_live: bool,
 }
@@ -128,7 +128,7 @@ impl From<ReplayError> for Refusal {
         match error {
             ReplayError::Server { .. } => Self(super::UNAVAILABLE, error.to_string()),
             ReplayError::OtherJob { .. } => {
-                Self::usage(format!("{error}; give this one another --job, or --restart to forget that one"))
+                Self::usage(format!("{error}; choose another --job, or start again with --restart"))
             }
             ReplayError::Vanished { .. } => Self(super::FAILED, error.to_string()),
         }
@@ -156,8 +156,8 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
     let live = live(config, &place.destination, arguments).await?;
     if !live.is_empty() && !arguments.onto_live && !arguments.dry_run {
         return Err(Refusal::usage(format!(
-            "the channel \"{}\" on {} is in use:\n  {}\npublish on another channel, or say --onto-live where \
-             that is what you want; nothing was published",
+            "the channel \"{}\" on {} is in use:\n  {}\nnothing was published; use another channel, or --onto-live to \
+             publish anyway",
             arguments.channel,
             place.destination.name,
             live.join("\n  ")
@@ -180,7 +180,7 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
     }
     let name = arguments.job.clone().unwrap_or_else(|| job_of(arguments));
     let of = format!(
-        "stream \"{}\" onto {}channel \"{}\" of endpoint {}, message {}",
+        "stream \"{}\" to {}channel \"{}\" on server {}, message {}",
         arguments.stream,
         if arguments.sharded { "sharded " } else { "" },
         arguments.channel,
@@ -210,7 +210,7 @@ async fn play(
     tell!("entries {from} ({}) to {to} ({})", moment(from), moment(to));
     if begun.goes_on {
         tell!(
-            "going on after {} with what began at {}: {} entries are published already",
+            "resuming after {}: the replay started at {}, and {} entries are published already",
             begun.progress.position,
             rt::rfc3339(begun.started_unix_ms),
             begun.progress.published
@@ -218,8 +218,7 @@ async fn play(
     }
     if !place.source.is_same_server(&place.destination) {
         tell!(
-            "stream and channel are on two servers: where the replay is cut off, what was published and not \
-             yet answered is published again"
+            "stream and channel are on two servers: if the replay is interrupted, a few messages may be published twice"
         );
     }
     let mut shown = Shown::new(begun.range, begun.progress.published);
@@ -233,7 +232,7 @@ async fn play(
         }
         Ok((Ending::Stopped, progress)) => {
             output::print(format_args!(
-                "stopped after {}: {}\nthe same command goes on there (job {name}); --restart begins again\n",
+                "stopped after {}: {}\nrun the same command again to continue (job {name}); --restart starts again\n",
                 progress.position,
                 summary(&progress)
             ))?;
@@ -244,7 +243,7 @@ async fn play(
             Err(Refusal(
                 code,
                 format!(
-                    "{text}\ncut off after {} or later: {}\nthe same command goes on there (job {name})",
+                    "{text}\ninterrupted after {} or later: {}\nrun the same command again to continue (job {name})",
                     progress.position,
                     summary(&progress)
                 ),
@@ -257,10 +256,10 @@ fn summary(progress: &Progress) -> String {
     let Progress { published, unheard, skipped, .. } = progress;
     let mut text = format!("{published} entries published");
     if *unheard > 0 {
-        text.push_str(&format!(", {unheard} of them to nobody"));
+        text.push_str(&format!(", {unheard} without subscribers"));
     }
     if *skipped > 0 {
-        text.push_str(&format!(", {skipped} skipped since they make no message"));
+        text.push_str(&format!(", {skipped} skipped because the message template does not fit"));
     }
     text
 }
@@ -302,16 +301,16 @@ impl ReplayPlace {
             let known = || config.redis.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             config.redis.get(name).cloned().ok_or_else(|| {
                 Refusal::usage(format!(
-                    "there is no endpoint '{name}' in the configuration; there are: {}",
+                    "there is no server '{name}' in the configuration; known: {}",
                     known()
                 ))
             })
         };
         let mut holders = lookup::holders(config, &arguments.stream);
-        if let Some(endpoint) = &arguments.endpoint {
-            holders.retain(|holder| holder.endpoint == *endpoint);
+        if let Some(server) = &arguments.server {
+            holders.retain(|holder| holder.endpoint == *server);
         }
-        let source = match (&arguments.endpoint, holders.first()) {
+        let source = match (&arguments.server, holders.first()) {
             (Some(name), _) => named(name)?,
             (None, Some(first)) if holders.iter().all(|holder| holder.endpoint == first.endpoint) => {
                 named(&first.endpoint)?
@@ -321,7 +320,7 @@ impl ReplayPlace {
                 names.sort_unstable();
                 names.dedup();
                 return Err(Refusal::usage(format!(
-                    "routes have a stream '{}' on {}: say which one with --endpoint",
+                    "routes have a stream '{}' on {}: choose one with --server",
                     arguments.stream,
                     names.join(" and ")
                 )));
@@ -330,7 +329,7 @@ impl ReplayPlace {
                 [only] => Arc::clone(only),
                 _ => {
                     return Err(Refusal::usage(format!(
-                        "no route of the configuration has a stream '{}': say with --endpoint where it is",
+                        "no route of the configuration has a stream '{}': name its server with --server",
                         arguments.stream
                     )));
                 }
@@ -339,7 +338,7 @@ impl ReplayPlace {
         let destination = arguments.destination.as_deref().map_or_else(|| Ok(Arc::clone(&source)), named)?;
         if lookup::is_control(&destination, &arguments.channel) {
             return Err(Refusal::usage(format!(
-                "\"{}\" could be \"{}\", the channel of tidegate's own heartbeats",
+                "\"{}\" can be \"{}\", the channel of tidegate's own heartbeats",
                 arguments.channel,
                 keys::control(&destination.key_prefix)
             )));
@@ -409,7 +408,7 @@ async fn live(
         let channels: Vec<redis::Value> =
             ask(&mut connection, &["PUBSUB", channels, &pattern]).await.map_err(refused)?;
         if !channels.is_empty() {
-            found.push(format!("{} channels that it can make have subscribers", channels.len()));
+            found.push(format!("{} channels that match it have subscribers", channels.len()));
         }
     }
     if *sharded {
@@ -426,7 +425,7 @@ async fn live(
     let patterns = if listening >= captures { patterns.saturating_sub(own) } else { patterns };
     if patterns > 0 {
         found.push(format!(
-            "clients are subscribed to {patterns} patterns, which Redis does not name: one may match it"
+            "clients are subscribed to {patterns} patterns, which Redis does not list; one may match"
         ));
     }
     Ok(found)
@@ -454,11 +453,11 @@ impl fmt::Display for Told<'_> {
             };
             if let Some(Ok(takes)) = takes.map(Duration::try_from_secs_f64) {
                 let takes = Duration::from_secs(takes.as_secs());
-                writeln!(f, "that would take about {}", humantime::format_duration(takes))?;
+                writeln!(f, "this would take about {}", humantime::format_duration(takes))?;
             }
         }
         if skipped > 0 {
-            writeln!(f, "{skipped} entries make no message and would be skipped")?;
+            writeln!(f, "{skipped} entries do not fit the message template and would be skipped")?;
         }
         for reason in self.live {
             writeln!(f, "the channel is in use: {reason}")?;

@@ -22,12 +22,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Daemon, Loaded, Problems};
+use crate::logs::LogCode;
 use crate::metrics::Metrics;
 use crate::observe::http::{self, View};
 use crate::observe::report::About;
 use crate::observe::systemd::{Beat, Environment, Notifier};
 use crate::spool::{Keeper, Pool, SpoolError, StatePlace};
-use crate::status::{Board, RefusedReload};
+use crate::status::{Board, FailedReload};
 use crate::supervisor::Supervisor;
 use crate::{logs, observe, rt};
 
@@ -70,7 +71,7 @@ fn prepared(path: &Path, loaded: Loaded) -> u8 {
             Ok(listener) => live(path, loaded, listener, signals).await,
             Err(error) => failed(
                 &format!(
-                    "cannot listen on {listen} (daemon.listen): choose a free port or stop what holds it"
+                    "cannot listen on {listen} (daemon.listen); choose a free port, or stop the program that uses it"
                 ),
                 &error,
             ),
@@ -81,7 +82,7 @@ fn prepared(path: &Path, loaded: Loaded) -> u8 {
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> u8 {
-    tracing::error!(event = "start_failed", "{what}: {error}");
+    tracing::error!(event = LogCode::StartFailed.as_str(), "{what}: {error}");
     super::FAILED
 }
 
@@ -108,17 +109,17 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         configuration: path.to_owned(),
     };
     tracing::info!(
-        event = "starting",
+        event = LogCode::Starting.as_str(),
         version = about.version,
         instance = about.instance,
         files = ?loaded.files,
         captures = loaded.config.capture.len(),
         broadcasts = loaded.config.broadcast.len(),
         listen = %loaded.config.daemon.listen,
-        "tidegate starts"
+        "tidegate is starting"
     );
     for text in super::warnings::of_settings(&loaded.config.daemon) {
-        tracing::warn!(event = "configuration_warning", "{text}");
+        tracing::warn!(event = LogCode::ConfigurationWarning.as_str(), "{text}");
     }
 
     let hosts = loaded.config.daemon.hosts.clone();
@@ -145,7 +146,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         tokio::select! {
             biased;
             signal = signals.stop() => {
-                tracing::info!(event = "stopping", signal, "stores what is in hand and ends");
+                tracing::info!(event = LogCode::Stopping.as_str(), signal, "graceful shutdown: buffered messages are stored or spooled, then tidegate exits");
                 break;
             }
             read = finished(&mut reading) => {
@@ -168,7 +169,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         // They end at once when told to; the process ends with or without them.
         let _ = tokio::time::timeout(Duration::from_secs(1), service).await;
     }
-    tracing::info!(event = "stopped", "tidegate ends");
+    tracing::info!(event = LogCode::Stopped.as_str(), "tidegate has stopped");
     super::OK
 }
 
@@ -179,9 +180,9 @@ fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
     let instance = state.get().and_then(|place| place.instance().map_err(|error| error.to_string()));
     let instance = instance.unwrap_or_else(|error| {
         tracing::warn!(
-            event = "no_state_directory",
-            "{error}; tidegate works without: what memory cannot hold while a destination is away is lost \
-             inside a recorded gap, and a crash loses what is in hand. Make the directory writable, or \
+            event = LogCode::NoStateDirectory.as_str(),
+            "{error}; tidegate runs without a spool: during an outage of a destination, messages that exceed memory are lost \
+             (gap recorded), and a crash loses buffered messages. Make the directory writable, or \
              set state_directory in [daemon]; it is tried again every 5 s"
         );
         fastrand::u64(..)
@@ -200,7 +201,10 @@ async fn take_state_directory(state: StatePlace, needed: bool, board: Board, sto
         }
         let tried = state.clone();
         if rt::blocking("state directory", move || tried.retry()).await.is_ok() {
-            tracing::info!(event = "state_directory_taken", "the state directory can be written now");
+            tracing::info!(
+                event = LogCode::StateDirectoryAvailable.as_str(),
+                "the state directory is writable now"
+            );
         }
     }
     board.update_daemon(|daemon| daemon.state_directory_error = None);
@@ -210,7 +214,7 @@ async fn take_state_directory(state: StatePlace, needed: bool, board: Board, sto
 fn show_configuration(board: &Board, daemon: &Daemon) {
     board.update_daemon(|status| {
         status.configuration_unix_ms = rt::unix_ms();
-        status.reload_refused = None;
+        status.reload_failed = None;
         status.memory_limit_bytes = daemon.memory_limit;
     });
 }
@@ -224,7 +228,7 @@ async fn announce_ready(notifier: Notifier, board: Board) {
     };
     let all = tokio::time::timeout(READY_AT_THE_LATEST, tried).await.is_ok();
     notifier.ready(&board);
-    tracing::info!(event = "ready", every_route_tried = all, "tidegate is ready");
+    tracing::info!(event = LogCode::Ready.as_str(), every_route_tried = all, "tidegate is ready");
 }
 
 /// The configuration as it is read again.
@@ -252,15 +256,15 @@ fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supe
             show_configuration(board, &loaded.config.daemon);
             supervisor.reload(loaded.config);
             metrics.config_reload_success.set(1.0);
-            tracing::info!(event = "reloaded", files = ?loaded.files, "the new configuration runs");
+            tracing::info!(event = LogCode::Reloaded.as_str(), files = ?loaded.files, "the new configuration is in use");
         }
         Err(problems) => {
             metrics.config_reload_success.set(0.0);
-            let refused = RefusedReload { at_unix_ms: rt::unix_ms(), problems: problems.len() };
-            board.update_daemon(|daemon| daemon.reload_refused = Some(refused));
+            let refused = FailedReload { at_unix_ms: rt::unix_ms(), problems: problems.len() };
+            board.update_daemon(|daemon| daemon.reload_failed = Some(refused));
             tracing::error!(
-                event = "reload_refused",
-                "the configuration has problems, the one before goes on: {problems}"
+                event = LogCode::ReloadFailed.as_str(),
+                "the new configuration is not valid, so the previous one stays in use: {problems}"
             );
         }
     }
@@ -285,9 +289,9 @@ impl Signals {
                     reloads.notify_one();
                 } else if stop.send_replace(Some(signal)).is_some() {
                     tracing::warn!(
-                        event = "stopped_at_once",
+                        event = LogCode::StoppedAtOnce.as_str(),
                         signal,
-                        "told twice to stop: what is in hand is given up"
+                        "second signal: tidegate exits at once, and buffered messages that are not in the spool are lost"
                     );
                     logs::flush();
                     std::process::exit(i32::from(super::FAILED));

@@ -10,16 +10,16 @@ use crate::spool::{self, Loss, Stretch, VerifyReport};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SpoolCommand {
-    /// Read every record of the spool and say what is there; changes nothing, also beside a running daemon
+    /// Read every record of the spool and print a report. Changes nothing; safe beside a running daemon
     Verify(SpoolArguments),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct SpoolArguments {
-    /// Only this route; all of them without it
+    /// Only this route; without it, all of them
     #[arg(long)]
     route: Option<String>,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -58,7 +58,7 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) ->
     routes.sort();
     routes.retain(|route| arguments.route.as_ref().is_none_or(|wanted| wanted == route));
     if routes.is_empty() && !arguments.json {
-        writeln!(out, "nothing is spooled in {}", directory.display())?;
+        writeln!(out, "the spool in {} is empty", directory.display())?;
     }
     let mut code = super::OK;
     for route in routes {
@@ -91,8 +91,8 @@ fn print(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
     if *tail_bytes > 0 {
         writeln!(
             out,
-            "  a torn tail: the last {tail_bytes} bytes are no whole record: being written, or torn by a crash; the \
-             next start cuts them off"
+            "  incomplete record at the end: {tail_bytes} bytes, still being written or cut off by a crash; the next start \
+             removes them"
         )?;
     }
     for loss in &report.losses {
@@ -101,8 +101,8 @@ fn print(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
         let place = |mark: &Option<String>| mark.clone().unwrap_or_else(|| "an unknown position".to_owned());
         writeln!(
             out,
-            "  LOST: {} events in {} records, behind {} up to {}, at byte {offset} of {file}: {detail}. The daemon \
-             stores everything else, records a gap in their place and keeps the file as *.damaged",
+            "  LOST: {} messages in {} records, after {} up to {}, at byte {offset} of {file}: {detail}. The daemon stores \
+             all other messages, records a gap and keeps the file as *.damaged",
             count(events),
             count(records),
             place(after),
@@ -112,11 +112,11 @@ fn print(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
     for refused in &report.refused {
         writeln!(
             out,
-            "  UNREADABLE: {refused}. The daemon tries three times, then records a gap; check the disk"
+            "  UNREADABLE: {refused}. Check the disk; the daemon retries three times, then records a gap"
         )?;
     }
     for file in &report.aside {
-        writeln!(out, "  put aside earlier: {file}; delete it when it is not needed")?;
+        writeln!(out, "  kept from earlier damage: {file}; delete it if you do not need it")?;
     }
     Ok(())
 }
@@ -162,7 +162,7 @@ mod tests {
         // The seal goes, and the end of the last record.
         fs::write(&files[3], &whole[..whole.len() - 72 - 30]).unwrap();
         let (code, text) = run(place.path(), false);
-        assert!(code == 0 && text.contains("a torn tail: the last"), "{text}");
+        assert!(code == 0 && text.contains("incomplete record at the end: "), "{text}");
         assert!(text.contains("orders: 7 records"), "{text}");
         fs::write(&files[3], &whole).unwrap();
         let mut damaged = fs::read(&files[1]).unwrap();
@@ -171,7 +171,7 @@ mod tests {
         let (code, text) = run(place.path(), false);
         assert_eq!(code, super::super::FAILED, "{text}");
         assert!(text.contains("DAMAGED: 112 bytes at byte 72: "), "{text}");
-        assert!(text.contains("LOST: 5 events in 1 records, behind "), "{text}");
+        assert!(text.contains("LOST: 5 messages in 1 records, after "), "{text}");
         let (code, json) = run(place.path(), true);
         assert_eq!(code, super::super::FAILED);
         let report: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -23,14 +23,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
-    /// Print the daemon's /status as it is; with --watch one line each time
+    /// Print /status of the daemon as JSON; with --watch, one line for each reading
     #[arg(long)]
     json: bool,
-    /// Print again and again, until Ctrl-C
+    /// Print repeatedly, until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// How long between two readings, from which rates come; 1s on a terminal and with --watch, and
-    /// elsewhere one reading without rates
+    /// Time between two readings, from which rates are computed. By default 1s on a terminal and with --watch;
+    /// otherwise there is one reading without rates
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     interval: Option<Duration>,
 }
@@ -134,7 +134,9 @@ async fn pause(interval: Duration, stop: &CancellationToken) -> bool {
 fn ask(listen: &Listen) -> Result<String, Refusal> {
     match client::get(listen.address, "/status") {
         Ok((200, body)) => Ok(body),
-        Ok((code, _)) => Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP {code}"))),
+        Ok((code, _)) => {
+            Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP status {code}")))
+        }
         Err(error) => Err(super::unreachable(listen, &error)),
     }
 }
@@ -149,7 +151,7 @@ struct StatusSample {
 impl StatusSample {
     fn of(body: &str) -> Result<Self, Refusal> {
         let report = serde_json::from_str(body).map_err(|error| {
-            let why = format!("the daemon's answer cannot be read (is it of another version?): {error}");
+            let why = format!("the daemon's answer cannot be read (is it another version?): {error}");
             Refusal(super::FAILED, why)
         })?;
         Ok(Self { report, at: Instant::now(), unix_ms: rt::unix_ms() })
@@ -162,9 +164,9 @@ fn table(reading: &StatusSample, before: Option<&StatusSample>) -> String {
     if before.is_some() {
         out.push_str(&format!("{:>10} {:>8} ", "PER SECOND", "LAST"));
     }
-    out.push_str(&format!("{:>12}  {}\n", "IN HAND", "WHY"));
+    out.push_str(&format!("{:>12}  {}\n", "BUFFERED", "REASON"));
     for route in &reading.report.routes {
-        let (done, in_hand) = counts(route);
+        let (done, buffered) = counts(route);
         let kind = match route.kind {
             RouteKind::Capture => "capture",
             RouteKind::Broadcast => "broadcast",
@@ -178,15 +180,15 @@ fn table(reading: &StatusSample, before: Option<&StatusSample>) -> String {
             );
             out.push_str(&format!("{rate:>10} {last:>8} "));
         }
-        out.push_str(&format!("{in_hand:>12}  {}\n", route.reason.as_deref().unwrap_or_default()));
+        out.push_str(&format!("{buffered:>12}  {}\n", route.reason.as_deref().unwrap_or_default()));
     }
     out
 }
 
 /// What a route has done, and what it holds.
 fn counts(route: &RouteStatus) -> (u64, u64) {
-    match (&route.ledger, &route.broadcast) {
-        (Some(ledger), _) => (ledger.appended, ledger.in_hand),
+    match (&route.counts, &route.broadcast) {
+        (Some(ledger), _) => (ledger.stored, ledger.buffered),
         (None, Some(counts)) => (counts.published, 0),
         (None, None) => (0, 0),
     }
@@ -225,7 +227,7 @@ mod tests {
         };
         let mut orders = RouteStatus::new("orders", RouteKind::Capture, "shop", "events", 0);
         orders.state = RouteState::Live;
-        orders.ledger = Some(Ledger { appended, in_hand: 7, ..Ledger::default() });
+        orders.counts = Some(Ledger { stored: appended, buffered: 7, ..Ledger::default() });
         orders.last_progress_unix_ms = Some(95_000);
         let mut stock = RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());

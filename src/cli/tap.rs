@@ -33,21 +33,21 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct TapArguments {
-    /// The route: of a capture the streams that it writes are shown, of a broadcast the one that it reads
+    /// The route: a capture shows the streams that it writes, a broadcast the stream that it reads
     route: String,
-    /// Show one of so many entries
+    /// Show one of every N entries
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
-    /// Show at most so many entries a second; where more come, those in between are passed over
+    /// Maximum number of entries per second; if more arrive, some are skipped
     #[arg(long, value_name = "ENTRIES", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     rate: u64,
-    /// At most so many characters of a value
+    /// Maximum number of characters of a value
     #[arg(long, value_name = "CHARACTERS", default_value_t = 80)]
     width: usize,
-    /// End after so many entries were shown
+    /// Exit after this many entries
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Print one JSON object a line, values whole
+    /// Print one JSON object per line, with complete values
     #[arg(long)]
     json: bool,
 }
@@ -71,7 +71,7 @@ impl TappedStream {
             let known: Vec<&str> =
                 config.capture.keys().chain(config.broadcast.keys()).map(String::as_str).collect();
             return Err(Refusal::usage(format!(
-                "there is no route '{name}' in the configuration; there are: {}",
+                "there is no route '{name}' in the configuration; known: {}",
                 known.join(", ")
             )));
         };
@@ -164,7 +164,7 @@ impl<'a> TappedRoute<'a> {
         }
         tap.skip_to_newest().await?;
         let (route, endpoint) = (&arguments.route, &place.endpoint.name);
-        tell!("entries of {route} as they come to endpoint {endpoint}; Ctrl-C ends");
+        tell!("new entries of {route} on server {endpoint}; Ctrl-C to stop");
         Ok(tap)
     }
 
@@ -186,7 +186,7 @@ impl<'a> TappedRoute<'a> {
             }
         }
         if names.len() >= MAX_STREAMS {
-            tell!("the route has made more streams than are looked at: {MAX_STREAMS} of them are");
+            tell!("the route has more than {MAX_STREAMS} streams; only that many are shown");
         }
         names.truncate(MAX_STREAMS);
         Ok(names)
@@ -246,7 +246,10 @@ impl<'a> TappedRoute<'a> {
                 sleep_until(second).await;
                 if behind {
                     self.skip_to_newest().await.map_err(Ended::Server)?;
-                    tell!("… more than --rate {} a second come: on with the newest", self.arguments.rate);
+                    tell!(
+                        "… more than {} entries per second (--rate): some are skipped",
+                        self.arguments.rate
+                    );
                 }
             }
         }

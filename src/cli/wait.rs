@@ -14,13 +14,13 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArguments {
-    /// How long to wait
+    /// Maximum time to wait
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Only this route
     #[arg(long)]
     route: Option<String>,
-    /// Do not wait for servers: end at once where all that is not ready waits for a server that is away
+    /// Do not wait for servers: exit at once if every route that is not ready waits for a server
     #[arg(long)]
     unless_away: bool,
 }
@@ -39,7 +39,7 @@ struct RouteReadiness {
     route: String,
     ready: bool,
     reasons: Vec<String>,
-    /// Endpoints that were tried and are not connected.
+    /// Servers that were tried and are not connected.
     #[serde(default)]
     away: Vec<String>,
 }
@@ -64,7 +64,7 @@ pub(super) fn wait(config: &Path, arguments: &WaitArguments) -> u8 {
                 return super::USAGE;
             }
             Ok((_, body)) if arguments.unless_away && only_servers_are_away(body) => {
-                tell!("not ready, and not waited for:");
+                tell!("not ready; not waiting for servers:");
                 explain(body);
                 return super::UNAVAILABLE;
             }

@@ -1,4 +1,4 @@
-//! What a configuration that is valid may still do to the one who runs it.
+//! Warnings about a valid configuration.
 
 use std::fs;
 use std::path::Path;
@@ -17,15 +17,15 @@ pub(super) fn of_settings(daemon: &Daemon) -> Vec<String> {
     {
         let (limit, group) = (daemon.memory_limit >> 20, group >> 20);
         warnings.push(format!(
-            "daemon.memory_limit is {limit} MiB, and the control group of this process may use {group} MiB: during an \
-             outage the kernel kills tidegate with everything that it holds. Lower memory_limit (without it half of \
-             the group's limit is used), or give the group more"
+            "daemon.memory_limit is {limit} MiB, but the control group of this process allows {group} MiB: during an outage \
+             the kernel can kill tidegate, and buffered messages are lost. Lower memory_limit, remove it to use half \
+             of the group's limit, or raise the group's limit"
         ));
     }
     if !daemon.listen.ip().is_loopback() {
         warnings.push(format!(
-            "daemon.listen is {}: whoever reaches it reads names, counts and errors of every route without a password. \
-             Where that is not meant, listen on 127.0.0.1, or restrict who reaches the port",
+            "daemon.listen is {}: every client that reaches it can read names, counts and errors of every route without a \
+             password. Listen on 127.0.0.1, or restrict access to the port",
             daemon.listen
         ));
     }
@@ -40,8 +40,8 @@ pub(super) fn of_system(config: &Config) -> Option<String> {
     }
     let error = writable(&daemon.state_directory).err()?;
     Some(format!(
-        "daemon.state_directory {} cannot be written by this user: {error}; without it there is no spool, and a crash \
-         loses what is in hand",
+        "daemon.state_directory {} is not writable for this user: {error}; tidegate runs without a spool, and a crash \
+         loses buffered messages",
         daemon.state_directory.display()
     ))
 }

@@ -470,7 +470,7 @@ impl fmt::Display for User {
     /// A comment for each role, the line itself with `>PASSWORD` to be replaced, and what is optional.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let endpoints: Vec<&str> = self.endpoints.iter().map(String::as_str).collect();
-        writeln!(f, "# endpoint {}", endpoints.join(" and "))?;
+        writeln!(f, "# server {}", endpoints.join(" and "))?;
         for (role, routes) in &self.roles {
             let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
             writeln!(f, "#   {role} {}", routes.join(", "))?;

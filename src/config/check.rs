@@ -109,7 +109,7 @@ impl Check<'_> {
         key: &Key,
         endpoints: &BTreeMap<String, Arc<Endpoint>>,
     ) -> Option<String> {
-        let name = self.required(name, key, "the name of an endpoint, [redis.NAME]")?;
+        let name = self.required(name, key, "the name of a server, [redis.NAME]")?;
         let written = self.layers.names("redis");
         if endpoints.contains_key(&name) || written.contains(&name) {
             return Some(name);
@@ -119,7 +119,7 @@ impl Check<'_> {
             None if written.is_empty() => format!("add a table [redis.{name}] with its url"),
             None => format!("known: {}", written.into_iter().collect::<Vec<_>>().join(", ")),
         };
-        self.report_with(key, format!("there is no endpoint [redis.{name}]"), help);
+        self.report_with(key, format!("there is no server [redis.{name}]"), help);
         None
     }
 
@@ -138,7 +138,7 @@ impl Check<'_> {
             let at = key.at(&index.to_string());
             self.name(&at, what, name);
             if !seen.insert(name) {
-                self.report(&at, format!("the {what} \"{name}\" stands here twice"));
+                self.report(&at, format!("the {what} \"{name}\" is listed twice"));
             }
         }
     }
@@ -167,7 +167,7 @@ impl Check<'_> {
             self.report_with(
                 key,
                 format!("expected a size from 1B to {most}, found {size}"),
-                format!("the most is daemon.memory_limit, and never more than {}", limit.1),
+                format!("the maximum is daemon.memory_limit, and never more than {}", limit.1),
             );
         }
         size.0
@@ -183,7 +183,7 @@ impl Check<'_> {
             let other = self.layers.place(&Key::top("capture").at(name));
             let key = Key::top("broadcast").at(name);
             let message = format!("the name is taken by capture.{name} ({other})");
-            self.report_with(&key, message, "the two would share the key of their dead letters: rename one");
+            self.report_with(&key, message, "both would use the same key for dead letters: rename one");
         }
     }
 }

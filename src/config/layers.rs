@@ -150,7 +150,7 @@ impl Layers {
                     };
                     if first < later {
                         let message = format!("is defined in {} too", other.place(first, &key));
-                        let help = "a route or an endpoint stands in one file: rename one of them or \
+                        let help = "a route or a server is defined in one file: rename one of them or \
                                     move its keys together";
                         problems.push(Problem::new(layer.place(later, &key), key, message).help(help));
                     }
@@ -240,7 +240,7 @@ fn unreadable(path: &Path, layer: usize, error: &std::io::Error) -> Problem {
     let place = ValuePlace { layer, line: None, name: path.display().to_string() };
     Problem::new(place, Key::default(), format!("cannot be read: {error}"))
         .help(
-            "name another file with --config, let the user that tidegate runs as read it, or configure everything, \
+            "name another file with --config, make it readable for the user that tidegate runs as, or configure everything, \
              routes included, by environment variables",
         )
 }

@@ -56,12 +56,14 @@ pub fn listen(
         };
         match written(&text).map(|listen| listen.parse()) {
             Some(Ok(address)) => return Ok(Listen { address, doubts }),
-            Some(Err(_)) => doubts.push(format!("{}: daemon.listen is no address and port", file.display())),
+            Some(Err(_)) => {
+                doubts.push(format!("{}: daemon.listen is not an address and port", file.display()))
+            }
             None => {}
         }
     }
     let address = raw::Daemon::default().listen.parse();
-    Ok(Listen { address: address.map_err(|_| "the default address is none".to_owned())?, doubts })
+    Ok(Listen { address: address.map_err(|_| "the default address is not valid".to_owned())?, doubts })
 }
 
 /// What a file says of `daemon.listen`. A line that is no TOML is taken out, and the rest is read.

@@ -46,18 +46,18 @@ pub(crate) struct Raw {
 pub(crate) struct Daemon {
     /// Address and port where /metrics, /healthz, /readyz, /status and a page for a browser (/) are served.
     pub(crate) listen: String,
-    /// Names by which HTTP clients may ask, beside addresses, localhost and names without a public domain.
+    /// Host names that HTTP clients may use, beside addresses, localhost and names without a public domain.
     pub(crate) hosts: Vec<String>,
-    /// Where the daemon may keep files.
+    /// Directory for the files of the daemon.
     pub(crate) state_directory: String,
-    /// How much all routes together may hold in memory; at least "16MiB". Without it "256MiB", and half of what
-    /// the control group of the process may use where that is less.
+    /// Memory for buffered messages of all routes together; at least "16MiB". Without it "256MiB", or half the limit
+    /// of the process's control group if that is less.
     pub(crate) memory_limit: Option<Size>,
-    /// How long an ordered stop may take before what is left is given up.
+    /// How long a graceful shutdown may take.
     pub(crate) shutdown_timeout: Span,
-    /// How long another instance is waited for that could go on without a gap.
+    /// How long to wait for another instance that can take over without a gap, before taking over with one.
     pub(crate) force_after: Span,
-    /// What is written to state_directory while a destination is away.
+    /// The spool: buffered messages in state_directory while a destination is not available.
     pub(crate) spool: Spool,
 }
 
@@ -65,9 +65,9 @@ pub(crate) struct Daemon {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(crate) struct Spool {
-    /// How much all captures together may write; "0B" for nothing.
+    /// Size for all captures together; "0B" for no spool.
     pub(crate) limit: Size,
-    /// When it is synced to disk: "always", so often ("1s"), or "never".
+    /// When it is synced to disk: "always", at an interval ("1s"), or "never".
     pub(crate) fsync: Fsync,
 }
 
@@ -99,39 +99,38 @@ pub(crate) struct Endpoint {
     /// redis+unix:///path/of/socket?db=0&user=name.
     #[schemars(with = "String")]
     pub(crate) url: Option<Secret>,
-    /// Where else the same deployment listens, as host:port or as the path of a unix socket: whichever is
-    /// the master is used.
+    /// Other servers of the same deployment, as host:port or as the path of a unix socket. tidegate connects to the
+    /// one that is master.
     #[serde(default)]
     pub(crate) addresses: Vec<String>,
-    /// Where addresses lead that servers tell of others: both as host:port, the one that is told first.
+    /// Translation of addresses that servers report for other servers: reported host:port = reachable host:port.
     #[serde(default)]
     pub(crate) address_map: BTreeMap<String, String>,
-    /// The password; only from the environment, as TIDEGATE_REDIS__NAME__PASSWORD.
+    /// The password; only as the environment variable TIDEGATE_REDIS__NAME__PASSWORD.
     #[schemars(with = "Option<String>")]
     pub(crate) password: Option<Secret>,
-    /// The file that holds the password, read at every connect: an absolute path, or a name that is looked for
+    /// The file with the password, read on every connection: an absolute path, or a name that is searched for
     /// in $CREDENTIALS_DIRECTORY, beside the configuration file, in credentials/ there, and among the
     /// credentials of running units of tidegate.
     pub(crate) password_file: Option<String>,
-    /// Whether open connections log in again when password_file changes.
+    /// Whether open connections authenticate again when the content of password_file changes.
     #[serde(default)]
     pub(crate) reauthenticate: Word<Reauthenticate>,
-    /// What every key and channel that tidegate makes on this server begins with.
+    /// Prefix of every key and channel that tidegate creates on this server.
     #[serde(default = "defaults::key_prefix")]
     pub(crate) key_prefix: String,
-    /// How long connecting and authenticating together may take.
+    /// How long it may take to connect and authenticate.
     #[serde(default = "defaults::connect_timeout")]
     pub(crate) connect_timeout: Span,
-    /// How long one reply may take before its outcome counts as unknown.
+    /// How long to wait for a reply before its outcome counts as unknown.
     #[serde(default = "defaults::response_timeout")]
     pub(crate) response_timeout: Span,
-    /// As a destination of captures: when what is stored counts as durable, so that tidegate need not keep
-    /// it any more.
+    /// For a destination of captures: when a stored message counts as durable, so that tidegate can forget it.
     #[serde(default)]
     pub(crate) durability: Word<Durability>,
-    /// With durability = "replicated": how many replicas must have it.
+    /// With durability = "replicated": the number of replicas.
     pub(crate) replicas: Option<u32>,
-    /// With rediss://: which certificates are accepted, and which one is shown.
+    /// With rediss://: certificates.
     pub(crate) tls: Option<Tls>,
 }
 
@@ -194,10 +193,10 @@ pub(crate) enum Durability {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Capture {
-    /// The endpoint whose channels are subscribed.
+    /// The server whose channels tidegate subscribes to.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
-    /// Channels, exactly as they are published on.
+    /// Channels by their exact names.
     #[serde(default)]
     pub(crate) channels: Vec<String>,
     /// Channel patterns, as PSUBSCRIBE matches them.
@@ -371,24 +370,23 @@ pub(crate) enum Include {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Broadcast {
-    /// The endpoint that holds the stream.
+    /// The server of the stream.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
-    /// The stream, exactly.
+    /// The exact name of the stream.
     #[schemars(with = "String")]
     pub(crate) stream: Option<String>,
-    /// What releases an entry: "added", being in the stream, or the name of the consumer group that
-    /// must have acknowledged it.
+    /// When an entry is published: "added" is as soon as it is in the stream; the name of a consumer group is once
+    /// that group has acknowledged it.
     #[serde(default = "defaults::after")]
     pub(crate) after: String,
     /// In which order acknowledged entries are published; "stream" by default.
     pub(crate) order: Option<Word<Order>>,
     /// How acknowledgements are noticed; "poll" by default.
     pub(crate) mode: Option<Word<Watch>>,
-    /// With order = "acknowledgement": how many entries that are not acknowledged may be left behind;
-    /// 10,000 by default.
-    pub(crate) max_holes: Option<Count>,
-    /// The endpoint on which is published.
+    /// With order = "acknowledgement": maximum number of unacknowledged entries left behind; 10,000 by default.
+    pub(crate) max_ack_pending: Option<Count>,
+    /// The server to publish on.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
     /// The channel, or a template with <field:NAME>, <stream> and <id>.
@@ -397,28 +395,27 @@ pub(crate) struct Broadcast {
     /// The message: a template as for channel, or with <json>, the whole entry.
     #[serde(default = "defaults::message")]
     pub(crate) message: String,
-    /// What is put around the message.
+    /// The envelope of the message.
     #[serde(default)]
     pub(crate) envelope: Word<Envelope>,
-    /// Which entries are published: those for which every condition holds. The others are counted as
-    /// filtered.
+    /// Filter: an entry is published if every condition holds. The others are counted as filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<EntryCondition>>,
     /// The field of an entry that holds the payload, which conditions with field and pointer look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
-    /// Whether messages are published with SPUBLISH, for those who subscribe with SSUBSCRIBE.
+    /// Whether to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.
     #[serde(default)]
     pub(crate) sharded: bool,
-    /// How many messages are published at most, such as "1000/s"; without it as many as the servers take.
+    /// Maximum publish rate, such as "1000/s"; without it the rate is not limited.
     pub(crate) rate_limit: Option<Rate>,
-    /// How often an entry is tried that the server refuses for its own sake, before it becomes a dead letter.
+    /// Maximum attempts for an entry that the server rejects individually; then it becomes a dead letter.
     #[serde(default = "defaults::max_deliveries")]
     pub(crate) max_deliveries: Count,
-    /// Where to begin on a stream that already has entries: "beginning", "end", or the id of the
-    /// entry after which.
+    /// Where a new route starts on a stream that already has entries: "beginning", "end", or the id of the entry to
+    /// start after.
     pub(crate) start: Option<String>,
-    /// The largest message that is published; an entry that makes a larger one becomes a dead letter.
+    /// Maximum size of a published message; an entry with a larger message becomes a dead letter.
     #[serde(default = "defaults::max_message_size")]
     pub(crate) max_message_size: Size,
 }
@@ -511,7 +508,7 @@ pub(crate) mod defaults {
     }
 
     /// Each is an entry in a pending list, some 100 bytes of the server.
-    pub(crate) const MAX_HOLES: u64 = 10_000;
+    pub(crate) const MAX_ACK_PENDING: u64 = 10_000;
 
     /// What a raw capture calls the payload, so that a round trip needs no key.
     pub(crate) fn message() -> String {

@@ -13,6 +13,9 @@ use super::layers::Layers;
 use super::problems::{Key, Problem, Problems, near, one_of};
 use super::raw::{Count, Raw};
 
+/// Options that had another name before 0.1.0 was released.
+const RENAMED: [(&str, &str); 1] = [("max_holes", "max_ack_pending")];
+
 /// What could be read.
 pub(crate) struct ReadTables {
     /// What fits.
@@ -65,7 +68,7 @@ fn lists_for_tables(tree: &Value) -> Vec<Key> {
     found
 }
 
-/// The key as the person knows it: elements of a list that were taken out before have moved the
+/// The key as it is in the file: elements of a list that were taken out before have moved the
 /// ones behind them forward.
 fn as_written(path: &[String], refused: &[Key]) -> Key {
     path.iter().fold(Key::default(), |list, part| match part.parse() {
@@ -106,9 +109,14 @@ fn value_in_text(kind: &Kind, key: &Key, layers: &Layers) -> Option<Value> {
 fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
     match kind {
         Kind::UnknownField(..) if reserved::is_key(key) => layers
-            .problem(key, "is not in this version of tidegate")
-            .help("remove it; the changelog says which version brings it"),
+            .problem(key, "is not available in this version of tidegate")
+            .help("remove it; the changelog lists the options of each version"),
         Kind::UnknownField(name, known) => {
+            if let Some((_, new)) = RENAMED.iter().find(|(old, new)| old == name && known.contains(new)) {
+                return layers
+                    .problem(key, format!("is now called {new}"))
+                    .help("rename it; its meaning is unchanged");
+            }
             let names = format!("known here: {}", known.join(", "));
             let help = match near(name, known.iter().copied()) {
                 Some(guess) => format!("{guess} ({names})"),

@@ -491,7 +491,7 @@ pub enum Order {
     /// As they are acknowledged.
     Acknowledgement {
         /// How many entries that are not acknowledged may be left behind.
-        max_holes: u64,
+        max_ack_pending: u64,
     },
 }
 

@@ -25,24 +25,24 @@ pub(crate) enum UrlError {
     #[error("is not a URL; expected redis://host:port or redis+unix:///path/of/socket")]
     NotAUrl,
     #[error(
-        "is not a URL with a password as it stands: in a password and a user, \"#\" is written %23, \"/\" %2F, \"?\" %3F, \"@\" %40 and \"%\" %25; or leave the password out and name a password_file"
+        "is not a URL: in a user or password, \"#\" is written %23, \"/\" %2F, \"?\" %3F, \"@\" %40 and \"%\" %25; or leave the password out and name a password_file"
     )]
     Unescaped,
     #[error(
         "has an unknown scheme; expected redis://host:port, rediss://host:port or redis+unix:///path/of/socket"
     )]
     Scheme,
-    #[error("names no host; expected redis://host:port")]
+    #[error("has no host; expected redis://host:port")]
     NoHost,
-    #[error("names no socket; expected redis+unix:///path/of/socket (three slashes)")]
+    #[error("has no socket; expected redis+unix:///path/of/socket (three slashes)")]
     NoSocket,
-    #[error("has a database that is no number; expected redis://host:port/0 or redis+unix:///path?db=0")]
+    #[error("has a database that is not a number; expected redis://host:port/0 or redis+unix:///path?db=0")]
     Database,
     #[error("has an unknown part after '?' or '#'; only redis+unix:// has options: db and user")]
     Options,
-    #[error("is no address; expected host:port or the path of a unix socket, without user and password")]
+    #[error("is not an address; expected host:port or the path of a unix socket, without user and password")]
     NotAnAddress,
-    #[error("holds percent-encoded bytes that are not UTF-8")]
+    #[error("has percent-encoded bytes that are not UTF-8")]
     Encoding,
 }
 

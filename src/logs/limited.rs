@@ -55,7 +55,7 @@ mod tests {
         let mut limited = Limited::new();
         assert_eq!(limited.admit("away", at(0)), Some(0));
         assert_eq!(limited.admit("away", at(1)), None);
-        assert_eq!(limited.admit("parked", at(1)), Some(0), "another code is not held back");
+        assert_eq!(limited.admit("blocked", at(1)), Some(0), "another code is not held back");
         assert_eq!(limited.admit("away", at(29)), None);
         assert_eq!(limited.admit("away", at(30)), Some(2));
         assert_eq!(limited.admit("away", at(31)), None);

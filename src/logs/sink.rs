@@ -10,6 +10,7 @@
 //!
 //! **End.** [`flush`] waits for the queue, for a bounded time: before the process ends, also by a panic.
 
+use super::LogCode;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -117,9 +118,9 @@ impl Shared {
             self.changed.notify_all();
             if missing > 0 {
                 tracing::warn!(
-                    event = "log_lines_dropped",
+                    event = LogCode::LogLinesDropped.as_str(),
                     lines = missing,
-                    "log lines are missing here: standard error could not be written, or its reader was too slow"
+                    "log lines before this one were dropped: standard error was not writable, or its reader was too slow"
                 );
             }
         }

@@ -7,6 +7,7 @@
 //!
 //! Lines go through a bounded queue (`sink`), so that nobody waits for who reads them.
 
+use super::LogCode;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
 
@@ -68,10 +69,10 @@ pub fn init() {
     }
     if let Some((name, error)) = refused {
         tracing::warn!(
-            event = "log_filter",
+            event = LogCode::LogFilter.as_str(),
             variable = name,
             %error,
-            "not a log filter; logging at the level info instead"
+            "not a valid log filter; the level info is used"
         );
     }
     std::panic::set_hook(Box::new(log_panic));
@@ -99,7 +100,12 @@ where
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)");
-    tracing::error!(event = "panic", place, message, "a bug: the process ends here; please report it");
+    tracing::error!(
+        event = LogCode::Panic.as_str(),
+        place,
+        message,
+        "the process aborts because of a bug; please report this line"
+    );
     sink::flush();
 }
 
@@ -172,8 +178,13 @@ mod tests {
         let subscriber = subscriber(style, EnvFilter::new("info"), move || out.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("below the level");
-            tracing::warn!(event = "gap", route = "orders", suppressed = 3, "events may be missing");
-            tracing::error!(event = "parked", route = "orders", "may not write");
+            tracing::warn!(
+                event = LogCode::Gap.as_str(),
+                route = "orders",
+                suppressed = 3,
+                "events may be missing"
+            );
+            tracing::error!(event = LogCode::Blocked.as_str(), route = "orders", "may not write");
         });
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }
@@ -184,7 +195,7 @@ mod tests {
             let text = logged(style);
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 2, "{text}");
-            for (line, prefix, event) in [(lines[0], warn, "gap"), (lines[1], error, "parked")] {
+            for (line, prefix, event) in [(lines[0], warn, "gap"), (lines[1], error, "blocked")] {
                 let json = line.strip_prefix(prefix).unwrap();
                 let value: serde_json::Value = serde_json::from_str(json).unwrap();
                 assert_eq!(value["event"], event, "the code stands at the top level");

@@ -30,7 +30,7 @@ pub(super) enum SeriesOwner {
     Broadcast,
     /// A capture or a broadcast, by the label `route`.
     Route,
-    /// An endpoint, by the label `endpoint`.
+    /// A server, by the label `server`.
     Endpoint,
 }
 
@@ -105,95 +105,95 @@ macro_rules! catalogue {
 
 catalogue! {
     EVENTS_RECEIVED = counter("tidegate_events_received_total", "events", ROUTE, SeriesOwner::Capture,
-        "Messages read from the source, each once, even where several subscriptions match it.");
-    EVENTS_APPENDED = counter("tidegate_events_appended_total", "events", ROUTE, SeriesOwner::Capture,
-        "Events stored in a stream.");
+        "Messages read from the source, each counted once, even if several subscriptions match it.");
+    EVENTS_STORED = counter("tidegate_events_stored_total", "events", ROUTE, SeriesOwner::Capture,
+        "Messages stored in a stream.");
     EVENTS_DEDUPLICATED = counter("tidegate_events_deduplicated_total", "events", ROUTE, SeriesOwner::Capture,
-        "Events found already stored: after a reply that was lost, or by another instance.");
+        "Messages that were stored already: the reply was lost, or another instance stored them.");
     EVENTS_FILTERED = counter("tidegate_events_filtered_total", "events", ROUTE, SeriesOwner::Capture,
-        "Events left out by the route's own filter.");
+        "Messages left out by the filter of the route.");
     EVENTS_REJECTED = counter("tidegate_events_rejected_total", "events", ROUTE, SeriesOwner::Capture,
-        "Events that could not become an entry; each went to the dead letters.");
+        "Messages that could not become an entry; each went to the dead letters.");
     DROPPED = counter("tidegate_dropped_total", "events", &["route", "reason"], SeriesOwner::Capture,
-        "Events given up after they were received; each lies inside a recorded gap.");
+        "Messages given up after they were received; each lies inside a recorded gap.");
     GAPS = counter("tidegate_gaps_total", "gaps", &["route", "cause"], SeriesOwner::Capture,
-        "Recorded stretches of the source in which events may have been missed.");
+        "Recorded gaps: periods in which messages may have been lost.");
     ROUTE_EVENTS = counter("tidegate_route_events_total", "events", &["route", "outcome"], SeriesOwner::Capture,
-        "Events of the route since its state was made, by all processes and instances, as the state has them; absent until it was read.");
+        "Messages of the route since its state was created, by all processes and instances. Absent until the state was read.");
     ROUTE_GAPS = counter("tidegate_route_gaps_total", "gaps", ROUTE, SeriesOwner::Capture,
-        "Recorded gaps of the route since its state was made, by all processes and instances; absent until the state was read.");
+        "Recorded gaps of the route since its state was created, by all processes and instances. Absent until the state was read.");
     LAST_GAP_TIMESTAMP = gauge("tidegate_last_gap_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Capture,
-        "When the last recorded gap of the route ended, whichever process recorded it; 0 where there is none, NaN until the state was read.");
+        "End of the last recorded gap of the route, by any process; 0 if there is none, NaN until the state was read.");
     SPOOL_UNAVAILABLE = gauge("tidegate_spool_unavailable", "0 or 1", ROUTE, SeriesOwner::Capture,
-        "1 where the route's spool cannot be used: what memory cannot hold while the destination is away is lost. Tried again.");
+        "1 if the spool of the route cannot be used: during an outage of the destination, messages that exceed memory are lost. tidegate retries.");
     GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, SeriesOwner::Capture,
-        "1 while events may be missed: the source is not being read, or events are being dropped.");
-    IN_HAND_EVENTS = gauge("tidegate_in_hand_events", "events", ROUTE, SeriesOwner::Capture,
-        "Events received and not yet stored, rejected or dropped.");
-    IN_HAND_BYTES = gauge("tidegate_in_hand_bytes", "bytes", &["route", "where"], SeriesOwner::Capture,
-        "Bytes that the events in hand really hold, by where they are held.");
-    LAST_APPEND_TIMESTAMP = gauge("tidegate_last_append_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Capture,
-        "When an event was last stored; 0 before the first.");
+        "1 while messages are being lost: the source is not being read, or messages are being dropped.");
+    BUFFERED_EVENTS = gauge("tidegate_buffered_events", "events", ROUTE, SeriesOwner::Capture,
+        "Messages received and not yet stored, rejected or dropped.");
+    BUFFERED_BYTES = gauge("tidegate_buffered_bytes", "bytes", &["route", "where"], SeriesOwner::Capture,
+        "Bytes of memory or disk that the buffered messages use.");
+    LAST_STORED_TIMESTAMP = gauge("tidegate_last_stored_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Capture,
+        "Time of the last stored message; 0 before the first.");
     DURABLE_LAG_EVENTS = gauge("tidegate_durable_lag_events", "events", ROUTE, SeriesOwner::Capture,
-        "Events stored and not yet known to be durable.");
+        "Messages stored and not yet known to be durable.");
     TRIMMED = counter("tidegate_trimmed_total", "entries", ROUTE, SeriesOwner::Capture,
         "Entries trimmed from the route's streams by `keep.until_acknowledged`.");
     TRIMMED_UNACKNOWLEDGED = counter("tidegate_trimmed_unacknowledged_total", "entries", ROUTE, SeriesOwner::Capture,
         "Entries trimmed because a stream had more than `keep.entries`, before every group of `keep.until_acknowledged` had acknowledged them.");
     LEADER = gauge("tidegate_leader", "0 or 1", ROUTE, SeriesOwner::Capture,
-        "1 where this instance is the one that writes.");
+        "1 if this instance is active: it writes.");
     STANDBY_ELIGIBLE = gauge("tidegate_standby_eligible", "0 or 1", ROUTE, SeriesOwner::Capture,
-        "1 where this instance could take over without a gap.");
+        "1 if this instance can take over without a gap.");
     APPEND_SECONDS = histogram("tidegate_append_seconds", "seconds", SeriesOwner::Capture, REPLY_SECONDS,
-        "From sending a batch to the destination until its reply.");
+        "Time from sending a batch to the destination until its reply.");
     CAPTURE_LAG_SECONDS = histogram("tidegate_capture_lag_seconds", "seconds", SeriesOwner::Capture, LAG_SECONDS,
-        "From receiving the oldest event of a batch until the reply that stored it.");
+        "Time from receiving the oldest message of a batch until the reply that it is stored.");
     HEARTBEAT_ROUND_TRIP_SECONDS = histogram("tidegate_heartbeat_round_trip_seconds", "seconds", SeriesOwner::Capture, HEARTBEAT_SECONDS,
-        "From publishing a heartbeat in the source until it came back through the subscription.");
+        "Time from publishing a heartbeat on the source until it arrives through the subscription.");
     PUBLISHED = counter("tidegate_published_total", "entries", ROUTE, SeriesOwner::Broadcast,
-        "Messages that this process sent and the server took. Of two instances each counts its own.");
-    PUBLISHED_UNHEARD = counter("tidegate_published_unheard_total", "entries", ROUTE, SeriesOwner::Broadcast,
-        "Messages of these for which the server counted no subscriber (of that node).");
+        "Messages that this process published. Each of two instances counts its own.");
+    PUBLISHED_WITHOUT_SUBSCRIBERS = counter("tidegate_published_without_subscribers_total", "entries", ROUTE, SeriesOwner::Broadcast,
+        "Published messages for which the server counted no subscriber on its node.");
     ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, SeriesOwner::Broadcast,
-        "Entries left out by the route's own filter.");
+        "Entries left out by the filter of the route.");
     RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, SeriesOwner::Broadcast,
-        "1 while the route's rate_limit holds it back: more entries wait than it lets through.");
+        "1 while rate_limit slows the route down.");
     LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Broadcast,
-        "When an entry was last published; 0 before the first.");
+        "Time of the last published entry; 0 before the first.");
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", SeriesOwner::Broadcast, REPLY_SECONDS,
-        "From sending a batch of entries until its reply.");
+        "Time from sending a batch of entries until its reply.");
     PUBLISH_LAG_SECONDS = histogram("tidegate_publish_lag_seconds", "seconds", SeriesOwner::Broadcast, LAG_SECONDS,
-        "From the time in an entry's id until it was published, one sample a batch; two clocks, so a rough measure.");
-    ENTRIES_MISSED = counter("tidegate_entries_missed_total", "entries", ROUTE, SeriesOwner::Broadcast,
-        "Entries that were deleted or trimmed before they were read; each time is in the dead letters, with the reason `deleted_unread`.");
-    BLOCKED_ENTRY_AGE = gauge("tidegate_blocked_entry_age_seconds", "seconds", ROUTE, SeriesOwner::Broadcast,
-        "Since the time in the id of the first entry that the group has not acknowledged; 0 where there is none. Only with a group in `after`.");
-    HOLES = gauge("tidegate_broadcast_holes", "entries", ROUTE, SeriesOwner::Broadcast,
-        "Entries that were left behind since they are not acknowledged, and are published when they are. Only with `order = \"acknowledgement\"`.");
-    ACKNOWLEDGEMENT_DOUBTS = counter("tidegate_acknowledgement_doubts_total", "signs", &["route", "kind"], SeriesOwner::Broadcast,
-        "Signs that entries count as acknowledged that no consumer has acknowledged, or the other way round.");
+        "Time from an entry's id until it was published, one sample for each batch. Two clocks are compared, so it is a rough measure.");
+    ENTRIES_LOST = counter("tidegate_entries_lost_total", "entries", ROUTE, SeriesOwner::Broadcast,
+        "Entries that were deleted or trimmed before they were read. Each occurrence is a dead letter with the reason `deleted_unread`.");
+    OLDEST_UNACKNOWLEDGED_AGE = gauge("tidegate_oldest_unacknowledged_age_seconds", "seconds", ROUTE, SeriesOwner::Broadcast,
+        "Age of the first entry that the group has not acknowledged, by the time in its id; 0 if there is none. Only with a group in `after`.");
+    ACK_PENDING = gauge("tidegate_ack_pending_entries", "entries", ROUTE, SeriesOwner::Broadcast,
+        "Unacknowledged entries that were left behind; each is published once it is acknowledged. Only with `order = \"acknowledgement\"`.");
+    GROUP_CHANGES = counter("tidegate_group_changes_total", "changes", &["route", "kind"], SeriesOwner::Broadcast,
+        "Changes of the consumer group after which entries may count as acknowledged although no consumer acknowledged them.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", SeriesOwner::Route, BATCH_EVENTS,
-        "Events or entries in one batch.");
+        "Messages or entries in one batch.");
     DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, SeriesOwner::Route,
         "Entries written to the route's dead letters.");
     ROUTE_STATE = gauge("tidegate_route_state", "0 or 1", &["route", "state"], SeriesOwner::Route,
-        "1 for the state that the route is in, 0 for the others.");
+        "1 for the present state of the route, 0 for the others.");
     SOURCE_FAILOVERS = counter("tidegate_source_failovers_total", "failovers", ROUTE, SeriesOwner::Capture,
-        "Times that another server took the source's place and reading went on in its history; what only the one before had is lost. Replication mode only.");
+        "Failovers of the source after which reading continued in the same replication history. Only messages that the old master had not replicated are lost. Replication mode only.");
     BACKLOG_COVER = gauge("tidegate_backlog_cover_seconds", "seconds", ROUTE, SeriesOwner::Capture,
-        "How long an absence the source's backlog covers at the present rate of writes. NaN where that is not known, and in subscribe mode.");
+        "How long an absence the source's replication backlog covers at the present write rate. NaN if unknown, and in subscribe mode.");
     REPLICATION_LAG = gauge("tidegate_replication_lag_bytes", "bytes", ROUTE, SeriesOwner::Capture,
-        "Bytes of the source's replication stream that were not read yet, about a second ago. NaN where that is not known, and in subscribe mode.");
-    RECONNECTS = counter("tidegate_reconnects_total", "connections", &["endpoint"], SeriesOwner::Endpoint,
-        "Connections opened in place of one that ended, or that could not be opened before.");
-    TLS_CERTIFICATE_EXPIRY = gauge("tidegate_tls_certificate_expiry_timestamp_seconds", "seconds since 1970", &["endpoint", "side"], SeriesOwner::Endpoint,
-        "When a certificate expires: tidegate's own (side `client`), or the one that the server showed last (`server`). NaN where there is none.");
+        "Bytes of the source's replication stream that were not read yet, about a second ago. NaN if unknown, and in subscribe mode.");
+    RECONNECTS = counter("tidegate_reconnects_total", "connections", &["server"], SeriesOwner::Endpoint,
+        "Connections opened after one ended or could not be opened.");
+    TLS_CERTIFICATE_EXPIRY = gauge("tidegate_tls_certificate_expiry_timestamp_seconds", "seconds since 1970", &["server", "side"], SeriesOwner::Endpoint,
+        "Expiry of a certificate: tidegate's own (side `client`), or the one that the server presented last (`server`). NaN if there is none.");
     CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], SeriesOwner::Process,
-        "1 where the configuration last read is the one that runs; 0 after a reload that was refused.");
+        "1 if the configuration that was read last is in use; 0 after a reload that failed.");
     BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], SeriesOwner::Process,
-        "Always 1; the version that runs.");
+        "Always 1; the label has the version.");
     LOG_LINES_DROPPED = counter("tidegate_log_lines_dropped_total", "lines", &[], SeriesOwner::Process,
-        "Log lines that standard error did not take: it cannot be written, or its reader is too slow.");
+        "Log lines that could not be written to standard error.");
     PROCESS_CPU = counter("process_cpu_seconds_total", "seconds", &[], SeriesOwner::Process,
         "User and system CPU time.");
     PROCESS_OPEN_FDS = gauge("process_open_fds", "file descriptors", &[], SeriesOwner::Process,
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::event::{DropReason, GapCause};
-    use crate::status::{Doubt, RouteState};
+    use crate::status::{GroupChange, RouteState};
 
     #[test]
     fn names_are_what_prometheus_expects() {
@@ -243,12 +243,12 @@ mod tests {
             "# Metrics\n\n\
              `GET /metrics` in Prometheus' text format. This page is written from the table in\n\
              `src/metrics/catalogue.rs` by `UPDATE_GOLDEN=1 cargo test docs_metrics`.\n\n\
-             - Counters count what this process did: they begin at zero with it. Those of `tidegate_route_…` and\n  \
-               `tidegate_last_gap_timestamp_seconds` are the route's own, and outlive processes: take their `max by (route)`.\n\
-             - Every series that a route can have is there from its start, at zero.\n\
-             - A route or endpoint that a reload removed is no longer rendered. If it comes back under its\n  \
-               name, its counters go on from where they were.\n\n\
-             | name | kind | unit | labels | of | what |\n|---|---|---|---|---|---|\n",
+             - Counters count what this process did, and start at zero with it. `tidegate_route_…` and\n  \
+               `tidegate_last_gap_timestamp_seconds` belong to the route and outlive processes: take their `max by (route)`.\n\
+             - Every series that a route can have exists from its start, at zero.\n\
+             - A route or server that a reload removed is no longer rendered. If it returns under the same\n  \
+               name, its counters continue.\n\n\
+             | name | kind | unit | labels | of | meaning |\n|---|---|---|---|---|---|\n",
         );
         for family in ALL {
             let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
@@ -257,7 +257,7 @@ mod tests {
                 SeriesOwner::Capture => "each capture",
                 SeriesOwner::Broadcast => "each broadcast",
                 SeriesOwner::Route => "each route",
-                SeriesOwner::Endpoint => "each endpoint",
+                SeriesOwner::Endpoint => "each server",
             };
             writeln!(
                 text,
@@ -278,9 +278,16 @@ mod tests {
             .unwrap();
         writeln!(text, "| `state` | {} |", list(RouteState::ALL.iter().map(|s| s.as_str()).collect()))
             .unwrap();
-        writeln!(text, "| `kind` | {} |", list(Doubt::ALL.iter().map(|d| d.as_str()).collect())).unwrap();
+        writeln!(
+            text,
+            "| `kind` | {} |",
+            list(GroupChange::ALL.iter().map(|change| change.as_str()).collect())
+        )
+        .unwrap();
         writeln!(text, "| `outcome` | {} |", list(crate::metrics::handles::OUTCOMES.to_vec())).unwrap();
-        text.push_str("| `where` | `memory` |\n| `route`, `endpoint` | names in the configuration |\n");
+        text.push_str(
+            "| `where` | `memory`, `spool` |\n| `route`, `server` | names in the configuration |\n",
+        );
         text.push_str("\n## Bounds of the buckets\n\n| name | upper bounds |\n|---|---|\n");
         for family in ALL.iter().filter(|family| family.kind == MetricKind::Histogram) {
             let bounds: Vec<String> = family.buckets.iter().map(f64::to_string).collect();
@@ -311,9 +318,9 @@ mod tests {
     fn alerts_section() -> String {
         let mut text = String::from(
             "\n## Worth an alert\n\n\
-             [monitoring/alerts.yml](../monitoring/alerts.yml) holds these rules for Prometheus, and `make alerts` stages each of\n\
-             them. The gap's alert looks at the time of the last gap and not at a counter: a process that is killed and started\n\
-             again counts the gap that this made before its first scrape, so that no increase is seen.\n\n\
+             [monitoring/alerts.yml](../monitoring/alerts.yml) has these rules for Prometheus, and `make alerts` tests each of\n\
+             them. The gap alert uses the time of the last gap and not a counter: after a crash, the new process counts the gap\n\
+             before its first scrape, so a counter would show no increase.\n\n\
              | alert | expression | for | what it means |\n|---|---|---|---|\n",
         );
         for [name, expression, held, summary] in alerts() {

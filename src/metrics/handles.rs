@@ -5,10 +5,10 @@ use metrics::{Counter, Gauge, Histogram};
 use super::live::SeriesGuard;
 use super::{Register, catalogue, float};
 use crate::event::{DropReason, GapCause};
-use crate::status::{Doubt, Ledger, RouteState};
+use crate::status::{GroupChange, Ledger, RouteState};
 
 /// What became of a route's events, as the state counts them; in the order of [`CaptureMetrics::ledger`].
-pub(super) const OUTCOMES: [&str; 5] = ["received", "appended", "filtered", "rejected", "dropped"];
+pub(super) const OUTCOMES: [&str; 5] = ["received", "stored", "filtered", "rejected", "dropped"];
 
 /// What a capture counts. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
@@ -16,8 +16,8 @@ pub(super) const OUTCOMES: [&str; 5] = ["received", "appended", "filtered", "rej
 pub struct CaptureMetrics {
     /// `tidegate_events_received_total`.
     pub received: Counter,
-    /// `tidegate_events_appended_total`.
-    pub appended: Counter,
+    /// `tidegate_events_stored_total`.
+    pub stored: Counter,
     /// `tidegate_events_deduplicated_total`.
     pub deduplicated: Counter,
     /// `tidegate_events_filtered_total`.
@@ -26,14 +26,14 @@ pub struct CaptureMetrics {
     pub rejected: Counter,
     /// `tidegate_dead_letters_total`.
     pub dead_letters: Counter,
-    /// `tidegate_in_hand_events`.
-    pub in_hand_events: Gauge,
-    /// `tidegate_in_hand_bytes` with `where="memory"`.
-    pub in_hand_bytes_memory: Gauge,
-    /// `tidegate_in_hand_bytes` with `where="spool"`.
-    pub in_hand_bytes_spool: Gauge,
-    /// `tidegate_last_append_timestamp_seconds`; seconds since 1970.
-    pub last_append_timestamp_seconds: Gauge,
+    /// `tidegate_buffered_events`.
+    pub buffered_events: Gauge,
+    /// `tidegate_buffered_bytes` with `where="memory"`.
+    pub buffered_bytes_memory: Gauge,
+    /// `tidegate_buffered_bytes` with `where="spool"`.
+    pub buffered_bytes_spool: Gauge,
+    /// `tidegate_last_stored_timestamp_seconds`; seconds since 1970.
+    pub last_stored_timestamp_seconds: Gauge,
     /// `tidegate_spool_unavailable`; 0 or 1.
     pub spool_unavailable: Gauge,
     /// `tidegate_gap_open`; 0 or 1.
@@ -80,15 +80,15 @@ impl CaptureMetrics {
     pub(super) fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
         Self {
             received: route.counter(&catalogue::EVENTS_RECEIVED),
-            appended: route.counter(&catalogue::EVENTS_APPENDED),
+            stored: route.counter(&catalogue::EVENTS_STORED),
             deduplicated: route.counter(&catalogue::EVENTS_DEDUPLICATED),
             filtered: route.counter(&catalogue::EVENTS_FILTERED),
             rejected: route.counter(&catalogue::EVENTS_REJECTED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
-            in_hand_events: route.gauge(&catalogue::IN_HAND_EVENTS),
-            in_hand_bytes_memory: route.with("where", "memory").gauge(&catalogue::IN_HAND_BYTES),
-            in_hand_bytes_spool: route.with("where", "spool").gauge(&catalogue::IN_HAND_BYTES),
-            last_append_timestamp_seconds: route.gauge(&catalogue::LAST_APPEND_TIMESTAMP),
+            buffered_events: route.gauge(&catalogue::BUFFERED_EVENTS),
+            buffered_bytes_memory: route.with("where", "memory").gauge(&catalogue::BUFFERED_BYTES),
+            buffered_bytes_spool: route.with("where", "spool").gauge(&catalogue::BUFFERED_BYTES),
+            last_stored_timestamp_seconds: route.gauge(&catalogue::LAST_STORED_TIMESTAMP),
             spool_unavailable: route.gauge(&catalogue::SPOOL_UNAVAILABLE),
             gap_open: route.gauge(&catalogue::GAP_OPEN),
             durable_lag_events: route.gauge(&catalogue::DURABLE_LAG_EVENTS),
@@ -128,7 +128,7 @@ impl CaptureMetrics {
     /// What all processes have done since the route's state was made; said once the state was read.
     pub fn ledger(&self, ledger: &Ledger) {
         let dropped = ledger.dropped.values().sum();
-        let done = [ledger.received, ledger.appended, ledger.filtered, ledger.rejected, dropped];
+        let done = [ledger.received, ledger.stored, ledger.filtered, ledger.rejected, dropped];
         for (gauge, events) in self.route_events.iter().zip(done) {
             gauge.set(float(events));
         }
@@ -149,8 +149,8 @@ impl CaptureMetrics {
 pub struct BroadcastMetrics {
     /// `tidegate_published_total`.
     pub published: Counter,
-    /// `tidegate_published_unheard_total`.
-    pub unheard: Counter,
+    /// `tidegate_published_without_subscribers_total`.
+    pub without_subscribers: Counter,
     /// `tidegate_entries_filtered_total`.
     pub filtered: Counter,
     /// `tidegate_dead_letters_total`.
@@ -165,26 +165,26 @@ pub struct BroadcastMetrics {
     pub publish_lag_seconds: Histogram,
     /// `tidegate_batch_events`.
     pub batch_events: Histogram,
-    /// `tidegate_blocked_entry_age_seconds`.
-    pub blocked_entry_age_seconds: Gauge,
-    /// `tidegate_entries_missed_total`.
-    pub missed: Counter,
-    /// `tidegate_broadcast_holes`.
-    pub holes: Gauge,
-    doubts: [Counter; Doubt::ALL.len()],
+    /// `tidegate_oldest_unacknowledged_age_seconds`.
+    pub oldest_unacknowledged_age_seconds: Gauge,
+    /// `tidegate_entries_lost_total`.
+    pub lost: Counter,
+    /// `tidegate_ack_pending_entries`.
+    pub ack_pending: Gauge,
+    group_changes: [Counter; GroupChange::ALL.len()],
     state: StateMetrics,
 }
 
 impl BroadcastMetrics {
-    /// `tidegate_acknowledgement_doubts_total` of one kind.
-    pub fn doubt(&self, doubt: Doubt) -> &Counter {
-        &self.doubts[doubt as usize]
+    /// `tidegate_group_changes_total` of one kind.
+    pub fn group_change(&self, group_change: GroupChange) -> &Counter {
+        &self.group_changes[group_change as usize]
     }
 
     pub(super) fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
         Self {
             published: route.counter(&catalogue::PUBLISHED),
-            unheard: route.counter(&catalogue::PUBLISHED_UNHEARD),
+            without_subscribers: route.counter(&catalogue::PUBLISHED_WITHOUT_SUBSCRIBERS),
             filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
             rate_limited: route.gauge(&catalogue::RATE_LIMITED),
@@ -192,11 +192,12 @@ impl BroadcastMetrics {
             publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),
             publish_lag_seconds: route.histogram(&catalogue::PUBLISH_LAG_SECONDS),
             batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
-            blocked_entry_age_seconds: route.gauge(&catalogue::BLOCKED_ENTRY_AGE),
-            missed: route.counter(&catalogue::ENTRIES_MISSED),
-            holes: route.gauge(&catalogue::HOLES),
-            doubts: Doubt::ALL
-                .map(|doubt| route.with("kind", doubt.as_str()).counter(&catalogue::ACKNOWLEDGEMENT_DOUBTS)),
+            oldest_unacknowledged_age_seconds: route.gauge(&catalogue::OLDEST_UNACKNOWLEDGED_AGE),
+            lost: route.counter(&catalogue::ENTRIES_LOST),
+            ack_pending: route.gauge(&catalogue::ACK_PENDING),
+            group_changes: GroupChange::ALL.map(|group_change| {
+                route.with("kind", group_change.as_str()).counter(&catalogue::GROUP_CHANGES)
+            }),
             state: StateMetrics::new(route, held),
         }
     }
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn the_lists_of_causes_and_reasons_are_in_the_order_of_their_variants() {
         assert!(GapCause::ALL.iter().enumerate().all(|(at, cause)| *cause as usize == at));
-        assert!(Doubt::ALL.iter().enumerate().all(|(at, doubt)| *doubt as usize == at));
+        assert!(GroupChange::ALL.iter().enumerate().all(|(at, group_change)| *group_change as usize == at));
         assert!(DropReason::ALL.iter().enumerate().all(|(at, reason)| *reason as usize == at));
     }
 }

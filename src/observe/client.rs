@@ -13,7 +13,7 @@ const MAX_BODY_BYTES: u64 = 32 * 1024 * 1024;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no answer from tidegate at {url}: {reason} (is it running, and is daemon.listen of this configuration the address it listens on?)"
+    "no reply from tidegate at {url}: {reason} (check that it runs, and that it uses daemon.listen of this configuration)"
 )]
 pub struct ClientError {
     url: String,
@@ -84,7 +84,7 @@ mod tests {
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let error = get(address, "/healthz").unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("no answer from tidegate at http://{address}/healthz: ")),
+            error.starts_with(&format!("no reply from tidegate at http://{address}/healthz: ")),
             "{error}"
         );
         assert!(error.contains("daemon.listen"), "{error}");

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use self::places::{ConnectionPlace, ConnectionPlaces};
 use super::report::About;
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::metrics::Metrics;
 use crate::rt;
 use crate::status::Board;
@@ -80,12 +80,12 @@ pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
                 );
             }
             Err(error) => {
-                if let Some(suppressed) = limited.admit("http_accept", Instant::now()) {
+                if let Some(suppressed) = limited.admit(LogCode::HttpAccept.as_str(), Instant::now()) {
                     tracing::warn!(
-                        event = "http_accept",
+                        event = LogCode::HttpAccept.as_str(),
                         %error,
                         suppressed,
-                        "cannot accept HTTP connections (probes and scrapes fail); trying again"
+                        "cannot accept HTTP connections, so probes and scrapes fail; tidegate retries"
                     );
                 }
                 stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
@@ -118,7 +118,7 @@ async fn answer(stream: TcpStream, place: ConnectionPlace, router: axum::Router)
     };
     tokio::select! {
         ended = connection => if let Err(error) = ended {
-            tracing::debug!(event = "http_connection", %error, "a client's connection ended early");
+            tracing::debug!(event = LogCode::HttpConnection.as_str(), %error, "a client's connection ended early");
         },
         () = silent_for_too_long => {}
         () = gives_way.cancelled() => {}

@@ -65,12 +65,12 @@ fn silent(
     bound_ms: u64,
     now_unix_ms: u64,
 ) -> Option<String> {
-    let endpoint = &link.endpoint;
+    let server = &link.server;
     let mut text = match link.last_answer_unix_ms.max(answered_unix_ms) {
-        _ if !link.connected => format!("{side} {endpoint}: not connected"),
-        None => format!("{side} {endpoint}: connected, but it has not answered yet"),
+        _ if !link.connected => format!("{side} {server}: not connected"),
+        None => format!("{side} {server}: connected, but it has not answered yet"),
         Some(last) if now_unix_ms.saturating_sub(last) > bound_ms => {
-            format!("{side} {endpoint}: no answer since {}", time(last))
+            format!("{side} {server}: no answer since {}", time(last))
         }
         Some(_) => return None,
     };
@@ -146,10 +146,10 @@ mod tests {
     fn each_condition_alone_is_a_reason() {
         assert_eq!(
             reasons(|status| {
-                status.state = RouteState::Parked;
+                status.state = RouteState::Blocked;
                 status.reason = Some("WRONGTYPE on stream orders".to_owned());
             }),
-            ["parked since 2023-11-14T22:12:20Z: WRONGTYPE on stream orders"]
+            ["blocked since 2023-11-14T22:12:20Z: WRONGTYPE on stream orders"]
         );
         assert_eq!(
             reasons(|status| {

@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::readiness::{daemon_ready, ready, stuck, time};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::rt;
 use crate::status::Board;
 
@@ -105,7 +105,7 @@ impl Notifier {
 }
 
 fn complain(error: &io::Error) {
-    tracing::warn!(event = "systemd_notify", %error, "cannot tell systemd; it may think the start or reload has hung");
+    tracing::warn!(event = LogCode::SystemdNotify.as_str(), %error, "cannot notify systemd; it may treat the start or reload as failed");
 }
 
 /// What systemd says in the environment of a service.
@@ -198,14 +198,14 @@ impl Beat {
             self.send(&NotifyState::Watchdog, now);
             return;
         }
-        if let Some(suppressed) = self.limited.admit("loop_stuck", now) {
+        if let Some(suppressed) = self.limited.admit(LogCode::LoopStuck.as_str(), now) {
             for loop_ in stuck {
                 tracing::error!(
-                    event = "loop_stuck",
+                    event = LogCode::LoopStuck.as_str(),
                     route = loop_.route,
                     since = time(loop_.since_unix_ms),
                     suppressed,
-                    "the route's loop does not come round (a bug); the watchdog is not fed, so systemd will start tidegate again"
+                    "the event loop of the route is stuck; tidegate stops notifying the watchdog, so systemd restarts it. This is a bug, please report it"
                 );
             }
         }
@@ -213,7 +213,7 @@ impl Beat {
 
     fn send(&mut self, state: &NotifyState<'_>, now: Instant) {
         if let Err(error) = self.notifier.send(std::slice::from_ref(state))
-            && self.limited.admit("systemd_notify", now).is_some()
+            && self.limited.admit(LogCode::SystemdNotify.as_str(), now).is_some()
         {
             complain(&error);
         }
@@ -230,14 +230,14 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
             Some(format!("{name}: {}", reasons.join(", ")))
         })
         .collect();
-    let mut line = format!("{} of {} routes live", slots.len() - unready.len(), slots.len());
+    let mut line = format!("{} of {} routes ready", slots.len() - unready.len(), slots.len());
     let daemon = board.daemon();
-    if let Some(refused) = &daemon.reload_refused {
+    if let Some(refused) = &daemon.reload_failed {
         let (runs, at) = (time(daemon.configuration_unix_ms), time(refused.at_unix_ms));
         let problems =
             if refused.problems == 1 { "1 problem" } else { &format!("{} problems", refused.problems) };
         line.push_str(&format!(
-            "; the configuration of {runs} runs: the reload at {at} was refused ({problems}, `tidegate check` prints them)"
+            "; the configuration of {runs} is in use: the reload at {at} failed ({problems}, `tidegate check` prints them)"
         ));
     }
     for reason in daemon_ready(&daemon).err().unwrap_or_default() {
@@ -293,29 +293,29 @@ mod tests {
         let board = Board::default();
         board.update_daemon(|daemon| {
             daemon.configuration_unix_ms = 1_000;
-            daemon.reload_refused = Some(RefusedReload { at_unix_ms: 60_000, problems: 2 });
+            daemon.reload_failed = Some(FailedReload { at_unix_ms: 60_000, problems: 2 });
             daemon.state_directory_error = Some("the state directory /x cannot be written".to_owned());
         });
         assert_eq!(
             status_line(&board, 0),
-            "0 of 0 routes live; the configuration of 1970-01-01T00:00:01Z runs: the reload at 1970-01-01T00:01:00Z \
-             was refused (2 problems, `tidegate check` prints them); the state directory /x cannot be written"
+            "0 of 0 routes ready; the configuration of 1970-01-01T00:00:01Z is in use: the reload at 1970-01-01T00:01:00Z \
+             failed (2 problems, `tidegate check` prints them); the state directory /x cannot be written"
         );
     }
 
     #[test]
     fn the_status_line_is_one_short_line_whatever_a_server_says() {
         let board = Board::default();
-        assert_eq!(status_line(&board, 0), "0 of 0 routes live");
+        assert_eq!(status_line(&board, 0), "0 of 0 routes ready");
         let slot = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", 0));
         slot.update(|status| {
-            status.state = RouteState::Parked;
+            status.state = RouteState::Blocked;
             status.reason = Some(format!("said\nSTOPPING=1 {}", "é".repeat(2_000)));
         });
         let line = status_line(&board, 0);
         assert!(
             line.starts_with(
-                "0 of 1 routes live; orders: parked since 1970-01-01T00:00:00Z: said STOPPING=1"
+                "0 of 1 routes ready; orders: blocked since 1970-01-01T00:00:00Z: said STOPPING=1"
             ),
             "{line}"
         );

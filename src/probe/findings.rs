@@ -8,7 +8,7 @@ use super::facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
 use super::rights::Rights;
 use crate::config::acl::AclRole;
 
-/// One thing that a person should know.
+/// One thing that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// The routes cannot work so.
@@ -66,16 +66,17 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
     let writes =
         roles.iter().any(|role| !matches!(role, AclRole::BroadcastDestination | AclRole::BroadcastShards));
     if writes && facts.master == Some(false) {
-        problem("the server is a replica, and takes no writes: name the master in the url".to_owned());
+        problem("the server is a replica and accepts no writes: put the master into url".to_owned());
     }
     if facts.kind == ServerKind::Dragonfly {
         findings.push(Finding::Warning(
-            "tidegate is not tested on Dragonfly, which does not promise one order of messages".to_owned(),
+            "tidegate is not tested with Dragonfly, which does not guarantee one order of messages"
+                .to_owned(),
         ));
     }
     if facts.version.is_none() {
         findings.push(Finding::Warning(
-            "the server does not tell its version: grant +info to have it checked".to_owned(),
+            "the server does not report its version; grant +info to let tidegate check it".to_owned(),
         ));
     }
 }
@@ -83,15 +84,16 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
 fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
     let refused = match rights {
         Rights::Untried(error) => {
-            findings.push(Finding::Warning(format!("the rights could not be tried: {error}")));
+            findings.push(Finding::Warning(format!("the permissions could not be tested: {error}")));
             return;
         }
         Rights::Tried(refused) => refused,
     };
     let missing = refused.iter().filter(|refusal| refusal.is_missing_right());
     findings.extend(
-        missing
-            .map(|refusal| Finding::Problem(format!("missing right {}: {}", refusal.trial, refusal.error))),
+        missing.map(|refusal| {
+            Finding::Problem(format!("missing permission {}: {}", refusal.trial, refusal.error))
+        }),
     );
     // Such as OOM: it concerns every write alike, and is said once.
     let mut said = BTreeSet::new();
@@ -99,7 +101,7 @@ fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
         if said.insert(refusal.error.code().map(str::to_owned)) {
             let hint = refusal.error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
             findings.push(Finding::Problem(format!(
-                "the server refuses what needs {}: {}{hint}",
+                "the server rejects {}: {}{hint}",
                 refusal.trial, refusal.error
             )));
         }
@@ -111,14 +113,13 @@ fn of_keeping(facts: &ServerFacts, findings: &mut Vec<Finding>) {
     let mut warn = |text: String| findings.push(Finding::Warning(text));
     if let Some(policy) = facts.eviction.as_deref().filter(|policy| *policy != "noeviction") {
         warn(format!(
-            "maxmemory-policy is {policy}: when memory is full the server may throw away streams and positions; \
-             set noeviction"
+            "maxmemory-policy is {policy}: when memory is full, the server may delete streams and positions; set noeviction"
         ));
     }
     match &facts.storage {
         ServerStorage::AppendOnly(Some(fsync)) if fsync == "no" => {
             warn(
-                "appendfsync is no: a crash of the machine loses what the kernel has not written".to_owned(),
+                "appendfsync is no: a crash of the machine loses writes that are not on disk yet".to_owned(),
             );
         }
         ServerStorage::NoAppendOnly | ServerStorage::Nothing | ServerStorage::Snapshots => {

@@ -2,42 +2,49 @@
 //! found at its endpoints. Nothing here is measured; it is what follows from how the route works.
 //!
 //! Three things fail: tidegate itself, the source, the destination. For each there are two questions,
-//! what can be missed and what can come twice, and the reasons.
+//! what can be lost and what can be duplicated, with the remedy and the reasons.
 
 use super::facts::{ServerFacts, ServerStorage};
 use crate::config::{Capture, Durability, Mode};
 
-/// What can be missed.
+/// What can be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
     /// Nothing.
     Nothing,
-    /// What was published in a stretch of time that is recorded as a gap.
+    /// Messages that were published during a recorded gap.
     InsideGap,
-    /// What the server acknowledged and then lost; recorded as a gap, since the position goes back with it.
+    /// Nothing, unless the source's replication backlog is exceeded; then messages inside a recorded gap.
+    BeyondBacklog,
+    /// Messages that the old master had not replicated; the failover is recorded.
+    Unreplicated,
+    /// Entries that the server acknowledged and then lost. They lie inside a recorded gap, because the position goes
+    /// back with them.
     AcknowledgedInsideGap,
-    /// What the server acknowledged and then lost; nothing records it.
+    /// Entries that the server acknowledged and then lost; nothing records it.
     Acknowledged,
 }
 
-/// What can come twice.
+/// What can be duplicated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeated {
     /// Nothing.
     Nothing,
-    /// What was published without the answer having come back: a few batches.
+    /// Messages that were published and not answered: a few batches.
     Unanswered,
-    /// What was published after the last write of the cursor that is still there.
+    /// Messages that were published after the last cursor that the server still has.
     SinceCursor,
 }
 
 /// What is promised when one thing fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promise {
-    /// What can be missed.
+    /// What can be lost.
     pub missed: Missed,
-    /// What can come twice.
+    /// What can be duplicated.
     pub repeated: Repeated,
+    /// What the operator can change to avoid it.
+    pub remedy: Option<&'static str>,
     /// Why, one sentence a reason.
     pub because: Vec<String>,
 }
@@ -54,84 +61,97 @@ pub struct Guarantee {
 }
 
 /// What a capture promises, with what was found at its destination, if that was reached. `durability` is
-/// what its configuration asks of the destination.
+/// the destination's option.
 #[must_use]
 pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&ServerFacts>) -> Guarantee {
-    let promise = |missed: Missed, reason: &str| Promise {
+    let promise = |missed: Missed, remedy: Option<&'static str>, reason: &str| Promise {
         missed,
         repeated: Repeated::Nothing,
+        remedy,
         because: vec![
             reason.to_owned(),
-            "each entry and the position behind it are stored in one step, so none is stored twice"
-                .to_owned(),
+            "entries and the position are stored in one atomic step, so no entry is stored twice".to_owned(),
         ],
-    };
-    let lost = loses(destination);
-    let (kept, missed_there) = match durability {
-        _ if !lost.anything => ("what is stored is kept until it is durable", Missed::Nothing),
-        Durability::Applied => (
-            "what was stored in its last seconds is stored again (durability \"applied\"), what it loses \
-             beyond that is missed",
-            Missed::AcknowledgedInsideGap,
-        ),
-        Durability::Replicated(_) => (
-            "what is stored is kept until that many replicas have it (durability \"replicated\"), and \
-             stored again by a tidegate that runs; a master that restarts alone is not covered",
-            if lost.restart { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
-        ),
-        Durability::Fsynced => (
-            "what is stored is kept until it is on the master's disk (durability \"fsynced\"), and stored \
-             again by a tidegate that runs; a failover to a replica is not covered",
-            if lost.failover { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
-        ),
     };
     let (restart, source_failover) = match route.mode {
         Mode::Subscribe => (
             promise(
                 Missed::InsideGap,
-                "Pub/Sub has no memory, and one instance does not listen while it is away; with a second \
-                 instance, which listens meanwhile, nothing is missed",
+                Some("run a second instance, or set mode = \"replication\""),
+                "Pub/Sub keeps no messages for a subscriber that is not connected; a second instance stays connected",
             ),
             promise(
                 Missed::InsideGap,
-                "the subscription ends with the server, and what the new one publishes first is not heard",
+                Some("set mode = \"replication\""),
+                "the subscription ends with the server, and the new server publishes before tidegate is subscribed to it",
             ),
         ),
         Mode::Replication(_) => (
             promise(
-                Missed::Nothing,
-                "it reads on where it stopped, as far as the source's backlog reaches back; beyond that what \
-                 is missed lies inside a recorded gap",
+                Missed::BeyondBacklog,
+                Some("raise repl-backlog-size on the source"),
+                "reading continues where it stopped, as far as the source's replication backlog reaches",
             ),
             promise(
-                Missed::Nothing,
-                "it reads on from the server that takes over, if the endpoint's addresses name it; only what \
-                 the one before had not passed on is lost, and the failover is recorded",
+                Missed::Unreplicated,
+                None,
+                "reading continues on the new master, if `addresses` lists it; replication is asynchronous",
             ),
         ),
     };
-    Guarantee {
-        restart,
-        source_failover,
-        destination_failover: Promise {
-            missed: missed_there,
-            repeated: Repeated::Nothing,
-            because: vec![
-                lost.why,
-                kept.to_owned(),
-                "what was not acknowledged waits in memory and on disk and is stored once, where the \
-                 position says"
-                    .to_owned(),
-            ],
-        },
+    Guarantee { restart, source_failover, destination_failover: stored(durability, loses(destination)) }
+}
+
+/// What a capture promises when its destination fails over or restarts.
+fn stored(durability: Durability, lost: ServerLoss) -> Promise {
+    let (kept, missed) = match durability {
+        _ if !lost.anything => ("tidegate keeps messages until they are durable", Missed::Nothing),
+        Durability::Applied => (
+            "tidegate keeps the messages of the last 2 s and stores them again (durability \"applied\"); the server can \
+             lose more than that",
+            Missed::AcknowledgedInsideGap,
+        ),
+        Durability::Replicated(_) => (
+            "tidegate keeps messages until the replicas have them, and stores them again after a failover (durability \
+             \"replicated\"); a master that restarts alone is not covered",
+            if lost.restart { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
+        ),
+        Durability::Fsynced => (
+            "tidegate keeps messages until they are on the master's disk, and stores them again after a restart \
+             (durability \"fsynced\"); a failover to a replica is not covered",
+            if lost.failover { Missed::AcknowledgedInsideGap } else { Missed::Nothing },
+        ),
+    };
+    let remedy = match (missed, durability, lost.restart, lost.failover) {
+        (Missed::Nothing, ..) => None,
+        (_, Durability::Replicated(_), ..) => Some("set appendfsync always on the destination"),
+        (_, _, true, false) => Some("set durability = \"fsynced\""),
+        (_, _, false, _) => Some("set durability = \"replicated\""),
+        (_, _, true, true) => {
+            Some("set durability = \"replicated\", and appendfsync always on the destination")
+        }
+    };
+    Promise {
+        missed,
+        repeated: Repeated::Nothing,
+        remedy,
+        because: vec![
+            lost.why,
+            kept.to_owned(),
+            "messages that the server did not acknowledge stay buffered and are stored once it answers"
+                .to_owned(),
+        ],
     }
 }
 
-/// What every promise of a broadcast leans on.
-const WAITS: &str = "what is added meanwhile waits in the stream, unless it is trimmed away";
+/// What every promise of a broadcast rests on.
+const WAITS: &str = "entries that are added meanwhile stay in the stream, unless they are trimmed";
 
-/// What a broadcast promises. Each is about publishing: a message reaches who is subscribed then. `one_server` says that stream and channel are on the same server; `source`
-/// is what was found where the stream is, if that was reached.
+/// What subscribers of another server can do about duplicates.
+const BY_ID: &str = "set envelope = \"json\", and let subscribers drop ids that they have seen";
+
+/// What a broadcast promises about publishing. `one_server` says that stream and channel are on the same server; `source`
+/// is what was found at the stream's server, if that was reached.
 #[must_use]
 pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee {
     let lost = loses(source);
@@ -142,9 +162,14 @@ pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee
             (false, false) => Repeated::Unanswered,
             (_, true) => Repeated::SinceCursor,
         },
+        remedy: match (one_server, lost.restart, lost.failover) {
+            (_, true, false) => Some("set appendfsync always on the stream's server"),
+            (false, false, false) => Some(BY_ID),
+            _ => None,
+        },
         because: vec![
             lost.why,
-            "the cursor is on the same server as the stream, and goes back with it".to_owned(),
+            "the cursor is on the same server as the stream, and goes back together with it".to_owned(),
         ],
     };
     if one_server {
@@ -152,8 +177,9 @@ pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee
             restart: Promise {
                 missed: Missed::Nothing,
                 repeated: Repeated::Nothing,
+                remedy: None,
                 because: vec![
-                    "publishing and moving the cursor are one step on one server".to_owned(),
+                    "one atomic step publishes an entry and moves the cursor".to_owned(),
                     WAITS.to_owned(),
                 ],
             },
@@ -164,12 +190,13 @@ pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee
     let unanswered = |reason: &str| Promise {
         missed: Missed::Nothing,
         repeated: Repeated::Unanswered,
+        remedy: Some(BY_ID),
         because: vec![reason.to_owned(), WAITS.to_owned()],
     };
     Guarantee {
-        restart: unanswered("on another server publishing comes first, and then the cursor moves"),
+        restart: unanswered("the entry is published on one server before the cursor moves on the other"),
         source_failover: stream_lost,
-        destination_failover: unanswered("the cursor waits until the server has answered each PUBLISH"),
+        destination_failover: unanswered("the cursor moves only after the server has answered each PUBLISH"),
     }
 }
 
@@ -189,7 +216,7 @@ fn loses(server: Option<&ServerFacts>) -> ServerLoss {
             anything: true,
             restart: true,
             failover: true,
-            why: "the server was not reached, so nothing is known of its disk and its replicas".to_owned(),
+            why: "the server was not reached; its persistence and its replicas are unknown".to_owned(),
         };
     };
     let restart = match &facts.storage {
@@ -198,26 +225,26 @@ fn loses(server: Option<&ServerFacts>) -> ServerLoss {
             Some("a crash of its machine loses about the last second (appendfsync everysec)")
         }
         ServerStorage::AppendOnly(Some(_)) => {
-            Some("a crash of its machine loses what was not yet written (appendfsync no)")
+            Some("a crash of its machine loses writes that are not on disk yet (appendfsync no)")
         }
         ServerStorage::AppendOnly(None) => {
-            Some("what a crash of its machine loses depends on appendfsync, which it does not tell")
+            Some("a crash of its machine can lose writes; the server does not report appendfsync")
         }
-        ServerStorage::Snapshots => Some("a restart loses what came after the last snapshot (appendonly no)"),
+        ServerStorage::Snapshots => Some("a restart loses the writes since the last snapshot (appendonly no)"),
         ServerStorage::Nothing => Some("a restart loses everything (appendonly no, no snapshots)"),
         ServerStorage::NoAppendOnly => {
-            Some("a restart loses what came after the last snapshot, if there is one (appendonly no)")
+            Some("a restart loses the writes since the last snapshot, if there is one (appendonly no)")
         }
-        ServerStorage::Unknown => Some("what a restart loses is unknown, since it does not tell"),
+        ServerStorage::Unknown => Some("a restart can lose writes; the server does not report its persistence"),
     };
     let failover = match facts.replicas {
         Some(0) => None,
         Some(_) => {
-            Some("replicas follow with a delay, and a failover loses what had not reached the new master")
+            Some("replication is asynchronous: a failover loses writes that the new master did not have")
         }
-        None => {
-            Some("whether it has replicas is unknown; a failover loses what had not reached the new master")
-        }
+        None => Some(
+            "the server does not report its replicas; a failover loses writes that the new master did not have",
+        ),
     };
     let reasons: Vec<&str> = failover.into_iter().chain(restart).collect();
     let why = if reasons.is_empty() {
@@ -280,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capture_never_repeats_and_records_what_it_missed() {
+    fn a_capture_stores_no_duplicates_and_records_what_is_lost() {
         for destination in
             [None, Some(&server(fsync("always"), Some(0))), Some(&server(ServerStorage::Nothing, None))]
         {

@@ -101,7 +101,7 @@ async fn handshake(
     };
     refuse_mode(&answer)?;
     let Some(found) = role_in(&answer) else {
-        return Err(Error::Protocol(format!("HELLO was answered with {}", kind(&answer))));
+        return Err(Error::Protocol(format!("the reply to HELLO is {}", kind(&answer))));
     };
     connection.credentials = Credentials::new(endpoint, deployment::of(endpoint), password.as_ref());
     connection.major_version = major_version_in(&answer);
@@ -130,7 +130,7 @@ fn is_plain_tcp(endpoint: &Endpoint, address: &Address) -> bool {
 
 /// Why a server does not know the user: a sentinel has users of its own, and mostly none.
 async fn unknown_user(mut connection: Connection, deadline: Duration, refused: Error) -> Error {
-    match connection.ask(deadline, "asking what the server is", &[b"HELLO", b"3"]).await {
+    match connection.ask(deadline, "asking for the kind of server", &[b"HELLO", b"3"]).await {
         Ok(answer) => refuse_mode(&answer).err().unwrap_or(refused),
         Err(_) => refused,
     }
@@ -142,7 +142,7 @@ fn refuse_mode(hello: &Value) -> Result<(), Error> {
     let why = match field(hello, b"mode").and_then(Value::bytes) {
         Some(b"cluster") => "this is a node of a Redis Cluster, which this version does not support",
         Some(b"sentinel") => {
-            "this is a sentinel, which this version does not ask: name the servers themselves in url and addresses"
+            "this is a Sentinel, which this version does not support; put the servers into url and addresses"
         }
         _ => return Ok(()),
     };

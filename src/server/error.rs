@@ -21,7 +21,7 @@ pub enum Class {
     Resolve,
     /// Something of ours is missing on the server and can be made again at once.
     Repair,
-    /// A person must act: the route stops writing, says so, and tries every 30 s.
+    /// An operator must act: the route stops writing, reports that, and retries every 30 s.
     Park,
 }
 
@@ -33,7 +33,7 @@ impl Class {
             Self::Retry => "retry",
             Self::Resolve => "resolve",
             Self::Repair => "repair",
-            Self::Park => "park",
+            Self::Park => "block",
         }
     }
 }
@@ -51,13 +51,13 @@ pub enum Error {
     #[error("the server closed the connection before it answered")]
     Unanswered,
     /// Nothing came within the deadline; whether a command was carried out is unknown.
-    #[error("no answer within {0:?} while {1}")]
+    #[error("no reply within {0:?} while {1}")]
     Timeout(Duration, &'static str),
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
     /// What came is not RESP, or larger than can be right, or no answer to what was asked.
-    #[error("the server sent what is no valid answer: {0}")]
+    #[error("the server sent an invalid reply: {0}")]
     Protocol(String),
     /// An error reply: its code and its text.
     #[error("{0}")]
@@ -66,7 +66,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// Several addresses of one deployment say that they are the master, and nothing tells which is.
-    #[error("two addresses say master: {0}")]
+    #[error("two addresses report that they are the master: {0}")]
     SeveralMasters(String),
     /// The file with the password could not be read.
     #[error("the password file {path} {reason}")]
@@ -96,7 +96,7 @@ impl Error {
     #[must_use]
     pub(crate) fn replica() -> Self {
         Self::Reply(
-            "READONLY the server is a replica: what is published there reaches no subscriber of the master"
+            "READONLY the server is a replica; messages published there do not reach subscribers of the master"
                 .into(),
         )
     }
@@ -110,7 +110,7 @@ impl Error {
             return self;
         }
         let code = self.code().and_then(|code| HANDSHAKE_CODES.iter().find(|(known, _)| *known == code));
-        let (code, meaning) = code.unwrap_or(&("ERR", "the server refused"));
+        let (code, meaning) = code.unwrap_or(&("ERR", "the server rejected it"));
         Self::Reply(format!("{code} {meaning}, {doing}"))
     }
 
@@ -150,35 +150,34 @@ impl Error {
         }
     }
 
-    /// What a person can do about it, where there is something to say.
+    /// What the operator can do about it, if there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::SeveralMasters(_) => {
-                return Some("neither is used until one gives way: demote the wrong one");
+                return Some("tidegate uses neither until one is demoted: demote the wrong one");
             }
-            Self::Unanswered => return Some("if it speaks TLS on this port, begin the url with rediss://"),
+            Self::Unanswered => return Some("if this port expects TLS, use rediss:// in the url"),
             Self::Timeout(_, doing) if *doing == tls::HANDSHAKE => {
-                return Some("does it speak TLS on this port? Redis does so on its tls-port only");
+                return Some("check that this port expects TLS; Redis does so only on its tls-port");
             }
             Self::Tls(failure) => return failure.hint(),
             _ => {}
         }
         Some(match self.code()? {
-            "NOPERM" => "grant the missing right: `tidegate acl` prints the ACL lines that are needed",
+            "NOPERM" => "grant the missing permission; `tidegate acl` prints the ACL lines",
             "WRONGPASS" | "NOAUTH" => {
-                "check user and password; the password file is read again at every connect"
+                "check user and password; the password file is read on every connection"
             }
             "WRONGTYPE" => {
-                "a key that tidegate needs holds another type: rename it away, tidegate goes on by itself"
+                "a key that tidegate needs has another type; rename that key, and tidegate continues"
             }
             "OOM" => "raise maxmemory, trim streams, or set a smaller `keep`",
-            "READONLY" => "the endpoint is a replica: name the master in its url",
-            "NOREPLICAS" => "min-replicas-to-write is not met: bring a replica back",
-            "MISCONF" => "the server cannot save to disk: look at its log",
+            "READONLY" => "the server is a replica; put the master into its url",
+            "NOREPLICAS" => "min-replicas-to-write is not met; bring a replica back",
+            "MISCONF" => "the server cannot save to disk; check its log",
             UNKNOWN_COMMAND => {
-                "it is too old for it, or the command is renamed or switched off there: tidegate needs it under its \
-                 own name"
+                "the server is too old, or the command is renamed or disabled there; tidegate needs it under its own name"
             }
             _ => return None,
         })
@@ -188,8 +187,8 @@ impl Error {
 /// What the server says where it refuses during the handshake.
 const HANDSHAKE_CODES: [(&str, &str); 7] = [
     ("WRONGPASS", "the server does not accept this user with this password"),
-    ("NOAUTH", "the server wants a user and a password"),
-    ("NOPERM", "the user may not do what every connection needs"),
+    ("NOAUTH", "the server requires a user and a password"),
+    ("NOPERM", "the user lacks permissions that every connection needs"),
     ("NOPROTO", "the server does not speak RESP3"),
     ("LOADING", "the server is loading its data"),
     ("MASTERDOWN", "the server has lost its master"),
@@ -315,7 +314,7 @@ impl From<redis::RedisError> for Error {
             Some(Self::Protocol(what)) => Self::Protocol(what.clone()),
             Some(other) => Self::Io(io::Error::other(other.to_string())),
             // The crate's own words quote what came, a payload perhaps.
-            None => Self::Protocol("an answer is of another kind than what was asked for".to_owned()),
+            None => Self::Protocol("a reply has an unexpected type".to_owned()),
         }
     }
 }
@@ -368,10 +367,10 @@ mod tests {
             told("WRONGPASS invalid username-password pair 'me' 'hunter2'"),
             "WRONGPASS the server does not accept this user with this password, authenticating"
         );
-        assert_eq!(told("hunter2 is wrong"), "ERR the server refused, authenticating");
+        assert_eq!(told("hunter2 is wrong"), "ERR the server rejected it, authenticating");
         assert_eq!(
             told("ERR Syntax error in HELLO option 'hunter2'"),
-            "ERR the server refused, authenticating"
+            "ERR the server rejected it, authenticating"
         );
     }
 

@@ -36,8 +36,8 @@ pub async fn load_script(
     {
         // Its own words would be a syntax error.
         return Err(Error::Refused(format!(
-            "this server is a Redis {major} and cannot run tidegate's scripts: streams and their routes need a Redis \
-             7.0 or newer, or a Valkey; an older one can only be the source of captures, and be published on"
+            "this server is Redis {major} and cannot run tidegate's scripts: a server with streams must be Redis 7.0 or newer, or \
+             Valkey. An older one can only be the source of captures or the destination of broadcasts"
         )));
     }
     let reply =
@@ -46,5 +46,5 @@ pub async fn load_script(
         Value::Bytes(hash) => hash.as_slice().try_into().ok(),
         _ => None,
     }
-    .ok_or_else(|| Error::Protocol(format!("SCRIPT LOAD of {} was answered with no hash", script.name)))
+    .ok_or_else(|| Error::Protocol(format!("the reply to SCRIPT LOAD of {} is not a hash", script.name)))
 }

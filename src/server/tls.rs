@@ -39,6 +39,7 @@ use self::names::AnyOfNames;
 use super::connect::deployment::{self, CertificateSide, Known};
 use super::error::Error;
 use crate::config::{Address, Endpoint, Tls};
+use crate::logs::LogCode;
 
 pub use self::failure::TlsFailure;
 
@@ -79,7 +80,7 @@ pub(super) async fn encrypt(
     let material = current(endpoint, tls, &known)?;
     let names = names(endpoint, tls, host);
     let Some(asked_for) = asked_for(tls, &names) else {
-        let what = format!("TLS: {host:?} can stand in no certificate");
+        let what = format!("TLS: {host:?} is not a valid name for a certificate");
         return Err(Error::Tls(TlsFailure::new(what, "set server_name")));
     };
     let mut config = material.config;
@@ -136,9 +137,9 @@ fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Er
         (Err(failure), Some(before)) => {
             if known.is_news(&failure.to_string()) {
                 tracing::warn!(
-                    event = "tls_files_refused",
-                    endpoint = endpoint.name,
-                    "{failure}; the files as they were before stay in use: {}",
+                    event = LogCode::TlsFilesInvalid.as_str(),
+                    server = endpoint.name,
+                    "{failure}; the previous files stay in use ({})",
                     failure.hint().unwrap_or_default()
                 );
             }
@@ -224,7 +225,7 @@ impl Files {
 fn read(path: &Path) -> Result<Vec<u8>, TlsFailure> {
     fs::read(path).map_err(|error| {
         let what = format!("TLS: the file {} cannot be read: {}", path.display(), error.kind());
-        TlsFailure::new(what, "put it there, and let the user that tidegate runs as read it")
+        TlsFailure::new(what, "create it, and let the user that tidegate runs as read it")
     })
 }
 
@@ -232,7 +233,7 @@ fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'stati
     match CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => {
-            let what = format!("TLS: the file {} holds no certificate as PEM", path.display());
+            let what = format!("TLS: the file {} has no PEM certificate", path.display());
             Err(TlsFailure::new(what, "it begins with -----BEGIN CERTIFICATE-----"))
         }
     }
@@ -241,11 +242,11 @@ fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'stati
 fn no_authority(path: Option<&Path>) -> TlsFailure {
     match path {
         Some(path) => {
-            let what = format!("TLS: the file {} holds no authority's certificate", path.display());
+            let what = format!("TLS: the file {} has no certificate of an authority", path.display());
             TlsFailure::new(what, "put the certificate that signed the server's into ca_file")
         }
         None => TlsFailure::new(
-            "TLS: the system has no store of authorities".to_owned(),
+            "TLS: the system has no certificate authorities".to_owned(),
             "set ca_file, or install the system's certificates (in a container, into the image)",
         ),
     }
@@ -255,8 +256,7 @@ fn lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevocationListDer
     match CertificateRevocationListDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => {
-            let what =
-                format!("TLS: the file {} holds no list of revoked certificates as PEM", path.display());
+            let what = format!("TLS: the file {} has no PEM list of revoked certificates", path.display());
             Err(TlsFailure::new(what, "it begins with -----BEGIN X509 CRL-----"))
         }
     }
@@ -266,8 +266,8 @@ fn lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevocationListDer
 fn refuse_open_key(path: &Path) -> Result<(), TlsFailure> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.permissions().mode() & OTHERS_MAY_READ != 0 => {
-            let what = format!("TLS: every user of this machine may read the key {}", path.display());
-            Err(TlsFailure::new(what, "chmod o-r, and make another key: this one is no secret any more"))
+            let what = format!("TLS: every user of this machine can read the key {}", path.display());
+            Err(TlsFailure::new(what, "run chmod o-r, and create a new key: this one is no longer secret"))
         }
         // Where it is not there, reading says so.
         _ => Ok(()),
@@ -286,11 +286,11 @@ fn own_key(
     let parsed = match PrivateKeyDer::from_pem_slice(key) {
         _ if is_encrypted => {
             let what = format!("TLS: the key {at} is encrypted");
-            return Err(TlsFailure::new(what, "tidegate reads only unencrypted keys, kept like a password"));
+            return Err(TlsFailure::new(what, "use an unencrypted key, and protect the file like a password"));
         }
         Ok(parsed) => parsed,
         Err(_) => {
-            let what = format!("TLS: the file {at} holds no private key as PEM");
+            let what = format!("TLS: the file {at} has no PEM private key");
             return Err(TlsFailure::new(
                 what,
                 "it begins with -----BEGIN PRIVATE KEY-----, or with EC or RSA in it",
@@ -300,10 +300,10 @@ fn own_key(
     CertifiedKey::from_der(chain, parsed, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let what = format!("TLS: the key {at} does not belong to the certificate {}", path.display());
-            TlsFailure::new(what, "put both files of one pair there")
+            TlsFailure::new(what, "use the two files of one pair")
         }
         rustls::Error::General(_) => {
-            let what = format!("TLS: the key {at} is of a kind that is not supported");
+            let what = format!("TLS: the kind of the key {at} is not supported");
             TlsFailure::new(what, "use RSA, Ed25519, or ECDSA with P-256 or P-384")
         }
         // About the certificate, and not the key.

@@ -27,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control_channel::Control;
 use crate::config::Endpoint;
+use crate::logs::LogCode;
 use crate::rt;
 use crate::server::{self, Backoff, Error, MasterWatch, Role};
 
@@ -191,15 +192,15 @@ async fn watch(shared: &Shared, endpoint: &Endpoint) {
         );
         match (before, doubt) {
             (None, Some(doubt)) => tracing::warn!(
-                event = "several_masters",
-                endpoint = endpoint.name,
-                "{doubt}: it is in doubt which is the source, until the wrong one is demoted"
+                event = LogCode::SeveralMasters.as_str(),
+                server = endpoint.name,
+                "{doubt}; captures wait until the wrong one is demoted"
             ),
             (Some(_), None) => {
                 tracing::info!(
-                    event = "one_master",
-                    endpoint = endpoint.name,
-                    "only one address says master"
+                    event = LogCode::OneMaster.as_str(),
+                    server = endpoint.name,
+                    "only one address reports that it is the master"
                 );
             }
             _ => {}

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::control_channel::Control;
 use super::item::Item;
 use crate::config::Endpoint;
+use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
 use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
@@ -89,7 +90,7 @@ impl Window {
         let opening = WindowOpening { connection, subscriptions, anchor };
         timeout(deadline, opening.run(endpoint, role, floor))
             .await
-            .unwrap_or(Err(Error::Timeout(deadline, "opening a window")))
+            .unwrap_or(Err(Error::Timeout(deadline, "opening a session")))
     }
 
     /// The anchor that opened it.
@@ -184,11 +185,11 @@ impl WindowOpening {
                 self.connection = server::connect(endpoint, role).await?;
                 let epoch = self.subscribe(EpochSource::Own(rt::unix_ms().max(floor))).await?;
                 tracing::warn!(
-                    event = "anchor_refused",
-                    endpoint = endpoint.name,
+                    event = LogCode::MarkerRejected.as_str(),
+                    server = endpoint.name,
                     class = error.class().as_str(),
-                    "the source refuses the anchor script ({error}): capture works, but no second \
-                     instance can stand by; `tidegate acl` prints the rights that are needed"
+                    "the source rejects the session marker script ({error}); the capture works, but without a standby. \
+                     `tidegate acl` prints the permissions that are needed"
                 );
                 Ok(self.window(epoch))
             }
@@ -247,7 +248,7 @@ impl WindowOpening {
         match executed {
             Value::Integer(_) => {}
             Value::Error(text) => return Err(Error::reply(&text)),
-            _ => return Err(Error::Protocol("EXEC was answered with no array".to_owned())),
+            _ => return Err(Error::Protocol("the reply to EXEC is not an array".to_owned())),
         }
         let mut confirmations = 1 + channels.len() + patterns.len();
         let mut replied = false;
@@ -268,7 +269,7 @@ impl WindowOpening {
                         Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
                         _ => {
                             return Err(Error::Protocol(
-                                "a message came before the window's anchor".to_owned(),
+                                "a message came before the session marker".to_owned(),
                             ));
                         }
                     };
@@ -282,7 +283,7 @@ impl WindowOpening {
                     }
                 }
                 Some(Pushed::Oversized(..)) => {
-                    return Err(Error::Protocol("a message came before the window's anchor".to_owned()));
+                    return Err(Error::Protocol("a message came before the session marker".to_owned()));
                 }
             }
         }

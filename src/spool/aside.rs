@@ -8,6 +8,8 @@ use std::io;
 use super::segment::{Segment, is_aside};
 use super::storage::Storage;
 
+use crate::logs::LogCode;
+
 /// Enough to look into what happened.
 const FILES: usize = 4;
 /// Four segments of the largest size would be 256 MiB; two show as much.
@@ -18,9 +20,9 @@ pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> 
     let name = segment.aside();
     match storage.rename(&segment.name, &name) {
         Ok(()) => tracing::warn!(
-            event = "spool_put_aside",
+            event = LogCode::SpoolPutAside.as_str(),
             file = %storage.directory().join(&name).display(),
-            "a damaged file of the spool is kept; its intact records are stored. Delete it when it is not needed"
+            "a damaged file of the spool is kept, and its intact records are stored. Delete it if you do not need it"
         ),
         // A file that was removed is damaged, too.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -41,9 +43,9 @@ pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> 
         }
         storage.remove(&name)?;
         tracing::warn!(
-            event = "spool_aside_removed",
+            event = LogCode::SpoolAsideRemoved.as_str(),
             file = %storage.directory().join(&name).display(),
-            "a damaged file that was kept is deleted: at most {FILES} files and {BYTES} bytes are kept"
+            "the oldest damaged file is deleted: at most {FILES} files and {BYTES} bytes are kept"
         );
         files -= 1;
         bytes = bytes.saturating_sub(length);

@@ -136,7 +136,7 @@ impl StatePlace {
     #[must_use]
     pub fn error(&self) -> Option<String> {
         let error = self.get().err()?;
-        Some(format!("the state directory {} cannot be written: {error}", self.0.path.display()))
+        Some(format!("cannot write to the state directory {}: {error}", self.0.path.display()))
     }
 }
 

@@ -38,6 +38,8 @@ use super::segment::Segment;
 use super::storage::{Disk, Storage};
 use super::{Damage, Fsync, Mark, Options, Piece, Record, Recovered, SpoolError, at};
 
+use crate::logs::LogCode;
+
 /// Reading back after a failed sync is tried so often; then what cannot be read counts as lost.
 const REREADS: u32 = 3;
 
@@ -97,12 +99,12 @@ impl<S: Storage> Log<S> {
         if let Some(torn) = &found.torn {
             let cut = storage.truncate(&torn.name, torn.offset);
             tracing::info!(
-                event = "spool_torn",
+                event = LogCode::SpoolTorn.as_str(),
                 file = %storage.directory().join(&torn.name).display(),
                 offset = torn.offset,
                 bytes = torn.bytes,
                 failed = cut.err().map(tracing::field::display),
-                "a crash left an incomplete record at the end; it was never reported as written and is cut off"
+                "a crash left an incomplete record at the end of the spool; it never counted as written and is removed"
             );
         }
         let next_number = found.segments.back().map_or(1, |last| last.number.saturating_add(1));
@@ -272,7 +274,7 @@ impl<S: Storage> Log<S> {
             // Without it damage may be taken for a torn tail; that is no reason to refuse a record.
             let frame = Frame { kind: FrameKind::Seal, events: 0, stand: self.stand, body: &[] };
             if let Err(error) = self.write_frame(&frame) {
-                tracing::debug!("a seal could not be written: {error}");
+                tracing::debug!("cannot write a seal: {error}");
             }
         }
     }
@@ -340,7 +342,7 @@ impl<S: Storage> Log<S> {
         }
         if let Err(error) = self.storage.truncate(&name, bytes) {
             // Not written to any more, and where its end is, the next file's beginning says.
-            tracing::debug!("a failed request could not be cut off: {error}");
+            tracing::debug!("cannot remove a failed request: {error}");
         }
     }
 
@@ -359,7 +361,7 @@ impl<S: Storage> Log<S> {
                     && let Some(new) = self.segments.pop_back()
                 {
                     if let Err(error) = self.remove(&new.name) {
-                        tracing::debug!("a file that was begun in vain stays: {error}");
+                        tracing::debug!("cannot delete an unused file: {error}");
                     }
                 }
                 (self.writer, self.bytes) = (Some(writer), bytes);
@@ -388,7 +390,7 @@ impl<S: Storage> Log<S> {
         };
         if let Err(error) = cut {
             // The same records stand in two files then, and are delivered once.
-            tracing::debug!("a file whose sync failed could not be cut off: {error}");
+            tracing::debug!("cannot cut off a file whose sync failed: {error}");
         }
     }
 
@@ -477,7 +479,7 @@ impl<S: Storage> Log<S> {
             && self.segments.back().is_some_and(|last| last.damaged)
             && let Err(error) = self.close()
         {
-            tracing::debug!("a damaged file could not be finished: {error}");
+            tracing::debug!("cannot finish a damaged file: {error}");
         }
     }
 

@@ -140,7 +140,7 @@ impl<F> Scanner<F> {
                     at = end;
                 }
                 ScanLook::Nothing => {
-                    bad.detail = "what stands there is no record";
+                    bad.detail = "it is not a record";
                     bad.sure = false;
                     let (next, zeros_from) = self.search(storage, salt, at + 1, limit)?;
                     // The head itself may have been cut by the end of a page.
@@ -282,7 +282,7 @@ impl<F> Scanner<F> {
             return Ok(Err((CUT, None)));
         }
         let Some((head, length)) = v1::head(&bytes).and_then(|head| Some((head, head.length()?))) else {
-            return Ok(Err(("what stands there is no record", None)));
+            return Ok(Err(("it is not a record", None)));
         };
         let size = v1::HEAD as u64 + u64::from(length);
         let Some(wanted) = within(at, size, limit) else { return Ok(Err((CUT, None))) };

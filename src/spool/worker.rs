@@ -19,6 +19,8 @@ use super::directory::StatePlace;
 use super::pool::{Pool, PoolEntry, Task, lock};
 use super::{Log, Mark, Options, Piece, Record, Recovered, SpoolError, Storage};
 
+use crate::logs::LogCode;
+
 /// How long a sync that failed is left alone while nothing is asked: it may copy a whole segment each time.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a log that cannot be opened is left alone.
@@ -129,7 +131,7 @@ impl Spool {
             }
             Ok(SpoolOpening::Unavailable(error)) => Err(error.clone()),
             // The sender lives as long as this handle.
-            Ok(SpoolOpening::Tried) | Err(_) => Err("it was not tried to open it".to_owned()),
+            Ok(SpoolOpening::Tried) | Err(_) => Err("it was not opened".to_owned()),
         }
     }
 
@@ -276,8 +278,8 @@ impl Desk {
         let error = match opened {
             Ok((_, recovered)) if late && (recovered.records > 0 || recovered.damages > 0) => {
                 self.tell.send_replace(SpoolOpening::Unavailable(format!(
-                    "it opened late, and holds {} records of an earlier process that belong before what was received \
-                     since: they stay as they are. Restart tidegate, and they are stored first",
+                    "it was opened late, and {} records of an earlier process belong before the messages received since; they \
+                     stay on disk. Restart tidegate to store them first",
                     recovered.records
                 )));
                 return SpoolWork::Ended;
@@ -301,9 +303,9 @@ impl Desk {
 /// Says it, and when to try again.
 fn on_failed_sync(error: &SpoolError) -> Instant {
     tracing::warn!(
-        event = "spool_failed",
-        "the spool could not be synced: {error}; what is not synced is written again to a new file every 2 s until \
-         that succeeds, and a crash of the machine may lose it until then. Check the disk"
+        event = LogCode::SpoolFailed.as_str(),
+        "cannot sync the spool: {error}; tidegate writes the unsynced records again to a new file every 2 s. Until that \
+         succeeds, a crash of the machine may lose them. Check the disk"
     );
     Instant::now() + RETRY
 }
@@ -321,7 +323,10 @@ pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: SpoolRequest) -> Spo
         },
         SpoolRequest::Release(mark) => {
             if let Err(error) = log.release(&mark) {
-                tracing::warn!(event = "spool_failed", "what is stored could not be deleted: {error}");
+                tracing::warn!(
+                    event = LogCode::SpoolFailed.as_str(),
+                    "cannot delete stored records from the spool: {error}; tidegate retries"
+                );
             }
             SpoolDone::Released { bytes: if log.is_empty() { 0 } else { log.bytes() } }
         }

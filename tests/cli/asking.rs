@@ -25,7 +25,7 @@ fn a_refused_reload_and_a_lost_secret_leave_a_healthy_daemon_healthy() {
     // What runs is said, and that the file is not it.
     eventually("STATUS says that the reload was refused", Duration::from_secs(20), || {
         match daemon.last_status() {
-            Some(status) if status.contains("was refused (") && status.starts_with("1 of 1 routes live") => {
+            Some(status) if status.contains(" failed (") && status.starts_with("1 of 1 routes ready") => {
                 Ok(())
             }
             other => Err(format!("{other:?}")),
@@ -33,7 +33,7 @@ fn a_refused_reload_and_a_lost_secret_leave_a_healthy_daemon_healthy() {
     });
     let (_, report) = daemon.get("/status").unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert!(report["daemon"]["reload_refused"]["problems"].as_u64() >= Some(1), "{report}");
+    assert!(report["daemon"]["reload_failed"]["problems"].as_u64() >= Some(1), "{report}");
     // Without any file at all the address may come from the environment.
     let listen = daemon.address();
     let unnamed = Command::new(env!("CARGO_BIN_EXE_tidegate"))
@@ -132,7 +132,10 @@ fn a_wait_may_end_at_once_where_a_server_is_away() {
     let output = daemon.run_command(&["wait", "--unless-away", "--timeout", "10m"]);
     printed(&output, UNAVAILABLE);
     let said = text(&output.stderr);
-    assert!(said.starts_with("not ready, and not waited for:\n") && said.contains("dead.sock"), "{said}");
+    assert!(
+        said.starts_with("not ready; not waiting for servers:\n") && said.contains("dead.sock"),
+        "{said}"
+    );
     assert!(!said.contains("orders:"), "{said}");
     printed(&daemon.run_command(&["wait", "--unless-away", "--route", "orders", "--timeout", "20s"]), OK);
 }

@@ -33,16 +33,15 @@ fn check_connect_says_how_what_is_acknowledged_is_trimmed() {
         "#;
         let daemon = Setup::new().endpoint("events", &events).routes(routes).prepare();
         let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
-        let what =
-            "  trimming: what inventory and catalog acknowledged; past 1000 entries the oldest, counted\n";
+        let what = "  trimming: entries that inventory and catalog acknowledged; above 1000 entries also the oldest\n";
         let how = match to {
-            Version::Redis82 => "    with XTRIM ACKED, so also behind an entry that stays pending",
-            _ => "    only before the first entry that is pending (XTRIM ACKED needs Redis 8.2)\n",
+            Version::Redis82 => "    with XTRIM ACKED: also entries after a pending one",
+            _ => "    only entries before the first pending one (XTRIM ACKED needs Redis 8.2)\n",
         };
         assert!(report.contains(&format!("{what}{how}")), "{to}: {report}");
         events.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "-xpending"]);
         let report = printed(&daemon.run_command(&["check", "--connect"]), UNAVAILABLE);
-        assert!(report.contains("problem: missing right +xpending on the key orders"), "{to}: {report}");
+        assert!(report.contains("problem: missing permission +xpending on the key orders"), "{to}: {report}");
     }
 }
 
@@ -50,11 +49,11 @@ fn check_connect_says_how_what_is_acknowledged_is_trimmed() {
 fn check_connect_says_what_a_broadcast_waits_for() {
     let events = Server::with(Version::Redis82, Options::default().durable());
     for (lines, pending, noticed) in [
-        ("", "an entry that stays pending holds up everything behind it", "by asking"),
+        ("", "an unacknowledged entry holds up all later entries", "by polling"),
         (
-            "order = \"acknowledgement\"\nmax_holes = 30\nmode = \"replication\"",
-            "up to 30 entries that stay pending are left behind, and then nothing goes on",
-            "in the replication stream, and without it by asking",
+            "order = \"acknowledgement\"\nmax_ack_pending = 30\nmode = \"replication\"",
+            "up to 30 unacknowledged entries are left behind; then publishing waits",
+            "in the replication stream, or by polling if it cannot be read",
         ),
     ] {
         let routes = format!(
@@ -98,6 +97,9 @@ fn check_connect_says_on_every_server_what_it_found_and_what_is_guaranteed() {
         assert!(report.contains(&format!("  {program} {version}")), "{to}: {report}");
         let found = without_versions(&report, &daemon, &[("shop", &shop), ("events", &events)]);
         assert_golden("check-connect.txt", &found);
+        assert!(!report.contains("because"), "{report}");
+        let explained = printed(&daemon.run_command(&["check", "--connect", "--explain"]), OK);
+        assert!(explained.contains("    because Pub/Sub keeps no messages for a subscriber"), "{explained}");
         assert_eq!(events.ask::<u64>(&["DBSIZE"]), before, "{to}: checking writes nothing");
     }
 }
@@ -119,10 +121,10 @@ fn check_connect_names_what_stands_in_the_way_and_is_69() {
     let report = printed(&daemon.run_command(&["check", "--connect"]), UNAVAILABLE);
     for told in [
         "problem: cannot be used: /nonexistent/gone.sock: No such file or directory",
-        "problem: missing right +psubscribe on the channel orders.eu.*: NOPERM",
-        "problem: missing right +subscribe on the channel orders.placed: NOPERM",
-        "problem: missing right +publish on the channel stock.changed: NOPERM",
-        "is too old: what holds streams must be Redis 7.0 or newer",
+        "problem: missing permission +psubscribe on the channel orders.eu.*: NOPERM",
+        "problem: missing permission +subscribe on the channel orders.placed: NOPERM",
+        "problem: missing permission +publish on the channel stock.changed: NOPERM",
+        "is too old: a server with streams must be Redis 7.0 or newer",
         "warning: maxmemory-policy is allkeys-lru",
         "warning: appendonly is no",
     ] {
@@ -143,7 +145,7 @@ fn check_connect_says_why_a_server_takes_no_writes() {
     events.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let report = printed(&daemon.run_command(&["check", "--connect"]), UNAVAILABLE);
     for told in [
-        "problem: the server is a replica, and takes no writes: name the master in the url",
+        "problem: the server is a replica and accepts no writes: put the master into url",
         "OOM command not allowed when used memory > 'maxmemory'. (raise maxmemory, trim streams",
     ] {
         assert!(report.contains(told), "no {told:?} in\n{report}");
@@ -174,10 +176,10 @@ fn check_says_what_a_server_does_not_publish_and_what_counts_its_subscribers() {
     let daemon = Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(routes).prepare();
     shop.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "+config|get"]);
     let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
-    let note = "note: Socket.IO takes each subscriber of \"socket.io-request#/#\" for one of its servers";
+    let note = "note: Socket.IO counts each subscriber of \"socket.io-request#/#\" as one of its servers";
     assert!(report.contains(note), "{report}");
-    let warning = "warning: notify-keyspace-events is \"\" on endpoint shop: \"__keyevent@0__:expired\" brings nothing \
-                   without \"Ex\" in it";
+    let warning = "warning: notify-keyspace-events is \"\" on server shop: \"__keyevent@0__:expired\" needs \
+                   \"Ex\" in it";
     assert!(report.contains(warning), "{report}");
     shop.ask::<()>(&["CONFIG", "SET", "notify-keyspace-events", "Ex"]);
     let report = printed(&daemon.run_command(&["check", "--connect"]), OK);

@@ -165,7 +165,7 @@ fn a_mistake_on_the_command_line_is_64_and_one_in_the_file_78() {
     printed(&tidegate(&[]), USAGE);
     let unknown = tidegate(&["gaps", "oders", "--config", FULL]);
     printed(&unknown, USAGE);
-    assert!(text(&unknown.stderr).contains("there are: orders, tenants"), "{}", text(&unknown.stderr));
+    assert!(text(&unknown.stderr).contains("known: orders, tenants"), "{}", text(&unknown.stderr));
     for command in ["check", "acl", "gaps", "run"] {
         let absent = tidegate(&[command, "--config", "/nonexistent/tidegate.toml"]);
         printed(&absent, CONFIGURATION);
@@ -220,13 +220,17 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
     assert_eq!(table.lines().count(), 1 + 2001);
     let first: Vec<&str> = table.lines().take(3).collect();
     assert_golden("gaps-first.txt", &format!("{}\n", first.join("\n")));
+    let recent = printed(&daemon.run_command(&["gaps", "orders", "--since", "1970-01-01T00:33:20Z"]), OK);
+    assert_eq!(recent.lines().count(), 1 + 2, "those of the seconds 2000 and 2001: {recent}");
+    let verbose = printed(&daemon.run_command(&["gaps", "other", "--verbose"]), OK);
+    assert!(verbose.ends_with("  after position a\n  before position b\n"), "{verbose}");
 
     let lines = printed(&daemon.run_command(&["gaps", "--json"]), OK);
     let gaps: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(gaps.len(), 2002);
     for (number, gap) in gaps[..2001].iter().enumerate() {
-        assert_eq!((&gap["route"], &gap["dropped"]), (&"orders".into(), &(number + 1).into()));
+        assert_eq!((&gap["route"], &gap["dropped"]), (&"orders".into(), &(2001 - number).into()));
     }
     assert_eq!(
         gaps[2001],
@@ -256,7 +260,7 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
     let once = words(&printed(&daemon.run_command(&["status"]), OK));
     assert_eq!(once[1], ["orders", "capture", "live", "1", "0"]);
     let rates = words(&printed(&daemon.run_command(&["status", "--interval", "100ms"]), OK));
-    assert_eq!(rates[0], ["ROUTE", "KIND", "STATE", "DONE", "PER", "SECOND", "LAST", "IN", "HAND", "WHY"]);
+    assert_eq!(rates[0], ["ROUTE", "KIND", "STATE", "DONE", "PER", "SECOND", "LAST", "BUFFERED", "REASON"]);
     assert_eq!(rates[1][..5], ["orders", "capture", "live", "1", "0"]);
     let (code, shown) = daemon.run_on_terminal(&["status"]);
     assert!(code == Some(OK) && shown.contains("PER SECOND"), "{code:?} {shown}");
@@ -274,7 +278,7 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
     };
     sees(" live ", 3);
     daemon.kill();
-    sees("no answer from tidegate", 1);
+    sees("no reply from tidegate", 1);
     let before = fs::read_to_string(&file).unwrap().matches(" live ").count();
     daemon.start_again();
     sees(" live ", before + 2);
@@ -301,7 +305,7 @@ fn a_replay_draws_a_bar_on_a_terminal() {
         operator.run_on_terminal(&["replay", "orders", "--from", "0", "--channel", "again", "--speed", "2"]);
     assert_eq!(code, Some(OK), "{shown}");
     assert!(shown.contains("% 1 entries published") || shown.contains("% 2 entries published"), "{shown}");
-    assert!(shown.contains("3 entries published, 3 of them to nobody"), "{shown}");
+    assert!(shown.contains("3 entries published, 3 without subscribers"), "{shown}");
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn nothing_of_a_refused_handshake_is_passed_on() {
         b":first-main\r\n",
     ] {
         let said = Hostile::start(greeting, b"", b"").gaps();
-        assert!(!said.contains("first-main") && said.contains("endpoint main"), "{said}");
+        assert!(!said.contains("first-main") && said.contains("server main"), "{said}");
     }
 }
 

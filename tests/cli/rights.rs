@@ -144,7 +144,7 @@ fn the_lines_of_an_operator_are_all_that_the_commands_need_on_every_server() {
             let mut tap = operator.start_command(&["tap", route], &file);
             eventually("it reads", Duration::from_secs(20), || {
                 let said = fs::read_to_string(&file).unwrap();
-                if said.contains("Ctrl-C ends") { Ok(()) } else { Err(said) }
+                if said.contains("Ctrl-C to stop") { Ok(()) } else { Err(said) }
             });
             eventually("it waits for entries", Duration::from_secs(20), || {
                 let clients: String = events.ask(&["CLIENT", "LIST"]);

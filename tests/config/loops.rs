@@ -154,7 +154,7 @@ fn loops_are_told_from_what_only_looks_like_one() {
         match (files.load(&[]), expected) {
             (Ok(_), None) => {}
             (Err(problems), Some(arrow)) => {
-                assert!(problems.contains("for ever") && problems.contains(arrow), "{what}:\n{problems}");
+                assert!(problems.contains("forever") && problems.contains(arrow), "{what}:\n{problems}");
             }
             (Ok(_), Some(_)) => panic!("{what}: the loop is not found"),
             (Err(problems), None) => panic!("{what}: this is no loop\n{problems}"),

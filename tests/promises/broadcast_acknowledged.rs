@@ -310,7 +310,7 @@ fn across_servers_what_was_left_behind_is_published_once() {
     assert_eq!(read(&events, "one", ENTRIES), all);
     eventually("all are left behind", PATIENCE, || {
         let status = daemon.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
-        if status.holes == ENTRIES as u64 { Ok(()) } else { Err(format!("{status:?}")) }
+        if status.ack_pending == ENTRIES as u64 { Ok(()) } else { Err(format!("{status:?}")) }
     });
     daemon.kill();
     all.iter().for_each(|id| acknowledge(&events, id));
@@ -383,8 +383,8 @@ fn an_entry_that_is_not_acknowledged_holds_up_those_behind_it_and_status_says_wh
     acknowledge(&server, &all[2]);
     let blocked = eventually("status names the entry", PATIENCE, || {
         let status = daemon.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
-        match status.blocked.clone() {
-            Some(blocked) if status.pending == 1 && status.held == 3 => Ok(blocked),
+        match status.waiting_for.clone() {
+            Some(blocked) if status.pending == 1 && status.buffered == 3 => Ok(blocked),
             _ => Err(format!("{status:?}")),
         }
     });
@@ -395,7 +395,7 @@ fn an_entry_that_is_not_acknowledged_holds_up_those_behind_it_and_status_says_wh
     let metrics = daemon.get("/metrics").unwrap().1;
     let age = metrics
         .lines()
-        .find_map(|line| line.strip_prefix("tidegate_blocked_entry_age_seconds{route=\"stock\"} "));
+        .find_map(|line| line.strip_prefix("tidegate_oldest_unacknowledged_age_seconds{route=\"stock\"} "));
     assert!(age.unwrap().parse::<f64>().unwrap() > 0.0, "{metrics}");
     assert_eq!(published(&subscriber), [] as [String; 0]);
     // As if it had been given out a minute ago.
@@ -430,7 +430,7 @@ fn in_the_order_of_acknowledgements_nothing_waits_for_another_entry() {
     acknowledge(&server, &all[1]);
     wait_published(&daemon, &subscriber, &[all[2].clone(), all[0].clone(), all[1].clone()]);
     eventually("no hole is left", PATIENCE, || match daemon.route("stock")?.acknowledged {
-        Some(status) if status.holes == 0 && status.pending == 0 => Ok(()),
+        Some(status) if status.ack_pending == 0 && status.pending == 0 => Ok(()),
         status => Err(format!("{status:?}")),
     });
 }
@@ -440,23 +440,23 @@ fn at_the_limit_of_holes_it_stops_and_says_so_until_some_are_acknowledged() {
     let server = Server::start(Version::Redis82);
     make_group(&server);
     let subscriber = Subscriber::start(&server, &["stock.*"]);
-    let routes = route("events", Order::Acknowledgement) + "max_holes = 3";
+    let routes = route("events", Order::Acknowledgement) + "max_ack_pending = 3";
     let daemon =
         Setup::new().endpoint("events", &server).routes(&routes).expects(&[alert::HOLES]).start_ready();
     let all: Vec<String> = (0..5).map(|_| add(&server, "x")).collect();
     assert_eq!(read(&server, "one", 5), all);
     let reason = eventually("it says that it has stopped", PATIENCE, || {
         let status = daemon.route("stock")?;
-        let holes = status.acknowledged.as_ref().map(|known| known.holes);
+        let holes = status.acknowledged.as_ref().map(|known| known.ack_pending);
         if holes == Some(3) {
             status.reason.ok_or("no reason".to_owned())
         } else {
             Err(format!("{status:?}"))
         }
     });
-    assert!(reason.contains("max_holes"), "{reason}");
+    assert!(reason.contains("max_ack_pending"), "{reason}");
     let metrics = daemon.get("/metrics").unwrap().1;
-    assert!(metrics.contains("tidegate_broadcast_holes{route=\"stock\"} 3"), "{metrics}");
+    assert!(metrics.contains("tidegate_ack_pending_entries{route=\"stock\"} 3"), "{metrics}");
     acknowledge(&server, &all[4]);
     acknowledge(&server, &all[1]);
     // Room for one, and what stands behind it is not acknowledged, but for the last.
@@ -481,7 +481,7 @@ fn holes_of_another_order_are_told_and_published_in_that_order() {
     wait_published(&daemon, &subscriber, &ids[2..]);
     daemon.reload(&route("events", Order::Stream));
     let line = daemon.wait_alert(alert::HOLES_LEFT);
-    assert!(line.text.contains("2 entries were left behind"), "{}", line.text);
+    assert!(line.text.contains("2 unacknowledged entries were left behind"), "{}", line.text);
     acknowledge(&server, &ids[0]);
     acknowledge(&server, &ids[1]);
     let more = add(&server, "x");

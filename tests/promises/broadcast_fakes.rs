@@ -32,7 +32,7 @@ fn wait_looked(server: &Server) {
 fn wait_pending(daemon: &Daemon, pending: u64, held: u64) {
     eventually("the group's pending entries are known", PATIENCE, || {
         let status = daemon.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
-        if (status.pending, status.held) == (pending, held) { Ok(()) } else { Err(format!("{status:?}")) }
+        if (status.pending, status.buffered) == (pending, held) { Ok(()) } else { Err(format!("{status:?}")) }
     });
 }
 
@@ -41,12 +41,12 @@ fn wait_pending(daemon: &Daemon, pending: u64, held: u64) {
 fn wait_doubt(daemon: &Daemon, kind: &str) {
     eventually(&format!("the doubt {kind} is told"), PATIENCE, || {
         let status = daemon.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
-        if status.doubts.contains_key(kind) { Ok(()) } else { Err(format!("{status:?}")) }
+        if status.group_changes.contains_key(kind) { Ok(()) } else { Err(format!("{status:?}")) }
     });
     let line = daemon.wait_alert(alert::DOUBT);
     assert!(line.text.contains(kind), "{}", line.text);
     let metrics = daemon.get("/metrics").unwrap().1;
-    let series = format!("tidegate_acknowledgement_doubts_total{{route=\"stock\",kind=\"{kind}\"}} 1");
+    let series = format!("tidegate_group_changes_total{{route=\"stock\",kind=\"{kind}\"}} 1");
     assert!(metrics.contains(&series), "{series} is not in\n{metrics}");
 }
 
@@ -75,7 +75,7 @@ fn a_group_that_does_not_exist_is_waited_for_and_told() {
         // It begins behind an entry, which therefore counts as acknowledged.
         server.ask::<()>(&["XGROUP", "CREATE", "orders", "inventory", "$"]);
         daemon.wait_ready();
-        wait_doubt(&daemon, "group_made");
+        wait_doubt(&daemon, "group_created");
         wait_published(&daemon, &subscriber, std::slice::from_ref(&old));
         let new = add(&server, "x");
         assert_eq!(read(&server, "one", 1), std::slice::from_ref(&new));
@@ -94,7 +94,7 @@ fn a_consumer_without_acknowledgements_releases_at_once_and_nothing_shows_it() {
     let command = ["XREADGROUP", "GROUP", "inventory", "one", "NOACK", "STREAMS", "orders", ">"];
     server.ask::<redis::Value>(&command);
     wait_published(&daemon, &subscriber, &[id]);
-    assert!(daemon.route("stock").unwrap().acknowledged.unwrap().doubts.is_empty());
+    assert!(daemon.route("stock").unwrap().acknowledged.unwrap().group_changes.is_empty());
 }
 
 #[test]
@@ -128,11 +128,11 @@ fn a_group_set_forward_publishes_what_it_jumps_over_and_one_set_back_repeats_not
         wait_published(&daemon, &subscriber, &all[..1]);
         server.ask::<()>(&["XGROUP", "SETID", "orders", "inventory", &all[2]]);
         wait_published(&daemon, &subscriber, &all[..3]);
-        wait_doubt(&daemon, "set_forward");
+        wait_doubt(&daemon, "moved_forward");
         server.ask::<()>(&["XGROUP", "SETID", "orders", "inventory", "0"]);
         eventually("the doubt set_back is told", PATIENCE, || {
             let status = daemon.route("stock")?.acknowledged.ok_or("nothing of acknowledgements")?;
-            if status.doubts.contains_key("set_back") { Ok(()) } else { Err(format!("{status:?}")) }
+            if status.group_changes.contains_key("moved_back") { Ok(()) } else { Err(format!("{status:?}")) }
         });
         assert_eq!(read(&server, "one", 9), all);
         all.iter().for_each(|id| acknowledge(&server, id));
@@ -200,7 +200,7 @@ fn a_destroyed_group_stops_publishing_and_one_made_again_is_what_counts() {
             heard.sort();
             if heard == all { Ok(()) } else { Err(format!("{heard:?}, {:?}", daemon.route("stock"))) }
         });
-        wait_doubt(&daemon, "group_made_again");
+        wait_doubt(&daemon, "group_recreated");
     }
 }
 
@@ -293,7 +293,7 @@ fn entries_deleted_or_trimmed_before_they_were_read_are_counted_and_told() {
             wait_published(&daemon, &subscriber, &expected);
             eventually("three are counted as missed", PATIENCE, || {
                 let metrics = daemon.get("/metrics")?.1;
-                let line = metrics.lines().find(|line| line.starts_with("tidegate_entries_missed_total{"));
+                let line = metrics.lines().find(|line| line.starts_with("tidegate_entries_lost_total{"));
                 if line.is_some_and(|line| line.ends_with(" 3")) { Ok(()) } else { Err(format!("{line:?}")) }
             });
             daemon.wait_alert(alert::MISSED);
@@ -315,7 +315,7 @@ fn entries_deleted_or_trimmed_before_they_were_read_are_counted_and_told() {
             wait_published(&daemon, &subscriber, &expected);
             let metrics = daemon.get("/metrics").unwrap().1;
             assert!(
-                metrics.contains("tidegate_entries_missed_total{route=\"stock\"} 0"),
+                metrics.contains("tidegate_entries_lost_total{route=\"stock\"} 0"),
                 "{version}\n{metrics}"
             );
         }
@@ -344,6 +344,6 @@ fn xackdel_is_an_acknowledgement_whatever_it_does_with_other_references() {
         // Another group's DELREF takes the reference away too: this shows nowhere.
         server.ask::<Vec<i32>>(&["XACKDEL", "orders", "other", "DELREF", "IDS", "1", &all[3]]);
         wait_published(&daemon, &subscriber, &all);
-        assert!(daemon.route("stock").unwrap().acknowledged.unwrap().doubts.is_empty());
+        assert!(daemon.route("stock").unwrap().acknowledged.unwrap().group_changes.is_empty());
     }
 }

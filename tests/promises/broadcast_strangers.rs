@@ -95,7 +95,7 @@ fn a_stream_that_begins_anew_below_the_cursor_goes_on_as_start_says() {
         let daemon = Setup::new()
             .endpoint("events", &events)
             .routes(&route("events", "start = \"beginning\""))
-            .expects(&[alert::DESTINATION, &["broadcast_stream_anew"]])
+            .expects(&[alert::DESTINATION, &["broadcast_stream_recreated"]])
             .start_ready();
         events.ask::<String>(&["XADD", "orders", FUTURE, "n", "0"]);
         assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || messages(&subscriber));
@@ -133,7 +133,7 @@ fn a_stream_that_begins_anew_parks_a_route_that_does_not_say_where_to_begin() {
     assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || messages(&subscriber));
     events.ask::<()>(&["DEL", "orders"]);
     let added: String = events.ask(&["XADD", "orders", "*", "n", "1"]);
-    let status = daemon.wait_state("stock", RouteState::Parked);
+    let status = daemon.wait_state("stock", RouteState::Blocked);
     assert!(status.reason.as_ref().is_some_and(|reason| reason.contains("below the cursor")), "{status:?}");
     daemon.reload_settings(&route("events", "start = \"beginning\""));
     assert_eventually("it goes on", PATIENCE, vec![FUTURE.to_owned(), added], || messages(&subscriber));
@@ -154,7 +154,7 @@ fn entries_that_no_consumer_takes_have_an_age() {
         .start_ready();
     eventually("the age is told", PATIENCE, || {
         let metrics = daemon.get("/metrics")?.1;
-        let name = "tidegate_blocked_entry_age_seconds{route=\"stock\"} ";
+        let name = "tidegate_oldest_unacknowledged_age_seconds{route=\"stock\"} ";
         let age = metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<f64>().ok());
         if age.is_some_and(|age| age >= 60.0) { Ok(()) } else { Err(format!("{age:?}")) }
     });

@@ -117,7 +117,7 @@ fn what_a_failover_lost_was_never_durable() {
     oracle.publish(&Load::new(1, 1_000, &["orders"]));
     eventually("everything is durable", PATIENCE, || {
         let status = daemon.route("orders")?;
-        let settled = status.ledger.as_ref().is_some_and(|ledger| ledger.appended == 1_000);
+        let settled = status.counts.as_ref().is_some_and(|ledger| ledger.stored == 1_000);
         if settled && status.durable == status.position { Ok(()) } else { Err(format!("{status:?}")) }
     });
     // Replicas of a server that does not exist keep their data, and get nothing new.

@@ -61,7 +61,7 @@ fn exactly(source: &Server, destination: &Server, publishers: usize, messages: u
     assert_eq!(dead_letters(destination, "orders"), []);
 
     let ledger = daemon.wait_settled("orders", expected.len());
-    assert_eq!((ledger.appended, ledger.rejected), (expected.len() as u64, 0), "{ledger:?}");
+    assert_eq!((ledger.stored, ledger.rejected), (expected.len() as u64, 0), "{ledger:?}");
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn only_the_wanted_messages_and_the_others_are_counted() {
         assert!(expected.len() > 2_000 * (round + 1), "only {} are wanted", expected.len());
         assert_exact(&expected, &captured(&destination, "orders"));
         let rejected = round as u64 + 1;
-        assert_eq!(ledger.appended, expected.len() as u64);
+        assert_eq!(ledger.stored, expected.len() as u64);
         assert_eq!((ledger.rejected, ledger.deduplicated), (rejected, 0));
         assert_eq!(ledger.filtered, others.len() as u64 - rejected);
         let reasons: Vec<_> =
@@ -110,7 +110,7 @@ fn a_filter_that_wants_nothing_keeps_up_all_the_same() {
     let oracle = Oracle::new(&source);
     oracle.publish(&Load::new(4, 20_000, &["a", "b"]));
     let ledger = daemon.wait_settled("orders", 20_000);
-    assert_eq!((ledger.filtered, ledger.appended), (20_000, 0));
+    assert_eq!((ledger.filtered, ledger.stored), (20_000, 0));
     assert_eq!(destination.ask::<usize>(&["EXISTS", "orders"]), 0);
 }
 
@@ -160,6 +160,6 @@ fn a_reload_changes_it_at_one_point_of_the_sequence() {
     assert!(between.is_sorted_by(|left, right| left >= right), "{between:?}");
     assert_eq!(gaps(&destination, "orders"), []);
     let ledger = daemon.wait_settled("orders", published.len());
-    assert_eq!(ledger.appended, expected.len() as u64);
+    assert_eq!(ledger.stored, expected.len() as u64);
     assert_eq!(ledger.filtered, (published.len() - expected.len()) as u64);
 }

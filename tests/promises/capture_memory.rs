@@ -33,8 +33,8 @@ fn routes(names: &[&str]) -> String {
     names.iter().map(route).collect()
 }
 
-fn in_hand_bytes(daemon: &Daemon, route: &str) -> u64 {
-    daemon.route(route).expect("it answers").in_hand_bytes
+fn buffered_bytes(daemon: &Daemon, route: &str) -> u64 {
+    daemon.route(route).expect("it answers").buffered_bytes
 }
 
 /// Waits until a route holds so many messages, and says how many bytes they are.
@@ -42,10 +42,10 @@ fn in_hand_bytes(daemon: &Daemon, route: &str) -> u64 {
 fn wait_in_hand(daemon: &Daemon, route: &str, events: u64) -> u64 {
     let status = eventually(&format!("{route} holds {events} messages"), PATIENCE, || {
         let status = daemon.route(route)?;
-        let held = status.process.as_ref().is_some_and(|process| process.in_hand == events);
+        let held = status.process_counts.as_ref().is_some_and(|process| process.buffered == events);
         if held { Ok(status) } else { Err(format!("{status:?}")) }
     });
-    status.in_hand_bytes
+    status.buffered_bytes
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_stalled_route_takes_nothing_from_the_others() {
         let full = status.gap_open_since_unix_ms.is_some() && !status.source.connected;
         if full { Ok(()) } else { Err(format!("{status:?}")) }
     });
-    let held = in_hand_bytes(&daemon, "stalled");
+    let held = buffered_bytes(&daemon, "stalled");
     assert!(held <= SHARED_BYTES / 2, "{held} bytes are more than its share");
     assert!(held > SHARED_BYTES / 4, "{held} bytes are no use of its share");
 
@@ -126,7 +126,7 @@ fn a_reload_that_adds_routes_divides_memory_anew() {
         let full = status.gap_open_since_unix_ms.is_some() && !status.source.connected;
         if full { Ok(()) } else { Err(format!("{status:?}")) }
     });
-    let held = in_hand_bytes(&daemon, "stalled");
+    let held = buffered_bytes(&daemon, "stalled");
     assert!(held <= SHARED_BYTES / 6, "{held} bytes are more than its share");
     load.stop();
 }

@@ -49,7 +49,7 @@ fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
     spoil(&destination);
 
     oracle.publish(&Load::new(2, 4_000, &["stuck", "fine"]));
-    let status = daemon.wait_state("stuck", RouteState::Parked);
+    let status = daemon.wait_state("stuck", RouteState::Blocked);
     assert!(status.reason.is_some(), "it says why: {status:?}");
     let line = daemon.wait_alert(alert::PARKED);
     assert!(line.text.contains("stuck"), "the alert names the route: {}", line.text);
@@ -128,7 +128,7 @@ fn a_server_that_is_too_old_for_scripts_parks_its_routes_and_a_replay_says_so_to
         .expects(&[alert::PARKED])
         .start();
     for route in ["in", "out"] {
-        let reason = daemon.wait_state(route, RouteState::Parked).reason.unwrap();
+        let reason = daemon.wait_state(route, RouteState::Blocked).reason.unwrap();
         assert!(reason.contains("Redis 6") && reason.contains("7.0 or newer"), "{route}: {reason}");
     }
     let replay = daemon.run_command(&["replay", "orders", "--from", "0-0", "--channel", "again"]);

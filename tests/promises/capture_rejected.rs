@@ -55,7 +55,7 @@ fn one_of_several_streams_is_of_another_type() {
         }
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         let ledger = daemon.wait_settled("orders", good.len() + bad.len());
-        assert_eq!((ledger.appended, ledger.rejected), (good.len() as u64, bad.len() as u64), "{version}");
+        assert_eq!((ledger.stored, ledger.rejected), (good.len() as u64, bad.len() as u64), "{version}");
     }
 }
 

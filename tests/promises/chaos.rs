@@ -18,7 +18,7 @@ use crate::support::{
 
 const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(120);
-const ALERTS: &[&[&str]] = &[alert::SOURCE, alert::DESTINATION, &["superseded"]];
+const ALERTS: &[&[&str]] = &[alert::SOURCE, alert::DESTINATION, &["outdated"]];
 
 fn number(name: &str) -> Option<usize> {
     Some(std::env::var(name).ok()?.parse().expect("a number"))

@@ -52,7 +52,7 @@ fn while_it_still_ends() {
     daemon.reload_settings(&there);
     assert!(daemon.route("moves").is_err(), "it is not configured");
     daemon.reload_settings(&both);
-    assert_eq!(daemon.wait_state("moves", RouteState::Draining).route, "moves", "the old one ends first");
+    assert_eq!(daemon.wait_state("moves", RouteState::Stopping).route, "moves", "the old one ends first");
     // Gone, back, and changed meanwhile: only the last word counts.
     daemon.reload_settings(&there);
     daemon.reload_settings(&both.replace("stream = \"moves\"", "stream = \"elsewhere\""));
@@ -71,7 +71,7 @@ fn while_it_still_ends() {
     assert_eq!(recorded.len(), 1, "{recorded:?}");
     assert_nothing_lost_outside_gaps(&expected, &captured(&destination, "moves"), &recorded);
     assert_eq!(destination.stream_length("elsewhere"), 0, "that one never ran");
-    let opened = events(&daemon, "moves").iter().filter(|event| *event == "window_opened").count();
+    let opened = events(&daemon, "moves").iter().filter(|event| *event == "session_opened").count();
     assert_eq!(opened, 2, "at the start, and when it came back: {:?}", events(&daemon, "moves"));
     assert_eq!(daemon.stop().code(), Some(0));
 }

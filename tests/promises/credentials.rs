@@ -86,7 +86,7 @@ fn a_password_changes_under_load() {
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         let after = (id(&source, "orders:subscribe"), id(&destination, "orders:append"));
         assert_eq!(before, after, "{version}: no connection was made anew");
-        assert_eq!(counted(&daemon, "\"reauthentication_refused\""), 2, "once for each endpoint");
+        assert_eq!(counted(&daemon, "\"reauthentication_rejected\""), 2, "once for each endpoint");
         for line in daemon.log() {
             assert!(!line.text.contains("unknown to the server") && !line.text.contains("second\""));
         }

@@ -49,7 +49,7 @@ fn a_node_of_a_cluster_is_refused_in_words() {
 
 #[test]
 fn a_sentinel_is_refused_in_words() {
-    const WORDS: &str = "this is a sentinel, which this version does not ask";
+    const WORDS: &str = "this is a Sentinel, which this version does not support";
     for version in [Version::Redis62, Version::Redis70, Version::Redis82, Version::Valkey91] {
         let master = Server::with(version, Options::default().tcp());
         let sentinel = Server::sentinel(version, "shop", &master);
@@ -144,7 +144,7 @@ fn a_dead_master_that_came_back_is_not_used_by_who_knows_the_new_one() {
         returned.old.start_again();
         // Nothing is disconnected, but nobody can be sure.
         returned.daemon.wait_state("orders", RouteState::Waiting);
-        wait_reason(&returned.daemon, "source: two addresses say master: 127.0.0.1:");
+        wait_reason(&returned.daemon, "source: two addresses report that they are the master: 127.0.0.1:");
         returned.assert_captured();
         // Also not by a connection that is made now.
         returned.new.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -178,12 +178,12 @@ fn where_nothing_tells_which_is_the_master_none_is_used_until_one_gives_way() {
         let mut returned = Returned::start(version, old_first, false);
         returned.old.start_again();
         returned.daemon.restart();
-        wait_reason(&returned.daemon, "two addresses say master: 127.0.0.1:");
+        wait_reason(&returned.daemon, "two addresses report that they are the master: 127.0.0.1:");
         assert!(!returned.listens_to_the_old_one(), "{version}");
         assert_ne!(returned.daemon.get("/readyz").unwrap().0, 200);
         let report = returned.daemon.run_command(&["check", "--connect"]);
         let report = String::from_utf8_lossy(&report.stdout).into_owned();
-        assert!(report.contains("two addresses say master: 127.0.0.1:"), "{report}");
+        assert!(report.contains("two addresses report that they are the master: 127.0.0.1:"), "{report}");
         let port = returned.new.port().unwrap().to_string();
         returned.old.ask::<()>(&["REPLICAOF", "127.0.0.1", &port]);
         returned.daemon.wait_ready();

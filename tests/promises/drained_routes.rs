@@ -121,7 +121,7 @@ fn slow_to_drain(source: &Server, destination: &Server, other: &Server) -> Daemo
             alert::GAP,
             alert::SOURCE,
             alert::RELOAD,
-            &["drain_overrun"],
+            &["shutdown_overrun"],
         ])
         .start_ready()
 }
@@ -146,9 +146,12 @@ fn stopped_during_a_slow_reload(further: usize) {
     destination.freeze();
     oracle.publish(&Load::new(1, 1_000, &["route-0", "route-1", "route-2"]));
     eventually("it has something to store", PATIENCE, || {
-        let waits = |ledger: &Ledger| ledger.in_hand > 0;
-        let held =
-            daemon.status()?.iter().filter(|status| status.process.as_ref().is_some_and(waits)).count();
+        let waits = |ledger: &Ledger| ledger.buffered > 0;
+        let held = daemon
+            .status()?
+            .iter()
+            .filter(|status| status.process_counts.as_ref().is_some_and(waits))
+            .count();
         if held == 3 { Ok(()) } else { Err(format!("{held} routes")) }
     });
     daemon.begin_reload(&moved("more"));

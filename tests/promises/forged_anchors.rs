@@ -90,7 +90,7 @@ fn an_anchor_that_is_not_above_the_one_before() {
     let last: String = source.ask(&["GET", "tidegate:epoch"]);
     let last: u64 = last.parse().expect("a number");
     let opened = |daemon: &Daemon| {
-        daemon.log().iter().filter(|line| line.event.as_deref() == Some("window_opened")).count()
+        daemon.log().iter().filter(|line| line.event.as_deref() == Some("session_opened")).count()
     };
     for (round, epoch) in [last, last - 1, 0].into_iter().enumerate() {
         let before = opened(&daemon);
@@ -256,7 +256,7 @@ fn a_state_that_names_the_largest_revision() {
     for revision in ["9999999999", "18446744073709551615"] {
         let source = Server::start(Version::Redis70);
         let destination = Server::start(Version::Redis70);
-        let unsure: &[&str] = &["parked", "superseded", "superseded_no_more", "destination_unavailable"];
+        let unsure: &[&str] = &["blocked", "outdated", "current_again", "destination_unavailable"];
         let daemon = setup(&source, &destination).expects(&[unsure]).start_ready();
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(2, 500, &["orders"]));

@@ -100,7 +100,7 @@ fn an_outage_in_a_small_control_group_gets_nothing_killed() {
             let ended = daemon.has_ended();
             assert!(ended.is_none(), "{ended:?} {:?}", group.as_ref().map(Group::kills));
             let status = status(&port)?;
-            let received = status["routes"][0]["process"]["received"].as_u64().unwrap_or(0);
+            let received = status["routes"][0]["process_counts"]["received"].as_u64().unwrap_or(0);
             if received >= batch * BATCH || full(&status) { Ok(()) } else { Err(status.to_string()) }
         });
     }
@@ -114,7 +114,7 @@ fn an_outage_in_a_small_control_group_gets_nothing_killed() {
         });
         assert_eq!(check.wait(PATIENCE).code(), Some(0));
         let said = fs::read_to_string(place.path().join("checked")).unwrap();
-        assert!(said.contains("warning: daemon.memory_limit is 256 MiB, and the control group"), "{said}");
+        assert!(said.contains("warning: daemon.memory_limit is 256 MiB, but the control group"), "{said}");
         daemon.kill();
         let log = fs::File::create(place.path().join("log")).unwrap();
         let _daemon = program(Some(group), |command| {

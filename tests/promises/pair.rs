@@ -186,12 +186,12 @@ fn pair_in(mode: &str, alerts: &[&[&str]]) -> Pair {
 #[test]
 fn a_newer_configuration_takes_over_at_an_anchor() {
     for mode in ["subscribe", "replication"] {
-        let mut pair = pair_in(mode, &[&["superseded"]]);
+        let mut pair = pair_in(mode, &[&["outdated"]]);
         let load = pair.load();
         // Other subscriptions number messages otherwise: the two must change at the same one.
         pair.second.reload(&routes(mode, "returns"));
         pair.second.wait_leader("orders");
-        pair.first.wait_state("orders", RouteState::Superseded);
+        pair.first.wait_state("orders", RouteState::Outdated);
         pair.appends_go_on();
         pair.first.reload(&routes(mode, "returns"));
         pair.first.wait_state("orders", RouteState::Standby);
@@ -206,11 +206,11 @@ fn a_newer_configuration_takes_over_at_an_anchor() {
 #[test]
 fn a_configuration_that_was_tried_and_taken_back_leaves_both_able_to_write() {
     for mode in ["subscribe", "replication"] {
-        let mut pair = pair_in(mode, &[&["superseded", "superseded_no_more"]]);
+        let mut pair = pair_in(mode, &[&["outdated", "current_again"]]);
         let load = pair.load();
         let own = routes(mode, "refunds");
         pair.first.reload(&own.replace("\"forever\"", "{ entries = 1000000000 }"));
-        pair.second.wait_state("orders", RouteState::Superseded);
+        pair.second.wait_state("orders", RouteState::Outdated);
         pair.appends_go_on();
         pair.first.reload(&own);
         pair.second.wait_state("orders", RouteState::Standby);
@@ -226,7 +226,7 @@ fn a_configuration_that_was_tried_and_taken_back_leaves_both_able_to_write() {
 #[test]
 fn a_configuration_that_took_over_and_never_wrote_holds_nobody_up() {
     for mode in ["subscribe", "replication"] {
-        let mut pair = pair_in(mode, &[&["superseded_no_more"]]);
+        let mut pair = pair_in(mode, &[&["current_again"]]);
         pair.oracle.publish(&Load::new(3, 1_000, &["orders"]));
         pair.first.wait_settled("orders", 1_000);
         pair.second.reload(&routes(mode, "returns"));
@@ -243,7 +243,7 @@ fn a_configuration_that_took_over_and_never_wrote_holds_nobody_up() {
 /// It is announced, and then its instance comes back with the configuration that it had.
 #[test]
 fn a_configuration_that_took_over_and_was_taken_back_holds_nobody_up() {
-    let mut pair = pair_in("subscribe", &[&["superseded_no_more"]]);
+    let mut pair = pair_in("subscribe", &[&["current_again"]]);
     pair.oracle.publish(&Load::new(3, 1_000, &["orders"]));
     pair.first.wait_settled("orders", 1_000);
     pair.second.reload(&routes("subscribe", "returns"));

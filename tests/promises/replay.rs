@@ -82,7 +82,7 @@ fn killed_again_and_again_each_entry_is_published_exactly_once() {
         let output = operator.run_command(&command);
         let (stdout, stderr) = printed(&output);
         assert_eq!(output.status.code(), OK, "{version}: {stdout}{stderr}");
-        assert!(stderr.contains("going on after"), "{version}: {stderr}");
+        assert!(stderr.contains("resuming after"), "{version}: {stderr}");
         assert!(stdout.contains(&format!("{ENTRIES} entries published")), "{version}: {stdout}");
         wait_heard(&subscriber, ENTRIES);
         assert!(payloads(&subscriber) == numbers(0..ENTRIES), "{version}: each once, in order");
@@ -145,7 +145,7 @@ fn two_runs_of_one_job_publish_each_entry_once() {
     // The one that ends last may find that the other one has removed the checkpoint.
     assert!(codes.contains(&OK), "{codes:?}");
     let said = files.map(|file| std::fs::read_to_string(file).unwrap());
-    assert!(said.iter().any(|said| said.contains("going on after")), "both ran at once: {said:?}");
+    assert!(said.iter().any(|said| said.contains("resuming after")), "both ran at once: {said:?}");
     wait_heard(&subscriber, ENTRIES);
     assert!(payloads(&subscriber) == numbers(0..ENTRIES), "each once, in order");
 }
@@ -183,7 +183,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     let other = ["replay", "orders", "--from", "0", "--channel", "again.b", "--job", "monday", "--onto-live"];
     let output = operator.run_command(&other);
     assert_eq!(output.status.code(), USAGE);
-    assert!(printed(&output).1.contains("is of another replay"), "{}", printed(&output).1);
+    assert!(printed(&output).1.contains("belongs to another replay"), "{}", printed(&output).1);
 
     assert_eq!(operator.run_command(&command).status.code(), OK);
     wait_heard(&subscriber, ENTRIES);
@@ -213,7 +213,7 @@ fn a_channel_that_is_in_use_is_refused_and_nothing_is_published() {
     let mut plain = connection.as_pubsub();
     plain.subscribe("again.1").unwrap();
     refused("again.1", "1 clients are subscribed to it");
-    refused("again.<field:payload>", "1 channels that it can make have subscribers");
+    refused("again.<field:payload>", "1 channels that match it have subscribers");
     let subscriber = Subscriber::start(&server, &["ag*"]);
     refused("again", "subscribed to 1 patterns");
     assert_eq!(subscriber.count(), 0);
@@ -302,7 +302,10 @@ fn a_server_that_dies_ends_it_and_the_same_command_goes_on() {
     server.kill();
     assert_eq!(replay.wait(PATIENCE).code(), UNAVAILABLE);
     let said = std::fs::read_to_string(output_file(&operator)).unwrap();
-    assert!(said.contains("endpoint events: ") && said.contains("the same command goes on there"), "{said}");
+    assert!(
+        said.contains("server events: ") && said.contains("run the same command again to continue"),
+        "{said}"
+    );
     assert_eq!(operator.run_command(&command).status.code(), UNAVAILABLE, "as long as it is away");
 
     server.start_again();
@@ -327,7 +330,10 @@ fn an_entry_that_makes_no_message_is_skipped_and_named() {
     let output = operator.run_command(&command);
     let (stdout, stderr) = printed(&output);
     assert_eq!(output.status.code(), OK, "{stderr}");
-    assert!(stdout.contains("1 entries published, 2 skipped since they make no message"), "{stdout}");
+    assert!(
+        stdout.contains("1 entries published, 2 skipped because the message template does not fit"),
+        "{stdout}"
+    );
     assert!(stderr.contains("skipped 3-0: the entry has no field 'payload'"), "{stderr}");
     wait_heard(&subscriber, 1);
     assert_eq!(payloads(&subscriber), ["good"]);

@@ -508,8 +508,8 @@ fn killed_while_the_destination_is_away() {
     let oracle = Oracle::new(&source);
     let load = oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).rate(5_000));
     for _ in 0..3 {
-        eventually("appends go on", PATIENCE, || match daemon.route("orders")?.ledger {
-            Some(ledger) if ledger.in_hand < 1000 => Ok(()),
+        eventually("appends go on", PATIENCE, || match daemon.route("orders")?.counts {
+            Some(ledger) if ledger.buffered < 1000 => Ok(()),
             other => Err(format!("{other:?}")),
         });
         destination.kill();
@@ -584,6 +584,6 @@ fn check_tells_what_it_rests_on() {
             continue;
         }
         let (usable, said) = check();
-        assert!(!usable && said.contains("missing right +psync"), "{version}: {said}");
+        assert!(!usable && said.contains("missing permission +psync"), "{version}: {said}");
     }
 }

@@ -82,7 +82,7 @@ impl Pair {
     fn start(mode: &str) -> Self {
         let source = Server::with(Version::Redis70, replication::options());
         let destination = Server::start(Version::Redis70);
-        let changes: &[&str] = &["superseded", "superseded_no_more"];
+        let changes: &[&str] = &["outdated", "current_again"];
         let mut older = Setup::new()
             .endpoint("shop", &source)
             .endpoint("events", &destination)
@@ -106,7 +106,7 @@ impl Pair {
 
     /// Both have said of themselves what they had to say.
     fn changes_of_mind(&self) -> usize {
-        let events = ["superseded", "superseded_no_more", "taking_over", "leading", "standing_by"];
+        let events = ["outdated", "current_again", "rollout_announced", "active", "standby"];
         let of = |daemon: &Daemon| {
             let log = daemon.log();
             let told =
@@ -150,7 +150,7 @@ fn announced_to_a_full_destination(mode: &str, change: Change) {
     pair.oracle.publish(&load(4));
     eventually("the newer one has received it", PATIENCE, || {
         let status = pair.newer.route("orders")?;
-        let process = status.process.as_ref().expect("it is a capture");
+        let process = status.process_counts.as_ref().expect("it is a capture");
         if process.received >= 2_000 { Ok(()) } else { Err(format!("{status:?}")) }
     });
     pair.destination.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -188,7 +188,7 @@ fn frozen_for_nine_seconds(change: Change) {
     pair.destination.wait_longer("orders", 500);
     pair.newer.reload(&newer("subscribe", change));
     pair.newer.wait_leader("orders");
-    pair.older.wait_state("orders", RouteState::Superseded);
+    pair.older.wait_state("orders", RouteState::Outdated);
     pair.destination.wait_longer("orders", 500);
     pair.newer.process().signal(Signal::SIGSTOP);
     let before = load.sent();
@@ -199,7 +199,7 @@ fn frozen_for_nine_seconds(change: Change) {
     pair.older.status().expect("it answers");
     pair.newer.process().signal(Signal::SIGCONT);
     pair.newer.wait_leader("orders");
-    pair.older.wait_state("orders", RouteState::Superseded);
+    pair.older.wait_state("orders", RouteState::Outdated);
     let from = pair.oracle.sequence().len();
     pair.destination.wait_longer("orders", 2 * RATE);
     load.stop();
@@ -257,7 +257,7 @@ fn an_older_configuration_that_keeps_entries_for_a_shorter_time_deletes_nothing(
         .endpoint("shop", &source)
         .endpoint("events", &destination)
         .routes(&format!("{}{}", route("orders", age), route("mark", age)))
-        .expects(&[&["superseded", "superseded_no_more"]])
+        .expects(&[&["outdated", "current_again"]])
         .start_ready();
     let mut newer = older.twin();
     newer.set_routes(&route("orders", "\"forever\""));
@@ -266,7 +266,7 @@ fn an_older_configuration_that_keeps_entries_for_a_shorter_time_deletes_nothing(
     // It takes over at a message.
     let load = oracle.start(&Load::new(1, usize::MAX / 2, &["orders"]).rate(500));
     newer.wait_leader("orders");
-    older.wait_state("orders", RouteState::Superseded);
+    older.wait_state("orders", RouteState::Outdated);
     load.stop();
     oracle.publish(&Load::new(2, MESSAGES, &["orders"]));
     oracle.publish_one(b"orders", LAST);

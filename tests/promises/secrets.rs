@@ -57,7 +57,7 @@ fn a_server_that_quotes_a_command_gives_no_payload_away() {
         )
         .expects(&[alert::PARKED, alert::DESTINATION])
         .start();
-    let status = daemon.wait_state("stock", RouteState::Parked);
+    let status = daemon.wait_state("stock", RouteState::Blocked);
     let text = told(&daemon);
     assert!(text.contains("does not know the command PUBLISH"), "{status:?}");
     assert!(!text.contains("a-private-payload"), "{text}");

@@ -62,7 +62,7 @@ fn a_stop_while_a_reload_ends_three_routes() {
         oracle.publish_one(name.as_bytes(), b"not stored");
         eventually("it is in hand", PATIENCE, || {
             let status = daemon.route(name)?;
-            if status.in_hand_bytes > 0 { Ok(()) } else { Err(format!("{status:?}")) }
+            if status.buffered_bytes > 0 { Ok(()) } else { Err(format!("{status:?}")) }
         });
     }
     // Another source server: each of the three ends before the one that replaces it begins.
@@ -70,9 +70,9 @@ fn a_stop_while_a_reload_ends_three_routes() {
     daemon.wait_notified("RELOADING=1");
     assert_eq!(daemon.stop().code(), Some(0));
     let stopping = first(&daemon, "stopping");
-    assert!(stopping < first(&daemon, "drain_incomplete"), "it waited for a route: {:#?}", daemon.log());
-    assert_eq!(count(&daemon, "drain_incomplete"), 3, "each of the three counts what it loses, once");
-    assert_eq!(count(&daemon, "drain_overrun"), 0);
+    assert!(stopping < first(&daemon, "shutdown_incomplete"), "it waited for a route: {:#?}", daemon.log());
+    assert_eq!(count(&daemon, "shutdown_incomplete"), 3, "each of the three counts what it loses, once");
+    assert_eq!(count(&daemon, "shutdown_overrun"), 0);
     assert_eq!(daemon.log().last().and_then(|line| line.event.clone()).as_deref(), Some("stopped"));
     destination.thaw();
 }

@@ -100,7 +100,7 @@ fn killed_during_an_outage_nothing_that_was_received_is_lost() {
         // Everything has been received and has waited for as long as a crash may cost.
         eventually("everything is on disk", PATIENCE, || {
             let status = daemon.route("orders")?;
-            let received = status.process.as_ref().is_some_and(|process| process.received >= 10_000);
+            let received = status.process_counts.as_ref().is_some_and(|process| process.received >= 10_000);
             if received && status.spooled_all { Ok(()) } else { Err(format!("{status:?}")) }
         });
         daemon.restart();

@@ -66,7 +66,8 @@ impl Spooled {
         oracle.publish(&Load::new(1, messages, &["orders"]).payloads(Payloads::Numbered));
         eventually("everything is on disk", PATIENCE, || {
             let status = daemon.route("orders")?;
-            let received = status.process.as_ref().is_some_and(|process| process.received == messages as u64);
+            let received =
+                status.process_counts.as_ref().is_some_and(|process| process.received == messages as u64);
             if received && status.spooled_all { Ok(()) } else { Err(format!("{status:?}")) }
         });
         Self { daemon, _source: source, destination, oracle }
@@ -184,8 +185,8 @@ fn damaged_while_it_runs(damage: impl Fn(&Spooled), most: usize) -> Spooled {
     });
     eventually("everything is dealt with", PATIENCE, || {
         let status = spooled.daemon.route("orders")?;
-        let process = status.process.as_ref().expect("it is a capture");
-        let settled = process.in_hand == 0 && process.received == MESSAGES as u64;
+        let process = status.process_counts.as_ref().expect("it is a capture");
+        let settled = process.buffered == 0 && process.received == MESSAGES as u64;
         if settled && status.gap_open_since_unix_ms.is_none() { Ok(()) } else { Err(format!("{status:?}")) }
     });
     spooled.daemon.wait_route_ready("orders");

@@ -78,7 +78,7 @@ fn a_state_directory_that_cannot_be_used_is_said_and_taken_later() {
     let said = String::from_utf8(checked.stdout).unwrap();
     assert!(checked.status.success() && said.contains("warning: daemon.state_directory"), "{said}");
     daemon.start_again();
-    wait_said(&daemon, "orders", false, "cannot be written");
+    wait_said(&daemon, "orders", false, "cannot write to the state directory");
 
     destination.kill();
     let oracle = Oracle::new(&source);

@@ -105,9 +105,8 @@ fn a_capture_and_a_broadcast_under_load_with_certificates_on_both_sides() {
     let metrics = daemon.get("/metrics").unwrap().1;
     let now: f64 = mutual.source.ask::<(String, String)>(&["TIME"]).0.parse().unwrap();
     for side in ["client", "server"] {
-        let series = format!(
-            "tidegate_tls_certificate_expiry_timestamp_seconds{{endpoint=\"shop\",side=\"{side}\"}} "
-        );
+        let series =
+            format!("tidegate_tls_certificate_expiry_timestamp_seconds{{server=\"shop\",side=\"{side}\"}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&series)).unwrap();
         let days = (value.parse::<f64>().unwrap() - now) / 86_400.0;
         assert!((364.0..=365.0).contains(&days), "{side}: {value} is {days} days away");
@@ -217,7 +216,7 @@ fn the_replication_stream_is_read_over_tls() {
         .expects(&[alert::SOURCE])
         .start_ready();
     let tapped = daemon.route("orders").unwrap().replication.unwrap();
-    assert_eq!(tapped.server, format!("127.0.0.1:{}", replica.port().unwrap()));
+    assert_eq!(tapped.address, format!("127.0.0.1:{}", replica.port().unwrap()));
     let oracle = Oracle::new(&master);
     let load =
         oracle.start(&Load::new(3, 30_000, &["orders", "other"]).payloads(Payloads::Unique).rate(10_000));

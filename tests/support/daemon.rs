@@ -624,8 +624,8 @@ impl Daemon {
     pub(crate) fn wait_settled(&self, route: &str, received: usize) -> Ledger {
         eventually(&format!("{route} has dealt with {received} messages"), PATIENCE, || {
             let status = self.route(route)?;
-            let ledger = status.ledger.ok_or("no ledger: not a capture")?;
-            let settled = ledger.in_hand == 0 && ledger.received == received as u64;
+            let ledger = status.counts.ok_or("no ledger: not a capture")?;
+            let settled = ledger.buffered == 0 && ledger.received == received as u64;
             if settled { Ok(ledger) } else { Err(format!("{ledger:?}\n{}", self.log.tail())) }
         })
     }

@@ -17,33 +17,33 @@ pub(crate) mod alert {
     /// More than one address says that it is the master.
     pub(crate) const SEVERAL_MASTERS: &[&str] = &["several_masters"];
     /// Files of TLS cannot be used; those before are.
-    pub(crate) const TLS_FILES: &[&str] = &["tls_files_refused"];
+    pub(crate) const TLS_FILES: &[&str] = &["tls_files_invalid"];
     /// The server refuses a password that has changed.
-    pub(crate) const REAUTHENTICATION: &[&str] = &["reauthentication_refused"];
+    pub(crate) const REAUTHENTICATION: &[&str] = &["reauthentication_rejected"];
     /// A message or an entry went to the dead letters.
     pub(crate) const DEAD_LETTER: &[&str] = &["dead_letter", "broadcast_dead_letter"];
     /// An acknowledgement may be none.
-    pub(crate) const DOUBT: &[&str] = &["acknowledgement_doubt"];
+    pub(crate) const DOUBT: &[&str] = &["group_changed"];
     /// The consumer group that releases entries is not there.
     pub(crate) const NO_GROUP: &[&str] = &["broadcast_no_group"];
     /// Entries were deleted or trimmed before they were read.
-    pub(crate) const MISSED: &[&str] = &["broadcast_missed"];
+    pub(crate) const MISSED: &[&str] = &["broadcast_entries_lost"];
     /// As many entries wait for acknowledgement as may be left behind.
-    pub(crate) const HOLES: &[&str] = &["broadcast_holes_full"];
+    pub(crate) const HOLES: &[&str] = &["broadcast_ack_pending_full"];
     /// Entries were left behind in an order that the route no longer has.
-    pub(crate) const HOLES_LEFT: &[&str] = &["broadcast_holes_left"];
+    pub(crate) const HOLES_LEFT: &[&str] = &["broadcast_ack_pending_left"];
     /// The spool is damaged, or its disk fails.
     pub(crate) const SPOOL: &[&str] =
         &["spool_corrupt", "spool_failed", "spool_put_aside", "spool_aside_removed"];
     /// The replication stream cannot be read.
     pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
     /// A route may not write, and a person must act.
-    pub(crate) const PARKED: &[&str] = &["parked", "broadcast_parked"];
+    pub(crate) const PARKED: &[&str] = &["blocked", "broadcast_blocked"];
     /// What a broadcast publishes comes back into its stream.
     /// A stop could not store everything, since the destination is away.
-    pub(crate) const DRAIN: &[&str] = &["drain_incomplete"];
+    pub(crate) const DRAIN: &[&str] = &["shutdown_incomplete"];
     /// A configuration that was read again is bad and changed nothing.
-    pub(crate) const RELOAD: &[&str] = &["reload_refused"];
+    pub(crate) const RELOAD: &[&str] = &["reload_failed"];
 }
 
 /// How bad a line is.

@@ -26,8 +26,8 @@ impl Sighting {
     pub(super) fn of(status: &RouteStatus, run: usize) -> Option<Self> {
         Some(Self {
             published: None,
-            route: status.ledger.clone()?,
-            process: status.process.clone()?,
+            route: status.counts.clone()?,
+            process: status.process_counts.clone()?,
             spooled_all: status.spooled_all,
             run,
             killed: false,
@@ -38,7 +38,7 @@ impl Sighting {
     /// Messages that were received and must not be lost: all, but for what only a killed process's memory held.
     pub(crate) fn vouched(&self) -> u64 {
         let mortal = |ledger: &Ledger| {
-            let memory = ledger.held.ring + ledger.held.in_flight;
+            let memory = ledger.buffered_in.memory + ledger.buffered_in.in_flight;
             ledger.received - if self.killed && !self.spooled_all { memory } else { 0 }
         };
         let process = if self.goes_back { 0 } else { mortal(&self.process) };

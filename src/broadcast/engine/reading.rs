@@ -90,7 +90,7 @@ impl Work {
         now: Instant,
     ) -> Result<(), SessionFailure> {
         let Some(read) = self.read.take() else {
-            return Err(SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())));
+            return Err(SessionFailure::source(Error::Protocol("a reply came without a request".into())));
         };
         if read.what != ReadKind::Entries {
             let value = Value::build(reply, 0).map_err(|error| SessionFailure::source(Error::from(error)))?.0;

@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::broadcast::failure::PARKED;
 use crate::config::{Endpoint, Prefer};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::rt;
 use crate::server::{Backoff, Class, Error};
 use crate::source::replication::{LinkStart, ReplicationLink, ReplicationOffset};
@@ -102,14 +102,16 @@ impl CommandReader {
                 }
                 Err(error) => error,
             };
-            if let Some(suppressed) = log.admit("broadcast_replication_lost", std::time::Instant::now()) {
+            if let Some(suppressed) =
+                log.admit(LogCode::BroadcastReplicationLost.as_str(), std::time::Instant::now())
+            {
                 tracing::warn!(
-                    event = "broadcast_replication_lost",
+                    event = LogCode::BroadcastReplicationLost.as_str(),
                     route = %self.route,
-                    endpoint = %self.endpoint.name,
+                    server = %self.endpoint.name,
                     class = error.class().as_str(),
                     suppressed,
-                    "the replication stream cannot be read: {error}; acknowledgements are polled for until it can"
+                    "cannot read the replication stream: {error}; tidegate polls for acknowledgements until it can"
                 );
             }
             sleep(if error.class() == Class::Park { PARKED } else { backoff.next_wait() }).await;
@@ -158,7 +160,9 @@ impl CommandReader {
         loop {
             let patience = if lags { ARRIVAL } else { TICK };
             match timeout(patience, poll_fn(|cx| link.poll_fill(cx))).await {
-                Err(_) if lags => return Error::Timeout(ARRIVAL, "replicating what the server has written"),
+                Err(_) if lags => {
+                    return Error::Timeout(ARRIVAL, "waiting for the replication stream to catch up");
+                }
                 Err(_) if heard.elapsed() > SILENCE => {
                     match link.written(&self.endpoint, &self.role()).await {
                         Ok(written) => lags = written > link.offset(),

@@ -45,7 +45,7 @@ use crate::broadcast::withheld::Withheld;
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
-use crate::status::Doubt;
+use crate::status::GroupChange;
 
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
@@ -80,7 +80,7 @@ pub(crate) enum GroupEvent {
     /// The group is there.
     Group,
     /// Something that fakes acknowledgements may have happened.
-    Doubt(Doubt),
+    GroupChange(GroupChange),
     /// Entries were never read, and that is recorded.
     Missed(UnreadLoss),
     /// The stream was deleted, and another one begun.
@@ -95,7 +95,7 @@ pub(crate) struct Follower {
     group: String,
     holes: Option<String>,
     stream: String,
-    max_holes: Option<u64>,
+    max_ack_pending: Option<u64>,
     hash: Hash,
     buffer: EntryBuffer,
     /// In the order of the stream: what was read after this one is held until it is published.
@@ -159,9 +159,9 @@ impl Follower {
             group: what.group.clone(),
             holes: keys.holes.clone(),
             stream: keys.stream.clone(),
-            max_holes: match what.order {
+            max_ack_pending: match what.order {
                 Order::Stream => None,
-                Order::Acknowledgement { max_holes } => Some(max_holes),
+                Order::Acknowledgement { max_ack_pending } => Some(max_ack_pending),
             },
             hash,
             buffer: EntryBuffer::default(),
@@ -228,7 +228,7 @@ impl Follower {
 
     /// Whether entries that are not acknowledged are left behind.
     pub(crate) fn leaves_holes(&self) -> bool {
-        self.max_holes.is_some()
+        self.max_ack_pending.is_some()
     }
 
     /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
@@ -242,7 +242,7 @@ impl Follower {
     }
 
     fn holes_left(&self) -> u64 {
-        match (self.max_holes, &self.state) {
+        match (self.max_ack_pending, &self.state) {
             (None, _) => u64::MAX,
             (Some(_), None) => 0,
             (Some(most), Some(state)) => most.saturating_sub(state.holes + self.holes_since),
@@ -274,7 +274,7 @@ impl Follower {
         }
         let up_to = self.readable(egress.publisher);
         // What is read to be held waits for the rate there.
-        let allowed = match self.max_holes {
+        let allowed = match self.max_ack_pending {
             Some(_) if up_to.is_some() && egress.leads => self.allowed(egress.pace, now),
             _ => usize::MAX,
         };
@@ -307,7 +307,7 @@ impl Follower {
     /// Up to where entries are to be read now.
     fn readable(&self, publisher: &Publisher) -> Option<EntryId> {
         let state = self.state.as_ref()?;
-        let (end, room) = match self.max_holes {
+        let (end, room) = match self.max_ack_pending {
             None => (state.delivered, self.buffer.has_room()),
             Some(_) => (state.complete, publisher.has_room() && self.holes_left() > 0),
         };
@@ -317,7 +317,7 @@ impl Follower {
     /// Goes on where the cursor is, where that is elsewhere than was believed: another instance published.
     fn align(&mut self, egress: &Egress<'_>, now: Instant) {
         let publisher = &egress.publisher;
-        let in_order = self.max_holes.is_none();
+        let in_order = self.max_ack_pending.is_none();
         if std::mem::replace(&mut self.led, egress.leads) != egress.leads && egress.leads {
             // While it did not publish, it read ahead, and handed nothing over.
             if !in_order {
@@ -374,7 +374,7 @@ impl Follower {
 
     /// Publishes what is held and acknowledged, as long as there is room.
     fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
-        let (None, Some(limit)) = (self.max_holes, self.state.as_ref().map(GroupState::limit)) else {
+        let (None, Some(limit)) = (self.max_ack_pending, self.state.as_ref().map(GroupState::limit)) else {
             return;
         };
         while egress.publisher.has_room()
@@ -430,7 +430,7 @@ impl Follower {
             last = entry.id;
             let id = entry.id();
             let rendered = outbound.of(&entry);
-            if self.max_holes.is_none() {
+            if self.max_ack_pending.is_none() {
                 let goes = egress.leads
                     && !held_back
                     && entry.id <= limit
@@ -467,7 +467,7 @@ impl Follower {
         self.handed = egress.publisher.end();
         if takes {
             self.read = if came < count { span.up_to.max(last) } else { last };
-            if self.max_holes.is_some() {
+            if self.max_ack_pending.is_some() {
                 self.changed(now);
             }
         }

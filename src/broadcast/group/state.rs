@@ -6,7 +6,7 @@ use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::read::unread_loss::StreamCounters;
 use crate::server::resp::Value;
 use crate::server::{Error, Script, redacted};
-use crate::status::Doubt;
+use crate::status::GroupChange;
 
 /// Looks.
 pub(crate) const GROUP_STATE: Script = Script { name: "look", source: include_str!("state.lua") };
@@ -141,24 +141,24 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 fn unexpected() -> Error {
-    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", GROUP_STATE.name))
+    Error::Protocol(format!("the reply of the script '{}' is not valid", GROUP_STATE.name))
 }
 
 /// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group
 /// keeps no memory of why an entry is no longer pending, so this is all that can be seen.
-pub(crate) fn doubt(before: &GroupState, now: &GroupState) -> Option<Doubt> {
+pub(crate) fn group_change(before: &GroupState, now: &GroupState) -> Option<GroupChange> {
     // The count only grows, and a group that is made begins without one or at none.
     let fewer_read = before.entries_read.zip(now.entries_read).is_some_and(|(before, now)| now < before);
     let gone = now.consumers == 0 && before.consumers > 0;
     let set = before.entries_read.is_some() && now.entries_read.is_none();
     if fewer_read || (gone && (set || now.delivered < before.delivered)) {
-        Some(Doubt::GroupMadeAgain)
+        Some(GroupChange::GroupRecreated)
     } else if now.delivered < before.delivered {
-        Some(Doubt::SetBack)
+        Some(GroupChange::MovedBack)
     } else if set && now.delivered > before.delivered {
-        Some(Doubt::SetForward)
+        Some(GroupChange::MovedForward)
     } else if now.consumers < before.consumers && now.pending < before.pending {
-        Some(Doubt::ConsumerDeleted)
+        Some(GroupChange::ConsumerDeleted)
     } else {
         None
     }
@@ -208,14 +208,14 @@ mod tests {
             (look(12, Some(12), 8, 3), None),
             // A consumer without pending entries that was tidied up.
             (look(9, Some(9), 5, 1), None),
-            (look(9, Some(9), 3, 1), Some(Doubt::ConsumerDeleted)),
-            (look(20, None, 5, 2), Some(Doubt::SetForward)),
-            (look(4, None, 5, 2), Some(Doubt::SetBack)),
-            (look(4, None, 0, 0), Some(Doubt::GroupMadeAgain)),
-            (look(20, None, 0, 0), Some(Doubt::GroupMadeAgain)),
-            (look(20, Some(3), 1, 1), Some(Doubt::GroupMadeAgain)),
+            (look(9, Some(9), 3, 1), Some(GroupChange::ConsumerDeleted)),
+            (look(20, None, 5, 2), Some(GroupChange::MovedForward)),
+            (look(4, None, 5, 2), Some(GroupChange::MovedBack)),
+            (look(4, None, 0, 0), Some(GroupChange::GroupRecreated)),
+            (look(20, None, 0, 0), Some(GroupChange::GroupRecreated)),
+            (look(20, Some(3), 1, 1), Some(GroupChange::GroupRecreated)),
         ] {
-            assert_eq!(doubt(&before, &now), expected, "{now:?}");
+            assert_eq!(group_change(&before, &now), expected, "{now:?}");
         }
     }
 

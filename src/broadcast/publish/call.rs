@@ -381,14 +381,14 @@ fn count(value: &Value) -> Option<u64> {
 fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
     EntryId::parse(text).ok_or_else(|| {
         Error::Protocol(format!(
-            "the cursor holds '{}', which is no entry's id: was its key written by something else?",
+            "the cursor '{}' is not an entry's id; another program may have written its key",
             text.escape_ascii()
         ))
     })
 }
 
 pub(crate) fn unexpected(script: &Script) -> Error {
-    Error::Protocol(format!("the script '{}' gave an answer that it cannot give", script.name))
+    Error::Protocol(format!("the reply of the script '{}' is not valid", script.name))
 }
 
 #[cfg(test)]
@@ -425,7 +425,7 @@ mod tests {
             .collect();
         assert_eq!(text[3..14], ["c", "d", "s", "h", "1-0", "3-0", "0", "0", "3", "+7", "PUBLISH"]);
         assert_eq!(text[14..18], ["", "2-0 3-0+2 ", "news", "\\r\\n"]);
-        assert_eq!(text[18..], ["", "empty_channel the channel\\'s template made an empty name"]);
+        assert_eq!(text[18..], ["", "empty_channel the channel\\'s template results in an empty name"]);
     }
 
     /// The channel that all share, '' where they do not, and then the items, of one call.

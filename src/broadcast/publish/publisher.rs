@@ -428,7 +428,7 @@ impl Publisher {
         }
         let call = self.calls.pop_front();
         call.map(Called::Batch)
-            .ok_or_else(|| SessionFailure::source(Error::Protocol("an answer that nothing asked for".into())))
+            .ok_or_else(|| SessionFailure::source(Error::Protocol("a reply came without a request".into())))
     }
 
     /// Takes in the script's answer to a batch; `None` where the script did nothing.

@@ -192,7 +192,7 @@ pub(crate) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes:
 }
 
 fn unexpected(what: &str) -> Error {
-    Error::Protocol(format!("the reply to XREAD has something else in the place of {what}"))
+    Error::Protocol(format!("the reply to XREAD has no valid {what}"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(crate) fn settled(handles: &BroadcastMetrics, settled: &Settled) {
 /// So many messages were sent by this process, and so many of them reached no subscriber.
 pub(crate) fn sent(handles: &BroadcastMetrics, published: u64, unheard: u64, now_unix_ms: u64) {
     handles.published.increment(published);
-    handles.unheard.increment(unheard);
+    handles.without_subscribers.increment(unheard);
     if published > 0 {
         handles.last_publish_timestamp_seconds.set(Duration::from_millis(now_unix_ms).as_secs_f64());
     }

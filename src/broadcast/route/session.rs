@@ -93,8 +93,7 @@ impl<'r> Session<'r> {
             let sharded = route.parts.settings.sharded;
             if sharded && connection.major_version.is_some_and(|major| major < SHARDED_SINCE) {
                 return Err(SessionFailure::destination(Error::Refused(
-                    "sharded = true needs SPUBLISH, which this server does not know: name a Redis 7.0 or \
-                     newer, or publish without it"
+                    "sharded = true needs SPUBLISH (Redis 7.0 or newer), which this server does not know"
                         .to_owned(),
                 )));
             }
@@ -225,7 +224,7 @@ async fn left_behind(
 ) -> Result<Option<u64>, SessionFailure> {
     let Some(holes) = engine.holes_left_key(&source.key_prefix) else { return Ok(None) };
     let arguments = [b"ZCARD".as_slice(), holes.as_bytes()];
-    match writer.ask(source.response_timeout, "counting what was left behind", &arguments).await {
+    match writer.ask(source.response_timeout, "counting entries left behind", &arguments).await {
         Ok(reply) => Ok(reply.integer().and_then(|count| u64::try_from(count).ok())),
         Err(Error::Reply(_)) => Ok(None),
         Err(error) => Err(SessionFailure::source(error)),

@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::call::CaptureKeys;
 use crate::config::{Durability, Endpoint};
+use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt;
 use crate::server::resp::Value;
@@ -91,7 +92,7 @@ impl WatchTask {
         let mut backoff = Backoff::default();
         loop {
             let Err(error) = self.watch(&mut backoff).await else { return };
-            tracing::debug!(event = "durable_unknown", task = self.role, "{error}");
+            tracing::debug!(event = LogCode::DurableUnknown.as_str(), task = self.role, "{error}");
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
@@ -121,14 +122,14 @@ impl WatchTask {
     async fn is_durable(&self, connection: &mut Connection, position: Position) -> Result<bool, Error> {
         let deadline = self.endpoint.response_timeout;
         let stands: [&[u8]; 3] = [b"HGET", &self.keys.state, b"position"];
-        let stands = connection.ask(deadline, "looking where the state stands", &stands).await?;
+        let stands = connection.ask(deadline, "reading the checkpoint", &stands).await?;
         let stands = stands.bytes().and_then(|text| std::str::from_utf8(text).ok()?.parse::<Position>().ok());
         if stands < Some(position) {
             return Ok(false);
         }
         let text = position.to_string();
         let fence: [&[u8]; 4] = [b"HSET", &self.keys.lease, b"fence", text.as_bytes()];
-        connection.ask(deadline, "writing a fence", &fence).await?;
+        connection.ask(deadline, "writing a barrier", &fence).await?;
         let millis = WAIT.as_millis().to_string();
         let millis = millis.as_bytes();
         let deadline = deadline + WAIT;

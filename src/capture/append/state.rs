@@ -11,7 +11,7 @@ use crate::position::{AnchorId, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
 use crate::source::replication::epochs::Histories;
-use crate::status::{InHand, Ledger};
+use crate::status::{Buffered, Ledger};
 
 /// The format that this release writes.
 const FORMAT: u32 = 1;
@@ -37,7 +37,7 @@ pub(crate) struct StoredState {
     pub(crate) next: Option<(AnchorId, RankedRevision)>,
     /// The source's histories, where it is read from its replication stream.
     pub(crate) histories: Histories,
-    /// The cumulative ledger; `in_hand` is not in it.
+    /// The cumulative ledger; `buffered` is not in it.
     pub(crate) ledger: Ledger,
 }
 
@@ -52,8 +52,9 @@ impl StoredState {
     /// # Errors
     /// Where it is of a newer format, or is no state.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
-        let elements =
-            reply.elements().ok_or_else(|| Error::Protocol("HGETALL was answered with no map".to_owned()))?;
+        let elements = reply
+            .elements()
+            .ok_or_else(|| Error::Protocol("the reply to HGETALL is not a map".to_owned()))?;
         let mut fields = HashMap::new();
         for pair in elements.chunks_exact(2) {
             if let (Some(name), Some(value)) = (pair[0].bytes(), pair[1].bytes()) {
@@ -68,14 +69,14 @@ impl StoredState {
         let format: u32 = text("format").and_then(|text| text.parse().ok()).unwrap_or(FORMAT);
         if format > FORMAT {
             return Err(Error::Refused(format!(
-                "the route's state has format {format}, this release knows {FORMAT}: run the newer release \
-                 again, or move the state key away, which starts afresh and may repeat entries"
+                "the route's state has format {format}, but this release knows only {FORMAT}: run the newer release, or rename \
+                 the state key to start again, possibly with duplicates"
             )));
         }
         let position = match text("position") {
             None | Some("-") => None,
             Some(text) => Some(text.parse::<Position>().map_err(|_| {
-                Error::Refused("the route's state holds no position that this release can read".to_owned())
+                Error::Refused("this release cannot read the position in the route's state".to_owned())
             })?),
         };
         let dropped = fields
@@ -104,13 +105,13 @@ impl StoredState {
             histories: Histories::parse(text("histories").unwrap_or_default()).of_a_state_at(position),
             ledger: Ledger {
                 received: count("received"),
-                appended: count("appended"),
+                stored: count("appended"),
                 deduplicated: count("deduplicated"),
                 filtered: count("filtered"),
                 rejected: count("rejected"),
                 dropped,
-                in_hand: 0,
-                held: InHand::default(),
+                buffered: 0,
+                buffered_in: Buffered::default(),
                 gaps: count("gaps"),
                 last_gap_unix_ms: text("gap_at").and_then(|text| text.parse().ok()),
             },
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(position.to_string(), FORMAT_1[1].1);
         assert_eq!(state.highest_epoch(), 1_764_000_000_000);
         assert_eq!(state.at_unix_ms, Some(1_764_000_012_345));
-        assert_eq!(state.ledger.appended, 40);
+        assert_eq!(state.ledger.stored, 40);
         assert_eq!(state.ledger.dropped["stale"], 7);
         let same = RankedRevision::after(&state, "00112233aabbccdd-ffeeddcc00112233");
         assert_eq!(same.to_string(), FORMAT_1[3].1);

@@ -448,10 +448,10 @@ impl Chain {
 
 fn went_back(position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms: u64) -> Gap {
     let (cause, detail) = match position {
-        None => (GapCause::StateLost, "the route's state was gone from the destination".to_owned()),
+        None => (GapCause::StateLost, "the route's state was missing on the destination".to_owned()),
         Some(position) => (
             GapCause::DestinationWentBack,
-            format!("the destination went back to {position}, and what was stored after that is lost"),
+            format!("the destination went back to {position}; entries that were stored after it are lost"),
         ),
     };
     Gap {

@@ -17,6 +17,7 @@ use super::spill::Spill;
 use super::{Effect, Engine, Notice};
 use crate::capture::batch::gap::{Gap, Joint};
 use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::source::replication::epochs::Histories;
@@ -143,7 +144,7 @@ impl Engine {
         } else {
             self.close_reading();
             self.flush_builder();
-            self.gap = Some(stopped("the route reads its source in another way from here on", now));
+            self.gap = Some(stopped("a new configuration reads the source in another mode", now));
             None
         };
         self.successor.leave(left.map_or(Left::Nowhere, Left::At));
@@ -181,7 +182,7 @@ impl Engine {
     pub(super) fn on_fence(&mut self, now: Moment) {
         self.close_reading();
         self.flush_builder();
-        self.gap = Some(stopped("tidegate was told to stop", now));
+        self.gap = Some(stopped("tidegate was stopped", now));
         self.border_cannot_come();
     }
 
@@ -226,15 +227,15 @@ impl Engine {
         let lost = if safe { 0 } else { left };
         let notice = if lost > 0 {
             let text = format!(
-                "{lost} messages could not be stored within shutdown_timeout and are lost; the next start records the \
-                 gap. Give tidegate a state_directory that it may write, or bring the destination back before stopping"
+                "{lost} messages could not be stored within shutdown_timeout and are lost; the next start records the gap. \
+                 Configure a writable state_directory, or stop tidegate only while the destination is available"
             );
-            Some(Notice::error("drain_incomplete", text).events(lost).always())
+            Some(Notice::error(LogCode::ShutdownIncomplete, text).events(lost).always())
         } else if left > 0 {
             let text = format!(
-                "{left} messages are not stored yet: they are in the spool, or another instance holds them"
+                "{left} messages are not stored yet; they are in the spool, or another instance has them"
             );
-            Some(Notice::info("left_in_hand", text).events(left).always())
+            Some(Notice::info(LogCode::LeftBuffered, text).events(left).always())
         } else {
             None
         };

@@ -365,8 +365,7 @@ impl LeaseReply {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        Self::parse(reply)
-            .ok_or_else(|| Error::Protocol("stand.lua was answered with something else".to_owned()))
+        Self::parse(reply).ok_or_else(|| Error::Protocol("the reply to stand.lua is not valid".to_owned()))
     }
 
     fn parse(reply: &Value) -> Option<(Self, &Value)> {

@@ -13,7 +13,7 @@ use super::chain::Passed;
 use crate::capture::append::call::Stored;
 use crate::event::DropReason;
 use crate::position::Position;
-use crate::status::{self, InHand};
+use crate::status::{self, Buffered};
 
 /// What this process has counted, and what the state said.
 #[derive(Debug, Clone, Default)]
@@ -103,7 +103,7 @@ impl EngineLedger {
     }
 
     /// What all instances have done, and what is in hand here that the state's ledger has not counted.
-    pub(crate) fn route(&self, held: InHand) -> status::Ledger {
+    pub(crate) fn route(&self, held: Buffered) -> status::Ledger {
         let [appended, filtered, rejected] = [
             self.stored.appended - self.then.appended,
             self.stored.filtered - self.then.filtered,
@@ -116,28 +116,28 @@ impl EngineLedger {
             ledger.received += since;
             add_dropped(&mut ledger, reason, since);
         }
-        ledger.appended += appended;
+        ledger.stored += appended;
         ledger.filtered += filtered;
         ledger.rejected += rejected;
         ledger.gaps += self.stored.gaps - self.then.gaps;
         if self.stored.gaps > self.then.gaps {
             ledger.last_gap_unix_ms = self.last_gap_unix_ms;
         }
-        ledger.in_hand = held.total();
-        ledger.held = held;
+        ledger.buffered = held.total();
+        ledger.buffered_in = held;
         ledger
     }
 
     /// What this process has done.
-    pub(crate) fn process(&self, held: InHand) -> status::Ledger {
+    pub(crate) fn process(&self, held: Buffered) -> status::Ledger {
         let mut ledger = status::Ledger {
             received: self.received,
-            appended: self.stored.appended,
+            stored: self.stored.appended,
             deduplicated: self.deduplicated,
             filtered: self.stored.filtered,
             rejected: self.stored.rejected,
-            in_hand: held.total(),
-            held,
+            buffered: held.total(),
+            buffered_in: held,
             gaps: self.stored.gaps,
             last_gap_unix_ms: self.last_gap_unix_ms,
             ..status::Ledger::default()

@@ -12,6 +12,7 @@ use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
+use crate::logs::LogCode;
 use crate::position::AnchorId;
 use crate::rt::Moment;
 use crate::server::Error;
@@ -93,14 +94,14 @@ impl Engine {
         self.follow_revision(&state, now);
         if led != self.leadership.is_leader() {
             let notice = if led && self.leadership.is_told_of_a_leader() {
-                Notice::info("standing_by", "another instance writes")
+                Notice::info(LogCode::Standby, "another instance is active; this one is standby")
             } else if led {
                 Notice::info(
-                    "standing_by",
-                    "this instance cannot write for the moment, and no other one does yet",
+                    LogCode::Standby,
+                    "this instance cannot write at the moment, and no other instance is active yet",
                 )
             } else {
-                Notice::info("leading", "this instance writes")
+                Notice::info(LogCode::Active, "this instance is active")
             };
             self.log(notice.position(self.chain.checkpoint()), now);
             self.changed();
@@ -152,13 +153,14 @@ impl Engine {
         if self.chain.is_behind() && nobody {
             // Another server, or its epoch was lost and its clock is behind. The next window opens above it.
             self.raise_floor(self.chain.checkpoint().map_or(0, |at| at.epoch.number + 1));
-            let why = "the source's epochs stood behind the route's state; the window is opened anew";
+            let why =
+                "the source's epoch was lower than the one in the route's state; a new session is opened";
             self.begin_anew(GapCause::EpochLost, why, now);
         } else if self.chain.is_foreign() && nobody {
             let dropped = self.chain.drop_foreign(now.unix_ms);
             self.give_up(dropped);
             if self.chain.is_foreign() {
-                let why = "another configuration wrote last, and counts messages otherwise; the window is opened anew";
+                let why = "the last writer had a configuration with other positions; a new session is opened";
                 self.begin_anew(GapCause::Rollout, why, now);
             }
         }
@@ -234,11 +236,10 @@ impl Engine {
 
     /// The newer configuration writes no more: this one goes on.
     fn on_superseded_no_more(&mut self, by: &str, state: &StoredState, now: Moment) {
-        let text = "the instance with the newer configuration has not been seen for a while, or has this one by now; this \
-                    one goes on";
-        self.log(Notice::warn("superseded_no_more", text).by(by), now);
+        let text = "no instance has the newer configuration any more, or it is this one's now; this instance continues";
+        self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
         if self.reading.is_held() {
-            let why = "an instance with another configuration wrote, and has ended";
+            let why = "an instance with another configuration was active and has stopped";
             let since = state.at_unix_ms.unwrap_or(now.unix_ms);
             self.gap = Some(Gap::begins(GapCause::Rollout, why, since));
             self.read_anew(now);
@@ -252,9 +253,8 @@ impl Engine {
         let anchor = AnchorId::random();
         let Some(revision) = &self.revision else { return };
         let (key, next) = (self.settings.keys.state.clone(), format!("{anchor} {revision}"));
-        let text =
-            "another instance runs another configuration of this route; this one begins at the next window";
-        self.log(Notice::info("taking_over", text), now);
+        let text = "another instance has an older configuration of this route; this one takes over at its next session marker";
+        self.log(Notice::info(LogCode::RolloutAnnounced, text), now);
         let mut call = Vec::new();
         resp::command(&mut call, &[b"HSET", &key, b"next", next.as_bytes()]);
         self.ask(Ask::Announce, now, &call);
@@ -271,7 +271,7 @@ impl Engine {
     /// is held until the other instance has come to the anchor.
     pub(super) fn on_announced(&mut self, now: Moment) {
         self.flush_builder();
-        let why = "what stands before this configuration's first window was another instance's to store";
+        let why = "messages before this configuration's first session belong to the instance with the older configuration";
         self.gap = Some(Gap::begins(GapCause::Rollout, why, now.unix_ms));
         self.read_anew(now);
         self.border_cannot_come();
@@ -283,8 +283,9 @@ impl Engine {
     fn withdraw(&mut self, by: &str, now: Moment) {
         self.forget_next(now);
         self.yields = false;
-        let text = "an instance announced a newer configuration and has not gone on with it; this one does";
-        self.log(Notice::warn("superseded_no_more", text).by(by), now);
+        let text =
+            "an instance announced a newer configuration but did not take over; this instance continues";
+        self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
     }
 
     fn forget_next(&mut self, now: Moment) {
@@ -297,9 +298,9 @@ impl Engine {
     /// A newer configuration of this route writes elsewhere. Where it numbers alike, this one reads on and holds what is
     /// not stored: it goes on without a gap if that instance ends.
     fn stand_by(&mut self, by: &RankedRevision, alike: bool, now: Moment) {
-        let text = "another instance runs a newer configuration of this route; this one stands by until it is reloaded, \
-                    or until that instance is gone";
-        self.log(Notice::warn("superseded", text).by(by), now);
+        let text = "another instance has a newer configuration of this route; this one is outdated until it is reloaded or that \
+                    instance stops";
+        self.log(Notice::warn(LogCode::Outdated, text).by(by), now);
         self.superseded = Some(by.to_string());
         self.leadership.hurry();
         self.changed();

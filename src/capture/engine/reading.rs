@@ -28,6 +28,7 @@ use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::batch::gap::{Gap, Joint};
 use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
@@ -135,7 +136,7 @@ impl Open {
     pub(super) fn numbers(&self, epoch: Epoch, now: Instant) -> Result<(), &'static str> {
         let before = self.last.epoch.number;
         if epoch.number <= before {
-            return Err("the source's epoch key was lost, or the anchor is forged");
+            return Err("the source's epoch key was lost, or the marker is forged");
         }
         let passed = now.saturating_duration_since(self.since) + CLOCK_STEP;
         let clock =
@@ -144,7 +145,7 @@ impl Open {
             return Ok(());
         }
         Err(
-            "neither the source's clock nor its last epoch bears that out, so it is forged, or the clock was set",
+            "neither the source's clock nor its last epoch confirms that, so it is forged, or the clock was set",
         )
     }
 
@@ -281,16 +282,16 @@ impl Engine {
     fn on_used_up(&mut self, now: Moment) {
         self.reading.opening = ReaderOpening::UsedUp;
         let text = format!(
-            "the numbers of epochs are used up, so no window can be opened: somebody has forged anchors, or has written \
-             the epoch key. Delete the key {} on {} and the key {} on {}: tidegate then listens again, and a gap with the \
-             cause state_lost records what may be missing. Look who may publish on the control channel, or write that key",
+            "no epoch is left, so no session can be opened: session markers were forged, or the epoch key was overwritten. \
+             Delete the key {} on {} and the key {} on {}. tidegate then continues, and records a gap with the cause \
+             state_lost. Check who may publish on the control channel, and who may write that key",
             self.settings.epoch_key,
             self.settings.source,
             String::from_utf8_lossy(&self.settings.keys.state),
             self.settings.destination,
         );
         self.reading.error = Some(text.clone());
-        self.log(Notice::error("parked", text).of(Side::Source), now);
+        self.log(Notice::error(LogCode::Blocked, text).of(Side::Source), now);
         self.changed();
     }
 
@@ -356,17 +357,20 @@ impl Engine {
             paused: false,
             tap: None,
         });
-        let notice = Notice::info("window_opened", "listening").of(Side::Source).position(Some(anchor));
+        let notice = Notice::info(LogCode::SessionOpened, "the capture is subscribed")
+            .of(Side::Source)
+            .position(Some(anchor));
         self.log(notice.always(), now);
         if anchor.epoch.number > now.unix_ms.saturating_add(FAR_AHEAD_MS) {
             let text = format!(
-                "the source's epochs are decades ahead of the clock: {} of at most {}. Somebody has forged anchors or has \
-                 written the key {}, or the clock of the source is wrong. Capture works; where the numbers end, it stops",
+                "the source's epochs are decades ahead of the clock: {} of at most {}. Session markers were forged, the \
+                 key {} was overwritten, or the source's clock is wrong. Messages are stored; when the epochs are used \
+                 up, the route blocks",
                 anchor.epoch.number,
                 Epoch::MAX_NUMBER,
                 self.settings.epoch_key,
             );
-            self.log(Notice::warn("epochs_ahead", text).of(Side::Source), now);
+            self.log(Notice::warn(LogCode::EpochsAhead, text).of(Side::Source), now);
         }
         self.leadership.hurry();
         self.changed();
@@ -385,9 +389,9 @@ impl Engine {
             self.reading.error = Some(describe(error));
         }
         let text =
-            format!("cannot listen to {}: {}; tries again by itself", self.settings.source, describe(error));
+            format!("cannot subscribe on {}: {}; tidegate retries", self.settings.source, describe(error));
         self.log(
-            Notice::warn("source_unavailable", text)
+            Notice::warn(LogCode::SourceUnavailable, text)
                 .of_an_outage()
                 .of(Side::Source)
                 .class(error.class().as_str()),
@@ -459,14 +463,13 @@ impl Engine {
             return;
         }
         if open.tap.is_none() && self.reading.demotions != self.reading.opened_at_demotions {
-            let why = "the server was made a replica: what is published on its master may pass it by";
+            let why = "the server was made a replica; messages published on its master may not reach it";
             return self.lose_window(GapCause::SourceDemoted, why, now);
         }
         if let ReaderOpening::Candidate { anchor, since } = self.reading.opening
             && now.at >= since + LAST_CHANCE
         {
-            let why = "no heartbeat came back, and a new connection took over: the server was stopped, or is no longer \
-                       the one that is published to";
+            let why = "no heartbeat came back, and a new connection works: the server was stopped, or publishers use another server";
             self.end_window(GapCause::SourceSilent, why, now);
             return self.continue_with(anchor, now);
         }
@@ -480,8 +483,7 @@ impl Engine {
 
     fn on_silence(&mut self, now: Moment) {
         let mut why =
-            "no heartbeat came back: the server stalls, or is no longer the one that is published to"
-                .to_owned();
+            "no heartbeat came back: the server stalls, or publishers use another server".to_owned();
         if let Some(error) = &self.reading.heartbeat_error {
             why = format!("no heartbeat came back, and none can be sent: {error}");
         }
@@ -492,9 +494,9 @@ impl Engine {
         open.silent = true;
         self.reading.error = Some(why.clone());
         let text = format!(
-            "{why}; another window is opened beside the silent one, and nothing is missing if that one goes on"
+            "{why}; tidegate opens another session beside the silent one. Nothing is lost if the silent one continues"
         );
-        self.log(Notice::warn("source_silent", text).of(Side::Source), now);
+        self.log(Notice::warn(LogCode::SourceSilent, text).of(Side::Source), now);
         if matches!(self.reading.opening, ReaderOpening::Idle) {
             self.reading.opening = ReaderOpening::Waiting(now.at);
         }
@@ -582,7 +584,7 @@ impl Engine {
         let since = now.unix_ms.saturating_sub(u64::try_from(unheard).unwrap_or_default());
         self.gap = Some(Gap::begins(cause, why, since));
         let text = format!(
-            "the window has ended: {why}; a new one is opened, and what was missed until then is recorded as a gap"
+            "the session has ended: {why}; tidegate opens a new one. Messages until then are lost, and a gap is recorded"
         );
         self.on_source_lost(cause, text, now);
     }
@@ -592,7 +594,7 @@ impl Engine {
     pub(super) fn on_source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
         self.rollout.on_window_lost();
         self.leadership.hurry();
-        let notice = Notice::warn("source_lost", text).of_an_outage();
+        let notice = Notice::warn(LogCode::SourceLost, text).of_an_outage();
         self.log(notice.of(Side::Source).cause(cause.as_str()), now);
     }
 
@@ -600,11 +602,11 @@ impl Engine {
     fn no_room(&mut self, now: Moment) {
         let cause = self.spill.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
         let why = format!(
-            "{} bytes wait for the destination in memory and {} on disk: {}",
+            "{} bytes are buffered in memory and {} on disk: {}",
             self.chain.held_bytes() + self.spill.held_bytes(),
             self.spill.disk_bytes(),
             match cause {
-                GapCause::SpoolFull => "the route's share of [daemon.spool] limit is used up",
+                GapCause::SpoolFull => "the route's share of the spool limit is used up",
                 GapCause::SpoolFailed => "the spool cannot be written",
                 _ => "the route's share of memory_limit is used up",
             }

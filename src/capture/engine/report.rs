@@ -10,10 +10,11 @@ use crate::capture::append::call::Stored;
 use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::DropReason;
+use crate::logs::LogCode;
 use crate::metrics::float;
 use crate::position::Position;
 use crate::rt::{self, Moment};
-use crate::status::{InHand, Ledger, RouteState};
+use crate::status::{Buffered, Ledger, RouteState};
 
 /// What is shown beside the ledger.
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ pub(in crate::capture) struct View {
     pub(in crate::capture) durable: Option<Position>,
     /// Messages that are not known to be durable.
     pub(in crate::capture) durable_lag: u64,
-    pub(in crate::capture) held: InHand,
+    pub(in crate::capture) held: Buffered,
     /// Bytes in memory, without the sockets' buffers.
     pub(in crate::capture) held_bytes: usize,
     pub(in crate::capture) spool_bytes: u64,
@@ -142,13 +143,13 @@ impl Engine {
 
     /// Of what is in hand, that which the state's ledger has not counted. Another instance may be ahead of what this one
     /// reads.
-    fn held_uncounted(&self, held: InHand) -> InHand {
+    fn held_uncounted(&self, held: Buffered) -> Buffered {
         if self.chain.is_foreign() {
             // It does not compare with the state, so it is not known whether another instance has stored it.
-            return InHand::default();
+            return Buffered::default();
         }
         let (waiting, sent) = self.chain.events_up_to(self.ledger.as_of());
-        InHand { ring: held.ring - waiting, in_flight: held.in_flight - sent, ..held }
+        Buffered { memory: held.memory - waiting, in_flight: held.in_flight - sent, ..held }
     }
 
     /// Counts events in hand that will not be stored, because of where the state stands.
@@ -169,22 +170,22 @@ impl Engine {
         metrics.batch_events.record(float(counts.events));
         if stored.rejected > 0 {
             let text = format!(
-                "messages could not become entries; each is in {} with its reason",
+                "some messages could not become entries; each is a dead letter in {} with its reason",
                 String::from_utf8_lossy(&self.settings.keys.dead_letters)
             );
-            self.log(Notice::warn("dead_letter", text).events(stored.rejected), now);
+            self.log(Notice::warn(LogCode::DeadLetter, text).events(stored.rejected), now);
         }
     }
 
     /// Counts what a call did; a call that stopped half way is followed by one that does the rest.
     pub(super) fn count_part(&mut self, stored: &Stored, now: Moment) {
         let metrics = &self.counters.route;
-        metrics.appended.increment(stored.appended);
+        metrics.stored.increment(stored.appended);
         metrics.rejected.increment(stored.rejected);
         metrics.dead_letters.increment(stored.rejected);
         metrics.filtered.increment(stored.filtered);
         if stored.appended > 0 {
-            metrics.last_append_timestamp_seconds.set(float(now.unix_ms) / 1000.0);
+            metrics.last_stored_timestamp_seconds.set(float(now.unix_ms) / 1000.0);
             self.report.last_append_unix_ms = Some(now.unix_ms);
         }
         self.ledger.stored(stored);
@@ -207,13 +208,14 @@ impl Engine {
             self.ledger.gap(gap.ended_unix_ms);
             self.counters.route.gap(gap.cause).increment(1);
             let text = format!(
-                "what was published between {} and {} may be missing: {}; recorded in {}",
+                "messages published between {} and {} may be lost: {}; recorded in {}",
                 rt::rfc3339(gap.started_unix_ms),
                 rt::rfc3339(gap.ended_unix_ms),
                 gap.detail,
                 String::from_utf8_lossy(&self.settings.keys.gaps)
             );
-            let notice = Notice::warn("gap", text).cause(gap.cause.as_str()).position(Some(counts.first));
+            let notice =
+                Notice::warn(LogCode::Gap, text).cause(gap.cause.as_str()).position(Some(counts.first));
             self.log(notice.span(gap.started_unix_ms, gap.ended_unix_ms).always(), now);
         }
     }
@@ -235,21 +237,21 @@ impl Engine {
     fn state(&self) -> (RouteState, Option<String>) {
         let (source, destination) = (&self.reading, &self.writing);
         match self.ending {
-            Ending::Draining(_) => return (RouteState::Draining, Some("told to stop".to_owned())),
+            Ending::Draining(_) => return (RouteState::Stopping, Some("graceful shutdown".to_owned())),
             Ending::HandingOver(_) | Ending::HandedOver => {
-                return (RouteState::Draining, Some("replaced by a new configuration".to_owned()));
+                return (RouteState::Stopping, Some("replaced by a new configuration".to_owned()));
             }
             Ending::Running => {}
         }
         if self.superseded.is_some() {
-            let why = "another instance runs a newer configuration of this route".to_owned();
-            return (RouteState::Superseded, Some(why));
+            let why = "another instance has a newer configuration of this route; reload this one".to_owned();
+            return (RouteState::Outdated, Some(why));
         }
         if destination.parked && destination.error.is_some() {
-            return (RouteState::Parked, destination.error.clone());
+            return (RouteState::Blocked, destination.error.clone());
         }
         if matches!(source.opening, ReaderOpening::UsedUp) {
-            return (RouteState::Parked, source.error.clone());
+            return (RouteState::Blocked, source.error.clone());
         }
         if let Some(doubt) = &source.doubt {
             return (RouteState::Waiting, Some(format!("source: {doubt}")));
@@ -259,8 +261,8 @@ impl Engine {
         let up = source.watched_from().is_some() && destination.is_up() && destination.error.is_none();
         match (up, self.report.was_live) {
             (true, _) if self.waits_for_durability() => {
-                let why = "what is stored is not known to be durable, so no more is stored for now: look at the \
-                           destination's replicas, or at its append-only file";
+                let why = "stored messages are not durable yet, so nothing more is stored; check the destination's replicas or its \
+                           append-only file";
                 (RouteState::Waiting, Some(why.to_owned()))
             }
             (true, _) if self.leadership.is_leader() => (RouteState::Live, None),
@@ -268,14 +270,19 @@ impl Engine {
                 (RouteState::Standby, None)
             }
             (true, was_live) if !self.leadership.is_told_of_a_leader() && was_live => {
-                (RouteState::Waiting, Some("nobody writes for the moment".to_owned()))
+                (RouteState::Waiting, Some("no instance is active at the moment".to_owned()))
             }
-            (true, _) => (
-                RouteState::Joining,
-                Some("what follows the checkpoint is not all in hand here yet".to_owned()),
-            ),
+            (true, _) => (RouteState::CatchingUp, Some(self.why_catching_up())),
             (false, true) => (RouteState::Waiting, why),
             (false, false) => (RouteState::Connecting, why),
         }
+    }
+
+    /// What is missing, and for how long another instance may still provide it.
+    fn why_catching_up(&self) -> String {
+        let patience = humantime::format_duration(self.settings.force_after);
+        format!(
+            "messages after the last stored one are still missing here; another instance has up to {patience} to continue"
+        )
     }
 }

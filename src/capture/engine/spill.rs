@@ -398,7 +398,7 @@ impl SpillReading<'_> {
             return;
         }
         let Ok(mut batch) = Batch::decode(&record.body, self.now.at) else {
-            let detail = format!("the record at {last} is of another version of tidegate");
+            let detail = format!("another version of tidegate wrote the record at {last}");
             return self.lost(None, Some(last), Some(record.events), &detail);
         };
         let lost = self.spill.disk_only_batches.take_before(last);
@@ -462,9 +462,9 @@ impl SpillReading<'_> {
         self.outcome.recovered += earlier;
         let detail = match (own, events, upto) {
             (true, _, Some(_)) | (false, Some(_), _) => {
-                format!("{lost} messages of the spool are lost with {detail}")
+                format!("{lost} messages of the spool are lost: {detail}")
             }
-            _ => format!("messages of the spool are lost with {detail}"),
+            _ => format!("messages of the spool are lost: {detail}"),
         };
         let gap = self.gap(detail.clone(), earlier);
         self.outcome.damaged.push(detail);
@@ -487,7 +487,7 @@ impl SpillReading<'_> {
         let Some(upto) = self.spill.disk_only else { return };
         let left = self.spill.disk_only_batches.events;
         if left > 0 {
-            self.lost(self.known(), Some(upto), Some(left), "the end of the spool, which is missing");
+            self.lost(self.known(), Some(upto), Some(left), "the end of the spool is missing");
         } else if let Some(gap) = self.spill.damage.take() {
             if Some(upto) > self.chain.last() { self.hole(upto, gap) } else { self.chain.owe_lost(gap) }
         }

@@ -8,6 +8,7 @@ use super::rollout::Rollout;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::append::call::{Append, AppendOutcome};
 use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::logs::LogCode;
 use crate::rt::Moment;
 use crate::server::resp::{self, Value};
 use crate::server::{Backoff, Class, Error, Hash};
@@ -233,7 +234,8 @@ impl Engine {
         self.revision = Some(revision);
         self.chain.on_disconnected();
         self.leadership.on_disconnected();
-        let notice = Notice::info("destination_connected", "ready to append").of(Side::Destination);
+        let notice = Notice::info(LogCode::DestinationConnected, "the capture can store entries")
+            .of(Side::Destination);
         self.log(notice.position(state.position), now);
         self.writing.link = DestinationLink::Up(Box::new(Up {
             scripts,
@@ -284,15 +286,14 @@ impl Engine {
         self.writing.parked = park;
         self.writing.error = Some(text.clone());
         let notice = if park {
-            let text =
-                format!("the route may not write: {text}; it keeps what it reads and tries again every 30 s");
-            Notice::error("parked", text)
+            let text = format!("the route cannot write: {text}; it buffers messages and retries every 30 s");
+            Notice::error(LogCode::Blocked, text)
         } else {
             let text = format!(
-                "cannot append to {}: {text}; keeps what it reads and tries again by itself",
+                "cannot write to {}: {text}; the route buffers messages and retries",
                 self.settings.destination
             );
-            Notice::warn("destination_unavailable", text).of_an_outage()
+            Notice::warn(LogCode::DestinationUnavailable, text).of_an_outage()
         };
         self.log(notice.of(Side::Destination).class(error.class().as_str()), now);
     }
@@ -301,7 +302,7 @@ impl Engine {
     pub(in crate::capture) fn on_reply(&mut self, reply: &Value, now: Moment) {
         let DestinationLink::Up(up) = &mut self.writing.link else { return };
         let Some(sent) = up.sent.pop_front() else {
-            let error = Error::Protocol("a reply came that nothing was asked for".to_owned());
+            let error = Error::Protocol("a reply came without a request".to_owned());
             return self.disconnect(&error, now);
         };
         self.writing.answered_unix_ms = Some(now.unix_ms);

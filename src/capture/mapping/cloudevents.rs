@@ -74,7 +74,7 @@ fn attribute(
     if out.len() == begin {
         return Err(Rejection::new(
             RejectReason::MissingVariable,
-            format!("the template of the attribute {name} made nothing, and CloudEvents requires it"),
+            format!("the attribute {name} is empty, but CloudEvents requires it"),
         ));
     }
     Ok(())

@@ -21,13 +21,13 @@ pub(super) fn map(payload: &[u8], present: usize, sink: &mut impl FieldSink) -> 
     if members > MAX_FIELDS {
         return Err(Rejection::new(
             RejectReason::TooManyFields,
-            format!("the JSON object has {members} members, an entry may have {MAX_FIELDS}"),
+            format!("the JSON object has {members} members; an entry can have {MAX_FIELDS}"),
         ));
     }
     if members + present == 0 {
         return Err(Rejection::new(
             RejectReason::NoFields,
-            "the JSON object is empty, and an entry needs a field",
+            "the JSON object is empty, but an entry needs a field",
         ));
     }
     Ok(())
@@ -46,7 +46,7 @@ pub(super) fn each_member<'a>(
         Ok(members)
     };
     read().map_err(|error: serde_json::Error| {
-        Rejection::new(RejectReason::NotJsonObject, format!("the payload is no JSON object: {error}"))
+        Rejection::new(RejectReason::NotJsonObject, format!("the payload is not a JSON object: {error}"))
     })
 }
 

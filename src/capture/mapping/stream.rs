@@ -44,7 +44,7 @@ impl StreamName {
             return Err(Rejection::new(
                 RejectReason::ReservedName,
                 format!(
-                    "the stream's name begins with \"{}\", as tidegate's own keys do",
+                    "the stream's name begins with \"{}\", which is reserved for tidegate's own keys",
                     self.reserved.escape_ascii()
                 ),
             ));
@@ -96,14 +96,14 @@ pub(super) fn render(
 fn missing(part: &Part, message: &Message<'_>) -> Rejection {
     let detail = match (part, message.pattern) {
         (Part::Wildcard(number), Some(pattern)) => format!(
-            "a template uses <{number}>, and the pattern '{}' has {} '*'",
+            "a template uses <{number}>, but the pattern '{}' has only {} '*'",
             pattern.escape_ascii(),
             glob::wildcards(pattern)
         ),
         (Part::Wildcard(_) | Part::Pattern, _) => {
-            "a template uses the pattern, and the message came through a plain subscription".to_owned()
+            "a template uses the pattern, but the message came through a channel without pattern".to_owned()
         }
-        _ => "a template uses what only a stream's entry has".to_owned(),
+        _ => "a template uses a variable that only a stream's entry has".to_owned(),
     };
     Rejection::new(RejectReason::MissingVariable, detail)
 }

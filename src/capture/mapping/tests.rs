@@ -169,7 +169,7 @@ fn a_template_that_asks_for_what_is_not_there_says_so() {
     let rejection = map(&mut mapping, &message("orders.x", b"")).err().unwrap();
     assert_eq!(
         rejection.to_string(),
-        "missing_variable: a template uses <2>, and the pattern 'orders.*' has 1 '*'"
+        "missing_variable: a template uses <2>, but the pattern 'orders.*' has only 1 '*'"
     );
     let plain = Message { channel: b"c", pattern: None, payload: b"" };
     assert_eq!(map(&mut mapping, &plain).err().unwrap().reason, RejectReason::MissingVariable);

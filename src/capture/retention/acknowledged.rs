@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use super::age::{millis, server_unix_ms};
 use crate::capture::append::call::CaptureKeys;
 use crate::config::{Capture, UntilAcknowledged};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::metrics::CaptureMetrics;
 use crate::server::{Class, ControlConnection, Error, Script};
 use crate::status::{Fullest, KeepStatus, Slot};
@@ -167,13 +167,15 @@ impl AcknowledgedTrimming {
         let text = error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}: {hint}"));
         self.slot.update(|status| status.keep.get_or_insert_default().error = Some(text.clone()));
         let is_refused = error.class() == Class::Park || error.code() == Some("ERR");
-        if is_refused && let Some(suppressed) = self.log.admit("trimming_failed", Instant::now()) {
+        if is_refused
+            && let Some(suppressed) = self.log.admit(LogCode::TrimmingFailed.as_str(), Instant::now())
+        {
             tracing::warn!(
-                event = "trimming_failed",
+                event = LogCode::TrimmingFailed.as_str(),
                 route = self.capture.name,
                 class = error.class().as_str(),
                 suppressed,
-                "what is acknowledged cannot be trimmed, so the streams grow: {text}; it is tried again"
+                "cannot trim acknowledged entries, so the streams grow: {text}; tidegate retries"
             );
         }
     }
@@ -261,34 +263,33 @@ impl AcknowledgedTrimming {
         let (route, now) = (&self.capture.name, Instant::now());
         let stream = printable::text(stream);
         if trimmed.forced > 0
-            && let Some(suppressed) = self.log.admit("unacknowledged_trimmed", now)
+            && let Some(suppressed) = self.log.admit(LogCode::UnacknowledgedTrimmed.as_str(), now)
         {
             tracing::warn!(
-                event = "unacknowledged_trimmed",
+                event = LogCode::UnacknowledgedTrimmed.as_str(),
                 route,
                 stream = %stream,
                 group = trimmed.slowest,
                 entries = trimmed.forced,
                 suppressed,
-                "the stream had more than keep.entries = {}, so its oldest entries are gone, {} of them not \
-                 acknowledged; furthest behind is the group {:?}: look at its consumers, or raise keep.entries",
+                "the stream had more than keep.entries = {}; {} unacknowledged entries were trimmed. The group {:?} is furthest \
+                 behind: check its consumers, or raise keep.entries",
                 until.entries,
                 trimmed.forced,
                 trimmed.slowest
             );
         }
         if let Some(group) = trimmed.missing.first()
-            && let Some(suppressed) = self.log.admit("group_missing", now)
+            && let Some(suppressed) = self.log.admit(LogCode::GroupMissing.as_str(), now)
         {
             tracing::warn!(
-                event = "group_missing",
+                event = LogCode::GroupMissing.as_str(),
                 route,
                 stream = %stream,
                 group,
                 suppressed,
-                "keep.until_acknowledged names the group {group:?}, which the stream does not have: nothing \
-                 counts as acknowledged, and up to keep.entries = {} entries stay; make the group, name it in \
-                 groups, or take it out",
+                "the stream has no group {group:?} of keep.until_acknowledged; nothing counts as acknowledged, and up to \
+                 keep.entries = {} entries are kept. Create the group, add it to groups, or remove it",
                 until.entries
             );
         }

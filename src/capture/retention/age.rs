@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::capture::append::call::CaptureKeys;
 use crate::config::{Capture, Keep};
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 use crate::server::{ControlConnection, Error};
 use crate::text::printable;
 
@@ -42,16 +42,17 @@ impl AgeTrimming {
             None => trim_made(connection, &keys.streams, oldest, now).await?,
         };
         if let Some(stream) = ahead
-            && let Some(suppressed) = self.log.admit("ids_ahead", Instant::now())
+            && let Some(suppressed) = self.log.admit(LogCode::IdsAhead.as_str(), Instant::now())
         {
+            let stream = printable::text(&stream);
             tracing::warn!(
-                event = "ids_ahead",
+                event = LogCode::IdsAhead.as_str(),
                 route = capture.name,
-                stream = %printable::text(&stream),
+                stream = %stream,
                 suppressed,
-                "entries carry ids more than an hour ahead of the server's clock, so keep.age removes none of them before \
-                 that clock has come there: the clock was ahead once, or somebody added an entry with such an id. \
-                 keep.entries bounds the stream meanwhile; XTRIM frees it at once"
+                "the stream {stream:?} has entries with ids more than an hour ahead of the server's clock, so keep.age \
+                 does not remove them before the clock has reached these ids. Limit the stream with keep.entries, or \
+                 remove the entries with XTRIM"
             );
         }
         Ok(())

@@ -22,9 +22,9 @@ impl CaptureRoute {
             metrics.set_state(view.state);
         }
         self.shown = Some(view.state);
-        metrics.in_hand_events.set(float(view.held.total()));
-        metrics.in_hand_bytes_memory.set(float(bytes));
-        metrics.in_hand_bytes_spool.set(float(view.spool_bytes));
+        metrics.buffered_events.set(float(view.held.total()));
+        metrics.buffered_bytes_memory.set(float(bytes));
+        metrics.buffered_bytes_spool.set(float(view.spool_bytes));
         metrics.durable_lag_events.set(float(view.durable_lag));
         metrics.gap_open.set(if view.gap_open_since_unix_ms.is_some() { 1.0 } else { 0.0 });
         metrics.leader.set(if view.leader { 1.0 } else { 0.0 });
@@ -47,7 +47,7 @@ impl CaptureRoute {
             status.destination.error = destination.error;
             status.destination.last_answer_unix_ms = destination.answered_unix_ms;
             status.position = view.position.map(|position| position.to_string());
-            status.in_hand_bytes = bytes;
+            status.buffered_bytes = bytes;
             status.spool_bytes = view.spool_bytes;
             status.spooled_all = view.spooled_all;
             status.spool_error = spool_error;
@@ -57,8 +57,8 @@ impl CaptureRoute {
             status.other_instances = view.others;
             status.gap_open_since_unix_ms = view.gap_open_since_unix_ms;
             status.last_progress_unix_ms = view.last_append_unix_ms;
-            status.ledger = Some(view.route);
-            status.process = Some(view.process);
+            status.counts = Some(view.route);
+            status.process_counts = Some(view.process);
         });
         if view.tried {
             self.parts.slot.tried();
@@ -68,22 +68,23 @@ impl CaptureRoute {
 
     /// Writes a log line. What every route says of a server that is away, one says.
     pub(super) fn log(&self, notice: &Notice, now: Moment) {
-        let endpoint = notice.side.map(|side| match side {
+        let server = notice.side.map(|side| match side {
             Side::Source => self.parts.source.name.as_str(),
             Side::Destination => self.parts.destination.name.as_str(),
         });
-        if let Some(endpoint) = endpoint.filter(|_| notice.of_an_outage)
-            && self.parts.outages.admit(notice.event, endpoint, now.at).is_none()
+        if let Some(server) = server.filter(|_| notice.of_an_outage)
+            && self.parts.outages.admit(notice.event.as_str(), server, now.at).is_none()
         {
             return;
         }
-        write(notice, &self.parts.capture.name, endpoint);
+        write(notice, &self.parts.capture.name, server);
     }
 }
 
 /// Writes a log line of a route.
-pub(super) fn write(notice: &Notice, route: &str, endpoint: Option<&str>) {
+pub(super) fn write(notice: &Notice, route: &str, server: Option<&str>) {
     let Notice { event, class, cause, events, suppressed, text, .. } = notice;
+    let event = event.as_str();
     let (position, by) = (notice.position.as_deref(), notice.by.as_deref());
     let (since_unix_ms, until_unix_ms) = notice.span.unzip();
     macro_rules! line {
@@ -91,7 +92,7 @@ pub(super) fn write(notice: &Notice, route: &str, endpoint: Option<&str>) {
             tracing::$level!(
                 event,
                 route,
-                endpoint,
+                server,
                 class,
                 cause,
                 position,

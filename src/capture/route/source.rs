@@ -253,7 +253,7 @@ impl CaptureRoute {
         self.parts.metrics.backlog_cover_seconds.set(cover);
         self.parts.metrics.replication_lag_bytes.set(lag);
         Some(ReplicationStatus {
-            server: tap.address().to_string(),
+            address: tap.address().to_string(),
             role: if tap.role() == Role::Master { "master" } else { "replica" }.to_owned(),
             offset: tap.offset(),
             lag_bytes: health.map(|health| health.offset.saturating_sub(tap.offset())),

@@ -1,6 +1,7 @@
 //! The route's spool: opened before anything else, so that nothing goes around what an earlier process left there.
 
 use super::CaptureRoute;
+use crate::logs::LogCode;
 use crate::position::Position;
 use crate::spool::{self, Spool};
 
@@ -27,21 +28,21 @@ impl CaptureRoute {
             Ok(recovered) => {
                 if recovered.records > 0 || recovered.cut_bytes > 0 {
                     tracing::info!(
-                        event = "spool_recovered",
+                        event = LogCode::SpoolRecovered.as_str(),
                         route,
                         records = recovered.records,
                         bytes = recovered.bytes,
                         cut_bytes = recovered.cut_bytes,
-                        "an earlier process left records; they are appended first"
+                        "the spool has records of an earlier process; they are stored first"
                     );
                 }
                 self.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
             }
             Err(error) => tracing::error!(
-                event = "spool_unavailable",
+                event = LogCode::SpoolUnavailable.as_str(),
                 route,
-                "{error}; the route works without a spool: what memory cannot hold while the destination is \
-                 away is lost, inside a recorded gap. It is tried again every 5 s"
+                "{error}; the route runs without a spool: during an outage, messages that exceed memory are lost (gap \
+                 recorded). tidegate retries every 5 s"
             ),
         }
         self.spool = Some(spool);

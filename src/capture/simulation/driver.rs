@@ -158,7 +158,12 @@ impl World {
                 Effect::Log(notice) => {
                     *lines += 1;
                     self.tell(|| {
-                        format!("i{which}.{route} {}: {} {:?}", notice.event, notice.text, notice.position)
+                        format!(
+                            "i{which}.{route} {}: {} {:?}",
+                            notice.event.as_str(),
+                            notice.text,
+                            notice.position
+                        )
                     });
                 }
             }

@@ -145,7 +145,7 @@ impl World {
         let instance = &mut self.instances[which];
         let alike = numbering(instance.configuration) == newest;
         let superseded =
-            instance.routes.iter_mut().any(|one| one.engine.view(now).state == RouteState::Superseded);
+            instance.routes.iter_mut().any(|one| one.engine.view(now).state == RouteState::Outdated);
         !superseded && (alike || !gentle)
     }
 }

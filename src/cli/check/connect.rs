@@ -8,7 +8,7 @@ use super::line;
 use crate::config::{
     self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, UntilAcknowledged,
 };
-use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Promise, Repeated, Rights, ServerFacts};
+use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Repeated, Rights, ServerFacts};
 use crate::rt;
 use crate::server::{Error, Expiries};
 
@@ -18,7 +18,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 type Answers = BTreeMap<String, Result<Inspection, Error>>;
 
 /// The report, and whether every endpoint can be used. Each endpoint's own time-outs bound it.
-pub(super) async fn connect(config: Config) -> (String, bool) {
+pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
     let answers = ask(&config).await;
     let mut out = String::new();
     let mut usable = true;
@@ -31,7 +31,7 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
         let guarantee =
             probe::of_capture(route, config.redis[&route.destination].durability, facts(&route.destination));
         line(&mut out, format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
-        guarantees(&mut out, &guarantee, "published", "stored");
+        guarantees(&mut out, &guarantee, explain);
         if let Some(until) = route.keep.until_acknowledged() {
             trimming(&mut out, until, facts(&route.destination));
         }
@@ -43,10 +43,12 @@ pub(super) async fn connect(config: Config) -> (String, bool) {
     for route in config.broadcast.values() {
         let guarantee = probe::of_broadcast(on_one_server(&config, route), facts(&route.source));
         line(&mut out, format_args!("broadcast {}: {} → {}", route.name, route.source, route.destination));
-        guarantees(&mut out, &guarantee, "added", "published");
+        guarantees(&mut out, &guarantee, explain);
         line(
             &mut out,
-            format_args!("  always: a published message reaches who is subscribed at that moment"),
+            format_args!(
+                "  note: Pub/Sub delivers a message only to clients that are subscribed at that moment"
+            ),
         );
         if let Some(acknowledged) = route.acknowledged() {
             waiting(&mut out, acknowledged);
@@ -89,7 +91,7 @@ fn endpoint(
     answer: &Result<Inspection, Error>,
 ) -> bool {
     let user = endpoint.username.as_deref().unwrap_or("default");
-    line(out, format_args!("endpoint {} ({}, user {user})", endpoint.name, endpoint.address));
+    line(out, format_args!("server {} ({}, user {user})", endpoint.name, endpoint.address));
     let found = match answer {
         Ok(found) => found,
         Err(error) => {
@@ -126,7 +128,7 @@ fn server(out: &mut String, found: &Inspection) {
     let eviction = facts.eviction.as_deref().unwrap_or("unknown");
     line(out, format_args!("  {}, eviction policy {eviction}", facts.storage));
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
-        line(out, format_args!("  rights: all that the routes need"));
+        line(out, format_args!("  permissions: everything that the routes need"));
     }
 }
 
@@ -138,8 +140,8 @@ fn notifications(out: &mut String, route: &Capture, source: Option<&ServerFacts>
             line(
                 out,
                 format_args!(
-                    "  warning: notify-keyspace-events is \"{setting}\" on endpoint {}: \"{name}\" brings nothing \
-                     without {missing:?} in it (CONFIG SET notify-keyspace-events \"{setting}{missing}\")",
+                    "  warning: notify-keyspace-events is \"{setting}\" on server {}: \"{name}\" needs {missing:?} in it \
+                     (CONFIG SET notify-keyspace-events \"{setting}{missing}\")",
                     route.source
                 ),
             );
@@ -165,17 +167,14 @@ fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&Se
     let most = until.entries;
     line(
         out,
-        format_args!("  trimming: what {groups} acknowledged; past {most} entries the oldest, counted"),
+        format_args!("  trimming: entries that {groups} acknowledged; above {most} entries also the oldest"),
     );
     let how = match destination.and_then(ServerFacts::knows_acked) {
         Some(true) => {
-            "with XTRIM ACKED, so also behind an entry that stays pending, where every group of the stream has \
-             acknowledged it"
+            "with XTRIM ACKED: also entries after a pending one, if every group of the stream has acknowledged them"
         }
-        Some(false) => "only before the first entry that is pending (XTRIM ACKED needs Redis 8.2)",
-        None => {
-            "whether the server knows XTRIM ACKED is not known; without it only before the first pending entry"
-        }
+        Some(false) => "only entries before the first pending one (XTRIM ACKED needs Redis 8.2)",
+        None => "the server may lack XTRIM ACKED; then only entries before the first pending one",
     };
     line(out, format_args!("    {how}"));
 }
@@ -184,23 +183,23 @@ fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&Se
 fn waiting(out: &mut String, acknowledged: &Acknowledged) {
     let Acknowledged { group, order, replication } = acknowledged;
     let pending = match order {
-        Order::Stream => "an entry that stays pending holds up everything behind it".to_owned(),
-        Order::Acknowledgement { max_holes } => {
-            format!("up to {max_holes} entries that stay pending are left behind, and then nothing goes on")
+        Order::Stream => "an unacknowledged entry holds up all later entries".to_owned(),
+        Order::Acknowledgement { max_ack_pending } => {
+            format!("up to {max_ack_pending} unacknowledged entries are left behind; then publishing waits")
         }
     };
     line(out, format_args!("  waits for: the group {group}; {pending}"));
     let how = if *replication {
-        "in the replication stream, and without it by asking"
+        "in the replication stream, or by polling if it cannot be read"
     } else {
-        "by asking, every 10 ms while something changes and every 0.65 s after a pause"
+        "by polling, every 10 ms while something changes and every 0.65 s after a pause"
     };
     line(out, format_args!("    acknowledgements are noticed {how}"));
     line(
         out,
         format_args!(
-            "    always: what only counts as acknowledged is published as well (NOACK, XGROUP SETID, a consumer \
-             that is deleted, entries that were added before the group)"
+            "    note: an entry also counts as acknowledged after NOACK, XGROUP SETID or the deletion of its consumer, or \
+             if it was added before the group"
         ),
     );
 }
@@ -212,7 +211,7 @@ fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
         None => "of unknown size".to_owned(),
     };
     let kept = match source.and_then(|facts| facts.backlog_ttl_seconds) {
-        Some(0) => "for ever".to_owned(),
+        Some(0) => "forever".to_owned(),
         Some(seconds) => format!("for {seconds} s"),
         None => "for an unknown time (repl-backlog-ttl)".to_owned(),
     };
@@ -220,49 +219,55 @@ fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
     let replicas = source.and_then(|facts| facts.replicas);
     let costs = match prefer {
         Prefer::Replica if replicas != Some(0) => {
-            "a replica is read where there is one, and nothing else sees that"
+            "a replica is read if there is one; the master does not see it"
         }
         Prefer::Replica | Prefer::Master => {
-            "the master is read: that counts for min-replicas-to-write, a shutdown of the master waits up to \
-             10 s for it, and Sentinel lists it as a replica with the port 0 (SENTINEL RESET cleans up)"
+            "the master is read. tidegate counts for min-replicas-to-write, and a shutdown of the master waits up to 10 s \
+             for it. Sentinel lists it as a replica with port 0 (SENTINEL RESET removes it)"
         }
     };
     line(out, format_args!("  costs: {costs}"));
     line(
         out,
         format_args!(
-            "  always: the server forks once when it is first read, and each time its backlog was exceeded; \
-             every write of the server is read, whatever the rules for keys and channels allow"
+            "  note: the server forks when it is read for the first time, and whenever its backlog was exceeded; tidegate \
+             receives every write of the server, regardless of ACL rules for keys and channels"
         ),
     );
 }
 
-/// Prints what a route promises, in the words of its direction.
-fn guarantees(out: &mut String, guarantee: &Guarantee, comes: &str, goes: &str) {
-    for (what, promise) in [
-        ("restart of tidegate", &guarantee.restart),
-        ("source failover", &guarantee.source_failover),
-        ("destination failover", &guarantee.destination_failover),
+/// Prints what a route promises: a line for each fault, with its remedy, and the reasons if they were asked for.
+fn guarantees(out: &mut String, guarantee: &Guarantee, explain: bool) {
+    for (fault, promise) in [
+        ("tidegate restarts", &guarantee.restart),
+        ("source fails over", &guarantee.source_failover),
+        ("destination fails over", &guarantee.destination_failover),
     ] {
-        line(out, format_args!("  {what}: {}", said(promise, comes, goes)));
-        line(out, format_args!("    because {}", promise.because.join("; ")));
+        line(out, format_args!("  {fault}: {}; {}", lost(promise.missed), duplicated(promise.repeated)));
+        if let Some(remedy) = promise.remedy {
+            line(out, format_args!("    to avoid it: {remedy}"));
+        }
+        if explain {
+            line(out, format_args!("    because {}", promise.because.join("; ")));
+        }
     }
 }
 
-fn said(promise: &Promise, comes: &str, goes: &str) -> String {
-    let missed = match promise.missed {
-        Missed::Nothing => "nothing is missed".to_owned(),
-        Missed::InsideGap => format!("what is {comes} meanwhile is missed, inside a recorded gap"),
-        Missed::AcknowledgedInsideGap => {
-            "entries that the server acknowledged can be lost, inside a recorded gap (destination_went_back)"
-                .to_owned()
-        }
-        Missed::Acknowledged => "entries that the server acknowledged can be lost".to_owned(),
-    };
-    let repeated = match promise.repeated {
-        Repeated::Nothing => "nothing is repeated".to_owned(),
-        Repeated::Unanswered => format!("what was {goes} and not yet answered is repeated"),
-        Repeated::SinceCursor => format!("what was {goes} after the last cursor that is left is repeated"),
-    };
-    format!("{missed}; {repeated}")
+fn lost(missed: Missed) -> &'static str {
+    match missed {
+        Missed::Nothing => "nothing lost",
+        Missed::InsideGap => "messages lost, gap recorded",
+        Missed::BeyondBacklog => "nothing lost, unless the source's backlog is exceeded (gap recorded)",
+        Missed::Unreplicated => "messages lost that the old master had not replicated, failover recorded",
+        Missed::AcknowledgedInsideGap => "stored entries can be lost, gap recorded (destination_went_back)",
+        Missed::Acknowledged => "stored entries can be lost, nothing records it",
+    }
+}
+
+fn duplicated(repeated: Repeated) -> &'static str {
+    match repeated {
+        Repeated::Nothing => "no duplicates",
+        Repeated::Unanswered => "duplicates of messages whose reply was lost",
+        Repeated::SinceCursor => "duplicates since the last cursor that the server still has",
+    }
 }

@@ -33,7 +33,7 @@ impl LetterRoute {
             None => {
                 let known: Vec<&str> = all.iter().map(Self::name).collect();
                 Err(Refusal::usage(format!(
-                    "there is no route '{name}' in the configuration; there are: {}",
+                    "there is no route '{name}' in the configuration; known: {}",
                     known.join(", ")
                 )))
             }

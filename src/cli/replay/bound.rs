@@ -1,4 +1,4 @@
-//! Where a replay begins or ends, as a person writes it: an entry's id, a time, or how long ago.
+//! Where a replay begins or ends, as the operator writes it: an entry's id, a time, or how long ago.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use crate::broadcast::EntryId;
 
 /// One end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bound {
+pub(in crate::cli) enum Bound {
     /// This entry.
     Id(EntryId),
     /// This moment, in milliseconds since 1970.
@@ -19,7 +19,7 @@ pub(super) enum Bound {
 
 impl Bound {
     /// The lowest id that is not before it.
-    pub(super) fn lowest(self, now_unix_ms: u64) -> EntryId {
+    pub(in crate::cli) fn lowest(self, now_unix_ms: u64) -> EntryId {
         match self {
             Self::Id(id) => id,
             _ => EntryId { milliseconds: self.milliseconds(now_unix_ms), sequence: 0 },

@@ -50,7 +50,7 @@ impl Shown {
             bar.finish_and_clear();
         }
         if self.skipped > SKIPPED_NAMED {
-            tell!("{} entries more make no message", self.skipped - SKIPPED_NAMED);
+            tell!("{} more entries do not fit the message template", self.skipped - SKIPPED_NAMED);
         }
     }
 

@@ -4,6 +4,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{Config, SecretSource, readable_by_others};
+use crate::logs::LogCode;
 
 /// Raises the soft limit of open files to the hard one. The soft one is 1024 on most systems, for programs that use
 /// select(2); tidegate does not, and a route needs some five descriptors.
@@ -15,10 +16,10 @@ pub(super) fn raise_open_files() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(
-            event = "open_files_limit",
+            event = LogCode::OpenFilesLimit.as_str(),
             limit = limit.current,
             %error,
-            "the limit of open files cannot be raised; with many routes, connections fail where it is reached"
+            "cannot raise the limit of open files; connections fail if many routes reach it. Raise the hard limit"
         );
     }
 }
@@ -29,12 +30,11 @@ pub(super) fn tell_of_readable_secrets(config: &Config) {
         let SecretSource::File(path) = &endpoint.password else { continue };
         if let Some(mode) = readable_by_others(path) {
             tracing::warn!(
-                event = "secret_readable",
-                endpoint = name,
+                event = LogCode::SecretReadable.as_str(),
+                server = name,
                 file = %path.display(),
                 mode,
-                "every user of this machine can read the password: chmod 600 the file, and give it to the user that \
-                 tidegate runs as"
+                "every user of this machine can read the password file; run chmod 600, and let the user of tidegate own it"
             );
         }
     }

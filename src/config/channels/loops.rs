@@ -49,7 +49,7 @@ struct LoopStep {
 impl fmt::Display for Loop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, name) = &self.first;
-        write!(f, "would repeat its own messages for ever\n  {table}.{name}")?;
+        write!(f, "would repeat its own messages forever\n  {table}.{name}")?;
         for step in &self.steps {
             write!(f, "\n    → {} → {}", step.by, step.to)?;
         }

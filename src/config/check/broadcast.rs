@@ -44,7 +44,7 @@ impl Check<'_> {
             None => None,
             Some(text) => Some(self.start(&key.at("start"), &text)?),
         };
-        let after = self.after(key, raw.after, raw.order, raw.mode, raw.max_holes);
+        let after = self.after(key, raw.after, raw.order, raw.mode, raw.max_ack_pending);
         let size = &key.at("max_message_size");
         let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit, MOST);
         Some(Broadcast {
@@ -75,7 +75,7 @@ impl Check<'_> {
             raw::Envelope::Json => {
                 self.report_with(
                     &key.at("message"),
-                    "says nothing with envelope = \"json\", which is the whole message",
+                    "has no effect with envelope = \"json\", which makes the whole message",
                     "remove one of the two",
                 );
                 None
@@ -90,13 +90,15 @@ impl Check<'_> {
         after: String,
         order: Option<raw::Word<raw::Order>>,
         mode: Option<raw::Word<raw::Watch>>,
-        max_holes: Option<raw::Count>,
+        max_ack_pending: Option<raw::Count>,
     ) -> After {
         let at = &key.at("after");
         if after == "added" {
-            for (given, option) in
-                [(order.is_some(), "order"), (mode.is_some(), "mode"), (max_holes.is_some(), "max_holes")]
-            {
+            for (given, option) in [
+                (order.is_some(), "order"),
+                (mode.is_some(), "mode"),
+                (max_ack_pending.is_some(), "max_ack_pending"),
+            ] {
                 if given {
                     self.report(
                         &key.at(option),
@@ -113,13 +115,13 @@ impl Check<'_> {
             self.report(at, message);
         }
         let order = match order.map(|word| word.0) {
-            Some(raw::Order::Acknowledgement) => {
-                Order::Acknowledgement { max_holes: max_holes.map_or(defaults::MAX_HOLES, |count| count.0) }
-            }
+            Some(raw::Order::Acknowledgement) => Order::Acknowledgement {
+                max_ack_pending: max_ack_pending.map_or(defaults::MAX_ACK_PENDING, |count| count.0),
+            },
             None | Some(raw::Order::Stream) => {
-                if max_holes.is_some() {
+                if max_ack_pending.is_some() {
                     self.report(
-                        &key.at("max_holes"),
+                        &key.at("max_ack_pending"),
                         "has no effect; expected order = \"acknowledgement\" with it",
                     );
                 }
@@ -139,7 +141,7 @@ impl Check<'_> {
         let Some(endpoint) = destination else { return };
         if lookup::is_control(endpoint, channel) {
             let control = keys::control(&endpoint.key_prefix);
-            let message = format!("could publish on \"{control}\", the channel of tidegate's own heartbeats");
+            let message = format!("can publish on \"{control}\", the channel of tidegate's own heartbeats");
             self.report(key, message);
         }
     }

@@ -49,7 +49,7 @@ impl Check<'_> {
             u32::MAX
         });
         let size = &key.at("max_message_size");
-        let most = (512 << 20, "the 512MiB that Redis takes");
+        let most = (512 << 20, "512MiB, the limit of Redis");
         let max_message_size = self.max_message_size(size, raw.max_message_size, memory_limit, most);
         Some(Capture {
             name: name.to_owned(),
@@ -115,8 +115,9 @@ impl Check<'_> {
     fn no_notifications(&mut self, key: &Key, channels: &[String], patterns: &[String]) {
         for (list, names) in [(key.at("channels"), channels), (key.at("patterns"), patterns)] {
             for (index, name) in names.iter().enumerate().filter(|(_, name)| is_notification(name)) {
-                let message = format!("\"{name}\": keyspace notifications are not in the replication stream");
-                let help = "capture them in a route of its own, with mode = \"subscribe\"";
+                let message =
+                    format!("\"{name}\": the replication stream does not contain keyspace notifications");
+                let help = "capture them in a separate route with mode = \"subscribe\"";
                 self.report_with(&list.at(&index.to_string()), message, help);
             }
         }
@@ -142,7 +143,7 @@ impl Check<'_> {
         for (list, names) in [(in_channels, channels), (in_patterns, patterns)] {
             for (index, name) in names.iter().enumerate().filter(|(_, name)| **name == control) {
                 let message =
-                    format!("\"{name}\" is the channel of tidegate's own heartbeats on this endpoint");
+                    format!("\"{name}\" is the channel of tidegate's own heartbeats on this server");
                 self.report(&list.at(&index.to_string()), message);
             }
         }
@@ -156,7 +157,7 @@ impl Check<'_> {
         let [Part::Literal(begin), ..] = stream.parts() else { return };
         if let Some(endpoint) = destination.filter(|endpoint| begin.starts_with(&endpoint.key_prefix)) {
             let message = format!(
-                "\"{begin}\": names that begin with \"{}\" are tidegate's own on this endpoint",
+                "\"{begin}\": names that begin with \"{}\" are tidegate's own on this server",
                 endpoint.key_prefix
             );
             self.report_with(key, message, format!("choose another name, such as \"{route}\""));
@@ -248,7 +249,7 @@ impl Check<'_> {
         let mut seen = HashSet::new();
         for (index, word) in raw.iter().enumerate() {
             if !seen.insert(word.0) {
-                self.report(&key.at(&index.to_string()), "stands here twice");
+                self.report(&key.at(&index.to_string()), "is listed twice");
             }
         }
         let checked = |word: &raw::Word<raw::Include>| match word.0 {

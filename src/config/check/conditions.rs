@@ -120,7 +120,7 @@ impl Check<'_> {
                 self.report_with(
                     key,
                     format!("{verb} {}; expected one of {expected}", names.join(" and ")),
-                    "write a condition for each: all of them must hold",
+                    "write one condition for each; all of them must hold",
                 );
                 None
             }
@@ -154,22 +154,22 @@ impl Check<'_> {
         match test {
             Test::OneOf(values) if values.is_empty() => {
                 if !self.reported(key) {
-                    self.report(key, "is an empty list: nothing would pass");
+                    self.report(key, "is an empty list: no message would pass");
                 }
             }
             Test::OneOf(values) => {
                 for (index, value) in values.iter().enumerate() {
                     if values[..index].contains(value) {
                         let at = element(key, index, self.refused);
-                        self.report(&at, "stands here twice");
+                        self.report(&at, "is listed twice");
                     }
                 }
             }
             Test::Prefix(prefix) if prefix.is_empty() => {
                 self.report_with(
                     key,
-                    "is empty: every text begins with that",
-                    "to ask only whether something is there, write exists = true",
+                    "is empty: every text begins with it",
+                    "to test only whether the value exists, write exists = true",
                 );
             }
             Test::Exists(_) | Test::Prefix(_) => {}
@@ -191,7 +191,7 @@ impl Check<'_> {
             Test::Exists(_) => {
                 self.report(
                     key,
-                    "says nothing of a channel, which is always there; expected equals, in or prefix",
+                    "has no effect on a channel, which always exists; expected equals, in or prefix",
                 );
             }
             Test::OneOf(values) if values.iter().any(|value| !matches!(value, Scalar::Text(_))) => {

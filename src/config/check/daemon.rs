@@ -20,7 +20,7 @@ impl Check<'_> {
         let listen = raw.listen.parse().unwrap_or_else(|_| {
             let message = format!("expected an address and a port, found \"{}\"", raw.listen);
             let help =
-                "such as \"127.0.0.1:7380\", or \"[::]:7380\" for every address; a host name does not do";
+                "such as \"127.0.0.1:7380\", or \"[::]:7380\" for every address; a host name is not allowed";
             self.report_with(&key.at("listen"), message, help);
             std::net::SocketAddr::from(([127, 0, 0, 1], 0))
         });
@@ -32,7 +32,7 @@ impl Check<'_> {
             self.report(&key.at("memory_limit"), format!("expected at least {least}, found {found}"));
         }
         if raw.shutdown_timeout.0.is_zero() {
-            self.report(&key.at("shutdown_timeout"), "expected more than no time at all");
+            self.report(&key.at("shutdown_timeout"), "expected more than 0s");
         }
         if raw.state_directory.is_empty() {
             self.report(&key.at("state_directory"), "expected a directory, found an empty text");

@@ -23,7 +23,7 @@ impl Check<'_> {
             [(raw.connect_timeout, "connect_timeout"), (raw.response_timeout, "response_timeout")]
         {
             if timeout.0.is_zero() {
-                self.report(&key.at(option), "expected more than no time at all");
+                self.report(&key.at(option), "expected more than 0s");
             }
         }
         let text = self.required(raw.url, &key.at("url"), "a URL such as \"redis://host:6379\"");
@@ -50,8 +50,8 @@ impl Check<'_> {
             (raw::Durability::Applied | raw::Durability::Fsynced, Some(_)) => {
                 self.report_with(
                     &key.at("replicas"),
-                    "this says how many replicas must have what is stored",
-                    "it needs durability = \"replicated\"",
+                    "sets how many replicas must have what is stored",
+                    "add durability = \"replicated\"",
                 );
                 Durability::Applied
             }
@@ -87,7 +87,7 @@ impl Check<'_> {
                 Address::Tcp { .. } => {
                     ("the url is without TLS", "begin it with rediss:// instead of redis://")
                 }
-                Address::Unix(_) => ("a unix socket has no TLS", "remove the table"),
+                Address::Unix(_) => ("TLS is not available on a unix socket", "remove the table"),
             };
             self.report_with(&table, message, help);
             return None;
@@ -104,7 +104,7 @@ impl Check<'_> {
             (certificate, _) => {
                 let (given, missing) =
                     if certificate.is_some() { ("cert_file", "key_file") } else { ("key_file", "cert_file") };
-                self.report(&table.at(given), format!("expected {missing} as well: they belong together"));
+                self.report(&table.at(given), format!("expected {missing} as well"));
                 return None;
             }
         };
@@ -143,7 +143,7 @@ impl Check<'_> {
             match (url::address(told), url::address(reached)) {
                 (Ok(told @ Address::Tcp { .. }), Ok(reached)) => map.push((told, reached)),
                 (Ok(Address::Unix(_)), _) => {
-                    self.report(key, format!("servers tell no path such as {told:?}"))
+                    self.report(key, format!("servers never report a path such as {told:?}"))
                 }
                 (Err(error), _) => self.report(key, format!("{told:?} {error}")),
                 (_, Err(error)) => self.report(key, format!("{reached:?} {error}")),
@@ -158,7 +158,7 @@ impl Check<'_> {
             self.report_with(
                 key,
                 format!("expected 1 to {MAX_PREFIX_BYTES} printable ASCII characters without a space"),
-                "it tells the keys of tidegate from yours, and one tidegate's from another's",
+                "it separates the keys of tidegate from yours, and those of one tidegate from another",
             );
         }
     }
@@ -178,7 +178,7 @@ impl Check<'_> {
                 "put it into a file that only tidegate may read and name that with password_file, \
                  or set the environment variable TIDEGATE_{variable}"
             );
-            self.report_with(&inline_key, "a password does not stand in a configuration file", help);
+            self.report_with(&inline_key, "a password is not allowed in a configuration file", help);
             return None;
         }
         let given = [
@@ -188,7 +188,7 @@ impl Check<'_> {
         ];
         let places: Vec<&str> = given.into_iter().filter_map(|(is, place)| is.then_some(place)).collect();
         if places.len() > 1 {
-            let message = format!("the password is given {}; expected one of them", places.join(" and "));
+            let message = format!("the password is set {}; expected one of them", places.join(" and "));
             self.report(&key.at(if file.is_some() { "password_file" } else { "password" }), message);
             return None;
         }
@@ -218,7 +218,7 @@ impl Check<'_> {
         }
     }
 
-    /// Finds a file and, where that is wanted, reads it once, so that a missing right shows now and not at night. What it
+    /// Finds a file and, where that is wanted, reads it once, so that a missing permission shows now and not at night. What it
     /// holds is dropped: each connect reads it again.
     fn file(&mut self, key: &Key, name: &str) -> Option<PathBuf> {
         let candidates = self.places.of(name);
@@ -228,14 +228,14 @@ impl Check<'_> {
         }
         let Some(path) = found else {
             let looked: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-            let help = "make the file, or let the service manager hand it over as a credential";
+            let help = "create the file, or pass it as a credential of the service manager";
             self.report_with(key, format!("there is no such file: {}", looked.join(", nor ")), help);
             return None;
         };
         match fs::read(path) {
             Ok(_) => Some(path.clone()),
             Err(error) => {
-                let help = "let the user that tidegate runs as read it";
+                let help = "give read permission to the user that tidegate runs as";
                 self.report_with(key, format!("the file {} cannot be read: {error}", path.display()), help);
                 None
             }

@@ -12,10 +12,10 @@ use crate::config::settings::Secret;
 pub(crate) enum PasswordError {
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
-    #[error("is not UTF-8 text; a password of other bytes cannot be used")]
+    #[error("is not UTF-8 text, which a password must be")]
     NotText,
     #[error(
-        "begins with a byte order mark, which would be a part of the password; save it as UTF-8 without BOM"
+        "begins with a byte order mark, which would become part of the password; save it as UTF-8 without BOM"
     )]
     ByteOrderMark,
     #[error("is empty; expected the password")]

@@ -86,7 +86,7 @@ struct RouteReadiness {
     ready: bool,
     /// Why not.
     reasons: Vec<String>,
-    /// Endpoints that were tried and are not connected.
+    /// Servers that were tried and are not connected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     away: Vec<String>,
 }
@@ -115,7 +115,7 @@ impl RouteReadiness {
         let reasons = ready(&status, now_unix_ms).err().unwrap_or_default();
         let links = [&status.source, &status.destination];
         let away = links.into_iter().filter(|link| slot.was_tried() && !link.connected);
-        let away = away.map(|link| link.endpoint.clone()).collect();
+        let away = away.map(|link| link.server.clone()).collect();
         Self { ready: reasons.is_empty(), route: status.route, reasons, away }
     }
 }

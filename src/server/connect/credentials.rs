@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::deployment::Known;
 use super::read_file;
 use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
+use crate::logs::LogCode;
 
 /// Between two looks at the file; it is small and local.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -85,17 +86,17 @@ impl Credentials {
         }
         if accepted {
             tracing::info!(
-                event = "reauthenticated",
-                endpoint = self.endpoint,
-                "open connections log in again with the password that stands in {} now",
+                event = LogCode::Reauthenticated.as_str(),
+                server = self.endpoint,
+                "open connections authenticated again with the new password in {}",
                 self.path.display()
             );
         } else {
             tracing::warn!(
-                event = "reauthentication_refused",
-                endpoint = self.endpoint,
-                "the server refuses the password that stands in {} now; open connections go on with the one before, \
-                 and try again every {LOOK_INTERVAL:?}: check the file, and the user's passwords on the server",
+                event = LogCode::ReauthenticationRejected.as_str(),
+                server = self.endpoint,
+                "the server rejects the new password in {}; open connections stay authenticated with the previous one, and \
+                 retry every {LOOK_INTERVAL:?}. Check the file, and the user's passwords on the server",
                 self.path.display()
             );
         }

@@ -89,7 +89,7 @@ pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolEr
         b'#' => Token::Boolean(text == b"t"),
         b',' | b'(' => Token::Number(line),
         other => {
-            return Err(ProtocolError(format!("the byte 0x{other:02x} begins no RESP element")));
+            return Err(ProtocolError(format!("no RESP element begins with the byte 0x{other:02x}")));
         }
     };
     Ok(Some((whole, next)))
@@ -175,7 +175,7 @@ pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, Prot
     }
     let Some((kind, text, next)) = line(buf, at)? else { return Ok(None) };
     if kind != b'$' {
-        return Err(ProtocolError::new("what should be a bulk string is none"));
+        return Err(ProtocolError::new("a bulk string is expected"));
     }
     match length(&buf[text], BULK_LIMIT)? {
         Some(size) => Ok(Some((size, next))),
@@ -193,7 +193,7 @@ pub fn count_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, Pro
     }
     let Some((kind, text, next)) = line(buf, at)? else { return Ok(None) };
     if kind != b'*' {
-        return Err(ProtocolError::new("what should be a command is none"));
+        return Err(ProtocolError::new("a command is expected"));
     }
     match length(&buf[text], ELEMENTS_LIMIT)? {
         Some(count) => Ok(Some((count, next))),
@@ -205,10 +205,10 @@ fn integer(text: &[u8]) -> Result<i64, ProtocolError> {
     std::str::from_utf8(text)
         .ok()
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| ProtocolError("a number is none".to_owned()))
+        .ok_or_else(|| ProtocolError("a number is not valid".to_owned()))
 }
 
 fn absurd() -> ProtocolError {
     // What stands there is not quoted: it may be a piece of a payload.
-    ProtocolError("a length is no number that can be right".to_owned())
+    ProtocolError("a length is not valid".to_owned())
 }

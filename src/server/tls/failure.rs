@@ -21,7 +21,7 @@ impl TlsFailure {
         if let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) = error {
             let presented = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
             self.what = format!(
-                "TLS: the server's certificate is for none of the names that were tried ({}), but for {presented}",
+                "TLS: the server's certificate is for {presented}, but tidegate expects one of {}",
                 names.join(", ")
             );
         }
@@ -50,29 +50,31 @@ fn hint(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => {
-                "the server wants a client certificate (tls-auth-clients): set cert_file and key_file"
+                "the server requires a client certificate (tls-auth-clients); set cert_file and key_file"
             }
             AlertDescription::UnknownCA => "the server does not trust the issuer of cert_file",
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown => "the server refuses our certificate: look at cert_file",
+            | AlertDescription::CertificateUnknown => {
+                "the server rejects tidegate's certificate; check cert_file"
+            }
             // Before TLS 1.3 this is also how a missing client certificate is refused.
             AlertDescription::HandshakeFailure => {
-                "no cipher in common, or the server wants a client certificate: set cert_file and key_file"
+                "no common cipher, or the server requires a client certificate; set cert_file and key_file"
             }
             AlertDescription::ProtocolVersion => {
-                "no version of TLS in common: look at min_version and at the server's tls-protocols"
+                "no common version of TLS; check min_version and the server's tls-protocols"
             }
-            AlertDescription::UnrecognisedName => "the server does not know the name: set server_name",
+            AlertDescription::UnrecognisedName => "the server does not know the name; set server_name",
             _ => return None,
         },
         Error::InvalidCertificate(error) => of_certificate(error)?,
         Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => {
-            "this port does not seem to speak TLS"
+            "this port does not use TLS; use redis:// in the url, or the tls-port"
         }
-        Error::PeerIncompatible(_) => "no version of TLS or no cipher in common: look at min_version",
+        Error::PeerIncompatible(_) => "no common version of TLS or no common cipher; check min_version",
         _ => return None,
     })
 }
@@ -80,20 +82,20 @@ fn hint(error: &Error) -> Option<&'static str> {
 fn of_certificate(error: &CertificateError) -> Option<&'static str> {
     Some(match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "the server's certificate is issued by none of ca_file, or of the system's store where there is no ca_file"
+            "the issuer of the server's certificate is not in ca_file (without ca_file: not in the system's store)"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "name a host of the certificate in url, or as server_name"
+            "use a host of the certificate in url, or set server_name"
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "renew the server's certificate; or a clock is wrong"
+            "renew the server's certificate, or correct the clock"
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "a clock is wrong, or the server's certificate was put in place too early"
+            "correct the clock, or install a certificate that is valid already"
         }
-        CertificateError::Revoked => "crl_file revokes the server's certificate: give it a new one",
+        CertificateError::Revoked => "crl_file revokes the server's certificate; install a new one",
         CertificateError::UnknownRevocationStatus => {
-            "crl_file must hold a list of each issuer in the server's chain"
+            "add the list of every issuer in the server's chain to crl_file"
         }
         CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
             "put a newer list into crl_file"
@@ -101,7 +103,7 @@ fn of_certificate(error: &CertificateError) -> Option<&'static str> {
         CertificateError::Other(OtherError(inner))
             if inner.to_string().contains("UnsupportedCertVersion") =>
         {
-            "the server's certificate is of X.509 version 1: make it again, with a subjectAltName"
+            "the server's certificate has X.509 version 1; create a new one with a subjectAltName"
         }
         _ => return None,
     })

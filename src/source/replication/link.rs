@@ -293,12 +293,13 @@ impl LinkOpening {
                 Some((before, from)) if *before == place.history && info.history == id => {
                     Ok(LinkStart::Forked { last: from.saturating_sub(1), history: id })
                 }
-                _ => Err(Error::Protocol("the server changed its history meanwhile".to_owned())),
+                _ => {
+                    Err(Error::Protocol("the replication history of the server changed meanwhile".to_owned()))
+                }
             },
             (Some("+FULLRESYNC"), Some(history), _) => {
                 let offset = words.next().and_then(|text| text.parse().ok());
-                let offset =
-                    offset.ok_or_else(|| Error::Protocol("FULLRESYNC names no offset".to_owned()))?;
+                let offset = offset.ok_or_else(|| Error::Protocol("FULLRESYNC has no offset".to_owned()))?;
                 let why = match place {
                     None => NoContinuation::First,
                     Some(place) if place.history == history && place.offset <= offset => {
@@ -310,7 +311,7 @@ impl LinkOpening {
             }
             _ => match answer.strip_prefix('-') {
                 Some(error) => Err(Error::reply(error.as_bytes())),
-                None => Err(Error::Protocol("PSYNC was answered with what is no answer".to_owned())),
+                None => Err(Error::Protocol("the reply to PSYNC is not valid".to_owned())),
             },
         }
     }
@@ -318,7 +319,7 @@ impl LinkOpening {
     /// Reads the snapshot and drops it.
     async fn drop_snapshot(&mut self) -> Result<(), Error> {
         let header = self.line().await?;
-        let malformed = || Error::Protocol("a snapshot begins with what is no length".to_owned());
+        let malformed = || Error::Protocol("the length of a snapshot is not a number".to_owned());
         let announced = header.strip_prefix('$').ok_or_else(malformed)?;
         if let Some(mark) = announced.strip_prefix("EOF:") {
             return self.skip_to_mark(mark.as_bytes()).await;
@@ -338,7 +339,7 @@ impl LinkOpening {
 
     async fn skip_to_mark(&mut self, mark: &[u8]) -> Result<(), Error> {
         if mark.len() != MARK_BYTES {
-            return Err(Error::Protocol("a snapshot's mark is not 40 bytes long".to_owned()));
+            return Err(Error::Protocol("the mark of a snapshot is not 40 bytes long".to_owned()));
         }
         loop {
             let unread = self.connection.reader.unread();

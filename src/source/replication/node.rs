@@ -45,8 +45,7 @@ impl Info {
         let reply =
             connection.ask(deadline, "asking for its replication", &[b"INFO", b"replication"]).await?;
         let text = String::from_utf8_lossy(reply.bytes().unwrap_or_default());
-        Self::read(&text)
-            .ok_or_else(|| Error::Protocol("INFO replication names no replication id".to_owned()))
+        Self::read(&text).ok_or_else(|| Error::Protocol("INFO replication has no replication id".to_owned()))
     }
 
     /// Reads the section `replication`.
@@ -131,7 +130,7 @@ fn replicas(fields: &HashMap<&str, &str>) -> Vec<Address> {
 enum Fit {
     /// From that place on, or from where its history left the place's, if that was earlier.
     Continues,
-    /// A replica that has not come so far yet.
+    /// A replica that has not replicated that far yet.
     Behind,
     Anew(NoContinuation),
 }
@@ -186,7 +185,7 @@ pub(super) async fn choose(
             found.consider(endpoint, address, role, place).await;
         }
     }
-    let none = || Error::Reply("NOMASTERLINK no server of the endpoint can be read now".to_owned());
+    let none = || Error::Reply("NOMASTERLINK none of the addresses can be read now".to_owned());
     let nodes = of_one_master(found.nodes)?;
     let best =
         nodes.into_iter().rev().max_by_key(|node| (node.fit == Fit::Continues, node.info.role == wanted));
@@ -245,7 +244,7 @@ impl FoundNode {
         if !info.linked {
             self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has lost its master")));
         } else if fit == Fit::Behind {
-            self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has not come so far yet")));
+            self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has not replicated that far yet")));
         } else {
             self.nodes.push(Node { address: address.clone(), connection, info, fit });
         }

@@ -199,7 +199,7 @@ impl<F> LogReader<F> {
 
     /// The rest of the segment that is read cannot be read.
     pub(super) fn give_up(&mut self, segment: &mut Segment) {
-        self.on_rest(segment, "the disk refuses to read it", true);
+        self.on_rest(segment, "the disk cannot read it", true);
         self.leave(segment);
     }
 

@@ -26,7 +26,7 @@ impl Deployment {
     fn tapped(&self) -> String {
         let status = self.daemon.route("orders").expect("the daemon runs");
         let replication = status.replication.expect("a tap is open");
-        format!("{} {}", replication.role, replication.server)
+        format!("{} {}", replication.role, replication.address)
     }
 
     #[track_caller]
@@ -118,7 +118,7 @@ fn a_replica_is_reached_where_the_map_says() {
         .routes(ROUTES)
         .start_ready();
     let tapped = daemon.route("orders").unwrap().replication.unwrap();
-    assert_eq!((tapped.role.as_str(), tapped.server), ("replica", reached));
+    assert_eq!((tapped.role.as_str(), tapped.address), ("replica", reached));
     let oracle = Oracle::new(&master);
     oracle.publish(&Load::new(2, 1_000, &["orders"]));
     oracle.publish_one(b"orders", LAST);

@@ -31,14 +31,11 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
     for (name, key) in kinds {
         let own = authority.issue_with(name, "DNS:tidegate", key, &[]);
         let found = report(&only(&server, &authority, &own));
-        assert!(found.contains("rights: all that the routes need"), "{name}: {found}");
+        assert!(found.contains("permissions: everything that the routes need"), "{name}: {found}");
     }
     let daemon = only(&server, &authority, &authority.issue_with("p521", "DNS:tidegate", P521, &[]));
     let found = report(&daemon);
-    assert!(
-        found.contains("is of a kind that is not supported (use RSA, Ed25519, or ECDSA with P-256"),
-        "{found}"
-    );
+    assert!(found.contains("is not supported (use RSA, Ed25519, or ECDSA with P-256"), "{found}");
     // The older forms of the same keys.
     for (name, convert, good) in [
         ("rsa", &["rsa", "-traditional"] as &[&str], true),
@@ -57,9 +54,9 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
         fs::set_permissions(&own.key, fs::Permissions::from_mode(0o600)).unwrap();
         let found = report(&only(&server, &authority, &own));
         if good {
-            assert!(found.contains("rights: all that the routes need"), "{convert:?}: {found}");
+            assert!(found.contains("permissions: everything that the routes need"), "{convert:?}: {found}");
         } else {
-            let words = "is encrypted (tidegate reads only unencrypted keys, kept like a password)";
+            let words = "is encrypted (use an unencrypted key, and protect the file like a password)";
             assert!(found.contains(words), "{convert:?}: {found}");
         }
     }
@@ -69,7 +66,9 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
     let key = parameters.to_owned() + &fs::read_to_string(authority.path("plain.key")).unwrap();
     fs::write(authority.path("converted.key"), key).unwrap();
     let own = Pair { certificate: authority.path("ec.pem"), key: authority.path("converted.key") };
-    assert!(report(&only(&server, &authority, &own)).contains("rights: all that the routes need"));
+    assert!(
+        report(&only(&server, &authority, &own)).contains("permissions: everything that the routes need")
+    );
 }
 
 #[test]
@@ -82,16 +81,16 @@ fn a_key_that_everybody_may_read_or_of_another_certificate_or_that_is_none() {
     assert!(found.contains("does not belong to the certificate"), "{found}");
     let swapped = Pair { certificate: own.key.clone(), key: own.key.clone() };
     let found = report(&only(&server, &authority, &swapped));
-    assert!(found.contains("holds no certificate as PEM"), "{found}");
+    assert!(found.contains("has no PEM certificate"), "{found}");
     let secret = fs::read_to_string(&own.key).unwrap();
     assert!(!found.contains(secret.lines().nth(1).unwrap()), "what a key holds is in no error");
     let none = Pair { certificate: own.certificate.clone(), key: own.certificate.clone() };
     fs::set_permissions(&none.key, fs::Permissions::from_mode(0o640)).unwrap();
     let found = report(&only(&server, &authority, &none));
-    assert!(found.contains("holds no private key as PEM"), "{found}");
+    assert!(found.contains("has no PEM private key"), "{found}");
     fs::set_permissions(&own.key, fs::Permissions::from_mode(0o644)).unwrap();
     let found = report(&only(&server, &authority, &own));
-    assert!(found.contains("every user of this machine may read the key"), "{found}");
+    assert!(found.contains("every user of this machine can read the key"), "{found}");
 }
 
 /// Both sides get new certificates of a new authority, step by step as an operator does it, under load.

@@ -28,7 +28,7 @@ fn assert_says(report: &str, words: &[&str]) {
 
 #[track_caller]
 fn assert_good(report: &str) {
-    assert!(report.contains("rights: all that the routes need"), "{report}");
+    assert!(report.contains("permissions: everything that the routes need"), "{report}");
     assert!(!report.contains("problem"), "{report}");
 }
 
@@ -66,9 +66,9 @@ fn a_server_s_certificate_that_does_not_hold() {
     let version_1 = authority.issue_version_1("old");
     for (certificate, trusted, words) in [
         (&expired, &authority, ["expired", "renew the server's certificate"]),
-        (&future, &authority, ["not valid yet", "a clock is wrong"]),
-        (&version_1, &authority, ["UnsupportedCertVersion", "make it again, with a subjectAltName"]),
-        (&authority.issue("server", HERE), &other, ["UnknownIssuer", "issued by none of ca_file"]),
+        (&future, &authority, ["not valid yet", "correct the clock"]),
+        (&version_1, &authority, ["UnsupportedCertVersion", "create a new one with a subjectAltName"]),
+        (&authority.issue("server", HERE), &other, ["UnknownIssuer", "is not in ca_file"]),
     ] {
         let server = server(&authority, certificate, "no");
         assert_says(&report(only(&server, &table(trusted, ""))), &words);
@@ -85,22 +85,25 @@ fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
     let wildcard = authority.issue("wildcard", "DNS:*.shop.example");
     let nameless = authority.issue("nameless", "email:nobody@shop.example");
     for (certificate, written, words) in [
-        (&named, "", Some("(127.0.0.1), but for DnsName(\"shop.example\")")),
+        (&named, "", Some("for DnsName(\"shop.example\"), but tidegate expects one of 127.0.0.1 ")),
         (&named, ", server_name = \"shop.example\"", None),
-        (&named, ", server_name = \"stock.example\"", Some("(127.0.0.1, stock.example)")),
+        (&named, ", server_name = \"stock.example\"", Some("one of 127.0.0.1, stock.example ")),
         (&wildcard, ", server_name = \"one.shop.example\"", None),
-        (&wildcard, ", server_name = \"shop.example\"", Some("(127.0.0.1, shop.example)")),
-        (&nameless, ", server_name = \"shop.example\"", Some("(127.0.0.1, shop.example), but for ")),
+        (&wildcard, ", server_name = \"shop.example\"", Some("one of 127.0.0.1, shop.example ")),
+        (
+            &nameless,
+            ", server_name = \"shop.example\"",
+            Some("but tidegate expects one of 127.0.0.1, shop.example "),
+        ),
         (&authority.issue("here", HERE), ", server_name = \"shop.example\"", None),
     ] {
         let server = server(&authority, certificate, "no");
         let found = report(only(&server, &table(&authority, written)));
         match words {
             None => assert_good(&found),
-            Some(words) => assert_says(
-                &found,
-                &["for none of the names that were tried", words, "name a host of the certificate"],
-            ),
+            Some(words) => {
+                assert_says(&found, &["but tidegate expects one of", words, "use a host of the certificate"])
+            }
         }
     }
     // Another address of the deployment, reached by what the url does not say.
@@ -135,11 +138,8 @@ fn the_wrong_kind_of_port() {
     let found = report(only(&plain, &tls).with_scheme("rediss"));
     assert_says(
         &found,
-        &["no answer within 1s while making the TLS handshake", "does it speak TLS on this port?"],
+        &["no reply within 1s while making the TLS handshake", "check that this port expects TLS"],
     );
     let found = report(only(&encrypted, "").with_scheme("redis"));
-    assert_says(
-        &found,
-        &["the server closed the connection before it answered", "begin the url with rediss://"],
-    );
+    assert_says(&found, &["the server closed the connection before it answered", "use rediss:// in the url"]);
 }

@@ -8,7 +8,7 @@ use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::group::state::{self, GroupState};
 use crate::server::Error;
 use crate::server::resp::{self, Value};
-use crate::status::Doubt;
+use crate::status::GroupChange;
 
 impl Follower {
     pub(super) fn ask_state(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {
@@ -20,7 +20,7 @@ impl Follower {
         let after = self.read.to_string();
         // While holes are being published they would be found once more.
         let may = egress.leads
-            && self.max_holes.is_some()
+            && self.max_ack_pending.is_some()
             && !publisher.is_releasing()
             && self.to_release.is_empty();
         let scan = self.scan.send(may, self.schedule.is_active(now));
@@ -54,7 +54,7 @@ impl Follower {
         let publisher = &mut *egress.publisher;
         let Some(mut state) = GroupState::read(reply)? else {
             // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
-            if self.max_holes.is_none() {
+            if self.max_ack_pending.is_none() {
                 self.forget(publisher.end());
             }
             self.read = publisher.end();
@@ -70,7 +70,7 @@ impl Follower {
             found.push(GroupEvent::Group);
         }
         if std::mem::take(&mut self.missing) && state.delivered > publisher.end() {
-            found.push(GroupEvent::Doubt(Doubt::GroupMade));
+            found.push(GroupEvent::GroupChange(GroupChange::GroupCreated));
         }
         let deleted = &self.deleted;
         if leads {
@@ -82,14 +82,14 @@ impl Follower {
         }
         // An instance that stands by holds also what is not left behind yet.
         let passed = leads || self.read <= publisher.end();
-        if self.max_holes.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
+        if self.max_ack_pending.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.
             self.buffer.clear();
             self.deleted.clear();
         }
         let before = self.state.take();
         if let Some(before) = &before {
-            found.extend(state::doubt(before, &state).map(GroupEvent::Doubt));
+            found.extend(state::group_change(before, &state).map(GroupEvent::GroupChange));
         }
         let progress = |state: &GroupState| (state.delivered, state.pending, state.limit());
         let same = before.as_ref().is_some_and(|before| progress(before) == progress(&state));
@@ -107,7 +107,7 @@ impl Follower {
             self.tail_asked = true;
             if leads && self.asked_after == self.read {
                 // In the other order what is held has been handed over as well.
-                let held = if self.max_holes.is_none() { self.buffer.count_after(self.handed) } else { 0 };
+                let held = if self.max_ack_pending.is_none() { self.buffer.count_after(self.handed) } else { 0 };
                 let held = u64::try_from(held).unwrap_or(u64::MAX);
                 let anew = self.watch.compare(&facts, (self.read, held), publisher, now);
                 found.extend(anew.map(GroupEvent::from));

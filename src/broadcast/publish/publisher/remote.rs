@@ -120,7 +120,7 @@ impl Publisher {
         }
         let Some(batch) = other.waiting.front_mut() else {
             return Err(SessionFailure::destination(Error::Protocol(
-                "an answer that nothing asked for".into(),
+                "a reply came without a request".into(),
             )));
         };
         match reply {
@@ -151,7 +151,7 @@ impl Publisher {
                 self.refused = Some(SessionFailure::of_publish(Side::Destination, entry, own, error));
             }
             _ => {
-                let error = Error::Protocol("PUBLISH was answered with no number".into());
+                let error = Error::Protocol("the reply to PUBLISH is not a number".into());
                 return Err(SessionFailure::destination(error));
             }
         }
@@ -220,6 +220,6 @@ fn is_master(reply: &Value) -> Result<(), SessionFailure> {
     match role_in(reply) {
         Some(Role::Master) => Ok(()),
         Some(Role::Replica) => Err(SessionFailure::destination(Error::replica())),
-        None => Err(SessionFailure::destination(Error::Protocol("HELLO was answered with no map".into()))),
+        None => Err(SessionFailure::destination(Error::Protocol("the reply to HELLO is not a map".into()))),
     }
 }

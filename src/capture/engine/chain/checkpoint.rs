@@ -194,7 +194,7 @@ impl Chain {
             events += batch.events;
             began = began.min(batch.opened_unix_ms);
         }
-        let why = "another configuration wrote last, and counts messages otherwise";
+        let why = "the last writer had a configuration with other positions";
         let gap = Gap { dropped: events, ..Gap::begins(GapCause::Rollout, why, began) };
         let follows = self.ring.get(self.passed).is_some_and(|next| !next.joint.opens_window());
         if events > 0 || follows {
@@ -337,7 +337,7 @@ impl Chain {
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
         let dropped = Gap {
             cause: GapCause::Stale,
-            detail: format!("another writer had moved on to {place}, past {}", batch.last),
+            detail: format!("another writer had moved the checkpoint to {place}, past {}", batch.last),
             started_unix_ms: batch.opened_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped: batch.events,

@@ -6,6 +6,7 @@ use crate::capture::engine::spill::MemoryRoom;
 use crate::capture::engine::{Engine, Notice, Side};
 use crate::capture::mapping::Context;
 use crate::filter::Filterable;
+use crate::logs::LogCode;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
@@ -127,11 +128,14 @@ impl Engine {
                         self.border.place = Some(Position { ordinal: last.ordinal + 1, ..last });
                     }
                     let text = format!(
-                        "an anchor with the epoch {} came behind one with {}: {why}. No position is counted from it, and \
-                         a new window is opened. Look who may publish on the control channel",
+                        "a session marker with epoch {} came after one with {}: {why}. tidegate counts no position from \
+                         it, and opens a new session. Check who may publish on the control channel",
                         epoch.number, last.epoch.number
                     );
-                    self.log(Notice::warn("anchor_refused", text.clone()).of(Side::Source), pass.read);
+                    self.log(
+                        Notice::warn(LogCode::MarkerRejected, text.clone()).of(Side::Source),
+                        pass.read,
+                    );
                     return Flow::Numbered(text);
                 }
             },

@@ -14,6 +14,7 @@ use crate::capture::engine::handover::{Border, Left};
 use crate::capture::engine::writing::Ask;
 use crate::capture::engine::{Effect, Engine, Notice, Side};
 use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::Error;
@@ -330,8 +331,11 @@ impl Engine {
             paused: false,
             tap: Some(ReplicationReading { numbering, offset, told: now.at }),
         });
-        let text = format!("reading the replication stream of the {server}");
-        self.log(Notice::info("tap_opened", text).of(Side::Source).position(Some(anchor)).always(), now);
+        let text = format!("the capture reads the replication stream of the {server}");
+        self.log(
+            Notice::info(LogCode::ReplicationOpened, text).of(Side::Source).position(Some(anchor)).always(),
+            now,
+        );
         self.leadership.hurry();
         self.changed();
     }
@@ -356,18 +360,18 @@ impl Engine {
             NoContinuation::Exceeded { offset, from: Some(from) } => (
                 GapCause::BacklogExceeded,
                 format!(
-                    "everything up to the offset {offset} was read, and the source's backlog begins at {from}"
+                    "the stream was read up to offset {offset}, but the source's backlog begins at {from}"
                 ),
             ),
             NoContinuation::Exceeded { offset, from: None } => (
                 GapCause::BacklogExceeded,
                 format!(
-                    "everything up to the offset {offset} was read, and the source has no backlog any more"
+                    "the stream was read up to offset {offset}, but the source has no backlog any more"
                 ),
             ),
             NoContinuation::OtherHistory => (
                 GapCause::HistoryLost,
-                "the source was started again or replaced, and does not know what was read before".to_owned(),
+                "the source was restarted or replaced, and does not know the replication history that was read".to_owned(),
             ),
         };
         let started = away.as_ref().map(|away| away.started_unix_ms).or(self.chain.since_unix_ms());
@@ -387,7 +391,8 @@ impl Engine {
         };
         self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, now.unix_ms));
         let text = format!(
-            "the link has ended: {why}; another one goes on at the same place, as far back as the source's backlog reaches"
+            "the replication link has ended: {why}; tidegate reconnects and continues at the same offset, if the source's backlog reaches \
+             back that far"
         );
         self.on_source_lost(cause, text, now);
         self.border_cannot_come();
@@ -397,11 +402,11 @@ impl Engine {
     /// The source's backlog covers a short absence only.
     pub(in crate::capture) fn on_short_backlog(&mut self, bytes: u64, cover: Duration, now: Moment) {
         let text = format!(
-            "the source's backlog of {bytes} bytes covers an absence of {} s at the present rate of writes, less than \
-             min_backlog_cover; raise repl-backlog-size there",
+            "the source's replication backlog of {bytes} bytes covers an absence of only {} s at the present write rate, less than \
+             min_backlog_cover. Raise repl-backlog-size on the source",
             cover.as_secs()
         );
-        self.log(Notice::warn("backlog_short", text).of(Side::Source), now);
+        self.log(Notice::warn(LogCode::BacklogShort, text).of(Side::Source), now);
     }
 
     /// Moves the checkpoint to where the stream was read, although nothing came that counts.
@@ -428,9 +433,9 @@ impl Engine {
         if let Some(open) = &mut self.reading.open {
             open.paused = true;
         }
-        let text = "the route's share of memory and of the spool is used up: no more is read until the destination takes \
-                    some; the source holds what follows as far as its replica output buffer and its backlog reach";
-        self.log(Notice::warn("source_paused", text).of(Side::Source), now);
+        let text = "the route's share of memory and spool is used up; reading pauses until the destination accepts messages. Meanwhile \
+                    the source keeps them in its replica output buffer and its backlog";
+        self.log(Notice::warn(LogCode::SourcePaused, text).of(Side::Source), now);
         self.changed();
     }
 

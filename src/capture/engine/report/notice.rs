@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::logs::Limited;
+use crate::logs::{Limited, LogCode};
 
 /// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) enum Side {
 pub(crate) struct Notice {
     pub(crate) severity: Severity,
     /// The stable code.
-    pub(crate) event: &'static str,
+    pub(crate) event: LogCode,
     pub(crate) text: String,
     pub(crate) side: Option<Side>,
     pub(crate) class: Option<&'static str>,
@@ -42,10 +42,10 @@ pub(crate) struct Notice {
 }
 
 impl Notice {
-    fn new(severity: Severity, event: &'static str, text: impl Into<String>) -> Self {
+    fn new(severity: Severity, code: LogCode, text: impl Into<String>) -> Self {
         Self {
             severity,
-            event,
+            event: code,
             text: text.into(),
             side: None,
             class: None,
@@ -59,16 +59,16 @@ impl Notice {
         }
     }
 
-    pub(crate) fn info(event: &'static str, text: impl Into<String>) -> Self {
-        Self::new(Severity::Info, event, text)
+    pub(crate) fn info(code: LogCode, text: impl Into<String>) -> Self {
+        Self::new(Severity::Info, code, text)
     }
 
-    pub(crate) fn warn(event: &'static str, text: impl Into<String>) -> Self {
-        Self::new(Severity::Warn, event, text)
+    pub(crate) fn warn(code: LogCode, text: impl Into<String>) -> Self {
+        Self::new(Severity::Warn, code, text)
     }
 
-    pub(crate) fn error(event: &'static str, text: impl Into<String>) -> Self {
-        Self::new(Severity::Error, event, text)
+    pub(crate) fn error(code: LogCode, text: impl Into<String>) -> Self {
+        Self::new(Severity::Error, code, text)
     }
 
     pub(crate) fn of(mut self, side: Side) -> Self {
@@ -127,7 +127,7 @@ impl Notices {
     /// The line, unless it is held back.
     pub(crate) fn admit(&mut self, mut notice: Notice, now: Instant) -> Option<Notice> {
         if notice.suppressed.is_some() {
-            notice.suppressed = Some(self.0.admit(notice.event, now)?);
+            notice.suppressed = Some(self.0.admit(notice.event.as_str(), now)?);
         }
         Some(notice)
     }

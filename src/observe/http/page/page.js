@@ -27,15 +27,15 @@ function ago(unixMs, now) {
 }
 
 const isCapture = (route) => route.kind === "capture";
-const done = (route) => (isCapture(route) ? route.ledger.appended : route.broadcast.published);
-const deadLetters = (route) => (isCapture(route) ? route.ledger.rejected : route.broadcast.rejected);
+const done = (route) => (isCapture(route) ? route.counts.stored : route.broadcast.published);
+const deadLetters = (route) => (isCapture(route) ? route.counts.rejected : route.broadcast.rejected);
 const key = (route) => `${route.kind} ${route.route}`;
 
 function role(route) {
-  if (route.state === "standby") return "stands by";
-  if (!isCapture(route)) return route.state === "live" ? "publishes" : "–";
+  if (route.state === "standby") return "standby";
+  if (!isCapture(route)) return route.state === "live" ? "active" : "–";
   if (!route.leader) return "–";
-  return route.other_instances > 0 ? "writes, of a pair" : "writes";
+  return route.other_instances > 0 ? "active, with standby" : "active";
 }
 
 function rate(route, now) {
@@ -47,9 +47,9 @@ function rate(route, now) {
 
 function gaps(route, now) {
   if (!isCapture(route)) return "–";
-  if (route.gap_open_since_unix_ms !== null) return `${count(route.ledger.gaps)}, one is open`;
-  if (route.ledger.last_gap_unix_ms === null) return count(route.ledger.gaps);
-  return `${count(route.ledger.gaps)}, the last ${ago(route.ledger.last_gap_unix_ms, now)}`;
+  if (route.gap_open_since_unix_ms !== null) return `${count(route.counts.gaps)}, one open`;
+  if (route.counts.last_gap_unix_ms === null) return count(route.counts.gaps);
+  return `${count(route.counts.gaps)}, the last ${ago(route.counts.last_gap_unix_ms, now)}`;
 }
 
 function cell(row, text, name) {
@@ -69,9 +69,9 @@ function show(status, readiness) {
     const name = cell(row, route.route);
     const what = document.createElement("div");
     what.className = "reason";
-    what.textContent = `${route.kind}, ${route.source.endpoint} → ${route.destination.endpoint}`;
+    what.textContent = `${route.kind}, ${route.source.server} → ${route.destination.server}`;
     name.append(what);
-    const bad = route.state === "parked" || route.state === "stopped";
+    const bad = route.state === "blocked" || route.state === "stopped";
     const state = cell(row, route.state, reasons.length === 0 ? "good" : bad ? "bad" : "warn");
     for (const reason of reasons) {
       const line = document.createElement("div");
@@ -82,7 +82,7 @@ function show(status, readiness) {
     cell(row, role(route));
     cell(row, count(done(route)), "number");
     cell(row, rate(route, now), "number");
-    cell(row, isCapture(route) ? count(route.ledger.in_hand) : "–", "number");
+    cell(row, isCapture(route) ? count(route.counts.buffered) : "–", "number");
     cell(row, isCapture(route) ? bytes(route.spool_bytes) : "–", "number");
     cell(row, gaps(route, now), "number");
     cell(row, count(deadLetters(route)), "number");
@@ -92,15 +92,15 @@ function show(status, readiness) {
   element("routes").replaceChildren(...rows);
 
   const ready = readiness.routes.filter((route) => route.ready).length;
-  element("summary").textContent = `${ready} of ${status.routes.length} routes work`;
+  element("summary").textContent = `${ready} of ${status.routes.length} routes ready`;
   element("summary").className = readiness.ready ? "good" : "warn";
   const since = new Date(status.started_unix_ms).toISOString().replace(/\.\d+Z$/, "Z");
   element("about").textContent = `${status.version}, instance ${status.instance}, since ${since}, ${status.configuration}`;
 
   const notices = [...(readiness.reasons || [])];
-  if (status.daemon.reload_refused) {
-    const at = ago(status.daemon.reload_refused.at_unix_ms, now);
-    notices.push(`The last reload was refused (${at}); the configuration from before runs on. tidegate check says why.`);
+  if (status.daemon.reload_failed) {
+    const at = ago(status.daemon.reload_failed.at_unix_ms, now);
+    notices.push(`The last reload failed (${at}): the new configuration is not valid. The previous one stays in use. Run tidegate check.`);
   }
   element("notices").replaceChildren(...notices.map((text) => {
     const item = document.createElement("li");
