@@ -203,6 +203,30 @@ fn every_dependency_has_its_reason_and_the_version_of_the_lock_file() {
     assert_eq!(wanted, explained);
 }
 
+/// Texts of the program that a reader searches for. What stands for a name or a number is `…`.
+#[test]
+fn every_message_of_the_troubleshooting_is_one_of_the_program() {
+    let mut program = String::new();
+    for file in files("src", "rs") {
+        for line in text(&file).lines() {
+            // A text over several lines ends each with a backslash.
+            program.push_str(line.trim().trim_end_matches('\\'));
+        }
+    }
+    let page = text("docs/operate/troubleshooting.md");
+    let mut seen = 0;
+    for row in lines(&page).filter(|line| line.starts_with("| ")) {
+        for message in quoted(&cells(row)[0]).flat_map(|message| message.split('…')).map(str::trim) {
+            let words = message.split(' ').count();
+            if words > 2 && message.starts_with(|c: char| c.is_ascii_lowercase()) && !message.contains('=') {
+                assert!(program.contains(message), "{message:?} is no text of the program");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 12, "{seen}");
+}
+
 /// Paths of the code in the pages for those who change it.
 #[test]
 fn files_of_the_code_that_are_named_exist() {
