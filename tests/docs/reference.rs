@@ -244,3 +244,31 @@ fn files_of_the_code_that_are_named_exist() {
     }
     assert!(named > 40, "{named}");
 }
+
+/// What the page of mutations runs: `--test FILE NAME` or `--lib NAME` find a test.
+#[test]
+fn the_tests_that_notice_a_mutation_exist() {
+    let mut there = BTreeSet::new();
+    for file in files("tests", "rs").into_iter().chain(files("src", "rs")) {
+        let module = file.trim_end_matches(".rs").replace('/', "::");
+        for name in text(&file).split("fn ").skip(1).filter_map(|rest| rest.split('(').next()) {
+            there.insert(format!("{module}::{name}"));
+        }
+    }
+    let page = text("docs/project/see-a-test-fail.md");
+    let mut seen = 0;
+    for row in lines(&page).filter(|line| line.starts_with("| `")) {
+        for command in quoted(&cells(row)[1]) {
+            let words: Vec<&str> = command.split(' ').collect();
+            let (of, name) = match words.iter().position(|&word| word == "--test" || word == "--lib") {
+                Some(at) if words[at] == "--test" => (format!("tests::{}", words[at + 1]), words[at + 2]),
+                Some(at) => ("src::".to_owned(), words[at + 1]),
+                None => continue,
+            };
+            let found = there.iter().any(|test| test.starts_with(&of) && test.contains(name));
+            assert!(found, "{command}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
