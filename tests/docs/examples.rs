@@ -56,7 +56,8 @@ fn the_figures_of_the_readme_were_measured() {
         .collect();
     let readme = text("README.md");
     let begin = readme.find("| bridge | lost of ").expect("the table is there");
-    let table: Vec<Vec<String>> = readme[begin..].lines().take_while(|line| line.starts_with('|')).map(cells).collect();
+    let table: Vec<Vec<String>> =
+        readme[begin..].lines().take_while(|line| line.starts_with('|')).map(cells).collect();
     let of = table[0][1].strip_prefix("lost of ").unwrap();
     let names = [
         ("script with redis-py", "redis-py, pipelined"),

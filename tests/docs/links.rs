@@ -32,7 +32,8 @@ fn links_lead_somewhere() {
             assert!(target.exists(), "{document}: {link}");
             if !part.is_empty() {
                 let target = fs::read_to_string(&target).unwrap();
-                let found = (1..=4).any(|level| headings(&target, level).iter().any(|text| anchor(text) == part));
+                let found =
+                    (1..=4).any(|level| headings(&target, level).iter().any(|text| anchor(text) == part));
                 assert!(found, "{document}: {link}");
             }
             seen += 1;

@@ -11,7 +11,9 @@ fn set<T: Into<String>>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> 
 /// The values of a label, as the catalogue writes them into the page of metrics.
 fn values_of(label: &str) -> BTreeSet<String> {
     let metrics = text("docs/metrics.md");
-    let row = section(&metrics, "## Values of labels").lines().find(|line| line.starts_with(&format!("| `{label}`")));
+    let row = section(&metrics, "## Values of labels")
+        .lines()
+        .find(|line| line.starts_with(&format!("| `{label}`")));
     let values = set(quoted(&cells(row.unwrap_or_else(|| panic!("there is no label {label}")))[1]));
     assert!(values.len() > 2, "{label}: {values:?}");
     values
@@ -105,7 +107,8 @@ fn every_option_has_a_heading() {
     assert_eq!(options.len(), 4, "{options:?}");
     let page = text("docs/reference/configuration.md");
     for (table, options) in options {
-        let heading = if table == "daemon" { "## `[daemon]`".to_owned() } else { format!("## `[{table}.NAME]`") };
+        let heading =
+            if table == "daemon" { "## `[daemon]`".to_owned() } else { format!("## `[{table}.NAME]`") };
         let explained = headings(section(&page, &heading), 3);
         let explained = set(explained.iter().map(|heading| heading.split(" (").next().unwrap()));
         assert_eq!(options, explained, "{table}");
@@ -119,7 +122,8 @@ fn every_command_and_option_of_the_program_is_explained() {
     let explained = set(headings(&page, 2));
     let help = text("tests/golden/cli/help.txt");
     let mut commands = 0;
-    for line in section(&help, "Commands:").lines().chain(help.lines()).filter(|line| line.starts_with("  ")) {
+    for line in section(&help, "Commands:").lines().chain(help.lines()).filter(|line| line.starts_with("  "))
+    {
         let name = line.trim_start().split(' ').next().unwrap();
         if line.starts_with("   ") || name.starts_with('-') || name == "help" {
             continue;
@@ -150,7 +154,8 @@ fn every_alert_has_a_runbook() {
         let mut listed = BTreeSet::new();
         for row in lines(&content).filter(|line| line.starts_with("| `Tidegate")) {
             let alert = quoted(row).next().unwrap();
-            let link = row.split("](").nth(1).and_then(|rest| rest.split(')').next()).expect("a link to a runbook");
+            let link =
+                row.split("](").nth(1).and_then(|rest| rest.split(')').next()).expect("a link to a runbook");
             let runbook = path(page).parent().unwrap().join(link);
             let runbook = std::fs::read_to_string(&runbook).unwrap_or_else(|error| panic!("{link}: {error}"));
             assert!(runbook.contains(&format!("Alert: `{alert}`")), "{link} names {alert}");
@@ -173,7 +178,8 @@ fn every_dependency_has_its_reason_and_the_version_of_the_lock_file() {
         }
     }
     let manifests = ["Cargo.toml", "benches/Cargo.toml", "examples/Cargo.toml"];
-    let manifests = manifests.into_iter().filter(|name| path(name).exists()).map(text).collect::<Vec<_>>().join("\n");
+    let manifests =
+        manifests.into_iter().filter(|name| path(name).exists()).map(text).collect::<Vec<_>>().join("\n");
     let mut wanted = BTreeSet::new();
     let mut in_dependencies = false;
     for line in manifests.lines() {
@@ -231,13 +237,21 @@ fn every_message_of_the_troubleshooting_is_one_of_the_program() {
 #[test]
 fn files_of_the_code_that_are_named_exist() {
     let mut named = 0;
-    for page in ["ARCHITECTURE.md", "docs/project/see-a-test-fail.md", "docs/project/development.md", "CONTRIBUTING.md"] {
+    for page in [
+        "ARCHITECTURE.md",
+        "docs/project/see-a-test-fail.md",
+        "docs/project/development.md",
+        "CONTRIBUTING.md",
+    ] {
         for word in quoted(&text(page)) {
             let file = word.split(':').next().unwrap();
-            if !file.contains('/') || file.contains(' ') || !file.ends_with(".rs") && !file.ends_with(".lua") {
+            if !file.contains('/') || file.contains(' ') || !file.ends_with(".rs") && !file.ends_with(".lua")
+            {
                 continue;
             }
-            let found = ["", "src/", "src/capture/", "src/broadcast/"].iter().any(|at| path(&format!("{at}{file}")).exists());
+            let found = ["", "src/", "src/capture/", "src/broadcast/"]
+                .iter()
+                .any(|at| path(&format!("{at}{file}")).exists());
             assert!(found, "{page}: {file}");
             named += 1;
         }

@@ -30,7 +30,8 @@ fn written() -> impl Iterator<Item = String> {
 
 /// The text without code, whose words are names. A link is its text.
 fn prose(text: &str) -> String {
-    let mut text: String = text.split('`').enumerate().map(|(at, part)| if at % 2 == 1 { "code" } else { part }).collect();
+    let mut text: String =
+        text.split('`').enumerate().map(|(at, part)| if at % 2 == 1 { "code" } else { part }).collect();
     while let Some(at) = text.find("](") {
         let end = text[at..].find(')').map_or(text.len(), |end| at + end + 1);
         text.replace_range(at..end, "");
@@ -120,7 +121,8 @@ fn words_are_those_of_the_field() {
         for (unwanted, instead) in UNWANTED {
             let whole = |at: usize| {
                 let end = at + unwanted.len();
-                !text[..at].ends_with(char::is_alphanumeric) && !text[end..].starts_with(char::is_alphanumeric)
+                !text[..at].ends_with(char::is_alphanumeric)
+                    && !text[end..].starts_with(char::is_alphanumeric)
             };
             if let Some((at, _)) = text.match_indices(unwanted).find(|&(at, _)| whole(at)) {
                 let around: String = text[at..].chars().take(60).collect();
