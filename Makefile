@@ -2,6 +2,7 @@
 # make test         every test, on real servers (installs them under target/)
 # make lint         what .ci/run insists on before it tests
 # make alerts       checks monitoring/alerts.yml and stages each alert; brings Debian's promtool where there is none
+# make docs         the documentation as a site, target/book/index.html; installs mdbook if there is none
 # make bench-smoke  every part of the bench for some seconds, and the gates of .ci/run: throughput against an ideal
 #                   client, instructions a message
 # make bench        measures everything and writes docs/performance.md and its plots; BENCH_MINUTES=25 cuts it,
@@ -20,7 +21,7 @@ SOAK_SEEDS ?= 1000000
 SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: demo test lint alerts bench bench-smoke bench-instructions soak seed servers
+.PHONY: demo test lint alerts docs bench bench-smoke bench-instructions soak seed servers
 
 demo:
 	$(CARGO) build --locked --release -p tidegate --bin tidegate -p tidegate-examples --example demo
@@ -48,6 +49,11 @@ lint:
 alerts:
 	promtool=$$(scripts/promtool.sh | tail -n 1) && "$$promtool" check rules monitoring/alerts.yml \
 		&& "$$promtool" test rules monitoring/alerts.test.yml
+
+# Without the parts of mdbook that serve and search: a build is all that is needed.
+docs:
+	mdbook --version >/dev/null 2>&1 || $(CARGO) install --locked --no-default-features mdbook@0.5.4
+	mdbook build
 
 # The runner is the half of gungraun that cargo does not build; both must be of one version.
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
