@@ -405,7 +405,9 @@ impl<'a> Again<'a> {
                         let channel = bytes::shown(&channel, 200);
                         Ok(format!("published on {channel} to {receivers} subscribers"))
                     }
-                    broadcast::dead_letters::Requeued::Gone => Err("another command has removed it".to_owned()),
+                    broadcast::dead_letters::Requeued::Gone => {
+                        Err("another command has removed it".to_owned())
+                    }
                     broadcast::dead_letters::Requeued::Stays(why) => Err(why),
                 })
             }

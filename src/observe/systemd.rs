@@ -260,7 +260,7 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{RefusedReload, RouteKind, RouteState, RouteStatus};
+    use crate::status::{FailedReload, RouteKind, RouteState, RouteStatus};
 
     #[test]
     fn the_environment_is_read_and_another_process_s_watchdog_is_not_ours() {

@@ -230,12 +230,16 @@ fn loses(server: Option<&ServerFacts>) -> ServerLoss {
         ServerStorage::AppendOnly(None) => {
             Some("a crash of its machine can lose writes; the server does not report appendfsync")
         }
-        ServerStorage::Snapshots => Some("a restart loses the writes since the last snapshot (appendonly no)"),
+        ServerStorage::Snapshots => {
+            Some("a restart loses the writes since the last snapshot (appendonly no)")
+        }
         ServerStorage::Nothing => Some("a restart loses everything (appendonly no, no snapshots)"),
         ServerStorage::NoAppendOnly => {
             Some("a restart loses the writes since the last snapshot, if there is one (appendonly no)")
         }
-        ServerStorage::Unknown => Some("a restart can lose writes; the server does not report its persistence"),
+        ServerStorage::Unknown => {
+            Some("a restart can lose writes; the server does not report its persistence")
+        }
     };
     let failover = match facts.replicas {
         Some(0) => None,

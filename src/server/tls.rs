@@ -286,7 +286,10 @@ fn own_key(
     let parsed = match PrivateKeyDer::from_pem_slice(key) {
         _ if is_encrypted => {
             let what = format!("TLS: the key {at} is encrypted");
-            return Err(TlsFailure::new(what, "use an unencrypted key, and protect the file like a password"));
+            return Err(TlsFailure::new(
+                what,
+                "use an unencrypted key, and protect the file like a password",
+            ));
         }
         Ok(parsed) => parsed,
         Err(_) => {

@@ -35,7 +35,7 @@ fn capture(name: &str, settings: &str) -> String {
 fn wait_spooled(daemon: &Daemon, route: &str, received: u64) {
     eventually("everything is on disk", PATIENCE, || {
         let status = daemon.route(route)?;
-        let all = status.process.as_ref().is_some_and(|process| process.received == received);
+        let all = status.process_counts.as_ref().is_some_and(|counts| counts.received == received);
         if all && status.spooled_all { Ok(()) } else { Err(format!("{status:?}")) }
     });
 }
@@ -71,11 +71,11 @@ fn put_back_while_it_drains(settings: &str) {
     destination.thaw();
     eventually("it listens again", PATIENCE, || {
         let opened = |line: &LogLine| {
-            line.event.as_deref() == Some("window_opened") && line.text.contains("\"orders\"")
+            line.event.as_deref() == Some("session_opened") && line.text.contains("\"orders\"")
         };
         match daemon.log().iter().filter(|line| opened(line)).count() {
             2 => Ok(()),
-            count => Err(format!("{count} windows")),
+            count => Err(format!("{count} sessions")),
         }
     });
     oracle.publish(&load(MANY, 2));

@@ -25,7 +25,7 @@ const LINES: usize = 40;
 const ENDED: &[&str] = &["source_disconnected", "source_broken", "epoch_lost"];
 
 fn setup(source: &Server, destination: &Server) -> Setup {
-    Setup::orders(source, destination).expects(&[alert::GAP, alert::SOURCE, &["anchor_refused"]])
+    Setup::orders(source, destination).expects(&[alert::GAP, alert::SOURCE, &["marker_rejected"]])
 }
 
 fn anchor(epoch: u64, id: u64) -> String {
@@ -125,7 +125,7 @@ fn anchors_that_lead_to_the_end_of_the_numbers() {
     let before = last_epoch(&source);
     say(&source, to_the_end(&source));
     oracle.publish(&load(1));
-    daemon.wait_alert(&["anchor_refused"]);
+    daemon.wait_alert(&["marker_rejected"]);
     for round in 2..4 {
         wait_listening(&source, &[&daemon]);
         oracle.publish(&load(round));
@@ -183,7 +183,7 @@ fn anchors_that_lead_to_the_end_of_the_numbers_beside_a_pair() {
 fn no_number_is_left() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let mut daemon = setup(&source, &destination).expects(&[&["epochs_ahead", "parked"]]).start_ready();
+    let mut daemon = setup(&source, &destination).expects(&[&["epochs_ahead", "blocked"]]).start_ready();
     let oracle = Oracle::new(&source);
     daemon.watch(&oracle);
     let load =
@@ -197,11 +197,11 @@ fn no_number_is_left() {
     oracle.publish(&load(1));
     daemon.wait_settled("orders", 1_000);
     source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-    let said = daemon.wait_alert(&["parked"]);
+    let said = daemon.wait_alert(&["blocked"]);
     for key in ["tidegate:epoch", "tidegate:orders:state"] {
         assert!(said.text.contains(key), "{said:?}");
     }
-    daemon.wait_state("orders", RouteState::Parked);
+    daemon.wait_state("orders", RouteState::Blocked);
     assert_eq!(daemon.get("/readyz").expect("it answers").0, 503);
     let before = oracle.sequence();
     let found = (captured(&destination, "orders"), gaps(&destination, "orders"));

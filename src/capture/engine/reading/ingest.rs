@@ -132,10 +132,7 @@ impl Engine {
                          it, and opens a new session. Check who may publish on the control channel",
                         epoch.number, last.epoch.number
                     );
-                    self.log(
-                        Notice::warn(LogCode::MarkerRejected, text.clone()).of(Side::Source),
-                        pass.read,
-                    );
+                    self.log(Notice::warn(LogCode::MarkerRejected, text.clone()).of(Side::Source), pass.read);
                     return Flow::Numbered(text);
                 }
             },
