@@ -318,7 +318,7 @@ mod tests {
     fn alerts_section() -> String {
         let mut text = String::from(
             "\n## Worth an alert\n\n\
-             [monitoring/alerts.yml](../monitoring/alerts.yml) has these rules for Prometheus, and `make alerts` tests each of\n\
+             `monitoring/alerts.yml` has these rules for Prometheus, and `make alerts` tests each of\n\
              them. The gap alert uses the time of the last gap and not a counter: after a crash, the new process counts the gap\n\
              before its first scrape, so a counter would show no increase.\n\n\
              | alert | expression | for | what it means |\n|---|---|---|---|\n",

@@ -44,7 +44,7 @@ fn oldest(kind: ServerKind, roles: &BTreeSet<AclRole>) -> Option<(ServerVersion,
     let scripts = roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource);
     match kind {
         ServerKind::Redis if scripts => {
-            Some((ServerVersion(7, 0, 0), "what holds streams must be Redis 7.0 or newer"))
+            Some((ServerVersion(7, 0, 0), "a server with streams must be Redis 7.0 or newer"))
         }
         ServerKind::Redis if roles.contains(&AclRole::BroadcastShards) => {
             Some((ServerVersion(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))

@@ -1,5 +1,5 @@
 //! Promise: what fakes an acknowledgement, or takes an entry away before it is published, is told where it can be
-//! seen, with what was broadcast and what was not; docs/broadcast.md says where it cannot.
+//! seen, with what was broadcast and what was not; docs/guides/broadcast-after-acknowledgement.md says where it cannot.
 
 use tidegate::status::RouteState;
 

@@ -194,7 +194,7 @@ impl AppendOutcome {
             return Err(Error::reply(text));
         }
         Self::parse(reply)
-            .ok_or_else(|| Error::Protocol("append.lua was answered with something else".to_owned()))
+            .ok_or_else(|| Error::Protocol("the reply to append.lua is not valid".to_owned()))
     }
 
     fn parse(reply: &Value) -> Option<Self> {
