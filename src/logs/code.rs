@@ -2,7 +2,7 @@
 
 macro_rules! codes {
     ($($name:ident = $code:literal,)*) => {
-        /// What a log line is about. A line is logged with a code of this list and no other (`tests/vocabulary.rs`).
+        /// What a log line is about. A line is logged with a code of this list and no other (`tests/docs/reference.rs`).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum LogCode {
             $(#[doc = concat!("`", $code, "`.")] $name,)*

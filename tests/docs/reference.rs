@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate::logs::LogCode;
+use tidegate::metrics;
+
 use super::pages::{cells, files, first_cells, headings, lines, path, quoted, section, site, text};
 
 fn set<T: Into<String>>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
@@ -19,21 +22,39 @@ fn values_of(label: &str) -> BTreeSet<String> {
     values
 }
 
-/// The codes are one list of the program; what is logged by its name is in `LogCode`.
 #[test]
 fn every_log_event_is_explained_and_no_other() {
-    let list = text("src/logs/code.rs");
-    let codes: Vec<&str> = list
-        .lines()
-        .filter_map(|line| line.trim().strip_suffix("\",")?.split_once(" = \"").map(|(_, code)| code))
-        .collect();
-    assert!(codes.len() > 50, "{codes:?}");
+    let codes = LogCode::ALL.iter().map(|code| code.as_str());
     let page = text("docs/reference/log-events.md");
     let (events, _) = page.split_once("## Kinds of").expect("the kinds stand apart");
     let (_, rest) = page.split_once("## HTTP").expect("the last table is there");
     let explained = first_cells(events).into_iter().chain(first_cells(rest)).collect::<Vec<_>>();
     assert_eq!(explained.len(), set(explained.clone()).len(), "an event is explained twice");
     assert_eq!(set(codes), set(explained));
+}
+
+/// A code that is written as text would not be on the list. A code that nothing logs would be documented in vain.
+#[test]
+fn log_lines_have_a_code_of_the_list() {
+    let sources = files("src", "rs").into_iter().filter(|name| name != "src/logs/code.rs");
+    let sources: Vec<String> = sources.map(|name| text(&name)).collect();
+    assert!(sources.len() > 50, "the sources are there");
+    for source in &sources {
+        for line in source.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            assert!(!line.contains("event = \""), "a log line without LogCode: {line}");
+        }
+    }
+    let unused: Vec<String> = LogCode::ALL
+        .iter()
+        .map(|code| format!("LogCode::{code:?}"))
+        .filter(|code| !sources.iter().any(|source| names(source, code)))
+        .collect();
+    assert_eq!(unused, [""; 0]);
+}
+
+/// Whether a source names a code, and not only one that begins alike.
+fn names(source: &str, code: &str) -> bool {
+    source.split(code).skip(1).any(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
 }
 
 #[test]
@@ -67,6 +88,13 @@ fn every_reason_is_explained() {
     for reason in tidegate::capture::mapping::RejectReason::ALL {
         assert!(explained.contains(reason.as_str()), "{}", reason.as_str());
     }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let explained = set(first_cells(&text("docs/metrics.md")));
+    let missing: Vec<&str> = metrics::names().filter(|name| !explained.contains(*name)).collect();
+    assert_eq!(missing, [""; 0]);
 }
 
 #[test]
@@ -147,7 +175,13 @@ fn every_command_and_option_of_the_program_is_explained() {
 #[test]
 fn every_alert_has_a_runbook() {
     let rules = text("monitoring/alerts.yml");
-    let alerts = set(rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
+    let value = |name: &'static str| rules.lines().filter_map(move |line| line.trim().strip_prefix(name));
+    let alerts = set(value("- alert: "));
+    let urls: Vec<&str> = value("runbook_url: ").collect();
+    assert_eq!(urls.len(), alerts.len());
+    for (alert, url) in value("- alert: ").zip(urls) {
+        assert!(text(url).contains(&format!("Alert: `{alert}`")), "{url} names {alert}");
+    }
     assert!(alerts.len() > 10, "{alerts:?}");
     for page in ["docs/operate/monitoring.md", "docs/operate/runbooks/index.md"] {
         let content = text(page);
