@@ -1,11 +1,10 @@
 //! Requeue of a capture's dead letters: a letter becomes an entry after its cause is repaired.
 //!
 //! There are two kinds of letters. A letter that the destination refused holds the stream and the entry's own fields,
-//! which
-//! are appended as they are. A letter that tidegate rejected holds the message, which is mapped again by the current
-//! configuration. In both cases one script appends the entry and removes the letter, so a command that is cut off
-//! neither
-//! loses nor repeats it. The entry stands at the stream's end: its place in the order is gone.
+//! which are appended as they are. A letter that tidegate rejected holds the message, which is mapped again by the
+//! current configuration. In both cases one script appends the entry and removes the letter, so a command that is cut
+//! off neither loses nor repeats it. The entry stands at the stream's end: its place in the order is gone
+//! (docs/guides/dead-letters.md).
 
 use super::mapping::{Context, FieldSink, Mapping};
 use crate::config::{Capture, Endpoint, keys};

@@ -193,8 +193,7 @@ impl AppendOutcome {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        Self::parse(reply)
-            .ok_or_else(|| Error::Protocol("the reply to append.lua is not valid".to_owned()))
+        Self::parse(reply).ok_or_else(|| Error::Protocol("the reply to append.lua is not valid".to_owned()))
     }
 
     fn parse(reply: &Value) -> Option<Self> {
