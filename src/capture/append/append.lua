@@ -205,17 +205,23 @@ local reached = last
 if failure then
   reached = item > skip and position_of(item) or pos
 end
-local function record_gap(from, to, ...)
-  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', from, 'to', to, ...)
-  -- The latest ones stand in the state, too: what lies inside one is nobody's duplicate.
+-- The latest gaps stand in the state, too: what lies inside one counts as no duplicate. Where an anchor ends it, that is
+-- the end of a command of the replication stream, which may be a message: it was not stored either.
+local begins_with_anchor = tonumber(sub(runs, 7, 11)) == 99999
+local function remember_gap(from, to)
+  if begins_with_anchor and to == position_of(1) then
+    to = sub(to, 1, 33) .. string.format('%020.0f', tonumber(sub(to, 34)) + 1)
+  end
   local gaps = (call('HGET', state, 'gap_spans') or '') .. string.format('%53s', from) .. '>' .. to .. ' '
   call('HSET', state, 'gap_spans', sub(gaps, -108 * 8))
 end
-
-if pos == '-' and not gap and reached ~= pos then
-  -- What another instance holds from before this was never stored.
-  call('HSET', state, 'gap_spans', string.format('%53s', '-') .. '>' .. position_of(1) .. ' ')
+local function record_gap(from, to, ...)
+  call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'from', from, 'to', to, ...)
+  remember_gap(from, to)
 end
+
+-- What another instance holds from before the first item of all was never stored.
+if pos == '-' and not gap and reached ~= pos then remember_gap('-', position_of(1)) end
 if gap and pos == prev and reached ~= pos then
   record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],
     'detail', ARGV[gap + 4], 'dropped', ARGV[gap + 6])

@@ -208,8 +208,7 @@ impl World {
             // In a gentle history nothing ends a window in every instance at once.
             _ if self.gentle => return,
             1 => self.rng.u64(..=last),
-            2 => last + self.rng.u64(1..2_000),
-            3 => clock + self.rng.u64(..7_200_000),
+            2 | 3 => clock.max(last) + self.rng.u64(120_000..7_200_000),
             4 => Epoch::MAX_NUMBER - self.rng.u64(..3),
             _ => self.rng.u64(..Epoch::MAX_NUMBER),
         };

@@ -158,8 +158,15 @@ impl Model {
         Value::Bytes(all.into_bytes())
     }
 
-    /// Of what lies between two items that the state has passed it is not known that it was stored.
-    fn passes_gap(&mut self, from: &str, to: &str) {
+    /// What lies between two items that the state has passed was not stored. `anchor` is the batch's first item, where that
+    /// is one.
+    fn passes_gap(&mut self, from: &str, to: &str, anchor: Option<&str>) {
+        let mut to = to.to_owned();
+        if Some(to.as_str()) == anchor {
+            let after = to[33..].parse::<u64>().unwrap() + 1;
+            to.truncate(33);
+            to.push_str(&format!("{after:020}"));
+        }
         let gaps = self.state.entry("gap_spans".to_owned()).or_default();
         gaps.push_str(&format!("{from:>53}>{to} "));
         let kept = gaps.len().saturating_sub(108 * 8);
@@ -315,9 +322,10 @@ impl Model {
             Some(_) if item > skip => items[item - 1].clone(),
             Some(_) => position.clone(),
         };
+        let anchor = (runs[6..11] == *b"99999").then_some(items[0].as_str());
         let has_gap = gap.is_some();
         if position == "-" && !has_gap && reached != position {
-            self.passes_gap("-", &items[0]);
+            self.passes_gap("-", &items[0], anchor);
         }
         if let Some(gap) = gap
             && position == prev
@@ -330,7 +338,7 @@ impl Model {
             }
             let (from, to) = (text(&record[1]), text(&record[3]));
             assert!(self.xadd(&keys[1], record), "asked before");
-            self.passes_gap(&from, &to);
+            self.passes_gap(&from, &to, anchor);
             self.add("gaps", 1);
             self.state.insert("gap_at".to_owned(), gap[2].clone());
             let dropped = gap[6].parse().unwrap();
@@ -349,7 +357,7 @@ impl Model {
                     let fields = fields.into_iter().chain(["detail", detail, "dropped", "0"]);
                     let record = fields.map(|word| word.as_bytes().to_vec()).collect();
                     self.xadd(&keys[1], record);
-                    self.passes_gap(&before, one);
+                    self.passes_gap(&before, one, anchor);
                 }
                 before.clone_from(one);
             }

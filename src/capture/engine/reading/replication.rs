@@ -282,11 +282,22 @@ impl Engine {
         };
         let Linked { offset, start, server, from } = *linked;
         self.flush_builder();
+        let forked_from = match &start {
+            LinkStart::Forked { .. } => from.and_then(|from| self.histories.epoch(&from.history)),
+            LinkStart::Continued | LinkStart::Anew { .. } => None,
+        };
+        if forked_from.is_some_and(|before| before.number >= epoch.number) {
+            // The state was lost, and the history before got its new number later than this one. The state says where to
+            // continue.
+            self.effect(Effect::DropOpening);
+            self.reading.opening = ReaderOpening::Waiting(now.at + RECHECK);
+            return;
+        }
         let (numbering, anew) = match start {
             LinkStart::Continued => (HistoryNumbering { epoch, fork: None }, None),
             LinkStart::Forked { last, .. } => {
-                let before = from.and_then(|from| self.histories.epoch(&from.history)).unwrap_or(epoch);
                 self.counters.route.source_failovers.increment(1);
+                let before = forked_from.unwrap_or(epoch);
                 (HistoryNumbering { epoch: before, fork: Some((last, epoch)) }, None)
             }
             LinkStart::Anew { why, .. } => (HistoryNumbering { epoch, fork: None }, Some(why)),
