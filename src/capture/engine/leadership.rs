@@ -316,8 +316,7 @@ impl Leadership {
         self.asked = Some(now);
     }
 
-    /// Appends the call to `out`. `own` is this instance's revision; `instead` is the revision that writes again, and the
-    /// one in whose place.
+    /// Appends the call to `out`. `revisions` are the one that writes again, the one in whose place, and this instance's.
     pub(crate) fn write(
         &self,
         out: &mut Vec<u8>,
@@ -325,8 +324,7 @@ impl Leadership {
         keys: [&[u8]; 2],
         want: LeaseRequest,
         facts: &Candidate,
-        own: &str,
-        instead: &[String; 2],
+        revisions: &[String; 3],
     ) {
         let millis = |duration: Duration| duration.as_millis().to_string();
         let remembered = self.force_after.max(Duration::from_secs(15)) * 2;
@@ -348,9 +346,9 @@ impl Leadership {
                 remembered.as_bytes(),
                 eligible,
                 first.as_bytes(),
-                instead[0].as_bytes(),
-                instead[1].as_bytes(),
-                own.as_bytes(),
+                revisions[0].as_bytes(),
+                revisions[1].as_bytes(),
+                revisions[2].as_bytes(),
             ],
         );
     }

@@ -68,14 +68,14 @@ impl Engine {
         };
         self.leadership.asked(now.at);
         let keys = &self.settings.keys;
-        let instead = match (&self.revision, &self.instead_of) {
-            (Some(own), Some(newer)) => [own.to_string(), newer.to_string()],
-            _ => Default::default(),
-        };
         let own = self.revision.as_ref().map(ToString::to_string).unwrap_or_default();
+        let revisions = match &self.instead_of {
+            Some(newer) => [own.clone(), newer.to_string(), own],
+            None => [String::new(), String::new(), own],
+        };
         let Some(hash) = self.writing.stand_hash() else { return };
         let mut call = Vec::new();
-        self.leadership.write(&mut call, &hash, [&keys.state, &keys.lease], want, &facts, &own, &instead);
+        self.leadership.write(&mut call, &hash, [&keys.state, &keys.lease], want, &facts, &revisions);
         self.ask(ask, now, &call);
     }
 

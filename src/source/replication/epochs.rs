@@ -56,6 +56,11 @@ impl Histories {
             .map(|(id, _)| id)
     }
 
+    /// Whether the history of this epoch is known under another number.
+    pub(crate) fn counts_otherwise(&self, epoch: Epoch) -> bool {
+        self.0.iter().any(|(id, number)| anchor(id) == Some(epoch.anchor) && *number != epoch.number)
+    }
+
     /// The highest number.
     pub(crate) fn highest(&self) -> u64 {
         self.0.iter().map(|(_, number)| *number).max().unwrap_or(0)

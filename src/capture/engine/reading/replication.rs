@@ -192,7 +192,11 @@ impl Engine {
             Value::Error(text) => return self.disconnect(&Error::reply(text), now),
             reply => reply.bytes().unwrap_or_default(),
         };
-        let known = Histories::parse(&String::from_utf8_lossy(text));
+        let at = self.chain.checkpoint();
+        let known = Histories::parse(&String::from_utf8_lossy(text)).of_a_state_at(at);
+        if self.is_numbered_otherwise(&known) {
+            return self.number_anew(known, at, now);
+        }
         self.learn(known);
         self.number_history(now);
     }
@@ -202,8 +206,8 @@ impl Engine {
         if !self.is_replication() {
             return;
         }
-        if self.is_numbered_otherwise(state) {
-            return self.number_anew(state, now);
+        if self.chain.awaited() == 0 && self.is_numbered_otherwise(&state.histories) {
+            return self.number_anew(state.histories.clone(), state.position, now);
         }
         let forgotten = self.histories_in_use().into_iter().find(|(history, number)| {
             // A lower one could only be given a number that it does not have.
@@ -223,19 +227,16 @@ impl Engine {
 
     /// Whether a history that this instance counts in has another number by now: the state was lost for a while, and
     /// another instance numbered it then.
-    fn is_numbered_otherwise(&self, state: &StoredState) -> bool {
-        let otherwise = |(history, number): &(HistoryId, u64)| {
-            state.histories.epoch(history).is_some_and(|epoch| epoch.number != *number)
-        };
-        self.chain.awaited() == 0 && self.histories_in_use().iter().any(otherwise)
+    fn is_numbered_otherwise(&self, known: &Histories) -> bool {
+        self.epochs_in_use().iter().any(|epoch| known.counts_otherwise(*epoch))
     }
 
-    /// Reads on behind the checkpoint, and counts as the state does from there on. What is in hand is stored by then, or
-    /// comes again; where the state stands nowhere, it is lost.
-    fn number_anew(&mut self, state: &StoredState, now: Moment) {
+    /// Reads on behind the checkpoint, and counts as the state does from there on, which stands at `at`. What is in hand is
+    /// stored by then, or comes again; where the state stands nowhere, it is lost.
+    fn number_anew(&mut self, known: Histories, at: Option<Position>, now: Moment) {
         self.flush_builder();
         let held = self.chain.clear() + self.spill.clear();
-        if state.position.is_some_and(|at| state.histories.of(at.epoch).is_some()) {
+        if at.is_some_and(|at| known.of(at.epoch).is_some()) {
             self.count_deduplicated(held);
         } else {
             self.give_up(held);
@@ -246,17 +247,21 @@ impl Engine {
         }
         self.forget_tap();
         self.read_anew(now);
-        self.histories = state.histories.clone();
+        self.histories = known;
     }
 
     /// The histories that positions in hand, or still to come, are numbered by; oldest first.
     fn histories_in_use(&self) -> Vec<(HistoryId, u64)> {
+        let numbered = |epoch: &Epoch| Some((self.histories.of(*epoch)?.clone(), epoch.number));
+        self.epochs_in_use().iter().filter_map(numbered).collect()
+    }
+
+    fn epochs_in_use(&self) -> Vec<Epoch> {
         let tapped = self.reading.tap().into_iter().flat_map(|tap| tap.numbering.epochs());
         let mut epochs: Vec<_> = self.given().map(|given| given.epoch).into_iter().chain(tapped).collect();
         epochs.sort_unstable_by_key(|epoch| epoch.number);
         epochs.dedup();
-        let numbered = |epoch: &Epoch| Some((self.histories.of(*epoch)?.clone(), epoch.number));
-        epochs.iter().filter_map(numbered).collect()
+        epochs
     }
 
     /// Takes in the histories that the state knows. Those in use stay known, whatever became of the state.
