@@ -41,9 +41,11 @@ impl Passage {
         self.is_free(item.epoch) && !self.gaps.iter().any(inside)
     }
 
-    /// Whether a gap was recorded that ends at this item, or reaches beyond it.
-    pub(crate) fn has_gap_before(&self, item: Position) -> bool {
-        self.gaps.iter().any(|(from, to)| *from < Some(item) && item <= *to)
+    /// Whether a gap may have been recorded between two items: the last one that was passed, and this one. Where the last
+    /// one is not known, each gap of the same epoch may be.
+    pub(crate) fn has_gap_before(&self, item: Position, passed: Option<Position>) -> bool {
+        let after = |to: Position| passed.map_or(to >= item || to.epoch == item.epoch, |passed| to > passed);
+        self.gaps.iter().any(|(from, to)| *from < Some(item) && after(*to))
     }
 
     /// Without epochs it says nothing of them.

@@ -131,7 +131,7 @@ impl Chain {
                 let lost = front.lost(passage);
                 found.stale += lost;
                 found.deduplicated += front.events - lost;
-                if passage.has_gap_before(front.first) {
+                if passage.has_gap_before(front.first, self.last_passed()) {
                     found.corrupt += front.joint.lost();
                 } else {
                     // Another instance held what was lost here.
@@ -315,8 +315,14 @@ impl Chain {
         self.forced = None;
     }
 
+    /// The end of the last batch that was passed, while that is kept.
+    fn last_passed(&self) -> Option<Position> {
+        Some(self.ring.get(self.passed.checked_sub(1)?)?.last)
+    }
+
     /// The oldest batch that waits is stored: it is kept until that is durable.
     fn pass(&mut self, passage: &Passage) -> Option<PassedCounts> {
+        let before = self.last_passed();
         let batch = self.ring.get(self.passed)?;
         // What an earlier process left on disk is stored up to here: a restart's gap begins after it.
         self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
@@ -325,7 +331,7 @@ impl Chain {
         self.kept_bytes += bytes;
         self.passed += 1;
         self.sent = self.sent.max(self.passed);
-        let recorded = passage.has_gap_before(batch.first);
+        let recorded = passage.has_gap_before(batch.first, before);
         Some(PassedCounts { lost: batch.lost(passage), recorded, ..PassedCounts::of(batch) })
     }
 
