@@ -1,22 +1,18 @@
-//! A route among the instances that run the same one: who writes, and by which configuration.
+//! A route among the instances that run the same one: who writes, and where the state stands.
 
 use std::time::Instant;
 
 use super::ending::Ending;
-use super::handover::Border;
 use super::leadership::{Candidate, LeaseReply, LeaseRequest};
-use super::rollout::Rollout;
 use super::writing::Ask;
 use super::{Engine, Notice};
-use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::capture::append::state::StoredState;
 use crate::capture::batch::gap::Gap;
 use crate::config::Durability;
 use crate::event::{DropReason, GapCause};
 use crate::logs::LogCode;
-use crate::position::AnchorId;
 use crate::rt::Moment;
-use crate::server::Error;
-use crate::server::resp::{self, Value};
+use crate::server::resp::Value;
 
 impl Engine {
     /// What this instance knows of itself.
@@ -180,141 +176,6 @@ impl Engine {
         if let Some(gap) = &mut self.gap {
             gap.dropped += given_up;
         }
-    }
-
-    /// Sees to it that the newest configuration is the one that is written by.
-    fn follow_revision(&mut self, state: &StoredState, now: Moment) {
-        let Some(mut own) = self.revision.clone() else { return };
-        if let Some(raised) = own.raised(state) {
-            self.writing.set_revision(&raised);
-            self.revision = Some(raised.clone());
-            own = raised;
-        }
-        self.instead_of = None;
-        self.takes_over = false;
-        let alone = self.leadership.is_alone(now.at);
-        if let Some(newer) = state.revision.as_ref().filter(|written| written.supersedes(&own)) {
-            self.rollout = Rollout::None;
-            // Other instances of this very configuration may be there, and wait as well.
-            let newest = self.leadership.is_newest(now.at);
-            if self.superseded.is_none() && !newest {
-                self.stand_by(newer, newer.numbers_alike(&own), now);
-            }
-            // The newer one may have begun anew behind what this one still holds.
-            let watched = self.chain.coverage(self.reading.watched_from()).is_eligible();
-            let needed = watched && self.leadership.nobody_goes_on(now.at);
-            if newest || needed {
-                self.instead_of = Some(newer.clone());
-                self.leadership.hurry();
-            }
-            return;
-        }
-        if let Some((_, newer)) = state.next.as_ref().filter(|(_, announced)| announced.supersedes(&own)) {
-            if alone || self.leadership.is_held_up(&self.facts(), now.at) {
-                self.withdraw(&newer.to_string(), now);
-            }
-            return;
-        }
-        if let Some(by) = self.superseded.take() {
-            self.on_superseded_no_more(&by, state, now);
-        }
-        let Some(written) = state.revision.as_ref().filter(|written| written.differs(&own) && !alone) else {
-            self.rollout = Rollout::None;
-            return;
-        };
-        let goes_on = self.chain.coverage(self.reading.watched_from()).is_eligible();
-        if written.numbers_alike(&own) || goes_on {
-            self.rollout = Rollout::None;
-            self.takes_over = true;
-            return;
-        }
-        let in_vain = self.reading.is_open() && !self.leadership.another_is_eligible(now.at);
-        if self.rollout.is_due(&own, state, self.leadership.is_leader(), in_vain, now.at) {
-            self.announce(now);
-        }
-    }
-
-    /// The newer configuration writes no more: this one goes on.
-    fn on_superseded_no_more(&mut self, by: &str, state: &StoredState, now: Moment) {
-        let text = "no instance has the newer configuration any more, or it is this one's now; this instance continues";
-        self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
-        if self.reading.is_held() {
-            let why = "an instance with another configuration was active and has stopped";
-            let since = state.at_unix_ms.unwrap_or(now.unix_ms);
-            self.gap = Some(Gap::begins(GapCause::Rollout, why, since));
-            self.read_anew(now);
-        }
-        self.changed();
-    }
-
-    /// Another instance writes by an older configuration: says at which anchor this one begins, and opens
-    /// a window with it. What stands before it is the other instance's.
-    fn announce(&mut self, now: Moment) {
-        let anchor = AnchorId::random();
-        let Some(revision) = &self.revision else { return };
-        let (key, next) = (self.settings.keys.state.clone(), format!("{anchor} {revision}"));
-        let text = "another instance has an older configuration of this route; this one takes over at its next session marker";
-        self.log(Notice::info(LogCode::RolloutAnnounced, text), now);
-        let mut call = Vec::new();
-        resp::command(&mut call, &[b"HSET", &key, b"next", next.as_bytes()]);
-        self.ask(Ask::Announce, now, &call);
-        self.rollout = Rollout::Announced(anchor);
-    }
-
-    /// The announcement was refused: everything is held as before, and it is made again after a while.
-    pub(super) fn on_announce_failed(&mut self, error: &Error, now: Moment) {
-        self.rollout.on_refused(now.at);
-        self.wait(error, now);
-    }
-
-    /// The announcement is in the state: the window opens anew, with the anchor that it names. What is held from before
-    /// is held until the other instance has come to the anchor.
-    pub(super) fn on_announced(&mut self, now: Moment) {
-        self.flush_builder();
-        let why = "messages before this configuration's first session belong to the instance with the older configuration";
-        self.gap = Some(Gap::begins(GapCause::Rollout, why, now.unix_ms));
-        self.read_anew(now);
-        self.border_cannot_come();
-        self.changed();
-    }
-
-    /// A newer configuration was announced and never wrote: what was announced holds this one up no longer.
-    /// Whoever announced it, and is there after all, announces it again.
-    fn withdraw(&mut self, by: &str, now: Moment) {
-        self.forget_next(now);
-        self.yields = false;
-        let text =
-            "an instance announced a newer configuration but did not take over; this instance continues";
-        self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
-    }
-
-    fn forget_next(&mut self, now: Moment) {
-        let key = self.settings.keys.state.clone();
-        let mut call = Vec::new();
-        resp::command(&mut call, &[b"HDEL", &key, b"next"]);
-        self.ask(Ask::Note, now, &call);
-    }
-
-    /// A newer configuration of this route writes elsewhere. Where it numbers alike, this one reads on and holds what is
-    /// not stored: it goes on without a gap if that instance ends.
-    fn stand_by(&mut self, by: &RankedRevision, alike: bool, now: Moment) {
-        let text = "another instance has a newer configuration of this route; this one is outdated until it is reloaded or that \
-                    instance stops";
-        self.log(Notice::warn(LogCode::Outdated, text).by(by), now);
-        self.superseded = Some(by.to_string());
-        self.leadership.hurry();
-        self.changed();
-        if alike {
-            return;
-        }
-        self.flush_builder();
-        let others = self.chain.clear() + self.spill.clear();
-        self.count_deduplicated(others);
-        self.gap = None;
-        self.hold_reading();
-        self.forget_tap();
-        self.say_border(Border::None);
-        self.border_cannot_come();
     }
 
     /// Whether it could go on without a gap.
