@@ -185,6 +185,26 @@ impl Batch {
         out.extend_from_slice(&self.body);
     }
 
+    /// About how many of its messages stand at or before a position: an anchor among them may count as one.
+    pub(super) fn events_up_to(&self, position: Option<Position>) -> u64 {
+        if Some(self.last) <= position {
+            return self.events;
+        } else if Some(self.first) > position {
+            return 0;
+        }
+        let items = self.items_at().filter(|item| item.is_some() && *item <= position).count();
+        u64::try_from(items).unwrap_or(u64::MAX).min(self.events)
+    }
+
+    /// The position of each item.
+    fn items_at(&self) -> impl Iterator<Item = Option<Position>> {
+        self.positions.chunks_exact(ITEM_POSITION_WIDTH).map(|item| {
+            let (epoch, ordinal) = item.split_at(ITEM_POSITION_WIDTH - Position::ORDINAL_WIDTH);
+            let epoch = usize::try_from(decimal(epoch)).ok().and_then(|index| self.epochs.get(index));
+            epoch.map(|epoch| epoch.at(decimal(ordinal)))
+        })
+    }
+
     /// How many of its messages were lost, where a state has passed all of them.
     pub(super) fn lost(&self, passage: &Passage) -> u64 {
         // The first epoch is that of the item before, which need not be in the batch.
@@ -194,11 +214,9 @@ impl Batch {
         }
         let mut messages = self.messages();
         let mut lost = 0;
-        for item in self.positions.chunks_exact(ITEM_POSITION_WIDTH) {
-            let (epoch, ordinal) = item.split_at(ITEM_POSITION_WIDTH - Position::ORDINAL_WIDTH);
-            let epoch = usize::try_from(decimal(epoch)).ok().and_then(|index| self.epochs.get(index));
+        for item in self.items_at() {
             let is_message = messages.next().unwrap_or(false);
-            if is_message && epoch.is_some_and(|epoch| !passage.has(epoch.at(decimal(ordinal)))) {
+            if is_message && item.is_some_and(|item| !passage.has(item)) {
                 lost += 1;
             }
         }
@@ -311,6 +329,11 @@ impl Builder {
     #[must_use]
     pub fn open_events(&self) -> u64 {
         self.open.as_ref().map_or(0, |batch| batch.events)
+    }
+
+    /// Of these, those at or before a position.
+    pub(super) fn open_events_up_to(&self, position: Option<Position>) -> u64 {
+        self.open.as_ref().map_or(0, |batch| batch.events_up_to(position))
     }
 
     /// Messages that are lost before the open batch with a damaged spool.

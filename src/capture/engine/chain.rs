@@ -144,10 +144,10 @@ impl Chain {
     pub(crate) fn events_up_to(&self, position: Option<Position>) -> (u64, u64) {
         let (mut waiting, mut sent) = (0, 0);
         for (at, batch) in self.ring.iter().enumerate().skip(self.passed) {
-            if Some(batch.last) > position {
+            if Some(batch.first) > position {
                 break;
             }
-            *if at < self.sent { &mut sent } else { &mut waiting } += batch.events;
+            *if at < self.sent { &mut sent } else { &mut waiting } += batch.events_up_to(position);
         }
         (waiting, sent)
     }

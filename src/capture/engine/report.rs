@@ -148,7 +148,9 @@ impl Engine {
             // It does not compare with the state, so it is not known whether another instance has stored it.
             return Buffered::default();
         }
-        let (waiting, sent) = self.chain.events_up_to(self.ledger.as_of());
+        let as_of = self.ledger.as_of();
+        let (waiting, sent) = self.chain.events_up_to(as_of);
+        let waiting = waiting + self.builder.open_events_up_to(as_of);
         Buffered { memory: held.memory - waiting, in_flight: held.in_flight - sent, ..held }
     }
 
