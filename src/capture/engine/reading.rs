@@ -16,45 +16,32 @@
 //! so a new window is opened *beside* the silent one. Where the old one delivers again, the new one is dropped and there
 //! is no gap. Where the new one is open and the old one stays silent for a moment longer, the old one is given up.
 
+mod ended;
+mod epochs;
 pub(super) mod ingest;
 pub(super) mod replication;
 
 use std::time::{Duration, Instant};
 
-use super::ending::Ending;
 use super::handover::Border;
 use super::rollout::Rollout;
 use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::batch::gap::{Gap, Joint};
-use crate::event::GapCause;
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
 use crate::server::{Backoff, Class, Error};
-use ingest::Flow;
 use replication::{Linked, ReplicationReading};
 
 /// How long a source that refuses is left alone.
 const PARKED: Duration = Duration::from_secs(30);
-/// How long a window waits for a spool that is behind. Messages wait in the source's output buffer meanwhile, of which
-/// Redis takes 32 MB for a moment.
-const BEHIND: Duration = Duration::from_secs(1);
 /// A window over which nothing came for so long is silent. Longer than a pause of 3 s with an idle heartbeat's second
 /// beside it; short enough that a stopped server is noticed within 5 s.
 const SILENCE: Duration = Duration::from_millis(4500);
 /// How long a silent window may stay silent beside a new one that is open: the new one's anchor was published on the
 /// server by then, so a window that still works delivers it.
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
-
-/// How far the epoch of an anchor may be ahead of the source's clock, as far as a window knows that: its own anchor
-/// carries the clock or a higher number, and time has passed since.
-const CLOCK_STEP: Duration = Duration::from_secs(60);
-/// How far it may be ahead of the anchor before it: where the source's clock is behind its epochs, each anchor's is the
-/// next number. So whoever forges anchors does not come to the end of the numbers.
-const LONGEST_STEP: u64 = 1_000;
-/// An epoch that is so far ahead of the clock was not made by a clock.
-const FAR_AHEAD_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 
 /// The reading side.
 #[derive(Debug)]
@@ -126,27 +113,18 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Whether positions may be counted from this anchor, or why not.
-    ///
-    /// Anybody who may publish on the control channel can forge anchors. One that is not above the epoch before it, or
-    /// that neither the source's clock nor its last epoch bears out, ends the window. Instances may judge differently
-    /// where the clock decides, and that does no harm: a window that has ended counts nothing, and the next one opens
-    /// with an anchor of the source's own. An anchor that is passed over would do harm: two instances would count the
-    /// same messages in two ways.
-    pub(super) fn numbers(&self, epoch: Epoch, now: Instant) -> Result<(), &'static str> {
-        let before = self.last.epoch.number;
-        if epoch.number <= before {
-            return Err("the source's epoch key was lost, or the marker is forged");
+    /// Something that begins behind this anchor.
+    fn new(anchor: Position, tap: Option<ReplicationReading>, now: Moment) -> Self {
+        Self {
+            anchor,
+            since: now.at,
+            last: anchor,
+            heard: now,
+            silent: false,
+            behind: None,
+            paused: false,
+            tap,
         }
-        let passed = now.saturating_duration_since(self.since) + CLOCK_STEP;
-        let clock =
-            self.anchor.epoch.number.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX));
-        if epoch.number <= clock.max(before + LONGEST_STEP) {
-            return Ok(());
-        }
-        Err(
-            "neither the source's clock nor its last epoch confirms that, so it is forged, or the clock was set",
-        )
     }
 
     /// The position of the next message.
@@ -278,39 +256,6 @@ impl Engine {
         self.effect(Effect::OpenWindow { anchor, floor });
     }
 
-    /// No window can be opened above the state. An operator must act.
-    fn on_used_up(&mut self, now: Moment) {
-        self.reading.opening = ReaderOpening::UsedUp;
-        let text = format!(
-            "no epoch is left, so no session can be opened: session markers were forged, or the epoch key was overwritten. \
-             Delete the key {} on {} and the key {} on {}. tidegate then continues, and records a gap with the cause \
-             state_lost. Check who may publish on the control channel, and who may write that key",
-            self.settings.epoch_key,
-            self.settings.source,
-            String::from_utf8_lossy(&self.settings.keys.state),
-            self.settings.destination,
-        );
-        self.reading.error = Some(text.clone());
-        self.log(Notice::error(LogCode::Blocked, text).of(Side::Source), now);
-        self.changed();
-    }
-
-    /// The state says how high the epochs are. They are lower than before only where the state was taken away.
-    pub(super) fn on_highest_epoch(&mut self, highest: u64, now: Moment) {
-        if matches!(self.reading.opening, ReaderOpening::UsedUp) && highest < Epoch::MAX_NUMBER {
-            self.floor = highest + 1;
-            self.successor.set_floor(self.floor);
-            self.reading.opening = ReaderOpening::Waiting(now.at);
-        }
-    }
-
-    /// What the route before knows of epochs holds for this one.
-    fn take_floor(&mut self) {
-        if let Some((predecessor, true)) = &self.predecessor {
-            self.raise_floor(predecessor.floor());
-        }
-    }
-
     /// A window is open. Its first item is the anchor.
     pub(in crate::capture) fn on_opened(&mut self, anchor: Position, now: Moment) {
         if !matches!(self.reading.opening, ReaderOpening::Window) {
@@ -347,31 +292,12 @@ impl Engine {
         let joint = self.gap.take().map_or(Joint::Start, |gap| Joint::Gap(gap.until(now.unix_ms)));
         self.flush_builder();
         self.builder.open_window(anchor, joint, now);
-        self.reading.open = Some(Open {
-            anchor,
-            since: now.at,
-            last: anchor,
-            heard: now,
-            silent: false,
-            behind: None,
-            paused: false,
-            tap: None,
-        });
+        self.reading.open = Some(Open::new(anchor, None, now));
         let notice = Notice::info(LogCode::SessionOpened, "the capture is subscribed")
             .of(Side::Source)
             .position(Some(anchor));
         self.log(notice.always(), now);
-        if anchor.epoch.number > now.unix_ms.saturating_add(FAR_AHEAD_MS) {
-            let text = format!(
-                "the source's epochs are decades ahead of the clock: {} of at most {}. Session markers were forged, the \
-                 key {} was overwritten, or the source's clock is wrong. Messages are stored; when the epochs are used \
-                 up, the route blocks",
-                anchor.epoch.number,
-                Epoch::MAX_NUMBER,
-                self.settings.epoch_key,
-            );
-            self.log(Notice::warn(LogCode::EpochsAhead, text).of(Side::Source), now);
-        }
+        self.check_clock(anchor.epoch, now);
         self.leadership.hurry();
         self.changed();
     }
@@ -398,15 +324,6 @@ impl Engine {
             now,
         );
         self.changed();
-    }
-
-    /// The open window or tap has ended.
-    pub(in crate::capture) fn on_lost(&mut self, lost: Lost, why: &str, now: Moment) {
-        let cause = match lost {
-            Lost::Disconnected => GapCause::SourceDisconnected,
-            Lost::Demoted => GapCause::SourceDemoted,
-        };
-        self.lose_window(cause, why, now);
     }
 
     /// The heartbeat's task says whether heartbeats can be sent, how often the source was made a replica, and why it is in
@@ -445,175 +362,6 @@ impl Engine {
         }
     }
 
-    /// Ends a window over which nothing comes, and reads on where there is room again.
-    pub(super) fn check_reading(&mut self, now: Moment) {
-        let Some(open) = &self.reading.open else {
-            if matches!(self.reading.opening, ReaderOpening::Full) && self.has_room_again() {
-                self.reading.opening = ReaderOpening::Waiting(now.at);
-            }
-            return;
-        };
-        if open.behind.is_some() {
-            return self.catch_up(now);
-        }
-        if open.paused {
-            if self.has_room_again() {
-                self.continue_reading(now);
-            }
-            return;
-        }
-        if open.tap.is_none() && self.reading.demotions != self.reading.opened_at_demotions {
-            let why = "the server was made a replica; messages published on its master may not reach it";
-            return self.lose_window(GapCause::SourceDemoted, why, now);
-        }
-        if let ReaderOpening::Candidate { anchor, since } = self.reading.opening
-            && now.at >= since + LAST_CHANCE
-        {
-            let why = "no heartbeat came back, and a new connection works: the server was stopped, or publishers use another server";
-            self.end_window(GapCause::SourceSilent, why, now);
-            return self.continue_with(anchor, now);
-        }
-        if !open.silent && now.at.saturating_duration_since(open.heard.at) >= SILENCE {
-            self.on_silence(now);
-        }
-        if self.is_replication() {
-            self.tell_progress(now);
-        }
-    }
-
-    fn on_silence(&mut self, now: Moment) {
-        let mut why =
-            "no heartbeat came back: the server stalls, or publishers use another server".to_owned();
-        if let Some(error) = &self.reading.heartbeat_error {
-            why = format!("no heartbeat came back, and none can be sent: {error}");
-        }
-        if self.is_replication() || self.ending != Ending::Running {
-            return self.lose_window(GapCause::SourceSilent, &why, now);
-        }
-        let Some(open) = &mut self.reading.open else { return };
-        open.silent = true;
-        self.reading.error = Some(why.clone());
-        let text = format!(
-            "{why}; tidegate opens another session beside the silent one. Nothing is lost if the silent one continues"
-        );
-        self.log(Notice::warn(LogCode::SourceSilent, text).of(Side::Source), now);
-        if matches!(self.reading.opening, ReaderOpening::Idle) {
-            self.reading.opening = ReaderOpening::Waiting(now.at);
-        }
-        self.leadership.hurry();
-        self.changed();
-    }
-
-    /// Reads again if that was stopped because memory was full.
-    pub(super) fn reopen_if_room(&mut self, now: Moment) {
-        let stopped = match &self.reading.open {
-            Some(open) => open.behind.is_some() || open.paused,
-            None => matches!(self.reading.opening, ReaderOpening::Full),
-        };
-        if stopped {
-            self.check_reading(now);
-        }
-    }
-
-    /// Reads on where the spool has made room, and gives the window up where it has not in time.
-    fn catch_up(&mut self, now: Moment) {
-        let room = self.has_room_again();
-        let Some(open) = &mut self.reading.open else { return };
-        if room {
-            open.behind = None;
-            open.heard = now;
-            self.effect(Effect::Read);
-        } else if open.behind.is_some_and(|until| until <= now.at) {
-            open.behind = None;
-            self.no_room(now);
-        }
-    }
-
-    /// Whether enough is free for a window to be worth opening.
-    fn has_room_again(&self) -> bool {
-        let room = self.room();
-        let waits = self.chain.held_bytes() + self.spill.held_bytes();
-        let most = if self.spill.is_enabled() { room.chain + room.tail / 2 } else { room.chain };
-        waits <= most && self.spill.full(&self.chain, room).is_none()
-    }
-
-    /// The window has ended: messages may be missed until the next one opens.
-    pub(super) fn lose_window(&mut self, cause: GapCause, why: &str, now: Moment) {
-        if self.reading.open.is_none() {
-            return;
-        }
-        if self.is_replication() {
-            return self.lose_tap(cause, why, now);
-        }
-        self.end_window(cause, why, now);
-        if let ReaderOpening::Candidate { anchor, .. } = self.reading.opening {
-            return self.continue_with(anchor, now);
-        }
-        self.effect(Effect::Close);
-        match cause {
-            _ if self.ending != Ending::Running => {
-                self.drop_opening();
-                self.reading.opening = ReaderOpening::Closed;
-            }
-            GapCause::MemoryFull | GapCause::SpoolFull | GapCause::SpoolFailed => {
-                self.drop_opening();
-                self.reading.opening = ReaderOpening::Full;
-            }
-            _ if matches!(self.reading.opening, ReaderOpening::Window) => {}
-            _ => self.reading.opening = ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
-        }
-        self.border_cannot_come();
-        self.changed();
-    }
-
-    /// Reads the window that was opened beside the one that has ended, unless a successor takes over.
-    fn continue_with(&mut self, anchor: Position, now: Moment) {
-        self.border_cannot_come();
-        if matches!(self.reading.opening, ReaderOpening::Candidate { .. }) {
-            self.adopt(anchor, now);
-        }
-    }
-
-    /// Notes the gap that begins with the window's end.
-    fn end_window(&mut self, cause: GapCause, why: &str, now: Moment) {
-        let Some(open) = self.reading.open.take() else { return };
-        self.flush_builder();
-        self.reading.error = Some(why.to_owned());
-        // Messages are missed since something last came, not since that was noticed.
-        let unheard = now.at.saturating_duration_since(open.heard.at).as_millis();
-        let since = now.unix_ms.saturating_sub(u64::try_from(unheard).unwrap_or_default());
-        self.gap = Some(Gap::begins(cause, why, since));
-        let text = format!(
-            "the session has ended: {why}; tidegate opens a new one. Messages until then are lost, and a gap is recorded"
-        );
-        self.on_source_lost(cause, text, now);
-    }
-
-    /// Nothing is read for the moment: an announced anchor will not come, the other instances want to know, and so does
-    /// the operator.
-    pub(super) fn on_source_lost(&mut self, cause: GapCause, text: String, now: Moment) {
-        self.rollout.on_window_lost();
-        self.leadership.hurry();
-        let notice = Notice::warn(LogCode::SourceLost, text).of_an_outage();
-        self.log(notice.of(Side::Source).cause(cause.as_str()), now);
-    }
-
-    /// Ends the window: there is no room for more.
-    fn no_room(&mut self, now: Moment) {
-        let cause = self.spill.full(&self.chain, self.room()).unwrap_or(GapCause::MemoryFull);
-        let why = format!(
-            "{} bytes are buffered in memory and {} on disk: {}",
-            self.chain.held_bytes() + self.spill.held_bytes(),
-            self.spill.disk_bytes(),
-            match cause {
-                GapCause::SpoolFull => "the route's share of the spool limit is used up",
-                GapCause::SpoolFailed => "the spool cannot be written",
-                _ => "the route's share of memory_limit is used up",
-            }
-        );
-        self.lose_window(cause, &why, now);
-    }
-
     /// Reads no more, ever.
     pub(super) fn close_reading(&mut self) {
         self.stop_reading(ReaderOpening::Closed);
@@ -639,35 +387,6 @@ impl Engine {
         }
         if !matches!(self.reading.opening, ReaderOpening::Closed) {
             self.reading.opening = then;
-        }
-    }
-
-    /// Reading has come to a stop: for now, or for good.
-    pub(super) fn on_read(&mut self, flow: Flow, now: Moment) {
-        match flow {
-            Flow::Go => {
-                if self.is_replication() {
-                    self.tell_progress(now);
-                }
-            }
-            Flow::Fence => self.on_fence(now),
-            Flow::Border(border) => self.hand_over(border),
-            Flow::Broken(why) => self.lose_window(GapCause::SourceBroken, &why, now),
-            Flow::Numbered(why) => self.lose_window(GapCause::EpochLost, &why, now),
-            Flow::Full => {
-                if self.is_replication() {
-                    return self.pause_reading(now);
-                }
-                let cause = self.spill.full(&self.chain, self.room());
-                if self.spill.is_enabled() && cause == Some(GapCause::MemoryFull) {
-                    // The disk works, and the source is faster than it at the moment.
-                    if let Some(open) = &mut self.reading.open {
-                        open.behind = Some(now.at + BEHIND);
-                    }
-                } else {
-                    self.no_room(now);
-                }
-            }
         }
     }
 }

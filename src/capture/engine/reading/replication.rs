@@ -337,16 +337,8 @@ impl Engine {
         }
         self.reading.opened_before = true;
         self.reading.error = None;
-        self.reading.open = Some(Open {
-            anchor,
-            since: now.at,
-            last: anchor,
-            heard: now,
-            silent: false,
-            behind: None,
-            paused: false,
-            tap: Some(ReplicationReading { numbering, offset, told: now.at }),
-        });
+        let tap = ReplicationReading { numbering, offset, told: now.at };
+        self.reading.open = Some(Open::new(anchor, Some(tap), now));
         let text = format!("the capture reads the replication stream of the {server}");
         self.log(
             Notice::info(LogCode::ReplicationOpened, text).of(Side::Source).position(Some(anchor)).always(),
