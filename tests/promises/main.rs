@@ -14,6 +14,7 @@ mod broadcast_added;
 mod broadcast_fakes;
 mod broadcast_options;
 mod broadcast_pair;
+mod broadcast_quiet;
 mod broadcast_strangers;
 mod capture_destination_faults;
 mod capture_durable;

@@ -156,6 +156,10 @@ impl CommandReader {
 
     /// Reads until the link ends; returns why.
     async fn read(&mut self, mut link: ReplicationLink) -> Error {
+        // The first commands may have come with the end of the snapshot.
+        if let Err(error) = self.take_in(&mut link) {
+            return error;
+        }
         let (mut heard, mut lags) = (Instant::now(), false);
         loop {
             let patience = if lags { ARRIVAL } else { TICK };
@@ -175,19 +179,26 @@ impl CommandReader {
                 Ok(Err(error)) => return error,
                 Ok(Ok(_)) => (heard, lags) = (Instant::now(), false),
             }
-            if let Err(error) = link.next(|_, _| false) {
-                return error;
-            }
-            if let Some(place) = &mut self.place {
-                place.offset = link.offset();
-            }
-            let touched = link.take_touched();
-            if touched {
-                self.notification.notify.notify_one();
-            }
+            let touched = match self.take_in(&mut link) {
+                Ok(touched) => touched,
+                Err(error) => return error,
+            };
             if let Some(until) = link.rest(touched, heard.into_std()) {
                 sleep_until(until.into()).await;
             }
         }
+    }
+
+    /// Takes in what has come. Says whether the group was touched.
+    fn take_in(&mut self, link: &mut ReplicationLink) -> Result<bool, Error> {
+        link.next(|_, _| false)?;
+        if let Some(place) = &mut self.place {
+            place.offset = link.offset();
+        }
+        let touched = link.take_touched();
+        if touched {
+            self.notification.notify.notify_one();
+        }
+        Ok(touched)
     }
 }
