@@ -21,7 +21,7 @@ SOAK_SEEDS ?= 1000000
 SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: demo test lint alerts docs bench bench-smoke bench-instructions soak seed servers
+.PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions soak seed servers
 
 demo:
 	$(CARGO) build --locked --release -p tidegate --bin tidegate -p tidegate-examples --example demo
@@ -58,14 +58,18 @@ docs:
 # The runner is the half of gungraun that cargo does not build; both must be of one version.
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
-bench-smoke: servers bench-instructions
+# Cargo builds no program for the benches of another crate: without this they measure an old one, or none.
+bench-program:
+	$(CARGO) build --locked --release -p tidegate --bin tidegate
+
+bench-smoke: servers bench-program bench-instructions
 	$(CARGO) bench --locked -p tidegate-benches --bench measure -- gate
 	$(CARGO) bench --locked -p tidegate-benches --bench measure -- smoke
 
-bench: servers
+bench: servers bench-program
 	$(CARGO) bench --locked -p tidegate-benches --bench measure -- all $(BENCH_PARTS)
 
-bench-instructions: servers
+bench-instructions: servers bench-program
 	gungraun-runner --version 2>/dev/null | grep -qw '$(GUNGRAUN)' || \
 		$(CARGO) install --locked gungraun-runner@$(GUNGRAUN)
 	$(CARGO) bench --locked -p tidegate-benches --bench instructions
