@@ -157,15 +157,6 @@ pub(super) struct Engine {
     rollout: Rollout,
     /// Under which revision of the configuration this route writes.
     revision: Option<RankedRevision>,
-    /// A newer configuration writes elsewhere.
-    superseded: Option<String>,
-    /// The instance that writes has an older configuration, which numbers alike: this one goes on where that one stands.
-    takes_over: bool,
-    /// The newer revision whose instance is gone: this one is to write in its place.
-    instead_of: Option<RankedRevision>,
-    /// What follows is a newer configuration's to write, which has announced where it begins and has not written yet. It
-    /// is held all the same: that instance may fail before it does.
-    yields: bool,
     ledger: EngineLedger,
     reading: Reading,
     writing: Writing,
@@ -219,12 +210,8 @@ impl Engine {
             chain: Chain::new(&settings.numbering),
             spill: Spill::default(),
             leadership: Leadership::new(settings.instance.clone(), settings.force_after, now.at),
-            rollout: Rollout::None,
+            rollout: Rollout::Current,
             revision: None,
-            superseded: None,
-            takes_over: false,
-            instead_of: None,
-            yields: false,
             ledger: EngineLedger::default(),
             reading: Reading::new(now.at),
             writing: Writing::new(inherits, now.at),

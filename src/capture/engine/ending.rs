@@ -12,7 +12,6 @@ use std::time::Instant;
 use super::chain::Chain;
 use super::handover::{Border, Left};
 use super::reading::ReaderOpening;
-use super::rollout::Rollout;
 use super::spill::Spill;
 use super::{Effect, Engine, Notice};
 use crate::capture::batch::gap::{Gap, Joint};
@@ -282,7 +281,7 @@ impl Engine {
         // This route has not received it, and it waits here now.
         self.ledger.received(self.in_hand().total());
         if leader {
-            self.rollout = Rollout::Inherited;
+            self.rollout.on_inherited();
         }
         let room = self.room();
         let mut joint = match gap {
@@ -348,7 +347,7 @@ impl Engine {
 
 /// The loss of what a window has brought that stands below what the predecessor left.
 fn behind(since_unix_ms: u64) -> Gap {
-    let why = "the replaced configuration had come to a later epoch than the window of the new one";
+    let why = "the replaced configuration had come to a later epoch than the session of the new one";
     Gap::begins(GapCause::EpochLost, why, since_unix_ms)
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::ending::Ending;
 use super::leadership::{Candidate, LeaseReply, LeaseRequest};
+use super::rollout::Rollout;
 use super::writing::Ask;
 use super::{Engine, Notice};
 use crate::capture::append::state::StoredState;
@@ -21,8 +22,8 @@ impl Engine {
             coverage: self.chain.coverage(self.reading.watched_from()),
             first: self.chain.first(),
             waits_since: self.chain.waits_since(),
-            able: self.superseded.is_none() && !self.yields && !self.writing.is_parked(),
-            takes_over: self.takes_over,
+            able: self.rollout.may_write() && !self.writing.is_parked(),
+            takes_over: self.rollout == Rollout::TakesOver,
             lost: self.chain.is_lost(),
         }
     }
@@ -65,7 +66,7 @@ impl Engine {
         self.leadership.asked(now.at);
         let keys = &self.settings.keys;
         let own = self.revision.as_ref().map(ToString::to_string).unwrap_or_default();
-        let revisions = match &self.instead_of {
+        let revisions = match self.rollout.replaces() {
             Some(newer) => [own.clone(), newer.to_string(), own],
             None => [String::new(), String::new(), own],
         };
@@ -84,8 +85,6 @@ impl Engine {
             };
         let led = self.leadership.is_leader();
         self.leadership.on_reply(stood, self.revision.as_ref(), now.at);
-        // Asked again with the next batch: another place may have been announced.
-        self.yields &= self.leadership.is_leader();
         self.on_state(&state, now);
         self.follow_revision(&state, now);
         if led != self.leadership.is_leader() {
@@ -102,7 +101,7 @@ impl Engine {
             self.log(notice.position(self.chain.checkpoint()), now);
             self.changed();
         }
-        if self.superseded.is_none() {
+        if !self.rollout.is_outdated() {
             self.check_numbers(now);
         }
         if self.chain.is_empty() {

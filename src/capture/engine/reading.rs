@@ -24,7 +24,6 @@ pub(super) mod replication;
 use std::time::{Duration, Instant};
 
 use super::handover::Border;
-use super::rollout::Rollout;
 use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::batch::gap::{Gap, Joint};
@@ -243,13 +242,7 @@ impl Engine {
         if self.is_replication() {
             return self.open_link(now);
         }
-        let anchor = match self.rollout {
-            Rollout::Announced(anchor) => {
-                self.rollout = Rollout::Opened;
-                anchor
-            }
-            _ => AnchorId::random(),
-        };
+        let anchor = self.rollout.on_opening().unwrap_or_else(AnchorId::random);
         self.say_border(Border::Announced(anchor));
         self.reading.opening = ReaderOpening::Window;
         let floor = self.floor;

@@ -245,7 +245,7 @@ impl Engine {
             }
             Ending::Running => {}
         }
-        if self.superseded.is_some() {
+        if self.rollout.is_outdated() {
             let why = "another instance has a newer configuration of this route; reload this one".to_owned();
             return (RouteState::Outdated, Some(why));
         }

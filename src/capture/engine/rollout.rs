@@ -1,13 +1,23 @@
-//! How a newer configuration becomes the one that is written by, while another instance runs an older one.
+//! Which configuration of a route writes, while other instances run others.
 //!
-//! Where it can go on at the checkpoint, it does: the script refuses the older revision from then on. Where it cannot,
-//! since the older one counts other messages and stands inside an epoch, it says in the state at which anchor it begins,
-//! and opens a window with that anchor. What stands before the anchor, and the anchor itself, is the older one's to store;
-//! from there on the script refuses it.
+//! ```text
+//! newer  Current ─▶ TakesOver                       continues at the checkpoint: the script then rejects the older one
+//!           └────▶ Announced ─▶ Opened ─▶ Current   cannot continue there: begins at an anchor that the state names
+//!                    ▲   │         │
+//!                    └─ Refused ◀──┘ (or announced again)
+//!        Inherited ─▶ Current                       continues from the older one in the same process
+//! older  Current ─▶ Yields ─▶ Current               the state names an anchor at which a newer one begins
+//!           ├────▶ Outdated ─▶ Current              a newer one writes elsewhere, until its instance is gone
+//!           └────▶ Replaces ─▶ Current              its instance is gone: the state is told so
+//! ```
 //!
-//! Failure: what was said can be lost with a failover of the destination, or something older can come back
-//! with it, at whose anchor nobody of the newer configuration listens any more. Then the older one would
-//! write for ever, or nobody would; so it is said again, with another anchor.
+//! The older one counts other messages, so inside an epoch a newer one cannot always continue. Then it says in the state
+//! at which anchor it begins, and opens a window with that anchor. The older one stores what stands before the anchor, and
+//! the anchor itself; from there on the script rejects it.
+//!
+//! Failure: a failover of the destination can lose an announcement, or bring an older one back, at whose anchor no newer
+//! instance listens. Then the older one would write for ever, or no instance would; so the newer one announces again, with
+//! another anchor.
 
 use std::time::{Duration, Instant};
 
@@ -26,45 +36,115 @@ use crate::server::resp;
 /// How long a destination that refused an announcement is left alone.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// How far an instance with a newer configuration has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where this instance stands between its own configuration and another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rollout {
-    /// Nothing is announced: nobody runs an older one, as far as is known.
-    None,
-    /// The announcement was refused. It is made again from this moment on.
+    /// No other configuration is known, or this one wrote last.
+    Current,
+    /// An older one wrote last, and this one continues at the checkpoint.
+    TakesOver,
+    /// The destination rejected the announcement. It is made again from this moment on.
     Refused(Instant),
-    /// It is announced to begin at this anchor, which is not published yet.
+    /// The state names this anchor, which is not published yet.
     Announced(AnchorId),
     /// The anchor is published.
     Opened,
-    /// It goes on from the older one in the same process, which wrote: nobody needs to be told.
+    /// It continues from the older one in the same process, which wrote: there is no other instance to tell.
     Inherited,
+    /// A newer configuration has announced where it begins, and has not written yet. What follows is held: that instance
+    /// may fail before it writes.
+    Yields,
+    /// A newer configuration writes elsewhere. This one writes nothing.
+    Outdated {
+        /// The newer one, for the operator.
+        by: String,
+        /// The revision whose instance is gone or cannot continue: this one is to write in its place.
+        replaces: Option<RankedRevision>,
+    },
+    /// A newer revision wrote last, and its instance is gone: this one is to write in its place.
+    Replaces(RankedRevision),
 }
 
 impl Rollout {
-    /// The connection to the destination ended: whether it was announced is not known.
-    pub(crate) fn on_disconnected(&mut self) {
-        if matches!(self, Self::Announced(_)) {
-            *self = Self::None;
+    /// Goes to another state of the diagram.
+    fn set(&mut self, next: Self) {
+        debug_assert!(self.may_become(&next), "no way leads from {self:?} to {next:?}");
+        *self = next;
+    }
+
+    fn may_become(&self, next: &Self) -> bool {
+        match (self, next) {
+            (_, Self::Current | Self::Outdated { .. }) => true,
+            (Self::Outdated { .. }, _) => false,
+            (from, Self::Refused(_) | Self::Opened) => matches!(from, Self::Announced(_)),
+            (from, Self::Announced(_) | Self::TakesOver) => !matches!(from, Self::Yields),
+            (_, Self::Inherited | Self::Yields | Self::Replaces(_)) => true,
         }
     }
 
-    /// The destination refused the announcement.
-    pub(crate) fn on_refused(&mut self, now: Instant) {
-        *self = Self::Refused(now + AGAIN);
+    /// Whether this instance may write, as far as configurations go.
+    pub(crate) fn may_write(&self) -> bool {
+        !self.is_outdated() && *self != Self::Yields
+    }
+
+    pub(crate) fn is_outdated(&self) -> bool {
+        matches!(self, Self::Outdated { .. })
+    }
+
+    /// The revision in whose place this instance is to write.
+    pub(crate) fn replaces(&self) -> Option<&RankedRevision> {
+        match self {
+            Self::Outdated { replaces, .. } => replaces.as_ref(),
+            Self::Replaces(newer) => Some(newer),
+            _ => None,
+        }
+    }
+
+    /// The connection to the destination ended: whether it was announced is not known.
+    pub(crate) fn on_disconnected(&mut self) {
+        if matches!(self, Self::Announced(_)) {
+            self.set(Self::Current);
+        }
     }
 
     /// The window with the announced anchor could not be opened, or is no more: the anchor will not come.
     pub(crate) fn on_window_lost(&mut self) {
         if *self == Self::Opened {
-            *self = Self::None;
+            self.set(Self::Current);
         }
     }
 
+    /// A window is opened: gives the anchor that it was announced to begin at.
+    pub(crate) fn on_opening(&mut self) -> Option<AnchorId> {
+        let Self::Announced(anchor) = *self else { return None };
+        self.set(Self::Opened);
+        Some(anchor)
+    }
+
+    /// A batch of this instance is stored, or does not compare with what another one has stored: what was announced or
+    /// inherited is over.
+    pub(crate) fn on_written(&mut self) {
+        if matches!(self, Self::Refused(_) | Self::Announced(_) | Self::Opened | Self::Inherited) {
+            self.set(Self::Current);
+        }
+    }
+
+    /// The script rejects a batch, since a newer configuration begins before its end or has written.
+    pub(crate) fn on_rejected(&mut self) {
+        if !self.is_outdated() {
+            self.set(Self::Yields);
+        }
+    }
+
+    /// The route that this one replaces had the lease.
+    pub(crate) fn on_inherited(&mut self) {
+        self.set(Self::Inherited);
+    }
+
     /// Whether it is to be announced, where another instance runs an older one. `in_vain` says that a window
-    /// is open, and neither this instance nor another one could go on without a gap.
-    pub(crate) fn is_due(
-        self,
+    /// is open, and neither this instance nor another one could continue without a gap.
+    fn is_due(
+        &self,
         own: &RankedRevision,
         state: &StoredState,
         leader: bool,
@@ -72,11 +152,11 @@ impl Rollout {
         now: Instant,
     ) -> bool {
         match (self, &state.next) {
-            (Self::None, _) => true,
-            (Self::Refused(until), _) => now >= until,
-            (Self::Announced(_), _) => false,
+            (Self::Current | Self::TakesOver | Self::Replaces(_), _) => true,
+            (Self::Refused(until), _) => now >= *until,
+            (Self::Announced(_) | Self::Yields | Self::Outdated { .. }, _) => false,
             (Self::Opened, Some((anchor, by))) if !own.supersedes(by) => in_vain && stands_at(state, *anchor),
-            // Whoever writes says with its next batch by what.
+            // The instance that writes says with its next batch by what.
             (Self::Opened | Self::Inherited, _) => !leader,
         }
     }
@@ -91,43 +171,40 @@ impl Engine {
             self.revision = Some(raised.clone());
             own = raised;
         }
-        self.instead_of = None;
-        self.takes_over = false;
-        let alone = self.leadership.is_alone(now.at);
-        if let Some(newer) = state.revision.as_ref().filter(|written| written.supersedes(&own)) {
-            self.rollout = Rollout::None;
-            // Other instances of this very configuration may be there, and wait as well.
-            let newest = self.leadership.is_newest(now.at);
-            if self.superseded.is_none() && !newest {
-                self.stand_by(newer, newer.numbers_alike(&own), now);
-            }
-            // The newer one may have begun anew behind what this one still holds.
-            let watched = self.chain.coverage(self.reading.watched_from()).is_eligible();
-            let needed = watched && self.leadership.nobody_goes_on(now.at);
-            if newest || needed {
-                self.instead_of = Some(newer.clone());
-                self.leadership.hurry();
-            }
-            return;
+        if self.rollout == Rollout::Yields && !self.leadership.is_leader() {
+            // The next batch finds out again: another anchor may have been announced.
+            self.rollout.set(Rollout::Current);
         }
+        if let Some(newer) = state.revision.as_ref().filter(|written| written.supersedes(&own)) {
+            return self.on_newer_wrote(newer, newer.numbers_alike(&own), now);
+        }
+        if let Rollout::Outdated { replaces, .. } = &mut self.rollout {
+            *replaces = None;
+        }
+        if matches!(self.rollout, Rollout::Replaces(_) | Rollout::TakesOver) {
+            self.rollout.set(Rollout::Current);
+        }
+        let alone = self.leadership.is_alone(now.at);
         if let Some((_, newer)) = state.next.as_ref().filter(|(_, announced)| announced.supersedes(&own)) {
             if alone || self.leadership.is_held_up(&self.facts(), now.at) {
                 self.withdraw(&newer.to_string(), now);
             }
             return;
         }
-        if let Some(by) = self.superseded.take() {
-            self.on_superseded_no_more(&by, state, now);
+        if let Rollout::Outdated { by, .. } = &self.rollout {
+            let by = by.clone();
+            self.rollout.set(Rollout::Current);
+            self.on_current_again(&by, state, now);
+        }
+        if self.rollout == Rollout::Yields {
+            return;
         }
         let Some(written) = state.revision.as_ref().filter(|written| written.differs(&own) && !alone) else {
-            self.rollout = Rollout::None;
-            return;
+            return self.rollout.set(Rollout::Current);
         };
-        let goes_on = self.chain.coverage(self.reading.watched_from()).is_eligible();
-        if written.numbers_alike(&own) || goes_on {
-            self.rollout = Rollout::None;
-            self.takes_over = true;
-            return;
+        let continues = self.chain.coverage(self.reading.watched_from()).is_eligible();
+        if written.numbers_alike(&own) || continues {
+            return self.rollout.set(Rollout::TakesOver);
         }
         let in_vain = self.reading.is_open() && !self.leadership.another_is_eligible(now.at);
         if self.rollout.is_due(&own, state, self.leadership.is_leader(), in_vain, now.at) {
@@ -135,8 +212,28 @@ impl Engine {
         }
     }
 
+    /// A newer configuration wrote last. Other instances of this very configuration may be there, and wait as well.
+    fn on_newer_wrote(&mut self, newer: &RankedRevision, alike: bool, now: Moment) {
+        let newest = self.leadership.is_newest(now.at);
+        if !self.rollout.is_outdated() && !newest {
+            self.stand_by(newer, alike, now);
+        }
+        // The newer one may have begun anew behind what this one still holds.
+        let watched = self.chain.coverage(self.reading.watched_from()).is_eligible();
+        let needed = watched && self.leadership.nobody_goes_on(now.at);
+        let instead = (newest || needed).then(|| newer.clone());
+        if instead.is_some() {
+            self.leadership.hurry();
+        }
+        match (&mut self.rollout, instead) {
+            (Rollout::Outdated { replaces, .. }, instead) => *replaces = instead,
+            (rollout, Some(newer)) => rollout.set(Rollout::Replaces(newer)),
+            (rollout, None) => rollout.set(Rollout::Current),
+        }
+    }
+
     /// The newer configuration writes no more: this one goes on.
-    fn on_superseded_no_more(&mut self, by: &str, state: &StoredState, now: Moment) {
+    fn on_current_again(&mut self, by: &str, state: &StoredState, now: Moment) {
         let text = "no instance has the newer configuration any more, or it is this one's now; this instance continues";
         self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
         if self.reading.is_held() {
@@ -159,18 +256,23 @@ impl Engine {
         let mut call = Vec::new();
         resp::command(&mut call, &[b"HSET", &key, b"next", next.as_bytes()]);
         self.ask(Ask::Announce, now, &call);
-        self.rollout = Rollout::Announced(anchor);
+        self.rollout.set(Rollout::Announced(anchor));
     }
 
     /// The announcement was refused: everything is held as before, and it is made again after a while.
     pub(super) fn on_announce_failed(&mut self, error: &Error, now: Moment) {
-        self.rollout.on_refused(now.at);
+        if matches!(self.rollout, Rollout::Announced(_)) {
+            self.rollout.set(Rollout::Refused(now.at + AGAIN));
+        }
         self.wait(error, now);
     }
 
     /// The announcement is in the state: the window opens anew, with the anchor that it names. What is held from before
     /// is held until the other instance has come to the anchor.
     pub(super) fn on_announced(&mut self, now: Moment) {
+        if !matches!(self.rollout, Rollout::Announced(_)) {
+            return;
+        }
         self.flush_builder();
         let why = "messages before this configuration's first session belong to the instance with the older configuration";
         self.gap = Some(Gap::begins(GapCause::Rollout, why, now.unix_ms));
@@ -183,7 +285,9 @@ impl Engine {
     /// Whoever announced it, and is there after all, announces it again.
     fn withdraw(&mut self, by: &str, now: Moment) {
         self.forget_next(now);
-        self.yields = false;
+        if self.rollout == Rollout::Yields {
+            self.rollout.set(Rollout::Current);
+        }
         let text =
             "an instance announced a newer configuration but did not take over; this instance continues";
         self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
@@ -202,7 +306,7 @@ impl Engine {
         let text = "another instance has a newer configuration of this route; this one is outdated until it is reloaded or that \
                     instance stops";
         self.log(Notice::warn(LogCode::Outdated, text).by(by), now);
-        self.superseded = Some(by.to_string());
+        self.rollout.set(Rollout::Outdated { by: by.to_string(), replaces: None });
         self.leadership.hurry();
         self.changed();
         if alike {
@@ -247,21 +351,21 @@ mod tests {
             ..StoredState::default()
         };
         let start = Instant::now();
-        let due = |rollout: Rollout, state: &StoredState, leader, in_vain| {
+        let due = |rollout: &Rollout, state: &StoredState, leader, in_vain| {
             rollout.is_due(&own, state, leader, in_vain, start)
         };
-        assert!(due(Rollout::None, &state(None, None), false, false));
-        assert!(!due(Rollout::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
+        assert!(due(&Rollout::Current, &state(None, None), false, false));
+        assert!(!due(&Rollout::Announced(anchor), &state(None, at(0)), false, true), "it is under way");
         let mut refused = Rollout::Announced(anchor);
-        refused.on_refused(start);
-        assert!(!due(refused, &state(None, at(0)), false, true), "the destination refused it a moment ago");
+        refused.set(Rollout::Refused(start + AGAIN));
+        assert!(!due(&refused, &state(None, at(0)), false, true), "the destination refused it a moment ago");
         assert!(refused.is_due(&own, &state(None, at(0)), false, true, start + AGAIN));
-        let opened = Rollout::Opened;
+        let opened = &Rollout::Opened;
         assert!(due(opened, &state(None, at(3)), false, false), "a failover has lost it");
         assert!(!due(opened, &state(None, at(3)), true, false), "the next batch says it");
         assert!(due(opened, &state(Some(&older), at(3)), false, false), "something older came back");
-        assert!(!due(Rollout::Inherited, &state(None, at(3)), true, false), "it writes");
-        assert!(due(Rollout::Inherited, &state(None, at(3)), false, false), "another one does by now");
+        assert!(!due(&Rollout::Inherited, &state(None, at(3)), true, false), "it writes");
+        assert!(due(&Rollout::Inherited, &state(None, at(3)), false, false), "another one does by now");
         for by in [&own, &newer] {
             assert!(
                 !due(opened, &state(Some(by), at(3)), false, true),

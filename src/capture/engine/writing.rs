@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::chain::ReplyStep;
-use super::rollout::Rollout;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::append::call::{Append, AppendOutcome};
 use crate::capture::append::state::{RankedRevision, StoredState};
@@ -335,7 +334,7 @@ impl Engine {
                 let took = now.at.saturating_duration_since(sent_at);
                 self.counters.route.append_seconds.record(took.as_secs_f64());
                 self.writing.touched = now.at;
-                self.rollout = Rollout::None;
+                self.rollout.on_written();
                 self.count_stored(&counts, &stored, now);
                 self.give_up(counts.lost);
                 self.tell_gap(&counts, gap.as_ref(), now);
@@ -369,12 +368,12 @@ impl Engine {
                 self.wait(&error, now);
             }
             ReplyStep::Superseded => {
-                self.yields = true;
+                self.rollout.on_rejected();
                 self.leadership.hurry();
             }
             ReplyStep::Foreign => {
                 // What was taken over from a predecessor was not all that another instance had stored.
-                self.rollout = Rollout::None;
+                self.rollout.on_written();
                 self.leadership.hurry();
             }
         }
@@ -455,7 +454,7 @@ impl Engine {
         if self.is_drained() {
             self.flush_builder();
         }
-        let may = self.leadership.is_leader() && self.superseded.is_none() && !self.yields;
+        let may = self.leadership.is_leader() && self.rollout.may_write();
         let may = may && !self.waits_for_durability();
         let force = may && self.may_force(now);
         let begun = out.len();
