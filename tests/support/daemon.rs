@@ -1,8 +1,6 @@
-//! The real program, run as the users that `tidegate acl` prints.
+//! The real program: its process, its log, and what it says of itself.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use redis::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 use tidegate::status::{Ledger, RouteState, RouteStatus};
@@ -20,169 +17,14 @@ use super::notify::Notifications;
 use super::oracle::Oracle;
 use super::port::Port;
 use super::process::{Guarded, program_next_to_tests};
-use super::proxy::Proxy;
 use super::seen::{Seen, Sighting};
-use super::server::Server;
+use super::setup::Setup;
 use super::wait::eventually;
 
 /// How long a start, a stop or a change of state may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One `[redis.NAME]` of the daemon under test.
-#[derive(Debug, Clone)]
-pub(crate) struct Endpoint {
-    name: String,
-    url: String,
-    password: String,
-    /// Where the user is made; nowhere where nothing listens.
-    admins: Vec<Client>,
-    /// Further settings of the endpoint, as TOML lines.
-    settings: String,
-}
-
-/// What a daemon is to run, before it runs.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Setup {
-    endpoints: Vec<Endpoint>,
-    daemon: String,
-    routes: String,
-    expected: BTreeSet<String>,
-    /// Of an operator and not of the daemon: the channels that it may replay onto.
-    operator: Option<Vec<String>>,
-}
-
 impl Setup {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    /// The plain case: one channel of `shop` into one stream of `events`, with positions.
-    pub(crate) fn orders(source: &Server, destination: &Server) -> Self {
-        Self::new().endpoint("shop", source).endpoint("events", destination).routes(
-            r#"
-            [capture.orders]
-            source = "shop"
-            channels = ["orders"]
-            destination = "events"
-            stream = "orders"
-            keep = "forever"
-            include = ["id"]
-            "#,
-        )
-    }
-
-    /// Adds `[redis.NAME]` with a user of its own, `tidegate-NAME`.
-    #[must_use]
-    pub(crate) fn endpoint(self, name: &str, server: &Server) -> Self {
-        self.endpoint_with(name, server, "")
-    }
-
-    /// Adds `[redis.NAME]` with further TOML lines.
-    #[must_use]
-    pub(crate) fn endpoint_with(mut self, name: &str, server: &Server, settings: &str) -> Self {
-        self.endpoints.push(Endpoint {
-            name: name.to_owned(),
-            url: server.url(&user_of(name)),
-            password: format!("first-{name}"),
-            admins: vec![server.client()],
-            settings: settings.to_owned(),
-        });
-        self
-    }
-
-    /// Adds `[redis.NAME]` with several addresses: a master and its replicas, by TCP.
-    #[must_use]
-    pub(crate) fn deployment(self, name: &str, servers: &[&Server]) -> Self {
-        let address = |server: &&Server| format!("\"127.0.0.1:{}\"", server.port().expect("it has a port"));
-        let further: Vec<String> = servers[1..].iter().map(address).collect();
-        let mut made = self.endpoint_with(name, servers[0], &format!("addresses = [{}]", further.join(", ")));
-        let endpoint = made.endpoints.last_mut().expect("it was added");
-        // Users are not replicated.
-        endpoint.admins = servers.iter().map(|server| server.client()).collect();
-        made
-    }
-
-    /// Further TOML lines of the endpoint that was added last.
-    #[must_use]
-    pub(crate) fn with_settings(mut self, lines: &str) -> Self {
-        let endpoint = self.endpoints.last_mut().expect("one was added");
-        endpoint.settings.push('\n');
-        endpoint.settings.push_str(lines);
-        self
-    }
-
-    /// Replaces some of the further TOML lines of the endpoint that was added last.
-    #[must_use]
-    pub(crate) fn with_settings_replaced(mut self, lines: &str, by: &str) -> Self {
-        let endpoint = self.endpoints.last_mut().expect("one was added");
-        assert!(endpoint.settings.contains(lines), "{}", endpoint.settings);
-        endpoint.settings = endpoint.settings.replace(lines, by);
-        self
-    }
-
-    /// Another scheme in the url of the endpoint that was added last.
-    #[must_use]
-    pub(crate) fn with_scheme(mut self, scheme: &str) -> Self {
-        let endpoint = self.endpoints.last_mut().expect("one was added");
-        let (_, rest) = endpoint.url.split_once("://").expect("it is a url");
-        endpoint.url = format!("{scheme}://{rest}");
-        self
-    }
-
-    /// Adds `[redis.NAME]` that reaches its server through a proxy, with further TOML lines.
-    #[must_use]
-    pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy, settings: &str) -> Self {
-        let mut made = self.endpoint_with(name, server, settings);
-        let endpoint = made.endpoints.last_mut().expect("it was added");
-        endpoint.url = format!("redis://{}@127.0.0.1:{}", user_of(name), proxy.port());
-        made
-    }
-
-    /// Adds `[redis.NAME]` at a socket where nothing listens.
-    #[must_use]
-    pub(crate) fn dead_endpoint(self, name: &str) -> Self {
-        let socket = PathBuf::from(format!("/nonexistent/{name}.sock"));
-        self.raw_endpoint(name, &socket)
-    }
-
-    /// Adds `[redis.NAME]` at a socket where no real server listens, so that no user is made.
-    #[must_use]
-    pub(crate) fn raw_endpoint(mut self, name: &str, socket: &Path) -> Self {
-        self.endpoints.push(Endpoint {
-            name: name.to_owned(),
-            url: format!("redis+unix://{}?user={}", socket.display(), user_of(name)),
-            password: format!("first-{name}"),
-            admins: Vec::new(),
-            settings: String::new(),
-        });
-        self
-    }
-
-    /// TOML lines of `[daemon]`, beside the address and the directory that the harness writes.
-    #[must_use]
-    pub(crate) fn daemon(mut self, lines: &str) -> Self {
-        lines.clone_into(&mut self.daemon);
-        self
-    }
-
-    /// The routes, as TOML.
-    #[must_use]
-    pub(crate) fn routes(mut self, toml: &str) -> Self {
-        toml.clone_into(&mut self.routes);
-        self
-    }
-
-    /// Announces WARN and ERROR lines by their `event=` codes. Any other fails the test.
-    #[must_use]
-    pub(crate) fn expects(mut self, alerts: &[&[&str]]) -> Self {
-        self.expected.extend(alerts.iter().copied().flatten().map(|event| (*event).to_owned()));
-        self
-    }
-
-    fn user_of(&self, endpoint: &str) -> String {
-        setup_user(if self.operator.is_some() { "operator" } else { "tidegate" }, endpoint)
-    }
-
     /// Writes the files, makes the users, and runs the daemon without waiting for anything.
     pub(crate) fn start(self) -> Daemon {
         let mut daemon = self.prepare();
@@ -243,72 +85,20 @@ impl Daemon {
     }
 
     fn write_configuration(&self) {
-        let mut toml = format!(
-            "[daemon]\nlisten = \"127.0.0.1:{}\"\nstate_directory = \"{}\"\n{}\n",
-            self.port.number(),
-            self.directory.path().join("state").display(),
-            self.setup.daemon,
-        );
-        for endpoint in &self.setup.endpoints {
-            write_secret(self.directory.path(), endpoint);
-            write!(
-                toml,
-                "[redis.{0}]\nurl = \"{1}\"\npassword_file = \"{0}.pass\"\n{2}\n",
-                endpoint.name, endpoint.url, endpoint.settings
-            )
-            .expect("a String takes everything");
-        }
-        toml.push_str(&self.setup.routes);
-        std::fs::write(self.configuration(), toml).expect("the temporary directory is writable");
+        self.setup.write(&self.configuration(), self.port.number(), &self.state_directory());
     }
 
     /// Gives the users the rights that `tidegate acl` says the configuration needs: exactly these at
     /// first, and these too before a reload, since the old configuration runs until the new one does.
     fn make_users(&self, keep: &[&str]) {
-        let mut command = vec!["acl"];
-        if let Some(channels) = &self.setup.operator {
-            command.push("--operator");
-            command.extend(channels.iter().flat_map(|channel| match channel.strip_prefix("shard:") {
-                Some(channel) => ["--replay-shard-channel", channel],
-                None => ["--replay-channel", channel],
-            }));
-        }
-        let output = self.run_command(&command);
+        let output = self.run_command(&self.setup.acl_command());
         assert!(
             output.status.success(),
             "tidegate acl: {}\n{}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut made = BTreeSet::new();
-        for line in text.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER ")) {
-            let mut words = line.split_whitespace();
-            let user = words.next().expect("a user's name after SETUSER");
-            let own = |endpoint: &&Endpoint| self.setup.user_of(&endpoint.name) == user;
-            let endpoint = self.setup.endpoints.iter().find(own);
-            let endpoint = endpoint.unwrap_or_else(|| panic!("tidegate acl names an unknown user: {line}"));
-            made.insert(endpoint.name.clone());
-            let mut command = redis::cmd("ACL");
-            command.arg("SETUSER").arg(user);
-            for word in words.filter(|word| !keep.contains(word)) {
-                if word.starts_with('>') {
-                    command.arg(format!(">{}", endpoint.password));
-                } else {
-                    command.arg(word);
-                }
-            }
-            for admin in &endpoint.admins {
-                let mut connection = admin.get_connection().expect("the server runs");
-                command.exec(&mut connection).unwrap_or_else(|error| panic!("{line}: {error}"));
-                let save = redis::cmd("ACL").arg("SAVE").exec(&mut connection);
-                save.expect("the server has a file for its users");
-            }
-        }
-        let wanted: BTreeSet<_> = self.setup.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
-        // An operator has nothing to do where messages only come from.
-        let enough = if self.setup.operator.is_some() { made.is_subset(&wanted) } else { made == wanted };
-        assert!(enough, "tidegate acl has a line for every endpoint {wanted:?}, and printed:\n{text}");
+        self.setup.make_users(&String::from_utf8_lossy(&output.stdout), keep);
     }
 
     /// Another instance of the same configuration, with its own port and state directory. Not started.
@@ -319,13 +109,7 @@ impl Daemon {
     /// A person's files for the same routes: no daemon, but commands that run as the users that
     /// `tidegate acl --operator` prints, and may replay onto these channels (`shard:…` with SPUBLISH).
     pub(crate) fn operator(&self, replay_channels: &[&str]) -> Daemon {
-        let mut setup = self.setup.clone();
-        setup.operator = Some(replay_channels.iter().map(|channel| (*channel).to_owned()).collect());
-        for endpoint in &mut setup.endpoints {
-            endpoint.url =
-                endpoint.url.replace(&user_of(&endpoint.name), &setup_user("operator", &endpoint.name));
-        }
-        setup.prepare()
+        self.setup.of_operator(replay_channels).prepare()
     }
 
     /// Starts another command of the program with the same configuration, to be killed or waited for. What
@@ -436,7 +220,7 @@ impl Daemon {
 
     /// Writes other routes, and gives the users the rights for them beside those that they have.
     pub(crate) fn set_routes(&mut self, routes: &str) {
-        routes.clone_into(&mut self.setup.routes);
+        self.setup.set_routes(routes);
         self.write_configuration();
         self.make_users(&["reset", "resetchannels"]);
     }
@@ -456,7 +240,7 @@ impl Daemon {
 
     /// Writes routes that need no other rights and asks the daemon to read them, without waiting for it.
     pub(crate) fn begin_reload(&mut self, routes: &str) {
-        routes.clone_into(&mut self.setup.routes);
+        self.setup.set_routes(routes);
         self.write_configuration();
         self.process().signal(Signal::SIGHUP);
     }
@@ -484,32 +268,14 @@ impl Daemon {
 
     /// Writes another password into an endpoint's file, whatever the server knows.
     pub(crate) fn write_password(&mut self, endpoint: &str, password: &str) {
-        let directory = self.directory.path().to_owned();
-        let endpoint = self.setup.endpoints.iter_mut().find(|known| known.name == endpoint);
-        let endpoint = endpoint.expect("a known endpoint");
-        password.clone_into(&mut endpoint.password);
-        write_secret(&directory, endpoint);
+        let file = self.configuration();
+        self.setup.set_password(&file, endpoint, password);
     }
 
     /// Gives an endpoint's user another password, on the server and in the file.
     pub(crate) fn change_password(&mut self, endpoint: &str, password: &str) {
-        let directory = self.directory.path().to_owned();
-        let endpoint = self.setup.endpoints.iter_mut().find(|known| known.name == endpoint);
-        let endpoint = endpoint.expect("a known endpoint");
-        password.clone_into(&mut endpoint.password);
-        write_secret(&directory, endpoint);
-        let user = user_of(&endpoint.name);
-        let mut connection =
-            endpoint.admins.first().expect("a live endpoint").get_connection().expect("it runs");
-        redis::cmd("ACL")
-            .arg(&["SETUSER", &user, "resetpass", &format!(">{password}")])
-            .exec(&mut connection)
-            .expect("the default user may");
-        // Redis does not disconnect who is logged in already.
-        redis::cmd("CLIENT")
-            .arg(&["KILL", "USER", &user])
-            .exec(&mut connection)
-            .expect("the default user may");
+        let file = self.configuration();
+        self.setup.set_password(&file, endpoint, password).apply_password();
     }
 
     pub(crate) fn process(&self) -> &Guarded {
@@ -661,7 +427,7 @@ impl Drop for Daemon {
             .lines()
             .into_iter()
             .filter(|line| line.level > Level::Quiet)
-            .filter(|line| line.event.as_ref().is_none_or(|event| !self.setup.expected.contains(event)))
+            .filter(|line| line.event.as_ref().is_none_or(|event| !self.setup.announced(event)))
             .map(|line| line.text)
             .collect();
         assert!(
@@ -672,22 +438,15 @@ impl Drop for Daemon {
     }
 }
 
-fn user_of(endpoint: &str) -> String {
-    setup_user("tidegate", endpoint)
-}
-
-fn setup_user(who: &str, endpoint: &str) -> String {
-    format!("{who}-{endpoint}")
-}
-
-fn write_secret(directory: &Path, endpoint: &Endpoint) {
-    let path = directory.join(format!("{}.pass", endpoint.name));
-    std::fs::write(&path, format!("{}\n", endpoint.password)).expect("the temporary directory is writable");
-    let own = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(&path, own).expect("the file is the test's own");
-}
-
+/// The program under test. Cargo names it to tests and benches; an example finds it beside itself.
 fn program() -> PathBuf {
-    // Cargo names the program to tests and benches; an example finds it beside itself.
-    option_env!("CARGO_BIN_EXE_tidegate").map_or_else(|| program_next_to_tests("tidegate"), PathBuf::from)
+    let program = option_env!("CARGO_BIN_EXE_tidegate")
+        .map_or_else(|| program_next_to_tests("tidegate"), PathBuf::from);
+    assert!(
+        program.exists(),
+        "tidegate is not built: {} is missing; `make demo` builds it for the demo, `make test` for tests, and \
+         `make bench-smoke` for benches",
+        program.display()
+    );
+    program
 }

@@ -31,13 +31,14 @@ mod process;
 mod proxy;
 mod seen;
 mod server;
+mod setup;
 mod stream;
 mod subscriber;
 mod wait;
 
 pub(crate) use certificates::{Authority, EC, Pair, put};
 pub(crate) use compare::{assert_accounted, assert_exact, assert_nothing_lost_outside_gaps, difference};
-pub(crate) use daemon::{Daemon, Endpoint, Setup};
+pub(crate) use daemon::Daemon;
 pub(crate) use log::{Level, LogLine, alert};
 pub(crate) use oracle::{Load, Loading, NUMBERED, Oracle, Payloads, Published, numbered};
 pub(crate) use port::Port;
@@ -45,6 +46,7 @@ pub(crate) use process::{Guarded, program_next_to_tests};
 pub(crate) use proxy::Proxy;
 pub(crate) use seen::{Seen, Sighting};
 pub(crate) use server::{Options, Server, Version};
+pub(crate) use setup::{Endpoint, Setup};
 pub(crate) use stream::{
     Captured, DeadLetter, Gap, captured, captured_in_all, dead_letters, entries, gaps, wait_for_last,
 };

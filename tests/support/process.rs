@@ -20,11 +20,7 @@ pub(crate) struct Guarded {
 impl Guarded {
     /// Starts `program`; `prepare` adds arguments, pipes and environment.
     pub(crate) fn start(name: &str, program: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
-        assert!(
-            program.exists(),
-            "{name}: {} is missing; scripts/servers.sh installs the servers",
-            program.display()
-        );
+        assert!(program.exists(), "{name}: {} is missing", program.display());
         // setpriv sets the signal and then becomes the program: the id stays the same.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program);
