@@ -77,7 +77,7 @@ bench-instructions: servers bench-program
 soak: servers
 	$(CARGO) test --locked --test promises --no-run
 	TIDEGATE_SEEDS=$(SOAK_SEEDS) $(CARGO) test --locked --profile bench --lib simulation::random_histories -- --nocapture
-	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises -- --nocapture chaos:: replication::killed_under_load
+	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises -- --nocapture faults::chaos:: replication::killed_under_load
 	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done
 

@@ -29,7 +29,8 @@ fn the_tests_that_the_evidence_names_exist_and_every_promise_is_named() {
         }
     }
     assert!(named > 100, "{named}");
-    let promises = files("tests/promises", "rs").into_iter().filter(|name| !name.ends_with("/main.rs"));
+    // The others list modules, or hold what several of them share.
+    let promises = files("tests/promises", "rs").into_iter().filter(|name| text(name).contains("#[test]"));
     let missing: Vec<String> = promises.filter(|name| !seen.contains(name)).collect();
     assert!(missing.is_empty(), "not in docs/project/test-evidence.md: {missing:?}");
 }

@@ -29,14 +29,8 @@ const ROUTES: &str = r#"
     include = ["id"]
 "#;
 
-/// Settings of a source: no wait before the first snapshot, and a backlog that is large enough.
-pub(crate) fn options() -> Options {
-    let options = Options::default().with("repl-diskless-sync-delay", "0").with("repl-diskless-sync", "yes");
-    options.with("repl-backlog-size", "64mb")
-}
-
 fn source(version: Version) -> Server {
-    Server::with(version, options())
+    Server::with(version, Options::replication_source())
 }
 
 /// Servers and a daemon between them.
@@ -274,7 +268,7 @@ fn the_checkpoint_moves_with_nothing_to_append() {
 
 #[test]
 fn beyond_the_backlog_is_one_gap() {
-    let small = options().with("repl-backlog-size", "16kb");
+    let small = Options::replication_source().with("repl-backlog-size", "16kb");
     let mut tapped = Tapped::start(Server::with(Version::Redis70, small), &[alert::GAP]);
     let messages = |count| Load::new(1, count, &["orders"]).payloads(Payloads::Unique);
     tapped.oracle.publish(&messages(1000));

@@ -108,6 +108,16 @@ impl Options {
             .tcp()
     }
 
+    /// A source whose replication stream is read: no wait before the first snapshot, and a backlog that is large
+    /// enough.
+    #[must_use]
+    pub(crate) fn replication_source() -> Self {
+        Self::default()
+            .with("repl-diskless-sync-delay", "0")
+            .with("repl-diskless-sync", "yes")
+            .with("repl-backlog-size", "64mb")
+    }
+
     /// An append-only file that is written and flushed before every reply.
     #[must_use]
     pub(crate) fn durable(self) -> Self {
@@ -164,9 +174,42 @@ impl Server {
 
     /// How far its replication stream goes.
     pub(crate) fn replication_offset(&self) -> u64 {
-        let info: String = self.ask(&["INFO", "replication"]);
-        let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
-        offset.and_then(|text| text.trim().parse().ok()).expect("a server says how far it is")
+        self.info("replication", "master_repl_offset")
+    }
+
+    /// A number that the server tells of itself: `info("stats", "sync_full")`.
+    #[track_caller]
+    pub(crate) fn info(&self, section: &str, name: &str) -> u64 {
+        let info: String = self.ask(&["INFO", section]);
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let value = value.and_then(|value| value.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is no number in\n{info}"))
+    }
+
+    /// How often a command was called; a subcommand is written as `xinfo|groups`.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let info: String = self.ask(&["INFO", "commandstats"]);
+        let start = format!("cmdstat_{command}:calls=");
+        let rest = info.lines().find_map(|line| line.strip_prefix(&start));
+        rest.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// The ids of the connections whose line in CLIENT LIST has this text: `clients(":orders:subscribe")`.
+    pub(crate) fn clients(&self, text: &str) -> Vec<String> {
+        let list: String = self.ask(&["CLIENT", "LIST"]);
+        let ids = list.lines().filter(|line| line.contains(text));
+        ids.filter_map(|line| Some(line.strip_prefix("id=")?.split(' ').next()?.to_owned())).collect()
+    }
+
+    /// Ends one connection, if it has not ended by itself meanwhile.
+    pub(crate) fn end_client(&self, id: &str) {
+        drop(self.try_ask::<usize>(&["CLIENT", "KILL", "ID", id]));
+    }
+
+    /// Lets the server take so many bytes more than it has.
+    pub(crate) fn limit_memory(&self, more: u64) {
+        let limit = self.info("memory", "used_memory") + more;
+        self.ask::<()>(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
     }
 
     /// Waits until this replica has all that its master has; nothing must be written meanwhile.

@@ -14,8 +14,8 @@ struct Deployment {
 
 impl Deployment {
     fn start(version: Version, prefer: &str, alerts: &[&[&str]]) -> Self {
-        let master = Server::with(version, options().tcp());
-        let replica = Server::replica_of(&master, version, options());
+        let master = Server::with(version, Options::replication_source().tcp());
+        let replica = Server::replica_of(&master, version, Options::replication_source());
         let destination = Server::start(Version::Redis70);
         let routes = ROUTES.replace("mode =", &format!("prefer = \"{prefer}\"\nmode ="));
         let setup = Setup::new().deployment("shop", &[&master, &replica]).endpoint("events", &destination);
@@ -104,8 +104,9 @@ fn the_replica_that_is_tapped_is_promoted() {
 #[test]
 fn a_replica_is_reached_where_the_map_says() {
     const TOLD: &str = "192.0.2.7";
-    let master = Server::with(Version::Redis70, options().tcp());
-    let announced = options().with("replica-announce-ip", TOLD).with("replica-announce-port", "7");
+    let master = Server::with(Version::Redis70, Options::replication_source().tcp());
+    let announced =
+        Options::replication_source().with("replica-announce-ip", TOLD).with("replica-announce-port", "7");
     let replica = Server::replica_of(&master, Version::Redis70, announced);
     let destination = Server::start(Version::Redis70);
     let reached = format!("127.0.0.1:{}", replica.port().unwrap());
@@ -204,8 +205,8 @@ fn a_replica_that_has_lost_its_master_is_left() {
 /// Sentinel does not see a tap of a replica: no replica of no address is in its list.
 #[test]
 fn sentinel_sees_no_trace() {
-    let master = Server::with(Version::Redis70, options().tcp());
-    let replica = Server::replica_of(&master, Version::Redis70, options());
+    let master = Server::with(Version::Redis70, Options::replication_source().tcp());
+    let replica = Server::replica_of(&master, Version::Redis70, Options::replication_source());
     let sentinel = Server::sentinel(Version::Redis70, "shop", &master);
     let destination = Server::start(Version::Redis70);
     // Only the master is named: the replica is found by itself.

@@ -74,8 +74,8 @@ impl<'a> Opening<'a> {
 /// The checkpoint moves on in the history that the link is opened in.
 #[test]
 fn the_checkpoint_moves_meanwhile() {
-    let master = Server::with(Version::Redis70, options().tcp());
-    let replica = Server::replica_of(&master, Version::Redis70, options());
+    let master = Server::with(Version::Redis70, Options::replication_source().tcp());
+    let replica = Server::replica_of(&master, Version::Redis70, Options::replication_source());
     let destination = Server::start(Version::Redis70);
     let mut opening = Opening::start(&master, &replica, &destination, &[]);
     let oracle = Oracle::new(&master);
@@ -94,8 +94,8 @@ fn the_checkpoint_moves_meanwhile() {
 /// second one leads to the master that was, which nobody has told yet.
 #[test]
 fn the_source_fails_over_meanwhile() {
-    let master = Server::with(Version::Redis70, options().tcp());
-    let replica = Server::replica_of(&master, Version::Redis70, options());
+    let master = Server::with(Version::Redis70, Options::replication_source().tcp());
+    let replica = Server::replica_of(&master, Version::Redis70, Options::replication_source());
     let destination = Server::start(Version::Redis70);
     let mut opening = Opening::start(&master, &replica, &destination, &[alert::SOURCE, alert::GAP]);
     let oracle = Oracle::new(&master);

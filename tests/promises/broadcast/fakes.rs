@@ -3,7 +3,7 @@
 
 use tidegate::status::RouteState;
 
-use super::broadcast_acknowledged::{
+use super::consumers::{
     Order, PATIENCE, acknowledge, add, make_group, one_server, published, read, route, wait_published,
 };
 use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, entries, eventually};

@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tidegate::status::RouteState;
 
-use super::{pair, replication};
+use crate::pair;
 use crate::support::{
-    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured,
-    eventually, gaps, wait_for_last,
+    Daemon, Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact,
+    captured, eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = b"the last message";
@@ -48,7 +48,7 @@ impl Mode {
     }
 
     fn source(self) -> Server {
-        Server::with(Version::Redis70, replication::options())
+        Server::with(Version::Redis70, Options::replication_source())
     }
 }
 

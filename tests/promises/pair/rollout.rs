@@ -6,9 +6,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tidegate::status::RouteState;
 
-use super::replication;
+use super::routes;
 use crate::support::{
-    Captured, Daemon, Load, Oracle, Payloads, Published, Server, Setup, Subscriber, Version, alert,
+    Captured, Daemon, Load, Options, Oracle, Payloads, Published, Server, Setup, Subscriber, Version, alert,
     assert_accounted, assert_exact, captured, entries, eventually, gaps, wait_for_last,
 };
 
@@ -26,29 +26,14 @@ enum Change {
     Numbering,
 }
 
-fn routes(mode: &str, channel: &str, include: &str) -> String {
-    format!(
-        r#"
-        [capture.orders]
-        source = "shop"
-        channels = ["orders", "{channel}"]
-        mode = "{mode}"
-        destination = "events"
-        stream = "orders"
-        keep = "forever"
-        include = [{include}]
-        "#
-    )
-}
-
 fn older(mode: &str) -> String {
-    routes(mode, "refunds", r#""id""#)
+    routes(mode, "refunds")
 }
 
 fn newer(mode: &str, change: Change) -> String {
     match change {
-        Change::Mapping => routes(mode, "refunds", r#""id", "received_at""#),
-        Change::Numbering => routes(mode, "returns", r#""id""#),
+        Change::Mapping => older(mode).replace(r#""id""#, r#""id", "received_at""#),
+        Change::Numbering => routes(mode, "returns"),
     }
 }
 
@@ -80,7 +65,7 @@ struct Pair {
 impl Pair {
     /// Two instances of the older configuration, of which the first writes.
     fn start(mode: &str) -> Self {
-        let source = Server::with(Version::Redis70, replication::options());
+        let source = Server::with(Version::Redis70, Options::replication_source());
         let destination = Server::start(Version::Redis70);
         let changes: &[&str] = &["outdated", "current_again"];
         let mut older = Setup::new()

@@ -1,0 +1,9 @@
+//! Out of a stream: what is published, when, and how often.
+
+mod acknowledged;
+mod added;
+mod consumers;
+mod fakes;
+mod notifier;
+mod options;
+mod strangers;

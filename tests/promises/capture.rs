@@ -1,0 +1,14 @@
+//! Into a stream: what is stored, in which order, and what is left out.
+
+mod destination_faults;
+mod durable;
+mod exact;
+mod filter;
+mod memory;
+mod parked;
+mod real_clients;
+mod rejected;
+mod restart;
+mod source_faults;
+mod strangers;
+mod trim;

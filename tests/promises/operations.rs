@@ -1,0 +1,6 @@
+//! What a person on call uses: commands that read and repair, and the log.
+
+mod dead_letters;
+mod log_output;
+mod replay;
+mod tap;

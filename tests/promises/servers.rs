@@ -1,0 +1,8 @@
+//! The servers at the other end: who they are, how they are reached, and what they may say.
+
+mod credentials;
+mod deployments;
+mod hostile_server;
+mod life;
+mod secrets;
+mod tls;
