@@ -217,8 +217,7 @@ impl Running {
                     .start_ready();
                 let mut all = vec![first];
                 for _ in 1..instances {
-                    let mut twin = all[0].twin();
-                    twin.start_again();
+                    let twin = all[0].start_twin();
                     twin.wait_state("bench", tidegate::status::RouteState::Standby);
                     all.push(twin);
                 }

@@ -111,8 +111,7 @@ fn pair(each: Duration) -> [Sample; 3] {
 fn instances(each: Duration, with_standby: bool) -> (Sample, Sample) {
     let (server, leader) = start_capture(Cell::PLAIN, "mode = \"subscribe\"");
     let standby = with_standby.then(|| {
-        let mut standby = leader.twin();
-        standby.start_again();
+        let standby = leader.start_twin();
         standby.wait_state("bench", RouteState::Standby);
         standby
     });
@@ -130,8 +129,7 @@ fn instances(each: Duration, with_standby: bool) -> (Sample, Sample) {
 /// Seconds from the kill of the instance that writes until something is stored again.
 fn take_over(times: usize) -> Vec<f64> {
     let (server, mut leader) = start_capture(Cell::PLAIN, "mode = \"subscribe\"");
-    let mut standby = leader.twin();
-    standby.start_again();
+    let mut standby = leader.start_twin();
     let oracle = Oracle::new(&server);
     let load = oracle.start(&support::Load::new(2, usize::MAX / 2, &["bench"]).rate(TAKE_OVER_RATE));
     let mut seconds = Vec::new();

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Load, Loading, Options, Oracle, Payloads, Proxy, Published, Server, Setup, Version, alert,
+    Daemon, LAST, Load, Loading, Options, Oracle, Payloads, Proxy, Published, Server, Setup, Version, alert,
     assert_accounted, assert_exact, captured, dead_letters, eventually, gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ROUTES: &str = r#"
@@ -67,8 +66,7 @@ impl Tapped {
     #[track_caller]
     fn ends_exact(&self, load: Loading) {
         load.stop();
-        self.oracle.publish_one(b"orders", LAST);
-        wait_for_last(&self.destination, "orders", LAST, PATIENCE);
+        self.oracle.publish_last("orders", &self.destination, "orders", PATIENCE);
         assert_eq!(gaps(&self.destination, "orders"), []);
         assert_exact(&self.oracle.sequence(), &captured(&self.destination, "orders"));
         self.daemon.wait_settled("orders", self.oracle.sequence().len());
@@ -119,11 +117,8 @@ fn killed_under_load_on_valkey_9_1() {
 
 /// Ends the daemon's link, and nothing else.
 fn cut_link(source: &Server) {
-    let clients: String = source.ask(&["CLIENT", "LIST"]);
-    for line in clients.lines().filter(|line| line.contains(":orders:replicate")) {
-        let id = line.split_whitespace().find_map(|word| word.strip_prefix("id=")).expect("an id");
-        // It may have gone by itself meanwhile.
-        drop(source.try_ask::<usize>(&["CLIENT", "KILL", "ID", id]));
+    for id in source.clients(":orders:replicate") {
+        source.end_client(&id);
     }
 }
 
@@ -255,8 +250,7 @@ fn the_checkpoint_moves_with_nothing_to_append() {
         }
     });
     tapped.daemon.restart();
-    tapped.oracle.publish_one(b"orders", LAST);
-    wait_for_last(&tapped.destination, "orders", LAST, PATIENCE);
+    tapped.oracle.publish_last("orders", &tapped.destination, "orders", PATIENCE);
     let expected: Vec<Published> = (0..500)
         .map(|n| format!("in MULTI {n}").into_bytes())
         .chain([LAST.to_vec()])
@@ -278,8 +272,7 @@ fn beyond_the_backlog_is_one_gap() {
     tapped.daemon.start_again();
     tapped.daemon.wait_state("orders", RouteState::Live);
     tapped.oracle.publish(&messages(1000).first_publisher(2));
-    tapped.oracle.publish_one(b"orders", LAST);
-    wait_for_last(&tapped.destination, "orders", LAST, PATIENCE);
+    tapped.oracle.publish_last("orders", &tapped.destination, "orders", PATIENCE);
     let gaps = gaps(&tapped.destination, "orders");
     let captured = captured(&tapped.destination, "orders");
     let seen = [tapped.daemon.seen("orders")];
@@ -298,8 +291,7 @@ fn a_master_that_is_started_again_is_a_gap() {
     tapped.source.restart();
     tapped.daemon.wait_state("orders", RouteState::Live);
     tapped.oracle.publish(&messages.first_publisher(1));
-    tapped.oracle.publish_one(b"orders", LAST);
-    wait_for_last(&tapped.destination, "orders", LAST, PATIENCE);
+    tapped.oracle.publish_last("orders", &tapped.destination, "orders", PATIENCE);
     let all = [before, tapped.oracle.sequence()].concat();
     assert_exact(&all, &captured(&tapped.destination, "orders"));
     let gaps = gaps(&tapped.destination, "orders");
@@ -316,8 +308,7 @@ fn a_large_dataset_is_skipped_with_flat_memory() {
     let tapped = Tapped::start(source, &[]);
     let resident = tapped.daemon.process().resident_kib().unwrap();
     assert!(resident < 64 * 1024, "{resident} KiB after a snapshot of 1 GiB");
-    tapped.oracle.publish_one(b"orders", LAST);
-    wait_for_last(&tapped.destination, "orders", LAST, PATIENCE);
+    tapped.oracle.publish_last("orders", &tapped.destination, "orders", PATIENCE);
     assert_exact(&tapped.oracle.sequence(), &captured(&tapped.destination, "orders"));
 }
 
@@ -341,8 +332,7 @@ fn reading_stops_where_nothing_more_fits() {
     }
     daemon.wait_alert(&["source_paused"]);
     destination.start_again();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_eq!(gaps(&destination, "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
@@ -352,8 +342,7 @@ fn reading_stops_where_nothing_more_fits() {
 fn two_instances_take_turns() {
     for version in Version::SOURCES {
         let mut tapped = Tapped::start(source(version), &[alert::DESTINATION, alert::SOURCE]);
-        let mut second = tapped.daemon.twin();
-        second.start_again();
+        let mut second = tapped.daemon.start_twin();
         second.wait_state("orders", RouteState::Standby);
         let load = tapped.load();
         for _ in 0..4 {
@@ -369,8 +358,7 @@ fn two_instances_take_turns() {
             tapped.daemon.wait_ready();
         }
         load.stop();
-        tapped.oracle.publish_one(b"orders", LAST);
-        wait_for_last(&tapped.destination, "orders", LAST, PATIENCE);
+        tapped.oracle.publish_last("orders", &tapped.destination, "orders", PATIENCE);
         assert_eq!(gaps(&tapped.destination, "orders"), [], "{version}");
         assert_exact(&tapped.oracle.sequence(), &captured(&tapped.destination, "orders"));
     }
@@ -416,8 +404,7 @@ fn reloads_while_the_destination_is_away_lose_nothing() {
             );
         }
         destination.start_again();
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_eq!(gaps(&destination, "orders"), [], "{was_read}");
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     }
@@ -486,8 +473,7 @@ fn the_server_drops_a_link_that_is_not_read() {
         if clients.trim().is_empty() { Ok(()) } else { Err(clients) }
     });
     destination.thaw();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_eq!(gaps(&destination, "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
@@ -517,8 +503,7 @@ fn killed_while_the_destination_is_away() {
         daemon.wait_state("orders", RouteState::Live);
     }
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_eq!(gaps(&destination, "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
@@ -545,8 +530,7 @@ fn a_reload_changes_the_mode() {
     }
     tapped.appends_go_on();
     load.stop();
-    tapped.oracle.publish_one(b"orders", LAST);
-    wait_for_last(&tapped.destination, "orders", LAST, PATIENCE);
+    tapped.oracle.publish_last("orders", &tapped.destination, "orders", PATIENCE);
     let gaps = gaps(&tapped.destination, "orders");
     let captured = captured(&tapped.destination, "orders");
     let seen = [tapped.daemon.seen("orders")];

@@ -106,6 +106,13 @@ impl Daemon {
         self.setup.clone().prepare()
     }
 
+    /// Another instance of the same configuration, that runs. Nothing is waited for.
+    pub(crate) fn start_twin(&self) -> Daemon {
+        let mut twin = self.twin();
+        twin.start_again();
+        twin
+    }
+
     /// A person's files for the same routes: no daemon, but commands that run as the users that
     /// `tidegate acl --operator` prints, and may replay onto these channels (`shard:…` with SPUBLISH).
     pub(crate) fn operator(&self, replay_channels: &[&str]) -> Daemon {
@@ -228,11 +235,9 @@ impl Daemon {
     /// The same for routes that need no other rights, which works while a server is away; until it has read them.
     #[track_caller]
     pub(crate) fn reload_settings(&mut self, routes: &str) {
-        let reloads =
-            |log: &Log| log.lines().iter().filter(|line| line.event.as_deref() == Some("reloaded")).count();
-        let before = reloads(&self.log);
+        let before = self.logged("reloaded");
         self.begin_reload(routes);
-        eventually("it has read its configuration again", PATIENCE, || match reloads(&self.log) {
+        eventually("it has read its configuration again", PATIENCE, || match self.logged("reloaded") {
             now if now > before => Ok(()),
             _ => Err(self.log.tail()),
         });
@@ -293,6 +298,15 @@ impl Daemon {
         let mut response = agent.get(&url).call().map_err(|error| format!("{url}: {error}"))?;
         let body = response.body_mut().read_to_string().map_err(|error| format!("{url}: {error}"))?;
         Ok((response.status().as_u16(), body))
+    }
+
+    /// What `/metrics` says of a route under this name.
+    #[track_caller]
+    pub(crate) fn metric(&self, route: &str, name: &str) -> u64 {
+        let metrics = self.get("/metrics").expect("it answers").1;
+        let start = format!("{name}{{route=\"{route}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is missing:\n{metrics}"))
     }
 
     /// Waits until `/readyz` says so for all routes.
@@ -398,6 +412,11 @@ impl Daemon {
 
     pub(crate) fn log(&self) -> Vec<LogLine> {
         self.log.lines()
+    }
+
+    /// How many lines have this `event=` code.
+    pub(crate) fn logged(&self, event: &str) -> usize {
+        self.log.lines().iter().filter(|line| line.event.as_deref() == Some(event)).count()
     }
 
     /// Waits until a line with one of these `event=` codes has been written at WARN or ERROR.

@@ -40,7 +40,7 @@ pub(crate) use certificates::{Authority, EC, Pair, put};
 pub(crate) use compare::{assert_accounted, assert_exact, assert_nothing_lost_outside_gaps, difference};
 pub(crate) use daemon::Daemon;
 pub(crate) use log::{Level, LogLine, alert};
-pub(crate) use oracle::{Load, Loading, NUMBERED, Oracle, Payloads, Published, numbered};
+pub(crate) use oracle::{LAST, Load, Loading, NUMBERED, Oracle, Payloads, Published, numbered};
 pub(crate) use port::Port;
 pub(crate) use process::{Guarded, program_next_to_tests};
 pub(crate) use proxy::Proxy;

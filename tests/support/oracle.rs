@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 use redis::Client;
 
 use super::server::Server;
+use super::stream::wait_for_last;
 
 /// The list that holds what was published.
 const LIST: &str = "oracle:published";
+
+/// What is published after everything else.
+pub(crate) const LAST: &[u8] = b"the last message";
 
 /// Messages in one write; large enough to press, small enough that publishers interleave.
 const PIPELINE: usize = 32;
@@ -130,6 +134,14 @@ impl Oracle {
             .arg(payload)
             .exec(&mut connection)
             .expect("the source takes a message");
+    }
+
+    /// Publishes one more on a channel, and waits until it is in its stream. The source's order is total: by then
+    /// everything before it has been dealt with.
+    #[track_caller]
+    pub(crate) fn publish_last(&self, channel: &str, destination: &Server, stream: &str, within: Duration) {
+        self.publish_one(channel.as_bytes(), LAST);
+        wait_for_last(destination, stream, LAST, within);
     }
 
     /// Starts publishing, in threads.

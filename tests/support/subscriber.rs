@@ -77,6 +77,17 @@ impl Subscriber {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Channels and payloads of what has been heard so far, where all of them are text.
+    pub(crate) fn texts(&self) -> Vec<(String, String)> {
+        let text = |bytes| String::from_utf8(bytes).expect("it is text");
+        self.heard().into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
+    }
+
+    /// Payloads of what has been heard so far, where all of them are text.
+    pub(crate) fn payloads(&self) -> Vec<String> {
+        self.texts().into_iter().map(|(_, payload)| payload).collect()
+    }
+
     /// What has been heard so far, in order.
     pub(crate) fn heard(&self) -> Vec<Published> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()

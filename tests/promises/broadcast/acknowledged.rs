@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::consumers::{
     Order, PATIENCE, acknowledge, add, adding, consuming, ids, make_group, one_server, published, read,
-    route, texts, wait_all, wait_published,
+    route, wait_all, wait_published,
 };
 use crate::support::{Daemon, Options, Server, Setup, Subscriber, Version, alert, eventually};
 
@@ -13,7 +13,7 @@ use crate::support::{Daemon, Options, Server, Setup, Subscriber, Version, alert,
 #[track_caller]
 fn assert_exact(server: &Server, subscriber: &Subscriber, order: Order, version: Version) {
     let expected = ids(server);
-    let heard = texts(subscriber);
+    let heard = subscriber.texts();
     let mut acknowledged = HashSet::new();
     let mut out = Vec::new();
     for (channel, id) in heard {
@@ -93,8 +93,7 @@ fn two_instances_publish_each_entry_exactly_once() {
         make_group(&server);
         let subscriber = Subscriber::start(&server, &["stock.*", "acked"]);
         let mut one = one_server(&server, order).start_ready();
-        let mut two = one.twin();
-        two.start_again();
+        let mut two = one.start_twin();
         two.wait_ready();
         let workers = [consuming(&server, 3, ENTRIES), vec![adding(&server, ENTRIES)]];
         for kill in 1..=4 {
@@ -190,8 +189,7 @@ fn two_instances_publish_what_consumers_acknowledge_and_delete() {
         make_group(&server);
         let subscriber = Subscriber::start(&server, &["stock.*"]);
         let one = one_server(&server, order).start_ready();
-        let mut two = one.twin();
-        two.start_again();
+        let two = one.start_twin();
         two.wait_ready();
         let mut connection = server.connection();
         let mut all = Vec::new();

@@ -46,11 +46,6 @@ fn ids(server: &Server) -> Vec<(String, String)> {
         .collect()
 }
 
-fn heard(subscriber: &Subscriber) -> Vec<(String, String)> {
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    subscriber.heard().into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
-}
-
 #[test]
 fn killed_under_load_each_entry_is_published_exactly_once() {
     const ENTRIES: usize = 60_000;
@@ -74,13 +69,13 @@ fn killed_under_load_each_entry_is_published_exactly_once() {
         daemon.wait_ready();
         // Published after everything else, so nothing can still be under way behind it.
         server.ask::<String>(&["XADD", "orders", "*", "kind", "last"]);
-        eventually("the last entry is published", PATIENCE, || match heard(&subscriber).last() {
+        eventually("the last entry is published", PATIENCE, || match subscriber.texts().last() {
             Some((channel, _)) if channel == "stock.last" => Ok(()),
             last => Err(format!("{last:?}")),
         });
         let expected = ids(&server);
         assert_eq!(expected.len(), ENTRIES + 1, "{version}");
-        assert!(heard(&subscriber) == expected, "{version}: each id once, in stream order");
+        assert!(subscriber.texts() == expected, "{version}: each id once, in stream order");
     }
 }
 
@@ -106,14 +101,14 @@ fn across_servers_each_entry_is_published_at_least_once() {
     }
     adding.join().unwrap();
     events.ask::<String>(&["XADD", "orders", "*", "kind", "last"]);
-    eventually("the last entry is published", PATIENCE, || match heard(&subscriber).last() {
+    eventually("the last entry is published", PATIENCE, || match subscriber.texts().last() {
         Some((channel, _)) if channel == "stock.last" => Ok(()),
         last => Err(format!("{last:?}")),
     });
     // Without the repeats it is the stream, in order: a repeat starts again at an earlier entry.
     let mut seen = std::collections::HashSet::new();
     let first_times: Vec<_> =
-        heard(&subscriber).into_iter().filter(|message| seen.insert(message.clone())).collect();
+        subscriber.texts().into_iter().filter(|message| seen.insert(message.clone())).collect();
     assert!(first_times == ids(&events), "each id, in stream order");
 }
 
@@ -133,7 +128,7 @@ fn an_entry_that_cannot_be_published_becomes_a_dead_letter() {
         2 => Ok(()),
         count => Err(format!("{count} heard")),
     });
-    let channels: Vec<_> = heard(&subscriber).into_iter().map(|(channel, _)| channel).collect();
+    let channels: Vec<_> = subscriber.texts().into_iter().map(|(channel, _)| channel).collect();
     assert_eq!(channels, ["stock.one", "stock.two"]);
     let letters = entries(&server, "tidegate:stock:dead-letters");
     assert_eq!(letters.len(), 1);

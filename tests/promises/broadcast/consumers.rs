@@ -74,14 +74,10 @@ pub(crate) fn acknowledge(server: &Server, id: &str) {
     server.ask::<()>(&["EVAL", ACKNOWLEDGE, "1", "orders", id]);
 }
 
-pub(crate) fn texts(subscriber: &Subscriber) -> Vec<(String, String)> {
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    subscriber.heard().into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
-}
-
 /// What was published, in order.
 pub(crate) fn published(subscriber: &Subscriber) -> Vec<String> {
-    texts(subscriber)
+    subscriber
+        .texts()
         .into_iter()
         .filter(|(channel, _)| channel == "stock.changed")
         .map(|(_, id)| id)

@@ -12,14 +12,7 @@ use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, entries,
 /// would be out by then.
 #[track_caller]
 fn wait_looked(server: &Server) {
-    let looks = || {
-        let stats: String = server.ask(&["INFO", "commandstats"]);
-        let line = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_xinfo|groups:calls="))
-            .map(str::to_owned);
-        line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
+    let looks = || server.calls("xinfo|groups");
     let before = looks();
     eventually("it has looked again", PATIENCE, || match looks() {
         now if now >= before + 3 => Ok(()),

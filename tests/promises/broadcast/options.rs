@@ -54,21 +54,12 @@ fn add(server: &Server, entries: usize) -> JoinHandle<()> {
     })
 }
 
-fn heard(subscriber: &Subscriber) -> Vec<(String, String)> {
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    subscriber.heard().into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
-}
-
-pub(crate) fn payloads(subscriber: &Subscriber) -> Vec<String> {
-    heard(subscriber).into_iter().map(|(_, payload)| payload).collect()
-}
-
 /// What was heard, once each of these was; without repeats where there may be some: on two servers.
 #[track_caller]
 fn assert_heard(subscriber: &Subscriber, repeats: bool, expected: &[String]) {
     let heard = || {
         let mut seen = HashSet::new();
-        let mut found = payloads(subscriber);
+        let mut found = subscriber.payloads();
         found.retain(|message| seen.insert(message.clone()) || !repeats);
         found
     };
@@ -100,13 +91,6 @@ pub(crate) fn wait_counts(
     })
 }
 
-pub(crate) fn metric(daemon: &Daemon, name: &str) -> u64 {
-    let metrics = daemon.get("/metrics").unwrap().1;
-    let start = format!("{name}{{route=\"stock\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
-    line.unwrap_or_else(|| panic!("{name} is missing:\n{metrics}")).parse().unwrap()
-}
-
 /// One server, and two.
 pub(crate) fn placements(version: Version) -> [(Server, Option<Server>); 2] {
     [(Server::start(version), None), (Server::start(version), Some(Server::start(version)))]
@@ -127,12 +111,12 @@ fn sharded_messages_reach_those_who_subscribe_to_shard_channels_and_nobody_else(
             let expected: Vec<_> = (0..ENTRIES)
                 .map(|n| (format!("stock.{}", if n % 2 == 0 { "even" } else { "odd" }), n.to_string()))
                 .collect();
-            assert_eq!(heard(&shards), expected, "{version}: each once, in order");
+            assert_eq!(shards.texts(), expected, "{version}: each once, in order");
             let counts = wait_counts(&daemon, "all are counted", |c| c.published == ENTRIES as u64);
             assert_eq!(counts.without_subscribers, 0, "{version}");
             shop.ask::<u32>(&["PUBLISH", "stock.end", "end"]);
             wait_heard(&plain, 1);
-            assert_eq!(payloads(&plain), ["end"], "{version}: plain subscribers heard nothing before");
+            assert_eq!(plain.payloads(), ["end"], "{version}: plain subscribers heard nothing before");
         }
     }
 }
@@ -179,11 +163,11 @@ fn the_envelope_lets_subscribers_across_servers_drop_repeats() {
     adding.join().unwrap();
     wait_heard(&subscriber, ENTRIES);
     let last = events.ask::<String>(&["XADD", "orders", "*", "payload", "last"]);
-    eventually("the last entry is heard", PATIENCE, || match payloads(&subscriber).last() {
+    eventually("the last entry is heard", PATIENCE, || match subscriber.payloads().last() {
         Some(message) if message.contains(&last) => Ok(()),
         message => Err(format!("{message:?}")),
     });
-    let found = without_repeats(&payloads(&subscriber));
+    let found = without_repeats(&subscriber.payloads());
     let stored = entries(&events, "orders");
     assert_eq!(found.len(), stored.len());
     for (document, (id, fields)) in found.iter().zip(&stored) {
@@ -226,7 +210,7 @@ fn a_filter_leaves_out_and_counts_and_the_cursor_moves_over() {
             let status = daemon.route("stock")?;
             if status.position.as_deref() == Some(&last) { Ok(()) } else { Err(format!("{status:?}")) }
         });
-        assert!(metric(&daemon, "tidegate_entries_filtered_total") > 0);
+        assert!(daemon.metric("stock", "tidegate_entries_filtered_total") > 0);
     }
 }
 
@@ -250,7 +234,7 @@ fn a_server_that_is_out_of_memory_still_broadcasts() {
             let daemon = setup(&events, None, &lines).start_ready();
             wait_heard(&subscriber, ENTRIES);
             let expected: Vec<String> = (0..ENTRIES).map(|n| n.to_string()).collect();
-            assert!(payloads(&subscriber) == expected, "{version}: each once, in order");
+            assert!(subscriber.payloads() == expected, "{version}: each once, in order");
             wait_counts(&daemon, "all are counted", |c| c.published == ENTRIES as u64);
             let position = daemon.route("stock").unwrap().position.unwrap();
             assert_eq!(entries(&events, "orders").last().unwrap().0, position, "{version}");
@@ -269,8 +253,8 @@ fn a_rate_limit_holds_back_and_a_reload_lets_go() {
         add(&events, ENTRIES).join().unwrap();
         let counts = wait_counts(&daemon, "the rate holds it back", |c| c.rate_limited);
         assert_eq!(counts.published, 1, "one an hour");
-        assert_eq!(metric(&daemon, "tidegate_rate_limited"), 1);
-        assert_eq!(payloads(&subscriber), ["0"]);
+        assert_eq!(daemon.metric("stock", "tidegate_rate_limited"), 1);
+        assert_eq!(subscriber.payloads(), ["0"]);
         daemon.wait_ready();
         // It ends in time although the next message is an hour away.
         assert!(daemon.stop().success());
@@ -281,7 +265,7 @@ fn a_rate_limit_holds_back_and_a_reload_lets_go() {
         wait_counts(&daemon, "all are published", |c| c.published == ENTRIES as u64 && !c.rate_limited);
         wait_heard(&subscriber, ENTRIES);
         let expected: Vec<String> = (0..ENTRIES).map(|n| n.to_string()).collect();
-        assert!(payloads(&subscriber) == expected, "each once, in order");
+        assert!(subscriber.payloads() == expected, "each once, in order");
     }
 }
 
@@ -376,7 +360,7 @@ fn the_same_options_hold_where_a_group_has_to_acknowledge() {
                 (c.published, c.rejected, c.filtered) == (3, 3, 3)
             });
             wait_heard(&subscriber, 3);
-            let mut heard = payloads(&subscriber);
+            let mut heard = subscriber.payloads();
             heard.sort();
             assert_eq!(without_any_repeat(heard, second.is_some()), ["0", "4", "6"], "{order}");
             let mut refused: Vec<String> = letters(&events).into_iter().map(|(id, ..)| id).collect();

@@ -16,10 +16,6 @@ fn route(destination: &str, lines: &str) -> String {
     )
 }
 
-fn messages(subscriber: &Subscriber) -> Vec<String> {
-    subscriber.heard().into_iter().map(|heard| String::from_utf8(heard.payload).unwrap()).collect()
-}
-
 #[test]
 fn a_destination_that_is_demoted_in_place_is_left_for_the_new_master() {
     for version in [Version::Redis62, Version::Valkey91] {
@@ -35,7 +31,7 @@ fn a_destination_that_is_demoted_in_place_is_left_for_the_new_master() {
         let subscriber = Subscriber::start(&new, &["stock"]);
         let before: String = events.ask(&["XADD", "orders", "*", "n", "0"]);
         assert_eventually("the replica's subscribers hear it", PATIENCE, vec![before], || {
-            messages(&subscriber)
+            subscriber.payloads()
         });
 
         new.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
@@ -45,7 +41,7 @@ fn a_destination_that_is_demoted_in_place_is_left_for_the_new_master() {
         let added: Vec<String> =
             (1..=20).map(|n| events.ask(&["XADD", "orders", "*", "n", &n.to_string()])).collect();
         eventually("each entry reaches the new master's subscribers", PATIENCE, || {
-            let heard = messages(&subscriber);
+            let heard = subscriber.payloads();
             if added.iter().all(|id| heard.contains(id)) {
                 Ok(())
             } else {
@@ -74,7 +70,7 @@ fn a_replica_is_refused_and_nothing_counts_as_published() {
     shop.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
     let subscriber = Subscriber::start(&shop, &["stock"]);
     daemon.wait_ready();
-    eventually("it is published now", PATIENCE, || match messages(&subscriber).len() {
+    eventually("it is published now", PATIENCE, || match subscriber.payloads().len() {
         1.. => Ok(()),
         _ => Err("nothing".to_owned()),
     });
@@ -98,7 +94,7 @@ fn a_stream_that_begins_anew_below_the_cursor_goes_on_as_start_says() {
             .expects(&[alert::DESTINATION, &["broadcast_stream_recreated"]])
             .start_ready();
         events.ask::<String>(&["XADD", "orders", FUTURE, "n", "0"]);
-        assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || messages(&subscriber));
+        assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || subscriber.payloads());
         match how {
             "DEL" => events.ask::<()>(&["DEL", "orders"]),
             "RENAME" => {
@@ -113,7 +109,7 @@ fn a_stream_that_begins_anew_below_the_cursor_goes_on_as_start_says() {
         let mut added: Vec<String> = if how == "RENAME" { vec!["1-0".to_owned()] } else { Vec::new() };
         added.extend((0..4).map(|n| events.ask::<String>(&["XADD", "orders", "*", "n", &n.to_string()])));
         let expected: Vec<String> = std::iter::once(FUTURE.to_owned()).chain(added).collect();
-        assert_eventually(how, PATIENCE, expected, || messages(&subscriber));
+        assert_eventually(how, PATIENCE, expected, || subscriber.payloads());
         let letters: u64 = events.ask(&["XLEN", "tidegate:stock:dead-letters"]);
         assert_eq!(letters, 0, "{how}: nothing that stands in the stream is called deleted");
         daemon.wait_ready();
@@ -130,13 +126,13 @@ fn a_stream_that_begins_anew_parks_a_route_that_does_not_say_where_to_begin() {
         .expects(&[alert::PARKED, alert::DESTINATION])
         .start_ready();
     events.ask::<String>(&["XADD", "orders", FUTURE, "n", "0"]);
-    assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || messages(&subscriber));
+    assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || subscriber.payloads());
     events.ask::<()>(&["DEL", "orders"]);
     let added: String = events.ask(&["XADD", "orders", "*", "n", "1"]);
     let status = daemon.wait_state("stock", RouteState::Blocked);
     assert!(status.reason.as_ref().is_some_and(|reason| reason.contains("below the cursor")), "{status:?}");
     daemon.reload_settings(&route("events", "start = \"beginning\""));
-    assert_eventually("it goes on", PATIENCE, vec![FUTURE.to_owned(), added], || messages(&subscriber));
+    assert_eventually("it goes on", PATIENCE, vec![FUTURE.to_owned(), added], || subscriber.payloads());
 }
 
 #[test]

@@ -7,10 +7,8 @@ use tidegate::status::RouteState;
 
 use crate::support::{
     Load, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
-    wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server) -> Setup {
@@ -34,8 +32,7 @@ fn restarted_in_the_middle_of_batches() {
             destination.restart();
         }
         load.stop();
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         daemon.wait_settled("orders", oracle.sequence().len());
@@ -59,8 +56,7 @@ fn its_connections_are_killed() {
         assert!(killed > 0, "the daemon was connected");
     }
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
     daemon.wait_settled("orders", oracle.sequence().len());
@@ -77,8 +73,7 @@ fn frozen_for_a_while() {
     oracle.publish(&Load::new(3, 20_000, &["orders"]));
     daemon.wait_state("orders", RouteState::Waiting);
     destination.thaw();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
 }
@@ -91,10 +86,7 @@ fn out_of_memory() {
         let daemon = setup(&source, &destination).start_ready();
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(3, 3_000, &["orders"]));
-        let info: String = destination.ask(&["INFO", "memory"]);
-        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
-        let limit = used.trim().parse::<u64>().unwrap() + 500_000;
-        destination.ask::<()>(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+        destination.limit_memory(500_000);
 
         oracle.publish(&Load::new(3, 30_000, &["orders"]));
         let status = daemon.wait_state("orders", RouteState::Waiting);
@@ -103,8 +95,7 @@ fn out_of_memory() {
         assert!(destination.stream_length("orders") < published, "{version}: the limit was reached");
 
         destination.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         daemon.wait_state("orders", RouteState::Live);

@@ -7,10 +7,8 @@ use tidegate::status::RouteState;
 
 use crate::support::{
     Load, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
-    wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ROUTES: &str = r#"
@@ -42,8 +40,7 @@ fn a_destination_that_goes_back_gets_it_again() {
             destination.restart();
         }
         load.stop();
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         daemon.wait_settled("orders", oracle.sequence().len());
@@ -54,13 +51,7 @@ fn a_destination_that_goes_back_gets_it_again() {
 fn a_replica_that_is_stopped_holds_the_watermark() {
     let source = Server::start(Version::Redis70);
     let destination = Server::with(Version::Redis70, Options::default().tcp());
-    let replica = Server::with(Version::Redis70, Options::default().tcp());
-    let port = destination.port().expect("it listens on TCP").to_string();
-    replica.ask::<()>(&["REPLICAOF", "127.0.0.1", &port]);
-    eventually("the replica is in step", PATIENCE, || {
-        let info: String = replica.ask(&["INFO", "replication"]);
-        if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-    });
+    let replica = Server::replica_of(&destination, Version::Redis70, Options::default());
     let daemon = Setup::new()
         .endpoint("shop", &source)
         .endpoint_with("events", &destination, "durability = \"replicated\"")
@@ -85,9 +76,7 @@ fn a_replica_that_is_stopped_holds_the_watermark() {
     daemon.wait_settled("orders", 2_000);
     // Two WAITs have come back without it.
     eventually("it has been waited for", PATIENCE, || {
-        let stats: String = destination.ask(&["INFO", "commandstats"]);
-        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls="));
-        let calls = calls.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0);
+        let calls = destination.calls("wait");
         if calls > 2 { Ok(()) } else { Err(format!("{calls} calls of WAIT")) }
     });
     let status = daemon.route("orders").expect("it answers");
@@ -131,8 +120,7 @@ fn what_a_failover_lost_was_never_durable() {
     replicas[1].wait_linked();
     // The first WAIT over there succeeds at once.
     master.kill();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&replicas[0], "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &replicas[0], "orders", PATIENCE);
     assert_eq!(gaps(&replicas[0], "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&replicas[0], "orders"));
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use crate::support::{
     Load, Options, Oracle, Server, Setup, Version, assert_exact, captured, captured_in_all, dead_letters,
-    gaps, wait_for_last,
+    gaps,
 };
-
-const LAST: &[u8] = b"the last message";
 
 /// Three channels; patterns that match other channels, one of the three again, and each other.
 const SUBSCRIPTIONS: &str = r#"
@@ -39,8 +37,7 @@ fn exactly(source: &Server, destination: &Server, publishers: usize, messages: u
 
     let oracle = Oracle::new(source);
     oracle.publish(&Load::new(publishers, messages, &CHANNELS));
-    oracle.publish_one(b"stock", LAST);
-    wait_for_last(destination, "orders", LAST, Duration::from_secs(120));
+    oracle.publish_last("stock", destination, "orders", Duration::from_secs(120));
 
     let expected = oracle.sequence_of(|channel| channel != b"weather");
     assert!(
@@ -114,8 +111,7 @@ fn into_a_stream_per_channel() {
         .start_ready();
     let oracle = Oracle::new(&source);
     oracle.publish(&Load::new(4, 10_000, &["orders.eu.paid", "orders.eu.placed", "orders.us.paid"]));
-    oracle.publish_one(b"orders.us.placed", LAST);
-    wait_for_last(&destination, "{orders}:placed:us", LAST, Duration::from_secs(60));
+    oracle.publish_last("orders.us.placed", &destination, "{orders}:placed:us", Duration::from_secs(60));
 
     let streams = ["{orders}:paid:eu", "{orders}:placed:eu", "{orders}:paid:us", "{orders}:placed:us"];
     assert_exact(&oracle.sequence(), &captured_in_all(&destination, streams));
@@ -148,7 +144,6 @@ fn channels_of_any_bytes() {
         oracle.publish_one(channel, b"");
         oracle.publish_one(channel, b"\r\n\0\xff");
     }
-    oracle.publish_one(b"last", LAST);
-    wait_for_last(&destination, "all", LAST, Duration::from_secs(30));
+    oracle.publish_last("last", &destination, "all", Duration::from_secs(30));
     assert_exact(&oracle.sequence(), &captured(&destination, "all"));
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Daemon, Load, Oracle, Payloads, Published, Server, Setup, Version, alert, assert_exact, captured,
-    dead_letters, eventually, gaps, wait_for_last,
+    Load, Oracle, Payloads, Published, Server, Setup, Version, alert, assert_exact, captured, dead_letters,
+    eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = br#"{"publisher":1,"text":"a","last":0}"#;
@@ -41,13 +41,6 @@ fn publisher(message: &Published) -> Option<u64> {
 
 fn wanted(message: &Published) -> bool {
     message.channel.starts_with(b"orders.") && matches!(publisher(message), Some(1 | 3))
-}
-
-fn metric(daemon: &Daemon, name: &str) -> u64 {
-    let metrics = daemon.get("/metrics").unwrap().1;
-    let start = format!("{name}{{route=\"orders\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
-    line.unwrap_or_else(|| panic!("{name} is missing:\n{metrics}")).parse().unwrap()
 }
 
 #[test]
@@ -85,7 +78,10 @@ fn only_the_wanted_messages_and_the_others_are_counted() {
             dead_letters(&destination, "orders").into_iter().map(|letter| letter.reason).collect();
         assert_eq!(reasons, vec!["too_large"; round + 1], "what is too large is not filtered");
         // The ledger goes on where it was; a process counts its own.
-        assert_eq!(metric(&daemon, "tidegate_events_filtered_total"), ledger.filtered - filtered_before);
+        assert_eq!(
+            daemon.metric("orders", "tidegate_events_filtered_total"),
+            ledger.filtered - filtered_before
+        );
         filtered_before = ledger.filtered;
         match round {
             0 => {

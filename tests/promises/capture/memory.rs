@@ -7,10 +7,9 @@ use tidegate::status::RouteState;
 
 use crate::support::{
     Daemon, Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact,
-    captured, eventually, gaps, wait_for_last,
+    captured, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of `memory_limit = "32MiB"` three quarters are for what waits.
@@ -84,15 +83,13 @@ fn a_stalled_route_takes_nothing_from_the_others() {
     let resident = daemon.process().resident_kib().expect("it runs");
     assert!(resident < (32 + 48) * 1024, "{resident} KiB are resident");
     fine.start_again();
-    oracle.publish_one(b"fine", LAST);
-    wait_for_last(&fine, "fine", LAST, PATIENCE);
+    oracle.publish_last("fine", &fine, "fine", PATIENCE);
     assert_eq!(gaps(&fine, "fine"), []);
     assert_exact(&oracle.sequence_of(|channel| channel == b"fine"), &captured(&fine, "fine"));
 
     stalled.start_again();
     daemon.wait_state("stalled", RouteState::Live);
-    oracle.publish_one(b"stalled", LAST);
-    wait_for_last(&stalled, "stalled", LAST, PATIENCE);
+    oracle.publish_last("stalled", &stalled, "stalled", PATIENCE);
     let gaps = gaps(&stalled, "stalled");
     let published = oracle.sequence_of(|channel| channel == b"stalled");
     let (captured, seen) = (captured(&stalled, "stalled"), [daemon.seen("stalled")]);

@@ -9,8 +9,6 @@ use crate::support::{
     Daemon, Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
-
 /// A parked route tries again every 30 s.
 const NEXT_TRY: Duration = Duration::from_secs(60);
 
@@ -56,14 +54,12 @@ fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
     assert_eq!(daemon.get("/readyz?route=stuck").unwrap().0, 503);
 
     oracle.publish(&Load::new(2, 4_000, &["stuck", "fine"]));
-    oracle.publish_one(b"fine", LAST);
-    wait_for_last(&destination, "fine", LAST, NEXT_TRY);
+    oracle.publish_last("fine", &destination, "fine", NEXT_TRY);
     assert_eq!(daemon.get("/readyz?route=fine").unwrap().0, 200);
     assert_exact(&oracle.sequence_of(|channel| channel == b"fine"), &captured(&destination, "fine"));
 
     mend(&destination);
-    oracle.publish_one(b"stuck", LAST);
-    wait_for_last(&destination, "stuck", LAST, NEXT_TRY);
+    oracle.publish_last("stuck", &destination, "stuck", NEXT_TRY);
     daemon.wait_state("stuck", RouteState::Live);
     assert_exact(&oracle.sequence_of(|channel| channel == b"stuck"), &captured(&destination, "stuck"));
     for route in ["stuck", "fine"] {

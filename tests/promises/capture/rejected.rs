@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use crate::support::{
-    DeadLetter, Load, Oracle, Payloads, Published, Server, Setup, Version, alert, assert_exact, captured,
-    captured_in_all, dead_letters, entries, eventually, gaps, wait_for_last,
+    DeadLetter, LAST, Load, Oracle, Payloads, Published, Server, Setup, Version, alert, assert_exact,
+    captured, captured_in_all, dead_letters, entries, eventually, gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server, route: &str) -> Setup {
@@ -41,8 +40,7 @@ fn one_of_several_streams_is_of_another_type() {
         .start_ready();
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(4, 9_000, &["a", "b", "c"]).payloads(Payloads::Unique));
-        oracle.publish_one(b"a", LAST);
-        wait_for_last(&destination, "by:a", LAST, PATIENCE);
+        oracle.publish_last("a", &destination, "by:a", PATIENCE);
 
         let good = oracle.sequence_of(|channel| channel != b"b");
         assert_exact(&good, &captured_in_all(&destination, ["by:a", "by:c"]));
@@ -157,8 +155,7 @@ fn more_streams_than_the_route_may_make() {
         oracle.publish_one(channel.as_bytes(), b"the first of its channel");
     }
     oracle.publish(&Load::new(2, 5_000, &channels));
-    oracle.publish_one(b"a", LAST);
-    wait_for_last(&destination, "by:a", LAST, PATIENCE);
+    oracle.publish_last("a", &destination, "by:a", PATIENCE);
 
     // The first three channels got their streams.
     let within = |channel: &[u8]| channel < b"d".as_slice();

@@ -10,7 +10,6 @@ use crate::support::{
     eventually, gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server) -> Setup {
@@ -54,8 +53,7 @@ fn killed_under_load_nothing_is_twice_and_only_gaps_are_missing() {
         });
     }
     load.stop();
-    oracle.publish_one(b"orders.last", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders.last", &destination, "orders", PATIENCE);
 
     let gaps = gaps(&destination, "orders");
     let (captured, seen) = (captured(&destination, "orders"), [daemon.seen("orders")]);
@@ -81,8 +79,7 @@ fn killed_right_after_its_start_it_still_repeats_nothing() {
     daemon.wait_ready();
     daemon.wait_state("orders", RouteState::Live);
     load.stop();
-    oracle.publish_one(b"orders.last", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders.last", &destination, "orders", PATIENCE);
     let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
     let seen = [daemon.seen("orders")];
     assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, &["restart"]);

@@ -10,7 +10,6 @@ use crate::support::{
     eventually, gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server) -> Setup {
@@ -53,8 +52,7 @@ fn its_connection_is_killed() {
             });
         }
         load.stop();
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
 
         let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
         let seen = [daemon.seen("orders")];
@@ -81,8 +79,7 @@ fn it_is_frozen_and_that_is_noticed_within_five_seconds() {
 
     source.thaw();
     daemon.wait_state("orders", RouteState::Live);
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     // The frozen server kept the connection, and delivers over it what it took.
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
@@ -107,8 +104,7 @@ fn it_is_killed_and_comes_back_empty() {
             count => Err(format!("{count} subscribers")),
         }
     });
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     // The source forgot its list and the last epoch; positions must not go back all the same.
     expected.extend(oracle.sequence());
     let gaps = gaps(&destination, "orders");
@@ -135,8 +131,7 @@ fn it_is_made_a_replica() {
 
     source.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
     daemon.wait_ready();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     let causes: Vec<String> = gaps(&destination, "orders").into_iter().map(|gap| gap.cause).collect();
     assert_eq!(causes, ["source_demoted"]);
 }

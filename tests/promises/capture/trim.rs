@@ -8,10 +8,9 @@ use tidegate::status::{KeepStatus, RouteState};
 
 use crate::support::{
     Captured, Daemon, Load, Oracle, Published, Server, Setup, Version, alert, assert_exact, captured,
-    entries, eventually, gaps, wait_for_last,
+    entries, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn routes(groups: &str, keep: &str) -> String {
@@ -128,13 +127,6 @@ fn wait_found(daemon: &Daemon, entries: u64, slowest: &str) {
     });
 }
 
-fn metric(daemon: &Daemon, name: &str) -> u64 {
-    let metrics = daemon.get("/metrics").unwrap().1;
-    let start = format!("{name}{{route=\"orders\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
-    line.unwrap_or_else(|| panic!("{name} is missing:\n{metrics}")).parse().unwrap()
-}
-
 #[test]
 fn an_entry_goes_once_every_group_has_acknowledged_it() {
     for version in Version::DESTINATIONS {
@@ -166,8 +158,8 @@ fn an_entry_goes_once_every_group_has_acknowledged_it() {
             kept.fullest.as_ref().is_some_and(|fullest| fullest.entries == 400)
         });
         assert_eq!((kept.trimmed_unacknowledged, kept.missing_groups.len(), kept.limit), (0, 0, 100_000));
-        assert_eq!(metric(&daemon, "tidegate_trimmed_total"), 600, "{version}");
-        assert_eq!(metric(&daemon, "tidegate_trimmed_unacknowledged_total"), 0);
+        assert_eq!(daemon.metric("orders", "tidegate_trimmed_total"), 600, "{version}");
+        assert_eq!(daemon.metric("orders", "tidegate_trimmed_unacknowledged_total"), 0);
         // What stays is what the group still has to be given, in order.
         assert_eq!(catalog.read(1_000), 400);
         assert_eq!(catalog.seen, inventory.seen, "{version}");
@@ -202,8 +194,7 @@ fn slow_consumers_get_everything_while_instances_are_killed() {
         let destination = Server::start(version);
         let keep = r#"{ entries = 1_000_000, until_acknowledged = ["inventory", "catalog"] }"#;
         let mut first = setup(&source, &destination, r#""inventory", "catalog""#, keep).start_ready();
-        let mut second = first.twin();
-        second.start_again();
+        let mut second = first.start_twin();
         second.wait_state("orders", RouteState::Standby);
         let oracle = Oracle::new(&source);
         let load = oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).rate(5_000));
@@ -237,8 +228,7 @@ fn slow_consumers_get_everything_while_instances_are_killed() {
             std::mem::swap(&mut first, &mut second);
         }
         load.stop();
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         for consumer in [&mut inventory, &mut catalog] {
             while consumer.read(1_000) > 0 {}
             consumer.acknowledge(usize::MAX);
@@ -249,7 +239,7 @@ fn slow_consumers_get_everything_while_instances_are_killed() {
         let kept = wait_kept(&first, "it says what it did", |kept| kept.fullest.is_none());
         assert_eq!(kept.trimmed_unacknowledged, 0, "{version}");
         assert_eq!(second.route("orders").unwrap().keep, None, "only the one that writes trims");
-        assert_eq!(metric(&second, "tidegate_trimmed_total"), 0, "{version}");
+        assert_eq!(second.metric("orders", "tidegate_trimmed_total"), 0, "{version}");
     }
 }
 
@@ -281,8 +271,8 @@ fn past_the_most_entries_the_oldest_go_and_are_counted() {
         wait_kept(&daemon, "it says how many", |kept| kept.trimmed_unacknowledged == 8_900);
         let published = oracle.sequence();
         assert_exact(&published[9_000..], &captured(&destination, "orders"));
-        assert_eq!(metric(&daemon, "tidegate_trimmed_unacknowledged_total"), 8_900, "{version}");
-        assert_eq!(metric(&daemon, "tidegate_trimmed_total"), 9_000);
+        assert_eq!(daemon.metric("orders", "tidegate_trimmed_unacknowledged_total"), 8_900, "{version}");
+        assert_eq!(daemon.metric("orders", "tidegate_trimmed_total"), 9_000);
         let line = daemon.wait_alert(&["unacknowledged_trimmed"]).text;
         assert!(line.contains("inventory") && line.contains("keep.entries = 1000"), "{line}");
 
@@ -445,14 +435,6 @@ fn streams_of_a_template_are_trimmed_in_turn() {
     assert_eq!(kept.trimmed_unacknowledged, 953);
 }
 
-/// Lets the server take so many bytes more than it has.
-fn limit_memory(server: &Server, more: u64) {
-    let info: String = server.ask(&["INFO", "memory"]);
-    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
-    let limit = used.trim().parse::<u64>().unwrap() + more;
-    server.ask::<()>(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
-}
-
 #[test]
 fn a_full_server_frees_itself() {
     for version in Version::DESTINATIONS {
@@ -464,7 +446,7 @@ fn a_full_server_frees_itself() {
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(3, 3_000, &["orders"]));
         daemon.wait_settled("orders", 3_000);
-        limit_memory(&destination, 2_000_000);
+        destination.limit_memory(2_000_000);
         oracle.publish(&Load::new(3, 60_000, &["orders"]));
         let status = daemon.wait_state("orders", RouteState::Waiting);
         assert!(status.destination.error.is_some_and(|error| error.contains("OOM")), "{version}");
@@ -498,7 +480,7 @@ fn a_full_server_is_freed_by_a_reload() {
     let mut inventory = Consumer::new(&destination, "inventory", "orders");
     inventory.read(20_000);
     inventory.acknowledge(20_000);
-    limit_memory(&destination, 0);
+    destination.limit_memory(0);
     oracle.publish(&Load::new(3, 10_000, &["orders"]));
     daemon.wait_state("orders", RouteState::Waiting);
     daemon.reload(&routes(r#""inventory""#, r#"{ entries = 100_000, until_acknowledged = ["inventory"] }"#));

@@ -6,11 +6,10 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Load, Oracle, Payloads, Server, Setup, Subscriber, Version, alert, assert_exact,
+    Daemon, LAST, Load, Oracle, Payloads, Server, Setup, Subscriber, Version, alert, assert_exact,
     assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn capture(name: &str, source: &str) -> String {
@@ -107,8 +106,7 @@ fn as_a_broadcast_it_goes_on_at_its_cursor() {
 
 /// Who publishes heartbeats on a server.
 fn heartbeats(server: &Server) -> usize {
-    let clients: String = server.ask(&["CLIENT", "LIST"]);
-    clients.lines().filter(|line| line.contains(":heartbeat")).count()
+    server.clients(":heartbeat").len()
 }
 
 #[test]

@@ -7,10 +7,9 @@ use tidegate::status::{Ledger, RouteState};
 
 use crate::support::{
     Daemon, Load, LogLine, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted,
-    captured, eventually, gaps, wait_for_last,
+    captured, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Twice `shutdown_timeout`, and more: far less than its three routes would take one after the other.
 const STOP: Duration = Duration::from_secs(20);
@@ -80,8 +79,7 @@ fn put_back_while_it_drains(settings: &str) {
     });
     oracle.publish(&load(MANY, 2));
     daemon.wait_state("orders", RouteState::Live);
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     let (found, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
     let seen = [daemon.seen("orders")];
     // Between the two reloads nobody listened, and nothing was published.

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use crate::support::{
-    Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, captured_in_all, eventually, gaps,
-    wait_for_last,
+    LAST, Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, captured_in_all, eventually,
+    gaps, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn routes(subscriptions: &str, stream: &str) -> String {
@@ -59,8 +58,7 @@ fn where_the_mapping_changes() {
         grows(&destination, stream);
     }
     load.stop();
-    oracle.publish_one(b"a", LAST);
-    wait_for_last(&destination, "four", LAST, PATIENCE);
+    oracle.publish_last("a", &destination, "four", PATIENCE);
     wait_for_last(&destination, "unchanged", LAST, PATIENCE);
 
     let expected = oracle.sequence();
@@ -91,8 +89,7 @@ fn where_the_subscriptions_change() {
         if new > 0 { Ok(()) } else { Err(format!("{new} messages of c")) }
     });
     load.stop();
-    oracle.publish_one(b"a", LAST);
-    wait_for_last(&destination, "changed", LAST, PATIENCE);
+    oracle.publish_last("a", &destination, "changed", PATIENCE);
     wait_for_last(&destination, "unchanged", LAST, PATIENCE);
 
     let old = |channel: &[u8]| channel != b"c";
@@ -127,8 +124,7 @@ fn of_a_bad_configuration() {
     let metrics = daemon.get("/metrics").unwrap().1;
     assert!(metrics.lines().any(|line| line == "tidegate_config_reload_success 0"), "{metrics}");
     oracle.publish(&Load::new(2, 2_000, &["a", "b"]));
-    oracle.publish_one(b"a", LAST);
-    wait_for_last(&destination, "changed", LAST, PATIENCE);
+    oracle.publish_last("a", &destination, "changed", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "changed"));
     assert_eq!(gaps(&destination, "changed"), []);
 }

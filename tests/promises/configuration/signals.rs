@@ -20,10 +20,6 @@ fn first(daemon: &Daemon, event: &str) -> usize {
     found.unwrap_or_else(|| panic!("no event={event} in {log:#?}"))
 }
 
-fn count(daemon: &Daemon, event: &str) -> usize {
-    daemon.log().iter().filter(|line| line.event.as_deref() == Some(event)).count()
-}
-
 fn captures(source: &str) -> String {
     let one = |name: &str| {
         format!(
@@ -71,8 +67,8 @@ fn a_stop_while_a_reload_ends_three_routes() {
     assert_eq!(daemon.stop().code(), Some(0));
     let stopping = first(&daemon, "stopping");
     assert!(stopping < first(&daemon, "shutdown_incomplete"), "it waited for a route: {:#?}", daemon.log());
-    assert_eq!(count(&daemon, "shutdown_incomplete"), 3, "each of the three counts what it loses, once");
-    assert_eq!(count(&daemon, "shutdown_overrun"), 0);
+    assert_eq!(daemon.logged("shutdown_incomplete"), 3, "each of the three counts what it loses, once");
+    assert_eq!(daemon.logged("shutdown_overrun"), 0);
     assert_eq!(daemon.log().last().and_then(|line| line.event.clone()).as_deref(), Some("stopped"));
     destination.thaw();
 }
@@ -91,7 +87,7 @@ fn a_stop_while_the_configuration_is_read() {
         daemon.process().signal(Signal::SIGHUP);
     }
     assert_eq!(daemon.stop().code(), Some(0));
-    assert_eq!(count(&daemon, "stopped"), 1);
+    assert_eq!(daemon.logged("stopped"), 1);
 }
 
 #[test]
@@ -117,7 +113,7 @@ fn a_reload_that_is_asked_for_while_one_runs_follows_it() {
     let mut second = OpenOptions::new().write(true).open(daemon.configuration()).unwrap();
     second.write_all(&text).unwrap();
     drop(second);
-    eventually("it has read its configuration twice", PATIENCE, || match count(&daemon, "reloaded") {
+    eventually("it has read its configuration twice", PATIENCE, || match daemon.logged("reloaded") {
         2.. => Ok(()),
         times => Err(format!("{times} times")),
     });

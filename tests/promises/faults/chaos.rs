@@ -13,10 +13,9 @@ use tidegate::status::RouteState;
 use crate::pair;
 use crate::support::{
     Daemon, Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact,
-    captured, eventually, gaps, wait_for_last,
+    captured, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(120);
 const ALERTS: &[&[&str]] = &[alert::SOURCE, alert::DESTINATION, &["outdated"]];
 
@@ -110,14 +109,9 @@ impl Chaos {
     }
 
     fn cut_clients(&self, server: &Server, role: &str, all: bool) {
-        let clients: String = server.ask(&["CLIENT", "LIST"]);
-        let ids = clients.lines().filter(|line| line.contains(role));
-        let ids: Vec<&str> = ids
-            .filter_map(|line| line.split_whitespace().find_map(|word| word.strip_prefix("id=")))
-            .collect();
-        for id in if all { &ids[..] } else { &ids[..ids.len().min(1)] } {
-            // It may have gone by itself meanwhile.
-            drop(server.try_ask::<usize>(&["CLIENT", "KILL", "ID", id]));
+        let most = if all { usize::MAX } else { 1 };
+        for id in server.clients(role).iter().take(most) {
+            server.end_client(id);
         }
     }
 
@@ -173,8 +167,7 @@ fn two_instances_lose_nothing(mode: Mode) {
         .routes(&routes(mode, 0))
         .expects(ALERTS)
         .start_ready();
-    let mut second = first.twin();
-    second.start_again();
+    let second = first.start_twin();
     let oracle = Oracle::new(&source);
     let mut chaos = Chaos {
         random: fastrand::Rng::with_seed(seed as u64),
@@ -194,8 +187,7 @@ fn two_instances_lose_nothing(mode: Mode) {
         }
     }
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&chaos.destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &chaos.destination, "orders", PATIENCE);
     assert_eq!(gaps(&chaos.destination, "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&chaos.destination, "orders"));
     for instance in &chaos.instances {
@@ -230,8 +222,11 @@ fn one_instance_records_what_it_missed(mode: Mode) {
                 drop(source.try_ask::<usize>(&["CLIENT", "KILL", "USER", "tidegate-shop"]));
                 // The route still says that it is live; what is published now, the last message too, is missed.
                 eventually("it listens again", PATIENCE, || {
-                    let clients: String = source.ask(&["CLIENT", "LIST"]);
-                    if clients.contains(mode.connections()) { Ok(()) } else { Err(clients) }
+                    if source.clients(mode.connections()).is_empty() {
+                        Err("nobody listens".to_owned())
+                    } else {
+                        Ok(())
+                    }
                 });
             }
             _ => {
@@ -242,8 +237,7 @@ fn one_instance_records_what_it_missed(mode: Mode) {
     }
     daemon.wait_state("orders", RouteState::Live);
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     let gaps = gaps(&destination, "orders");
     if mode == Mode::Replication {
         assert_eq!(gaps, []);

@@ -6,10 +6,9 @@ use tidegate::status::RouteState;
 
 use crate::support::{
     Daemon, Load, Options, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact,
-    captured, eventually, gaps, wait_for_last,
+    captured, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server) -> Setup {
@@ -39,8 +38,7 @@ fn a_long_outage_is_more_than_memory_holds() {
     let resident = daemon.process().resident_kib().expect("it runs");
     assert!(resident < (16 + 48) * 1024, "{resident} KiB are resident");
     destination.start_again();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_eq!(gaps(&destination, "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     daemon.wait_settled("orders", oracle.sequence().len());
@@ -78,8 +76,7 @@ fn a_burst_that_the_disk_does_not_keep_up_with_is_no_gap() {
     oracle.publish(&Load::new(3, 200_000, &["orders"]));
     wait_spooled(&daemon, 20 << 20);
     destination.start_again();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_eq!(gaps(&destination, "orders"), []);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
@@ -111,8 +108,7 @@ fn killed_during_an_outage_nothing_that_was_received_is_lost() {
         });
     }
     destination.start_again();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
     let seen = [daemon.seen("orders")];
     let missing = assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, &["restart"]);

@@ -12,7 +12,6 @@ use crate::support::{
     captured, eventually, gaps, numbered, wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 const MESSAGES: usize = 8_000;
 /// A batch has at most so many messages, and a record is a batch.
@@ -97,8 +96,7 @@ impl Spooled {
     /// The last message is published, and everything before it is dealt with.
     #[track_caller]
     fn finish(&self) {
-        self.oracle.publish_one(b"orders", LAST);
-        wait_for_last(&self.destination, "orders", LAST, PATIENCE);
+        self.oracle.publish_last("orders", &self.destination, "orders", PATIENCE);
     }
 
     /// What is missing is counted in one gap of the spool's, which holds no more than `most` messages.

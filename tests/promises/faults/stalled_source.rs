@@ -6,11 +6,10 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Load, Options, Oracle, Server, Setup, Subscriber, Version, alert, assert_eventually,
-    assert_exact, captured, gaps, wait_for_last,
+    Load, Options, Oracle, Server, Setup, Subscriber, Version, alert, assert_eventually, assert_exact,
+    captured, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What holds a server up for six seconds.
@@ -57,8 +56,7 @@ fn stalls(stall: Stall, source: &Server, destination: &Server) {
     // In a pause these wait for its end, too.
     oracle.publish(&Load::new(8, 2_000, &["orders"]).first_publisher(8));
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", destination, "orders", PATIENCE);
     let published = oracle.sequence();
     assert_eventually("a plain subscriber hears as much", PATIENCE, published.len(), || subscriber.count());
     assert!(subscriber.heard() == published, "a plain subscriber hears everything");
@@ -78,8 +76,7 @@ fn one_instance(stall: Stall) {
 fn two_instances(stall: Stall) {
     let (source, destination) = (source(), Server::start(Version::Redis70));
     let first = setup(&source, &destination).start_ready();
-    let mut second: Daemon = first.twin();
-    second.start_again();
+    let second = first.start_twin();
     second.wait_state("orders", RouteState::Standby);
     stalls(stall, &source, &destination);
     first.wait_ready();

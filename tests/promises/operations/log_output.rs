@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{
-    Daemon, Guarded, Load, Oracle, Server, Setup, Version, assert_exact, captured, wait_for_last,
-};
+use crate::support::{Daemon, Guarded, Load, Oracle, Server, Setup, Version, assert_exact, captured};
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn run(daemon: &Daemon, stderr: Stdio) -> Guarded {
@@ -34,8 +31,7 @@ fn works(stderr: impl FnOnce() -> Stdio) -> String {
     for _ in 0..600 {
         daemon.get("/healthz").unwrap();
     }
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     let metrics = daemon.get("/metrics").unwrap().1;
     process.signal(Signal::SIGTERM);

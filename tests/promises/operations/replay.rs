@@ -36,10 +36,6 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-fn payloads(subscriber: &Subscriber) -> Vec<String> {
-    subscriber.heard().into_iter().map(|message| String::from_utf8(message.payload).unwrap()).collect()
-}
-
 fn wait_heard(subscriber: &Subscriber, count: usize) {
     eventually("it is published", PATIENCE, || match subscriber.count() {
         heard if heard >= count => Ok(()),
@@ -85,7 +81,7 @@ fn killed_again_and_again_each_entry_is_published_exactly_once() {
         assert!(stderr.contains("resuming after"), "{version}: {stderr}");
         assert!(stdout.contains(&format!("{ENTRIES} entries published")), "{version}: {stdout}");
         wait_heard(&subscriber, ENTRIES);
-        assert!(payloads(&subscriber) == numbers(0..ENTRIES), "{version}: each once, in order");
+        assert!(subscriber.payloads() == numbers(0..ENTRIES), "{version}: each once, in order");
         assert_eq!(checkpoints(&server), [""; 0], "{version}: what is done is not kept");
     }
 }
@@ -120,13 +116,13 @@ fn across_servers_each_entry_is_published_at_least_once() {
     let (stdout, stderr) = printed(&output);
     assert_eq!(output.status.code(), OK, "{stdout}{stderr}");
     assert!(stderr.contains("on two servers"), "{stderr}");
-    eventually("the last entry is published", PATIENCE, || match payloads(&subscriber).last() {
+    eventually("the last entry is published", PATIENCE, || match subscriber.payloads().last() {
         Some(last) if *last == (ENTRIES - 1).to_string() => Ok(()),
         last => Err(format!("{last:?}")),
     });
     let mut seen = HashSet::new();
     let first_times: Vec<_> =
-        payloads(&subscriber).into_iter().filter(|payload| seen.insert(payload.clone())).collect();
+        subscriber.payloads().into_iter().filter(|payload| seen.insert(payload.clone())).collect();
     assert!(first_times == numbers(0..ENTRIES), "each entry, in order");
 }
 
@@ -147,7 +143,7 @@ fn two_runs_of_one_job_publish_each_entry_once() {
     let said = files.map(|file| std::fs::read_to_string(file).unwrap());
     assert!(said.iter().any(|said| said.contains("resuming after")), "both ran at once: {said:?}");
     wait_heard(&subscriber, ENTRIES);
-    assert!(payloads(&subscriber) == numbers(0..ENTRIES), "each once, in order");
+    assert!(subscriber.payloads() == numbers(0..ENTRIES), "each once, in order");
 }
 
 #[test]
@@ -187,7 +183,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
 
     assert_eq!(operator.run_command(&command).status.code(), OK);
     wait_heard(&subscriber, ENTRIES);
-    assert!(payloads(&subscriber) == numbers(0..ENTRIES), "each once, in order");
+    assert!(subscriber.payloads() == numbers(0..ENTRIES), "each once, in order");
 }
 
 #[test]
@@ -256,7 +252,7 @@ fn the_range_is_given_by_ids_by_times_and_by_distances() {
         let output = operator.run_command(&command);
         assert_eq!(output.status.code(), OK, "{arguments:?}: {:?}", printed(&output));
         wait_heard(&subscriber, heard + expected.len());
-        assert_eq!(payloads(&subscriber)[heard..], *expected, "{arguments:?}");
+        assert_eq!(subscriber.payloads()[heard..], *expected, "{arguments:?}");
         heard += expected.len();
     };
     replay(&["--from", "1002-0", "--to", "1003-0"], &["2", "3"]);
@@ -336,7 +332,7 @@ fn an_entry_that_makes_no_message_is_skipped_and_named() {
     );
     assert!(stderr.contains("skipped 3-0: the entry has no field 'payload'"), "{stderr}");
     wait_heard(&subscriber, 1);
-    assert_eq!(payloads(&subscriber), ["good"]);
+    assert_eq!(subscriber.payloads(), ["good"]);
     assert_eq!(checkpoints(&server), [""; 0]);
     // A template that fits nothing is a mistake.
     let nothing = operator.run_command(&[&command[..], &["--message", "<field:no>"]].concat());
@@ -363,7 +359,7 @@ fn shard_channels_and_the_envelope_of_a_broadcast() {
         assert_eq!(output.status.code(), OK, "{version}: {:?}", printed(&output));
         wait_heard(&subscriber, 2);
         let first = r#"{"stream":"orders","id":"1000-0","fields":{"channel":"orders","payload":"0"}}"#;
-        assert_eq!(payloads(&subscriber)[0], first, "{version}");
+        assert_eq!(subscriber.payloads()[0], first, "{version}");
         assert_eq!(pattern.count(), 0, "{version}");
     }
 }

@@ -38,8 +38,7 @@ impl Pair {
         let subscriber = Subscriber::start(&shop, &["stock"]);
         let setup = Setup::new().endpoint("events", &events).endpoint("shop", &shop).routes(ROUTE);
         let first = setup.expects(&[alert::DESTINATION]).start_ready();
-        let mut second = first.twin();
-        second.start_again();
+        let second = first.start_twin();
         Self { first, second, events, subscriber, _shop: shop }
     }
 

@@ -9,10 +9,9 @@ use tidegate::status::RouteState;
 use super::routes;
 use crate::support::{
     Captured, Daemon, Load, Options, Oracle, Payloads, Published, Server, Setup, Subscriber, Version, alert,
-    assert_accounted, assert_exact, captured, entries, eventually, gaps, wait_for_last,
+    assert_accounted, assert_exact, captured, entries, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Windows and changes of mind: a handful is what a take-over needs.
 const FEW: usize = 20;
@@ -74,8 +73,7 @@ impl Pair {
             .routes(&older(mode))
             .expects(&[changes, alert::SOURCE, alert::DESTINATION, alert::GAP])
             .start_ready();
-        let mut newer = older.twin();
-        newer.start_again();
+        let mut newer = older.start_twin();
         newer.wait_state("orders", RouteState::Standby);
         let oracle = Oracle::new(&source);
         older.watch(&oracle);
@@ -85,8 +83,7 @@ impl Pair {
 
     #[track_caller]
     fn finish(&self) {
-        self.oracle.publish_one(b"orders", LAST);
-        wait_for_last(&self.destination, "orders", LAST, PATIENCE);
+        self.oracle.publish_last("orders", &self.destination, "orders", PATIENCE);
     }
 
     /// Both have said of themselves what they had to say.
@@ -104,14 +101,10 @@ impl Pair {
 
 /// Connections that were made to read the source.
 fn openings(source: &Server, subscriber: &Subscriber) -> usize {
-    let stats: String = source.ask(&["INFO", "stats"]);
-    let number = |name: &str| -> usize {
-        let value = stats.lines().find_map(|line| line.strip_prefix(name));
-        value.expect("the server counts it").trim().parse().expect("a number")
-    };
-    let anchors =
-        subscriber.heard().iter().filter(|said| said.payload.starts_with(b"tidegate1 anchor")).count();
-    anchors + number("sync_full:") + number("sync_partial_ok:")
+    let anchors = subscriber.heard();
+    let anchors = anchors.iter().filter(|said| said.payload.starts_with(b"tidegate1 anchor")).count();
+    let syncs = source.info("stats", "sync_full") + source.info("stats", "sync_partial_ok");
+    anchors + usize::try_from(syncs).expect("a few")
 }
 
 /// A configuration is loaded while the destination has no memory left, so that nothing can be announced. Then the
@@ -254,8 +247,7 @@ fn an_older_configuration_that_keeps_entries_for_a_shorter_time_deletes_nothing(
     older.wait_state("orders", RouteState::Outdated);
     load.stop();
     oracle.publish(&Load::new(2, MESSAGES, &["orders"]));
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     for round in 0..2 {
         oracle.publish(&Load::new(2, 200, &["mark"]).first_publisher(10 * round));
         eventually("it captures", PATIENCE, || match destination.stream_length("mark") {

@@ -8,10 +8,8 @@ use tidegate::status::RouteState;
 use super::routes;
 use crate::support::{
     Daemon, Load, Loading, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps,
-    wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source, a destination and two instances between them, of which the first writes.
@@ -34,8 +32,7 @@ impl Pair {
 
     fn of(source: Server, destination: Server, setup: Setup) -> Self {
         let first = setup.start_ready();
-        let mut second = first.twin();
-        second.start_again();
+        let second = first.start_twin();
         second.wait_state("orders", RouteState::Standby);
         first.wait_state("orders", RouteState::Live);
         let oracle = Oracle::new(&source);
@@ -56,18 +53,16 @@ impl Pair {
     #[track_caller]
     fn ends_exact(&self, load: Loading) {
         load.stop();
-        self.oracle.publish_one(b"orders", LAST);
-        wait_for_last(&self.destination, "orders", LAST, PATIENCE);
+        self.oracle.publish_last("orders", &self.destination, "orders", PATIENCE);
         assert_eq!(gaps(&self.destination, "orders"), []);
         assert_exact(&self.oracle.sequence(), &captured(&self.destination, "orders"));
     }
 
     /// Ends one of the connections by which instances listen: which instance's is not known.
     fn cut_a_listener(&self) {
-        let clients: String = self.source.ask(&["CLIENT", "LIST"]);
-        let listener = clients.lines().find(|line| line.contains(":orders:subscribe")).expect("one listens");
-        let id = listener.split_whitespace().find_map(|word| word.strip_prefix("id=")).expect("an id");
-        let killed: usize = self.source.ask(&["CLIENT", "KILL", "ID", id]);
+        let listeners = self.source.clients(":orders:subscribe");
+        let killed: usize =
+            self.source.ask(&["CLIENT", "KILL", "ID", listeners.first().expect("one listens")]);
         assert_eq!(killed, 1);
     }
 }
@@ -153,8 +148,7 @@ fn they_start_at_the_same_time_on_an_empty_destination() {
         second.wait_ready();
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(3, 5_000, &["orders"]));
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_eq!(gaps(&destination, "orders"), []);
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     }
@@ -218,8 +212,7 @@ fn a_configuration_that_took_over_and_never_wrote_holds_nobody_up() {
         pair.second.wait_leader("orders");
         pair.second.kill();
         pair.oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3));
-        pair.oracle.publish_one(b"orders", LAST);
-        wait_for_last(&pair.destination, "orders", LAST, PATIENCE);
+        pair.oracle.publish_last("orders", &pair.destination, "orders", PATIENCE);
         assert_eq!(gaps(&pair.destination, "orders"), [], "{mode}");
         assert_exact(&pair.oracle.sequence(), &captured(&pair.destination, "orders"));
     }
@@ -237,8 +230,7 @@ fn a_configuration_that_took_over_and_was_taken_back_holds_nobody_up() {
     pair.second.set_routes(&routes("subscribe", "refunds"));
     pair.second.start_again();
     pair.oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(3));
-    pair.oracle.publish_one(b"orders", LAST);
-    wait_for_last(&pair.destination, "orders", LAST, PATIENCE);
+    pair.oracle.publish_last("orders", &pair.destination, "orders", PATIENCE);
     assert_eq!(gaps(&pair.destination, "orders"), []);
     assert_exact(&pair.oracle.sequence(), &captured(&pair.destination, "orders"));
 }

@@ -91,8 +91,7 @@ fn the_replica_that_is_tapped_is_promoted() {
         deployment.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
         let oracle = Oracle::new(&deployment.replica);
         oracle.publish(&Load::new(3, 5_000, &["orders"]).first_publisher(3));
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &deployment.destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
         assert_eq!(deployment.failovers(), 1, "{version}");
         assert_eq!(gaps(&deployment.destination, "orders").len(), 1, "{version}: the failover, and no gap");
@@ -122,8 +121,7 @@ fn a_replica_is_reached_where_the_map_says() {
     assert_eq!((tapped.role.as_str(), tapped.address), ("replica", reached));
     let oracle = Oracle::new(&master);
     oracle.publish(&Load::new(2, 1_000, &["orders"]));
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
 
@@ -141,8 +139,7 @@ fn the_master_that_is_tapped_dies() {
         deployment.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
         let oracle = Oracle::new(&deployment.replica);
         oracle.publish(&Load::new(3, 5_000, &["orders"]).first_publisher(3));
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &deployment.destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
     }
 }
@@ -168,8 +165,7 @@ fn a_replica_that_lags_is_promoted() {
     let kept = oracle.sequence();
     assert!(kept.len() < before.len(), "the replica does not have everything");
     oracle.publish(&messages(2, 5000));
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &deployment.destination, "orders", PATIENCE);
     let all = [before, oracle.sequence()[kept.len()..].to_vec()].concat();
     let captured: Vec<Captured> = captured(&deployment.destination, "orders");
     assert_exact(&all, &captured);
@@ -195,8 +191,7 @@ fn a_replica_that_has_lost_its_master_is_left() {
         }
     });
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &deployment.destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
     assert_eq!(gaps(&deployment.destination, "orders"), []);
     assert_eq!(deployment.daemon.stop().code(), Some(0));
@@ -213,10 +208,8 @@ fn sentinel_sees_no_trace() {
     let setup = Setup::new().deployment("shop", &[&master, &replica]).endpoint("events", &destination);
     let _daemon = setup.routes(ROUTES).start_ready();
     let oracle = Oracle::new(&master);
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
-    let info: String = replica.ask(&["INFO", "replication"]);
-    assert!(info.contains("connected_slaves:1"), "the replica has a reader: {info}");
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
+    assert_eq!(replica.info("replication", "connected_slaves"), 1, "the replica has a reader");
     let tapped = Instant::now();
     let heard = || sentinel.ask::<Vec<HashMap<String, String>>>(&["SENTINEL", "REPLICAS", "shop"]);
     // Sentinel asks each server every ten seconds.
@@ -252,8 +245,7 @@ fn the_destination_goes_back_to_before_a_failover() {
     deployment.daemon.kill();
     oracle.publish(&Load::new(3, 1_000, &["orders"]).first_publisher(6));
     deployment.daemon.start_again();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&deployment.destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &deployment.destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
     let causes: Vec<_> = gaps(&deployment.destination, "orders").into_iter().map(|gap| gap.cause).collect();
     assert_eq!(causes, ["failover"]);
@@ -278,8 +270,7 @@ fn two_instances_follow_one_failover_after_another() {
     let mut random = fastrand::Rng::with_seed(seed);
     for prefer in ["replica", "master"] {
         let mut deployment = Deployment::start(Version::Redis70, prefer, FAILOVER);
-        let mut second = deployment.daemon.twin();
-        second.start_again();
+        let mut second = deployment.daemon.start_twin();
         second.wait_ready();
         let mut handovers = [Handover::Asked, Handover::Killed, Handover::Frozen, Handover::Asked];
         random.shuffle(&mut handovers);

@@ -28,10 +28,7 @@ impl<'a> Opening<'a> {
 
     /// Starts the second instance, and returns while it opens its link behind all that is stored.
     fn open_slowly(&mut self) {
-        let links = || {
-            let clients: String = self.master.ask(&["CLIENT", "LIST"]);
-            clients.lines().filter(|line| line.contains(":orders:replicate")).count()
-        };
+        let links = || self.master.clients(":orders:replicate").len();
         let before = links();
         self.proxy.hold();
         self.second.start_again();
@@ -65,8 +62,7 @@ impl<'a> Opening<'a> {
     fn ends_exact(&self, oracle: &Oracle) {
         self.second.wait_ready();
         oracle.publish(&Load::new(2, 1000, &["orders"]).first_publisher(10));
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(self.destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", self.destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(self.destination, "orders"));
     }
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use crate::support::{
     Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
-    wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The one connection of the daemon with this name, as CLIENT LIST shows it.
@@ -80,8 +78,7 @@ fn a_password_changes_under_load() {
             count => Err(count.to_string()),
         });
         load.stop();
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
         let after = (id(&source, "orders:subscribe"), id(&destination, "orders:append"));

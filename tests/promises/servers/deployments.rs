@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use tidegate::status::RouteState;
 
-use crate::support::{
-    Daemon, Load, Options, Oracle, Server, Setup, Version, alert, captured, eventually, wait_for_last,
-};
+use crate::support::{Daemon, Load, Options, Oracle, Server, Setup, Version, alert, captured, eventually};
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 const ALERTS: &[&[&str]] = &[alert::SOURCE, alert::GAP, alert::DESTINATION, alert::SEVERAL_MASTERS];
 
@@ -129,8 +126,7 @@ impl Returned {
         let oracle = Oracle::new(&self.new);
         let before = captured(&self.destination, "orders").len();
         oracle.publish(&Load::new(2, 100, &["orders"]));
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&self.destination, "orders", LAST, PATIENCE);
+        oracle.publish_last("orders", &self.destination, "orders", PATIENCE);
         assert_eq!(captured(&self.destination, "orders").len() - before, 101);
         assert!(!self.listens_to_the_old_one());
     }

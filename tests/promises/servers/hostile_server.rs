@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use crate::support::{
     Load, Oracle, Server, Setup, Version, alert, assert_eventually, assert_exact, captured, eventually, gaps,
-    wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A daemon of a debug build with two routes takes some 30 MiB.
 const RESIDENT_KIB: u64 = 96 * 1024;
@@ -147,8 +145,7 @@ fn as_a_source() {
     });
     assert_eq!(*hostile.stayed.lock().unwrap(), [] as [&str; 0], "the daemon stayed");
 
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "fine", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "fine", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "fine"));
     assert_eq!(gaps(&destination, "fine"), []);
     daemon.wait_settled("fine", oracle.sequence().len());

@@ -7,10 +7,8 @@ use tidegate::status::RouteState;
 
 use crate::support::{
     Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact, captured, gaps,
-    wait_for_last,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -60,8 +58,7 @@ fn an_endpoint_that_is_dead_from_the_start() {
 
     let oracle = Oracle::new(&source);
     oracle.publish(&Load::new(2, 5_000, &["alive"]));
-    oracle.publish_one(b"alive", LAST);
-    wait_for_last(&destination, "alive", LAST, PATIENCE);
+    oracle.publish_last("alive", &destination, "alive", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&destination, "alive"));
     assert_eq!(daemon.stop().code(), Some(0), "it stops in time although one side is dead");
 }
@@ -98,8 +95,7 @@ fn a_password_that_changes() {
         count => Err(format!("{count} gaps")),
     });
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     daemon.wait_ready();
     daemon.wait_state("orders", RouteState::Live);
     assert_accounted(

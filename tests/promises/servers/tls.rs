@@ -17,10 +17,9 @@ use tidegate::status::RouteState;
 
 use crate::support::{
     Authority, Daemon, Load, Options, Oracle, Pair, Payloads, Server, Setup, Version, alert, assert_exact,
-    captured, eventually, gaps, put, wait_for_last,
+    captured, eventually, gaps, put,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 const HERE: &str = "IP:127.0.0.1";
 
@@ -84,8 +83,7 @@ impl Mutual {
 
 #[track_caller]
 fn assert_captured(oracle: &Oracle, destination: &Server) {
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(destination, "orders"));
     assert_eq!(gaps(destination, "orders"), []);
 }
@@ -163,11 +161,8 @@ fn what_counts_as_sent_has_left_the_buffer_of_tls() {
     assert!(connection.unsent_bytes() > 0);
     server.thaw();
     eventually("the server has all that counts as sent", PATIENCE, || {
-        let statistics: String = server.ask(&["INFO", "commandstats"]);
-        let calls = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_echo:calls="));
-        let calls: usize =
-            calls.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap());
-        if calls == sent { Ok(()) } else { Err(format!("{calls} of {sent}")) }
+        let calls = server.calls("echo");
+        if calls == sent as u64 { Ok(()) } else { Err(format!("{calls} of {sent}")) }
     });
     // And the rest goes by waiting for replies alone.
     let replies = async {
@@ -224,8 +219,7 @@ fn the_replication_stream_is_read_over_tls() {
     // A link that ends is followed by one that goes on at the same place.
     replica.ask::<usize>(&["CLIENT", "KILL", "TYPE", "replica"]);
     load.join();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
     assert_exact(&oracle.sequence_of(|channel| channel == b"orders"), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
 }

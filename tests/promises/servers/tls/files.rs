@@ -149,8 +149,7 @@ fn certificates_and_authorities_change_without_a_restart() {
     fs::write(&trusted, new).unwrap();
     reconnect();
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&mutual.destination, "orders", LAST, PATIENCE);
+    oracle.publish_last("orders", &mutual.destination, "orders", PATIENCE);
     let causes: Vec<_> = gaps(&mutual.destination, "orders").into_iter().map(|gap| gap.cause).collect();
     assert_eq!(causes, ["source_disconnected"; 6], "those that the test made");
     for line in daemon.log() {
