@@ -14,11 +14,11 @@ use super::server::Server;
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
-    shared: Arc<Shared>,
+    state: Arc<ProxyState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ProxyState {
     target: PathBuf,
     breaks: AtomicBool,
     ended: AtomicBool,
@@ -33,7 +33,7 @@ impl Proxy {
     pub(crate) fn start(server: &Server, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it listens").port();
-        let shared = Arc::new(Shared {
+        let state = Arc::new(ProxyState {
             target: server.socket(),
             breaks: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -42,7 +42,7 @@ impl Proxy {
             released: Condvar::new(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
         });
-        let serving = shared.clone();
+        let serving = state.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 if serving.ended.load(Ordering::Relaxed) {
@@ -53,7 +53,7 @@ impl Proxy {
                 }
             }
         });
-        Self { port, shared }
+        Self { port, state }
     }
 
     /// Where it listens.
@@ -63,36 +63,36 @@ impl Proxy {
 
     /// Whether connections that are made from now on end early.
     pub(crate) fn breaks(&self, breaks: bool) {
-        self.shared.breaks.store(breaks, Ordering::Relaxed);
+        self.state.breaks.store(breaks, Ordering::Relaxed);
     }
 
     /// Holds back whatever the server says, until it is released.
     pub(crate) fn hold(&self) {
-        *self.shared.held.lock().expect("nobody panics with it") = true;
+        *self.state.held.lock().expect("nobody panics with it") = true;
     }
 
     /// Passes on what was held back, and all that follows.
     pub(crate) fn release(&self) {
-        *self.shared.held.lock().expect("nobody panics with it") = false;
-        self.shared.released.notify_all();
+        *self.state.held.lock().expect("nobody panics with it") = false;
+        self.state.released.notify_all();
     }
 
     /// How many connections it has ended.
     pub(crate) fn cuts(&self) -> usize {
-        self.shared.cuts.load(Ordering::Relaxed)
+        self.state.cuts.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::Relaxed);
+        self.state.ended.store(true, Ordering::Relaxed);
         self.release();
         // Wakes the thread that accepts.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
 
-impl Shared {
+impl ProxyState {
     fn forward(self: Arc<Self>, client: TcpStream, server: UnixStream) {
         let (mut from_client, mut to_server) =
             (client.try_clone().expect("a handle"), server.try_clone().expect("a handle"));

@@ -6,11 +6,10 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Level, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_accounted, assert_exact,
-    captured, eventually, gaps, wait_for_last,
+    Daemon, Level, Load, Oracle, Payloads, Seen, Server, Setup, Version, alert, assert_accounted,
+    assert_exact, captured, eventually, gaps,
 };
 
-const LAST: &[u8] = b"the last message";
 const PATIENCE: Duration = Duration::from_secs(60);
 const CONTROL: &str = "tidegate:control";
 /// Far beyond what the source's clock bears out, and near enough for a thousand steps to the end: 50 years, in
@@ -24,12 +23,67 @@ const LINES: usize = 40;
 /// Causes that a window may end for.
 const ENDED: &[&str] = &["source_disconnected", "source_broken", "epoch_lost"];
 
-fn setup(source: &Server, destination: &Server) -> Setup {
-    Setup::orders(source, destination).expects(&[alert::GAP, alert::SOURCE, &["marker_rejected"]])
-}
+/// What a forged marker may lead to.
+const REJECTED: &[&[&str]] = &[alert::GAP, alert::SOURCE, &["marker_rejected"]];
 
 fn anchor(epoch: u64, id: u64) -> String {
     format!("tidegate1 anchor {epoch:015} {id:016x}")
+}
+
+/// A source on whose control channel somebody speaks, and a daemon that hears it.
+struct Forged {
+    // Dropped before the servers, whose end it would tell of.
+    daemon: Daemon,
+    source: Server,
+    destination: Server,
+    oracle: Oracle,
+}
+
+impl Forged {
+    fn start(alerts: &[&[&str]]) -> Self {
+        let source = Server::start(Version::Redis70);
+        let destination = Server::start(Version::Redis70);
+        let mut daemon = Setup::orders(&source, &destination).expects(alerts).start_ready();
+        let oracle = Oracle::new(&source);
+        daemon.watch(&oracle);
+        Self { daemon, source, destination, oracle }
+    }
+
+    /// Publishes 500 messages; those of each round differ from all others.
+    fn publish(&self, round: usize) {
+        let load = Load::new(2, 500, &["orders"]).payloads(Payloads::Unique);
+        self.oracle.publish(&load.first_publisher(2 * round));
+    }
+
+    #[track_caller]
+    fn publish_last(&self) {
+        self.oracle.publish_last("orders", &self.destination, "orders", PATIENCE);
+    }
+
+    /// Ends the connections that listen.
+    fn cut_listeners(&self) {
+        self.source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    }
+
+    /// What is missing lies inside recorded gaps: how many messages.
+    #[track_caller]
+    fn assert_accounted(&self, causes: &[&str], others: &[Seen]) -> usize {
+        let gaps = gaps(&self.destination, "orders");
+        let captured = captured(&self.destination, "orders");
+        let seen = [&[self.daemon.seen("orders")], others].concat();
+        assert_accounted(&self.oracle.sequence(), &captured, &gaps, &seen, causes)
+    }
+
+    /// Every message is there.
+    #[track_caller]
+    fn assert_whole(&self) {
+        assert_eq!(gaps(&self.destination, "orders"), []);
+        assert_exact(&self.oracle.sequence(), &captured(&self.destination, "orders"));
+    }
+
+    fn alerts(&self) -> usize {
+        self.daemon.log().iter().filter(|line| line.level > Level::Quiet).count()
+    }
 }
 
 /// Publishes on the control channel, one after the other.
@@ -45,6 +99,13 @@ fn say(source: &Server, texts: impl IntoIterator<Item = String>) {
 fn last_epoch(source: &Server) -> u64 {
     let last: String = source.ask(&["GET", "tidegate:epoch"]);
     last.parse().expect("a number")
+}
+
+/// The epochs have not followed the forged ones.
+#[track_caller]
+fn assert_no_leap(source: &Server, before: u64) {
+    let after = last_epoch(source);
+    assert!(after - before < LEAP_MS, "the numbers have gone from {before} to {after}");
 }
 
 /// Anchors that lead to the end of the numbers.
@@ -78,90 +139,66 @@ fn wait_listening(source: &Server, daemons: &[&Daemon]) {
 /// The source's own numbers went back, as far as the window can tell: what follows is in no doubt only in a new one.
 #[test]
 fn an_anchor_that_is_not_above_the_one_before() {
-    let source = Server::start(Version::Redis70);
-    let destination = Server::start(Version::Redis70);
-    let mut daemon = setup(&source, &destination).start_ready();
-    let oracle = Oracle::new(&source);
-    daemon.watch(&oracle);
-    let load =
-        |number: usize| Load::new(2, 500, &["orders"]).payloads(Payloads::Unique).first_publisher(2 * number);
-    oracle.publish(&load(0));
+    let forged = Forged::start(REJECTED);
+    let Forged { daemon, source, .. } = &forged;
+    forged.publish(0);
     daemon.wait_settled("orders", 500);
-    let last: String = source.ask(&["GET", "tidegate:epoch"]);
-    let last: u64 = last.parse().expect("a number");
-    let opened = |daemon: &Daemon| {
-        daemon.log().iter().filter(|line| line.event.as_deref() == Some("session_opened")).count()
-    };
-    for (round, epoch) in [last, last - 1, 0].into_iter().enumerate() {
-        let before = opened(&daemon);
-        say(&source, [anchor(epoch, 0xfeed)]);
-        eventually("the window ends, and another one opens", PATIENCE, || match opened(&daemon) {
-            now if now > before => Ok(()),
-            now => Err(format!("{now} windows")),
+    let last = last_epoch(source);
+    for (round, epoch) in (1..).zip([last, last - 1, 0]) {
+        let before = daemon.logged("session_opened");
+        say(source, [anchor(epoch, 0xfeed)]);
+        eventually("the window ends, and another one opens", PATIENCE, || {
+            match daemon.logged("session_opened") {
+                now if now > before => Ok(()),
+                now => Err(format!("{now} windows")),
+            }
         });
-        wait_listening(&source, &[&daemon]);
-        oracle.publish(&load(1 + round));
+        wait_listening(source, &[daemon]);
+        forged.publish(round);
     }
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
-    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
-    let missing = assert_accounted(&oracle.sequence(), &captured, &gaps, &[daemon.seen("orders")], ENDED);
-    assert_eq!(missing, 0, "it listened whenever something was published: {gaps:#?}");
-    let alerts = daemon.log().into_iter().filter(|line| line.level > Level::Quiet).count();
+    forged.publish_last();
+    assert_eq!(forged.assert_accounted(ENDED, &[]), 0, "it listened whenever something was published");
+    let alerts = forged.alerts();
     assert!((1..=LINES).contains(&alerts), "{alerts} alerts");
 }
 
 /// Neither the source's clock nor its last epoch bears such anchors out.
 #[test]
 fn anchors_that_lead_to_the_end_of_the_numbers() {
-    let source = Server::start(Version::Redis70);
-    let destination = Server::start(Version::Redis70);
-    let mut daemon = setup(&source, &destination).start_ready();
-    let oracle = Oracle::new(&source);
-    daemon.watch(&oracle);
-    let load =
-        |number: usize| Load::new(2, 500, &["orders"]).payloads(Payloads::Unique).first_publisher(2 * number);
-    oracle.publish(&load(0));
-    let before = last_epoch(&source);
-    say(&source, to_the_end(&source));
-    oracle.publish(&load(1));
-    daemon.wait_alert(&["marker_rejected"]);
+    let mut forged = Forged::start(REJECTED);
+    forged.publish(0);
+    let before = last_epoch(&forged.source);
+    say(&forged.source, to_the_end(&forged.source));
+    forged.publish(1);
+    forged.daemon.wait_alert(&["marker_rejected"]);
     for round in 2..4 {
-        wait_listening(&source, &[&daemon]);
-        oracle.publish(&load(round));
-        source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        wait_listening(&forged.source, &[&forged.daemon]);
+        forged.publish(round);
+        forged.cut_listeners();
     }
-    daemon.restart();
-    wait_listening(&source, &[&daemon]);
-    oracle.publish(&load(4));
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
-    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
-    let causes = [ENDED, &["restart"]].concat();
-    assert_accounted(&oracle.sequence(), &captured, &gaps, &[daemon.seen("orders")], &causes);
-    let after = last_epoch(&source);
-    assert!(after - before < LEAP_MS, "the numbers have gone from {before} to {after}");
-    let alerts = daemon.log().into_iter().filter(|line| line.level > Level::Quiet).count();
+    forged.daemon.restart();
+    wait_listening(&forged.source, &[&forged.daemon]);
+    forged.publish(4);
+    forged.publish_last();
+    forged.assert_accounted(&[ENDED, &["restart"]].concat(), &[]);
+    assert_no_leap(&forged.source, before);
+    let alerts = forged.alerts();
     assert!(alerts <= LINES, "{alerts} alerts");
 }
 
 #[test]
 fn anchors_that_lead_to_the_end_of_the_numbers_beside_a_pair() {
-    let source = Server::start(Version::Redis70);
-    let destination = Server::start(Version::Redis70);
-    let mut first = setup(&source, &destination).start_ready();
-    let mut second = first.twin();
-    second.start_again();
+    let forged = Forged::start(REJECTED);
+    let Forged { daemon: first, source, destination, oracle } = &forged;
+    let mut second = first.start_twin();
+    second.watch(oracle);
     second.wait_state("orders", RouteState::Standby);
-    let oracle = Oracle::new(&source);
-    first.watch(&oracle);
-    second.watch(&oracle);
     let load =
         oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique).rate(5_000));
     destination.wait_longer("orders", 500);
-    let before = last_epoch(&source);
-    say(&source, to_the_end(&source));
-    wait_listening(&source, &[&first, &second]);
+    let before = last_epoch(source);
+    say(source, to_the_end(source));
+    wait_listening(source, &[first, &second]);
     eventually("one of them writes, and the other one could", PATIENCE, || {
         let states = [first.route("orders")?.state, second.route("orders")?.state];
         let well = [RouteState::Live, RouteState::Standby].iter().all(|state| states.contains(state));
@@ -169,97 +206,78 @@ fn anchors_that_lead_to_the_end_of_the_numbers_beside_a_pair() {
     });
     destination.wait_longer("orders", 500);
     load.stop();
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
-    let (gaps, captured) = (gaps(&destination, "orders"), captured(&destination, "orders"));
-    let seen = [first.seen("orders"), second.seen("orders")];
-    assert_accounted(&oracle.sequence(), &captured, &gaps, &seen, ENDED);
-    let after = last_epoch(&source);
-    assert!(after - before < LEAP_MS, "the numbers have gone from {before} to {after}");
+    forged.publish_last();
+    forged.assert_accounted(ENDED, &[second.seen("orders")]);
+    assert_no_leap(source, before);
 }
 
 /// Somebody writes the epoch key. The route says which keys to delete, and goes on with a gap once they are.
 #[test]
 fn no_number_is_left() {
-    let source = Server::start(Version::Redis70);
-    let destination = Server::start(Version::Redis70);
-    let mut daemon = setup(&source, &destination).expects(&[&["epochs_ahead", "blocked"]]).start_ready();
-    let oracle = Oracle::new(&source);
-    daemon.watch(&oracle);
-    let load =
-        |number: usize| Load::new(2, 500, &["orders"]).payloads(Payloads::Unique).first_publisher(2 * number);
-    oracle.publish(&load(0));
+    let forged = Forged::start(&[alert::GAP, alert::SOURCE, &["marker_rejected", "epochs_ahead", "blocked"]]);
+    let Forged { daemon, source, destination, oracle } = &forged;
+    forged.publish(0);
     daemon.wait_settled("orders", 500);
     source.ask::<()>(&["SET", "tidegate:epoch", &(MOST - 1).to_string()]);
-    source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    forged.cut_listeners();
     daemon.wait_alert(&["epochs_ahead"]);
-    wait_listening(&source, &[&daemon]);
-    oracle.publish(&load(1));
+    wait_listening(source, &[daemon]);
+    forged.publish(1);
     daemon.wait_settled("orders", 1_000);
-    source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    forged.cut_listeners();
     let said = daemon.wait_alert(&["blocked"]);
     for key in ["tidegate:epoch", "tidegate:orders:state"] {
         assert!(said.text.contains(key), "{said:?}");
     }
     daemon.wait_state("orders", RouteState::Blocked);
     assert_eq!(daemon.get("/readyz").expect("it answers").0, 503);
-    let before = oracle.sequence();
-    let found = (captured(&destination, "orders"), gaps(&destination, "orders"));
-    assert_eq!(assert_accounted(&before, &found.0, &found.1, &[daemon.seen("orders")], ENDED), 0);
+    let before = oracle.sequence().len();
+    assert_eq!(forged.assert_accounted(ENDED, &[]), 0);
     // Positions begin anew as well, so what is stored from here on is looked at by itself.
     source.ask::<()>(&["DEL", "tidegate:epoch"]);
     destination.ask::<()>(&["DEL", "tidegate:orders:state", "orders", "tidegate:orders:gaps"]);
-    wait_listening(&source, &[&daemon]);
-    oracle.publish(&load(2));
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
-    assert_exact(&oracle.sequence()[before.len()..], &captured(&destination, "orders"));
-    let gaps = gaps(&destination, "orders");
+    wait_listening(source, &[daemon]);
+    forged.publish(2);
+    forged.publish_last();
+    assert_exact(&oracle.sequence()[before..], &captured(destination, "orders"));
+    let gaps = gaps(destination, "orders");
     assert!(gaps.iter().any(|gap| gap.cause == "state_lost"), "{gaps:#?}");
 }
 
 #[test]
 fn heartbeats_of_absurd_numbers() {
-    let source = Server::start(Version::Redis70);
-    let destination = Server::start(Version::Redis70);
-    let daemon = setup(&source, &destination).start_ready();
+    let forged = Forged::start(REJECTED);
+    let Forged { daemon, source, .. } = &forged;
     let instance = daemon.log().into_iter().find_map(|line| {
         let json: serde_json::Value = serde_json::from_str(&line.text).ok()?;
         Some(json["instance"].as_str()?.to_owned())
     });
     let instance = instance.expect("it says which instance it is");
-    let oracle = Oracle::new(&source);
-    oracle.publish(&Load::new(2, 500, &["orders"]));
+    forged.publish(0);
     let numbers = ["0", "1", "18446744073709551615", "18446744073709551614", "-1", "99999999999999999999"];
     for _ in 0..100 {
-        say(&source, numbers.map(|sent| format!("tidegate1 heartbeat {instance} {sent}")));
+        say(source, numbers.map(|sent| format!("tidegate1 heartbeat {instance} {sent}")));
     }
-    oracle.publish(&Load::new(2, 500, &["orders"]));
-    oracle.publish_one(b"orders", LAST);
-    wait_for_last(&destination, "orders", LAST, PATIENCE);
+    forged.publish(1);
+    forged.publish_last();
     daemon.wait_ready();
-    let mut answered = 0;
-    eventually("a heartbeat has come back", PATIENCE, || {
+    let answered = eventually("a heartbeat has come back", PATIENCE, || {
         let status = daemon.route("orders")?;
-        answered = status.source.last_answer_unix_ms.ok_or_else(|| format!("{status:?}"))?;
-        Ok(())
+        status.source.last_answer_unix_ms.ok_or_else(|| format!("{status:?}"))
     });
     let since = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_millis();
     assert!(u128::from(answered) <= since, "no answer comes from the future: {answered}");
-    assert_eq!(gaps(&destination, "orders"), []);
-    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    forged.assert_whole();
     assert!(daemon.log().len() <= LINES, "{} lines", daemon.log().len());
 }
 
 #[test]
 fn a_state_that_names_the_largest_revision() {
     for revision in ["9999999999", "18446744073709551615"] {
-        let source = Server::start(Version::Redis70);
-        let destination = Server::start(Version::Redis70);
         let unsure: &[&str] = &["blocked", "outdated", "current_again", "destination_unavailable"];
-        let daemon = setup(&source, &destination).expects(&[unsure]).start_ready();
-        let oracle = Oracle::new(&source);
-        oracle.publish(&Load::new(2, 500, &["orders"]));
+        let forged = Forged::start(&[alert::SOURCE, unsure]);
+        let Forged { daemon, destination, oracle, .. } = &forged;
+        forged.publish(0);
         daemon.wait_settled("orders", 500);
         let largest = format!("{revision}-ffffffffffffffff-ffffffffffffffff");
         destination.ask::<()>(&["HSET", "tidegate:orders:state", "revision", &largest]);
@@ -271,9 +289,7 @@ fn a_state_that_names_the_largest_revision() {
         // An operator takes it away.
         destination.ask::<()>(&["HDEL", "tidegate:orders:state", "revision"]);
         destination.ask::<()>(&["CLIENT", "KILL", "USER", "tidegate-events"]);
-        oracle.publish_one(b"orders", LAST);
-        wait_for_last(&destination, "orders", LAST, PATIENCE);
-        assert_eq!(gaps(&destination, "orders"), [], "{revision}");
-        assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+        forged.publish_last();
+        forged.assert_whole();
     }
 }
