@@ -40,7 +40,8 @@ pub use secrets::password::readable_by_others;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
     Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, Prefer, Rate, Reauthenticate,
-    Replication, Scalar, Secret, SecretSource, Start, Subject, Test, Tls, UntilAcknowledged,
+    Replication, Scalar, Secret, SecretSource, Sentinels, Servers, Start, Subject, Test, Tls,
+    UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

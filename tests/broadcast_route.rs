@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::PubSub;
 use tidegate::broadcast::{self, Parts};
 use tidegate::config::{
-    self, Address, After, Broadcast, Config, Daemon, Endpoint, MessageFormat, SecretSource, Start,
+    self, Address, After, Broadcast, Config, Daemon, Endpoint, MessageFormat, SecretSource, Servers, Start,
 };
 use tidegate::logs::Outages;
 use tidegate::metrics::Metrics;
@@ -81,14 +81,13 @@ impl Running {
 fn endpoint(server: &Server, name: &str, user: &str) -> Endpoint {
     Endpoint {
         name: name.into(),
-        address: Address::Unix(server.socket()),
+        servers: Servers::One(Address::Unix(server.socket())),
         username: Some(user.into()),
         password: SecretSource::Inline(tidegate::config::Secret::new("any".into())),
         database: 0,
         key_prefix: "tidegate:".into(),
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
-        further: Vec::new(),
         durability: tidegate::config::Durability::default(),
         address_map: Vec::new(),
         reauthenticate: tidegate::config::Reauthenticate::default(),

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::entry_id::EntryId;
 use crate::config::{
     Acknowledged, Address, After, Broadcast, Durability, Endpoint, MessageFormat, Order, Secret,
-    SecretSource, Start,
+    SecretSource, Servers, Start,
 };
 use crate::text::template::Template;
 
@@ -76,14 +76,13 @@ struct World {
 fn endpoint(name: &str, path: &str) -> Endpoint {
     Endpoint {
         name: name.into(),
-        address: Address::Unix(path.into()),
+        servers: Servers::One(Address::Unix(path.into())),
         username: None,
         password: SecretSource::Inline(Secret::new("x".into())),
         database: 0,
         key_prefix: "tidegate:".into(),
         connect_timeout: Duration::from_secs(2),
         response_timeout: Duration::from_secs(2),
-        further: Vec::new(),
         durability: Durability::default(),
         address_map: Vec::new(),
         reauthenticate: crate::config::Reauthenticate::default(),

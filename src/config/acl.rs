@@ -48,6 +48,8 @@ pub enum AclRole {
     ReplayDestination,
     /// Publishes for `replay --sharded`.
     ReplayShards,
+    /// Asks a sentinel for the master.
+    Sentinel,
 }
 
 impl AclRole {
@@ -88,6 +90,7 @@ impl fmt::Display for AclRole {
             Self::ReplaySource => "operator, replay of the streams of",
             Self::ReplayDestination => "operator, replay onto",
             Self::ReplayShards => "operator, sharded replay onto",
+            Self::Sentinel => "every sentinel that watches",
         })
     }
 }
@@ -104,7 +107,8 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(AclRole, &[&str]); 14] = [
+const RIGHTS: [(AclRole, &[&str]); 15] = [
+    (AclRole::Sentinel, &["sentinel|master", "sentinel|get-master-addr-by-name", "role"]),
     (
         AclRole::CaptureSource,
         &["multi", "subscribe", "psubscribe", "eval", "exec", "time", "get", "set", "publish", "ping"],
@@ -292,6 +296,26 @@ pub fn users(config: &Config) -> Vec<User> {
             }
         });
     }
+    with_sentinels(users, config)
+}
+
+/// Adds the users of the sentinels that know the servers of these users. Where none is named, it is their user default,
+/// which needs no rule.
+fn with_sentinels(mut users: BTreeMap<(String, String), User>, config: &Config) -> Vec<User> {
+    let used: BTreeSet<String> = users.values().flat_map(|user| user.endpoints.iter().cloned()).collect();
+    for name in used {
+        let Some(sentinels) = config.redis.get(&name).and_then(|endpoint| endpoint.sentinels()) else {
+            continue;
+        };
+        let endpoint = &sentinels.endpoint;
+        if endpoint.username.is_none() {
+            continue;
+        }
+        let user = User::new(endpoint);
+        let user = users.entry((endpoint.servers.to_string(), user.name.clone())).or_insert(user);
+        user.endpoints.insert(endpoint.name.clone());
+        user.roles.entry(AclRole::Sentinel).or_default().insert(sentinels.master.clone());
+    }
     users.into_values().collect()
 }
 
@@ -346,7 +370,7 @@ pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
             allow(&mut users, config, name, role, channel, |user, _| user.channel(channel));
         }
     }
-    users.into_values().collect()
+    with_sentinels(users, config)
 }
 
 /// The endpoint whose user publishes for a broadcast: on one server the step that publishes is the
@@ -368,7 +392,7 @@ fn allow(
 ) {
     let Some(at) = config.redis.get(endpoint) else { return };
     let user = User::new(at);
-    let user = users.entry((at.address.to_string(), user.name.clone())).or_insert(user);
+    let user = users.entry((at.servers.to_string(), user.name.clone())).or_insert(user);
     user.endpoints.insert(endpoint.to_owned());
     if at.database != 0 {
         user.further.insert(SELECT);
@@ -424,16 +448,16 @@ impl User {
         self.key(&format!("{}*", escaped(&keys::of_replay(&at.key_prefix, route, ""))));
     }
 
-    /// Whether an operator's commands are all that it is for.
-    fn is_operator(&self) -> bool {
-        self.roles.keys().all(|role| role.is_operators())
+    /// Whether `tidegate check --connect` looks at the server as this user.
+    fn is_checked(&self) -> bool {
+        !self.roles.keys().all(|role| role.is_operators() || *role == AclRole::Sentinel)
     }
 
     /// The commands, without their `+`, in the order of `RIGHTS`.
     #[must_use]
     pub fn commands(&self) -> Vec<&'static str> {
         let of_roles = RIGHTS.iter().filter(|(role, _)| self.roles.contains_key(role));
-        let mut commands: Vec<&str> = if self.is_operator() { Vec::new() } else { CHECK.to_vec() };
+        let mut commands: Vec<&str> = if self.is_checked() { CHECK.to_vec() } else { Vec::new() };
         commands.extend(&self.further);
         for command in of_roles.flat_map(|(_, commands)| commands.iter()) {
             if !commands.contains(command) {
@@ -483,7 +507,7 @@ impl fmt::Display for User {
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
         writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
-        if self.is_operator() {
+        if !self.is_checked() {
             return Ok(());
         }
         writeln!(

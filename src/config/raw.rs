@@ -132,6 +132,29 @@ pub(crate) struct Endpoint {
     pub(crate) replicas: Option<u32>,
     /// With rediss://: certificates.
     pub(crate) tls: Option<Tls>,
+    /// The sentinels that know which server is the master; the url has no host then.
+    pub(crate) sentinel: Option<Sentinel>,
+}
+
+/// The sentinels of a deployment. Their user, password and certificates are their own.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Sentinel {
+    /// The name under which they watch the deployment, as in `sentinel monitor NAME …`.
+    #[schemars(with = "String")]
+    pub(crate) master: Option<String>,
+    /// The sentinels, all of them, as host:port.
+    #[serde(default)]
+    pub(crate) addresses: Vec<String>,
+    /// The ACL user at the sentinels; with a password alone, their user default.
+    pub(crate) username: Option<String>,
+    /// The password at the sentinels; only as the environment variable TIDEGATE_REDIS__NAME__SENTINEL__PASSWORD.
+    #[schemars(with = "Option<String>")]
+    pub(crate) password: Option<Secret>,
+    /// The file with that password, found as that of the servers.
+    pub(crate) password_file: Option<String>,
+    /// Certificates; with this table, connections to the sentinels are encrypted.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// When open connections log in again.

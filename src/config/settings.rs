@@ -67,10 +67,8 @@ pub enum Fsync {
 pub struct Endpoint {
     /// The name in `[redis.NAME]`.
     pub name: String,
-    /// Where it listens.
-    pub address: Address,
-    /// Where else one of the same deployment listens: whichever is the master is used.
-    pub further: Vec<Address>,
+    /// Where its servers are, of which the master is used.
+    pub servers: Servers,
     /// Where addresses lead that servers tell, as far as they cannot be reached as they are told.
     pub address_map: Vec<(Address, Address)>,
     /// The ACL user; `None` is the server's default user.
@@ -130,10 +128,63 @@ pub enum Durability {
     Fsynced,
 }
 
+/// Where the servers of one deployment are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Servers {
+    /// One server, whatever its role.
+    One(Address),
+    /// Several: the one that is the master is used.
+    Several(Vec<Address>),
+    /// Sentinels know which one is the master.
+    Sentinel(Box<Sentinels>),
+}
+
+/// `[redis.NAME.sentinel]`: those who know which server is the master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentinels {
+    /// The name under which they watch the deployment.
+    pub master: String,
+    /// The sentinels themselves: their addresses, user, password and TLS.
+    pub endpoint: Endpoint,
+}
+
+impl Servers {
+    /// The addresses that the configuration has for servers with data; none where Sentinel knows them.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        match self {
+            Self::One(address) => std::slice::from_ref(address),
+            Self::Several(addresses) => addresses,
+            Self::Sentinel(_) => &[],
+        }
+    }
+}
+
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(address) => address.fmt(f),
+            // The one of the url stands first.
+            Self::Several(addresses) => addresses.first().map_or(Ok(()), |address| address.fmt(f)),
+            Self::Sentinel(sentinels) => write!(f, "Sentinel master {}", sentinels.master),
+        }
+    }
+}
+
 impl Endpoint {
-    /// Every address, in the order of the configuration.
-    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        std::iter::once(&self.address).chain(&self.further)
+    /// The addresses that the configuration has for servers with data, in its order; none where Sentinel knows them.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        self.servers.addresses()
+    }
+
+    /// The sentinels, where they know which server is the master.
+    #[must_use]
+    pub fn sentinels(&self) -> Option<&Sentinels> {
+        match &self.servers {
+            Servers::Sentinel(sentinels) => Some(sentinels),
+            Servers::One(_) | Servers::Several(_) => None,
+        }
     }
 
     /// Where to go for an address that a server told: as it is where the map does not have it.
@@ -147,7 +198,18 @@ impl Endpoint {
     /// address as written: two spellings of one address count as two servers, which promises less.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
-        self.addresses().any(|address| other.addresses().any(|its| address == its))
+        self.shares_server(other, |one, its| one == its)
+    }
+
+    /// Whether both have an address in common, by a comparison of addresses; of the sentinels and with one name for the
+    /// master, where these know the servers.
+    pub(crate) fn shares_server(&self, other: &Self, same: impl Fn(&Address, &Address) -> bool) -> bool {
+        let (one, its) = match (self.sentinels(), other.sentinels()) {
+            (Some(one), Some(its)) if one.master == its.master => (&one.endpoint, &its.endpoint),
+            (None, None) => (self, other),
+            _ => return false,
+        };
+        one.addresses().iter().any(|address| its.addresses().iter().any(|its| same(address, its)))
     }
 }
 

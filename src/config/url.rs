@@ -1,6 +1,7 @@
 //! Addresses of servers: `redis://[user[:password]@]host[:port][/database]`, the same with `rediss://`, and
 //! `redis+unix:///path?db=&user=`. A URL may hold a password, so no error quotes any of it.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
@@ -11,7 +12,8 @@ use super::settings::{Address, Secret};
 /// What a URL says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parsed {
-    pub(crate) address: Address,
+    /// Where to connect; `None` where the URL has no host.
+    pub(crate) address: Option<Address>,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: u32,
@@ -56,12 +58,28 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
         rest.find(['/', '?', '#']).is_some_and(|at| rest[at..].contains('@')) && !rest.starts_with('/')
     });
     let unescaped = |error| if ended_early { UrlError::Unescaped } else { error };
-    let url = Url::parse(text).map_err(|_| unescaped(UrlError::NotAUrl))?;
+    let (text, has_host) = with_host(text);
+    let url = Url::parse(&text).map_err(|_| unescaped(UrlError::NotAUrl))?;
     match url.scheme() {
-        "redis" | "rediss" => tcp(&url).map_err(unescaped),
+        "redis" | "rediss" => {
+            let parsed = tcp(&url).map_err(unescaped)?;
+            Ok(Parsed { address: parsed.address.filter(|_| has_host), ..parsed })
+        }
         "redis+unix" => unix(&url),
         _ => Err(UrlError::Scheme),
     }
+}
+
+/// Puts a host where a URL has none, as in `redis://user@/0`: a URL with a user must have one. Whether it had one.
+fn with_host(text: &str) -> (Cow<'_, str>, bool) {
+    let Some((scheme @ ("redis" | "rediss"), rest)) = text.split_once("://") else {
+        return (text.into(), true);
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if !authority.is_empty() && !authority.ends_with('@') {
+        return (text.into(), true);
+    }
+    (format!("{scheme}://{authority}none{path}").into(), false)
 }
 
 /// Reads a plain address: `host:port`, `[::1]:port`, `host`, or the path of a unix socket.
@@ -73,7 +91,7 @@ pub(crate) fn address(text: &str) -> Result<Address, UrlError> {
     if text.is_empty() || text.contains(['/', '@', '?', '#']) {
         return Err(UrlError::NotAnAddress);
     }
-    parse(&format!("redis://{text}")).map(|parsed| parsed.address).map_err(|_| UrlError::NotAnAddress)
+    parse(&format!("redis://{text}")).ok().and_then(|parsed| parsed.address).ok_or(UrlError::NotAnAddress)
 }
 
 fn tcp(url: &Url) -> Result<Parsed, UrlError> {
@@ -83,7 +101,7 @@ fn tcp(url: &Url) -> Result<Parsed, UrlError> {
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or(UrlError::NoHost)?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     Ok(Parsed {
-        address: Address::Tcp { host: host.to_owned(), port: url.port().unwrap_or(DEFAULT_PORT) },
+        address: Some(Address::Tcp { host: host.to_owned(), port: url.port().unwrap_or(DEFAULT_PORT) }),
         username: Some(url.username()).filter(|user| !user.is_empty()).map(decode).transpose()?,
         password: url.password().map(decode).transpose()?.map(Secret::new),
         database: database(url.path().trim_start_matches('/'))?,
@@ -96,7 +114,7 @@ fn unix(url: &Url) -> Result<Parsed, UrlError> {
         return Err(UrlError::NoSocket);
     }
     let mut parsed = Parsed {
-        address: Address::Unix(PathBuf::from(decode(url.path())?)),
+        address: Some(Address::Unix(PathBuf::from(decode(url.path())?))),
         username: None,
         password: None,
         database: 0,
@@ -129,13 +147,13 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> String {
-        parse(text).unwrap().address.to_string()
+        parse(text).unwrap().address.unwrap().to_string()
     }
 
     #[test]
     fn every_part_of_a_tcp_url_is_taken() {
         let parsed = parse("redis://tide%40gate:p%2Fw+1@shop-redis:6380/3").unwrap();
-        assert_eq!(parsed.address.to_string(), "shop-redis:6380");
+        assert_eq!(parsed.address.unwrap().to_string(), "shop-redis:6380");
         assert_eq!(parsed.username.as_deref(), Some("tide@gate"));
         assert_eq!(parsed.password.unwrap().reveal(), "p/w+1");
         assert_eq!(parsed.database, 3);
@@ -150,9 +168,25 @@ mod tests {
     #[test]
     fn a_socket_has_a_path_a_database_and_a_user() {
         let parsed = parse("redis+unix:///run/my%20redis.sock?db=2&user=tidegate").unwrap();
-        assert_eq!(parsed.address, Address::Unix("/run/my redis.sock".into()));
+        assert_eq!(parsed.address, Some(Address::Unix("/run/my redis.sock".into())));
         assert_eq!(parsed.database, 2);
         assert_eq!(parsed.username.as_deref(), Some("tidegate"));
+    }
+
+    #[test]
+    fn a_url_without_a_host_has_user_and_database() {
+        for (text, user, database) in [
+            ("redis://tidegate@/3", Some("tidegate"), 3),
+            ("rediss://tidegate@", Some("tidegate"), 0),
+            ("redis:///1", None, 1),
+        ] {
+            let parsed = parse(text).unwrap();
+            assert_eq!(
+                (parsed.address, parsed.username.as_deref(), parsed.database),
+                (None, user, database),
+                "{text}"
+            );
+        }
     }
 
     #[test]
@@ -166,7 +200,6 @@ mod tests {
             ("redis://me:12#hunter2@h", UrlError::Unescaped),
             ("redis://me:12/hunter2@h:6379", UrlError::Unescaped),
             ("redis://me:hunter2?@h/0", UrlError::Unescaped),
-            ("redis:///0", UrlError::NoHost),
             ("redis+unix://run/redis.sock", UrlError::NoSocket),
             ("redis+unix:///", UrlError::NoSocket),
             ("redis://:hunter2@h/first", UrlError::Database),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
-use super::discovery;
+use super::discovery::{self, sentinel};
 use super::error::Error;
 use super::redacted;
 use super::resp::{Limits, Value};
@@ -24,7 +24,7 @@ use credentials::{Credentials, user_of};
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
 /// connection may still run commands. Every server that tidegate supports speaks it (Redis 6.0).
 ///
-/// Where the endpoint has several addresses, the one is used that is the master, see `masters`.
+/// Of several servers the one is used that is the master, see `discovery`.
 ///
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
@@ -32,9 +32,6 @@ use credentials::{Credentials, user_of};
 /// Where the server does not answer in time, or refuses; of several addresses, where none is the master (what
 /// the last one of them said), or where more than one says that it is.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
-    if endpoint.further.is_empty() {
-        return Ok(connect_at(endpoint, &endpoint.address, role).await?.0);
-    }
     discovery::connect(endpoint, role).await
 }
 
@@ -68,17 +65,53 @@ pub async fn connect_at(
 ) -> Result<(Connection, Role), Error> {
     let deadline = endpoint.connect_timeout;
     let until = Instant::now() + deadline;
-    timeout_at(until, handshake(endpoint, address, role, until))
-        .await
-        .unwrap_or(Err(Error::Timeout(deadline, "connecting")))
+    // Taken first, so that a move meanwhile ends it.
+    let master = sentinel::ticket(endpoint);
+    let greeted = timeout_at(until, async {
+        let (mut connection, hello) = handshake(endpoint, address, role, until).await?;
+        refuse_mode(&hello)?;
+        let Some(found) = role_in(&hello) else {
+            return Err(Error::Protocol(format!("the reply to HELLO is {}", kind(&hello))));
+        };
+        connection.major_version = major_version_in(&hello);
+        connection.is_replica = found == Role::Replica;
+        connection.master = master;
+        if endpoint.database != 0 {
+            let database = endpoint.database.to_string();
+            let select: [&[u8]; 2] = [b"SELECT", database.as_bytes()];
+            greet(&mut connection, deadline, "selecting the database", &select).await?;
+        }
+        connection.reader.set_limits(Limits::default());
+        Ok((connection, found))
+    });
+    greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")))
 }
 
+/// Connects to a sentinel. Cancel safe.
+///
+/// # Errors
+/// As [`connect_at`]; and where the server is none.
+pub(super) async fn connect_to_sentinel(
+    sentinels: &Endpoint,
+    address: &Address,
+) -> Result<Connection, Error> {
+    let deadline = sentinels.connect_timeout;
+    let until = Instant::now() + deadline;
+    let greeted = timeout_at(until, handshake(sentinels, address, "sentinel", until));
+    let (connection, hello) = greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")))?;
+    match mode_in(&hello) {
+        Some(b"sentinel") => Ok(connection),
+        _ => Err(Error::Refused(format!("{address} is not a sentinel: its port is mostly 26379"))),
+    }
+}
+
+/// Up to the reply to HELLO, which it gives.
 async fn handshake(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
     until: Instant,
-) -> Result<(Connection, Role), Error> {
+) -> Result<(Connection, Value), Error> {
     let deadline = endpoint.connect_timeout;
     let password = read_secret(&endpoint.password)?;
     let user = user_of(endpoint);
@@ -99,19 +132,8 @@ async fn handshake(
         Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => return Err(Error::Unanswered),
         answer => answer.map_err(|error| error.of_handshake(doing))?,
     };
-    refuse_mode(&answer)?;
-    let Some(found) = role_in(&answer) else {
-        return Err(Error::Protocol(format!("the reply to HELLO is {}", kind(&answer))));
-    };
     connection.credentials = Credentials::new(endpoint, deployment::of(endpoint), password.as_ref());
-    connection.major_version = major_version_in(&answer);
-    connection.is_replica = found == Role::Replica;
-    if endpoint.database != 0 {
-        let database = endpoint.database.to_string();
-        greet(&mut connection, deadline, "selecting the database", &[b"SELECT", database.as_bytes()]).await?;
-    }
-    connection.reader.set_limits(Limits::default());
-    Ok((connection, found))
+    Ok((connection, answer))
 }
 
 /// Asks a part of the handshake: nothing that the server says there is passed on as it is.
@@ -139,14 +161,18 @@ async fn unknown_user(mut connection: Connection, deadline: Duration, refused: E
 /// Refuses what is no single server. A node of a cluster hands on what is published elsewhere over links that may
 /// break, and what they lose nothing tells; a sentinel holds no data.
 fn refuse_mode(hello: &Value) -> Result<(), Error> {
-    let why = match field(hello, b"mode").and_then(Value::bytes) {
+    let why = match mode_in(hello) {
         Some(b"cluster") => "this is a node of a Redis Cluster, which this version does not support",
         Some(b"sentinel") => {
-            "this is a Sentinel, which this version does not support; put the servers into url and addresses"
+            "this is a Sentinel: name it under [redis.NAME.sentinel], and leave the host out of the url"
         }
         _ => return Ok(()),
     };
     Err(Error::Refused(why.to_owned()))
+}
+
+fn mode_in(hello: &Value) -> Option<&[u8]> {
+    field(hello, b"mode").and_then(Value::bytes)
 }
 
 /// The role in HELLO's reply; `None` where it is no such reply.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::credentials::Credentials;
+use super::discovery::sentinel::MasterTicket;
 use super::error::Error;
 use super::resp::{self, Limits, Reader, Value};
 use super::socket::Socket;
@@ -38,6 +39,8 @@ pub struct Connection {
     pub major_version: Option<u32>,
     /// Whether it greeted as a replica.
     pub is_replica: bool,
+    /// Where sentinels know the master: ends the connection once they report another one.
+    pub(super) master: Option<MasterTicket>,
 }
 
 impl Connection {
@@ -51,6 +54,7 @@ impl Connection {
             asking: false,
             major_version: None,
             is_replica: false,
+            master: None,
         }
     }
 
@@ -106,7 +110,7 @@ impl Connection {
     /// Reads what there is; ready with a count above zero.
     ///
     /// # Errors
-    /// Where the connection has ended.
+    /// Where the connection has ended, or sentinels report another master.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if self.credentials.is_some() && !self.asking {
             self.reauthenticate();
@@ -115,6 +119,11 @@ impl Connection {
             {
                 return Poll::Ready(Err(error));
             }
+        }
+        if let Some(master) = &mut self.master
+            && let Poll::Ready(error) = master.poll_moved(cx)
+        {
+            return Poll::Ready(Err(error));
         }
         let mut buf = ReadBuf::new(self.reader.room());
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buf))?;

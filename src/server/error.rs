@@ -68,6 +68,12 @@ pub enum Error {
     /// Several addresses of one deployment say that they are the master, and nothing tells which is.
     #[error("two addresses report that they are the master: {0}")]
     SeveralMasters(String),
+    /// The sentinels do not say which server is the master: why, and what can be done.
+    #[error("{0}")]
+    Sentinel(String, Option<&'static str>),
+    /// The sentinels report another master than the one connected to: which.
+    #[error("the sentinels report another master: {0}")]
+    MasterMoved(String),
     /// The file with the password could not be read.
     #[error("the password file {path} {reason}")]
     Secret {
@@ -123,6 +129,14 @@ impl Error {
         }
     }
 
+    /// Whether it is to be expected while a failover is under way.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Unanswered | Self::Timeout(..) | Self::Closed | Self::Sentinel(..) => true,
+            _ => self.class() == Class::Resolve,
+        }
+    }
+
     /// The first word of an error reply.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
@@ -139,6 +153,7 @@ impl Error {
             return Class::Park;
         }
         match self.code() {
+            None if matches!(self, Self::MasterMoved(_)) => Class::Resolve,
             None => Class::Retry,
             Some("READONLY" | "MASTERDOWN" | "NOMASTERLINK" | "MOVED" | "ASK" | "UNBLOCKED") => {
                 Class::Resolve
@@ -162,6 +177,7 @@ impl Error {
                 return Some("check that this port expects TLS; Redis does so only on its tls-port");
             }
             Self::Tls(failure) => return failure.hint(),
+            Self::Sentinel(_, hint) => return *hint,
             _ => {}
         }
         Some(match self.code()? {

@@ -96,7 +96,7 @@ pub(super) async fn encrypt(
 
 /// The names that a certificate may be for, the host first, each once.
 fn names(endpoint: &Endpoint, tls: &Tls, host: &str) -> Vec<ServerName<'static>> {
-    let written = endpoint.addresses().filter_map(|address| match address {
+    let written = endpoint.addresses().iter().filter_map(|address| match address {
         Address::Tcp { host, .. } => Some(host.as_str()),
         Address::Unix(_) => None,
     });
@@ -340,8 +340,7 @@ mod tests {
         let address = |host: &&str| Address::Tcp { host: (*host).to_owned(), port: 6379 };
         Endpoint {
             name: "shop".to_owned(),
-            address: address(&hosts[0]),
-            further: hosts[1..].iter().map(address).collect(),
+            servers: crate::config::Servers::Several(hosts.iter().map(address).collect()),
             username: None,
             password: crate::config::SecretSource::None,
             database: 0,

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control_channel::Control;
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Servers};
 use crate::logs::LogCode;
 use crate::rt;
 use crate::server::{self, Backoff, Error, MasterWatch, Role};
@@ -108,7 +108,7 @@ impl Heartbeat {
             doubt: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
-        if !endpoint.further.is_empty() {
+        if matches!(endpoint.servers, Servers::Several(_)) {
             let (watched, endpoint, stop) = (shared.clone(), endpoint.clone(), stop.clone());
             rt::spawn("watch over masters", async move {
                 tokio::select! {
@@ -227,7 +227,7 @@ async fn beat(
         if std::mem::replace(master, is_master) && !is_master {
             shared.demotions.fetch_add(1, Ordering::Relaxed);
         }
-        if !is_master && !endpoint.further.is_empty() {
+        if !is_master && !matches!(endpoint.servers, Servers::One(_)) {
             // Another one is the master: connecting anew finds it.
             return Err(Error::Reply("READONLY the server is a replica now".to_owned()));
         }
@@ -258,14 +258,13 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let endpoint = Endpoint {
             name: "shop".to_owned(),
-            address: Address::Unix(path),
+            servers: Servers::One(Address::Unix(path)),
             username: None,
             password: SecretSource::None,
             database: 0,
             key_prefix: "tidegate:".to_owned(),
             connect_timeout: Duration::from_secs(3600),
             response_timeout: Duration::from_secs(3600),
-            further: Vec::new(),
             durability: crate::config::Durability::default(),
             address_map: Vec::new(),
             reauthenticate: crate::config::Reauthenticate::default(),

@@ -5,4 +5,5 @@ mod deployments;
 mod hostile_server;
 mod life;
 mod secrets;
+mod sentinel;
 mod tls;

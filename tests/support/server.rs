@@ -1,5 +1,6 @@
 //! A real Redis or Valkey server of the test's own.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -158,9 +159,39 @@ impl Server {
 
     /// Starts a Sentinel that watches a master; one is enough to see.
     pub(crate) fn sentinel(version: Version, name: &str, master: &Self) -> Self {
-        let port = master.port().expect("Sentinel reaches it by TCP");
-        let server = Self::with(version, Options { sentinel: true, ..Options::default() }.tcp());
-        server.ask::<()>(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port.to_string(), "1"]);
+        Self::sentinel_with(version, name, master, 1, Options::default())
+    }
+
+    /// Starts sentinels that watch a master, fail over soon, and know each other and so many of its replicas.
+    pub(crate) fn sentinels(version: Version, name: &str, master: &Self, replicas: usize) -> [Self; 3] {
+        let sentinels = [(); 3].map(|()| Self::sentinel_with(version, name, master, 2, Options::default()));
+        for sentinel in &sentinels {
+            eventually("the sentinels know each other and the replicas", START, || {
+                let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", name]);
+                let count = |field: &str| known.get(field).and_then(|text| text.parse().ok()).unwrap_or(0);
+                match (count("num-other-sentinels"), count("num-slaves")) {
+                    (2, found) if found == replicas => Ok(()),
+                    found => Err(format!("{found:?}")),
+                }
+            });
+        }
+        sentinels
+    }
+
+    /// Starts a sentinel that fails over soon, with a quorum.
+    pub(crate) fn sentinel_with(
+        version: Version,
+        name: &str,
+        master: &Self,
+        quorum: usize,
+        options: Options,
+    ) -> Self {
+        let port = master.port().expect("Sentinel reaches it by TCP").to_string();
+        let server = Self::with(version, Options { sentinel: true, ..options }.tcp());
+        server.ask::<()>(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum.to_string()]);
+        for (option, value) in [("down-after-milliseconds", "1000"), ("failover-timeout", "5000")] {
+            server.ask::<()>(&["SENTINEL", "SET", name, option, value]);
+        }
         server
     }
 

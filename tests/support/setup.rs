@@ -18,6 +18,8 @@ pub(crate) struct Endpoint {
     password: String,
     /// Where the user is made; nowhere where nothing listens.
     admins: Vec<Client>,
+    /// The sentinels that know its servers: each gets a user as well.
+    sentinels: Vec<Client>,
     /// Further settings of the endpoint, as TOML lines.
     settings: String,
 }
@@ -67,6 +69,7 @@ impl Setup {
             url: server.url(&user_of(name)),
             password: format!("first-{name}"),
             admins: vec![server.client()],
+            sentinels: Vec::new(),
             settings: settings.to_owned(),
         });
         self
@@ -82,6 +85,35 @@ impl Setup {
         // Users are not replicated.
         endpoint.admins = servers.iter().map(|server| server.client()).collect();
         made
+    }
+
+    /// Adds `[redis.NAME]` whose servers sentinels know as `name`, with the users of both and further TOML lines. What
+    /// [`Self::with_settings`] adds then stands in the sentinels' table.
+    #[must_use]
+    pub(crate) fn watched(
+        mut self,
+        name: &str,
+        servers: &[&Server],
+        sentinels: &[&Server],
+        settings: &str,
+    ) -> Self {
+        let scheme = servers[0].url("").split_once(':').expect("it is a url").0.to_owned();
+        let address = |server: &&Server| format!("\"127.0.0.1:{}\"", server.port().expect("it has a port"));
+        let addresses: Vec<String> = sentinels.iter().map(address).collect();
+        self.endpoints.push(Endpoint {
+            name: name.to_owned(),
+            url: format!("{scheme}://{}@/0", user_of(name)),
+            password: format!("first-{name}"),
+            admins: servers.iter().map(|server| server.client()).collect(),
+            sentinels: sentinels.iter().map(|sentinel| sentinel.client()).collect(),
+            settings: format!(
+                "{settings}\n[redis.{name}.sentinel]\nmaster = \"{name}\"\naddresses = [{}]\nusername = \"{}\"\n\
+                 password_file = \"{name}.pass\"",
+                addresses.join(", "),
+                watcher_of(name)
+            ),
+        });
+        self
     }
 
     /// Further TOML lines of the endpoint that was added last.
@@ -135,6 +167,7 @@ impl Setup {
             url: format!("redis+unix://{}?user={}", socket.display(), user_of(name)),
             password: format!("first-{name}"),
             admins: Vec::new(),
+            sentinels: Vec::new(),
             settings: String::new(),
         });
         self
@@ -225,10 +258,14 @@ impl Setup {
         for line in printed.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER ")) {
             let mut words = line.split_whitespace();
             let user = words.next().expect("a user's name after SETUSER");
-            let own = |endpoint: &&Endpoint| self.user_of(&endpoint.name) == user;
+            let of_servers = |endpoint: &Endpoint| self.user_of(&endpoint.name) == user;
+            let own = |endpoint: &&Endpoint| of_servers(endpoint) || watcher_of(&endpoint.name) == user;
             let endpoint = self.endpoints.iter().find(own);
             let endpoint = endpoint.unwrap_or_else(|| panic!("tidegate acl names an unknown user: {line}"));
-            made.insert(endpoint.name.clone());
+            let admins = if of_servers(endpoint) { &endpoint.admins } else { &endpoint.sentinels };
+            if of_servers(endpoint) {
+                made.insert(endpoint.name.clone());
+            }
             let mut command = redis::cmd("ACL");
             command.arg("SETUSER").arg(user);
             for word in words.filter(|word| !keep.contains(word)) {
@@ -238,11 +275,13 @@ impl Setup {
                     command.arg(word);
                 }
             }
-            for admin in &endpoint.admins {
+            for admin in admins {
                 let mut connection = admin.get_connection().expect("the server runs");
                 command.exec(&mut connection).unwrap_or_else(|error| panic!("{line}: {error}"));
-                let save = redis::cmd("ACL").arg("SAVE").exec(&mut connection);
-                save.expect("the server has a file for its users");
+                if of_servers(endpoint) {
+                    let save = redis::cmd("ACL").arg("SAVE").exec(&mut connection);
+                    save.expect("the server has a file for its users");
+                }
             }
         }
         let wanted: BTreeSet<_> = self.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
@@ -288,6 +327,11 @@ impl Endpoint {
 
 fn user_of(endpoint: &str) -> String {
     setup_user("tidegate", endpoint)
+}
+
+/// A user of the sentinels.
+fn watcher_of(endpoint: &str) -> String {
+    format!("watcher-{endpoint}")
 }
 
 fn setup_user(who: &str, endpoint: &str) -> String {

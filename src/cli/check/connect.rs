@@ -10,7 +10,7 @@ use crate::config::{
 };
 use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Repeated, Rights, ServerFacts};
 use crate::rt;
-use crate::server::{Error, Expiries};
+use crate::server::{self, Error, Expiries, Opinion};
 
 /// So long before a certificate expires it is warned of.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -24,6 +24,7 @@ pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
     let mut usable = true;
     for (name, answer) in &answers {
         usable &= endpoint(&mut out, &config, &config.redis[name], answer);
+        sentinels(&mut out, &config.redis[name]).await;
         out.push('\n');
     }
     let facts = |name: &str| answers.get(name)?.as_ref().ok().map(|found| &found.facts);
@@ -60,6 +61,33 @@ pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
     (out, usable)
 }
 
+/// What the sentinels of an endpoint say; whether a majority of them answers.
+async fn sentinels(out: &mut String, endpoint: &Endpoint) {
+    let Some(sentinels) = endpoint.sentinels() else { return };
+    let opinions = server::opinions(endpoint).await;
+    let answered = opinions.iter().filter(|(_, opinion)| opinion.is_ok()).count();
+    let (all, master) = (opinions.len(), &sentinels.master);
+    line(out, format_args!("  master \"{master}\": {answered} of {all} sentinels answer"));
+    for (address, opinion) in &opinions {
+        match opinion {
+            Ok(Opinion::Master { epoch, address: named }) => {
+                line(out, format_args!("    sentinel {address}: {named}, configuration epoch {epoch}"));
+            }
+            Ok(Opinion::Unknown(_)) => {
+                line(out, format_args!("    warning: sentinel {address} does not know \"{master}\""));
+            }
+            Err(error) => {
+                let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                line(out, format_args!("    warning: {error}{hint}"));
+            }
+        }
+    }
+    if answered * 2 <= all {
+        let why = "too few to start a failover, and too few to be sure which server is the master";
+        line(out, format_args!("  warning: no more than half of the sentinels answer: {why}"));
+    }
+}
+
 async fn ask(config: &Config) -> Answers {
     let asked: Vec<_> = config
         .redis
@@ -91,7 +119,7 @@ fn endpoint(
     answer: &Result<Inspection, Error>,
 ) -> bool {
     let user = endpoint.username.as_deref().unwrap_or("default");
-    line(out, format_args!("server {} ({}, user {user})", endpoint.name, endpoint.address));
+    line(out, format_args!("server {} ({}, user {user})", endpoint.name, endpoint.servers));
     let found = match answer {
         Ok(found) => found,
         Err(error) => {

@@ -217,7 +217,7 @@ fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
 
 /// Whether both may stand for one server, or for servers of one deployment.
 pub(crate) fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
-    one.addresses().any(|address| other.addresses().any(|its| same_address(address, its)))
+    one.shares_server(other, same_address)
 }
 
 fn same_address(one: &Address, other: &Address) -> bool {

@@ -10,7 +10,9 @@ use crate::config::problems::Key;
 use crate::config::raw;
 use crate::config::secrets::location;
 use crate::config::secrets::password::read_password;
-use crate::config::settings::{Address, Durability, Endpoint, Reauthenticate, Secret, SecretSource, Tls};
+use crate::config::settings::{
+    Address, Durability, Endpoint, Reauthenticate, Secret, SecretSource, Sentinels, Servers, Tls,
+};
 use crate::config::url;
 
 /// The longest key prefix: it is repeated in every key and channel of tidegate's own.
@@ -36,6 +38,17 @@ impl Check<'_> {
         });
         let tls = self.tls(key, raw.tls, parsed.as_ref());
         let further = self.addresses(&key.at("addresses"), &raw.addresses);
+        let sentinels = raw.sentinel.map(|sentinel| {
+            let made = self.sentinels(
+                &key.at("sentinel"),
+                name,
+                sentinel,
+                raw.connect_timeout,
+                raw.response_timeout,
+            );
+            made.ok_or(())
+        });
+        let servers = parsed.as_ref().and_then(|parsed| self.servers(key, parsed, further, sentinels));
         let address_map = self.address_map(&key.at("address_map"), &raw.address_map);
         let in_url = parsed.as_ref().and_then(|parsed| parsed.password.clone());
         let durability = match (raw.durability.0, raw.replicas) {
@@ -60,8 +73,7 @@ impl Check<'_> {
         let parsed = parsed?;
         Some(Endpoint {
             name: name.to_owned(),
-            address: parsed.address,
-            further,
+            servers: servers?,
             address_map,
             username: parsed.username,
             password: password?,
@@ -78,20 +90,96 @@ impl Check<'_> {
         })
     }
 
+    /// Where the servers are: in the url and in `addresses`, or with the sentinels.
+    fn servers(
+        &mut self,
+        key: &Key,
+        url: &url::Parsed,
+        further: Vec<Address>,
+        sentinels: Option<Result<Sentinels, ()>>,
+    ) -> Option<Servers> {
+        match (&url.address, sentinels) {
+            (Some(address), None) if further.is_empty() => Some(Servers::One(address.clone())),
+            (Some(address), None) => {
+                Some(Servers::Several(std::iter::once(address.clone()).chain(further).collect()))
+            }
+            (None, None) => {
+                let help = "only with [redis.NAME.sentinel] a url has no host";
+                self.report_with(&key.at("url"), url::UrlError::NoHost.to_string(), help);
+                None
+            }
+            (None, Some(sentinels)) if further.is_empty() => {
+                sentinels.ok().map(|sentinels| Servers::Sentinel(Box::new(sentinels)))
+            }
+            (address, Some(_)) => {
+                let (option, help) = if address.is_some() {
+                    ("url", "write it without a host, as redis://user@/0, or remove the table sentinel")
+                } else {
+                    ("addresses", "remove it, or the table sentinel")
+                };
+                self.report_with(&key.at(option), "the sentinels know where the servers are", help);
+                None
+            }
+        }
+    }
+
+    /// `[redis.NAME.sentinel]`.
+    fn sentinels(
+        &mut self,
+        key: &Key,
+        deployment: &str,
+        raw: raw::Sentinel,
+        connect_timeout: raw::Span,
+        response_timeout: raw::Span,
+    ) -> Option<Sentinels> {
+        let master =
+            self.required(raw.master, &key.at("master"), "the name of the master, as the sentinels have it");
+        let at = key.at("addresses");
+        let addresses = self.addresses(&at, &raw.addresses);
+        if raw.addresses.is_empty() {
+            self.report(&at, "is missing; expected the addresses of the sentinels, such as [\"host:26379\"]");
+        }
+        let password = self.password(key, None, raw.password, raw.password_file);
+        let tls = match raw.tls {
+            Some(tls) => self.certificates(&key.at("tls"), tls).map(Some),
+            None => Some(None),
+        };
+        Some(Sentinels {
+            master: master?,
+            endpoint: Endpoint {
+                name: format!("{deployment}.sentinel"),
+                servers: Servers::Several(addresses),
+                address_map: Vec::new(),
+                username: raw.username,
+                password: password?,
+                database: 0,
+                key_prefix: String::new(),
+                connect_timeout: connect_timeout.0,
+                response_timeout: response_timeout.0,
+                durability: Durability::default(),
+                reauthenticate: Reauthenticate::default(),
+                tls: tls?,
+            },
+        })
+    }
+
     /// `rediss://` is what turns TLS on, and nothing turns verification off.
     fn tls(&mut self, key: &Key, raw: Option<raw::Tls>, url: Option<&url::Parsed>) -> Option<Option<Tls>> {
         let (table, url) = (key.at("tls"), url?);
         let Some(raw) = raw else { return Some(url.tls.then(Tls::default)) };
         if !url.tls {
             let (message, help) = match url.address {
-                Address::Tcp { .. } => {
-                    ("the url is without TLS", "begin it with rediss:// instead of redis://")
-                }
-                Address::Unix(_) => ("TLS is not available on a unix socket", "remove the table"),
+                Some(Address::Unix(_)) => ("TLS is not available on a unix socket", "remove the table"),
+                _ => ("the url is without TLS", "begin it with rediss:// instead of redis://"),
             };
             self.report_with(&table, message, help);
             return None;
         }
+        self.certificates(&table, raw).map(Some)
+    }
+
+    /// A table of certificates.
+    fn certificates(&mut self, table: &Key, raw: raw::Tls) -> Option<Tls> {
         let mut file = |name: &str, value: Option<String>| match value {
             None => Some(None),
             Some(value) => self.file(&table.at(name), &value).map(Some),
@@ -117,13 +205,13 @@ impl Check<'_> {
             );
             return None;
         }
-        Some(Some(Tls {
+        Some(Tls {
             ca_file: ca_file?,
             client,
             server_name: raw.server_name,
             crl_file: crl_file?,
             only_1_3: raw.min_version.0 == raw::TlsVersion::V13,
-        }))
+        })
     }
 
     fn addresses(&mut self, key: &Key, texts: &[String]) -> Vec<Address> {

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::Gauge;
 
-use crate::config::{Address, Endpoint};
+use crate::config::{Endpoint, Servers};
 use crate::metrics::{EndpointMetrics, float};
+use crate::server::discovery::sentinel;
 use crate::server::tls::Material;
 
 /// Whose certificate it is.
@@ -36,9 +37,11 @@ static DEPLOYMENTS: Mutex<BTreeMap<String, Arc<Known>>> = Mutex::new(BTreeMap::n
 /// What is known of one deployment.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    addresses: Vec<Address>,
+    servers: Option<Servers>,
     /// The `run_id` of the server that was last used as its master.
     master: Mutex<Option<String>>,
+    /// What sentinels have said of the master.
+    pub(in crate::server) sentinel: sentinel::Seen,
     /// The files of TLS as they were last good.
     material: Mutex<Option<Material>>,
     /// What is wrong with them now, as it was told.
@@ -60,8 +63,8 @@ struct ExpiryGauges {
 pub(crate) fn of(endpoint: &Endpoint) -> Arc<Known> {
     let mut deployments = lock(&DEPLOYMENTS);
     let known = deployments.entry(endpoint.name.clone()).or_default();
-    if !endpoint.addresses().eq(&known.addresses) {
-        *known = Arc::new(Known { addresses: endpoint.addresses().cloned().collect(), ..Known::default() });
+    if known.servers.as_ref() != Some(&endpoint.servers) {
+        *known = Arc::new(Known { servers: Some(endpoint.servers.clone()), ..Known::default() });
     }
     known.clone()
 }

@@ -160,7 +160,7 @@ pub(super) struct Node {
     fit: Fit,
 }
 
-/// Chooses among the endpoint's addresses, and the replicas that its master names: one that holds what
+/// Chooses among the endpoint's servers, and the replicas that its master names: one that holds what
 /// follows `place` before one that does not, then one of the preferred role. Cancel safe.
 ///
 /// # Errors
@@ -177,11 +177,12 @@ pub(super) async fn choose(
     };
     let mut found = FoundNode { nodes: Vec::new(), last: None };
     let mut named = Vec::new();
-    for address in endpoint.addresses() {
+    let known = server::known_addresses(endpoint).await?;
+    for address in &known {
         named.extend(found.consider(endpoint, address, role, place).await);
     }
     if wanted == Role::Replica && !found.nodes.iter().any(|node| node.info.role == wanted) {
-        for address in named.iter().filter(|named| endpoint.addresses().all(|known| known != *named)) {
+        for address in named.iter().filter(|named| !known.contains(named)) {
             found.consider(endpoint, address, role, place).await;
         }
     }

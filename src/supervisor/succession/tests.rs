@@ -23,7 +23,7 @@ fn plans() -> Vec<Plan> {
         for limit in 0..3 {
             for database in 0..2 {
                 let (mut source, mut destination) = ((*plan.source).clone(), (*plan.destination).clone());
-                source.address = config::Address::Unix(format!("/{address}").into());
+                source.servers = config::Servers::One(config::Address::Unix(format!("/{address}").into()));
                 destination.database = database;
                 let mut capture = (**capture).clone();
                 capture.max_message_size = limit;

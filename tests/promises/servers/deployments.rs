@@ -46,7 +46,7 @@ fn a_node_of_a_cluster_is_refused_in_words() {
 
 #[test]
 fn a_sentinel_is_refused_in_words() {
-    const WORDS: &str = "this is a Sentinel, which this version does not support";
+    const WORDS: &str = "this is a Sentinel: name it under [redis.NAME.sentinel]";
     for version in [Version::Redis62, Version::Redis70, Version::Redis82, Version::Valkey91] {
         let master = Server::with(version, Options::default().tcp());
         let sentinel = Server::sentinel(version, "shop", &master);

@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use tidegate::config::{Address, Durability, Endpoint, Reauthenticate, SecretSource, Tls};
+use tidegate::config::{Address, Durability, Endpoint, Reauthenticate, SecretSource, Servers, Tls};
 use tidegate::server::connect;
 use tidegate::server::resp::command;
 use tidegate::status::RouteState;
@@ -129,8 +129,7 @@ fn what_counts_as_sent_has_left_the_buffer_of_tls() {
     };
     let endpoint = Endpoint {
         name: "events".to_owned(),
-        address: Address::Tcp { host: "127.0.0.1".to_owned(), port: server.port().unwrap() },
-        further: Vec::new(),
+        servers: Servers::One(Address::Tcp { host: "127.0.0.1".to_owned(), port: server.port().unwrap() }),
         username: None,
         password: SecretSource::None,
         database: 0,

@@ -1,0 +1,503 @@
+//! The master as sentinels know it.
+//!
+//! **Operation.** All sentinels are asked at once. Each failover has a configuration epoch, a number that only grows, and
+//! the answer with the highest one is believed: it is decided as soon as one sentinel knows of the failover, while a count
+//! of votes is undecided or wrong as long as one of them is stopped. While connections are open, one sentinel is asked each
+//! second; another master ends all of them, and their owners connect again.
+//!
+//! **Failure.** Less than the highest epoch that this process has seen is not believed, unless every sentinel says the same:
+//! then an operator has made them anew (SENTINEL RESET, REMOVE). What they name must greet as a master. Where they are away,
+//! or contradict each other, nothing is connected, and what is connected stays.
+//!
+//! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing yet
+//! can find the old master there.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+
+use crate::config::{Address, Endpoint, Sentinels};
+use crate::logs::LogCode;
+use crate::rt;
+use crate::server::connect::{Role, connect_at, connect_to_sentinel, deployment};
+use crate::server::connection::Connection;
+use crate::server::error::Error;
+use crate::server::redacted::redacted;
+use crate::server::resp::Value;
+
+/// How long one sentinel may take, its connection included.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long the others are waited for once more than half of the sentinels have answered.
+const OTHERS: Duration = Duration::from_millis(200);
+/// Between two questions while connections are open.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts to connect while a failover is under way.
+const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// What one sentinel answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opinion {
+    /// It names a master.
+    Master {
+        /// Of the configuration: each failover has a higher one.
+        epoch: u64,
+        /// Where the master can be reached.
+        address: Address,
+    },
+    /// It does not watch a master of this name, but those.
+    Unknown(Vec<String>),
+}
+
+/// A master that was believed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Believed {
+    epoch: u64,
+    address: Address,
+}
+
+/// What the sentinels of one deployment have said to this process.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Seen {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The master, and what ends its connections.
+    current: Option<(Believed, CancellationToken)>,
+    /// Runs while somebody is connected.
+    watch: Weak<DropGuard>,
+}
+
+/// What a connection knows of the master that it belongs to.
+#[derive(Debug)]
+pub(in crate::server) struct MasterTicket {
+    moved: Pin<Box<WaitForCancellationFutureOwned>>,
+    known: Arc<deployment::Known>,
+    _watch: Arc<DropGuard>,
+}
+
+impl MasterTicket {
+    /// Ready with the error once the sentinels report another master.
+    pub(in crate::server) fn poll_moved(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        self.moved.as_mut().poll(cx).map(|()| {
+            let address = self.known.sentinel.believed().map(|believed| believed.address.to_string());
+            Error::MasterMoved(address.unwrap_or_default())
+        })
+    }
+}
+
+/// What a connection to a server of this endpoint is to know; nothing where no sentinel is asked.
+pub(in crate::server) fn ticket(endpoint: &Endpoint) -> Option<MasterTicket> {
+    endpoint.sentinels()?;
+    let known = deployment::of(endpoint);
+    let mut state = known.sentinel.lock();
+    let moved = state.current.as_ref()?.1.clone();
+    let watch = state.watch.upgrade().unwrap_or_else(|| {
+        let stop = CancellationToken::new();
+        let (endpoint, known, stopped) = (endpoint.clone(), known.clone(), stop.clone());
+        rt::spawn("watch over sentinels", async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = watch(&endpoint, &known) => {}
+            }
+        });
+        Arc::new(stop.drop_guard())
+    });
+    state.watch = Arc::downgrade(&watch);
+    drop(state);
+    Some(MasterTicket { moved: Box::pin(moved.cancelled_owned()), known, _watch: watch })
+}
+
+/// Connects to the master; while a failover is under way, again and again for as long as connecting may take. Cancel safe.
+///
+/// # Errors
+/// Where no sentinel answers, or none knows the master; where what they name cannot be reached, or is a replica.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    sentinels: &Sentinels,
+    role: &str,
+) -> Result<Connection, Error> {
+    let known = deployment::of(endpoint);
+    let until = Instant::now() + endpoint.connect_timeout;
+    let mut wait = RETRY[0];
+    loop {
+        let tried = async {
+            let address = master(endpoint, sentinels).await?;
+            match connect_at(endpoint, &address, role).await? {
+                // Another connection may have heard of another one meanwhile.
+                (_, Role::Master) if !known.sentinel.is_believed(&address) => {
+                    Err(Error::MasterMoved(address.to_string()))
+                }
+                (connection, Role::Master) => Ok(connection),
+                (_, Role::Replica) => Err(Error::Reply(format!(
+                    "READONLY the sentinels name {address} as the master of \"{}\", and it is a replica",
+                    sentinels.master
+                ))),
+            }
+        };
+        match tried.await {
+            Err(error) if error.is_passing() && Instant::now() + wait < until => {
+                sleep(wait).await;
+                wait = (wait * 2).min(RETRY[1]);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Where the master is, as the sentinels say now. Cancel safe.
+///
+/// # Errors
+/// Where no sentinel answers, or what they answer cannot be believed.
+pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels) -> Result<Address, Error> {
+    let known = deployment::of(endpoint);
+    let said = ask_all(endpoint, sentinels).await;
+    let found = known.sentinel.believe(sentinels, &said)?;
+    Ok(found.address)
+}
+
+/// What each sentinel says, in the order of the configuration.
+pub async fn opinions(endpoint: &Endpoint) -> Vec<(Address, Result<Opinion, Error>)> {
+    let Some(sentinels) = endpoint.sentinels() else { return Vec::new() };
+    let asked = sentinels.endpoint.addresses().iter().map(|address| async move {
+        (address.clone(), ask_anew(endpoint, sentinels, address).await.map(|(opinion, _)| opinion))
+    });
+    join_all(asked).await
+}
+
+/// Asks every sentinel, and waits for a slow one only until most have answered and a little longer.
+async fn ask_all(endpoint: &Endpoint, sentinels: &Sentinels) -> Vec<Result<Opinion, Error>> {
+    let addresses = sentinels.endpoint.addresses();
+    let mut asked: FuturesUnordered<_> =
+        addresses.iter().map(|address| ask_anew(endpoint, sentinels, address)).collect();
+    let (mut said, mut until) = (Vec::new(), Instant::now() + ANSWER);
+    while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
+        said.push(answer.map(|(opinion, _)| opinion));
+        if said.iter().filter(|answer| answer.is_ok()).count() * 2 > addresses.len() {
+            until = until.min(Instant::now() + OTHERS);
+        }
+    }
+    let missing = addresses.len() - said.len();
+    said.extend((0..missing).map(|_| Err(Error::Timeout(ANSWER, "asking a sentinel"))));
+    said
+}
+
+/// Asks one sentinel over a new connection, which it gives back.
+async fn ask_anew(
+    endpoint: &Endpoint,
+    sentinels: &Sentinels,
+    address: &Address,
+) -> Result<(Opinion, Connection), Error> {
+    let answer = timeout(ANSWER, async {
+        let mut connection = connect_to_sentinel(&sentinels.endpoint, address).await?;
+        let opinion = ask(endpoint, sentinels, &mut connection).await?;
+        Ok((opinion, connection))
+    });
+    let answer = answer.await.unwrap_or(Err(Error::Timeout(ANSWER, "asking a sentinel")));
+    answer.map_err(|error| Error::Sentinel(format!("sentinel {address}: {error}"), error.hint()))
+}
+
+/// Asks over an open connection. The epoch first: a failover between the two answers then counts for less than it is,
+/// and the old master never counts for more.
+async fn ask(
+    endpoint: &Endpoint,
+    sentinels: &Sentinels,
+    connection: &mut Connection,
+) -> Result<Opinion, Error> {
+    let name = sentinels.master.as_bytes();
+    let doing = "asking a sentinel";
+    let details = match connection.ask(ANSWER, doing, &[b"SENTINEL", b"MASTER", name]).await {
+        Ok(details) => details,
+        Err(error) if error.code() == Some("ERR") => {
+            return Ok(Opinion::Unknown(masters(&connection.ask(ANSWER, doing, &[b"ROLE"]).await?)));
+        }
+        Err(error) => return Err(error),
+    };
+    let command: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name];
+    let address = connection.ask(ANSWER, doing, &command).await?;
+    let told = epoch_in(&details).zip(address_in(&address));
+    let (epoch, address) = told
+        .ok_or_else(|| Error::Protocol("its answer about the master is not that of a sentinel".to_owned()))?;
+    Ok(Opinion::Master { epoch, address: endpoint.reached(address) })
+}
+
+fn epoch_in(details: &Value) -> Option<u64> {
+    let mut pairs = details.elements()?.chunks_exact(2);
+    let pair = pairs.find(|pair| pair[0].bytes() == Some(b"config-epoch"))?;
+    std::str::from_utf8(pair[1].bytes()?).ok()?.parse().ok()
+}
+
+fn address_in(answer: &Value) -> Option<Address> {
+    let [host, port] = answer.elements()? else { return None };
+    let host = std::str::from_utf8(host.bytes()?).ok()?;
+    let port = std::str::from_utf8(port.bytes()?).ok()?.parse().ok()?;
+    // Addresses are shown, and these are the server's words.
+    let is_plain = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+    is_plain.then(|| Address::Tcp { host: host.to_owned(), port })
+}
+
+/// The names in a sentinel's answer to ROLE: `["sentinel", [name, …]]`.
+fn masters(role: &Value) -> Vec<String> {
+    let Some([_, names]) = role.elements() else { return Vec::new() };
+    names.elements().unwrap_or_default().iter().filter_map(Value::bytes).map(redacted).collect()
+}
+
+impl Seen {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn believed(&self) -> Option<Believed> {
+        self.lock().current.as_ref().map(|(believed, _)| believed.clone())
+    }
+
+    fn is_believed(&self, address: &Address) -> bool {
+        self.believed().is_some_and(|believed| believed.address == *address)
+    }
+
+    /// Takes what all sentinels have said; ends the connections of the master before, where it is another one.
+    fn believe(&self, sentinels: &Sentinels, said: &[Result<Opinion, Error>]) -> Result<Believed, Error> {
+        let mut state = self.lock();
+        let before = state.current.as_ref().map(|(believed, _)| believed);
+        let found = decide(said, before).map_err(|undecided| undecided.error(sentinels, said))?;
+        match &mut state.current {
+            Some((believed, moved)) if believed.address != found.address => {
+                tracing::warn!(
+                    event = LogCode::MasterMoved.as_str(),
+                    server = sentinels.endpoint.name,
+                    "the sentinels report {} as the master of \"{}\" (epoch {}), and before {} (epoch {}); all connections \
+                     move there",
+                    found.address,
+                    sentinels.master,
+                    found.epoch,
+                    believed.address,
+                    believed.epoch
+                );
+                moved.cancel();
+                state.current = Some((found.clone(), CancellationToken::new()));
+            }
+            Some((believed, _)) => believed.epoch = found.epoch,
+            none => *none = Some((found.clone(), CancellationToken::new())),
+        }
+        Ok(found)
+    }
+}
+
+/// Why no master is believed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undecided {
+    /// None answers.
+    NoAnswer,
+    /// None knows the name.
+    UnknownName,
+    /// They name several in one epoch, and none of them mostly.
+    Contradiction,
+    /// They say less than was known.
+    Older,
+}
+
+/// Which master to believe in, by all answers and what was believed in before.
+fn decide(said: &[Result<Opinion, Error>], before: Option<&Believed>) -> Result<Believed, Undecided> {
+    let named: Vec<Believed> = said
+        .iter()
+        .filter_map(|answer| match answer {
+            Ok(Opinion::Master { epoch, address }) => {
+                Some(Believed { epoch: *epoch, address: address.clone() })
+            }
+            _ => None,
+        })
+        .collect();
+    let Some(epoch) = named.iter().map(|named| named.epoch).max() else {
+        let answered = said.iter().any(Result::is_ok);
+        return Err(if answered { Undecided::UnknownName } else { Undecided::NoAnswer });
+    };
+    let count = |wanted: &Believed| named.iter().filter(|named| *named == wanted).count();
+    let newest = || named.iter().filter(|named| named.epoch == epoch);
+    let is_agreed =
+        |found: &&Believed| newest().all(|named| named == *found) || count(found) * 2 > named.len();
+    let Some(found) = newest().find(is_agreed).cloned() else { return Err(Undecided::Contradiction) };
+    match before {
+        Some(before) if epoch < before.epoch && count(&found) < said.len() => Err(Undecided::Older),
+        // Nobody was promoted in this epoch: an operator has made the sentinels anew, or one of them is new and wrong.
+        Some(before)
+            if epoch == before.epoch
+                && found.address != before.address
+                && count(&found) * 2 <= said.len() =>
+        {
+            Err(Undecided::Contradiction)
+        }
+        _ => Ok(found),
+    }
+}
+
+impl Undecided {
+    fn error(self, sentinels: &Sentinels, said: &[Result<Opinion, Error>]) -> Error {
+        let name = &sentinels.master;
+        let listed: Vec<String> = said
+            .iter()
+            .map(|answer| match answer {
+                Ok(Opinion::Master { epoch, address }) => format!("{address} in epoch {epoch}"),
+                Ok(Opinion::Unknown(_)) => "an unknown name".to_owned(),
+                Err(error) => error.to_string(),
+            })
+            .collect();
+        let listed = listed.join("; ");
+        match self {
+            Self::NoAnswer => {
+                let hint = said.iter().find_map(|answer| answer.as_ref().err()?.hint());
+                let hint =
+                    hint.unwrap_or("check `addresses` in the table sentinel, and that the sentinels run");
+                Error::Sentinel(format!("no sentinel of \"{name}\" answers: {listed}"), Some(hint))
+            }
+            Self::UnknownName => {
+                let mut known: Vec<&str> = said
+                    .iter()
+                    .filter_map(|answer| match answer {
+                        Ok(Opinion::Unknown(names)) => Some(names),
+                        _ => None,
+                    })
+                    .flatten()
+                    .map(String::as_str)
+                    .collect();
+                known.sort_unstable();
+                known.dedup();
+                let known = if known.is_empty() { "no master".to_owned() } else { known.join(", ") };
+                Error::Refused(format!("the sentinels do not know the master \"{name}\"; they know {known}"))
+            }
+            Self::Contradiction => {
+                let hint = "wait for the failover to end, or compare SENTINEL MASTER on each sentinel";
+                Error::Sentinel(
+                    format!("the sentinels contradict each other about the master of \"{name}\": {listed}"),
+                    Some(hint),
+                )
+            }
+            Self::Older => {
+                let hint = "a sentinel with the newer configuration must answer; after SENTINEL RESET all of them must agree";
+                Error::Sentinel(
+                    format!("the sentinels report an older master of \"{name}\" than was known: {listed}"),
+                    Some(hint),
+                )
+            }
+        }
+    }
+}
+
+/// Asks one sentinel each second, for ever.
+async fn watch(endpoint: &Endpoint, known: &deployment::Known) {
+    let Some(sentinels) = endpoint.sentinels() else { return };
+    let mut watched: Vec<(&Address, Option<Connection>, bool)> =
+        sentinels.endpoint.addresses().iter().map(|address| (address, None, true)).collect();
+    let mut next = fastrand::usize(..watched.len().max(1));
+    loop {
+        sleep(WATCH_INTERVAL).await;
+        let count = watched.len();
+        let Some((address, connection, answered)) = watched.get_mut(next % count.max(1)) else { return };
+        next = (next + 1) % count;
+        let answer = match connection.take() {
+            Some(mut open) => match ask(endpoint, sentinels, &mut open).await {
+                Ok(opinion) => Ok((opinion, open)),
+                Err(_) => ask_anew(endpoint, sentinels, address).await,
+            },
+            None => ask_anew(endpoint, sentinels, address).await,
+        };
+        let (opinion, error) = match answer {
+            Ok((opinion, open)) => {
+                *connection = Some(open);
+                (Some(opinion), None)
+            }
+            Err(error) => (None, Some(error)),
+        };
+        report(sentinels, address, std::mem::replace(answered, error.is_none()), error);
+        let believed = known.sentinel.believed();
+        if let (Some(Opinion::Master { address, .. }), Some(believed)) = (opinion, believed)
+            && address != believed.address
+        {
+            // One alone may be stale. What all say decides, and where they cannot be believed, connections stay.
+            let said = ask_all(endpoint, sentinels).await;
+            if let Err(error) = known.sentinel.believe(sentinels, &said) {
+                tracing::debug!(server = sentinels.endpoint.name, "{error}");
+            }
+        }
+    }
+}
+
+/// Says once that a sentinel is away, and once that it is back.
+fn report(sentinels: &Sentinels, address: &Address, answered: bool, error: Option<Error>) {
+    let server = &sentinels.endpoint.name;
+    match error {
+        Some(error) if answered => tracing::warn!(
+            event = LogCode::SentinelUnavailable.as_str(),
+            server,
+            "{error}; the other sentinels are asked, and connections stay"
+        ),
+        None if !answered => {
+            tracing::info!(
+                event = LogCode::SentinelAvailable.as_str(),
+                server,
+                "sentinel {address} answers again"
+            );
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Address {
+        Address::Tcp { host: "h".to_owned(), port }
+    }
+
+    fn says(epoch: u64, port: u16) -> Result<Opinion, Error> {
+        Ok(Opinion::Master { epoch, address: address(port) })
+    }
+
+    fn away() -> Result<Opinion, Error> {
+        Err(Error::Closed)
+    }
+
+    fn unknown() -> Result<Opinion, Error> {
+        Ok(Opinion::Unknown(Vec::new()))
+    }
+
+    #[test]
+    fn the_highest_epoch_is_believed_and_never_less_than_was_seen() {
+        let seen = |epoch, port| Some((epoch, port));
+        for (said, before, expected) in [
+            (vec![says(0, 1), says(0, 1), says(0, 1)], None, Ok((0, 1))),
+            // One knows of the failover, one does not yet, one is stopped.
+            (vec![says(1, 2), says(0, 1), away()], seen(0, 1), Ok((1, 2))),
+            (vec![says(0, 1), says(0, 1), says(1, 2)], seen(0, 1), Ok((1, 2))),
+            // One is enough, if it knows as much as was seen.
+            (vec![away(), away(), says(1, 2)], seen(1, 2), Ok((1, 2))),
+            (vec![away(), away(), says(0, 1)], seen(1, 2), Err(Undecided::Older)),
+            (vec![away(), says(0, 1), says(0, 1)], seen(1, 2), Err(Undecided::Older)),
+            // All were made anew.
+            (vec![says(0, 3), says(0, 3), says(0, 3)], seen(7, 2), Ok((0, 3))),
+            (vec![says(0, 3), says(1, 3), says(1, 3)], seen(7, 2), Err(Undecided::Older)),
+            // Several in one epoch.
+            (vec![says(0, 1), says(0, 2), says(0, 1)], None, Ok((0, 1))),
+            (vec![says(0, 1), says(0, 2)], None, Err(Undecided::Contradiction)),
+            // One that is new and wrong does not move what is known.
+            (vec![away(), away(), says(0, 2)], seen(0, 1), Err(Undecided::Contradiction)),
+            (vec![says(0, 2), says(0, 2), says(0, 1)], seen(0, 1), Ok((0, 2))),
+            (vec![away(), away()], seen(0, 1), Err(Undecided::NoAnswer)),
+            (vec![away(), unknown()], None, Err(Undecided::UnknownName)),
+            (vec![unknown(), says(4, 1)], None, Ok((4, 1))),
+        ] {
+            let before = before.map(|(epoch, port)| Believed { epoch, address: address(port) });
+            let expected = expected.map(|(epoch, port)| Believed { epoch, address: address(port) });
+            assert_eq!(decide(&said, before.as_ref()), expected, "{said:?} {before:?}");
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Promise: where sentinels know the master, tidegate is at the master that they agree on: after a failover that was asked
+//! for, after a death, and after a partition in which the old master goes on. What was missed meanwhile is on record.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::support::{
+    Authority, Daemon, Load, Options, Oracle, Payloads, Server, Setup, Subscriber, Version, alert,
+    assert_exact, assert_nothing_lost_outside_gaps, captured, eventually, gaps,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const ALERTS: &[&[&str]] =
+    &[alert::SOURCE, alert::GAP, alert::DESTINATION, &["master_moved", "sentinel_unavailable"]];
+
+/// `shop` is watched by sentinels, `events` stands alone.
+const CAPTURE: &str = r#"
+[capture.orders]
+source = "shop"
+channels = ["orders"]
+destination = "events"
+stream = "orders"
+keep = "forever"
+include = ["id"]
+"#;
+
+struct Watched {
+    daemon: Daemon,
+    master: Server,
+    replica: Server,
+    sentinels: [Server; 3],
+    /// The server that stands alone.
+    events: Server,
+}
+
+impl Watched {
+    fn start(version: Version, routes: &str, settings: &str) -> Self {
+        let master = Server::with(version, Options::default().tcp());
+        let replica = Server::replica_of(&master, version, Options::default());
+        let sentinels = Server::sentinels(version, "shop", &master, 1);
+        let events = Server::start(Version::Redis70);
+        let [one, two, three] = &sentinels;
+        let daemon = Setup::new()
+            .endpoint("events", &events)
+            .watched("shop", &[&master, &replica], &[one, two, three], settings)
+            .routes(routes)
+            .expects(ALERTS)
+            .start_ready();
+        Self { daemon, master, replica, sentinels, events }
+    }
+
+    /// Waits until so many sentinels name the replica as the master.
+    #[track_caller]
+    fn wait_switched(&self, sentinels: &[Server]) {
+        let port = self.replica.port().unwrap().to_string();
+        for sentinel in sentinels {
+            eventually("the sentinels have switched", PATIENCE, || {
+                let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "shop"]);
+                if known["port"] == port { Ok(()) } else { Err(format!("{known:?}")) }
+            });
+        }
+    }
+
+    /// Keeps the sentinels from the old master, as a partition does: it does not answer their PING any more. Publishers and
+    /// tidegate go on there.
+    fn cut_off(&self) {
+        self.master.ask::<()>(&["ACL", "SETUSER", "default", "-ping"]);
+    }
+
+    /// Waits until the promoted server is listened to.
+    #[track_caller]
+    fn wait_listening(&self) {
+        eventually("the new master has a subscriber", PATIENCE, || match subscribers(&self.replica) {
+            0 => Err(self.daemon.route("orders").ok().and_then(|status| status.reason).unwrap_or_default()),
+            _ => Ok(()),
+        });
+    }
+
+    /// What is published on the new master from now on is stored, behind what was stored before.
+    #[track_caller]
+    fn assert_captured(&self, first_publisher: usize) {
+        self.wait_listening();
+        let oracle = Oracle::new(&self.replica);
+        oracle.publish(
+            &Load::new(2, 1000, &["orders"]).payloads(Payloads::Unique).first_publisher(first_publisher),
+        );
+        oracle.publish_last("orders", &self.events, "orders", PATIENCE);
+        let (sequence, stored) = (oracle.sequence(), captured(&self.events, "orders"));
+        let gaps = gaps(&self.events, "orders");
+        let missing = assert_nothing_lost_outside_gaps(&sequence, &stored, &gaps);
+        assert_eq!(missing, 0, "nothing was published while nobody listened: {gaps:#?}");
+    }
+}
+
+/// How many clients listen to the channel.
+fn subscribers(server: &Server) -> usize {
+    server.ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "orders"]).1
+}
+
+fn before_the_failover(watched: &Watched) {
+    let oracle = Oracle::new(&watched.master);
+    oracle.publish(&Load::new(2, 1000, &["orders"]).payloads(Payloads::Unique));
+    watched.daemon.wait_settled("orders", 1000);
+    watched.replica.wait_caught_up_with(&watched.master);
+}
+
+#[test]
+fn a_failover_that_is_asked_for_is_followed() {
+    for version in [Version::Redis62, Version::Redis70, Version::Redis82, Version::Valkey91] {
+        let watched = Watched::start(version, CAPTURE, "");
+        before_the_failover(&watched);
+        watched.sentinels[0].ask::<()>(&["SENTINEL", "FAILOVER", "shop"]);
+        watched.wait_switched(&watched.sentinels);
+        watched.assert_captured(2);
+        assert_eq!(subscribers(&watched.master), 0, "{version}");
+    }
+}
+
+/// One sentinel is stopped meanwhile, and comes back with old news.
+#[test]
+fn a_master_that_is_killed_is_left_for_good() {
+    for version in [Version::Redis70, Version::Valkey91] {
+        let mut watched = Watched::start(version, CAPTURE, "");
+        before_the_failover(&watched);
+        watched.sentinels[2].freeze();
+        watched.master.kill();
+        watched.wait_switched(&watched.sentinels[..2]);
+        watched.sentinels[2].thaw();
+        watched.assert_captured(2);
+        // Back, it says for ten seconds that it is the master.
+        watched.master.start_again();
+        let listeners = watched.replica.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        assert!(listeners > 0, "{version}: somebody listened");
+        eventually("the window is open again", PATIENCE, || match gaps(&watched.events, "orders").len() {
+            0 | 1 => Err("no second gap yet".to_owned()),
+            _ => Ok(()),
+        });
+        watched.assert_captured_again();
+        assert_eq!(subscribers(&watched.master), 0, "{version}");
+    }
+}
+
+impl Watched {
+    #[track_caller]
+    fn assert_captured_again(&self) {
+        self.wait_listening();
+        let before = captured(&self.events, "orders").len();
+        Oracle::new(&self.replica).publish(&Load::new(1, 100, &["orders"]).first_publisher(9));
+        eventually("what the new master publishes is stored", PATIENCE, || {
+            match captured(&self.events, "orders").len() - before {
+                100 => Ok(()),
+                count => Err(format!("{count} of 100")),
+            }
+        });
+    }
+}
+
+/// The sentinels cannot reach the old master any more, while tidegate and publishers can: it goes on taking writes.
+#[test]
+fn an_old_master_behind_a_partition_is_left() {
+    let watched = Watched::start(Version::Redis70, CAPTURE, "");
+    before_the_failover(&watched);
+    watched.cut_off();
+    watched.wait_switched(&watched.sentinels);
+    watched.wait_listening();
+    eventually("nobody listens to the old master", PATIENCE, || match subscribers(&watched.master) {
+        0 => Ok(()),
+        count => Err(format!("{count} subscribers")),
+    });
+    let role: (String, i64, Vec<(String, String, String)>) = watched.master.ask(&["ROLE"]);
+    assert_eq!(role.0, "master", "it goes on");
+    watched.assert_captured(2);
+}
+
+/// Exactly once in the streams that a failover of the destination leaves, as soon as two servers have everything.
+#[test]
+fn a_destination_fails_over_and_nothing_is_lost() {
+    const ROUTES: &str = r#"
+        [capture.orders]
+        source = "events"
+        channels = ["orders"]
+        destination = "shop"
+        stream = "orders"
+        keep = "forever"
+        include = ["id"]
+    "#;
+    let mut watched = Watched::start(Version::Redis70, ROUTES, "durability = \"replicated\"");
+    let oracle = Oracle::new(&watched.events);
+    let load = oracle.start(&Load::new(2, usize::MAX / 2, &["orders"]).rate(2_000));
+    watched.master.wait_longer("orders", 500);
+    watched.master.kill();
+    watched.wait_switched(&watched.sentinels);
+    watched.master.start_again();
+    watched.replica.wait_longer("orders", 500);
+    load.stop();
+    oracle.publish_last("orders", &watched.replica, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&watched.replica, "orders"));
+    assert_eq!(gaps(&watched.replica, "orders").len(), 0, "the source was there all the time");
+}
+
+#[test]
+fn a_broadcast_publishes_where_the_subscribers_are() {
+    const ROUTES: &str = r#"
+        [broadcast.orders]
+        source = "events"
+        stream = "orders"
+        destination = "shop"
+        channel = "orders"
+        message = "<field:payload>"
+        start = "beginning"
+    "#;
+    let watched = Watched::start(Version::Valkey91, ROUTES, "");
+    watched.cut_off();
+    watched.wait_switched(&watched.sentinels);
+    eventually("the broadcast is connected to the new master", PATIENCE, || {
+        let clients: String = watched.replica.ask(&["CLIENT", "LIST"]);
+        if clients.contains("name=tidegate:") { Ok(()) } else { Err(clients) }
+    });
+    let subscriber = Subscriber::start(&watched.replica, &["orders"]);
+    for number in 0..100 {
+        watched.events.ask::<String>(&["XADD", "orders", "*", "payload", &number.to_string()]);
+    }
+    eventually("everything is heard", PATIENCE, || match subscriber.count() {
+        100 => Ok(()),
+        count => Err(format!("{count} of 100")),
+    });
+    let expected: Vec<Vec<u8>> = (0..100).map(|number: u32| number.to_string().into_bytes()).collect();
+    let payloads: Vec<Vec<u8>> = subscriber.heard().into_iter().map(|message| message.payload).collect();
+    assert_eq!(payloads, expected);
+}
+
+#[test]
+fn in_replication_mode_nothing_is_missed() {
+    let routes = format!("{CAPTURE}mode = \"replication\"\nprefer = \"replica\"\n");
+    let mut watched = Watched::start(Version::Redis82, &routes, "");
+    before_the_failover(&watched);
+    watched.master.kill();
+    watched.wait_switched(&watched.sentinels);
+    let oracle = Oracle::new(&watched.replica);
+    // Nobody needs to listen yet.
+    oracle.publish(&Load::new(2, 1000, &["orders"]).payloads(Payloads::Unique).first_publisher(2));
+    oracle.publish_last("orders", &watched.events, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&watched.events, "orders"));
+}
+
+#[test]
+fn two_dead_sentinels_are_told_and_one_is_enough() {
+    let mut watched = Watched::start(Version::Redis70, CAPTURE, "");
+    let report = |watched: &Watched| {
+        let output = watched.daemon.run_command(&["check", "--connect"]);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, all) = report(&watched);
+    assert_eq!(code, Some(0), "{all}");
+    assert!(all.contains("server shop (Sentinel master shop, user tidegate-shop)"), "{all}");
+    assert!(all.contains("master \"shop\": 3 of 3 sentinels answer"), "{all}");
+    let port = watched.master.port().unwrap();
+    assert_eq!(all.matches(&format!(": 127.0.0.1:{port}, configuration epoch 0")).count(), 3, "{all}");
+    watched.sentinels[0].kill();
+    watched.sentinels[1].kill();
+    let (code, one) = report(&watched);
+    assert_eq!(code, Some(0), "{one}");
+    assert!(one.contains("master \"shop\": 1 of 3 sentinels answer"), "{one}");
+    assert!(one.contains("warning: no more than half of the sentinels answer"), "{one}");
+    watched.daemon.wait_alert(&["sentinel_unavailable"]);
+    watched.daemon.restart();
+    watched.daemon.wait_ready();
+    watched.sentinels[2].kill();
+    watched.daemon.restart();
+    eventually("no sentinel answers", PATIENCE, || match watched.daemon.route("orders")?.reason {
+        Some(reason) if reason.contains("no sentinel of \"shop\" answers: sentinel 127.0.0.1:") => Ok(()),
+        reason => Err(format!("{reason:?}")),
+    });
+    watched.sentinels[2].start_again();
+}
+
+/// A sentinel with `requirepass` has no users: the password belongs to its user default.
+#[test]
+fn a_name_that_the_sentinels_do_not_know_is_told_with_those_that_they_know() {
+    let master = Server::with(Version::Redis70, Options::default().tcp());
+    let sentinel = Server::sentinel(Version::Redis70, "shop", &master);
+    sentinel.ask::<()>(&["ACL", "SETUSER", "default", "resetpass", ">first-stock"]);
+    let events = Server::start(Version::Redis70);
+    let routes = CAPTURE.replace("\"shop\"", "\"stock\"");
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .watched("stock", &[&master], &[&sentinel], "")
+        .with_settings_replaced("username = \"watcher-stock\"", "")
+        .routes(&routes)
+        .expects(&[alert::SOURCE])
+        .start();
+    eventually("the names are told", PATIENCE, || match daemon.route("orders")?.reason {
+        Some(reason) if reason.contains("the sentinels do not know the master \"stock\"; they know shop") => {
+            Ok(())
+        }
+        reason => Err(format!("{reason:?}")),
+    });
+}
+
+/// Servers, sentinels and their links among each other.
+#[test]
+fn everything_over_tls() {
+    let authority = Authority::new();
+    let own = authority.issue("server", "IP:127.0.0.1");
+    let options = || Options::default().tls(&authority, &own, "no").with("tls-replication", "yes");
+    let master = Server::with(Version::Redis70, options());
+    let replica = Server::replica_of(&master, Version::Redis70, options());
+    let sentinel = Server::sentinel_with(Version::Redis70, "shop", &master, 1, options());
+    let events = Server::start(Version::Redis70);
+    let table = format!("tls = {{ ca_file = \"{}\" }}", authority.certificate().display());
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .watched("shop", &[&master, &replica], &[&sentinel], &table)
+        .with_settings(&table)
+        .routes(CAPTURE)
+        .expects(ALERTS)
+        .start_ready();
+    eventually("the sentinel knows the replica", PATIENCE, || {
+        let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "shop"]);
+        if known["num-slaves"] == "1" { Ok(()) } else { Err(format!("{known:?}")) }
+    });
+    sentinel.ask::<()>(&["SENTINEL", "FAILOVER", "shop"]);
+    eventually("the new master has a subscriber", PATIENCE, || match subscribers(&replica) {
+        0 => Err(daemon.route("orders").ok().and_then(|status| status.reason).unwrap_or_default()),
+        _ => Ok(()),
+    });
+    let oracle = Oracle::new(&replica);
+    oracle.publish(&Load::new(2, 1000, &["orders"]));
+    oracle.publish_last("orders", &events, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&events, "orders"));
+}
