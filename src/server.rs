@@ -36,5 +36,6 @@ pub use discovery::{Opinion, opinions};
 pub(crate) use error::UNKNOWN_COMMAND;
 pub use error::{Class, Error};
 pub(crate) use redacted::redacted;
+pub(crate) use script::script;
 pub use script::{Hash, Script, load_script};
 pub use tls::TlsFailure;

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use super::entry_id::EntryId;
 use super::message::render::Renderer;
-use super::publish::call::{BroadcastKeys, unexpected};
+use super::publish::call::BroadcastKeys;
 use super::read::entries::StreamEntries;
 use super::read::range::RangeReader;
 use crate::config::{Broadcast, Endpoint};
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish, role_in};
+use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish, role_in, script};
 
 /// Publishes the entry and removes the letter.
-const REQUEUE: Script = Script { name: "requeue", source: include_str!("requeue.lua") };
+const REQUEUE: Script = script!("requeue.lua");
 /// What CLIENT LIST shows of its connections.
 const CLIENT: &str = "dead-letters";
 
@@ -150,5 +150,5 @@ impl Requeue {
 }
 
 fn number(reply: &Value) -> Result<i64, Error> {
-    reply.integer().ok_or_else(|| unexpected(&REQUEUE))
+    reply.integer().ok_or_else(|| REQUEUE.invalid_reply())
 }

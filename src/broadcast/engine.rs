@@ -115,7 +115,7 @@ pub(super) enum Effect {
 pub(super) struct Hashes {
     pub(super) publish: Hash,
     pub(super) release: Hash,
-    pub(super) look: Hash,
+    pub(super) state: Hash,
     pub(super) lease: Hash,
 }
 

@@ -26,13 +26,13 @@ use super::connections::PublishConnections;
 use super::entry_id::EntryId;
 use super::failure::{Half, SessionFailure, Side};
 use super::message::render::Renderer;
-use super::publish::call::{BroadcastKeys, PUBLISH, unexpected};
+use super::publish::call::{BroadcastKeys, PUBLISH};
 use super::publish::publisher::{Called, Publisher};
 use super::read::entries::StreamEntries;
 use crate::config::{Endpoint, MessageFormat};
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, redacted};
+use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, redacted, script};
 use crate::text::template::Template;
 
 use super::read::range::RangeReader;
@@ -40,7 +40,7 @@ use tempo::Clock;
 pub use tempo::Tempo;
 
 /// Finds or makes the checkpoint.
-const BEGIN: Script = Script { name: "begin", source: include_str!("replay/begin.lua") };
+const BEGIN: Script = script!("replay/begin.lua");
 /// What CLIENT LIST shows of its connections.
 const CLIENT: &str = "replay";
 /// How long the checkpoint of an unfinished replay is kept.
@@ -522,16 +522,16 @@ async fn begin(
     let reply = connection.ask(deadline, "looking for the checkpoint", &command).await?;
     let Some([of, position, from, to, started, published, unheard, skipped, goes_on]) = reply.elements()
     else {
-        return Err(unexpected(&BEGIN));
+        return Err(BEGIN.invalid_reply());
     };
-    let of = of.bytes().ok_or_else(|| unexpected(&BEGIN))?;
+    let of = of.bytes().ok_or_else(|| BEGIN.invalid_reply())?;
     if of != job.of.as_bytes() {
         return Ok(Err(redacted(of)));
     }
-    let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| unexpected(&BEGIN));
+    let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| BEGIN.invalid_reply());
     let number = |value: &Value| {
         let text = value.bytes().and_then(|text| std::str::from_utf8(text).ok());
-        text.and_then(|text| text.parse().ok()).ok_or_else(|| unexpected(&BEGIN))
+        text.and_then(|text| text.parse().ok()).ok_or_else(|| BEGIN.invalid_reply())
     };
     Ok(Ok(Begun {
         range: Range { from: id(from)?, to: id(to)? },

@@ -9,10 +9,10 @@
 use super::mapping::{Context, FieldSink, Mapping};
 use crate::config::{Capture, Endpoint, keys};
 use crate::server::resp::Message;
-use crate::server::{ControlConnection, Error, Script, redacted};
+use crate::server::{ControlConnection, Error, Script, redacted, script};
 
 /// Appends the entry and removes the letter.
-const REQUEUE: Script = Script { name: "requeue", source: include_str!("requeue.lua") };
+const REQUEUE: Script = script!("requeue.lua");
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,8 @@ pub async fn requeue(
     Ok(match reply.as_slice() {
         [redis::Value::Int(1), id] => Requeued::Appended { stream: entry.stream, id: text(id) },
         [redis::Value::Int(2), why] => Requeued::Stays(text(why)),
-        _ => Requeued::Gone,
+        [redis::Value::Int(0)] => Requeued::Gone,
+        _ => return Err(REQUEUE.invalid_reply()),
     })
 }
 

@@ -6,13 +6,38 @@ use super::connection::Connection;
 use super::error::Error;
 use super::resp::Value;
 
-/// A script and what it is for.
+/// A script. Its constant is named after its file.
 #[derive(Debug, Clone, Copy)]
 pub struct Script {
-    /// What it does, for errors.
+    /// The name of its file, for errors.
     pub name: &'static str,
     /// Its text.
     pub source: &'static str,
+}
+
+/// The [`Script`] in a file, named from the file that names it.
+macro_rules! script {
+    ($path:literal) => {
+        $crate::server::Script { name: $crate::server::Script::file_name($path), source: include_str!($path) }
+    };
+}
+pub(crate) use script;
+
+impl Script {
+    /// The last part of a path.
+    pub(crate) const fn file_name(path: &'static str) -> &'static str {
+        let bytes = path.as_bytes();
+        let mut start = bytes.len();
+        while start > 0 && bytes[start - 1] != b'/' {
+            start -= 1;
+        }
+        path.split_at(start).1
+    }
+
+    /// The script answered something that it never says.
+    pub(crate) fn invalid_reply(&self) -> Error {
+        Error::Protocol(format!("the reply to {} is not valid", self.name))
+    }
 }
 
 /// The hash under which a server knows a script: 40 hexadecimal digits.

@@ -27,12 +27,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::publish::call::{Tally, unexpected};
+use crate::broadcast::publish::call::Tally;
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script};
+use crate::server::{Error, Hash, Script, script};
 
 /// Grants the lease.
-pub(crate) const LEASE: Script = Script { name: "lease", source: include_str!("lease.lua") };
+pub(crate) const LEASE: Script = script!("lease.lua");
 
 /// A take-over waits for the rest of this, and is to be done within a second.
 pub(crate) const TERM: Duration = Duration::from_millis(750);
@@ -85,7 +85,7 @@ impl LeaseAnswer {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        Self::of(reply).ok_or_else(|| unexpected(&LEASE))
+        Self::of(reply).ok_or_else(|| LEASE.invalid_reply())
     }
 
     fn of(reply: &Value) -> Option<Self> {

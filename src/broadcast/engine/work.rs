@@ -63,7 +63,7 @@ impl Work {
     ) -> Self {
         let settings = &core.settings;
         let follow = settings.acknowledged();
-        let follow = follow.map(|what| Follower::new(what, &core.keys, hashes.look, cursor.0, woken, now));
+        let follow = follow.map(|what| Follower::new(what, &core.keys, hashes.state, cursor.0, woken, now));
         let mut publisher = Publisher::new(hashes.publish, core.keys.clone(), cursor, core.source_timeout)
             .with_release(hashes.release)
             .blaming(settings.channel.literal().is_none(), core.failing.as_ref(), settings.max_deliveries);

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::read::unread_loss::StreamCounters;
 use crate::server::resp::Value;
-use crate::server::{Error, Script, redacted};
+use crate::server::{Error, Script, redacted, script};
 use crate::status::GroupChange;
 
 /// Looks.
-pub(crate) const GROUP_STATE: Script = Script { name: "look", source: include_str!("state.lua") };
+pub(crate) const STATE: Script = script!("state.lua");
 
 /// What one look has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,9 +63,9 @@ impl GroupState {
             Some([]) => Ok(None),
             Some(elements) => match Self::of(elements) {
                 Some(look) => Ok(Some(look)),
-                None => Err(unexpected()),
+                None => Err(STATE.invalid_reply()),
             },
-            None => Err(unexpected()),
+            None => Err(STATE.invalid_reply()),
         }
     }
 
@@ -138,10 +138,6 @@ fn id(value: &Value) -> Option<EntryId> {
 
 fn number(value: &Value) -> Option<u64> {
     u64::try_from(value.integer()?).ok()
-}
-
-fn unexpected() -> Error {
-    Error::Protocol(format!("the reply of the script '{}' is not valid", GROUP_STATE.name))
 }
 
 /// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group

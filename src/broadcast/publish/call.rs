@@ -10,15 +10,14 @@ use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::withheld::Unrenderable;
 use crate::config::{self, Start, keys};
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script, redacted};
+use crate::server::{Error, Hash, Script, redacted, script};
 
 /// Publishes and moves the cursor.
-pub(crate) const PUBLISH: Script = Script { name: "publish", source: include_str!("publish.lua") };
+pub(crate) const PUBLISH: Script = script!("publish.lua");
 /// Publishes what was left behind.
-pub(crate) const RELEASE: Script =
-    Script { name: "release", source: include_str!("../group/holes/release.lua") };
+pub(crate) const RELEASE: Script = script!("../group/holes/release.lua");
 /// Finds or makes the cursor.
-pub(crate) const OPEN: Script = Script { name: "open", source: include_str!("open.lua") };
+pub(crate) const OPEN: Script = script!("open.lua");
 
 /// EVALSHA, hash, number of keys, three keys, and nine arguments before the items.
 const FIXED_ARGUMENTS: usize = 15;
@@ -279,15 +278,15 @@ impl PublishOutcome {
             Some([Value::Integer(0), cursor, counted]) => match cursor.bytes() {
                 Some(b"") => Ok(Self::Elsewhere(None, None)),
                 Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), count(counted))),
-                None => Err(unexpected(&PUBLISH)),
+                None => Err(PUBLISH.invalid_reply()),
             },
             Some(
                 [Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed, counted],
             ) => {
-                let cursor = cursor_id(cursor.bytes().ok_or_else(|| unexpected(&PUBLISH))?)?;
+                let cursor = cursor_id(cursor.bytes().ok_or_else(|| PUBLISH.invalid_reply())?)?;
                 let tally =
-                    tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&PUBLISH))?;
-                let refused = refused.bytes().ok_or_else(|| unexpected(&PUBLISH))?;
+                    tally([published, unheard, rejected, filtered]).ok_or_else(|| PUBLISH.invalid_reply())?;
+                let refused = refused.bytes().ok_or_else(|| PUBLISH.invalid_reply())?;
                 // Servers before 7.0 left the '-' of the wire in the error's text.
                 let refused = refused.strip_prefix(b"-").unwrap_or(refused);
                 let refused = match (refused, failed.bytes()) {
@@ -297,7 +296,7 @@ impl PublishOutcome {
                 };
                 Ok(Self::Moved { cursor, counted: count(counted), tally, refused })
             }
-            _ => Err(unexpected(&PUBLISH)),
+            _ => Err(PUBLISH.invalid_reply()),
         }
     }
 }
@@ -345,7 +344,7 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted]) =
         reply.elements()
     else {
-        return Err(unexpected(&OPEN));
+        return Err(OPEN.invalid_reply());
     };
     let number = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
     let failing = match (entry.bytes(), number(failures), number(row), error.bytes()) {
@@ -353,13 +352,13 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         (Some(entry), Some(failures), Some(row), Some(error)) => {
             Some(Failing { entry: cursor_id(entry)?, failures, row, error: redacted(error) })
         }
-        _ => return Err(unexpected(&OPEN)),
+        _ => return Err(OPEN.invalid_reply()),
     };
-    let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| unexpected(&OPEN))?;
+    let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| OPEN.invalid_reply())?;
     let cursor = match cursor.bytes() {
         Some(b"") => None,
         Some(text) => Some(cursor_id(text)?),
-        None => return Err(unexpected(&OPEN)),
+        None => return Err(OPEN.invalid_reply()),
     };
     Ok(Opened { cursor, counted: count(counted), tally, failing })
 }
@@ -385,10 +384,6 @@ fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
             text.escape_ascii()
         ))
     })
-}
-
-pub(crate) fn unexpected(script: &Script) -> Error {
-    Error::Protocol(format!("the reply of the script '{}' is not valid", script.name))
 }
 
 #[cfg(test)]

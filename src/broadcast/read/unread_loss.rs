@@ -24,7 +24,7 @@ use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::publish::call::BroadcastKeys;
 use crate::broadcast::publish::publisher::Publisher;
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Script};
+use crate::server::{Error, Script, script};
 
 /// Between two comparisons while entries are read.
 const BUSY: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// that of the entry before them.
 pub const DELETED_UNREAD: &str = "deleted_unread";
 /// Records it.
-const MISSED: Script = Script { name: "missed", source: include_str!("unread_loss.lua") };
+const UNREAD_LOSS: Script = script!("unread_loss.lua");
 
 /// What the stream says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl UnreadLoss {
         let (after, detail) = (self.after.to_string(), self.detail());
         let command: [&[u8]; 10] = [
             b"EVAL",
-            MISSED.source.as_bytes(),
+            UNREAD_LOSS.source.as_bytes(),
             b"3",
             keys.cursor.as_bytes(),
             keys.dead_letters.as_bytes(),
@@ -233,7 +233,11 @@ impl UnreadWatch {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        let missed = self.missed.take().filter(|_| reply.integer() == Some(1));
+        let missed = match reply.integer() {
+            Some(0) => self.missed.take().and(None),
+            Some(1) => self.missed.take(),
+            _ => return Err(UNREAD_LOSS.invalid_reply()),
+        };
         match missed {
             Some(missed) => publisher.on_unread_loss(missed.count),
             None => publisher.set_counted(None),

@@ -21,7 +21,7 @@ use crate::broadcast::engine::leadership::LEASE;
 use crate::broadcast::engine::{Engine, Event, Hashes, Next};
 use crate::broadcast::failure::{Half, SessionFailure};
 use crate::broadcast::group::ack_notifier::AckNotifier;
-use crate::broadcast::group::state::GROUP_STATE;
+use crate::broadcast::group::state::STATE;
 use crate::broadcast::publish::call::{PUBLISH, RELEASE};
 use crate::config::Endpoint;
 use crate::server::{Connection, Error, connect, connect_to_publish, load_script};
@@ -70,11 +70,11 @@ impl<'r> Session<'r> {
         let deadline = source.response_timeout;
         let reader = connect(&source, &role).await.map_err(SessionFailure::source)?;
         let mut writer = connect(&source, &role).await.map_err(SessionFailure::source)?;
-        let mut hashes = Hashes { publish: [0; 40], release: [0; 40], look: [0; 40], lease: [0; 40] };
+        let mut hashes = Hashes { publish: [0; 40], release: [0; 40], state: [0; 40], lease: [0; 40] };
         for (script, hash) in [
             (PUBLISH, &mut hashes.publish),
             (RELEASE, &mut hashes.release),
-            (GROUP_STATE, &mut hashes.look),
+            (STATE, &mut hashes.state),
             (LEASE, &mut hashes.lease),
         ] {
             *hash = load_script(&mut writer, script, deadline).await.map_err(SessionFailure::source)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::World;
-use super::model::{CallResult, LEASE, LOOK, PUBLISH, RELEASE, Waits};
+use super::model::{CallResult, LEASE, PUBLISH, RELEASE, STATE, Waits};
 use crate::broadcast::engine::{Effect, Engine, Event, Hashes, Next};
 use crate::broadcast::failure::{Half, SessionFailure};
 use crate::config::{Broadcast, Endpoint};
@@ -276,7 +276,7 @@ impl World {
         }
         let hash = |letter: u8| [letter; 40];
         let hashes =
-            Hashes { publish: hash(PUBLISH), release: hash(RELEASE), look: hash(LOOK), lease: hash(LEASE) };
+            Hashes { publish: hash(PUBLISH), release: hash(RELEASE), state: hash(STATE), lease: hash(LEASE) };
         engine.begin(&hashes, None, false, now);
         instance.links = HALVES[..if two { 3 } else { 2 }].iter().map(|_| ServerLink::new()).collect();
         instance.ticked = now;

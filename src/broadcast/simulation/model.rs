@@ -12,7 +12,7 @@ use crate::server::resp::Value;
 /// By which letter a hash tells its script.
 pub(super) const PUBLISH: u8 = b'1';
 pub(super) const RELEASE: u8 = b'2';
-pub(super) const LOOK: u8 = b'3';
+pub(super) const STATE: u8 = b'3';
 pub(super) const LEASE: u8 = b'4';
 
 const NO_KIND: &str = "ERR The command is refused";
@@ -149,7 +149,7 @@ impl Model {
                 match word(1)[0] {
                     PUBLISH => self.publish(arguments),
                     RELEASE => self.release(arguments),
-                    LOOK => self.look(keys > 1, arguments, now_ms),
+                    STATE => self.look(keys > 1, arguments, now_ms),
                     LEASE => self.lease(arguments, now_ms),
                     _ => error("NOSCRIPT No matching script."),
                 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionLike as _;
 
-use super::model::{LEASE, LOOK, Model, PUBLISH, RELEASE};
+use super::model::{LEASE, Model, PUBLISH, RELEASE, STATE};
 use crate::broadcast::engine::leadership;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::group::state;
@@ -82,7 +82,7 @@ impl Real {
         let scripts = [
             (PUBLISH, call::PUBLISH),
             (RELEASE, call::RELEASE),
-            (LOOK, state::GROUP_STATE),
+            (STATE, state::STATE),
             (LEASE, leadership::LEASE),
         ];
         let hashes = scripts.map(|(letter, script)| {
@@ -157,7 +157,7 @@ impl Real {
         resp::command(&mut packed, &words.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let answer = self.connection.req_packed_command(&packed).unwrap();
         let (expected, answer) = match command[0].as_slice() {
-            b"EVALSHA" if command[1][0] == LOOK => {
+            b"EVALSHA" if command[1][0] == STATE => {
                 (look_of(shown_parts(expected)), look_of(real_parts(&answer)))
             }
             b"EVALSHA" if command[1][0] <= RELEASE => {

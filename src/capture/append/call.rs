@@ -3,14 +3,14 @@
 use crate::config::{Capture, Keep, Mode, keys};
 use crate::position::{Epoch, Position};
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script};
+use crate::server::{Error, Hash, Script, script};
 
 use crate::capture::batch::gap::Gap;
 use crate::capture::batch::passage::Passage;
 use crate::capture::batch::{AppendOptions, Batch};
 
 /// `append.lua`.
-pub(crate) const APPEND: Script = Script { name: "append.lua", source: include_str!("append.lua") };
+pub(crate) const APPEND: Script = script!("append.lua");
 
 /// The keys that a route makes at its destination.
 #[derive(Debug, Clone)]
@@ -193,7 +193,7 @@ impl AppendOutcome {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        Self::parse(reply).ok_or_else(|| Error::Protocol("the reply to append.lua is not valid".to_owned()))
+        Self::parse(reply).ok_or_else(|| APPEND.invalid_reply())
     }
 
     fn parse(reply: &Value) -> Option<Self> {

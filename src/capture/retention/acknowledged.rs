@@ -26,12 +26,12 @@ use crate::capture::append::call::CaptureKeys;
 use crate::config::{Capture, UntilAcknowledged};
 use crate::logs::{Limited, LogCode};
 use crate::metrics::CaptureMetrics;
-use crate::server::{Class, ControlConnection, Error, Script};
+use crate::server::{Class, ControlConnection, Error, Script, script};
 use crate::status::{Fullest, KeepStatus, Slot};
 use crate::text::printable;
 
 /// `trim.lua`.
-pub(crate) const TRIM: Script = Script { name: "trim.lua", source: include_str!("trim.lua") };
+pub(crate) const TRIM: Script = script!("trim.lua");
 
 /// Between two looks at one stream. Past `keep.entries` a stream grows by what comes meanwhile.
 const INTERVAL: Duration = Duration::from_secs(1);

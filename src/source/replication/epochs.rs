@@ -11,10 +11,10 @@
 use super::{HistoryId, ReplicationOffset};
 use crate::position::{AnchorId, Epoch, Position};
 use crate::server::resp;
-use crate::server::{Hash, Script};
+use crate::server::{Hash, Script, script};
 
 /// `epochs.lua`.
-pub(crate) const EPOCHS_SCRIPT: Script = Script { name: "epochs.lua", source: include_str!("epochs.lua") };
+pub(crate) const EPOCHS_SCRIPT: Script = script!("epochs.lua");
 
 /// The histories that the state knows, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
