@@ -27,7 +27,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Listen, Loaded, Problems};
 use crate::observe::client::ClientError;
-use crate::server::Error;
+use crate::server::{Error, hinted};
 use output::tell;
 
 /// Fine.
@@ -211,8 +211,7 @@ impl Refusal {
     }
 
     fn server(server: &str, error: &Error) -> Self {
-        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        Self(UNAVAILABLE, format!("server {server}: {error}{hint}"))
+        Self(UNAVAILABLE, format!("server {server}: {}", hinted(error, error.hint_for_operator())))
     }
 
     /// Tells it, where there is something to tell, and gives the exit code.

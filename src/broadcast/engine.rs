@@ -424,7 +424,7 @@ impl Core {
 
     /// The text of a failure. An entry's own is noted, to be counted.
     fn reason(&mut self, failure: &SessionFailure) -> String {
-        let reason = failure.for_a_person();
+        let reason = failure.with_hint();
         match failure {
             SessionFailure::Refused { own: true, entry: Some(entry), error, .. } => {
                 let before = self.failing.as_ref().filter(|failing| failing.entry == *entry);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::entry_id::EntryId;
-use crate::server::{Class, Error, UNKNOWN_COMMAND};
+use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
 
 /// How long a parked route waits before it tries again.
 pub(super) const PARKED: Duration = Duration::from_secs(30);
@@ -130,8 +130,7 @@ impl SessionFailure {
     }
 
     /// What to do next. A refusal that is not an entry's own parks whatever its code says: PUBLISH and XADD of
-    /// a dead letter under `allow-oom` fail only where a right is missing or a key has another type, and
-    /// inside a script servers before 7.2 report both as a plain ERR.
+    /// a dead letter under `allow-oom` fail only where a right is missing or a key has another type.
     pub(super) fn class(&self) -> Class {
         match self {
             Self::Server { error, .. } => error.class(),
@@ -153,11 +152,19 @@ impl SessionFailure {
     }
 
     /// The message with what a person can do, where there is something to say.
-    pub(super) fn for_a_person(&self) -> String {
-        let hint = match self {
-            Self::Server { error, .. } | Self::Refused { error, .. } => error.hint(),
+    pub(super) fn with_hint(&self) -> String {
+        hinted(self, self.error().and_then(Error::hint))
+    }
+
+    /// The same for a command that an operator runs by hand.
+    pub(super) fn with_hint_for_operator(&self) -> String {
+        hinted(self, self.error().and_then(Error::hint_for_operator))
+    }
+
+    fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Server { error, .. } | Self::Refused { error, .. } => Some(error),
             _ => None,
-        };
-        hint.map_or_else(|| self.to_string(), |hint| format!("{self} ({hint})"))
+        }
     }
 }

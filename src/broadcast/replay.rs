@@ -551,5 +551,5 @@ fn server_error(failure: &SessionFailure, source: &str, destination: &str) -> Re
         Side::Source => source,
         Side::Destination => destination,
     };
-    ReplayError::Server { endpoint: endpoint.to_owned(), what: failure.for_a_person() }
+    ReplayError::Server { endpoint: endpoint.to_owned(), what: failure.with_hint_for_operator() }
 }

@@ -15,7 +15,7 @@ use super::output::tell;
 use super::replay::bound::Bound;
 use crate::config::{Capture, Config, Endpoint, keys};
 use crate::rt;
-use crate::server::{self, ControlConnection, Error};
+use crate::server::{self, ControlConnection, Error, hinted};
 use crate::text::printable;
 
 /// Records a page: about 500 KB at most, since details are sentences.
@@ -108,8 +108,8 @@ async fn print(
                     latest.drain(..latest.len().saturating_sub(LATEST));
                 }
                 Err(error) => {
-                    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                    tell!("capture {}: server {}: {error}{hint}", route.name, route.destination);
+                    let error = hinted(&error, error.hint_for_operator());
+                    tell!("capture {}: server {}: {error}", route.name, route.destination);
                     code = super::UNAVAILABLE;
                     break;
                 }

@@ -99,10 +99,10 @@ fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
     let mut said = BTreeSet::new();
     for refusal in refused.iter().filter(|refusal| !refusal.is_missing_right()) {
         if said.insert(refusal.error.code().map(str::to_owned)) {
-            let hint = refusal.error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
             findings.push(Finding::Problem(format!(
-                "the server rejects {}: {}{hint}",
-                refusal.trial, refusal.error
+                "the server rejects {}: {}",
+                refusal.trial,
+                refusal.error.with_hint()
             )));
         }
     }

@@ -12,7 +12,7 @@
 use std::fmt;
 
 use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Keep, Order, keys};
-use crate::server::{ControlConnection, Error};
+use crate::server::{ControlConnection, Error, NO_PERMISSION};
 
 /// No script has this hash, and none runs anyway.
 const NO_HASH: &str = "0000000000000000000000000000000000000000";
@@ -57,7 +57,7 @@ impl MissingRight {
     /// Whether a right is missing; else the server refuses such commands now, whoever asks.
     #[must_use]
     pub fn is_missing_right(&self) -> bool {
-        self.error.code() == Some("NOPERM")
+        self.error.code() == Some(NO_PERMISSION)
     }
 }
 

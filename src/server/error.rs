@@ -1,9 +1,12 @@
 //! What went wrong with a server, classed by what the caller does next.
 
 use std::error::Error as _;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+use memchr::memmem;
 
 use super::redacted::redacted;
 use super::tls::{self, TlsFailure};
@@ -11,6 +14,9 @@ use super::tls::{self, TlsFailure};
 /// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
 pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
+
+/// The code of an error reply to what the user may not do.
+pub(crate) const NO_PERMISSION: &str = "NOPERM";
 
 /// What the caller does next. An error that nobody knows is [`Class::Retry`]: visibly, with backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +101,9 @@ impl Error {
                 None => format!("{UNKNOWN_COMMAND} the server does not know a command that tidegate needs"),
             });
         }
+        if let Some(refusal) = refused_in_script(text) {
+            return Self::Reply(redacted(&[NO_PERMISSION.as_bytes(), b" ", refusal].concat()));
+        }
         Self::Reply(redacted(text))
     }
 
@@ -159,7 +168,7 @@ impl Error {
                 Class::Resolve
             }
             Some("NOSCRIPT" | "NOGROUP") => Class::Repair,
-            Some("WRONGTYPE" | "NOPERM" | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Park,
+            Some("WRONGTYPE" | NO_PERMISSION | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Park,
             // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and what is unknown.
             Some(_) => Class::Retry,
         }
@@ -181,7 +190,7 @@ impl Error {
             _ => {}
         }
         Some(match self.code()? {
-            "NOPERM" => "grant the missing permission; `tidegate acl` prints the ACL lines",
+            NO_PERMISSION => "grant the missing permission; `tidegate acl` prints the ACL lines",
             "WRONGPASS" | "NOAUTH" => {
                 "check user and password; the password file is read on every connection"
             }
@@ -198,18 +207,46 @@ impl Error {
             _ => return None,
         })
     }
+
+    /// The message, with what the operator can do about it.
+    #[must_use]
+    pub fn with_hint(&self) -> String {
+        hinted(self, self.hint())
+    }
+
+    /// As [`Error::hint`], for a command that an operator runs by hand: its user needs other rights than the routes'.
+    pub(crate) fn hint_for_operator(&self) -> Option<&'static str> {
+        match self.code() {
+            Some(NO_PERMISSION) => {
+                Some("grant the missing permission; `tidegate acl --operator` prints the ACL lines")
+            }
+            _ => self.hint(),
+        }
+    }
 }
 
 /// What the server says where it refuses during the handshake.
 const HANDSHAKE_CODES: [(&str, &str); 7] = [
     ("WRONGPASS", "the server does not accept this user with this password"),
     ("NOAUTH", "the server requires a user and a password"),
-    ("NOPERM", "the user lacks permissions that every connection needs"),
+    (NO_PERMISSION, "the user lacks permissions that every connection needs"),
     ("NOPROTO", "the server does not speak RESP3"),
     ("LOADING", "the server is loading its data"),
     ("MASTERDOWN", "the server has lost its master"),
     ("BUSY", "the server is busy with a script"),
 ];
+
+/// What a server says where the user of a script may not do what the script does. It has no code of its own there, while
+/// the same refusal outside a script is a [`NO_PERMISSION`]. Redis 6.2 and 7.0 say the first, the former behind the place in
+/// the script. Later versions and Valkey say the second.
+fn refused_in_script(text: &[u8]) -> Option<&[u8]> {
+    const WORDS: [&[u8]; 2] = [b"The user executing the script can't ", b"ACL failure in script: "];
+    let text = text.strip_prefix(b"ERR ")?;
+    if text.starts_with(b"Error running script (call to f_") {
+        return memmem::find(text, WORDS[0]).map(|at| &text[at..]);
+    }
+    WORDS.iter().any(|words| text.starts_with(words)).then_some(text)
+}
 
 /// What follows the words by which a server says that it does not know a command. The text decides here, since there
 /// is no code; what tidegate does next is decided by the code that is put in its place.
@@ -283,6 +320,11 @@ const COMMANDS: [&str; 46] = [
     "XREVRANGE",
     "XTRIM",
 ];
+
+/// A message, with what the operator can do about it.
+pub(crate) fn hinted(message: &impl fmt::Display, hint: Option<&str>) -> String {
+    hint.map_or_else(|| message.to_string(), |hint| format!("{message} ({hint})"))
+}
 
 /// How the redis crate keeps an error that is not its own.
 type Kept = Arc<dyn std::error::Error + Send + Sync>;
@@ -374,6 +416,29 @@ mod tests {
             assert_eq!(error.to_string(), told);
             assert_eq!((error.code(), error.class()), (Some(UNKNOWN_COMMAND), Class::Park));
         }
+    }
+
+    #[test]
+    fn a_right_that_is_missing_inside_a_script_is_a_missing_right() {
+        for refusal in [
+            "The user executing the script can't run this command or subcommand",
+            "The user executing the script can't publish to the channel mentioned in the command",
+            "ACL failure in script: User tidegate has no permissions to run the 'xadd' command",
+        ] {
+            let error = Error::reply(format!("ERR {refusal}").as_bytes());
+            assert_eq!(error.to_string(), format!("NOPERM {refusal}"));
+            assert_eq!((error.code(), error.class()), (Some("NOPERM"), Class::Park));
+        }
+        let placed = Error::reply(
+            b"ERR Error running script (call to f_d7fa): @user_script:1: @user_script: 1: The user executing the script \
+              can't run this command or subcommand",
+        );
+        assert_eq!(
+            placed.to_string(),
+            "NOPERM The user executing the script can't run this command or subcommand"
+        );
+        let quoted = Error::reply(b"ERR no such key 'ACL failure in script: x'");
+        assert_eq!(quoted.code(), Some("ERR"));
     }
 
     #[test]

@@ -94,6 +94,19 @@ fn the_lines_of_an_operator_are_as_their_golden_file_says() {
     printed(&tidegate(&["acl", "--replay-channel", "again.*", "--config", FULL]), USAGE);
 }
 
+/// The user of the routes may not do what the commands do.
+#[test]
+fn a_command_without_a_right_names_the_lines_of_an_operator() {
+    let [shop, events] = [(); 2].map(|()| Server::start(Version::Redis70));
+    let daemon = Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(ROUTES).prepare();
+    for command in ["dead-letters list", "replay orders --from 0 --channel again.1"] {
+        let output = daemon.run_command(&command.split(' ').collect::<Vec<_>>());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{command}: {said}");
+        assert!(said.contains("NOPERM") && said.contains("`tidegate acl --operator`"), "{command}: {said}");
+    }
+}
+
 #[test]
 fn the_lines_of_an_operator_are_all_that_the_commands_need_on_every_server() {
     let pairs = Version::SOURCES.into_iter().zip(Version::DESTINATIONS.into_iter().cycle());

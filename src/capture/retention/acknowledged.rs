@@ -164,7 +164,7 @@ impl AcknowledgedTrimming {
         if self.writes_as.borrow().is_none() {
             return;
         }
-        let text = error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}: {hint}"));
+        let text = error.with_hint();
         self.slot.update(|status| status.keep.get_or_insert_default().error = Some(text.clone()));
         let is_refused = error.class() == Class::Park || error.code() == Some("ERR");
         if is_refused

@@ -123,8 +123,7 @@ fn endpoint(
     let found = match answer {
         Ok(found) => found,
         Err(error) => {
-            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            line(out, format_args!("  problem: cannot be used: {error}{hint}"));
+            line(out, format_args!("  problem: cannot be used: {}", error.with_hint()));
             return false;
         }
     };

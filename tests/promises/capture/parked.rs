@@ -94,6 +94,42 @@ fn the_right_to_its_stream_is_taken_away() {
     );
 }
 
+/// A server names a missing right by another error where a script's command lacks it. Each version has its own words.
+#[test]
+fn the_right_to_a_command_of_the_script_is_taken_away() {
+    let source = Server::start(Version::Redis70);
+    let destinations = Version::DESTINATIONS.map(|version| (version.to_string(), Server::start(version)));
+    let mut setup = Setup::new().endpoint("shop", &source);
+    let mut routes = String::new();
+    for (at, (_, server)) in destinations.iter().enumerate() {
+        setup = setup.endpoint(&format!("to{at}"), server);
+        routes += &format!(
+            "[capture.route{at}]\nsource = \"shop\"\nchannels = [\"orders\"]\ndestination = \"to{at}\"\n\
+             stream = \"orders\"\nkeep = \"forever\"\n"
+        );
+    }
+    let daemon = setup.routes(&routes).expects(&[alert::PARKED]).start_ready();
+    let may = |right: &str| {
+        for (at, (_, server)) in destinations.iter().enumerate() {
+            server.ask::<()>(&["ACL", "SETUSER", &format!("tidegate-to{at}"), right]);
+        }
+    };
+    let oracle = Oracle::new(&source);
+    may("-xadd");
+    oracle.publish_one(b"orders", b"while it may not");
+    for (at, (version, _)) in destinations.iter().enumerate() {
+        let reason = daemon.wait_state(&format!("route{at}"), RouteState::Blocked).reason.unwrap();
+        assert!(reason.contains("NOPERM") && reason.contains("tidegate acl"), "{version}: {reason}");
+    }
+    may("+xadd");
+    oracle.publish_one(b"orders", LAST);
+    for (at, (_, server)) in destinations.iter().enumerate() {
+        wait_for_last(server, "orders", LAST, NEXT_TRY);
+        daemon.wait_state(&format!("route{at}"), RouteState::Live);
+        assert_exact(&oracle.sequence_of(|_| true), &captured(server, "orders"));
+    }
+}
+
 #[test]
 fn a_server_that_is_too_old_for_scripts_parks_its_routes_and_a_replay_says_so_too() {
     let old = Server::start(Version::Redis62);
