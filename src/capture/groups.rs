@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use super::append::call::CaptureKeys;
 use crate::config::{Capture, GroupsStart};
 use crate::logs::{Limited, LogCode};
-use crate::server::resp::Value;
+use crate::server::resp::{self, Value};
 use crate::server::{Connection, ControlConnection, Error};
 use crate::text::printable;
 
-/// Streams of a template that are looked at in one round, each with a command.
+/// Streams of a template that are looked at in one round, each with a command. The server answers so many in well under
+/// a millisecond.
 const STREAMS_A_ROUND: usize = 100;
 
 /// Makes the route's groups on streams that exist already; streams that do not get theirs with their
@@ -28,27 +29,52 @@ pub(super) async fn ensure(
     if capture.groups.is_empty() {
         return Ok(());
     }
-    let streams = match capture.stream.literal() {
-        Some(stream) => vec![stream.as_bytes().to_vec()],
-        None => {
-            let names = connection
-                .ask(deadline, "listing the route's streams", &[b"SMEMBERS", &keys.streams])
-                .await?;
-            let names = names.elements().unwrap_or_default();
-            names.iter().filter_map(|name| name.bytes().map(<[u8]>::to_vec)).collect()
+    if let Some(stream) = capture.stream.literal() {
+        return ensure_on(connection, capture, &[stream.as_bytes()], deadline).await;
+    }
+    let round = STREAMS_A_ROUND.to_string();
+    let mut cursor = b"0".to_vec();
+    loop {
+        let scan: [&[u8]; 5] = [b"SSCAN", &keys.streams, &cursor, b"COUNT", round.as_bytes()];
+        let page = connection.ask(deadline, "listing the route's streams", &scan).await?;
+        let Some([next, streams]) = page.elements() else {
+            return Err(Error::Protocol("the reply to SSCAN has no cursor and names".to_owned()));
+        };
+        let streams: Vec<&[u8]> =
+            streams.elements().unwrap_or_default().iter().filter_map(Value::bytes).collect();
+        // A small set comes as a whole, whatever was asked for.
+        for some in streams.chunks(STREAMS_A_ROUND) {
+            ensure_on(connection, capture, some, deadline).await?;
         }
-    };
+        cursor = next.bytes().unwrap_or(b"0").to_vec();
+        if cursor == b"0" {
+            return Ok(());
+        }
+    }
+}
+
+/// The same on some streams. All are asked for at once: one after another, 20,000 streams would be as many round trips
+/// before the first message is stored.
+async fn ensure_on(
+    connection: &mut Connection,
+    capture: &Capture,
+    streams: &[&[u8]],
+    deadline: Duration,
+) -> Result<(), Error> {
     for stream in streams {
-        let groups =
-            match connection.ask(deadline, "looking at groups", &[b"XINFO", b"GROUPS", &stream]).await {
-                Ok(groups) => groups,
-                // `ERR no such key`: nothing is there yet.
-                Err(error) if error.code() == Some("ERR") => continue,
-                Err(error) => return Err(error),
-            };
-        for group in missing(capture, &groups) {
-            make(connection, capture, &stream, group, deadline).await?;
+        resp::command(connection.out(), &[b"XINFO", b"GROUPS", stream]);
+    }
+    let mut absent = Vec::new();
+    for stream in streams {
+        match connection.answer(deadline, "looking at groups").await {
+            Ok(groups) => absent.extend(missing(capture, &groups).map(|group| (stream, group))),
+            // `ERR no such key`: nothing is there yet.
+            Err(error) if error.code() == Some("ERR") => {}
+            Err(error) => return Err(error),
         }
+    }
+    for (stream, group) in absent {
+        make(connection, capture, stream, group, deadline).await?;
     }
     Ok(())
 }
@@ -61,19 +87,20 @@ async fn make(
     group: &str,
     deadline: Duration,
 ) -> Result<(), Error> {
-    let entries = connection.ask(deadline, "counting entries", &[b"XLEN", stream]).await?;
-    let start = match (capture.groups_start, entries) {
-        (Some(start), _) => id_of(start),
-        (None, Value::Integer(0)) => id_of(GroupsStart::Beginning),
-        (None, _) => {
-            return Err(Error::Refused(format!(
-                "the stream {:?} has entries but no consumer group {group:?}: set groups_start to \"0\" to start \
-                 the group at the first entry, or to \"$\" to start after the last",
-                String::from_utf8_lossy(stream)
-            )));
-        }
+    let start = match capture.groups_start {
+        Some(start) => start,
+        None => match connection.ask(deadline, "counting entries", &[b"XLEN", stream]).await? {
+            Value::Integer(0) => GroupsStart::Beginning,
+            _ => {
+                return Err(Error::Refused(format!(
+                    "the stream {:?} has entries but no consumer group {group:?}: set groups_start to \"0\" to start \
+                     the group at the first entry, or to \"$\" to start after the last",
+                    String::from_utf8_lossy(stream)
+                )));
+            }
+        },
     };
-    match connection.ask(deadline, "making a group", &creation(stream, group, start)).await {
+    match connection.ask(deadline, "making a group", &creation(stream, group, id_of(start))).await {
         Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
         _ => Ok(()),
     }

@@ -76,6 +76,29 @@ fn streams_that_were_deleted_are_not_counted() {
 }
 
 #[test]
+fn a_group_that_is_added_later_comes_to_every_stream_that_a_template_has_made() {
+    const STREAMS: usize = 1_250;
+    let server = Server::start(Version::Redis70);
+    let names: Vec<String> = (0..STREAMS).map(|number| format!("s:{number}")).collect();
+    for name in &names {
+        server.ask::<String>(&["XADD", name, "*", "a", "1"]);
+        server.ask::<u64>(&["SADD", "tidegate:orders:streams", name]);
+    }
+    // Of one that was deleted only the name is left.
+    server.ask::<u64>(&["DEL", "s:7"]);
+    let _daemon = Setup::new()
+        .endpoint("main", &server)
+        .routes(
+            "[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\ndestination = \"main\"\n\
+             stream = \"s:<channel>\"\ngroups = [\"inventory\"]\ngroups_start = \"0\"\nkeep = \"forever\"\n",
+        )
+        .start_ready();
+    for name in names.iter().filter(|name| *name != "s:7") {
+        assert_eq!(server.ask::<Vec<redis::Value>>(&["XINFO", "GROUPS", name]).len(), 1, "{name}");
+    }
+}
+
+#[test]
 fn a_group_that_is_destroyed_is_made_again_and_told() {
     for stream in ["orders", "s:<channel>"] {
         let server = Server::start(Version::Valkey91);
