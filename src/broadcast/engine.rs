@@ -26,7 +26,6 @@ use tokio::time::Instant;
 
 use super::entry_id::EntryId;
 use super::failure::Half;
-use super::failure::PARKED;
 use super::failure::{SessionFailure, Side};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
@@ -36,7 +35,7 @@ use super::read::entries::Ranges;
 use crate::config::{Broadcast, Endpoint, keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
-use crate::server::{Backoff, Class, Error, Hash};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
 use crate::status::RouteState;
 
 use work::Work;
@@ -326,7 +325,7 @@ impl Engine {
         };
         let suppressed = core.admit(code, now);
         core.effects.push(Effect::Failed { side, class, reason, suppressed });
-        if class == Class::Park { PARKED } else { core.backoff.next_wait() }
+        if class == Class::Park { BLOCKED_RETRY } else { core.backoff.next_wait() }
     }
 
     /// Commands that are to be sent on a connection.

@@ -1,12 +1,7 @@
 //! Why a session of a broadcast ends, and what follows.
 
-use std::time::Duration;
-
 use super::entry_id::EntryId;
 use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
-
-/// How long a parked route waits before it tries again.
-pub(super) const PARKED: Duration = Duration::from_secs(30);
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -529,10 +529,8 @@ async fn begin(
         return Ok(Err(redacted(of)));
     }
     let id = |value: &Value| value.bytes().and_then(EntryId::parse).ok_or_else(|| BEGIN.invalid_reply());
-    let number = |value: &Value| {
-        let text = value.bytes().and_then(|text| std::str::from_utf8(text).ok());
-        text.and_then(|text| text.parse().ok()).ok_or_else(|| BEGIN.invalid_reply())
-    };
+    let number =
+        |value: &Value| value.text().and_then(|text| text.parse().ok()).ok_or_else(|| BEGIN.invalid_reply());
     Ok(Ok(Begun {
         range: Range { from: id(from)?, to: id(to)? },
         progress: Progress {

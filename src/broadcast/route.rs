@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::Parts;
 use super::engine::{Effect, Engine};
 use super::entry_id::EntryId;
-use super::failure::PARKED;
 use super::failure::Side;
 use super::group::ack_notifier::AckNotifier;
 use super::group::follower::GroupEvent;
@@ -22,7 +21,7 @@ use crate::config::keys;
 use crate::logs::{Limited, LogCode};
 use crate::position::AnchorId;
 use crate::rt;
-use crate::server::Class;
+use crate::server::{BLOCKED_RETRY, Class};
 use crate::status::{GroupChange, RouteState, RouteStatus, SideStatus, Slot, UnacknowledgedEntry};
 use session::Session;
 
@@ -235,7 +234,7 @@ impl BroadcastRoute {
         if parked {
             tracing::error!(
                 event = LogCode::BroadcastBlocked.as_str(), %route, %server, class, suppressed,
-                "{reason}; nothing is published until this is fixed; tidegate retries every {} s", PARKED.as_secs()
+                "{reason}; nothing is published until this is fixed; tidegate retries every {} s", BLOCKED_RETRY.as_secs()
             );
         } else if let Some(others) =
             self.parts.outages.admit(LogCode::BroadcastWaiting.as_str(), server, std::time::Instant::now())

@@ -15,6 +15,9 @@ use super::tls::{self, TlsFailure};
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
 pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 
+/// How long what [`Class::Park`] stopped waits before it tries again.
+pub(crate) const BLOCKED_RETRY: Duration = Duration::from_secs(30);
+
 /// The code of an error reply to what the user may not do.
 pub(crate) const NO_PERMISSION: &str = "NOPERM";
 
@@ -68,6 +71,9 @@ pub enum Error {
     /// An error reply: its code and its text.
     #[error("{0}")]
     Reply(String),
+    /// None of the servers can be used in its role now; why.
+    #[error("{0}")]
+    NotUsable(String),
     /// The server is fine, but what is on it does not allow to go on; the text says what to do.
     #[error("{0}")]
     Refused(String),
@@ -105,6 +111,12 @@ impl Error {
             return Self::Reply(redacted(&[NO_PERMISSION.as_bytes(), b" ", refusal].concat()));
         }
         Self::Reply(redacted(text))
+    }
+
+    /// A reply came to no command: what follows it cannot be told apart either.
+    #[must_use]
+    pub(crate) fn unasked() -> Self {
+        Self::Protocol("a reply came without a request".to_owned())
     }
 
     /// What a master would not be: the class is that of a write which a replica refuses.
@@ -158,8 +170,10 @@ impl Error {
     /// What the caller does next. By the code, never by the text.
     #[must_use]
     pub fn class(&self) -> Class {
-        if matches!(self, Self::Refused(_)) {
-            return Class::Park;
+        match self {
+            Self::Refused(_) => return Class::Park,
+            Self::NotUsable(_) => return Class::Resolve,
+            _ => {}
         }
         match self.code() {
             None if matches!(self, Self::MasterMoved(_)) => Class::Resolve,

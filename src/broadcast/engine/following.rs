@@ -32,7 +32,7 @@ impl Work {
         now: Instant,
     ) -> Result<(), SessionFailure> {
         let Some((mut asked, sent)) = self.asked.take() else {
-            return Err(SessionFailure::source(Error::Protocol("a reply came without a request".into())));
+            return Err(SessionFailure::source(Error::unasked()));
         };
         let draining = self.is_draining();
         let (mut egress, Some(follow)) = self.egress(now) else { return Ok(()) };

@@ -93,21 +93,19 @@ impl LeaseAnswer {
         else {
             return None;
         };
-        let number = |value: &Value| u64::try_from(value.integer()?).ok();
-        let text = |value: &Value| Some(std::str::from_utf8(value.bytes()?).ok()?.to_owned());
         Some(Self {
-            holder: text(holder)?,
-            left: Duration::from_millis(number(left)?),
+            holder: holder.text()?.to_owned(),
+            left: Duration::from_millis(left.count()?),
             cursor: match cursor.bytes()? {
                 b"" => None,
                 id => Some(EntryId::parse(id)?),
             },
-            counted: text(counted)?.parse().ok(),
+            counted: counted.text()?.parse().ok(),
             tally: Tally {
-                published: number(published)?,
-                unheard: number(unheard)?,
-                rejected: number(rejected)?,
-                filtered: number(filtered)?,
+                published: published.count()?,
+                unheard: unheard.count()?,
+                rejected: rejected.count()?,
+                filtered: filtered.count()?,
             },
         })
     }

@@ -90,7 +90,7 @@ impl Work {
         now: Instant,
     ) -> Result<(), SessionFailure> {
         let Some(read) = self.read.take() else {
-            return Err(SessionFailure::source(Error::Protocol("a reply came without a request".into())));
+            return Err(SessionFailure::source(Error::unasked()));
         };
         if read.what != ReadKind::Entries {
             let value = Value::build(reply, 0).map_err(|error| SessionFailure::source(Error::from(error)))?.0;

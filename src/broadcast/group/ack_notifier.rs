@@ -23,11 +23,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::broadcast::failure::PARKED;
 use crate::config::{Endpoint, Prefer};
 use crate::logs::{Limited, LogCode};
 use crate::rt;
-use crate::server::{Backoff, Class, Error};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
 use crate::source::replication::{LinkStart, ReplicationLink, ReplicationOffset};
 
 /// How often the link acknowledges, whatever comes.
@@ -114,7 +113,7 @@ impl CommandReader {
                     "cannot read the replication stream: {error}; tidegate polls for acknowledgements until it can"
                 );
             }
-            sleep(if error.class() == Class::Park { PARKED } else { backoff.next_wait() }).await;
+            sleep(if error.class() == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() }).await;
         }
     }
 

@@ -89,23 +89,23 @@ impl GroupState {
         Some(Self {
             delivered: id(delivered)?,
             entries_read: u64::try_from(read.integer()?).ok(),
-            pending: number(pending)?,
-            consumers: number(consumers)?,
+            pending: pending.count()?,
+            consumers: consumers.count()?,
             lowest: match lowest.elements()? {
                 [] => None,
                 [entry, consumer, idle, deliveries] => Some(PendingEntry {
                     id: id(entry)?,
                     consumer: redacted(consumer.bytes()?),
-                    idle_ms: number(idle)?,
-                    deliveries: number(deliveries)?,
+                    idle_ms: idle.count()?,
+                    deliveries: deliveries.count()?,
                 }),
                 _ => return None,
             },
             stream: match stream.elements()? {
                 [] => None,
                 [added, length, last, first, _] => Some(StreamCounters {
-                    added: number(added)?,
-                    length: number(length)?,
+                    added: added.count()?,
+                    length: length.count()?,
                     last: id(last)?,
                     first: id(first),
                 }),
@@ -117,7 +117,7 @@ impl GroupState {
             },
             complete: id(complete)?,
             open: open.elements()?.iter().map(id).collect::<Option<_>>()?,
-            holes: number(holes)?,
+            holes: holes.count()?,
             scanned: id(scanned),
             acknowledged: acknowledged.elements()?.iter().map(id).collect::<Option<_>>()?,
         })
@@ -134,10 +134,6 @@ impl GroupState {
 
 fn id(value: &Value) -> Option<EntryId> {
     EntryId::parse(value.bytes()?)
-}
-
-fn number(value: &Value) -> Option<u64> {
-    u64::try_from(value.integer()?).ok()
 }
 
 /// A sign that entries count as acknowledged that no consumer has acknowledged, or the other way round. A group

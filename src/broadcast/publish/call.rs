@@ -277,7 +277,7 @@ impl PublishOutcome {
         match reply.elements() {
             Some([Value::Integer(0), cursor, counted]) => match cursor.bytes() {
                 Some(b"") => Ok(Self::Elsewhere(None, None)),
-                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), count(counted))),
+                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), written_count(counted))),
                 None => Err(PUBLISH.invalid_reply()),
             },
             Some(
@@ -294,7 +294,7 @@ impl PublishOutcome {
                     (refused, Some(b"") | None) => Some((Error::reply(refused), None)),
                     (refused, Some(failed)) => Some((Error::reply(refused), Some(cursor_id(failed)?))),
                 };
-                Ok(Self::Moved { cursor, counted: count(counted), tally, refused })
+                Ok(Self::Moved { cursor, counted: written_count(counted), tally, refused })
             }
             _ => Err(PUBLISH.invalid_reply()),
         }
@@ -346,8 +346,7 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     else {
         return Err(OPEN.invalid_reply());
     };
-    let number = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
-    let failing = match (entry.bytes(), number(failures), number(row), error.bytes()) {
+    let failing = match (entry.bytes(), failures.count(), row.count(), error.bytes()) {
         (Some(b""), ..) => None,
         (Some(entry), Some(failures), Some(row), Some(error)) => {
             Some(Failing { entry: cursor_id(entry)?, failures, row, error: redacted(error) })
@@ -360,21 +359,21 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         Some(text) => Some(cursor_id(text)?),
         None => return Err(OPEN.invalid_reply()),
     };
-    Ok(Opened { cursor, counted: count(counted), tally, failing })
+    Ok(Opened { cursor, counted: written_count(counted), tally, failing })
 }
 
 fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
-    let count = |value: &Value| value.integer().and_then(|number| u64::try_from(number).ok());
     Some(Tally {
-        published: count(published)?,
-        unheard: count(unheard)?,
-        rejected: count(rejected)?,
-        filtered: count(filtered)?,
+        published: published.count()?,
+        unheard: unheard.count()?,
+        rejected: rejected.count()?,
+        filtered: filtered.count()?,
     })
 }
 
-fn count(value: &Value) -> Option<u64> {
-    std::str::from_utf8(value.bytes()?).ok()?.parse().ok()
+/// A count that is kept as text, since a Lua number does not hold every one.
+fn written_count(value: &Value) -> Option<u64> {
+    value.text()?.parse().ok()
 }
 
 fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {

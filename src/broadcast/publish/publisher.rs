@@ -427,8 +427,7 @@ impl Publisher {
             *behind -= 1;
         }
         let call = self.calls.pop_front();
-        call.map(Called::Batch)
-            .ok_or_else(|| SessionFailure::source(Error::Protocol("a reply came without a request".into())))
+        call.map(Called::Batch).ok_or_else(|| SessionFailure::source(Error::unasked()))
     }
 
     /// Takes in the script's answer to a batch; `None` where the script did nothing.

@@ -75,7 +75,7 @@ impl StreamCounters {
         let get = |name: &str| {
             pairs.chunks_exact(2).find(|pair| pair[0].bytes() == Some(name.as_bytes())).map(|pair| &pair[1])
         };
-        let number = |name| u64::try_from(get(name)?.integer()?).ok();
+        let number = |name| get(name)?.count();
         let id = |value: &Value| EntryId::parse(value.bytes()?);
         Some(Self {
             added: number("entries-added")?,

@@ -225,7 +225,7 @@ async fn left_behind(
     let Some(holes) = engine.holes_left_key(&source.key_prefix) else { return Ok(None) };
     let arguments = [b"ZCARD".as_slice(), holes.as_bytes()];
     match writer.ask(source.response_timeout, "counting entries left behind", &arguments).await {
-        Ok(reply) => Ok(reply.integer().and_then(|count| u64::try_from(count).ok())),
+        Ok(reply) => Ok(reply.count()),
         Err(Error::Reply(_)) => Ok(None),
         Err(error) => Err(SessionFailure::source(error)),
     }

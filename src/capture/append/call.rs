@@ -198,10 +198,10 @@ impl AppendOutcome {
 
     fn parse(reply: &Value) -> Option<Self> {
         let elements = reply.elements()?;
-        let text = |at: usize| std::str::from_utf8(elements.get(at)?.bytes()?).ok();
+        let text = |at: usize| elements.get(at)?.text();
         let position = |at: usize| text(at)?.parse::<Position>().ok();
         let position_or_none = |at: usize| if text(at)? == "-" { Some(None) } else { position(at).map(Some) };
-        let count = |at: usize| u64::try_from(elements.get(at)?.integer()?).ok();
+        let count = |at: usize| elements.get(at)?.count();
         let stored = || {
             Some(Stored {
                 position: position_or_none(1)?,

@@ -71,8 +71,9 @@ pub(super) async fn connect(
             known.set_master(claims[at].run_id.clone());
             Ok(connections.swap_remove(at))
         }
-        None if claims.is_empty() => Err(last
-            .unwrap_or_else(|| Error::Reply("MASTERDOWN none of the addresses is a master now".to_owned()))),
+        None if claims.is_empty() => {
+            Err(last.unwrap_or_else(|| Error::NotUsable("none of the addresses is a master now".to_owned())))
+        }
         None => Err(Error::SeveralMasters(named(&claims))),
     }
 }

@@ -138,8 +138,8 @@ pub(super) async fn connect(
                     Err(Error::MasterMoved(address.to_string()))
                 }
                 (connection, Role::Master) => Ok(connection),
-                (_, Role::Replica) => Err(Error::Reply(format!(
-                    "READONLY the sentinels name {address} as the master of \"{}\", and it is a replica",
+                (_, Role::Replica) => Err(Error::NotUsable(format!(
+                    "the sentinels name {address} as the master of \"{}\", and it is a replica",
                     sentinels.master
                 ))),
             }

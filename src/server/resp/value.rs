@@ -87,4 +87,16 @@ impl Value {
             _ => None,
         }
     }
+
+    /// The number, where it is one that counts something.
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
+        u64::try_from(self.integer()?).ok()
+    }
+
+    /// The text, where it is a string of UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
 }

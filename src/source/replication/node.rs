@@ -186,7 +186,7 @@ pub(super) async fn choose(
             found.consider(endpoint, address, role, place).await;
         }
     }
-    let none = || Error::Reply("NOMASTERLINK none of the addresses can be read now".to_owned());
+    let none = || Error::NotUsable("none of the addresses can be read now".to_owned());
     let nodes = of_one_master(found.nodes)?;
     let best =
         nodes.into_iter().rev().max_by_key(|node| (node.fit == Fit::Continues, node.info.role == wanted));
@@ -243,9 +243,9 @@ impl FoundNode {
         let replicas = info.replicas.iter().cloned().map(|told| endpoint.reached(told)).collect();
         let fit = info.fit(place);
         if !info.linked {
-            self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has lost its master")));
+            self.last = Some(Error::NotUsable(format!("{address} has lost its master")));
         } else if fit == Fit::Behind {
-            self.last = Some(Error::Reply(format!("NOMASTERLINK {address} has not replicated that far yet")));
+            self.last = Some(Error::NotUsable(format!("{address} has not replicated that far yet")));
         } else {
             self.nodes.push(Node { address: address.clone(), connection, info, fit });
         }

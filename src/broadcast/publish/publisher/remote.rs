@@ -119,9 +119,7 @@ impl Publisher {
             return Ok(sent);
         }
         let Some(batch) = other.waiting.front_mut() else {
-            return Err(SessionFailure::destination(Error::Protocol(
-                "a reply came without a request".into(),
-            )));
+            return Err(SessionFailure::destination(Error::unasked()));
         };
         match reply {
             _ if batch.answered == batch.ids.len() => {
