@@ -57,8 +57,18 @@ pub struct Epoch {
 impl Epoch {
     /// The largest number that fits the fixed width.
     pub const MAX_NUMBER: u64 = 999_999_999_999_999;
+    /// Digits of a number.
+    const NUMBER_WIDTH: usize = 15;
     /// Bytes of an epoch as text.
-    pub const WIDTH: usize = 15 + 1 + 16;
+    pub const WIDTH: usize = Self::NUMBER_WIDTH + 1 + 16;
+
+    /// Reads an epoch whose parts stand apart.
+    ///
+    /// # Errors
+    /// Where a part does not have its fixed width.
+    pub fn from_parts(number: &str, anchor: &str) -> Result<Self, NotAPosition> {
+        Ok(Self { number: digits(number, Self::NUMBER_WIDTH)?, anchor: anchor.parse()? })
+    }
 
     /// The position of the event number `ordinal` after the anchor; 0 is the anchor itself.
     #[must_use]
@@ -70,6 +80,15 @@ impl Epoch {
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:015}-{}", self.number, self.anchor)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = NotAPosition;
+
+    fn from_str(text: &str) -> Result<Self, NotAPosition> {
+        let (number, anchor) = text.split_once('-').ok_or(NotAPosition)?;
+        Self::from_parts(number, anchor)
     }
 }
 
@@ -133,27 +152,17 @@ impl FromStr for Position {
     type Err = NotAPosition;
 
     fn from_str(text: &str) -> Result<Self, NotAPosition> {
-        if text.len() != Self::WIDTH || !text.is_ascii() {
-            return Err(NotAPosition);
-        }
-        let number = |digits: &str| {
-            if digits.bytes().all(|b| b.is_ascii_digit()) {
-                digits.parse().map_err(|_| NotAPosition)
-            } else {
-                Err(NotAPosition)
-            }
-        };
-        let mut parts = text.split('-');
-        let (Some(epoch), Some(anchor), Some(ordinal), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(NotAPosition);
-        };
-        if epoch.len() != 15 || ordinal.len() != Self::ORDINAL_WIDTH {
-            return Err(NotAPosition);
-        }
-        Ok(Epoch { number: number(epoch)?, anchor: anchor.parse()? }.at(number(ordinal)?))
+        let (epoch, ordinal) = text.rsplit_once('-').ok_or(NotAPosition)?;
+        Ok(epoch.parse::<Epoch>()?.at(digits(ordinal, Self::ORDINAL_WIDTH)?))
     }
+}
+
+/// A number of fixed width.
+fn digits(text: &str, width: usize) -> Result<u64, NotAPosition> {
+    if text.len() != width || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(NotAPosition);
+    }
+    text.parse().map_err(|_| NotAPosition)
 }
 
 #[cfg(test)]
@@ -173,6 +182,7 @@ mod tests {
             prop_assert_eq!(a.to_string().len(), Position::WIDTH);
             prop_assert_eq!(a.to_string().cmp(&b.to_string()), a.cmp(&b));
             prop_assert_eq!(a.to_string().parse(), Ok(a));
+            prop_assert_eq!(a.epoch.to_string().parse(), Ok(a.epoch));
             prop_assert_eq!(a.to_bytes().cmp(&b.to_bytes()), a.cmp(&b));
             prop_assert_eq!(Position::from_bytes(a.to_bytes()), a);
         }

@@ -185,15 +185,18 @@ impl Batch {
         out.extend_from_slice(&self.body);
     }
 
-    /// About how many of its messages stand at or before a position: an anchor among them may count as one.
+    /// How many of its messages stand at or before a position.
     pub(super) fn events_up_to(&self, position: Option<Position>) -> u64 {
         if Some(self.last) <= position {
             return self.events;
         } else if Some(self.first) > position {
             return 0;
         }
-        let items = self.items_at().filter(|item| item.is_some() && *item <= position).count();
-        u64::try_from(items).unwrap_or(u64::MAX).min(self.events)
+        let passed = self
+            .items_at()
+            .zip(self.messages())
+            .filter(|(item, is_message)| *is_message && item.is_some() && *item <= position);
+        u64::try_from(passed.count()).unwrap_or(u64::MAX)
     }
 
     /// The position of each item.
@@ -227,9 +230,10 @@ impl Batch {
     fn messages(&self) -> impl Iterator<Item = bool> {
         let width =
             |run: &[u8], from: usize, to: usize| usize::try_from(decimal(&run[from..to])).unwrap_or(0);
-        self.runs
-            .chunks_exact(16)
-            .flat_map(move |run| std::iter::repeat_n(width(run, 6, 11) != TARGET_ANCHOR, width(run, 0, 6)))
+        let ended = self.runs.chunks_exact(16).map(move |run| (width(run, 6, 11), width(run, 0, 6)));
+        ended
+            .chain([(self.last_run.target, self.last_run.items)])
+            .flat_map(|(target, items)| std::iter::repeat_n(target != TARGET_ANCHOR, items))
     }
 
     fn is_full(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Anybody with the right to publish there can forge a message, so what is malformed is refused here. Whether positions
 //! may be counted from an anchor is for the engine to say, which knows the epochs before it.
 
-use crate::position::{Epoch, Position};
+use crate::position::Epoch;
 
 /// What every message begins with; the number changes with the wording.
 const MAGIC: &str = "tidegate1";
@@ -31,10 +31,7 @@ impl Control {
             return None;
         }
         match kind {
-            "anchor" => {
-                let position: Position = format!("{first}-{second}-{:020}", 0).parse().ok()?;
-                Some(Self::Anchor(position.epoch))
-            }
+            "anchor" => Some(Self::Anchor(Epoch::from_parts(first, second).ok()?)),
             "heartbeat" => Some(Self::Heartbeat {
                 instance: u64::from_str_radix(first, 16).ok()?,
                 sent_us: second.parse().ok()?,

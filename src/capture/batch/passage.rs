@@ -19,7 +19,7 @@ impl Passage {
             Some((from, to.parse().ok()?))
         };
         Self {
-            epochs: epochs.split_whitespace().filter_map(epoch).collect(),
+            epochs: epochs.split_whitespace().filter_map(|epoch| epoch.parse().ok()).collect(),
             gaps: gaps.split_whitespace().filter_map(gap).collect(),
         }
     }
@@ -52,9 +52,4 @@ impl Passage {
     fn is_free(&self, epoch: Epoch) -> bool {
         self.epochs.is_empty() || self.went_through(epoch)
     }
-}
-
-fn epoch(text: &str) -> Option<Epoch> {
-    let position: Position = format!("{text}-{:020}", 0).parse().ok()?;
-    Some(position.epoch)
 }

@@ -23,6 +23,30 @@ fn positions_are_written_out_one_after_the_other() {
     assert_eq!(String::from_utf8(batch.positions).unwrap(), written(0, &ordinals) + &written(1, &again));
 }
 
+#[test]
+fn only_messages_count_up_to_a_position() {
+    let epoch = |number| Epoch { number, anchor: AnchorId::random() };
+    let (first, second) = (epoch(1), epoch(2));
+    let read = Moment { at: Instant::now(), unix_ms: 0 };
+    let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(AppendOptions::default()));
+    let message = 1;
+    for (position, target) in [
+        (first.at(0), TARGET_ANCHOR),
+        (first.at(1), message),
+        (first.at(2), message),
+        (second.at(0), TARGET_ANCHOR),
+        (second.at(1), message),
+        (second.at(2), message),
+    ] {
+        batch.push(position, target, 0);
+    }
+    batch.events = 4;
+    let up_to = [first.at(0), first.at(1), first.at(2), second.at(0), second.at(1), second.at(2)]
+        .map(|position| batch.events_up_to(Some(position)));
+    assert_eq!(up_to, [0, 1, 2, 2, 3, 4]);
+    assert_eq!(batch.events_up_to(None), 0);
+}
+
 /// Numbers that a log does not check: nothing is calculated with one that no batch has.
 #[test]
 fn a_record_with_numbers_that_no_batch_has_is_refused() {

@@ -419,7 +419,7 @@ impl SpillReading<'_> {
         if Some(last) <= self.spill.recovered {
             self.outcome.recovered += batch.events;
         } else {
-            self.spill.disk_only_batches.take_upto(last);
+            self.spill.disk_only_batches.take_up_to(last);
         }
         self.chain.push(batch);
     }
@@ -453,7 +453,7 @@ impl SpillReading<'_> {
         // lost. Those of an earlier process are counted now.
         let Spill { recovered, disk_only_batches, .. } = &*self.spill;
         let own = recovered.is_none() || after >= *recovered;
-        let known = upto.map_or(0, |upto| disk_only_batches.events_upto(upto));
+        let known = upto.map_or(0, |upto| disk_only_batches.events_up_to(upto));
         let (lost, earlier) = match events {
             _ if own => (known, 0),
             Some(events) => (events, events.saturating_sub(known)),
@@ -521,7 +521,7 @@ impl DiskOnly {
     }
 
     /// Messages of the batches up to one.
-    fn events_upto(&self, last: Position) -> u64 {
+    fn events_up_to(&self, last: Position) -> u64 {
         self.batches.iter().take_while(|(at, _)| *at <= last).map(|(_, events)| events).sum()
     }
 
@@ -541,7 +541,7 @@ impl DiskOnly {
         self.take_while(|at| at < last)
     }
 
-    fn take_upto(&mut self, last: Position) -> u64 {
+    fn take_up_to(&mut self, last: Position) -> u64 {
         self.take_while(|at| at <= last)
     }
 
