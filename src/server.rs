@@ -7,7 +7,7 @@
 //!                          └──────────────▶ ControlConnection: commands that are not hot, on the same reader
 //! ```
 //!
-//! What a server said becomes text in one place (`said`): bounded, harmless on a terminal and in a log, without a
+//! What a server said becomes text in one place (`redacted`): bounded, harmless on a terminal and in a log, without a
 //! password.
 //!
 //! Nothing reconnects by itself: a connection that ended stays ended, and whoever held it decides

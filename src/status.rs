@@ -21,7 +21,7 @@ pub enum RouteKind {
 ///
 /// ```text
 /// connecting ─▶ live ◀─▶ waiting          (an endpoint is away: it tries again by itself)
-///                 ▲ └──▶ blocked          (it may not write: an operator must act; tries every 30 s)
+///                 ▲ └──▶ blocked          (it may not work: an operator must act; tries every 30 s)
 ///                 └────▶ outdated         (another instance runs a newer configuration)
 /// any ─▶ stopping ─▶ stopped
 /// ```

@@ -1,6 +1,5 @@
 //! Housekeeping of a destination, away from the hot path: retention by age and by acknowledgement, and consumer groups
-//! that
-//! were destroyed. It also reaches streams to which nothing is appended any more.
+//! that were destroyed. It also reaches streams to which nothing is appended any more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,21 +1,17 @@
 //! The heartbeat of a source: one task for each source, shared by its routes.
 //!
 //! Problem: a silent subscription looks the same whether nothing is published, or the server is stopped, half-open, or
-//! no
-//! longer the one that publishers use. So tidegate publishes at all times, and every route of the source listens for
+//! no longer the one that publishers use. So tidegate publishes at all times, and every route of the source listens for
 //! it.
 //!
 //! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle, over a connection
-//! of
-//! its own. PUBLISH touches no key, so it works even if the source refuses writes. With each heartbeat, HELLO asks for
-//! the
-//! server's role: a master that becomes a replica keeps its subscribers and still takes PUBLISH, but messages that are
-//! published on its new master may not reach it.
+//! of its own. PUBLISH touches no key, so it works even if the source refuses writes. With each heartbeat, HELLO asks
+//! for the server's role: a master that becomes a replica keeps its subscribers and still takes PUBLISH, but messages
+//! that are published on its new master may not reach it.
 //!
 //! If the source has several addresses, the task watches the others. A second server that reports the role of master
-//! makes
-//! the source doubtful, and its routes are not ready. The task disconnects nothing: the list does not tell which is
-//! right.
+//! makes the source doubtful, and its routes are not ready. The task disconnects nothing: the list does not tell which
+//! is right.
 //!
 //! Failure: the task reconnects for ever. The routes notice the silence, and find the reason here.
 

@@ -20,7 +20,7 @@
 //! to. What the servers no longer hold is told, with the reason.
 //!
 //! Source of the protocol: the servers' `replication.c`; what each version does was tried on it
-//! (`tests/replication.rs`).
+//! (`tests/promises/replication.rs`).
 
 mod backlog;
 pub(crate) mod epochs;

@@ -1,6 +1,5 @@
 //! A window: what one unbroken source connection delivers after all its subscriptions were confirmed. It is contiguous
-//! by
-//! construction.
+//! by construction.
 //!
 //! Opening, in one round trip on a new connection (RESP3, which tells messages from replies):
 //!
@@ -10,12 +9,11 @@
 //!
 //! Everything inside MULTI happens at one point of the source's order. So the anchor, which the script publishes on the
 //! control channel, is the first message of this connection. Redis 7.0 delivers it before EVAL's reply inside EXEC's
-//! reply,
-//! other servers after it. So EXEC's elements are read one by one, and a message may stand anywhere between them.
+//! reply, other servers after it. So EXEC's elements are read one by one, and a message may stand anywhere between
+//! them.
 //!
 //! Failure: if the source's user may not run the script, or the source refuses writes, this instance makes an epoch
-//! itself
-//! and publishes the anchor. The capture works, but a second instance cannot rely on epochs that never go back.
+//! itself and publishes the anchor. The capture works, but a second instance cannot rely on epochs that never go back.
 
 use tokio::time::timeout;
 

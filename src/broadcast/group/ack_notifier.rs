@@ -3,10 +3,8 @@
 //! Problem: polling a server for acknowledgements is either late or costly.
 //!
 //! Constraints: a command proves nothing. XACK is in the replication stream for ids that were never delivered, too, and
-//! what
-//! a script or another group's command does to a group may not be there. So a command only wakes the route; a poll of
-//! the
-//! group decides what is acknowledged.
+//! what a script or another group's command does to a group may not be there. So a command only wakes the route; a poll
+//! of the group decides what is acknowledged.
 //!
 //! Operation: a task of its own reads the link and notifies the route. It passes no data, so nothing can queue up. It
 //! remembers its offset while it runs, so a link that breaks continues without a new snapshot. An idle server writes

@@ -1,18 +1,14 @@
 //! Entries that were read and are not acknowledged, buffered in memory as the messages that they become.
 //!
 //! Problem: a consumer may acknowledge an entry and delete it at once. Then the entry must be published and the stream
-//! no
-//! longer has it. So entries are read while they are pending, and kept.
+//! no longer has it. So entries are read while they are pending, and kept.
 //!
 //! Constraints: a group may leave any number of entries pending. The buffer is bounded, by entries and by bytes. An
-//! entry
-//! that is not buffered is read again when it is needed, if it still exists.
+//! entry that is not buffered is read again when it is needed, if it still exists.
 //!
 //! Operation: the entries of one read lie in one block of memory, with the places of their messages. A block is
-//! released
-//! with its last message, and counts as a whole until then. A message that was passed to the publisher stays until it
-//! is
-//! published: another instance may have published part of the batch first.
+//! released with its last message, and counts as a whole until then. A message that was passed to the publisher stays
+//! until it is published: another instance may have published part of the batch first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;

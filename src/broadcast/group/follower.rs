@@ -3,8 +3,8 @@
 //! Problem: Redis emits no event for XACK. Whether an entry is acknowledged can only be asked.
 //!
 //! Constraints: if the group is polled too seldom, messages are late; if too often, an idle server is kept busy. A
-//! consumer
-//! may delete an entry that it has acknowledged, so entries are read as soon as they are delivered to the group.
+//! consumer may delete an entry that it has acknowledged, so entries are read as soon as they are delivered to the
+//! group.
 //!
 //! Operation: a poll tells how far the group was delivered and which entries are pending. Then:
 //!

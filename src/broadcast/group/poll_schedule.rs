@@ -1,8 +1,7 @@
 //! When a group is polled.
 //!
 //! Often while something changes and for a second after it, then more and more seldom. If commands in the replication
-//! stream
-//! notify the route, it polls only as a sign of life.
+//! stream notify the route, it polls only as a sign of life.
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! The calls of the scripts that move a cursor, as commands and replies.
 //!
 //! The items of a call are collected in a buffer of their own: a command begins with the number of its arguments, which
-//! is
-//! known last. Passing them on costs one copy of a batch, which is small beside the system call that sends it.
+//! is known last. Passing them on costs one copy of a batch, which is small beside the system call that sends it.
 
 use std::fmt;
 

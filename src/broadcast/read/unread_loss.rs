@@ -1,20 +1,16 @@
 //! Unread loss: entries that are deleted or trimmed before they are read.
 //!
 //! Problem: an entry that is deleted before its id was read leaves no trace in the stream, and a broadcast that passes
-//! over
-//! it would be silent about it.
+//! over it would be silent about it.
 //!
 //! Operation: the server counts the entries that were ever added (`entries-added`, from Redis 7.0 on). The cursor
-//! carries
-//! the same count for its place, and each entry adds one. Once everything in the stream has been read, or nothing that
-//! was
-//! read is left in it, the difference of the two is the number of lost entries. The count moves in the step that moves
-//! the
-//! cursor, and is compared when a loss is recorded. So one instance records it once, also across a restart.
+//! carries the same count for its place, and each entry adds one. Once everything in the stream has been read, or
+//! nothing that was read is left in it, the difference of the two is the number of lost entries. The count moves in the
+//! step that moves the cursor, and is compared when a loss is recorded. So one instance records it once, also across a
+//! restart.
 //!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
-//! the
-//! next such place. A loss before that is not noticed.
+//! the next such place. A loss before that is not noticed.
 
 use std::time::Duration;
 

@@ -1,16 +1,12 @@
 //! The durability watermark: up to where stored entries survive the master, asked over a connection of its own.
 //!
 //! Problem: a reply to an append proves that the master has the entries. Only WAIT or WAITAOF prove more, and they
-//! block
-//! the connection that asks. On the append connection they would allow one batch a second.
+//! block the connection that asks. On the append connection they would allow one batch a second.
 //!
 //! Operation: the route passes the position of the state. This task checks that the state stands there: after a
-//! failover it
-//! may not, and the route may not know it yet. It then writes a small barrier, WAITs, and reports the position that it
-//! read
-//! before the barrier. A WAIT without a write of its own proves nothing: it answers at once even if a replica is
-//! stopped.
-//! The watermark is stored in the state, for the standby instance.
+//! failover it may not, and the route may not know it yet. It then writes a small barrier, WAITs, and reports the
+//! position that it read before the barrier. A WAIT without a write of its own proves nothing: it answers at once even
+//! if a replica is stopped. The watermark is stored in the state, for the standby instance.
 //!
 //! Failure: the task reconnects for ever. Meanwhile the watermark does not move, and everything above it is kept.
 

@@ -2,16 +2,12 @@
 //! acknowledged them, and beyond `keep.entries` in any case; the latter are counted and logged.
 //!
 //! Constraints: it frees memory, so it must work on a server that is out of memory, and is a command of its own beside
-//! the
-//! append. It must not block the server: one call removes a bounded number of entries of one stream. How far a group
-//! was
-//! delivered and what is pending must be read at one moment.
+//! the append. It must not block the server: one call removes a bounded number of entries of one stream. How far a
+//! group was delivered and what is pending must be read at one moment.
 //!
 //! Operation: `trim.lua` does one step on one stream. The route's own stream is checked every second; the streams that
-//! a
-//! template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and none more often than every
-//! second.
-//! Only the active instance trims.
+//! a template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and none more often than every
+//! second. Only the active instance trims.
 //!
 //! Failure: a step that was done and not answered is counted in the state, and not in the metrics of this process.
 //! Everything else is tried again.

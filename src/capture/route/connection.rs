@@ -1,6 +1,5 @@
 //! The append connection, made ready: authenticated, the scripts loaded, the state read, and the consumer groups of
-//! existing
-//! streams in place.
+//! existing streams in place.
 //!
 //! All of it is done at every connect: in between, the server may have been restarted, emptied or replaced.
 

@@ -1,12 +1,9 @@
 //! The source's replication histories, numbered: each replication id has an epoch.
 //!
 //! Positions must compare, and replication ids do not order. So the route's state gives each history an epoch when it
-//! first
-//! comes up, in one step on the destination (`epochs.lua`). Every instance reads the same number, and an offset means
-//! the
-//! same position to all of them. The second part of the epoch is the beginning of the replication id. So a number that
-//! was
-//! given twice, because a state was lost, still tells the histories apart.
+//! first comes up, in one step on the destination (`epochs.lua`). Every instance reads the same number, and an offset
+//! means the same position to all of them. The second part of the epoch is the beginning of the replication id. So a
+//! number that was given twice, because a state was lost, still tells the histories apart.
 
 use super::{HistoryId, ReplicationOffset};
 use crate::position::{AnchorId, Epoch, Position};

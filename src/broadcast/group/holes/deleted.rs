@@ -1,12 +1,10 @@
 //! Acknowledged holes whose entries are deleted, and whose messages are not buffered here.
 //!
 //! Problem: a consumer may delete an entry that it has acknowledged. Then only an instance that read the entry before
-//! can
-//! publish it, and no instance knows which entries the other one has.
+//! can publish it, and no instance knows which entries the other one has.
 //!
 //! Operation: such a hole is left alone for a while. An instance that has its message publishes it within moments. A
-//! hole
-//! that remains after that is reported as lost.
+//! hole that remains after that is reported as lost.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

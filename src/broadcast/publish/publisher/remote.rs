@@ -1,12 +1,9 @@
 //! Publishing on another server than the stream's: the messages go out first. After all messages of a batch are
-//! answered,
-//! the script on the stream's server moves the cursor over it and records what was not published.
+//! answered, the script on the stream's server moves the cursor over it and records what was not published.
 //!
 //! A replica takes PUBLISH and answers as a master does, so an answer alone does not prove that the master's
-//! subscribers
-//! were reached. So each batch ends with HELLO, which reports the server's role. If it is not a master, the session
-//! ends,
-//! and the next one publishes the batch again on the current master.
+//! subscribers were reached. So each batch ends with HELLO, which reports the server's role. If it is not a master, the
+//! session ends, and the next one publishes the batch again on the current master.
 
 use std::collections::VecDeque;
 use std::time::Duration;
