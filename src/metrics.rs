@@ -40,11 +40,11 @@ pub struct Metrics {
     /// Whether the configuration that was last read is the one that runs: 1, or 0 after a reload that
     /// was refused.
     pub config_reload_success: Gauge,
-    inner: Arc<Inner>,
+    inner: Arc<Registry>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Registry {
     recorder: PrometheusRecorder,
     live: Live,
     process: ProcessMetrics,
@@ -75,7 +75,7 @@ impl Metrics {
         // A daemon that runs has read its configuration.
         config_reload_success.set(1.0);
         let process = ProcessMetrics::new(&register);
-        Self { config_reload_success, inner: Arc::new(Inner { recorder, live: Live::default(), process }) }
+        Self { config_reload_success, inner: Arc::new(Registry { recorder, live: Live::default(), process }) }
     }
 
     /// The handles of a capture. Its series are rendered until the last clone is dropped.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tidegate::metrics::Metrics;
 use tidegate::observe::client;
-use tidegate::observe::http::{View, serve};
+use tidegate::observe::http::{ServedState, serve};
 use tidegate::observe::report::{About, StatusReport};
 use tidegate::observe::systemd::{Beat, Notifier};
 use tidegate::rt::unix_ms;
@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A server of the test's own.
 struct Served {
     address: SocketAddr,
-    view: View,
+    view: ServedState,
     stop: CancellationToken,
     ended: tokio::task::JoinHandle<()>,
     runtime: tokio::runtime::Runtime,
@@ -35,7 +35,7 @@ impl Served {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let view = View {
+        let view = ServedState {
             hosts: Vec::new(),
             about: About {
                 version: "1.2.3".to_owned(),

@@ -5,14 +5,14 @@
 use std::process::Command;
 
 use tidegate::metrics::Metrics;
-use tidegate::observe::http::{View, serve};
+use tidegate::observe::http::{ServedState, serve};
 use tidegate::observe::report::About;
 use tidegate::rt::unix_ms;
 use tidegate::status::{Board, FailedReload, RouteKind, RouteState, RouteStatus};
 use tokio_util::sync::CancellationToken;
 
 /// A capture that works, one whose source quotes markup, and a daemon that refused a reload.
-fn view() -> View {
+fn view() -> ServedState {
     let (board, now) = (Board::default(), unix_ms());
     let orders = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", now));
     orders.update(|status| {
@@ -42,7 +42,7 @@ fn view() -> View {
         started_unix_ms: now,
         configuration: "/etc/tidegate/tidegate.toml".into(),
     };
-    View { about, board, metrics: Metrics::new(), hosts: Vec::new() }
+    ServedState { about, board, metrics: Metrics::new(), hosts: Vec::new() }
 }
 
 /// What the browser has made of the page after some seconds of its own time.

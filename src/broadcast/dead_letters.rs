@@ -23,7 +23,7 @@ const CLIENT: &str = "dead-letters";
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Requeued {
+pub enum RequeueOutcome {
     /// It is published, and no letter any more.
     Published {
         /// The channel.
@@ -91,7 +91,7 @@ impl Requeue {
     /// # Errors
     /// At which endpoint a connection fails or the server refuses; then it is not known what became of the
     /// letter, and asking again finds out.
-    pub async fn publish(&mut self, letter: &str, entry: EntryId) -> Result<Requeued, (String, Error)> {
+    pub async fn publish(&mut self, letter: &str, entry: EntryId) -> Result<RequeueOutcome, (String, Error)> {
         let (source, destination) = self.names.clone();
         let here = |error: Error| (source.clone(), error);
         let there = |error: Error| (destination.clone(), error);
@@ -99,13 +99,13 @@ impl Requeue {
         let mut entries = StreamEntries::new(&page, Vec::new()).map_err(here)?;
         let found = entries.next().map_err(here)?.filter(|found| found.id == entry);
         let Some(found) = found else {
-            return Ok(Requeued::Stays(format!("its entry {entry} is no longer in the stream")));
+            return Ok(RequeueOutcome::Stays(format!("its entry {entry} is no longer in the stream")));
         };
         let (channel, message) = match self.renderer.render(&found) {
             Ok(rendered) => rendered,
             Err(why) => {
                 let why = format!("the configuration still rejects it: {why} ({})", why.reason());
-                return Ok(Requeued::Stays(why));
+                return Ok(RequeueOutcome::Stays(why));
             }
         };
         let mut receivers = 0;
@@ -115,7 +115,7 @@ impl Requeue {
             let look: [&[u8]; 4] = [b"XRANGE", self.letters.as_bytes(), letter.as_bytes(), letter.as_bytes()];
             let found = self.source.ask(self.deadlines.0, "looking for the letter", &look).await;
             if found.map_err(here)?.elements().is_none_or(<[Value]>::is_empty) {
-                return Ok(Requeued::Gone);
+                return Ok(RequeueOutcome::Gone);
             }
             let publish: [&[u8]; 3] = [self.command.as_bytes(), channel, message];
             let reply = other.ask(self.deadlines.1, "publishing", &publish).await;
@@ -140,10 +140,10 @@ impl Requeue {
         ];
         let reply = self.source.ask(self.deadlines.0, "publishing", &call).await;
         match reply.and_then(|reply| number(&reply)).map_err(here)? {
-            -1 => Ok(Requeued::Gone),
+            -1 => Ok(RequeueOutcome::Gone),
             count => {
                 let receivers = u64::try_from(receivers.max(count)).unwrap_or(0);
-                Ok(Requeued::Published { channel: channel.to_vec(), receivers })
+                Ok(RequeueOutcome::Published { channel: channel.to_vec(), receivers })
             }
         }
     }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::entry_id::EntryId;
 use super::failure::Half;
-use super::failure::{SessionFailure, Side};
+use super::failure::{RouteEndpoint, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Tally};
@@ -98,7 +98,7 @@ pub(super) enum Effect {
     /// A look or a count has found something, at this cursor.
     Found(GroupEvent, EntryId, Option<u64>),
     /// A side has answered.
-    Answered(Side),
+    Answered(RouteEndpoint),
     /// The loop comes round.
     Progressed,
     /// What is under way comes to its end.
@@ -106,7 +106,7 @@ pub(super) enum Effect {
     /// That took too long.
     DrainCutShort(Option<EntryId>),
     /// A session has ended, or none could begin.
-    Failed { side: Side, class: Class, reason: String, suppressed: Option<u64> },
+    Failed { side: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64> },
 }
 
 /// The hashes of the scripts on the stream's server.

@@ -5,7 +5,7 @@ use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum RouteEndpoint {
     /// The one that holds the stream and the cursor.
     Source,
     /// The one on which is published. Where both are one server, everything is the source's.
@@ -24,8 +24,8 @@ pub(super) enum Half {
 }
 
 impl Half {
-    pub(super) fn side(self) -> Side {
-        if matches!(self, Self::Other) { Side::Destination } else { Side::Source }
+    pub(super) fn side(self) -> RouteEndpoint {
+        if matches!(self, Self::Other) { RouteEndpoint::Destination } else { RouteEndpoint::Source }
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) enum SessionFailure {
     #[error("{error}")]
     Server {
         /// Where.
-        side: Side,
+        side: RouteEndpoint,
         /// What.
         error: Error,
     },
@@ -44,7 +44,7 @@ pub(super) enum SessionFailure {
     #[error("{} failed: {error}", what(entry.as_ref()))]
     Refused {
         /// Where.
-        side: Side,
+        side: RouteEndpoint,
         /// The entry; `None` where its dead letter could not be written.
         entry: Option<EntryId>,
         /// Whether it may be this entry's own fault, so that the next one may well be published: it is
@@ -106,7 +106,7 @@ fn on_begins(start: bool, route: &str) -> String {
 impl SessionFailure {
     /// An error reply to PUBLISH itself. Where its code says that the server is not fit now, it is not about
     /// the entry.
-    pub(super) fn of_publish(side: Side, entry: Option<EntryId>, own: bool, error: Error) -> Self {
+    pub(super) fn of_publish(side: RouteEndpoint, entry: Option<EntryId>, own: bool, error: Error) -> Self {
         match error.class() {
             _ if error.code() == Some(UNKNOWN_COMMAND) => Self::Server { side, error },
             Class::Retry | Class::Resolve if error.code() != Some("ERR") => Self::Server { side, error },
@@ -116,12 +116,12 @@ impl SessionFailure {
 
     /// An error of the endpoint that holds the stream.
     pub(super) fn source(error: impl Into<Error>) -> Self {
-        Self::Server { side: Side::Source, error: error.into() }
+        Self::Server { side: RouteEndpoint::Source, error: error.into() }
     }
 
     /// An error of the endpoint on which is published.
     pub(super) fn destination(error: impl Into<Error>) -> Self {
-        Self::Server { side: Side::Destination, error: error.into() }
+        Self::Server { side: RouteEndpoint::Destination, error: error.into() }
     }
 
     /// What to do next. A refusal that is not an entry's own parks whatever its code says: PUBLISH and XADD of
@@ -138,11 +138,13 @@ impl SessionFailure {
     }
 
     /// Whose connection it concerns.
-    pub(super) fn side(&self) -> Side {
+    pub(super) fn side(&self) -> RouteEndpoint {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
-            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { .. } => Side::Source,
-            Self::LeaseLapsed => Side::Destination,
+            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { .. } => {
+                RouteEndpoint::Source
+            }
+            Self::LeaseLapsed => RouteEndpoint::Destination,
         }
     }
 

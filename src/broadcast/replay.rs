@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::PublishConnections;
 use super::entry_id::EntryId;
-use super::failure::{Half, SessionFailure, Side};
+use super::failure::{Half, RouteEndpoint, SessionFailure};
 use super::message::render::Renderer;
 use super::publish::call::{BroadcastKeys, PUBLISH};
 use super::publish::publisher::{Called, Publisher};
@@ -123,7 +123,7 @@ pub struct Begun {
 
 /// How a replay ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum ReplayEnd {
     /// The whole range is published, and the checkpoint removed.
     Finished,
     /// It was told to stop; the checkpoint stays.
@@ -263,10 +263,10 @@ impl Replay {
         mut self,
         stop: &CancellationToken,
         watch: &mut impl ReplayObserver,
-    ) -> Result<(Ending, Progress), (ReplayError, Progress)> {
+    ) -> Result<(ReplayEnd, Progress), (ReplayError, Progress)> {
         let ended = match self.play(stop, watch).await {
-            Ok(Ending::Finished) => {
-                self.forget().await.map(|()| Ending::Finished).map_err(SessionFailure::source)
+            Ok(ReplayEnd::Finished) => {
+                self.forget().await.map(|()| ReplayEnd::Finished).map_err(SessionFailure::source)
             }
             other => other,
         };
@@ -282,7 +282,7 @@ impl Replay {
         &mut self,
         stop: &CancellationToken,
         watch: &mut impl ReplayObserver,
-    ) -> Result<Ending, SessionFailure> {
+    ) -> Result<ReplayEnd, SessionFailure> {
         while !stop.is_cancelled() {
             let page = self.page(watch).await?;
             let rewinds = self.flow.rewinds;
@@ -314,12 +314,12 @@ impl Replay {
             if at_end {
                 self.flow.drain(watch).await?;
                 if self.flow.rewinds == rewinds {
-                    return Ok(Ending::Finished);
+                    return Ok(ReplayEnd::Finished);
                 }
             }
         }
         self.flow.drain(watch).await?;
-        Ok(Ending::Stopped)
+        Ok(ReplayEnd::Stopped)
     }
 
     /// Reads on, and takes in meanwhile what was answered.
@@ -546,8 +546,8 @@ async fn begin(
 
 fn server_error(failure: &SessionFailure, source: &str, destination: &str) -> ReplayError {
     let endpoint = match failure.side() {
-        Side::Source => source,
-        Side::Destination => destination,
+        RouteEndpoint::Source => source,
+        RouteEndpoint::Destination => destination,
     };
     ReplayError::Server { endpoint: endpoint.to_owned(), what: failure.with_hint_for_operator() }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Parts;
 use super::engine::{Effect, Engine};
 use super::entry_id::EntryId;
-use super::failure::Side;
+use super::failure::RouteEndpoint;
 use super::group::ack_notifier::AckNotifier;
 use super::group::follower::GroupEvent;
 use super::publish::call::Tally;
@@ -212,7 +212,7 @@ impl BroadcastRoute {
     }
 
     /// A session has ended, or none could begin.
-    fn failed(&self, from: Side, class: Class, reason: String, suppressed: Option<u64>) {
+    fn failed(&self, from: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64>) {
         let one_server = self.engine.one_server();
         self.parts.slot.update(|status| {
             let link = side(status, from);
@@ -227,8 +227,8 @@ impl BroadcastRoute {
         self.state(if parked { RouteState::Blocked } else { RouteState::Waiting }, Some(reason.clone()));
         let Some(suppressed) = suppressed else { return };
         let server = match from {
-            Side::Source => &self.parts.source.name,
-            Side::Destination => &self.parts.destination.name,
+            RouteEndpoint::Source => &self.parts.source.name,
+            RouteEndpoint::Destination => &self.parts.destination.name,
         };
         let (route, class) = (&self.parts.settings.name, class.as_str());
         if parked {
@@ -392,7 +392,7 @@ impl BroadcastRoute {
     }
 
     /// A side has answered.
-    fn answered(&self, from: Side) {
+    fn answered(&self, from: RouteEndpoint) {
         let now = Some(rt::unix_ms());
         let one_server = self.engine.one_server();
         self.parts.slot.update(|status| {
@@ -440,10 +440,10 @@ fn meaning(group_change: GroupChange) -> &'static str {
     }
 }
 
-fn side(status: &mut RouteStatus, side: Side) -> &mut SideStatus {
+fn side(status: &mut RouteStatus, side: RouteEndpoint) -> &mut SideStatus {
     match side {
-        Side::Source => &mut status.source,
-        Side::Destination => &mut status.destination,
+        RouteEndpoint::Source => &mut status.source,
+        RouteEndpoint::Destination => &mut status.destination,
     }
 }
 

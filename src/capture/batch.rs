@@ -35,7 +35,7 @@ use gap::{Gap, Joint};
 
 /// Items of a batch. A script of 128 costs the server 3.7 µs an entry where a script of one costs 17
 /// and plain XADD 2.9; larger batches gain little and hold the server up longer.
-pub(crate) const BATCH_ITEMS: usize = 128;
+const BATCH_ITEMS: usize = 128;
 /// Bytes after which a batch takes no more; one larger message goes alone.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// How much of a payload a dead letter holds that tidegate itself writes.

@@ -16,7 +16,7 @@ const REQUEUE: Script = script!("requeue.lua");
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Requeued {
+pub enum RequeueOutcome {
     /// It is an entry now, and no letter any more.
     Appended {
         /// The stream.
@@ -65,10 +65,10 @@ pub async fn requeue(
     id: &str,
     added_unix_ms: u64,
     letter: &Fields,
-) -> Result<Requeued, Error> {
+) -> Result<RequeueOutcome, Error> {
     let entry = match entry(route, added_unix_ms, letter) {
         Ok(entry) => entry,
-        Err(why) => return Ok(Requeued::Stays(why)),
+        Err(why) => return Ok(RequeueOutcome::Stays(why)),
     };
     let key = |what: &str| keys::of_route(&endpoint.key_prefix, &route.name, what);
     let templated = route.stream.literal().is_none();
@@ -85,9 +85,9 @@ pub async fn requeue(
     let text =
         |value: &redis::Value| redacted(&redis::from_redis_value_ref::<Vec<u8>>(value).unwrap_or_default());
     Ok(match reply.as_slice() {
-        [redis::Value::Int(1), id] => Requeued::Appended { stream: entry.stream, id: text(id) },
-        [redis::Value::Int(2), why] => Requeued::Stays(text(why)),
-        [redis::Value::Int(0)] => Requeued::Gone,
+        [redis::Value::Int(1), id] => RequeueOutcome::Appended { stream: entry.stream, id: text(id) },
+        [redis::Value::Int(2), why] => RequeueOutcome::Stays(text(why)),
+        [redis::Value::Int(0)] => RequeueOutcome::Gone,
         _ => return Err(REQUEUE.invalid_reply()),
     })
 }

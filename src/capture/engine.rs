@@ -59,7 +59,7 @@ pub(super) use leadership::LEASE_SCRIPT;
 pub(super) use reading::Lost;
 pub(super) use reading::ingest::Flow;
 pub(super) use reading::replication::Linked;
-pub(super) use report::View;
+pub(super) use report::CaptureSnapshot;
 pub(super) use report::notice::{Notice, Severity, Side};
 pub(super) use writing::{Connected, Scripts};
 

@@ -376,11 +376,13 @@ impl<'a> Again<'a> {
                 )
                 .await;
                 Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
-                    capture::dead_letters::Requeued::Appended { stream, id } => {
+                    capture::dead_letters::RequeueOutcome::Appended { stream, id } => {
                         Ok(format!("stored in {} as {id}", bytes::shown(&stream, 200)))
                     }
-                    capture::dead_letters::Requeued::Gone => Err("another command has removed it".to_owned()),
-                    capture::dead_letters::Requeued::Stays(why) => Err(why),
+                    capture::dead_letters::RequeueOutcome::Gone => {
+                        Err("another command has removed it".to_owned())
+                    }
+                    capture::dead_letters::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
             Self::Broadcast(requeue, route) => {
@@ -401,14 +403,14 @@ impl<'a> Again<'a> {
                 }
                 let did = requeue.publish(&letter.id, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
-                    broadcast::dead_letters::Requeued::Published { channel, receivers } => {
+                    broadcast::dead_letters::RequeueOutcome::Published { channel, receivers } => {
                         let channel = bytes::shown(&channel, 200);
                         Ok(format!("published on {channel} to {receivers} subscribers"))
                     }
-                    broadcast::dead_letters::Requeued::Gone => {
+                    broadcast::dead_letters::RequeueOutcome::Gone => {
                         Err("another command has removed it".to_owned())
                     }
-                    broadcast::dead_letters::Requeued::Stays(why) => Err(why),
+                    broadcast::dead_letters::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
         }

@@ -22,10 +22,9 @@ use tokio_util::sync::CancellationToken;
 use super::output::{self, tell};
 use crate::broadcast::EntryId;
 use crate::broadcast::replay::{
-    self, Ending, Job, Progress, Range, Replay, ReplayError, ReplayRange, Survey, Tempo,
+    self, Job, Progress, Range, Replay, ReplayEnd, ReplayError, ReplayRange, Survey, Tempo,
 };
-use crate::config::lookup;
-use crate::config::{self, Config, Endpoint, MessageFormat, Rate, keys};
+use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, keys, lookup};
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
@@ -225,12 +224,12 @@ async fn play(
     let ended = replay.run(stop, &mut shown).await;
     shown.done();
     match ended {
-        Ok((Ending::Finished, progress)) => {
+        Ok((ReplayEnd::Finished, progress)) => {
             output::print(format_args!("{}\n", summary(&progress)))?;
             // A message template that fits no entry is a mistake, and not a replay.
             Ok(if progress.published == 0 && progress.skipped > 0 { super::FAILED } else { super::OK })
         }
-        Ok((Ending::Stopped, progress)) => {
+        Ok((ReplayEnd::Stopped, progress)) => {
             output::print(format_args!(
                 "stopped after {}: {}\nrun the same command again to continue (job {name}); --restart starts again\n",
                 progress.position,
@@ -403,7 +402,7 @@ async fn live(
             found.push(format!("{subscribers} clients are subscribed to it"));
         }
     } else {
-        let pattern = lookup::pattern_of(channel);
+        let pattern = acl::glob_of(channel);
         let channels = if *sharded { "SHARDCHANNELS" } else { "CHANNELS" };
         let channels: Vec<redis::Value> =
             ask(&mut connection, &["PUBSUB", channels, &pattern]).await.map_err(refused)?;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Daemon, Loaded, Problems};
 use crate::logs::LogCode;
 use crate::metrics::Metrics;
-use crate::observe::http::{self, View};
+use crate::observe::http::{self, ServedState};
 use crate::observe::report::About;
 use crate::observe::systemd::{Beat, Environment, Notifier};
 use crate::spool::{Keeper, Pool, SpoolError, StatePlace};
@@ -129,7 +129,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         Supervisor::start(loaded.config, instance, Some(keeper), board.clone(), metrics.clone());
     // These outlive the routes: a long drain is watched and can be looked at.
     let last = CancellationToken::new();
-    let view = View { about, board: board.clone(), metrics: metrics.clone(), hosts };
+    let view = ServedState { about, board: board.clone(), metrics: metrics.clone(), hosts };
     let services = [
         rt::spawn("state directory", take_state_directory(state, spools, board.clone(), last.clone())),
         rt::spawn("http", http::serve(listener, view, last.clone())),

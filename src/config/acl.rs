@@ -520,7 +520,7 @@ impl fmt::Display for User {
 }
 
 /// What a template can make, as a pattern.
-pub(super) fn glob_of(template: &Template) -> String {
+pub(crate) fn glob_of(template: &Template) -> String {
     let glob = |part: &Part| match part {
         Part::Literal(text) => escaped(text),
         _ => "*".to_owned(),

@@ -30,10 +30,10 @@ static STDERR: OnceLock<Sink> = OnceLock::new();
 
 /// The queue in front of a writer. Cheap to clone: every clone is the same queue.
 #[derive(Debug, Clone)]
-pub(super) struct Sink(Arc<Shared>);
+pub(super) struct Sink(Arc<SinkState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SinkState {
     queue: Mutex<Queue>,
     /// Something was put in, or written, or dropped.
     changed: Condvar,
@@ -91,7 +91,7 @@ impl Sink {
     }
 }
 
-impl Shared {
+impl SinkState {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

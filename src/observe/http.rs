@@ -46,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the server shows.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct ServedState {
     /// The process.
     pub about: About,
     /// The routes.
@@ -60,7 +60,7 @@ pub struct View {
 /// Serves until it is told to stop; then what is being answered is cut off, and it returns when the
 /// last connection is closed. Cancel safe: dropping it stops accepting, and connections end by
 /// themselves in time.
-pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, view: ServedState, stop: CancellationToken) {
     let router = handlers::router(view);
     let places = ConnectionPlaces::new();
     let connections = TaskTracker::new();

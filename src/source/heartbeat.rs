@@ -43,7 +43,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// What routes see of their source's heartbeat. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
-    shared: Arc<Shared>,
+    shared: Arc<HeartbeatState>,
     /// Ends the task with the last clone: the task itself holds what is shared.
     alive: Arc<DropGuard>,
 }
@@ -51,7 +51,7 @@ pub struct Heartbeat {
 /// A heartbeat that others keep going.
 #[derive(Debug, Clone)]
 pub struct WeakHeartbeat {
-    shared: Arc<Shared>,
+    shared: Arc<HeartbeatState>,
     alive: Weak<DropGuard>,
 }
 
@@ -80,7 +80,7 @@ impl HeartbeatClock {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct HeartbeatState {
     channel: Vec<u8>,
     beat: HeartbeatClock,
     busy: AtomicBool,
@@ -95,7 +95,7 @@ impl Heartbeat {
     #[must_use]
     pub fn start(endpoint: Arc<Endpoint>, instance: u64) -> Self {
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HeartbeatState {
             channel: format!("{}control", endpoint.key_prefix).into_bytes(),
             beat: HeartbeatClock { instance, epoch: Instant::now() },
             busy: AtomicBool::new(false),
@@ -170,14 +170,14 @@ impl Heartbeat {
     }
 }
 
-impl Shared {
+impl HeartbeatState {
     fn say(&self, error: Option<&Error>) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
     }
 }
 
 /// Looks at the source's addresses for ever.
-async fn watch(shared: &Shared, endpoint: &Endpoint) {
+async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
     let mut watch = MasterWatch::new(endpoint, "watch");
     loop {
         let doubt = watch.look().await.err().map(|error| error.to_string());
@@ -207,7 +207,7 @@ async fn watch(shared: &Shared, endpoint: &Endpoint) {
 
 /// Sends heartbeats until something fails.
 async fn beat(
-    shared: &Shared,
+    shared: &HeartbeatState,
     endpoint: &Endpoint,
     backoff: &mut Backoff,
     master: &mut bool,

@@ -19,10 +19,10 @@ const FILE_MODE: u32 = 0o600;
 
 /// A directory that this process alone writes to, as long as a clone of the value lives.
 #[derive(Debug, Clone)]
-pub struct StateDirectory(Arc<Inner>);
+pub struct StateDirectory(Arc<OwnedDirectory>);
 
 #[derive(Debug)]
-struct Inner {
+struct OwnedDirectory {
     path: PathBuf,
     /// The routes whose spools have an owner.
     claimed: Mutex<BTreeSet<String>>,
@@ -43,7 +43,7 @@ impl StateDirectory {
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 let claimed = Mutex::default();
-                Ok(Self(Arc::new(Inner { path: path.to_owned(), claimed, _lock: lock })))
+                Ok(Self(Arc::new(OwnedDirectory { path: path.to_owned(), claimed, _lock: lock })))
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(SpoolError::Locked { directory: path.to_owned() }),
             Err(error) => Err(at(file)(error.into())),
@@ -140,7 +140,7 @@ impl StatePlace {
     }
 }
 
-impl Inner {
+impl OwnedDirectory {
     fn claimed(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -27,10 +27,10 @@ pub(super) trait Task: Send + Sync {
 pub struct Pool(Arc<PoolOwner>);
 
 #[derive(Debug)]
-struct PoolOwner(Arc<Shared>);
+struct PoolOwner(Arc<PoolState>);
 
 #[derive(Default)]
-struct Shared {
+struct PoolState {
     queue: Mutex<TaskQueue>,
     wake: Condvar,
 }
@@ -70,7 +70,7 @@ impl Pool {
     /// # Errors
     /// Where the system has none left.
     pub fn start() -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(PoolState::default());
         for number in 0..THREADS {
             let works = shared.clone();
             let started =
@@ -117,13 +117,13 @@ impl Drop for PoolOwner {
     }
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for PoolState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Shared")
+        f.write_str("PoolState")
     }
 }
 
-impl Shared {
+impl PoolState {
     fn queue(&self) -> MutexGuard<'_, TaskQueue> {
         lock(&self.queue)
     }

@@ -9,7 +9,7 @@ use super::reading::PendingRead;
 use super::{Core, Effect, Hashes, Next};
 use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{SessionFailure, Side};
+use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
 use crate::broadcast::group::follower::{Asked, Follower};
 use crate::broadcast::publish::publisher::{Called, Publisher};
 use crate::broadcast::publish::rate::Pace;
@@ -124,7 +124,7 @@ impl Work {
         frame: &[u8],
         now: Instant,
     ) -> Result<(), SessionFailure> {
-        core.effects.push(Effect::Answered(Side::Source));
+        core.effects.push(Effect::Answered(RouteEndpoint::Source));
         if self.follow.is_some() {
             self.on_followed(core, frame, now)
         } else {
@@ -163,7 +163,7 @@ impl Work {
     fn on_lease(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), SessionFailure> {
         let Some(leadership) = &mut self.leadership else { return Ok(()) };
         let reply = LeaseAnswer::read(value).map_err(SessionFailure::source)?;
-        core.effects.push(Effect::Answered(Side::Source));
+        core.effects.push(Effect::Answered(RouteEndpoint::Source));
         let change = leadership.on_reply(&reply, now);
         if self.is_draining() {
             return Ok(());
@@ -201,7 +201,7 @@ impl Work {
                 *of_these += unheard;
             }
             _ => {
-                core.effects.push(Effect::Answered(Side::Destination));
+                core.effects.push(Effect::Answered(RouteEndpoint::Destination));
                 core.effects.push(Effect::Sent(sent, unheard));
             }
         }

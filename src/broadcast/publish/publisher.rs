@@ -31,7 +31,7 @@ use remote::{Note, Published, Remote};
 
 use super::call::{BroadcastKeys, Counted, Failing, Items, PublishOutcome, Tally};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{SessionFailure, Side};
+use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
@@ -327,7 +327,7 @@ impl Publisher {
     }
 
     /// Takes an entry that cannot be published.
-    pub(crate) fn reject(&mut self, (id, text): Id<'_>, why: Unrenderable, now: Instant) {
+    fn reject(&mut self, (id, text): Id<'_>, why: Unrenderable, now: Instant) {
         self.make_room(0, now);
         match &mut self.other {
             None => self.items.dead_letter(text, &why),
@@ -444,7 +444,7 @@ impl Publisher {
             Ok(outcome) => outcome,
             Err(error) => {
                 let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
-                return Err(Self::failed(Side::Source, too_large, error));
+                return Err(Self::failed(RouteEndpoint::Source, too_large, error));
             }
         };
         match outcome {
@@ -467,7 +467,8 @@ impl Publisher {
                 }
                 if let Some((error, entry)) = refused {
                     let own = self.blames && self.channels_differ && entry.is_some();
-                    self.refused = Some(SessionFailure::Refused { side: Side::Source, entry, own, error });
+                    self.refused =
+                        Some(SessionFailure::Refused { side: RouteEndpoint::Source, entry, own, error });
                 } else {
                     self.batch_entries = BATCH_ENTRIES;
                 }
@@ -479,13 +480,13 @@ impl Publisher {
 
     /// A connection has ended, or is given up: what that ends the session with. An entry that was being
     /// published then may be the reason, where it is larger than a batch.
-    pub(crate) fn on_broken(&mut self, side: Side, error: Error) -> SessionFailure {
+    pub(crate) fn on_broken(&mut self, side: RouteEndpoint, error: Error) -> SessionFailure {
         if let Some(refused) = self.refused.take() {
             return refused;
         }
         let large = match (side, &self.other) {
-            (Side::Source, None) => self.calls.front().and_then(|call| call.large),
-            (Side::Destination, Some(other)) => {
+            (RouteEndpoint::Source, None) => self.calls.front().and_then(|call| call.large),
+            (RouteEndpoint::Destination, Some(other)) => {
                 other.waiting.front().filter(|batch| batch.answered == 0).and_then(|batch| batch.large)
             }
             _ => None,
@@ -493,7 +494,7 @@ impl Publisher {
         Self::failed(side, large.filter(|_| self.blames), error)
     }
 
-    fn failed(side: Side, large: Option<EntryId>, error: Error) -> SessionFailure {
+    fn failed(side: RouteEndpoint, large: Option<EntryId>, error: Error) -> SessionFailure {
         match large {
             None => SessionFailure::Server { side, error },
             entry => SessionFailure::Refused { side, entry, own: true, error },
@@ -535,13 +536,13 @@ impl Publisher {
             && overdue(sent, other.response_timeout)
         {
             let error = Error::Timeout(other.response_timeout, "publishing");
-            return Err(self.on_broken(Side::Destination, error));
+            return Err(self.on_broken(RouteEndpoint::Destination, error));
         }
         let limit =
             self.response_timeout + self.other.as_ref().map_or(Duration::ZERO, |o| o.response_timeout);
         let call = self.calls.front().map(|call| call.sent);
         if call.or(self.lease.map(|(_, sent)| sent)).is_some_and(|sent| overdue(sent, limit)) {
-            return Err(self.on_broken(Side::Source, Error::Timeout(limit, "moving the cursor")));
+            return Err(self.on_broken(RouteEndpoint::Source, Error::Timeout(limit, "moving the cursor")));
         }
         Ok(())
     }

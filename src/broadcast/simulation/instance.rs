@@ -134,7 +134,7 @@ impl Instance {
         self.engine.is_some()
     }
 
-    pub(super) fn has_session(&self) -> bool {
+    fn has_session(&self) -> bool {
         !self.links.is_empty()
     }
 

@@ -33,10 +33,10 @@ use crate::spool::Spool;
 
 /// What two routes say to each other. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Handover(Arc<Inner>);
+pub struct Handover(Arc<HandoverState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct HandoverState {
     talk: Mutex<Talk>,
     changed: Notify,
     elsewhere: AtomicBool,

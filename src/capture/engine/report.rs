@@ -29,7 +29,7 @@ pub(super) struct ReportState {
 
 /// Where a route stands, for the board and the gauges.
 #[derive(Debug)]
-pub(in crate::capture) struct View {
+pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) state: RouteState,
     /// Why it is not live, for the operator.
     pub(in crate::capture) reason: Option<String>,
@@ -87,7 +87,7 @@ impl Engine {
     }
 
     /// Where the route stands.
-    pub(in crate::capture) fn view(&mut self, now: Moment) -> View {
+    pub(in crate::capture) fn view(&mut self, now: Moment) -> CaptureSnapshot {
         let (state, reason) = self.state();
         self.report.was_live |= matches!(state, RouteState::Live | RouteState::Standby);
         let since_unix_ms = match self.report.state {
@@ -106,7 +106,7 @@ impl Engine {
         let waits = self.settings.durability != Durability::Applied;
         let kept = if waits { self.chain.kept_events() } else { 0 };
         let (reading, writing) = (&self.reading, &self.writing);
-        View {
+        CaptureSnapshot {
             state,
             reason,
             since_unix_ms,

@@ -1,7 +1,7 @@
 //! What a route shows: on the board, in the gauges, in the log.
 
 use super::CaptureRoute;
-use crate::capture::engine::{Notice, Severity, Side, View};
+use crate::capture::engine::{CaptureSnapshot, Notice, Severity, Side};
 use crate::metrics::float;
 use crate::rt::Moment;
 use crate::spool::Spool;
@@ -35,7 +35,7 @@ impl CaptureRoute {
         let spool_error = self.spool.as_ref().and_then(Spool::unavailable);
         metrics.spool_unavailable.set(if spool_error.is_some() { 1.0 } else { 0.0 });
         let replication = self.replication_status();
-        let View { source, destination, .. } = view;
+        let CaptureSnapshot { source, destination, .. } = view;
         self.parts.slot.update(|status| {
             status.state = view.state;
             status.since_unix_ms = view.since_unix_ms;

@@ -75,9 +75,3 @@ pub(crate) fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
         _ => false,
     }
 }
-
-/// What a template can make, as a pattern of Redis.
-#[must_use]
-pub(crate) fn pattern_of(template: &Template) -> String {
-    crate::config::acl::glob_of(template)
-}

@@ -10,13 +10,13 @@ use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 
 use super::hosts::only_ours;
-use super::{View, page};
+use super::{ServedState, page};
 use crate::observe::readiness::{daemon_ready, ready, stuck, time};
 use crate::observe::report::StatusReport;
 use crate::rt;
 use crate::status::Slot;
 
-pub(super) fn router(view: View) -> Router {
+pub(super) fn router(view: ServedState) -> Router {
     let hosts: Arc<[String]> = view.hosts.clone().into();
     Router::new()
         .route("/", get(page::index))
@@ -31,12 +31,12 @@ pub(super) fn router(view: View) -> Router {
         .with_state(view)
 }
 
-async fn metrics(State(view): State<View>) -> Response {
+async fn metrics(State(view): State<ServedState>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, view.metrics.render()).into_response()
 }
 
-async fn status(State(view): State<View>) -> Response {
+async fn status(State(view): State<ServedState>) -> Response {
     Json(StatusReport::new(&view.about, &view.board)).into_response()
 }
 
@@ -54,7 +54,7 @@ struct StuckLoop {
     since: String,
 }
 
-async fn healthz(State(view): State<View>) -> Response {
+async fn healthz(State(view): State<ServedState>) -> Response {
     let stuck: Vec<StuckLoop> = stuck(&view.board, rt::unix_ms())
         .into_iter()
         .map(|stuck| StuckLoop { route: stuck.route, since: time(stuck.since_unix_ms) })
@@ -91,7 +91,7 @@ struct RouteReadiness {
     away: Vec<String>,
 }
 
-async fn readyz(State(view): State<View>, Query(query): Query<ReadyQuery>) -> Response {
+async fn readyz(State(view): State<ServedState>, Query(query): Query<ReadyQuery>) -> Response {
     let now = rt::unix_ms();
     let asked = |name: &str| query.route.as_deref().is_none_or(|route| route == name);
     let routes: Vec<RouteReadiness> = view

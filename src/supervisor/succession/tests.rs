@@ -52,7 +52,7 @@ struct Route {
 }
 
 #[derive(Default)]
-struct World {
+struct RoutesUnderTest {
     routes: Succession,
     tasks: JoinSet<()>,
     /// Started and not ended.
@@ -60,7 +60,7 @@ struct World {
     board: Board,
 }
 
-impl World {
+impl RoutesUnderTest {
     fn settle(&mut self) {
         while let Some(DueStart { plan, predecessor }) = self.routes.due() {
             match &predecessor {
@@ -128,7 +128,7 @@ async fn the_last_configuration_runs_alone_in_the_end() {
     let (mut withdrawn, mut handed_over) = (0, 0);
     for seed in 0..2_000 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut world = World::default();
+        let mut world = RoutesUnderTest::default();
         let mut wanted = None;
         for _ in 0..random.usize(1..40) {
             match random.u8(..10) {

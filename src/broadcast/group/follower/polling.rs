@@ -133,7 +133,7 @@ impl Follower {
     }
 
     /// Whether nothing is left to be acknowledged of what the group was given.
-    pub(super) fn is_at_rest(&self) -> bool {
+    fn is_at_rest(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.pending == 0 && self.read >= state.delivered)
     }
 }

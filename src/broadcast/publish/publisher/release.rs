@@ -56,7 +56,7 @@ impl Publisher {
         }
     }
 
-    pub(super) fn release_rejected(&mut self, (id, text): Id<'_>, why: Unrenderable) {
+    fn release_rejected(&mut self, (id, text): Id<'_>, why: Unrenderable) {
         match &mut self.other {
             None => self.releases.dead_letter(text, &why),
             Some(other) => other.releasing.noted.push((id, Note::Dead(why))),
@@ -69,7 +69,7 @@ impl Publisher {
     }
 
     /// The same, where they are one entry that is larger than a batch.
-    pub(super) fn send_releases(&mut self, large: Option<EntryId>, now: Instant) {
+    fn send_releases(&mut self, large: Option<EntryId>, now: Instant) {
         let Some(hash) = &self.release_hash else { return };
         match &mut self.other {
             None if self.releases.count() == 0 => return,

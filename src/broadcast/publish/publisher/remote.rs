@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{PendingCall, Publisher};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{SessionFailure, Side};
+use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
 use crate::broadcast::publish::call::{Counted, Tally};
 use crate::broadcast::withheld::Unrenderable;
 use crate::server::resp::{self, Value};
@@ -143,7 +143,8 @@ impl Publisher {
                 batch.filtered.retain(|id| *id <= last);
                 // Those behind it are read again: across servers that may repeat, and loses nothing.
                 other.waiting.truncate(1);
-                self.refused = Some(SessionFailure::of_publish(Side::Destination, entry, own, error));
+                self.refused =
+                    Some(SessionFailure::of_publish(RouteEndpoint::Destination, entry, own, error));
             }
             _ => {
                 let error = Error::Protocol("the reply to PUBLISH is not a number".into());

@@ -89,7 +89,7 @@ impl Chain {
     }
 
     /// Whether a batch does not compare with the checkpoint.
-    pub(super) fn is_foreign_to(&self, batch: &Batch) -> bool {
+    fn is_foreign_to(&self, batch: &Batch) -> bool {
         self.differs(&batch.options.numbering)
             && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
     }

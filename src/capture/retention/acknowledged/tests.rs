@@ -16,7 +16,7 @@ struct Group {
 }
 
 /// One stream `s` on a real server, and what is known of it. The entry `n` has the id `n-0`.
-struct World<'a> {
+struct TrimmedStream<'a> {
     real: &'a mut Real,
     random: fastrand::Rng,
     entries: BTreeSet<u64>,
@@ -27,7 +27,7 @@ struct World<'a> {
     forced: u64,
 }
 
-impl World<'_> {
+impl TrimmedStream<'_> {
     fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.real.connection).unwrap()
     }
@@ -153,7 +153,7 @@ fn what_is_not_acknowledged_stays_or_is_counted() {
     for server in SERVERS {
         let mut real = Real::start(server);
         for seed in 0..100 {
-            let mut world = World {
+            let mut world = TrimmedStream {
                 real: &mut real,
                 random: fastrand::Rng::with_seed(seed),
                 entries: BTreeSet::new(),
