@@ -55,7 +55,7 @@ use crate::status::Buffered;
 use handover::{Border, Handover};
 
 pub(super) use ending::Carried;
-pub(super) use leadership::LEASE_SCRIPT;
+pub(super) use leadership::LEASE;
 pub(super) use reading::Lost;
 pub(super) use reading::ingest::Flow;
 pub(super) use reading::replication::Linked;

@@ -171,7 +171,7 @@ struct World {
     base: Instant,
     now_ms: u64,
     server_ms: u64,
-    /// The scripts' hashes, as a server knows them: `append.lua`, `history.lua`.
+    /// The scripts' hashes, as a server knows them: `append.lua`, `epochs.lua`.
     hash: [u8; 40],
     history: [u8; 40],
     keys: CaptureKeys,

@@ -21,13 +21,13 @@ use crate::capture::append::state::RankedRevision;
 use crate::position::Position;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
-use crate::server::{Hash, Script};
+use crate::server::{Hash, Script, script};
 
 /// `lease.lua`.
-pub(crate) const LEASE_SCRIPT: Script = Script { name: "lease.lua", source: include_str!("lease.lua") };
+pub(crate) const LEASE: Script = script!("lease.lua");
 
 /// How long the lease lasts: a few times the longest interval between two calls.
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE_DURATION: Duration = Duration::from_secs(3);
 /// What has been held for so long while nothing moved is written, lease or not.
 const OVERDUE: Duration = Duration::from_millis(500);
 /// Between two calls, while nothing waits.
@@ -330,7 +330,7 @@ impl Leadership {
         let remembered = self.force_after.max(Duration::from_secs(15)) * 2;
         let first = facts.first.map_or_else(|| "-".to_owned(), |first| first.to_string());
         let eligible: &[u8] = if facts.eligible() { b"1" } else { b"0" };
-        let (lasts, remembered) = (millis(LEASE), millis(remembered));
+        let (lasts, remembered) = (millis(LEASE_DURATION), millis(remembered));
         let me = self.me.as_bytes();
         resp::command(
             out,
@@ -363,7 +363,7 @@ impl LeaseReply {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        Self::parse(reply).ok_or_else(|| Error::Protocol("the reply to stand.lua is not valid".to_owned()))
+        Self::parse(reply).ok_or_else(|| LEASE.invalid_reply())
     }
 
     fn parse(reply: &Value) -> Option<(Self, &Value)> {

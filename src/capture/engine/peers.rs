@@ -61,7 +61,7 @@ impl Engine {
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
         let (want, ask) = match self.leadership.want(&facts, now.at) {
             _ if leaving => (LeaseRequest::Leave, Ask::Leave),
-            want => (want, Ask::Stand),
+            want => (want, Ask::Lease),
         };
         self.leadership.asked(now.at);
         let keys = &self.settings.keys;
@@ -70,7 +70,7 @@ impl Engine {
             Some(newer) => [own.clone(), newer.to_string(), own],
             None => [String::new(), String::new(), own],
         };
-        let Some(hash) = self.writing.stand_hash() else { return };
+        let Some(hash) = self.writing.lease_hash() else { return };
         let mut call = Vec::new();
         self.leadership.write(&mut call, &hash, [&keys.state, &keys.lease], want, &facts, &revisions);
         self.ask(ask, now, &call);

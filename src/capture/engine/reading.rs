@@ -24,17 +24,14 @@ pub(super) mod replication;
 use std::time::{Duration, Instant};
 
 use super::handover::Border;
-use super::writing::describe;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::batch::gap::{Gap, Joint};
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
-use crate::server::{Backoff, Class, Error};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
 use replication::{Linked, ReplicationReading};
 
-/// How long a source that refuses is left alone.
-const PARKED: Duration = Duration::from_secs(30);
 /// A window over which nothing came for so long is silent. Longer than a pause of 3 s with an idle heartbeat's second
 /// beside it; short enough that a stopped server is noticed within 5 s.
 const SILENCE: Duration = Duration::from_millis(4500);
@@ -302,13 +299,14 @@ impl Engine {
         }
         self.say_border(Border::None);
         self.rollout.on_window_lost();
-        let wait = if error.class() == Class::Park { PARKED } else { self.reading.backoff.next_wait() };
+        let wait =
+            if error.class() == Class::Park { BLOCKED_RETRY } else { self.reading.backoff.next_wait() };
         self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         if self.reading.open.is_none() {
-            self.reading.error = Some(describe(error));
+            self.reading.error = Some(error.with_hint());
         }
         let text =
-            format!("cannot subscribe on {}: {}; tidegate retries", self.settings.source, describe(error));
+            format!("cannot subscribe on {}: {}; tidegate retries", self.settings.source, error.with_hint());
         self.log(
             Notice::warn(LogCode::SourceUnavailable, text)
                 .of_an_outage()

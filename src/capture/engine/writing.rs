@@ -10,15 +10,13 @@ use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::logs::LogCode;
 use crate::rt::Moment;
 use crate::server::resp::{self, Value};
-use crate::server::{Backoff, Class, Error, Hash};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
 
 /// Batches that may be on their way at once. One at a time starves the server between two of them; more than a few only
 /// fill its buffer.
 const IN_FLIGHT: usize = 8;
 /// Nothing more is written behind so many unsent bytes.
 const UNSENT_BYTES: usize = 2 * 1024 * 1024;
-/// How long a destination that refuses is left alone.
-const PARKED: Duration = Duration::from_secs(30);
 /// How long the answer to a question may take: with the second between two of them, a stopped server is noticed within
 /// 5 s.
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
@@ -68,9 +66,9 @@ struct Up {
 pub(in crate::capture) struct Scripts {
     pub(in crate::capture) append: Append,
     /// `lease.lua`.
-    pub(in crate::capture) stand: Hash,
+    pub(in crate::capture) lease: Hash,
     /// `epochs.lua`.
-    pub(in crate::capture) history: Hash,
+    pub(in crate::capture) epochs: Hash,
 }
 
 /// A connection that is ready.
@@ -100,7 +98,7 @@ enum AskedOf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
     /// Who writes, and where the state stands.
-    Stand,
+    Lease,
     /// The same, for the last time.
     Leave,
     /// Where this configuration begins.
@@ -162,22 +160,22 @@ impl Writing {
 
     /// Whether an answer to who writes is awaited.
     pub(super) fn is_asking(&self) -> bool {
-        let asked = |sent: &SentCall| matches!(sent.what, AskedOf::Asked(Ask::Stand | Ask::Leave));
+        let asked = |sent: &SentCall| matches!(sent.what, AskedOf::Asked(Ask::Lease | Ask::Leave));
         matches!(&self.link, DestinationLink::Up(up) if up.sent.iter().any(asked))
     }
 
     /// `lease.lua`, as the connection knows it.
-    pub(super) fn stand_hash(&self) -> Option<Hash> {
+    pub(super) fn lease_hash(&self) -> Option<Hash> {
         match &self.link {
-            DestinationLink::Up(up) => Some(up.scripts.stand),
+            DestinationLink::Up(up) => Some(up.scripts.lease),
             _ => None,
         }
     }
 
     /// `epochs.lua`, as the connection knows it.
-    pub(super) fn history_hash(&self) -> Option<Hash> {
+    pub(super) fn epochs_hash(&self) -> Option<Hash> {
         match &self.link {
-            DestinationLink::Up(up) => Some(up.scripts.history),
+            DestinationLink::Up(up) => Some(up.scripts.epochs),
             _ => None,
         }
     }
@@ -258,7 +256,7 @@ impl Engine {
     pub(super) fn disconnect(&mut self, error: &Error, now: Moment) {
         let park = error.class() == Class::Park;
         let wait = match error.class() {
-            Class::Park => PARKED,
+            Class::Park => BLOCKED_RETRY,
             // The scripts are loaded at every connect: once at once, then as any other failure.
             Class::Repair if self.writing.backoff.failures() == 0 => {
                 self.writing.backoff.next_wait();
@@ -281,7 +279,7 @@ impl Engine {
     }
 
     fn refused(&mut self, error: &Error, park: bool, now: Moment) {
-        let text = describe(error);
+        let text = error.with_hint();
         self.writing.parked = park;
         self.writing.error = Some(text.clone());
         let notice = if park {
@@ -311,7 +309,7 @@ impl Engine {
         };
         match (sent.what, refusal) {
             (AskedOf::Batch, _) => self.on_appended(reply, sent.at, now),
-            (AskedOf::Asked(Ask::Stand), _) => self.on_lease_reply(reply, now),
+            (AskedOf::Asked(Ask::Lease), _) => self.on_lease_reply(reply, now),
             (AskedOf::Asked(Ask::History), _) => self.on_numbered(reply, now),
             // None can be told, so none is waited for.
             (AskedOf::Asked(Ask::Leave), _) => self.writing.left = true,
@@ -394,7 +392,7 @@ impl Engine {
             Class::Resolve | Class::Repair => self.disconnect(error, now),
             class @ (Class::Park | Class::Retry) => {
                 let park = class == Class::Park;
-                let wait = if park { PARKED } else { self.writing.backoff.next_wait() };
+                let wait = if park { BLOCKED_RETRY } else { self.writing.backoff.next_wait() };
                 // Questions go on in a pause, and are refused as well: that makes it no longer.
                 if let DestinationLink::Up(up) = &mut self.writing.link
                     && up.paused_until.is_none_or(|until| until <= now.at)
@@ -474,13 +472,5 @@ impl Engine {
             up.scripts.append.write(out, batch, prev, gap);
             up.sent.push_back(SentCall { at: now.at, due, what: AskedOf::Batch });
         }
-    }
-}
-
-/// An error with what the operator can do about it.
-pub(in crate::capture) fn describe(error: &Error) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error} ({hint})"),
-        None => error.to_string(),
     }
 }

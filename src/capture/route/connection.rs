@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use crate::capture::append::call::{APPEND, Append, CaptureKeys};
 use crate::capture::append::state::{RankedRevision, StoredState};
-use crate::capture::engine::{Connected, LEASE_SCRIPT, Scripts};
+use crate::capture::engine::{Connected, LEASE, Scripts};
 use crate::capture::groups;
 use crate::config::{Capture, Endpoint};
 use crate::server::{self, Connection, Error, load_script};
-use crate::source::replication::epochs::EPOCHS_SCRIPT;
+use crate::source::replication::epochs::EPOCHS;
 
 /// What an append connection is made from.
 #[derive(Debug, Clone)]
@@ -38,15 +38,15 @@ impl AppendConnection {
         let mut connection = server::connect(&endpoint, &role).await?;
         let deadline = endpoint.response_timeout;
         let hash = load_script(&mut connection, APPEND, deadline).await?;
-        let stand = load_script(&mut connection, LEASE_SCRIPT, deadline).await?;
-        let history = load_script(&mut connection, EPOCHS_SCRIPT, deadline).await?;
+        let lease = load_script(&mut connection, LEASE, deadline).await?;
+        let epochs = load_script(&mut connection, EPOCHS, deadline).await?;
         let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
         let state = StoredState::read(&state)?;
         groups::ensure(&mut connection, &capture, &keys, deadline).await?;
         let revision =
             revision.unwrap_or_else(|| RankedRevision::after(&state, &RankedRevision::hashes(&capture)));
         let append = Append::new(hash, keys, revision.to_string());
-        let scripts = Scripts { append, stand, history };
+        let scripts = Scripts { append, lease, epochs };
         Ok(Self { connection, connected: Connected { scripts, state, revision } })
     }
 }

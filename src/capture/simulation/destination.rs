@@ -8,9 +8,9 @@ use super::*;
 pub(super) enum Call {
     Connect,
     Append,
-    Stand,
-    /// history.lua.
-    History,
+    Lease,
+    /// epochs.lua.
+    Epochs,
     /// Plain commands: `HSET`, `HDEL`.
     Plain,
     /// Every one.
@@ -48,8 +48,8 @@ impl World {
         let old = link.with_the_old;
         let command = arguments(&request);
         let call = match (command[0].as_slice(), command[1].first()) {
-            (b"EVALSHA", Some(b'1')) if command[1] == [b'1'; 40] => Call::Stand,
-            (b"EVALSHA", _) if command[1] == self.history => Call::History,
+            (b"EVALSHA", Some(b'1')) if command[1] == [b'1'; 40] => Call::Lease,
+            (b"EVALSHA", _) if command[1] == self.history => Call::Epochs,
             (b"EVALSHA", _) => Call::Append,
             _ => Call::Plain,
         };
@@ -57,7 +57,7 @@ impl World {
             Some(text) => Value::Error(text.as_bytes().to_vec()),
             None => self.carry_out(call, &command, &request, old),
         };
-        if call != Call::Stand {
+        if call != Call::Lease {
             let words = command
                 .iter()
                 .skip(1)
@@ -77,8 +77,8 @@ impl World {
         let beside = old.is_some();
         let model = old.unwrap_or(&mut self.model);
         match call {
-            Call::Stand => model.stand(command, server_ms),
-            Call::History => {
+            Call::Lease => model.lease(command, server_ms),
+            Call::Epochs => {
                 let reply = model.number(command);
                 if let Some(real) = &mut self.real {
                     let text = |value: &Value| String::from_utf8(value.bytes().unwrap().to_vec()).unwrap();

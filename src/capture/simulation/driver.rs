@@ -303,7 +303,7 @@ impl World {
         let revision =
             revision.unwrap_or_else(|| RankedRevision::after(&state, &hashes(one.configuration, replicated)));
         let append = Append::new(hash, keys, revision.to_string());
-        let scripts = Scripts { append, stand: [b'1'; 40], history };
+        let scripts = Scripts { append, lease: [b'1'; 40], epochs: history };
         one.link = Some(DriverLink::default());
         one.engine.on_connected(Connected { scripts, state, revision }, now);
         self.drive(which, route);

@@ -161,7 +161,7 @@ impl World {
             }
             128..134 => self.stop(which),
             134..142 if self.real.is_none() => {
-                let calls = [Call::Any, Call::Append, Call::Stand, Call::History, Call::Plain, Call::Connect];
+                let calls = [Call::Any, Call::Append, Call::Lease, Call::Epochs, Call::Plain, Call::Connect];
                 let call = *self.rng.choice(&calls).unwrap();
                 // One that has been parked takes 30 s to come back, and is not waited for so long.
                 let words = if self.gentle { &REFUSALS[PARKING..] } else { &REFUSALS[..] };

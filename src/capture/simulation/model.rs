@@ -64,8 +64,8 @@ impl Model {
         Value::Array(self.state.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
     }
 
-    /// Carries out an `EVALSHA` of stand.lua, at a time of the server's clock.
-    pub(crate) fn stand(&mut self, command: &[Vec<u8>], now_ms: u64) -> Value {
+    /// Carries out an `EVALSHA` of lease.lua, at a time of the server's clock.
+    pub(crate) fn lease(&mut self, command: &[Vec<u8>], now_ms: u64) -> Value {
         let word = |at: usize| text(&command[5 + at]);
         let (me, want, lasts, remembered) = (word(0), word(1), word(2), word(3));
         let (lasts, remembered): (u64, u64) = (lasts.parse().unwrap(), remembered.parse().unwrap());
@@ -122,7 +122,7 @@ impl Model {
         }
     }
 
-    /// Carries out an `EVALSHA` of history.lua.
+    /// Carries out an `EVALSHA` of epochs.lua.
     pub(super) fn number(&mut self, command: &[Vec<u8>]) -> Value {
         let (id, lowest, wished) = (text(&command[4]), text(&command[5]), text(&command[6]));
         let (lowest, wished): (u64, u64) = (lowest.parse().unwrap(), wished.parse().unwrap());

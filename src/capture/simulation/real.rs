@@ -8,7 +8,7 @@ use super::model::Model;
 use crate::capture::append::call::{APPEND, CaptureKeys};
 use crate::server::Script;
 use crate::server::resp::Value;
-use crate::source::replication::epochs::EPOCHS_SCRIPT;
+use crate::source::replication::epochs::EPOCHS;
 
 /// A real server with the script.
 pub(in crate::capture) struct Real {
@@ -67,7 +67,7 @@ impl Real {
             let load = redis::cmd("SCRIPT").arg("LOAD").arg(script.source).clone();
             load.query::<String>(&mut connection).unwrap().into_bytes().try_into().unwrap()
         };
-        let (hash, history) = (load(APPEND), load(EPOCHS_SCRIPT));
+        let (hash, history) = (load(APPEND), load(EPOCHS));
         Self { process, connection, hash, history, _directory: directory }
     }
 

@@ -11,7 +11,7 @@ use crate::server::resp;
 use crate::server::{Hash, Script, script};
 
 /// `epochs.lua`.
-pub(crate) const EPOCHS_SCRIPT: Script = script!("epochs.lua");
+pub(crate) const EPOCHS: Script = script!("epochs.lua");
 
 /// The histories that the state knows, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps, wait_for_last,
+    Daemon, LAST, Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps, wait_for_last,
 };
 
 /// A parked route tries again every 30 s.

@@ -144,6 +144,42 @@ fn the_master_that_is_tapped_dies() {
     }
 }
 
+/// The second failover comes right after the first one: its server knows the history before its own, and not the one
+/// before that.
+#[test]
+fn two_failovers_at_once_leave_no_gap() {
+    let mut first = Server::with(Version::Redis82, Options::replication_source().tcp());
+    let mut second = Server::replica_of(&first, Version::Redis82, Options::replication_source());
+    let third = Server::replica_of(&second, Version::Redis82, Options::replication_source());
+    let destination = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .deployment("shop", &[&first, &second, &third])
+        .endpoint("events", &destination)
+        .routes(&ROUTES.replace("mode =", "prefer = \"master\"\nmode ="))
+        .expects(FAILOVER)
+        .start_ready();
+    let oracle = Oracle::new(&first);
+    oracle.publish(&Load::new(2, 1_000, &["orders"]));
+    daemon.wait_settled("orders", 1_000);
+    second.wait_caught_up_with(&first);
+    third.wait_caught_up_with(&second);
+    first.kill();
+    second.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let master = second.port().unwrap().to_string();
+    eventually("the second master is read", PATIENCE, || match daemon.route("orders")?.replication {
+        Some(tap) if tap.role == "master" && tap.address.ends_with(&master) => Ok(()),
+        tap => Err(format!("{tap:?}")),
+    });
+    second.kill();
+    third.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let oracle = Oracle::new(&third);
+    oracle.publish(&Load::new(2, 1_000, &["orders"]).first_publisher(2));
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    let causes: Vec<String> = gaps(&destination, "orders").into_iter().map(|gap| gap.cause).collect();
+    assert!(causes.iter().all(|cause| cause == "failover"), "{causes:?}");
+}
+
 /// A replica that lags is promoted, and reuses offsets for other bytes: nothing of it is taken for what was
 /// there, and what was published before it was read is there too.
 #[test]

@@ -60,9 +60,13 @@ pub(crate) struct ReplicationReading {
 }
 
 impl ReplicationReading {
-    /// How far was read, as a position.
+    /// How far was read, as a position. From the fork on in the epoch of the new history, although nothing of it was read:
+    /// the server of the next failover knows the history before its own, and none before that.
     pub(crate) fn reached(&self) -> Position {
-        self.numbering.at(self.offset)
+        match self.numbering.fork {
+            Some((last, epoch)) if self.offset >= last => epoch.at(self.offset),
+            _ => self.numbering.at(self.offset),
+        }
     }
 }
 
@@ -179,7 +183,7 @@ impl Engine {
             _ => None,
         };
         let Some(unnumbered) = unnumbered else { return self.tap(now) };
-        let Some(hash) = self.writing.history_hash() else { return };
+        let Some(hash) = self.writing.epochs_hash() else { return };
         let mut call = Vec::new();
         let wished = self.floor.max(now.unix_ms);
         epochs::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
@@ -215,7 +219,7 @@ impl Engine {
             state.histories.epoch(history).is_none() && *number >= highest
         });
         if let Some((history, number)) = forgotten
-            && let Some(hash) = self.writing.history_hash()
+            && let Some(hash) = self.writing.epochs_hash()
         {
             // The state was lost, or went back: what this instance has numbered keeps its number.
             let mut call = Vec::new();
@@ -390,6 +394,7 @@ impl Engine {
     /// The link has ended. What is published from now on is missing only if no server holds it later.
     pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
         self.effect(Effect::Close);
+        self.keep_reached(now);
         self.reading.open = None;
         self.flush_builder();
         self.reading.error = Some(why.to_owned());
@@ -431,6 +436,14 @@ impl Engine {
         }
     }
 
+    /// Keeps how far was read, for the next link.
+    fn keep_reached(&mut self, now: Moment) {
+        let reached = self.reading.tap().map(ReplicationReading::reached);
+        if let Some(position) = reached.filter(|position| Some(*position) > self.builder.last()) {
+            self.on_reached(position, now);
+        }
+    }
+
     fn on_reached(&mut self, position: Position, now: Moment) {
         self.builder.anchor(position, now);
         self.flush_builder();
@@ -458,10 +471,7 @@ impl Engine {
 
     /// Stops reading here; the next reader goes on here.
     pub(crate) fn leave_tap(&mut self, now: Moment) {
-        let reached = self.reading.tap().map(ReplicationReading::reached);
-        if let Some(position) = reached.filter(|position| Some(*position) > self.builder.last()) {
-            self.on_reached(position, now);
-        }
+        self.keep_reached(now);
         self.close_reading();
         self.flush_builder();
         self.border_cannot_come();
