@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Everything inside MULTI happens at one point of the source's order. So the anchor, which the script publishes on the
-//! control channel, is the first message of this connection. Redis 7.0 delivers it before EVAL's reply inside EXEC's
-//! reply,
-//! other servers after it. So EXEC's elements are read one by one, and a message may stand anywhere between them.
+//! control channel, is the first message that counts. Before it there may be keyspace notifications of the script's own
+//! SET, and of what the server deleted meanwhile: they are not the window's. Redis 7.0 delivers the anchor before EVAL's
+//! reply inside EXEC's reply, other servers after it. So EXEC's elements are read one by one, and a message may stand
+//! anywhere between them.
 //!
 //! Failure: if the source's user may not run the script, or the source refuses writes, this instance makes an epoch
 //! itself
@@ -21,7 +22,8 @@ use tokio::time::timeout;
 
 use super::control_channel::Control;
 use super::item::Item;
-use crate::config::Endpoint;
+use super::notification;
+use crate::config::{Endpoint, OwnKeys};
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
@@ -41,14 +43,19 @@ pub(crate) struct Subscriptions {
     pub(crate) epoch_key: Vec<u8>,
     pub(crate) channels: Vec<Vec<u8>>,
     pub(crate) patterns: Vec<Vec<u8>>,
+    /// Whose notifications do not count.
+    pub(crate) own: OwnKeys,
     pub(crate) max_message_bytes: usize,
 }
 
 impl Subscriptions {
-    /// Whether a delivered message counts: not the control channel's, and only once where several of
-    /// the route's subscriptions match it. The plain subscription goes first, then the patterns in the
+    /// Whether a delivered message counts: not the control channel's, no notification of a key that tidegate writes,
+    /// and only once where several of the route's subscriptions match it. The plain subscription goes first, then the patterns in the
     /// order of the configuration, so that every instance chooses the same.
     fn counts(&self, message: &Message<'_>) -> bool {
+        if notification::is_of(&self.own, message) {
+            return false;
+        }
         let Some(pattern) = message.pattern else { return message.channel != self.control };
         if message.channel == self.control {
             return false;
@@ -63,6 +70,14 @@ impl Subscriptions {
             .iter()
             .take_while(|other| other.as_slice() != pattern)
             .all(|other| !crate::text::glob::matches(other, message.channel))
+    }
+
+    /// Passes over what came while the window opens. Behind the anchor it would be the window's, and be missing there.
+    fn pass_over(&self, message: &Message<'_>, anchored: Option<Epoch>) -> Result<(), Error> {
+        if anchored.is_some() && self.counts(message) {
+            return Err(Error::Protocol("a message came before the session was open".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -264,16 +279,11 @@ impl WindowOpening {
                 None => {
                     self.connection.fill().await?;
                 }
-                Some(Pushed::Message(message)) => {
-                    match Control::parse(message.payload) {
-                        Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
-                        _ => {
-                            return Err(Error::Protocol(
-                                "a message came before the session marker".to_owned(),
-                            ));
-                        }
-                    };
-                }
+                Some(Pushed::Message(message)) => match Control::parse(message.payload) {
+                    Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
+                    _ => self.subscriptions.pass_over(&message, anchored)?,
+                },
+                Some(Pushed::Oversized(message, _)) => self.subscriptions.pass_over(&message, anchored)?,
                 Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
                 Some(Pushed::Other(value)) => {
                     if is_push(&value, b"subscribe") || is_push(&value, b"psubscribe") {
@@ -281,9 +291,6 @@ impl WindowOpening {
                     } else {
                         replied = true;
                     }
-                }
-                Some(Pushed::Oversized(..)) => {
-                    return Err(Error::Protocol("a message came before the session marker".to_owned()));
                 }
             }
         }

@@ -35,6 +35,7 @@ mod deployments;
 mod drained_routes;
 mod forged_anchors;
 mod hostile_server;
+mod keyspace;
 mod life;
 mod log_output;
 mod memory_limit;

@@ -135,17 +135,8 @@ fn server(out: &mut String, found: &Inspection) {
 /// Prints which of a route's channels the server does not publish as it is set up.
 fn notifications(out: &mut String, route: &Capture, source: Option<&ServerFacts>) {
     let Some(setting) = source.and_then(|facts| facts.notifications.as_deref()) else { return };
-    for name in route.channels.iter().chain(&route.patterns) {
-        if let Some(missing) = config::lacking(name, setting) {
-            line(
-                out,
-                format_args!(
-                    "  warning: notify-keyspace-events is \"{setting}\" on server {}: \"{name}\" needs {missing:?} in it \
-                     (CONFIG SET notify-keyspace-events \"{setting}{missing}\")",
-                    route.source
-                ),
-            );
-        }
+    for missing in config::missing_notifications(route, setting) {
+        line(out, format_args!("  warning: {missing}"));
     }
 }
 
