@@ -27,7 +27,7 @@ use crate::config::{Endpoint, OwnKeys};
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
-use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
+use crate::server::resp::{Limits, LongNamed, Message, Pushed, Value, argument, command, header};
 use crate::server::{self, Class, Connection, Error};
 
 /// What the fence's PONG carries.
@@ -72,6 +72,21 @@ impl Subscriptions {
             .all(|other| !crate::text::glob::matches(other, message.channel))
     }
 
+    /// A message with a name over the limit. It comes once for each pattern that matches, and counts once.
+    fn long_named<'a>(
+        &self,
+        kept: &'a mut Option<(Vec<u8>, LongNamed)>,
+        pattern: Vec<u8>,
+        named: LongNamed,
+    ) -> Item<'a> {
+        if named.pattern.and_then(|index| self.patterns.get(index)) != Some(&pattern) {
+            return Item::Nothing;
+        }
+        let (pattern, named) = kept.insert((pattern, named));
+        let message = Message { channel: &named.channel, pattern: Some(pattern), payload: &named.payload };
+        Item::LongNamed { message, channel_size: named.channel_size, size: named.size, offset: 0 }
+    }
+
     /// Passes over what came while the window opens. Behind the anchor it would be the window's, and be missing there.
     fn pass_over(&self, message: &Message<'_>, anchored: Option<Epoch>) -> Result<(), Error> {
         if anchored.is_some() && self.counts(message) {
@@ -87,6 +102,8 @@ pub(crate) struct Window {
     connection: Connection,
     subscriptions: Subscriptions,
     anchor: Position,
+    /// The message with a name over the limit that came last, and the pattern that brought it.
+    long: Option<(Vec<u8>, LongNamed)>,
 }
 
 impl Window {
@@ -144,6 +161,9 @@ impl Window {
             None => return Ok(None),
             Some(Pushed::Message(message)) => (message, message.payload.len()),
             Some(Pushed::Oversized(message, size)) => (message, size),
+            Some(Pushed::LongNamed(pattern, named)) => {
+                return Ok(Some(self.subscriptions.long_named(&mut self.long, pattern, named)));
+            }
             Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
             Some(Pushed::Other(Value::Bytes(text))) if text == FENCE => return Ok(Some(Item::Fence)),
             Some(Pushed::Other(value)) => {
@@ -284,6 +304,11 @@ impl WindowOpening {
                     _ => self.subscriptions.pass_over(&message, anchored)?,
                 },
                 Some(Pushed::Oversized(message, _)) => self.subscriptions.pass_over(&message, anchored)?,
+                Some(Pushed::LongNamed(pattern, named)) => {
+                    let message =
+                        Message { channel: &named.channel, pattern: Some(&pattern), payload: &named.payload };
+                    self.subscriptions.pass_over(&message, anchored)?;
+                }
                 Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
                 Some(Pushed::Other(value)) => {
                     if is_push(&value, b"subscribe") || is_push(&value, b"psubscribe") {
@@ -299,7 +324,13 @@ impl WindowOpening {
     fn window(mut self, epoch: Epoch) -> Window {
         let limits = Limits { message: self.subscriptions.max_message_bytes, frame: OTHER_BYTES };
         self.connection.reader.set_limits(limits);
-        Window { connection: self.connection, subscriptions: self.subscriptions, anchor: epoch.at(0) }
+        self.connection.reader.set_patterns(&self.subscriptions.patterns);
+        Window {
+            connection: self.connection,
+            subscriptions: self.subscriptions,
+            anchor: epoch.at(0),
+            long: None,
+        }
     }
 }
 
