@@ -30,7 +30,9 @@ mod url;
 use std::path::{Path, PathBuf};
 
 pub(crate) use channels::lookup;
-pub(crate) use channels::notifications::{is_notification, missing_notifications, wants_notifications};
+pub(crate) use channels::notifications::{
+    is_notification, missing_notifications, needed_notifications, wants_notifications,
+};
 pub(crate) use check::of_entry;
 pub use listen::{Listen, listen};
 pub use problems::{Problem, Problems};

@@ -134,7 +134,21 @@ fn server(out: &mut String, found: &Inspection) {
 
 /// Prints which of a route's channels the server does not publish as it is set up.
 fn notifications(out: &mut String, route: &Capture, source: Option<&ServerFacts>) {
-    let Some(setting) = source.and_then(|facts| facts.notifications.as_deref()) else { return };
+    let Some(facts) = source else { return };
+    let Some(setting) = facts.notifications.as_deref() else {
+        let needed = config::needed_notifications(route);
+        if config::wants_notifications(route) && !needed.is_empty() {
+            line(
+                out,
+                format_args!(
+                    "  warning: notify-keyspace-events of server {} is unknown, since CONFIG GET is rejected; {}",
+                    route.source,
+                    needed.join(", ")
+                ),
+            );
+        }
+        return;
+    };
     for missing in config::missing_notifications(route, setting) {
         line(out, format_args!("  warning: {missing}"));
     }

@@ -74,6 +74,12 @@ pub(crate) fn missing_notifications(route: &Capture, setting: &str) -> Vec<Strin
     missing.map(text).collect()
 }
 
+/// What a route's channels and patterns need in `notify-keyspace-events`, where the source does not tell it.
+pub(crate) fn needed_notifications(route: &Capture) -> Vec<String> {
+    let names = route.channels.iter().chain(&route.patterns);
+    names.filter_map(|name| Some(format!("\"{name}\" needs {:?}", lacking(name, "")?))).collect()
+}
+
 /// What `notify-keyspace-events` lacks so that what a channel or pattern asks for is published; `None` where nothing is
 /// known to be missing.
 fn lacking(name: &str, setting: &str) -> Option<String> {
