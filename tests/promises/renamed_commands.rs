@@ -74,6 +74,6 @@ fn check_refuses_replication_mode_where_the_source_has_no_info() {
         .prepare();
     let output = daemon.run_command(&["check", "--connect"]);
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert_eq!(output.status.code(), Some(69), "{report}");
     assert!(report.contains("problem: mode = \"replication\" needs INFO"), "{report}");
 }
