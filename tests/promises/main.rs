@@ -27,6 +27,7 @@ mod capture_restart;
 mod capture_source_faults;
 mod capture_strangers;
 mod capture_trim;
+mod capture_untaken;
 mod chaos;
 mod comes_back;
 mod credentials;
