@@ -30,7 +30,9 @@ mod url;
 use std::path::{Path, PathBuf};
 
 pub(crate) use channels::lookup;
-pub(crate) use channels::notifications::{is_notification, lacking};
+pub(crate) use channels::notifications::{
+    is_notification, missing_notifications, needed_notifications, wants_notifications,
+};
 pub(crate) use check::of_entry;
 pub use listen::{Listen, listen};
 pub use problems::{Problem, Problems};
@@ -39,7 +41,7 @@ pub(crate) use secrets::password::read_password;
 pub use secrets::password::readable_by_others;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
-    Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, Prefer, Rate, Reauthenticate,
+    Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer, Rate, Reauthenticate,
     Replication, Scalar, Secret, SecretSource, Sentinels, Servers, Start, Subject, Test, Tls,
     UntilAcknowledged,
 };

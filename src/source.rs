@@ -5,6 +5,7 @@
 //! replication  the server's replication stream: from any offset that its backlog still holds
 //! reader       either of them, as the capture reads it
 //! item         what comes out
+//! notification which messages tell of keys that tidegate writes itself
 //! heartbeat    one task a source: proves that a silent connection still works
 //! ```
 //!
@@ -15,6 +16,7 @@
 pub(crate) mod control_channel;
 pub(crate) mod heartbeat;
 pub(crate) mod item;
+mod notification;
 pub(crate) mod reader;
 pub(crate) mod replication;
 pub(crate) mod subscribe;

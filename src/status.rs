@@ -298,6 +298,9 @@ pub struct RouteStatus {
     /// Captures in replication mode: what is read, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
+    /// Captures of keyspace notifications: what the source does not publish as it is set up, each with what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_notifications: Vec<String>,
     /// Captures with `keep.until_acknowledged`: what is kept, where this instance writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<KeepStatus>,
@@ -377,6 +380,7 @@ impl RouteStatus {
             last_progress_unix_ms: None,
             counts: (kind == RouteKind::Capture).then(Ledger::default),
             process_counts: (kind == RouteKind::Capture).then(Ledger::default),
+            missing_notifications: Vec::new(),
             replication: None,
             keep: None,
             broadcast: (kind == RouteKind::Broadcast).then(BroadcastCounts::default),

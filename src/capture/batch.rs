@@ -151,6 +151,11 @@ impl Batch {
         self.items
     }
 
+    /// Bytes of its items' arguments.
+    pub(in crate::capture) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
     /// Bytes that it really holds in memory.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

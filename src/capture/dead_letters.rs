@@ -6,7 +6,7 @@
 //! off neither loses nor repeats it. The entry stands at the stream's end: its place in the order is gone
 //! (docs/guides/dead-letters.md).
 
-use super::mapping::{Context, FieldSink, Mapping};
+use super::mapping::{Context, FieldSink, Mapping, RejectReason};
 use crate::config::{Capture, Endpoint, keys};
 use crate::server::resp::Message;
 use crate::server::{ControlConnection, Error, Script, redacted, script};
@@ -114,6 +114,9 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Requeue
             "only the first {} of the message's {size} bytes were kept, so it cannot be stored completely",
             payload.len()
         ));
+    }
+    if value("reason") == Some(RejectReason::ChannelTooLong.as_str().as_bytes()) {
+        return Err(format!("only the first {} bytes of the channel's name were kept", channel.len()));
     }
     let position = value("position").map(String::from_utf8_lossy).unwrap_or_default();
     let message = Message { channel, pattern: value("pattern"), payload };

@@ -27,6 +27,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use crate::config::{Capture, Format, Include};
+use crate::server::resp::CHANNEL_BYTES;
 pub use crate::server::resp::Message;
 
 use cloudevents::CloudEventsFormat;
@@ -68,6 +69,13 @@ impl Rejection {
     fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
+
+    /// Of a message on a channel whose name has so many bytes.
+    #[must_use]
+    pub fn channel_too_long(bytes: usize) -> Self {
+        let detail = format!("the name of the channel has {bytes} bytes, tidegate takes {CHANNEL_BYTES}");
+        Self::new(RejectReason::ChannelTooLong, detail)
+    }
 }
 
 /// A kind of reason. The name is part of the dead letter. What only the destination can tell (a key
@@ -85,18 +93,21 @@ pub enum RejectReason {
     NoFields,
     /// The JSON object has more members than an entry may have fields.
     TooManyFields,
+    /// The channel's name is longer than tidegate takes.
+    ChannelTooLong,
     /// The template makes a name that begins with the destination's `key_prefix`.
     ReservedName,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::TooLarge,
         Self::MissingVariable,
         Self::NotJsonObject,
         Self::NoFields,
         Self::TooManyFields,
+        Self::ChannelTooLong,
         Self::ReservedName,
     ];
 
@@ -109,6 +120,7 @@ impl RejectReason {
             Self::NotJsonObject => "not_json_object",
             Self::NoFields => "no_fields",
             Self::TooManyFields => "too_many_fields",
+            Self::ChannelTooLong => "channel_too_long",
             Self::ReservedName => "reserved_name",
         }
     }

@@ -140,6 +140,9 @@ impl CaptureRoute {
             Durability::Applied => None,
             wanted => Some(DurabilityWatch::start(parts.destination.clone(), &parts.capture.name, wanted)),
         };
+        if crate::config::wants_notifications(&parts.capture) {
+            parts.heartbeat.ask_for_notifications();
+        }
         let (predecessor, successor) = (parts.predecessor.clone(), parts.successor.clone());
         let engine = Engine::new(settings, counters, predecessor, successor, now);
         let inherits = parts.predecessor.as_ref().filter(|(_, same_state)| *same_state);

@@ -31,7 +31,7 @@ use super::append::state::{RankedRevision, StoredState};
 use super::engine::handover::Handover;
 use super::engine::{Connected, Counters, Effect, Engine, EngineSettings, Flow, Lost, Scripts};
 use super::memory_quota::MemoryQuota;
-use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, Subject, Test};
+use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, OwnKeys, Subject, Test};
 use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
@@ -74,6 +74,7 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
         mode,
         destination: "events".into(),
         reserved: "tidegate:".into(),
+        own: OwnKeys::default(),
         stream: Template::parse(stream).unwrap(),
         groups: vec!["g".into()],
         groups_start: None,

@@ -3,4 +3,5 @@
 pub(crate) mod lookup;
 pub(crate) mod loops;
 pub(crate) mod notifications;
+pub(crate) mod own_keys;
 pub(crate) mod pattern_overlap;

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::channels::loops;
+use super::channels::{loops, own_keys};
 use super::layers::Layers;
 use super::problems::{Key, Problems, near};
 use super::raw;
@@ -55,7 +55,8 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let broadcast = check.each("broadcast", raw.broadcast, |check, key, name, raw| {
         check.broadcast(key, name, raw, &redis, max_message)
     });
-    let config = Config { daemon, redis, capture, broadcast };
+    let mut config = Config { daemon, redis, capture, broadcast };
+    own_keys::find(&mut config);
     for found in loops::find(&config) {
         let (table, name) = &found.first;
         let key = Key::top(table).at(name);

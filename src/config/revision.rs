@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::raw::defaults;
-use super::settings::{Capture, Condition, Format, GroupsStart, Include, Keep, Mode, Scalar, Subject, Test};
+use super::settings::{
+    Capture, Condition, Format, GroupsStart, Include, Keep, Mode, OwnKeys, Scalar, Subject, Test,
+};
 
 /// The two hashes of a capture, 16 hex digits each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,9 @@ fn numbering(capture: &Capture) -> Lines {
     }
     set_unless(&mut lines, "channels", sorted(&capture.channels), &json!([]));
     set_unless(&mut lines, "patterns", sorted(&capture.patterns), &json!([]));
+    let OwnKeys { prefixes, streams } = &capture.own;
+    set_unless(&mut lines, "own.prefixes", json!(prefixes), &json!([]));
+    set_unless(&mut lines, "own.streams", json!(streams), &json!([]));
     lines
 }
 

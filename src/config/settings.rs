@@ -1,6 +1,6 @@
 //! The checked configuration: plain values, each with its unit in its type or its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -291,6 +291,8 @@ pub struct Capture {
     pub destination: String,
     /// What no stream's name may begin with: the destination's `key_prefix`.
     pub reserved: String,
+    /// Whose notifications are no messages of this route.
+    pub own: OwnKeys,
     /// The stream's name, from the event.
     pub stream: Template,
     /// Consumer groups that are made with each stream.
@@ -307,6 +309,16 @@ pub struct Capture {
     pub max_streams: u32,
     /// The largest message in bytes; a larger one becomes a dead letter.
     pub max_message_size: u64,
+}
+
+/// Keys on a capture's source that tidegate itself writes. It reads no keyspace notification of them, or it would feed
+/// itself. Empty where no channel or pattern of the route can match one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnKeys {
+    /// What the names of tidegate's own keys begin with.
+    pub prefixes: BTreeSet<String>,
+    /// The streams that captures write there: the database, and a pattern for their names.
+    pub streams: BTreeSet<(u32, String)>,
 }
 
 /// How a source is read.

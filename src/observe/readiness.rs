@@ -41,6 +41,7 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     if let Some(error) = &status.spool_error {
         reasons.push(format!("no spool: {error}"));
     }
+    reasons.extend(status.missing_notifications.iter().cloned());
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
@@ -173,6 +174,8 @@ mod tests {
             reasons(|status| status.spool_error = Some("the disk is full".to_owned())),
             ["no spool: the disk is full"]
         );
+        let missing = "notify-keyspace-events is \"\"";
+        assert_eq!(reasons(|status| status.missing_notifications = vec![missing.to_owned()]), [missing]);
         assert_eq!(
             reasons(|status| status.destination.last_answer_unix_ms = Some(NOW - 10_001)),
             ["destination events: no answer since 2023-11-14T22:13:09Z"]

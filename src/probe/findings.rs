@@ -5,8 +5,9 @@ use std::fmt;
 
 use super::Inspection;
 use super::facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
-use super::rights::Rights;
+use super::rights::{MissingRight, Rights};
 use crate::config::acl::AclRole;
+use crate::server::UNKNOWN_COMMAND;
 
 /// One thing that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl fmt::Display for Finding {
 pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
     let mut findings = Vec::new();
     of_server(&found.facts, roles, &mut findings);
-    of_rights(&found.rights, &mut findings);
+    of_rights(&found.rights, roles, &mut findings);
     if roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource) {
         of_keeping(&found.facts, &mut findings);
     }
@@ -76,12 +77,32 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
     }
     if facts.version.is_none() {
         findings.push(Finding::Warning(
-            "the server does not report its version; grant +info to let tidegate check it".to_owned(),
+            "the server does not report its version or role; grant +info to let tidegate check them, unless INFO is renamed \
+             or disabled there"
+                .to_owned(),
+        ));
+    }
+    if facts.master.is_none() && roles.contains(&AclRole::CaptureTap) {
+        findings.push(Finding::Problem(
+            "mode = \"replication\" needs INFO, which the server rejects: use mode = \"subscribe\""
+                .to_owned(),
         ));
     }
 }
 
-fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
+/// What the session marker's script calls. A source that does not know one of these is captured all the same.
+const MARKER_SCRIPT: [&str; 4] = ["eval", "get", "set", "time"];
+
+/// Whether a command that the server does not know takes something from the routes, and does not stop them.
+fn is_dispensable(refusal: &MissingRight, roles: &BTreeSet<AclRole>) -> bool {
+    let only_source =
+        !roles.contains(&AclRole::CaptureDestination) && !roles.contains(&AclRole::BroadcastSource);
+    refusal.error.code() == Some(UNKNOWN_COMMAND)
+        && only_source
+        && MARKER_SCRIPT.contains(&refusal.trial.right)
+}
+
+fn of_rights(rights: &Rights, roles: &BTreeSet<AclRole>, findings: &mut Vec<Finding>) {
     let refused = match rights {
         Rights::Untried(error) => {
             findings.push(Finding::Warning(format!("the permissions could not be tested: {error}")));
@@ -89,6 +110,14 @@ fn of_rights(rights: &Rights, findings: &mut Vec<Finding>) {
         }
         Rights::Tried(refused) => refused,
     };
+    let (dispensable, refused): (Vec<&MissingRight>, Vec<&MissingRight>) =
+        refused.iter().partition(|refusal| is_dispensable(refusal, roles));
+    findings.extend(dispensable.first().map(|refusal| {
+        Finding::Warning(format!(
+            "the session marker's script cannot run, so captures work without a standby: {}",
+            refusal.error
+        ))
+    }));
     let missing = refused.iter().filter(|refusal| refusal.is_missing_right());
     findings.extend(
         missing.map(|refusal| {

@@ -4,11 +4,13 @@
 //! never holds more than its limit, whatever a header announces, and all readers together no more than theirs.
 
 mod account;
+mod long_name;
 mod reader;
 mod token;
 mod value;
 mod write;
 
+pub use long_name::{CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed};
 pub use reader::{Limits, Message, Pushed, Reader};
 pub use token::{ProtocolError, Token, bulk_header, count_header, token};
 pub use value::Value;

@@ -25,7 +25,7 @@ use super::control_channel::Control;
 use crate::config::{Endpoint, Servers};
 use crate::logs::LogCode;
 use crate::rt;
-use crate::server::{self, Backoff, Error, MasterWatch, Role};
+use crate::server::{self, Backoff, Connection, Error, MasterWatch, Role};
 
 /// Between heartbeats while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
@@ -37,6 +37,8 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(3);
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// …and where two of them said master.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+/// Between looks at `notify-keyspace-events`, which a person changes.
+const SETTING_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait before the next connect: shorter than what the routes take for silence.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -88,6 +90,9 @@ struct HeartbeatState {
     demotions: AtomicU64,
     error: Mutex<Option<String>>,
     doubt: Mutex<Option<String>>,
+    /// Whether a route wants to know `notify-keyspace-events`.
+    asks_for_notifications: AtomicBool,
+    notifications: Mutex<Option<String>>,
 }
 
 impl Heartbeat {
@@ -102,6 +107,8 @@ impl Heartbeat {
             demotions: AtomicU64::new(0),
             error: Mutex::new(None),
             doubt: Mutex::new(None),
+            asks_for_notifications: AtomicBool::new(false),
+            notifications: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
         if matches!(endpoint.servers, Servers::Several(_)) {
@@ -152,6 +159,16 @@ impl Heartbeat {
     /// Says that messages come.
     pub(crate) fn busy(&self) {
         self.shared.busy.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the source asked for `notify-keyspace-events` now and then, from here on.
+    pub(crate) fn ask_for_notifications(&self) {
+        self.shared.asks_for_notifications.store(true, Ordering::Relaxed);
+    }
+
+    /// The source's `notify-keyspace-events`; `None` where it was not told.
+    pub(crate) fn notifications(&self) -> Option<String> {
+        self.shared.notifications.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often the source was seen to turn from master to replica.
@@ -213,6 +230,7 @@ async fn beat(
     master: &mut bool,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::connect(endpoint, "heartbeat").await?;
+    let mut look = SettingLook::Due;
     loop {
         let sent_us = u64::try_from(shared.beat.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
         let text = Control::heartbeat(shared.beat.instance, sent_us);
@@ -227,6 +245,7 @@ async fn beat(
             // Another one is the master: connecting anew finds it.
             return Err(Error::Reply("READONLY the server is a replica now".to_owned()));
         }
+        look.take(shared, &mut connection).await?;
         shared.say(None);
         backoff.reset();
         let began = Instant::now();
@@ -236,6 +255,39 @@ async fn beat(
         if shared.busy.swap(false, Ordering::Relaxed) && began.elapsed() < BUSY_INTERVAL {
             tokio::time::sleep(BUSY_INTERVAL).await;
         }
+    }
+}
+
+/// When the source is asked for `notify-keyspace-events`, over one connection.
+enum SettingLook {
+    Due,
+    At(Instant),
+    /// The user may not ask, or the server does not know the command. Asking again would fill its ACL log.
+    Refused,
+}
+
+impl SettingLook {
+    async fn take(&mut self, shared: &HeartbeatState, connection: &mut Connection) -> Result<(), Error> {
+        let due = match self {
+            Self::Due => true,
+            Self::At(at) => *at <= Instant::now(),
+            Self::Refused => false,
+        };
+        if !due || !shared.asks_for_notifications.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let asked: [&[u8]; 3] = [b"CONFIG", b"GET", b"notify-keyspace-events"];
+        let told = match connection.ask(REPLY_DEADLINE, "asking for notify-keyspace-events", &asked).await {
+            Err(Error::Reply(_)) => None,
+            reply => {
+                let reply = reply?;
+                let value = reply.elements().and_then(|pair| pair.get(1)?.bytes());
+                value.map(server::redacted)
+            }
+        };
+        *self = if told.is_some() { Self::At(Instant::now() + SETTING_INTERVAL) } else { Self::Refused };
+        *shared.notifications.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        Ok(())
     }
 }
 

@@ -14,6 +14,17 @@ pub(crate) enum Item<'a> {
         /// Where its command ends in a replication stream; 0 in a window.
         offset: u64,
     },
+    /// A message that the route subscribes to, on a channel whose name is longer than is held: of name and payload
+    /// only the beginnings are here.
+    LongNamed {
+        message: Message<'a>,
+        /// The name's whole length.
+        channel_size: usize,
+        /// The payload's whole length.
+        size: usize,
+        /// Where its command ends in a replication stream; 0 in a window.
+        offset: u64,
+    },
     /// A window opened somewhere, with this anchor.
     Anchor {
         epoch: Epoch,

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Everything inside MULTI happens at one point of the source's order. So the anchor, which the script publishes on the
-//! control channel, is the first message of this connection. Redis 7.0 delivers it before EVAL's reply inside EXEC's
-//! reply, other servers after it. So EXEC's elements are read one by one, and a message may stand anywhere between
-//! them.
+//! control channel, is the first message that counts. Before it there may be keyspace notifications of the script's own
+//! SET, and of what the server deleted meanwhile: they are not the window's. Redis 7.0 delivers the anchor before EVAL's
+//! reply inside EXEC's reply, other servers after it. So EXEC's elements are read one by one, and a message may stand
+//! anywhere between them.
 //!
 //! Failure: if the source's user may not run the script, or the source refuses writes, this instance makes an epoch
 //! itself and publishes the anchor. The capture works, but a second instance cannot rely on epochs that never go back.
@@ -19,11 +20,12 @@ use tokio::time::timeout;
 
 use super::control_channel::Control;
 use super::item::Item;
-use crate::config::Endpoint;
+use super::notification;
+use crate::config::{Endpoint, OwnKeys};
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
-use crate::server::resp::{Limits, Message, Pushed, Value, argument, command, header};
+use crate::server::resp::{Limits, LongNamed, Message, Pushed, Value, argument, command, header};
 use crate::server::{self, Class, Connection, Error};
 
 /// What the fence's PONG carries.
@@ -39,14 +41,19 @@ pub(crate) struct Subscriptions {
     pub(crate) epoch_key: Vec<u8>,
     pub(crate) channels: Vec<Vec<u8>>,
     pub(crate) patterns: Vec<Vec<u8>>,
+    /// Whose notifications do not count.
+    pub(crate) own: OwnKeys,
     pub(crate) max_message_bytes: usize,
 }
 
 impl Subscriptions {
-    /// Whether a delivered message counts: not the control channel's, and only once where several of
-    /// the route's subscriptions match it. The plain subscription goes first, then the patterns in the
+    /// Whether a delivered message counts: not the control channel's, no notification of a key that tidegate writes,
+    /// and only once where several of the route's subscriptions match it. The plain subscription goes first, then the patterns in the
     /// order of the configuration, so that every instance chooses the same.
     fn counts(&self, message: &Message<'_>) -> bool {
+        if notification::is_of(&self.own, message) {
+            return false;
+        }
         let Some(pattern) = message.pattern else { return message.channel != self.control };
         if message.channel == self.control {
             return false;
@@ -62,6 +69,29 @@ impl Subscriptions {
             .take_while(|other| other.as_slice() != pattern)
             .all(|other| !crate::text::glob::matches(other, message.channel))
     }
+
+    /// A message with a name over the limit. It comes once for each pattern that matches, and counts once.
+    fn long_named<'a>(
+        &self,
+        kept: &'a mut Option<(Vec<u8>, LongNamed)>,
+        pattern: Vec<u8>,
+        named: LongNamed,
+    ) -> Item<'a> {
+        if named.pattern.and_then(|index| self.patterns.get(index)) != Some(&pattern) {
+            return Item::Nothing;
+        }
+        let (pattern, named) = kept.insert((pattern, named));
+        let message = Message { channel: &named.channel, pattern: Some(pattern), payload: &named.payload };
+        Item::LongNamed { message, channel_size: named.channel_size, size: named.size, offset: 0 }
+    }
+
+    /// Passes over what came while the window opens. Behind the anchor it would be the window's, and be missing there.
+    fn pass_over(&self, message: &Message<'_>, anchored: Option<Epoch>) -> Result<(), Error> {
+        if anchored.is_some() && self.counts(message) {
+            return Err(Error::Protocol("a message came before the session was open".to_owned()));
+        }
+        Ok(())
+    }
 }
 
 /// An open window.
@@ -70,6 +100,8 @@ pub(crate) struct Window {
     connection: Connection,
     subscriptions: Subscriptions,
     anchor: Position,
+    /// The message with a name over the limit that came last, and the pattern that brought it.
+    long: Option<(Vec<u8>, LongNamed)>,
 }
 
 impl Window {
@@ -127,6 +159,9 @@ impl Window {
             None => return Ok(None),
             Some(Pushed::Message(message)) => (message, message.payload.len()),
             Some(Pushed::Oversized(message, size)) => (message, size),
+            Some(Pushed::LongNamed(pattern, named)) => {
+                return Ok(Some(self.subscriptions.long_named(&mut self.long, pattern, named)));
+            }
             Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
             Some(Pushed::Other(Value::Bytes(text))) if text == FENCE => return Ok(Some(Item::Fence)),
             Some(Pushed::Other(value)) => {
@@ -262,15 +297,15 @@ impl WindowOpening {
                 None => {
                     self.connection.fill().await?;
                 }
-                Some(Pushed::Message(message)) => {
-                    match Control::parse(message.payload) {
-                        Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
-                        _ => {
-                            return Err(Error::Protocol(
-                                "a message came before the session marker".to_owned(),
-                            ));
-                        }
-                    };
+                Some(Pushed::Message(message)) => match Control::parse(message.payload) {
+                    Some(Control::Anchor(epoch)) if epoch.anchor == self.anchor => anchored = Some(epoch),
+                    _ => self.subscriptions.pass_over(&message, anchored)?,
+                },
+                Some(Pushed::Oversized(message, _)) => self.subscriptions.pass_over(&message, anchored)?,
+                Some(Pushed::LongNamed(pattern, named)) => {
+                    let message =
+                        Message { channel: &named.channel, pattern: Some(&pattern), payload: &named.payload };
+                    self.subscriptions.pass_over(&message, anchored)?;
                 }
                 Some(Pushed::Other(Value::Error(text))) => return Err(Error::reply(&text)),
                 Some(Pushed::Other(value)) => {
@@ -280,9 +315,6 @@ impl WindowOpening {
                         replied = true;
                     }
                 }
-                Some(Pushed::Oversized(..)) => {
-                    return Err(Error::Protocol("a message came before the session marker".to_owned()));
-                }
             }
         }
     }
@@ -290,7 +322,13 @@ impl WindowOpening {
     fn window(mut self, epoch: Epoch) -> Window {
         let limits = Limits { message: self.subscriptions.max_message_bytes, frame: OTHER_BYTES };
         self.connection.reader.set_limits(limits);
-        Window { connection: self.connection, subscriptions: self.subscriptions, anchor: epoch.at(0) }
+        self.connection.reader.set_patterns(&self.subscriptions.patterns);
+        Window {
+            connection: self.connection,
+            subscriptions: self.subscriptions,
+            anchor: epoch.at(0),
+            long: None,
+        }
     }
 }
 

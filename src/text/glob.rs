@@ -22,6 +22,8 @@
 //!   which differs only for ranges that reach beyond ASCII;
 //! - a pattern that needs more than 1,000 `*` before its last part matches nothing (servers since 2024).
 
+pub mod piecewise;
+
 use std::ops::Range;
 
 /// How many `*` a template can name: `<1>` to `<9>`.

@@ -27,6 +27,7 @@ pub(crate) fn read(mut bytes: &[u8], mut piece: impl FnMut() -> usize) -> Vec<St
                 Ok(None) => break,
                 Ok(Some(Pushed::Message(message))) => seen.push(format!("{message:?}")),
                 Ok(Some(Pushed::Oversized(message, size))) => seen.push(format!("{size} {message:?}")),
+                Ok(Some(Pushed::LongNamed(pattern, named))) => seen.push(format!("{pattern:?} {named:?}")),
                 Ok(Some(Pushed::Other(value))) => seen.push(format!("{value:?}")),
                 Err(_) => {
                     seen.push("an error".to_owned());

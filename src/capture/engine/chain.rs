@@ -188,6 +188,11 @@ impl Chain {
         self.ring.get(self.passed).map(|batch| batch.opened)
     }
 
+    /// The first batch that waits to be stored, sent or not.
+    pub(crate) fn front(&self) -> Option<&Batch> {
+        self.ring.get(self.passed)
+    }
+
     /// The first item that waits to be stored.
     pub(crate) fn first(&self) -> Option<Position> {
         self.ring.get(self.passed).map(|batch| batch.first)

@@ -1,5 +1,7 @@
 //! The writing side: the connection to the destination, what is on its way over it, and what replies mean.
 
+mod stumbling;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use crate::logs::LogCode;
 use crate::rt::Moment;
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
+use stumbling::Stumbling;
 
 /// Batches that may be on their way at once. One at a time starves the server between two of them; more than a few only
 /// fill its buffer.
@@ -36,6 +39,8 @@ pub(super) struct Writing {
     /// When it last answered; milliseconds since 1970.
     pub(super) answered_unix_ms: Option<u64>,
     connected_before: bool,
+    /// Whether connections end at the same batch.
+    stumbling: Stumbling,
     /// When the state's time was last renewed.
     touched: Instant,
     /// Whether the other instances have been told that this one ends.
@@ -119,6 +124,7 @@ impl Writing {
             parked: false,
             answered_unix_ms: None,
             connected_before: false,
+            stumbling: Stumbling::default(),
             touched: now,
             left: false,
         }
@@ -220,8 +226,11 @@ impl Engine {
         }
         let Connected { scripts, state, revision } = connected;
         let writing = &mut self.writing;
-        writing.error = None;
-        writing.parked = false;
+        if !writing.stumbling.goes_alone() {
+            // Else it is not known yet whether it writes again.
+            writing.error = None;
+            writing.parked = false;
+        }
         writing.answered_unix_ms = Some(now.unix_ms);
         if writing.connected_before {
             self.counters.destination.reconnects.increment(1);
@@ -254,6 +263,10 @@ impl Engine {
 
     /// The connection is of no more use; what was sent over it is sent again over the next.
     pub(super) fn disconnect(&mut self, error: &Error, now: Moment) {
+        let ended =
+            self.writing.is_up() && matches!(error, Error::Io(_) | Error::Closed | Error::Protocol(_));
+        let blamed = if ended { self.stumble(error, self.chain.awaited() > 0) } else { None };
+        let error = blamed.as_ref().unwrap_or(error);
         let park = error.class() == Class::Park;
         let wait = match error.class() {
             Class::Park => BLOCKED_RETRY,
@@ -267,6 +280,16 @@ impl Engine {
         self.unlink(now.at + wait);
         self.refused(error, park, now);
         self.changed();
+    }
+
+    /// What is to be told in the place of an error, where the first batch without a reply is to blame. `was_sent` is
+    /// whether that batch was on its way.
+    fn stumble(&mut self, error: &Error, was_sent: bool) -> Option<Error> {
+        let batch = self.chain.front()?;
+        if was_sent {
+            self.writing.stumbling.on_end(batch);
+        }
+        self.writing.stumbling.blames(batch, error)
     }
 
     /// Nothing that was sent will be answered.
@@ -363,7 +386,9 @@ impl Engine {
                     self.count_part(&stored, now);
                     self.report.part += stored.events();
                 }
-                self.wait(&error, now);
+                // A server that does not take an argument says ERR, and ends the connection.
+                let blamed = if error.code() == Some("ERR") { self.stumble(&error, true) } else { None };
+                self.wait(blamed.as_ref().unwrap_or(&error), now);
             }
             ReplyStep::Superseded => {
                 self.rollout.on_rejected();
@@ -380,6 +405,7 @@ impl Engine {
     /// The destination has proved that it takes what it is sent.
     pub(super) fn appends_again(&mut self) {
         self.writing.backoff.reset();
+        self.writing.stumbling.on_stored();
         if self.writing.error.take().is_some() {
             self.writing.parked = false;
             self.changed();
@@ -463,7 +489,8 @@ impl Engine {
         }
         up.paused_until = None;
         let due = now.at + self.settings.response_timeout;
-        while self.chain.awaited() < IN_FLIGHT && unsent + (out.len() - begun) < UNSENT_BYTES {
+        let most = if self.writing.stumbling.goes_alone() { 1 } else { IN_FLIGHT };
+        while self.chain.awaited() < most && unsent + (out.len() - begun) < UNSENT_BYTES {
             // What follows a border may be a successor's.
             if self.border.place.is_some() && self.chain.next_first() >= self.border.place {
                 return;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Keep, Mode};
+use crate::config::{Keep, Mode, OwnKeys};
 use crate::text::template::Template;
 
 #[derive(Default)]
@@ -33,6 +33,7 @@ fn settings(stream: &str, format: Format) -> Capture {
         conditions: vec![],
         destination: "events".into(),
         reserved: "tidegate:".into(),
+        own: OwnKeys::default(),
         stream: Template::parse(stream).unwrap(),
         groups: vec![],
         groups_start: None,

@@ -2,6 +2,7 @@
 
 use super::CaptureRoute;
 use crate::capture::engine::{CaptureSnapshot, Notice, Severity, Side};
+use crate::config::missing_notifications;
 use crate::metrics::float;
 use crate::rt::Moment;
 use crate::spool::Spool;
@@ -35,6 +36,8 @@ impl CaptureRoute {
         let spool_error = self.spool.as_ref().and_then(Spool::unavailable);
         metrics.spool_unavailable.set(if spool_error.is_some() { 1.0 } else { 0.0 });
         let replication = self.replication_status();
+        let notifications = self.parts.heartbeat.notifications();
+        let missing = notifications.map(|setting| missing_notifications(&self.parts.capture, &setting));
         let CaptureSnapshot { source, destination, .. } = view;
         self.parts.slot.update(|status| {
             status.state = view.state;
@@ -52,6 +55,7 @@ impl CaptureRoute {
             status.spooled_all = view.spooled_all;
             status.spool_error = spool_error;
             status.replication = replication;
+            status.missing_notifications = missing.unwrap_or_default();
             status.durable = view.durable.map(|position| position.to_string());
             status.leader = view.leader;
             status.other_instances = view.others;

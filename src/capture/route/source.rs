@@ -164,6 +164,7 @@ impl CaptureRoute {
             epoch_key: crate::config::keys::epoch(&self.parts.source.key_prefix).into_bytes(),
             channels: bytes(&capture.channels),
             patterns: bytes(&capture.patterns),
+            own: capture.own.clone(),
             max_message_bytes: usize::try_from(capture.max_message_size).unwrap_or(usize::MAX),
         }
     }

@@ -270,7 +270,13 @@ impl World {
                     };
                     // Some are over the limit.
                     let size = if number % 29 == 5 { 1 << 20 } else { payload.len() };
-                    one.engine.take(&mut pass, &Item::Message { message, size, offset: at as u64 })
+                    let offset = at as u64;
+                    let item = if number % 31 == 7 {
+                        Item::LongNamed { message, channel_size: 2 << 20, size, offset }
+                    } else {
+                        Item::Message { message, size, offset }
+                    };
+                    one.engine.take(&mut pass, &item)
                 }
             };
             if !matches!(flow, Flow::Go) {

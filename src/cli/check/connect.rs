@@ -161,18 +161,23 @@ fn server(out: &mut String, found: &Inspection) {
 
 /// Prints which of a route's channels the server does not publish as it is set up.
 fn notifications(out: &mut String, route: &Capture, source: Option<&ServerFacts>) {
-    let Some(setting) = source.and_then(|facts| facts.notifications.as_deref()) else { return };
-    for name in route.channels.iter().chain(&route.patterns) {
-        if let Some(missing) = config::lacking(name, setting) {
+    let Some(facts) = source else { return };
+    let Some(setting) = facts.notifications.as_deref() else {
+        let needed = config::needed_notifications(route);
+        if config::wants_notifications(route) && !needed.is_empty() {
             line(
                 out,
                 format_args!(
-                    "  warning: notify-keyspace-events is \"{setting}\" on server {}: \"{name}\" needs {missing:?} in it \
-                     (CONFIG SET notify-keyspace-events \"{setting}{missing}\")",
-                    route.source
+                    "  warning: notify-keyspace-events of server {} is unknown, since CONFIG GET is rejected; {}",
+                    route.source,
+                    needed.join(", ")
                 ),
             );
         }
+        return;
+    };
+    for missing in config::missing_notifications(route, setting) {
+        line(out, format_args!("  warning: {missing}"));
     }
 }
 

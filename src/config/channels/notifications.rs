@@ -3,6 +3,8 @@
 //! A server publishes `__keyspace@DB__:KEY` with the event, and `__keyevent@DB__:EVENT` with the key, and only those
 //! that `notify-keyspace-events` names: `K` and `E` for the two, and a letter for each class of events.
 
+use crate::config::settings::Capture;
+
 /// How these channels begin.
 const KEYSPACE: &str = "__keyspace@";
 const KEYEVENT: &str = "__keyevent@";
@@ -51,9 +53,36 @@ fn class(event: &str) -> Option<char> {
     })
 }
 
+/// Whether a route has a channel or pattern that only notifications match.
+pub(crate) fn wants_notifications(route: &Capture) -> bool {
+    route.mode.replication().is_none()
+        && route.channels.iter().chain(&route.patterns).any(|name| is_notification(name))
+}
+
+/// What of a route's channels and patterns the source does not publish with this `notify-keyspace-events`, each for a
+/// person with what to do.
+pub(crate) fn missing_notifications(route: &Capture, setting: &str) -> Vec<String> {
+    let names = route.channels.iter().chain(&route.patterns);
+    let missing = names.filter_map(|name| Some((name, lacking(name, setting)?)));
+    let text = |(name, missing): (&String, String)| {
+        format!(
+            "notify-keyspace-events is \"{setting}\" on server {}: \"{name}\" needs {missing:?} in it (CONFIG SET \
+             notify-keyspace-events \"{setting}{missing}\")",
+            route.source
+        )
+    };
+    missing.map(text).collect()
+}
+
+/// What a route's channels and patterns need in `notify-keyspace-events`, where the source does not tell it.
+pub(crate) fn needed_notifications(route: &Capture) -> Vec<String> {
+    let names = route.channels.iter().chain(&route.patterns);
+    names.filter_map(|name| Some(format!("\"{name}\" needs {:?}", lacking(name, "")?))).collect()
+}
+
 /// What `notify-keyspace-events` lacks so that what a channel or pattern asks for is published; `None` where nothing is
 /// known to be missing.
-pub(crate) fn lacking(name: &str, setting: &str) -> Option<String> {
+fn lacking(name: &str, setting: &str) -> Option<String> {
     let kinds = kinds(name);
     if kinds.is_empty() {
         return None;

@@ -8,7 +8,8 @@ use super::templates::Setting;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
 use crate::config::settings::{
-    Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, Prefer, Replication, UntilAcknowledged,
+    Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, OwnKeys, Prefer, Replication,
+    UntilAcknowledged,
 };
 use crate::config::{is_notification, keys};
 use crate::text::template::{Part, Template};
@@ -63,6 +64,8 @@ impl Check<'_> {
                 .and_then(|name| endpoints.get(name))
                 .map(|endpoint| endpoint.key_prefix.clone())
                 .unwrap_or_default(),
+            // Routes that are not checked yet may write there, too.
+            own: OwnKeys::default(),
             destination: destination?,
             stream: stream?,
             groups: raw.groups,

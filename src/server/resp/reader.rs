@@ -5,12 +5,15 @@
 //! remembers how far it got, so that a frame that comes in a thousand pieces is still scanned once.
 //!
 //! On failure: malformed or over-limit input is an error and the connection is of no use any more.
-//! One thing over a limit is ordinary: a message larger than the route takes. Its payload is not
-//! held but skipped as it comes, and told as [`Pushed::Oversized`] with its first bytes.
+//! Two things over a limit are ordinary: a message larger than the route takes, and one whose channel has a longer
+//! name than is held. Its payload or its name is not held but skipped as it comes, and the message is told as
+//! [`Pushed::Oversized`] or [`Pushed::LongNamed`] with the first bytes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::account::{ALL_BYTES, BufferShare};
+use super::long_name::{CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed};
 use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
@@ -18,10 +21,8 @@ use super::value::Value;
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A buffer that grew past this for one large frame is given back once it is empty.
 const SHRINK_BYTES: usize = 1024 * 1024;
-/// How much of an oversized payload is kept for its dead letter.
-const OVERSIZED_HEAD_BYTES: usize = 1024;
 /// Channel and pattern names together may add this much to the largest message.
-const NAMES_BYTES: usize = 1024 * 1024;
+const NAMES_BYTES: usize = CHANNEL_BYTES;
 
 /// What a reader may hold.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +63,8 @@ pub enum Pushed<'a> {
     Message(Message<'a>),
     /// A message over the limit: its payload is only the beginning, `size` the whole length.
     Oversized(Message<'a>, usize),
+    /// A message with a name over the limit, and the pattern that brought it.
+    LongNamed(Vec<u8>, LongNamed),
     /// Anything else: a confirmation, a reply.
     Other(Value),
 }
@@ -84,6 +87,10 @@ pub struct Reader {
     greeting: Greeting,
     /// Bytes of an oversized message that have not come yet and will be thrown away.
     skip: usize,
+    /// Patterns that are subscribed to.
+    patterns: Arc<[Vec<u8>]>,
+    /// A name over the limit that still comes, and the pattern that brought it.
+    long: Option<(Vec<u8>, LongName)>,
     limits: Limits,
     /// Of what all readers may take together: what this one holds beyond what messages may take.
     share: BufferShare,
@@ -103,6 +110,8 @@ impl Reader {
             elements: 0,
             greeting: Greeting::None,
             skip: 0,
+            patterns: Arc::default(),
+            long: None,
             limits,
             share: BufferShare::default(),
         }
@@ -123,6 +132,11 @@ impl Reader {
     /// Changes the limits from the next frame on.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Says which patterns are subscribed to: a name over the limit is held against them.
+    pub fn set_patterns(&mut self, patterns: &[Vec<u8>]) {
+        self.patterns = patterns.into();
     }
 
     /// From now on one read may bring so many bytes, where a connection brings more than others; at least what
@@ -184,6 +198,9 @@ impl Reader {
                 return Ok(None);
             }
         }
+        if let Some((pattern, name)) = self.long.take() {
+            return self.next_long(pattern, name);
+        }
         let unread = &self.buf[self.start..self.end];
         match cut_message(unread, self.limits.message)? {
             Frame::Whole { channel, pattern, payload, end } => {
@@ -203,6 +220,11 @@ impl Reader {
                 let message = Message { channel: &at[channel], pattern, payload: &at[payload] };
                 Ok(Some(Pushed::Oversized(message, size)))
             }
+            Frame::LongName { pattern, begin, size } => {
+                let pattern = unread[pattern].to_vec();
+                self.consumed(begin);
+                self.next_long(pattern, LongName::new(size, &self.patterns))
+            }
             Frame::Partial => {
                 if unread.len() > self.limits.message + NAMES_BYTES {
                     return Err(over(self.limits.message + NAMES_BYTES));
@@ -217,6 +239,26 @@ impl Reader {
                 Taken::Frame(frame) => Ok(Some(Pushed::Other(Value::build(&self.buf[frame], 0)?.0))),
             },
         }
+    }
+
+    /// Goes on in a message with a name over the limit.
+    fn next_long(
+        &mut self,
+        pattern: Vec<u8>,
+        mut name: LongName,
+    ) -> Result<Option<Pushed<'_>>, ProtocolError> {
+        let come = name.feed(&self.patterns, &self.buf[self.start..self.end]);
+        self.consumed(come);
+        if name.is_whole()
+            && let Some((named, size)) = name.end(&self.patterns, &self.buf[self.start..self.end])?
+        {
+            let come = size.min(self.end - self.start);
+            self.skip = size - come;
+            self.consumed(come);
+            return Ok(Some(Pushed::LongNamed(pattern, named)));
+        }
+        self.long = Some((pattern, name));
+        Ok(None)
     }
 
     /// The next whole reply; `None` until more bytes come.
@@ -387,6 +429,12 @@ enum Frame {
         payload: Range<usize>,
         size: usize,
     },
+    /// A message with a name over the limit, which begins at `begin`.
+    LongName {
+        pattern: Range<usize>,
+        begin: usize,
+        size: usize,
+    },
     /// A message whose end has not come.
     Partial,
     /// No message, or too little of it to tell.
@@ -409,6 +457,10 @@ fn cut_message(unread: &[u8], limit: usize) -> Result<Frame, ProtocolError> {
     let mut pattern = None;
     if by_pattern {
         let Some((range, next)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(Frame::Partial) };
+        if size > CHANNEL_BYTES {
+            return Ok(Frame::LongName { pattern: range, begin, size });
+        }
         pattern = Some(range);
         at = next;
     }
@@ -416,7 +468,7 @@ fn cut_message(unread: &[u8], limit: usize) -> Result<Frame, ProtocolError> {
     let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Frame::Partial) };
     let end = begin + size;
     if size > limit {
-        let kept = begin..begin + OVERSIZED_HEAD_BYTES.min(size);
+        let kept = begin..begin + HEAD_BYTES.min(size);
         if unread.len() < kept.end {
             return Ok(Frame::Partial);
         }

@@ -80,6 +80,9 @@ pub(crate) struct PublishCommand<'a> {
     pub(crate) payload: &'a [u8],
     /// How long the payload is.
     pub(crate) size: usize,
+    /// Of a channel with a name over the limit only the beginning is here: how long the name is, and which pattern
+    /// matches it.
+    pub(crate) long: Option<(usize, usize)>,
 }
 
 impl ReplicationLink {
@@ -199,6 +202,11 @@ impl ReplicationLink {
         self.acked = Instant::now();
     }
 
+    /// Says which patterns a name over the limit is held against, and whether it counts where SPUBLISH brings it.
+    pub(crate) fn set_patterns(&mut self, patterns: Vec<Vec<u8>>, sharded: bool) {
+        self.stream.set_patterns(patterns, sharded);
+    }
+
     /// The next message that is `wanted`, by whether it is sharded and its channel, and the offset at which
     /// it ends; `None` until more bytes come.
     ///
@@ -219,10 +227,21 @@ impl ReplicationLink {
                     self.connection.reader.take(cut.used);
                     self.acknowledge();
                 }
-                Some(FoundCommand::Oversized { channel, head, size }) => {
+                Some(FoundCommand::LongNamed(named)) => {
                     self.connection.reader.take(cut.used);
+                    self.large = (named.channel, named.payload);
+                    let (channel, payload) = (self.large.0.as_slice(), self.large.1.as_slice());
+                    let long = named.pattern.map(|pattern| (named.channel_size, pattern));
+                    let command = PublishCommand { channel, payload, size: named.size, long };
+                    return Ok(Some((command, self.stream.boundary())));
+                }
+                Some(FoundCommand::Oversized { sharded, channel, head, size }) => {
+                    self.connection.reader.take(cut.used);
+                    // It may have been asked in another call, where the payload came in parts.
+                    wanted(sharded, &channel);
                     self.large = (channel, head);
-                    let command = PublishCommand { channel: &self.large.0, payload: &self.large.1, size };
+                    let (channel, payload) = (self.large.0.as_slice(), self.large.1.as_slice());
+                    let command = PublishCommand { channel, payload, size, long: None };
                     return Ok(Some((command, self.stream.boundary())));
                 }
                 Some(FoundCommand::Publish { channel, payload }) => break (cut.used, channel, payload),
@@ -231,7 +250,7 @@ impl ReplicationLink {
         let bytes = self.connection.reader.take(used);
         let payload = &bytes[payload];
         Ok(Some((
-            PublishCommand { channel: &bytes[channel], payload, size: payload.len() },
+            PublishCommand { channel: &bytes[channel], payload, size: payload.len(), long: None },
             self.stream.boundary(),
         )))
     }

@@ -30,7 +30,8 @@ pub(crate) struct ReplicationReader {
 
 impl ReplicationReader {
     /// Reads `subscriptions` from a link.
-    pub(crate) fn new(link: ReplicationLink, subscriptions: Subscriptions, sharded: bool) -> Self {
+    pub(crate) fn new(mut link: ReplicationLink, subscriptions: Subscriptions, sharded: bool) -> Self {
+        link.set_patterns(subscriptions.patterns.clone(), sharded);
         Self {
             link,
             control: subscriptions.control,
@@ -104,7 +105,11 @@ impl ReplicationReader {
             };
             matched.is_some()
         });
-        let Some((PublishCommand { channel, payload, size }, offset)) = next? else { return Ok(None) };
+        let Some((PublishCommand { channel, payload, size, long }, offset)) = next? else { return Ok(None) };
+        if let Some((channel_size, index)) = long {
+            let message = Message { channel, pattern: patterns.get(index).map(Vec::as_slice), payload };
+            return Ok(Some(Item::LongNamed { message, channel_size, size, offset }));
+        }
         if controls {
             return Ok(Some(match Control::parse(payload) {
                 Some(Control::Heartbeat { instance, sent_us }) => Item::Heartbeat { instance, sent_us },

@@ -11,16 +11,17 @@
 //! whose end has not come is skipped as it comes. A wanted PUBLISH is told once it is there as a whole,
 //! as ranges of the bytes given.
 //!
+//! A payload or a channel's name over the limit is not held either: it is skipped as it comes, and the message is told
+//! with the beginning.
+//!
 //! On failure: what is no RESP command is an error, and the stream is of no more use.
 
 use std::ops::Range;
 
-use crate::server::resp::{ProtocolError, bulk_header, count_header};
+use crate::server::resp::{
+    CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed, ProtocolError, bulk_header, count_header,
+};
 
-/// How much of a payload over the limit is kept for its dead letter.
-const HEAD_BYTES: usize = 1024;
-/// A channel with a longer name is nobody's: the message is skipped.
-const CHANNEL_BYTES: usize = 1024 * 1024;
 /// How long the names of the commands are that are looked for: PUBLISH, SPUBLISH and REPLCONF.
 const NAME_BYTES: std::ops::RangeInclusive<usize> = 7..=8;
 
@@ -36,7 +37,9 @@ pub(crate) enum FoundCommand {
     /// PUBLISH, or SPUBLISH.
     Publish { channel: Range<usize>, payload: Range<usize> },
     /// The same, with a payload over the limit: its first bytes, and how many there were.
-    Oversized { channel: Vec<u8>, head: Vec<u8>, size: usize },
+    Oversized { sharded: bool, channel: Vec<u8>, head: Vec<u8>, size: usize },
+    /// The same, on a channel with a name over the limit that one of the patterns matches.
+    LongNamed(LongNamed),
     /// The master asks how far the stream was read.
     GetAck,
 }
@@ -64,6 +67,12 @@ pub(crate) struct Stream {
     /// Bytes of the open argument that have not come.
     skip: usize,
     oversized: Option<FoundCommand>,
+    /// What names over the limit are held against.
+    patterns: Vec<Vec<u8>>,
+    /// Whether such a name counts where SPUBLISH brings it.
+    sharded: bool,
+    /// A name over the limit that still comes.
+    long: Option<LongName>,
     /// A stream and its group: whether a command concerns them is noted.
     watched: Option<(Vec<u8>, Vec<u8>)>,
     touched: bool,
@@ -77,6 +86,8 @@ enum CommandAhead {
     Touches { end: usize, arguments: usize },
     /// It is of no interest: behind these bytes so many arguments are to be skipped.
     Other { end: usize, arguments: usize },
+    /// The name of its channel is over the limit, and begins here.
+    LongName { begin: usize, size: usize, sharded: bool },
     /// It is over the limit: from here on so many bytes are to be skipped.
     Large { from: usize, skip: usize, oversized: FoundCommand },
     /// It is whole.
@@ -93,9 +104,17 @@ impl Stream {
             arguments: 0,
             skip: 0,
             oversized: None,
+            patterns: Vec::new(),
+            sharded: false,
+            long: None,
             watched: None,
             touched: false,
         }
+    }
+
+    /// Tells messages on channels with names over the limit from here on, where one of these patterns matches.
+    pub(crate) fn set_patterns(&mut self, patterns: Vec<Vec<u8>>, sharded: bool) {
+        (self.patterns, self.sharded) = (patterns, sharded);
     }
 
     /// Notes from here on whether a command may have changed what is pending in a consumer group.
@@ -133,6 +152,18 @@ impl Stream {
                     return Ok(StreamCut { used: at, found: None });
                 }
             }
+            if let Some(mut name) = self.long.take() {
+                let come = name.feed(&self.patterns, &unread[at..]);
+                self.used(&mut at, come);
+                let end = if name.is_whole() { name.end(&self.patterns, &unread[at..])? } else { None };
+                let Some((named, size)) = end else {
+                    self.long = Some(name);
+                    return Ok(StreamCut { used: at, found: None });
+                };
+                self.skip = size;
+                self.oversized = named.pattern.is_some().then_some(FoundCommand::LongNamed(named));
+                continue;
+            }
             if self.arguments > 0 {
                 if !self.skip_arguments(unread, &mut at)? {
                     return Ok(StreamCut { used: at, found: None });
@@ -162,6 +193,17 @@ impl Stream {
                     let bytes = end - at;
                     self.used(&mut at, bytes);
                     self.arguments = arguments;
+                }
+                CommandAhead::LongName { begin, size, sharded } if !sharded || self.sharded => {
+                    let bytes = begin - at;
+                    self.used(&mut at, bytes);
+                    self.long = Some(LongName::new(size, &self.patterns));
+                }
+                CommandAhead::LongName { begin, size, .. } => {
+                    let bytes = begin - at;
+                    self.used(&mut at, bytes);
+                    self.skip = size + 2;
+                    self.arguments = 1;
                 }
                 CommandAhead::Large { from, skip, oversized } => {
                     let bytes = from - at;
@@ -231,10 +273,10 @@ fn command(
     let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
     let name = &unread[begin..begin + size];
     if name.eq_ignore_ascii_case(b"PUBLISH") {
-        return message(unread, end, limit, |channel| wanted(false, channel));
+        return message(unread, end, limit, false, wanted);
     }
     if name.eq_ignore_ascii_case(b"SPUBLISH") {
-        return message(unread, end, limit, |channel| wanted(true, channel));
+        return message(unread, end, limit, true, wanted);
     }
     if name.eq_ignore_ascii_case(b"REPLCONF") {
         let Some((size, begin)) = bulk_header(unread, end)? else { return Ok(CommandAhead::Partial) };
@@ -290,15 +332,16 @@ fn message(
     unread: &[u8],
     at: usize,
     limit: usize,
-    wanted: impl FnOnce(&[u8]) -> bool,
+    sharded: bool,
+    wanted: &mut impl FnMut(bool, &[u8]) -> bool,
 ) -> Result<CommandAhead, ProtocolError> {
     let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
     if size > CHANNEL_BYTES {
-        return Ok(CommandAhead::Other { end: at, arguments: 2 });
+        return Ok(CommandAhead::LongName { begin, size, sharded });
     }
     let Some(at) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
     let channel = begin..begin + size;
-    if !wanted(&unread[channel.clone()]) {
+    if !wanted(sharded, &unread[channel.clone()]) {
         return Ok(CommandAhead::Other { end: at, arguments: 1 });
     }
     let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(CommandAhead::Partial) };
@@ -307,7 +350,7 @@ fn message(
             return Ok(CommandAhead::Partial);
         };
         let oversized =
-            FoundCommand::Oversized { channel: unread[channel].to_vec(), head: head.to_vec(), size };
+            FoundCommand::Oversized { sharded, channel: unread[channel].to_vec(), head: head.to_vec(), size };
         return Ok(CommandAhead::Large { from: begin, skip: size + 2, oversized });
     }
     let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
@@ -376,7 +419,10 @@ mod tests {
                 Some(FoundCommand::Publish { channel, payload }) => {
                     format!("{} {}", unread[channel].escape_ascii(), unread[payload].escape_ascii())
                 }
-                Some(FoundCommand::Oversized { channel, head, size }) => {
+                Some(FoundCommand::LongNamed(named)) => {
+                    format!("long {} {}", named.channel_size, named.size)
+                }
+                Some(FoundCommand::Oversized { channel, head, size, .. }) => {
                     format!("{} over {size} {}", channel.escape_ascii(), head.len())
                 }
                 Some(FoundCommand::GetAck) => "getack".to_owned(),
@@ -410,6 +456,48 @@ mod tests {
         for (index, (offset, _)) in whole.iter().enumerate() {
             let from = usize::try_from(*offset).unwrap();
             assert_eq!(read(&bytes, from, 7), whole[index + 1..], "from {from}");
+        }
+    }
+
+    #[test]
+    fn a_name_over_the_limit_is_told_where_a_pattern_matches_it() {
+        let name = [b"orders.".as_slice(), &vec![b'n'; CHANNEL_BYTES]].concat();
+        let mut bytes = Vec::new();
+        for (command, channel) in
+            [(b"PUBLISH".as_slice(), &name), (b"SPUBLISH", &name), (b"PUBLISH", &name[1..].into())]
+        {
+            resp::command(&mut bytes, &[command, channel, b"payload"]);
+        }
+        resp::command(&mut bytes, &[b"PUBLISH", b"orders.eu", b"payload"]);
+        for (sharded, told) in [(false, 1), (true, 2)] {
+            for step in [1000, 65_537] {
+                let mut stream = Stream::new(0, LIMIT);
+                stream.set_patterns(vec![b"other*".to_vec(), b"orders.*".to_vec()], sharded);
+                let (mut start, mut end, mut seen) = (0, 0, Vec::new());
+                while start < bytes.len() {
+                    end = bytes.len().min(end + step);
+                    loop {
+                        let cut = stream.cut(&bytes[start..end], |_, _| true).unwrap();
+                        start += cut.used;
+                        match cut.found {
+                            None => break,
+                            Some(FoundCommand::LongNamed(named)) => {
+                                assert_eq!((named.pattern, named.channel_size), (Some(1), name.len()));
+                                assert_eq!(
+                                    (named.payload.as_slice(), named.size),
+                                    (b"payload".as_slice(), 7)
+                                );
+                                assert_eq!(named.channel, name[..HEAD_BYTES]);
+                                seen.push("long");
+                            }
+                            Some(FoundCommand::Publish { .. }) => seen.push("plain"),
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                }
+                assert_eq!(seen, [vec!["long"; told], vec!["plain"]].concat());
+                assert_eq!(stream.boundary(), bytes.len() as u64);
+            }
         }
     }
 

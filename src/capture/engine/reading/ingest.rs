@@ -4,7 +4,7 @@
 use crate::capture::engine::handover::Border;
 use crate::capture::engine::spill::MemoryRoom;
 use crate::capture::engine::{Engine, Notice, Side};
-use crate::capture::mapping::Context;
+use crate::capture::mapping::{Context, Rejection};
 use crate::filter::Filterable;
 use crate::logs::LogCode;
 use crate::position::{Epoch, Position};
@@ -71,6 +71,12 @@ impl Engine {
                 pass.received += 1;
                 self.take_message(pass, position, message, *size)
             }
+            Item::LongNamed { message, channel_size, size, offset } => {
+                let Some(open) = &mut self.reading.open else { return Flow::Go };
+                let position = open.place(*offset);
+                pass.received += 1;
+                self.take_long_named(pass, position, message, (*channel_size, *size))
+            }
             Item::Anchor { epoch, offset } => self.take_anchor(pass, *epoch, *offset),
             Item::Heartbeat { instance, sent_us } => {
                 if *instance == self.settings.beat.instance {
@@ -107,6 +113,19 @@ impl Engine {
             .builder
             .event(position, message, size, pass.read, |sink| mapping.map(message, size, &context, sink));
         if full { self.end_batch(pass) } else { ended }
+    }
+
+    /// Takes in a message on a channel with a name over the limit: no condition looks at it, since not all is here.
+    fn take_long_named(
+        &mut self,
+        pass: &Pass,
+        position: Position,
+        message: &Message<'_>,
+        (channel_size, size): (usize, usize),
+    ) -> Flow {
+        let rejection = Rejection::channel_too_long(channel_size);
+        let full = self.builder.event(position, message, size, pass.read, |_| Err(rejection));
+        if full { self.end_batch(pass) } else { Flow::Go }
     }
 
     /// A window opened somewhere. In a window of our own, positions count from its anchor; in a tap they do not.

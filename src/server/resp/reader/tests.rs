@@ -19,6 +19,13 @@ fn feed(reader: &mut Reader, mut bytes: &[u8], step: usize) -> Vec<String> {
                     m.payload.escape_ascii().to_string()
                 ),
                 Pushed::Oversized(m, size) => format!("over {size} {}", m.payload.len()),
+                Pushed::LongNamed(pattern, named) => format!(
+                    "long {} {:?} {} {}",
+                    pattern.escape_ascii(),
+                    named.pattern,
+                    named.channel_size,
+                    named.size
+                ),
                 Pushed::Other(value) => format!("{value:?}"),
             });
         }
@@ -68,6 +75,31 @@ fn any_split_gives_the_same_frames() {
     assert_eq!(whole[4], "over 5000 1024");
     for step in 1..40 {
         assert_eq!(feed(&mut Reader::new(limits), &bytes, step), whole, "step {step}");
+    }
+}
+
+#[test]
+fn a_name_over_the_limit_is_told_with_the_pattern_that_matches_first() {
+    let name = vec![b'n'; CHANNEL_BYTES + 1];
+    let large = vec![b'x'; 5000];
+    let message = |pattern: &[u8], channel: &[u8], payload: &[u8]| {
+        let bulk = |text: &[u8]| [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
+        [b">4\r\n$8\r\npmessage\r\n".as_slice(), &bulk(pattern), &bulk(channel), &bulk(payload)].concat()
+    };
+    let bytes = [
+        message(b"n*", &name, b"small"),
+        message(b"*n", &name, b"small"),
+        message(b"*", &name, &large),
+        message(b"*", b"a", b"b"),
+    ]
+    .concat();
+    for step in [1000, 4099, usize::MAX] {
+        let mut reader = Reader::new(Limits { message: 1000, frame: 1000 });
+        reader.set_patterns(&[b"m*".to_vec(), b"*n".to_vec(), b"n*".to_vec(), b"*".to_vec()]);
+        let (first, last) = ("long n* Some(1) 1048577 5", "\"a\" Some(\"*\") \"b\"");
+        let told = [first, "long *n Some(1) 1048577 5", "long * Some(1) 1048577 5000", last];
+        assert_eq!(feed(&mut reader, &bytes, step), told);
+        assert!(reader.held_bytes() <= 2 * BUFFER_BYTES, "the name is not held");
     }
 }
 

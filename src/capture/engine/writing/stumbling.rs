@@ -1,0 +1,66 @@
+//! A batch that the destination does not take.
+//!
+//! A server that is sent a larger argument than it takes (`proto-max-bulk-len`), or a larger call
+//! (`client-query-buffer-limit`), ends the connection, mostly without a reply. That reads as a network that fails. What tells
+//! the two apart is where it happens: a connection that ends again and again at the same batch. Such a batch goes alone, so
+//! that it is certain which one it was. If it ends the connection then as well and is large enough to be refused, the route
+//! is blocked, and says which message it is. Nothing is given up: a person may raise the limit, and then it is stored.
+
+use crate::capture::batch::Batch;
+use crate::position::Position;
+use crate::server::Error;
+use crate::text::printable;
+
+/// The least that a server can be told to take, so that nothing smaller is refused for its size.
+const LARGE_BYTES: usize = 1024 * 1024;
+/// After so many ends at the same batch it goes alone…
+const SUSPECTED: u32 = 2;
+/// …and after so many it is certain.
+const CERTAIN: u32 = 4;
+
+/// How often the connection ended at the same batch.
+#[derive(Debug, Default)]
+pub(super) struct Stumbling {
+    at: Option<Position>,
+    times: u32,
+}
+
+impl Stumbling {
+    /// The connection ended before this batch was answered, or the server refused it for no known reason.
+    pub(super) fn on_end(&mut self, batch: &Batch) {
+        let at = Some(batch.first);
+        self.times = if self.at == at { self.times.saturating_add(1) } else { 1 };
+        self.at = at;
+    }
+
+    /// The error to tell in the place of `error`, where this batch is to blame for it.
+    pub(super) fn blames(&self, batch: &Batch, error: &Error) -> Option<Error> {
+        let is_certain = self.at == Some(batch.first) && self.times >= CERTAIN;
+        (is_certain && batch.body_bytes() >= LARGE_BYTES).then(|| blame(batch, error))
+    }
+
+    /// A batch was stored.
+    pub(super) fn on_stored(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether the next batch goes alone.
+    pub(super) fn goes_alone(&self) -> bool {
+        self.times >= SUSPECTED
+    }
+}
+
+fn blame(batch: &Batch, error: &Error) -> Error {
+    let what = match batch.items() {
+        1 => "a message".to_owned(),
+        items => format!("a batch of {items} messages"),
+    };
+    let stream = batch.streams().next().map(printable::text).unwrap_or_default();
+    Error::Refused(format!(
+        "the destination ends the connection each time it is sent {what} of {} bytes for the stream {stream}, position {}: \
+         {error}. Raise proto-max-bulk-len and client-query-buffer-limit there, and tidegate continues; a smaller \
+         max_message_size makes dead letters of later ones",
+        batch.body_bytes(),
+        batch.first,
+    ))
+}

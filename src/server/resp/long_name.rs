@@ -1,0 +1,91 @@
+//! A message whose channel has a name that is too long to be held: told with the beginning of the name, as one with a
+//! payload over the limit is told with the beginning of the payload.
+//!
+//! The name is passed over as it comes. On the way it is held against the patterns that are subscribed to, so that it is
+//! known afterwards which of them it matches first.
+
+use super::token::{ProtocolError, bulk_header};
+use crate::text::glob::piecewise::Piecewise;
+
+/// The longest name of a channel that is held.
+pub const CHANNEL_BYTES: usize = 1024 * 1024;
+/// How much is kept of a name or a payload for its dead letter.
+pub const HEAD_BYTES: usize = 1024;
+
+/// Such a message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LongNamed {
+    /// The beginning of the channel's name.
+    pub channel: Vec<u8>,
+    /// How long the name is.
+    pub channel_size: usize,
+    /// Which pattern matches it, the first of several.
+    pub pattern: Option<usize>,
+    /// The beginning of the payload.
+    pub payload: Vec<u8>,
+    /// How long the payload is.
+    pub size: usize,
+}
+
+/// The same while its name still comes.
+#[derive(Debug)]
+pub struct LongName {
+    head: Vec<u8>,
+    size: usize,
+    missing: usize,
+    walks: Vec<Piecewise>,
+}
+
+impl LongName {
+    /// A name of so many bytes, none of which has come.
+    #[must_use]
+    pub fn new(size: usize, patterns: &[Vec<u8>]) -> Self {
+        let head = Vec::with_capacity(HEAD_BYTES.min(size));
+        Self { head, size, missing: size, walks: vec![Piecewise::new(); patterns.len()] }
+    }
+
+    /// Takes in what has come; returns how many bytes of it are the name's.
+    pub fn feed(&mut self, patterns: &[Vec<u8>], come: &[u8]) -> usize {
+        let piece = &come[..self.missing.min(come.len())];
+        for (walk, pattern) in self.walks.iter_mut().zip(patterns) {
+            walk.feed(pattern, piece);
+        }
+        self.head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - self.head.len())]);
+        self.missing -= piece.len();
+        piece.len()
+    }
+
+    /// Whether all of it has come.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// The message, and how many of the bytes behind its name it takes, those included that have not come; `None` until
+    /// what is kept of the payload has come.
+    ///
+    /// # Errors
+    /// Where what follows is no payload.
+    pub fn end(
+        &mut self,
+        patterns: &[Vec<u8>],
+        behind: &[u8],
+    ) -> Result<Option<(LongNamed, usize)>, ProtocolError> {
+        match behind.get(..2) {
+            None => return Ok(None),
+            Some(b"\r\n") => {}
+            Some(_) => return Err(ProtocolError::new("a name does not end with CRLF")),
+        }
+        let Some((size, begin)) = bulk_header(behind, 2)? else { return Ok(None) };
+        let Some(payload) = behind.get(begin..begin + HEAD_BYTES.min(size)) else { return Ok(None) };
+        let mut walked = self.walks.iter().zip(patterns);
+        let named = LongNamed {
+            channel: std::mem::take(&mut self.head),
+            channel_size: self.size,
+            pattern: walked.position(|(walk, pattern)| walk.matches(pattern)),
+            payload: payload.to_vec(),
+            size,
+        };
+        Ok(Some((named, begin + size + 2)))
+    }
+}
