@@ -56,6 +56,26 @@ fn a_durable_server_keeps_its_data_and_its_users_when_it_is_killed() {
     }
 }
 
+/// What a crash in the middle of a write leaves behind. Without the repair, three of the servers execute it later on.
+#[test]
+fn half_a_transaction_at_the_end_of_the_file_is_never_executed() {
+    const HALF: &[u8] = b"*1\r\n$5\r\nMULTI\r\n*5\r\n$4\r\nXADD\r\n$6\r\norders\r\n$15\r\n9000000000000-0\r\n$1\r\na\r\n$1\r\n1\r\n*4\r\n$4\r\nHS";
+    for version in Version::DESTINATIONS {
+        let mut server = Server::with(version, Options::default().durable());
+        server.kill();
+        let directory = server.directory().join("appendonlydir");
+        let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+        let file = files.into_iter().find(|path| path.to_string_lossy().contains(".incr.")).unwrap();
+        let mut file = std::fs::OpenOptions::new().append(true).open(file).unwrap();
+        std::io::Write::write_all(&mut file, HALF).unwrap();
+        server.start_again();
+        server.ask::<()>(&["EVAL", "redis.call('SET', 'a', 1) redis.call('SET', 'b', 1)", "0"]);
+        server.restart();
+        assert_eq!(server.stream_length("orders"), 0, "{version}");
+        assert_eq!(server.ask::<usize>(&["EXISTS", "a", "b"]), 2, "{version}");
+    }
+}
+
 #[test]
 fn a_frozen_server_answers_again_once_it_is_thawed() {
     let server = Server::with(Version::Redis70, Options::default().tcp());

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -348,8 +350,28 @@ impl Server {
     pub(crate) fn start_again(&mut self) {
         // A killed server leaves its socket file behind, and would be taken for running.
         drop(std::fs::remove_file(self.socket()));
+        self.repair();
         self.process = launch(&self.program, self.directory.path(), self.port.as_ref(), &self.options);
         self.wait_until_it_answers();
+    }
+
+    /// Cuts half a transaction off the end of the append-only file, as an operator does after a crash. Redis up to 8.2
+    /// and Valkey 8.0 leave it there, and execute it at the start after the next one (valkey-io/valkey#4342).
+    fn repair(&self) {
+        let manifest = self.directory.path().join("appendonlydir/appendonly.aof.manifest");
+        let program = self.program.to_string_lossy();
+        if !manifest.exists() || program.contains(Version::Valkey91.directory()) {
+            return;
+        }
+        let name = if program.contains("valkey") { "valkey-check-aof" } else { "redis-check-aof" };
+        let mut tool = Command::new(&self.program);
+        tool.arg0(name).arg("--fix").arg(&manifest).stdin(Stdio::piped());
+        let mut tool = tool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the tool starts");
+        // It asks where there is something to cut, and may have ended where there is nothing.
+        drop(tool.stdin.take().expect("stdin is a pipe").write_all(b"y\n"));
+        let output = tool.wait_with_output().expect("the tool ends");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{name}: {said}");
     }
 
     /// Kills it and starts it again with the same files.
