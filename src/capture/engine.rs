@@ -56,9 +56,9 @@ use handover::{Border, Handover};
 
 pub(super) use ending::Carried;
 pub(super) use leadership::LEASE;
-pub(super) use reading::Lost;
 pub(super) use reading::ingest::Flow;
 pub(super) use reading::replication::Linked;
+pub(super) use reading::{HeartbeatReport, Lost};
 pub(super) use report::CaptureSnapshot;
 pub(super) use report::notice::{Notice, Severity, Side};
 pub(super) use writing::{Connected, Scripts};

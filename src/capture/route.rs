@@ -24,7 +24,7 @@ use super::append::call::CaptureKeys;
 use super::append::durability::DurabilityWatch;
 use super::append::state::RankedRevision;
 use super::engine::handover::{Border, Ended, Handover};
-use super::engine::{Counters, Effect, Engine, EngineSettings, Lost};
+use super::engine::{Counters, Effect, Engine, EngineSettings, HeartbeatReport, Lost};
 use super::housekeeping;
 use super::memory_quota::MemoryQuota;
 use super::retention::acknowledged::AcknowledgedTrimming;
@@ -236,7 +236,12 @@ impl CaptureRoute {
             RouteEvent::Stop => self.engine.on_stop(now),
             RouteEvent::Tick => {
                 let heartbeat = &self.parts.heartbeat;
-                self.engine.on_heartbeat_task(heartbeat.demotions(), heartbeat.error(), heartbeat.doubt());
+                self.engine.on_heartbeat_task(HeartbeatReport {
+                    demotions: heartbeat.demotions(),
+                    error: heartbeat.error(),
+                    doubt: heartbeat.doubt(),
+                    confirmed: heartbeat.confirmed(),
+                });
                 self.check_tap(now);
                 self.engine.on_tick(now);
             }

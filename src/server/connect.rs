@@ -97,13 +97,22 @@ pub(super) async fn connect_to_sentinel(
 ) -> Result<Connection, Error> {
     let deadline = sentinels.connect_timeout;
     let until = Instant::now() + deadline;
-    let greeted = timeout_at(until, handshake(sentinels, address, "sentinel", until));
-    let (connection, hello) = greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")))?;
+    let greeted = timeout_at(until, handshake(sentinels, address, SENTINEL, until));
+    let greeted = greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")));
+    let (connection, hello) = greeted.map_err(|error| match error {
+        // Its url is not what says whether a sentinel speaks TLS.
+        Error::Unanswered => Error::Sentinel(error.to_string(), Some(TLS_OF_SENTINELS)),
+        error => error,
+    })?;
     match mode_in(&hello) {
         Some(b"sentinel") => Ok(connection),
         _ => Err(Error::Refused(format!("{address} is not a sentinel: its port is mostly 26379"))),
     }
 }
+
+/// The role of a connection to a sentinel.
+const SENTINEL: &str = "sentinel";
+const TLS_OF_SENTINELS: &str = "if this sentinel expects TLS, add `tls` to the table sentinel";
 
 /// Up to the reply to HELLO, which it gives.
 async fn handshake(
@@ -127,7 +136,12 @@ async fn handshake(
     let doing = "authenticating";
     let answer = match connection.ask(deadline, doing, &hello).await {
         Err(error) if error.code() == Some("WRONGPASS") => {
-            return Err(unknown_user(connection, deadline, error.of_handshake(doing)).await);
+            let refused = error.of_handshake(doing);
+            return Err(if role == SENTINEL {
+                refused
+            } else {
+                unknown_user(connection, deadline, refused).await
+            });
         }
         Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => return Err(Error::Unanswered),
         answer => answer.map_err(|error| error.of_handshake(doing))?,

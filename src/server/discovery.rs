@@ -4,6 +4,7 @@ mod listed;
 pub(super) mod sentinel;
 
 pub(crate) use listed::{MasterWatch, agreed};
+pub(crate) use sentinel::confirmed;
 pub use sentinel::{Opinion, opinions};
 
 use super::connect::connect_at;

@@ -37,6 +37,8 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(3);
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// …and where two of them said master.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long no sentinel may confirm the master before that is told.
+const UNCONFIRMED: Duration = Duration::from_secs(10);
 /// Between looks at `notify-keyspace-events`, which a person changes.
 const SETTING_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait before the next connect: shorter than what the routes take for silence.
@@ -90,6 +92,8 @@ struct HeartbeatState {
     demotions: AtomicU64,
     error: Mutex<Option<String>>,
     doubt: Mutex<Option<String>>,
+    /// When something last bore out that the server is the only master.
+    confirmed: Mutex<Option<Instant>>,
     /// Whether a route wants to know `notify-keyspace-events`.
     asks_for_notifications: AtomicBool,
     notifications: Mutex<Option<String>>,
@@ -107,11 +111,12 @@ impl Heartbeat {
             demotions: AtomicU64::new(0),
             error: Mutex::new(None),
             doubt: Mutex::new(None),
+            confirmed: Mutex::new(None),
             asks_for_notifications: AtomicBool::new(false),
             notifications: Mutex::new(None),
         });
         let (alive, beaten) = (stop.clone().drop_guard(), shared.clone());
-        if matches!(endpoint.servers, Servers::Several(_)) {
+        if !matches!(endpoint.servers, Servers::One(_)) {
             let (watched, endpoint, stop) = (shared.clone(), endpoint.clone(), stop.clone());
             rt::spawn("watch over masters", async move {
                 tokio::select! {
@@ -185,20 +190,42 @@ impl Heartbeat {
     pub(crate) fn error(&self) -> Option<String> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// When something last bore out that the server is the only master.
+    pub(crate) fn confirmed(&self) -> Option<Instant> {
+        *self.shared.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl HeartbeatState {
+    fn confirm(&self, at: Instant) {
+        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
     fn say(&self, error: Option<&Error>) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
     }
 }
 
-/// Looks at the source's addresses for ever.
+/// Looks for ever whether the server that is used is the only master.
 async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
     let mut watch = MasterWatch::new(endpoint, "watch");
     loop {
-        let doubt = watch.look().await.err().map(|error| error.to_string());
-        let wait = if doubt.is_some() { DOUBT_INTERVAL } else { WATCH_INTERVAL };
+        let (confirmed, doubt) = match &endpoint.servers {
+            Servers::Sentinel(_) => by_sentinels(endpoint),
+            _ => {
+                let began = Instant::now();
+                match watch.look().await {
+                    Ok(one) => (one.then_some(began), None),
+                    Err(error) => (None, Some(error.to_string())),
+                }
+            }
+        };
+        if let Some(confirmed) = confirmed {
+            shared.confirm(confirmed);
+        }
+        let quick = doubt.is_some() || endpoint.sentinels().is_some();
+        let wait = if quick { DOUBT_INTERVAL } else { WATCH_INTERVAL };
         let before = std::mem::replace(
             &mut *shared.doubt.lock().unwrap_or_else(PoisonError::into_inner),
             doubt.clone(),
@@ -207,19 +234,31 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
             (None, Some(doubt)) => tracing::warn!(
                 event = LogCode::SeveralMasters.as_str(),
                 server = endpoint.name,
-                "{doubt}; captures wait until the wrong one is demoted"
+                "{doubt}; captures are not ready until one master is confirmed"
             ),
             (Some(_), None) => {
                 tracing::info!(
                     event = LogCode::OneMaster.as_str(),
                     server = endpoint.name,
-                    "only one address reports that it is the master"
+                    "one master is confirmed again"
                 );
             }
             _ => {}
         }
         tokio::time::sleep(wait).await;
     }
+}
+
+/// When a sentinel last named the master that is used, and the doubt where that is long ago.
+fn by_sentinels(endpoint: &Endpoint) -> (Option<Instant>, Option<String>) {
+    let Some((confirmed, address)) = server::confirmed(endpoint) else { return (None, None) };
+    let doubt = (confirmed.elapsed() > UNCONFIRMED).then(|| {
+        format!(
+            "no sentinel has confirmed for {} s that {address} is the master; there may be another one",
+            UNCONFIRMED.as_secs()
+        )
+    });
+    (Some(confirmed), doubt)
 }
 
 /// Sends heartbeats until something fails.
@@ -236,8 +275,12 @@ async fn beat(
         let text = Control::heartbeat(shared.beat.instance, sent_us);
         let command: [&[u8]; 3] = [b"PUBLISH", &shared.channel, text.as_bytes()];
         connection.ask(REPLY_DEADLINE, "publishing a heartbeat", &command).await?;
+        let asked = Instant::now();
         let hello = connection.ask(REPLY_DEADLINE, "asking for the role", &[b"HELLO"]).await?;
         let is_master = server::role_in(&hello) == Some(Role::Master);
+        if is_master && matches!(endpoint.servers, Servers::One(_)) {
+            shared.confirm(asked);
+        }
         if std::mem::replace(master, is_master) && !is_master {
             shared.demotions.fetch_add(1, Ordering::Relaxed);
         }

@@ -49,16 +49,26 @@ pub(super) struct Reading {
     pub(super) error: Option<String>,
     /// When a heartbeat of ours last came back; milliseconds since 1970.
     pub(super) heartbeat_unix_ms: Option<u64>,
-    /// Why no heartbeat can be sent.
-    heartbeat_error: Option<String>,
-    /// Why it is in doubt which server is the source.
-    pub(super) doubt: Option<String>,
-    /// How often the source was seen to turn from master to replica: now, and when the window opened.
-    demotions: u64,
+    /// What the heartbeat's task saw last.
+    pub(super) heartbeat: HeartbeatReport,
+    /// How often the source was seen to turn from master to replica before the window opened.
     opened_at_demotions: u64,
     pub(super) opened_before: bool,
     /// In replication mode: what is missing if the source no longer holds what was published meanwhile.
     pub(super) away: Option<Gap>,
+}
+
+/// What the task that sends heartbeats knows of the source.
+#[derive(Debug, Default)]
+pub(in crate::capture) struct HeartbeatReport {
+    /// How often the source was seen to turn from master to replica.
+    pub(in crate::capture) demotions: u64,
+    /// Why no heartbeat can be sent.
+    pub(in crate::capture) error: Option<String>,
+    /// Why it is in doubt which server is the source.
+    pub(in crate::capture) doubt: Option<String>,
+    /// When something last bore out that the server is the only master.
+    pub(in crate::capture) confirmed: Option<Instant>,
 }
 
 /// What is being opened.
@@ -153,9 +163,7 @@ impl Reading {
             backoff: Backoff::default(),
             error: None,
             heartbeat_unix_ms: None,
-            heartbeat_error: None,
-            doubt: None,
-            demotions: 0,
+            heartbeat: HeartbeatReport::default(),
             opened_at_demotions: 0,
             opened_before: false,
             away: None,
@@ -271,7 +279,7 @@ impl Engine {
     fn adopt(&mut self, anchor: Position, now: Moment) {
         self.effect(Effect::Adopt);
         self.reading.opening = ReaderOpening::Idle;
-        self.reading.opened_at_demotions = self.reading.demotions;
+        self.reading.opened_at_demotions = self.reading.heartbeat.demotions;
         self.say_border(Border::Open(anchor));
         if self.reading.opened_before {
             self.counters.source.reconnects.increment(1);
@@ -317,17 +325,9 @@ impl Engine {
         self.changed();
     }
 
-    /// The heartbeat's task says whether heartbeats can be sent, how often the source was made a replica, and why it is in
-    /// doubt which server is the source.
-    pub(in crate::capture) fn on_heartbeat_task(
-        &mut self,
-        demotions: u64,
-        error: Option<String>,
-        doubt: Option<String>,
-    ) {
-        self.reading.demotions = demotions;
-        self.reading.heartbeat_error = error;
-        self.reading.doubt = doubt;
+    /// The heartbeat's task has looked at the source.
+    pub(in crate::capture) fn on_heartbeat_task(&mut self, report: HeartbeatReport) {
+        self.reading.heartbeat = report;
     }
 
     /// Something came over the open window or tap.

@@ -255,7 +255,7 @@ impl Engine {
         if matches!(source.opening, ReaderOpening::UsedUp) {
             return (RouteState::Blocked, source.error.clone());
         }
-        if let Some(doubt) = &source.doubt {
+        if let Some(doubt) = &source.heartbeat.doubt {
             return (RouteState::Waiting, Some(format!("source: {doubt}")));
         }
         let why = destination.error.as_ref().map(|error| format!("destination: {error}"));

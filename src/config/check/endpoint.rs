@@ -134,6 +134,11 @@ impl Check<'_> {
     ) -> Option<Sentinels> {
         let master =
             self.required(raw.master, &key.at("master"), "the name of the master, as the sentinels have it");
+        if let Some(name) = &master
+            && (name.is_empty() || name.contains(|c: char| c.is_control() || c.is_whitespace()))
+        {
+            self.report(&key.at("master"), "expected a name without spaces and control characters");
+        }
         let at = key.at("addresses");
         let addresses = self.addresses(&at, &raw.addresses);
         if raw.addresses.is_empty() {

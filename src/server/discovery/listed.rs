@@ -160,8 +160,8 @@ impl<'e> MasterWatch<'e> {
         Self { endpoint, role, servers }
     }
 
-    /// Asks every address, and tells of several masters. One that does not answer is none.
-    pub(crate) async fn look(&mut self) -> Result<(), Error> {
+    /// Asks every address, and tells of several masters. One that does not answer is none. Whether there is one.
+    pub(crate) async fn look(&mut self) -> Result<bool, Error> {
         let (endpoint, role) = (self.endpoint, self.role);
         let asked = self.servers.iter_mut().map(|(address, kept)| async move {
             *kept = match kept.take() {
@@ -172,7 +172,7 @@ impl<'e> MasterWatch<'e> {
         });
         let claims: Vec<MasterClaim> = join_all(asked).await.into_iter().flatten().collect();
         match distinct(&claims).len() {
-            0 | 1 => Ok(()),
+            count @ (0 | 1) => Ok(count == 1),
             _ => Err(Error::SeveralMasters(named(&claims))),
         }
     }

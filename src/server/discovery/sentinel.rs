@@ -73,6 +73,8 @@ pub(in crate::server) struct Seen {
 struct State {
     /// The master, and what ends its connections.
     current: Option<(Believed, CancellationToken)>,
+    /// When a sentinel last named it.
+    confirmed: Option<std::time::Instant>,
     /// Runs while somebody is connected.
     watch: Weak<DropGuard>,
 }
@@ -160,9 +162,17 @@ pub(super) async fn connect(
 /// Where no sentinel answers, or what they answer cannot be believed.
 pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels) -> Result<Address, Error> {
     let known = deployment::of(endpoint);
+    let asked = std::time::Instant::now();
     let said = ask_all(endpoint, sentinels).await;
-    let found = known.sentinel.believe(sentinels, &said)?;
+    let found = known.sentinel.believe(sentinels, &said, asked)?;
     Ok(found.address)
+}
+
+/// When a sentinel last named the master that is connected to, and which one it is.
+pub(crate) fn confirmed(endpoint: &Endpoint) -> Option<(std::time::Instant, Address)> {
+    let known = deployment::of(endpoint);
+    let state = known.sentinel.lock();
+    state.confirmed.zip(state.current.as_ref().map(|(believed, _)| believed.address.clone()))
 }
 
 /// What each sentinel says, in the order of the configuration.
@@ -260,12 +270,32 @@ impl Seen {
         self.lock().current.as_ref().map(|(believed, _)| believed.clone())
     }
 
+    /// One sentinel has named a master. Whether that is the one that is believed in.
+    fn confirm(&self, epoch: u64, address: &Address, asked: std::time::Instant) -> bool {
+        let mut state = self.lock();
+        let Some((believed, _)) = &mut state.current else { return false };
+        if *address != believed.address {
+            return false;
+        }
+        // Less than was seen confirms nothing.
+        if epoch >= believed.epoch {
+            believed.epoch = epoch;
+            state.confirmed = Some(asked);
+        }
+        true
+    }
+
     fn is_believed(&self, address: &Address) -> bool {
         self.believed().is_some_and(|believed| believed.address == *address)
     }
 
     /// Takes what all sentinels have said; ends the connections of the master before, where it is another one.
-    fn believe(&self, sentinels: &Sentinels, said: &[Result<Opinion, Error>]) -> Result<Believed, Error> {
+    fn believe(
+        &self,
+        sentinels: &Sentinels,
+        said: &[Result<Opinion, Error>],
+        asked: std::time::Instant,
+    ) -> Result<Believed, Error> {
         let mut state = self.lock();
         let before = state.current.as_ref().map(|(believed, _)| believed);
         let found = decide(said, before).map_err(|undecided| undecided.error(sentinels, said))?;
@@ -288,6 +318,7 @@ impl Seen {
             Some((believed, _)) => believed.epoch = found.epoch,
             none => *none = Some((found.clone(), CancellationToken::new())),
         }
+        state.confirmed = Some(asked);
         Ok(found)
     }
 }
@@ -402,6 +433,7 @@ async fn watch(endpoint: &Endpoint, known: &deployment::Known) {
         let count = watched.len();
         let Some((address, connection, answered)) = watched.get_mut(next % count.max(1)) else { return };
         next = (next + 1) % count;
+        let asked = std::time::Instant::now();
         let answer = match connection.take() {
             Some(mut open) => match ask(endpoint, sentinels, &mut open).await {
                 Ok(opinion) => Ok((opinion, open)),
@@ -417,13 +449,12 @@ async fn watch(endpoint: &Endpoint, known: &deployment::Known) {
             Err(error) => (None, Some(error)),
         };
         report(sentinels, address, std::mem::replace(answered, error.is_none()), error);
-        let believed = known.sentinel.believed();
-        if let (Some(Opinion::Master { address, .. }), Some(believed)) = (opinion, believed)
-            && address != believed.address
+        if let Some(Opinion::Master { epoch, address }) = opinion
+            && !known.sentinel.confirm(epoch, &address, asked)
         {
             // One alone may be stale. What all say decides, and where they cannot be believed, connections stay.
             let said = ask_all(endpoint, sentinels).await;
-            if let Err(error) = known.sentinel.believe(sentinels, &said) {
+            if let Err(error) = known.sentinel.believe(sentinels, &said, asked) {
                 tracing::debug!(server = sentinels.endpoint.name, "{error}");
             }
         }

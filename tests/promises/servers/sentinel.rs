@@ -4,14 +4,21 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tidegate::status::RouteState;
+
 use crate::support::{
     Authority, Daemon, Load, Options, Oracle, Payloads, Server, Setup, Subscriber, Version, alert,
     assert_exact, assert_nothing_lost_outside_gaps, captured, eventually, gaps,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const ALERTS: &[&[&str]] =
-    &[alert::SOURCE, alert::GAP, alert::DESTINATION, &["master_moved", "sentinel_unavailable"]];
+const ALERTS: &[&[&str]] = &[
+    alert::SOURCE,
+    alert::GAP,
+    alert::DESTINATION,
+    alert::SEVERAL_MASTERS,
+    &["master_moved", "sentinel_unavailable"],
+];
 
 /// `shop` is watched by sentinels, `events` stands alone.
 const CAPTURE: &str = r#"
@@ -170,6 +177,46 @@ fn an_old_master_behind_a_partition_is_left() {
     let role: (String, i64, Vec<(String, String, String)>) = watched.master.ask(&["ROLE"]);
     assert_eq!(role.0, "master", "it goes on");
     watched.assert_captured(2);
+}
+
+/// The sentinels keep tidegate out while they fail over: what is published on the new master meanwhile lies in the gap, also
+/// by the clock.
+#[test]
+fn the_gap_begins_where_the_old_master_was_last_confirmed() {
+    let watched = Watched::start(Version::Redis70, CAPTURE, "");
+    before_the_failover(&watched);
+    let watcher = |rule: &str| {
+        for sentinel in &watched.sentinels {
+            sentinel.ask::<()>(&["ACL", "SETUSER", "watcher-shop", rule]);
+        }
+    };
+    watcher("-sentinel|master");
+    watched.daemon.wait_alert(&["sentinel_unavailable"]);
+    watched.cut_off();
+    watched.wait_switched(&watched.sentinels);
+    let (seconds, _) = watched.events.ask::<(u64, u64)>(&["TIME"]);
+    let switched = (seconds + 1) * 1_000;
+    let reason = "no sentinel has confirmed for 10 s that 127.0.0.1:";
+    eventually("the doubt is told", PATIENCE, || {
+        let status = watched.daemon.route("orders")?;
+        match (status.state, status.reason) {
+            (RouteState::Waiting, Some(text)) if text.contains(reason) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(subscribers(&watched.replica), 0, "it stays where it is");
+    Oracle::new(&watched.replica)
+        .publish(&Load::new(1, 100, &["orders"]).payloads(Payloads::Unique).first_publisher(7));
+    watcher("+sentinel|master");
+    watched.wait_listening();
+    watched.daemon.wait_state("orders", RouteState::Live);
+    let oracle = Oracle::new(&watched.replica);
+    oracle.publish_last("orders", &watched.events, "orders", PATIENCE);
+    let gaps = gaps(&watched.events, "orders");
+    let missing =
+        assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&watched.events, "orders"), &gaps);
+    assert_eq!((missing, gaps.len()), (100, 1), "{gaps:#?}");
+    assert!(gaps[0].started_at < switched, "{gaps:#?}, and the sentinels switched before {switched}");
 }
 
 /// Exactly once in the streams that a failover of the destination leaves, as soon as two servers have everything.

@@ -43,7 +43,7 @@ impl Engine {
             }
             return;
         }
-        if open.tap.is_none() && self.reading.demotions != self.reading.opened_at_demotions {
+        if open.tap.is_none() && self.reading.heartbeat.demotions != self.reading.opened_at_demotions {
             let why = "the server was made a replica; messages published on its master may not reach it";
             return self.lose_window(GapCause::SourceDemoted, why, now);
         }
@@ -65,7 +65,7 @@ impl Engine {
     fn on_silence(&mut self, now: Moment) {
         let mut why =
             "no heartbeat came back: the server stalls, or publishers use another server".to_owned();
-        if let Some(error) = &self.reading.heartbeat_error {
+        if let Some(error) = &self.reading.heartbeat.error {
             why = format!("no heartbeat came back, and none can be sent: {error}");
         }
         if self.is_replication() || self.ending != Ending::Running {
@@ -160,8 +160,13 @@ impl Engine {
         let Some(open) = self.reading.open.take() else { return };
         self.flush_builder();
         self.reading.error = Some(why.to_owned());
-        // Messages are missed since something last came, not since that was noticed.
-        let unheard = now.at.saturating_duration_since(open.heard.at).as_millis();
+        // Messages are missed since something last came, not since that was noticed; and since it was last certain that
+        // this server is the master, because another one may have taken over while this one went on.
+        let moved =
+            matches!(cause, GapCause::SourceDisconnected | GapCause::SourceDemoted | GapCause::SourceSilent);
+        let certain = self.reading.heartbeat.confirmed.filter(|_| moved).map(|at| at.max(open.since));
+        let missed = certain.map_or(open.heard.at, |at| at.min(open.heard.at));
+        let unheard = now.at.saturating_duration_since(missed).as_millis();
         let since = now.unix_ms.saturating_sub(u64::try_from(unheard).unwrap_or_default());
         self.gap = Some(Gap::begins(cause, why, since));
         let text = format!(
