@@ -126,6 +126,8 @@ pub(crate) struct Leadership {
     newer_seen: Option<Instant>,
     /// When the last reply came; `None` before the first over this connection.
     heard: Option<Instant>,
+    /// Since when replies come one after another, and the last of them: over several connections, too.
+    answers: Option<(Instant, Instant)>,
     asked: Option<Instant>,
     /// Since when it cannot go on without a gap.
     missing_since: Option<Instant>,
@@ -145,6 +147,7 @@ impl Leadership {
             seen: None,
             newer_seen: None,
             heard: None,
+            answers: None,
             asked: None,
             missing_since: None,
             moved: now,
@@ -173,7 +176,19 @@ impl Leadership {
     pub(crate) fn on_reply(&mut self, stood: LeaseReply, own: Option<&RankedRevision>, now: Instant) {
         self.leader = stood.holder.as_ref() == Some(&self.me);
         self.taken = stood.holder.is_some() && !self.leader;
-        self.others = stood.others;
+        let began = match self.answers {
+            Some((began, last))
+                if now.saturating_duration_since(last) < self.force_after.max(2 * LEASE_DURATION) =>
+            {
+                began
+            }
+            _ => now,
+        };
+        self.answers = Some((began, now));
+        // While the destination answered nobody, nobody could show that it is there: only silence since then counts.
+        let audible = now.saturating_duration_since(began);
+        let ago = |other: Peer| Peer { ago: other.ago.min(audible), ..other };
+        self.others = stood.others.into_iter().map(ago).collect();
         self.heard = Some(now);
         let latest = |ago: Option<Duration>| ago.and_then(|ago| now.checked_sub(ago));
         self.seen = latest(self.present(now).map(|other| other.ago).min()).or(self.seen);

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tidegate::status::RouteState;
 
 use super::routes;
 use crate::support::{
-    Daemon, Load, Loading, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps,
+    Daemon, Load, Loading, Options, Oracle, Server, Setup, Version, alert, assert_exact, captured,
+    eventually, gaps,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,6 +87,42 @@ fn the_one_that_writes_is_killed() {
         pair.first.wait_settled("orders", received);
         pair.second.wait_settled("orders", received);
     }
+}
+
+/// Nobody could show that it is there while the destination took no writes, and the one that was restarted meanwhile asks
+/// first: it waits for the other one, which holds what it has not received.
+#[test]
+fn one_is_restarted_during_a_long_outage_of_the_destination() {
+    let mut pair = Pair::start(Version::Redis70, &[alert::DESTINATION]);
+    pair.oracle.publish(&Load::new(1, 500, &["orders"]));
+    pair.first.wait_settled("orders", 500);
+    pair.destination.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    pair.oracle.publish(&Load::new(1, 300, &["orders"]));
+    pair.second.kill();
+    pair.oracle.publish(&Load::new(1, 300, &["orders"]));
+    let clock = |server: &Server| server.ask::<(u64, u64)>(&["TIME"]).0;
+    let began = clock(&pair.destination);
+    eventually("the outage is longer than force_after", PATIENCE, || {
+        match clock(&pair.destination) - began {
+            0..=6 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    pair.second.start_again();
+    eventually("the restarted one is refused", PATIENCE, || match pair.second.route("orders")?.reason {
+        Some(reason) if reason.contains("READONLY") => Ok(()),
+        reason => Err(format!("{reason:?}")),
+    });
+    pair.first.process().signal(Signal::SIGSTOP);
+    pair.destination.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    eventually("the restarted one has asked", PATIENCE, || match pair.second.route("orders")?.destination {
+        side if side.connected => Ok(()),
+        side => Err(format!("{side:?}")),
+    });
+    pair.first.process().signal(Signal::SIGCONT);
+    pair.oracle.publish_last("orders", &pair.destination, "orders", PATIENCE);
+    assert_eq!(gaps(&pair.destination, "orders"), []);
+    assert_exact(&pair.oracle.sequence(), &captured(&pair.destination, "orders"));
 }
 
 #[test]
