@@ -15,6 +15,7 @@ use std::fmt;
 
 use super::keys;
 use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
+use crate::text::printable;
 use crate::text::template::{Part, Template};
 
 /// What a user does on an endpoint.
@@ -496,13 +497,15 @@ impl fmt::Display for User {
         let endpoints: Vec<&str> = self.endpoints.iter().map(String::as_str).collect();
         writeln!(f, "# server {}", endpoints.join(" and "))?;
         for (role, routes) in &self.roles {
-            let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+            // A line break would end the comment.
+            let routes: Vec<String> = routes.iter().map(|route| printable::text(route.as_bytes())).collect();
             writeln!(f, "#   {role} {}", routes.join(", "))?;
         }
         for pattern in &self.unnameable {
             writeln!(
                 f,
-                "#   the pattern \"{pattern}\" has a space, which no rule can hold: all channels are allowed"
+                "#   the pattern \"{}\" has a space, which no rule can hold: all channels are allowed",
+                printable::text(pattern.as_bytes())
             )?;
         }
         let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();

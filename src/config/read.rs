@@ -133,7 +133,7 @@ fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
             }
         }
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            let message = format!("expected {}, found {}", plain(expected), shown(found, key));
+            let message = format!("expected {}, found {}", plain(expected), shown(found, key, expected));
             layers.problem(key, message)
         }
         // No other kind arises from these types, and its text could hold a value: say only where.
@@ -152,9 +152,11 @@ fn plain(expected: &str) -> &str {
     }
 }
 
-/// What stands there, unless it may be a secret.
-fn shown(found: &Actual, key: &Key) -> String {
-    let secret = key.parts().iter().any(|part| part.contains("password") || part == "url");
+/// What stands there, unless it may be a secret: at a server a text in the place of a list or a table can be a whole URL.
+fn shown(found: &Actual, key: &Key, expected: &str) -> String {
+    let named = key.parts().iter().any(|part| part.contains("password") || part == "url");
+    let of_server = key.parts().first().is_some_and(|part| part == "redis");
+    let secret = named || of_server && matches!(expected, "a sequence" | "a map" | "a table");
     match found {
         Actual::Seq => "a list".to_owned(),
         Actual::Map => "a table".to_owned(),

@@ -33,6 +33,8 @@ use crate::server::error::Error;
 use crate::server::redacted::redacted;
 use crate::server::resp::Value;
 
+/// The longest host name of DNS.
+const MAX_HOST_BYTES: usize = 255;
 /// How long one sentinel may take, its connection included.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How long the others are waited for once more than half of the sentinels have answered.
@@ -251,7 +253,8 @@ fn address_in(answer: &Value) -> Option<Address> {
     let host = std::str::from_utf8(host.bytes()?).ok()?;
     let port = std::str::from_utf8(port.bytes()?).ok()?.parse().ok()?;
     // Addresses are shown, and these are the server's words.
-    let is_plain = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_plain =
+        (1..=MAX_HOST_BYTES).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic());
     is_plain.then(|| Address::Tcp { host: host.to_owned(), port })
 }
 
