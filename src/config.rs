@@ -16,12 +16,12 @@
 pub mod acl;
 mod channels;
 mod check;
-pub mod keys;
 mod layers;
 mod listen;
 mod problems;
 mod raw;
 mod read;
+pub mod redis_keys;
 mod revision;
 mod secrets;
 pub mod settings;

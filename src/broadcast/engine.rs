@@ -32,7 +32,7 @@ use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::read::entries::Ranges;
-use crate::config::{Broadcast, Endpoint, keys};
+use crate::config::{Broadcast, Endpoint, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
@@ -194,7 +194,7 @@ impl Engine {
     /// looks at them.
     pub(super) fn holes_left_key(&self, prefix: &str) -> Option<String> {
         let looked_at = self.core.keys.holes.is_some();
-        (!looked_at).then(|| keys::of_route(prefix, &self.core.settings.name, keys::HOLES))
+        (!looked_at).then(|| redis_keys::of_route(prefix, &self.core.settings.name, redis_keys::HOLES))
     }
 
     /// Appends the call that finds the cursor, or makes it.

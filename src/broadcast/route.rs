@@ -17,7 +17,7 @@ use super::failure::RouteEndpoint;
 use super::group::ack_notifier::AckNotifier;
 use super::group::follower::GroupEvent;
 use super::publish::call::Tally;
-use crate::config::keys;
+use crate::config::redis_keys;
 use crate::logs::{Limited, LogCode};
 use crate::position::AnchorId;
 use crate::rt;
@@ -157,7 +157,7 @@ impl BroadcastRoute {
     fn left_behind(&self, count: u64, suppressed: Option<u64>) {
         let Some(suppressed) = suppressed else { return };
         let settings = &self.parts.settings;
-        let holes = keys::of_route(&self.parts.source.key_prefix, &settings.name, keys::HOLES);
+        let holes = redis_keys::of_route(&self.parts.source.key_prefix, &settings.name, redis_keys::HOLES);
         tracing::warn!(
             event = LogCode::BroadcastAckPendingLeft.as_str(), route = %settings.name, server = %self.parts.source.name, suppressed,
             "{count} unacknowledged entries were left behind when this route had order = \"acknowledgement\". They are not \

@@ -7,7 +7,7 @@
 //! (docs/guides/dead-letters.md).
 
 use super::mapping::{Context, FieldSink, Mapping, RejectReason};
-use crate::config::{Capture, Endpoint, keys};
+use crate::config::{Capture, Endpoint, redis_keys};
 use crate::server::resp::Message;
 use crate::server::{ControlConnection, Error, Script, redacted, script};
 
@@ -70,7 +70,7 @@ pub async fn requeue(
         Ok(entry) => entry,
         Err(why) => return Ok(RequeueOutcome::Stays(why)),
     };
-    let key = |what: &str| keys::of_route(&endpoint.key_prefix, &route.name, what);
+    let key = |what: &str| redis_keys::of_route(&endpoint.key_prefix, &route.name, what);
     let templated = route.stream.literal().is_none();
     let mut call = redis::cmd("EVAL");
     call.arg(REQUEUE.source).arg(3).arg(key("dead-letters")).arg(&entry.stream).arg(key("streams"));

@@ -21,7 +21,8 @@
 mod cloudevents;
 mod fields;
 mod raw;
-mod stream;
+mod render;
+mod stream_name;
 
 use std::fmt;
 use std::io::Write as _;
@@ -31,7 +32,7 @@ use crate::server::resp::CHANNEL_BYTES;
 pub use crate::server::resp::Message;
 
 use cloudevents::CloudEventsFormat;
-use stream::StreamName;
+use stream_name::StreamName;
 
 /// The most members of a JSON object that become fields of one entry. The append script hands all
 /// names and values to `unpack`, which dies at 8,000 values (4,000 fields); entries of more than a

@@ -121,7 +121,7 @@ impl CaptureRoute {
             keys: keys.clone(),
             numbering: RankedRevision::numbering(&parts.capture),
             source: parts.source.servers.to_string(),
-            epoch_key: crate::config::keys::epoch(&parts.source.key_prefix),
+            epoch_key: crate::config::redis_keys::epoch(&parts.source.key_prefix),
             destination: parts.destination.servers.to_string(),
             durability: parts.destination.durability,
             instance: parts.instance.clone(),

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::output::tell;
 use super::replay::bound::Bound;
-use crate::config::{Capture, Config, Endpoint, keys};
+use crate::config::{Capture, Config, Endpoint, redis_keys};
 use crate::rt;
 use crate::server::{self, ControlConnection, Error, hinted};
 use crate::text::printable;
@@ -158,7 +158,7 @@ struct Records<'a> {
 impl<'a> Records<'a> {
     fn of(config: &'a Config, route: &Capture) -> Self {
         let endpoint = &config.redis[&route.destination];
-        let key = keys::of_route(&endpoint.key_prefix, &route.name, "gaps");
+        let key = redis_keys::of_route(&endpoint.key_prefix, &route.name, "gaps");
         Self { endpoint, key, connection: None, start: "-".to_owned() }
     }
 

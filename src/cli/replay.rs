@@ -24,7 +24,7 @@ use crate::broadcast::EntryId;
 use crate::broadcast::replay::{
     self, Job, Progress, Range, Replay, ReplayEnd, ReplayError, ReplayRange, Survey, Tempo,
 };
-use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, keys, lookup};
+use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, lookup, redis_keys};
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
@@ -187,7 +187,7 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
         arguments.message_named()
     );
     let job = Job {
-        key: keys::of_replay(&place.source.key_prefix, &place.route, &name),
+        key: redis_keys::of_replay(&place.source.key_prefix, &place.route, &name),
         of,
         piece,
         tempo: tempo(arguments),
@@ -339,7 +339,7 @@ impl ReplayPlace {
             return Err(Refusal::usage(format!(
                 "\"{}\" can be \"{}\", the channel of tidegate's own heartbeats",
                 arguments.channel,
-                keys::control(&destination.key_prefix)
+                redis_keys::control(&destination.key_prefix)
             )));
         }
         let route = holders.first().map_or_else(|| arguments.stream.clone(), |holder| holder.route.clone());
@@ -417,7 +417,7 @@ async fn live(
     let patterns: u64 = ask(&mut connection, &["PUBSUB", "NUMPAT"]).await.map_err(refused)?;
     // Those of the configuration's own captures are named above, where they match.
     let (captures, own) = lookup::subscribed_patterns(config, endpoint);
-    let control = keys::control(&endpoint.key_prefix);
+    let control = redis_keys::control(&endpoint.key_prefix);
     let (_, listening): (String, u64) =
         ask(&mut connection, &["PUBSUB", "NUMSUB", &control]).await.map_err(refused)?;
     // Each capture that listens is subscribed to the control channel: fewer subscribers, and some do not.

@@ -18,7 +18,7 @@ use super::Refusal;
 use super::output::bytes;
 use super::output::tell;
 use crate::broadcast::EntryId;
-use crate::config::{Config, Endpoint, keys};
+use crate::config::{Config, Endpoint, redis_keys};
 use crate::rt;
 use crate::server::{self, ControlConnection};
 
@@ -76,7 +76,7 @@ impl TappedStream {
             )));
         };
         let endpoint = Arc::clone(&config.redis[endpoint]);
-        let made = keys::of_route(&endpoint.key_prefix, name, "streams");
+        let made = redis_keys::of_route(&endpoint.key_prefix, name, "streams");
         Ok(Self { endpoint, stream, made })
     }
 }

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::keys;
+use super::redis_keys;
 use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
 use crate::text::printable;
 use crate::text::template::{Part, Template};
@@ -242,7 +242,7 @@ pub fn users(config: &Config) -> Vec<User> {
     for capture in config.capture.values() {
         if capture.mode.replication().is_some() {
             allow(&mut users, config, &capture.source, AclRole::CaptureTap, &capture.name, |user, at| {
-                user.channel(&escaped(&keys::control(&at.key_prefix)));
+                user.channel(&escaped(&redis_keys::control(&at.key_prefix)));
             });
         } else {
             allow(&mut users, config, &capture.source, AclRole::CaptureSource, &capture.name, |user, at| {
@@ -251,7 +251,7 @@ pub fn users(config: &Config) -> Vec<User> {
         }
         let role = AclRole::CaptureDestination;
         allow(&mut users, config, &capture.destination, role, &capture.name, |user, at| {
-            user.own_keys(at, &capture.name, &keys::OF_CAPTURE);
+            user.own_keys(at, &capture.name, &redis_keys::OF_CAPTURE);
             user.key(&glob_of(&capture.stream));
             if capture.keep.until_acknowledged().is_some() {
                 user.further.insert("xpending");
@@ -272,7 +272,9 @@ pub fn users(config: &Config) -> Vec<User> {
             &broadcast.name,
             |user, at| {
                 let two_servers = publishing_endpoint(config, broadcast) != broadcast.source;
-                let kinds = keys::OF_BROADCAST.into_iter().filter(|kind| two_servers || *kind != keys::LEASE);
+                let kinds = redis_keys::OF_BROADCAST
+                    .into_iter()
+                    .filter(|kind| two_servers || *kind != redis_keys::LEASE);
                 user.own_keys(at, &broadcast.name, &kinds.collect::<Vec<_>>());
                 user.key(&escaped(&broadcast.stream));
                 if two_servers {
@@ -403,8 +405,8 @@ fn allow(
 }
 
 fn capture_source(user: &mut User, at: &Endpoint, capture: &Capture) {
-    user.channel(&escaped(&keys::control(&at.key_prefix)));
-    user.key(&escaped(&keys::epoch(&at.key_prefix)));
+    user.channel(&escaped(&redis_keys::control(&at.key_prefix)));
+    user.key(&escaped(&redis_keys::epoch(&at.key_prefix)));
     for channel in &capture.channels {
         user.channel(&escaped(channel));
     }
@@ -440,13 +442,13 @@ impl User {
 
     fn own_keys(&mut self, at: &Endpoint, route: &str, kinds: &[&str]) {
         for kind in kinds {
-            self.key(&escaped(&keys::of_route(&at.key_prefix, route, kind)));
+            self.key(&escaped(&redis_keys::of_route(&at.key_prefix, route, kind)));
         }
     }
 
     /// The checkpoints of replays of a route's streams.
     fn checkpoints(&mut self, at: &Endpoint, route: &str) {
-        self.key(&format!("{}*", escaped(&keys::of_replay(&at.key_prefix, route, ""))));
+        self.key(&format!("{}*", escaped(&redis_keys::of_replay(&at.key_prefix, route, ""))));
     }
 
     /// Whether `tidegate check --connect` looks at the server as this user.

@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Keep, Order, keys};
+use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Keep, Order, redis_keys};
 use crate::server::{ControlConnection, Error, NO_PERMISSION};
 
 /// No script has this hash, and none runs anyway.
@@ -109,7 +109,7 @@ struct Trials<'a> {
 
 impl Trials<'_> {
     fn capture_source(&mut self, route: &Capture) {
-        let (control, epoch) = (keys::control(self.prefix), keys::epoch(self.prefix));
+        let (control, epoch) = (redis_keys::control(self.prefix), redis_keys::epoch(self.prefix));
         for channel in std::iter::once(&control).chain(&route.channels) {
             self.channel("subscribe", channel, &[]);
         }
@@ -126,7 +126,7 @@ impl Trials<'_> {
     }
 
     fn capture_tap(&mut self) {
-        let control = keys::control(self.prefix);
+        let control = redis_keys::control(self.prefix);
         self.channel("publish", &control, &["tidegate1 check"]);
         self.tap();
     }
@@ -137,7 +137,7 @@ impl Trials<'_> {
     }
 
     fn capture_destination(&mut self, route: &Capture, endpoint: &Endpoint) {
-        let of = |what| keys::of_route(self.prefix, &route.name, what);
+        let of = |what| redis_keys::of_route(self.prefix, &route.name, what);
         let (state, gaps, dead, made) = (of("state"), of("gaps"), of("dead-letters"), of("streams"));
         let stream = route.stream.literal().unwrap_or(&dead);
         self.bare("script|load", &["return 0"]);
@@ -179,7 +179,7 @@ impl Trials<'_> {
     }
 
     fn broadcast_source(&mut self, route: &Broadcast) {
-        let of = |what| keys::of_route(self.prefix, &route.name, what);
+        let of = |what| redis_keys::of_route(self.prefix, &route.name, what);
         let (cursor, dead) = (of("cursor"), of("dead-letters"));
         self.bare("script|load", &["return 0"]);
         self.script("evalsha", NO_HASH, &[&cursor, &dead]);
@@ -192,7 +192,7 @@ impl Trials<'_> {
         self.add("xread", Object::Key(route.stream.clone()), &["COUNT", "1", "STREAMS", &route.stream, "0"]);
         self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
         self.key("xinfo|stream", &route.stream, &[]);
-        let holes = of(keys::HOLES);
+        let holes = of(redis_keys::HOLES);
         self.key("zcard", &holes, &[]);
         let Some(acknowledged) = route.acknowledged() else { return };
         self.key("xinfo|groups", &route.stream, &[]);

@@ -1,7 +1,8 @@
 //! Templates: names and messages that are made from an event or an entry.
 //!
 //! `orders:<channel>` is literal text and variables. `<<` stands for one `<`. Which variables a
-//! setting may use is decided where it is checked; here they are only taken apart.
+//! setting may use is decided where it is checked; here they are only taken apart. A
+//! capture fills them in in `mapping/render.rs`, a broadcast in `message/render.rs`.
 
 use std::fmt;
 

@@ -28,11 +28,11 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
+use super::ack_state::GroupState;
 use super::buffer::EntryBuffer;
 use super::holes::deleted::DeletedHoles;
 use super::holes::scan::HoleScan;
 use super::poll_schedule::PollSchedule;
-use super::state::GroupState;
 use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::MessageMaker;

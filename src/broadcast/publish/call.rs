@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::withheld::Unrenderable;
-use crate::config::{self, Start, keys};
+use crate::config::{self, Start, redis_keys};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, redacted, script};
 
@@ -41,15 +41,15 @@ impl BroadcastKeys {
     /// `P R:cursor` and `P R:dead-letters`.
     pub(crate) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
         Self {
-            cursor: keys::of_route(prefix, &settings.name, "cursor"),
-            dead_letters: keys::of_route(prefix, &settings.name, "dead-letters"),
-            lease: keys::of_route(prefix, &settings.name, keys::LEASE),
+            cursor: redis_keys::of_route(prefix, &settings.name, "cursor"),
+            dead_letters: redis_keys::of_route(prefix, &settings.name, "dead-letters"),
+            lease: redis_keys::of_route(prefix, &settings.name, redis_keys::LEASE),
             stream: settings.stream.clone(),
             command: if settings.sharded { "SPUBLISH" } else { "PUBLISH" },
             holes: settings
                 .acknowledged()
                 .filter(|acknowledged| matches!(acknowledged.order, config::Order::Acknowledgement { .. }))
-                .map(|_| keys::of_route(prefix, &settings.name, "holes")),
+                .map(|_| redis_keys::of_route(prefix, &settings.name, "holes")),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::broadcast::engine::leadership::LEASE;
 use crate::broadcast::engine::{Engine, Event, Hashes, Next};
 use crate::broadcast::failure::{Half, SessionFailure};
 use crate::broadcast::group::ack_notifier::AckNotifier;
-use crate::broadcast::group::state::STATE;
+use crate::broadcast::group::ack_state::ACK_STATE;
 use crate::broadcast::publish::call::{PUBLISH, RELEASE};
 use crate::config::Endpoint;
 use crate::server::{Connection, Error, connect, connect_to_publish, load_script};
@@ -74,7 +74,7 @@ impl<'r> Session<'r> {
         for (script, hash) in [
             (PUBLISH, &mut hashes.publish),
             (RELEASE, &mut hashes.release),
-            (STATE, &mut hashes.state),
+            (ACK_STATE, &mut hashes.state),
             (LEASE, &mut hashes.lease),
         ] {
             *hash = load_script(&mut writer, script, deadline).await.map_err(SessionFailure::source)?;

@@ -9,7 +9,7 @@ use redis::ConnectionLike as _;
 use super::model::{LEASE, Model, PUBLISH, RELEASE, STATE};
 use crate::broadcast::engine::leadership;
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::group::state;
+use crate::broadcast::group::ack_state;
 use crate::broadcast::publish::call;
 use crate::server::resp::{self, Value};
 
@@ -82,7 +82,7 @@ impl Real {
         let scripts = [
             (PUBLISH, call::PUBLISH),
             (RELEASE, call::RELEASE),
-            (STATE, state::STATE),
+            (STATE, ack_state::ACK_STATE),
             (LEASE, leadership::LEASE),
         ];
         let hashes = scripts.map(|(letter, script)| {

@@ -1,6 +1,6 @@
 //! The call of the append script: how a batch becomes a command, and what its reply says.
 
-use crate::config::{Capture, Keep, Mode, keys};
+use crate::config::{Capture, Keep, Mode, redis_keys};
 use crate::position::{Epoch, Position};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, script};
@@ -25,7 +25,7 @@ pub(crate) struct CaptureKeys {
 impl CaptureKeys {
     /// `prefix route:…`, written together.
     pub(crate) fn new(prefix: &str, route: &str) -> Self {
-        let key = |what: &str| keys::of_route(prefix, route, what).into_bytes();
+        let key = |what: &str| redis_keys::of_route(prefix, route, what).into_bytes();
         Self {
             state: key("state"),
             gaps: key("gaps"),
@@ -167,7 +167,7 @@ pub(crate) fn options(settings: &Capture, numbering: &str) -> AppendOptions {
     let templated = settings.stream.literal().is_none();
     let maxlen = match settings.keep {
         Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
-        // What is not acknowledged may not go with an append: `trim.lua` sees to it.
+        // What is not acknowledged may not go with an append: `acknowledged.lua` sees to it.
         Keep::Limits { entries: None, .. } | Keep::UntilAcknowledged(_) | Keep::Forever => String::new(),
     };
     let mut arguments = Vec::new();

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::stream::{self, NamePiece};
+use super::render::{NamePiece, render};
 use super::{Context, Message, RejectReason, Rejection, append, fields};
 use crate::text::glob::Captures;
 use crate::text::template::{Part, Template};
@@ -67,7 +67,7 @@ fn attribute(
     captures: &mut Captures,
 ) -> Result<(), Rejection> {
     let begin = out.len();
-    stream::render(parts, message, captures, |piece| match piece {
+    render(parts, message, captures, |piece| match piece {
         NamePiece::Literal(text) => escape(out, &String::from_utf8_lossy(text)),
         NamePiece::Variable(bytes) => percent_encode(out, bytes),
     })?;

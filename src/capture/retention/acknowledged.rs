@@ -5,7 +5,7 @@
 //! the append. It must not block the server: one call removes a bounded number of entries of one stream. How far a
 //! group was delivered and what is pending must be read at one moment.
 //!
-//! Operation: `trim.lua` does one step on one stream. The route's own stream is checked every second; the streams that
+//! Operation: `acknowledged.lua` does one step on one stream. The route's own stream is checked every second; the streams that
 //! a template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and none more often than every
 //! second. Only the active instance trims.
 //!
@@ -26,8 +26,8 @@ use crate::server::{Class, ControlConnection, Error, Script, script};
 use crate::status::{Fullest, KeepStatus, Slot};
 use crate::text::printable;
 
-/// `trim.lua`.
-pub(crate) const TRIM: Script = script!("trim.lua");
+/// `acknowledged.lua`.
+pub(crate) const TRIM: Script = script!("acknowledged.lua");
 
 /// Between two looks at one stream. Past `keep.entries` a stream grows by what comes meanwhile.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ pub(crate) struct AcknowledgedTrimming {
     metrics: CaptureMetrics,
     slot: Slot,
     log: Limited,
-    /// `trim.lua` as the connection knows it, and whether the server knows ACKED.
+    /// `acknowledged.lua` as the connection knows it, and whether the server knows ACKED.
     server: Option<(String, bool)>,
     /// Where the scan of a template's streams stands.
     cursor: u64,

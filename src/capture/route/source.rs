@@ -161,7 +161,7 @@ impl CaptureRoute {
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
         Subscriptions {
             control: self.parts.heartbeat.channel().to_vec(),
-            epoch_key: crate::config::keys::epoch(&self.parts.source.key_prefix).into_bytes(),
+            epoch_key: crate::config::redis_keys::epoch(&self.parts.source.key_prefix).into_bytes(),
             channels: bytes(&capture.channels),
             patterns: bytes(&capture.patterns),
             own: capture.own.clone(),

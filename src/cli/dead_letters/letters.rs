@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::broadcast::EntryId;
 use crate::capture::dead_letters::Fields;
 use crate::cli::Refusal;
-use crate::config::{Broadcast, Capture, Config, Endpoint, keys};
+use crate::config::{Broadcast, Capture, Config, Endpoint, redis_keys};
 use crate::server::{self, ControlConnection};
 use crate::text::printable;
 
@@ -98,7 +98,7 @@ type LetterReply = (String, Vec<Vec<u8>>);
 impl Letters {
     pub(super) async fn open(config: &Config, route: &LetterRoute) -> Result<Self, Refusal> {
         let endpoint = Arc::clone(&config.redis[route.endpoint()]);
-        let key = keys::of_route(&endpoint.key_prefix, route.name(), "dead-letters");
+        let key = redis_keys::of_route(&endpoint.key_prefix, route.name(), "dead-letters");
         let connection = server::control(&endpoint, "dead-letters").await;
         let connection = connection.map_err(|error| Refusal::server(&endpoint.name, &error))?;
         Ok(Self { endpoint, connection, key })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::loops;
 use super::pattern_overlap::Glob;
-use crate::config::keys;
+use crate::config::redis_keys;
 use crate::config::settings::{Capture, Config, Endpoint};
 use crate::text::template::{Part, Template};
 
@@ -68,7 +68,7 @@ pub(crate) fn subscribed_patterns(config: &Config, endpoint: &Endpoint) -> (u64,
 /// Whether what a template makes may be the channel of tidegate's own anchors and heartbeats.
 #[must_use]
 pub(crate) fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
-    let control = keys::control(&endpoint.key_prefix);
+    let control = redis_keys::control(&endpoint.key_prefix);
     match channel.parts() {
         [Part::Literal(text)] => *text == control,
         [Part::Literal(text), ..] => text.starts_with(&endpoint.key_prefix),

@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::pattern_overlap::Glob;
-use crate::config::keys;
+use crate::config::redis_keys;
 use crate::config::settings::{Address, Broadcast, Capture, Config, Endpoint};
 
 /// What the server notifies of when a route writes, as events of keys.
@@ -135,7 +135,8 @@ fn stream_between(config: &Config, capture: &Capture, broadcast: &Broadcast) -> 
     let writes = config.redis.get(&capture.destination)?;
     let reads = config.redis.get(&broadcast.source)?;
     let read = Glob::name(broadcast.stream.as_bytes());
-    let own = ["dead-letters", "gaps"].map(|what| keys::of_route(&writes.key_prefix, &capture.name, what));
+    let own =
+        ["dead-letters", "gaps"].map(|what| redis_keys::of_route(&writes.key_prefix, &capture.name, what));
     let written = Glob::template(&capture.stream).overlaps(&read) || own.contains(&broadcast.stream);
     (same_keys(writes, reads) && written)
         .then(|| format!("stream \"{}\" on {}", broadcast.stream, capture.destination))
@@ -145,7 +146,7 @@ fn stream_between(config: &Config, capture: &Capture, broadcast: &Broadcast) -> 
 fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&one.source)?;
     let reads = config.redis.get(&other.source)?;
-    let written = keys::of_route(&writes.key_prefix, &one.name, "dead-letters") == other.stream;
+    let written = redis_keys::of_route(&writes.key_prefix, &one.name, "dead-letters") == other.stream;
     (same_keys(writes, reads) && written).then(|| format!("stream \"{}\" on {}", other.stream, one.source))
 }
 
@@ -167,16 +168,17 @@ fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) ->
 /// The notifications of what a route writes that a capture reads. They are not in a replication stream.
 fn notification_between(config: &Config, from: LoopNode<'_>, to: &Capture) -> Option<String> {
     let (name, kinds, stream) = match from {
-        LoopNode::Capture(route) => (&route.destination, &keys::OF_CAPTURE[..], Some(&route.stream)),
-        LoopNode::Broadcast(route) => (&route.source, &keys::OF_BROADCAST[..], None),
+        LoopNode::Capture(route) => (&route.destination, &redis_keys::OF_CAPTURE[..], Some(&route.stream)),
+        LoopNode::Broadcast(route) => (&route.source, &redis_keys::OF_BROADCAST[..], None),
     };
     let (writes, reads): (&Arc<Endpoint>, _) = (config.redis.get(name)?, config.redis.get(&to.source)?);
     if to.mode.replication().is_some() || !same_server(writes, reads) {
         return None;
     }
     let route = from.key().1;
-    let own =
-        kinds.iter().map(|kind| Glob::name(keys::of_route(&writes.key_prefix, &route, kind).as_bytes()));
+    let own = kinds
+        .iter()
+        .map(|kind| Glob::name(redis_keys::of_route(&writes.key_prefix, &route, kind).as_bytes()));
     let written = own.chain(stream.map(Glob::template));
     let by_key = Glob::name(format!("__keyspace@{}__:", writes.database).as_bytes());
     let by_event =

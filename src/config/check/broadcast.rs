@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::Check;
 use super::templates::Setting;
 use crate::config::channels::lookup;
-use crate::config::keys;
 use crate::config::problems::{Key, near};
 use crate::config::raw::{self, defaults};
+use crate::config::redis_keys;
 use crate::config::settings::{Acknowledged, After, Broadcast, Endpoint, MessageFormat, Order, Start};
 use crate::text::template::Template;
 
@@ -109,7 +109,7 @@ impl Check<'_> {
             return After::Added;
         }
         self.name(at, "consumer group", &after);
-        if after.starts_with(keys::OWN_GROUP) {
+        if after.starts_with(redis_keys::OWN_GROUP) {
             let message =
                 format!("\"{after}\": names that begin with \"tidegate:\" are for tidegate's own groups");
             self.report(at, message);
@@ -140,7 +140,7 @@ impl Check<'_> {
         }
         let Some(endpoint) = destination else { return };
         if lookup::is_control(endpoint, channel) {
-            let control = keys::control(&endpoint.key_prefix);
+            let control = redis_keys::control(&endpoint.key_prefix);
             let message = format!("can publish on \"{control}\", the channel of tidegate's own heartbeats");
             self.report(key, message);
         }

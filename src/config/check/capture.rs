@@ -11,7 +11,7 @@ use crate::config::settings::{
     Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, OwnKeys, Prefer, Replication,
     UntilAcknowledged,
 };
-use crate::config::{is_notification, keys};
+use crate::config::{is_notification, redis_keys};
 use crate::text::template::{Part, Template};
 
 impl Check<'_> {
@@ -142,7 +142,7 @@ impl Check<'_> {
         self.names(&in_channels, "channel", channels);
         self.names(&in_patterns, "pattern", patterns);
         let Some(source) = source else { return };
-        let control = keys::control(&source.key_prefix);
+        let control = redis_keys::control(&source.key_prefix);
         for (list, names) in [(in_channels, channels), (in_patterns, patterns)] {
             for (index, name) in names.iter().enumerate().filter(|(_, name)| **name == control) {
                 let message =
@@ -171,7 +171,7 @@ impl Check<'_> {
         let list = key.at("groups");
         self.names(&list, "consumer group", groups);
         for (index, group) in
-            groups.iter().enumerate().filter(|(_, group)| group.starts_with(keys::OWN_GROUP))
+            groups.iter().enumerate().filter(|(_, group)| group.starts_with(redis_keys::OWN_GROUP))
         {
             let message =
                 format!("\"{group}\": names that begin with \"tidegate:\" are for tidegate's own groups");

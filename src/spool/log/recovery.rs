@@ -4,6 +4,9 @@
 //! pages that were never written; it is cut off. Anything else that is bad is damage: it stays, for the reader
 //! to deliver in its place. What was synced has a seal behind it, so damage to it is never taken for a torn tail.
 //!
+//! Nothing is changed here: `log` cuts the torn tail, `reader` counts the damage in its place with `scan`'s help, and `aside`
+//! keeps the damaged file.
+//!
 //! Failure: a file that the disk refuses to read stays as it is, to be tried again when its turn comes.
 
 use std::collections::{BTreeSet, VecDeque};

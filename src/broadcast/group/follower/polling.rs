@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{Follower, GroupEvent, STEP};
 use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::group::state::{self, GroupState};
+use crate::broadcast::group::ack_state::{self, GroupState};
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::status::GroupChange;
@@ -89,7 +89,7 @@ impl Follower {
         }
         let before = self.state.take();
         if let Some(before) = &before {
-            found.extend(state::group_change(before, &state).map(GroupEvent::GroupChange));
+            found.extend(ack_state::group_change(before, &state).map(GroupEvent::GroupChange));
         }
         let progress = |state: &GroupState| (state.delivered, state.pending, state.limit());
         let same = before.as_ref().is_some_and(|before| progress(before) == progress(&state));

@@ -1,4 +1,4 @@
-//! The state of a consumer group: how far it has acknowledged the stream, as `state.lua` reports it.
+//! The state of a consumer group: how far it has acknowledged the stream, as `ack_state.lua` reports it.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::server::{Error, Script, redacted, script};
 use crate::status::GroupChange;
 
 /// Looks.
-pub(crate) const STATE: Script = script!("state.lua");
+pub(crate) const ACK_STATE: Script = script!("ack_state.lua");
 
 /// What one look has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,9 +63,9 @@ impl GroupState {
             Some([]) => Ok(None),
             Some(elements) => match Self::of(elements) {
                 Some(look) => Ok(Some(look)),
-                None => Err(STATE.invalid_reply()),
+                None => Err(ACK_STATE.invalid_reply()),
             },
-            None => Err(STATE.invalid_reply()),
+            None => Err(ACK_STATE.invalid_reply()),
         }
     }
 
