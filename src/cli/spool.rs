@@ -32,6 +32,15 @@ pub(super) fn spool(path: &Path, command: &SpoolCommand) -> u8 {
         Err(code) => return code,
     };
     let directory = spool::spools(&config.daemon.state_directory);
+    // A capture that was removed may have left its spool.
+    if let Some(wanted) = &arguments.route
+        && !config.capture.contains_key(wanted)
+        && !directory.join(wanted).exists()
+    {
+        let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
+        tell!("there is no capture '{wanted}' in the configuration; known: {}", known.join(", "));
+        return super::USAGE;
+    }
     match verify(&mut io::stdout().lock(), &directory, arguments) {
         Ok(code) => code,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,

@@ -73,9 +73,9 @@ impl Subscriptions {
     /// A message with a name over the limit. It comes once for each pattern that matches, and counts once.
     fn long_named<'a>(
         &self,
-        kept: &'a mut Option<(Vec<u8>, LongNamed)>,
+        kept: &'a mut Option<(Vec<u8>, Box<LongNamed>)>,
         pattern: Vec<u8>,
-        named: LongNamed,
+        named: Box<LongNamed>,
     ) -> Item<'a> {
         if named.pattern.and_then(|index| self.patterns.get(index)) != Some(&pattern) {
             return Item::Nothing;
@@ -101,7 +101,7 @@ pub(crate) struct Window {
     subscriptions: Subscriptions,
     anchor: Position,
     /// The message with a name over the limit that came last, and the pattern that brought it.
-    long: Option<(Vec<u8>, LongNamed)>,
+    long: Option<(Vec<u8>, Box<LongNamed>)>,
 }
 
 impl Window {

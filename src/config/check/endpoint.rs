@@ -144,6 +144,11 @@ impl Check<'_> {
         if raw.addresses.is_empty() {
             self.report(&at, "is missing; expected the addresses of the sentinels, such as [\"host:26379\"]");
         }
+        for (index, address) in addresses.iter().enumerate() {
+            if addresses[..index].contains(address) {
+                self.report(&at, format!("{address} is given twice; each sentinel counts once"));
+            }
+        }
         let password = self.password(key, None, raw.password, raw.password_file);
         let tls = match raw.tls {
             Some(tls) => self.certificates(&key.at("tls"), tls).map(Some),

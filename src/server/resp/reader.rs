@@ -64,7 +64,7 @@ pub enum Pushed<'a> {
     /// A message over the limit: its payload is only the beginning, `size` the whole length.
     Oversized(Message<'a>, usize),
     /// A message with a name over the limit, and the pattern that brought it.
-    LongNamed(Vec<u8>, LongNamed),
+    LongNamed(Vec<u8>, Box<LongNamed>),
     /// Anything else: a confirmation, a reply.
     Other(Value),
 }
@@ -90,7 +90,7 @@ pub struct Reader {
     /// Patterns that are subscribed to.
     patterns: Arc<[Vec<u8>]>,
     /// A name over the limit that still comes, and the pattern that brought it.
-    long: Option<(Vec<u8>, LongName)>,
+    long: Option<Box<(Vec<u8>, LongName)>>,
     limits: Limits,
     /// Of what all readers may take together: what this one holds beyond what messages may take.
     share: BufferShare,
@@ -198,7 +198,8 @@ impl Reader {
                 return Ok(None);
             }
         }
-        if let Some((pattern, name)) = self.long.take() {
+        if let Some(long) = self.long.take() {
+            let (pattern, name) = *long;
             return self.next_long(pattern, name);
         }
         let unread = &self.buf[self.start..self.end];
@@ -255,9 +256,9 @@ impl Reader {
             let come = size.min(self.end - self.start);
             self.skip = size - come;
             self.consumed(come);
-            return Ok(Some(Pushed::LongNamed(pattern, named)));
+            return Ok(Some(Pushed::LongNamed(pattern, Box::new(named))));
         }
-        self.long = Some((pattern, name));
+        self.long = Some(Box::new((pattern, name)));
         Ok(None)
     }
 

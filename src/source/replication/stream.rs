@@ -39,7 +39,7 @@ pub(crate) enum FoundCommand {
     /// The same, with a payload over the limit: its first bytes, and how many there were.
     Oversized { sharded: bool, channel: Vec<u8>, head: Vec<u8>, size: usize },
     /// The same, on a channel with a name over the limit that one of the patterns matches.
-    LongNamed(LongNamed),
+    LongNamed(Box<LongNamed>),
     /// The master asks how far the stream was read.
     GetAck,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Stream {
     /// Whether such a name counts where SPUBLISH brings it.
     sharded: bool,
     /// A name over the limit that still comes.
-    long: Option<LongName>,
+    long: Option<Box<LongName>>,
     /// A stream and its group: whether a command concerns them is noted.
     watched: Option<(Vec<u8>, Vec<u8>)>,
     touched: bool,
@@ -161,7 +161,7 @@ impl Stream {
                     return Ok(StreamCut { used: at, found: None });
                 };
                 self.skip = size;
-                self.oversized = named.pattern.is_some().then_some(FoundCommand::LongNamed(named));
+                self.oversized = named.pattern.is_some().then(|| FoundCommand::LongNamed(Box::new(named)));
                 continue;
             }
             if self.arguments > 0 {
@@ -197,7 +197,7 @@ impl Stream {
                 CommandAhead::LongName { begin, size, sharded } if !sharded || self.sharded => {
                     let bytes = begin - at;
                     self.used(&mut at, bytes);
-                    self.long = Some(LongName::new(size, &self.patterns));
+                    self.long = Some(Box::new(LongName::new(size, &self.patterns)));
                 }
                 CommandAhead::LongName { begin, size, .. } => {
                     let bytes = begin - at;
