@@ -212,7 +212,7 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
     let mut watch = MasterWatch::new(endpoint, "watch");
     loop {
         let (confirmed, doubt) = match &endpoint.servers {
-            Servers::Sentinel(_) => by_sentinels(endpoint),
+            Servers::Sentinel(_) => by_sentinels(shared, endpoint),
             _ => {
                 let began = Instant::now();
                 match watch.look().await {
@@ -249,10 +249,12 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
     }
 }
 
-/// When a sentinel last named the master that is used, and the doubt where that is long ago.
-fn by_sentinels(endpoint: &Endpoint) -> (Option<Instant>, Option<String>) {
+/// When a sentinel last named the master that is used, and the doubt where that is long ago. Without a connection to it the
+/// connection's own error says more.
+fn by_sentinels(shared: &HeartbeatState, endpoint: &Endpoint) -> (Option<Instant>, Option<String>) {
     let Some((confirmed, address)) = server::confirmed(endpoint) else { return (None, None) };
-    let doubt = (confirmed.elapsed() > UNCONFIRMED).then(|| {
+    let connected = shared.error.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+    let doubt = (connected && confirmed.elapsed() > UNCONFIRMED).then(|| {
         format!(
             "no sentinel has confirmed for {} s that {address} is the master; there may be another one",
             UNCONFIRMED.as_secs()
