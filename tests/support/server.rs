@@ -197,6 +197,21 @@ impl Server {
         server
     }
 
+    /// Asks this sentinel for a failover, as soon as it knows a replica that it may promote.
+    #[track_caller]
+    pub(crate) fn fail_over(&self, name: &str) {
+        eventually("the sentinel takes the failover", START, || {
+            match self.try_ask::<()>(&["SENTINEL", "FAILOVER", name]) {
+                // It has not heard from the replica itself yet.
+                Err(error) if error.code() == Some("NOGOODSLAVE") => Err(error.to_string()),
+                answer => {
+                    answer.unwrap_or_else(|error| panic!("SENTINEL FAILOVER {name}: {error}"));
+                    Ok(())
+                }
+            }
+        });
+    }
+
     /// Waits until a replica's link to its master is up.
     pub(crate) fn wait_linked(&self) {
         eventually("the replica is linked", START, || {

@@ -116,7 +116,7 @@ fn a_failover_that_is_asked_for_is_followed() {
     for version in [Version::Redis62, Version::Redis70, Version::Redis82, Version::Valkey91] {
         let watched = Watched::start(version, CAPTURE, "");
         before_the_failover(&watched);
-        watched.sentinels[0].ask::<()>(&["SENTINEL", "FAILOVER", "shop"]);
+        watched.sentinels[0].fail_over("shop");
         watched.wait_switched(&watched.sentinels);
         watched.assert_captured(2);
         assert_eq!(subscribers(&watched.master), 0, "{version}");
@@ -362,11 +362,7 @@ fn everything_over_tls() {
         .routes(CAPTURE)
         .expects(ALERTS)
         .start_ready();
-    eventually("the sentinel knows the replica", PATIENCE, || {
-        let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "shop"]);
-        if known["num-slaves"] == "1" { Ok(()) } else { Err(format!("{known:?}")) }
-    });
-    sentinel.ask::<()>(&["SENTINEL", "FAILOVER", "shop"]);
+    sentinel.fail_over("shop");
     eventually("the new master has a subscriber", PATIENCE, || match subscribers(&replica) {
         0 => Err(daemon.route("orders").ok().and_then(|status| status.reason).unwrap_or_default()),
         _ => Ok(()),
