@@ -31,10 +31,11 @@ servers:
 	scripts/servers.sh
 
 # nextest runs each test in a process of its own and says which one was slow; cargo test does as well.
+# Most tests wait for servers, so one more than there are cores runs at a time.
 test: servers
 	$(CARGO) test --locked --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --locked --lib --bins --tests; \
+		$(CARGO) nextest run --locked --lib --bins --tests --test-threads $$(($$(nproc) + 1)); \
 	else \
 		$(CARGO) test --locked --lib --bins --tests; \
 	fi
@@ -50,12 +51,14 @@ alerts:
 	promtool=$$(scripts/promtool.sh | tail -n 1) && "$$promtool" check rules monitoring/alerts.yml \
 		&& "$$promtool" test rules monitoring/alerts.test.yml
 
-# Without the parts of mdbook that serve and search: a build is all that is needed.
+# Without the parts of mdbook that serve and search: a build is all that is needed. Unoptimized, it compiles in half the
+# time and takes a second for the site.
 docs:
-	mdbook --version >/dev/null 2>&1 || $(CARGO) install --locked --no-default-features mdbook@0.5.4
+	mdbook --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --no-default-features mdbook@0.5.4
 	mdbook build
 
-# The runner is the half of gungraun that cargo does not build; both must be of one version.
+# The runner is the half of gungraun that cargo does not build; both must be of one version. It only starts valgrind and
+# reads what that counts, so it is compiled unoptimized.
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
 # Cargo builds no program for the benches of another crate: without this they measure an old one, or none.
@@ -71,7 +74,7 @@ bench: servers bench-program
 
 bench-instructions: servers bench-program
 	gungraun-runner --version 2>/dev/null | grep -qw '$(GUNGRAUN)' || \
-		$(CARGO) install --locked gungraun-runner@$(GUNGRAUN)
+		$(CARGO) install --debug --locked gungraun-runner@$(GUNGRAUN)
 	$(CARGO) bench --locked -p tidegate-benches --bench instructions
 
 soak: servers
