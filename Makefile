@@ -9,9 +9,9 @@
 #                   BENCH_PARTS="capture latency" chooses, FULL=1 takes every combination of sizes and streams
 # make bench-instructions
 #                   instructions a message, by callgrind; needs valgrind
-# make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes and five times as many
+# make soak         SOAK_SEEDS random histories, SOAK_ROUNDS of chaos on real processes and five times as many
 #                   kills of a tap, and then the tests of faults, over and over, for SOAK_MINUTES (default 30)
-# make seed SEED=n  one made-up history again
+# make seed SEED=n  one random history again
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

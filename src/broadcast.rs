@@ -9,7 +9,7 @@
 //! Operation: a *cursor* beside the stream, the hash `P R:cursor`, holds the id of the last entry that
 //! was dealt with. A script compares it with what the caller believes, publishes a batch and moves it,
 //! all or nothing; so a batch whose outcome is unknown needs no thought: the next session reads the
-//! cursor and goes on there. Where channel and stream are on different servers, the messages go out
+//! cursor and continues there. Where channel and stream are on different servers, the messages go out
 //! first and the cursor moves when all are answered: at least once, and by one instance at a time, which a lease
 //! beside the cursor names. An entry that cannot be published
 //! goes to the stream `P R:dead-letters` in the step that moves the cursor over it.

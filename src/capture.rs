@@ -14,7 +14,7 @@
 //! route         sockets, files and timers        engine       every decision, without I/O
 //! mapping       from a message to an entry       batch        what one append carries
 //! append        the script, its state, its call  retention    which entries are removed
-//! housekeeping  what runs now and then           simulation   the engine in a made-up world, for tests
+//! housekeeping  what runs now and then           simulation   the engine in a simulated world, for tests
 //! ```
 
 mod append;

@@ -1,4 +1,4 @@
-//! Configuration: what a person wrote (`raw`) becomes what the daemon runs on ([`Config`]).
+//! Configuration: what an operator wrote (`raw`) becomes what the daemon runs on ([`Config`]).
 //!
 //! ```text
 //! files, environment, command line ─▶ layers ─▶ one tree ─▶ raw types ─▶ checks ─▶ Config
@@ -10,7 +10,7 @@
 //! half of it. Secrets are looked for and never kept where an error could print them.
 //!
 //! figment and serde are known only here. The types of [`settings`] are complete and checked:
-//! whoever holds one need not ask again whether a name exists or a number fits. The supervisor
+//! code that holds one need not ask again whether a name exists or a number fits. The supervisor
 //! turns them into the parts of a route at the edge; no loop reads configuration.
 
 pub mod acl;

@@ -26,9 +26,9 @@ pub enum GapCause {
     /// The route's state vanished from the destination (FLUSHALL, empty restart).
     StateLost,
     /// The destination went back to an earlier position (a failover that lost acknowledged writes),
-    /// and what stood between is no longer in hand.
+    /// and what stood between is no longer buffered.
     DestinationWentBack,
-    /// Another writer moved the position past events that were in hand here.
+    /// Another writer moved the position past events that were buffered here.
     Stale,
     /// The source's backlog no longer held what followed.
     BacklogExceeded,

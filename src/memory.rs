@@ -93,7 +93,7 @@ impl Mount {
 mod tests {
     use super::*;
 
-    /// A made-up system: files with their content.
+    /// A simulated system: files with their content.
     fn limit(files: &[(&str, &str)]) -> Option<u64> {
         let root = tempfile::tempdir().unwrap();
         for (name, content) in files {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! **Failure.** A listener that cannot accept, or a service manager that cannot be told, is logged and
-//! tried again; the loops go on.
+//! tried again; the loops continue.
 
 pub mod client;
 pub mod http;

@@ -73,7 +73,7 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment for a person: RFC 3339 in UTC, with milliseconds. An entry's id may hold any number.
+/// A moment for an operator: RFC 3339 in UTC, with milliseconds. An entry's id may hold any number.
 #[must_use]
 pub fn rfc3339(unix_ms: u64) -> String {
     // 9999-12-31T23:59:59.999Z: the last one that can be written so.

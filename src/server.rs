@@ -10,7 +10,7 @@
 //! What a server said becomes text in one place (`redacted`): bounded, harmless on a terminal and in a log, without a
 //! password.
 //!
-//! Nothing reconnects by itself: a connection that ended stays ended, and whoever held it decides
+//! Nothing reconnects by itself: a connection that ended stays ended, and its owner decides
 //! what that means, because behind a silent reconnect hides a loss.
 
 mod backoff;

@@ -136,7 +136,7 @@ pub struct Buffered {
 }
 
 impl Ledger {
-    /// Whether what was received is what became of it and what is in hand.
+    /// Whether every received event is accounted for: stored, dropped or still buffered.
     #[must_use]
     pub fn adds_up(&self) -> bool {
         let dropped: u64 = self.dropped.values().sum();

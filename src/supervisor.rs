@@ -4,12 +4,12 @@
 //! start    every capture and broadcast, each with a place on the board
 //! reload   a new configuration beside the old one, route by route:
 //!            the same            not touched
-//!            gone                stores what is in hand, ends
+//!            gone                stores what is buffered, ends
 //!            new                 started
 //!            changed capture     the new one opens its window, then the old one ends (make-before-break)
-//!            changed broadcast   the old one ends, then the new one goes on at the cursor
+//!            changed broadcast   the old one ends, then the new one continues at the cursor
 //! settle   a route has ended: what waited for that is started
-//! drain    everything stops reading, stores what is in hand, ends within the deadline
+//! drain    everything stops reading, stores what is buffered, ends within the deadline
 //! ```
 //!
 //! Constraint: a signal is acted on at once, whatever routes still do. So a reload waits for nothing: it asks routes

@@ -1,4 +1,4 @@
-//! A dead letter is published after all: once what stood in its way is mended.
+//! Publishes a dead letter after all, once its cause is fixed.
 //!
 //! The letter names an entry, which stays in its stream; it is read again and rendered by the
 //! configuration as it is now. On one server a script publishes it and removes the letter in one step.

@@ -60,7 +60,7 @@ pub(super) enum Event<'a> {
     Stop(Instant),
 }
 
-/// Whether the session goes on.
+/// Whether the session continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// It does.
@@ -77,7 +77,7 @@ pub(super) enum Effect {
     Opened(EntryId, bool),
     /// What was done since the cursor was made, by whichever instance.
     Ledger(Tally),
-    /// So many entries stand in the set of holes, which this order does not look at.
+    /// How many entries stand in the set of holes, which this order does not look at.
     HolesLeft(u64, Option<u64>),
     /// This instance publishes, from this entry on.
     Live(EntryId, Option<u64>),
@@ -130,7 +130,7 @@ pub(super) struct Core {
     destination_timeout: Duration,
     outbound: MessageMaker,
     ranges: Ranges,
-    /// The cursor as it was seen last. Where the server has lost it, this is where to go on.
+    /// The cursor as it was seen last. Where the server has lost it, this is where to continue.
     remembered: Option<EntryId>,
     /// The cursor, where the stream's ids are below it: the next session asks whether that is so, and begins anew.
     below: Option<EntryId>,
@@ -245,7 +245,7 @@ impl Engine {
     }
 
     /// Begins a session on connections that hold. `left` is how many holes another order left behind; `woken`,
-    /// whether acknowledgements will be told of.
+    /// whether acknowledgements will be announced.
     pub(super) fn begin(&mut self, hashes: &Hashes, left: Option<u64>, woken: bool, now: Instant) {
         let Some(Opened { cursor: Some(cursor), counted, tally, .. }) = self.opened.take() else { return };
         let core = &mut self.core;

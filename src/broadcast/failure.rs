@@ -48,7 +48,7 @@ pub(super) enum SessionFailure {
         /// The entry; `None` where its dead letter could not be written.
         entry: Option<EntryId>,
         /// Whether it may be this entry's own fault, so that the next one may well be published: it is
-        /// tried again, `max_deliveries` times in all. Else it is the route's, and a person must act.
+        /// tried again, `max_deliveries` times in all. Else it is the route's, and an operator must act.
         own: bool,
         /// What.
         error: Error,
@@ -148,7 +148,7 @@ impl SessionFailure {
         }
     }
 
-    /// The message with what a person can do, where there is something to say.
+    /// The message with what an operator can do, where there is something to say.
     pub(super) fn with_hint(&self) -> String {
         hinted(self, self.error().and_then(Error::hint))
     }

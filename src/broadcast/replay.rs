@@ -1,7 +1,7 @@
 //! Replay: a past range of a stream, published again.
 //!
 //! Problem: an operator wants an hour of a stream once more on some channel, at a pace that its
-//! subscribers bear, and a replay that was cut off must go on where it was and repeat nothing.
+//! subscribers bear, and a replay that was cut off must continue where it was and repeat nothing.
 //!
 //! Operation: a *checkpoint*, the hash `P R:replay:JOB`, is to a replay what the cursor is to a broadcast:
 //! the same script compares it, publishes a batch and moves it, and the same publisher drives that. So
@@ -10,8 +10,8 @@
 //! `-1h` means another hour each time it is read. It goes with the last entry, or 30 days after the
 //! replay was last begun.
 //!
-//! Failure: any ends the replay, and beginning it again goes on at the checkpoint. An entry that makes no
-//! message is skipped and counted: its place is the stream, and whoever watches is told.
+//! Failure: any ends the replay, and beginning it again continues at the checkpoint. An entry that makes no
+//! message is skipped and counted: its place is the stream, and the operator is told.
 
 mod tempo;
 
@@ -74,7 +74,7 @@ pub struct ReplayRange {
     pub max_message_bytes: u64,
 }
 
-/// A replay that can be cut off and go on.
+/// A replay that can be cut off and continue.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The key of its checkpoint, on the stream's server.
@@ -111,13 +111,13 @@ pub trait ReplayObserver {
 /// A replay's checkpoint, as it was found or made.
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
-    /// What is played: of a replay that goes on, what it began with.
+    /// What is played: of a replay that continues, what it began with.
     pub range: Range,
     /// Where it stands.
     pub progress: Progress,
     /// When the job began; milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// Whether it goes on with an earlier run.
+    /// Whether it continues with an earlier run.
     pub goes_on: bool,
 }
 
@@ -130,7 +130,7 @@ pub enum ReplayEnd {
     Stopped,
 }
 
-/// Why a replay cannot begin or go on.
+/// Why a replay cannot begin or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A server is away, or refuses.
@@ -352,7 +352,7 @@ impl Replay {
         }
     }
 
-    /// Removes the checkpoint: there is nothing left to go on with.
+    /// Removes the checkpoint: there is nothing left to continue with.
     async fn forget(&mut self) -> Result<(), Error> {
         self.reader.ask("removing the checkpoint", &[b"DEL", self.key.as_bytes()]).await.map(drop)
     }
@@ -370,7 +370,7 @@ impl ReplayFlow {
         if due <= Instant::now() && self.publisher.has_room() {
             return Ok(());
         }
-        // A batch that is being collected must not see the publisher come to terms: it would be sent as if
+        // The publisher must not settle while a batch is being collected: the batch would be sent as if
         // it followed what was found then.
         self.publisher.flush(Instant::now());
         let rewinds = self.rewinds;
@@ -435,7 +435,7 @@ impl ReplayFlow {
         let astray = !self.publisher.takes();
         self.publisher.settle_after_rejection()?;
         if astray && self.publisher.takes() {
-            // Another run of the same job, or a failover: the checkpoint says where to go on.
+            // Another run of the same job, or a failover: the checkpoint says where to continue.
             self.rewinds += 1;
         }
         self.publisher.check_deadlines(now)?;

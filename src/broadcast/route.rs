@@ -1,4 +1,4 @@
-//! A broadcast's life: session after session, and what is told of them on the board, in the metrics and in the log.
+//! A broadcast's life: session after session, and their report on the board, in the metrics and in the log.
 
 mod metrics;
 mod session;

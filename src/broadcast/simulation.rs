@@ -1,4 +1,4 @@
-//! A broadcast in a made-up world: instances, the stream's server, another server, consumers, and everything between
+//! A broadcast in a simulated world: instances, the stream's server, another server, consumers, and everything between
 //! them that can go wrong, from one seed. What decides is the engine itself; sockets, servers and clocks are made up.
 //!
 //! ```text

@@ -61,7 +61,7 @@ pub struct AppendOptions {
 }
 
 impl AppendOptions {
-    /// Options of so many arguments, RESP-encoded.
+    /// Options of this many arguments, RESP-encoded.
     pub(in crate::capture) fn new(arguments: Vec<u8>, count: usize) -> Self {
         // The first argument: `$20`, a line end, and two characters and a space before it.
         let flags = arguments.split(|byte| *byte == b'\n').nth(1).unwrap_or_default().trim_ascii_end();
@@ -359,7 +359,7 @@ impl Builder {
         self.last = Some(anchor);
     }
 
-    /// Goes on behind an item that was dealt with elsewhere. What is open must have been taken before.
+    /// Continues behind an item that was dealt with elsewhere. What is open must have been taken before.
     pub fn resume(&mut self, position: Position) {
         debug_assert!(self.open.is_none(), "the open batch follows another item");
         self.last = Some(position);
@@ -378,7 +378,7 @@ impl Builder {
         self.last = Some(anchor);
     }
 
-    /// Whether a message of so many bytes would make the open batch too large, so that the batch is to
+    /// Whether a message of this many bytes would make the open batch too large, so that the batch is to
     /// be taken first.
     #[must_use]
     pub fn would_overflow(&self, bytes: usize) -> bool {

@@ -12,12 +12,12 @@
 //!              open or close a window · connect · bytes to send · write or read the spool · log
 //! ```
 //!
-//! The route owns sockets, files and timers, and does what it is told. The simulation drives this very type with made-up
+//! The route owns sockets, files and timers, and does what it is told. The simulation drives this very type with simulated
 //! servers, disks and clocks. Two cells are shared with other routes of the process, and hold no I/O: the handover of a
 //! reload, and the share of memory.
 //!
 //! Failure: no event ends the engine but a stop or a successor. Each side comes back by itself, a route without the right
-//! to write is parked, and the next recorded gap carries what may be missing.
+//! to write is blocked, and the next recorded gap carries what may be missing.
 
 mod chain;
 mod ending;
@@ -98,7 +98,7 @@ pub(super) struct EngineSettings {
     pub(super) instance: String,
     /// How heartbeats of this process are told and dated.
     pub(super) beat: HeartbeatClock,
-    /// How long another instance is waited for that could go on without a gap.
+    /// How long another instance is waited for that could continue without a gap.
     pub(super) force_after: Duration,
     /// How long an ordered end may take.
     pub(super) drain_deadline: Duration,
@@ -302,7 +302,7 @@ impl Engine {
         self.spill.request(&self.chain, durable, room, now.at)
     }
 
-    /// There is a spool from now on. An earlier process left records up to `last` in it, in so many bytes.
+    /// There is a spool from now on. An earlier process left records up to `last` in it, in this many bytes.
     pub(super) fn on_spool_opened(&mut self, last: Option<Position>, bytes: u64) {
         self.raise_floor(last.map_or(0, |last| last.epoch.number + 1));
         self.spill = Spill::with_spool(last, bytes);
@@ -411,7 +411,7 @@ impl Engine {
         self.is_drained() && self.builder.open_items() == 0
     }
 
-    /// Whether what comes next will be in hand, and everything before it is stored.
+    /// Whether what comes next will be buffered, and everything before it is stored.
     #[cfg(test)]
     pub(super) fn is_watching(&self) -> bool {
         self.facts().coverage == chain::Coverage::Watching

@@ -14,7 +14,7 @@ use crate::server::resp::{self, Value};
 use crate::server::{Connection, ControlConnection, Error};
 use crate::text::printable;
 
-/// Streams of a template that are looked at in one round, each with a command. The server answers so many in well under
+/// Streams of a template that are looked at in one round, each with a command. The server answers them in well under
 /// a millisecond.
 const STREAMS_A_ROUND: usize = 100;
 

@@ -62,7 +62,7 @@ pub trait FieldSink {
 pub struct Rejection {
     /// What kind of reason.
     pub reason: RejectReason,
-    /// What exactly, for a person. Never holds the payload.
+    /// What exactly, for an operator. Never holds the payload.
     pub detail: String,
 }
 
@@ -71,7 +71,7 @@ impl Rejection {
         Self { reason, detail: detail.into() }
     }
 
-    /// Of a message on a channel whose name has so many bytes.
+    /// Of a message on a channel whose name has this many bytes.
     #[must_use]
     pub fn channel_too_long(bytes: usize) -> Self {
         let detail = format!("the name of the channel has {bytes} bytes, tidegate takes {CHANNEL_BYTES}");

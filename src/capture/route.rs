@@ -70,9 +70,9 @@ pub struct Parts {
     pub spool: Option<SpoolPlace>,
     /// Which instance this is, among those that run the same configuration.
     pub instance: String,
-    /// How long another instance is waited for that could go on without a gap.
+    /// How long another instance is waited for that could continue without a gap.
     pub force_after: Duration,
-    /// Cancelled when it is to store what is in hand and end.
+    /// Cancelled when it is to store what is buffered and end.
     pub stop: CancellationToken,
     /// How long that may take.
     pub drain_deadline: Duration,
@@ -161,7 +161,7 @@ impl CaptureRoute {
     }
 
     /// Runs until told to stop or replaced; returns how many events could not be stored in time.
-    /// Dropping the future drops what is in hand; the next start records that as a gap.
+    /// Dropping the future drops what is buffered; the next start records that as a gap.
     pub async fn run(mut self) -> u64 {
         let housekeeping = self.keep_house();
         self.publish(Moment::now());

@@ -1,4 +1,4 @@
-//! The capture in a made-up world: instances, a source and a destination, and everything between them that can go wrong,
+//! The capture in a simulated world: instances, a source and a destination, and everything between them that can go wrong,
 //! from one seed. What decides is the very [`Engine`](super::engine) that the daemon runs; sockets, servers, disks and
 //! clocks are made up here.
 //!
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! After every step: what is stored was published, is in the source's order and is there once; the ledgers add up; gaps
-//! are sound; log lines and windows are bounded. At the end of a history everything is well again: what is in hand is
+//! are sound; log lines and windows are bounded. At the end of a history everything is well again: what is buffered is
 //! stored, what is missing lies inside a gap, and what a process that lives has received is stored or counted as dropped.
 //! In a *gentle* history one instance watches at any time, and then there is no gap at all.
 //!
@@ -157,7 +157,7 @@ fn hashes(configuration: u64, replicated: bool) -> String {
     }
 }
 
-/// How a configuration numbers: those with the same numbering may go on where the other one stopped.
+/// How a configuration numbers: those with the same numbering may continue where the other one stopped.
 fn numbering(configuration: u64) -> u64 {
     configuration >> 16
 }
@@ -397,7 +397,7 @@ impl World {
                 0..10 => self.publish(),
                 10..18 => self.tick(),
                 18..20 if self.gentle => {
-                    // One at a time, and not before the others could go on without it.
+                    // One at a time, and not before the others could continue without it.
                     self.settle();
                     self.earlier = self.model.clone();
                     self.publish();

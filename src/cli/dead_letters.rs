@@ -323,7 +323,7 @@ impl Chosen {
     }
 }
 
-/// Asks a person, who may say no; where there is none, `--yes` must have said it.
+/// Asks an operator, who may say no; where there is none, `--yes` must have said it.
 fn agree(question: &str) -> Result<(), Refusal> {
     if !io::stdin().is_terminal() {
         return Err(Refusal::usage(format!("{question} Nothing was done; confirm with --yes")));

@@ -2,7 +2,7 @@
 //!
 //! Who reads standard output may have seen enough, as `head` does: then the command ends quietly and with success,
 //! since nothing went wrong. Standard error is for words beside the result: where they cannot be written, nothing can
-//! be said about that, and the command goes on.
+//! be said about that, and the command continues.
 
 pub(crate) mod bytes;
 

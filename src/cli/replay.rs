@@ -93,7 +93,7 @@ impl ReplayArguments {
         if self.envelope { MessageFormat::Envelope } else { MessageFormat::Template(self.message.clone()) }
     }
 
-    /// The message, for a person and for telling jobs apart.
+    /// The message, for an operator and for telling jobs apart.
     fn message_named(&self) -> String {
         if self.envelope { "the JSON envelope".to_owned() } else { format!("\"{}\"", self.message) }
     }
@@ -384,7 +384,7 @@ async fn one_id(connection: &mut ControlConnection, command: &[&str]) -> Result<
     Ok(entries.first().and_then(|(id, _)| EntryId::parse(id.as_bytes())))
 }
 
-/// Who hears what would be published, for a person.
+/// Who hears what would be published, for an operator.
 async fn live(
     config: &Config,
     endpoint: &Endpoint,

@@ -234,7 +234,7 @@ async fn announce_ready(notifier: Notifier, board: Board) {
 /// The configuration as it is read again.
 type ReloadFuture = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
 
-/// Begins to read the configuration. Reading files may block; the routes go on meanwhile.
+/// Begins to read the configuration. Reading files may block; the routes continue meanwhile.
 fn read(path: &Path) -> ReloadFuture {
     let file: PathBuf = path.to_owned();
     Box::pin(rt::blocking("configuration", move || config::load(&file, super::environment(), &[])))

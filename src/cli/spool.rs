@@ -162,7 +162,7 @@ mod tests {
             (1..=8).map(|number| Record { mark: [number; 24], events: 5, body: vec![7; 40] }).collect();
         log.write(&records).unwrap();
         log.sync().unwrap();
-        // The log is open, and its claim is in nobody's way here.
+        // The log is open, and holds the lock: verifying needs none.
         let (code, text) = run(place.path(), false);
         assert!(code == 0 && text.contains("orders: 8 records in 4 files"), "{text}");
         drop(log);

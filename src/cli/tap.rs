@@ -2,7 +2,7 @@
 //!
 //! Read with XREAD, which no consumer group notices, from the newest entry on. What is read is bounded and
 //! not only what is shown: once a second's lines are printed nothing more is asked for in that second, and
-//! where that falls behind, tap goes on at the newest entries and says so.
+//! where that falls behind, tap continues at the newest entries and reports it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ use crate::server::{self, ControlConnection};
 const BLOCK: Duration = Duration::from_millis(500);
 /// Entries of a stream in one answer. They come whole, whatever is shown of them.
 const PAGE: usize = 16;
-/// So many streams of a template are looked at.
+/// How many streams of a template are looked at.
 const MAX_STREAMS: usize = 256;
 /// How often streams are looked for that the template has made meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -110,7 +110,7 @@ pub(super) fn tap(path: &Path, arguments: &TapArguments) -> u8 {
     })
 }
 
-/// Why it cannot go on.
+/// Why it cannot continue.
 enum Ended {
     Server(server::Error),
     Writing(io::Error),

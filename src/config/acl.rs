@@ -8,7 +8,7 @@
 //!
 //! A rule holds no space: where a name has one, the rule has `?` in its place, which matches a little
 //! more. A pattern must stand in its rule letter by letter, so one with a space cannot be allowed by
-//! name; then all channels are, and a comment says so.
+//! name; then all channels are, and a comment explains it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

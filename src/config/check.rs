@@ -1,6 +1,6 @@
 //! From the raw types to the checked configuration: what no single value can say of itself.
 //!
-//! Every check goes on after what it found. A route or an endpoint that has a problem is left out of
+//! Every check continues after what it found. A route or an endpoint that has a problem is left out of
 //! the result, so that checks across routes see only whole ones and do not report the same thing
 //! twice; the configuration as a whole is then refused anyhow.
 

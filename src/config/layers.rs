@@ -7,7 +7,7 @@
 //! other. Of it, only names that begin with `TIDEGATE_` and contain `__` count: an orchestrator
 //! injects names such as `TIDEGATE_PORT`, which nobody wrote as configuration.
 //!
-//! Each layer is kept beside the merged tree, since the person who reads an error wants the file and
+//! Each layer is kept beside the merged tree, since the operator who reads an error wants the file and
 //! the line. A file that cannot be read or is no TOML ends the load: what it would have said cannot
 //! be known, and every further complaint would be noise.
 

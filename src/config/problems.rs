@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, said to the person who wrote it.
+//! What is wrong with a configuration, said to the operator who wrote it.
 //!
-//! A person who is told one error a run needs as many runs as errors, at night. So nothing here
+//! An operator who is told one error a run needs as many runs as errors, at night. So nothing here
 //! stops at the first: each check adds what it found, and all of it is printed together, in the
 //! order of the files, each with its place, its key, what was expected and the likely remedy.
 //! A value is quoted only by checks that know it to be no secret.
@@ -91,7 +91,7 @@ impl Problem {
         Self { place, key, message: message.into(), help: None }
     }
 
-    /// Adds what the person can do.
+    /// Adds what the operator can do.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
@@ -159,7 +159,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The candidate that a person most likely meant by `word`, as a hint.
+/// The candidate that an operator most likely meant by `word`, as a hint.
 ///
 /// A third of the letters may differ: more than that is a guess that misleads.
 pub(crate) fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {

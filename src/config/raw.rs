@@ -206,7 +206,7 @@ pub(crate) enum Durability {
     /// Once the server has applied it.
     #[default]
     Applied,
-    /// Once so many replicas have it.
+    /// Once this many replicas have it.
     Replicated,
     /// Once the server's append-only file is synced to disk.
     Fsynced,

@@ -141,7 +141,7 @@ fn problem(kind: &Kind, key: &Key, layers: &Layers) -> Problem {
     }
 }
 
-/// serde's words for a person who knows TOML.
+/// serde's words for an operator who knows TOML.
 fn plain(expected: &str) -> &str {
     match expected {
         "a string" => "a text in quotes",

@@ -36,7 +36,7 @@ pub struct Daemon {
     pub memory_limit: u64,
     /// What may be written to disk.
     pub spool: SpoolSettings,
-    /// How long another instance is waited for that could go on without a gap.
+    /// How long another instance is waited for that could continue without a gap.
     pub force_after: Duration,
     /// How long an ordered stop may take before what is left is given up.
     pub shutdown_timeout: Duration,
@@ -122,7 +122,7 @@ pub enum Durability {
     /// Once the master has applied it.
     #[default]
     Applied,
-    /// Once so many replicas have it as well.
+    /// Once this many replicas have it as well.
     Replicated(u32),
     /// Once the server's append-only file is synced to disk (servers with WAITAOF).
     Fsynced,
@@ -511,7 +511,7 @@ pub struct Broadcast {
     pub max_message_size: u64,
 }
 
-/// So many in so much time; at least one.
+/// A number of messages in a time; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// How many.

@@ -1,4 +1,4 @@
-//! A server that is away fails several times a second; a person needs to read that twice a minute.
+//! A server that is away fails several times a second; an operator needs to read that twice a minute.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A server that is away fails every route that uses it; one line says so for all of them.
+//! A server that is away fails every route that uses it; one line reports it for all of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -46,7 +46,7 @@ struct Queue {
     bytes: usize,
     /// Lines that were never written.
     dropped: u64,
-    /// How many of these the log has told of.
+    /// How many of these the log has reported.
     told: u64,
 }
 
@@ -216,7 +216,7 @@ mod tests {
             (queue.dropped, queue.told, queue.bytes)
         };
         assert_eq!(counts(), (6, 0, 0));
-        // And it goes on where it can be written again.
+        // And logging continues once it can be written again.
         sink.put(b"line");
         is_asked.recv().unwrap();
         let_go.send(Ok(4)).unwrap();

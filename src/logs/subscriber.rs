@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, as text for a person at a terminal, as JSON for a machine, and
+//! Where log lines go: standard error, as text for an operator at a terminal, as JSON for a machine, and
 //! with syslog priorities where journald reads it.
 //!
 //! `TIDEGATE_LOG` (or else `RUST_LOG`) sets the level: `info` (default), `debug`,
@@ -22,7 +22,7 @@ const DEFAULT_FILTER: &str = "info";
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// For a person.
+    /// For an operator.
     Text,
     /// One JSON object a line.
     Json,

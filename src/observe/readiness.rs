@@ -22,7 +22,7 @@ const STUCK_MS: u64 = 10_000;
 /// Whether a route works now.
 ///
 /// # Errors
-/// Every reason why it does not, for a person. A reason reads the same for as long as it lasts.
+/// Every reason why it does not, for an operator. A reason reads the same for as long as it lasts.
 pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
     if !works(status.state) {
@@ -45,7 +45,7 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-/// Whether a route in this state does its work, or could go on with it.
+/// Whether a route in this state does its work, or could continue with it.
 fn works(state: RouteState) -> bool {
     matches!(state, RouteState::Live | RouteState::Standby)
 }
@@ -104,7 +104,7 @@ pub fn stuck(board: &Board, now_unix_ms: u64) -> Vec<Stuck> {
         .collect()
 }
 
-/// A time for a person: RFC 3339, UTC, whole seconds.
+/// A time for an operator: RFC 3339, UTC, whole seconds.
 pub(super) fn time(unix_ms: u64) -> String {
     /// The last second of the year 9999, where RFC 3339 ends.
     const LAST_MS: u64 = 253_402_300_799_000;

@@ -106,7 +106,7 @@ impl ServerFacts {
         self.version.map(|version| self.kind == ServerKind::Redis && version >= ServerVersion(8, 2, 0))
     }
 
-    /// Reads INFO's text, and what CONFIG GET told of `appendfsync` and `save`.
+    /// Reads INFO's text, and the values of `appendfsync` and `save` from CONFIG GET.
     fn read(info: &str, settings: &HashMap<String, String>) -> Self {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let get = |name: &str| fields.get(name).map(|value| value.trim());

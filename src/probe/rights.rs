@@ -54,7 +54,7 @@ pub struct MissingRight {
 }
 
 impl MissingRight {
-    /// Whether a right is missing; else the server refuses such commands now, whoever asks.
+    /// Whether a right is missing; else the server refuses such commands now to every user.
     #[must_use]
     pub fn is_missing_right(&self) -> bool {
         self.error.code() == Some(NO_PERMISSION)

@@ -18,7 +18,7 @@ use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
 use credentials::{Credentials, user_of};
 
-/// Connects to an endpoint: socket, TLS where it says so, RESP3, user, client name, database; everything within the
+/// Connects to an endpoint: socket, TLS where it is configured, RESP3, user, client name, database; everything within the
 /// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
 ///
 /// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed

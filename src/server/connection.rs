@@ -22,7 +22,7 @@ impl From<resp::ProtocolError> for Error {
     }
 }
 
-/// One connection. Reading and writing are polled by whoever owns it, so that one task can wait for
+/// One connection. Its owner polls reading and writing, so that one task can wait for
 /// both sides of a route at once.
 #[derive(Debug)]
 pub struct Connection {

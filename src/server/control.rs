@@ -79,7 +79,7 @@ impl ControlConnection {
         Ok(replies)
     }
 
-    /// The next reply. There are no subscriptions here, so a push is nobody's.
+    /// The next reply. There are no subscriptions here, so a push is skipped.
     async fn reply(&mut self) -> Result<Value, Error> {
         loop {
             let reply = timeout(self.deadline, self.connection.reply()).await;

@@ -74,7 +74,7 @@ pub enum Error {
     /// None of the servers can be used in its role now; why.
     #[error("{0}")]
     NotUsable(String),
-    /// The server is fine, but what is on it does not allow to go on; the text says what to do.
+    /// The server works, but its data does not allow the route to continue; the text says what to do.
     #[error("{0}")]
     Refused(String),
     /// Several addresses of one deployment say that they are the master, and nothing tells which is.

@@ -51,7 +51,7 @@ pub(crate) enum Resting {
 }
 
 impl Socket {
-    /// Connects to one address of an endpoint, and encrypts where it says so; the handshake must be done by `until`.
+    /// Connects to one address of an endpoint, and encrypts where TLS is configured; the handshake must be done by `until`.
     /// Cancel safe: a dropped future leaves nothing behind.
     pub(super) async fn open(endpoint: &Endpoint, address: &Address, until: Instant) -> Result<Self, Error> {
         match address {
@@ -203,7 +203,7 @@ mod tests {
                 assert_eq!(read(&mut socket, &mut [0; 10]).await, 10);
                 assert!(matches!(socket, Socket::Resting(..)));
             }
-            // There is more, but a task that goes on like this would never yield.
+            // There is more, but a task that reads on would never yield.
             assert_eq!(read(&mut socket, &mut [0; 100]).await, 100 - 10 * usize::from(UNWATCHED_READS));
             assert!(matches!(socket, Socket::Unix(_)));
         }

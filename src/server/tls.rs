@@ -12,7 +12,7 @@
 //! holds is in no error.
 //!
 //! Failure. Files that cannot be used while there were good ones before are told and left alone: a rotation that is
-//! half done, or went wrong, must not end what works. Connections that are open go on whatever the files hold.
+//! half done, or went wrong, must not end what works. Connections that are open continue whatever the files hold.
 
 mod expiry;
 mod failure;
@@ -269,7 +269,7 @@ fn refuse_open_key(path: &Path) -> Result<(), TlsFailure> {
             let what = format!("TLS: every user of this machine can read the key {}", path.display());
             Err(TlsFailure::new(what, "run chmod o-r, and create a new key: this one is no longer secret"))
         }
-        // Where it is not there, reading says so.
+        // A missing file is reported by the read.
         _ => Ok(()),
     }
 }

@@ -39,7 +39,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long no sentinel may confirm the master before that is told.
 const UNCONFIRMED: Duration = Duration::from_secs(10);
-/// Between looks at `notify-keyspace-events`, which a person changes.
+/// Between looks at `notify-keyspace-events`, which an operator changes.
 const SETTING_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait before the next connect: shorter than what the routes take for silence.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -181,12 +181,12 @@ impl Heartbeat {
         self.shared.demotions.load(Ordering::Relaxed)
     }
 
-    /// Why it is in doubt which server is the source, for a person.
+    /// Why it is in doubt which server is the source, for an operator.
     pub(crate) fn doubt(&self) -> Option<String> {
         self.shared.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why no heartbeat can be sent, for a person.
+    /// Why no heartbeat can be sent, for an operator.
     pub(crate) fn error(&self) -> Option<String> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -16,7 +16,7 @@
 //! A *history* is what one replication id names: in it an offset always stands for the same byte. After a
 //! failover the new master has an id of its own, and says up to which offset it shares the old one's.
 //!
-//! Failure: a link that ends stays ended; whoever held it opens another one at the offset that it has come
+//! Failure: a link that ends stays ended; its owner opens another one at the offset that it has come
 //! to. What the servers no longer hold is told, with the reason.
 //!
 //! Source of the protocol: the servers' `replication.c`; what each version does was tried on it

@@ -65,7 +65,7 @@ pub(super) struct PoolEntry {
 }
 
 impl Pool {
-    /// Starts the threads. One is enough to go on with.
+    /// Starts the threads. One is enough to continue with.
     ///
     /// # Errors
     /// Where the system has none left.

@@ -143,7 +143,7 @@ pub(super) fn head(bytes: &[u8; HEAD], salt: u64, offset: u64) -> Option<Head> {
     let kind = FrameKind::ALL.iter().find(|(number, _)| u64::from(*number) == kind)?.1;
     let (records, events, all) = (number::<8>(&mut rest)?, number::<8>(&mut rest)?, number::<8>(&mut rest)?);
     let mark = Mark::try_from(rest).ok()?;
-    // No log writes these: what says so was not written by one.
+    // No log writes these: such a record was forged.
     let (own, longest) = if kind == FrameKind::Record { (1, LONGEST) } else { (0, 0) };
     if records < own || events > all || (own == 0 && events > 0) || usize::try_from(length).ok()? > longest {
         return None;

@@ -1,7 +1,7 @@
 //! What the log needs of a disk: one directory of files, and nothing else.
 //!
 //! The log decides, the storage moves bytes. `Disk` is the real one. `MemoryDisk` is for tests: it tells the
-//! page cache from what is durable, and fails where its owner says so.
+//! page cache from what is durable, and fails where its owner asks for it.
 //!
 //! Constraints: no call repairs anything by itself, and each error reaches the log. A write states its
 //! offset, so that a write that failed half-way leaves no position behind that the next one would inherit.

@@ -44,7 +44,7 @@ pub(crate) enum SpoolRequest {
     Write(Vec<Record>),
     /// To read on.
     Read {
-        /// Until the records are more than so many bytes.
+        /// Until the records are more than this many bytes.
         max_bytes: usize,
     },
     /// To delete what is at or before this.
@@ -69,7 +69,7 @@ pub(crate) enum SpoolDone {
     },
     /// The next records, and what is lost between them. Nothing where everything is read.
     Read(Vec<Piece>),
-    /// The disk refuses; reading goes on at the same place. After three refusals in a row the rest of the file is
+    /// The disk refuses; reading continues at the same place. After three refusals in a row the rest of the file is
     /// read as lost.
     ReadFailed(SpoolError),
     /// What could be is deleted.

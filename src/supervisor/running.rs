@@ -107,7 +107,7 @@ impl Running {
         Some(Predecessor { handover: successor.clone(), same_state })
     }
 
-    /// Gives up on a route that has not taken over from its predecessor yet, which then goes on as if there had
+    /// Gives up on a route that has not taken over from its predecessor yet, which then continues as if there had
     /// been none. `false` where it has taken over.
     pub(super) fn withdraw(&self) -> bool {
         let RunningKind::Capture { predecessor: Some(handover), .. } = &self.kind else { return false };

@@ -93,7 +93,7 @@ struct Star {
     index: usize,
     /// How many `*` the pattern has up to the end of the run.
     seen: usize,
-    /// Where the pattern goes on.
+    /// Where the pattern continues.
     pattern_at: usize,
     /// What it matches so far.
     matched: Range<usize>,

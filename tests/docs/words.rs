@@ -1,17 +1,19 @@
 //! Plain English: short sentences, short cells, the field's words.
 
-use super::pages::{all, cells, lines, text};
+use super::pages::{all, cells, files, lines, text};
 
 const SENTENCE_WORDS: usize = 35;
 const CELL_WORDS: usize = 25;
 
 /// Words of an older dialect of this project, and what to write instead.
-const UNWANTED: [(&str, &str); 12] = [
+const UNWANTED: [(&str, &str); 14] = [
     ("mended", "fixed, corrected"),
     ("so many", "the number"),
     ("told of", "reported"),
     ("in hand", "buffered"),
     ("goes on", "continues"),
+    ("go on", "continue"),
+    ("made-up", "simulated, random"),
     ("comes to terms", "the event itself"),
     ("whoever", "the subject, or leave it out"),
     ("a person", "an operator"),
@@ -110,25 +112,51 @@ fn cells_of_tables_are_short() {
     assert!(long.is_empty(), "more than {CELL_WORDS} words:\n{}", long.join("\n"));
 }
 
-#[test]
-fn words_are_those_of_the_field() {
+/// The first unwanted words of a text, each with what to write instead and where it stands.
+fn unwanted(name: &str, text: &str) -> Vec<String> {
+    let text = prose(text).to_lowercase();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut found = Vec::new();
-    for document in written() {
-        let content = text(&document);
-        let text: Vec<&str> = lines(&content).collect();
-        let text = prose(&text.join(" ")).to_lowercase();
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        for (unwanted, instead) in UNWANTED {
-            let whole = |at: usize| {
-                let end = at + unwanted.len();
-                !text[..at].ends_with(char::is_alphanumeric)
-                    && !text[end..].starts_with(char::is_alphanumeric)
-            };
-            if let Some((at, _)) = text.match_indices(unwanted).find(|&(at, _)| whole(at)) {
-                let around: String = text[at..].chars().take(60).collect();
-                found.push(format!("{document}: {unwanted:?} ({instead}): {around}"));
-            }
+    for (unwanted, instead) in UNWANTED {
+        let whole = |at: usize| {
+            let end = at + unwanted.len();
+            !text[..at].ends_with(char::is_alphanumeric) && !text[end..].starts_with(char::is_alphanumeric)
+        };
+        if let Some((at, _)) = text.match_indices(unwanted).find(|&(at, _)| whole(at)) {
+            let around: String = text[at..].chars().take(60).collect();
+            found.push(format!("{name}: {unwanted:?} ({instead}): {around}"));
         }
     }
+    found
+}
+
+#[test]
+fn words_are_those_of_the_field() {
+    let found: Vec<String> = written()
+        .flat_map(|document| {
+            let content = text(&document);
+            unwanted(&document, &lines(&content).collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// A comment has a line of its own.
+#[test]
+fn words_of_comments_are_those_of_the_field() {
+    let mut seen = 0;
+    let mut found = Vec::new();
+    for (extension, marks) in [("rs", &["//!", "///", "//"] as &[&str]), ("lua", &["--"])] {
+        for file in files("src", extension) {
+            let content = text(&file);
+            let comments: Vec<&str> = content
+                .lines()
+                .filter_map(|line| marks.iter().find_map(|mark| line.trim_start().strip_prefix(mark)))
+                .collect();
+            seen += comments.len();
+            found.extend(unwanted(&file, &comments.join(" ")));
+        }
+    }
+    assert!(seen > 5000, "{seen}");
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -12,7 +12,7 @@
 //!
 //! ```text
 //!            reply: this instance holds it
-//! standing by ─────────────────────────────▶ leading
+//! standby ─────────────────────────────────▶ leading
 //!      ▲                                        │
 //!      └──── reply: another one holds it ◀──────┤
 //!      └──── the term has passed  ◀─────────────┘   (nothing is sent; the next reply decides)
@@ -40,7 +40,7 @@ pub(crate) const TERM: Duration = Duration::from_millis(750);
 const MARGIN: Duration = Duration::from_millis(100);
 /// Between two renewals: one may be lost or late.
 const RENEWAL: Duration = Duration::from_millis(250);
-/// Between two questions of an instance that stands by: so long a lease that was released lies unused.
+/// Between two questions of a standby: a released lease lies unused for at most this long.
 const STANDBY: Duration = Duration::from_millis(200);
 
 /// What is asked of the lease.

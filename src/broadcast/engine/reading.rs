@@ -42,7 +42,7 @@ impl Work {
             return;
         }
         let leads = self.leads(now);
-        // The first read proves that the stream can be read, whoever publishes.
+        // The first read proves that the stream can be read, also on a standby.
         if self.reads && !leads {
             return;
         }

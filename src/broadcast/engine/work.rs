@@ -44,7 +44,7 @@ pub(super) struct Work {
     pub(super) reads: bool,
     /// Whether an entry was published after a refusal, or there was none to publish.
     pub(super) publishes: bool,
-    /// What was told of it last, with who publishes.
+    /// Its last reported status, with the instance that publishes.
     told: Option<(RouteState, Option<String>)>,
     /// Who publishes, as the last reply said.
     standing: Option<Change>,

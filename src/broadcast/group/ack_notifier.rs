@@ -115,7 +115,7 @@ impl CommandReader {
         }
     }
 
-    /// Rings too, since the route then looks in another rhythm.
+    /// Rings too, since the route then polls at another interval.
     fn set_up(&self, up: bool) {
         self.notification.up.store(up, Ordering::Relaxed);
         self.notification.notify.notify_one();

@@ -18,7 +18,7 @@ use crate::broadcast::message::render::Rendered;
 use crate::broadcast::publish::publisher::Id;
 use crate::broadcast::withheld::Withheld;
 
-/// Entries that are held at most: twice of what several thousand consumers have in hand.
+/// The most entries that are held: twice what several thousand consumers have unacknowledged.
 const ENTRIES: usize = 8_192;
 /// Bytes from which on nothing more is read ahead; one read may go beyond it.
 const BYTES: usize = 4 * 1024 * 1024;

@@ -55,7 +55,7 @@ const STEP: &str = "512";
 pub(crate) enum Asked {
     /// How far the group is.
     Look,
-    /// Entries of a span, at most so many.
+    /// Entries of a span, at most this many.
     Entries(EntrySpan, usize),
     /// The entries of these holes, one answer for each.
     Holes(VecDeque<EntryId>),
@@ -72,7 +72,7 @@ pub(crate) struct EntrySpan {
     up_to: EntryId,
 }
 
-/// What a look is to be told to a person about.
+/// What a poll reports to an operator.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GroupEvent {
     /// There is no such group.
@@ -236,7 +236,7 @@ impl Follower {
         self.state.is_some() && self.holes_left() == 0
     }
 
-    /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
+    /// Something has happened to the group or to its notifier: `up` where the notifier announces the next event.
     pub(crate) fn wake(&mut self, up: bool, now: Instant) {
         self.schedule.wake(up, now);
     }
@@ -314,7 +314,7 @@ impl Follower {
         (room && self.read < end).then_some(end)
     }
 
-    /// Goes on where the cursor is, where that is elsewhere than was believed: another instance published.
+    /// Continues where the cursor is, where that is elsewhere than was believed: another instance published.
     fn align(&mut self, egress: &Egress<'_>, now: Instant) {
         let publisher = &egress.publisher;
         let in_order = self.max_ack_pending.is_none();
@@ -347,7 +347,7 @@ impl Follower {
         self.handed = end;
     }
 
-    /// In the order of acknowledgements: goes on from here. What is held stays of use: a hole is one wherever the
+    /// In the order of acknowledgements: continues from here. What is held stays of use: a hole is one wherever the
     /// cursor stands.
     fn begin_at(&mut self, end: EntryId, now: Instant) {
         self.to_release.clear();

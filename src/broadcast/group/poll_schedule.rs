@@ -21,7 +21,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// Between two looks that something woke: what one of them finds is worth more than its cost.
 const WOKEN: Duration = Duration::from_millis(1);
 
-/// The rhythm of looking.
+/// The intervals between polls.
 #[derive(Debug)]
 pub(crate) struct PollSchedule {
     due: Instant,
@@ -54,7 +54,7 @@ impl PollSchedule {
         self.replication
     }
 
-    /// Something has happened to the group, or to what tells of it: `up` where it will be told of the next.
+    /// Something has happened to the group or to its notifier: `up` where the notifier announces the next event.
     pub(crate) fn wake(&mut self, up: bool, now: Instant) {
         (self.woken, self.replication) = (true, up);
         self.due = self.due.min(now);
@@ -98,7 +98,7 @@ impl PollSchedule {
         self.due = now + ACTIVE_FOR + SLOW;
     }
 
-    /// Goes on without much ado: there is more to be done.
+    /// Schedules the next look at once: there is more to be done.
     pub(crate) fn hurry(&mut self, now: Instant) {
         self.due = self.due.min(now + BUSY);
     }

@@ -231,9 +231,9 @@ pub(crate) enum Counted {
     /// That is not known.
     #[default]
     Unknown,
-    /// So many more than up to the cursor.
+    /// More by this number than up to the cursor.
     More(u64),
-    /// So many, whatever the cursor has.
+    /// This number, whatever the cursor has.
     Now(u64),
 }
 

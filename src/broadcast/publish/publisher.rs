@@ -222,7 +222,7 @@ impl Publisher {
         self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
     }
 
-    /// Goes on from this cursor, where nothing is under way: another instance has moved it.
+    /// Continues from this cursor, where nothing is under way: another instance has moved it.
     pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) {
         if !self.is_idle() || !self.takes() {
             return;
@@ -258,7 +258,7 @@ impl Publisher {
         self.counted_anew = counted.is_some();
     }
 
-    /// So many more were added up to the cursor, which has noted them.
+    /// This many more were added up to the cursor, which has noted them.
     pub(crate) fn on_unread_loss(&mut self, count: u64) {
         self.counted = self.counted.map(|counted| counted + count);
     }
@@ -501,7 +501,7 @@ impl Publisher {
         }
     }
 
-    /// Comes to terms with what was answered, once nothing is under way any more.
+    /// After all in-flight calls are answered: reports a rejection, or rewinds to the server's cursor.
     ///
     /// # Errors
     /// The refusal that ended this session, or that the cursor has vanished.

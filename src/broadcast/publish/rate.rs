@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::config::Rate;
 
-/// What may go out at once: short beside any second that a person looks at, long beside the time that a
+/// What may go out at once: short beside any second that an operator looks at, long beside the time that a
 /// batch takes, so that a high rate is reached.
 const WINDOW: Duration = Duration::from_millis(100);
 

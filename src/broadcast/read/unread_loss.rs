@@ -51,11 +51,11 @@ pub(crate) struct StreamCounters {
 pub(crate) enum Compared {
     /// Nothing: neither all nor none of what is there has been read.
     Unknown,
-    /// So many entries were added up to the place that was read to, as counted.
+    /// This many entries were added up to the place that was read to, as counted.
     Complete,
     /// The same, but the count was not known before.
     Counted(u64),
-    /// So many were never read.
+    /// This many were never read.
     Missed(u64),
     /// Fewer were added than were counted: the stream was deleted, and another one begun.
     Anew(u64),
@@ -81,7 +81,7 @@ impl StreamCounters {
         })
     }
 
-    /// Compares with what was read: up to an entry, which is the so many-th, where that is known.
+    /// Compares with what was read: up to an entry, which is its number, where that is known.
     pub(crate) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
         if read > self.last {
             // A cursor that has not moved yet may have been put there on purpose (`start`).
@@ -173,7 +173,7 @@ impl UnreadWatch {
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
-    /// Takes in what the stream says, when `read` was read and so many of it are held. Returns what is to be told
+    /// Takes in what the stream says, when `read` was read and this many of it are held. Returns what is to be told
     /// where it is another stream.
     pub(crate) fn compare(
         &mut self,

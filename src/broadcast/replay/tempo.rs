@@ -12,7 +12,7 @@ use crate::config::Rate;
 pub enum Tempo {
     /// As fast as the servers take it.
     Unlimited,
-    /// So many messages in so much time, as a broadcast's `rate_limit`.
+    /// A number of messages in a time, as a broadcast's `rate_limit`.
     Rate(Rate),
     /// With the distances of time between the entries divided by this; above 0.
     Speed(f64),

@@ -13,7 +13,7 @@ pub(crate) fn settled(handles: &BroadcastMetrics, settled: &Settled) {
     handles.publish_seconds.record(settled.took.as_secs_f64());
 }
 
-/// So many messages were sent by this process, and so many of them reached no subscriber.
+/// The messages that this process has sent, and those of them that reached no subscriber.
 pub(crate) fn sent(handles: &BroadcastMetrics, published: u64, unheard: u64, now_unix_ms: u64) {
     handles.published.increment(published);
     handles.without_subscribers.increment(unheard);

@@ -86,7 +86,7 @@ impl World {
         match k {
             0 | 1 => self.break_link(at),
             2 => {
-                // A kill: what is in the sockets goes on.
+                // A kill: the bytes in the sockets still arrive.
                 self.session_ends(at);
                 self.cut(at);
                 self.instances[at].end();
@@ -127,7 +127,7 @@ impl World {
 
     /// The stream's server is another one now, which has not got the last writes.
     fn fail_over(&mut self) {
-        // Where the cursor itself is lost, an instance goes on where it saw it last, and what was left behind as holes
+        // Where the cursor itself is lost, an instance continues where it saw it last, and what was left behind as holes
         // is lost with it: no promise covers that.
         if self.servers[0].before.position().is_none() {
             return;

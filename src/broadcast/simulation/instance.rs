@@ -124,7 +124,7 @@ impl Instance {
         }
     }
 
-    /// What is told of it where a history fails.
+    /// Its description for a history that fails.
     pub(super) fn shown(&self) -> String {
         let work = self.engine.as_ref().map(|engine| format!("{engine:?}"));
         format!("{} links, frozen {:?}, {}", self.links.len(), self.frozen, work.unwrap_or_default())
@@ -198,7 +198,7 @@ impl World {
     pub(super) fn turn(&mut self, at: usize) {
         let now = self.now;
         if self.instances[at].frozen.is_some_and(|until| now < until) {
-            // What is in its sockets goes on without it.
+            // The bytes in its sockets still arrive.
             return self.serve(at);
         }
         (self.instances[at].frozen, self.instances[at].turned) = (None, now);

@@ -32,7 +32,7 @@ local sub, pcall, call = string.sub, redis.pcall, redis.call
 
 local known = call('HMGET', state, 'position', 'revision', 'next', 'numbering')
 local pos = known[1] or '-'
-if known[2] and revision < known[2] then return { 'SUPERSEDED' } end
+if known[2] and revision < known[2] then return { 'OUTDATED' } end
 if known[3] then
   -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
   -- stands before it, and the anchor itself, is appended under this one.
@@ -40,7 +40,7 @@ if known[3] then
   if revision >= by then
     call('HDEL', state, 'next')
   elseif string.find(epochs, anchor, 17, true) and sub(last, 17) ~= anchor .. '-00000000000000000000' then
-    return { 'SUPERSEDED' }
+    return { 'OUTDATED' }
   end
 end
 
@@ -249,7 +249,7 @@ if reached ~= pos then
   call('HSET', state, 'position', reached)
   if numbering ~= counted then call('HSET', state, 'numbering', numbering) end
   if pos == '-' or sub(pos, 1, 32) ~= sub(reached, 1, 32) then
-    -- Which epochs the state has passed: what lies in another is nobody's duplicate.
+    -- Which epochs the state has passed: an item of another epoch is no duplicate.
     local passed = call('HGET', state, 'epochs') or ''
     for e = 1, #epochs, 33 do
       local epoch = sub(epochs, e, e + 32)

@@ -80,7 +80,7 @@ pub(crate) enum AppendOutcome {
     /// The state stands beyond the batch, in a history that does not hold it.
     Stale(Position),
     /// A newer configuration writes, or will from the place on that it has announced.
-    Superseded,
+    Outdated,
     /// The state stands here, counted by this numbering, with which the batch's positions do not compare.
     Foreign(Position, String),
 }
@@ -216,7 +216,7 @@ impl AppendOutcome {
             "DUPLICATE" => Self::Duplicate(position(1)?, Passage::parse(text(3)?, text(2)?)),
             "GAP" => Self::Behind(position_or_none(1)?),
             "STALE" => Self::Stale(position(1)?),
-            "SUPERSEDED" => Self::Superseded,
+            "OUTDATED" => Self::Outdated,
             "FOREIGN" => Self::Foreign(position(1)?, text(2)?.to_owned()),
             _ => return None,
         })

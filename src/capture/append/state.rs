@@ -155,7 +155,7 @@ impl RankedRevision {
         higher.max_by_key(|known| known.generation).cloned()
     }
 
-    /// Whether positions mean the same under both: one may go on where the other stopped.
+    /// Whether positions mean the same under both: one may continue where the other stopped.
     pub(crate) fn numbers_alike(&self, other: &Self) -> bool {
         let numbering = |revision: &Self| revision.hashes.split('-').next().map(str::to_owned);
         numbering(self) == numbering(other)

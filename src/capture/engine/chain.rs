@@ -1,4 +1,4 @@
-//! What is in hand and where it goes on: the decisions of a capture, without any I/O.
+//! What is buffered and where it continues: the decisions of a capture, without any I/O.
 //!
 //! The chain holds the route's batches in the order of the source. Some are stored already and kept
 //! until they are stored *durably*; some are on their way; some wait:
@@ -13,11 +13,11 @@
 //! Each is sent with what comes before it, so that the script can tell whether it continues what is
 //! stored. The checkpoint may move without us (another instance appends the same events, in batches
 //! with other borders) and may go back (a failover that lost what was acknowledged): both times the
-//! chain finds the batch that holds what follows, and goes on there. What is there already is skipped
+//! chain finds the batch that holds what follows, and continues there. What is there already is skipped
 //! by the script: sending twice is harmless.
 //!
-//! Where what follows the checkpoint is in nobody's hand, something may be missing. Then the first batch
-//! that is in hand is sent with the gap before it, measured from exactly where the state stands.
+//! Where what follows the checkpoint is in no instance's buffer, something may be missing. Then the first batch
+//! that is buffered is sent with the gap before it, measured from exactly where the state stands.
 //!
 //! A reply that is not "stored" or "duplicate" means that everything on its way behind it was refused as
 //! well, so the chain lets those replies come, and then sends again.
@@ -44,29 +44,29 @@ pub(crate) use checkpoint::{Passed, PassedCounts, ReplyStep};
 /// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
 const EPOCHS: usize = 1024;
 
-/// Whether what follows the checkpoint is in hand.
+/// Whether what follows the checkpoint is buffered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
     /// It is.
     Held,
-    /// Nothing is in hand after it, and it lies in the window that is open: what follows will be.
+    /// Nothing is buffered after it, and it lies in the window that is open: what follows will be.
     Watching,
     /// Nothing was ever stored, so nothing is missing before the first window.
     Fresh,
-    /// Something may be missing before what is in hand.
+    /// Something may be missing before what is buffered.
     Missing,
-    /// Nothing is in hand that could follow, or the state has not been read.
+    /// Nothing is buffered that could follow, or the state has not been read.
     Unknown,
 }
 
 impl Coverage {
-    /// Whether this instance could go on without a gap.
+    /// Whether this instance could continue without a gap.
     pub(crate) fn is_eligible(self) -> bool {
         matches!(self, Self::Held | Self::Watching)
     }
 }
 
-/// The batches in hand.
+/// The buffered batches.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     ring: VecDeque<Batch>,
@@ -86,7 +86,7 @@ pub(crate) struct Chain {
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
-    /// Why the state may be before everything in hand.
+    /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
     /// What was given up and is not recorded yet.
     owed: Option<Gap>,
@@ -208,7 +208,7 @@ impl Chain {
         self.last
     }
 
-    /// When the first item of the last batch in hand was read; milliseconds since 1970.
+    /// When the first item of the last buffered batch was read; milliseconds since 1970.
     pub(crate) fn last_opened_unix_ms(&self) -> Option<u64> {
         self.ring.back().map(|batch| batch.opened_unix_ms)
     }
@@ -233,7 +233,7 @@ impl Chain {
         self.since_unix_ms
     }
 
-    /// Says that what comes next follows this item without a hole, whoever dealt with it.
+    /// Marks this item as the contiguous predecessor of what comes next, whichever instance stored it.
     pub(crate) fn resume(&mut self, position: Position) {
         if self.epochs.back() != Some(&position.epoch) {
             self.epochs.push_back(position.epoch);
@@ -268,7 +268,7 @@ impl Chain {
         self.ring.push_back(batch);
     }
 
-    /// Whether what follows the checkpoint is in hand. `open` is the anchor of the window that is open.
+    /// Whether what follows the checkpoint is buffered. `open` is the anchor of the window that is open.
     pub(crate) fn coverage(&self, open: Option<Position>) -> Coverage {
         let Some(checkpoint) = self.checkpoint else { return Coverage::Unknown };
         if self.is_foreign() {

@@ -266,7 +266,7 @@ impl Engine {
         let Carried { chain, spill, contiguous, gap, leader, histories } = carried;
         if self.is_replication() {
             self.histories = histories;
-            // Nothing was read yet: it goes on where that one stopped, or says why not.
+            // Nothing was read yet: it continues where that one stopped, or says why not.
             self.reading.away.clone_from(&gap);
             self.read_anew(now);
         }

@@ -8,18 +8,18 @@
 //! ```text
 //! predecessor ──●──●──●──┤ hands over what is not stored, and the spool; ends
 //!                        ▼ anchor
-//! successor              ├──●──●──●── holds what it reads until then, and goes on behind it
+//! successor              ├──●──●──●── holds what it reads until then, and continues behind it
 //! ```
 //!
-//! What waits is encoded already, so it is stored as the old configuration wanted it, whoever sends it.
+//! What waits is encoded already, so it is stored as the old configuration wanted it, whichever route sends it.
 //! Where the destination is another one, the predecessor stores what it has itself.
 //!
 //! Where both read a replication stream it is simpler: the predecessor stops where it is, and the
 //! successor reads on from there.
 //!
-//! Failure: where the successor cannot open its window, the predecessor just goes on (it holds back
+//! Failure: where the successor cannot open its window, the predecessor just continues (it holds back
 //! what follows the border until it knows). Where the predecessor's window breaks before the border,
-//! it says so, and the successor records the gap.
+//! it reports it, and the successor records the gap.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,14 +55,14 @@ struct Talk {
 /// What the successor says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Border {
-    /// Nothing yet: the predecessor goes on.
+    /// Nothing yet: the predecessor continues.
     #[default]
     None,
     /// An anchor with this id may come: hold back what follows it.
     Announced(AnchorId),
     /// The window that it opened is open: everything from this anchor on is the successor's.
     Open(Position),
-    /// It goes on wherever the predecessor stands, which is to stop reading at once.
+    /// It continues wherever the predecessor stands, which is to stop reading at once.
     Here,
 }
 
@@ -82,14 +82,14 @@ impl Border {
 pub(crate) enum Left {
     /// At this place of a replication stream.
     At(ReplicationOffset),
-    /// Nowhere that one could go on from.
+    /// No position from which reading could continue.
     Nowhere,
 }
 
 /// What the predecessor leaves.
 #[derive(Debug)]
 pub(in crate::capture) struct Ended {
-    /// What is not stored, and how it goes on.
+    /// What is not stored, and how it continues.
     pub(in crate::capture) carried: Carried,
     /// The disk behind it.
     pub(crate) spool: Option<Spool>,
@@ -155,7 +155,7 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
-    /// Gives a successor up that has not taken over, in one step with finding that out: the predecessor goes on, and
+    /// Gives a successor up that has not taken over, in one step with finding that out: the predecessor continues, and
     /// nothing that the successor says later counts. `false` where it has taken over.
     #[must_use]
     pub fn withdraw(&self) -> bool {

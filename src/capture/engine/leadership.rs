@@ -5,13 +5,13 @@
 //! position in the state decides what is stored. So the rules may be simple:
 //!
 //! ```text
-//! has the lease     keeps it, but lets it go where it could not go on and another could
-//! nobody has it     takes it, if it can go on where the state stands
+//! has the lease     keeps it, but lets it go where it could not continue and another could
+//! nobody has it     takes it, if it can continue where the state stands
 //! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves; or at once, where
-//!                   the other one has an older configuration and this one could go on
+//!                   the other one has an older configuration and this one could continue
 //! ```
 //!
-//! Where nobody can go on without a gap, one goes on with it: at once where no other instance has been
+//! Where nobody can continue without a gap, one continues with it: at once where no other instance has been
 //! seen lately, else after `force_after`, and the one whose cover begins earliest.
 
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     /// How long it had not been seen when the reply was made.
     pub(crate) ago: Duration,
-    /// Whether it could go on without a gap.
+    /// Whether it could continue without a gap.
     pub(crate) eligible: bool,
     /// The first item that it holds.
     pub(crate) first: Option<Position>,
@@ -91,15 +91,15 @@ pub(crate) struct LeaseReply {
 /// What an instance knows of itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
-    /// Whether what follows the checkpoint is in hand.
+    /// Whether what follows the checkpoint is buffered.
     pub(crate) coverage: Coverage,
     /// The first item that waits.
     pub(crate) first: Option<Position>,
     /// Since when something waits.
     pub(crate) waits_since: Option<Instant>,
-    /// Whether it may write at all: it is not parked, and no newer configuration has taken over.
+    /// Whether it may write at all: it is not blocked, and no newer configuration has taken over.
     pub(crate) able: bool,
-    /// Whether it has a newer configuration than the instance that writes, and may go on where that one stands.
+    /// Whether it has a newer configuration than the instance that writes, and may continue where that one stands.
     pub(crate) takes_over: bool,
     /// Whether the state is gone: then nobody but the one that wrote knows what is stored.
     pub(crate) lost: bool,
@@ -129,7 +129,7 @@ pub(crate) struct Leadership {
     /// Since when replies come one after another, and the last of them: over several connections, too.
     answers: Option<(Instant, Instant)>,
     asked: Option<Instant>,
-    /// Since when it cannot go on without a gap.
+    /// Since when it cannot continue without a gap.
     missing_since: Option<Instant>,
     /// When the checkpoint last moved.
     moved: Instant,
@@ -200,7 +200,7 @@ impl Leadership {
             latest(self.present(now).filter(newer).map(|other| other.ago).min()).or(self.newer_seen);
     }
 
-    /// Takes in where the checkpoint stands and what is in hand.
+    /// Takes in where the checkpoint stands and what is buffered.
     pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Candidate, now: Instant) {
         if self.checkpoint != checkpoint {
             self.checkpoint = checkpoint;
@@ -221,15 +221,15 @@ impl Leadership {
         self.heard.is_some() && !self.newer_seen.is_some_and(lately)
     }
 
-    /// Whether another instance was there a moment ago and is not told of any more. It has left, or the
+    /// Whether another instance was there a moment ago and is not listed any more. It has left, or the
     /// server's clock has leapt, which makes every other look long gone until it calls again.
     fn has_vanished(&self, now: Instant) -> bool {
         let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
         self.present(now).next().is_none() && self.seen.is_some_and(lately)
     }
 
-    /// Whether nothing has moved for so long, although something waits here that could be stored, that whoever
-    /// else was to go on will not.
+    /// Whether the checkpoint has stood still for so long, although its successor is buffered here, that no other
+    /// instance is going to move it.
     pub(crate) fn is_held_up(&self, facts: &Candidate, now: Instant) -> bool {
         let long = |since: Instant| now.saturating_duration_since(since) >= 2 * self.force_after;
         facts.able
@@ -238,7 +238,7 @@ impl Leadership {
             && long(self.moved)
     }
 
-    /// Whether no other instance could go on without a gap, and none has for a moment.
+    /// Whether no other instance could continue without a gap, and none has for a moment.
     pub(crate) fn nobody_goes_on(&self, now: Instant) -> bool {
         let unmoved = now.saturating_duration_since(self.moved) >= OVERDUE;
         self.heard.is_some() && unmoved && !self.has_vanished(now) && !self.another_is_eligible(now)
@@ -249,12 +249,12 @@ impl Leadership {
         self.present(now).count()
     }
 
-    /// Whether another one could go on without a gap.
+    /// Whether another one could continue without a gap.
     pub(crate) fn another_is_eligible(&self, now: Instant) -> bool {
         self.present(now).any(|other| other.eligible)
     }
 
-    /// Whether another one could go on without a gap, or with a smaller one.
+    /// Whether another one could continue without a gap, or with a smaller one.
     fn another_is_nearer(&self, facts: &Candidate, now: Instant) -> bool {
         let earlier = |other: &Peer| other.first.is_some() && other.first < facts.first;
         self.present(now).any(|other| other.eligible || earlier(other))
@@ -266,7 +266,7 @@ impl Leadership {
         self.others.iter().filter(move |other| other.ago + since < self.force_after)
     }
 
-    /// Whether it may go on with a gap where it cannot go on without.
+    /// Whether it may continue with a gap where it cannot continue without.
     pub(crate) fn may_force(&self, facts: &Candidate, now: Instant) -> bool {
         let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
         let fresh = facts.coverage == Coverage::Fresh;

@@ -1,13 +1,13 @@
 //! The ledgers of a capture: where the events went.
 //!
 //! Everything is counted where it happens, and nothing is the difference of others: what was received,
-//! when it was read; what became of it, when that was known; what is in hand, where it is. That they add
+//! when it was read; what became of it, when that was known; what is buffered, where it is. That they add
 //! up is then a statement, and tests make it.
 //!
 //! There are two. The *process's* counts what this process has received since it started: each message of
 //! the source once, also where another instance stored it (`deduplicated`). The *route's* counts what all
 //! instances have stored since the state was made: it is kept in the state, in the same step as the entries,
-//! and what this process has in hand is added to it. There each message counts once, whoever received it.
+//! and what this process has buffered is added to it. There each message counts once, whichever instance received it.
 
 use super::chain::Passed;
 use crate::capture::append::call::Stored;
@@ -66,7 +66,7 @@ impl EngineLedger {
         self.dropped[reason as usize] += events;
     }
 
-    /// The script has recorded a gap with so many messages that were given up.
+    /// The script has recorded a gap with this many messages that were given up.
     pub(crate) fn recorded(&mut self, reason: DropReason, dropped: u64) {
         self.stored.recorded[reason as usize] += dropped;
     }
@@ -85,7 +85,7 @@ impl EngineLedger {
         self.rewound(passed.rewound);
     }
 
-    /// In hand again: the state forgot what it had stored, so these are received a second time.
+    /// Buffered again: the state forgot what it had stored, so these are received a second time.
     pub(crate) fn rewound(&mut self, events: u64) {
         self.received += events;
     }
@@ -102,7 +102,7 @@ impl EngineLedger {
         self.as_of
     }
 
-    /// What all instances have done, and what is in hand here that the state's ledger has not counted.
+    /// What all instances have done, and what is buffered here that the state's ledger has not counted.
     pub(crate) fn route(&self, held: Buffered) -> status::Ledger {
         let [appended, filtered, rejected] = [
             self.stored.appended - self.then.appended,

@@ -33,7 +33,7 @@ impl Engine {
         if self.writing.is_asking() { None } else { self.leadership.due(&self.facts()) }
     }
 
-    /// Whether it may go on with a gap where it cannot go on without.
+    /// Whether it may continue with a gap where it cannot continue without.
     pub(super) fn may_force(&self, now: Moment) -> bool {
         self.leadership.may_force(&self.facts(), now.at)
     }
@@ -55,7 +55,7 @@ impl Engine {
         if !leaving && self.leadership.due(&self.facts()).is_some_and(|due| due > now.at) {
             return;
         }
-        // What is read is in hand, too.
+        // What is read is buffered, too.
         self.flush_builder();
         let facts = self.facts();
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
@@ -142,7 +142,7 @@ impl Engine {
         }
     }
 
-    /// Begins anew where nothing that is in hand, or comes, compares with where the state stands.
+    /// Begins anew where nothing that is buffered, or comes, compares with where the state stands.
     fn check_numbers(&mut self, now: Moment) {
         let nobody = self.leadership.is_alone(now.at) || self.leadership.nobody_goes_on(now.at);
         if self.chain.is_behind() && nobody {
@@ -161,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Gives up everything that is in hand, and opens a window anew.
+    /// Gives up everything that is buffered, and opens a window anew.
     fn begin_anew(&mut self, cause: GapCause, why: &str, now: Moment) {
         self.flush_builder();
         let given_up = self.chain.clear() + self.spill.clear();
@@ -177,7 +177,7 @@ impl Engine {
         }
     }
 
-    /// Whether it could go on without a gap.
+    /// Whether it could continue without a gap.
     pub(super) fn is_eligible(&self) -> bool {
         let facts = self.facts();
         facts.able && facts.coverage.is_eligible()

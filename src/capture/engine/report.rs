@@ -141,7 +141,7 @@ impl Engine {
         }
     }
 
-    /// Of what is in hand, that which the state's ledger has not counted. Another instance may be ahead of what this one
+    /// Of what is buffered, that which the state's ledger has not counted. Another instance may be ahead of what this one
     /// reads.
     fn held_uncounted(&self, held: Buffered) -> Buffered {
         if self.chain.is_foreign() {
@@ -154,7 +154,7 @@ impl Engine {
         Buffered { memory: held.memory - waiting, in_flight: held.in_flight - sent, ..held }
     }
 
-    /// Counts events in hand that will not be stored, because of where the state stands.
+    /// Counts buffered events that will not be stored, because of where the state stands.
     pub(super) fn give_up(&mut self, events: u64) {
         self.counters.route.dropped(DropReason::Stale).increment(events);
         self.ledger.dropped(DropReason::Stale, events);

@@ -232,7 +232,7 @@ impl Engine {
         }
     }
 
-    /// The newer configuration writes no more: this one goes on.
+    /// The newer configuration writes no more: this one continues.
     fn on_current_again(&mut self, by: &str, state: &StoredState, now: Moment) {
         let text = "no instance has the newer configuration any more, or it is this one's now; this instance continues";
         self.log(Notice::warn(LogCode::CurrentAgain, text).by(by), now);
@@ -282,7 +282,7 @@ impl Engine {
     }
 
     /// A newer configuration was announced and never wrote: what was announced holds this one up no longer.
-    /// Whoever announced it, and is there after all, announces it again.
+    /// The instance that announced it announces it again, if it is still there.
     fn withdraw(&mut self, by: &str, now: Moment) {
         self.forget_next(now);
         if self.rollout == Rollout::Yields {
@@ -301,7 +301,7 @@ impl Engine {
     }
 
     /// A newer configuration of this route writes elsewhere. Where it numbers alike, this one reads on and holds what is
-    /// not stored: it goes on without a gap if that instance ends.
+    /// not stored: it continues without a gap if that instance ends.
     fn stand_by(&mut self, by: &RankedRevision, alike: bool, now: Moment) {
         let text = "another instance has a newer configuration of this route; this one is outdated until it is reloaded or that \
                     instance stops";
@@ -371,7 +371,10 @@ mod tests {
                 !due(opened, &state(Some(by), at(3)), false, true),
                 "the other one has not come there yet"
             );
-            assert!(!due(opened, &state(Some(by), at(0)), false, false), "somebody goes on from there");
+            assert!(
+                !due(opened, &state(Some(by), at(0)), false, false),
+                "another instance continues from there"
+            );
             assert!(due(opened, &state(Some(by), at(0)), false, true), "nobody does");
         }
     }

@@ -54,7 +54,7 @@ pub(crate) struct MemoryRoom {
 /// What came of a request.
 #[derive(Debug, Default)]
 pub(crate) struct SpillOutcome {
-    /// Events that were received by an earlier process and are in hand now.
+    /// Events that were received by an earlier process and are buffered now.
     pub(crate) recovered: u64,
     /// Why the spool cannot be written or read.
     pub(crate) failed: Option<String>,
@@ -98,7 +98,7 @@ pub(crate) struct Spill {
 }
 
 impl Spill {
-    /// With a spool in which an earlier process left records up to `last`, in so many bytes.
+    /// With a spool in which an earlier process left records up to `last`, in this many bytes.
     pub(crate) fn with_spool(last: Option<Position>, bytes: u64) -> Self {
         Self {
             enabled: true,
@@ -221,7 +221,7 @@ impl Spill {
             return Some(request);
         }
         let due = self.released_at.is_none_or(|at| now.saturating_duration_since(at) >= RELEASE);
-        // What is on disk only is to be read first, and counted, whoever has stored it meanwhile.
+        // What is on disk only is to be read first, and counted, even if another instance has stored it meanwhile.
         let upto = if self.disk_only.is_some() { durable.min(chain.last()) } else { durable };
         if self.bytes > 0
             && due

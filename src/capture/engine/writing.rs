@@ -18,7 +18,7 @@ use stumbling::Stumbling;
 /// Batches that may be on their way at once. One at a time starves the server between two of them; more than a few only
 /// fill its buffer.
 const IN_FLIGHT: usize = 8;
-/// Nothing more is written behind so many unsent bytes.
+/// Nothing more is written behind this many unsent bytes.
 const UNSENT_BYTES: usize = 2 * 1024 * 1024;
 /// How long the answer to a question may take: with the second between two of them, a stopped server is noticed within
 /// 5 s.
@@ -390,7 +390,7 @@ impl Engine {
                 let blamed = if error.code() == Some("ERR") { self.stumble(&error, true) } else { None };
                 self.wait(blamed.as_ref().unwrap_or(&error), now);
             }
-            ReplyStep::Superseded => {
+            ReplyStep::Outdated => {
                 self.rollout.on_rejected();
                 self.leadership.hurry();
             }
@@ -419,7 +419,7 @@ impl Engine {
             class @ (Class::Park | Class::Retry) => {
                 let park = class == Class::Park;
                 let wait = if park { BLOCKED_RETRY } else { self.writing.backoff.next_wait() };
-                // Questions go on in a pause, and are refused as well: that makes it no longer.
+                // Questions continue in a pause, and are refused as well: that makes it no longer.
                 if let DestinationLink::Up(up) = &mut self.writing.link
                     && up.paused_until.is_none_or(|until| until <= now.at)
                 {

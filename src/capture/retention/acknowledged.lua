@@ -15,14 +15,14 @@
 --       5  acked     '1' if XTRIM knows ACKED
 --       …  the groups
 --
--- Returns { 'OK' or 'SUPERSEDED', entries removed, of these not acknowledged, 1 to be called again, not acknowledged
+-- Returns { 'OK' or 'OUTDATED', entries removed, of these not acknowledged, 1 to be called again, not acknowledged
 --           since the state was made, entries left, the group furthest behind, the groups that are missing }.
 local state, stream, call = KEYS[1], KEYS[2], redis.call
 local most, step = tonumber(ARGV[2]), tonumber(ARGV[4])
 
 local known = call('HMGET', state, 'position', 'revision', 'trimmed_unacknowledged')
 local before = tonumber(known[3] or '0')
-if known[2] and ARGV[1] < known[2] then return { 'SUPERSEDED', 0, 0, 0, before, 0, '', {} } end
+if known[2] and ARGV[1] < known[2] then return { 'OUTDATED', 0, 0, 0, before, 0, '', {} } end
 local length = call('XLEN', stream)
 if length == 0 then return { 'OK', 0, 0, 0, before, 0, '', {} } end
 

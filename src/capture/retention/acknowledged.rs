@@ -66,7 +66,7 @@ pub(crate) struct AcknowledgedTrimming {
 /// What the script did with one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Trimmed {
-    superseded: bool,
+    outdated: bool,
     removed: u64,
     /// Of these, not acknowledged.
     forced: u64,
@@ -196,7 +196,7 @@ impl AcknowledgedTrimming {
         for call in 1..=CALLS {
             let Some(revision) = self.writes_as.borrow().clone() else { return Ok(()) };
             let trimmed = self.call(connection, until, old, stream, &revision).await?;
-            if trimmed.superseded {
+            if trimmed.outdated {
                 return Ok(());
             }
             self.metrics.trimmed.increment(trimmed.removed);
@@ -233,9 +233,9 @@ impl AcknowledgedTrimming {
             String,
             Vec<String>,
         ) = command.query_async(connection).await?;
-        let superseded = verdict != "OK";
+        let outdated = verdict != "OK";
         let again = again == 1;
-        Ok(Trimmed { superseded, removed, forced, again, forced_in_all, left, slowest, missing })
+        Ok(Trimmed { outdated, removed, forced, again, forced_in_all, left, slowest, missing })
     }
 
     /// Takes what a stream is like into the round's report.
@@ -254,7 +254,7 @@ impl AcknowledgedTrimming {
         }
     }
 
-    /// Tells of what a person should look at.
+    /// Reports what an operator should look at.
     fn tell(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: &Trimmed) {
         let (route, now) = (&self.capture.name, Instant::now());
         let stream = printable::text(stream);

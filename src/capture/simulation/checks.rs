@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    /// Whether every instance reads, has nothing in hand, and could go on.
+    /// Whether every instance reads, has nothing buffered, and could continue.
     pub(super) fn is_settled(&self) -> bool {
         let end = self.source.sent.len();
         let newest = numbering(self.configuration);

@@ -1,4 +1,4 @@
-//! One engine, with made-up connections and a made-up disk.
+//! One engine, with simulated connections and a simulated disk.
 
 use super::*;
 use crate::config::{Prefer, Replication};

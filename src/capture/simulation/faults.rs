@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// The master that was is made a replica: whoever is with it is sent away. The destination refuses nothing more, and
+    /// The former master is made a replica: its clients are sent away. The destination refuses nothing more, and
     /// the source answers.
     pub(super) fn heal(&mut self) {
         for which in 0..self.instances.len() {
@@ -163,12 +163,12 @@ impl World {
             134..142 if self.real.is_none() => {
                 let calls = [Call::Any, Call::Append, Call::Lease, Call::Epochs, Call::Plain, Call::Connect];
                 let call = *self.rng.choice(&calls).unwrap();
-                // One that has been parked takes 30 s to come back, and is not waited for so long.
+                // A blocked one takes 30 s to come back, and is not waited for that long.
                 let words = if self.gentle { &REFUSALS[PARKING..] } else { &REFUSALS[..] };
                 self.refusal = Some((call, self.rng.choice(words).unwrap()));
             }
             142..150 => {
-                // A slow script: it answers nobody, keeps every connection, and goes on.
+                // A slow script: it answers nobody, keeps every connection, and continues.
                 self.source.stalled = true;
                 for _ in 0..self.rng.u32(..90) {
                     self.pass(100);
@@ -178,7 +178,7 @@ impl World {
                 self.source.stalled = false;
             }
             150..160 => {
-                // One is frozen while the others go on.
+                // One is frozen while the others continue.
                 self.instances[which].paused = true;
                 for _ in 0..self.rng.u32(..400) {
                     self.pass(30);

@@ -137,15 +137,15 @@ impl World {
         self.configuration
     }
 
-    /// Whether the instance need not be given the newest configuration: it is not superseded; and in a gentle history it
-    /// numbers as the newest one does, since between two numberings nobody can go on without a gap.
+    /// Whether the instance need not be given the newest configuration: it is not outdated; and in a gentle history it
+    /// numbers as the newest one does, since between two numberings nobody can continue without a gap.
     pub(super) fn is_rolled_out(&mut self, which: usize) -> bool {
         let now = self.now(which);
         let (gentle, newest) = (self.gentle, numbering(self.configuration));
         let instance = &mut self.instances[which];
         let alike = numbering(instance.configuration) == newest;
-        let superseded =
+        let outdated =
             instance.routes.iter_mut().any(|one| one.engine.view(now).state == RouteState::Outdated);
-        !superseded && (alike || !gentle)
+        !outdated && (alike || !gentle)
     }
 }

@@ -192,14 +192,14 @@ impl Model {
         if let Some(known) = self.state.get("revision")
             && revision < *known
         {
-            return reply(&["SUPERSEDED"]);
+            return reply(&["OUTDATED"]);
         }
         if let Some(next) = self.state.get("next").cloned() {
             let (anchor, by) = (&next[..16], &next[17..]);
             if revision.as_str() >= by {
                 self.state.remove("next");
             } else if epochs.contains(&format!("-{anchor}")) && last[16..] != format!("{anchor}-{:020}", 0) {
-                return reply(&["SUPERSEDED"]);
+                return reply(&["OUTDATED"]);
             }
         }
         let groups: usize = word(8).parse().unwrap();

@@ -35,7 +35,7 @@ impl Source {
         let stream = self.stream.as_ref().unwrap();
         let anew = |why| {
             let place = ReplicationOffset { history: stream.history.clone(), offset: self.offset() };
-            Linked::new(self.offset(), LinkStart::Anew { place, why }, "made-up server".to_owned())
+            Linked::new(self.offset(), LinkStart::Anew { place, why }, "simulated server".to_owned())
         };
         let Some(ReplicationOffset { history, offset }) = place else { return anew(NoContinuation::First) };
         let exceeded =
@@ -50,7 +50,7 @@ impl Source {
         if stream.backlog_from > begins {
             return exceeded();
         }
-        Linked::new(begins, start, "made-up server".to_owned())
+        Linked::new(begins, start, "simulated server".to_owned())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes for a person and for a program: names and payloads are any bytes, and a terminal obeys some.
+//! Bytes for a terminal and for a program: names and payloads are any bytes, and a terminal obeys some.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::text::printable::is_harmful;
 
-/// The beginning of some bytes on one line, up to about so many characters. What a terminal would obey, and
+/// The beginning of some bytes on one line, up to about this many characters. What a terminal would obey, and
 /// what is not UTF-8, is escaped; what is left out is counted.
 pub(crate) fn shown(bytes: &[u8], width: usize) -> String {
     let mut out = String::new();

@@ -14,7 +14,7 @@ use crate::rt;
 const LINES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at the bar.
 const BAR_EVERY: Duration = Duration::from_millis(100);
-/// So many skipped entries are named; the others are counted.
+/// How many skipped entries are named; the others are counted.
 const SKIPPED_NAMED: u64 = 5;
 
 /// What is shown of a replay.
@@ -98,7 +98,7 @@ impl ReplayObserver for Shown {
     }
 }
 
-/// When the server added an entry, for a person.
+/// When the server added an entry, for an operator.
 pub(super) fn moment(id: EntryId) -> String {
     rt::rfc3339(id.milliseconds)
 }

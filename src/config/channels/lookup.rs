@@ -31,7 +31,7 @@ pub(crate) fn holders(config: &Config, stream: &str) -> Vec<Holder> {
 }
 
 /// The captures that may hear what is published there, each with the channel or pattern that it listens to,
-/// for a person.
+/// for an operator.
 #[must_use]
 pub(crate) fn listeners(
     config: &Config,

@@ -40,7 +40,7 @@ pub(crate) struct Loop {
 /// One arrow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct LoopStep {
-    /// What is read and written, for a person.
+    /// What is read and written, for an operator.
     by: String,
     /// The route that reads it.
     to: String,

@@ -59,8 +59,8 @@ pub(crate) fn wants_notifications(route: &Capture) -> bool {
         && route.channels.iter().chain(&route.patterns).any(|name| is_notification(name))
 }
 
-/// What of a route's channels and patterns the source does not publish with this `notify-keyspace-events`, each for a
-/// person with what to do.
+/// What of a route's channels and patterns the source does not publish with this `notify-keyspace-events`, each with
+/// what an operator can do.
 pub(crate) fn missing_notifications(route: &Capture, setting: &str) -> Vec<String> {
     let names = route.channels.iter().chain(&route.patterns);
     let missing = names.filter_map(|name| Some((name, lacking(name, setting)?)));

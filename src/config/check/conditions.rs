@@ -17,7 +17,7 @@ pub(super) trait Written {
     /// What may be looked at.
     const SUBJECTS: &str;
 
-    /// What is looked at, with the key that says so, and how it is tested.
+    /// What is looked at, with its key, and how it is tested.
     fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>);
 }
 

@@ -1,4 +1,4 @@
-//! What the documentation announces and this version does not have. A person who has read of it is
+//! What the documentation announces and this version does not have. An operator who has read of it is
 //! told so, and not that the key is misspelt.
 
 use crate::config::problems::Key;

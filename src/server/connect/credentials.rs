@@ -7,7 +7,7 @@
 //! changed, it sends `HELLO 3 AUTH` between two commands: a subscribed connection of RESP3 takes commands, and its
 //! subscriptions stay. The reader drops the answer, a greeting or a refusal, wherever it stands among the others.
 //!
-//! **Failure.** A refused password changes nothing on the server, so the connection goes on; that is told once, and
+//! **Failure.** A refused password changes nothing on the server, so the connection continues; that is told once, and
 //! tried again at the next look.
 
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Which of several addresses is the master, by what the servers say themselves.
 //!
 //! **Problem.** A master that died and comes back says that it is the master until somebody demotes it, which
-//! takes ten seconds with Sentinel. Whoever listens to it in the meantime is connected, and hears nothing.
+//! takes ten seconds with Sentinel. A client that subscribes to it meanwhile is connected, and hears nothing.
 //!
 //! **Operation.** All addresses are asked at once. One master is used. Of several, two signs tell which: it is the
 //! only one with connected replicas, or the one that this process used last, not restarted since. Where a sign is

@@ -37,7 +37,7 @@ pub struct LongName {
 }
 
 impl LongName {
-    /// A name of so many bytes, none of which has come.
+    /// A name of this many bytes, none of which has come.
     #[must_use]
     pub fn new(size: usize, patterns: &[Vec<u8>]) -> Self {
         let head = Vec::with_capacity(HEAD_BYTES.min(size));

@@ -139,7 +139,7 @@ impl Reader {
         self.patterns = patterns.into();
     }
 
-    /// From now on one read may bring so many bytes, where a connection brings more than others; at least what
+    /// From now on one read may bring this many bytes, where a connection brings more than others; at least what
     /// a reader begins with, and at most 1 MiB.
     pub fn widen(&mut self, bytes: usize) {
         self.usual = bytes.clamp(self.usual, SHRINK_BYTES);
@@ -168,7 +168,7 @@ impl Reader {
         &mut self.buf[self.end..]
     }
 
-    /// Says that so many bytes of [`Self::room`] were filled.
+    /// Says that this many bytes of [`Self::room`] were filled.
     pub fn filled(&mut self, bytes: usize) {
         self.end = self.buf.len().min(self.end + bytes);
     }
@@ -242,7 +242,7 @@ impl Reader {
         }
     }
 
-    /// Goes on in a message with a name over the limit.
+    /// Continues in a message with a name over the limit.
     fn next_long(
         &mut self,
         pattern: Vec<u8>,

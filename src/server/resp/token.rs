@@ -41,11 +41,11 @@ pub enum Token {
     Boolean(bool),
     /// `,3.14` and `(big number`, as text
     Number(Range<usize>),
-    /// `*n`, `~n`: so many elements follow
+    /// `*n`, `~n`: this many elements follow
     Array(usize),
-    /// `>n`: so many elements follow
+    /// `>n`: this many elements follow
     Push(usize),
-    /// `%n` and `|n`: so many elements follow, keys and values counted each
+    /// `%n` and `|n`: this many elements follow, keys and values counted each
     Map(usize),
 }
 

@@ -3,7 +3,7 @@
 /// Room for `$`, the digits of any length, and the line's end.
 const HEADER_BYTES: usize = 23;
 
-/// Appends `*n`: a command of so many arguments follows.
+/// Appends `*n`: a command of this many arguments follows.
 pub fn header(out: &mut Vec<u8>, arguments: usize) {
     let mut text = [0; HEADER_BYTES];
     out.extend_from_slice(line(b'*', arguments, &mut text));

@@ -11,7 +11,7 @@ use super::expiry;
 use crate::server::connect::deployment::{CertificateSide, Known};
 
 /// Accepts a certificate whose chain holds, and which is for the host that is connected to or for a name that stands
-/// in the endpoint's configuration: whoever wrote that name trusts it. So servers that share one certificate are
+/// in the endpoint's configuration: the operator who wrote that name trusts it. So servers that share one certificate are
 /// accepted, and those that have one each, and the ones whose address is told by another server.
 #[derive(Debug)]
 pub(super) struct AnyOfNames {

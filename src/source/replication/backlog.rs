@@ -21,7 +21,7 @@ use crate::server::{self, Connection, Error, Role};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The part of a new rate in the mean: a burst of seconds does not make the night look short.
 const WEIGHT: f64 = 0.1;
-/// Before so many answers the mean is that of a moment, which is no reason to warn.
+/// The mean of fewer answers is that of a moment, which is no reason to warn.
 const SETTLED: u32 = 10;
 /// How long a master keeps the backlog without a replica where it does not tell: the servers' default.
 const TTL: Duration = Duration::from_secs(3600);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! REPLCONF listening-port 0 · REPLCONF capa eof capa psync2 · REPLCONF rdb-filter-only ""
-//! PSYNC history offset+1      ◀── +CONTINUE             the stream goes on
+//! PSYNC history offset+1      ◀── +CONTINUE             the stream continues
 //!                             ◀── +FULLRESYNC … , a snapshot, and then the stream
 //! ```
 //!
@@ -38,7 +38,7 @@ const QUIET: Duration = Duration::from_secs(2);
 const REST_PART: u32 = 8;
 /// …not where that is shorter than the timer tells apart, never longer than the socket has room for…
 const REST: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(4);
-/// …and not below so many bytes a second, where reads are few.
+/// …and not below this number of bytes a second, where reads are few.
 const REST_RATE: u64 = 100_000;
 /// What one read may bring: what comes in the longest rest, at the rate at which servers write.
 const READ_BYTES: usize = 256 * 1024;
@@ -256,7 +256,7 @@ impl ReplicationLink {
     }
 }
 
-/// How long what comes is left to gather, after a while in which so many bytes brought nothing that counts.
+/// How long what comes is left to gather, after a while in which this many bytes brought nothing that counts.
 fn rest(silence: Duration, bytes: u64) -> Option<Duration> {
     let is_little = u128::from(bytes) * 1_000_000 < u128::from(REST_RATE) * silence.as_micros();
     let part = silence / REST_PART;

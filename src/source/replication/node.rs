@@ -1,7 +1,7 @@
 //! Which server of a deployment is read.
 //!
 //! A replica is read where there is one: there, true acknowledgements disturb nobody. But before all it must
-//! hold what follows the place to go on from, so each is asked first: INFO tells the history, how far it
+//! hold what follows the place to continue from, so each is asked first: INFO tells the history, how far it
 //! goes, and from where on the backlog holds it.
 //!
 //! Of several servers that say master, only one leads what is published. Two signs tell which: the only one with

@@ -84,11 +84,11 @@ enum CommandAhead {
     Partial,
     /// The same, but it concerns the group that is watched.
     Touches { end: usize, arguments: usize },
-    /// It is of no interest: behind these bytes so many arguments are to be skipped.
+    /// It is of no interest: behind these bytes this many arguments are to be skipped.
     Other { end: usize, arguments: usize },
     /// The name of its channel is over the limit, and begins here.
     LongName { begin: usize, size: usize, sharded: bool },
-    /// It is over the limit: from here on so many bytes are to be skipped.
+    /// It is over the limit: from here on this many bytes are to be skipped.
     Large { from: usize, skip: usize, oversized: FoundCommand },
     /// It is whole.
     Whole { end: usize, found: FoundCommand },
@@ -132,7 +132,7 @@ impl Stream {
         self.boundary
     }
 
-    /// Goes on in `unread` up to the end of the next command that is looked for. `wanted` says of a
+    /// Continues in `unread` up to the end of the next command that is looked for. `wanted` says of a
     /// message whether it is one, by whether it is sharded and its channel; it may be asked twice.
     ///
     /// # Errors
@@ -292,7 +292,7 @@ fn command(
     Ok(CommandAhead::Other { end, arguments: 2 })
 }
 
-/// Looks at a command whose name begins at `at` and that has so many arguments, the name included.
+/// Looks at a command whose name begins at `at` and that has this many arguments, the name included.
 fn touching(
     unread: &[u8],
     (at, arguments): (usize, usize),

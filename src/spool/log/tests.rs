@@ -12,7 +12,7 @@ use super::*;
 
 /// Segments of a few records.
 const OPTIONS: Options = Options { limit_bytes: 1 << 20, segment_bytes: 700, fsync: Fsync::Always };
-/// Syncs only where a test or a full segment says so.
+/// Syncs only where a test or a full segment asks for it.
 const LAZY: Options = Options { fsync: Fsync::Every(Duration::from_secs(1 << 30)), ..OPTIONS };
 
 const NONE: [u64; 0] = [];

@@ -6,7 +6,7 @@
 //!               └── sync fails: the pages count as clean, and no later sync writes them (as on Linux)
 //! ```
 //!
-//! A clone is the same disk, so a test keeps one while a log has the other. Nothing here is random: whoever has
+//! A clone is the same disk, so a test keeps one while a log has the other. Nothing here is random: a test that has
 //! the seed chooses. `restart` is not a call: dropping the log and opening another on the same disk is what a
 //! process that dies looks like. `crash` is the machine's end.
 
@@ -114,7 +114,7 @@ impl MemoryDisk {
         state.durable_names.insert(name.to_owned(), number);
     }
 
-    /// Lets so many more bytes be written, then ENOSPC, also in the middle of a write; `None` for any number.
+    /// Lets this many more bytes be written, then ENOSPC, also in the middle of a write; `None` for any number.
     pub(crate) fn set_room(&self, bytes: Option<u64>) {
         self.state().room = bytes;
     }

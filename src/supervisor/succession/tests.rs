@@ -41,7 +41,7 @@ fn plans() -> Vec<Plan> {
     plans
 }
 
-/// A route that does nothing, and ends when it may and the test says so.
+/// A route that does nothing, and ends when it may and the test tells it to.
 struct Route {
     plan: Plan,
     /// What it says to the one that it replaces.

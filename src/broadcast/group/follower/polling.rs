@@ -38,7 +38,7 @@ impl Follower {
         resp::command(out, &command);
     }
 
-    /// Takes in a look. Returns what a person should know.
+    /// Takes in a poll's answer. Returns what an operator should know.
     ///
     /// # Errors
     /// Where the script failed.
@@ -80,7 +80,7 @@ impl Follower {
             let found = state.acknowledged.drain(..).filter(|id| *id <= end && !deleted.contains(*id));
             self.to_release.extend(found);
         }
-        // An instance that stands by holds also what is not left behind yet.
+        // A standby also holds what is not left behind yet.
         let passed = leads || self.read <= publisher.end();
         if self.max_ack_pending.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.

@@ -5,7 +5,7 @@ use crate::broadcast::entry_id::EntryId;
 /// How far it is.
 #[derive(Debug)]
 pub(crate) struct HoleScan {
-    /// After which hole to go on; `None` where a whole search found nothing new since.
+    /// After which hole to continue; `None` where a whole search found nothing new since.
     next: Option<EntryId>,
     /// The same, of the look that is under way.
     sent: Option<EntryId>,

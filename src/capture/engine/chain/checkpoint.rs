@@ -1,8 +1,8 @@
-//! Where the state stands, and what that makes of the batches in hand: stored, stored by another, lost, in hand again.
+//! Where the state stands, and what that makes of the buffered batches: stored, stored by another, lost, buffered again.
 //!
 //! The checkpoint moves by this instance's own batches, by another instance's, and back by a failover. Each time the chain
 //! finds the batch that holds what follows. Positions of a configuration that counts other messages compare with the
-//! checkpoint at anchors only: those in hand are *foreign* meanwhile.
+//! checkpoint at anchors only: the buffered ones are *foreign* meanwhile.
 
 use super::{Chain, went_back};
 use crate::capture::append::call::{AppendOutcome, Stored};
@@ -17,20 +17,20 @@ use std::time::Instant;
 /// What the owner of the chain is to do after a reply.
 #[derive(Debug)]
 pub(crate) enum ReplyStep {
-    /// A batch is stored: count it and go on. The gap before it is recorded.
+    /// A batch is stored: count it and continue. The gap before it is recorded.
     Stored { counts: PassedCounts, stored: Stored, gap: Option<Gap> },
-    /// A batch was already there, or lost: count it and go on.
+    /// A batch was already there, or lost: count it and continue.
     Duplicate { counts: PassedCounts, gap: Option<Gap> },
-    /// A batch lies in a history that the state has left: count it as dropped and go on.
+    /// A batch lies in a history that the state has left: count it as dropped and continue.
     Dropped { events: u64 },
     /// The state is not where it was thought to be: send again, from where the chain now stands.
-    /// So many events are in hand again that were stored before.
+    /// This many events are buffered again that were stored before.
     Again { rewound: u64 },
     /// Nothing can be stored for now; send again after a wait that the error's class tells.
     Wait(Error, Option<Stored>),
     /// What follows is a newer configuration's to write.
-    Superseded,
-    /// The state stands where another configuration has counted, and does not compare with what is in hand.
+    Outdated,
+    /// The state stands where another configuration has counted, and does not compare with what is buffered.
     Foreign,
     /// The reply belonged to a batch behind a refused one.
     Ignored,
@@ -75,7 +75,7 @@ pub(crate) struct Passed {
     pub(crate) stale: u64,
     /// Lost with a damaged spool, and recorded by a call whose reply never came, or by another instance.
     pub(crate) corrupt: u64,
-    /// In hand again: the state went back.
+    /// Buffered again: the state went back.
     pub(crate) rewound: u64,
 }
 
@@ -94,7 +94,7 @@ impl Chain {
             && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
     }
 
-    /// Whether what is in hand, or comes next in the open window, does not compare with the checkpoint.
+    /// Whether what is buffered, or comes next in the open window, does not compare with the checkpoint.
     pub(crate) fn is_foreign(&self) -> bool {
         match self.ring.get(self.passed) {
             Some(front) => self.is_foreign_to(front),
@@ -146,7 +146,7 @@ impl Chain {
         found
     }
 
-    /// The state stands at `position`. Returns how many events are in hand again.
+    /// The state stands at `position`. Returns how many events are buffered again.
     fn on_checkpoint_moved(
         &mut self,
         position: Option<Position>,
@@ -269,9 +269,9 @@ impl Chain {
                 self.on_checkpoint_moved(Some(position), Some(&numbering), now_unix_ms);
                 ReplyStep::Foreign
             }
-            Ok(AppendOutcome::Superseded) => {
+            Ok(AppendOutcome::Outdated) => {
                 self.refuse();
-                ReplyStep::Superseded
+                ReplyStep::Outdated
             }
             Err(error) => {
                 self.refuse();

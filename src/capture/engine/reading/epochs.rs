@@ -12,7 +12,7 @@ use crate::rt::Moment;
 /// carries the clock or a higher number, and time has passed since.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// How far it may be ahead of the anchor before it: where the source's clock is behind its epochs, each anchor's is the
-/// next number. So whoever forges anchors does not come to the end of the numbers.
+/// next number. So a client that forges anchors does not exhaust the numbers.
 const LONGEST_STEP: u64 = 1_000;
 /// An epoch that is so far ahead of the clock was not made by a clock.
 const FAR_AHEAD_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;

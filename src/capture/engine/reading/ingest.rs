@@ -12,7 +12,7 @@ use crate::rt::Moment;
 use crate::server::resp::Message;
 use crate::source::item::Item;
 
-/// Whether reading goes on, and if not, why.
+/// Whether reading continues, and if not, why.
 #[derive(Debug)]
 pub(in crate::capture) enum Flow {
     /// It does.
@@ -97,8 +97,7 @@ impl Engine {
     /// Takes a message in. `size` is the payload's whole length, of which a message over the limit brings only the
     /// beginning.
     fn take_message(&mut self, pass: &Pass, position: Position, message: &Message<'_>, size: usize) -> Flow {
-        // Of a message over the limit not all is here: no condition looks at it, and it becomes the dead letter that
-        // says so.
+        // Of a message over the limit not all is here: no condition looks at it, and it becomes a dead letter.
         let limit = self.settings.capture.max_message_size;
         let whole = u64::try_from(size).unwrap_or(u64::MAX) <= limit;
         if whole && !self.filter.passes(&Received(message)) {

@@ -1,7 +1,7 @@
-//! The reading side in replication mode: it goes on where it stopped.
+//! The reading side in replication mode: it continues where it stopped.
 //!
 //! A window that broke is a gap; a link that broke is not, as long as the source's backlog reaches back to the place
-//! that was come to. So a link is opened *at* something: behind the last item in hand, else behind the checkpoint. Only
+//! that was come to. So a link is opened *at* something: behind the last buffered item, else behind the checkpoint. Only
 //! where no server holds what follows does reading begin anew, with a gap.
 
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::source::replication::{HistoryId, LinkStart, NoContinuation, Replicati
 
 /// How long it takes to look again whether what is needed to open a link is known.
 const RECHECK: Duration = Duration::from_millis(100);
-/// How often the checkpoint moves at least: a restart then goes on close to where it was.
+/// How often the checkpoint moves at least: a restart then continues close to where it was.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// In which epoch an offset lies.
@@ -88,7 +88,7 @@ impl Linked {
         Self { offset, start, server, from: None }
     }
 
-    /// The history that the link goes on in.
+    /// The history that the link continues in.
     fn history(&self) -> Option<&HistoryId> {
         match &self.start {
             LinkStart::Continued => self.from.as_ref().map(|from| &from.history),
@@ -97,7 +97,7 @@ impl Linked {
         }
     }
 
-    /// Whether it follows what the place to go on from has become.
+    /// Whether it follows what the place to continue from has become.
     fn fits(&self, place: &ReplicationOffset) -> bool {
         let forked = matches!(&self.start, LinkStart::Forked { history, .. } if *history == place.history);
         forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
@@ -110,17 +110,17 @@ impl Engine {
         self.settings.capture.mode.replication().is_some()
     }
 
-    /// Up to where everything is in hand, or was.
+    /// Up to where everything is, or was, buffered.
     fn given(&self) -> Option<Position> {
         self.builder.last().max(self.spill.last()).max(self.chain.last())
     }
 
-    /// Up to where everything is dealt with or in hand.
+    /// Up to where everything is dealt with or buffered.
     fn stands_at(&self) -> Option<Position> {
         self.given().max(self.chain.checkpoint())
     }
 
-    /// Where reading goes on; `Err` where that is not known yet.
+    /// Where reading continues; `Err` where that is not known yet.
     pub(crate) fn place(&self) -> Result<Option<ReplicationOffset>, ()> {
         let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
         if let Some((predecessor, same_state)) = &self.predecessor
@@ -163,7 +163,7 @@ impl Engine {
         self.number_history(now);
     }
 
-    /// Goes on with an open link where its history has a number, else asks the state for one.
+    /// Continues with an open link where its history has a number, else asks the state for one.
     pub(crate) fn number_history(&mut self, now: Moment) {
         let ReaderOpening::Numbering(linked) = &self.reading.opening else { return };
         if let Ok(Some(place)) = self.place()
@@ -235,7 +235,7 @@ impl Engine {
         self.epochs_in_use().iter().any(|epoch| known.counts_otherwise(*epoch))
     }
 
-    /// Reads on behind the checkpoint, and counts as the state does from there on, which stands at `at`. What is in hand is
+    /// Reads on behind the checkpoint, and counts as the state does from there on, which stands at `at`. What is buffered is
     /// stored by then, or comes again; where the state stands nowhere, it is lost.
     fn number_anew(&mut self, known: Histories, at: Option<Position>, now: Moment) {
         self.flush_builder();
@@ -254,7 +254,7 @@ impl Engine {
         self.histories = known;
     }
 
-    /// The histories that positions in hand, or still to come, are numbered by; oldest first.
+    /// The histories of positions that are buffered or still to come; oldest first.
     fn histories_in_use(&self) -> Vec<(HistoryId, u64)> {
         let numbered = |epoch: &Epoch| Some((self.histories.of(*epoch)?.clone(), epoch.number));
         self.epochs_in_use().iter().filter_map(numbered).collect()
@@ -277,7 +277,7 @@ impl Engine {
         }
     }
 
-    /// The link is open and its history has a number: goes on reading.
+    /// The link is open and its history has a number: continues reading.
     fn tap(&mut self, now: Moment) {
         let ReaderOpening::Numbering(linked) =
             std::mem::replace(&mut self.reading.opening, ReaderOpening::Idle)
@@ -352,7 +352,7 @@ impl Engine {
         self.changed();
     }
 
-    /// Whether nothing was ever stored and nothing is in hand.
+    /// Whether nothing was ever stored and nothing is buffered.
     fn is_fresh(&self) -> bool {
         let nothing = self.given().is_none() && self.chain.checkpoint().is_none();
         nothing && self.chain.was_read() && !self.chain.is_lost()
@@ -469,7 +469,7 @@ impl Engine {
         self.effect(Effect::Read);
     }
 
-    /// Stops reading here; the next reader goes on here.
+    /// Stops reading here; the next reader continues here.
     pub(crate) fn leave_tap(&mut self, now: Moment) {
         self.keep_reached(now);
         self.close_reading();
@@ -477,7 +477,7 @@ impl Engine {
         self.border_cannot_come();
     }
 
-    /// What was read is another instance's to store, or gone: reading goes on behind the checkpoint.
+    /// What was read is another instance's to store, or gone: reading continues behind the checkpoint.
     pub(crate) fn forget_tap(&mut self) {
         if self.is_replication() {
             self.builder.forget();

@@ -4,7 +4,7 @@
 //! (`client-query-buffer-limit`), ends the connection, mostly without a reply. That reads as a network that fails. What tells
 //! the two apart is where it happens: a connection that ends again and again at the same batch. Such a batch goes alone, so
 //! that it is certain which one it was. If it ends the connection then as well and is large enough to be refused, the route
-//! is blocked, and says which message it is. Nothing is given up: a person may raise the limit, and then it is stored.
+//! is blocked, and says which message it is. Nothing is given up: an operator may raise the limit, and then it is stored.
 
 use crate::capture::batch::Batch;
 use crate::position::Position;
@@ -13,9 +13,9 @@ use crate::text::printable;
 
 /// The least that a server can be told to take, so that nothing smaller is refused for its size.
 const LARGE_BYTES: usize = 1024 * 1024;
-/// After so many ends at the same batch it goes alone…
+/// After this many ends at the same batch it goes alone…
 const SUSPECTED: u32 = 2;
-/// …and after so many it is certain.
+/// …and after this many it is certain.
 const CERTAIN: u32 = 4;
 
 /// How often the connection ended at the same batch.

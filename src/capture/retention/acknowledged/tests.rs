@@ -1,4 +1,4 @@
-//! The script on real servers, against what is known of each group: made-up streams from a seed.
+//! The script on real servers, against what is known of each group: simulated streams from a seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -208,7 +208,7 @@ fn an_older_configuration_trims_nothing_and_a_lost_state_stays_lost() {
             setup.cmd("XADD").arg(&["s", "*", "field", "value"]);
         }
         setup.cmd("HSET").arg(&["state", "position", "p", "revision", "0000000003-00"]);
-        assert_eq!(trim(REVISION, setup), ("SUPERSEDED".to_owned(), 0, 0), "{server}");
+        assert_eq!(trim(REVISION, setup), ("OUTDATED".to_owned(), 0, 0), "{server}");
         let mut lost = redis::pipe();
         lost.cmd("DEL").arg("state");
         assert_eq!(trim(REVISION, lost), ("OK".to_owned(), 3, 3), "{server}");

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Opens a damaged disk, or goes on with a log that was open before; both must find the same.
+/// Opens a damaged disk, or continues with a log that was open before; both must find the same.
 fn both(disk: &MemoryDisk, damage: impl Fn(&MemoryDisk)) -> [(&'static str, Log<MemoryDisk>); 2] {
     let running = disk.copy();
     let (log, _) = open(&running, OPTIONS);
