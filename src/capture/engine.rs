@@ -266,13 +266,14 @@ impl Engine {
         if now.at.duration_since(self.woke) >= TICK {
             self.on_tick(now);
         }
-        self.connect_if_due(now);
-        self.open_if_due(now);
         let room = self.room();
         if self.settings.durability == Durability::Applied {
             self.chain.retire_old(now.at, KEPT, room.tail.min(KEPT_BYTES));
         }
         self.spill.refill(&mut self.chain, room);
+        self.reopen_if_room(now);
+        self.connect_if_due(now);
+        self.open_if_due(now);
     }
 
     /// Time has passed.
@@ -332,7 +333,6 @@ impl Engine {
             self.log(Notice::error(LogCode::SpoolCorrupt, text), now);
             self.leadership.hurry();
         }
-        self.reopen_if_room(now);
     }
 
     /// So much is stored durably. More than is stored is said of a server that is gone.
@@ -421,6 +421,12 @@ impl Engine {
     #[cfg(test)]
     pub(super) fn revision(&self) -> Option<&RankedRevision> {
         self.revision.as_ref()
+    }
+
+    /// Whether reading has stopped for lack of memory although the spool works and nothing waits to be written.
+    #[cfg(test)]
+    pub(super) fn is_stopped_for_nothing(&self) -> bool {
+        self.spill.is_enabled() && self.spill.held_bytes() == 0 && self.reading.is_out_of_room()
     }
 
     /// Whether there is no room for more.

@@ -137,9 +137,6 @@ impl Engine {
         }
         let facts = self.facts();
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
-        if passed.deduplicated > 0 {
-            self.reopen_if_room(now);
-        }
     }
 
     /// Begins anew where nothing that is buffered, or comes, compares with where the state stands.

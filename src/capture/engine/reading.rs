@@ -223,6 +223,15 @@ impl Reading {
         }
     }
 
+    /// Whether reading has stopped, or the window was given up, because there is no room.
+    #[cfg(test)]
+    pub(super) fn is_out_of_room(&self) -> bool {
+        match &self.open {
+            Some(open) => open.behind.is_some() || open.paused,
+            None => matches!(self.opening, ReaderOpening::Full),
+        }
+    }
+
     /// Whether a window has been tried once, with whatever outcome.
     pub(super) fn was_tried(&self) -> bool {
         self.opened_before || self.error.is_some()

@@ -360,7 +360,6 @@ impl Engine {
                 self.give_up(counts.lost);
                 self.tell_gap(&counts, gap.as_ref(), now);
                 self.appends_again();
-                self.reopen_if_room(now);
             }
             ReplyStep::Duplicate { counts, gap } => {
                 self.count_duplicate(&counts);
@@ -369,12 +368,10 @@ impl Engine {
                 // Another instance writes as well: it may have the lease by now.
                 self.leadership.hurry();
                 self.appends_again();
-                self.reopen_if_room(now);
             }
             ReplyStep::Dropped { events } => {
                 self.give_up(events);
                 self.leadership.hurry();
-                self.reopen_if_room(now);
             }
             ReplyStep::Again { rewound } => {
                 self.ledger.rewound(rewound);

@@ -70,6 +70,8 @@ impl World {
             for route in &mut self.instances[which].routes {
                 let process = route.engine.view(now).process;
                 assert!(process.adds_up(), "instance {which}: {process:?}");
+                let idle = route.engine.is_stopped_for_nothing();
+                assert!(!idle, "instance {which} does not read although its spool takes more");
             }
         }
         if std::mem::take(&mut self.changed) {
