@@ -22,7 +22,7 @@ use super::setup::Setup;
 use super::wait::eventually;
 
 /// How long a start, a stop or a change of state may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Setup {
     /// Writes the files, makes the users, and runs the daemon without waiting for anything.

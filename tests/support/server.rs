@@ -18,7 +18,7 @@ use super::process::Guarded;
 use super::wait::eventually;
 
 /// How long a server may take to start; a loaded machine needs more than Redis does.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// How long a stream may take to grow, whatever was done to those who write it.
 const GROWTH: Duration = Duration::from_secs(120);
 

@@ -93,7 +93,8 @@ fn the_source_fails_over_meanwhile() {
     let master = Server::with(Version::Redis70, Options::replication_source().tcp());
     let replica = Server::replica_of(&master, Version::Redis70, Options::replication_source());
     let destination = Server::start(Version::Redis70);
-    let mut opening = Opening::start(&master, &replica, &destination, &[alert::SOURCE, alert::GAP]);
+    let mut opening =
+        Opening::start(&master, &replica, &destination, &[alert::SOURCE, alert::GAP, alert::SEVERAL_MASTERS]);
     let oracle = Oracle::new(&master);
     oracle.publish(&Load::new(3, 1000, &["orders", "returns.eu"]));
     replica.wait_caught_up_with(&master);

@@ -53,7 +53,7 @@ fn a_password_changes_under_load() {
                 let errors: String = server.ask(&["INFO", "errorstats"]);
                 let count = errors.lines().find_map(|line| line.strip_prefix("errorstat_WRONGPASS:count="));
                 match count.map_or(0, |count| count.trim().parse::<usize>().unwrap()) {
-                    0 | 1 => Err(errors),
+                    0 | 1 => Err(format!("{errors}\n{:?}", daemon.route("orders"))),
                     _ => Ok(()),
                 }
             });

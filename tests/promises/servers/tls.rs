@@ -196,7 +196,8 @@ fn the_replication_stream_is_read_over_tls() {
     let authority = Authority::new();
     let certificate = authority.issue("server", HERE);
     let own = authority.issue("tidegate", "DNS:tidegate");
-    let options = || Options::default().tls(&authority, &certificate, "yes").with("tls-replication", "yes");
+    let options =
+        || Options::replication_source().tls(&authority, &certificate, "yes").with("tls-replication", "yes");
     let master = Server::with(Version::Redis70, options());
     let replica = Server::replica_of(&master, Version::Redis70, options());
     let destination = Server::start(Version::Redis70);
