@@ -1,5 +1,5 @@
 # make demo         see it work, on a private Redis, in under a minute once built
-# make test         every test, on real servers (installs them under target/)
+# make test         every test, on real servers (installs them under target/), and some promises again over TLS
 # make lint         what .ci/run insists on before it tests
 # make alerts       checks monitoring/alerts.yml and stages each alert; brings Debian's promtool where there is none
 # make docs         the documentation as a site, target/book/index.html; installs mdbook if there is none
@@ -10,7 +10,8 @@
 # make bench-instructions
 #                   instructions a message, by callgrind; needs valgrind
 # make soak         SOAK_SEEDS random histories, SOAK_ROUNDS of chaos on real processes and five times as many
-#                   kills of a tap, and then the tests of faults, over and over, for SOAK_MINUTES (default 30)
+#                   kills of a tap, then the promises over TLS, and then all of them over and over, for SOAK_MINUTES
+#                   (default 30)
 # make seed SEED=n  one random history again
 
 SHELL := /bin/bash
@@ -20,6 +21,11 @@ SOAK_MINUTES ?= 30
 SOAK_SEEDS ?= 1000000
 SOAK_ROUNDS ?= 20
 export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# One promise of each kind, with replicas, sentinels and two instances.
+OVER_TLS := capture::exact::on_one_server_that_is_both capture::durable::what_a_failover_lost_was_never_durable \
+	broadcast::acknowledged::two_instances_publish_each_entry_exactly_once pair::takeover::a_rolling_restart \
+	replication::failover::a_replica_that_lags_is_promoted servers::sentinel::an_old_master_behind_a_partition_is_left
 
 .PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions soak seed servers
 
@@ -39,6 +45,7 @@ test: servers
 	else \
 		$(CARGO) test --locked --lib --bins --tests; \
 	fi
+	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- --exact $(OVER_TLS)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -81,6 +88,8 @@ soak: servers
 	$(CARGO) test --locked --test promises --no-run
 	TIDEGATE_SEEDS=$(SOAK_SEEDS) $(CARGO) test --locked --profile bench --lib simulation::random_histories -- --nocapture
 	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises -- --nocapture faults::chaos:: replication::killed_under_load
+	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- capture:: broadcast:: pair:: replication:: \
+		servers::sentinel --skip real_clients --skip replication::opening
 	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done
 

@@ -18,6 +18,7 @@ mod facts;
 mod findings;
 mod guarantees;
 mod rights;
+mod services;
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,7 @@ pub use facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
 pub use findings::{Finding, findings};
 pub use guarantees::{Guarantee, Missed, Promise, Repeated, of_broadcast, of_capture};
 pub use rights::{MissingRight, Rights, Trial, trials};
+pub use services::{ManagedService, managed_service};
 
 use crate::config::acl::AclRole;
 use crate::config::{Config, Endpoint};

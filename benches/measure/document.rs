@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::deployments::{Deployments, Failovers};
 use crate::latency::{ACKNOWLEDGED, DIRECT, DIRECT_PUBLISH, Point};
 use crate::memory::Memory;
 use crate::peers::{Damage, Peer};
@@ -55,6 +56,9 @@ fn tables(results: &Results) -> Vec<(&'static str, String)> {
     }
     if let Some(part) = &results.scaling {
         tables.push(("scaling", scaling(part)));
+    }
+    if let Some(part) = &results.deployments {
+        tables.push(("deployments", deployments(part)));
     }
     if let Some(part) = &results.peers {
         tables.push(("peers", peers(part)));
@@ -234,6 +238,39 @@ fn scaling(part: &Part<Scaling>) -> String {
     ];
     text.push('\n');
     text + &table(&["figure", "measured"], lines)
+}
+
+fn deployments(part: &Part<Deployments>) -> String {
+    let Deployments { tls, failovers } = &part.found;
+    let of = |which: usize, what: fn(&Sample) -> f64| Spread::of(tls.iter().map(|pair| what(&pair[which])));
+    let ratio = |what: fn(&Sample) -> f64| {
+        Spread::of(tls.iter().map(|pair| what(&pair[1]) / what(&pair[0]))).to_string()
+    };
+    let line = |name: &str, which: usize| {
+        vec![
+            name.to_owned(),
+            grouped(of(which, Sample::per_second).median),
+            format!("{:.2}", of(which, Sample::server_micros).median),
+            format!("{:.2}", of(which, Sample::client_micros).median),
+        ]
+    };
+    let lines = [
+        line("TCP", 0),
+        line("TCP with TLS", 1),
+        vec![
+            "TLS, of that without".to_owned(),
+            ratio(Sample::per_second),
+            ratio(Sample::server_micros),
+            ratio(Sample::client_micros),
+        ],
+    ];
+    let mut text = conditions(part);
+    text += &table(&["128 B", "messages/s", "server µs/message", "tidegate µs/message"], lines);
+    let lines = failovers.iter().map(|Failovers { name, times, seconds }| {
+        vec![name.clone(), times.to_string(), format!("{seconds} s")]
+    });
+    text.push('\n');
+    text + &table(&["failover", "times", "from the sentinels' agreement to the subscription"], lines)
 }
 
 fn peers(part: &Part<Vec<Peer>>) -> String {

@@ -18,6 +18,7 @@
 mod support;
 
 mod cell;
+mod deployments;
 mod document;
 mod gate;
 mod group;
@@ -42,8 +43,8 @@ use plan::Plan;
 use results::{Part, Results};
 
 /// The parts, in the order in which they are measured.
-const PARTS: [&str; 8] =
-    ["capture", "unrelated", "broadcast", "latency", "memory", "scaling", "peers", "spool"];
+const PARTS: [&str; 9] =
+    ["capture", "unrelated", "broadcast", "latency", "memory", "scaling", "deployments", "peers", "spool"];
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -117,6 +118,7 @@ fn measure(plan: Plan, parts: &[&str], results: &mut Results, keep: impl Fn(&Res
             "latency" => results.latency = Some(Part::new(latency::points(plan))),
             "memory" => results.memory = Some(Part::new(memory::measure(plan))),
             "scaling" => results.scaling = Some(Part::new(scaling::measure(plan))),
+            "deployments" => results.deployments = Some(Part::new(deployments::measure(plan))),
             "peers" => results.peers = Some(Part::new(peers::measure(plan))),
             "spool" => results.spool = Some(Part::new(spool::measure(plan))),
             _ => unreachable!("every part is listed"),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::support::Version;
-use crate::{latency, memory, peers, scaling, spool, throughput};
+use crate::{deployments, latency, memory, peers, scaling, spool, throughput};
 
 /// Everything, each part as it was measured last.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -19,6 +19,7 @@ pub(crate) struct Results {
     pub(crate) latency: Option<Part<Vec<latency::Point>>>,
     pub(crate) memory: Option<Part<memory::Memory>>,
     pub(crate) scaling: Option<Part<scaling::Scaling>>,
+    pub(crate) deployments: Option<Part<deployments::Deployments>>,
     pub(crate) peers: Option<Part<Vec<peers::Peer>>>,
     pub(crate) spool: Option<Part<Vec<spool::Setting>>>,
 }

@@ -279,15 +279,25 @@ pub(crate) fn cpu(daemon: &Daemon) -> Duration {
 }
 
 /// A replica is served at once.
+pub(crate) fn served_at_once() -> Options {
+    Options::default().with("repl-diskless-sync-delay", "0")
+}
+
 pub(crate) fn capture_server() -> Server {
-    Server::with(Version::Redis70, Options::default().with("repl-diskless-sync-delay", "0"))
+    Server::with(Version::Redis70, served_at_once())
 }
 
 /// A server, and a daemon with one capture on it.
 pub(crate) fn start_capture(cell: Cell, mode: &str) -> (Server, Daemon) {
     let server = capture_server();
-    let daemon = Setup::new()
-        .endpoint("bench", &server)
+    let daemon = start_capture_on(&server, "", cell, mode);
+    (server, daemon)
+}
+
+/// A daemon with one capture on a server, and further settings of it.
+pub(crate) fn start_capture_on(server: &Server, settings: &str, cell: Cell, mode: &str) -> Daemon {
+    Setup::new()
+        .endpoint_with("bench", server, settings)
         .routes(&format!(
             r#"
             [capture.bench]
@@ -304,6 +314,5 @@ pub(crate) fn start_capture(cell: Cell, mode: &str) -> (Server, Daemon) {
         ))
         // The server's own default is not made for such a rate.
         .expects(&[&["backlog_short"]])
-        .start_ready();
-    (server, daemon)
+        .start_ready()
 }

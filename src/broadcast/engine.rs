@@ -328,6 +328,11 @@ impl Engine {
         if class == Class::Park { BLOCKED_RETRY } else { core.backoff.next_wait() }
     }
 
+    /// Sentinels report another master while the next attempt is waited for: it is made now.
+    pub(super) fn on_master_moved(&mut self) {
+        self.core.backoff.reset();
+    }
+
     /// Commands that are to be sent on a connection.
     pub(super) fn outgoing(&mut self, half: Half) -> Option<&mut Vec<u8>> {
         let work = self.work.as_mut()?;

@@ -21,7 +21,7 @@ use crate::config::redis_keys;
 use crate::logs::{Limited, LogCode};
 use crate::position::AnchorId;
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Class};
+use crate::server::{BLOCKED_RETRY, Class, MasterMoves};
 use crate::status::{GroupChange, RouteState, RouteStatus, SideStatus, Slot, UnacknowledgedEntry};
 use session::Session;
 
@@ -56,6 +56,8 @@ impl BroadcastRoute {
                 AckNotifier::start(source, settings.name.clone(), &settings.stream, &acknowledged.group)
             });
         let slot = self.parts.slot.clone();
+        let [mut source, mut destination] =
+            [&self.parts.source, &self.parts.destination].map(|endpoint| MasterMoves::of(endpoint.clone()));
         loop {
             let outcome = tokio::select! {
                 () = stop.cancelled() => Ok(None),
@@ -75,6 +77,8 @@ impl BroadcastRoute {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = living(&slot, sleep(wait)) => {}
+                () = source.next() => self.engine.on_master_moved(),
+                () = destination.next() => self.engine.on_master_moved(),
             }
         }
         self.state(RouteState::Stopped, None);

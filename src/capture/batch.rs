@@ -27,7 +27,7 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::capture::batch::passage::Passage;
-use crate::capture::mapping::{FieldSink, Rejection};
+use crate::capture::mapping::{FieldSink, MAX_FIELDS, Rejection};
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::{self, Message};
@@ -38,6 +38,12 @@ use gap::{Gap, Joint};
 const BATCH_ITEMS: usize = 128;
 /// Bytes after which a batch takes no more; one larger message goes alone.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Arguments after which a batch takes no more: one more entry of the most fields, a stream for each item, and what stands
+/// before the items fit into [`resp::MAX_ARGUMENTS`] above it.
+const BATCH_ARGUMENTS: usize = 1_600;
+/// What stands before the items, their streams and the groups' names included, for all but a hundred groups.
+const OTHER_ARGUMENTS: usize = BATCH_ITEMS + 160;
+const _: () = assert!(BATCH_ARGUMENTS + 2 * MAX_FIELDS + OTHER_ARGUMENTS <= resp::MAX_ARGUMENTS);
 /// How much of a payload a dead letter holds that tidegate itself writes.
 const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
@@ -242,7 +248,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.items >= BATCH_ITEMS || self.body.len() >= BATCH_BYTES
+        self.items >= BATCH_ITEMS || self.body.len() >= BATCH_BYTES || self.arguments >= BATCH_ARGUMENTS
     }
 
     fn push(&mut self, position: Position, target: usize, arguments: usize) {

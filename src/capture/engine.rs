@@ -276,6 +276,14 @@ impl Engine {
         self.open_if_due(now);
     }
 
+    /// Sentinels report another master of this side: nobody waits for the old one any longer.
+    pub(super) fn on_master_moved(&mut self, side: Side, now: Moment) {
+        match side {
+            Side::Source => self.hurry_opening(now),
+            Side::Destination => self.hurry_connecting(now),
+        }
+    }
+
     /// Time has passed.
     pub(super) fn on_tick(&mut self, now: Moment) {
         if now.at.duration_since(self.woke) > 2 * TICK {

@@ -13,7 +13,7 @@ use super::retention::acknowledged::AcknowledgedTrimming;
 use super::retention::age::AgeTrimming;
 use crate::config::{Capture, Endpoint};
 use crate::logs::LogCode;
-use crate::server::{self, Backoff, Error};
+use crate::server::{self, Backoff, Error, MasterMoves};
 
 /// Between two rounds: what is too old stays this much longer at most.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -30,6 +30,7 @@ pub(crate) async fn keep(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
+    let mut moves = MasterMoves::of(endpoint.clone());
     let (mut groups, mut ages) = (GroupWatch::default(), AgeTrimming::default());
     loop {
         let Err(error) = tokio::select! {
@@ -41,9 +42,10 @@ pub(crate) async fn keep(
         if let Some(trimming) = &mut trimming {
             trimming.on_failed(&error);
         }
+        let wait = backoff.next_wait();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = moves.wait(wait, &mut backoff) => {}
         }
     }
 }

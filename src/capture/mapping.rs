@@ -37,7 +37,7 @@ use stream_name::StreamName;
 /// The most members of a JSON object that become fields of one entry. The append script hands all
 /// names and values to `unpack`, which dies at 8,000 values (4,000 fields); entries of more than a
 /// few hundred fields are a mistake of the publisher rather than a use.
-const MAX_FIELDS: usize = 1000;
+pub(super) const MAX_FIELDS: usize = 1000;
 
 /// What tidegate knows of a message. Read only where the format or `include` asks for it.
 #[derive(Clone, Copy)]

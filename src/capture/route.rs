@@ -24,7 +24,7 @@ use super::append::call::CaptureKeys;
 use super::append::durability::DurabilityWatch;
 use super::append::state::RankedRevision;
 use super::engine::handover::{Border, Ended, Handover};
-use super::engine::{Counters, Effect, Engine, EngineSettings, HeartbeatReport, Lost};
+use super::engine::{Counters, Effect, Engine, EngineSettings, HeartbeatReport, Lost, Side};
 use super::housekeeping;
 use super::memory_quota::MemoryQuota;
 use super::retention::acknowledged::AcknowledgedTrimming;
@@ -34,7 +34,7 @@ use crate::logs::{LogCode, Outages};
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
 use crate::position::Position;
 use crate::rt::{self, Moment};
-use crate::server::Error;
+use crate::server::{Error, MasterMoves};
 use crate::source::heartbeat::Heartbeat;
 use crate::spool::{Spool, SpoolDone};
 use crate::status::Slot;
@@ -92,6 +92,8 @@ pub struct CaptureRoute {
     destination: DestinationSide,
     spool: Option<Spool>,
     durable: Option<DurabilityWatch>,
+    /// Of both servers, where sentinels know their master.
+    moves: [(Side, MasterMoves); 2],
     /// Under which revision this instance writes, while it does: only that one trims.
     writes_as: watch::Sender<Option<String>>,
     shown: Option<crate::status::RouteState>,
@@ -105,6 +107,7 @@ enum RouteEvent {
     Destination(destination::DestinationEvent),
     Spool(SpoolDone),
     Durable(Position),
+    MasterMoved(Side),
     Border(Border),
     Stop,
     Tick,
@@ -146,6 +149,8 @@ impl CaptureRoute {
         let (predecessor, successor) = (parts.predecessor.clone(), parts.successor.clone());
         let engine = Engine::new(settings, counters, predecessor, successor, now);
         let inherits = parts.predecessor.as_ref().filter(|(_, same_state)| *same_state);
+        let moves = [(Side::Source, &parts.source), (Side::Destination, &parts.destination)]
+            .map(|(side, endpoint)| (side, MasterMoves::of(endpoint.clone())));
         Self {
             destination: DestinationSide::new(inherits.map(|(predecessor, _)| predecessor.clone())),
             engine,
@@ -153,6 +158,7 @@ impl CaptureRoute {
             source: SourceSide::default(),
             spool: None,
             durable,
+            moves,
             writes_as: watch::Sender::new(None),
             shown: None,
             wake: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -213,6 +219,11 @@ impl CaptureRoute {
         {
             return Poll::Ready(RouteEvent::Durable(position));
         }
+        for (side, moves) in &mut self.moves {
+            if moves.poll(cx).is_ready() {
+                return Poll::Ready(RouteEvent::MasterMoved(*side));
+            }
+        }
         if let Poll::Ready(event) = self.source.poll(cx, self.engine.reads()) {
             return Poll::Ready(RouteEvent::Source(event));
         }
@@ -232,6 +243,7 @@ impl CaptureRoute {
             RouteEvent::Destination(event) => self.on_destination(event, now),
             RouteEvent::Spool(done) => self.engine.on_spool(done, now),
             RouteEvent::Durable(position) => self.engine.on_durable(position),
+            RouteEvent::MasterMoved(side) => self.engine.on_master_moved(side, now),
             RouteEvent::Border(border) => self.engine.on_border(border, now),
             RouteEvent::Stop => self.engine.on_stop(now),
             RouteEvent::Tick => {

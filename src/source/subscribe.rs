@@ -25,7 +25,9 @@ use crate::config::{Endpoint, OwnKeys};
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt;
-use crate::server::resp::{Limits, LongNamed, Message, Pushed, Value, argument, command, header};
+use crate::server::resp::{
+    Limits, LongNamed, MAX_ARGUMENTS, Message, Pushed, Value, argument, command, header,
+};
 use crate::server::{self, Class, Connection, Error};
 
 /// What the fence's PONG carries.
@@ -235,20 +237,18 @@ impl WindowOpening {
         let Subscriptions { control, epoch_key, channels, patterns, .. } = &self.subscriptions;
         let out = self.connection.out();
         command(out, &[b"MULTI"]);
-        header(out, 2 + channels.len());
-        argument(out, b"SUBSCRIBE");
-        argument(out, control);
-        for channel in channels {
-            argument(out, channel);
-        }
-        let mut queued = 2;
-        if !patterns.is_empty() {
-            header(out, 1 + patterns.len());
-            argument(out, b"PSUBSCRIBE");
-            for pattern in patterns {
-                argument(out, pattern);
+        let channels: Vec<&[u8]> = [control].into_iter().chain(channels).map(Vec::as_slice).collect();
+        let patterns: Vec<&[u8]> = patterns.iter().map(Vec::as_slice).collect();
+        let mut queued = 1;
+        for (name, wanted) in [(b"SUBSCRIBE".as_slice(), &channels), (b"PSUBSCRIBE", &patterns)] {
+            for some in wanted.chunks(MAX_ARGUMENTS - 1) {
+                header(out, 1 + some.len());
+                argument(out, name);
+                for channel in some {
+                    argument(out, channel);
+                }
+                queued += 1;
             }
-            queued += 1;
         }
         match numbering {
             EpochSource::Script { floor } => {
@@ -283,7 +283,7 @@ impl WindowOpening {
             Value::Error(text) => return Err(Error::reply(&text)),
             _ => return Err(Error::Protocol("the reply to EXEC is not an array".to_owned())),
         }
-        let mut confirmations = 1 + channels.len() + patterns.len();
+        let mut confirmations = channels.len() + patterns.len();
         let mut replied = false;
         let mut anchored = None;
         loop {

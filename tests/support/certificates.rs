@@ -56,8 +56,13 @@ pub(crate) struct Pair {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let directory =
-            tempfile::Builder::new().prefix("tidegate-ca-").tempdir().expect("a temporary directory");
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// The same in a directory of another one.
+    pub(crate) fn new_in(parent: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("tidegate-ca-").tempdir_in(parent);
+        let directory = directory.expect("a temporary directory");
         fs::write(directory.path().join("openssl.cnf"), CONFIGURATION).expect("it is writable");
         fs::write(directory.path().join("index.txt"), "").expect("it is writable");
         fs::write(directory.path().join("crlnumber"), "01").expect("it is writable");
@@ -84,6 +89,11 @@ impl Authority {
             "ca.pem",
         ]);
         made
+    }
+
+    /// Moves it to a place of its own for good, unless another one is there.
+    pub(crate) fn move_to(self, place: &Path) {
+        drop(fs::rename(self.directory.path(), place));
     }
 
     /// The authority's own certificate.

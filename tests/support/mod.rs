@@ -26,6 +26,7 @@ mod daemon;
 mod log;
 mod notify;
 mod oracle;
+mod over_tls;
 mod port;
 mod process;
 mod proxy;

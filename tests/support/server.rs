@@ -13,6 +13,7 @@ use redis::{Client, Connection, FromRedisValue};
 use tempfile::TempDir;
 
 use super::certificates::{Authority, Pair};
+use super::over_tls::{self, SharedCertificate};
 use super::port::Port;
 use super::process::Guarded;
 use super::wait::eventually;
@@ -51,14 +52,18 @@ impl Version {
 
     /// The server's program.
     pub(crate) fn program(self) -> PathBuf {
-        // Under target/, which is somewhere above the test's own program.
-        let own = std::env::current_exe().expect("a program knows its own path");
         let name = self.directory();
-        own.ancestors()
-            .map(|directory| directory.join("servers").join(name).join("server"))
-            .find(|program| program.exists())
-            .unwrap_or_else(|| panic!("{name} is not installed: run scripts/servers.sh"))
+        let program = servers().join(name).join("server");
+        assert!(program.exists(), "{name} is not installed: run scripts/servers.sh");
+        program
     }
+}
+
+/// Where the servers are: under target/, which is somewhere above the test's own program.
+pub(super) fn servers() -> PathBuf {
+    let own = std::env::current_exe().expect("a program knows its own path");
+    let mut above = own.ancestors().map(|directory| directory.join("servers"));
+    above.find(|servers| servers.exists()).expect("the servers are installed by scripts/servers.sh")
 }
 
 impl fmt::Display for Version {
@@ -74,6 +79,8 @@ pub(crate) struct Options {
     tcp: bool,
     sentinel: bool,
     tls: bool,
+    /// What the harness has given it, where everything runs over TLS.
+    shared: Option<&'static SharedCertificate>,
 }
 
 impl Options {
@@ -102,13 +109,23 @@ impl Options {
     /// Speaks TLS on its port, and nothing else: Debian's server only, the others are built without. A client must
     /// show a certificate of the authority where `clients` is "yes".
     #[must_use]
-    pub(crate) fn tls(mut self, authority: &Authority, own: &Pair, clients: &str) -> Self {
+    pub(crate) fn tls(self, authority: &Authority, own: &Pair, clients: &str) -> Self {
+        self.encrypted(&authority.certificate(), own, clients)
+    }
+
+    fn encrypted(mut self, authority: &Path, own: &Pair, clients: &str) -> Self {
         self.tls = true;
         self.with("tls-cert-file", &own.certificate.display().to_string())
             .with("tls-key-file", &own.key.display().to_string())
-            .with("tls-ca-cert-file", &authority.certificate().display().to_string())
+            .with("tls-ca-cert-file", &authority.display().to_string())
             .with("tls-auth-clients", clients)
             .tcp()
+    }
+
+    /// Speaks TLS also to its master, replicas and sentinels.
+    fn over_tls(mut self, shared: &'static SharedCertificate) -> Self {
+        self.shared = Some(shared);
+        self.encrypted(&shared.authority, &shared.pair, "no").with("tls-replication", "yes")
     }
 
     /// A source whose replication stream is read: no wait before the first snapshot, and a backlog that is large
@@ -147,6 +164,10 @@ impl Server {
 
     /// Starts a server with options.
     pub(crate) fn with(version: Version, options: Options) -> Self {
+        let options = match over_tls::certificate_for(version) {
+            Some(shared) if !options.tls => options.over_tls(shared),
+            _ => options,
+        };
         Self::of_program(version.program(), options)
     }
 
@@ -321,6 +342,11 @@ impl Server {
             Some(port) => format!("redis://{user}@127.0.0.1:{port}/0"),
             None => format!("redis+unix://{}?user={user}", self.socket().display()),
         }
+    }
+
+    /// What an endpoint must say beside the url to reach it: nothing but where everything runs over TLS.
+    pub(super) fn settings(&self) -> String {
+        self.options.shared.map(SharedCertificate::table).unwrap_or_default()
     }
 
     pub(crate) fn process(&self) -> &Guarded {

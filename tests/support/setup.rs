@@ -70,7 +70,7 @@ impl Setup {
             password: format!("first-{name}"),
             admins: vec![server.client()],
             sentinels: Vec::new(),
-            settings: settings.to_owned(),
+            settings: format!("{}\n{settings}", server.settings()),
         });
         self
     }
@@ -107,10 +107,12 @@ impl Setup {
             admins: servers.iter().map(|server| server.client()).collect(),
             sentinels: sentinels.iter().map(|sentinel| sentinel.client()).collect(),
             settings: format!(
-                "{settings}\n[redis.{name}.sentinel]\nmaster = \"{name}\"\naddresses = [{}]\nusername = \"{}\"\n\
-                 password_file = \"{name}.pass\"",
+                "{}\n{settings}\n[redis.{name}.sentinel]\nmaster = \"{name}\"\naddresses = [{}]\nusername = \"{}\"\n\
+                 password_file = \"{name}.pass\"\n{}",
+                servers[0].settings(),
                 addresses.join(", "),
-                watcher_of(name)
+                watcher_of(name),
+                sentinels[0].settings()
             ),
         });
         self
@@ -148,7 +150,9 @@ impl Setup {
     pub(crate) fn endpoint_through(self, name: &str, server: &Server, proxy: &Proxy, settings: &str) -> Self {
         let mut made = self.endpoint_with(name, server, settings);
         let endpoint = made.endpoints.last_mut().expect("it was added");
+        // It forwards to the unix socket.
         endpoint.url = format!("redis://{}@127.0.0.1:{}", user_of(name), proxy.port());
+        settings.clone_into(&mut endpoint.settings);
         made
     }
 

@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Endpoint, Prefer};
 use crate::logs::{Limited, LogCode};
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, MasterMoves};
 use crate::source::replication::{LinkStart, ReplicationLink, ReplicationOffset};
 
 /// How often the link acknowledges, whatever comes.
@@ -88,6 +88,7 @@ struct CommandReader {
 impl CommandReader {
     async fn run(mut self) {
         let (mut backoff, mut log) = (Backoff::default(), Limited::new());
+        let mut moves = MasterMoves::of(self.endpoint.clone());
         loop {
             let error = match self.open().await {
                 Ok(link) => {
@@ -111,7 +112,8 @@ impl CommandReader {
                     "cannot read the replication stream: {error}; tidegate polls for acknowledgements until it can"
                 );
             }
-            sleep(if error.class() == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() }).await;
+            let wait = if error.class() == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() };
+            moves.wait(wait, &mut backoff).await;
         }
     }
 

@@ -23,7 +23,7 @@ use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{self, Backoff, Connection, Error};
+use crate::server::{self, Backoff, Connection, Error, MasterMoves};
 
 /// How long one WAIT may take; then the fence is written again, beyond what was stored meanwhile.
 const WAIT: Duration = Duration::from_secs(2);
@@ -86,10 +86,12 @@ struct WatchTask {
 impl WatchTask {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut moves = MasterMoves::of(self.endpoint.clone());
         loop {
             let Err(error) = self.watch(&mut backoff).await else { return };
             tracing::debug!(event = LogCode::DurableUnknown.as_str(), task = self.role, "{error}");
-            tokio::time::sleep(backoff.next_wait()).await;
+            let wait = backoff.next_wait();
+            moves.wait(wait, &mut backoff).await;
         }
     }
 

@@ -80,3 +80,27 @@ fn a_record_with_numbers_that_no_batch_has_is_refused() {
     }
     assert!(refused > 100, "{refused}");
 }
+
+/// Entries as large as a mapping makes them, each into a stream of its own.
+#[test]
+fn a_call_stays_below_the_limit_of_arguments() {
+    let epoch = Epoch { number: 1, anchor: AnchorId::random() };
+    let read = Moment { at: Instant::now(), unix_ms: 0 };
+    let message = Message { channel: b"c", pattern: None, payload: b"" };
+    let cases: [fn(u64) -> usize; 4] =
+        [|_| 1, |_| 6, |_| MAX_FIELDS, |ordinal| if ordinal < 62 { 13 } else { MAX_FIELDS }];
+    for fields in cases {
+        let mut builder = Builder::new(Arc::new(AppendOptions::default()));
+        let mut ordinal = 1;
+        while !builder.event(epoch.at(ordinal), &message, 0, read, |sink| {
+            sink.stream(ordinal.to_string().as_bytes());
+            (0..fields(ordinal)).for_each(|_| sink.field(b"name", b"value"));
+            Ok(())
+        }) {
+            ordinal += 1;
+        }
+        let batch = builder.take().unwrap();
+        let arguments = batch.item_arguments() + batch.streams().len();
+        assert!(arguments + OTHER_ARGUMENTS - BATCH_ITEMS <= resp::MAX_ARGUMENTS, "{arguments} in {ordinal}");
+    }
+}

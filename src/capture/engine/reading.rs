@@ -263,6 +263,14 @@ impl Engine {
         self.effect(Effect::OpenWindow { anchor, floor });
     }
 
+    /// Sentinels report another master: what waits to open does so now.
+    pub(super) fn hurry_opening(&mut self, now: Moment) {
+        self.reading.backoff.reset();
+        if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
+            *until = now.at;
+        }
+    }
+
     /// A window is open. Its first item is the anchor.
     pub(in crate::capture) fn on_opened(&mut self, anchor: Position, now: Moment) {
         if !matches!(self.reading.opening, ReaderOpening::Window) {

@@ -219,6 +219,14 @@ impl Engine {
         }
     }
 
+    /// Sentinels report another master: what waits to connect does so now.
+    pub(super) fn hurry_connecting(&mut self, now: Moment) {
+        self.writing.backoff.reset();
+        if let DestinationLink::Waiting(until) = &mut self.writing.link {
+            *until = now.at;
+        }
+    }
+
     /// A connection is ready.
     pub(in crate::capture) fn on_connected(&mut self, connected: Connected, now: Moment) {
         if !matches!(self.writing.link, DestinationLink::Connecting) {

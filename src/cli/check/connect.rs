@@ -120,6 +120,10 @@ fn endpoint(
 ) -> bool {
     let user = endpoint.username.as_deref().unwrap_or("default");
     line(out, format_args!("server {} ({}, user {user})", endpoint.name, endpoint.servers));
+    if let Some(service) = probe::managed_service(endpoint) {
+        let (name, note) = (service.name, service.note);
+        line(out, format_args!("  service, by the host name: {name}; {note}"));
+    }
     let found = match answer {
         Ok(found) => found,
         Err(error) => {

@@ -2,8 +2,9 @@
 //!
 //! **Operation.** All sentinels are asked at once. Each failover has a configuration epoch, a number that only grows, and
 //! the answer with the highest one is believed: it is decided as soon as one sentinel knows of the failover, while a count
-//! of votes is undecided or wrong as long as one of them is stopped. While connections are open, one sentinel is asked each
-//! second; another master ends all of them, and their owners connect again.
+//! of votes is undecided or wrong as long as one of them is stopped. While connections are open or wanted, one sentinel is
+//! asked each second; another master ends all of them, and their owners connect again. Who waits to connect is woken, and an
+//! attempt that is under way ends.
 //!
 //! **Failure.** Less than the highest epoch that this process has seen is not believed, unless every sentinel says the same:
 //! then an operator has made them anew (SENTINEL RESET, REMOVE). What they name must greet as a master. Where they are away,
@@ -12,10 +13,10 @@
 //! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing yet
 //! can find the old master there.
 
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -27,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use crate::config::{Address, Endpoint, Sentinels};
 use crate::logs::LogCode;
 use crate::rt;
+use crate::server::backoff::Backoff;
 use crate::server::connect::{Role, connect_at, connect_to_sentinel, deployment};
 use crate::server::connection::Connection;
 use crate::server::error::Error;
@@ -121,6 +123,46 @@ pub(in crate::server) fn ticket(endpoint: &Endpoint) -> Option<MasterTicket> {
     Some(MasterTicket { moved: Box::pin(moved.cancelled_owned()), known, _watch: watch })
 }
 
+/// Tells whoever wants a connection that the sentinels report another master: waiting for the old one has no more use. Made
+/// before the first attempt and kept, so that a move during an attempt is not missed.
+#[derive(Debug)]
+pub(crate) struct MasterMoves {
+    endpoint: Arc<Endpoint>,
+    ticket: Option<MasterTicket>,
+}
+
+impl MasterMoves {
+    pub(crate) fn of(endpoint: Arc<Endpoint>) -> Self {
+        let ticket = ticket(&endpoint);
+        Self { endpoint, ticket }
+    }
+
+    /// Ready once for each move. Never ready where no sentinel is asked; polled again, it also sees moves from the first
+    /// master on that a sentinel named meanwhile.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ticket.is_none() {
+            self.ticket = ticket(&self.endpoint);
+        }
+        let Some(ticket) = &mut self.ticket else { return Poll::Pending };
+        ready!(ticket.poll_moved(cx));
+        self.ticket = None;
+        Poll::Ready(())
+    }
+
+    /// Until the next move. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    /// Waits for so long before the next attempt, or until a move: then the waits begin anew. Cancel safe.
+    pub(crate) async fn wait(&mut self, wait: Duration, backoff: &mut Backoff) {
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.next() => backoff.reset(),
+        }
+    }
+}
+
 /// Connects to the master; while a failover is under way, again and again for as long as connecting may take. Cancel safe.
 ///
 /// # Errors
@@ -136,7 +178,15 @@ pub(super) async fn connect(
     loop {
         let tried = async {
             let address = master(endpoint, sentinels).await?;
-            match connect_at(endpoint, &address, role).await? {
+            // Taken again by the connection: this one ends an attempt at a server that does not answer.
+            let mut moved = ticket(endpoint);
+            let connected = tokio::select! {
+                connected = connect_at(endpoint, &address, role) => connected?,
+                error = poll_fn(|cx| moved.as_mut().map_or(Poll::Pending, |ticket| ticket.poll_moved(cx))) => {
+                    return Err(error);
+                }
+            };
+            match connected {
                 // Another connection may have heard of another one meanwhile.
                 (_, Role::Master) if !known.sentinel.is_believed(&address) => {
                     Err(Error::MasterMoved(address.to_string()))

@@ -1,5 +1,9 @@
 //! Commands as they go over the wire.
 
+/// The most arguments of one command: a service exists that refuses a request with more than 3,999 (ElastiCache
+/// serverless). What may have more is sent as several commands, or in smaller batches.
+pub const MAX_ARGUMENTS: usize = 3_900;
+
 /// Room for `$`, the digits of any length, and the line's end.
 const HEADER_BYTES: usize = 23;
 

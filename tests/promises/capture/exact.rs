@@ -147,3 +147,24 @@ fn channels_of_any_bytes() {
     oracle.publish_last("last", &destination, "all", Duration::from_secs(30));
     assert_exact(&oracle.sequence(), &captured(&destination, "all"));
 }
+
+/// A service exists that refuses a command of more than 3,999 arguments.
+#[test]
+fn more_channels_than_one_command_may_name() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let channels: Vec<String> = (0..4_000).map(|number| format!("orders.{number}")).collect();
+    let _daemon = Setup::new()
+        .endpoint("shop", &source)
+        .endpoint("events", &destination)
+        .routes(&format!(
+            "[capture.orders]\nsource = \"shop\"\nchannels = {channels:?}\ndestination = \"events\"\n\
+             stream = \"orders\"\nkeep = \"forever\"\n"
+        ))
+        .start_ready();
+    assert_eq!(source.calls("subscribe"), 2 * source.calls("multi"), "two commands for each session");
+    let oracle = Oracle::new(&source);
+    oracle.publish(&Load::new(2, 1_000, &["orders.0", "orders.3999"]));
+    oracle.publish_last("orders.2000", &destination, "orders", Duration::from_secs(30));
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+}

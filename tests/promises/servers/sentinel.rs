@@ -1,6 +1,8 @@
 //! Promise: where sentinels know the master, tidegate is at the master that they agree on: after a failover that was asked
 //! for, after a death, and after a partition in which the old master goes on. What was missed meanwhile is on record.
 
+mod failovers;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -17,7 +19,10 @@ const ALERTS: &[&[&str]] = &[
     alert::GAP,
     alert::DESTINATION,
     alert::SEVERAL_MASTERS,
+    alert::PARKED,
     &["master_moved", "sentinel_unavailable"],
+    // Of a server with the backlog of its defaults.
+    &["backlog_short"],
 ];
 
 /// `shop` is watched by sentinels, `events` stands alone.
@@ -217,77 +222,6 @@ fn the_gap_begins_where_the_old_master_was_last_confirmed() {
         assert_nothing_lost_outside_gaps(&oracle.sequence(), &captured(&watched.events, "orders"), &gaps);
     assert_eq!((missing, gaps.len()), (100, 1), "{gaps:#?}");
     assert!(gaps[0].started_at < switched, "{gaps:#?}, and the sentinels switched before {switched}");
-}
-
-/// Exactly once in the streams that a failover of the destination leaves, as soon as two servers have everything.
-#[test]
-fn a_destination_fails_over_and_nothing_is_lost() {
-    const ROUTES: &str = r#"
-        [capture.orders]
-        source = "events"
-        channels = ["orders"]
-        destination = "shop"
-        stream = "orders"
-        keep = "forever"
-        include = ["id"]
-    "#;
-    let mut watched = Watched::start(Version::Redis70, ROUTES, "durability = \"replicated\"");
-    let oracle = Oracle::new(&watched.events);
-    let load = oracle.start(&Load::new(2, usize::MAX / 2, &["orders"]).rate(2_000));
-    watched.master.wait_longer("orders", 500);
-    watched.master.kill();
-    watched.wait_switched(&watched.sentinels);
-    watched.master.start_again();
-    watched.replica.wait_longer("orders", 500);
-    load.stop();
-    oracle.publish_last("orders", &watched.replica, "orders", PATIENCE);
-    assert_exact(&oracle.sequence(), &captured(&watched.replica, "orders"));
-    assert_eq!(gaps(&watched.replica, "orders").len(), 0, "the source was there all the time");
-}
-
-#[test]
-fn a_broadcast_publishes_where_the_subscribers_are() {
-    const ROUTES: &str = r#"
-        [broadcast.orders]
-        source = "events"
-        stream = "orders"
-        destination = "shop"
-        channel = "orders"
-        message = "<field:payload>"
-        start = "beginning"
-    "#;
-    let watched = Watched::start(Version::Valkey91, ROUTES, "");
-    watched.cut_off();
-    watched.wait_switched(&watched.sentinels);
-    eventually("the broadcast is connected to the new master", PATIENCE, || {
-        let clients: String = watched.replica.ask(&["CLIENT", "LIST"]);
-        if clients.contains("name=tidegate:") { Ok(()) } else { Err(clients) }
-    });
-    let subscriber = Subscriber::start(&watched.replica, &["orders"]);
-    for number in 0..100 {
-        watched.events.ask::<String>(&["XADD", "orders", "*", "payload", &number.to_string()]);
-    }
-    eventually("everything is heard", PATIENCE, || match subscriber.count() {
-        100 => Ok(()),
-        count => Err(format!("{count} of 100")),
-    });
-    let expected: Vec<Vec<u8>> = (0..100).map(|number: u32| number.to_string().into_bytes()).collect();
-    let payloads: Vec<Vec<u8>> = subscriber.heard().into_iter().map(|message| message.payload).collect();
-    assert_eq!(payloads, expected);
-}
-
-#[test]
-fn in_replication_mode_nothing_is_missed() {
-    let routes = format!("{CAPTURE}mode = \"replication\"\nprefer = \"replica\"\n");
-    let mut watched = Watched::start(Version::Redis82, &routes, "");
-    before_the_failover(&watched);
-    watched.master.kill();
-    watched.wait_switched(&watched.sentinels);
-    let oracle = Oracle::new(&watched.replica);
-    // Nobody needs to listen yet.
-    oracle.publish(&Load::new(2, 1000, &["orders"]).payloads(Payloads::Unique).first_publisher(2));
-    oracle.publish_last("orders", &watched.events, "orders", PATIENCE);
-    assert_exact(&oracle.sequence(), &captured(&watched.events, "orders"));
 }
 
 #[test]
