@@ -82,7 +82,11 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
         format: Format::Raw,
         include: vec![Include::Id],
         max_streams: 3,
-        conditions: vec![Condition { subject: Subject::Channel, test: Test::Prefix("c".into()) }],
+        conditions: vec![Condition {
+            subject: Subject::Channel,
+            test: Test::Prefix("c".into()),
+            negated: false,
+        }],
         max_message_size: 64 * 1024,
     }
 }

@@ -10,6 +10,7 @@
     reason = "these comments are the schema's descriptions, which are plain text"
 )]
 
+mod condition;
 mod values;
 
 use std::collections::BTreeMap;
@@ -17,9 +18,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use condition::{Condition, EntryCondition};
 pub(crate) use values::{Count, Fsync, Rate, Size, Span, Table, True, Word};
 
-use super::settings::{Scalar, Secret};
+use super::settings::Secret;
 
 /// The configuration of tidegate.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -292,27 +294,6 @@ pub(crate) enum Prefer {
     Master,
 }
 
-/// A condition on a message: what is looked at (channel, field or pointer) and one test of it
-/// (equals, in, exists or prefix).
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct Condition {
-    /// Looks at the channel that the message was published on.
-    pub(crate) channel: Option<True>,
-    /// Looks at a top-level member of the payload, a JSON object.
-    pub(crate) field: Option<String>,
-    /// Looks at a value in the payload, by its JSON pointer (RFC 6901), such as "/customer/id".
-    pub(crate) pointer: Option<String>,
-    /// Holds where it is this value.
-    pub(crate) equals: Option<Scalar>,
-    /// Holds where it is one of these values.
-    pub(crate) r#in: Option<Vec<Scalar>>,
-    /// Holds where it is there (true) or is not there (false).
-    pub(crate) exists: Option<bool>,
-    /// Holds where it is a text that begins so.
-    pub(crate) prefix: Option<String>,
-}
-
 /// Where a consumer group begins.
 #[derive(Clone, Copy, Deserialize, JsonSchema)]
 pub(crate) enum GroupsStart {
@@ -452,27 +433,6 @@ pub(crate) enum Envelope {
     None,
     /// The message is a JSON document with the stream's name, the entry's id and its fields.
     Json,
-}
-
-/// A condition on an entry: what is looked at (entry, field or pointer) and one test of it (equals, in,
-/// exists or prefix).
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct EntryCondition {
-    /// Looks at a field of the entry, as text.
-    pub(crate) entry: Option<String>,
-    /// Looks at a top-level member of the payload, a JSON object.
-    pub(crate) field: Option<String>,
-    /// Looks at a value in the payload, by its JSON pointer (RFC 6901), such as "/customer/id".
-    pub(crate) pointer: Option<String>,
-    /// Holds where it is this value.
-    pub(crate) equals: Option<Scalar>,
-    /// Holds where it is one of these values.
-    pub(crate) r#in: Option<Vec<Scalar>>,
-    /// Holds where it is there (true) or is not there (false).
-    pub(crate) exists: Option<bool>,
-    /// Holds where it is a text that begins so.
-    pub(crate) prefix: Option<String>,
 }
 
 /// In which order acknowledged entries are published.

@@ -112,6 +112,7 @@ fn conditions(conditions: &[Condition]) -> Value {
     let texts = conditions.iter().map(|condition| {
         let subject = match &condition.subject {
             Subject::Channel => Value::Null,
+            Subject::Text => json!({ "payload": true }),
             Subject::Field(name) => json!({ "field": name }),
             Subject::Payload(pointer) => json!(pointer.to_string()),
         };
@@ -120,6 +121,7 @@ fn conditions(conditions: &[Condition]) -> Value {
             Test::Exists(exists) => json!({ "exists": exists }),
             Test::Prefix(prefix) => json!({ "prefix": prefix }),
         };
+        let test = if condition.negated { json!({ "not": test }) } else { test };
         json!([subject, test]).to_string()
     });
     json!(texts.collect::<BTreeSet<_>>())

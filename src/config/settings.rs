@@ -1,5 +1,7 @@
 //! The checked configuration: plain values, each with its unit in its type or its name.
 
+mod condition;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,8 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::text::json_pointer::Pointer;
 use crate::text::template::Template;
+
+pub use condition::{Condition, Scalar, Subject, Test};
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -360,50 +363,6 @@ impl Mode {
             Self::Replication(replication) => Some(replication),
         }
     }
-}
-
-/// One condition of `where`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Condition {
-    /// What is looked at.
-    pub subject: Subject,
-    /// When it holds.
-    pub test: Test,
-}
-
-/// What a condition looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// The channel that the message was published on. Captures only.
-    Channel,
-    /// A field of the entry, by its name. Broadcasts only.
-    Field(String),
-    /// A value in the payload.
-    Payload(Pointer),
-}
-
-/// When a condition holds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Test {
-    /// The value is one of these: `in`, or `equals` with one.
-    OneOf(Vec<Scalar>),
-    /// The value is there, or is not.
-    Exists(bool),
-    /// The value is a text that begins so.
-    Prefix(String),
-}
-
-/// A value that a condition compares with.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Scalar {
-    /// The content of a string.
-    Text(String),
-    /// A whole number.
-    Integer(i64),
-    /// Any other finite number.
-    Float(f64),
-    /// `true` or `false`.
-    Bool(bool),
 }
 
 /// Where a consumer group begins on a stream that has entries.

@@ -7,9 +7,16 @@ use serde::de::{DeserializeSeed, Deserializer, Error, Visitor};
 
 use crate::config::{self, Scalar};
 
+/// When a condition holds.
+#[derive(Debug)]
+pub(super) struct ConditionTest {
+    test: ValueTest,
+    negated: bool,
+}
+
 /// When a value is the one that is wanted.
 #[derive(Debug)]
-pub(super) enum ConditionTest {
+enum ValueTest {
     OneOf(OneOf),
     Exists(bool),
     Prefix(String),
@@ -17,7 +24,7 @@ pub(super) enum ConditionTest {
 
 /// Values to compare with, by what they are.
 #[derive(Debug, Default)]
-pub(super) struct OneOf {
+struct OneOf {
     texts: HashSet<Vec<u8>>,
     numbers: Vec<ComparedNumber>,
     r#true: bool,
@@ -33,7 +40,28 @@ struct ComparedNumber {
 }
 
 impl ConditionTest {
-    pub(super) fn new(settings: &config::Test) -> Self {
+    pub(super) fn new(settings: &config::Condition) -> Self {
+        Self { test: ValueTest::new(&settings.test), negated: settings.negated }
+    }
+
+    /// Whether it holds for a text, any bytes.
+    pub(super) fn holds_for_text(&self, text: &[u8]) -> bool {
+        self.test.holds_for_text(text) != self.negated
+    }
+
+    /// Whether it holds for a JSON value, as it is written.
+    pub(super) fn holds_for_json(&self, json: &str) -> bool {
+        self.test.holds_for_json(json) != self.negated
+    }
+
+    /// Whether it holds where there is no value.
+    pub(super) fn holds_without(&self) -> bool {
+        matches!(self.test, ValueTest::Exists(false)) != self.negated
+    }
+}
+
+impl ValueTest {
+    fn new(settings: &config::Test) -> Self {
         match settings {
             config::Test::OneOf(values) => Self::OneOf(OneOf::new(values)),
             config::Test::Exists(exists) => Self::Exists(*exists),
@@ -41,8 +69,7 @@ impl ConditionTest {
         }
     }
 
-    /// Whether it holds for a text, any bytes.
-    pub(super) fn holds_for_text(&self, text: &[u8]) -> bool {
+    fn holds_for_text(&self, text: &[u8]) -> bool {
         match self {
             Self::OneOf(values) => values.texts.contains(text),
             Self::Exists(exists) => *exists,
@@ -50,8 +77,7 @@ impl ConditionTest {
         }
     }
 
-    /// Whether it holds for a JSON value, as it is written.
-    pub(super) fn holds_for_json(&self, json: &str) -> bool {
+    fn holds_for_json(&self, json: &str) -> bool {
         match (self, json.as_bytes().first()) {
             (Self::Exists(exists), _) => *exists,
             (_, Some(b'"')) => {
@@ -66,11 +92,6 @@ impl ConditionTest {
             (Self::OneOf(values), Some(b'-' | b'0'..=b'9')) => values.has_number(json),
             _ => false,
         }
-    }
-
-    /// Whether it holds where there is no value.
-    pub(super) fn holds_without(&self) -> bool {
-        matches!(self, Self::Exists(false))
     }
 }
 

@@ -51,6 +51,10 @@ fn a_filter_written_in_another_way_is_the_same_revision() {
     let other_way = r#"{ channel = true, prefix = "o" }, { pointer = "/a~1b", in = [0.5, true, "x", 2] }"#;
     assert_eq!(mapping(other_way), known);
     assert_ne!(mapping(r#"{ channel = true, prefix = "o" }"#), known);
+    let positive = mapping(r#"{ payload = true, prefix = "o" }"#);
+    assert_eq!(mapping(r#"{ payload = true, prefix = "o", not = false }"#), positive);
+    let negative = mapping(r#"{ payload = true, prefix = "o", not = true }"#);
+    assert_eq!([positive, negative], [""; 2]);
 }
 
 #[test]
@@ -78,6 +82,8 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         "where = [{ field = \"a\", equals = 1 }]",
         "where = [{ field = \"a\", equals = \"1\" }]",
         "where = [{ field = \"a\", exists = false }]",
+        "where = [{ field = \"a\", equals = 1, not = true }]",
+        "where = [{ payload = true, prefix = \"a\" }]",
         "max_streams = 3",
         "max_message_size = \"1KiB\"",
     ] {
