@@ -41,7 +41,7 @@ pub(crate) use secrets::password::read_password;
 pub use secrets::password::readable_by_others;
 pub use settings::{
     Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
-    Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer, Rate, Reauthenticate,
+    FieldNames, Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer, Rate, Reauthenticate,
     Replication, Scalar, Secret, SecretSource, Sentinels, Servers, Start, Subject, Test, Tls,
     UntilAcknowledged,
 };

@@ -14,6 +14,8 @@
 //! cloudevents  event, then what `include` adds
 //! ```
 //!
+//! The route's `fields` gives the fields other names, and leaves channel and pattern out.
+//!
 //! Failure: a message that cannot become an entry is a [`Rejection`], which belongs into the route's
 //! dead letters. The sink may then have been called already: its owner takes back what it was given
 //! since the call began. That is one truncation there, and would be a second buffer here.
@@ -32,6 +34,7 @@ use crate::server::resp::CHANNEL_BYTES;
 pub use crate::server::resp::Message;
 
 use cloudevents::CloudEventsFormat;
+use raw::RawFields;
 use stream_name::StreamName;
 
 /// The most members of a JSON object that become fields of one entry. The append script hands all
@@ -132,7 +135,7 @@ impl RejectReason {
 pub struct Mapping {
     stream: StreamName,
     shape: Shape,
-    include: Vec<Include>,
+    included: Vec<IncludedField>,
     max_message_bytes: u64,
     /// The included values as text. Kept from message to message, so that it is allocated once.
     text: Vec<u8>,
@@ -140,9 +143,20 @@ pub struct Mapping {
 
 #[derive(Debug)]
 enum Shape {
-    Raw,
+    Raw(RawFields),
     Fields,
-    CloudEvents(Box<CloudEventsFormat>),
+    CloudEvents {
+        /// The field's name.
+        name: String,
+        event: Box<CloudEventsFormat>,
+    },
+}
+
+/// What `include` adds, and the field's name.
+#[derive(Debug)]
+struct IncludedField {
+    what: Include,
+    name: String,
 }
 
 impl Mapping {
@@ -152,13 +166,21 @@ impl Mapping {
         Self {
             stream: StreamName::new(&settings.stream, &settings.reserved),
             shape: match &settings.format {
-                Format::Raw => Shape::Raw,
+                Format::Raw => Shape::Raw(RawFields::new(&settings.fields)),
                 Format::Fields => Shape::Fields,
-                Format::CloudEvents { source, r#type } => {
-                    Shape::CloudEvents(Box::new(CloudEventsFormat::new(source, r#type)))
-                }
+                Format::CloudEvents { source, r#type } => Shape::CloudEvents {
+                    name: settings.fields.event.clone(),
+                    event: Box::new(CloudEventsFormat::new(source, r#type)),
+                },
             },
-            include: settings.include.clone(),
+            included: settings
+                .include
+                .iter()
+                .filter_map(|what| {
+                    let name = settings.fields.included(*what)?.to_owned();
+                    Some(IncludedField { what: *what, name })
+                })
+                .collect(),
             max_message_bytes: settings.max_message_size,
             text: Vec::new(),
         }
@@ -186,38 +208,53 @@ impl Mapping {
         let stream = self.stream.make(message)?;
         sink.stream(stream);
         match &mut self.shape {
-            Shape::Raw => {
-                raw::map(message, sink);
-                include(&self.include, &mut self.text, context, sink);
+            Shape::Raw(fields) => {
+                fields.map(message, sink);
+                include(&self.included, &mut self.text, message, context, sink);
             }
             Shape::Fields => {
-                include(&self.include, &mut self.text, context, sink);
-                fields::map(message.payload, self.include.len(), sink)?;
+                let present = include(&self.included, &mut self.text, message, context, sink);
+                fields::map(message.payload, present, sink)?;
             }
-            Shape::CloudEvents(event) => {
-                sink.field(b"event", event.make(message, context)?);
-                include(&self.include, &mut self.text, context, sink);
+            Shape::CloudEvents { name, event } => {
+                sink.field(name.as_bytes(), event.make(message, context)?);
+                include(&self.included, &mut self.text, message, context, sink);
             }
         }
         Ok(())
     }
 }
 
-/// Adds what the route's `include` asks for.
-fn include(wanted: &[Include], text: &mut Vec<u8>, context: &Context<'_>, sink: &mut impl FieldSink) {
-    for include in wanted {
+/// Adds what the route's `include` asks for; returns how many fields that are.
+fn include(
+    wanted: &[IncludedField],
+    text: &mut Vec<u8>,
+    message: &Message<'_>,
+    context: &Context<'_>,
+    sink: &mut impl FieldSink,
+) -> usize {
+    let mut added = 0;
+    for IncludedField { what, name } in wanted {
         text.clear();
-        match include {
+        let value = match what {
             Include::Id => {
                 append(text, context.position);
-                sink.field(b"id", text);
+                text.as_slice()
             }
             Include::ReceivedAt => {
                 append(text, &context.received_unix_ms);
-                sink.field(b"received_at", text);
+                text.as_slice()
             }
-        }
+            Include::Channel => message.channel,
+            Include::Pattern => match message.pattern {
+                Some(pattern) => pattern,
+                None => continue,
+            },
+        };
+        sink.field(name.as_bytes(), value);
+        added += 1;
     }
+    added
 }
 
 /// Appends a value as it displays itself.

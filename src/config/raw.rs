@@ -11,6 +11,7 @@
 )]
 
 mod condition;
+mod entry;
 mod values;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(crate) use condition::{Condition, EntryCondition};
+pub(crate) use entry::{CloudEvents, FieldName, FieldNames, Format, Include};
 pub(crate) use values::{Count, Fsync, Rate, Size, Span, Table, True, Word};
 
 use super::settings::Secret;
@@ -265,6 +267,8 @@ pub(crate) struct Capture {
     /// What is added to each entry.
     #[serde(default)]
     pub(crate) include: Vec<Word<Include>>,
+    /// What the fields of an entry are called, for readers that expect other names.
+    pub(crate) fields: Option<FieldNames>,
     /// How many streams a template may make; the rest becomes dead letters.
     #[serde(default = "defaults::max_streams")]
     pub(crate) max_streams: Count,
@@ -335,39 +339,6 @@ pub(crate) struct KeepLimits {
     /// one is given, or where the stream has more than entries, which must be given.
     #[serde(default)]
     pub(crate) until_acknowledged: Vec<String>,
-}
-
-/// What an entry looks like.
-#[derive(Clone, Copy, Default, Deserialize, serde::Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
-    /// The fields channel, pattern (where one matched) and payload.
-    #[default]
-    Raw,
-    /// The members of a JSON object as fields.
-    Fields,
-    /// A CloudEvents 1.0 document in the field event.
-    CloudEvents,
-}
-
-/// Attributes of CloudEvents.
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct CloudEvents {
-    /// The attribute source, a template as for stream; without it "/tidegate/ROUTE".
-    pub(crate) source: Option<String>,
-    /// The attribute type, a template as for stream; without it "<channel>".
-    pub(crate) r#type: Option<String>,
-}
-
-/// What is added to an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize, serde::Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Include {
-    /// The event's position.
-    Id,
-    /// Milliseconds since 1970 by the daemon's clock.
-    ReceivedAt,
 }
 
 /// One route from a stream to Pub/Sub channels.

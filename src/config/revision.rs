@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::raw::defaults;
 use super::settings::{
-    Capture, Condition, Format, GroupsStart, Include, Keep, Mode, OwnKeys, Scalar, Subject, Test,
+    Capture, Condition, FieldNames, Format, GroupsStart, Keep, Mode, OwnKeys, Scalar, Subject, Test,
 };
 
 /// The two hashes of a capture, 16 hex digits each.
@@ -91,15 +91,19 @@ fn mapping(capture: &Capture) -> Lines {
             set_unless(&mut lines, "cloudevents.type", json!(r#type.to_string()), &default);
         }
     }
-    let include: Vec<&str> = capture
-        .include
-        .iter()
-        .map(|include| match include {
-            Include::Id => "id",
-            Include::ReceivedAt => "received_at",
-        })
-        .collect();
+    let include: Vec<&str> = capture.include.iter().map(|include| include.as_str()).collect();
     set_unless(&mut lines, "include", json!(include), &json!([]));
+    let (names, default) = (&capture.fields, FieldNames::default());
+    for (line, name, default) in [
+        ("fields.channel", json!(names.channel), json!(default.channel)),
+        ("fields.pattern", json!(names.pattern), json!(default.pattern)),
+        ("fields.payload", json!(names.payload), json!(default.payload)),
+        ("fields.event", json!(names.event), json!(default.event)),
+        ("fields.id", json!(names.id), json!(default.id)),
+        ("fields.received_at", json!(names.received_at), json!(default.received_at)),
+    ] {
+        set_unless(&mut lines, line, name, &default);
+    }
     let default = json!(defaults::max_streams().0);
     set_unless(&mut lines, "max_streams", json!(capture.max_streams), &default);
     let default = json!(defaults::max_message_size().0);

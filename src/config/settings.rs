@@ -1,6 +1,7 @@
 //! The checked configuration: plain values, each with its unit in its type or its name.
 
 mod condition;
+mod entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::text::template::Template;
 
 pub use condition::{Condition, Scalar, Subject, Test};
+pub use entry::{FieldNames, Format, Include};
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -308,6 +310,8 @@ pub struct Capture {
     pub format: Format,
     /// What tidegate adds to each entry.
     pub include: Vec<Include>,
+    /// How the fields are called.
+    pub fields: FieldNames,
     /// How many streams a template may make.
     pub max_streams: u32,
     /// The largest message in bytes; a larger one becomes a dead letter.
@@ -410,31 +414,6 @@ impl Keep {
             Self::Forever | Self::Limits { .. } => None,
         }
     }
-}
-
-/// What an entry looks like.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Format {
-    /// The fields `channel`, `pattern` (where one matched) and `payload`.
-    Raw,
-    /// The members of a JSON object as fields.
-    Fields,
-    /// A CloudEvents 1.0 structured JSON document in the field `event`.
-    CloudEvents {
-        /// The attribute `source`.
-        source: Template,
-        /// The attribute `type`.
-        r#type: Template,
-    },
-}
-
-/// What tidegate adds to an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Include {
-    /// `id`: the event's position.
-    Id,
-    /// `received_at`: milliseconds since 1970 by the daemon's clock.
-    ReceivedAt,
 }
 
 /// `[broadcast.NAME]`: from a stream to channels.

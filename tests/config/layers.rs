@@ -184,6 +184,7 @@ fn lists_do_not_fill_tables() {
         ("capture = [1]", "capture"),
         ("redis.main = [\"redis://h\"]", "redis.main"),
         ("[capture.a]\ncloudevents = [\"x\"]", "capture.a.cloudevents"),
+        ("[capture.a]\nfields = [\"x\"]", "capture.a.fields"),
     ] {
         let problems = Files::new(&[("tidegate.toml", text)]).load(&[]).unwrap_err();
         assert!(problems.contains(&format!(": {key}: expected a table, found a list")), "{problems}");

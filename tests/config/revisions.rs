@@ -38,6 +38,9 @@ fn revisions_stay_what_they_are() {
     let keep = "{ entries = 1000, until_acknowledged = [\"g\"] }";
     let until = revision(&ORDERS.replace("{ entries = 1000 }", keep));
     assert_eq!([&until.numbering, &until.mapping], ["e643f58cb9150bb2", "a9c987217f9bf5f8"]);
+    let named = "include = [\"id\"]\nfields = { payload = \"data\", pattern = false, id = \"position\" }\n";
+    let named = revision(&format!("{ORDERS}{named}"));
+    assert_eq!([&named.numbering, &named.mapping], ["e643f58cb9150bb2", "0"]);
 }
 
 #[test]
@@ -65,7 +68,8 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
     };
     let base = revision(ORDERS);
     let defaults =
-        "max_streams = 10_000\nmax_message_size = \"16MiB\"\nmode = \"subscribe\"\nformat = \"raw\"\n";
+        "max_streams = 10_000\nmax_message_size = \"16MiB\"\nmode = \"subscribe\"\nformat = \"raw\"\n\
+         fields = { channel = \"channel\", payload = \"payload\" }\n";
     assert_eq!(revision(&format!("{ORDERS}{defaults}")), base, "a default that is written out");
     assert_eq!(revision(&ORDERS.replace("localhost", "elsewhere:7000")), base, "the server moved");
     let channels = |list: &str| revision(&ORDERS.replace("[\"orders\"]", list));
@@ -78,6 +82,10 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         "format = \"fields\"",
         "format = \"cloudevents\"",
         "include = [\"id\"]",
+        "fields = { payload = \"data\" }",
+        "fields = { pattern = false }",
+        "fields = { channel = \"topic\" }",
+        "format = \"fields\"\ninclude = [\"channel\"]",
         "where = [{ channel = true, prefix = \"o\" }]",
         "where = [{ field = \"a\", equals = 1 }]",
         "where = [{ field = \"a\", equals = \"1\" }]",

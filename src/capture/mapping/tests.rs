@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Keep, Mode, OwnKeys};
+use crate::config::{FieldNames, Keep, Mode, OwnKeys};
 use crate::text::template::Template;
 
 #[derive(Default)]
@@ -40,6 +40,7 @@ fn settings(stream: &str, format: Format) -> Capture {
         keep: Keep::Limits { entries: None, age: Some(Duration::from_secs(60)) },
         format,
         include: vec![],
+        fields: FieldNames::default(),
         max_streams: 2,
         max_message_size: 64 * 1024,
     }
@@ -97,6 +98,44 @@ fn included_values_stand_behind_a_raw_message_and_before_members() {
     let mut mapping = Mapping::new(&Capture { include: both, ..settings("s", Format::Fields) });
     let entry = map(&mut mapping, &message("orders.x", b"{\"a\":1}")).unwrap();
     assert_eq!(fields(&entry), [("id", "5-abc-7"), ("received_at", "1700000000123"), ("a", "1")]);
+}
+
+#[test]
+fn fields_are_called_and_left_out_as_the_configuration_says() {
+    let names = FieldNames {
+        channel: Some("topic".into()),
+        pattern: None,
+        payload: "data".into(),
+        id: "position".into(),
+        ..FieldNames::default()
+    };
+    let with = |format, include: &[Include], fields: &FieldNames| {
+        let include = include.to_vec();
+        Mapping::new(&Capture { include, fields: fields.clone(), ..settings("s", format) })
+    };
+    let mut mapping = with(Format::Raw, &[Include::Id], &names);
+    let entry = map(&mut mapping, &message("orders.x", b"p")).unwrap();
+    assert_eq!(fields(&entry), [("topic", "orders.x"), ("data", "p"), ("position", "5-abc-7")]);
+    let alone = FieldNames { channel: None, ..names };
+    let entry = map(&mut with(Format::Raw, &[], &alone), &message("orders.x", b"p")).unwrap();
+    assert_eq!(fields(&entry), [("data", "p")]);
+    let event = FieldNames { event: "data".into(), ..FieldNames::default() };
+    let entry = map(&mut with(cloudevents(), &[Include::Channel], &event), &message("orders.x", b"p")).unwrap();
+    assert_eq!(entry.fields[0].0, b"data");
+    assert_eq!(fields(&entry)[1..], [("channel", "orders.x")]);
+}
+
+#[test]
+fn an_entry_of_members_says_where_its_message_came_from() {
+    let include = vec![Include::Channel, Include::Pattern];
+    let mut mapping = Mapping::new(&Capture { include, ..settings("s", Format::Fields) });
+    let entry = map(&mut mapping, &message("orders.x", b"{\"channel\":1}")).unwrap();
+    assert_eq!(fields(&entry), [("channel", "orders.x"), ("pattern", "orders.*"), ("channel", "1")]);
+    let plain = Message { channel: b"c", pattern: None, payload: b"{}" };
+    assert_eq!(fields(&map(&mut mapping, &plain).unwrap()), [("channel", "c")]);
+    // Without a pattern nothing is left.
+    let mut mapping = Mapping::new(&Capture { include: vec![Include::Pattern], ..settings("s", Format::Fields) });
+    assert_eq!(map(&mut mapping, &plain).err().unwrap().reason, RejectReason::NoFields);
 }
 
 #[test]
