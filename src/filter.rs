@@ -8,15 +8,14 @@
 //! whole payload) are tested first and read no JSON; the payload is read as JSON at most once, without building what no condition
 //! looks at; nothing is allocated a message. Payloads are any bytes.
 //!
-//! Operation: the conditions' pointers are one tree, and what the payload holds is looked at along it.
+//! Operation: the conditions' pointers are one tree, and what the payload holds is looked at along it
+//! (`text/json_lookup.rs`).
 //!
 //! ```text
 //! where  /kind equals "order"     tree  ┬ kind ─────── test 0
 //!        /customer/id exists            └ customer ┬ id ── test 1
 //!        /customer/tags/0 prefix "x"               └ tags ─ 0 ── test 2
 //! ```
-//!
-//! Of a member that is named twice the last counts, as most readers of JSON have it.
 //!
 //! Failure: a payload that is not JSON, or that is not there, has no values: `exists = false` holds,
 //! everything else does not. `not` turns each answer around.

@@ -9,9 +9,9 @@
 //!
 //! ```text
 //! format       fields of the entry, in order
-//! raw          channel, pattern (where one matched), payload, then what `include` adds
-//! fields       what `include` adds, then the members of the JSON object
-//! cloudevents  event, then what `include` adds
+//! raw          channel, pattern (where one matched), payload, then what `include` and `add` add
+//! fields       what `include` and `add` add, then the members of the JSON object
+//! cloudevents  event, then what `include` and `add` add
 //! ```
 //!
 //! The route's `fields` gives the fields other names, and leaves channel and pattern out.
@@ -20,6 +20,7 @@
 //! dead letters. The sink may then have been called already: its owner takes back what it was given
 //! since the call began. That is one truncation there, and would be a second buffer here.
 
+mod added;
 mod cloudevents;
 mod fields;
 mod raw;
@@ -32,9 +33,13 @@ use std::io::Write as _;
 use crate::config::{Capture, Format, Include};
 use crate::server::resp::CHANNEL_BYTES;
 pub use crate::server::resp::Message;
+use crate::text::json_values::JsonValues;
+use crate::text::template::Template;
 
+use added::AddedFields;
 use cloudevents::CloudEventsFormat;
 use raw::RawFields;
+use render::TemplateInput;
 use stream_name::StreamName;
 
 /// The most members of a JSON object that become fields of one entry. The append script hands all
@@ -88,8 +93,8 @@ impl Rejection {
 pub enum RejectReason {
     /// The payload is larger than `max_message_size`.
     TooLarge,
-    /// A template asks for a pattern or a wildcard that this message does not have, or makes nothing
-    /// where something is required.
+    /// A template asks for a pattern, a wildcard or a value of the payload that this message does not have, or makes
+    /// nothing where something is required.
     MissingVariable,
     /// The format `fields` needs a JSON object.
     NotJsonObject,
@@ -101,11 +106,13 @@ pub enum RejectReason {
     ChannelTooLong,
     /// The template makes a name that begins with the destination's `key_prefix`.
     ReservedName,
+    /// The template makes a name that is longer than tidegate takes.
+    StreamTooLong,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TooLarge,
         Self::MissingVariable,
         Self::NotJsonObject,
@@ -113,6 +120,7 @@ impl RejectReason {
         Self::TooManyFields,
         Self::ChannelTooLong,
         Self::ReservedName,
+        Self::StreamTooLong,
     ];
 
     /// The name in dead letters and logs.
@@ -126,6 +134,7 @@ impl RejectReason {
             Self::TooManyFields => "too_many_fields",
             Self::ChannelTooLong => "channel_too_long",
             Self::ReservedName => "reserved_name",
+            Self::StreamTooLong => "stream_too_long",
         }
     }
 }
@@ -136,8 +145,11 @@ pub struct Mapping {
     stream: StreamName,
     shape: Shape,
     included: Vec<IncludedField>,
+    added: AddedFields,
+    /// The values of the payload that templates name.
+    values: JsonValues,
     max_message_bytes: u64,
-    /// The included values as text. Kept from message to message, so that it is allocated once.
+    /// An added value as text. Kept from message to message, so that it is allocated once.
     text: Vec<u8>,
 }
 
@@ -181,6 +193,8 @@ impl Mapping {
                     Some(IncludedField { what: *what, name })
                 })
                 .collect(),
+            added: AddedFields::new(&settings.add),
+            values: JsonValues::of(templates(settings).flat_map(Template::parts)),
             max_message_bytes: settings.max_message_size,
             text: Vec::new(),
         }
@@ -205,24 +219,40 @@ impl Mapping {
                 format!("the payload has {bytes} bytes, max_message_size is {}", self.max_message_bytes),
             ));
         }
-        let stream = self.stream.make(message)?;
-        sink.stream(stream);
-        match &mut self.shape {
+        let Self { stream, shape, included, added, values, max_message_bytes, text } = self;
+        values.read(|| message.payload);
+        let input = TemplateInput { message, values };
+        sink.stream(stream.make(input)?);
+        let mut extra = |sink: &mut _| {
+            let present = include(included, text, message, context, sink);
+            added.map(input, text, *max_message_bytes, sink).map(|added| present + added)
+        };
+        match shape {
             Shape::Raw(fields) => {
                 fields.map(message, sink);
-                include(&self.included, &mut self.text, message, context, sink);
+                extra(sink)?;
             }
             Shape::Fields => {
-                let present = include(&self.included, &mut self.text, message, context, sink);
+                let present = extra(sink)?;
                 fields::map(message.payload, present, sink)?;
             }
             Shape::CloudEvents { name, event } => {
-                sink.field(name.as_bytes(), event.make(message, context)?);
-                include(&self.included, &mut self.text, message, context, sink);
+                sink.field(name.as_bytes(), event.make(input, context)?);
+                extra(sink)?;
             }
         }
         Ok(())
     }
+}
+
+/// The templates that a message goes through.
+fn templates(settings: &Capture) -> impl Iterator<Item = &Template> {
+    let attributes = match &settings.format {
+        Format::CloudEvents { source, r#type } => [Some(source), Some(r#type)],
+        Format::Raw | Format::Fields => [None, None],
+    };
+    let added = settings.add.iter().map(|field| &field.value);
+    [&settings.stream].into_iter().chain(attributes.into_iter().flatten()).chain(added)
 }
 
 /// Adds what the route's `include` asks for; returns how many fields that are.

@@ -10,9 +10,7 @@ use clap::Args;
 
 use super::output::{self, tell};
 use super::warnings;
-use crate::config::{
-    self, Broadcast, Capture, Config, Endpoint, FieldNames, Format, Loaded, SecretSource,
-};
+use crate::config::{self, Broadcast, Capture, Config, Endpoint, FieldNames, Format, Loaded, SecretSource};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
@@ -130,13 +128,14 @@ fn capture(route: &Capture) -> String {
     )
 }
 
-/// The fields of an entry, where the configuration gives them other names.
+/// The fields of an entry, where the configuration gives them other names or adds some.
 fn entry_fields(out: &mut String, route: &Capture) {
-    if route.fields == FieldNames::default() {
+    if route.fields == FieldNames::default() && route.add.is_empty() {
         return;
     }
     let fields = route.fields.of_entry(&route.format, &route.include);
-    let mut fields: Vec<&str> = fields.into_iter().map(|(_, name)| name).collect();
+    let added = route.add.iter().map(|field| field.name.as_str());
+    let mut fields: Vec<&str> = fields.into_iter().map(|(_, name)| name).chain(added).collect();
     if route.format == Format::Fields {
         fields.push("those of the payload");
     }

@@ -246,7 +246,8 @@ pub(crate) struct Capture {
     /// The endpoint that holds the streams.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
-    /// The stream, or a template with <channel>; with patterns alone also <pattern>, <1> to <9>.
+    /// The stream, or a template with <channel> and <pointer:/PATH>, a value in the JSON payload; with patterns alone
+    /// also <pattern>, <1> to <9>.
     #[schemars(with = "String")]
     pub(crate) stream: Option<String>,
     /// Consumer groups that are made with each stream.
@@ -269,6 +270,9 @@ pub(crate) struct Capture {
     pub(crate) include: Vec<Word<Include>>,
     /// What the fields of an entry are called, for readers that expect other names.
     pub(crate) fields: Option<FieldNames>,
+    /// Fields that are added to each entry: name = value, a template as for stream.
+    #[serde(default)]
+    pub(crate) add: BTreeMap<String, String>,
     /// How many streams a template may make; the rest becomes dead letters.
     #[serde(default = "defaults::max_streams")]
     pub(crate) max_streams: Count,
@@ -364,7 +368,7 @@ pub(crate) struct Broadcast {
     /// The server to publish on.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
-    /// The channel, or a template with <field:NAME>, <stream> and <id>.
+    /// The channel, or a template with <field:NAME>, <pointer:/PATH>, <stream> and <id>.
     #[schemars(with = "String")]
     pub(crate) channel: Option<String>,
     /// The message: a template as for channel, or with <json>, the whole entry.
@@ -376,7 +380,8 @@ pub(crate) struct Broadcast {
     /// Filter: an entry is published if every condition holds. The others are counted as filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<EntryCondition>>,
-    /// The field of an entry that holds the payload, which conditions with field and pointer look at.
+    /// The field of an entry that holds the payload, which conditions with field and pointer, and <pointer:/PATH> in
+    /// templates, look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
     /// Whether to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.

@@ -63,7 +63,7 @@ fn lists_for_tables<'v>(tree: &'v Value) -> Vec<Key> {
         };
         let inner: Vec<(Key, &Value)> = named
             .iter()
-            .flat_map(|found| ["cloudevents", "fields"].map(|table| in_named(found, table)))
+            .flat_map(|found| ["cloudevents", "fields", "add"].map(|table| in_named(found, table)))
             .flatten()
             .collect();
         let tables = [(top, value)].into_iter().chain(named).chain(inner);

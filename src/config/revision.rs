@@ -7,7 +7,7 @@
 //! a server may move. A golden test holds known hashes: one that changes there would make a running
 //! pair disagree about nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -104,6 +104,9 @@ fn mapping(capture: &Capture) -> Lines {
     ] {
         set_unless(&mut lines, line, name, &default);
     }
+    let add: BTreeMap<&str, String> =
+        capture.add.iter().map(|field| (field.name.as_str(), field.value.to_string())).collect();
+    set_unless(&mut lines, "add", json!(add), &json!({}));
     let default = json!(defaults::max_streams().0);
     set_unless(&mut lines, "max_streams", json!(capture.max_streams), &default);
     let default = json!(defaults::max_message_size().0);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::text::template::Template;
 
 pub use condition::{Condition, Scalar, Subject, Test};
-pub use entry::{FieldNames, Format, Include};
+pub use entry::{AddedField, FieldNames, Format, Include};
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -312,6 +312,8 @@ pub struct Capture {
     pub include: Vec<Include>,
     /// How the fields are called.
     pub fields: FieldNames,
+    /// Fields that the configuration adds to each entry, by their names.
+    pub add: Vec<AddedField>,
     /// How many streams a template may make.
     pub max_streams: u32,
     /// The largest message in bytes; a larger one becomes a dead letter.

@@ -1,11 +1,9 @@
 //! One condition's test, made ready to be asked often.
 
 use std::collections::HashSet;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, Error, Visitor};
 
 use crate::config::{self, Scalar};
+use crate::text::json_lookup::with_text;
 
 /// When a condition holds.
 #[derive(Debug)]
@@ -80,13 +78,8 @@ impl ValueTest {
     fn holds_for_json(&self, json: &str) -> bool {
         match (self, json.as_bytes().first()) {
             (Self::Exists(exists), _) => *exists,
-            (_, Some(b'"')) => {
-                let mut value = serde_json::Deserializer::from_str(json);
-                // What no text can be made of (half of a surrogate pair) is no text.
-                (&mut value)
-                    .deserialize_str(JsonTextTest(|text: &str| self.holds_for_text(text.as_bytes())))
-                    .unwrap_or(false)
-            }
+            // What no text can be made of (half of a surrogate pair) is no text.
+            (_, Some(b'"')) => with_text(json, |text| self.holds_for_text(text.as_bytes())).unwrap_or(false),
             (Self::OneOf(values), Some(b't')) => values.r#true,
             (Self::OneOf(values), Some(b'f')) => values.r#false,
             (Self::OneOf(values), Some(b'-' | b'0'..=b'9')) => values.has_number(json),
@@ -134,28 +127,5 @@ impl ComparedNumber {
     fn float(float: f64) -> Self {
         let whole = float.fract() == 0.0;
         Self { integer: format!("{float:.0}").parse().ok().filter(|_| whole), float: Some(float) }
-    }
-}
-
-/// Asks a function about a JSON string's content, which is copied only where it holds an escape.
-pub(super) struct JsonTextTest<F>(pub(super) F);
-
-impl<R, F: FnOnce(&str) -> R> Visitor<'_> for JsonTextTest<F> {
-    type Value = R;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<R, E> {
-        Ok((self.0)(text))
-    }
-}
-
-impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for JsonTextTest<F> {
-    type Value = R;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<R, D::Error> {
-        deserializer.deserialize_str(self)
     }
 }

@@ -185,6 +185,7 @@ fn lists_do_not_fill_tables() {
         ("redis.main = [\"redis://h\"]", "redis.main"),
         ("[capture.a]\ncloudevents = [\"x\"]", "capture.a.cloudevents"),
         ("[capture.a]\nfields = [\"x\"]", "capture.a.fields"),
+        ("[capture.a]\nadd = [\"x\"]", "capture.a.add"),
     ] {
         let problems = Files::new(&[("tidegate.toml", text)]).load(&[]).unwrap_err();
         assert!(problems.contains(&format!(": {key}: expected a table, found a list")), "{problems}");

@@ -40,6 +40,12 @@ impl Check<'_> {
         let format = self.format(key, name, raw.format.0, raw.cloudevents, event);
         let include = self.include(&key.at("include"), raw.format.0, &raw.include);
         let fields = self.field_names(&key.at("fields"), raw.fields, format.as_ref(), &include);
+        let add = self.added(
+            &key.at("add"),
+            raw.add,
+            event,
+            format.as_ref().map(|format| fields.of_entry(format, &include)),
+        );
         let replication = (raw.prefer.map(|word| word.0), raw.sharded, raw.min_backlog_cover);
         let mode = self.mode(key, raw.mode.0, replication);
         if mode.replication().is_some() {
@@ -77,6 +83,7 @@ impl Check<'_> {
             format: format?,
             include,
             fields,
+            add,
             max_streams,
             max_message_size,
         })

@@ -1,13 +1,16 @@
 //! What an entry of a capture looks like: format, added fields and the names of all.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::Check;
 use super::templates::Setting;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
 use crate::config::read::element;
-use crate::config::settings::{FieldNames, Format, Include};
+use crate::config::settings::{AddedField, FieldNames, Format, Include};
+
+/// The most fields that a route adds: each is put together for every message.
+const MAX_ADDED: usize = 100;
 
 impl Check<'_> {
     pub(super) fn format(
@@ -57,15 +60,17 @@ impl Check<'_> {
             let key = element(key, index, self.refused);
             if !seen.insert(word.0) {
                 self.report(&key, "is listed twice");
-            } else if matches!(format, raw::Format::Raw)
-                && matches!(include, Include::Channel | Include::Pattern)
-            {
-                let message = format!("is in every entry of format = \"raw\": remove \"{}\" here", include.as_str());
-                self.report(&key, message);
+                return None;
             }
-            include
+            if matches!(format, raw::Format::Raw) && matches!(include, Include::Channel | Include::Pattern) {
+                let message =
+                    format!("is in every entry of format = \"raw\": remove \"{}\" here", include.as_str());
+                self.report(&key, message);
+                return None;
+            }
+            Some(include)
         };
-        raw.iter().enumerate().map(checked).collect()
+        raw.iter().enumerate().filter_map(checked).collect()
     }
 
     /// What the fields are called. Each name that is given is one of a field that the entries have, and none is given
@@ -79,7 +84,8 @@ impl Check<'_> {
     ) -> FieldNames {
         let default = FieldNames::default();
         let (Some(raw), Some(format)) = (raw, format) else { return default };
-        let there: Vec<&str> = default.of_entry(format, include).into_iter().map(|(field, _)| field).collect();
+        let there: Vec<&str> =
+            default.of_entry(format, include).into_iter().map(|(field, _)| field).collect();
         for (field, given) in [
             ("channel", raw.channel.is_some()),
             ("pattern", raw.pattern.is_some()),
@@ -93,9 +99,11 @@ impl Check<'_> {
                 self.report(&key.at(field), message);
             }
         }
+        let included = |field| !matches!(format, Format::Raw) && there.contains(&field);
+        let [channel, pattern] = ["channel", "pattern"].map(included);
         let names = FieldNames {
-            channel: self.field_or_none(&key.at("channel"), raw.channel, default.channel, format),
-            pattern: self.field_or_none(&key.at("pattern"), raw.pattern, default.pattern, format),
+            channel: self.field_or_none(&key.at("channel"), raw.channel, default.channel, channel),
+            pattern: self.field_or_none(&key.at("pattern"), raw.pattern, default.pattern, pattern),
             payload: self.field_name(&key.at("payload"), raw.payload, default.payload),
             event: self.field_name(&key.at("event"), raw.event, default.event),
             id: self.field_name(&key.at("id"), raw.id, default.id),
@@ -106,10 +114,42 @@ impl Check<'_> {
             let Some((other, _)) = found[..at].iter().find(|(_, other)| other == name) else { continue };
             // By default each is called as its key, so one of the two has a new name.
             let (renamed, other) = if field == name { (other, field) } else { (field, other) };
-            let message = format!("\"{name}\" is the name of the field \"{other}\" already: choose another name");
+            let message =
+                format!("\"{name}\" is the name of the field \"{other}\" already: choose another name");
             self.report(&key.at(renamed), message);
         }
         names
+    }
+
+    /// The fields that are added, beside those that are there.
+    pub(super) fn added(
+        &mut self,
+        key: &Key,
+        raw: BTreeMap<String, String>,
+        event: Setting<'_>,
+        there: Option<Vec<(&'static str, &str)>>,
+    ) -> Vec<AddedField> {
+        if raw.len() > MAX_ADDED {
+            self.report(key, format!("adds {} fields; at most {MAX_ADDED}", raw.len()));
+        }
+        let there = there.unwrap_or_default();
+        let mut added = Vec::new();
+        for (name, value) in raw {
+            let at = key.at(&name);
+            self.name(&at, "field", &name);
+            if let Some((field, _)) = there.iter().find(|(_, taken)| *taken == name) {
+                let message = format!("\"{name}\" is the name of the field \"{field}\" already");
+                self.report_with(
+                    &at,
+                    message,
+                    format!("choose another name here, or for \"{field}\" in fields"),
+                );
+            }
+            if let Some(value) = self.template(&at, &value, event) {
+                added.push(AddedField { name, value });
+            }
+        }
+        added
     }
 
     fn field_name(&mut self, key: &Key, raw: Option<String>, default: String) -> String {
@@ -123,16 +163,17 @@ impl Check<'_> {
         key: &Key,
         raw: Option<raw::FieldName>,
         default: Option<String>,
-        format: &Format,
+        included: bool,
     ) -> Option<String> {
-        match raw? {
-            raw::FieldName::Named(name) => {
+        match raw {
+            None => default,
+            Some(raw::FieldName::Named(name)) => {
                 self.name(key, "field", &name);
                 Some(name)
             }
-            raw::FieldName::LeftOut => {
-                if !matches!(format, Format::Raw) {
-                    self.report(key, "only an entry of format = \"raw\" can be without it: remove the key");
+            Some(raw::FieldName::LeftOut) => {
+                if included {
+                    self.report(key, "leaves out what include adds: remove one of the two");
                 }
                 None
             }

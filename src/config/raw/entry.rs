@@ -85,7 +85,11 @@ impl<'de> Deserialize<'de> for FieldName {
             }
 
             fn visit_bool<E: Error>(self, value: bool) -> Result<FieldName, E> {
-                if value { Err(E::invalid_value(Unexpected::Bool(value), &self)) } else { Ok(FieldName::LeftOut) }
+                if value {
+                    Err(E::invalid_value(Unexpected::Bool(value), &self))
+                } else {
+                    Ok(FieldName::LeftOut)
+                }
             }
         }
         deserializer.deserialize_any(Either)

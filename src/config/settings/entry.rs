@@ -61,6 +61,15 @@ pub struct FieldNames {
     pub received_at: String,
 }
 
+/// `add`: a field, and the template of its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedField {
+    /// The field's name.
+    pub name: String,
+    /// What stands in it, from the event.
+    pub value: Template,
+}
+
 impl Default for FieldNames {
     fn default() -> Self {
         Self {
