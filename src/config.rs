@@ -40,10 +40,10 @@ pub use revision::Revision;
 pub(crate) use secrets::password::read_password;
 pub use secrets::password::readable_by_others;
 pub use settings::{
-    Acknowledged, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability, Endpoint,
-    Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer, Rate, Reauthenticate,
-    Replication, Scalar, Secret, SecretSource, Sentinels, Servers, Start, Subject, Test, Tls,
-    UntilAcknowledged,
+    Acknowledged, AddedField, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability,
+    Endpoint, FieldNames, Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer,
+    Rate, Reauthenticate, Replication, Scalar, Secret, SecretSource, Sentinels, Servers, Start, Subject,
+    Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

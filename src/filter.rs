@@ -4,11 +4,12 @@
 //! or by what the payload says. The others are left out, and counted as filtered, before anything is made
 //! of them.
 //!
-//! Constraints: this runs once a message on the hot path. Conditions on the channel and on fields are tested
-//! first and never read the payload; the payload is read at most once, without building what no condition
+//! Constraints: this runs once a message on the hot path. Conditions on a text as it stands (channel, field,
+//! whole payload) are tested first and read no JSON; the payload is read as JSON at most once, without building what no condition
 //! looks at; nothing is allocated a message. Payloads are any bytes.
 //!
-//! Operation: the conditions' pointers are one tree, and what the payload holds is looked at along it.
+//! Operation: the conditions' pointers are one tree, and what the payload holds is looked at along it
+//! (`text/json_lookup.rs`).
 //!
 //! ```text
 //! where  /kind equals "order"     tree  ┬ kind ─────── test 0
@@ -16,10 +17,8 @@
 //!        /customer/tags/0 prefix "x"               └ tags ─ 0 ── test 2
 //! ```
 //!
-//! Of a member that is named twice the last counts, as most readers of JSON have it.
-//!
 //! Failure: a payload that is not JSON, or that is not there, has no values: `exists = false` holds,
-//! everything else does not.
+//! everything else does not. `not` turns each answer around.
 
 mod condition;
 
@@ -45,10 +44,11 @@ pub(crate) struct Filter {
     payload: Option<Payload>,
 }
 
-/// A text beside the payload.
+/// What is tested as text, as it stands there.
 #[derive(Debug)]
 enum TextSubject {
     Channel,
+    Payload,
     Field(String),
 }
 
@@ -58,9 +58,10 @@ impl Filter {
         let mut texts = Vec::new();
         let mut payload = Payload::default();
         for condition in conditions {
-            let test = ConditionTest::new(&condition.test);
+            let test = ConditionTest::new(condition);
             match &condition.subject {
                 Subject::Channel => texts.push((TextSubject::Channel, test)),
+                Subject::Text => texts.push((TextSubject::Payload, test)),
                 Subject::Field(name) => texts.push((TextSubject::Field(name.clone()), test)),
                 Subject::Payload(pointer) => payload.add(pointer, test),
             }
@@ -73,6 +74,7 @@ impl Filter {
         let holds = |(text, test): &(TextSubject, ConditionTest)| {
             let found = match text {
                 TextSubject::Channel => looked.channel(),
+                TextSubject::Payload => looked.payload(),
                 TextSubject::Field(name) => looked.field(name.as_bytes()),
             };
             found.map_or_else(|| test.holds_without(), |text| test.holds_for_text(text))

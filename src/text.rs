@@ -2,6 +2,8 @@
 //! here knows a server, a route or a configuration.
 
 pub mod glob;
+pub(crate) mod json_lookup;
 pub mod json_pointer;
+pub(crate) mod json_values;
 pub(crate) mod printable;
 pub mod template;

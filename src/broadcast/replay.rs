@@ -68,6 +68,8 @@ pub struct ReplayRange {
     pub channel: Template,
     /// The message, from an entry.
     pub message: MessageFormat,
+    /// The field of an entry that holds the payload, for values of it in the templates.
+    pub payload_field: String,
     /// Whether it is published with SPUBLISH.
     pub sharded: bool,
     /// The largest message in bytes; an entry that makes a larger one is skipped.
@@ -446,7 +448,8 @@ impl ReplayFlow {
 
 impl ReplayRange {
     fn renderer(&self) -> Renderer {
-        Renderer::of_templates(&self.stream, &self.channel, &self.message, self.max_message_bytes)
+        let Self { stream, channel, message, payload_field, .. } = self;
+        Renderer::of_templates(stream, channel, message, payload_field, self.max_message_bytes)
     }
 }
 

@@ -6,6 +6,9 @@ pub(super) enum Unrenderable {
     /// The template asks for a field that the entry does not have.
     #[error("the entry has no field '{0}'")]
     MissingField(String),
+    /// The template asks for a value that the payload does not have.
+    #[error("the payload has no text, number, true or false at '{0}'")]
+    MissingValue(String),
     /// The template asks for what only a received message has.
     #[error("the template uses a variable that an entry does not have")]
     ForeignVariable,
@@ -28,6 +31,7 @@ impl Unrenderable {
     pub(super) const fn reason(&self) -> &'static str {
         match self {
             Self::MissingField(_) => "missing_field",
+            Self::MissingValue(_) => "missing_value",
             Self::ForeignVariable => "foreign_variable",
             Self::EmptyChannel => "empty_channel",
             Self::Deleted => "deleted",

@@ -9,15 +9,18 @@
 //!
 //! ```text
 //! format       fields of the entry, in order
-//! raw          channel, pattern (where one matched), payload, then what `include` adds
-//! fields       what `include` adds, then the members of the JSON object
-//! cloudevents  event, then what `include` adds
+//! raw          channel, pattern (where one matched), payload, then what `include` and `add` add
+//! fields       what `include` and `add` add, then the members of the JSON object
+//! cloudevents  event, then what `include` and `add` add
 //! ```
+//!
+//! The route's `fields` gives the fields other names, and leaves channel and pattern out.
 //!
 //! Failure: a message that cannot become an entry is a [`Rejection`], which belongs into the route's
 //! dead letters. The sink may then have been called already: its owner takes back what it was given
 //! since the call began. That is one truncation there, and would be a second buffer here.
 
+mod added;
 mod cloudevents;
 mod fields;
 mod raw;
@@ -30,8 +33,13 @@ use std::io::Write as _;
 use crate::config::{Capture, Format, Include};
 use crate::server::resp::CHANNEL_BYTES;
 pub use crate::server::resp::Message;
+use crate::text::json_values::JsonValues;
+use crate::text::template::Template;
 
+use added::AddedFields;
 use cloudevents::CloudEventsFormat;
+use raw::RawFields;
+use render::TemplateInput;
 use stream_name::StreamName;
 
 /// The most members of a JSON object that become fields of one entry. The append script hands all
@@ -85,8 +93,8 @@ impl Rejection {
 pub enum RejectReason {
     /// The payload is larger than `max_message_size`.
     TooLarge,
-    /// A template asks for a pattern or a wildcard that this message does not have, or makes nothing
-    /// where something is required.
+    /// A template asks for a pattern, a wildcard or a value of the payload that this message does not have, or makes
+    /// nothing where something is required.
     MissingVariable,
     /// The format `fields` needs a JSON object.
     NotJsonObject,
@@ -98,11 +106,13 @@ pub enum RejectReason {
     ChannelTooLong,
     /// The template makes a name that begins with the destination's `key_prefix`.
     ReservedName,
+    /// The template makes a name that is longer than tidegate takes.
+    StreamTooLong,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TooLarge,
         Self::MissingVariable,
         Self::NotJsonObject,
@@ -110,6 +120,7 @@ impl RejectReason {
         Self::TooManyFields,
         Self::ChannelTooLong,
         Self::ReservedName,
+        Self::StreamTooLong,
     ];
 
     /// The name in dead letters and logs.
@@ -123,6 +134,7 @@ impl RejectReason {
             Self::TooManyFields => "too_many_fields",
             Self::ChannelTooLong => "channel_too_long",
             Self::ReservedName => "reserved_name",
+            Self::StreamTooLong => "stream_too_long",
         }
     }
 }
@@ -132,17 +144,31 @@ impl RejectReason {
 pub struct Mapping {
     stream: StreamName,
     shape: Shape,
-    include: Vec<Include>,
+    included: Vec<IncludedField>,
+    added: AddedFields,
+    /// The values of the payload that templates name.
+    values: JsonValues,
     max_message_bytes: u64,
-    /// The included values as text. Kept from message to message, so that it is allocated once.
+    /// An added value as text. Kept from message to message, so that it is allocated once.
     text: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum Shape {
-    Raw,
+    Raw(RawFields),
     Fields,
-    CloudEvents(Box<CloudEventsFormat>),
+    CloudEvents {
+        /// The field's name.
+        name: String,
+        event: Box<CloudEventsFormat>,
+    },
+}
+
+/// What `include` adds, and the field's name.
+#[derive(Debug)]
+struct IncludedField {
+    what: Include,
+    name: String,
 }
 
 impl Mapping {
@@ -152,13 +178,23 @@ impl Mapping {
         Self {
             stream: StreamName::new(&settings.stream, &settings.reserved),
             shape: match &settings.format {
-                Format::Raw => Shape::Raw,
+                Format::Raw => Shape::Raw(RawFields::new(&settings.fields)),
                 Format::Fields => Shape::Fields,
-                Format::CloudEvents { source, r#type } => {
-                    Shape::CloudEvents(Box::new(CloudEventsFormat::new(source, r#type)))
-                }
+                Format::CloudEvents { source, r#type } => Shape::CloudEvents {
+                    name: settings.fields.event.clone(),
+                    event: Box::new(CloudEventsFormat::new(source, r#type)),
+                },
             },
-            include: settings.include.clone(),
+            included: settings
+                .include
+                .iter()
+                .filter_map(|what| {
+                    let name = settings.fields.included(*what)?.to_owned();
+                    Some(IncludedField { what: *what, name })
+                })
+                .collect(),
+            added: AddedFields::new(&settings.add),
+            values: JsonValues::of(templates(settings).flat_map(Template::parts)),
             max_message_bytes: settings.max_message_size,
             text: Vec::new(),
         }
@@ -183,41 +219,72 @@ impl Mapping {
                 format!("the payload has {bytes} bytes, max_message_size is {}", self.max_message_bytes),
             ));
         }
-        let stream = self.stream.make(message)?;
-        sink.stream(stream);
-        match &mut self.shape {
-            Shape::Raw => {
-                raw::map(message, sink);
-                include(&self.include, &mut self.text, context, sink);
+        let Self { stream, shape, included, added, values, max_message_bytes, text } = self;
+        values.read(|| message.payload);
+        let input = TemplateInput { message, values };
+        sink.stream(stream.make(input)?);
+        let mut extra = |sink: &mut _| {
+            let present = include(included, text, message, context, sink);
+            added.map(input, text, *max_message_bytes, sink).map(|added| present + added)
+        };
+        match shape {
+            Shape::Raw(fields) => {
+                fields.map(message, sink);
+                extra(sink)?;
             }
             Shape::Fields => {
-                include(&self.include, &mut self.text, context, sink);
-                fields::map(message.payload, self.include.len(), sink)?;
+                let present = extra(sink)?;
+                fields::map(message.payload, present, sink)?;
             }
-            Shape::CloudEvents(event) => {
-                sink.field(b"event", event.make(message, context)?);
-                include(&self.include, &mut self.text, context, sink);
+            Shape::CloudEvents { name, event } => {
+                sink.field(name.as_bytes(), event.make(input, context)?);
+                extra(sink)?;
             }
         }
         Ok(())
     }
 }
 
-/// Adds what the route's `include` asks for.
-fn include(wanted: &[Include], text: &mut Vec<u8>, context: &Context<'_>, sink: &mut impl FieldSink) {
-    for include in wanted {
+/// The templates that a message goes through.
+fn templates(settings: &Capture) -> impl Iterator<Item = &Template> {
+    let attributes = match &settings.format {
+        Format::CloudEvents { source, r#type } => [Some(source), Some(r#type)],
+        Format::Raw | Format::Fields => [None, None],
+    };
+    let added = settings.add.iter().map(|field| &field.value);
+    [&settings.stream].into_iter().chain(attributes.into_iter().flatten()).chain(added)
+}
+
+/// Adds what the route's `include` asks for; returns how many fields that are.
+fn include(
+    wanted: &[IncludedField],
+    text: &mut Vec<u8>,
+    message: &Message<'_>,
+    context: &Context<'_>,
+    sink: &mut impl FieldSink,
+) -> usize {
+    let mut added = 0;
+    for IncludedField { what, name } in wanted {
         text.clear();
-        match include {
+        let value = match what {
             Include::Id => {
                 append(text, context.position);
-                sink.field(b"id", text);
+                text.as_slice()
             }
             Include::ReceivedAt => {
                 append(text, &context.received_unix_ms);
-                sink.field(b"received_at", text);
+                text.as_slice()
             }
-        }
+            Include::Channel => message.channel,
+            Include::Pattern => match message.pattern {
+                Some(pattern) => pattern,
+                None => continue,
+            },
+        };
+        sink.field(name.as_bytes(), value);
+        added += 1;
     }
+    added
 }
 
 /// Appends a value as it displays itself.

@@ -31,7 +31,9 @@ use super::append::state::{RankedRevision, StoredState};
 use super::engine::handover::Handover;
 use super::engine::{Connected, Counters, Effect, Engine, EngineSettings, Flow, Lost, Scripts};
 use super::memory_quota::MemoryQuota;
-use crate::config::{Capture, Condition, Durability, Format, Include, Keep, Mode, OwnKeys, Subject, Test};
+use crate::config::{
+    Capture, Condition, Durability, FieldNames, Format, Include, Keep, Mode, OwnKeys, Subject, Test,
+};
 use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
@@ -81,8 +83,14 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
         keep: Keep::Forever,
         format: Format::Raw,
         include: vec![Include::Id],
+        fields: FieldNames::default(),
+        add: vec![],
         max_streams: 3,
-        conditions: vec![Condition { subject: Subject::Channel, test: Test::Prefix("c".into()) }],
+        conditions: vec![Condition {
+            subject: Subject::Channel,
+            test: Test::Prefix("c".into()),
+            negated: false,
+        }],
         max_message_size: 64 * 1024,
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::output::{self, tell};
 use super::warnings;
-use crate::config::{self, Broadcast, Capture, Config, Endpoint, Loaded, SecretSource};
+use crate::config::{self, Broadcast, Capture, Config, Endpoint, FieldNames, Format, Loaded, SecretSource};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
@@ -102,6 +102,7 @@ fn summary(loaded: &Loaded) -> String {
     }
     for route in loaded.config.capture.values() {
         line(&mut out, format_args!("  {}", capture(route)));
+        entry_fields(&mut out, route);
         counted_subscribers(&mut out, route);
     }
     for route in loaded.config.broadcast.values() {
@@ -125,6 +126,20 @@ fn capture(route: &Capture) -> String {
         route.destination,
         route.stream,
     )
+}
+
+/// The fields of an entry, where the configuration gives them other names or adds some.
+fn entry_fields(out: &mut String, route: &Capture) {
+    if route.fields == FieldNames::default() && route.add.is_empty() {
+        return;
+    }
+    let fields = route.fields.of_entry(&route.format, &route.include);
+    let added = route.add.iter().map(|field| field.name.as_str());
+    let mut fields: Vec<&str> = fields.into_iter().map(|(_, name)| name).chain(added).collect();
+    if route.format == Format::Fields {
+        fields.push("those of the payload");
+    }
+    line(out, format_args!("    fields of an entry: {}", fields.join(", ")));
 }
 
 fn broadcast(route: &Broadcast) -> String {

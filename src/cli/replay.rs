@@ -34,6 +34,9 @@ use super::Refusal;
 use bound::Bound;
 use show::{Shown, moment};
 
+/// What a raw capture calls the payload.
+const PAYLOAD_FIELD: &str = "payload";
+
 /// The largest message that Redis takes.
 const MAX_MESSAGE_BYTES: u64 = 512 << 20;
 
@@ -48,12 +51,15 @@ pub(super) struct ReplayArguments {
     /// End, as for --from; without it, the last entry at the start of the replay
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     to: Option<Bound>,
-    /// The channel, or a template with `<field:NAME>`, `<stream>` and `<id>`
+    /// The channel, or a template with `<field:NAME>`, `<pointer:/PATH>`, `<stream>` and `<id>`
     #[arg(long, value_name = "TEMPLATE", value_parser = channel)]
     channel: Template,
     /// The message: a template as for --channel, or with `<json>`, the whole entry
     #[arg(long, value_name = "TEMPLATE", default_value = "<field:payload>", value_parser = message)]
     message: Template,
+    /// The field of an entry that holds the payload, for `<pointer:/PATH>`
+    #[arg(long, value_name = "NAME", default_value = PAYLOAD_FIELD)]
+    payload_field: String,
     /// Publish the JSON envelope of a broadcast: stream, id and fields of the entry
     #[arg(long, conflicts_with = "message")]
     envelope: bool,
@@ -95,7 +101,12 @@ impl ReplayArguments {
 
     /// The message, for an operator and for telling jobs apart.
     fn message_named(&self) -> String {
-        if self.envelope { "the JSON envelope".to_owned() } else { format!("\"{}\"", self.message) }
+        let message =
+            if self.envelope { "the JSON envelope".to_owned() } else { format!("\"{}\"", self.message) };
+        if self.payload_field == PAYLOAD_FIELD {
+            return message;
+        }
+        format!("{message}, payload in the field \"{}\"", self.payload_field)
     }
 }
 
@@ -167,6 +178,7 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
         stream: arguments.stream.clone(),
         channel: arguments.channel.clone(),
         message: arguments.message(),
+        payload_field: arguments.payload_field.clone(),
         sharded: arguments.sharded,
         max_message_bytes: MAX_MESSAGE_BYTES,
     };

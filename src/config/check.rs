@@ -9,6 +9,7 @@ mod capture;
 mod conditions;
 mod daemon;
 mod endpoint;
+mod entry;
 mod templates;
 
 pub(crate) use templates::of_entry;

@@ -10,6 +10,8 @@
     reason = "these comments are the schema's descriptions, which are plain text"
 )]
 
+mod condition;
+mod entry;
 mod values;
 
 use std::collections::BTreeMap;
@@ -17,9 +19,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use condition::{Condition, EntryCondition};
+pub(crate) use entry::{CloudEvents, FieldName, FieldNames, Format, Include};
 pub(crate) use values::{Count, Fsync, Rate, Size, Span, Table, True, Word};
 
-use super::settings::{Scalar, Secret};
+use super::settings::Secret;
 
 /// The configuration of tidegate.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -242,7 +246,8 @@ pub(crate) struct Capture {
     /// The endpoint that holds the streams.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
-    /// The stream, or a template with <channel>; with patterns alone also <pattern>, <1> to <9>.
+    /// The stream, or a template with <channel> and <pointer:/PATH>, a value in the JSON payload; with patterns alone
+    /// also <pattern>, <1> to <9>.
     #[schemars(with = "String")]
     pub(crate) stream: Option<String>,
     /// Consumer groups that are made with each stream.
@@ -263,6 +268,11 @@ pub(crate) struct Capture {
     /// What is added to each entry.
     #[serde(default)]
     pub(crate) include: Vec<Word<Include>>,
+    /// What the fields of an entry are called, for readers that expect other names.
+    pub(crate) fields: Option<FieldNames>,
+    /// Fields that are added to each entry: name = value, a template as for stream.
+    #[serde(default)]
+    pub(crate) add: BTreeMap<String, String>,
     /// How many streams a template may make; the rest becomes dead letters.
     #[serde(default = "defaults::max_streams")]
     pub(crate) max_streams: Count,
@@ -290,27 +300,6 @@ pub(crate) enum Prefer {
     Replica,
     /// The master's.
     Master,
-}
-
-/// A condition on a message: what is looked at (channel, field or pointer) and one test of it
-/// (equals, in, exists or prefix).
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct Condition {
-    /// Looks at the channel that the message was published on.
-    pub(crate) channel: Option<True>,
-    /// Looks at a top-level member of the payload, a JSON object.
-    pub(crate) field: Option<String>,
-    /// Looks at a value in the payload, by its JSON pointer (RFC 6901), such as "/customer/id".
-    pub(crate) pointer: Option<String>,
-    /// Holds where it is this value.
-    pub(crate) equals: Option<Scalar>,
-    /// Holds where it is one of these values.
-    pub(crate) r#in: Option<Vec<Scalar>>,
-    /// Holds where it is there (true) or is not there (false).
-    pub(crate) exists: Option<bool>,
-    /// Holds where it is a text that begins so.
-    pub(crate) prefix: Option<String>,
 }
 
 /// Where a consumer group begins.
@@ -356,39 +345,6 @@ pub(crate) struct KeepLimits {
     pub(crate) until_acknowledged: Vec<String>,
 }
 
-/// What an entry looks like.
-#[derive(Clone, Copy, Default, Deserialize, serde::Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
-    /// The fields channel, pattern (where one matched) and payload.
-    #[default]
-    Raw,
-    /// The members of a JSON object as fields.
-    Fields,
-    /// A CloudEvents 1.0 document in the field event.
-    CloudEvents,
-}
-
-/// Attributes of CloudEvents.
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct CloudEvents {
-    /// The attribute source, a template as for stream; without it "/tidegate/ROUTE".
-    pub(crate) source: Option<String>,
-    /// The attribute type, a template as for stream; without it "<channel>".
-    pub(crate) r#type: Option<String>,
-}
-
-/// What is added to an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize, serde::Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Include {
-    /// The event's position.
-    Id,
-    /// Milliseconds since 1970 by the daemon's clock.
-    ReceivedAt,
-}
-
 /// One route from a stream to Pub/Sub channels.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
@@ -412,7 +368,7 @@ pub(crate) struct Broadcast {
     /// The server to publish on.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
-    /// The channel, or a template with <field:NAME>, <stream> and <id>.
+    /// The channel, or a template with <field:NAME>, <pointer:/PATH>, <stream> and <id>.
     #[schemars(with = "String")]
     pub(crate) channel: Option<String>,
     /// The message: a template as for channel, or with <json>, the whole entry.
@@ -424,7 +380,8 @@ pub(crate) struct Broadcast {
     /// Filter: an entry is published if every condition holds. The others are counted as filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<EntryCondition>>,
-    /// The field of an entry that holds the payload, which conditions with field and pointer look at.
+    /// The field of an entry that holds the payload, which conditions with field and pointer, and <pointer:/PATH> in
+    /// templates, look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
     /// Whether to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.
@@ -452,27 +409,6 @@ pub(crate) enum Envelope {
     None,
     /// The message is a JSON document with the stream's name, the entry's id and its fields.
     Json,
-}
-
-/// A condition on an entry: what is looked at (entry, field or pointer) and one test of it (equals, in,
-/// exists or prefix).
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct EntryCondition {
-    /// Looks at a field of the entry, as text.
-    pub(crate) entry: Option<String>,
-    /// Looks at a top-level member of the payload, a JSON object.
-    pub(crate) field: Option<String>,
-    /// Looks at a value in the payload, by its JSON pointer (RFC 6901), such as "/customer/id".
-    pub(crate) pointer: Option<String>,
-    /// Holds where it is this value.
-    pub(crate) equals: Option<Scalar>,
-    /// Holds where it is one of these values.
-    pub(crate) r#in: Option<Vec<Scalar>>,
-    /// Holds where it is there (true) or is not there (false).
-    pub(crate) exists: Option<bool>,
-    /// Holds where it is a text that begins so.
-    pub(crate) prefix: Option<String>,
 }
 
 /// In which order acknowledged entries are published.

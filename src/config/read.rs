@@ -52,17 +52,21 @@ pub(crate) fn read(tree: Dict, layers: &Layers, problems: &mut Problems) -> Read
 }
 
 /// Lists that stand where a table belongs. serde would fill the table from them by position.
-fn lists_for_tables(tree: &Value) -> Vec<Key> {
+fn lists_for_tables<'v>(tree: &'v Value) -> Vec<Key> {
     let mut found = Vec::new();
     for (name, value) in tree.as_dict().into_iter().flatten() {
         let top = Key::top(name);
         let below = value.as_dict().into_iter().flatten().map(|(name, value)| (top.at(name), value));
         let named: Vec<(Key, &Value)> = if name == "daemon" { Vec::new() } else { below.collect() };
-        let cloudevents: Vec<(Key, &Value)> = named
+        let in_named = |(key, value): &(Key, &'v Value), table: &str| {
+            Some((key.at(table), value.as_dict()?.get(table)?))
+        };
+        let inner: Vec<(Key, &Value)> = named
             .iter()
-            .filter_map(|(key, value)| Some((key.at("cloudevents"), value.as_dict()?.get("cloudevents")?)))
+            .flat_map(|found| ["cloudevents", "fields", "add"].map(|table| in_named(found, table)))
+            .flatten()
             .collect();
-        let tables = [(top, value)].into_iter().chain(named).chain(cloudevents);
+        let tables = [(top, value)].into_iter().chain(named).chain(inner);
         found.extend(tables.filter(|(_, value)| value.as_array().is_some()).map(|(key, _)| key));
     }
     found

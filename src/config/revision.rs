@@ -7,7 +7,7 @@
 //! a server may move. A golden test holds known hashes: one that changes there would make a running
 //! pair disagree about nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::raw::defaults;
 use super::settings::{
-    Capture, Condition, Format, GroupsStart, Include, Keep, Mode, OwnKeys, Scalar, Subject, Test,
+    Capture, Condition, FieldNames, Format, GroupsStart, Keep, Mode, OwnKeys, Scalar, Subject, Test,
 };
 
 /// The two hashes of a capture, 16 hex digits each.
@@ -91,15 +91,22 @@ fn mapping(capture: &Capture) -> Lines {
             set_unless(&mut lines, "cloudevents.type", json!(r#type.to_string()), &default);
         }
     }
-    let include: Vec<&str> = capture
-        .include
-        .iter()
-        .map(|include| match include {
-            Include::Id => "id",
-            Include::ReceivedAt => "received_at",
-        })
-        .collect();
+    let include: Vec<&str> = capture.include.iter().map(|include| include.as_str()).collect();
     set_unless(&mut lines, "include", json!(include), &json!([]));
+    let (names, default) = (&capture.fields, FieldNames::default());
+    for (line, name, default) in [
+        ("fields.channel", json!(names.channel), json!(default.channel)),
+        ("fields.pattern", json!(names.pattern), json!(default.pattern)),
+        ("fields.payload", json!(names.payload), json!(default.payload)),
+        ("fields.event", json!(names.event), json!(default.event)),
+        ("fields.id", json!(names.id), json!(default.id)),
+        ("fields.received_at", json!(names.received_at), json!(default.received_at)),
+    ] {
+        set_unless(&mut lines, line, name, &default);
+    }
+    let add: BTreeMap<&str, String> =
+        capture.add.iter().map(|field| (field.name.as_str(), field.value.to_string())).collect();
+    set_unless(&mut lines, "add", json!(add), &json!({}));
     let default = json!(defaults::max_streams().0);
     set_unless(&mut lines, "max_streams", json!(capture.max_streams), &default);
     let default = json!(defaults::max_message_size().0);
@@ -112,6 +119,7 @@ fn conditions(conditions: &[Condition]) -> Value {
     let texts = conditions.iter().map(|condition| {
         let subject = match &condition.subject {
             Subject::Channel => Value::Null,
+            Subject::Text => json!({ "payload": true }),
             Subject::Field(name) => json!({ "field": name }),
             Subject::Payload(pointer) => json!(pointer.to_string()),
         };
@@ -120,6 +128,7 @@ fn conditions(conditions: &[Condition]) -> Value {
             Test::Exists(exists) => json!({ "exists": exists }),
             Test::Prefix(prefix) => json!({ "prefix": prefix }),
         };
+        let test = if condition.negated { json!({ "not": test }) } else { test };
         json!([subject, test]).to_string()
     });
     json!(texts.collect::<BTreeSet<_>>())

@@ -1,5 +1,8 @@
 //! The checked configuration: plain values, each with its unit in its type or its name.
 
+mod condition;
+mod entry;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,8 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::text::json_pointer::Pointer;
 use crate::text::template::Template;
+
+pub use condition::{Condition, Scalar, Subject, Test};
+pub use entry::{AddedField, FieldNames, Format, Include};
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -305,6 +310,10 @@ pub struct Capture {
     pub format: Format,
     /// What tidegate adds to each entry.
     pub include: Vec<Include>,
+    /// How the fields are called.
+    pub fields: FieldNames,
+    /// Fields that the configuration adds to each entry, by their names.
+    pub add: Vec<AddedField>,
     /// How many streams a template may make.
     pub max_streams: u32,
     /// The largest message in bytes; a larger one becomes a dead letter.
@@ -362,50 +371,6 @@ impl Mode {
     }
 }
 
-/// One condition of `where`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Condition {
-    /// What is looked at.
-    pub subject: Subject,
-    /// When it holds.
-    pub test: Test,
-}
-
-/// What a condition looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// The channel that the message was published on. Captures only.
-    Channel,
-    /// A field of the entry, by its name. Broadcasts only.
-    Field(String),
-    /// A value in the payload.
-    Payload(Pointer),
-}
-
-/// When a condition holds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Test {
-    /// The value is one of these: `in`, or `equals` with one.
-    OneOf(Vec<Scalar>),
-    /// The value is there, or is not.
-    Exists(bool),
-    /// The value is a text that begins so.
-    Prefix(String),
-}
-
-/// A value that a condition compares with.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Scalar {
-    /// The content of a string.
-    Text(String),
-    /// A whole number.
-    Integer(i64),
-    /// Any other finite number.
-    Float(f64),
-    /// `true` or `false`.
-    Bool(bool),
-}
-
 /// Where a consumer group begins on a stream that has entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupsStart {
@@ -451,31 +416,6 @@ impl Keep {
             Self::Forever | Self::Limits { .. } => None,
         }
     }
-}
-
-/// What an entry looks like.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Format {
-    /// The fields `channel`, `pattern` (where one matched) and `payload`.
-    Raw,
-    /// The members of a JSON object as fields.
-    Fields,
-    /// A CloudEvents 1.0 structured JSON document in the field `event`.
-    CloudEvents {
-        /// The attribute `source`.
-        source: Template,
-        /// The attribute `type`.
-        r#type: Template,
-    },
-}
-
-/// What tidegate adds to an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Include {
-    /// `id`: the event's position.
-    Id,
-    /// `received_at`: milliseconds since 1970 by the daemon's clock.
-    ReceivedAt,
 }
 
 /// `[broadcast.NAME]`: from a stream to channels.

@@ -1,15 +1,20 @@
 //! One condition's test, made ready to be asked often.
 
 use std::collections::HashSet;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, Error, Visitor};
 
 use crate::config::{self, Scalar};
+use crate::text::json_lookup::with_text;
+
+/// When a condition holds.
+#[derive(Debug)]
+pub(super) struct ConditionTest {
+    test: ValueTest,
+    negated: bool,
+}
 
 /// When a value is the one that is wanted.
 #[derive(Debug)]
-pub(super) enum ConditionTest {
+enum ValueTest {
     OneOf(OneOf),
     Exists(bool),
     Prefix(String),
@@ -17,7 +22,7 @@ pub(super) enum ConditionTest {
 
 /// Values to compare with, by what they are.
 #[derive(Debug, Default)]
-pub(super) struct OneOf {
+struct OneOf {
     texts: HashSet<Vec<u8>>,
     numbers: Vec<ComparedNumber>,
     r#true: bool,
@@ -33,7 +38,28 @@ struct ComparedNumber {
 }
 
 impl ConditionTest {
-    pub(super) fn new(settings: &config::Test) -> Self {
+    pub(super) fn new(settings: &config::Condition) -> Self {
+        Self { test: ValueTest::new(&settings.test), negated: settings.negated }
+    }
+
+    /// Whether it holds for a text, any bytes.
+    pub(super) fn holds_for_text(&self, text: &[u8]) -> bool {
+        self.test.holds_for_text(text) != self.negated
+    }
+
+    /// Whether it holds for a JSON value, as it is written.
+    pub(super) fn holds_for_json(&self, json: &str) -> bool {
+        self.test.holds_for_json(json) != self.negated
+    }
+
+    /// Whether it holds where there is no value.
+    pub(super) fn holds_without(&self) -> bool {
+        matches!(self.test, ValueTest::Exists(false)) != self.negated
+    }
+}
+
+impl ValueTest {
+    fn new(settings: &config::Test) -> Self {
         match settings {
             config::Test::OneOf(values) => Self::OneOf(OneOf::new(values)),
             config::Test::Exists(exists) => Self::Exists(*exists),
@@ -41,8 +67,7 @@ impl ConditionTest {
         }
     }
 
-    /// Whether it holds for a text, any bytes.
-    pub(super) fn holds_for_text(&self, text: &[u8]) -> bool {
+    fn holds_for_text(&self, text: &[u8]) -> bool {
         match self {
             Self::OneOf(values) => values.texts.contains(text),
             Self::Exists(exists) => *exists,
@@ -50,27 +75,16 @@ impl ConditionTest {
         }
     }
 
-    /// Whether it holds for a JSON value, as it is written.
-    pub(super) fn holds_for_json(&self, json: &str) -> bool {
+    fn holds_for_json(&self, json: &str) -> bool {
         match (self, json.as_bytes().first()) {
             (Self::Exists(exists), _) => *exists,
-            (_, Some(b'"')) => {
-                let mut value = serde_json::Deserializer::from_str(json);
-                // What no text can be made of (half of a surrogate pair) is no text.
-                (&mut value)
-                    .deserialize_str(JsonTextTest(|text: &str| self.holds_for_text(text.as_bytes())))
-                    .unwrap_or(false)
-            }
+            // What no text can be made of (half of a surrogate pair) is no text.
+            (_, Some(b'"')) => with_text(json, |text| self.holds_for_text(text.as_bytes())).unwrap_or(false),
             (Self::OneOf(values), Some(b't')) => values.r#true,
             (Self::OneOf(values), Some(b'f')) => values.r#false,
             (Self::OneOf(values), Some(b'-' | b'0'..=b'9')) => values.has_number(json),
             _ => false,
         }
-    }
-
-    /// Whether it holds where there is no value.
-    pub(super) fn holds_without(&self) -> bool {
-        matches!(self, Self::Exists(false))
     }
 }
 
@@ -113,28 +127,5 @@ impl ComparedNumber {
     fn float(float: f64) -> Self {
         let whole = float.fract() == 0.0;
         Self { integer: format!("{float:.0}").parse().ok().filter(|_| whole), float: Some(float) }
-    }
-}
-
-/// Asks a function about a JSON string's content, which is copied only where it holds an escape.
-pub(super) struct JsonTextTest<F>(pub(super) F);
-
-impl<R, F: FnOnce(&str) -> R> Visitor<'_> for JsonTextTest<F> {
-    type Value = R;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<R, E> {
-        Ok((self.0)(text))
-    }
-}
-
-impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for JsonTextTest<F> {
-    type Value = R;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<R, D::Error> {
-        deserializer.deserialize_str(self)
     }
 }

@@ -24,11 +24,11 @@ impl Filterable for Message<'_> {
 }
 
 fn at(pointer: &str, test: Test) -> Condition {
-    Condition { subject: Subject::Payload(Pointer::parse(pointer).unwrap()), test }
+    Condition { subject: Subject::Payload(Pointer::parse(pointer).unwrap()), test, negated: false }
 }
 
 fn channel(test: Test) -> Condition {
-    Condition { subject: Subject::Channel, test }
+    Condition { subject: Subject::Channel, test, negated: false }
 }
 
 fn text(text: &str) -> Scalar {
@@ -136,6 +136,46 @@ fn the_whole_payload_has_a_pointer_too() {
 }
 
 #[test]
+fn a_payload_as_text_need_not_be_json() {
+    let whole = |test: Test| Condition { subject: Subject::Text, test, negated: false };
+    for (test, payload, expected) in [
+        (prefix("session:"), &b"session:7"[..], true),
+        (prefix("session:"), b" session:7", false),
+        (prefix("session:"), b"session:\xff", true),
+        (prefix("\""), b"\"in quotes\"", true),
+        (Test::OneOf(vec![text("a"), text("")]), b"", true),
+        (Test::OneOf(vec![text("a")]), b"a", true),
+        (Test::OneOf(vec![text("a")]), b"\"a\"", false),
+    ] {
+        let conditions = [whole(test)];
+        assert!(Filter::new(&conditions).payload.is_none(), "no JSON is read");
+        assert_eq!(passes(&conditions, b"c", payload), expected, "{conditions:?} {}", payload.escape_ascii());
+    }
+}
+
+#[test]
+fn a_negated_condition_holds_where_its_test_does_not() {
+    let not = |condition: Condition| Condition { negated: true, ..condition };
+    let one = || Test::OneOf(vec![Scalar::Integer(1)]);
+    for payload in [r#"{"v":2}"#, r#"{"v":"1"}"#, r#"{"v":null}"#, "{}", "no json", "", r#"{"v":1"#] {
+        assert!(payload_passes(not(at("/v", one())), payload), "{payload}");
+        assert!(payload_passes(not(at("/v", prefix("x"))), payload), "{payload}");
+    }
+    assert!(!payload_passes(not(at("/v", one())), r#"{"v":1.0}"#));
+    assert!(!payload_passes(not(at("/v", prefix("x"))), r#"{"v":"xy"}"#));
+    assert!(
+        payload_passes(not(at("/v", prefix("x"))), r#"{"v":"\ud800"}"#),
+        "what is no text begins with nothing"
+    );
+    let both = [not(channel(prefix("a"))), not(at("/v", one()))];
+    assert!(passes(&both, b"b", b"{}"));
+    assert!(!passes(&both, b"ab", b"{}"));
+    let field = |name: &str| not(Condition { subject: Subject::Field(name.into()), ..channel(prefix("x")) });
+    assert!(passes(&[field("there")], b"c", b"y") && !passes(&[field("there")], b"c", b"x"));
+    assert!(passes(&[field("gone")], b"c", b"x"));
+}
+
+#[test]
 fn values_are_compared_by_what_they_are() {
     let equals = |value: Scalar, payload: &str| payload_passes(at("/v", Test::OneOf(vec![value])), payload);
     for (value, payload, expected) in [
@@ -196,7 +236,7 @@ fn of_a_member_that_is_named_twice_the_last_counts() {
 
 #[test]
 fn a_field_that_is_not_there_is_told_from_one_that_is() {
-    let field = |name: &str, test| Condition { subject: Subject::Field(name.into()), test };
+    let field = |name: &str, test| Condition { subject: Subject::Field(name.into()), test, negated: false };
     for (condition, expected) in [
         (field("there", Test::OneOf(vec![text("x")])), true),
         (field("there", prefix("y")), false),
@@ -290,14 +330,15 @@ fn conditions() -> impl Strategy<Value = Condition> {
         Just(prefix("1")),
         proptest::collection::vec(scalar, 1..4).prop_map(Test::OneOf),
     ];
-    (pointer, test).prop_map(|(pointer, test)| at(&pointer, test))
+    let condition = (pointer, test, any::<bool>());
+    condition.prop_map(|(pointer, test, negated)| Condition { negated, ..at(&pointer, test) })
 }
 
 /// The same by way of serde_json's own values and pointers.
 fn expected(condition: &Condition, document: Option<&Value>) -> bool {
     let Subject::Payload(pointer) = &condition.subject else { panic!("only payloads here") };
     let value = document.and_then(|document| document.pointer(&pointer.to_string()));
-    match &condition.test {
+    let holds = match &condition.test {
         Test::Exists(exists) => value.is_some() == *exists,
         Test::Prefix(prefix) => value.and_then(Value::as_str).is_some_and(|text| text.starts_with(prefix)),
         Test::OneOf(scalars) => value.is_some_and(|value| {
@@ -308,7 +349,8 @@ fn expected(condition: &Condition, document: Option<&Value>) -> bool {
                 Scalar::Bool(expected) => value.as_bool() == Some(*expected),
             })
         }),
-    }
+    };
+    holds != condition.negated
 }
 
 proptest! {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::json_pointer::{Pointer, PointerError};
+
 /// A template, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
@@ -24,6 +26,8 @@ pub enum Part {
     Pattern,
     /// `<1>` to `<9>`: what that `*` of the pattern matched, counted from 1.
     Wildcard(u8),
+    /// `<pointer:/PATH>`: a value in the JSON payload.
+    Pointer(Pointer),
     /// `<field:NAME>`: the value of an entry's first field of that name.
     Field(String),
     /// `<stream>`: the stream's name.
@@ -45,9 +49,14 @@ pub enum TemplateError {
     Unclosed,
     /// A name that is no variable.
     #[error(
-        "has the unknown variable '<{0}>' (known: <channel> <pattern> <1>…<9> <field:NAME> <stream> <id> <json>; write '<<' for the character itself)"
+        "has the unknown variable '<{0}>' (known: <channel> <pattern> <1>…<9> <pointer:/PATH> <field:NAME> <stream> <id> <json>; write '<<' for the character itself)"
     )]
     Unknown(String),
+    /// A path that is no JSON pointer.
+    #[error(
+        "has '<pointer:{0}>', where \"{0}\" {1}; expected a JSON pointer, such as <pointer:/customer/id>"
+    )]
+    Pointer(String, PointerError),
 }
 
 impl Template {
@@ -109,8 +118,12 @@ impl Part {
             "stream" => Self::Stream,
             "id" => Self::Id,
             "json" => Self::Json,
-            _ => match (name.strip_prefix("field:"), name.as_bytes()) {
-                (Some(field), _) if !field.is_empty() => Self::Field(field.to_owned()),
+            _ => match (name.split_once(':'), name.as_bytes()) {
+                (Some(("pointer", path)), _) => {
+                    let wrong = |error| TemplateError::Pointer(path.to_owned(), error);
+                    Self::Pointer(Pointer::parse(path).map_err(wrong)?)
+                }
+                (Some(("field", field)), _) if !field.is_empty() => Self::Field(field.to_owned()),
                 (None, [digit @ b'1'..=b'9']) => Self::Wildcard(digit - b'0'),
                 _ => return Err(TemplateError::Unknown(name.to_owned())),
             },
@@ -130,7 +143,7 @@ mod tests {
 
     #[test]
     fn variables_and_text_alternate() {
-        let template = Template::parse("{a<<b}:<channel>:<2><field:x y>").unwrap();
+        let template = Template::parse("{a<<b}:<channel>:<2><field:x y><pointer:/a~1b/0>").unwrap();
         assert_eq!(
             template.parts(),
             [
@@ -139,6 +152,7 @@ mod tests {
                 Part::Literal(":".into()),
                 Part::Wildcard(2),
                 Part::Field("x y".into()),
+                Part::Pointer(Pointer::parse("/a~1b/0").unwrap()),
             ]
         );
         assert_eq!(template.literal(), None);
@@ -152,5 +166,7 @@ mod tests {
         for name in ["0", "10", "field:", "chanel", ""] {
             assert_eq!(Template::parse(&format!("<{name}>")), Err(TemplateError::Unknown(name.to_owned())));
         }
+        let wrong = TemplateError::Pointer("a".to_owned(), PointerError::NoSlash);
+        assert_eq!(Template::parse("<pointer:a>"), Err(wrong));
     }
 }

@@ -135,16 +135,22 @@ fn a_password_file_is_looked_for_among_the_credentials_first() {
 #[test]
 fn conditions_can_stand_in_tables_and_in_the_environment() {
     let expected = vec![
-        Condition { subject: Subject::Channel, test: Test::Prefix("o".to_owned()) },
+        Condition { subject: Subject::Channel, test: Test::Prefix("o".to_owned()), negated: false },
         Condition {
             subject: Subject::Payload(Pointer::member("n")),
             test: Test::OneOf(vec![Scalar::Integer(-5), Scalar::Float(0.5), Scalar::Text("05".to_owned())]),
+            negated: true,
         },
         Condition {
             subject: Subject::Payload(Pointer::parse("/a/0").unwrap()),
             test: Test::OneOf(vec![Scalar::Bool(true)]),
+            negated: false,
         },
-        Condition { subject: Subject::Payload(Pointer::parse("").unwrap()), test: Test::Exists(false) },
+        Condition {
+            subject: Subject::Payload(Pointer::parse("").unwrap()),
+            test: Test::Exists(false),
+            negated: false,
+        },
     ];
     let tables = r#"
         [[capture.orders.where]]
@@ -153,6 +159,7 @@ fn conditions_can_stand_in_tables_and_in_the_environment() {
         [[capture.orders.where]]
         field = "n"
         in = [-5, 0.5, "05"]
+        not = true
         [[capture.orders.where]]
         pointer = "/a/0"
         equals = true
@@ -164,7 +171,7 @@ fn conditions_can_stand_in_tables_and_in_the_environment() {
     assert_eq!(config.capture["orders"].conditions, expected);
     let variable = (
         "TIDEGATE_CAPTURE__ORDERS__WHERE",
-        r#"[{channel=true, prefix="o"}, {field="n", in=[-5, 0.5, "05"]}, {pointer="/a/0", equals=true}, {pointer="", exists=false}]"#,
+        r#"[{channel=true, prefix="o"}, {field="n", in=[-5, 0.5, "05"], not=true}, {pointer="/a/0", equals=true}, {pointer="", exists=false}]"#,
     );
     let config = Files::new(&[("tidegate.toml", ORDERS)]).load(&[variable]).unwrap();
     assert_eq!(config.capture["orders"].conditions, expected);
@@ -177,6 +184,8 @@ fn lists_do_not_fill_tables() {
         ("capture = [1]", "capture"),
         ("redis.main = [\"redis://h\"]", "redis.main"),
         ("[capture.a]\ncloudevents = [\"x\"]", "capture.a.cloudevents"),
+        ("[capture.a]\nfields = [\"x\"]", "capture.a.fields"),
+        ("[capture.a]\nadd = [\"x\"]", "capture.a.add"),
     ] {
         let problems = Files::new(&[("tidegate.toml", text)]).load(&[]).unwrap_err();
         assert!(problems.contains(&format!(": {key}: expected a table, found a list")), "{problems}");

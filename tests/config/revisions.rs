@@ -38,6 +38,13 @@ fn revisions_stay_what_they_are() {
     let keep = "{ entries = 1000, until_acknowledged = [\"g\"] }";
     let until = revision(&ORDERS.replace("{ entries = 1000 }", keep));
     assert_eq!([&until.numbering, &until.mapping], ["e643f58cb9150bb2", "a9c987217f9bf5f8"]);
+    let named = "include = [\"id\"]\nfields = { payload = \"data\", pattern = false, id = \"position\" }\n";
+    let named = revision(&format!("{ORDERS}{named}"));
+    assert_eq!([&named.numbering, &named.mapping], ["e643f58cb9150bb2", "f9f8aaecf3787d65"]);
+    let added = |text: &str| revision(&format!("{ORDERS}add = {{ {text} }}\n")).mapping;
+    let known = added("b = \"<pointer:/a~1b>\", a = \"1\"");
+    assert_eq!(known, "fc1c89ac5eae9d9f");
+    assert_eq!(added("a = \"1\", b = \"<pointer:/a~1b>\""), known, "their order means nothing");
 }
 
 #[test]
@@ -51,6 +58,10 @@ fn a_filter_written_in_another_way_is_the_same_revision() {
     let other_way = r#"{ channel = true, prefix = "o" }, { pointer = "/a~1b", in = [0.5, true, "x", 2] }"#;
     assert_eq!(mapping(other_way), known);
     assert_ne!(mapping(r#"{ channel = true, prefix = "o" }"#), known);
+    let positive = mapping(r#"{ payload = true, prefix = "o" }"#);
+    assert_eq!(mapping(r#"{ payload = true, prefix = "o", not = false }"#), positive);
+    let negative = mapping(r#"{ payload = true, prefix = "o", not = true }"#);
+    assert_eq!([positive, negative], ["a8aa42b125c73933", "f4dc8adf67e607c5"]);
 }
 
 #[test]
@@ -60,8 +71,8 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         config.capture["orders"].revision()
     };
     let base = revision(ORDERS);
-    let defaults =
-        "max_streams = 10_000\nmax_message_size = \"16MiB\"\nmode = \"subscribe\"\nformat = \"raw\"\n";
+    let defaults = "max_streams = 10_000\nmax_message_size = \"16MiB\"\nmode = \"subscribe\"\nformat = \"raw\"\n\
+         fields = { channel = \"channel\", payload = \"payload\" }\n";
     assert_eq!(revision(&format!("{ORDERS}{defaults}")), base, "a default that is written out");
     assert_eq!(revision(&ORDERS.replace("localhost", "elsewhere:7000")), base, "the server moved");
     let channels = |list: &str| revision(&ORDERS.replace("[\"orders\"]", list));
@@ -74,10 +85,18 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         "format = \"fields\"",
         "format = \"cloudevents\"",
         "include = [\"id\"]",
+        "fields = { payload = \"data\" }",
+        "fields = { pattern = false }",
+        "add = { version = \"1\" }",
+        "add = { tenant = \"<pointer:/tenant>\" }",
+        "fields = { channel = \"topic\" }",
+        "format = \"fields\"\ninclude = [\"channel\"]",
         "where = [{ channel = true, prefix = \"o\" }]",
         "where = [{ field = \"a\", equals = 1 }]",
         "where = [{ field = \"a\", equals = \"1\" }]",
         "where = [{ field = \"a\", exists = false }]",
+        "where = [{ field = \"a\", equals = 1, not = true }]",
+        "where = [{ payload = true, prefix = \"a\" }]",
         "max_streams = 3",
         "max_message_size = \"1KiB\"",
     ] {

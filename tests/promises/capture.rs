@@ -2,6 +2,7 @@
 
 mod destination_faults;
 mod durable;
+mod entries;
 mod exact;
 mod filter;
 mod keyspace;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use redis::Client;
 
 use super::server::Server;
-use super::stream::wait_for_last;
+use super::stream::{last_entry, wait_for_last_after};
 
 /// The list that holds what was published.
 const LIST: &str = "oracle:published";
@@ -140,8 +140,10 @@ impl Oracle {
     /// everything before it has been dealt with.
     #[track_caller]
     pub(crate) fn publish_last(&self, channel: &str, destination: &Server, stream: &str, within: Duration) {
+        // A destination that does not answer yet has nothing to be told apart from.
+        let before = last_entry(destination, stream).ok().flatten().map(|(id, _)| id);
         self.publish_one(channel.as_bytes(), LAST);
-        wait_for_last(destination, stream, LAST, within);
+        wait_for_last_after(destination, stream, LAST, before.as_deref(), within);
     }
 
     /// Starts publishing, in threads.

@@ -164,15 +164,31 @@ pub(crate) fn dead_letters(server: &Server, route: &str) -> Vec<DeadLetter> {
 /// message is in its stream, everything published before it has been dealt with.
 #[track_caller]
 pub(crate) fn wait_for_last(server: &Server, stream: &str, payload: &[u8], within: Duration) {
+    wait_for_last_after(server, stream, payload, None, within);
+}
+
+/// The same, of an entry other than the one with this id: an earlier message may have been the same.
+#[track_caller]
+pub(crate) fn wait_for_last_after(
+    server: &Server,
+    stream: &str,
+    payload: &[u8],
+    after: Option<&str>,
+    within: Duration,
+) {
     eventually(&format!("the last message is in {stream}"), within, || {
-        let last: Vec<Value> = server
-            .try_ask(&["XREVRANGE", stream, "+", "-", "COUNT", "1"])
-            .map_err(|error| error.to_string())?;
-        let last = last.into_iter().next().map(entry).ok_or("no entry")?;
-        if last.1.iter().any(|(_, value)| value == payload) {
+        let last = last_entry(server, stream)?.ok_or("no entry")?;
+        if after != Some(last.0.as_str()) && last.1.iter().any(|(_, value)| value == payload) {
             Ok(())
         } else {
             Err(format!("{} entries, the last is {}", server.stream_length(stream), last.0))
         }
     });
+}
+
+/// A stream's last entry, where it has one and the server answers.
+pub(crate) fn last_entry(server: &Server, stream: &str) -> Result<Option<Entry>, String> {
+    let last: Vec<Value> =
+        server.try_ask(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]).map_err(|error| error.to_string())?;
+    Ok(last.into_iter().next().map(entry))
 }

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::broadcast::read::entries::StreamEntry;
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::config::{self, MessageFormat};
+use crate::text::json_values::JsonValues;
 use crate::text::template::{Part, Template};
 
 /// What an entry will be: channel and message, or the reason why it is not published.
@@ -26,6 +27,10 @@ pub(crate) struct Renderer {
     /// `None` for the envelope.
     message: Option<Vec<Part>>,
     max_message_bytes: u64,
+    /// The field that holds the payload.
+    payload_field: String,
+    /// The values of the payload that the templates name.
+    values: JsonValues,
     /// Room for what is put together; kept from entry to entry.
     channel_text: Vec<u8>,
     message_text: Vec<u8>,
@@ -33,7 +38,13 @@ pub(crate) struct Renderer {
 
 impl Renderer {
     pub(crate) fn new(settings: &config::Broadcast) -> Self {
-        Self::of_templates(&settings.stream, &settings.channel, &settings.message, settings.max_message_size)
+        Self::of_templates(
+            &settings.stream,
+            &settings.channel,
+            &settings.message,
+            &settings.payload_field,
+            settings.max_message_size,
+        )
     }
 
     /// Of templates that stand in no route.
@@ -41,16 +52,22 @@ impl Renderer {
         stream: &str,
         channel: &Template,
         message: &MessageFormat,
+        payload_field: &str,
         max_message_bytes: u64,
     ) -> Self {
+        let channel = channel.parts().to_vec();
+        let message = match message {
+            MessageFormat::Template(template) => Some(template.parts().to_vec()),
+            MessageFormat::Envelope => None,
+        };
+        let values = JsonValues::of(channel.iter().chain(message.iter().flatten()));
         Self {
             stream: stream.to_owned(),
-            channel: channel.parts().to_vec(),
-            message: match message {
-                MessageFormat::Template(template) => Some(template.parts().to_vec()),
-                MessageFormat::Envelope => None,
-            },
+            channel,
+            message,
             max_message_bytes,
+            payload_field: payload_field.to_owned(),
+            values,
             channel_text: Vec::new(),
             message_text: Vec::new(),
         }
@@ -61,12 +78,14 @@ impl Renderer {
         &'b mut self,
         entry: &StreamEntry<'b>,
     ) -> Result<(&'b [u8], &'b [u8]), Unrenderable> {
-        let channel = put(&self.channel, &self.stream, entry, &mut self.channel_text)?;
+        self.values.read(|| entry.field(self.payload_field.as_bytes()).unwrap_or_default());
+        let source = EntryInput { stream: &self.stream, values: &self.values, entry };
+        let channel = put(&self.channel, source, &mut self.channel_text)?;
         if channel.is_empty() {
             return Err(Unrenderable::EmptyChannel);
         }
         let message = match &self.message {
-            Some(parts) => put(parts, &self.stream, entry, &mut self.message_text)?,
+            Some(parts) => put(parts, source, &mut self.message_text)?,
             None => {
                 self.message_text.clear();
                 json(&mut self.message_text, Some(&self.stream), entry);
@@ -81,34 +100,45 @@ impl Renderer {
     }
 }
 
+/// What a template takes its values from.
+#[derive(Clone, Copy)]
+struct EntryInput<'e, 'b> {
+    stream: &'b str,
+    values: &'b JsonValues,
+    entry: &'e StreamEntry<'b>,
+}
+
 fn put<'b>(
     parts: &'b [Part],
-    stream: &'b str,
-    entry: &StreamEntry<'b>,
+    input: EntryInput<'_, 'b>,
     text: &'b mut Vec<u8>,
 ) -> Result<&'b [u8], Unrenderable> {
     if let [only] = parts
         && !matches!(only, Part::Json)
     {
-        return piece(only, stream, entry);
+        return piece(only, input);
     }
     text.clear();
     for part in parts {
         if matches!(part, Part::Json) {
-            json(text, None, entry);
+            json(text, None, input.entry);
         } else {
-            text.extend_from_slice(piece(part, stream, entry)?);
+            text.extend_from_slice(piece(part, input)?);
         }
     }
     Ok(text)
 }
 
 /// What a part other than `<json>` stands for.
-fn piece<'b>(part: &'b Part, stream: &'b str, entry: &StreamEntry<'b>) -> Result<&'b [u8], Unrenderable> {
+fn piece<'b>(part: &'b Part, input: EntryInput<'_, 'b>) -> Result<&'b [u8], Unrenderable> {
+    let EntryInput { stream, values, entry } = input;
     match part {
         Part::Literal(text) => Ok(text.as_bytes()),
         Part::Field(name) => {
             entry.field(name.as_bytes()).ok_or_else(|| Unrenderable::MissingField(name.clone()))
+        }
+        Part::Pointer(pointer) => {
+            values.get(pointer).ok_or_else(|| Unrenderable::MissingValue(pointer.to_string()))
         }
         Part::Stream => Ok(stream.as_bytes()),
         Part::Id => Ok(entry.id_text),
@@ -171,7 +201,8 @@ mod tests {
             ENVELOPE => MessageFormat::Envelope,
             template => MessageFormat::Template(Template::parse(template).unwrap()),
         };
-        let mut renderer = Renderer::of_templates("orders", &Template::parse(channel).unwrap(), &message, 64);
+        let mut renderer =
+            Renderer::of_templates("orders", &Template::parse(channel).unwrap(), &message, "payload", 64);
         renderer.channel_text.extend_from_slice(b"left over");
         renderer.message_text.extend_from_slice(b"left over");
         let reply = reply(&[("5-1", fields)]);
@@ -188,6 +219,18 @@ mod tests {
         assert_eq!((channel.as_str(), message.as_str()), ("stock.7", "\\xffx"));
         let (channel, message) = render("<stream>", "<id>=<field:sku>", fields).unwrap();
         assert_eq!((channel.as_str(), message.as_str()), ("orders", "5-1=7"));
+    }
+
+    #[test]
+    fn templates_take_values_of_the_payload() {
+        let fields: &[(&[u8], &[u8])] = &[(b"a", b"{\"a\":2}"), (b"payload", br#"{"a":"x","n":{"m":1.50}}"#)];
+        let (channel, message) = render("c.<pointer:/a>", "<pointer:/n/m>", fields).unwrap();
+        assert_eq!((channel.as_str(), message.as_str()), ("c.x", "1.50"));
+        for (channel, message) in [("<pointer:/no>", "m"), ("c", "<pointer:/n>"), ("<pointer:>", "m")] {
+            assert_eq!(render(channel, message, fields).unwrap_err().reason(), "missing_value");
+        }
+        assert_eq!(render("<pointer:/a>", "m", &fields[..1]).unwrap_err().reason(), "missing_value");
+        assert_eq!(render("c", "<json>", &fields[..1]).unwrap().0, "c");
     }
 
     #[test]

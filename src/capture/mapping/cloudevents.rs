@@ -14,8 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::render::{NamePiece, render};
-use super::{Context, Message, RejectReason, Rejection, append, fields};
+use super::render::{NamePiece, TemplateInput, render};
+use super::{Context, RejectReason, Rejection, append, fields};
 use crate::text::glob::Captures;
 use crate::text::template::{Part, Template};
 
@@ -39,20 +39,24 @@ impl CloudEventsFormat {
     }
 
     /// The document for a message.
-    pub(super) fn make(&mut self, message: &Message<'_>, context: &Context<'_>) -> Result<&[u8], Rejection> {
+    pub(super) fn make(
+        &mut self,
+        input: TemplateInput<'_>,
+        context: &Context<'_>,
+    ) -> Result<&[u8], Rejection> {
         let out = &mut self.document;
         out.clear();
         out.extend_from_slice(b"{\"specversion\":\"1.0\",\"id\":\"");
         append(out, context.position);
         out.extend_from_slice(b"\",\"source\":\"");
-        attribute(out, "source", &self.source, message, &mut self.captures)?;
+        attribute(out, "source", &self.source, input, &mut self.captures)?;
         out.extend_from_slice(b"\",\"type\":\"");
-        attribute(out, "type", &self.r#type, message, &mut self.captures)?;
+        attribute(out, "type", &self.r#type, input, &mut self.captures)?;
         out.extend_from_slice(b"\",\"time\":\"");
         let received = UNIX_EPOCH.checked_add(Duration::from_millis(context.received_unix_ms));
         append(out, &humantime::format_rfc3339_millis(received.unwrap_or(UNIX_EPOCH)));
         out.extend_from_slice(b"\",");
-        data(out, message.payload);
+        data(out, input.message.payload);
         out.push(b'}');
         Ok(out)
     }
@@ -63,11 +67,11 @@ fn attribute(
     out: &mut Vec<u8>,
     name: &str,
     parts: &[Part],
-    message: &Message<'_>,
+    input: TemplateInput<'_>,
     captures: &mut Captures,
 ) -> Result<(), Rejection> {
     let begin = out.len();
-    render(parts, message, captures, |piece| match piece {
+    render(parts, input, captures, |piece| match piece {
         NamePiece::Literal(text) => escape(out, &String::from_utf8_lossy(text)),
         NamePiece::Variable(bytes) => percent_encode(out, bytes),
     })?;

@@ -2,7 +2,16 @@
 
 use super::{Message, RejectReason, Rejection};
 use crate::text::glob::{self, Captures};
+use crate::text::json_values::JsonValues;
 use crate::text::template::Part;
+
+/// What a template takes its values from.
+#[derive(Clone, Copy)]
+pub(super) struct TemplateInput<'a> {
+    pub(super) message: &'a Message<'a>,
+    /// The values in its payload.
+    pub(super) values: &'a JsonValues,
+}
 
 /// What a template puts next.
 pub(super) enum NamePiece<'a> {
@@ -15,10 +24,11 @@ pub(super) enum NamePiece<'a> {
 /// Puts a template's pieces together for a message.
 pub(super) fn render(
     parts: &[Part],
-    message: &Message<'_>,
+    input: TemplateInput<'_>,
     captures: &mut Captures,
     mut put: impl FnMut(NamePiece<'_>),
 ) -> Result<(), Rejection> {
+    let TemplateInput { message, values } = input;
     let mut walked = false;
     for part in parts {
         let value = match part {
@@ -35,6 +45,7 @@ pub(super) fn render(
                 }
                 captures.get(*number, message.channel)
             }),
+            Part::Pointer(pointer) => values.get(pointer),
             // The configuration refuses these in a capture's templates.
             Part::Field(_) | Part::Stream | Part::Id | Part::Json => None,
         };
@@ -53,6 +64,11 @@ fn missing(part: &Part, message: &Message<'_>) -> Rejection {
         ),
         (Part::Wildcard(_) | Part::Pattern, _) => {
             "a template uses the pattern, but the message came through a channel without pattern".to_owned()
+        }
+        (Part::Pointer(pointer), _) => {
+            format!(
+                "a template uses <pointer:{pointer}>, but the payload has no text, number, true or false there"
+            )
         }
         _ => "a template uses a variable that only a stream's entry has".to_owned(),
     };

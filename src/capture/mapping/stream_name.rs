@@ -1,10 +1,15 @@
 //! The stream's name. How many different ones a route may make is the append script's to count: it
 //! alone knows which exist.
 
-use super::render::{NamePiece, render};
-use super::{Message, RejectReason, Rejection};
+use super::render::{NamePiece, TemplateInput, render};
+use super::{RejectReason, Rejection};
+use crate::server::resp::CHANNEL_BYTES;
 use crate::text::glob::Captures;
 use crate::text::template::{Part, Template};
+
+/// The longest name. As long as a channel may be, so that `<channel>` alone always fits; a value of a payload may be far
+/// longer, and the name stands in the set of the route's streams too.
+const NAME_BYTES: usize = CHANNEL_BYTES;
 
 #[derive(Debug)]
 pub(super) struct StreamName {
@@ -30,18 +35,27 @@ impl StreamName {
     }
 
     /// The name for a message.
-    pub(super) fn make(&mut self, message: &Message<'_>) -> Result<&[u8], Rejection> {
+    pub(super) fn make(&mut self, input: TemplateInput<'_>) -> Result<&[u8], Rejection> {
         if self.fixed {
             return Ok(&self.name);
         }
         self.name.clear();
         let name = &mut self.name;
-        render(&self.parts, message, &mut self.captures, |piece| {
+        render(&self.parts, input, &mut self.captures, |piece| {
             let (NamePiece::Literal(bytes) | NamePiece::Variable(bytes)) = piece;
             name.extend_from_slice(bytes);
         })?;
+        if self.name.is_empty() {
+            let detail = "the template results in an empty name for the stream";
+            return Err(Rejection::new(RejectReason::MissingVariable, detail));
+        }
+        if self.name.len() > NAME_BYTES {
+            let detail =
+                format!("the stream's name has {} bytes, tidegate takes {NAME_BYTES}", self.name.len());
+            return Err(Rejection::new(RejectReason::StreamTooLong, detail));
+        }
         if !self.reserved.is_empty() && self.name.starts_with(&self.reserved) {
-            // A publisher must not reach the route's own records by the name of a channel.
+            // A publisher must not reach the route's own records by the name of a channel or by a payload.
             return Err(Rejection::new(
                 RejectReason::ReservedName,
                 format!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Keep, Mode, OwnKeys};
+use crate::config::{AddedField, FieldNames, Keep, Mode, OwnKeys};
 use crate::text::template::Template;
 
 #[derive(Default)]
@@ -40,6 +40,8 @@ fn settings(stream: &str, format: Format) -> Capture {
         keep: Keep::Limits { entries: None, age: Some(Duration::from_secs(60)) },
         format,
         include: vec![],
+        fields: FieldNames::default(),
+        add: vec![],
         max_streams: 2,
         max_message_size: 64 * 1024,
     }
@@ -97,6 +99,46 @@ fn included_values_stand_behind_a_raw_message_and_before_members() {
     let mut mapping = Mapping::new(&Capture { include: both, ..settings("s", Format::Fields) });
     let entry = map(&mut mapping, &message("orders.x", b"{\"a\":1}")).unwrap();
     assert_eq!(fields(&entry), [("id", "5-abc-7"), ("received_at", "1700000000123"), ("a", "1")]);
+}
+
+#[test]
+fn fields_are_called_and_left_out_as_the_configuration_says() {
+    let names = FieldNames {
+        channel: Some("topic".into()),
+        pattern: None,
+        payload: "data".into(),
+        id: "position".into(),
+        ..FieldNames::default()
+    };
+    let with = |format, include: &[Include], fields: &FieldNames| {
+        let include = include.to_vec();
+        Mapping::new(&Capture { include, fields: fields.clone(), ..settings("s", format) })
+    };
+    let mut mapping = with(Format::Raw, &[Include::Id], &names);
+    let entry = map(&mut mapping, &message("orders.x", b"p")).unwrap();
+    assert_eq!(fields(&entry), [("topic", "orders.x"), ("data", "p"), ("position", "5-abc-7")]);
+    let alone = FieldNames { channel: None, ..names };
+    let entry = map(&mut with(Format::Raw, &[], &alone), &message("orders.x", b"p")).unwrap();
+    assert_eq!(fields(&entry), [("data", "p")]);
+    let event = FieldNames { event: "data".into(), ..FieldNames::default() };
+    let entry =
+        map(&mut with(cloudevents(), &[Include::Channel], &event), &message("orders.x", b"p")).unwrap();
+    assert_eq!(entry.fields[0].0, b"data");
+    assert_eq!(fields(&entry)[1..], [("channel", "orders.x")]);
+}
+
+#[test]
+fn an_entry_of_members_says_where_its_message_came_from() {
+    let include = vec![Include::Channel, Include::Pattern];
+    let mut mapping = Mapping::new(&Capture { include, ..settings("s", Format::Fields) });
+    let entry = map(&mut mapping, &message("orders.x", b"{\"channel\":1}")).unwrap();
+    assert_eq!(fields(&entry), [("channel", "orders.x"), ("pattern", "orders.*"), ("channel", "1")]);
+    let plain = Message { channel: b"c", pattern: None, payload: b"{}" };
+    assert_eq!(fields(&map(&mut mapping, &plain).unwrap()), [("channel", "c")]);
+    // Without a pattern nothing is left.
+    let mut mapping =
+        Mapping::new(&Capture { include: vec![Include::Pattern], ..settings("s", Format::Fields) });
+    assert_eq!(map(&mut mapping, &plain).err().unwrap().reason, RejectReason::NoFields);
 }
 
 #[test]
@@ -174,6 +216,104 @@ fn a_template_that_asks_for_what_is_not_there_says_so() {
     );
     let plain = Message { channel: b"c", pattern: None, payload: b"" };
     assert_eq!(map(&mut mapping, &plain).err().unwrap().reason, RejectReason::MissingVariable);
+}
+
+fn added(name: &str, value: &str) -> AddedField {
+    AddedField { name: name.into(), value: Template::parse(value).unwrap() }
+}
+
+#[test]
+fn names_and_fields_are_made_from_values_of_the_payload() {
+    let add = vec![
+        added("trace", "<pointer:/trace/parent>"),
+        added("from", "<1>@<pointer:/tenant>"),
+        added("v", "1"),
+    ];
+    let with = |format| Capture { add: add.clone(), ..settings("{<pointer:/tenant>}:<1>", format) };
+    let payload = br#"{"tenant":"ac\u006de","trace":{"parent":7}}"#;
+    let extra = [("trace", "7"), ("from", "eu@acme"), ("v", "1")];
+    let entry = map(&mut Mapping::new(&with(Format::Raw)), &message("orders.eu", payload)).unwrap();
+    assert_eq!(entry.stream, b"{acme}:eu");
+    assert_eq!(fields(&entry)[3..], extra, "behind the message");
+    let entry = map(&mut Mapping::new(&with(Format::Fields)), &message("orders.eu", payload)).unwrap();
+    assert_eq!(fields(&entry)[..3], extra, "before the members");
+    let entry = map(&mut Mapping::new(&with(cloudevents())), &message("orders.eu", payload)).unwrap();
+    assert_eq!(fields(&entry)[1..], extra, "behind the event");
+
+    let format = Format::CloudEvents {
+        source: Template::parse("/a").unwrap(),
+        r#type: Template::parse("<pointer:/t>").unwrap(),
+    };
+    let mut mapping = Mapping::new(&settings("s", format));
+    assert!(event(&mut mapping, "orders.x", br#"{"t":"a b"}"#).contains(r#""type":"a%20b""#));
+    assert_eq!(
+        map(&mut mapping, &message("orders.x", b"{}")).err().unwrap().reason,
+        RejectReason::MissingVariable
+    );
+}
+
+#[test]
+fn a_message_without_the_value_that_a_template_names_is_rejected() {
+    let of_stream = settings("s:<pointer:/t>", Format::Raw);
+    let of_field = Capture { add: vec![added("t", "<pointer:/t>")], ..settings("s", Format::Raw) };
+    for settings in [of_stream, of_field] {
+        let mut mapping = Mapping::new(&settings);
+        let payloads: [&[u8]; 8] = [
+            b"",
+            b"text",
+            b"{}",
+            b"[1]",
+            br#"{"t":null}"#,
+            br#"{"t":{}}"#,
+            br#"{"t":["x"]}"#,
+            br#"{"t":"x""#,
+        ];
+        for payload in payloads {
+            let rejection = map(&mut mapping, &message("orders.x", payload)).err().unwrap();
+            assert_eq!(
+                rejection.to_string(),
+                "missing_variable: a template uses <pointer:/t>, but the payload has no text, number, true or false there",
+                "{}",
+                payload.escape_ascii()
+            );
+        }
+        assert!(map(&mut mapping, &message("orders.x", br#"{"t":""}"#)).is_ok(), "an empty text is one");
+    }
+}
+
+#[test]
+fn a_name_from_a_payload_obeys_the_rules_of_one_from_a_channel() {
+    let mut mapping =
+        Mapping::new(&Capture { max_message_size: 8 << 20, ..settings("<pointer:/t>", Format::Raw) });
+    let mut reason = |name: &str| {
+        let payload = serde_json::json!({ "t": name }).to_string();
+        map(&mut mapping, &message("orders.x", payload.as_bytes()))
+            .map(|entry| entry.stream.len())
+            .map_err(|r| r.reason)
+    };
+    assert_eq!(reason("tidegate:orders:gaps"), Err(RejectReason::ReservedName));
+    assert_eq!(reason(""), Err(RejectReason::MissingVariable));
+    assert_eq!(reason(&"n".repeat(CHANNEL_BYTES)), Ok(CHANNEL_BYTES));
+    assert_eq!(reason(&"n".repeat(CHANNEL_BYTES + 1)), Err(RejectReason::StreamTooLong));
+    assert_eq!(reason("é\0\n"), Ok(4));
+    let mut mapping = Mapping::new(&settings("<1>", Format::Raw));
+    let rejection = map(&mut mapping, &message("orders.", b"")).err().unwrap();
+    assert_eq!(
+        rejection.to_string(),
+        "missing_variable: the template results in an empty name for the stream"
+    );
+}
+
+#[test]
+fn added_fields_are_no_longer_than_a_message_may_be() {
+    let add = (0..3).map(|n| added(&n.to_string(), "<pointer:/t>")).collect();
+    let mut mapping = Mapping::new(&Capture { add, ..settings("s", Format::Raw) });
+    let mut with = |bytes: usize| {
+        let payload = format!("{{\"t\":\"{}\"}}", "x".repeat(bytes));
+        map(&mut mapping, &message("orders.x", payload.as_bytes())).map_err(|rejection| rejection.reason)
+    };
+    assert!(with(64 * 1024 / 3).is_ok());
+    assert_eq!(with(64 * 1024 / 3 + 1).err(), Some(RejectReason::TooLarge));
 }
 
 fn event(mapping: &mut Mapping, channel: &str, payload: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! `[capture.NAME]`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Check;
@@ -8,8 +8,7 @@ use super::templates::Setting;
 use crate::config::problems::Key;
 use crate::config::raw::{self, defaults};
 use crate::config::settings::{
-    Capture, Endpoint, Format, GroupsStart, Include, Keep, Mode, OwnKeys, Prefer, Replication,
-    UntilAcknowledged,
+    Capture, Endpoint, GroupsStart, Keep, Mode, OwnKeys, Prefer, Replication, UntilAcknowledged,
 };
 use crate::config::{is_notification, redis_keys};
 use crate::text::template::{Part, Template};
@@ -39,7 +38,14 @@ impl Check<'_> {
         self.groups(key, &raw.groups, raw.groups_start.is_some());
         let keep = self.keep(&key.at("keep"), raw.keep);
         let format = self.format(key, name, raw.format.0, raw.cloudevents, event);
-        let include = self.include(&key.at("include"), &raw.include);
+        let include = self.include(&key.at("include"), raw.format.0, &raw.include);
+        let fields = self.field_names(&key.at("fields"), raw.fields, format.as_ref(), &include);
+        let add = self.added(
+            &key.at("add"),
+            raw.add,
+            event,
+            format.as_ref().map(|format| fields.of_entry(format, &include)),
+        );
         let replication = (raw.prefer.map(|word| word.0), raw.sharded, raw.min_backlog_cover);
         let mode = self.mode(key, raw.mode.0, replication);
         if mode.replication().is_some() {
@@ -76,6 +82,8 @@ impl Check<'_> {
             keep: keep?,
             format: format?,
             include,
+            fields,
+            add,
             max_streams,
             max_message_size,
         })
@@ -216,49 +224,5 @@ impl Check<'_> {
                 }
             }
         }
-    }
-
-    fn format(
-        &mut self,
-        key: &Key,
-        route: &str,
-        format: raw::Format,
-        attributes: Option<raw::CloudEvents>,
-        event: Setting<'_>,
-    ) -> Option<Format> {
-        let table = key.at("cloudevents");
-        match (format, attributes) {
-            (raw::Format::CloudEvents, attributes) => {
-                let raw::CloudEvents { source, r#type } = attributes.unwrap_or_default();
-                let source = source.unwrap_or_else(|| defaults::cloudevents_source(route));
-                let r#type = r#type.unwrap_or_else(|| defaults::CLOUDEVENTS_TYPE.to_owned());
-                let source = self.template(&table.at("source"), &source, event);
-                let r#type = self.template(&table.at("type"), &r#type, event);
-                Some(Format::CloudEvents { source: source?, r#type: r#type? })
-            }
-            (other, attributes) => {
-                if attributes.is_some() {
-                    self.report(&table, "has no effect; expected format = \"cloudevents\" with it");
-                }
-                Some(match other {
-                    raw::Format::Fields => Format::Fields,
-                    raw::Format::Raw | raw::Format::CloudEvents => Format::Raw,
-                })
-            }
-        }
-    }
-
-    fn include(&mut self, key: &Key, raw: &[raw::Word<raw::Include>]) -> Vec<Include> {
-        let mut seen = HashSet::new();
-        for (index, word) in raw.iter().enumerate() {
-            if !seen.insert(word.0) {
-                self.report(&key.at(&index.to_string()), "is listed twice");
-            }
-        }
-        let checked = |word: &raw::Word<raw::Include>| match word.0 {
-            raw::Include::Id => Include::Id,
-            raw::Include::ReceivedAt => Include::ReceivedAt,
-        };
-        raw.iter().map(checked).collect()
     }
 }

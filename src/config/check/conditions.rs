@@ -8,7 +8,7 @@ use crate::config::settings::{Condition, Scalar, Subject, Test};
 use crate::text::json_pointer::Pointer;
 
 /// What a condition may look at, and how.
-const OF_MESSAGE: &str = "channel = true, field = \"NAME\" or pointer = \"/PATH\"";
+const OF_MESSAGE: &str = "channel = true, payload = true, field = \"NAME\" or pointer = \"/PATH\"";
 const OF_ENTRY: &str = "entry = \"NAME\", field = \"NAME\" or pointer = \"/PATH\"";
 const TESTS: &str = "equals, in, exists or prefix";
 
@@ -17,34 +17,51 @@ pub(super) trait Written {
     /// What may be looked at.
     const SUBJECTS: &str;
 
-    /// What is looked at, with its key, and how it is tested.
-    fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>);
+    /// What was written, taken apart.
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> Parts;
 }
 
 type Named<T> = (&'static str, T);
 
+/// A condition, taken apart.
+pub(super) struct Parts {
+    /// What is looked at, with the key that says so.
+    subjects: Vec<Named<Option<Subject>>>,
+    /// How it is tested.
+    tests: Vec<Named<Test>>,
+    /// Whether it holds where the test does not.
+    negated: bool,
+}
+
 impl Written for raw::Condition {
     const SUBJECTS: &str = OF_MESSAGE;
 
-    fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>) {
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> Parts {
         let channel = self.channel.map(|_| ("channel", Some(Subject::Channel)));
+        let text = self.payload.map(|_| ("payload", Some(Subject::Text)));
         let payload = check.payload(key, self.field, self.pointer);
-        let subjects = channel.into_iter().chain(payload).collect();
-        (subjects, tests(self.equals, self.r#in, self.exists, self.prefix))
+        Parts {
+            subjects: channel.into_iter().chain(text).chain(payload).collect(),
+            tests: tests(self.equals, self.r#in, self.exists, self.prefix),
+            negated: self.not,
+        }
     }
 }
 
 impl Written for raw::EntryCondition {
     const SUBJECTS: &str = OF_ENTRY;
 
-    fn parts(self, check: &mut Check<'_>, key: &Key) -> (Vec<Named<Option<Subject>>>, Vec<Named<Test>>) {
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> Parts {
         let entry = self.entry.map(|name| {
             check.name(&key.at("entry"), "field", &name);
             ("entry", Some(Subject::Field(name)))
         });
         let payload = check.payload(key, self.field, self.pointer);
-        let subjects = entry.into_iter().chain(payload).collect();
-        (subjects, tests(self.equals, self.r#in, self.exists, self.prefix))
+        Parts {
+            subjects: entry.into_iter().chain(payload).collect(),
+            tests: tests(self.equals, self.r#in, self.exists, self.prefix),
+            negated: self.not,
+        }
     }
 }
 
@@ -72,18 +89,23 @@ impl Check<'_> {
     }
 
     fn condition<C: Written>(&mut self, key: &Key, raw: C) -> Option<Condition> {
-        let (subjects, tests) = raw.parts(self, key);
+        let Parts { subjects, tests, negated } = raw.parts(self, key);
         let subject = self.only_one(key, subjects, "looks at", C::SUBJECTS);
         let test = self.only_one(key, tests, "tests with", TESTS);
         let (name, test) = test?;
         self.test(&key.at(name), &test);
+        if negated && let Test::Exists(exists) = test {
+            let message = format!("negates exists; write exists = {} without it", !exists);
+            self.report(&key.at("not"), message);
+        }
         let subject = subject?.1?;
         match subject {
-            Subject::Channel => self.channel_test(&key.at(name), &test),
+            Subject::Channel => self.text_test(&key.at(name), "channel", &test),
+            Subject::Text => self.text_test(&key.at(name), "payload", &test),
             Subject::Field(_) => self.field_test(&key.at(name), &test),
             Subject::Payload(_) => {}
         }
-        Some(Condition { subject, test })
+        Some(Condition { subject, test, negated })
     }
 
     /// What looks into the payload.
@@ -185,17 +207,16 @@ impl Check<'_> {
         }
     }
 
-    /// A channel is always there, and always text.
-    fn channel_test(&mut self, key: &Key, test: &Test) {
+    /// A channel or a whole payload is always there, and always text.
+    fn text_test(&mut self, key: &Key, what: &str, test: &Test) {
         match test {
             Test::Exists(_) => {
-                self.report(
-                    key,
-                    "has no effect on a channel, which always exists; expected equals, in or prefix",
-                );
+                let message =
+                    format!("has no effect on a {what}, which always exists; expected equals, in or prefix");
+                self.report(key, message);
             }
             Test::OneOf(values) if values.iter().any(|value| !matches!(value, Scalar::Text(_))) => {
-                self.report(key, "a channel equals only a text in quotes");
+                self.report(key, format!("a {what} equals only a text in quotes"));
             }
             Test::OneOf(_) | Test::Prefix(_) => {}
         }

@@ -11,7 +11,7 @@ const VARIABLES: [&str; 5] = ["channel", "pattern", "stream", "id", "json"];
 /// A setting that takes a template, and what its variables can come from.
 #[derive(Clone, Copy)]
 pub(super) enum Setting<'a> {
-    /// Made from an event: a capture's stream, a CloudEvents attribute.
+    /// Made from an event: a capture's stream, a field of `add`, a CloudEvents attribute.
     Event { channels: &'a [String], patterns: &'a [String] },
     /// Made from an entry: a broadcast's channel.
     Entry,
@@ -28,7 +28,7 @@ impl Check<'_> {
                 let problem = self.layers.problem(key, format!("the template {error}"));
                 let guess = match &error {
                     TemplateError::Unknown(name) => near(name, VARIABLES),
-                    TemplateError::Empty | TemplateError::Unclosed => None,
+                    TemplateError::Empty | TemplateError::Unclosed | TemplateError::Pointer(..) => None,
                 };
                 self.problems.push(match guess {
                     Some(guess) => problem.help(guess),
@@ -68,21 +68,24 @@ fn refusal(part: &Part, setting: Setting<'_>) -> Option<String> {
         Part::Channel => "<channel>".to_owned(),
         Part::Pattern => "<pattern>".to_owned(),
         Part::Wildcard(number) => format!("<{number}>"),
+        Part::Pointer(pointer) => format!("<pointer:{pointer}>"),
         Part::Field(name) => format!("<field:{name}>"),
         Part::Stream => "<stream>".to_owned(),
         Part::Id => "<id>".to_owned(),
         Part::Json => "<json>".to_owned(),
     };
     let known = match (setting, part) {
-        (Setting::Event { .. }, Part::Channel)
-        | (Setting::Entry | Setting::Message, Part::Field(_) | Part::Stream | Part::Id)
+        (Setting::Event { .. }, Part::Channel | Part::Pointer(_))
+        | (Setting::Entry | Setting::Message, Part::Pointer(_) | Part::Field(_) | Part::Stream | Part::Id)
         | (Setting::Message, Part::Json) => return None,
         (Setting::Event { channels, patterns }, Part::Pattern | Part::Wildcard(_)) => {
             return pattern_refusal(&variable, part, channels, patterns);
         }
-        (Setting::Event { .. }, _) => "<channel>, and with patterns alone <pattern> and <1> to <9>",
-        (Setting::Entry, _) => "<field:NAME>, <stream> and <id>",
-        (Setting::Message, _) => "<field:NAME>, <stream>, <id> and <json>",
+        (Setting::Event { .. }, _) => {
+            "<channel> and <pointer:/PATH>, and with patterns alone <pattern> and <1> to <9>"
+        }
+        (Setting::Entry, _) => "<field:NAME>, <pointer:/PATH>, <stream> and <id>",
+        (Setting::Message, _) => "<field:NAME>, <pointer:/PATH>, <stream>, <id> and <json>",
     };
     Some(format!("{variable} means nothing here; a template may use {known}"))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Load, Oracle, Payloads, Published, Server, Setup, Version, alert, assert_exact, captured, dead_letters,
-    eventually, gaps, wait_for_last,
+    LAST as LAST_TEXT, Load, Options, Oracle, Payloads, Published, Server, Setup, Version, alert,
+    assert_exact, captured, dead_letters, eventually, gaps, wait_for_last,
 };
 
 const LAST: &[u8] = br#"{"publisher":1,"text":"a","last":0}"#;
@@ -108,6 +108,43 @@ fn a_filter_that_wants_nothing_keeps_up_all_the_same() {
     let ledger = daemon.wait_settled("orders", 20_000);
     assert_eq!((ledger.filtered, ledger.stored), (20_000, 0));
     assert_eq!(destination.ask::<usize>(&["EXISTS", "orders"]), 0);
+}
+
+#[test]
+fn plain_text_is_filtered_by_its_beginning_and_by_what_it_is_not() {
+    const SAME: &[u8] = b"the same message again";
+    for mode in ["subscribe", "replication"] {
+        let source = Server::with(Version::Redis70, Options::replication_source());
+        let destination = Server::start(Version::Redis70);
+        let conditions = r#"{ channel = true, equals = "stock", not = true },
+            { payload = true, prefix = "the " }, { payload = true, in = ["the other", "the same message again"], not = true }"#;
+        let text = routes(conditions).replace("keep =", &format!("mode = \"{mode}\"\n        keep ="));
+        let daemon = Setup::new()
+            .endpoint("shop", &source)
+            .endpoint("events", &destination)
+            .routes(&text)
+            .start_ready();
+        let oracle = Oracle::new(&source);
+        oracle.publish(&Load::new(4, 4_000, &["orders", "stock"]));
+        oracle.publish_one(b"orders", b"the other");
+        oracle.publish_one(b"stock", LAST_TEXT);
+        oracle.publish_one(b"orders", b"the \xff");
+        oracle.publish_one(b"orders", b" the last message");
+        oracle.publish_last("orders", &destination, "orders", PATIENCE);
+
+        let published = oracle.sequence();
+        let (expected, others): (Vec<_>, Vec<_>) = published.iter().cloned().partition(|message| {
+            message.channel == b"orders" && {
+                let payload = message.payload.as_slice();
+                payload.starts_with(b"the ") && payload != b"the other" && payload != SAME
+            }
+        });
+        assert_eq!(expected.len(), 2, "{mode}");
+        assert!(others.iter().any(|message| message.payload == SAME), "{mode}");
+        assert_exact(&expected, &captured(&destination, "orders"));
+        let ledger = daemon.wait_settled("orders", published.len());
+        assert_eq!((ledger.stored, ledger.filtered), (2, others.len() as u64), "{mode}");
+    }
 }
 
 #[test]

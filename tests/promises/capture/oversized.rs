@@ -1,11 +1,16 @@
 //! Promise: what is too large to be taken becomes a dead letter, whether it is the message or the name of its channel, in
 //! both modes, and ends nothing.
 
-use crate::support::{DeadLetter, Server, Setup, Version, alert, dead_letters, entries};
+use crate::support::{DeadLetter, Options, Server, Setup, Version, alert, dead_letters, entries};
 
 /// The longest name that is taken.
 const LONGEST: usize = 1 << 20;
 const MODES: [&str; 2] = ["", "mode = \"replication\"\nprefer = \"master\"\n"];
+
+/// With a backlog that is not short for messages as large as these.
+fn source(version: Version) -> Server {
+    Server::with(version, Options::replication_source())
+}
 
 fn setup(shop: &Server, events: &Server, lines: &str) -> Setup {
     Setup::new()
@@ -33,7 +38,7 @@ fn told(letter: &DeadLetter) -> (&str, usize, usize) {
 fn a_channel_with_too_long_a_name_becomes_one_dead_letter() {
     for version in [Version::Redis62, Version::Redis82, Version::Valkey91] {
         for mode in MODES {
-            let (shop, events) = (Server::start(version), Server::start(Version::Redis70));
+            let (shop, events) = (source(version), Server::start(Version::Redis70));
             let daemon = setup(&shop, &events, mode).start_ready();
             publish(&shop, b"orders", b"first");
             daemon.wait_settled("orders", 1);
@@ -61,7 +66,7 @@ fn a_channel_with_too_long_a_name_becomes_one_dead_letter() {
 #[test]
 fn a_message_that_is_too_large_keeps_its_pattern_and_none_is_taken_from_the_control_channel() {
     for mode in MODES {
-        let (shop, events) = (Server::start(Version::Redis82), Server::start(Version::Redis70));
+        let (shop, events) = (source(Version::Redis82), Server::start(Version::Redis70));
         let daemon = setup(&shop, &events, mode).start_ready();
         let large = vec![b'p'; 3 << 20];
         publish(&shop, b"tidegate:control", &large);
