@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::entry_id::EntryId;
 use crate::config::{
     Acknowledged, Address, After, Broadcast, Durability, Endpoint, MessageFormat, Order, Secret,
-    SecretSource, Servers, Start,
+    SecretSource, Servers, Start, Streams,
 };
 use crate::text::template::Template;
 
@@ -102,7 +102,7 @@ fn settings(rng: &mut fastrand::Rng) -> Broadcast {
     Broadcast {
         name: "stock".into(),
         source: "events".into(),
-        stream: "orders".into(),
+        streams: Streams::One("orders".into()),
         after,
         destination: "shop".into(),
         channel: Template::parse(channel).unwrap(),

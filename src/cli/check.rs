@@ -129,8 +129,13 @@ fn capture(route: &Capture) -> String {
 
 fn broadcast(route: &Broadcast) -> String {
     format!(
-        "broadcast {}: {}, stream {} → {}, channel {}",
-        route.name, route.source, route.stream, route.destination, route.channel
+        "broadcast {}: {}, {} {} → {}, channel {}",
+        route.name,
+        route.source,
+        if route.pattern().is_some() { "streams" } else { "stream" },
+        route.stream(),
+        route.destination,
+        route.channel
     )
 }
 

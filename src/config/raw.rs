@@ -396,9 +396,12 @@ pub(crate) struct Broadcast {
     /// The server of the stream.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
-    /// The exact name of the stream.
-    #[schemars(with = "String")]
+    /// The exact name of the stream; or streams is given.
     pub(crate) stream: Option<String>,
+    /// In place of stream: a pattern of names, as SCAN matches it. Streams that match are found while the route runs.
+    pub(crate) streams: Option<String>,
+    /// With streams: how many are read at most.
+    pub(crate) max_streams: Option<Count>,
     /// When an entry is published: "added" is as soon as it is in the stream; the name of a consumer group is once
     /// that group has acknowledged it.
     #[serde(default = "defaults::after")]
@@ -529,6 +532,9 @@ pub(crate) mod defaults {
     pub(crate) fn after() -> String {
         "added".to_owned()
     }
+
+    /// Each has connections of its own.
+    pub(crate) const MAX_BROADCAST_STREAMS: u64 = 100;
 
     /// Each is an entry in a pending list, some 100 bytes of the server.
     pub(crate) const MAX_ACK_PENDING: u64 = 10_000;

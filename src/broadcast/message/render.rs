@@ -33,7 +33,7 @@ pub(crate) struct Renderer {
 
 impl Renderer {
     pub(crate) fn new(settings: &config::Broadcast) -> Self {
-        Self::of_templates(&settings.stream, &settings.channel, &settings.message, settings.max_message_size)
+        Self::of_templates(settings.stream(), &settings.channel, &settings.message, settings.max_message_size)
     }
 
     /// Of templates that stand in no route.

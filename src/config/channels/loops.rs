@@ -134,20 +134,27 @@ fn arrow(config: &Config, from: LoopNode<'_>, to: LoopNode<'_>) -> Option<String
 fn stream_between(config: &Config, capture: &Capture, broadcast: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&capture.destination)?;
     let reads = config.redis.get(&broadcast.source)?;
-    let read = Glob::name(broadcast.stream.as_bytes());
+    let read = read_by(broadcast);
     let own =
         ["dead-letters", "gaps"].map(|what| redis_keys::of_route(&writes.key_prefix, &capture.name, what));
-    let written = Glob::template(&capture.stream).overlaps(&read) || own.contains(&broadcast.stream);
+    let written =
+        Glob::template(&capture.stream).overlaps(&read) || own.iter().any(|stream| broadcast.reads(stream));
     (same_keys(writes, reads) && written)
-        .then(|| format!("stream \"{}\" on {}", broadcast.stream, capture.destination))
+        .then(|| format!("stream \"{}\" on {}", broadcast.stream(), capture.destination))
+}
+
+/// The names of the streams that a broadcast reads.
+fn read_by(broadcast: &Broadcast) -> Glob {
+    let stream = broadcast.stream().as_bytes();
+    if broadcast.pattern().is_some() { Glob::parse(stream) } else { Glob::name(stream) }
 }
 
 /// The dead letters of one broadcast that another one reads, or the same.
 fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&one.source)?;
     let reads = config.redis.get(&other.source)?;
-    let written = redis_keys::of_route(&writes.key_prefix, &one.name, "dead-letters") == other.stream;
-    (same_keys(writes, reads) && written).then(|| format!("stream \"{}\" on {}", other.stream, one.source))
+    let written = other.reads(&redis_keys::of_route(&writes.key_prefix, &one.name, "dead-letters"));
+    (same_keys(writes, reads) && written).then(|| format!("stream \"{}\" on {}", other.stream(), one.source))
 }
 
 /// The channel that a broadcast may publish on and a capture reads. Pub/Sub knows no database.
