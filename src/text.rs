@@ -3,5 +3,6 @@
 
 pub mod glob;
 pub mod json_pointer;
+pub(crate) mod origin;
 pub(crate) mod printable;
 pub mod template;

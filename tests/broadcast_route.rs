@@ -107,6 +107,7 @@ fn settings() -> Broadcast {
         message: MessageFormat::Template(Template::parse("<field:payload>").unwrap()),
         conditions: Vec::new(),
         payload_field: "payload".into(),
+        origin: None,
         sharded: false,
         rate_limit: None,
         max_deliveries: 5,

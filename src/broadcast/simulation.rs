@@ -109,6 +109,7 @@ fn settings(rng: &mut fastrand::Rng) -> Broadcast {
         message: MessageFormat::Template(Template::parse("<id>").unwrap()),
         conditions: Vec::new(),
         payload_field: "payload".into(),
+        origin: None,
         sharded: false,
         rate_limit: None,
         max_deliveries: 3,

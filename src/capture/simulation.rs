@@ -83,6 +83,7 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
         include: vec![Include::Id],
         max_streams: 3,
         conditions: vec![Condition { subject: Subject::Channel, test: Test::Prefix("c".into()) }],
+        origin: None,
         max_message_size: 64 * 1024,
     }
 }

@@ -239,6 +239,9 @@ pub(crate) struct Capture {
     /// filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<Condition>>,
+    /// Leaves out messages that carry this origin, so that two routes can bridge both ways: a broadcast with the same
+    /// origin has published them.
+    pub(crate) origin: Option<String>,
     /// The endpoint that holds the streams.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
@@ -430,6 +433,8 @@ pub(crate) struct Broadcast {
     /// The field of an entry that holds the payload, which conditions with field and pointer look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
+    /// Adds this origin to each message, which must be a JSON object, so that a capture with the same origin leaves it out.
+    pub(crate) origin: Option<String>,
     /// Whether to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.
     #[serde(default)]
     pub(crate) sharded: bool,

@@ -293,6 +293,8 @@ pub struct Capture {
     pub mode: Mode,
     /// Which messages are captured: those for which all of these hold.
     pub conditions: Vec<Condition>,
+    /// Messages that carry this origin are left out: a broadcast with it has published them.
+    pub origin: Option<String>,
     /// The endpoint that holds the streams.
     pub destination: String,
     /// What no stream's name may begin with: the destination's `key_prefix`.

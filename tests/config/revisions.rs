@@ -78,6 +78,7 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         "where = [{ field = \"a\", equals = 1 }]",
         "where = [{ field = \"a\", equals = \"1\" }]",
         "where = [{ field = \"a\", exists = false }]",
+        "origin = \"bridge\"",
         "max_streams = 3",
         "max_message_size = \"1KiB\"",
     ] {

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::broadcast::read::entries::StreamEntry;
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::config::{self, MessageFormat};
+use crate::text::origin;
 use crate::text::template::{Part, Template};
 
 /// What an entry will be: channel and message, or the reason why it is not published.
@@ -26,14 +27,24 @@ pub(crate) struct Renderer {
     /// `None` for the envelope.
     message: Option<Vec<Part>>,
     max_message_bytes: u64,
+    /// What each message is marked with.
+    origin: Option<String>,
+    /// The field whose origins an envelope takes over.
+    payload_field: String,
     /// Room for what is put together; kept from entry to entry.
     channel_text: Vec<u8>,
     message_text: Vec<u8>,
+    marked_text: Vec<u8>,
 }
 
 impl Renderer {
     pub(crate) fn new(settings: &config::Broadcast) -> Self {
-        Self::of_templates(settings.stream(), &settings.channel, &settings.message, settings.max_message_size)
+        let (stream, channel, message) = (settings.stream(), &settings.channel, &settings.message);
+        Self {
+            origin: settings.origin.clone(),
+            payload_field: settings.payload_field.clone(),
+            ..Self::of_templates(stream, channel, message, settings.max_message_size)
+        }
     }
 
     /// Of templates that stand in no route.
@@ -51,8 +62,11 @@ impl Renderer {
                 MessageFormat::Envelope => None,
             },
             max_message_bytes,
+            origin: None,
+            payload_field: String::new(),
             channel_text: Vec::new(),
             message_text: Vec::new(),
+            marked_text: Vec::new(),
         }
     }
 
@@ -71,6 +85,15 @@ impl Renderer {
                 self.message_text.clear();
                 json(&mut self.message_text, Some(&self.stream), entry);
                 &self.message_text
+            }
+        };
+        let message = match &self.origin {
+            None => message,
+            Some(origin) => {
+                let inside =
+                    if self.message.is_none() { entry.field(self.payload_field.as_bytes()) } else { None };
+                origin::mark(message, inside, origin, &mut self.marked_text).map_err(Unrenderable::Origin)?;
+                &self.marked_text
             }
         };
         let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);

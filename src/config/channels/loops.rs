@@ -15,7 +15,9 @@
 //! everything through, two names of one address are one server. A loop that is refused wrongly costs a
 //! route's author another name; one that is let through costs a server. Patterns that do not begin with
 //! `__key` are not taken to be meant for notifications, which servers do not send unless they are told to.
-//! A way back through other daemons or scripts is not noticed: messages carry no mark of their way.
+//! Between a broadcast and a capture with the same `origin` there is no arrow: the capture leaves out what the broadcast
+//! marks. A way back through other daemons or scripts is not noticed here. A broadcast with an `origin` notices it in the
+//! messages.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -56,7 +58,13 @@ impl fmt::Display for Loop {
         f.write_str(
             "\n  publish on a channel that the capture does not read, or write to a stream that the \
              broadcast does not read",
-        )
+        )?;
+        if self.steps.iter().any(|step| step.by.starts_with("channel ")) {
+            f.write_str(
+                "; or set the same origin in the broadcast and in the capture that reads its channel",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -159,6 +167,10 @@ fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> 
 
 /// The channel that a broadcast may publish on and a capture reads. Pub/Sub knows no database.
 fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) -> Option<String> {
+    // The capture leaves out what the broadcast marks.
+    if broadcast.origin.is_some() && broadcast.origin == capture.origin {
+        return None;
+    }
     let publishes = config.redis.get(&broadcast.destination)?;
     let reads = config.redis.get(&capture.source)?;
     if !same_server(publishes, reads) {

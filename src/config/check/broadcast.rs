@@ -12,12 +12,22 @@ use crate::config::redis_keys;
 use crate::config::settings::{
     Acknowledged, After, Broadcast, Endpoint, MessageFormat, Order, Start, StreamPattern, Streams,
 };
-use crate::text::template::Template;
+use crate::text::template::{Part, Template};
 
 /// Each stream has two connections, or three across two servers, and a server has 10,000 by default.
 const MOST_STREAMS: u32 = 1_000;
 /// The largest message. An entry is read as a whole, in a reply of at most 64 MiB.
 const MOST: (u64, &str) = (60 << 20, "60MiB, since an entry is read as a whole");
+
+/// Whether a message can never be a JSON object.
+fn is_no_object(message: &MessageFormat) -> bool {
+    let MessageFormat::Template(template) = message else { return false };
+    match template.parts() {
+        [Part::Literal(text), ..] => !text.trim_ascii_start().starts_with('{'),
+        [Part::Id | Part::Stream, ..] => true,
+        _ => false,
+    }
+}
 
 impl Check<'_> {
     pub(super) fn broadcast(
@@ -42,6 +52,14 @@ impl Check<'_> {
         }
         let message = self.message(key, &raw.message, raw.envelope.0);
         let conditions = self.conditions(&key.at("where"), raw.r#where);
+        self.origin(&key.at("origin"), raw.origin.as_deref());
+        if raw.origin.is_some() && message.as_ref().is_some_and(is_no_object) {
+            self.report_with(
+                &key.at("origin"),
+                "cannot travel with this message, which is no JSON object",
+                "use envelope = \"json\", or a message that is a JSON object",
+            );
+        }
         self.name(&key.at("payload_field"), "field", &raw.payload_field);
         let start = match raw.start {
             None => None,
@@ -67,6 +85,7 @@ impl Check<'_> {
             message: message?,
             conditions,
             payload_field: raw.payload_field,
+            origin: raw.origin,
             sharded: raw.sharded,
             rate_limit: raw.rate_limit.map(|rate| rate.0),
             max_deliveries: raw.max_deliveries.0,

@@ -27,6 +27,8 @@ pub struct Broadcast {
     pub conditions: Vec<Condition>,
     /// The field of an entry that holds what conditions on the payload look at.
     pub payload_field: String,
+    /// What each message is marked with. An entry whose message carries it already is left out.
+    pub origin: Option<String>,
     /// Whether messages are published with SPUBLISH.
     pub sharded: bool,
     /// How many messages are published at most.
