@@ -19,6 +19,8 @@
 //!  retries   sockets     decides
 //! ```
 //!
+//! With a pattern in the place of a name, `streams` finds the streams and runs one such route for each.
+//!
 //! Failure: every failure ends the session, and a new one begins at the cursor. Exactly once on one
 //! server; only a failover that loses the cursor's last step repeats what it covered.
 
@@ -36,6 +38,7 @@ pub mod replay;
 mod route;
 #[cfg(test)]
 mod simulation;
+mod streams;
 mod withheld;
 
 use std::sync::Arc;
@@ -49,6 +52,7 @@ use crate::metrics::{BroadcastMetrics, EndpointMetrics};
 use crate::status::Slot;
 
 use route::BroadcastRoute;
+use streams::StreamsRoute;
 
 pub use entry_id::EntryId;
 pub use read::unread_loss::DELETED_UNREAD;
@@ -58,7 +62,7 @@ pub use read::unread_loss::DELETED_UNREAD;
 pub struct Parts {
     /// What it is to do.
     pub settings: Arc<Broadcast>,
-    /// The server that holds the stream.
+    /// The server that holds the streams.
     pub source: Arc<Endpoint>,
     /// The server on which is published. With the same address as the source it counts as that one,
     /// and the source's user needs the rights to publish.
@@ -79,5 +83,11 @@ pub struct Parts {
 ///
 /// Cancel safe in effect: wherever it is dropped, the next run begins at the cursor.
 pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
-    BroadcastRoute::new(parts).run(&stop, drain).await;
+    match parts.settings.pattern().cloned() {
+        Some(matching) => StreamsRoute::new(parts, matching, drain).run(&stop).await,
+        None => {
+            parts.metrics.streams.set(1.0);
+            BroadcastRoute::new(parts).run(&stop, drain).await;
+        }
+    }
 }

@@ -310,6 +310,35 @@ pub struct RouteStatus {
     /// Broadcasts that wait for acknowledgements only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<AcknowledgedStatus>,
+    /// Broadcasts from several streams only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<StreamsStatus>,
+}
+
+/// The streams of a broadcast with `streams`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamsStatus {
+    /// How many are read.
+    pub read: u64,
+    /// About how many match and are not read.
+    pub left_out: u64,
+    /// How many are read at most.
+    pub max_streams: u64,
+    /// Each that is read, by name.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// One stream of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// Its name.
+    pub stream: String,
+    /// What is done with it.
+    pub state: RouteState,
+    /// Why it is not live.
+    pub reason: Option<String>,
+    /// Its cursor.
+    pub position: Option<String>,
 }
 
 /// What a capture keeps until it is acknowledged, when its streams were last looked at.
@@ -385,6 +414,7 @@ impl RouteStatus {
             keep: None,
             broadcast: (kind == RouteKind::Broadcast).then(BroadcastCounts::default),
             acknowledged: None,
+            streams: None,
         }
     }
 }
@@ -402,6 +432,28 @@ struct SlotInner {
 }
 
 impl Slot {
+    /// A place that no board shows.
+    #[must_use]
+    pub fn new(status: RouteStatus) -> Self {
+        Self(Arc::new(SlotInner {
+            progress_unix_ms: AtomicU64::new(status.since_unix_ms),
+            status: Mutex::new(status),
+            tried: std::sync::atomic::AtomicBool::new(false),
+        }))
+    }
+
+    /// Shows what a broadcast does, and why it is not live.
+    pub fn set_state(&self, state: RouteState, reason: Option<String>, now_unix_ms: u64) {
+        self.update(|status| {
+            if status.state != state {
+                status.state = state;
+                status.since_unix_ms = now_unix_ms;
+            }
+            status.reason = reason;
+            status.leader = state == RouteState::Live;
+        });
+    }
+
     /// Changes what the board shows.
     pub fn update(&self, change: impl FnOnce(&mut RouteStatus)) {
         change(&mut lock(&self.0.status));
@@ -484,11 +536,7 @@ impl Board {
     #[must_use]
     pub fn place(&self, status: RouteStatus) -> Slot {
         let name = status.route.clone();
-        let slot = Slot(Arc::new(SlotInner {
-            progress_unix_ms: AtomicU64::new(status.since_unix_ms),
-            status: Mutex::new(status),
-            tried: std::sync::atomic::AtomicBool::new(false),
-        }));
+        let slot = Slot::new(status);
         lock(&self.0.slots).insert(name, slot.clone());
         slot
     }

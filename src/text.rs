@@ -5,5 +5,6 @@ pub mod glob;
 pub(crate) mod json_lookup;
 pub mod json_pointer;
 pub(crate) mod json_values;
+pub(crate) mod origin;
 pub(crate) mod printable;
 pub mod template;

@@ -12,6 +12,7 @@ use redis::PubSub;
 use tidegate::broadcast::{self, Parts};
 use tidegate::config::{
     self, Address, After, Broadcast, Config, Daemon, Endpoint, MessageFormat, SecretSource, Servers, Start,
+    Streams,
 };
 use tidegate::logs::Outages;
 use tidegate::metrics::Metrics;
@@ -99,13 +100,14 @@ fn settings() -> Broadcast {
     Broadcast {
         name: "stock".into(),
         source: "events".into(),
-        stream: "orders".into(),
+        streams: Streams::One("orders".into()),
         after: After::Added,
         destination: "shop".into(),
         channel: Template::parse("stock.changed").unwrap(),
         message: MessageFormat::Template(Template::parse("<field:payload>").unwrap()),
         conditions: Vec::new(),
         payload_field: "payload".into(),
+        origin: None,
         sharded: false,
         rate_limit: None,
         max_deliveries: 5,

@@ -45,7 +45,7 @@ pub struct Requeue {
     reader: RangeReader,
     /// Where the destination is another server than the stream's.
     other: Option<Connection>,
-    renderer: Renderer,
+    route: Broadcast,
     command: &'static str,
     deadlines: (Duration, Duration),
     names: (String, String),
@@ -77,31 +77,38 @@ impl Requeue {
             letters: keys.dead_letters,
             command: keys.command,
             source: writer,
-            reader: RangeReader::new(reader, &route.stream, source.response_timeout),
+            reader: RangeReader::new(reader, route.stream(), source.response_timeout),
             other,
-            renderer: Renderer::new(route),
+            route: route.clone(),
             deadlines: (source.response_timeout, destination.response_timeout),
             names: (source.name.clone(), destination.name.clone()),
         })
     }
 
-    /// Publishes the entry that a letter names. Not cancel safe: a dropped future leaves connections that
+    /// Publishes the entry of a stream that a letter names. Not cancel safe: a dropped future leaves connections that
     /// wait for an answer.
     ///
     /// # Errors
     /// At which endpoint a connection fails or the server refuses; then it is not known what became of the
     /// letter, and asking again finds out.
-    pub async fn publish(&mut self, letter: &str, entry: EntryId) -> Result<RequeueOutcome, (String, Error)> {
+    pub async fn publish(
+        &mut self,
+        letter: &str,
+        stream: &str,
+        entry: EntryId,
+    ) -> Result<RequeueOutcome, (String, Error)> {
         let (source, destination) = self.names.clone();
         let here = |error: Error| (source.clone(), error);
         let there = |error: Error| (destination.clone(), error);
+        self.reader.turn_to(stream);
         let page = self.reader.page(entry.before()).await.map_err(here)?;
+        let mut renderer = Renderer::new(&self.route.for_stream(stream, self.route.start));
         let mut entries = StreamEntries::new(&page, Vec::new()).map_err(here)?;
         let found = entries.next().map_err(here)?.filter(|found| found.id == entry);
         let Some(found) = found else {
             return Ok(RequeueOutcome::Stays(format!("its entry {entry} is no longer in the stream")));
         };
-        let (channel, message) = match self.renderer.render(&found) {
+        let (channel, message) = match renderer.render(&found) {
             Ok(rendered) => rendered,
             Err(why) => {
                 let why = format!("the configuration still rejects it: {why} ({})", why.reason());

@@ -194,7 +194,7 @@ impl Engine {
     /// looks at them.
     pub(super) fn holes_left_key(&self, prefix: &str) -> Option<String> {
         let looked_at = self.core.keys.holes.is_some();
-        (!looked_at).then(|| redis_keys::of_route(prefix, &self.core.settings.name, redis_keys::HOLES))
+        (!looked_at).then(|| call::own_key(prefix, &self.core.settings, redis_keys::HOLES))
     }
 
     /// Appends the call that finds the cursor, or makes it.
@@ -236,8 +236,9 @@ impl Engine {
             if let Some(cursor) = self.core.below {
                 return Err(self.core.stream_below(cursor));
             }
-            let Broadcast { stream, name, .. } = &*self.core.settings;
-            return Err(SessionFailure::StartUnsaid { stream: stream.clone(), route: name.clone() });
+            let settings = &self.core.settings;
+            let (stream, route) = (settings.stream().to_owned(), settings.name.clone());
+            return Err(SessionFailure::StartUnsaid { stream, route });
         }
         self.core.below = None;
         self.opened = Some(opened);
@@ -398,12 +399,11 @@ impl Core {
 
     /// What the session ends with where the stream's ids are below the cursor.
     fn stream_below(&self, cursor: EntryId) -> SessionFailure {
-        let Broadcast { stream, name, start, .. } = &*self.settings;
         SessionFailure::StreamBelow {
-            stream: stream.clone(),
-            route: name.clone(),
+            stream: self.settings.stream().to_owned(),
+            route: self.settings.name.clone(),
             cursor,
-            start: start.is_some(),
+            start: self.settings.start.is_some(),
         }
     }
 

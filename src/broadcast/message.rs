@@ -3,9 +3,10 @@
 pub(crate) mod render;
 
 use super::read::entries::StreamEntry;
-use super::withheld::Withheld;
+use super::withheld::{Unrenderable, Withheld};
 use crate::config;
 use crate::filter::Filter;
+use crate::text::origin::Unmarkable;
 use render::{Rendered, Renderer};
 
 /// A route's filter and templates.
@@ -30,6 +31,10 @@ impl MessageMaker {
         if !self.filter.passes(&entry.looked(&self.payload_field)) {
             return Err(Withheld::Filtered);
         }
-        self.renderer.render(entry).map_err(Withheld::Unrenderable)
+        self.renderer.render(entry).map_err(|why| match why {
+            // It is an echo, which another daemon has brought back.
+            Unrenderable::Origin(Unmarkable::Marked) => Withheld::Filtered,
+            why => Withheld::Unrenderable(why),
+        })
     }
 }

@@ -16,7 +16,7 @@ use super::entry_id::EntryId;
 use super::failure::RouteEndpoint;
 use super::group::ack_notifier::AckNotifier;
 use super::group::follower::GroupEvent;
-use super::publish::call::Tally;
+use super::publish::call::{self, Tally};
 use crate::config::redis_keys;
 use crate::logs::{Limited, LogCode};
 use crate::position::AnchorId;
@@ -53,7 +53,7 @@ impl BroadcastRoute {
         self.notifier =
             settings.acknowledged().filter(|acknowledged| acknowledged.replication).map(|acknowledged| {
                 let source = self.parts.source.clone();
-                AckNotifier::start(source, settings.name.clone(), &settings.stream, &acknowledged.group)
+                AckNotifier::start(source, settings.name.clone(), settings.stream(), &acknowledged.group)
             });
         let slot = self.parts.slot.clone();
         let [mut source, mut destination] =
@@ -121,7 +121,7 @@ impl BroadcastRoute {
             Effect::Draining => self.state(RouteState::Stopping, None),
             Effect::DrainCutShort(cursor) => tracing::warn!(
                 event = LogCode::BroadcastShutdownIncomplete.as_str(),
-                route = %self.parts.settings.name,
+                route = %self.parts.settings.name, stream = %self.parts.settings.stream(),
                 position = cursor.map(tracing::field::display),
                 "the last batches were not answered in time; the next start reads from the cursor whether they were published"
             ),
@@ -161,9 +161,9 @@ impl BroadcastRoute {
     fn left_behind(&self, count: u64, suppressed: Option<u64>) {
         let Some(suppressed) = suppressed else { return };
         let settings = &self.parts.settings;
-        let holes = redis_keys::of_route(&self.parts.source.key_prefix, &settings.name, redis_keys::HOLES);
+        let holes = call::own_key(&self.parts.source.key_prefix, settings, redis_keys::HOLES);
         tracing::warn!(
-            event = LogCode::BroadcastAckPendingLeft.as_str(), route = %settings.name, server = %self.parts.source.name, suppressed,
+            event = LogCode::BroadcastAckPendingLeft.as_str(), route = %settings.name, stream = %settings.stream(), server = %self.parts.source.name, suppressed,
             "{count} unacknowledged entries were left behind when this route had order = \"acknowledgement\". They are not \
              published in the present order: set the old order until tidegate_ack_pending_entries is 0, or delete {holes} \
              to give them up"
@@ -176,7 +176,7 @@ impl BroadcastRoute {
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
             tracing::info!(
-                event = LogCode::BroadcastLive.as_str(), %route, position = %after, suppressed, "the broadcast publishes the entries after this one"
+                event = LogCode::BroadcastLive.as_str(), %route, stream = %self.parts.settings.stream(), position = %after, suppressed, "the broadcast publishes the entries after this one"
             );
         }
     }
@@ -192,7 +192,7 @@ impl BroadcastRoute {
         self.works(RouteState::Standby, Some(reason.clone()));
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
-            tracing::info!(event = LogCode::BroadcastStandby.as_str(), %route, suppressed, "{reason}");
+            tracing::info!(event = LogCode::BroadcastStandby.as_str(), %route, stream = %self.parts.settings.stream(), suppressed, "{reason}");
         }
     }
 
@@ -208,7 +208,7 @@ impl BroadcastRoute {
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
             tracing::info!(
-                event = LogCode::BroadcastLeaseLapsed.as_str(), %route, suppressed,
+                event = LogCode::BroadcastLeaseLapsed.as_str(), %route, stream = %self.parts.settings.stream(), suppressed,
                 "this instance paused for longer than its lease lasts; it drops its unsent messages, and the next holder of \
                  the lease publishes them"
             );
@@ -237,7 +237,7 @@ impl BroadcastRoute {
         let (route, class) = (&self.parts.settings.name, class.as_str());
         if parked {
             tracing::error!(
-                event = LogCode::BroadcastBlocked.as_str(), %route, %server, class, suppressed,
+                event = LogCode::BroadcastBlocked.as_str(), %route, stream = %self.parts.settings.stream(), %server, class, suppressed,
                 "{reason}; nothing is published until this is fixed; tidegate retries every {} s", BLOCKED_RETRY.as_secs()
             );
         } else if let Some(others) =
@@ -245,7 +245,7 @@ impl BroadcastRoute {
         {
             let suppressed = suppressed + others;
             tracing::warn!(
-                event = LogCode::BroadcastWaiting.as_str(), %route, %server, class, suppressed,
+                event = LogCode::BroadcastWaiting.as_str(), %route, stream = %self.parts.settings.stream(), %server, class, suppressed,
                 "{reason}; tidegate retries, and continues after the last published entry"
             );
         }
@@ -324,14 +324,14 @@ impl BroadcastRoute {
                 self.log.admit(LogCode::BroadcastAckPendingFull.as_str(), now.into_std())
         {
             let route = &self.parts.settings.name;
-            tracing::warn!(event = LogCode::BroadcastAckPendingFull.as_str(), %route, suppressed, "{reason}. XPENDING shows their consumers; or raise max_ack_pending");
+            tracing::warn!(event = LogCode::BroadcastAckPendingFull.as_str(), %route, stream = %self.parts.settings.stream(), suppressed, "{reason}. XPENDING shows their consumers; or raise max_ack_pending");
         }
     }
 
     /// A look at the group has found something that the operator should know.
     fn found(&self, found: GroupEvent, cursor: EntryId, suppressed: Option<u64>) {
         let settings = self.parts.settings.clone();
-        let (route, stream) = (&settings.name, &settings.stream);
+        let (route, stream) = (&settings.name, settings.stream());
         let group =
             settings.acknowledged().map(|acknowledged| acknowledged.group.as_str()).unwrap_or_default();
         match found {
@@ -346,7 +346,7 @@ impl BroadcastRoute {
                 });
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = LogCode::BroadcastEntriesLost.as_str(), %route, position = %cursor, suppressed,
+                        event = LogCode::BroadcastEntriesLost.as_str(), %route, stream = %self.parts.settings.stream(), position = %cursor, suppressed,
                         "{}: these entries are lost and not published; a dead letter records it", missed.detail()
                     );
                 }
@@ -354,7 +354,7 @@ impl BroadcastRoute {
             GroupEvent::Anew => {
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = LogCode::BroadcastStreamRecreated.as_str(), %route, position = %cursor, suppressed,
+                        event = LogCode::BroadcastStreamRecreated.as_str(), %route, stream = %self.parts.settings.stream(), position = %cursor, suppressed,
                         "the stream '{stream}' was deleted and created again: entries that were not read before are lost; \
                          publishing continues with ids after the cursor"
                     );
@@ -372,7 +372,7 @@ impl BroadcastRoute {
                 self.parts.metrics.oldest_unacknowledged_age_seconds.set(0.0);
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = LogCode::BroadcastNoGroup.as_str(), %route, %group, position = %cursor, suppressed,
+                        event = LogCode::BroadcastNoGroup.as_str(), %route, stream = %self.parts.settings.stream(), %group, position = %cursor, suppressed,
                         "{reason}: nothing is published until it exists. Create it with XGROUP CREATE {stream} {group} 0; \
                          entries before its start count as acknowledged"
                     );
@@ -387,7 +387,7 @@ impl BroadcastRoute {
                 });
                 if let Some(suppressed) = suppressed {
                     tracing::warn!(
-                        event = LogCode::GroupChanged.as_str(), %route, %group, kind, position = %cursor, suppressed,
+                        event = LogCode::GroupChanged.as_str(), %route, stream = %self.parts.settings.stream(), %group, kind, position = %cursor, suppressed,
                         "{}", meaning(group_change)
                     );
                 }
@@ -408,14 +408,7 @@ impl BroadcastRoute {
     }
 
     fn state(&self, state: RouteState, reason: Option<String>) {
-        self.parts.slot.update(|status| {
-            if status.state != state {
-                status.state = state;
-                status.since_unix_ms = rt::unix_ms();
-            }
-            status.reason = reason;
-            status.leader = state == RouteState::Live;
-        });
+        self.parts.slot.set_state(state, reason, rt::unix_ms());
         self.parts.metrics.set_state(state);
     }
 }

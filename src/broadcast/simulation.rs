@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::entry_id::EntryId;
 use crate::config::{
     Acknowledged, Address, After, Broadcast, Durability, Endpoint, MessageFormat, Order, Secret,
-    SecretSource, Servers, Start,
+    SecretSource, Servers, Start, Streams,
 };
 use crate::text::template::Template;
 
@@ -102,13 +102,14 @@ fn settings(rng: &mut fastrand::Rng) -> Broadcast {
     Broadcast {
         name: "stock".into(),
         source: "events".into(),
-        stream: "orders".into(),
+        streams: Streams::One("orders".into()),
         after,
         destination: "shop".into(),
         channel: Template::parse(channel).unwrap(),
         message: MessageFormat::Template(Template::parse("<id>").unwrap()),
         conditions: Vec::new(),
         payload_field: "payload".into(),
+        origin: None,
         sharded: false,
         rate_limit: None,
         max_deliveries: 3,

@@ -1,5 +1,7 @@
 //! Why an entry is not published.
 
+use crate::text::origin::Unmarkable;
+
 /// Why an entry cannot be published. Told to an operator and kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unrenderable {
@@ -15,6 +17,9 @@ pub(super) enum Unrenderable {
     /// The channel's name would be empty.
     #[error("the channel's template results in an empty name")]
     EmptyChannel,
+    /// The route marks its messages with an origin, and this one cannot be.
+    #[error("{0}")]
+    Origin(Unmarkable),
     /// It was acknowledged and deleted before it was read.
     #[error("the entry was deleted before it could be published")]
     Deleted,
@@ -34,6 +39,7 @@ impl Unrenderable {
             Self::MissingValue(_) => "missing_value",
             Self::ForeignVariable => "foreign_variable",
             Self::EmptyChannel => "empty_channel",
+            Self::Origin(_) => "origin",
             Self::Deleted => "deleted",
             Self::TooLarge(..) => "too_large",
             Self::Refused(..) => "refused",

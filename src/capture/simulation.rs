@@ -91,6 +91,7 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
             test: Test::Prefix("c".into()),
             negated: false,
         }],
+        origin: None,
         max_message_size: 64 * 1024,
     }
 }

@@ -144,8 +144,13 @@ fn entry_fields(out: &mut String, route: &Capture) {
 
 fn broadcast(route: &Broadcast) -> String {
     format!(
-        "broadcast {}: {}, stream {} → {}, channel {}",
-        route.name, route.source, route.stream, route.destination, route.channel
+        "broadcast {}: {}, {} {} → {}, channel {}",
+        route.name,
+        route.source,
+        if route.pattern().is_some() { "streams" } else { "stream" },
+        route.stream(),
+        route.destination,
+        route.channel
     )
 }
 

@@ -396,12 +396,15 @@ impl<'a> Again<'a> {
                             .to_owned(),
                     ));
                 }
-                if let LetterRoute::Broadcast(settings) = route
-                    && letter.field("stream") != Some(settings.stream.as_bytes())
-                {
+                let stream = letter.field("stream").and_then(|stream| std::str::from_utf8(stream).ok());
+                let reads = |stream: &&str| match route {
+                    LetterRoute::Broadcast(settings) => settings.reads(stream),
+                    LetterRoute::Capture(_) => false,
+                };
+                let Some(stream) = stream.filter(reads) else {
                     return Ok(Err("its entry is in a stream that the route no longer reads".to_owned()));
-                }
-                let did = requeue.publish(&letter.id, entry).await;
+                };
+                let did = requeue.publish(&letter.id, stream, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
                     broadcast::dead_letters::RequeueOutcome::Published { channel, receivers } => {
                         let channel = bytes::shown(&channel, 200);

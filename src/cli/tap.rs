@@ -55,9 +55,9 @@ pub(super) struct TapArguments {
 /// Where a route's entries are.
 struct TappedStream {
     endpoint: Arc<Endpoint>,
-    /// The only stream; of a template none.
+    /// The only stream; of a template or a pattern none.
     stream: Option<String>,
-    /// The set that names the streams which a template has made.
+    /// The set that names the streams which a template has made, or a broadcast has found.
     made: String,
 }
 
@@ -66,7 +66,7 @@ impl TappedStream {
         let (endpoint, stream) = if let Some(route) = config.capture.get(name) {
             (&route.destination, route.stream.literal().map(str::to_owned))
         } else if let Some(route) = config.broadcast.get(name) {
-            (&route.source, Some(route.stream.clone()))
+            (&route.source, route.pattern().is_none().then(|| route.stream().to_owned()))
         } else {
             let known: Vec<&str> =
                 config.capture.keys().chain(config.broadcast.keys()).map(String::as_str).collect();

@@ -10,6 +10,8 @@
 //! more. A pattern must stand in its rule letter by letter, so one with a space cannot be allowed by
 //! name; then all channels are, and a comment explains it.
 
+mod roles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -18,83 +20,7 @@ use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
 use crate::text::printable;
 use crate::text::template::{Part, Template};
 
-/// What a user does on an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AclRole {
-    /// Reads the channels of a capture.
-    CaptureSource,
-    /// Reads the replication stream for a capture.
-    CaptureTap,
-    /// Writes the streams of a capture.
-    CaptureDestination,
-    /// Reads the stream of a broadcast and keeps its cursor.
-    BroadcastSource,
-    /// Reads the replication stream, to be woken by acknowledgements.
-    BroadcastTap,
-    /// Publishes for a broadcast.
-    BroadcastDestination,
-    /// Publishes for a broadcast with `sharded = true`.
-    BroadcastShards,
-    /// Looks after what a capture has written: `gaps`, `dead-letters`, `tap`.
-    OperatorOfCapture,
-    /// Looks after the stream of a broadcast: `dead-letters`, `tap`.
-    OperatorOfBroadcast,
-    /// Publishes dead letters of a broadcast again.
-    OperatorPublishing,
-    /// The same with `sharded = true`.
-    OperatorShards,
-    /// Reads a stream for `replay` and keeps the checkpoint.
-    ReplaySource,
-    /// Publishes for `replay`.
-    ReplayDestination,
-    /// Publishes for `replay --sharded`.
-    ReplayShards,
-    /// Asks a sentinel for the master.
-    Sentinel,
-}
-
-impl AclRole {
-    /// What a broadcast does where it publishes.
-    #[must_use]
-    pub fn of_publishing(route: &Broadcast) -> Self {
-        if route.sharded { Self::BroadcastShards } else { Self::BroadcastDestination }
-    }
-
-    const fn is_operators(self) -> bool {
-        matches!(
-            self,
-            Self::OperatorOfCapture
-                | Self::OperatorOfBroadcast
-                | Self::OperatorPublishing
-                | Self::OperatorShards
-                | Self::ReplaySource
-                | Self::ReplayDestination
-                | Self::ReplayShards
-        )
-    }
-}
-
-impl fmt::Display for AclRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CaptureSource => "source of capture",
-            Self::CaptureTap => "replication source of capture",
-            Self::CaptureDestination => "destination of capture",
-            Self::BroadcastSource => "source of broadcast",
-            Self::BroadcastTap => "replication source of broadcast",
-            Self::BroadcastDestination => "destination of broadcast",
-            Self::BroadcastShards => "sharded destination of broadcast",
-            Self::OperatorOfCapture => "operator, destination of capture",
-            Self::OperatorOfBroadcast => "operator, source of broadcast",
-            Self::OperatorPublishing => "operator, destination of broadcast",
-            Self::OperatorShards => "operator, sharded destination of broadcast",
-            Self::ReplaySource => "operator, replay of the streams of",
-            Self::ReplayDestination => "operator, replay onto",
-            Self::ReplayShards => "operator, sharded replay onto",
-            Self::Sentinel => "every sentinel that watches",
-        })
-    }
-}
+pub use roles::AclRole;
 
 /// What `tidegate check --connect` does beyond what the routes do: it looks at the server, and tries the
 /// rights in a transaction that it never executes. Connecting itself needs no right.
@@ -210,6 +136,9 @@ const ACKNOWLEDGED: &[&str] = &["xinfo|groups", "xpending"];
 /// left behind when it had that order.
 const HOLES: &[&str] = &["zadd", "zrangebylex", "zrem"];
 
+/// Where a broadcast reads every stream that matches a pattern: finding them, and forgetting those that are gone.
+const FINDING: &[&str] = &["scan", "smembers", "sadd", "srem", "hdel", "exists", "del"];
+
 /// Where a broadcast publishes on another server than its stream's: which instance does so.
 const LEASE: &[&str] = &["hdel", "pexpire"];
 
@@ -272,11 +201,11 @@ pub fn users(config: &Config) -> Vec<User> {
             &broadcast.name,
             |user, at| {
                 let two_servers = publishing_endpoint(config, broadcast) != broadcast.source;
-                let kinds = redis_keys::OF_BROADCAST
-                    .into_iter()
-                    .filter(|kind| two_servers || *kind != redis_keys::LEASE);
-                user.own_keys(at, &broadcast.name, &kinds.collect::<Vec<_>>());
-                user.key(&escaped(&broadcast.stream));
+                user.broadcast_keys(at, broadcast, two_servers);
+                user.streams(broadcast);
+                if broadcast.pattern().is_some() {
+                    user.further.extend(FINDING);
+                }
                 if two_servers {
                     user.further.extend(LEASE);
                 }
@@ -353,7 +282,11 @@ pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
         let role = AclRole::OperatorOfBroadcast;
         allow(&mut users, config, &broadcast.source, role, &broadcast.name, |user, at| {
             user.own_keys(at, &broadcast.name, &["dead-letters"]);
-            user.key(&escaped(&broadcast.stream));
+            user.streams(broadcast);
+            if broadcast.pattern().is_some() {
+                user.own_keys(at, &broadcast.name, &[redis_keys::STREAMS]);
+                user.further.insert("sscan");
+            }
         });
         let publishes = publishing_endpoint(config, broadcast);
         let role = if broadcast.sharded { AclRole::OperatorShards } else { AclRole::OperatorPublishing };
@@ -443,6 +376,29 @@ impl User {
     fn own_keys(&mut self, at: &Endpoint, route: &str, kinds: &[&str]) {
         for kind in kinds {
             self.key(&escaped(&redis_keys::of_route(&at.key_prefix, route, kind)));
+        }
+    }
+
+    /// What a broadcast keeps, for its stream or for each that it finds.
+    fn broadcast_keys(&mut self, at: &Endpoint, broadcast: &Broadcast, two_servers: bool) {
+        let kept = |kind: &str| two_servers || kind != redis_keys::LEASE;
+        if broadcast.pattern().is_none() {
+            let kinds: Vec<&str> = redis_keys::OF_BROADCAST.into_iter().filter(|kind| kept(kind)).collect();
+            self.own_keys(at, &broadcast.name, &kinds);
+            return;
+        }
+        self.own_keys(at, &broadcast.name, &[redis_keys::CURSOR, "dead-letters", redis_keys::STREAMS]);
+        for kind in redis_keys::OF_FOUND_STREAM.into_iter().filter(|kind| kept(kind)) {
+            let of_each = redis_keys::of_stream(&at.key_prefix, &broadcast.name, kind, "");
+            self.key(&format!("{}*", escaped(&of_each)));
+        }
+    }
+
+    /// The streams of a broadcast. A pattern is one for a rule too.
+    fn streams(&mut self, broadcast: &Broadcast) {
+        match broadcast.pattern() {
+            Some(matching) => self.key(&matching.pattern),
+            None => self.key(&escaped(broadcast.stream())),
         }
     }
 

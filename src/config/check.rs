@@ -125,6 +125,13 @@ impl Check<'_> {
         None
     }
 
+    /// The name of an origin, which goes into messages.
+    pub(crate) fn origin(&mut self, key: &Key, origin: Option<&str>) {
+        if let Some(origin) = origin {
+            self.route_name(key, origin);
+        }
+    }
+
     /// Names that go into keys, metrics and environment variables.
     fn route_name(&mut self, key: &Key, name: &str) {
         let letter = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');

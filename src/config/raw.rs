@@ -243,6 +243,9 @@ pub(crate) struct Capture {
     /// filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<Condition>>,
+    /// Leaves out messages that carry this origin, so that two routes can bridge both ways: a broadcast with the same
+    /// origin has published them.
+    pub(crate) origin: Option<String>,
     /// The endpoint that holds the streams.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
@@ -352,9 +355,12 @@ pub(crate) struct Broadcast {
     /// The server of the stream.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
-    /// The exact name of the stream.
-    #[schemars(with = "String")]
+    /// The exact name of the stream; or streams is given.
     pub(crate) stream: Option<String>,
+    /// In place of stream: a pattern of names, as SCAN matches it. Streams that match are found while the route runs.
+    pub(crate) streams: Option<String>,
+    /// With streams: how many are read at most.
+    pub(crate) max_streams: Option<Count>,
     /// When an entry is published: "added" is as soon as it is in the stream; the name of a consumer group is once
     /// that group has acknowledged it.
     #[serde(default = "defaults::after")]
@@ -384,6 +390,8 @@ pub(crate) struct Broadcast {
     /// templates, look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
+    /// Adds this origin to each message, which must be a JSON object, so that a capture with the same origin leaves it out.
+    pub(crate) origin: Option<String>,
     /// Whether to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.
     #[serde(default)]
     pub(crate) sharded: bool,
@@ -465,6 +473,9 @@ pub(crate) mod defaults {
     pub(crate) fn after() -> String {
         "added".to_owned()
     }
+
+    /// Each has connections of its own.
+    pub(crate) const MAX_BROADCAST_STREAMS: u64 = 100;
 
     /// Each is an entry in a pending list, some 100 bytes of the server.
     pub(crate) const MAX_ACK_PENDING: u64 = 10_000;

@@ -18,6 +18,12 @@ pub fn of_route(prefix: &str, route: &str, what: &str) -> String {
     format!("{prefix}{route}:{what}")
 }
 
+/// The same for one of the streams that a route found: `cursor`, `holes` or `lease`.
+#[must_use]
+pub fn of_stream(prefix: &str, route: &str, what: &str, stream: &str) -> String {
+    of_route(prefix, route, &format!("{what}:{stream}"))
+}
+
 /// Key of a replay's checkpoint. `route` is one that writes or reads the stream, or the stream's own name.
 #[must_use]
 pub fn of_replay(prefix: &str, route: &str, job: &str) -> String {
@@ -38,5 +44,14 @@ pub(crate) const HOLES: &str = "holes";
 /// Which instance writes, or publishes on another server than the stream's.
 pub(crate) const LEASE: &str = "lease";
 
+/// Where a broadcast is in a stream, and what it has done.
+pub(crate) const CURSOR: &str = "cursor";
+
+/// The streams that a capture has made, or a broadcast has found.
+pub(crate) const STREAMS: &str = "streams";
+
 /// What a broadcast keeps beside its stream.
-pub(crate) const OF_BROADCAST: [&str; 4] = ["cursor", "dead-letters", HOLES, LEASE];
+pub(crate) const OF_BROADCAST: [&str; 4] = [CURSOR, "dead-letters", HOLES, LEASE];
+
+/// What it keeps for each stream where it reads several.
+pub(crate) const OF_FOUND_STREAM: [&str; 3] = [CURSOR, HOLES, LEASE];

@@ -58,6 +58,7 @@ fn numbering(capture: &Capture) -> Lines {
 fn mapping(capture: &Capture) -> Lines {
     let mut lines = Lines::new();
     set_unless(&mut lines, "where", conditions(&capture.conditions), &json!([]));
+    set_unless(&mut lines, "origin", json!(capture.origin), &Value::Null);
     set(&mut lines, "destination", json!(capture.destination));
     set(&mut lines, "stream", json!(capture.stream.to_string()));
     set_unless(&mut lines, "groups", sorted(&capture.groups), &json!([]));

@@ -1,5 +1,6 @@
 //! The checked configuration: plain values, each with its unit in its type or its name.
 
+mod broadcast;
 mod condition;
 mod entry;
 
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 use crate::text::template::Template;
 
+pub use broadcast::{
+    Acknowledged, After, Broadcast, MessageFormat, Order, Rate, Start, StreamPattern, Streams,
+};
 pub use condition::{Condition, Scalar, Subject, Test};
 pub use entry::{AddedField, FieldNames, Format, Include};
 
@@ -292,6 +296,8 @@ pub struct Capture {
     pub mode: Mode,
     /// Which messages are captured: those for which all of these hold.
     pub conditions: Vec<Condition>,
+    /// Messages that carry this origin are left out: a broadcast with it has published them.
+    pub origin: Option<String>,
     /// The endpoint that holds the streams.
     pub destination: String,
     /// What no stream's name may begin with: the destination's `key_prefix`.
@@ -416,117 +422,4 @@ impl Keep {
             Self::Forever | Self::Limits { .. } => None,
         }
     }
-}
-
-/// `[broadcast.NAME]`: from a stream to channels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Broadcast {
-    /// The name in `[broadcast.NAME]`.
-    pub name: String,
-    /// The endpoint that holds the stream.
-    pub source: String,
-    /// The stream, exactly.
-    pub stream: String,
-    /// What releases an entry.
-    pub after: After,
-    /// The endpoint on which is published.
-    pub destination: String,
-    /// The channel's name, from the entry.
-    pub channel: Template,
-    /// The message, from the entry.
-    pub message: MessageFormat,
-    /// Which entries are published: those for which all of these hold.
-    pub conditions: Vec<Condition>,
-    /// The field of an entry that holds what conditions on the payload look at.
-    pub payload_field: String,
-    /// Whether messages are published with SPUBLISH.
-    pub sharded: bool,
-    /// How many messages are published at most.
-    pub rate_limit: Option<Rate>,
-    /// How often an entry is tried that is refused for its own sake, before it becomes a dead letter.
-    pub max_deliveries: u64,
-    /// Where to begin on a stream that already has entries.
-    pub start: Option<Start>,
-    /// The largest message in bytes; an entry that makes a larger one becomes a dead letter.
-    pub max_message_size: u64,
-}
-
-/// A number of messages in a time; at least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// How many.
-    pub count: u32,
-    /// In how much time.
-    pub per: Duration,
-}
-
-impl Rate {
-    /// The time that one of them takes.
-    #[must_use]
-    pub fn share(self) -> Duration {
-        self.per / self.count.max(1)
-    }
-}
-
-/// What an entry is published as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MessageFormat {
-    /// What a template makes of it.
-    Template(Template),
-    /// A JSON document with the stream's name, the entry's id and its fields.
-    Envelope,
-}
-
-/// What releases an entry for broadcast.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum After {
-    /// Being in the stream.
-    Added,
-    /// Being acknowledged by a consumer group.
-    Acknowledged(Acknowledged),
-}
-
-/// `after = "GROUP"`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acknowledged {
-    /// The consumer group whose acknowledgement releases an entry.
-    pub group: String,
-    /// In which order they are published.
-    pub order: Order,
-    /// Whether acknowledgements are noticed in the replication stream, and not only by looking.
-    pub replication: bool,
-}
-
-/// In which order acknowledged entries are published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// As they stand in the stream.
-    Stream,
-    /// As they are acknowledged.
-    Acknowledgement {
-        /// How many entries that are not acknowledged may be left behind.
-        max_ack_pending: u64,
-    },
-}
-
-impl Broadcast {
-    /// What it waits for beyond an entry's being in the stream, if anything.
-    #[must_use]
-    pub fn acknowledged(&self) -> Option<&Acknowledged> {
-        match &self.after {
-            After::Added => None,
-            After::Acknowledged(acknowledged) => Some(acknowledged),
-        }
-    }
-}
-
-/// Where a broadcast begins on a stream that already has entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// At the first entry.
-    Beginning,
-    /// After the last entry.
-    End,
-    /// After the entry with this id, `milliseconds-sequence`.
-    After(u64, u64),
 }

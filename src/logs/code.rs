@@ -99,6 +99,8 @@ codes! {
     GroupChanged = "group_changed",
     BroadcastEntriesLost = "broadcast_entries_lost",
     BroadcastStreamRecreated = "broadcast_stream_recreated",
+    BroadcastStreamsLeftOut = "broadcast_streams_left_out",
+    BroadcastStreamGone = "broadcast_stream_gone",
     BroadcastAckPendingLeft = "broadcast_ack_pending_left",
     BroadcastAckPendingFull = "broadcast_ack_pending_full",
     BroadcastReplicationLost = "broadcast_replication_lost",

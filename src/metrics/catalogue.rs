@@ -158,6 +158,10 @@ catalogue! {
         "Entries left out by the filter of the route.");
     RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, SeriesOwner::Broadcast,
         "1 while rate_limit slows the route down.");
+    BROADCAST_STREAMS = gauge("tidegate_broadcast_streams", "streams", ROUTE, SeriesOwner::Broadcast,
+        "Streams that are read: 1 with `stream`; with `streams`, those that were found.");
+    BROADCAST_STREAMS_LEFT_OUT = gauge("tidegate_broadcast_streams_left_out", "streams", ROUTE, SeriesOwner::Broadcast,
+        "About how many streams match `streams` and are not read, because of `max_streams` or their names.");
     LAST_PUBLISH_TIMESTAMP = gauge("tidegate_last_publish_timestamp_seconds", "seconds since 1970", ROUTE, SeriesOwner::Broadcast,
         "Time of the last published entry; 0 before the first.");
     PUBLISH_SECONDS = histogram("tidegate_publish_seconds", "seconds", SeriesOwner::Broadcast, REPLY_SECONDS,

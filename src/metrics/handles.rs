@@ -157,6 +157,10 @@ pub struct BroadcastMetrics {
     pub dead_letters: Counter,
     /// `tidegate_rate_limited`; 0 or 1.
     pub rate_limited: Gauge,
+    /// `tidegate_broadcast_streams`.
+    pub streams: Gauge,
+    /// `tidegate_broadcast_streams_left_out`.
+    pub streams_left_out: Gauge,
     /// `tidegate_last_publish_timestamp_seconds`; seconds since 1970.
     pub last_publish_timestamp_seconds: Gauge,
     /// `tidegate_publish_seconds`.
@@ -188,6 +192,8 @@ impl BroadcastMetrics {
             filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
             rate_limited: route.gauge(&catalogue::RATE_LIMITED),
+            streams: route.gauge(&catalogue::BROADCAST_STREAMS),
+            streams_left_out: route.gauge(&catalogue::BROADCAST_STREAMS_LEFT_OUT),
             last_publish_timestamp_seconds: route.gauge(&catalogue::LAST_PUBLISH_TIMESTAMP),
             publish_seconds: route.histogram(&catalogue::PUBLISH_SECONDS),
             publish_lag_seconds: route.histogram(&catalogue::PUBLISH_LAG_SECONDS),
@@ -205,6 +211,18 @@ impl BroadcastMetrics {
     /// `tidegate_route_state`. Without effect once another loop has taken over the route's name.
     pub fn set_state(&self, state: RouteState) {
         self.state.set(state);
+    }
+
+    /// The handles of one of several streams: it counts with the others, and what holds for the route as a whole, the
+    /// route sets.
+    pub fn of_one_stream(&self) -> Self {
+        Self {
+            rate_limited: Gauge::noop(),
+            oldest_unacknowledged_age_seconds: Gauge::noop(),
+            ack_pending: Gauge::noop(),
+            state: self.state.silent(),
+            ..self.clone()
+        }
     }
 }
 
@@ -247,6 +265,11 @@ impl StateMetrics {
         let this = Self { series, held };
         this.set(RouteState::Connecting);
         this
+    }
+
+    /// The same, without a series that shows it.
+    fn silent(&self) -> Self {
+        Self { series: RouteState::ALL.map(|_| Gauge::noop()), held: self.held.clone() }
     }
 
     fn set(&self, state: RouteState) {

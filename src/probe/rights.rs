@@ -179,24 +179,41 @@ impl Trials<'_> {
     }
 
     fn broadcast_source(&mut self, route: &Broadcast) {
-        let of = |what| redis_keys::of_route(self.prefix, &route.name, what);
-        let (cursor, dead) = (of("cursor"), of("dead-letters"));
+        let dead = redis_keys::of_route(self.prefix, &route.name, "dead-letters");
+        // Which streams match is not known, so their commands are tried on a key of the route's own.
+        let found = route.pattern().is_some();
+        let of = |what| match found {
+            true => redis_keys::of_stream(self.prefix, &route.name, what, ""),
+            false => redis_keys::of_route(self.prefix, &route.name, what),
+        };
+        let (cursor, stream) = (of("cursor"), if found { dead.as_str() } else { route.stream() });
         self.bare("script|load", &["return 0"]);
         self.script("evalsha", NO_HASH, &[&cursor, &dead]);
-        self.script("eval", "return 0", &[&cursor, &route.stream]);
+        self.script("eval", "return 0", &[&cursor, stream]);
+        if found {
+            let streams = redis_keys::of_route(self.prefix, &route.name, redis_keys::STREAMS);
+            self.bare("scan", &["0"]);
+            let record = redis_keys::of_route(self.prefix, &route.name, redis_keys::CURSOR);
+            self.key("smembers", &streams, &[]);
+            self.key("sadd", &streams, &["name"]);
+            self.key("srem", &streams, &["name"]);
+            self.key("hdel", &record, &["new:"]);
+            self.key("exists", stream, &[]);
+            self.key("del", &cursor, &[]);
+        }
         self.bare("time", &[]);
         self.key("hmget", &cursor, &["pos"]);
         self.key("hset", &cursor, &["format", "1"]);
         self.key("xadd", &dead, &["*", "field", "value"]);
         self.key("xtrim", &dead, &["MINID", "~", "0"]);
-        self.add("xread", Object::Key(route.stream.clone()), &["COUNT", "1", "STREAMS", &route.stream, "0"]);
-        self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
-        self.key("xinfo|stream", &route.stream, &[]);
+        self.add("xread", Object::Key(stream.to_owned()), &["COUNT", "1", "STREAMS", stream, "0"]);
+        self.key("xrange", stream, &["-", "+", "COUNT", "1"]);
+        self.key("xinfo|stream", stream, &[]);
         let holes = of(redis_keys::HOLES);
         self.key("zcard", &holes, &[]);
         let Some(acknowledged) = route.acknowledged() else { return };
-        self.key("xinfo|groups", &route.stream, &[]);
-        self.key("xpending", &route.stream, &[&acknowledged.group, "-", "+", "1"]);
+        self.key("xinfo|groups", stream, &[]);
+        self.key("xpending", stream, &[&acknowledged.group, "-", "+", "1"]);
         if matches!(acknowledged.order, Order::Acknowledgement { .. }) {
             self.key("zadd", &holes, &["0", "member"]);
             self.key("zrangebylex", &holes, &["-", "+", "LIMIT", "0", "1"]);
@@ -316,6 +333,7 @@ mod tests {
             ("capture-replication.toml", 2),
             ("capture-until-acknowledged.toml", 1),
             ("broadcast-acknowledged.toml", 1),
+            ("broadcast-streams.toml", 1),
         ] {
             let file = Path::new("config/examples").join(file);
             let config = config::load(&file, [], &[]).unwrap().config;

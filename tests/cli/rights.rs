@@ -83,6 +83,52 @@ fn the_lines_of_acl_are_all_that_the_daemon_needs_on_every_server() {
     }
 }
 
+/// Streams that are found and that are gone need rights of their own.
+#[test]
+fn the_lines_of_a_broadcast_from_many_streams_are_all_that_it_needs() {
+    for version in Version::DESTINATIONS {
+        let events = Server::start(version);
+        for stream in ["queue:a", "queue:b"] {
+            events.ask::<String>(&["XADD", stream, "*", "payload", stream]);
+        }
+        events.ask::<()>(&["CONFIG", "RESETSTAT"]);
+        let route = r#"
+            [broadcast.queues]
+            source = "events"
+            streams = "queue:*"
+            destination = "events"
+            channel = "queues"
+            message = "<field:payload>"
+            start = "beginning"
+        "#;
+        let mut daemon = Setup::new().endpoint("events", &events).routes(route).start_ready();
+        events.ask::<String>(&["XADD", "queue:a", "*", "none", "a dead letter"]);
+        eventually("everything is dealt with", Duration::from_secs(20), || {
+            let done = daemon.route("queues")?.broadcast.ok_or("no broadcast")?;
+            if (done.published, done.rejected) == (2, 1) { Ok(()) } else { Err(format!("{done:?}")) }
+        });
+        events.ask::<u32>(&["DEL", "queue:b"]);
+        eventually("the stream is forgotten", Duration::from_secs(20), || {
+            match events.ask::<u32>(&["SCARD", "tidegate:queues:streams"]) {
+                1 => Ok(()),
+                count => Err(format!("{count} streams")),
+            }
+        });
+        printed(&daemon.run_command(&["check", "--connect"]), OK);
+        assert!(daemon.stop().success());
+        let log: Vec<HashMap<String, redis::Value>> = events.ask(&["ACL", "LOG", "100"]);
+        let refused: BTreeSet<String> = log
+            .into_iter()
+            .map(|mut entry| redis::from_redis_value(entry.remove("object").unwrap()).unwrap())
+            .collect();
+        assert!(refused.iter().all(|object| object.starts_with("config")), "{version}: {refused:?}");
+        let used: String = events.ask(&["INFO", "commandstats"]);
+        for command in granted(&printed(&daemon.run_command(&["acl"]), OK), "events") {
+            assert!(used.contains(&format!("cmdstat_{command}:calls=")), "{version}: {command}\n{used}");
+        }
+    }
+}
+
 /// The commands that the line of an endpoint's user grants.
 fn granted(lines: &str, endpoint: &str) -> Vec<String> {
     let users = ["tidegate", "operator"].map(|who| format!("ACL SETUSER {who}-{endpoint} "));

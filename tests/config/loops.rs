@@ -18,6 +18,34 @@ fn routes_that_do_not_meet_are_no_loop() {
     }
 }
 
+/// A capture leaves out what a broadcast with the same origin has published.
+#[test]
+fn an_origin_on_both_sides_of_a_channel_is_no_loop() {
+    let config = |captured: &str, published: &str| {
+        let routes = capture(
+            "orders",
+            &format!("channels = [\"orders\"]\ndestination = \"main\"\nstream = \"s\"\n{captured}"),
+        ) + &broadcast("out", &format!("stream = \"s\"\nchannel = \"orders\"\n{published}"));
+        Files::new(&[("tidegate.toml", &format!("{SERVERS}{routes}"))]).load(&[]).map(drop)
+    };
+    let (one, other) = ("origin = \"one\"", "origin = \"other\"");
+    config(one, one).unwrap_or_else(|problems| panic!("{problems}"));
+    for (captured, published) in [("", ""), (one, ""), ("", one), (one, other)] {
+        let problems = config(captured, published).expect_err("it is a loop");
+        assert!(
+            problems.contains("would repeat its own messages") && problems.contains("same origin"),
+            "{problems}"
+        );
+    }
+    for message in ["<id>", "plain <field:payload>"] {
+        let problems =
+            config(one, &format!("{one}\nmessage = \"{message}\"")).expect_err("it cannot carry one");
+        assert!(problems.contains("broadcast.out.origin: cannot travel with this message"), "{problems}");
+    }
+    config(one, &format!("{one}\nmessage = '{{\"p\":<field:payload>}}'"))
+        .unwrap_or_else(|problems| panic!("{problems}"));
+}
+
 /// A capture of `main`, with the lines that say what it reads and where it writes.
 fn capture(name: &str, lines: &str) -> String {
     format!("[capture.{name}]\nsource = \"main\"\nkeep = \"forever\"\n{lines}\n")

@@ -97,6 +97,7 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
         "where = [{ field = \"a\", exists = false }]",
         "where = [{ field = \"a\", equals = 1, not = true }]",
         "where = [{ payload = true, prefix = \"a\" }]",
+        "origin = \"bridge\"",
         "max_streams = 3",
         "max_message_size = \"1KiB\"",
     ] {

@@ -7,3 +7,4 @@ mod fakes;
 mod notifier;
 mod options;
 mod strangers;
+mod streams;

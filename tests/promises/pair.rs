@@ -3,6 +3,7 @@
 mod broadcast;
 mod rollout;
 mod takeover;
+mod two_way;
 
 /// One route; with another `further` channel messages are numbered otherwise.
 pub(crate) fn routes(mode: &str, further: &str) -> String {

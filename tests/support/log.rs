@@ -32,6 +32,8 @@ pub(crate) mod alert {
     pub(crate) const HOLES: &[&str] = &["broadcast_ack_pending_full"];
     /// Entries were left behind in an order that the route no longer has.
     pub(crate) const HOLES_LEFT: &[&str] = &["broadcast_ack_pending_left"];
+    /// Streams match a broadcast's pattern and are not read.
+    pub(crate) const LEFT_OUT: &[&str] = &["broadcast_streams_left_out"];
     /// The spool is damaged, or its disk fails.
     pub(crate) const SPOOL: &[&str] =
         &["spool_corrupt", "spool_failed", "spool_put_aside", "spool_aside_removed"];

@@ -47,7 +47,7 @@ impl Work {
             return;
         }
         let live = self.reads && self.publishes;
-        let stream = core.settings.stream.as_bytes();
+        let stream = core.settings.stream().as_bytes();
         let after = self.publisher.end();
         let what = if leads && self.watch.record(&mut self.out, &self.publisher) {
             ReadKind::Missed

@@ -14,6 +14,7 @@ use crate::broadcast::read::entries::StreamEntry;
 use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::config::{self, MessageFormat};
 use crate::text::json_values::JsonValues;
+use crate::text::origin;
 use crate::text::template::{Part, Template};
 
 /// What an entry will be: channel and message, or the reason why it is not published.
@@ -27,24 +28,25 @@ pub(crate) struct Renderer {
     /// `None` for the envelope.
     message: Option<Vec<Part>>,
     max_message_bytes: u64,
-    /// The field that holds the payload.
+    /// The field that holds the payload: the values of templates come from it, and the origins that an envelope takes over.
     payload_field: String,
     /// The values of the payload that the templates name.
     values: JsonValues,
+    /// What each message is marked with.
+    origin: Option<String>,
     /// Room for what is put together; kept from entry to entry.
     channel_text: Vec<u8>,
     message_text: Vec<u8>,
+    marked_text: Vec<u8>,
 }
 
 impl Renderer {
     pub(crate) fn new(settings: &config::Broadcast) -> Self {
-        Self::of_templates(
-            &settings.stream,
-            &settings.channel,
-            &settings.message,
-            &settings.payload_field,
-            settings.max_message_size,
-        )
+        let (stream, channel, message) = (settings.stream(), &settings.channel, &settings.message);
+        Self {
+            origin: settings.origin.clone(),
+            ..Self::of_templates(stream, channel, message, &settings.payload_field, settings.max_message_size)
+        }
     }
 
     /// Of templates that stand in no route.
@@ -68,8 +70,10 @@ impl Renderer {
             max_message_bytes,
             payload_field: payload_field.to_owned(),
             values,
+            origin: None,
             channel_text: Vec::new(),
             message_text: Vec::new(),
+            marked_text: Vec::new(),
         }
     }
 
@@ -90,6 +94,15 @@ impl Renderer {
                 self.message_text.clear();
                 json(&mut self.message_text, Some(&self.stream), entry);
                 &self.message_text
+            }
+        };
+        let message = match &self.origin {
+            None => message,
+            Some(origin) => {
+                let inside =
+                    if self.message.is_none() { entry.field(self.payload_field.as_bytes()) } else { None };
+                origin::mark(message, inside, origin, &mut self.marked_text).map_err(Unrenderable::Origin)?;
+                &self.marked_text
             }
         };
         let bytes = u64::try_from(message.len()).unwrap_or(u64::MAX);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::withheld::Unrenderable;
-use crate::config::{self, Start, redis_keys};
+use crate::config::{self, Start, Streams, redis_keys};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, redacted, script};
 
@@ -38,19 +38,27 @@ pub(crate) struct BroadcastKeys {
 }
 
 impl BroadcastKeys {
-    /// `P R:cursor` and `P R:dead-letters`.
+    /// `P R:cursor` and `P R:dead-letters`; of one of several streams `P R:cursor:STREAM`.
     pub(crate) fn new(prefix: &str, settings: &config::Broadcast) -> Self {
         Self {
-            cursor: redis_keys::of_route(prefix, &settings.name, "cursor"),
+            cursor: own_key(prefix, settings, redis_keys::CURSOR),
             dead_letters: redis_keys::of_route(prefix, &settings.name, "dead-letters"),
-            lease: redis_keys::of_route(prefix, &settings.name, redis_keys::LEASE),
-            stream: settings.stream.clone(),
+            lease: own_key(prefix, settings, redis_keys::LEASE),
+            stream: settings.stream().to_owned(),
             command: if settings.sharded { "SPUBLISH" } else { "PUBLISH" },
             holes: settings
                 .acknowledged()
                 .filter(|acknowledged| matches!(acknowledged.order, config::Order::Acknowledgement { .. }))
-                .map(|_| redis_keys::of_route(prefix, &settings.name, "holes")),
+                .map(|_| own_key(prefix, settings, redis_keys::HOLES)),
         }
+    }
+}
+
+/// A key that a route has for its stream, or for each of its streams.
+pub(crate) fn own_key(prefix: &str, settings: &config::Broadcast, what: &str) -> String {
+    match &settings.streams {
+        Streams::Found(stream) => redis_keys::of_stream(prefix, &settings.name, what, stream),
+        Streams::One(_) | Streams::Matching(_) => redis_keys::of_route(prefix, &settings.name, what),
     }
 }
 
@@ -361,7 +369,8 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     Ok(Opened { cursor, counted: written_count(counted), tally, failing })
 }
 
-fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
+/// The counts of a cursor.
+pub(crate) fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Option<Tally> {
     Some(Tally {
         published: published.count()?,
         unheard: unheard.count()?,

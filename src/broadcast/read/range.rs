@@ -24,6 +24,11 @@ impl RangeReader {
         Self { connection, stream: stream.to_owned(), entries: 1, deadline }
     }
 
+    /// Reads another stream from now on.
+    pub(in crate::broadcast) fn turn_to(&mut self, stream: &str) {
+        stream.clone_into(&mut self.stream);
+    }
+
     /// The reply with the entries after this one; to be read with [`StreamEntries`]. Not cancel safe.
     ///
     /// # Errors

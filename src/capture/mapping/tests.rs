@@ -31,6 +31,7 @@ fn settings(stream: &str, format: Format) -> Capture {
         patterns: vec!["orders.*".into()],
         mode: Mode::Subscribe,
         conditions: vec![],
+        origin: None,
         destination: "events".into(),
         reserved: "tidegate:".into(),
         own: OwnKeys::default(),

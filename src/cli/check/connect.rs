@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::line;
 use crate::config::{
-    self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, UntilAcknowledged,
+    self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, StreamPattern, UntilAcknowledged,
 };
 use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Repeated, Rights, ServerFacts};
 use crate::rt;
@@ -51,6 +51,15 @@ pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
                 "  note: Pub/Sub delivers a message only to clients that are subscribed at that moment"
             ),
         );
+        if let Some(StreamPattern { pattern, max_streams, .. }) = route.pattern() {
+            line(
+                &mut out,
+                format_args!(
+                    "  streams: up to {max_streams} that match {pattern}, found with SCAN; each has a cursor and connections \
+                     of its own"
+                ),
+            );
+        }
         if let Some(acknowledged) = route.acknowledged() {
             waiting(&mut out, acknowledged);
             if acknowledged.replication {

@@ -25,7 +25,7 @@ pub(crate) fn holders(config: &Config, stream: &str) -> Vec<Holder> {
     let written = config.capture.values().filter(|route| Glob::template(&route.stream).overlaps(&name));
     let written =
         written.map(|route| Holder { route: route.name.clone(), endpoint: route.destination.clone() });
-    let read = config.broadcast.values().filter(|route| route.stream == stream);
+    let read = config.broadcast.values().filter(|route| route.reads(stream));
     let read = read.map(|route| Holder { route: route.name.clone(), endpoint: route.source.clone() });
     written.chain(read).collect()
 }

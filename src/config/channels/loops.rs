@@ -15,7 +15,9 @@
 //! everything through, two names of one address are one server. A loop that is refused wrongly costs a
 //! route's author another name; one that is let through costs a server. Patterns that do not begin with
 //! `__key` are not taken to be meant for notifications, which servers do not send unless they are told to.
-//! A way back through other daemons or scripts is not noticed: messages carry no mark of their way.
+//! Between a broadcast and a capture with the same `origin` there is no arrow: the capture leaves out what the broadcast
+//! marks. A way back through other daemons or scripts is not noticed here. A broadcast with an `origin` notices it in the
+//! messages.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -56,7 +58,13 @@ impl fmt::Display for Loop {
         f.write_str(
             "\n  publish on a channel that the capture does not read, or write to a stream that the \
              broadcast does not read",
-        )
+        )?;
+        if self.steps.iter().any(|step| step.by.starts_with("channel ")) {
+            f.write_str(
+                "; or set the same origin in the broadcast and in the capture that reads its channel",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -134,24 +142,35 @@ fn arrow(config: &Config, from: LoopNode<'_>, to: LoopNode<'_>) -> Option<String
 fn stream_between(config: &Config, capture: &Capture, broadcast: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&capture.destination)?;
     let reads = config.redis.get(&broadcast.source)?;
-    let read = Glob::name(broadcast.stream.as_bytes());
+    let read = read_by(broadcast);
     let own =
         ["dead-letters", "gaps"].map(|what| redis_keys::of_route(&writes.key_prefix, &capture.name, what));
-    let written = Glob::template(&capture.stream).overlaps(&read) || own.contains(&broadcast.stream);
+    let written =
+        Glob::template(&capture.stream).overlaps(&read) || own.iter().any(|stream| broadcast.reads(stream));
     (same_keys(writes, reads) && written)
-        .then(|| format!("stream \"{}\" on {}", broadcast.stream, capture.destination))
+        .then(|| format!("stream \"{}\" on {}", broadcast.stream(), capture.destination))
+}
+
+/// The names of the streams that a broadcast reads.
+fn read_by(broadcast: &Broadcast) -> Glob {
+    let stream = broadcast.stream().as_bytes();
+    if broadcast.pattern().is_some() { Glob::parse(stream) } else { Glob::name(stream) }
 }
 
 /// The dead letters of one broadcast that another one reads, or the same.
 fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&one.source)?;
     let reads = config.redis.get(&other.source)?;
-    let written = redis_keys::of_route(&writes.key_prefix, &one.name, "dead-letters") == other.stream;
-    (same_keys(writes, reads) && written).then(|| format!("stream \"{}\" on {}", other.stream, one.source))
+    let written = other.reads(&redis_keys::of_route(&writes.key_prefix, &one.name, "dead-letters"));
+    (same_keys(writes, reads) && written).then(|| format!("stream \"{}\" on {}", other.stream(), one.source))
 }
 
 /// The channel that a broadcast may publish on and a capture reads. Pub/Sub knows no database.
 fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) -> Option<String> {
+    // The capture leaves out what the broadcast marks.
+    if broadcast.origin.is_some() && broadcast.origin == capture.origin {
+        return None;
+    }
     let publishes = config.redis.get(&broadcast.destination)?;
     let reads = config.redis.get(&capture.source)?;
     if !same_server(publishes, reads) {

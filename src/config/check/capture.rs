@@ -27,6 +27,7 @@ impl Check<'_> {
         let source_endpoint = source.as_ref().and_then(|name| endpoints.get(name));
         self.subscriptions(key, &raw.channels, &raw.patterns, source_endpoint.map(|at| &**at));
         let conditions = self.conditions(&key.at("where"), raw.r#where);
+        self.origin(&key.at("origin"), raw.origin.as_deref());
         let event = Setting::Event { channels: &raw.channels, patterns: &raw.patterns };
         let stream = self
             .required(raw.stream, &key.at("stream"), "the name of a stream, or a template for it")
@@ -65,6 +66,7 @@ impl Check<'_> {
             patterns: raw.patterns,
             mode,
             conditions,
+            origin: raw.origin,
             reserved: destination
                 .as_ref()
                 .and_then(|name| endpoints.get(name))

@@ -129,3 +129,52 @@ fn the_one_that_publishes_is_killed() {
     let after = pair.wait_heard().split_off(heard);
     assert!(after == pair.ids().split_off(all), "each once again: {} heard", after.len());
 }
+
+/// With a pattern each stream has a lease of its own.
+#[test]
+fn of_many_streams_the_other_instance_takes_each_over() {
+    let events = Server::start(Version::Valkey91);
+    let shop = Server::start(Version::Redis70);
+    let subscriber = Subscriber::start(&shop, &["stock"]);
+    let route = ROUTE.replace("stream = \"orders\"", "streams = \"orders:*\"");
+    let route = route.replace("\"<id>\"", "\"<stream> <id>\"");
+    let setup = Setup::new().endpoint("events", &events).endpoint("shop", &shop).routes(&route);
+    let add = |streams: &[&str]| {
+        let mut pipeline = redis::pipe();
+        for _ in 0..200 {
+            for stream in streams {
+                pipeline.cmd("XADD").arg(&[*stream, "*", "payload", "x"]).ignore();
+            }
+        }
+        pipeline.exec(&mut events.connection()).expect("the server takes entries");
+    };
+    let messages = |stream: &str| -> Vec<String> {
+        entries(&events, stream).into_iter().map(|(id, _)| format!("{stream} {id}")).collect()
+    };
+    let wait_last = |streams: &[&str]| {
+        for stream in streams {
+            let last = messages(stream).pop().expect("there are entries");
+            eventually("the last entry is published", PATIENCE, || match subscriber.payloads() {
+                heard if heard.contains(&last) => Ok(()),
+                heard => Err(format!("{} heard", heard.len())),
+            });
+        }
+    };
+    let mut streams = vec!["orders:a", "orders:b"];
+    add(&streams);
+    let mut first = setup.expects(&[alert::DESTINATION]).start_ready();
+    wait_last(&streams);
+    let second = first.start_twin();
+    second.wait_state("stock", RouteState::Standby);
+    first.kill();
+    streams.push("orders:c");
+    add(&streams);
+    second.wait_state("stock", RouteState::Live);
+    wait_last(&streams);
+    for stream in streams {
+        let mut seen = HashSet::new();
+        let mut heard = subscriber.payloads();
+        heard.retain(|message| message.starts_with(stream) && seen.insert(message.clone()));
+        assert!(heard == messages(stream), "{stream}: each, in order: {} heard", heard.len());
+    }
+}

@@ -11,6 +11,7 @@ use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
 use crate::source::item::Item;
+use crate::text::origin;
 
 /// Whether reading continues, and if not, why.
 #[derive(Debug)]
@@ -100,7 +101,11 @@ impl Engine {
         // Of a message over the limit not all is here: no condition looks at it, and it becomes a dead letter.
         let limit = self.settings.capture.max_message_size;
         let whole = u64::try_from(size).unwrap_or(u64::MAX) <= limit;
-        if whole && !self.filter.passes(&Received(message)) {
+        let echo = |origin: &String| origin::carries(message.payload, origin);
+        let left_out = whole
+            && (self.settings.capture.origin.as_ref().is_some_and(echo)
+                || !self.filter.passes(&Received(message)));
+        if left_out {
             let full = self.builder.filtered(position, pass.read);
             return if full { self.end_batch(pass) } else { Flow::Go };
         }

@@ -1,0 +1,369 @@
+//! A broadcast from every stream that matches a pattern.
+//!
+//! Problem: a program makes one stream for each of its queues or tenants, and their names are not known when the
+//! configuration is written. Each of them is to be broadcast as one named stream is.
+//!
+//! Operation: a finder looks again and again which streams match. Each stream gets a [`BroadcastRoute`] of its own, on
+//! connections of its own, with a cursor `P R:cursor:STREAM` (and a lease across two servers). So what one stream
+//! promises, each does, and a stream with many entries, or one that is blocked, holds up no other: the server and the
+//! runtime serve connections in turn. `max_streams` bounds memory and connections.
+//!
+//! ```text
+//! finder ──streams──▶ route ──starts, stops──▶ one BroadcastRoute for each stream
+//!                       ▲                              │ its own status
+//!                       └──────── the sum ◀────────────┘
+//! ```
+//!
+//! The set `P R:streams` has the names. A stream that enters it after the first complete look is new: it is read from its
+//! first entry on, whatever `start` says, since all its entries came after the route began. After a restart the set
+//! says at once what to read.
+//!
+//! Failure: while the finder cannot look, the streams that are known go on. A stream that is gone is forgotten together
+//! with its cursor, in one step that looks whether it is gone; one that begins anew afterwards is new.
+
+mod finder;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Parts;
+use super::publish::call::Tally;
+use super::route::BroadcastRoute;
+use crate::config::{Start, StreamPattern};
+use crate::logs::{Limited, LogCode};
+use crate::rt;
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
+use crate::status::{
+    BroadcastCounts, RouteKind, RouteState, RouteStatus, SideStatus, Slot, StreamStatus, StreamsStatus,
+};
+use finder::{Finder, Found, FoundStream};
+
+/// Between two looks: a new stream's first entry waits about so long.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the sum is shown.
+const SHOW: Duration = Duration::from_millis(250);
+
+/// A route of all streams that match.
+#[derive(Debug)]
+pub(super) struct StreamsRoute {
+    parts: Parts,
+    matching: StreamPattern,
+    drain: Duration,
+    members: BTreeMap<String, Member>,
+    tasks: JoinSet<()>,
+    /// Streams that are gone and whose routes have ended.
+    forget: BTreeSet<String>,
+    /// Whether all keys were walked once.
+    looked: bool,
+    left_out: u64,
+    past: Tally,
+    /// Why the finder could not look.
+    trouble: Option<(Class, String)>,
+    backoff: Backoff,
+    log: Limited,
+    stopping: bool,
+}
+
+/// The route of one stream.
+#[derive(Debug)]
+struct Member {
+    slot: Slot,
+    stop: CancellationToken,
+    task: Id,
+}
+
+impl StreamsRoute {
+    pub(super) fn new(parts: Parts, matching: StreamPattern, drain: Duration) -> Self {
+        Self {
+            parts,
+            matching,
+            drain,
+            members: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            forget: BTreeSet::new(),
+            looked: false,
+            left_out: 0,
+            past: Tally::default(),
+            trouble: None,
+            backoff: Backoff::default(),
+            log: Limited::new(),
+            stopping: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: &CancellationToken) {
+        let Parts { source, destination, settings, .. } = &self.parts;
+        let two_servers = !source.is_same_server(destination);
+        let finder = Finder::new(source.clone(), &settings.name, &self.matching, two_servers);
+        let mut looking = Box::pin(look_after(Duration::ZERO, finder, BTreeSet::new()));
+        let mut ticks = interval(SHOW);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            self.show();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                (finder, outcome) = &mut looking => {
+                    let pause = self.on_looked(outcome);
+                    looking.set(look_after(pause, finder, std::mem::take(&mut self.forget)));
+                }
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    self.on_ended(ended.map_or_else(|error| error.id(), |(task, ())| task));
+                }
+                _ = ticks.tick() => {}
+            }
+        }
+        drop(looking);
+        self.stopping = true;
+        for member in self.members.values() {
+            member.stop.cancel();
+        }
+        // Each ends within its drain.
+        while !self.tasks.is_empty() {
+            self.show();
+            tokio::select! {
+                _ = self.tasks.join_next() => {}
+                _ = ticks.tick() => {}
+            }
+        }
+        self.show();
+        self.state(RouteState::Stopped, None);
+    }
+
+    /// Starts what is new and stops what is gone. Returns how long to wait before the next look.
+    fn on_looked(&mut self, outcome: Result<Found, Error>) -> Duration {
+        let found = match outcome {
+            Ok(found) => found,
+            Err(error) => return self.on_trouble(&error),
+        };
+        self.backoff.reset();
+        self.trouble = None;
+        self.looked |= found.complete;
+        (self.left_out, self.past) = (found.left_out, found.past);
+        if found.left_out > 0
+            && let Some(suppressed) =
+                self.log.admit(LogCode::BroadcastStreamsLeftOut.as_str(), std::time::Instant::now())
+        {
+            let route = &self.parts.settings.name;
+            tracing::warn!(event = LogCode::BroadcastStreamsLeftOut.as_str(), %route, suppressed, "{}", self.left_out());
+        }
+        for FoundStream { name, new } in &found.streams {
+            if !self.members.contains_key(name) && !found.missing.contains(name) {
+                self.start(name, *new);
+            }
+        }
+        let read: BTreeSet<&String> = found.streams.iter().map(|stream| &stream.name).collect();
+        for (name, member) in &self.members {
+            if found.missing.contains(name) || !read.contains(name) {
+                member.stop.cancel();
+            }
+        }
+        self.forget.extend(found.missing.into_iter().filter(|name| !self.members.contains_key(name)));
+        LOOK
+    }
+
+    fn on_trouble(&mut self, error: &Error) -> Duration {
+        let class = error.class();
+        let reason = format!("cannot look for streams: {}", error.with_hint());
+        let Parts { settings, source, outages, .. } = &self.parts;
+        let (route, server) = (&settings.name, &source.name);
+        let now = std::time::Instant::now();
+        if class == Class::Park {
+            if let Some(suppressed) = self.log.admit(LogCode::BroadcastBlocked.as_str(), now) {
+                tracing::error!(
+                    event = LogCode::BroadcastBlocked.as_str(), %route, %server, class = class.as_str(), suppressed,
+                    "{reason}; new streams are not published until this is fixed; tidegate retries every {} s",
+                    BLOCKED_RETRY.as_secs()
+                );
+            }
+        } else if let Some(held) = self.log.admit(LogCode::BroadcastWaiting.as_str(), now)
+            && let Some(others) = outages.admit(LogCode::BroadcastWaiting.as_str(), server, now)
+        {
+            tracing::warn!(
+                event = LogCode::BroadcastWaiting.as_str(), %route, %server, class = class.as_str(),
+                suppressed = held + others, "{reason}; tidegate retries, and publishes what is new then"
+            );
+        }
+        self.trouble = Some((class, reason));
+        if class == Class::Park { BLOCKED_RETRY } else { self.backoff.next_wait() }
+    }
+
+    fn start(&mut self, name: &str, new: bool) {
+        let settings = &self.parts.settings;
+        let start = if new { Some(Start::Beginning) } else { settings.start };
+        let Parts { source, destination, .. } = &self.parts;
+        let status = RouteStatus::new(
+            &settings.name,
+            RouteKind::Broadcast,
+            &source.name,
+            &destination.name,
+            rt::unix_ms(),
+        );
+        let slot = Slot::new(status);
+        let parts = Parts {
+            settings: Arc::new(settings.for_stream(name, start)),
+            source: source.clone(),
+            destination: destination.clone(),
+            outages: self.parts.outages.clone(),
+            slot: slot.clone(),
+            metrics: self.parts.metrics.of_one_stream(),
+            source_metrics: self.parts.source_metrics.clone(),
+            destination_metrics: self.parts.destination_metrics.clone(),
+        };
+        let (stop, drain) = (CancellationToken::new(), self.drain);
+        let stopped = stop.clone();
+        let run = async move { BroadcastRoute::new(parts).run(&stopped, drain).await };
+        let task = rt::spawn_in(&mut self.tasks, "broadcast of a stream", run).id();
+        self.members.insert(name.to_owned(), Member { slot, stop, task });
+    }
+
+    /// The route of a stream has ended: the stream is gone, or is not read any more.
+    fn on_ended(&mut self, task: Id) {
+        let ended = self.members.iter().find(|(_, member)| member.task == task);
+        let Some(stream) = ended.map(|(name, _)| name.clone()) else { return };
+        let position = self.members.remove(&stream).and_then(|member| member.slot.read().position);
+        let route = &self.parts.settings.name;
+        tracing::info!(
+            event = LogCode::BroadcastStreamGone.as_str(), %route, %stream, position,
+            "the stream is gone or is not read any more"
+        );
+        self.forget.insert(stream);
+    }
+
+    fn left_out(&self) -> String {
+        let StreamPattern { pattern, max_streams, .. } = &self.matching;
+        format!(
+            "streams that match {pattern} and are not published: about {}; max_streams is {max_streams}, and a name must \
+             be UTF-8 of at most 1024 bytes",
+            self.left_out
+        )
+    }
+
+    /// Shows the sum of all streams.
+    fn show(&self) {
+        let now = rt::unix_ms();
+        let members: Vec<(&String, &Slot, RouteStatus)> =
+            self.members.iter().map(|(name, member)| (name, &member.slot, member.slot.read())).collect();
+        let slot = &self.parts.slot;
+        let slowest = members.iter().map(|(_, slot, _)| slot.progress_unix_ms()).min();
+        slot.progressed(slowest.map_or(now, |slowest| slowest.min(now)));
+        if (self.looked || self.trouble.is_some()) && members.iter().all(|(_, slot, _)| slot.was_tried()) {
+            slot.tried();
+        }
+        let statuses = || members.iter().map(|(_, _, status)| status);
+        let counts = || statuses().filter_map(|status| status.broadcast.as_ref());
+        let rate_limited = counts().any(|counts| counts.rate_limited);
+        let sum = |past: u64, of: fn(&BroadcastCounts) -> u64| past + counts().map(of).sum::<u64>();
+        let counts = BroadcastCounts {
+            published: sum(self.past.published, |counts| counts.published),
+            without_subscribers: sum(self.past.unheard, |counts| counts.without_subscribers),
+            rejected: sum(self.past.rejected, |counts| counts.rejected),
+            filtered: sum(self.past.filtered, |counts| counts.filtered),
+            rate_limited,
+        };
+        let shown = StreamsStatus {
+            read: members.len() as u64,
+            left_out: self.left_out,
+            max_streams: u64::from(self.matching.max_streams),
+            streams: members
+                .iter()
+                .map(|(name, _, status)| StreamStatus {
+                    stream: (*name).clone(),
+                    state: status.state,
+                    reason: status.reason.clone(),
+                    position: status.position.clone(),
+                })
+                .collect(),
+        };
+        let metrics = &self.parts.metrics;
+        metrics.rate_limited.set(f64::from(u8::from(rate_limited)));
+        metrics.streams.set(crate::metrics::float(shown.read));
+        metrics.streams_left_out.set(crate::metrics::float(shown.left_out));
+        slot.update(|status| {
+            for (side, of) in [
+                (&mut status.source, source_of as SideOf),
+                (&mut status.destination, destination_of as SideOf),
+            ] {
+                side.connected = self.looked && statuses().all(|status| of(status).connected);
+                side.last_answer_unix_ms =
+                    statuses().filter_map(|status| of(status).last_answer_unix_ms).max();
+                side.error = statuses().find_map(|status| of(status).error.clone());
+            }
+            status.buffered_bytes = statuses().map(|status| status.buffered_bytes).sum();
+            let progress = statuses().filter_map(|status| status.last_progress_unix_ms).max();
+            status.last_progress_unix_ms = status.last_progress_unix_ms.max(progress);
+            status.broadcast = Some(counts);
+            status.streams = Some(shown);
+        });
+        let (state, reason) = self.sum_of_states(&members);
+        self.state(state, reason);
+    }
+
+    /// The worst state of all streams, and why.
+    fn sum_of_states(&self, members: &[(&String, &Slot, RouteStatus)]) -> (RouteState, Option<String>) {
+        if self.stopping {
+            return (RouteState::Stopping, None);
+        }
+        let severe = |state: RouteState| match state {
+            RouteState::Blocked => 4,
+            RouteState::Waiting => 3,
+            RouteState::Connecting => 2,
+            RouteState::Live => 1,
+            // Another instance may publish some streams.
+            _ => 0,
+        };
+        let trouble = self.trouble.as_ref().map(|(class, reason)| {
+            let state = if *class == Class::Park { RouteState::Blocked } else { RouteState::Waiting };
+            (state, Some(reason.clone()))
+        });
+        let worst = members.iter().max_by_key(|(_, _, status)| severe(status.state));
+        let worst = worst.map(|(name, _, status)| {
+            let same = members.iter().filter(|(_, _, other)| other.state == status.state).count();
+            let reason = status
+                .reason
+                .as_ref()
+                .map(|reason| format!("{same} of {} streams, such as '{name}': {reason}", members.len()));
+            (status.state, reason)
+        });
+        let none = if self.looked { RouteState::Live } else { RouteState::Connecting };
+        let (state, reason) = [worst, trouble]
+            .into_iter()
+            .flatten()
+            .max_by_key(|(state, _)| severe(*state))
+            .unwrap_or((none, None));
+        match state {
+            RouteState::Live if !self.looked => (RouteState::Connecting, None),
+            RouteState::Live if self.left_out > 0 => (state, Some(self.left_out())),
+            _ => (state, reason),
+        }
+    }
+
+    fn state(&self, state: RouteState, reason: Option<String>) {
+        self.parts.slot.set_state(state, reason, rt::unix_ms());
+        self.parts.metrics.set_state(state);
+    }
+}
+
+type SideOf = fn(&RouteStatus) -> &SideStatus;
+
+fn source_of(status: &RouteStatus) -> &SideStatus {
+    &status.source
+}
+
+fn destination_of(status: &RouteStatus) -> &SideStatus {
+    &status.destination
+}
+
+/// Looks after a pause.
+async fn look_after(
+    pause: Duration,
+    finder: Finder,
+    forget: BTreeSet<String>,
+) -> (Finder, Result<Found, Error>) {
+    sleep(pause).await;
+    finder.look(forget).await
+}

@@ -1,0 +1,245 @@
+//! Which streams match a route's pattern, and which of them the route reads.
+//!
+//! Constraints: a server has no list of its streams, so its keys are walked with SCAN, which costs it time for every
+//! key that it has. So tidegate waits after each call for nine times as long as the call took: looking takes at most a
+//! tenth of the server's time, and a look at a large server takes longer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::broadcast::publish::call::{Tally, tally};
+use crate::config::{Endpoint, StreamPattern, redis_keys};
+use crate::server::resp::Value;
+use crate::server::{Connection, Error, Script, connect, script};
+
+/// Adds streams to those that are read.
+const FOUND: Script = script!("found.lua");
+/// Forgets one that is gone.
+const GONE: Script = script!("gone.lua");
+
+/// Keys of one SCAN: about a millisecond of the server.
+const COUNT: &[u8] = b"1000";
+/// The pause after a call, in times of the call's duration.
+const PAUSE: u32 = 9;
+/// The longest of these pauses: a reply that was slow for other reasons does not stop the look.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest name that is read, as the configuration allows it.
+const MAX_NAME_BYTES: usize = 1024;
+
+/// Looks for streams, on a connection of its own.
+#[derive(Debug)]
+pub(super) struct Finder {
+    source: Arc<Endpoint>,
+    route: String,
+    matching: StreamPattern,
+    /// Whether stream and channels are on two servers, so that each stream has a lease.
+    two_servers: bool,
+    connection: Option<Connection>,
+    /// Whether what the route read before was told: its streams are read before all keys are walked.
+    told: bool,
+}
+
+/// A stream that is read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FoundStream {
+    pub(super) name: String,
+    /// Whether it came after the route's first complete look, so that all its entries are to be read.
+    pub(super) new: bool,
+}
+
+/// What a look has found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The streams that are read, by name, at most `max_streams`.
+    pub(super) streams: Vec<FoundStream>,
+    /// Of these, those that the server does not have any more.
+    pub(super) missing: BTreeSet<String>,
+    /// Whether all keys were walked.
+    pub(super) complete: bool,
+    /// About how many streams match and are not read: more than `max_streams`, or with a name that is too long or is
+    /// not UTF-8.
+    pub(super) left_out: u64,
+    /// What became of the entries of streams that are gone.
+    pub(super) past: Tally,
+}
+
+/// What a walk over all keys has found.
+#[derive(Debug, Default)]
+struct Walked {
+    /// Streams that are read already.
+    known: BTreeSet<String>,
+    /// The first others, by name.
+    others: BTreeSet<String>,
+    /// Further others, and names that cannot be read.
+    left_out: u64,
+}
+
+impl Finder {
+    pub(super) fn new(
+        source: Arc<Endpoint>,
+        route: &str,
+        matching: &StreamPattern,
+        two_servers: bool,
+    ) -> Self {
+        let (route, matching) = (route.to_owned(), matching.clone());
+        Self { source, route, matching, two_servers, connection: None, told: false }
+    }
+
+    /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
+    /// the next look finds.
+    pub(super) async fn look(mut self, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
+        let outcome = match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => connect(&self.source, &format!("broadcast.{}", self.route)).await,
+        };
+        let outcome = match outcome {
+            Ok(mut connection) => {
+                let found = self.look_on(&mut connection, &forget).await;
+                if found.is_ok() {
+                    self.connection = Some(connection);
+                }
+                found
+            }
+            Err(error) => Err(error),
+        };
+        (self, outcome)
+    }
+
+    async fn look_on(
+        &mut self,
+        connection: &mut Connection,
+        forget: &BTreeSet<String>,
+    ) -> Result<Found, Error> {
+        for stream in forget {
+            self.forget(connection, stream).await?;
+        }
+        let (mut streams, past) = self.record(connection, &BTreeSet::new(), false).await?;
+        for stream in streams.iter().filter(|stream| !self.matching.matches(&stream.name)) {
+            // The pattern was another one before. The cursor stays, in case that it comes back.
+            let key = self.key(redis_keys::STREAMS);
+            let remove = [b"SREM".as_slice(), key.as_bytes(), stream.name.as_bytes()];
+            connection.ask(self.source.response_timeout, "leaving out a stream", &remove).await?;
+        }
+        streams.retain(|stream| self.matching.matches(&stream.name));
+        if !std::mem::replace(&mut self.told, true) && !streams.is_empty() {
+            let left_out = self.cut(&mut streams);
+            return Ok(Found { streams, missing: BTreeSet::new(), complete: false, left_out, past });
+        }
+        let before: BTreeSet<String> = streams.iter().map(|stream| stream.name.clone()).collect();
+        let walked = self.walk(connection, &before).await?;
+        let (mut streams, past) = self.record(connection, &walked.others, true).await?;
+        let read: BTreeSet<&String> = streams.iter().map(|stream| &stream.name).collect();
+        let unread = walked.others.iter().filter(|name| !read.contains(name)).count();
+        let missing = before.difference(&walked.known).cloned().collect();
+        let left_out = walked.left_out + count(unread) + self.cut(&mut streams);
+        Ok(Found { streams, missing, complete: true, left_out, past })
+    }
+
+    /// Leaves as many as are read at most, and tells how many that leaves out.
+    fn cut(&self, streams: &mut Vec<FoundStream>) -> u64 {
+        streams.sort();
+        let most = self.most();
+        let more = streams.len().saturating_sub(most);
+        streams.truncate(most);
+        count(more)
+    }
+
+    fn most(&self) -> usize {
+        usize::try_from(self.matching.max_streams).unwrap_or(usize::MAX)
+    }
+
+    fn key(&self, what: &str) -> String {
+        redis_keys::of_route(&self.source.key_prefix, &self.route, what)
+    }
+
+    /// Walks all keys.
+    async fn walk(&self, connection: &mut Connection, before: &BTreeSet<String>) -> Result<Walked, Error> {
+        let mut walked = Walked::default();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let pattern = self.matching.pattern.as_bytes();
+            let scan: [&[u8]; 8] = [b"SCAN", &cursor, b"MATCH", pattern, b"COUNT", COUNT, b"TYPE", b"stream"];
+            let sent = Instant::now();
+            let reply = connection.ask(self.source.response_timeout, "looking for streams", &scan).await?;
+            let took = sent.elapsed();
+            let Some([next, names]) = reply.elements() else { return Err(invalid_scan()) };
+            let (next, names) = next.bytes().zip(names.elements()).ok_or_else(invalid_scan)?;
+            for name in names {
+                self.take(name.bytes().ok_or_else(invalid_scan)?, before, &mut walked);
+            }
+            if next == b"0" {
+                return Ok(walked);
+            }
+            cursor = next.to_vec();
+            sleep((took * PAUSE).min(LONGEST_PAUSE)).await;
+        }
+    }
+
+    /// Takes in a name that a walk came across, maybe for the second time.
+    fn take(&self, name: &[u8], before: &BTreeSet<String>, walked: &mut Walked) {
+        if name.starts_with(self.matching.reserved.as_bytes()) {
+            return;
+        }
+        let Some(name) = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME_BYTES) else {
+            walked.left_out += 1;
+            return;
+        };
+        if before.contains(name) {
+            walked.known.insert(name.to_owned());
+        } else if walked.others.insert(name.to_owned()) && walked.others.len() > self.most() {
+            walked.others.pop_last();
+            walked.left_out += 1;
+        }
+    }
+
+    /// Adds streams to those that are read, and tells which these are.
+    async fn record(
+        &self,
+        connection: &mut Connection,
+        others: &BTreeSet<String>,
+        complete: bool,
+    ) -> Result<(Vec<FoundStream>, Tally), Error> {
+        let (streams, cursor) = (self.key(redis_keys::STREAMS), self.key(redis_keys::CURSOR));
+        let most = self.matching.max_streams.to_string();
+        let complete: &[u8] = if complete { b"1" } else { b"" };
+        let mut call: Vec<&[u8]> = vec![b"EVAL", FOUND.source.as_bytes(), b"2"];
+        call.extend([streams.as_bytes(), cursor.as_bytes(), most.as_bytes(), complete]);
+        call.extend(others.iter().map(|name| name.as_bytes()));
+        let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
+        recorded(&reply).ok_or_else(|| FOUND.invalid_reply())
+    }
+
+    /// Forgets a stream, where it is gone.
+    async fn forget(&self, connection: &mut Connection, stream: &str) -> Result<(), Error> {
+        let of_stream = |kind| redis_keys::of_stream(&self.source.key_prefix, &self.route, kind, stream);
+        let (streams, cursor) = (self.key(redis_keys::STREAMS), self.key(redis_keys::CURSOR));
+        let mut keys = vec![streams, cursor, stream.to_owned()];
+        let kept = |kind: &&&str| self.two_servers || **kind != redis_keys::LEASE;
+        keys.extend(redis_keys::OF_FOUND_STREAM.iter().filter(kept).map(|kind| of_stream(*kind)));
+        let number = keys.len().to_string();
+        let mut call: Vec<&[u8]> = vec![b"EVAL", GONE.source.as_bytes(), number.as_bytes()];
+        call.extend(keys.iter().map(|key| key.as_bytes()));
+        connection.ask(self.source.response_timeout, "forgetting a stream", &call).await.map(drop)
+    }
+}
+
+/// What the script answers; `None` where it is none of its replies.
+fn recorded(reply: &Value) -> Option<(Vec<FoundStream>, Tally)> {
+    let [published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else { return None };
+    let stream = |pair: &[Value]| {
+        Some(FoundStream { name: pair[0].text()?.to_owned(), new: pair[1].bytes()? == b"1" })
+    };
+    let streams = streams.chunks_exact(2).map(stream).collect::<Option<Vec<_>>>()?;
+    Some((streams, tally([published, unheard, rejected, filtered])?))
+}
+
+fn invalid_scan() -> Error {
+    Error::Protocol("the reply to SCAN is not valid".to_owned())
+}
+
+fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,299 @@
+//! Promise: a broadcast from every stream that matches a pattern does for each of them what it does for one: exactly
+//! once on one server, in order. Streams are found while it runs, and none holds up another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tidegate::status::{RouteState, RouteStatus};
+
+use super::options::placements;
+use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, entries, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A route of every stream of a queue, with more TOML lines.
+fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
+    let route = |destination: &str| {
+        format!(
+            r#"
+            [broadcast.queues]
+            source = "events"
+            streams = "bull:*:events"
+            destination = "{destination}"
+            channel = "queue"
+            message = "<stream> <id>"
+            {lines}
+            "#
+        )
+    };
+    let setup = Setup::new().endpoint("events", events);
+    match shop {
+        None => setup.routes(&route("events")),
+        Some(shop) => setup.endpoint("shop", shop).routes(&route("shop")),
+    }
+}
+
+fn stream(queue: &str) -> String {
+    format!("bull:{queue}:events")
+}
+
+/// Adds entries to the stream of each queue in turn.
+fn add(events: &Server, queues: &[&str], each: usize) {
+    let mut connection = events.connection();
+    let mut pipeline = redis::pipe();
+    for _ in 0..each {
+        for queue in queues {
+            pipeline.cmd("XADD").arg(&[&stream(queue), "*", "payload", "x"]).ignore();
+        }
+    }
+    pipeline.exec(&mut connection).expect("the server takes entries");
+}
+
+/// The ids of a queue's stream.
+fn ids(events: &Server, queue: &str) -> Vec<String> {
+    entries(events, &stream(queue)).into_iter().map(|(id, _)| id).collect()
+}
+
+/// What was heard, by queue.
+fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
+    let mut heard: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for message in subscriber.payloads() {
+        let (stream, id) = message.split_once(' ').expect("a stream and an id");
+        let queue = stream.strip_prefix("bull:").and_then(|rest| rest.strip_suffix(":events"));
+        heard.entry(queue.expect("a queue's stream").to_owned()).or_default().push(id.to_owned());
+    }
+    heard
+}
+
+/// Waits until the last entry of each queue is heard, and gives all that was.
+#[track_caller]
+fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTreeMap<String, Vec<String>> {
+    for queue in queues {
+        let last = ids(events, queue).pop().expect("there are entries");
+        eventually(&format!("the last entry of {queue} is heard"), PATIENCE, || {
+            let heard = heard(subscriber).remove(*queue).unwrap_or_default();
+            if heard.contains(&last) { Ok(()) } else { Err(format!("{} heard", heard.len())) }
+        });
+    }
+    heard(subscriber)
+}
+
+#[track_caller]
+fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
+    eventually(what, PATIENCE, || {
+        let status = daemon.route("queues")?;
+        if done(&status) { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+}
+
+#[track_caller]
+fn wait_read(daemon: &Daemon, expected: &[&str]) -> RouteStatus {
+    let expected: BTreeSet<String> = expected.iter().map(|queue| stream(queue)).collect();
+    wait_route(daemon, "these streams are read", |status| {
+        let read = status.streams.iter().flat_map(|streams| &streams.streams);
+        let read: BTreeSet<String> = read.map(|stream| stream.stream.clone()).collect();
+        status.state == RouteState::Live && read == expected
+    })
+}
+
+#[test]
+fn streams_are_found_while_it_runs_and_killed_under_load_each_entry_is_published_once() {
+    const EACH: usize = 2_000;
+    for (events, second) in placements(Version::Redis82) {
+        let shop = second.as_ref().unwrap_or(&events);
+        let subscriber = Subscriber::start(shop, &["queue"]);
+        let mut queues = vec!["a", "b"];
+        add(&events, &queues, EACH);
+        let setup = setup(&events, second.as_ref(), "start = \"beginning\"");
+        let mut daemon = setup.expects(&[alert::DESTINATION]).start_ready();
+        for new in ["c", "d", "e"] {
+            queues.push(new);
+            add(&events, &queues, EACH);
+            eventually("the new stream is published", PATIENCE, || {
+                let count = heard(&subscriber).get(new).map_or(0, Vec::len);
+                if count > EACH / 4 { Ok(()) } else { Err(format!("{count} heard")) }
+            });
+            daemon.restart();
+        }
+        add(&events, &queues, 1);
+        let found = wait_last(&events, &subscriber, &queues);
+        for queue in &queues {
+            let (mut heard, expected) = (found[*queue].clone(), ids(&events, queue));
+            if second.is_some() {
+                let mut seen = BTreeSet::new();
+                heard.retain(|id| seen.insert(id.clone()));
+            }
+            assert!(
+                heard == expected,
+                "{queue}: {} heard of {}, each once, in order",
+                heard.len(),
+                expected.len()
+            );
+        }
+        let status = wait_read(&daemon, &queues);
+        let total: usize = queues.iter().map(|queue| ids(&events, queue).len()).sum();
+        let published = status.broadcast.expect("it is a broadcast").published;
+        assert!(published == total as u64 || second.is_some(), "{published} of {total}");
+        assert_eq!(daemon.metric("queues", "tidegate_broadcast_streams"), queues.len() as u64);
+        // Each has a cursor of its own, where its stream ends.
+        for queue in &queues {
+            let cursor: String =
+                events.ask(&["HGET", &format!("tidegate:queues:cursor:{}", stream(queue)), "pos"]);
+            assert_eq!(Some(cursor), ids(&events, queue).pop());
+        }
+    }
+}
+
+#[test]
+fn start_counts_for_streams_of_the_first_look_and_a_later_one_is_read_from_its_first_entry_on() {
+    let events = Server::start(Version::Redis70);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["old"], 10);
+    let before = ids(&events, "old");
+    let mut daemon = setup(&events, None, "start = \"end\"").start_ready();
+    add(&events, &["new"], 10);
+    wait_last(&events, &subscriber, &["new"]);
+    assert!(daemon.stop().success());
+    // Ids that say nothing of the time.
+    events.ask::<String>(&["XADD", &stream("while-away"), "1-1", "payload", "x"]);
+    add(&events, &["old"], 10);
+    daemon.start_again();
+    let heard = wait_last(&events, &subscriber, &["old", "new", "while-away"]);
+    assert_eq!(heard["old"], ids(&events, "old")[before.len()..]);
+    assert_eq!((&heard["new"], heard["while-away"].len()), (&ids(&events, "new"), 1));
+}
+
+#[test]
+fn a_stream_that_is_gone_makes_room_and_one_that_begins_anew_is_new() {
+    let events = Server::start(Version::Valkey91);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["a", "b", "c"], 5);
+    let setup = setup(&events, None, "start = \"beginning\"\nmax_streams = 2");
+    let daemon = setup.expects(&[alert::LEFT_OUT]).start_ready();
+    let status = wait_read(&daemon, &["a", "b"]);
+    let reason = wait_route(&daemon, "what is left out is told", |status| status.reason.is_some()).reason;
+    let reason = reason.expect("it was waited for");
+    assert!(
+        reason.contains("are not published: about 1;") && reason.contains("max_streams is 2"),
+        "{reason}"
+    );
+    assert_eq!(status.streams.expect("there are several").max_streams, 2);
+    assert_eq!(daemon.metric("queues", "tidegate_broadcast_streams_left_out"), 1);
+    wait_last(&events, &subscriber, &["a", "b"]);
+
+    events.ask::<u32>(&["DEL", &stream("a")]);
+    let heard = wait_last(&events, &subscriber, &["c"]);
+    assert_eq!(heard["c"], ids(&events, "c"));
+    wait_read(&daemon, &["b", "c"]);
+    // Nothing is left of it but what it counted.
+    let left: Vec<String> = events.ask(&["KEYS", "tidegate:queues:*:bull:a:*"]);
+    assert!(left.is_empty(), "{left:?}");
+    wait_route(&daemon, "what was published stays counted", |status| {
+        status.broadcast.as_ref().is_some_and(|counts| counts.published == 15)
+    });
+
+    events.ask::<u32>(&["DEL", &stream("b")]);
+    wait_read(&daemon, &["c"]);
+    eventually("it is forgotten", PATIENCE, || {
+        match events.ask::<u32>(&["SCARD", "tidegate:queues:streams"]) {
+            1 => Ok(()),
+            count => Err(format!("{count} streams")),
+        }
+    });
+    // Its ids are below those before.
+    events.ask::<String>(&["XADD", &stream("b"), "1-1", "payload", "x"]);
+    eventually("the stream that began anew is published", PATIENCE, || match subscriber.payloads().last() {
+        Some(last) if *last == format!("{} 1-1", stream("b")) => Ok(()),
+        last => Err(format!("{last:?}")),
+    });
+    wait_read(&daemon, &["b", "c"]);
+}
+
+#[test]
+fn a_stream_that_waits_or_is_blocked_holds_up_no_other() {
+    let events = Server::start(Version::Redis70);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["unsaid"], 1_000);
+    let daemon = setup(&events, None, "rate_limit = \"1/h\"").expects(&[alert::PARKED]).start();
+    let status = daemon.wait_state("queues", RouteState::Blocked);
+    let reason = status.reason.expect("it is blocked");
+    assert!(reason.contains("1 of 1 streams, such as 'bull:unsaid:events'"), "{reason}");
+    assert!(reason.contains("set start in [broadcast.queues]"), "{reason}");
+    // The first of these takes all that the rate allows it.
+    add(&events, &["many"], 1_000);
+    wait_route(&daemon, "the rate holds one up", |status| {
+        status.broadcast.as_ref().is_some_and(|counts| counts.published == 1 && counts.rate_limited)
+    });
+    add(&events, &["one"], 1);
+    let heard = wait_last(&events, &subscriber, &["one"]);
+    assert_eq!((heard["one"].len(), heard["many"].len()), (1, 1));
+    assert!(!heard.contains_key("unsaid"));
+    let status = daemon.wait_state("queues", RouteState::Blocked);
+    assert!(status.reason.expect("it is blocked").contains("1 of 3 streams"));
+}
+
+#[test]
+fn what_is_no_stream_or_tidegates_own_is_not_read() {
+    let events = Server::start(Version::Redis82);
+    let subscriber = Subscriber::start(&events, &["*"]);
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .routes(
+            r#"
+            [broadcast.all]
+            source = "events"
+            streams = "*"
+            destination = "events"
+            channel = "<stream>"
+            message = "<field:payload>"
+            start = "beginning"
+            "#,
+        )
+        .expects(&[alert::LEFT_OUT])
+        .start_ready();
+    for name in ["string", "stream", "other"] {
+        if name == "string" {
+            events.ask::<()>(&["SET", name, "x"]);
+        } else {
+            events.ask::<String>(&["XADD", name, "*", "payload", name]);
+        }
+    }
+    // It becomes a dead letter, which is an entry of a stream too.
+    events.ask::<String>(&["XADD", "other", "*", "none", "x"]);
+    let mut connection = events.connection();
+    let mut odd = redis::cmd("XADD");
+    odd.arg(b"not\xffutf8").arg(&["*", "payload", "x"]).exec(&mut connection).expect("any bytes are a name");
+    eventually("the letter is written, and the odd name told", PATIENCE, || {
+        let status = daemon.route("all")?;
+        let counts = status.broadcast.clone().ok_or("no broadcast")?;
+        let reason = status.reason.clone().unwrap_or_default();
+        let done = counts.rejected == 1 && counts.published == 2 && reason.contains("UTF-8");
+        if done { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+    let heard: BTreeSet<String> = subscriber.payloads().into_iter().collect();
+    assert_eq!(heard, BTreeSet::from(["stream".to_owned(), "other".to_owned()]));
+    let read: BTreeSet<String> = events.ask(&["SMEMBERS", "tidegate:all:streams"]);
+    assert_eq!(read, BTreeSet::from(["stream".to_owned(), "other".to_owned()]));
+    // The letter names the stream of its entry, and is published once the entry can be.
+    let operator = daemon.operator(&[]);
+    let requeued = operator.run_command(&["dead-letters", "requeue", "all", "--all", "--yes"]);
+    let said = String::from_utf8_lossy(&[requeued.stdout, requeued.stderr].concat()).into_owned();
+    assert!(said.contains("the configuration still rejects it"), "{said}");
+}
+
+#[test]
+fn while_nothing_can_be_looked_for_the_known_streams_go_on() {
+    let events = Server::start(Version::Redis70);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["known"], 5);
+    let mut daemon = setup(&events, None, "start = \"beginning\"").expects(&[alert::PARKED]).start_ready();
+    wait_last(&events, &subscriber, &["known"]);
+    events.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "-scan"]);
+    daemon.restart();
+    let status = daemon.wait_state("queues", RouteState::Blocked);
+    let reason = status.reason.expect("it is blocked");
+    assert!(reason.contains("cannot look for streams") && reason.contains("NOPERM"), "{reason}");
+    add(&events, &["known"], 5);
+    let heard = wait_last(&events, &subscriber, &["known"]);
+    assert_eq!(heard["known"], ids(&events, "known"));
+}
