@@ -9,6 +9,8 @@
 #                   BENCH_PARTS="capture latency" chooses, FULL=1 takes every combination of sizes and streams
 # make bench-instructions
 #                   instructions a message, by callgrind; needs valgrind
+# make fuzz         each target of fuzz/ for FUZZ_SECONDS (default 60); FUZZ_TARGETS chooses. An input that does harm is
+#                   left under fuzz/artifacts/. Once mended, put it into fuzz/corpus/, which make test replays
 # make soak         SOAK_SEEDS made-up histories, SOAK_ROUNDS of chaos on real processes and five times as many
 #                   kills of a tap, and then the tests of faults, over and over, for SOAK_MINUTES (default 30)
 # make seed SEED=n  one made-up history again
@@ -19,9 +21,11 @@ CARGO ?= cargo
 SOAK_MINUTES ?= 30
 SOAK_SEEDS ?= 1000000
 SOAK_ROUNDS ?= 20
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions soak seed servers
+.PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions fuzz soak seed servers
 
 demo:
 	$(CARGO) build --locked --release -p tidegate --bin tidegate -p tidegate-examples --example demo
@@ -73,6 +77,17 @@ bench-instructions: servers bench-program
 	gungraun-runner --version 2>/dev/null | grep -qw '$(GUNGRAUN)' || \
 		$(CARGO) install --locked gungraun-runner@$(GUNGRAUN)
 	$(CARGO) bench --locked -p tidegate-benches --bench instructions
+
+# Counting which code was reached needs flags of the nightly compiler, which the stable one takes with RUSTC_BOOTSTRAP.
+# Without a sanitizer, since the crate has no unsafe code. What is found on the way is kept under target/, so that
+# fuzz/corpus/ stays small.
+fuzz:
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz@0.13.2
+	for fuzzed in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz-corpus/$$fuzzed; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$fuzzed target/fuzz-corpus/$$fuzzed \
+			fuzz/corpus/$$fuzzed -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1; \
+	done
 
 soak: servers
 	$(CARGO) test --locked --test promises --no-run

@@ -22,6 +22,8 @@
 //! everything else does not.
 
 mod condition;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 
 use crate::config::{Condition, Subject};
 
