@@ -306,7 +306,8 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
         let drawn: Vec<&str> = drawn.split("\x1b[H\x1b[J").collect();
         // The last one may be half drawn.
         match drawn.as_slice() {
-            [_, whole @ .., _] if !whole.is_empty() => {
+            [before, whole @ .., _] if !whole.is_empty() => {
+                assert!(!before.contains("no reply"), "it is cleared away: {drawn:?}");
                 assert!(whole.iter().all(|screen| screen.contains("no reply from tidegate")), "{whole:?}");
                 Ok(())
             }
