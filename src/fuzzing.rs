@@ -15,7 +15,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 6] = [
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: [Target; 6] = [
         ("configuration", super::configuration),
         ("filter", super::filter),
         ("replication_stream", super::replication_stream),

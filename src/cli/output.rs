@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_printer_keeps_lines_and_nothing_else_that_a_terminal_obeys() {
         let mut printer = Printer(Vec::new());
-        write!(printer, "a\x1b[2J{}\nb\r\u{202e}\n", "\u{9b}31m").unwrap();
+        write!(printer, "a\x1b[2J\u{9b}31m\nb\r\u{202e}\n").unwrap();
         printer.write_own(b"\x1b[H").unwrap();
         assert_eq!(String::from_utf8(printer.0).unwrap(), "a\\u{1b}[2J\\u{9b}31m\nb\\r\\u{202e}\n\x1b[H");
     }
