@@ -9,6 +9,8 @@
 #                   BENCH_PARTS="capture latency" chooses, FULL=1 takes every combination of sizes and streams
 # make bench-instructions
 #                   instructions a message, by callgrind; needs valgrind
+# make fuzz         each target of fuzz/ for FUZZ_SECONDS (default 60); FUZZ_TARGETS chooses. An input that does harm is
+#                   left under fuzz/artifacts/. Once corrected, put it into fuzz/corpus/, which make test replays
 # make soak         SOAK_SEEDS random histories, SOAK_ROUNDS of chaos on real processes and five times as many
 #                   kills of a tap, then the promises over TLS, and then all of them over and over, for SOAK_MINUTES
 #                   (default 30)
@@ -20,6 +22,8 @@ CARGO ?= cargo
 SOAK_MINUTES ?= 30
 SOAK_SEEDS ?= 1000000
 SOAK_ROUNDS ?= 20
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # One promise of each kind, with replicas, sentinels and two instances.
@@ -27,7 +31,7 @@ OVER_TLS := capture::exact::on_one_server_that_is_both capture::durable::what_a_
 	broadcast::acknowledged::two_instances_publish_each_entry_exactly_once pair::takeover::a_rolling_restart \
 	replication::failover::a_replica_that_lags_is_promoted servers::sentinel::an_old_master_behind_a_partition_is_left
 
-.PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions soak seed servers
+.PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions fuzz soak seed servers
 
 demo:
 	$(CARGO) build --locked --release -p tidegate --bin tidegate -p tidegate-examples --example demo
@@ -40,12 +44,12 @@ servers:
 # Most tests wait for servers, so one more than there are cores runs at a time.
 test: servers
 	$(CARGO) test --locked --doc
+	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- --exact $(OVER_TLS)
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --locked --lib --bins --tests --test-threads $$(($$(nproc) + 1)); \
 	else \
 		$(CARGO) test --locked --lib --bins --tests; \
 	fi
-	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- --exact $(OVER_TLS)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -83,6 +87,17 @@ bench-instructions: servers bench-program
 	gungraun-runner --version 2>/dev/null | grep -qw '$(GUNGRAUN)' || \
 		$(CARGO) install --debug --locked gungraun-runner@$(GUNGRAUN)
 	$(CARGO) bench --locked -p tidegate-benches --bench instructions
+
+# Counting which code was reached needs flags of the nightly compiler, which the stable one takes with RUSTC_BOOTSTRAP.
+# Without a sanitizer, since the crate has no unsafe code. What is found on the way is kept under target/, so that
+# fuzz/corpus/ stays small.
+fuzz:
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz@0.13.2
+	for fuzzed in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz-corpus/$$fuzzed; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$fuzzed target/fuzz-corpus/$$fuzzed \
+			fuzz/corpus/$$fuzzed -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1; \
+	done
 
 soak: servers
 	$(CARGO) test --locked --test promises --no-run

@@ -105,15 +105,26 @@ backport() {
         fail "valkey-8.0 is wanted (Debian 12's backports), but $at/server is: $("$at/server" --version)"
 }
 
-# The client libraries that real publishers use: redis-cli comes with Debian's server.
+# The programs and libraries that people use, pinned by version and hash in tests/clients; redis-cli comes with Debian's
+# server. What was installed is noted last: a run that was cut off begins again, and so does one after a change.
 client_libraries() {
     command -v redis-cli >/dev/null || debian_package redis-tools
-    [ -n "$(find "$clients/python" -type d -name redis -print -quit 2>/dev/null)" ] ||
-        python -m pip install -q --disable-pip-version-check --no-deps --target "$clients/python" \
-            async-timeout==5.0.1 redis==5.2.1 >&2
+    local wanted=tests/clients/requirements.txt
+    if ! cmp -s "$wanted" "$clients/python/installed"; then
+        rm -rf "$clients/python"
+        python -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+            --target "$clients/python" -r "$wanted" >&2
+        cp "$wanted" "$clients/python/installed"
+    fi
     command -v npm >/dev/null || debian_package npm
-    [ -d "$clients/node/node_modules/ioredis" ] ||
-        npm install --silent --no-save --prefix "$clients/node" ioredis@5.4.2 >&2
+    wanted=tests/clients/package-lock.json
+    if ! cmp -s "$wanted" "$clients/node/installed"; then
+        rm -rf "$clients/node"
+        mkdir -p "$clients/node"
+        cp tests/clients/package.json "$wanted" "$clients/node"
+        npm ci --silent --no-audit --no-fund --ignore-scripts --prefix "$clients/node" >&2
+        cp "$wanted" "$clients/node/installed"
+    fi
 }
 
 # Not every machine may install packages: what is there already comes first.

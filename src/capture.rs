@@ -21,6 +21,8 @@ mod append;
 mod batch;
 pub mod dead_letters;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod groups;
 mod housekeeping;
 pub mod mapping;

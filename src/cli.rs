@@ -125,7 +125,7 @@ impl Cli {
                 // The generator panics where it cannot write.
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);
-                output::printed(String::from_utf8_lossy(&script), OK)
+                output::printed_own(&script)
             }
             Command::Man { command } => manual(&command),
         })
@@ -146,7 +146,7 @@ fn manual(words: &[String]) -> u8 {
     }
     let mut page = Vec::new();
     match clap_mangen::Man::new(of).render(&mut page) {
-        Ok(()) => output::printed(String::from_utf8_lossy(&page), OK),
+        Ok(()) => output::printed_own(&page),
         Err(_) => FAILED,
     }
 }

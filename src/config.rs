@@ -16,6 +16,8 @@
 pub mod acl;
 mod channels;
 mod check;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layers;
 mod listen;
 mod problems;
@@ -103,11 +105,20 @@ fn load_with(
     let credentials = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
     let credentials = credentials.map(|(_, directory)| Path::new(directory));
     let layers = layers::Layers::read(path, &environment, overrides)?;
+    load_layers(&layers, path, credentials, secrets)
+}
+
+fn load_layers(
+    layers: &layers::Layers,
+    path: &Path,
+    credentials: Option<&Path>,
+    secrets: Secrets,
+) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
-    let read = read::read(layers.merged()?, &layers, &mut problems);
+    let read = read::read(layers.merged()?, layers, &mut problems);
     let directory = path.parent().unwrap_or(Path::new(""));
     let places = secrets::location::SecretPlaces::new(credentials, directory);
-    let config = check::checked(&layers, read, &places, secrets, problems)?;
+    let config = check::checked(layers, read, &places, secrets, problems)?;
     Ok(Loaded { config, files: layers.files() })
 }
 

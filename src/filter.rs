@@ -21,6 +21,8 @@
 //! everything else does not. `not` turns each answer around.
 
 mod condition;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 
 use crate::config::{Condition, Subject};
 

@@ -11,6 +11,9 @@ pub mod cli;
 pub mod config;
 pub mod event;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod logs;
 mod memory;
 pub mod metrics;

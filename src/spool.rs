@@ -22,6 +22,8 @@
 
 mod aside;
 mod directory;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod log;
 mod pool;
 mod record;
@@ -50,6 +52,9 @@ pub(crate) use worker::{Spool, SpoolDone, SpoolRequest};
 
 /// What orders records: bytes that ascend.
 pub type Mark = [u8; 24];
+
+/// More events than any record or loss has. What is below can be added up 65,536 times without an overflow.
+pub(crate) const MOST_EVENTS: u64 = 1 << 48;
 
 /// What the log keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Texts and their small languages: templates, patterns, JSON pointers, and bytes made safe to show. Leaves: nothing
 //! here knows a server, a route or a configuration.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz_input;
 pub mod glob;
 pub(crate) mod json_lookup;
 pub mod json_pointer;

@@ -448,7 +448,7 @@ fn the_rights_that_acl_names_are_enough() {
         let users = config::acl::users(&config);
         assert_eq!(users.len(), servers, "{version}: {users:?}");
         for user in users {
-            let rules = user.rules(Some("any"));
+            let rules = user.rules(&config::acl::PasswordRule::Plain("any".to_owned()));
             let mut command = vec!["ACL", "SETUSER", &user.name];
             command.extend(rules.iter().map(String::as_str));
             let server = if user.endpoints.contains("events") { &events } else { shop };

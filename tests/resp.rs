@@ -20,7 +20,7 @@ fn pieces_make_no_difference(bytes: &[u8], cuts: &[usize]) {
 /// Inputs that once did, or might, do harm. New findings of the fuzzer go there.
 #[test]
 fn the_corpus() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/resp");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/resp");
     let mut files: Vec<_> =
         std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -36,7 +36,7 @@ fn the_corpus() {
 
 #[test]
 fn hostile_inputs_of_the_corpus_are_refused() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/resp");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/resp");
     for name in [
         "absurd-array-length",
         "absurd-bulk-length",

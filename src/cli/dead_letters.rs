@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Refusal;
-use super::output::bytes;
-use super::output::tell;
+use super::output::table::{Column, Table};
+use super::output::{self, bytes, tell};
 use crate::broadcast::{self, EntryId};
 use crate::capture;
 use crate::config::Config;
@@ -87,7 +87,7 @@ pub(super) fn dead_letters(path: &Path, command: &DeadLettersCommand) -> u8 {
         Err(code) => return code,
     };
     super::carry_out(async {
-        let out = &mut io::stdout().lock();
+        let out = &mut output::stdout();
         match command {
             DeadLettersCommand::List(arguments) => list(out, &config, arguments).await,
             DeadLettersCommand::Show(arguments) => show(out, &config, arguments).await,
@@ -102,16 +102,11 @@ async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result
         Some(name) => vec![LetterRoute::find(config, name)?],
         None => LetterRoute::all(config),
     };
-    if !arguments.json {
-        writeln!(
-            out,
-            "{:<16} {:<22} {:<24} {:<18} WHERE, DETAIL, PAYLOAD",
-            "ROUTE", "ID", "SINCE", "REASON"
-        )?;
-    }
+    let columns = ["ROUTE", "ID", "SINCE", "REASON"].map(Column::Text).to_vec();
+    let mut table = Table::new(columns, "WHERE, DETAIL, PAYLOAD");
     let mut code = super::OK;
     for route in routes {
-        if let Err(Refusal(failed, why)) = list_route(out, config, &route, arguments).await {
+        if let Err(Refusal(failed, why)) = list_route(out, &mut table, config, &route, arguments).await {
             if failed != super::UNAVAILABLE {
                 return Err(Refusal(failed, why));
             }
@@ -120,12 +115,17 @@ async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result
             code = failed;
         }
     }
+    // Of a route that could not be read nobody knows whether there are none.
+    if !arguments.json && (code == super::OK || !table.is_empty()) {
+        write!(out, "{table}")?;
+    }
     out.flush()?;
     Ok(code)
 }
 
 async fn list_route(
     out: &mut impl Write,
+    table: &mut Table,
     config: &Config,
     route: &LetterRoute,
     arguments: &List,
@@ -142,7 +142,7 @@ async fn list_route(
             if arguments.json {
                 print_json(out, route.name(), letter)?;
             } else {
-                print_line(out, route.name(), letter, arguments.width)?;
+                add_row(table, route.name(), letter, arguments.width);
             }
         }
     }
@@ -153,7 +153,7 @@ async fn list_route(
     Ok(())
 }
 
-fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) -> io::Result<()> {
+fn add_row(table: &mut Table, route: &str, letter: &Letter, width: usize) {
     let shown = |name: &str| letter.field(name).map(|value| bytes::shown(value, 60)).unwrap_or_default();
     let subject = match (letter.field("stream"), letter.names_entry()) {
         // Of a broadcast: the entry.
@@ -161,24 +161,19 @@ fn print_line(out: &mut impl Write, route: &str, letter: &Letter, width: usize) 
         (Some(_), false) => format!("stream {}", shown("stream")),
         (None, _) => format!("channel {}", shown("channel")),
     };
-    write!(
-        out,
-        "{route:<16} {:<22} {:<24} {:<18} {subject}: {}",
-        letter.id,
-        rt::rfc3339(letter.added_unix_ms()),
-        shown("reason"),
-        letter.field("detail").map(|value| bytes::shown(value, 200)).unwrap_or_default()
-    )?;
-    match letter.field("payload") {
-        Some(payload) => writeln!(out, ": {}", bytes::shown(payload, width)),
-        None => writeln!(out),
+    let detail = letter.field("detail").map(|value| bytes::shown(value, 200)).unwrap_or_default();
+    let mut note = format!("{subject}: {detail}");
+    if let Some(payload) = letter.field("payload") {
+        note.push_str(&format!(": {}", bytes::shown(payload, width)));
     }
+    let since = rt::rfc3339(letter.added_unix_ms());
+    table.row(vec![route.to_owned(), letter.id.clone(), since, shown("reason")], vec![note]);
 }
 
 fn print_json(out: &mut impl Write, route: &str, letter: &Letter) -> io::Result<()> {
     let fields = letter.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": bytes::fields(fields) });
-    writeln!(out, "{line}")
+    output::print_json(out, &line)
 }
 
 async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result<u8, Refusal> {

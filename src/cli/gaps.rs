@@ -11,7 +11,8 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::output::tell;
+use super::output::table::{Column, Table};
+use super::output::{self, tell};
 use super::replay::bound::Bound;
 use crate::config::{Capture, Config, Endpoint, redis_keys};
 use crate::rt;
@@ -69,7 +70,7 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
         tell!("there is no capture '{wanted}' in the configuration; known: {}", known.join(", "));
         return super::USAGE;
     }
-    match super::block_on(print(&mut std::io::stdout().lock(), &config, &routes, arguments)) {
+    match super::block_on(print(&mut output::stdout(), &config, &routes, arguments)) {
         Ok(Ok(code)) => code,
         // Who reads has seen enough, as `head` does.
         Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
@@ -89,13 +90,9 @@ async fn print(
 ) -> io::Result<u8> {
     let mut code = super::OK;
     let since = arguments.since.map_or(0, |since| since.lowest(rt::unix_ms()).milliseconds);
-    if !arguments.json {
-        writeln!(
-            out,
-            "{:<16} {:<24} {:<24} {:<21} {:>8}  DETAIL",
-            "ROUTE", "START", "END", "CAUSE", "DROPPED"
-        )?;
-    }
+    let text = Column::Text;
+    let columns = vec![text("ROUTE"), text("START"), text("END"), text("CAUSE"), Column::Number("DROPPED")];
+    let mut table = Table::new(columns, "DETAIL");
     for route in routes {
         let mut records = Records::of(config, route);
         let mut latest = VecDeque::new();
@@ -116,31 +113,30 @@ async fn print(
             }
         }
         for gap in latest.iter().rev() {
-            print_gap(out, gap, arguments)?;
+            if arguments.json {
+                output::print_json(out, gap)?;
+            } else {
+                add_row(&mut table, gap, arguments.verbose);
+            }
         }
+    }
+    // Of a route that could not be read nobody knows whether there are none.
+    if !arguments.json && (code == super::OK || !table.is_empty()) {
+        write!(out, "{table}")?;
     }
     out.flush()?;
     Ok(code)
 }
 
-fn print_gap(out: &mut impl Write, gap: &GapRecord<'_>, arguments: &GapsArguments) -> io::Result<()> {
-    if arguments.json {
-        return writeln!(out, "{}", serde_json::to_string(gap)?);
+fn add_row(table: &mut Table, gap: &GapRecord<'_>, verbose: bool) {
+    let (start, end) = (rt::rfc3339(gap.started_at), rt::rfc3339(gap.ended_at));
+    let cells = vec![gap.route.to_owned(), start, end, gap.cause.clone(), gap.dropped.to_string()];
+    let mut notes = vec![gap.detail.clone()];
+    if verbose {
+        notes.push(format!("after position {}", gap.from));
+        notes.push(format!("before position {}", gap.to));
     }
-    writeln!(
-        out,
-        "{:<16} {:<24} {:<24} {:<21} {:>8}  {}",
-        gap.route,
-        rt::rfc3339(gap.started_at),
-        rt::rfc3339(gap.ended_at),
-        gap.cause,
-        gap.dropped,
-        gap.detail
-    )?;
-    if arguments.verbose {
-        writeln!(out, "  after position {}\n  before position {}", gap.from, gap.to)?;
-    }
-    Ok(())
+    table.row(cells, notes);
 }
 
 /// A record's id and fields.

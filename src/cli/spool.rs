@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::output::tell;
+use super::output::{self, tell};
 use crate::spool::{self, Loss, Stretch, VerifyReport};
 
 #[derive(Debug, Subcommand)]
@@ -41,7 +41,7 @@ pub(super) fn spool(path: &Path, command: &SpoolCommand) -> u8 {
         tell!("there is no capture '{wanted}' in the configuration; known: {}", known.join(", "));
         return super::USAGE;
     }
-    match verify(&mut io::stdout().lock(), &directory, arguments) {
+    match verify(&mut output::stdout(), &directory, arguments) {
         Ok(code) => code,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
         Err(error) => {
@@ -76,7 +76,7 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) ->
             code = super::FAILED;
         }
         if arguments.json {
-            writeln!(out, "{}", serde_json::to_string(&report)?)?;
+            output::print_json(out, &report)?;
         } else {
             print(out, &report)?;
         }

@@ -10,13 +10,14 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
-use super::output::tell;
+use super::output::table::{Column, Table};
+use super::output::{self, Printer, bytes, tell};
 use crate::config::Listen;
 use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::{RouteKind, RouteStatus};
+use crate::status::{BroadcastCounts, Ledger, RouteKind, RouteStatus};
 
 /// Between two readings, where nothing else was asked for.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -56,11 +57,11 @@ pub(super) fn status(config: &Path, arguments: &StatusArguments) -> u8 {
             return super::FAILED;
         }
     };
-    super::carry_out(run(&mut io::stdout().lock(), &listen, arguments, &stop))
+    super::carry_out(run(&mut output::stdout(), &listen, arguments, &stop))
 }
 
 async fn run(
-    out: &mut impl Write,
+    out: &mut Printer<impl Write>,
     listen: &Listen,
     arguments: &StatusArguments,
     stop: &CancellationToken,
@@ -72,7 +73,7 @@ async fn run(
     }
     let body = ask(listen)?;
     if arguments.json {
-        writeln!(out, "{}", body.trim_end())?;
+        writeln!(out, "{}", bytes::harmless_json(body.trim_end()))?;
         return Ok(super::OK);
     }
     let mut reading = StatusSample::of(&body)?;
@@ -81,14 +82,14 @@ async fn run(
         before = Some(reading);
         reading = StatusSample::of(&ask(listen)?)?;
     }
-    write!(out, "{}", table(&reading, before.as_ref()))?;
+    write!(out, "{}", shown(&reading, before.as_ref()))?;
     Ok(super::OK)
 }
 
 /// Prints until it is told to stop. A daemon that does not answer is waited for: who watches wants to see it
 /// come back.
 async fn watch(
-    out: &mut impl Write,
+    out: &mut Printer<impl Write>,
     listen: &Listen,
     json: bool,
     interval: Duration,
@@ -100,12 +101,12 @@ async fn watch(
         let answer = ask(listen).and_then(|body| Ok((StatusSample::of(&body)?, body)));
         if terminal && !json {
             // To the upper left corner, and away with what is below.
-            write!(out, "\x1b[H\x1b[J")?;
+            out.write_own(b"\x1b[H\x1b[J")?;
         }
         match answer {
-            Ok((_, body)) if json => writeln!(out, "{}", body.trim_end())?,
+            Ok((_, body)) if json => writeln!(out, "{}", bytes::harmless_json(body.trim_end()))?,
             Ok((reading, _)) => {
-                write!(out, "{}", table(&reading, before.as_ref()))?;
+                write!(out, "{}", shown(&reading, before.as_ref()))?;
                 if !terminal {
                     writeln!(out)?;
                 }
@@ -113,7 +114,16 @@ async fn watch(
             }
             Err(Refusal(_, why)) => {
                 before = None;
-                tell!("{why}");
+                // Beside the screen it would be cleared away.
+                if terminal && !json {
+                    writeln!(
+                        out,
+                        "{why}\nthe daemon is asked again every {}",
+                        humantime::format_duration(interval)
+                    )?;
+                } else {
+                    tell!("{why}");
+                }
             }
         }
         out.flush()?;
@@ -158,46 +168,67 @@ impl StatusSample {
     }
 }
 
-/// One line a route; with a reading before it also how fast it goes, and since when it does not.
-fn table(reading: &StatusSample, before: Option<&StatusSample>) -> String {
-    let mut out = format!("{:<24} {:<10} {:<11} {:>12} ", "ROUTE", "KIND", "STATE", "DONE");
+/// The daemon, and one line a route; with a reading before it also how fast it goes, and since when it does not.
+fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> String {
+    let (text, number) = (Column::Text, Column::Number);
+    let mut columns = vec![text("ROUTE"), text("KIND"), text("STATE"), number("DONE")];
     if before.is_some() {
-        out.push_str(&format!("{:>10} {:>8} ", "PER SECOND", "LAST"));
+        columns.extend([number("PER SECOND"), number("LAST")]);
     }
-    out.push_str(&format!("{:>12}  {}\n", "BUFFERED", "REASON"));
+    columns.extend([number("BUFFERED"), number("GAPS"), number("REJECTED")]);
+    let mut table = Table::new(columns, "REASON");
     for route in &reading.report.routes {
-        let (done, buffered) = counts(route);
+        let counts = Counts::of(route);
         let kind = match route.kind {
             RouteKind::Capture => "capture",
             RouteKind::Broadcast => "broadcast",
         };
-        out.push_str(&format!("{:<24} {kind:<10} {:<11} {done:>12} ", route.route, route.state.as_str()));
+        let state = route.state.as_str();
+        let mut cells = vec![route.route.clone(), kind.to_owned(), state.to_owned(), counts.done.to_string()];
         if let Some(before) = before {
-            let rate = rate(route, reading, before).unwrap_or_else(|| "-".to_owned());
-            let last = route.last_progress_unix_ms.map_or_else(
+            cells.push(rate(route, reading, before).unwrap_or_else(|| "-".to_owned()));
+            cells.push(route.last_progress_unix_ms.map_or_else(
                 || "-".to_owned(),
                 |last| ago(Duration::from_millis(reading.unix_ms.saturating_sub(last))),
-            );
-            out.push_str(&format!("{rate:>10} {last:>8} "));
+            ));
         }
-        out.push_str(&format!("{buffered:>12}  {}\n", route.reason.as_deref().unwrap_or_default()));
+        let gaps = counts.gaps.map_or_else(|| "-".to_owned(), |gaps| gaps.to_string());
+        cells.extend([counts.buffered.to_string(), gaps, counts.rejected.to_string()]);
+        table.row(cells, route.reason.iter().cloned().collect());
     }
-    out
+    let about = &reading.report.about;
+    let up = ago(Duration::from_millis(reading.unix_ms.saturating_sub(about.started_unix_ms)));
+    format!("tidegate {}, running for {up}\n{table}", about.version)
 }
 
 /// What a route has done, and what it holds.
-fn counts(route: &RouteStatus) -> (u64, u64) {
-    match (&route.counts, &route.broadcast) {
-        (Some(ledger), _) => (ledger.stored, ledger.buffered),
-        (None, Some(counts)) => (counts.published, 0),
-        (None, None) => (0, 0),
+#[derive(Debug, Default)]
+struct Counts {
+    done: u64,
+    buffered: u64,
+    /// Of a capture only.
+    gaps: Option<u64>,
+    rejected: u64,
+}
+
+impl Counts {
+    fn of(route: &RouteStatus) -> Self {
+        match (&route.counts, &route.broadcast) {
+            (Some(Ledger { stored, buffered, gaps, rejected, .. }), _) => {
+                Self { done: *stored, buffered: *buffered, gaps: Some(*gaps), rejected: *rejected }
+            }
+            (None, Some(BroadcastCounts { published, rejected, .. })) => {
+                Self { done: *published, rejected: *rejected, ..Self::default() }
+            }
+            (None, None) => Self::default(),
+        }
     }
 }
 
 /// What was done in a second; none where the route was not there before, or counts anew.
 fn rate(route: &RouteStatus, now: &StatusSample, before: &StatusSample) -> Option<String> {
     let known = before.report.routes.iter().find(|known| known.route == route.route)?;
-    let done = counts(route).0.checked_sub(counts(known).0)?;
+    let done = Counts::of(route).done.checked_sub(Counts::of(known).done)?;
     let seconds = now.at.saturating_duration_since(before.at).as_secs_f64();
     (seconds > 0.0).then(|| format!("{:.0}", metrics::float(done) / seconds))
 }
@@ -216,22 +247,23 @@ fn ago(distance: Duration) -> String {
 mod tests {
     use super::*;
     use crate::observe::report::About;
-    use crate::status::{BroadcastCounts, Ledger, RouteState};
+    use crate::status::RouteState;
 
     fn reading(at: Instant, appended: u64, published: u64) -> StatusSample {
         let about = About {
-            version: String::new(),
+            version: "0.9.0".to_owned(),
             instance: String::new(),
-            started_unix_ms: 0,
+            started_unix_ms: 1_000,
             configuration: std::path::PathBuf::new(),
         };
         let mut orders = RouteStatus::new("orders", RouteKind::Capture, "shop", "events", 0);
         orders.state = RouteState::Live;
-        orders.counts = Some(Ledger { stored: appended, buffered: 7, ..Ledger::default() });
+        orders.counts =
+            Some(Ledger { stored: appended, buffered: 7, gaps: 2, rejected: 3, ..Ledger::default() });
         orders.last_progress_unix_ms = Some(95_000);
         let mut stock = RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());
-        stock.broadcast = Some(BroadcastCounts { published, ..BroadcastCounts::default() });
+        stock.broadcast = Some(BroadcastCounts { published, rejected: 4, ..BroadcastCounts::default() });
         let report = StatusReport { about, daemon: Default::default(), routes: vec![orders, stock] };
         StatusSample { report, at, unix_ms: 100_000 }
     }
@@ -240,14 +272,18 @@ mod tests {
     fn rates_are_what_was_done_between_two_readings() {
         let start = Instant::now();
         let (before, after) = (reading(start, 1_000, 50), reading(start + Duration::from_secs(2), 4_000, 20));
-        let shown: Vec<Vec<String>> = table(&after, Some(&before))
+        let words: Vec<Vec<String>> = shown(&after, Some(&before))
             .lines()
             .map(|line| line.split_whitespace().map(str::to_owned).collect())
             .collect();
-        assert_eq!(shown[1], ["orders", "capture", "live", "4000", "1500", "5s", "7"]);
+        assert_eq!(words[0].join(" "), "tidegate 0.9.0, running for 99s");
+        assert_eq!(words[2], ["orders", "capture", "live", "4000", "1500", "5s", "7", "2", "3"]);
         // Its counts went back: there is no rate to be known.
-        assert_eq!(shown[2], ["stock", "broadcast", "connecting", "20", "-", "-", "0", "no", "answer"]);
-        let once = table(&after, None);
+        assert_eq!(
+            words[3],
+            ["stock", "broadcast", "connecting", "20", "-", "-", "0", "-", "4", "no", "answer"]
+        );
+        let once = shown(&after, None);
         assert!(!once.contains("PER SECOND") && !once.contains("1500"), "{once}");
     }
 

@@ -15,8 +15,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Refusal;
-use super::output::bytes;
-use super::output::tell;
+use super::output::{self, bytes, tell};
 use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, redis_keys};
 use crate::rt;
@@ -98,7 +97,7 @@ pub(super) fn tap(path: &Path, arguments: &TapArguments) -> u8 {
         let place = TappedStream::find(&config, &arguments.route)?;
         let refused = |error: server::Error| Refusal::server(&place.endpoint.name, &error);
         let mut tap = TappedRoute::open(&place, arguments).await.map_err(refused)?;
-        let mut out = io::stdout();
+        let mut out = output::stdout();
         tokio::select! {
             ended = tap.run(&mut out) => match ended {
                 Ok(()) => Ok(super::OK),
@@ -273,7 +272,7 @@ impl<'a> TappedRoute<'a> {
         if self.arguments.json {
             let line =
                 json!({ "stream": bytes::value(stream), "id": id, "at": at, "fields": bytes::fields(pairs) });
-            return writeln!(out, "{line}");
+            return output::print_json(out, &line);
         }
         let width = self.arguments.width;
         write!(

@@ -426,12 +426,10 @@ impl User {
         commands
     }
 
-    /// The rules behind `ACL SETUSER NAME`, with `password` where the server asks for one; `None`
-    /// makes a user without.
+    /// The rules behind `ACL SETUSER NAME`.
     #[must_use]
-    pub fn rules(&self, password: Option<&str>) -> Vec<String> {
-        let mut rules = vec!["reset".to_owned(), "on".to_owned()];
-        rules.push(password.map_or_else(|| "nopass".to_owned(), |password| format!(">{password}")));
+    pub fn rules(&self, password: &PasswordRule) -> Vec<String> {
+        let mut rules = vec!["reset".to_owned(), "on".to_owned(), password.to_string()];
         // Redis takes no further rule of a kind after the one that allows all.
         if self.keys.contains("~*") {
             rules.push("allkeys".to_owned());
@@ -447,36 +445,63 @@ impl User {
         rules.extend(self.commands().into_iter().map(|command| format!("+{command}")));
         rules
     }
-}
 
-impl fmt::Display for User {
-    /// A comment for each role, the line itself with `>PASSWORD` to be replaced, and what is optional.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The command that makes the user, as `redis-cli` reads it.
+    #[must_use]
+    pub fn command(&self, password: &PasswordRule) -> String {
+        let rules: Vec<String> = self.rules(password).iter().map(|rule| quoted(rule)).collect();
+        format!("ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))
+    }
+
+    /// What a person wants to know of the command: its server, why it is needed, and what may be added. `redis-cli`
+    /// knows no comments, so these lines must not stand among commands.
+    #[must_use]
+    pub fn comments(&self) -> Vec<String> {
         let endpoints: Vec<&str> = self.endpoints.iter().map(String::as_str).collect();
-        writeln!(f, "# server {}", endpoints.join(" and "))?;
+        let mut lines = vec![format!("# server {}", endpoints.join(" and "))];
         for (role, routes) in &self.roles {
             // A line break would end the comment.
             let routes: Vec<String> = routes.iter().map(|route| printable::text(route.as_bytes())).collect();
-            writeln!(f, "#   {role} {}", routes.join(", "))?;
+            lines.push(format!("#   {role} {}", routes.join(", ")));
         }
         for pattern in &self.unnameable {
-            writeln!(
-                f,
+            lines.push(format!(
                 "#   the pattern \"{}\" has a space, which no rule can hold: all channels are allowed",
                 printable::text(pattern.as_bytes())
-            )?;
+            ));
         }
-        let rules: Vec<String> = self.rules(Some("PASSWORD")).iter().map(|rule| quoted(rule)).collect();
-        writeln!(f, "ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))?;
-        if !self.is_checked() {
-            return Ok(());
+        if self.is_checked() {
+            lines.push(format!(
+                "#   optional, for tidegate check --connect, to tell what the server keeps over a restart: ACL SETUSER {} \
+                 +{OPTIONAL}",
+                quoted(&self.name)
+            ));
         }
-        writeln!(
-            f,
-            "# optional, for tidegate check --connect, to tell what the server keeps over a restart:"
-        )?;
-        writeln!(f, "# ACL SETUSER {} +{OPTIONAL}", quoted(&self.name))?;
-        Ok(())
+        lines
+    }
+}
+
+/// The rule for a user's password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PasswordRule {
+    /// The user needs none.
+    None,
+    /// The password itself.
+    Plain(String),
+    /// The SHA-256 of the password, in hexadecimal digits.
+    Hash(String),
+    /// A word to be replaced. Redis refuses it, so a line that was run as it is makes no user with a known password.
+    Missing,
+}
+
+impl fmt::Display for PasswordRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("nopass"),
+            Self::Plain(password) => write!(f, ">{password}"),
+            Self::Hash(hash) => write!(f, "#{hash}"),
+            Self::Missing => f.write_str("PASSWORD"),
+        }
     }
 }
 
@@ -504,7 +529,7 @@ fn escaped(name: &str) -> String {
 
 /// A word as `redis-cli` takes it.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'');
+    let plain = |c: char| !c.is_whitespace() && !printable::is_harmful(c) && !matches!(c, '"' | '\'');
     if word.chars().all(plain) {
         return word.to_owned();
     }
@@ -512,7 +537,11 @@ fn quoted(word: &str) -> String {
     for character in word.chars() {
         match character {
             '"' | '\\' => text.extend(['\\', character]),
-            _ if character.is_ascii_control() => text.push_str(&format!("\\x{:02x}", u32::from(character))),
+            _ if printable::is_harmful(character) => {
+                let mut buffer = [0; 4];
+                let bytes = character.encode_utf8(&mut buffer).bytes();
+                text.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
+            }
             _ => text.push(character),
         }
     }
@@ -538,5 +567,6 @@ mod tests {
         assert_eq!(quoted("&orders.[a-c]\\*"), "&orders.[a-c]\\*");
         assert_eq!(quoted("a b"), "\"a b\"");
         assert_eq!(quoted("a\"\n"), "\"a\\\"\\x0a\"");
+        assert_eq!(quoted("a\u{9b}é"), "\"a\\xc2\\x9bé\"");
     }
 }

@@ -69,6 +69,16 @@ impl Layers {
         Ok(Self(layers))
     }
 
+    /// This text as the only file.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_text(path: &Path, text: &str) -> Result<Self, Problems> {
+        file_layer(path, text.to_owned(), 0).map(|layer| Self(vec![layer])).map_err(|problem| {
+            let mut problems = Problems::default();
+            problems.push(*problem);
+            problems
+        })
+    }
+
     /// The files that were read, in order.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let path = |layer: &Layer| match &layer.origin {
@@ -222,6 +232,10 @@ pub(super) fn fragments(main: &Path, problems: &mut Problems) -> Vec<PathBuf> {
 
 fn read_file(path: &Path, layer: usize) -> Result<Layer, Box<Problem>> {
     let text = fs::read_to_string(path).map_err(|error| Box::new(unreadable(path, layer, &error)))?;
+    file_layer(path, text, layer)
+}
+
+fn file_layer(path: &Path, text: String, layer: usize) -> Result<Layer, Box<Problem>> {
     let name = path.display().to_string();
     // Only the parser's message: its full text quotes the line, and that may hold a password.
     let document = ImDocument::parse(text.clone()).map_err(|error| {

@@ -58,6 +58,12 @@ impl Connection {
         }
     }
 
+    /// A connection over a socket of this process, for what is fuzzed.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn over(socket: tokio::net::UnixStream) -> Self {
+        Self::new(Socket::Unix(socket))
+    }
+
     /// Where commands are appended that [`Self::poll_flush`] sends, in order.
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out

@@ -24,6 +24,8 @@
 
 mod backlog;
 pub(crate) mod epochs;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod link;
 mod node;
 pub(crate) mod reader;

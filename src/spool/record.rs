@@ -20,7 +20,7 @@
 //! checksum of the head also covers the salt and the frame's offset, so that a block of another file or of
 //! another place is no frame either. With an intact head the length is trusted although the body is damaged.
 
-use super::Mark;
+use super::{MOST_EVENTS, Mark};
 
 /// The newest format, which this release writes.
 pub(super) const VERSION: u32 = 2;
@@ -145,7 +145,8 @@ pub(super) fn head(bytes: &[u8; HEAD], salt: u64, offset: u64) -> Option<Head> {
     let mark = Mark::try_from(rest).ok()?;
     // No log writes these: such a record was forged.
     let (own, longest) = if kind == FrameKind::Record { (1, LONGEST) } else { (0, 0) };
-    if records < own || events > all || (own == 0 && events > 0) || usize::try_from(length).ok()? > longest {
+    let absurd = events > MOST_EVENTS.min(all) || (own == 0 && events > 0);
+    if records < own || absurd || usize::try_from(length).ok()? > longest {
         return None;
     }
     // Before the first record there is no mark.
@@ -205,6 +206,17 @@ pub(super) mod v1 {
     /// A segment's header.
     pub(crate) fn header() -> [u8; HEADER] {
         *b"tidegate\0\0\0\x01"
+    }
+
+    /// A record as release 0.1.0 wrote it.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn record(mark: &Mark, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let mut digest = crc32fast::Hasher::new();
+        for bytes in [&length[..], mark, body] {
+            digest.update(bytes);
+        }
+        [&length[..], &digest.finalize().to_be_bytes(), mark, body].concat()
     }
 
     /// Reads a record's head.

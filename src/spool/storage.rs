@@ -7,14 +7,15 @@
 //! offset, so that a write that failed half-way leaves no position behind that the next one would inherit.
 
 mod disk;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests make more faults than the fuzzer"))]
 mod memory;
 
 use std::io;
 use std::path::Path;
 
 pub use disk::Disk;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use memory::MemoryDisk;
 
 /// One directory of files.

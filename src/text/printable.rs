@@ -1,6 +1,7 @@
 //! Text of strangers, made safe to show: a terminal obeys control characters, a log line ends where a newline
 //! stands, and some characters turn the direction of what follows or are not seen at all.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
@@ -42,6 +43,24 @@ pub(crate) fn bounded(bytes: &[u8], limit: usize) -> String {
         let _ = write!(out, "…(+{} bytes)", bytes.len().saturating_sub(shown));
     }
     out
+}
+
+/// Text of several lines: what is harmful is escaped, except line breaks.
+#[must_use]
+pub(crate) fn lines(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c != '\n' && is_harmful(c);
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if harmful(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn escaped(text: &str, limit: usize) -> String {

@@ -181,12 +181,29 @@ fn the_environment_names_the_configuration_where_no_option_does() {
     };
     assert_golden("check-full.txt", &printed(&run(&["check"], FULL), OK));
     // Those that only ask the daemon go on without it, and say so.
-    let asking: &[&str] = &["status", "healthcheck"];
-    for command in ["check", "acl", "gaps", "run"].iter().chain(asking) {
-        let absent = run(&[command], "/nonexistent/named.toml");
+    let asking: &[&str] = &["status", "healthcheck", "wait --timeout 0s"];
+    let reading = [
+        "check",
+        "acl",
+        "gaps",
+        "run",
+        "dead-letters list",
+        "dead-letters show a 1-0",
+        "dead-letters requeue a 1-0",
+        "dead-letters drop a 1-0",
+        "tap a",
+        "replay a --from 0 --channel b",
+        "spool verify",
+    ];
+    let mut tried: BTreeSet<&str> = ["completions", "man"].into();
+    for command in reading.iter().chain(asking) {
+        let words: Vec<&str> = command.split(' ').collect();
+        tried.insert(words[0]);
+        let absent = run(&words, "/nonexistent/named.toml");
         printed(&absent, if asking.contains(command) { UNAVAILABLE } else { CONFIGURATION });
         assert!(text(&absent.stderr).contains("/nonexistent/named.toml"), "{command}");
     }
+    assert_eq!(tried.len(), commands().len(), "a command is missing here: {:?}", commands());
     printed(&run(&["check", "--config", FULL], "/nonexistent/named.toml"), OK);
 }
 
@@ -258,10 +275,12 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
         text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
     };
     let once = words(&printed(&daemon.run_command(&["status"]), OK));
-    assert_eq!(once[1], ["orders", "capture", "live", "1", "0"]);
+    assert_eq!(once[0][..4].join(" "), format!("tidegate {}, running for", env!("CARGO_PKG_VERSION")));
+    assert_eq!(once[1], ["ROUTE", "KIND", "STATE", "DONE", "BUFFERED", "GAPS", "REJECTED", "REASON"]);
+    assert_eq!(once[2], ["orders", "capture", "live", "1", "0", "0", "0"]);
     let rates = words(&printed(&daemon.run_command(&["status", "--interval", "100ms"]), OK));
-    assert_eq!(rates[0], ["ROUTE", "KIND", "STATE", "DONE", "PER", "SECOND", "LAST", "BUFFERED", "REASON"]);
-    assert_eq!(rates[1][..5], ["orders", "capture", "live", "1", "0"]);
+    assert_eq!(rates[1][3..7], ["DONE", "PER", "SECOND", "LAST"]);
+    assert_eq!(rates[2][..5], ["orders", "capture", "live", "1", "0"]);
     let (code, shown) = daemon.run_on_terminal(&["status"]);
     assert!(code == Some(OK) && shown.contains("PER SECOND"), "{code:?} {shown}");
     printed(&daemon.run_command(&["status", "--interval", "0s"]), USAGE);
@@ -279,6 +298,23 @@ fn status_has_rates_on_a_terminal_and_where_they_are_asked_for() {
     sees(" live ", 3);
     daemon.kill();
     sees("no reply from tidegate", 1);
+    // On a terminal as well, and not only until the screen is drawn anew.
+    let screens = daemon.configuration().with_file_name("screens");
+    let on_terminal = daemon.start_on_terminal(&["status", "--watch", "--interval", "100ms"], &screens);
+    eventually("the screen says that the daemon is away", Duration::from_secs(20), || {
+        let drawn = fs::read_to_string(&screens).unwrap_or_default();
+        let drawn: Vec<&str> = drawn.split("\x1b[H\x1b[J").collect();
+        // The last one may be half drawn.
+        match drawn.as_slice() {
+            [before, whole @ .., _] if !whole.is_empty() => {
+                assert!(!before.contains("no reply"), "it is cleared away: {drawn:?}");
+                assert!(whole.iter().all(|screen| screen.contains("no reply from tidegate")), "{whole:?}");
+                Ok(())
+            }
+            _ => Err(format!("{drawn:?}")),
+        }
+    });
+    drop(on_terminal);
     let before = fs::read_to_string(&file).unwrap().matches(" live ").count();
     daemon.start_again();
     sees(" live ", before + 2);

@@ -23,9 +23,9 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         let output = command.args(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(OK), "{arguments:?}: {}", text(&output.stderr));
-        // The example's password file is as everybody may read it in the repository.
-        let words =
-            text(&output.stderr).lines().filter(|line| !line.contains("every user of this machine")).count();
+        // The example's password file is as everybody may read it in the repository, and `acl` has its comments there.
+        let expected = |line: &&str| line.contains("every user of this machine") || line.starts_with('#');
+        let words = text(&output.stderr).lines().filter(|line| !expected(line)).count();
         assert_eq!(words, 0, "{arguments:?}: {}", text(&output.stderr));
 
         // A full disk is told, and standard error that is full too is nobody's.
@@ -144,5 +144,59 @@ fn an_endless_reply_is_left_before_it_takes_memory() {
         assert!(said.contains("larger than"), "{said}");
         let sent = hostile.sent.load(Ordering::Relaxed);
         assert!(sent < most, "{sent} bytes were taken");
+    }
+}
+
+/// A name on the command line is pasted from somewhere, and a stream's name comes from who publishes.
+#[test]
+fn names_cannot_steer_the_terminal_either() {
+    let server = Server::start(Version::Redis70);
+    let daemon = Setup::new()
+        .endpoint("main", &server)
+        .routes(
+            "[capture.orders]\nsource = \"main\"\npatterns = [\"orders.*\"]\ndestination = \"main\"\n\
+             stream = \"<channel>\"\nkeep = \"forever\"\n",
+        )
+        .prepare();
+    let stream = "orders\x1b[2J";
+    let letter =
+        ["channel", "a\x1b[2J\u{9b}31m", "reason", "refused", "detail", "\u{202e}x", "payload", "\x7f"];
+    server.ask::<String>(&[&["XADD", "tidegate:orders:dead-letters", "1-0"], &letter[..]].concat());
+    server.ask::<String>(&["XADD", stream, "1-0", "payload", "\x1b[2J"]);
+    let operator = daemon.operator(&["again*"]);
+    let file = daemon.configuration().with_file_name("hostile.toml");
+    let configuration = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(
+        &file,
+        configuration.replace("orders.*", "orders\\u001b[2J*").replace("<channel>", "s\\u001b[2J"),
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let mut outputs = vec![
+        (vec!["check"], tidegate(&["check", "--config", file])),
+        (vec!["acl"], tidegate(&["acl", "--config", file])),
+    ];
+    for command in [
+        &["dead-letters", "list"][..],
+        &["dead-letters", "list", "--json"],
+        &["dead-letters", "show", "orders", "1-0"],
+        &["dead-letters", "drop", "\x1b[2J", "1-0"],
+        &["gaps", "\x1b[2J"],
+        &["tap", "\x1b[2J"],
+        &["spool", "verify", "--route", "\x1b[2J"],
+        &["man", "\x1b[2J"],
+        &["replay", stream, "--from", "0", "--channel", "again\x1b[2J"],
+        &["replay", "no\x1b[2J", "--from", "0", "--channel", "again"],
+    ] {
+        outputs.push((command.to_vec(), operator.run_command(command)));
+    }
+    for (command, output) in outputs {
+        let said = text(&output.stdout) + &text(&output.stderr);
+        let harmful = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!said.contains(harmful), "{command:?}: {said:?}");
+        assert!(
+            said.contains("u{1b}[2J") || said.contains("u001b[2J") || said.contains("x1b[2J"),
+            "{command:?}: {said}"
+        );
     }
 }

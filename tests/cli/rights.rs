@@ -139,7 +139,9 @@ fn granted(lines: &str, endpoint: &str) -> Vec<String> {
 #[test]
 fn the_lines_of_an_operator_are_as_their_golden_file_says() {
     let command = ["acl", "--operator", "--replay-channel", "again.*", "--config", FULL];
-    assert_golden("acl-operator.txt", &printed(&tidegate(&command), OK));
+    let output = tidegate(&command);
+    assert_golden("acl-operator.txt", &printed(&output, OK));
+    assert_golden("acl-operator-comments.txt", &text(&output.stderr));
     printed(&tidegate(&["acl", "--replay-channel", "again.*", "--config", FULL]), USAGE);
 }
 
@@ -233,4 +235,44 @@ fn the_lines_of_an_operator_are_all_that_the_commands_need_on_every_server() {
             }
         }
     }
+}
+
+/// `redis-cli` knows no comments, and executes the other lines after one that it cannot read.
+#[test]
+fn what_acl_prints_can_be_piped_into_redis_cli() {
+    let servers = [(); 2].map(|()| Server::with(Version::Redis70, Options::default().tcp()));
+    let daemon =
+        Setup::new().endpoint("shop", &servers[0]).endpoint("events", &servers[1]).routes(ROUTES).prepare();
+    let run = |lines: String, server: &Server| {
+        let port = server.port().unwrap().to_string();
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-p", &port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut cli = cli.spawn().unwrap();
+        std::io::Write::write_all(&mut cli.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+        text(&cli.wait_with_output().unwrap().stdout)
+    };
+    for (name, server) in [("shop", &servers[0]), ("events", &servers[1])] {
+        let user = format!("tidegate-{name}");
+        server.ask::<u64>(&["ACL", "DELUSER", &user]);
+        // Without a password the line makes no user that everybody knows.
+        let line = printed(&daemon.run_command(&["acl", "--server", name]), OK);
+        assert!(run(line, server).starts_with("ERR "));
+        assert_eq!(server.ask::<Option<Vec<redis::Value>>>(&["ACL", "GETUSER", &user]), None);
+
+        let output = daemon.run_command(&["acl", "--server", name, "--hash-passwords"]);
+        let comments = text(&output.stderr);
+        assert!(
+            comments.lines().all(|line| line.starts_with('#')) && !comments.contains("PASSWORD"),
+            "{comments}"
+        );
+        assert_eq!(run(printed(&output, OK), server), "OK\n");
+    }
+    printed(&daemon.run_command(&["check", "--connect"]), OK);
+    let unknown = daemon.run_command(&["acl", "--server", "shoop"]);
+    printed(&unknown, USAGE);
+    assert!(text(&unknown.stderr).contains("known: events, shop"), "{}", text(&unknown.stderr));
+    fs::remove_file(daemon.configuration().with_file_name("shop.pass")).unwrap();
+    let unreadable = daemon.run_command(&["acl", "--hash-passwords"]);
+    assert_eq!(printed(&unreadable, CONFIGURATION), "", "half of the lines");
+    assert!(text(&unreadable.stderr).contains("shop.pass cannot be read"), "{}", text(&unreadable.stderr));
 }

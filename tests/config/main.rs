@@ -12,6 +12,7 @@ mod revisions;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tidegate::config::acl::PasswordRule;
 use tidegate::config::{self, Condition, Config, Loaded, Problems, Scalar, SecretSource, Subject, Test};
 use tidegate::text::json_pointer::Pointer;
 
@@ -169,7 +170,8 @@ fn the_acl_lines_of_every_example_are_as_their_golden_file_says() {
     for path in main_files(EXAMPLES) {
         text.push_str(&format!("## {}\n", path.display()));
         for user in config::acl::users(&load_good(&path)) {
-            text.push_str(&format!("{user}\n"));
+            let command = user.command(&PasswordRule::Missing);
+            text.push_str(&format!("{}\n{command}\n\n", user.comments().join("\n")));
         }
     }
     assert_golden(&Path::new(GOLDEN).join("acl.txt"), &text);
@@ -220,13 +222,12 @@ fn one_user_of_one_server_has_one_acl_line() {
     )]);
     let users = config::acl::users(&files.load(&[]).unwrap());
     assert_eq!(users.len(), 1, "{users:?}");
-    let rules = users[0].rules(Some("secret"));
+    let rules = users[0].rules(&PasswordRule::Plain("secret".to_owned()));
     for rule in ["reset", "on", ">secret", "~in:*", "~tidegate:in:state", "~tidegate:epoch", "+psubscribe"] {
         assert!(rules.iter().any(|found| found == rule), "{rule} is missing in {rules:?}");
     }
     assert!(rules.contains(&"allchannels".to_owned()), "a pattern with a space cannot be named: {rules:?}");
-    assert!(users[0].rules(None).contains(&"nopass".to_owned()));
-    let printed = users[0].to_string();
-    assert!(printed.contains("ACL SETUSER me reset on >PASSWORD "), "{printed}");
-    assert!(!printed.contains("secret"), "{printed}");
+    assert!(users[0].rules(&PasswordRule::None).contains(&"nopass".to_owned()));
+    let printed = users[0].command(&PasswordRule::Missing);
+    assert!(printed.starts_with("ACL SETUSER me reset on PASSWORD "), "{printed}");
 }

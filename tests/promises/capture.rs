@@ -12,6 +12,7 @@ mod parked;
 mod real_clients;
 mod rejected;
 mod restart;
+mod software;
 mod source_faults;
 mod strangers;
 mod trim;

@@ -154,11 +154,7 @@ impl Daemon {
 
     /// Runs another command of the program on a terminal, to its end, and gives what the terminal was sent.
     pub(crate) fn run_on_terminal(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let words = [program().display().to_string(), "--config".to_owned()]
-            .into_iter()
-            .chain([self.configuration().display().to_string()])
-            .chain(arguments.iter().map(|word| format!("'{word}'")));
-        let command = words.collect::<Vec<_>>().join(" ");
+        let command = self.command_of_script(arguments);
         let output = Command::new("script")
             .args(["--quiet", "--return", "--command", &command, "/dev/null"])
             .env("TERM", "xterm")
@@ -167,6 +163,24 @@ impl Daemon {
             .output()
             .expect("script, of bsdutils, is there");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts another command of the program on a terminal. What the terminal is sent goes to a file too.
+    pub(crate) fn start_on_terminal(&self, arguments: &[&str], output: &Path) -> Guarded {
+        let command = self.command_of_script(arguments);
+        Guarded::start("script", Path::new("/usr/bin/script"), |script| {
+            script.args(["--quiet", "--flush", "--command", &command]).arg(output);
+            script.env("TERM", "xterm").stdin(Stdio::null()).stdout(Stdio::null());
+        })
+    }
+
+    /// The command as `script` takes it.
+    fn command_of_script(&self, arguments: &[&str]) -> String {
+        let words = [program().display().to_string(), "--config".to_owned()]
+            .into_iter()
+            .chain([self.configuration().display().to_string()])
+            .chain(arguments.iter().map(|word| format!("'{word}'")));
+        words.collect::<Vec<_>>().join(" ")
     }
 
     /// Starts it again after a kill, with the same files.

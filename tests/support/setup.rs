@@ -273,7 +273,7 @@ impl Setup {
             let mut command = redis::cmd("ACL");
             command.arg("SETUSER").arg(user);
             for word in words.filter(|word| !keep.contains(word)) {
-                if word.starts_with('>') {
+                if word == "PASSWORD" {
                     command.arg(format!(">{}", endpoint.password));
                 } else {
                     command.arg(word);

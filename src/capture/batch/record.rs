@@ -16,10 +16,9 @@ use std::time::Instant;
 use super::{AppendOptions, Batch, Gap, Joint, Run};
 use crate::event::GapCause;
 use crate::position::{Epoch, Position};
+use crate::spool::MOST_EVENTS;
 
 const VERSION: u8 = 1;
-/// More than any batch or gap counts. What is below can be added up 65,536 times without an overflow.
-const MOST: u64 = 1 << 48;
 
 /// A record that this version cannot read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +108,7 @@ impl<'a> Cursor<'a> {
 
     /// A number of events.
     fn count(&mut self) -> Option<u64> {
-        self.number().filter(|count| *count <= MOST)
+        self.number().filter(|count| *count <= MOST_EVENTS)
     }
 
     fn position(&mut self) -> Option<Position> {

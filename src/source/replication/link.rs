@@ -98,11 +98,10 @@ impl ReplicationLink {
         place: Option<&ReplicationOffset>,
         limit: usize,
     ) -> Result<(Self, LinkStart), Error> {
-        let Node { address, mut connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
+        let Node { address, connection, info, .. } = node::choose(endpoint, role, prefer, place).await?;
         let place = place.map(|place| info.up_to_the_fork(place));
         let place = place.as_ref();
-        connection.reader.widen(READ_BYTES);
-        let mut opening = LinkOpening { connection, role: info.role, deadline: endpoint.response_timeout };
+        let mut opening = LinkOpening::over(connection, info.role, endpoint.response_timeout);
         let start = opening.start(&info, place).await?;
         let offset = match (&start, place) {
             (LinkStart::Anew { place, .. }, _) | (_, Some(place)) => place.offset,
@@ -275,15 +274,38 @@ fn acknowledge(connection: &mut Connection, role: Role, offset: u64) {
     command(connection.out(), &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
 }
 
-struct LinkOpening {
+pub(super) struct LinkOpening {
     connection: Connection,
     role: Role,
     deadline: Duration,
 }
 
 impl LinkOpening {
+    /// Opens a link over a connection that is there.
+    pub(super) fn over(mut connection: Connection, role: Role, deadline: Duration) -> Self {
+        connection.reader.widen(READ_BYTES);
+        Self { connection, role, deadline }
+    }
+
+    /// What still comes, up to the end of the connection.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) async fn rest(mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        loop {
+            let here = self.connection.reader.unread().len();
+            rest.extend_from_slice(self.connection.reader.take(here));
+            if self.connection.fill().await.is_err() {
+                return rest;
+            }
+        }
+    }
+
     /// The handshake, up to the answer to PSYNC.
-    async fn start(&mut self, info: &Info, place: Option<&ReplicationOffset>) -> Result<LinkStart, Error> {
+    pub(super) async fn start(
+        &mut self,
+        info: &Info,
+        place: Option<&ReplicationOffset>,
+    ) -> Result<LinkStart, Error> {
         for arguments in [
             &[b"REPLCONF".as_slice(), b"listening-port", b"0"] as &[&[u8]],
             &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"],
@@ -336,7 +358,7 @@ impl LinkOpening {
     }
 
     /// Reads the snapshot and drops it.
-    async fn drop_snapshot(&mut self) -> Result<(), Error> {
+    pub(super) async fn drop_snapshot(&mut self) -> Result<(), Error> {
         let header = self.line().await?;
         let malformed = || Error::Protocol("the length of a snapshot is not a number".to_owned());
         let announced = header.strip_prefix('$').ok_or_else(malformed)?;

@@ -17,7 +17,7 @@ use super::super::record::{FrameKind, HEAD, Stand, v1};
 use super::super::scan::{Bad, ScanStep, Scanner};
 use super::super::segment::{Segment, SegmentFormat};
 use super::super::storage::Storage;
-use super::super::{Damage, Mark, Piece, Record, SpoolError};
+use super::super::{Damage, MOST_EVENTS, Mark, Piece, Record, SpoolError};
 
 const MISSING: &str = "a file before this one is missing, or shorter than it was written";
 /// Refusals in a row after which the rest of a segment is given up.
@@ -372,6 +372,8 @@ impl<F> LogReader<F> {
         if matches!(lost, Some((0, _))) {
             return None;
         }
+        // Whoever can write here can forge counts, and what is delivered is calculated with.
+        let lost = lost.filter(|(_, events)| *events <= MOST_EVENTS);
         let (name, bad) = match pending {
             Some(pending) => (pending.name, pending.bad),
             None => {

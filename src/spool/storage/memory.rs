@@ -10,6 +10,8 @@
 //! the seed chooses. `restart` is not a call: dropping the log and opening another on the same disk is what a
 //! process that dies looks like. `crash` is the machine's end.
 
+#![allow(clippy::unwrap_used, reason = "offsets of a disk in memory fit into memory")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;

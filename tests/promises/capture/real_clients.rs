@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{Options, Server, Setup, Version, captured, gaps, wait_for_last};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const EACH: usize = 200;
 
 const PYTHON_PUBLISHER: &str = "
@@ -49,7 +49,7 @@ fn clients() -> PathBuf {
     found.expect("the client libraries are not installed: run scripts/servers.sh")
 }
 
-fn run(program: &str, arguments: &[&str], input: &str) -> String {
+pub(super) fn run(program: &str, arguments: &[&str], input: &str) -> String {
     let mut child = Command::new(program)
         .args(arguments)
         .env("PYTHONPATH", clients().join("python"))
