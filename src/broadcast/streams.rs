@@ -18,7 +18,7 @@
 //! first entry on, whatever `start` says, since all its entries came after the route began. After a restart the set
 //! says at once what to read.
 //!
-//! Failure: while the finder cannot look, the streams that are known go on. A stream that is gone is forgotten together
+//! Failure: while the finder cannot look, the streams that are known continue. A stream that is gone is forgotten together
 //! with its cursor, in one step that looks whether it is gone; one that begins anew afterwards is new.
 
 mod finder;

@@ -1,7 +1,7 @@
 //! `tidegate acl`.
 //!
 //! Standard output holds nothing but commands, so that it can be piped into `redis-cli`, which knows no comments. What
-//! a person wants to know stands on standard error.
+//! an operator wants to know stands on standard error.
 
 use std::io::Write as _;
 use std::path::Path;

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::text::printable;
 
-/// Text for a person or a program. Only line breaks are written as they are; other control characters are escaped.
+/// Text for an operator or a program. Only line breaks are written as they are; other control characters are escaped.
 #[derive(Debug)]
 pub(super) struct Printer<W>(W);
 

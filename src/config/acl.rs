@@ -453,7 +453,7 @@ impl User {
         format!("ACL SETUSER {} {}", quoted(&self.name), rules.join(" "))
     }
 
-    /// What a person wants to know of the command: its server, why it is needed, and what may be added. `redis-cli`
+    /// What an operator wants to know of the command: its server, why it is needed, and what may be added. `redis-cli`
     /// knows no comments, so these lines must not stand among commands.
     #[must_use]
     pub fn comments(&self) -> Vec<String> {

@@ -9,7 +9,7 @@ impl<'a> FuzzInput<'a> {
         self.0.is_empty()
     }
 
-    /// At most so many bytes.
+    /// At most this many bytes.
     pub(crate) fn bytes(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;

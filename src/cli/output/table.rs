@@ -1,4 +1,4 @@
-//! A table for a person, at most 100 columns wide.
+//! A table for an operator, at most 100 columns wide.
 //!
 //! Columns are as wide as what stands in them. The last column is a text of any length: where it does not fit beside
 //! the others it stands below them, indented and broken at spaces. A name that is too long for the first column stands

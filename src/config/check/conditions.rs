@@ -25,7 +25,7 @@ type Named<T> = (&'static str, T);
 
 /// A condition, taken apart.
 pub(super) struct Parts {
-    /// What is looked at, with the key that says so.
+    /// What is looked at, with its key.
     subjects: Vec<Named<Option<Subject>>>,
     /// How it is tested.
     tests: Vec<Named<Test>>,

@@ -41,7 +41,7 @@ pub struct Broadcast {
     pub max_message_size: u64,
 }
 
-/// So many in so much time; at least one.
+/// A number of messages in a time; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// How many.

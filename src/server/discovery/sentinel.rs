@@ -123,7 +123,7 @@ pub(in crate::server) fn ticket(endpoint: &Endpoint) -> Option<MasterTicket> {
     Some(MasterTicket { moved: Box::pin(moved.cancelled_owned()), known, _watch: watch })
 }
 
-/// Tells whoever wants a connection that the sentinels report another master: waiting for the old one has no more use. Made
+/// Tells each task that wants a connection about another master: waiting for the old one has no more use. Made
 /// before the first attempt and kept, so that a move during an attempt is not missed.
 #[derive(Debug)]
 pub(crate) struct MasterMoves {
