@@ -1,6 +1,6 @@
 //! A directory of the spool with any files in it, forged ones too: their checksums are right.
 //!
-//! Whoever can write there can make tidegate read anything. It must not panic, must not lose what it writes itself, and
+//! A local user with write access can make tidegate read anything. It must not panic, must not lose what it writes itself, and
 //! must not count what no log can hold.
 
 #![allow(clippy::unwrap_used, reason = "what cannot go on has found something")]

@@ -372,7 +372,7 @@ impl<F> LogReader<F> {
         if matches!(lost, Some((0, _))) {
             return None;
         }
-        // Whoever can write here can forge counts, and what is delivered is calculated with.
+        // A local user with write access can forge counts, and the ledger calculates with them.
         let lost = lost.filter(|(_, events)| *events <= MOST_EVENTS);
         let (name, bad) = match pending {
             Some(pending) => (pending.name, pending.bad),
