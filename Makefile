@@ -72,9 +72,10 @@ docs:
 # reads what that counts, so it is compiled unoptimized.
 GUNGRAUN := $(shell sed -n '/^name = "gungraun"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
-# Cargo builds no program for the benches of another crate: without this they measure an old one, or none.
+# Cargo builds no program for the benches of another crate: without this they measure an old one, or none. Both crates are
+# named, so that what they depend on is compiled once.
 bench-program:
-	$(CARGO) build --locked --release -p tidegate --bin tidegate
+	$(CARGO) build --locked --release -p tidegate -p tidegate-benches --bin tidegate
 
 bench-smoke: servers bench-program bench-instructions
 	$(CARGO) bench --locked -p tidegate-benches --bench measure -- gate
