@@ -27,7 +27,7 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::capture::batch::passage::Passage;
-use crate::capture::mapping::{FieldSink, MAX_FIELDS, Rejection};
+use crate::capture::mapping::{FieldName, FieldSink, MAX_FIELDS, Rejection};
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::{self, Message};
@@ -496,6 +496,12 @@ impl FieldSink for EntrySink<'_> {
 
     fn field(&mut self, name: &[u8], value: &[u8]) {
         resp::argument(&mut self.batch.body, name);
+        resp::argument(&mut self.batch.body, value);
+        self.mark.arguments += 2;
+    }
+
+    fn named_field(&mut self, name: &FieldName, value: &[u8]) {
+        self.batch.body.extend_from_slice(name.argument());
         resp::argument(&mut self.batch.body, value);
         self.mark.arguments += 2;
     }

@@ -22,6 +22,7 @@
 
 mod added;
 mod cloudevents;
+mod field_name;
 mod fields;
 mod raw;
 mod render;
@@ -38,6 +39,7 @@ use crate::text::template::Template;
 
 use added::AddedFields;
 use cloudevents::CloudEventsFormat;
+pub use field_name::FieldName;
 use raw::RawFields;
 use render::TemplateInput;
 use stream_name::StreamName;
@@ -62,6 +64,10 @@ pub trait FieldSink {
     fn stream(&mut self, name: &[u8]);
     /// The next field.
     fn field(&mut self, name: &[u8], value: &[u8]);
+    /// The next field, with a name that was known before the message.
+    fn named_field(&mut self, name: &FieldName, value: &[u8]) {
+        self.field(name.as_bytes(), value);
+    }
 }
 
 /// Why a message cannot become an entry.
@@ -159,7 +165,7 @@ enum Shape {
     Fields,
     CloudEvents {
         /// The field's name.
-        name: String,
+        name: FieldName,
         event: Box<CloudEventsFormat>,
     },
 }
@@ -168,7 +174,7 @@ enum Shape {
 #[derive(Debug)]
 struct IncludedField {
     what: Include,
-    name: String,
+    name: FieldName,
 }
 
 impl Mapping {
@@ -181,7 +187,7 @@ impl Mapping {
                 Format::Raw => Shape::Raw(RawFields::new(&settings.fields)),
                 Format::Fields => Shape::Fields,
                 Format::CloudEvents { source, r#type } => Shape::CloudEvents {
-                    name: settings.fields.event.clone(),
+                    name: FieldName::new(&settings.fields.event),
                     event: Box::new(CloudEventsFormat::new(source, r#type)),
                 },
             },
@@ -189,7 +195,7 @@ impl Mapping {
                 .include
                 .iter()
                 .filter_map(|what| {
-                    let name = settings.fields.included(*what)?.to_owned();
+                    let name = FieldName::new(settings.fields.included(*what)?);
                     Some(IncludedField { what: *what, name })
                 })
                 .collect(),
@@ -237,7 +243,7 @@ impl Mapping {
                 fields::map(message.payload, present, sink)?;
             }
             Shape::CloudEvents { name, event } => {
-                sink.field(name.as_bytes(), event.make(input, context)?);
+                sink.named_field(name, event.make(input, context)?);
                 extra(sink)?;
             }
         }
@@ -281,7 +287,7 @@ fn include(
                 None => continue,
             },
         };
-        sink.field(name.as_bytes(), value);
+        sink.named_field(name, value);
         added += 1;
     }
     added

@@ -1,19 +1,21 @@
 //! The fields of the route's `add`: each is a name and what a template makes of the message.
 
 use super::render::{NamePiece, TemplateInput, render};
-use super::{FieldSink, RejectReason, Rejection};
+use super::{FieldName, FieldSink, RejectReason, Rejection};
 use crate::config::AddedField;
 use crate::text::glob::Captures;
+use crate::text::template::Template;
 
 #[derive(Debug)]
 pub(super) struct AddedFields {
-    fields: Vec<AddedField>,
+    fields: Vec<(FieldName, Template)>,
     captures: Captures,
 }
 
 impl AddedFields {
     pub(super) fn new(fields: &[AddedField]) -> Self {
-        Self { fields: fields.to_vec(), captures: Captures::default() }
+        let named = |field: &AddedField| (FieldName::new(&field.name), field.value.clone());
+        Self { fields: fields.iter().map(named).collect(), captures: Captures::default() }
     }
 
     /// Adds them, and returns how many they are. `text` is room to put a value together. Values of the payload may be
@@ -26,7 +28,7 @@ impl AddedFields {
         sink: &mut impl FieldSink,
     ) -> Result<usize, Rejection> {
         let mut bytes = 0_u64;
-        for AddedField { name, value } in &self.fields {
+        for (name, value) in &self.fields {
             text.clear();
             render(value.parts(), input, &mut self.captures, |piece| {
                 let (NamePiece::Literal(piece) | NamePiece::Variable(piece)) = piece;
@@ -38,7 +40,7 @@ impl AddedFields {
                     format!("the fields of add have over {max_bytes} bytes, which is max_message_size");
                 return Err(Rejection::new(RejectReason::TooLarge, detail));
             }
-            sink.field(name.as_bytes(), text);
+            sink.named_field(name, text);
         }
         Ok(self.fields.len())
     }

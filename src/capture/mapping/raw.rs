@@ -1,29 +1,32 @@
 //! The format `raw`: the message as it came, byte for byte.
 
-use super::{FieldSink, Message};
+use super::{FieldName, FieldSink, Message};
 use crate::config::FieldNames;
 
 /// What the fields are called; none is left out.
 #[derive(Debug)]
 pub(super) struct RawFields {
-    channel: Option<String>,
-    pattern: Option<String>,
-    payload: String,
+    channel: Option<FieldName>,
+    pattern: Option<FieldName>,
+    payload: FieldName,
 }
 
 impl RawFields {
     pub(super) fn new(names: &FieldNames) -> Self {
-        let FieldNames { channel, pattern, payload, .. } = names.clone();
-        Self { channel, pattern, payload }
+        Self {
+            channel: names.channel.as_deref().map(FieldName::new),
+            pattern: names.pattern.as_deref().map(FieldName::new),
+            payload: FieldName::new(&names.payload),
+        }
     }
 
     pub(super) fn map(&self, message: &Message<'_>, sink: &mut impl FieldSink) {
         if let Some(name) = &self.channel {
-            sink.field(name.as_bytes(), message.channel);
+            sink.named_field(name, message.channel);
         }
         if let (Some(name), Some(pattern)) = (&self.pattern, message.pattern) {
-            sink.field(name.as_bytes(), pattern);
+            sink.named_field(name, pattern);
         }
-        sink.field(self.payload.as_bytes(), message.payload);
+        sink.named_field(&self.payload, message.payload);
     }
 }
