@@ -58,7 +58,11 @@ fn what_the_destination_refused_is_stored_once_the_cause_is_gone() {
         wait_letters(&server, 3);
         let operator = daemon.operator(&[]);
         let (listed, _) = run(&operator, &["list"], OK);
-        assert_eq!(listed.lines().count(), 4, "{version}: {listed}");
+        assert_eq!(
+            listed.lines().filter(|line| line.starts_with("orders ")).count(),
+            3,
+            "{version}: {listed}"
+        );
         assert!(listed.contains("wrong_type") && listed.contains(": \\xff\\u{0}"), "{version}: {listed}");
 
         // The cause is still there.
@@ -240,7 +244,7 @@ fn letters_are_shown_to_people_and_to_programs_and_all_of_them_only_after_a_yes(
     }
     let (listed, note) = run(&operator, &["list", "orders", "--limit", "12", "--width", "10"], OK);
     assert_eq!(listed.lines().count(), 13);
-    assert!(listed.contains("orders           25-0 "), "the newest is there: {listed}");
+    assert!(listed.contains("orders 25-0 "), "the newest is there: {listed}");
     assert!(listed.ends_with("channel a: why: long …(+195 bytes)\n"), "{listed}");
     assert!(!listed.contains('\x1b'), "a terminal is not told what to do: {listed}");
     assert_eq!(note, "orders: 12 of 25 shown; --limit shows more\n");
