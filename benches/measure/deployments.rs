@@ -112,10 +112,7 @@ fn fail_over(name: &str, times: usize, kill: bool) -> Failovers {
             master.start_again();
         }
         std::mem::swap(&mut master, &mut replica);
-        eventually("the old master follows the new one", PATIENCE, || {
-            let info: String = replica.ask(&["INFO", "replication"]);
-            if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-        });
+        replica.wait_linked();
         taken
     }));
     drop(daemon);

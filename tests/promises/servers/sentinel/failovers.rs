@@ -78,10 +78,7 @@ impl Watched {
             Failover::Partition => self.master.ask::<()>(&["ACL", "SETUSER", "default", "+ping"]),
             Failover::Planned | Failover::OneSentinel | Failover::Returns => {}
         }
-        eventually("the old master follows the new one", PATIENCE, || {
-            let info: String = self.master.ask(&["INFO", "replication"]);
-            if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-        });
+        self.master.wait_linked();
     }
 }
 
