@@ -15,7 +15,7 @@ use crate::cell::Cell;
 use crate::load::Load;
 use crate::plan::Plan;
 use crate::sample::{Sample, Spread, over};
-use crate::support::{Authority, Options, Server, Setup, Version, alert, eventually};
+use crate::support::{Authority, Options, Server, Setup, Version, alert};
 use crate::throughput::{cpu, served_at_once, start_capture_on};
 
 const PAIRS: usize = 7;
