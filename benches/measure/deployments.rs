@@ -122,17 +122,14 @@ fn fail_over(name: &str, times: usize, kill: bool) -> Failovers {
 fn from_agreement_to_subscription(sentinels: &[Server], new: &Server) -> f64 {
     let port = new.port().expect("it has one").to_string();
     let mut asked: Vec<_> = sentinels.iter().map(Server::connection).collect();
-    let mut server = new.connection();
     let mut agrees = |connection: &mut redis::Connection| {
         let known: redis::RedisResult<HashMap<String, String>> =
             redis::cmd("SENTINEL").arg("MASTER").arg("shop").query(connection);
         known.expect("a sentinel answers")["port"] == port
     };
-    let mut subscribers = || {
-        let count: redis::RedisResult<(String, usize)> =
-            redis::cmd("PUBSUB").arg("NUMSUB").arg("bench").query(&mut server);
-        count.expect("the server answers").1
-    };
+    // On a connection of its own each time: the server closes those that it has when its role changes.
+    let subscribers =
+        || new.try_ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "bench"]).map_or(0, |count| count.1);
     let begun = Instant::now();
     let (mut agreed, mut subscribed) = (None, None);
     loop {

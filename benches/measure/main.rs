@@ -87,9 +87,20 @@ fn main() -> ExitCode {
 }
 
 /// The daemon belongs to another package, so cargo does not build it with the bench. A stale one must never be measured.
+/// Both packages are named, so that what they depend on is not compiled a second time.
 fn build_daemon() {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "--release", "--bin", "tidegate"])
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "-p",
+            "tidegate",
+            "-p",
+            "tidegate-benches",
+            "--bin",
+            "tidegate",
+        ])
         .current_dir(repository())
         .status()
         .expect("cargo started this program");
