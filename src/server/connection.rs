@@ -98,13 +98,15 @@ impl Connection {
     /// Logs in again where the password has changed. Only between two commands.
     fn reauthenticate(&mut self) {
         let Some(credentials) = &mut self.credentials else { return };
-        if let Some(accepted) = self.reader.take_greeting() {
+        if let Some(accepted) = self.reader.take_login() {
             credentials.answered(accepted);
         }
         if let Some((user, secret)) = credentials.changed(Instant::now()) {
-            let password = secret.reveal().as_bytes();
-            resp::command(&mut self.out, &[b"HELLO", b"3", b"AUTH", user.as_bytes(), password]);
-            self.reader.await_greeting();
+            const HELLO: &[&[u8]] = &[b"HELLO", b"3"];
+            resp::command(&mut self.out, HELLO);
+            resp::command(&mut self.out, &[b"AUTH", user.as_bytes(), secret.reveal().as_bytes()]);
+            resp::command(&mut self.out, HELLO);
+            self.reader.await_login();
         }
     }
 

@@ -83,8 +83,8 @@ pub struct Reader {
     missing: usize,
     /// Elements of that frame: each takes memory once it is read, however short it is on the wire.
     elements: usize,
-    /// The answer to HELLO that is dropped, wherever it stands among the replies.
-    greeting: Greeting,
+    /// The answer to a login, dropped wherever it stands among the replies.
+    login: Login,
     /// Bytes of an oversized message that have not come yet and will be thrown away.
     skip: usize,
     /// Patterns that are subscribed to.
@@ -108,7 +108,7 @@ impl Reader {
             scanned: 0,
             missing: 1,
             elements: 0,
-            greeting: Greeting::None,
+            login: Login::None,
             skip: 0,
             patterns: Arc::default(),
             long: None,
@@ -117,15 +117,15 @@ impl Reader {
         }
     }
 
-    /// Says that HELLO was sent: its answer is dropped, and told by [`Self::take_greeting`].
-    pub fn await_greeting(&mut self) {
-        self.greeting = Greeting::Due;
+    /// Says that HELLO, AUTH and HELLO were sent: what answers them is dropped, and told by [`Self::take_login`].
+    pub fn await_login(&mut self) {
+        self.login = Login::Sent;
     }
 
-    /// Whether the HELLO that was announced was accepted, once it is answered; told once.
-    pub fn take_greeting(&mut self) -> Option<bool> {
-        let Greeting::Came { accepted } = self.greeting else { return None };
-        self.greeting = Greeting::None;
+    /// Whether the login that was announced was accepted, once it is answered; told once.
+    pub fn take_login(&mut self) -> Option<bool> {
+        let Login::Answered { accepted } = self.login else { return None };
+        self.login = Login::None;
         Some(accepted)
     }
 
@@ -236,7 +236,7 @@ impl Reader {
             Frame::Other => match self.take_frame()? {
                 Taken::Nothing => Ok(None),
                 // A message may be what follows.
-                Taken::Greeting => self.next_pushed(),
+                Taken::Login => self.next_pushed(),
                 Taken::Frame(frame) => Ok(Some(Pushed::Other(Value::build(&self.buf[frame], 0)?.0))),
             },
         }
@@ -278,7 +278,7 @@ impl Reader {
         loop {
             match self.take_frame()? {
                 Taken::Nothing => return Ok(None),
-                Taken::Greeting => {}
+                Taken::Login => {}
                 Taken::Frame(frame) => return Ok(Some(&self.buf[frame])),
             }
         }
@@ -288,13 +288,7 @@ impl Reader {
         let Some(length) = self.scan()? else { return Ok(Taken::Nothing) };
         let frame = self.start..self.start + length;
         self.consumed(length);
-        if self.greeting == Greeting::Due
-            && let Some(accepted) = greeting(&self.buf[frame.clone()])
-        {
-            self.greeting = Greeting::Came { accepted };
-            return Ok(Taken::Greeting);
-        }
-        Ok(Taken::Frame(frame))
+        Ok(if self.login.takes(&self.buf[frame.clone()]) { Taken::Login } else { Taken::Frame(frame) })
     }
 
     /// How long the frame is that begins the unread bytes; `None` until it has come whole.
@@ -389,27 +383,50 @@ impl Reader {
 enum Taken {
     /// The frame has not come whole.
     Nothing,
-    /// The answer that was announced.
-    Greeting,
+    /// A part of what answers a login.
+    Login,
     Frame(Range<usize>),
 }
 
-/// Where the answer to a HELLO stands.
+/// Where the answer to a login stands.
+///
+/// The login is `HELLO 3`, `AUTH`, `HELLO 3`, so that its answer is what stands between two greetings, whatever it
+/// says. Nothing may stand there: Redis from 7.2 on and Valkey up to 8.1 do not answer a refused login that stands behind
+/// another command (redis/redis#15640, valkey-io/valkey#2106).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Greeting {
+enum Login {
     None,
-    Due,
-    Came { accepted: bool },
+    /// Other replies come first.
+    Sent,
+    /// The first greeting came.
+    Answering {
+        accepted: bool,
+    },
+    Answered {
+        accepted: bool,
+    },
 }
 
-/// Whether a frame answers HELLO with a password, and accepts it: no other reply is a map that begins with `server`,
-/// or one of these refusals.
-fn greeting(frame: &[u8]) -> Option<bool> {
-    if frame.starts_with(b"-WRONGPASS ") || frame.starts_with(b"-NOAUTH ") {
-        return Some(false);
+impl Login {
+    /// Whether a frame belongs to the answer.
+    fn takes(&mut self, frame: &[u8]) -> bool {
+        match *self {
+            Self::Sent if is_greeting(frame) => *self = Self::Answering { accepted: false },
+            Self::Answering { accepted } if is_greeting(frame) => *self = Self::Answered { accepted },
+            // A push is no reply, and may stand anywhere.
+            Self::Answering { .. } if !frame.starts_with(b">") => {
+                *self = Self::Answering { accepted: frame == b"+OK\r\n" };
+            }
+            _ => return false,
+        }
+        true
     }
-    let end = frame.iter().take(8).position(|byte| *byte == b'\n')?;
-    (frame[0] == b'%' && frame[end + 1..].starts_with(b"$6\r\nserver\r\n")).then_some(true)
+}
+
+/// Whether a frame answers HELLO: no other reply is a map that begins with `server`.
+fn is_greeting(frame: &[u8]) -> bool {
+    let end = frame.iter().take(8).position(|byte| *byte == b'\n');
+    frame.starts_with(b"%") && end.is_some_and(|end| frame[end + 1..].starts_with(b"$6\r\nserver\r\n"))
 }
 
 fn over(limit: usize) -> ProtocolError {

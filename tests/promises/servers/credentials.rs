@@ -1,6 +1,7 @@
 //! Promise: a password that changes while connections are open costs no connection and no message, also where the
 //! first attempt is wrong.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::support::{
@@ -28,15 +29,28 @@ fn last_command(server: &Server, name: &str) -> String {
     line.split(' ').find_map(|field| field.strip_prefix("cmd=")).unwrap_or_default().to_owned()
 }
 
+/// How often a server refused a password of that endpoint's user. Not every server answers or counts it as an error.
+fn refusals(server: &Server, endpoint: &str) -> u64 {
+    let log: Vec<HashMap<String, redis::Value>> = server.ask(&["ACL", "LOG"]);
+    let number = |entry: &HashMap<String, redis::Value>| {
+        redis::from_redis_value::<u64>(entry["count"].clone()).unwrap()
+    };
+    let user = redis::Value::BulkString(format!("tidegate-{endpoint}").into_bytes());
+    log.iter().filter(|entry| entry["username"] == user).map(number).sum()
+}
+
 fn counted(daemon: &Daemon, text: &str) -> usize {
     daemon.log().iter().filter(|line| line.text.contains(text)).count()
 }
 
 #[test]
 fn a_password_changes_under_load() {
-    for version in [Version::Redis70, Version::Valkey91] {
+    // Redis 8.2 and Valkey 8.0 do not answer a refused login that follows another command at once.
+    for (version, destination) in
+        [(Version::Redis70, Version::Redis82), (Version::Valkey80, Version::Valkey91)]
+    {
         let source = Server::start(version);
-        let destination = Server::start(Version::Redis82);
+        let destination = Server::start(destination);
         let mut daemon =
             Setup::orders(&source, &destination).expects(&[alert::REAUTHENTICATION]).start_ready();
         let oracle = Oracle::new(&source);
@@ -48,18 +62,16 @@ fn a_password_changes_under_load() {
         // The server does not know it: that is told once for each endpoint, and tried again.
         daemon.write_password("shop", "unknown to the server");
         daemon.write_password("events", "unknown to the server");
-        let refused = |server: &Server| {
+        let refused = |server: &Server, endpoint: &str| {
             eventually("an open connection was refused, twice", PATIENCE, || {
-                let errors: String = server.ask(&["INFO", "errorstats"]);
-                let count = errors.lines().find_map(|line| line.strip_prefix("errorstat_WRONGPASS:count="));
-                match count.map_or(0, |count| count.trim().parse::<usize>().unwrap()) {
-                    0 | 1 => Err(format!("{errors}\n{:?}", daemon.route("orders"))),
+                match refusals(server, endpoint) {
+                    0 | 1 => Err(format!("{:?}", daemon.route("orders"))),
                     _ => Ok(()),
                 }
             });
         };
-        refused(&source);
-        refused(&destination);
+        refused(&source, "shop");
+        refused(&destination, "events");
         daemon.wait_alert(alert::REAUTHENTICATION);
 
         // Now a further one on the server, then the file: as a rotation should be.

@@ -35,28 +35,36 @@ fn feed(reader: &mut Reader, mut bytes: &[u8], step: usize) -> Vec<String> {
 
 /// What follows is a message like any other, and not a reply.
 #[test]
-fn an_announced_greeting_is_dropped_wherever_it_stands() {
+fn the_answer_to_a_login_is_dropped_wherever_it_stands() {
     const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\np\r\n";
     const GREETING: &[u8] = b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n";
-    const REFUSAL: &[u8] = b"-WRONGPASS invalid\r\n";
     let (message, plain) = ("\"c\" None \"p\"", "Bytes([79, 75])");
-    for (answer, accepted) in [(GREETING, true), (REFUSAL, false)] {
+    let answers: [(&[u8], bool); 4] = [
+        (b"+OK\r\n", true),
+        (b"-WRONGPASS invalid\r\n", false),
+        (b"-ERR of a module\r\n", false),
+        (b"", false),
+    ];
+    for (answer, accepted) in answers {
         for step in [1, 7, 4096] {
             let mut reader = Reader::new(Limits::default());
-            reader.await_greeting();
-            let bytes = [b"+OK\r\n", MESSAGE, answer, MESSAGE, b"+OK\r\n"].concat();
-            assert_eq!(feed(&mut reader, &bytes, step), [plain, message, message, plain]);
-            assert_eq!((reader.take_greeting(), reader.take_greeting()), (Some(accepted), None));
-            // One that was not announced is whatever its reader takes it for.
-            assert_eq!(feed(&mut reader, answer, step).len(), 1);
-            assert_eq!(reader.take_greeting(), None);
+            reader.await_login();
+            let bytes =
+                [b"+OK\r\n", MESSAGE, GREETING, MESSAGE, answer, MESSAGE, GREETING, MESSAGE, b"+OK\r\n"]
+                    .concat();
+            assert_eq!(feed(&mut reader, &bytes, step), [plain, message, message, message, message, plain]);
+            assert_eq!((reader.take_login(), reader.take_login()), (Some(accepted), None));
+            // A greeting that was not announced is whatever its reader takes it for.
+            assert_eq!(feed(&mut reader, GREETING, step).len(), 1);
+            assert_eq!(reader.take_login(), None);
         }
     }
     let mut reader = Reader::new(Limits::default());
-    reader.await_greeting();
-    let others = b"%1\r\n$4\r\nserv\r\n:1\r\n-ERR no\r\n*2\r\n$6\r\nserver\r\n:1\r\n";
+    reader.await_login();
+    let others = b"%1\r\n$4\r\nserv\r\n:1\r\n-WRONGPASS no\r\n*2\r\n$6\r\nserver\r\n:1\r\n";
     assert_eq!(feed(&mut reader, others, 4096).len(), 3);
-    assert_eq!(reader.take_greeting(), None);
+    assert_eq!(feed(&mut reader, GREETING, 4096).len(), 0);
+    assert_eq!(reader.take_login(), None, "it is not answered before the second greeting");
 }
 
 #[test]
