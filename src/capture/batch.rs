@@ -335,6 +335,12 @@ impl Builder {
         self.open.as_ref().map_or(0, Batch::items)
     }
 
+    /// Bytes that the open batch holds in memory.
+    #[cfg(test)]
+    pub(super) fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, Batch::held_bytes)
+    }
+
     /// How its batches are appended.
     pub(super) fn options(&self) -> &Arc<AppendOptions> {
         &self.options

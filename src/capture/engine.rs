@@ -271,7 +271,7 @@ impl Engine {
             self.chain.retire_old(now.at, KEPT, room.tail.min(KEPT_BYTES));
         }
         self.spill.refill(&mut self.chain, room);
-        self.reopen_if_room(now);
+        self.watch_room(now);
         self.connect_if_due(now);
         self.open_if_due(now);
     }
@@ -431,14 +431,26 @@ impl Engine {
         self.revision.as_ref()
     }
 
+    /// Whether reading has stopped for lack of memory.
+    #[cfg(test)]
+    pub(super) fn is_out_of_room(&self) -> bool {
+        self.reading.is_out_of_room()
+    }
+
     /// Whether reading has stopped for lack of memory although the spool works and nothing waits to be written.
     #[cfg(test)]
     pub(super) fn is_stopped_for_nothing(&self) -> bool {
         self.spill.is_enabled() && self.spill.held_bytes() == 0 && self.reading.is_out_of_room()
     }
 
-    /// Whether there is no room for more.
+    /// Whether the next message might take the last room, once a timer hands on the open batch.
     #[cfg(test)]
+    pub(super) fn is_nearly_full(&self) -> bool {
+        let room = self.room();
+        self.spill.is_over(self.builder.open_bytes() + room.tail / 2, &self.chain, room)
+    }
+
+    /// Whether there is no room for more.
     pub(super) fn is_full(&self) -> bool {
         self.spill.full(&self.chain, self.room()).is_some()
     }

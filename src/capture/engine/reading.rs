@@ -224,7 +224,6 @@ impl Reading {
     }
 
     /// Whether reading has stopped, or the window was given up, because there is no room.
-    #[cfg(test)]
     pub(super) fn is_out_of_room(&self) -> bool {
         match &self.open {
             Some(open) => open.behind.is_some() || open.paused,

@@ -164,14 +164,20 @@ impl Spill {
 
     /// Why there is no room for more; `None` where there is.
     pub(crate) fn full(&self, chain: &Chain, room: MemoryRoom) -> Option<GapCause> {
-        if !self.enabled {
-            return (chain.held_bytes() > room.chain + room.tail).then_some(GapCause::MemoryFull);
-        }
-        (self.tail_bytes > room.tail).then_some(match (self.full, self.failed) {
+        self.is_over(0, chain, room).then_some(match (self.full, self.failed) {
             (true, _) => GapCause::SpoolFull,
             (false, true) => GapCause::SpoolFailed,
             (false, false) => GapCause::MemoryFull,
         })
+    }
+
+    /// Whether so many bytes more than what waits are over what may be held. Without a spool all waits in the chain.
+    pub(crate) fn is_over(&self, more: usize, chain: &Chain, room: MemoryRoom) -> bool {
+        let (held, most) = match self.enabled {
+            true => (self.tail_bytes, room.tail),
+            false => (chain.held_bytes(), room.chain + room.tail),
+        };
+        held + more > most
     }
 
     /// Writes everything that waits from now on: the process is about to end.

@@ -112,7 +112,13 @@ impl World {
     /// Does what an engine wants.
     pub(super) fn drive(&mut self, which: usize, route: usize) {
         let now = self.now(which);
-        self.route(which, route).engine.after(now);
+        let engine = &mut self.route(which, route).engine;
+        engine.after(now);
+        assert!(!(engine.reads() && engine.is_full()), "instance {which} reads although it has no room");
+        if engine.is_out_of_room() {
+            // A batch was larger than what was left.
+            self.gentle = false;
+        }
         self.perform(which, route);
         let one = self.route(which, route);
         let mut out = Vec::new();
@@ -232,7 +238,7 @@ impl World {
         let Self { instances, source, replicated, .. } = self;
         let one = &mut instances[which].routes[route];
         let numbering = numbering(one.configuration);
-        if stalled || !one.engine.reads() || (gentle && one.engine.is_full()) {
+        if stalled || !one.engine.reads() || (gentle && one.engine.is_nearly_full()) {
             // The disk is slower here than any is: the socket's buffer waits for it.
             return;
         }
@@ -243,7 +249,7 @@ impl World {
         let mut pass = one.engine.begin_read(now);
         let mut flow = Flow::Go;
         for _ in 0..most {
-            if gentle && one.engine.is_full() {
+            if gentle && one.engine.is_nearly_full() {
                 break;
             }
             if one.fence == Some(at) {
@@ -284,9 +290,6 @@ impl World {
             }
         }
         one.window = Some(at);
-        if gentle && matches!(flow, Flow::Full) {
-            flow = Flow::Go;
-        }
         one.engine.end_read(&pass, flow, replicated.then_some(at as u64), now);
         self.drive(which, route);
     }

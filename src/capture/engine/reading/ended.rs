@@ -12,7 +12,7 @@ use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt::Moment;
 
-/// How long a window waits for a spool that is behind. Messages wait in the source's output buffer meanwhile, of which
+/// How long a window waits for a spool or a destination that is behind. Messages wait in the source's output buffer meanwhile, of which
 /// Redis takes 32 MB for a moment.
 const BEHIND: Duration = Duration::from_secs(1);
 
@@ -85,18 +85,17 @@ impl Engine {
         self.changed();
     }
 
-    /// Reads again if that was stopped because memory was full.
-    pub(in crate::capture::engine) fn reopen_if_room(&mut self, now: Moment) {
-        let stopped = match &self.reading.open {
-            Some(open) => open.behind.is_some() || open.paused,
-            None => matches!(self.reading.opening, ReaderOpening::Full),
-        };
-        if stopped {
+    /// Reads again if that was stopped because memory was full, and stops reading once it is. A timer hands on the
+    /// batches of a slow source: no message finds out then.
+    pub(in crate::capture::engine) fn watch_room(&mut self, now: Moment) {
+        if self.reading.is_out_of_room() {
             self.check_reading(now);
+        } else if self.reads() && self.is_full() {
+            self.on_read(Flow::Full, now);
         }
     }
 
-    /// Reads on where the spool has made room, and gives the window up where it has not in time.
+    /// Reads on where there is room again, and gives the window up where it has not in time.
     fn catch_up(&mut self, now: Moment) {
         let room = self.has_room_again();
         let Some(open) = &mut self.reading.open else { return };
@@ -219,8 +218,8 @@ impl Engine {
                     return self.pause_reading(now);
                 }
                 let cause = self.spill.full(&self.chain, self.room());
-                if self.spill.is_enabled() && cause == Some(GapCause::MemoryFull) {
-                    // The disk works, and the source is faster than it at the moment.
+                if cause == Some(GapCause::MemoryFull) {
+                    // The disk works, or without a spool the destination may, and the source is faster at the moment.
                     if let Some(open) = &mut self.reading.open {
                         open.behind = Some(now.at + BEHIND);
                     }
