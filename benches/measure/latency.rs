@@ -191,7 +191,7 @@ struct Receiver {
     ask: Option<String>,
 }
 
-/// A consumer that is told of what is new at once, as most are written.
+/// A consumer that hears of what is new at once, as most are written.
 fn consume(server: &Server) -> Receiver {
     server.ask::<()>(&["XGROUP", "CREATE", "captured", "waiting", "$", "MKSTREAM"]);
     let ask = [

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is done is read from the server's own counts of commands, which count those of scripts too and cost
-//! the same whoever does the work.
+//! the same for each worker.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -39,9 +39,9 @@ pub(crate) struct Load {
 /// What holds publishers back.
 #[derive(Debug, Clone, Copy)]
 enum Held {
-    /// So many more than are dealt with.
+    /// This number more than are dealt with.
     ToWindow(u64),
-    /// So many a second.
+    /// This number a second.
     ToRate(u64),
 }
 
@@ -61,13 +61,13 @@ impl Load {
         Self::start(server, server, "publish", Held::ToWindow(cell.window()), &[add])
     }
 
-    /// Publishes, so many messages a second.
+    /// Publishes this number of messages a second.
     pub(crate) fn of_messages_at(server: &Server, rate: u64) -> Self {
         let publish = command(&["PUBLISH", &Cell::PLAIN.channel(0), &"x".repeat(Cell::PLAIN.bytes)]);
         Self::start(server, server, "publish", Held::ToRate(rate), &[publish])
     }
 
-    /// Writes that nobody listens for, so many a second: as fast as a server takes them, its buffer for the tap
+    /// Writes that nobody listens for, this number a second: as fast as a server takes them, its buffer for the tap
     /// would be what is measured.
     pub(crate) fn of_writes(server: &Server, rate: u64) -> Self {
         let set = command(&["SET", "unrelated", &"x".repeat(Cell::PLAIN.bytes)]);

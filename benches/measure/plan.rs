@@ -26,7 +26,7 @@ impl Plan {
         Self { share: 0.0, matrix: false, begun: Instant::now() }
     }
 
-    /// Full length, or as much as fits into so many minutes if all parts are measured.
+    /// Full length, or as much as fits into this number of minutes if all parts are measured.
     pub(crate) fn within(minutes: Option<f64>, matrix: bool) -> Self {
         let share = minutes.map_or(1.0, |minutes| {
             ((minutes - FIXED_MINUTES) / (FULL_MINUTES - FIXED_MINUTES)).clamp(0.0, 1.0)
@@ -44,7 +44,7 @@ impl Plan {
         Duration::from_secs_f64((full * self.share).max(least))
     }
 
-    /// So many, at full length `full`.
+    /// This number, at full length `full`.
     pub(crate) fn count(self, least: u64, full: u64) -> u64 {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small positive numbers")]
         let cut = (full as f64 * self.share) as u64;

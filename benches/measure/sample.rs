@@ -20,7 +20,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// What a process spent on so many messages.
+    /// What a process spent on this number of messages.
     pub(crate) fn of(messages: u64, client: Duration) -> Self {
         Self { messages, wall: Duration::ZERO, server: Duration::ZERO, client }
     }

@@ -107,7 +107,7 @@ fn pair(each: Duration) -> [Sample; 3] {
     [alone, with, standby]
 }
 
-/// Throughput and processor time of the instance that writes, and of the one that stands by.
+/// Throughput and processor time of the instance that writes, and of the standby.
 fn instances(each: Duration, with_standby: bool) -> (Sample, Sample) {
     let (server, leader) = start_capture(Cell::PLAIN, "mode = \"subscribe\"");
     let standby = with_standby.then(|| {

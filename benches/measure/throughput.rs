@@ -134,7 +134,7 @@ pub(crate) struct Unrelated {
     pub(crate) writes: f64,
     /// Messages a second, where there are some.
     pub(crate) messages: f64,
-    /// Of an ideal client that taps, and is told of nothing else.
+    /// Of an ideal client that taps, and hears of nothing else.
     pub(crate) ideal: Spread,
     /// Of the daemon, the same.
     pub(crate) alone: Spread,

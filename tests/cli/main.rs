@@ -1,4 +1,4 @@
-//! The command line as a person and a shell meet it: the real program, real servers.
+//! The command line as an operator and a shell meet it: the real program, real servers.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cli` writes the golden files anew; read the difference.
 
@@ -180,7 +180,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         command.args(arguments).env("TIDEGATE_CONFIG", file).output().unwrap()
     };
     assert_golden("check-full.txt", &printed(&run(&["check"], FULL), OK));
-    // Those that only ask the daemon go on without it, and say so.
+    // Those that only ask the daemon continue without it, and say so.
     let asking: &[&str] = &["status", "healthcheck", "wait --timeout 0s"];
     let reading = [
         "check",

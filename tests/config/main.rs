@@ -1,4 +1,4 @@
-//! The configuration as a person meets it: the commented file and the examples load, every error is
+//! The configuration as an operator meets it: the commented file and the examples load, every error is
 //! printed as its golden file says, the layers override each other, and revisions stay what they are.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test config` writes the golden files anew; read the difference.

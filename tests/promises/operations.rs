@@ -1,4 +1,4 @@
-//! What a person on call uses: commands that read and repair, and the log.
+//! What an operator on call uses: commands that read and repair, and the log.
 
 mod dead_letters;
 mod log_output;

@@ -430,7 +430,7 @@ fn unrelated_writes_do_not_hold_it_up() {
     let mut worst = 0;
     let mut asked = 0;
     while !writer.is_finished() {
-        // As a person would: both at about the same time.
+        // As an operator would: both at about the same time.
         let source = tapped.source.replication_offset();
         let read = tapped.daemon.route("orders").unwrap().replication.map_or(0, |tap| tap.offset);
         worst = worst.max(source.saturating_sub(read));
@@ -478,7 +478,7 @@ fn the_server_drops_a_link_that_is_not_read() {
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
 }
 
-/// What an earlier process left in its spool comes first, and reading goes on behind it.
+/// What an earlier process left in its spool comes first, and reading continues behind it.
 #[test]
 fn killed_while_the_destination_is_away() {
     let source = source(Version::Redis70);

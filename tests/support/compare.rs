@@ -12,7 +12,7 @@ use super::oracle::Published;
 use super::seen::Seen;
 use super::stream::{Captured, Gap};
 
-/// Where two sequences first differ, for a person; none where they are equal.
+/// Where two sequences first differ, for a reader; none where they are equal.
 pub(crate) fn difference(expected: &[Published], captured: &[Captured]) -> Option<String> {
     let at = expected.iter().zip(captured).take_while(|(left, right)| **left == right.message).count();
     if at == expected.len() && at == captured.len() {
@@ -177,7 +177,7 @@ fn assert_positions_ascend(captured: &[Captured]) {
     }
 }
 
-/// A message for a person, shortened.
+/// A message for a reader, shortened.
 fn show(message: &Published) -> String {
     let shown = message.payload.len().min(60);
     let more = message.payload.len() - shown;

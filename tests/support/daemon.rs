@@ -113,7 +113,7 @@ impl Daemon {
         twin
     }
 
-    /// A person's files for the same routes: no daemon, but commands that run as the users that
+    /// An operator's files for the same routes: no daemon, but commands that run as the users that
     /// `tidegate acl --operator` prints, and may replay onto these channels (`shard:…` with SPUBLISH).
     pub(crate) fn operator(&self, replay_channels: &[&str]) -> Daemon {
         self.setup.of_operator(replay_channels).prepare()
@@ -323,13 +323,13 @@ impl Daemon {
         value.unwrap_or_else(|| panic!("{name} is missing:\n{metrics}"))
     }
 
-    /// Waits until `/readyz` says so for all routes.
+    /// Waits until `/readyz` reports it for all routes.
     #[track_caller]
     pub(crate) fn wait_ready(&self) {
         self.wait_ok("/readyz");
     }
 
-    /// Waits until `/readyz` says so for one route.
+    /// Waits until `/readyz` reports it for one route.
     #[track_caller]
     pub(crate) fn wait_route_ready(&self, route: &str) {
         self.wait_ok(&format!("/readyz?route={route}"));
@@ -412,7 +412,7 @@ impl Daemon {
         });
     }
 
-    /// Waits until `/status` counts that many messages received and none in hand. The board is written now and
+    /// Waits until `/status` counts that many messages received and none buffered. The board is written now and
     /// then, so it may lag behind the stream.
     #[track_caller]
     pub(crate) fn wait_settled(&self, route: &str, received: usize) -> Ledger {

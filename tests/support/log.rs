@@ -39,7 +39,7 @@ pub(crate) mod alert {
         &["spool_corrupt", "spool_failed", "spool_put_aside", "spool_aside_removed"];
     /// The replication stream cannot be read.
     pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
-    /// A route may not write, and a person must act.
+    /// A route may not write, and an operator must act.
     pub(crate) const PARKED: &[&str] = &["blocked", "broadcast_blocked"];
     /// What a broadcast publishes comes back into its stream.
     /// A stop could not store everything, since the destination is away.

@@ -1,6 +1,6 @@
 //! TCP ports for processes that cannot be asked which one they got.
 //!
-//! Binding port 0 and letting go again hands the port to whoever asks next. So a claim is held for
+//! Binding port 0 and letting go again hands the port to the next one that asks. So a claim is held for
 //! the process's whole life on another loopback address, where nobody is disturbed by it: two tests
 //! never share a port, and a killed test leaves no claim behind. The range lies below the ports that
 //! the kernel gives to outgoing connections (32768 and up).

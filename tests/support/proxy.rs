@@ -1,4 +1,4 @@
-//! A way to a server that breaks, or takes long: connections through it end after so many bytes, or bring nothing
+//! A way to a server that breaks, or takes long: connections through it end after a number of bytes, or bring nothing
 //! for a while.
 
 use std::io::{Read as _, Write as _};

@@ -7,7 +7,7 @@ use tidegate::status::{Ledger, RouteStatus};
 pub(crate) struct Sighting {
     /// Messages that the source had taken by then; `None` where nobody counted.
     pub(crate) published: Option<usize>,
-    /// What all instances have done, and what is in hand here.
+    /// What all instances have done, and what is buffered here.
     route: Ledger,
     /// What the process has done.
     process: Ledger,

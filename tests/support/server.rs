@@ -185,7 +185,7 @@ impl Server {
         Self::sentinel_with(version, name, master, 1, Options::default())
     }
 
-    /// Starts sentinels that watch a master, fail over soon, and know each other and so many of its replicas.
+    /// Starts sentinels that watch a master, fail over soon, and know each other and this number of its replicas.
     pub(crate) fn sentinels(version: Version, name: &str, master: &Self, replicas: usize) -> [Self; 3] {
         let sentinels = [(); 3].map(|()| Self::sentinel_with(version, name, master, 2, Options::default()));
         for sentinel in &sentinels {
@@ -276,7 +276,7 @@ impl Server {
         drop(self.try_ask::<usize>(&["CLIENT", "KILL", "ID", id]));
     }
 
-    /// Lets the server take so many bytes more than it has.
+    /// Lets the server take this number of bytes more than it has.
     pub(crate) fn limit_memory(&self, more: u64) {
         let limit = self.info("memory", "used_memory") + more;
         self.ask::<()>(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
@@ -427,7 +427,7 @@ impl Server {
         self.process.signal(Signal::SIGSTOP);
     }
 
-    /// Lets a frozen server go on.
+    /// Lets a frozen server continue.
     pub(crate) fn thaw(&self) {
         self.process.signal(Signal::SIGCONT);
     }
@@ -437,7 +437,7 @@ impl Server {
         self.ask(&["XLEN", stream])
     }
 
-    /// Waits until more than so many entries are added to a stream that nothing is taken from.
+    /// Waits until more than this number of entries is added to a stream that nothing is taken from.
     #[track_caller]
     pub(crate) fn wait_longer(&self, stream: &str, entries: usize) {
         let before = self.stream_length(stream);

@@ -208,7 +208,7 @@ impl Setup {
         self.expected.contains(event)
     }
 
-    /// The same routes for a person and not for a daemon: with the users that `tidegate acl --operator` prints.
+    /// The same routes for an operator and not for a daemon: with the users that `tidegate acl --operator` prints.
     pub(super) fn of_operator(&self, replay_channels: &[&str]) -> Self {
         let mut setup = self.clone();
         setup.operator = Some(replay_channels.iter().map(|channel| (*channel).to_owned()).collect());

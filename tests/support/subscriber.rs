@@ -1,7 +1,7 @@
 //! A subscriber that writes down what it hears, in a thread of its own.
 //!
 //! On a socket of its own: the client crate knows no shard channels outside a cluster, and a reader that has to look
-//! up now and then needs a time-out, with which a read fails where a process is stopped and goes on.
+//! up now and then needs a time-out, with which a read fails where a process is stopped and continues.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;

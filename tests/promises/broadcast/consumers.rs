@@ -1,6 +1,6 @@
 //! Consumers of a group and a route that waits for them.
 //!
-//! They acknowledge by a script that also publishes the id on `acked`. Pub/Sub has one order, so whoever hears both
+//! They acknowledge by a script that also publishes the id on `acked`. Pub/Sub has one order, so a reader of both
 //! knows whether an entry was published before it was acknowledged.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::support::{Daemon, Server, Setup, Subscriber, entries, eventually};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Acknowledges, and says so in the order of everything that is published.
+/// Acknowledges, and reports it in the order of everything that is published.
 const ACKNOWLEDGE: &str = "for _, id in ipairs(ARGV) do \
     if redis.call('XACK', KEYS[1], 'inventory', id) == 1 then redis.call('PUBLISH', 'acked', id) end end";
 
@@ -107,7 +107,7 @@ pub(crate) fn adding(server: &Server, entries: usize) -> JoinHandle<()> {
     })
 }
 
-/// Consumers that acknowledge everything, each in a random order, until so many are acknowledged in all.
+/// Consumers that acknowledge everything, each in a random order, until this number is acknowledged in all.
 pub(crate) fn consuming(server: &Server, consumers: usize, entries: usize) -> Vec<JoinHandle<()>> {
     let done = Arc::new(AtomicUsize::new(0));
     let work = |number: usize| {
@@ -118,7 +118,7 @@ pub(crate) fn consuming(server: &Server, consumers: usize, entries: usize) -> Ve
             while done.load(Ordering::Relaxed) < entries {
                 let name = format!("consumer-{number}");
                 let came = given_out(&mut connection, &name, &["COUNT", "40", "BLOCK", "10"]);
-                // Some stay in hand for a while, so that others overtake them.
+                // Some stay pending for a while, so that others overtake them.
                 let keep = if came.is_empty() { 0 } else { 60 };
                 hand.extend(came);
                 random.shuffle(&mut hand);

@@ -20,7 +20,7 @@ fn wait_looked(server: &Server) {
     });
 }
 
-/// Waits until `/status` says so many pending entries of the group, and that they are held.
+/// Waits until `/status` reports this number of pending entries of the group, and that they are held.
 #[track_caller]
 fn wait_pending(daemon: &Daemon, pending: u64, held: u64) {
     eventually("the group's pending entries are known", PATIENCE, || {

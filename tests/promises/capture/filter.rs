@@ -77,7 +77,7 @@ fn only_the_wanted_messages_and_the_others_are_counted() {
         let reasons: Vec<_> =
             dead_letters(&destination, "orders").into_iter().map(|letter| letter.reason).collect();
         assert_eq!(reasons, vec!["too_large"; round + 1], "what is too large is not filtered");
-        // The ledger goes on where it was; a process counts its own.
+        // The ledger continues where it was; a process counts its own.
         assert_eq!(
             daemon.metric("orders", "tidegate_events_filtered_total"),
             ledger.filtered - filtered_before

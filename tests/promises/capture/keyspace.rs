@@ -108,7 +108,7 @@ fn a_capture_of_everything_does_not_feed_itself() {
     }
 }
 
-/// Where nothing comes, nobody would miss it: readiness says so, and for how long as it lasts.
+/// Where nothing comes, nobody would miss it: readiness reports it, and for how long as it lasts.
 #[test]
 fn a_route_is_not_ready_while_the_source_publishes_no_such_notifications() {
     let shop = Server::start(Version::Valkey91);

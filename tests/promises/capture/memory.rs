@@ -36,7 +36,7 @@ fn buffered_bytes(daemon: &Daemon, route: &str) -> u64 {
     daemon.route(route).expect("it answers").buffered_bytes
 }
 
-/// Waits until a route holds so many messages, and says how many bytes they are.
+/// Waits until a route holds this number of messages, and says how many bytes they are.
 #[track_caller]
 fn wait_in_hand(daemon: &Daemon, route: &str, events: u64) -> u64 {
     let status = eventually(&format!("{route} holds {events} messages"), PATIENCE, || {
@@ -63,7 +63,7 @@ fn a_stalled_route_takes_nothing_from_the_others() {
     let oracle = Oracle::new(&source);
     daemon.watch(&oracle);
     stalled.kill();
-    // Far more than all the memory there is, until the route has no room and says so.
+    // Far more than all the memory there is, until the route has no room and reports it.
     let load = oracle.start(&Load::new(3, 400_000, &["stalled"]).payloads(Payloads::Unique));
     eventually("it has no room", PATIENCE, || {
         let status = daemon.route("stalled")?;

@@ -1,5 +1,5 @@
-//! Promise: a route that may not write parks with an alert and keeps what it reads; the others never
-//! notice; it goes on by itself once the reason is gone.
+//! Promise: a route that may not write is blocked with an alert and keeps what it reads; the others never
+//! notice; it continues by itself once the reason is gone.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{
     Daemon, LAST, Load, Oracle, Server, Setup, Version, alert, assert_exact, captured, gaps, wait_for_last,
 };
 
-/// A parked route tries again every 30 s.
+/// A blocked route tries again every 30 s.
 const NEXT_TRY: Duration = Duration::from_secs(60);
 
 fn start(source: &Server, destination: &Server) -> Daemon {

@@ -27,7 +27,7 @@ fn capture(server: &Server, channels: &str) -> Setup {
     ))
 }
 
-/// Waits for so many entries; the channels that they came on.
+/// Waits for this number of entries; the channels that they came on.
 fn channels(server: &Server, count: usize) -> Vec<String> {
     eventually(&format!("{count} messages are stored"), PATIENCE, || {
         let length = server.stream_length("orders");

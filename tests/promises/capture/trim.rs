@@ -118,7 +118,7 @@ fn wait_length(server: &Server, stream: &str, length: usize) {
     });
 }
 
-/// Waits until a round of trimming has found so many entries in the stream, and no fewer after it.
+/// Waits until a round of trimming has found this number of entries in the stream, and no fewer after it.
 #[track_caller]
 fn wait_found(daemon: &Daemon, entries: u64, slowest: &str) {
     wait_kept(daemon, &format!("{entries} entries are kept for {slowest}"), |kept| {

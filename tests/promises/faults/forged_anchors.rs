@@ -117,7 +117,7 @@ fn to_the_end(source: &Server) -> Vec<String> {
     texts
 }
 
-/// Waits until so many instances listen, and each says that it is ready.
+/// Waits until this number of instances listens, and each says that it is ready.
 #[track_caller]
 fn wait_listening(source: &Server, daemons: &[&Daemon]) {
     eventually("it listens", PATIENCE, || {
@@ -211,7 +211,7 @@ fn anchors_that_lead_to_the_end_of_the_numbers_beside_a_pair() {
     assert_no_leap(source, before);
 }
 
-/// Somebody writes the epoch key. The route says which keys to delete, and goes on with a gap once they are.
+/// Somebody writes the epoch key. The route says which keys to delete, and continues with a gap once they are.
 #[test]
 fn no_number_is_left() {
     let forged = Forged::start(&[alert::GAP, alert::SOURCE, &["marker_rejected", "epochs_ahead", "blocked"]]);

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MESSAGES: usize = 8_000;
 /// Messages that are published at a time, by a publisher of their own.
 const PORTION: usize = 2_000;
-/// A batch has at most so many messages, and a record is a batch.
+/// A batch has at most this number of messages, and a record is a batch.
 const RECORD: usize = 128;
 
 /// The payload of the last message.

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What holds a server up for six seconds.
 #[derive(Clone, Copy)]
 enum Stall {
-    /// It takes no command; connections and time-outs go on.
+    /// It takes no command; connections and time-outs continue.
     Pause,
     /// It does nothing at all.
     Script,
@@ -45,7 +45,7 @@ fn setup(source: &Server, destination: &Server) -> Setup {
     Setup::orders(source, destination).expects(&[alert::SOURCE])
 }
 
-/// Publishers go on meanwhile, and what they say is delivered once the stall is over.
+/// Publishers continue meanwhile, and what they say is delivered once the stall is over.
 #[track_caller]
 fn stalls(stall: Stall, source: &Server, destination: &Server) {
     let subscriber = Subscriber::start(source, &["orders"]);

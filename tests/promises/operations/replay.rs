@@ -1,4 +1,4 @@
-//! Promise: `tidegate replay` publishes a range of a stream in its order; killed and begun again it goes on
+//! Promise: `tidegate replay` publishes a range of a stream in its order; killed and begun again it continues
 //! where it was, on one server without a repeat; and it touches no live channel unless told to.
 
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ const UNAVAILABLE: Option<i32> = Some(69);
 const CAPTURE: &str = "[capture.orders]\nsource = \"events\"\nchannels = [\"orders\"]\npatterns = [\"orders.*\"]\n\
          destination = \"events\"\nstream = \"orders\"\nkeep = \"forever\"\n";
 
-/// A person who may replay the stream `orders` of this server onto `again` and `again.*`.
+/// An operator who may replay the stream `orders` of this server onto `again` and `again.*`.
 fn operator(server: &Server) -> Daemon {
     Setup::new().endpoint("events", server).routes(CAPTURE).prepare().operator(&["again", "again.*"])
 }

@@ -1,5 +1,5 @@
 //! Promise: of two instances with one broadcast across two servers one publishes: each entry once in fair weather,
-//! in order. The other stands by, and goes on where the first one is gone; then, and only then, entries may repeat.
+//! in order. The other is standby, and continues on where the first one is gone; then, and only then, entries may repeat.
 
 use std::collections::HashSet;
 use std::time::Duration;

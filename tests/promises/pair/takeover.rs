@@ -219,7 +219,7 @@ fn a_newer_configuration_takes_over_at_an_anchor() {
     }
 }
 
-/// One is given another `keep`, and then what it had: the other one never had anything else, and must go on with it.
+/// One is given another `keep`, and then what it had: the other one never had anything else, and must continue with it.
 #[test]
 fn a_configuration_that_was_tried_and_taken_back_leaves_both_able_to_write() {
     for mode in ["subscribe", "replication"] {

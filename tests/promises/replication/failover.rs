@@ -1,4 +1,4 @@
-//! The source has a master and a replica, and the daemon knows both: whichever is tapped and whoever takes
+//! The source has a master and a replica, and the daemon knows both: whichever is tapped and whichever takes
 //! over, nothing that the new master has is missed, and nothing of its history is taken for the old one's.
 
 use super::*;
@@ -210,7 +210,7 @@ fn a_replica_that_lags_is_promoted() {
     assert_eq!(gaps[0].cause, "failover");
 }
 
-/// A replica whose own link is down sends nothing: the daemon goes on at the master.
+/// A replica whose own link is down sends nothing: the daemon continues at the master.
 #[test]
 fn a_replica_that_has_lost_its_master_is_left() {
     let mut deployment = Deployment::start(Version::Redis70, "replica", FAILOVER);

@@ -86,7 +86,7 @@ fn the_checkpoint_moves_meanwhile() {
     assert_eq!(gaps(&destination, "orders"), []);
 }
 
-/// The master is away for a while, its replica takes over, and the first instance goes on there. The link of the
+/// The master is away for a while, its replica takes over, and the first instance continues there. The link of the
 /// second one leads to the master that was, which nobody has told yet.
 #[test]
 fn the_source_fails_over_meanwhile() {

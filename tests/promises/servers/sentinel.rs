@@ -1,5 +1,5 @@
 //! Promise: where sentinels know the master, tidegate is at the master that they agree on: after a failover that was asked
-//! for, after a death, and after a partition in which the old master goes on. What was missed meanwhile is on record.
+//! for, after a death, and after a partition in which the old master continues. What was missed meanwhile is on record.
 
 mod failovers;
 
@@ -61,7 +61,7 @@ impl Watched {
         Self { daemon, master, replica, sentinels, events }
     }
 
-    /// Waits until so many sentinels name the replica as the master.
+    /// Waits until this number of sentinels names the replica as the master.
     #[track_caller]
     fn wait_switched(&self, sentinels: &[Server]) {
         let port = self.replica.port().unwrap().to_string();
@@ -74,7 +74,7 @@ impl Watched {
     }
 
     /// Keeps the sentinels from the old master, as a partition does: it does not answer their PING any more. Publishers and
-    /// tidegate go on there.
+    /// tidegate continue there.
     fn cut_off(&self) {
         self.master.ask::<()>(&["ACL", "SETUSER", "default", "-ping"]);
     }
@@ -167,7 +167,7 @@ impl Watched {
     }
 }
 
-/// The sentinels cannot reach the old master any more, while tidegate and publishers can: it goes on taking writes.
+/// The sentinels cannot reach the old master any more, while tidegate and publishers can: it continues to take writes.
 #[test]
 fn an_old_master_behind_a_partition_is_left() {
     let watched = Watched::start(Version::Redis70, CAPTURE, "");

@@ -216,7 +216,7 @@ fn the_replication_stream_is_read_over_tls() {
     let load =
         oracle.start(&Load::new(3, 30_000, &["orders", "other"]).payloads(Payloads::Unique).rate(10_000));
     destination.wait_longer("orders", 2_000);
-    // A link that ends is followed by one that goes on at the same place.
+    // A link that ends is followed by one that continues at the same place.
     replica.ask::<usize>(&["CLIENT", "KILL", "TYPE", "replica"]);
     load.join();
     oracle.publish_last("orders", &destination, "orders", PATIENCE);

@@ -29,7 +29,7 @@ enum Failover {
     Killed,
     /// `kill -9`, and it is back at once: for ten seconds it says that it is the master.
     Returns,
-    /// The sentinels lose it and nobody else does: it goes on taking writes, and is demoted later.
+    /// The sentinels lose it and nobody else does: it continues to take writes, and is demoted later.
     Partition,
 }
 
