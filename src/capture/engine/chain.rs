@@ -92,6 +92,8 @@ pub(crate) struct Chain {
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
     owed_lost: u64,
+    /// The end of the last batch that was given up, since the state had left its place.
+    given_up: Option<Position>,
     /// The gap that the first batch on its way carries.
     forced: Option<Gap>,
     /// The last item that was given.

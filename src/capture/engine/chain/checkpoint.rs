@@ -315,9 +315,10 @@ impl Chain {
         self.forced = None;
     }
 
-    /// The end of the last batch that was passed, while that is kept.
+    /// The end of the last batch that was passed or given up, as far as that is known.
     fn last_passed(&self) -> Option<Position> {
-        Some(self.ring.get(self.passed.checked_sub(1)?)?.last)
+        let kept = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
+        kept.map(|batch| batch.last).max(self.given_up)
     }
 
     /// The oldest batch that waits is stored: it is kept until that is durable.
@@ -340,6 +341,7 @@ impl Chain {
         let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
         self.owed_lost += batch.joint.lost();
+        self.given_up = self.given_up.max(Some(batch.last));
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
         let dropped = Gap {
             cause: GapCause::Stale,
