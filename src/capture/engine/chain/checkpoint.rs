@@ -207,11 +207,12 @@ impl Chain {
     }
 
     /// Whether the state stands in an epoch that is not before those of the open window and is none of
-    /// them: then the window was numbered from an epoch that has gone back.
-    pub(crate) fn is_behind(&self) -> bool {
-        let newest = self.epochs.back().map(|epoch| epoch.number);
-        self.checkpoint().is_some_and(|at| {
-            newest.is_some_and(|newest| newest <= at.epoch.number) && !self.has_seen(at.epoch)
+    /// them: then the window was numbered from an epoch that has gone back. `newest` is the epoch of the last item that
+    /// is given or to come behind the chain.
+    pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
+        let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
+        self.checkpoint().zip(newest).is_some_and(|(at, newest)| {
+            newest.number <= at.epoch.number && newest != at.epoch && !self.has_seen(at.epoch)
         })
     }
 
