@@ -7,6 +7,7 @@
 //! instance     one process: its disk, its routes (two while a reload is under way), its life
 //! destination  the scripts' model, error replies, lost replies, two masters at once
 //! replication  the source's replication stream: its histories, its backlog
+//! spooled      what each process has written to its spool, and what was done to the files
 //! faults       broken and one-sided links (requests cut at any byte), stalls, pauses, kills, stops, reloads, other
 //!              configurations, failovers that lose, lost keys, clocks, full and damaged disks
 //! checks       what must hold
@@ -41,7 +42,7 @@ use crate::server::Error;
 use crate::server::resp::{Message, Value};
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::item::Item;
-use crate::spool::{self, Fsync, Log, MemoryDisk, SpoolRequest};
+use crate::spool::{self, Fsync, Log, MemoryDisk, SpoolDone, SpoolRequest};
 use crate::status::RouteState;
 use crate::text::template::Template;
 use model::{Model, arguments};
@@ -49,6 +50,7 @@ use model::{Model, arguments};
 use driver::Driver;
 use instance::Instance;
 use replication::Stream;
+use spooled::Spooled;
 
 mod checks;
 mod destination;
@@ -59,6 +61,7 @@ mod instance;
 mod model;
 pub(super) mod real;
 mod replication;
+mod spooled;
 
 const STEPS: usize = 400;
 /// What a route may hold: small, so that a history fills it; or large, so that what was stored lately is kept.
@@ -149,11 +152,11 @@ impl Source {
     }
 }
 
-/// How the spools are kept: with files of a few records.
-const SPOOL: spool::Options = spool::Options {
-    limit_bytes: 1 << 20,
-    segment_bytes: 4_000,
-    fsync: Fsync::Every(Duration::from_secs(1 << 20)),
+/// How the spools are kept: with files of a few records, each synced when it is full, or after every request.
+const SPOOLS: [spool::Options; 2] = {
+    let seldom = Fsync::Every(Duration::from_secs(1 << 20));
+    let options = spool::Options { limit_bytes: 1 << 20, segment_bytes: 4_000, fsync: seldom };
+    [options, spool::Options { fsync: Fsync::Always, ..options }]
 };
 
 /// What a configuration is: a later one is newer. Offsets of a replication stream count alike under all of them.
@@ -178,6 +181,7 @@ struct World {
     replicated: bool,
     roomy: bool,
     templated: bool,
+    spool: spool::Options,
     base: Instant,
     now_ms: u64,
     server_ms: u64,
@@ -205,8 +209,6 @@ struct World {
     forgot: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
-    /// Files of a spool were damaged once.
-    damaged: bool,
     /// The destination lost something once that it had acknowledged.
     went_back: bool,
     /// What is stored has changed since it was last looked at.
@@ -227,6 +229,7 @@ impl World {
         let gentle = count > 1 && rng.bool();
         let roomy = rng.bool();
         let replicated = rng.u8(..3) == 0;
+        let spool = SPOOLS[usize::from(rng.bool())];
         let hash = real.as_ref().map_or([b'0'; 40], |real| real.hash);
         let history = real.as_ref().map_or([b'2'; 40], |real| real.history);
         let metrics = Metrics::new();
@@ -235,6 +238,7 @@ impl World {
             replicated,
             roomy,
             templated,
+            spool,
             base: Instant::now(),
             now_ms: 0,
             server_ms: 1_000_000,
@@ -257,7 +261,6 @@ impl World {
             promised: None,
             forgot: false,
             epoch_lost: false,
-            damaged: false,
             went_back: false,
             changed: true,
             looked: checks::StoredSoFar::default(),
@@ -266,7 +269,7 @@ impl World {
             real,
         };
         for number in 0..count {
-            let instance = Instance::start(&world, number, 0, MemoryDisk::new());
+            let instance = Instance::start(&world, number, 0, MemoryDisk::new(), Spooled::default());
             world.instances.push(instance);
         }
         world.replace(Model::default());

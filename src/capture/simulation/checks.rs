@@ -1,6 +1,7 @@
 //! What must hold: after every step, and at the end of a history.
 
 use super::*;
+use crate::event::DropReason;
 
 impl World {
     /// Whether every instance reads, has nothing buffered, and could continue.
@@ -70,6 +71,13 @@ impl World {
             for route in &mut self.instances[which].routes {
                 let process = route.engine.view(now).process;
                 assert!(process.adds_up(), "instance {which}: {process:?}");
+                let corrupt = process.dropped.get(DropReason::SpoolCorrupt.as_str()).copied().unwrap_or(0);
+                let most = route.spooled.harmed_events();
+                // What is buffered again after a failover is given up again.
+                assert!(
+                    corrupt <= most || self.went_back,
+                    "instance {which} gives up {corrupt} messages of its spool, of which {most} were harmed"
+                );
                 let idle = route.engine.is_stopped_for_nothing();
                 assert!(!idle, "instance {which} does not read although its spool takes more");
             }

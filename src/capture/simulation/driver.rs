@@ -37,8 +37,10 @@ pub(super) struct Driver {
     connecting: Option<Option<RankedRevision>>,
     pub(super) link: Option<DriverLink>,
     pub(super) log: Option<Log<MemoryDisk>>,
+    /// What stands in the log, as seen from outside.
+    pub(super) spooled: Spooled,
     pub(super) request: Option<SpoolRequest>,
-    /// Messages that this process has received.
+    /// Messages that this process has received, or has found in its spool.
     pub(super) received: BTreeSet<u64>,
     /// How many of them the routes have given up that this one replaced.
     pub(super) dropped_before: u64,
@@ -92,6 +94,7 @@ impl Driver {
             connecting: None,
             link: None,
             log: None,
+            spooled: Spooled::default(),
             request: None,
             received: BTreeSet::new(),
             dropped_before: 0,
@@ -357,9 +360,21 @@ impl World {
     /// The disk does what it was asked.
     pub(super) fn work_disk(&mut self, which: usize, route: usize) {
         let now = self.now(which);
-        let one = self.route(which, route);
+        let Instance { disk, routes, .. } = &mut self.instances[which];
+        let one = &mut routes[route];
         if let (Some(log), Some(request)) = (&mut one.log, one.request.take()) {
+            let (records, released) = match &request {
+                SpoolRequest::Write(records) => (records.clone(), None),
+                SpoolRequest::Release(mark) => (Vec::new(), Some(*mark)),
+                SpoolRequest::Read { .. } => Default::default(),
+            };
             let done = spool::answer(log, request);
+            match &done {
+                SpoolDone::Written { .. } => one.spooled.written(disk, &records),
+                SpoolDone::WriteFailed { written, .. } => one.spooled.written(disk, &records[..*written]),
+                _ => {}
+            }
+            released.iter().for_each(|mark| one.spooled.released(mark));
             one.engine.on_spool(done, now);
         }
         self.drive(which, route);

@@ -1,6 +1,7 @@
 //! What goes wrong, and what puts it right.
 
 use super::destination::{Call, PARKING, REFUSALS};
+use super::spooled::Harm;
 use super::*;
 
 impl World {
@@ -85,10 +86,10 @@ impl World {
             // A third refusal in a row gives the rest of a file up.
             _ if self.gentle => disk.set_room(Some(0)),
             _ => {
-                self.damaged = true;
                 let names = disk.names();
                 if let Some(name) = self.rng.choice(&names) {
                     disk.refuse_reads(name, self.rng.u32(1..5));
+                    self.harm(which, name, Harm::All);
                 }
             }
         }
@@ -96,15 +97,25 @@ impl World {
 
     /// A file of the spool is not what was written: a bit is flipped, it is shorter, or it is gone.
     fn damage(&mut self, which: usize) {
-        let disk = &self.instances[which].disk;
+        let disk = self.instances[which].disk.clone();
         let names = disk.names();
         let Some(name) = self.rng.choice(&names) else { return };
         let length = disk.content(name).len();
-        self.damaged = true;
         match self.rng.u32(..4) {
-            0 => disk.delete(name),
-            1 => disk.shorten(name, self.rng.usize(..=length)),
-            _ if length > 0 => disk.flip(name, self.rng.usize(..length), self.rng.u8(..8)),
+            0 => {
+                self.harm(which, name, Harm::All);
+                disk.delete(name);
+            }
+            1 => {
+                let end = self.rng.usize(..=length);
+                self.harm(which, name, Harm::End(end));
+                disk.shorten(name, end);
+            }
+            _ if length > 0 => {
+                let at = self.rng.usize(..length);
+                self.harm(which, name, Harm::Byte(at));
+                disk.flip(name, at, self.rng.u8(..8));
+            }
             _ => {}
         }
     }
@@ -113,7 +124,7 @@ impl World {
     pub(super) fn fault(&mut self) {
         let which = self.rng.usize(..self.instances.len());
         let route = self.rng.usize(..self.instances[which].routes.len());
-        let kind = self.rng.u32(..if self.replicated { 190 } else { 170 });
+        let kind = self.rng.u32(..if self.replicated { 200 } else { 180 });
         self.tell(|| format!("fault {kind} of i{which}.{route}, {} published", self.source.published));
         match kind {
             0..15 => self.lose_window(which, route),
@@ -190,7 +201,8 @@ impl World {
                 }
             }
             160..170 => self.forge(),
-            170..190 if !self.gentle => self.replace_source(),
+            170..180 => self.crash(which),
+            180..200 if !self.gentle => self.replace_source(),
             _ => {}
         }
     }
