@@ -404,6 +404,10 @@ impl Chain {
                 Joint::Follows(_) | Joint::Start => None,
             };
         }
+        if self.ring.back().is_none_or(|batch| batch.first < border) {
+            // What stood behind the border may be stored and released: the other route gives it again.
+            self.last = self.last.filter(|last| *last < border);
+        }
         (events, gap)
     }
 
