@@ -167,11 +167,8 @@ impl Chain {
 
     /// When the oldest loss was found that is not recorded yet; milliseconds since 1970.
     pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
-        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| match &batch.joint {
-            Joint::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => Some(gap.started_unix_ms),
-            _ => None,
-        });
-        let owed = self.owed.iter().filter(|gap| gap.cause == GapCause::SpoolCorrupt);
+        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| batch.joint.lost_since_unix_ms());
+        let owed = self.owed.iter().filter(|_| self.owed_lost > 0);
         holes.chain(owed.map(|gap| gap.started_unix_ms)).min()
     }
 
