@@ -88,6 +88,8 @@ pub(crate) struct Chain {
     since_unix_ms: Option<u64>,
     /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
+    /// It is not known yet when the state was last written before where it went back to.
+    undated: bool,
     /// What was given up and is not recorded yet.
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
@@ -306,7 +308,7 @@ impl Chain {
                     Joint::Start | Joint::Gap(_) => Prev::before(self.ring.get(self.sent)?.first),
                 },
                 Coverage::Fresh if force => Prev::Nothing,
-                Coverage::Missing if force => {
+                Coverage::Missing if force && !self.undated => {
                     self.forced = Some(self.missing(now_unix_ms));
                     self.checkpoint().map_or(Prev::Nothing, Prev::Item)
                 }

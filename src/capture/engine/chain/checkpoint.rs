@@ -118,10 +118,14 @@ impl Chain {
         if self.awaited() > 0 {
             return Passed::default();
         }
-        if !self.was_read() {
-            self.since_unix_ms = since_unix_ms;
-        }
+        // Another instance may have made the state since this one first looked.
+        self.since_unix_ms = self.since_unix_ms.or(since_unix_ms);
         let rewound = self.on_checkpoint_moved(position, numbering, now_unix_ms);
+        if let Some(gap) = &mut self.went_back {
+            // What the state has lost was published after its last write.
+            gap.started_unix_ms = since_unix_ms.map_or(gap.started_unix_ms, |at| at.min(gap.started_unix_ms));
+        }
+        self.undated = false;
         let mut found = Passed { rewound, ..Passed::default() };
         while let Some(front) = self.ring.get(self.passed)
             && Some(front.last) <= position
@@ -158,10 +162,16 @@ impl Chain {
         self.counted = numbering.map(str::to_owned);
         self.begun |= position.is_some();
         let same_epoch = position.zip(before).is_some_and(|(now, before)| now.epoch == before.epoch);
+        if position > before {
+            // Somebody has stored what followed, or has recorded that it is missing.
+            self.went_back = None;
+        }
         if position >= before || (otherwise && same_epoch) {
             return 0;
         }
-        self.went_back = Some(went_back(position, None, now_unix_ms));
+        let began = self.went_back.as_ref().map(|gap| gap.started_unix_ms.min(now_unix_ms));
+        self.went_back = Some(went_back(position, began, now_unix_ms));
+        self.undated = true;
         // A state that is gone says nothing of its streams: what was stored is not stored again.
         if position.is_none() {
             return 0;
