@@ -1,7 +1,10 @@
 //! One engine, with simulated connections and a simulated disk.
 
 use super::*;
+use crate::capture::engine::Notice;
 use crate::config::{Prefer, Replication};
+use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::source::replication::ReplicationOffset;
 
 /// A connection to the destination.
@@ -31,6 +34,8 @@ pub(super) struct Driver {
     linking: Option<Option<ReplicationOffset>>,
     /// Where a window that is open and not read begins.
     opened: Option<usize>,
+    /// What is open or comes is on a server that is no longer the source's master.
+    pub(super) left_behind: bool,
     /// Behind what the source had sent then, the fence stands.
     fence: Option<usize>,
     /// A connection that is asked for.
@@ -42,6 +47,13 @@ pub(super) struct Driver {
     pub(super) request: Option<SpoolRequest>,
     /// Messages that this process has received, or has found in its spool.
     pub(super) received: BTreeSet<u64>,
+    /// It was told that a newer configuration wrote last.
+    pub(super) outdated: bool,
+    /// Since when the state has stood before where this route knew it to be; by the clock of its instance.
+    pub(super) fell_unix_ms: Option<u64>,
+    /// Where the sessions begin that this route has opened behind its first one.
+    sessions: Vec<String>,
+    opened_before: bool,
     /// How many of them the routes have given up that this one replaced.
     pub(super) dropped_before: u64,
 }
@@ -90,6 +102,7 @@ impl Driver {
             coming: None,
             linking: None,
             opened: None,
+            left_behind: false,
             fence: None,
             connecting: None,
             link: None,
@@ -98,7 +111,51 @@ impl Driver {
             request: None,
             received: BTreeSet::new(),
             dropped_before: 0,
+            outdated: false,
+            fell_unix_ms: None,
+            sessions: Vec::new(),
+            opened_before: false,
         }
+    }
+
+    /// Notes whether the state has gone back, or on.
+    fn learn_position(&mut self, before: Option<Position>, now: Moment) {
+        let position = self.engine.view(now).position;
+        if position < before {
+            self.fell_unix_ms.get_or_insert(now.unix_ms);
+        } else if position > before {
+            self.fell_unix_ms = None;
+        }
+    }
+
+    /// What is said of a gap is true.
+    fn check_notice(&mut self, notice: &Notice, clock_set: bool) {
+        let place = notice.position.clone().unwrap_or_default();
+        if notice.event == LogCode::SessionOpened && std::mem::replace(&mut self.opened_before, true) {
+            self.sessions.push(place);
+        } else if notice.event == LogCode::Gap {
+            if notice.cause == Some(GapCause::Restart.as_str()) {
+                assert!(!self.sessions.contains(&place), "tidegate was running: {notice:?}");
+            } else if notice.cause == Some(GapCause::DestinationWentBack.as_str()) {
+                let began = notice.span.unwrap().0;
+                let fell = self.fell_unix_ms.filter(|_| !clock_set);
+                assert!(fell.is_none_or(|fell| began <= fell), "the state went back at {fell:?}: {notice:?}");
+            }
+        }
+    }
+
+    /// The server that it reads is no longer the source's master.
+    pub(super) fn leave_behind(&mut self) {
+        self.left_behind = self.window.is_some();
+        if let Some((epoch, _)) = self.coming.take() {
+            // It is asked again.
+            self.asked = Some((epoch.anchor, 0));
+        }
+    }
+
+    /// Whether nothing is open on the source's master, or is about to be.
+    pub(super) fn is_deaf(&self) -> bool {
+        (self.window.is_none() || self.left_behind) && self.coming.is_none() && self.opened.is_none()
     }
 
     /// Whether its window is open and has come to the end of what the source has sent.
@@ -151,15 +208,19 @@ impl World {
                     *windows += 1;
                     one.linking = Some(place);
                 }
-                Effect::Adopt | Effect::Tap => one.window = Some(one.opened.take().expect("one is open")),
+                Effect::Adopt | Effect::Tap => {
+                    one.window = Some(one.opened.take().expect("one is open"));
+                    one.left_behind = false;
+                }
                 Effect::DropOpening => {
                     (one.asked, one.coming, one.linking, one.opened) = (None, None, None, None);
                 }
-                Effect::Close => (one.window, one.fence) = (None, None),
+                Effect::Close => (one.window, one.fence, one.left_behind) = (None, None, false),
                 Effect::Fence => one.fence = Some(end),
                 Effect::Read => {}
                 Effect::Log(notice) => {
                     *lines += 1;
+                    one.check_notice(&notice, self.clock_set);
                     self.tell(|| {
                         format!(
                             "i{which}.{route} {}: {} {:?}",
@@ -175,8 +236,10 @@ impl World {
 
     /// Time is given to an engine.
     pub(super) fn tick_route(&mut self, which: usize, route: usize) {
-        let now = self.now(which);
-        self.route(which, route).engine.on_tick(now);
+        let (now, report) = (self.now(which), self.heartbeat_report(which));
+        let one = self.route(which, route);
+        one.engine.on_heartbeat_task(report);
+        one.engine.on_tick(now);
         self.drive(which, route);
     }
 
@@ -184,6 +247,10 @@ impl World {
     pub(super) fn open(&mut self, which: usize, route: usize) {
         let now = self.now(which);
         let refused = self.instances[which].no_source;
+        if self.instances[which].left_behind {
+            // It connects to a server that it is about to leave.
+            return;
+        }
         let one = self.route(which, route);
         let (asked, linking, coming) = (one.asked, one.linking.clone(), one.coming);
         if self.source.stalled || (asked.is_none() && linking.is_none() && coming.is_none()) {
@@ -240,6 +307,15 @@ impl World {
             return;
         }
         let Some(mut at) = one.window else { return };
+        if one.left_behind {
+            // Nobody publishes there but the heartbeat.
+            let mut pass = one.engine.begin_read(now);
+            let beat = Item::Heartbeat { instance: which as u64, sent_us: 0 };
+            let item = if one.fence.is_some() { Item::Fence } else { beat };
+            let flow = one.engine.take(&mut pass, &item);
+            one.engine.end_read(&pass, flow, None, now);
+            return self.drive(which, route);
+        }
         if at == source.sent.len() && one.fence != Some(at) {
             return;
         }
@@ -306,6 +382,7 @@ impl World {
             return self.drive(which, route);
         }
         let state = StoredState::read(&self.model.state_reply()).unwrap();
+        let before = self.route(which, route).engine.view(now).position;
         let (hash, history) = (self.hash, self.history);
         let (keys, replicated) = (self.keys.clone(), self.replicated);
         let one = self.route(which, route);
@@ -314,8 +391,10 @@ impl World {
         let append = Append::new(hash, keys, revision.to_string());
         let scripts = Scripts { append, lease: [b'1'; 40], epochs: history };
         one.link = Some(DriverLink::default());
+        one.outdated = is_newer(&state, &revision);
         one.engine.on_connected(Connected { scripts, state, revision }, now);
         self.drive(which, route);
+        self.route(which, route).learn_position(before, now);
     }
 
     /// The connection breaks. What was sent may have arrived, up to any byte; nothing comes back.
@@ -353,8 +432,15 @@ impl World {
         let now = self.now(which);
         let one = self.route(which, route);
         let Some(reply) = one.link.as_mut().and_then(|link| link.replies.pop_front()) else { return };
+        let before = one.engine.view(now).position;
+        let told =
+            reply.elements().filter(|parts| parts.len() == 3).map(|parts| StoredState::read(&parts[1]));
+        if let (Some(Ok(state)), Some(own)) = (told, one.engine.revision()) {
+            one.outdated = is_newer(&state, own);
+        }
         one.engine.on_reply(&reply, now);
         self.drive(which, route);
+        self.route(which, route).learn_position(before, now);
     }
 
     /// The disk does what it was asked.
@@ -379,6 +465,11 @@ impl World {
         }
         self.drive(which, route);
     }
+}
+
+/// Whether a newer configuration than `own` wrote last.
+fn is_newer(state: &StoredState, own: &RankedRevision) -> bool {
+    state.revision.as_ref().is_some_and(|written| written.supersedes(own))
 }
 
 /// The commands in `bytes`, each as it stands there.

@@ -13,6 +13,10 @@ pub(super) struct Instance {
     /// Cut off from a side.
     pub(super) no_source: bool,
     pub(super) no_destination: bool,
+    /// It has not heard yet that the source has another master.
+    pub(super) left_behind: bool,
+    /// When the sentinels last named the master that it reads.
+    pub(super) confirmed_ms: Option<u64>,
     /// By how much its clock on the wall is ahead.
     pub(super) clock_ahead_ms: u64,
     /// What survives the process.
@@ -48,6 +52,8 @@ impl Instance {
             paused: false,
             no_source: false,
             no_destination: false,
+            left_behind: false,
+            confirmed_ms: None,
             clock_ahead_ms: 0,
             disk,
             routes: vec![route],
