@@ -34,8 +34,8 @@ pub(super) struct Driver {
     linking: Option<Option<ReplicationOffset>>,
     /// Where a window that is open and not read begins.
     opened: Option<usize>,
-    /// What is open or comes is on a server that is no longer the source's master.
-    pub(super) left_behind: bool,
+    /// What it reads is a server that is no longer the source's master, and had sent so much until then.
+    pub(super) left_behind: Option<usize>,
     /// Behind what the source had sent then, the fence stands.
     fence: Option<usize>,
     /// A connection that is asked for.
@@ -102,7 +102,7 @@ impl Driver {
             coming: None,
             linking: None,
             opened: None,
-            left_behind: false,
+            left_behind: None,
             fence: None,
             connecting: None,
             link: None,
@@ -145,8 +145,8 @@ impl Driver {
     }
 
     /// The server that it reads is no longer the source's master.
-    pub(super) fn leave_behind(&mut self) {
-        self.left_behind = self.window.is_some();
+    pub(super) fn leave_behind(&mut self, end: usize) {
+        self.left_behind = self.left_behind.or(self.window.map(|_| end));
         if let Some((epoch, _)) = self.coming.take() {
             // It is asked again.
             self.asked = Some((epoch.anchor, 0));
@@ -155,7 +155,9 @@ impl Driver {
 
     /// Whether nothing is open on the source's master, or is about to be.
     pub(super) fn is_deaf(&self) -> bool {
-        (self.window.is_none() || self.left_behind) && self.coming.is_none() && self.opened.is_none()
+        (self.window.is_none() || self.left_behind.is_some())
+            && self.coming.is_none()
+            && self.opened.is_none()
     }
 
     /// Whether its window is open and has come to the end of what the source has sent.
@@ -210,12 +212,12 @@ impl World {
                 }
                 Effect::Adopt | Effect::Tap => {
                     one.window = Some(one.opened.take().expect("one is open"));
-                    one.left_behind = false;
+                    one.left_behind = None;
                 }
                 Effect::DropOpening => {
                     (one.asked, one.coming, one.linking, one.opened) = (None, None, None, None);
                 }
-                Effect::Close => (one.window, one.fence, one.left_behind) = (None, None, false),
+                Effect::Close => (one.window, one.fence, one.left_behind) = (None, None, None),
                 Effect::Fence => one.fence = Some(end),
                 Effect::Read => {}
                 Effect::Log(notice) => {
@@ -307,7 +309,8 @@ impl World {
             return;
         }
         let Some(mut at) = one.window else { return };
-        if one.left_behind {
+        let end = one.left_behind.unwrap_or(source.sent.len());
+        if one.left_behind.is_some() && at >= end {
             // Nobody publishes there but the heartbeat.
             let mut pass = one.engine.begin_read(now);
             let beat = Item::Heartbeat { instance: which as u64, sent_us: 0 };
@@ -329,7 +332,7 @@ impl World {
                 flow = one.engine.take(&mut pass, &Item::Fence);
                 break;
             }
-            let Some(sent) = source.sent.get(at).copied() else { break };
+            let Some(sent) = source.sent[..end].get(at).copied() else { break };
             at += 1;
             flow = match sent {
                 SourceMessage::Anchor(epoch) => {

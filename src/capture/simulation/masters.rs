@@ -18,7 +18,8 @@ impl World {
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
                 self.lose_opened(which, route);
-                self.instances[which].routes[route].leave_behind();
+                let end = self.source.sent.len();
+                self.instances[which].routes[route].leave_behind(end);
             }
             self.instances[which].left_behind = true;
         }
@@ -54,7 +55,7 @@ impl World {
                 self.pass(passed);
                 self.tick_route(which, route);
             }
-            if std::mem::take(&mut self.instances[which].routes[route].left_behind) {
+            if self.instances[which].routes[route].left_behind.take().is_some() {
                 self.lose_window(which, route);
             }
         }
