@@ -18,8 +18,14 @@ impl World {
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
                 self.lose_opened(which, route);
+                // What was sent has come: the state is dated by when it was read.
                 let end = self.source.sent.len();
-                self.instances[which].routes[route].leave_behind(end);
+                self.read_source(which, route, end);
+                let one = &mut self.instances[which].routes[route];
+                one.leave_behind(end);
+                if !one.is_at(end) {
+                    self.lose_window(which, route);
+                }
             }
             self.instances[which].left_behind = true;
         }
