@@ -463,6 +463,11 @@ impl World {
         self.publish();
         self.take_one_away();
         self.settle();
+        while self.model.streams.is_empty() {
+            // All of it was lost, and what came last came before a session was open.
+            self.publish();
+            self.settle();
+        }
         self.check();
         self.check_nothing_is_missing();
         self.check_what_was_received();
