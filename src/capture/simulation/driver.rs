@@ -463,7 +463,7 @@ impl World {
                 SpoolDone::WriteFailed { written, .. } => one.spooled.written(disk, &records[..*written]),
                 _ => {}
             }
-            released.iter().for_each(|mark| one.spooled.released(mark));
+            released.iter().for_each(|mark| one.spooled.released(disk, mark));
             one.engine.on_spool(done, now);
         }
         self.drive(which, route);

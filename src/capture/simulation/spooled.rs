@@ -35,6 +35,8 @@ struct SpooledRecord {
     body: Vec<u8>,
     events: u64,
     harmed: bool,
+    /// It is dealt with, and its file is still there: the next process meets it again.
+    released: bool,
     /// An earlier process wrote it: what is lost with it may not be known exactly.
     earlier: bool,
 }
@@ -55,14 +57,24 @@ impl Spooled {
             // A file that was deleted takes what is still written to it.
             let harmed = !files.iter().any(|file| memmem::find(file, body).is_some());
             self.harmed_events += if harmed { *events } else { 0 };
-            let record = SpooledRecord { body: body.clone(), events: *events, harmed, earlier: false };
+            let record = SpooledRecord {
+                body: body.clone(),
+                events: *events,
+                harmed,
+                released: false,
+                earlier: false,
+            };
             self.records.insert(*mark, record);
         }
     }
 
     /// What is at or before `upto` is dealt with.
-    pub(super) fn released(&mut self, upto: &Mark) {
-        self.records.retain(|mark, _| mark > upto);
+    pub(super) fn released(&mut self, disk: &MemoryDisk, upto: &Mark) {
+        let files: Vec<Vec<u8>> = spool_files(disk).map(|name| disk.content(&name)).collect();
+        self.records.retain(|mark, record| {
+            record.released |= mark <= upto;
+            !record.released || files.iter().any(|file| memmem::find(file, &record.body).is_some())
+        });
     }
 
     /// Something is about to be done to a file. Gives messages that an earlier process wrote and that may be lost by it.
@@ -91,7 +103,7 @@ impl Spooled {
 
     /// Messages in records that nothing was done to.
     pub(super) fn intact(&self) -> BTreeSet<u64> {
-        self.records.values().filter(|record| !record.harmed).flat_map(messages).collect()
+        self.records.values().filter(|record| !record.harmed && !record.released).flat_map(messages).collect()
     }
 
     /// How many messages may be lost with what was done to the files.
