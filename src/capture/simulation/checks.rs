@@ -78,8 +78,6 @@ impl World {
                     view.held.unrecorded == 0 || view.gap_open_since_unix_ms.is_some(),
                     "instance {which} has lost messages, and shows no open gap: {process:?}"
                 );
-                let trims = view.writes_as.is_some();
-                assert!(!trims || !route.outdated, "instance {which} trims by an older configuration");
                 let corrupt = process.dropped.get(DropReason::SpoolCorrupt.as_str()).copied().unwrap_or(0);
                 let most = route.spooled.harmed_events();
                 // What is buffered again after a failover is given up again.

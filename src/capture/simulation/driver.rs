@@ -47,8 +47,6 @@ pub(super) struct Driver {
     pub(super) request: Option<SpoolRequest>,
     /// Messages that this process has received, or has found in its spool.
     pub(super) received: BTreeSet<u64>,
-    /// It was told that a newer configuration wrote last.
-    pub(super) outdated: bool,
     /// Since when the state has stood before where this route knew it to be; by the clock of its instance.
     pub(super) fell_unix_ms: Option<u64>,
     /// Where the sessions begin that this route has opened behind its first one.
@@ -111,7 +109,6 @@ impl Driver {
             request: None,
             received: BTreeSet::new(),
             dropped_before: 0,
-            outdated: false,
             fell_unix_ms: None,
             sessions: Vec::new(),
             opened_before: false,
@@ -394,7 +391,6 @@ impl World {
         let append = Append::new(hash, keys, revision.to_string());
         let scripts = Scripts { append, lease: [b'1'; 40], epochs: history };
         one.link = Some(DriverLink::default());
-        one.outdated = is_newer(&state, &revision);
         one.engine.on_connected(Connected { scripts, state, revision }, now);
         self.drive(which, route);
         self.route(which, route).learn_position(before, now);
@@ -436,11 +432,6 @@ impl World {
         let one = self.route(which, route);
         let Some(reply) = one.link.as_mut().and_then(|link| link.replies.pop_front()) else { return };
         let before = one.engine.view(now).position;
-        let told =
-            reply.elements().filter(|parts| parts.len() == 3).map(|parts| StoredState::read(&parts[1]));
-        if let (Some(Ok(state)), Some(own)) = (told, one.engine.revision()) {
-            one.outdated = is_newer(&state, own);
-        }
         one.engine.on_reply(&reply, now);
         self.drive(which, route);
         self.route(which, route).learn_position(before, now);
@@ -468,11 +459,6 @@ impl World {
         }
         self.drive(which, route);
     }
-}
-
-/// Whether a newer configuration than `own` wrote last.
-fn is_newer(state: &StoredState, own: &RankedRevision) -> bool {
-    state.revision.as_ref().is_some_and(|written| written.supersedes(own))
 }
 
 /// The commands in `bytes`, each as it stands there.
