@@ -63,6 +63,12 @@ impl Moment {
     pub fn now() -> Self {
         Self { at: Instant::now(), unix_ms: unix_ms() }
     }
+
+    /// When an earlier instant was, by the system's clock as it is now; milliseconds since 1970.
+    pub(crate) fn unix_ms_of(&self, earlier: Instant) -> u64 {
+        let ago = self.at.saturating_duration_since(earlier).as_millis();
+        self.unix_ms.saturating_sub(u64::try_from(ago).unwrap_or_default())
+    }
 }
 
 /// Milliseconds since 1970 by the system's clock: for people and records, never for order.

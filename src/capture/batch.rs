@@ -362,6 +362,11 @@ impl Builder {
         self.open.as_ref().map_or(0, |batch| batch.joint.lost())
     }
 
+    /// Since when; milliseconds since 1970.
+    pub(super) fn open_loss_since_unix_ms(&self) -> Option<u64> {
+        self.open.as_ref().and_then(|batch| batch.joint.lost_since_unix_ms())
+    }
+
     /// Adds the anchor that opens a window. What is open must have been taken before.
     pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Moment) {
         debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");

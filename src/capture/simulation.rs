@@ -7,6 +7,8 @@
 //! instance     one process: its disk, its routes (two while a reload is under way), its life
 //! destination  the scripts' model, error replies, lost replies, two masters at once
 //! replication  the source's replication stream: its histories, its backlog
+//! spooled      what each process has written to its spool, and what was done to the files
+//! masters      another master in the source's or the destination's place
 //! faults       broken and one-sided links (requests cut at any byte), stalls, pauses, kills, stops, reloads, other
 //!              configurations, failovers that lose, lost keys, clocks, full and damaged disks
 //! checks       what must hold
@@ -41,7 +43,7 @@ use crate::server::Error;
 use crate::server::resp::{Message, Value};
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::item::Item;
-use crate::spool::{self, Fsync, Log, MemoryDisk, SpoolRequest};
+use crate::spool::{self, Fsync, Log, MemoryDisk, SpoolDone, SpoolRequest};
 use crate::status::RouteState;
 use crate::text::template::Template;
 use model::{Model, arguments};
@@ -49,16 +51,19 @@ use model::{Model, arguments};
 use driver::Driver;
 use instance::Instance;
 use replication::Stream;
+use spooled::Spooled;
 
 mod checks;
 mod destination;
 mod driver;
 mod faults;
 mod instance;
+mod masters;
 #[cfg(test)]
 mod model;
 pub(super) mod real;
 mod replication;
+mod spooled;
 
 const STEPS: usize = 400;
 /// What a route may hold: small, so that a history fills it; or large, so that what was stored lately is kept.
@@ -131,6 +136,8 @@ struct Source {
     last_epoch: u64,
     clock_ms: u64,
     published: u64,
+    /// When what reached no session was published, while the sessions read another server.
+    unheard: BTreeMap<u64, u64>,
     beaten_ms: u64,
     /// It answers nobody for now, and keeps every connection.
     stalled: bool,
@@ -149,11 +156,11 @@ impl Source {
     }
 }
 
-/// How the spools are kept: with files of a few records.
-const SPOOL: spool::Options = spool::Options {
-    limit_bytes: 1 << 20,
-    segment_bytes: 4_000,
-    fsync: Fsync::Every(Duration::from_secs(1 << 20)),
+/// How the spools are kept: with files of a few records, each synced when it is full, or after every request.
+const SPOOLS: [spool::Options; 2] = {
+    let seldom = Fsync::Every(Duration::from_secs(1 << 20));
+    let options = spool::Options { limit_bytes: 1 << 20, segment_bytes: 4_000, fsync: seldom };
+    [options, spool::Options { fsync: Fsync::Always, ..options }]
 };
 
 /// What a configuration is: a later one is newer. Offsets of a replication stream count alike under all of them.
@@ -178,6 +185,9 @@ struct World {
     replicated: bool,
     roomy: bool,
     templated: bool,
+    spool: spool::Options,
+    /// Sentinels say which server is the source.
+    sentinels: bool,
     base: Instant,
     now_ms: u64,
     server_ms: u64,
@@ -196,17 +206,18 @@ struct World {
     configuration: u64,
     /// What was configured so far, ascending.
     configurations: Vec<u64>,
-    /// What a failover may take the destination back to.
+    /// What a failover may take the destination back to; and what the next one may, before that is stored again.
     earlier: Model,
+    earliest: Model,
     instances: Vec<Instance>,
     /// The number from which on everything is promised: a clean start misses nothing.
     promised: Option<u64>,
     /// The state was lost once: what was stored before may not be known to be.
     forgot: bool,
+    /// An instance's clock was set once.
+    clock_set: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
-    /// Files of a spool were damaged once.
-    damaged: bool,
     /// The destination lost something once that it had acknowledged.
     went_back: bool,
     /// What is stored has changed since it was last looked at.
@@ -227,6 +238,8 @@ impl World {
         let gentle = count > 1 && rng.bool();
         let roomy = rng.bool();
         let replicated = rng.u8(..3) == 0;
+        let spool = SPOOLS[usize::from(rng.bool())];
+        let sentinels = !replicated && rng.bool();
         let hash = real.as_ref().map_or([b'0'; 40], |real| real.hash);
         let history = real.as_ref().map_or([b'2'; 40], |real| real.history);
         let metrics = Metrics::new();
@@ -235,6 +248,8 @@ impl World {
             replicated,
             roomy,
             templated,
+            spool,
+            sentinels,
             base: Instant::now(),
             now_ms: 0,
             server_ms: 1_000_000,
@@ -253,11 +268,12 @@ impl World {
             configuration: 0,
             configurations: vec![0],
             earlier: Model::default(),
+            earliest: Model::default(),
             instances: Vec::new(),
             promised: None,
             forgot: false,
+            clock_set: false,
             epoch_lost: false,
-            damaged: false,
             went_back: false,
             changed: true,
             looked: checks::StoredSoFar::default(),
@@ -266,7 +282,7 @@ impl World {
             real,
         };
         for number in 0..count {
-            let instance = Instance::start(&world, number, 0, MemoryDisk::new());
+            let instance = Instance::start(&world, number, 0, MemoryDisk::new(), Spooled::default());
             world.instances.push(instance);
         }
         world.replace(Model::default());
@@ -290,7 +306,11 @@ impl World {
     }
 
     fn publish(&mut self) {
+        let unheard = self.is_unheard();
         for _ in 0..self.rng.usize(1..12) {
+            if unheard {
+                self.source.unheard.insert(self.source.published, self.now_ms);
+            }
             self.source.sent.push(SourceMessage::Message(self.source.published));
             self.source.published += 1;
         }
@@ -318,11 +338,33 @@ impl World {
         self.change_over(which);
     }
 
+    /// An instance does everything that it can.
+    fn full_turn(&mut self, which: usize) {
+        for route in 0..self.instances[which].routes.len() {
+            self.open(which, route);
+            self.connect(which, route);
+            self.read_source(which, route, 50);
+            self.tick_route(which, route);
+            for _ in 0..4 {
+                self.serve(which, route);
+                self.deliver(which, route);
+            }
+            self.work_disk(which, route);
+            self.work_disk(which, route);
+        }
+        self.change_over(which);
+    }
+
     /// Time passes, everywhere.
     fn pass(&mut self, millis: u64) {
         self.now_ms += millis;
         self.server_ms += millis;
         self.source.clock_ms += millis;
+        for instance in &mut self.instances {
+            if instance.up && !instance.paused && !instance.left_behind {
+                instance.confirmed_ms = Some(self.now_ms);
+            }
+        }
         if !self.source.stalled && self.now_ms - self.source.beaten_ms >= HEARTBEAT_MS {
             self.source.beaten_ms = self.now_ms;
             for instance in &self.instances {
@@ -338,7 +380,7 @@ impl World {
         self.pass(passed);
         if self.rng.u8(..30) == 0 {
             // A replica has everything until now, and nothing is durable that it has not.
-            self.earlier = self.model.clone();
+            self.replicate();
         }
     }
 
@@ -356,24 +398,12 @@ impl World {
                 if turn && !self.is_rolled_out(which) {
                     self.restart(which, self.configuration);
                 }
-                for route in 0..self.instances[which].routes.len() {
-                    self.open(which, route);
-                    self.connect(which, route);
-                    self.read_source(which, route, 50);
-                    self.tick_route(which, route);
-                    for _ in 0..4 {
-                        self.serve(which, route);
-                        self.deliver(which, route);
-                    }
-                    self.work_disk(which, route);
-                    self.work_disk(which, route);
-                }
-                self.change_over(which);
+                self.full_turn(which);
             }
             let passed = self.rng.u64(..200);
             self.pass(passed);
             if round > 20 && self.is_settled() && self.are_ranks_known() {
-                self.check_noise(windows, lines);
+                self.check_noise(windows, lines, 40);
                 return;
             }
         }
@@ -408,7 +438,7 @@ impl World {
                 18..20 if self.gentle => {
                     // One at a time, and not before the others could continue without it.
                     self.settle();
-                    self.earlier = self.model.clone();
+                    self.replicate_everywhere();
                     self.publish();
                     // Some of it is stored, and a failover loses that.
                     for _ in 0..self.rng.usize(..150) {
@@ -433,6 +463,11 @@ impl World {
         self.publish();
         self.take_one_away();
         self.settle();
+        while self.model.streams.is_empty() {
+            // All of it was lost, and what came last came before a session was open.
+            self.publish();
+            self.settle();
+        }
         self.check();
         self.check_nothing_is_missing();
         self.check_what_was_received();

@@ -64,6 +64,14 @@ impl Joint {
         !matches!(self, Self::Follows(_))
     }
 
+    /// Since when that is so, where messages are lost before the batch with a damaged spool; milliseconds since 1970.
+    pub(crate) fn lost_since_unix_ms(&self) -> Option<u64> {
+        match self {
+            Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => Some(gap.started_unix_ms),
+            _ => None,
+        }
+    }
+
     /// Messages that were received and are lost before the batch with a damaged spool.
     pub(crate) fn lost(&self) -> u64 {
         match self {

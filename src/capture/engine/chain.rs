@@ -88,10 +88,14 @@ pub(crate) struct Chain {
     since_unix_ms: Option<u64>,
     /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
+    /// It is not known yet when the state was last written before where it went back to.
+    undated: bool,
     /// What was given up and is not recorded yet.
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
     owed_lost: u64,
+    /// The end of the last batch that was given up, since the state had left its place.
+    given_up: Option<Position>,
     /// The gap that the first batch on its way carries.
     forced: Option<Gap>,
     /// The last item that was given.
@@ -165,11 +169,8 @@ impl Chain {
 
     /// When the oldest loss was found that is not recorded yet; milliseconds since 1970.
     pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
-        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| match &batch.joint {
-            Joint::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => Some(gap.started_unix_ms),
-            _ => None,
-        });
-        let owed = self.owed.iter().filter(|gap| gap.cause == GapCause::SpoolCorrupt);
+        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| batch.joint.lost_since_unix_ms());
+        let owed = self.owed.iter().filter(|_| self.owed_lost > 0);
         holes.chain(owed.map(|gap| gap.started_unix_ms)).min()
     }
 
@@ -307,7 +308,7 @@ impl Chain {
                     Joint::Start | Joint::Gap(_) => Prev::before(self.ring.get(self.sent)?.first),
                 },
                 Coverage::Fresh if force => Prev::Nothing,
-                Coverage::Missing if force => {
+                Coverage::Missing if force && !self.undated => {
                     self.forced = Some(self.missing(now_unix_ms));
                     self.checkpoint().map_or(Prev::Nothing, Prev::Item)
                 }
@@ -401,6 +402,10 @@ impl Chain {
                 Joint::Gap(gap) => Some(gap),
                 Joint::Follows(_) | Joint::Start => None,
             };
+        }
+        if self.ring.back().is_none_or(|batch| batch.first < border) {
+            // What stood behind the border may be stored and released: the other route gives it again.
+            self.last = self.last.filter(|last| *last < border);
         }
         (events, gap)
     }

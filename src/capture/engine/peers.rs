@@ -142,7 +142,9 @@ impl Engine {
     /// Begins anew where nothing that is buffered, or comes, compares with where the state stands.
     fn check_numbers(&mut self, now: Moment) {
         let nobody = self.leadership.is_alone(now.at) || self.leadership.nobody_goes_on(now.at);
-        if self.chain.is_behind() && nobody {
+        // After a restart the chain begins with the oldest records of the spool.
+        let newest = self.spill.last().max(self.reading.open.as_ref().map(|open| open.last));
+        if self.chain.is_behind(newest.map(|newest| newest.epoch)) && nobody {
             // Another server, or its epoch was lost and its clock is behind. The next window opens above it.
             self.raise_floor(self.chain.checkpoint().map_or(0, |at| at.epoch.number + 1));
             let why =

@@ -109,6 +109,8 @@ pub(super) struct Open {
     pub(super) last: Position,
     /// When something last came.
     pub(super) heard: Moment,
+    /// Sentinels reported another master than its server: nothing that they confirm later is about this one.
+    superseded: Option<Instant>,
     /// It is silent, and another window is opened beside it.
     pub(super) silent: bool,
     /// Memory is full and the spool is behind: nothing is read until there is room, or until then.
@@ -126,6 +128,7 @@ impl Open {
             since: now.at,
             last: anchor,
             heard: now,
+            superseded: None,
             silent: false,
             behind: None,
             paused: false,
@@ -177,6 +180,16 @@ impl Reading {
     /// The anchor of the window that is open and heard.
     pub(super) fn watched_from(&self) -> Option<Position> {
         self.open.as_ref().filter(|open| !open.silent).map(|open| open.anchor)
+    }
+
+    /// Until when nothing is missed: when something last came, not when its end was noticed. `may_move` says that another
+    /// server may have taken over while this one went on: then also no later than it was last certain that this one is the
+    /// master.
+    pub(super) fn complete_until(&self, may_move: bool) -> Option<Instant> {
+        let open = self.open.as_ref()?;
+        let certain = open.superseded.or(self.heartbeat.confirmed);
+        let certain = certain.filter(|_| may_move).map(|at| at.max(open.since));
+        Some(certain.map_or(open.heard.at, |at| at.min(open.heard.at)))
     }
 
     /// The tap that is open.
@@ -262,9 +275,13 @@ impl Engine {
         self.effect(Effect::OpenWindow { anchor, floor });
     }
 
-    /// Sentinels report another master: what waits to open does so now.
+    /// Sentinels report another master: what waits to open does so now, and what is open is the old one's.
     pub(super) fn hurry_opening(&mut self, now: Moment) {
         self.reading.backoff.reset();
+        let until = self.reading.complete_until(true);
+        if let Some(open) = &mut self.reading.open {
+            open.superseded = until;
+        }
         if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
             *until = now.at;
         }

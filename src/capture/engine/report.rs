@@ -101,7 +101,8 @@ impl Engine {
         let gap_since = self.gap.as_ref().map(|gap| gap.started_unix_ms);
         let silent_since =
             self.reading.open.as_ref().filter(|open| open.silent).map(|open| open.heard.unix_ms);
-        let recorded = self.chain.unrecorded_since_unix_ms();
+        let losses = [self.chain.unrecorded_since_unix_ms(), self.spill.unrecorded_since_unix_ms()];
+        let unrecorded = losses.into_iter().chain([self.builder.open_loss_since_unix_ms()]).flatten();
         // Without a durability to wait for, what is stored is as durable as it will be known to be.
         let waits = self.settings.durability != Durability::Applied;
         let kept = if waits { self.chain.kept_events() } else { 0 };
@@ -130,7 +131,7 @@ impl Engine {
             leader,
             eligible: self.is_eligible(),
             others: self.leadership.others(now.at) as u64,
-            gap_open_since_unix_ms: gap_since.into_iter().chain(recorded).chain(silent_since).min(),
+            gap_open_since_unix_ms: gap_since.into_iter().chain(unrecorded).chain(silent_since).min(),
             last_append_unix_ms: self.report.last_append_unix_ms,
             was_read: self.chain.was_read(),
             route: self.ledger.route(self.held_uncounted(held)),

@@ -152,6 +152,12 @@ impl Spill {
         waiting + self.damage.as_ref().map_or(0, |gap| gap.dropped)
     }
 
+    /// Since when; milliseconds since 1970.
+    pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
+        let waiting = self.tail.iter().filter_map(|batch| batch.joint.lost_since_unix_ms());
+        waiting.chain(self.damage.iter().map(|gap| gap.started_unix_ms)).min()
+    }
+
     /// Bytes on disk.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.bytes

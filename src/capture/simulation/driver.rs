@@ -1,7 +1,10 @@
 //! One engine, with simulated connections and a simulated disk.
 
 use super::*;
+use crate::capture::engine::Notice;
 use crate::config::{Prefer, Replication};
+use crate::event::GapCause;
+use crate::logs::LogCode;
 use crate::source::replication::ReplicationOffset;
 
 /// A connection to the destination.
@@ -31,15 +34,24 @@ pub(super) struct Driver {
     linking: Option<Option<ReplicationOffset>>,
     /// Where a window that is open and not read begins.
     opened: Option<usize>,
+    /// What it reads is a server that is no longer the source's master, and had sent so much until then.
+    pub(super) left_behind: Option<usize>,
     /// Behind what the source had sent then, the fence stands.
     fence: Option<usize>,
     /// A connection that is asked for.
     connecting: Option<Option<RankedRevision>>,
     pub(super) link: Option<DriverLink>,
     pub(super) log: Option<Log<MemoryDisk>>,
+    /// What stands in the log, as seen from outside.
+    pub(super) spooled: Spooled,
     pub(super) request: Option<SpoolRequest>,
-    /// Messages that this process has received.
+    /// Messages that this process has received, or has found in its spool.
     pub(super) received: BTreeSet<u64>,
+    /// Since when the state has stood before where this route knew it to be; by the clock of its instance.
+    pub(super) fell_unix_ms: Option<u64>,
+    /// Where the sessions begin that this route has opened behind its first one.
+    sessions: Vec<String>,
+    opened_before: bool,
     /// How many of them the routes have given up that this one replaced.
     pub(super) dropped_before: u64,
 }
@@ -88,14 +100,61 @@ impl Driver {
             coming: None,
             linking: None,
             opened: None,
+            left_behind: None,
             fence: None,
             connecting: None,
             link: None,
             log: None,
+            spooled: Spooled::default(),
             request: None,
             received: BTreeSet::new(),
             dropped_before: 0,
+            fell_unix_ms: None,
+            sessions: Vec::new(),
+            opened_before: false,
         }
+    }
+
+    /// Notes whether the state has gone back, or on.
+    fn learn_position(&mut self, before: Option<Position>, now: Moment) {
+        let position = self.engine.view(now).position;
+        if position < before {
+            self.fell_unix_ms.get_or_insert(now.unix_ms);
+        } else if position > before {
+            self.fell_unix_ms = None;
+        }
+    }
+
+    /// What is said of a gap is true.
+    fn check_notice(&mut self, notice: &Notice, clock_set: bool) {
+        let place = notice.position.clone().unwrap_or_default();
+        if notice.event == LogCode::SessionOpened && std::mem::replace(&mut self.opened_before, true) {
+            self.sessions.push(place);
+        } else if notice.event == LogCode::Gap {
+            if notice.cause == Some(GapCause::Restart.as_str()) {
+                assert!(!self.sessions.contains(&place), "tidegate was running: {notice:?}");
+            } else if notice.cause == Some(GapCause::DestinationWentBack.as_str()) {
+                let began = notice.span.unwrap().0;
+                let fell = self.fell_unix_ms.filter(|_| !clock_set);
+                assert!(fell.is_none_or(|fell| began <= fell), "the state went back at {fell:?}: {notice:?}");
+            }
+        }
+    }
+
+    /// The server that it reads is no longer the source's master.
+    pub(super) fn leave_behind(&mut self, end: usize) {
+        self.left_behind = self.left_behind.or(self.window.map(|_| end));
+        if let Some((epoch, _)) = self.coming.take() {
+            // It is asked again.
+            self.asked = Some((epoch.anchor, 0));
+        }
+    }
+
+    /// Whether nothing is open on the source's master, or is about to be.
+    pub(super) fn is_deaf(&self) -> bool {
+        (self.window.is_none() || self.left_behind.is_some())
+            && self.coming.is_none()
+            && self.opened.is_none()
     }
 
     /// Whether its window is open and has come to the end of what the source has sent.
@@ -154,15 +213,19 @@ impl World {
                     *windows += 1;
                     one.linking = Some(place);
                 }
-                Effect::Adopt | Effect::Tap => one.window = Some(one.opened.take().expect("one is open")),
+                Effect::Adopt | Effect::Tap => {
+                    one.window = Some(one.opened.take().expect("one is open"));
+                    one.left_behind = None;
+                }
                 Effect::DropOpening => {
                     (one.asked, one.coming, one.linking, one.opened) = (None, None, None, None);
                 }
-                Effect::Close => (one.window, one.fence) = (None, None),
+                Effect::Close => (one.window, one.fence, one.left_behind) = (None, None, None),
                 Effect::Fence => one.fence = Some(end),
                 Effect::Read => {}
                 Effect::Log(notice) => {
                     *lines += 1;
+                    one.check_notice(&notice, self.clock_set);
                     self.tell(|| {
                         format!(
                             "i{which}.{route} {}: {} {:?}",
@@ -178,8 +241,10 @@ impl World {
 
     /// Time is given to an engine.
     pub(super) fn tick_route(&mut self, which: usize, route: usize) {
-        let now = self.now(which);
-        self.route(which, route).engine.on_tick(now);
+        let (now, report) = (self.now(which), self.heartbeat_report(which));
+        let one = self.route(which, route);
+        one.engine.on_heartbeat_task(report);
+        one.engine.on_tick(now);
         self.drive(which, route);
     }
 
@@ -187,6 +252,10 @@ impl World {
     pub(super) fn open(&mut self, which: usize, route: usize) {
         let now = self.now(which);
         let refused = self.instances[which].no_source;
+        if self.instances[which].left_behind {
+            // It connects to a server that it is about to leave.
+            return;
+        }
         let one = self.route(which, route);
         let (asked, linking, coming) = (one.asked, one.linking.clone(), one.coming);
         if self.source.stalled || (asked.is_none() && linking.is_none() && coming.is_none()) {
@@ -243,6 +312,16 @@ impl World {
             return;
         }
         let Some(mut at) = one.window else { return };
+        let end = one.left_behind.unwrap_or(source.sent.len());
+        if one.left_behind.is_some() && at >= end {
+            // Nobody publishes there but the heartbeat.
+            let mut pass = one.engine.begin_read(now);
+            let beat = Item::Heartbeat { instance: which as u64, sent_us: 0 };
+            let item = if one.fence.is_some() { Item::Fence } else { beat };
+            let flow = one.engine.take(&mut pass, &item);
+            one.engine.end_read(&pass, flow, None, now);
+            return self.drive(which, route);
+        }
         if at == source.sent.len() && one.fence != Some(at) {
             return;
         }
@@ -256,7 +335,7 @@ impl World {
                 flow = one.engine.take(&mut pass, &Item::Fence);
                 break;
             }
-            let Some(sent) = source.sent.get(at).copied() else { break };
+            let Some(sent) = source.sent[..end].get(at).copied() else { break };
             at += 1;
             flow = match sent {
                 SourceMessage::Anchor(epoch) => {
@@ -306,6 +385,7 @@ impl World {
             return self.drive(which, route);
         }
         let state = StoredState::read(&self.model.state_reply()).unwrap();
+        let before = self.route(which, route).engine.view(now).position;
         let (hash, history) = (self.hash, self.history);
         let (keys, replicated) = (self.keys.clone(), self.replicated);
         let one = self.route(which, route);
@@ -316,6 +396,7 @@ impl World {
         one.link = Some(DriverLink::default());
         one.engine.on_connected(Connected { scripts, state, revision }, now);
         self.drive(which, route);
+        self.route(which, route).learn_position(before, now);
     }
 
     /// The connection breaks. What was sent may have arrived, up to any byte; nothing comes back.
@@ -353,16 +434,30 @@ impl World {
         let now = self.now(which);
         let one = self.route(which, route);
         let Some(reply) = one.link.as_mut().and_then(|link| link.replies.pop_front()) else { return };
+        let before = one.engine.view(now).position;
         one.engine.on_reply(&reply, now);
         self.drive(which, route);
+        self.route(which, route).learn_position(before, now);
     }
 
     /// The disk does what it was asked.
     pub(super) fn work_disk(&mut self, which: usize, route: usize) {
         let now = self.now(which);
-        let one = self.route(which, route);
+        let Instance { disk, routes, .. } = &mut self.instances[which];
+        let one = &mut routes[route];
         if let (Some(log), Some(request)) = (&mut one.log, one.request.take()) {
+            let (records, released) = match &request {
+                SpoolRequest::Write(records) => (records.clone(), None),
+                SpoolRequest::Release(mark) => (Vec::new(), Some(*mark)),
+                SpoolRequest::Read { .. } => Default::default(),
+            };
             let done = spool::answer(log, request);
+            match &done {
+                SpoolDone::Written { .. } => one.spooled.written(disk, &records),
+                SpoolDone::WriteFailed { written, .. } => one.spooled.written(disk, &records[..*written]),
+                _ => {}
+            }
+            released.iter().for_each(|mark| one.spooled.released(disk, mark));
             one.engine.on_spool(done, now);
         }
         self.drive(which, route);

@@ -1,6 +1,7 @@
 //! What goes wrong, and what puts it right.
 
 use super::destination::{Call, PARKING, REFUSALS};
+use super::spooled::Harm;
 use super::*;
 
 impl World {
@@ -85,10 +86,10 @@ impl World {
             // A third refusal in a row gives the rest of a file up.
             _ if self.gentle => disk.set_room(Some(0)),
             _ => {
-                self.damaged = true;
                 let names = disk.names();
                 if let Some(name) = self.rng.choice(&names) {
                     disk.refuse_reads(name, self.rng.u32(1..5));
+                    self.harm(which, name, Harm::All);
                 }
             }
         }
@@ -96,15 +97,25 @@ impl World {
 
     /// A file of the spool is not what was written: a bit is flipped, it is shorter, or it is gone.
     fn damage(&mut self, which: usize) {
-        let disk = &self.instances[which].disk;
+        let disk = self.instances[which].disk.clone();
         let names = disk.names();
         let Some(name) = self.rng.choice(&names) else { return };
         let length = disk.content(name).len();
-        self.damaged = true;
         match self.rng.u32(..4) {
-            0 => disk.delete(name),
-            1 => disk.shorten(name, self.rng.usize(..=length)),
-            _ if length > 0 => disk.flip(name, self.rng.usize(..length), self.rng.u8(..8)),
+            0 => {
+                self.harm(which, name, Harm::All);
+                disk.delete(name);
+            }
+            1 => {
+                let end = self.rng.usize(..=length);
+                self.harm(which, name, Harm::End(end));
+                disk.shorten(name, end);
+            }
+            _ if length > 0 => {
+                let at = self.rng.usize(..length);
+                self.harm(which, name, Harm::Byte(at));
+                disk.flip(name, at, self.rng.u8(..8));
+            }
             _ => {}
         }
     }
@@ -113,7 +124,7 @@ impl World {
     pub(super) fn fault(&mut self) {
         let which = self.rng.usize(..self.instances.len());
         let route = self.rng.usize(..self.instances[which].routes.len());
-        let kind = self.rng.u32(..if self.replicated { 190 } else { 170 });
+        let kind = self.rng.u32(..if self.replicated { 220 } else { 200 });
         self.tell(|| format!("fault {kind} of i{which}.{route}, {} published", self.source.published));
         match kind {
             0..15 => self.lose_window(which, route),
@@ -128,12 +139,13 @@ impl World {
             84..89 => {
                 self.source.clock_ms = self.source.clock_ms.saturating_add(self.rng.u64(..10_000));
                 self.instances[which].clock_ahead_ms = self.rng.u64(..1_000_000);
+                self.clock_set = true;
             }
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
             94..97 if !self.gentle && !self.replicated && !self.forgot && self.is_remembered() => {
                 // The source's epoch is lost, and its clock is behind; the state remembers. Where that is lost, too,
                 // nobody is left who knows how high the epochs were.
-                self.earlier = self.model.clone();
+                self.replicate_everywhere();
                 self.epoch_lost = true;
                 self.source.last_epoch = 0;
                 self.source.clock_ms = self.rng.u64(1..2_000);
@@ -146,10 +158,9 @@ impl World {
             97..100 if !self.gentle && !self.epoch_lost => {
                 // FLUSHALL. (Where only the state is deleted, what was stored and not answered yet is stored again:
                 // nobody is left who knows.)
-                let model = Model::default();
-                self.earlier = model.clone();
                 self.forgot = true;
-                self.replace(model);
+                self.replace(Model::default());
+                self.replicate_everywhere();
             }
             100..106 if self.real.is_none() && self.old_model.is_none() && (self.roomy || !self.gentle) => {
                 self.split();
@@ -166,6 +177,9 @@ impl World {
                 // A blocked one takes 30 s to come back, and is not waited for that long.
                 let words = if self.gentle { &REFUSALS[PARKING..] } else { &REFUSALS[..] };
                 self.refusal = Some((call, self.rng.choice(words).unwrap()));
+                if !self.gentle && self.rng.bool() {
+                    self.endure();
+                }
             }
             142..150 => {
                 // A slow script: it answers nobody, keeps every connection, and continues.
@@ -190,9 +204,27 @@ impl World {
                 }
             }
             160..170 => self.forge(),
-            170..190 if !self.gentle => self.replace_source(),
+            170..180 => self.crash(which),
+            180..190 if self.roomy || !self.gentle => self.fail_over_twice(),
+            190..200 if !self.gentle && self.sentinels => self.move_source(),
+            200..220 if !self.gentle => self.replace_source(),
             _ => {}
         }
+    }
+
+    /// The destination refuses for ten seconds while everything else is well: that makes no noise.
+    fn endure(&mut self) {
+        for which in 0..self.instances.len() {
+            self.mend(which);
+        }
+        let (windows, lines) = self.noise();
+        for _ in 0..100 {
+            self.pass(100);
+            for which in 0..self.instances.len() {
+                self.full_turn(which);
+            }
+        }
+        self.check_noise(windows, lines, 12);
     }
 
     /// Somebody publishes an anchor of his own on the control channel.
@@ -226,6 +258,7 @@ impl World {
     }
 
     pub(super) fn mend(&mut self, which: usize) {
+        self.hear_of_move(which);
         let instance = &mut self.instances[which];
         instance.up = true;
         instance.paused = false;

@@ -13,6 +13,10 @@ pub(super) struct Instance {
     /// Cut off from a side.
     pub(super) no_source: bool,
     pub(super) no_destination: bool,
+    /// It has not heard yet that the source has another master.
+    pub(super) left_behind: bool,
+    /// When the sentinels last named the master that it reads.
+    pub(super) confirmed_ms: Option<u64>,
     /// By how much its clock on the wall is ahead.
     pub(super) clock_ahead_ms: u64,
     /// What survives the process.
@@ -25,13 +29,22 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn start(world: &World, number: usize, configuration: u64, disk: MemoryDisk) -> Self {
+    /// `spooled` is what an earlier process has left on the disk.
+    pub(super) fn start(
+        world: &World,
+        number: usize,
+        configuration: u64,
+        disk: MemoryDisk,
+        spooled: Spooled,
+    ) -> Self {
         disk.heal();
         let now = world.now(number);
         let mut route = Driver::new(world, number, configuration, None, now);
-        let (log, recovered) = Log::over(disk.clone(), SPOOL).unwrap();
+        let (log, recovered) = Log::over(disk.clone(), world.spool).unwrap();
         route.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
         route.log = Some(log);
+        route.spooled = spooled.inherited();
+        route.received = route.spooled.intact();
         Self {
             number,
             up: true,
@@ -39,6 +52,8 @@ impl Instance {
             paused: false,
             no_source: false,
             no_destination: false,
+            left_behind: false,
+            confirmed_ms: None,
             clock_ahead_ms: 0,
             disk,
             routes: vec![route],
@@ -54,8 +69,11 @@ impl World {
         for route in 0..self.instances[which].routes.len() {
             self.drop_link(which, route);
         }
-        let disk = self.instances[which].disk.clone();
-        let fresh = Instance::start(self, which, configuration, disk);
+        let instance = &mut self.instances[which];
+        let disk = instance.disk.clone();
+        let writer = instance.routes.iter_mut().find(|route| route.log.is_some());
+        let spooled = writer.map(|route| std::mem::take(&mut route.spooled)).unwrap_or_default();
+        let fresh = Instance::start(self, which, configuration, disk, spooled);
         let before = std::mem::replace(&mut self.instances[which], fresh);
         let instance = &mut self.instances[which];
         (instance.windows, instance.lines) = (before.windows, before.lines);
@@ -105,18 +123,19 @@ impl World {
         }
         self.drop_link(which, 0);
         let ended = self.instances[which].routes.remove(0);
-        let Driver { mut engine, log, request, received, dropped_before, .. } = ended;
+        let Driver { mut engine, log, spooled, request, received, dropped_before, .. } = ended;
         let dropped: u64 = engine.view(now).process.dropped.values().sum();
         let (carried, _, _) = engine.end(now);
         if self.instances[which].routes.is_empty() {
             // It was told to stop, and is started again.
             let configuration = self.instances[which].configuration;
-            let fresh = Driver::new(self, which, configuration, None, now);
+            let mut fresh = Driver::new(self, which, configuration, None, now);
+            (fresh.log, fresh.spooled) = (log, spooled);
             self.instances[which].routes.push(fresh);
             return self.restart(which, configuration);
         }
         let successor = &mut self.instances[which].routes[0];
-        (successor.log, successor.request) = (log, request);
+        (successor.log, successor.spooled, successor.request) = (log, spooled, request);
         successor.received.extend(received);
         successor.dropped_before += dropped_before + dropped;
         successor.engine.on_inherited(carried, now);

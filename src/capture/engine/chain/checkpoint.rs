@@ -118,10 +118,14 @@ impl Chain {
         if self.awaited() > 0 {
             return Passed::default();
         }
-        if !self.was_read() {
-            self.since_unix_ms = since_unix_ms;
-        }
+        // Another instance may have made the state since this one first looked.
+        self.since_unix_ms = self.since_unix_ms.or(since_unix_ms);
         let rewound = self.on_checkpoint_moved(position, numbering, now_unix_ms);
+        if let Some(gap) = &mut self.went_back {
+            // What the state has lost was published after its last write.
+            gap.started_unix_ms = since_unix_ms.map_or(gap.started_unix_ms, |at| at.min(gap.started_unix_ms));
+        }
+        self.undated = false;
         let mut found = Passed { rewound, ..Passed::default() };
         while let Some(front) = self.ring.get(self.passed)
             && Some(front.last) <= position
@@ -158,10 +162,16 @@ impl Chain {
         self.counted = numbering.map(str::to_owned);
         self.begun |= position.is_some();
         let same_epoch = position.zip(before).is_some_and(|(now, before)| now.epoch == before.epoch);
+        if position > before {
+            // Somebody has stored what followed, or has recorded that it is missing.
+            self.went_back = None;
+        }
         if position >= before || (otherwise && same_epoch) {
             return 0;
         }
-        self.went_back = Some(went_back(position, None, now_unix_ms));
+        let began = self.went_back.as_ref().map(|gap| gap.started_unix_ms.min(now_unix_ms));
+        self.went_back = Some(went_back(position, began, now_unix_ms));
+        self.undated = true;
         // A state that is gone says nothing of its streams: what was stored is not stored again.
         if position.is_none() {
             return 0;
@@ -207,11 +217,12 @@ impl Chain {
     }
 
     /// Whether the state stands in an epoch that is not before those of the open window and is none of
-    /// them: then the window was numbered from an epoch that has gone back.
-    pub(crate) fn is_behind(&self) -> bool {
-        let newest = self.epochs.back().map(|epoch| epoch.number);
-        self.checkpoint().is_some_and(|at| {
-            newest.is_some_and(|newest| newest <= at.epoch.number) && !self.has_seen(at.epoch)
+    /// them: then the window was numbered from an epoch that has gone back. `newest` is the epoch of the last item that
+    /// is given or to come behind the chain.
+    pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
+        let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
+        self.checkpoint().zip(newest).is_some_and(|(at, newest)| {
+            newest.number <= at.epoch.number && newest != at.epoch && !self.has_seen(at.epoch)
         })
     }
 
@@ -315,9 +326,10 @@ impl Chain {
         self.forced = None;
     }
 
-    /// The end of the last batch that was passed, while that is kept.
+    /// The end of the last batch that was passed or given up, as far as that is known.
     fn last_passed(&self) -> Option<Position> {
-        Some(self.ring.get(self.passed.checked_sub(1)?)?.last)
+        let kept = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
+        kept.map(|batch| batch.last).max(self.given_up)
     }
 
     /// The oldest batch that waits is stored: it is kept until that is durable.
@@ -340,6 +352,7 @@ impl Chain {
         let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
         self.owed_lost += batch.joint.lost();
+        self.given_up = self.given_up.max(Some(batch.last));
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
         let dropped = Gap {
             cause: GapCause::Stale,

@@ -158,18 +158,13 @@ impl Engine {
 
     /// Notes the gap that begins with the window's end.
     fn end_window(&mut self, cause: GapCause, why: &str, now: Moment) {
-        let Some(open) = self.reading.open.take() else { return };
-        self.flush_builder();
-        self.reading.error = Some(why.to_owned());
-        // Messages are missed since something last came, not since that was noticed; and since it was last certain that
-        // this server is the master, because another one may have taken over while this one went on.
         let moved =
             matches!(cause, GapCause::SourceDisconnected | GapCause::SourceDemoted | GapCause::SourceSilent);
-        let certain = self.reading.heartbeat.confirmed.filter(|_| moved).map(|at| at.max(open.since));
-        let missed = certain.map_or(open.heard.at, |at| at.min(open.heard.at));
-        let unheard = now.at.saturating_duration_since(missed).as_millis();
-        let since = now.unix_ms.saturating_sub(u64::try_from(unheard).unwrap_or_default());
-        self.gap = Some(Gap::begins(cause, why, since));
+        let Some(missed) = self.reading.complete_until(moved) else { return };
+        self.reading.open = None;
+        self.flush_builder();
+        self.reading.error = Some(why.to_owned());
+        self.gap = Some(Gap::begins(cause, why, now.unix_ms_of(missed)));
         let text = format!(
             "the session has ended: {why}; tidegate opens a new one. Messages until then are lost, and a gap is recorded"
         );
