@@ -31,7 +31,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Parts;
+use super::BroadcastParts;
 use super::publish::call::Tally;
 use super::route::BroadcastRoute;
 use crate::config::{Start, StreamPattern};
@@ -51,7 +51,7 @@ const SHOW: Duration = Duration::from_millis(250);
 /// A route of all streams that match.
 #[derive(Debug)]
 pub(super) struct StreamsRoute {
-    parts: Parts,
+    parts: BroadcastParts,
     matching: StreamPattern,
     drain: Duration,
     members: BTreeMap<String, Member>,
@@ -78,7 +78,7 @@ struct Member {
 }
 
 impl StreamsRoute {
-    pub(super) fn new(parts: Parts, matching: StreamPattern, drain: Duration) -> Self {
+    pub(super) fn new(parts: BroadcastParts, matching: StreamPattern, drain: Duration) -> Self {
         Self {
             parts,
             matching,
@@ -97,7 +97,7 @@ impl StreamsRoute {
     }
 
     pub(super) async fn run(mut self, stop: &CancellationToken) {
-        let Parts { source, destination, settings, .. } = &self.parts;
+        let BroadcastParts { source, destination, settings, .. } = &self.parts;
         let two_servers = !source.is_same_server(destination);
         let finder = Finder::new(source.clone(), &settings.name, &self.matching, two_servers);
         let mut looking = Box::pin(look_after(Duration::ZERO, finder, BTreeSet::new()));
@@ -169,7 +169,7 @@ impl StreamsRoute {
     fn on_trouble(&mut self, error: &Error) -> Duration {
         let class = error.class();
         let reason = format!("cannot look for streams: {}", error.with_hint());
-        let Parts { settings, source, outages, .. } = &self.parts;
+        let BroadcastParts { settings, source, outages, .. } = &self.parts;
         let (route, server) = (&settings.name, &source.name);
         let now = std::time::Instant::now();
         if class == Class::Park {
@@ -195,7 +195,7 @@ impl StreamsRoute {
     fn start(&mut self, name: &str, new: bool) {
         let settings = &self.parts.settings;
         let start = if new { Some(Start::Beginning) } else { settings.start };
-        let Parts { source, destination, .. } = &self.parts;
+        let BroadcastParts { source, destination, .. } = &self.parts;
         let status = RouteStatus::new(
             &settings.name,
             RouteKind::Broadcast,
@@ -204,7 +204,7 @@ impl StreamsRoute {
             rt::unix_ms(),
         );
         let slot = Slot::new(status);
-        let parts = Parts {
+        let parts = BroadcastParts {
             settings: Arc::new(settings.for_stream(name, start)),
             source: source.clone(),
             destination: destination.clone(),
