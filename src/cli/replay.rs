@@ -403,8 +403,8 @@ async fn live(
     arguments: &ReplayArguments,
 ) -> Result<Vec<String>, Refusal> {
     let refused = |error: Error| Refusal::server(&endpoint.name, &error);
-    let ReplayArguments { channel, sharded, .. } = arguments;
-    let mut found = lookup::listeners(config, endpoint, channel, *sharded);
+    let ReplayArguments { stream, channel, sharded, .. } = arguments;
+    let mut found = lookup::listeners(config, endpoint, stream, channel, *sharded);
     let mut connection = server::control(endpoint, "replay").await.map_err(refused)?;
     if let Some(name) = channel.literal() {
         let numsub = if *sharded { "SHARDNUMSUB" } else { "NUMSUB" };

@@ -11,8 +11,8 @@
 //! | broadcast | dead letters | broadcasts of that stream, itself included |
 //! | either | notifications of the keys that it writes | captures of channels that begin with `__key` |
 //!
-//! Every doubt counts as an arrow: a template can make whatever fits its literal parts, a filter may let
-//! everything through, two names of one address are one server. A loop that is refused wrongly costs a
+//! Every doubt counts as an arrow: a template can make whatever fits its literal parts, and its `<stream>` is whatever the
+//! broadcast reads; a filter may let everything through, two names of one address are one server. A loop that is refused wrongly costs a
 //! route's author another name; one that is let through costs a server. Patterns that do not begin with
 //! `__key` are not taken to be meant for notifications, which servers do not send unless they are told to.
 //! Between a broadcast and a capture with the same `origin` there is no arrow: the capture leaves out what the broadcast
@@ -176,7 +176,8 @@ fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) ->
     if !same_server(publishes, reads) {
         return None;
     }
-    let (kind, read) = hears(capture, &Glob::template(&broadcast.channel), broadcast.sharded)?;
+    let published = Glob::of_entry(&broadcast.channel, &read_by(broadcast));
+    let (kind, read) = hears(capture, &published, broadcast.sharded)?;
     let on = &broadcast.destination;
     if broadcast.channel.literal() == Some(read) {
         return Some(format!("channel \"{read}\" on {on}"));
