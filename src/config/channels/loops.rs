@@ -20,12 +20,12 @@
 //! messages.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 
 use super::pattern_overlap::Glob;
 use crate::config::redis_keys;
 use crate::config::settings::{Address, Broadcast, Capture, Config, Endpoint};
+use crate::text::printable::PrintableLines;
 
 /// What the server notifies of when a route writes, as events of keys.
 const EVENTS: [&str; 11] =
@@ -48,23 +48,25 @@ struct LoopStep {
     to: String,
 }
 
-impl fmt::Display for Loop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Loop {
+    /// The way, for an operator.
+    pub(crate) fn lines(&self) -> PrintableLines {
         let (table, name) = &self.first;
-        write!(f, "would repeat its own messages forever\n  {table}.{name}")?;
+        let mut lines = PrintableLines::from("would repeat its own messages forever");
+        lines.push(format_args!("  {table}.{name}"));
         for step in &self.steps {
-            write!(f, "\n    → {} → {}", step.by, step.to)?;
+            lines.push(format_args!("    → {} → {}", step.by, step.to));
         }
-        f.write_str(
-            "\n  publish on a channel that the capture does not read, or write to a stream that the \
-             broadcast does not read",
-        )?;
-        if self.steps.iter().any(|step| step.by.starts_with("channel ")) {
-            f.write_str(
-                "; or set the same origin in the broadcast and in the capture that reads its channel",
-            )?;
-        }
-        Ok(())
+        let with_origin = if self.steps.iter().any(|step| step.by.starts_with("channel ")) {
+            "; or set the same origin in the broadcast and in the capture that reads its channel"
+        } else {
+            ""
+        };
+        lines.push(format_args!(
+            "  publish on a channel that the capture does not read, or write to a stream that the broadcast does not \
+             read{with_origin}"
+        ));
+        lines
     }
 }
 
