@@ -59,7 +59,7 @@ pub use read::unread_loss::DELETED_UNREAD;
 
 /// What a route is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub struct BroadcastParts {
     /// What it is to do.
     pub settings: Arc<Broadcast>,
     /// The server that holds the streams.
@@ -82,7 +82,7 @@ pub struct Parts {
 /// Runs a route until it is told to stop; then lets what is under way finish, for up to `drain`.
 ///
 /// Cancel safe in effect: wherever it is dropped, the next run begins at the cursor.
-pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
+pub async fn run(parts: BroadcastParts, stop: CancellationToken, drain: Duration) {
     match parts.settings.pattern().cloned() {
         Some(matching) => StreamsRoute::new(parts, matching, drain).run(&stop).await,
         None => {

@@ -38,4 +38,4 @@ pub use batch::{AppendOptions, Batch, Builder};
 pub(crate) use engine::handover::Border;
 pub use engine::handover::Handover;
 pub use memory_quota::MemoryQuota;
-pub use route::{CaptureRoute, Parts, SpoolPlace};
+pub use route::{CaptureParts, CaptureRoute, SpoolPlace};

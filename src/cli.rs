@@ -28,6 +28,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{self, Listen, Loaded, Problems};
 use crate::observe::client::ClientError;
 use crate::server::{Error, hinted};
+use crate::text::printable::{self, PrintableLines};
 use output::tell;
 
 /// Fine.
@@ -98,6 +99,9 @@ impl Cli {
     /// The exit code where there is nothing to run: `--help`, `--version`, or a mistake.
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
+            // The message quotes arguments as they are, so it is made once more from what can be shown.
+            let shown = std::env::args_os().map(|argument| printable::text(argument.as_encoded_bytes()));
+            let error = Self::try_parse_from(shown).err().unwrap_or(error);
             // Where even standard error is closed there is nobody left to tell.
             let _ = error.print();
             ExitCode::from(if error.use_stderr() { USAGE } else { OK })
@@ -125,7 +129,7 @@ impl Cli {
                 // The generator panics where it cannot write.
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);
-                output::printed_own(&script)
+                output::printed(OK, |out| out.write_own(&script))
             }
             Command::Man { command } => manual(&command),
         })
@@ -146,7 +150,7 @@ fn manual(words: &[String]) -> u8 {
     }
     let mut page = Vec::new();
     match clap_mangen::Man::new(of).render(&mut page) {
-        Ok(()) => output::printed_own(&page),
+        Ok(()) => output::printed(OK, |out| out.write_own(&page)),
         Err(_) => FAILED,
     }
 }
@@ -162,7 +166,7 @@ fn load_without_secrets(path: &Path) -> Result<Loaded, u8> {
 }
 
 fn refused(problems: &Problems) -> u8 {
-    tell!("{problems}");
+    output::tell_lines(&problems.lines());
     CONFIGURATION
 }
 
@@ -182,12 +186,16 @@ fn configuration_file() -> PathBuf {
 
 /// Why the daemon cannot be asked, and what may be the reason.
 fn unreachable(listen: &Listen, error: &ClientError) -> Refusal {
-    let mut text = error.to_string();
-    for doubt in &listen.doubts {
-        text.push('\n');
-        text.push_str(doubt);
+    let mut lines = PrintableLines::from(error.to_string());
+    lines.append(&listen.doubts);
+    Refusal(UNAVAILABLE, lines)
+}
+
+/// Tells what the daemon has answered. It ends its lines itself; names in it are JSON.
+fn tell_body(body: &str) {
+    for line in body.trim_end().lines() {
+        tell!("{line}");
     }
-    Refusal(UNAVAILABLE, text)
 }
 
 /// The environment as text; what is not UTF-8 cannot be configuration.
@@ -203,23 +211,25 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, std::io::Error> {
 
 /// Why a command failed: its exit code and its message.
 #[derive(Debug)]
-struct Refusal(u8, String);
+struct Refusal(u8, PrintableLines);
 
 impl Refusal {
-    fn usage(text: impl Into<String>) -> Self {
-        Self(USAGE, text.into())
+    fn new(code: u8, text: impl Into<PrintableLines>) -> Self {
+        Self(code, text.into())
+    }
+
+    fn usage(text: impl Into<PrintableLines>) -> Self {
+        Self::new(USAGE, text)
     }
 
     fn server(server: &str, error: &Error) -> Self {
-        Self(UNAVAILABLE, format!("server {server}: {}", hinted(error, error.hint_for_operator())))
+        Self::new(UNAVAILABLE, format!("server {server}: {}", hinted(error, error.hint_for_operator())))
     }
 
     /// Tells it, where there is something to tell, and gives the exit code.
     fn tell(self) -> u8 {
-        let Self(code, text) = self;
-        if !text.is_empty() {
-            tell!("{text}");
-        }
+        let Self(code, lines) = self;
+        output::tell_lines(&lines);
         code
     }
 }
@@ -228,8 +238,8 @@ impl From<io::Error> for Refusal {
     /// An error of writing to standard output. Who reads may have seen enough, as `head` does.
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self(OK, String::new()),
-            _ => Self(FAILED, format!("cannot write: {error}")),
+            io::ErrorKind::BrokenPipe => Self(OK, PrintableLines::default()),
+            _ => Self::new(FAILED, format!("cannot write: {error}")),
         }
     }
 }

@@ -220,7 +220,7 @@ impl Supervisor {
             successor: successor.clone(),
             predecessor: predecessor.as_ref().map(|(handover, _)| handover.clone()),
         };
-        let route = capture::CaptureRoute::new(capture::Parts {
+        let route = capture::CaptureRoute::new(capture::CaptureParts {
             heartbeat: self.heartbeat(source),
             metrics: self.metrics.capture(&capture.name),
             source_metrics: self.endpoint_metrics(source),
@@ -252,7 +252,7 @@ impl Supervisor {
         stop: CancellationToken,
     ) -> (Slot, RunningKind, AbortHandle) {
         let slot = self.place_route(&broadcast.name, RouteKind::Broadcast, source, destination);
-        let parts = broadcast::Parts {
+        let parts = broadcast::BroadcastParts {
             settings: broadcast.clone(),
             source: source.clone(),
             destination: destination.clone(),

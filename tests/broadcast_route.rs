@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::PubSub;
-use tidegate::broadcast::{self, Parts};
+use tidegate::broadcast::{self, BroadcastParts};
 use tidegate::config::{
     self, Address, After, Broadcast, Config, Daemon, Endpoint, MessageFormat, SecretSource, Servers, Start,
     Streams,
@@ -42,7 +42,7 @@ impl Running {
             RouteStatus::new(&settings.name, RouteKind::Broadcast, &source.name, &destination.name, 0);
         let slot = Board::default().place(status);
         let metrics = Metrics::new();
-        let parts = Parts {
+        let parts = BroadcastParts {
             metrics: metrics.broadcast(&settings.name),
             source_metrics: metrics.endpoint(&source.name),
             destination_metrics: metrics.endpoint(&destination.name),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Parts;
+use super::BroadcastParts;
 use super::engine::{Effect, Engine};
 use super::entry_id::EntryId;
 use super::failure::RouteEndpoint;
@@ -34,7 +34,7 @@ const HELD_UP: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct BroadcastRoute {
     pub(super) engine: Engine,
-    pub(super) parts: Parts,
+    pub(super) parts: BroadcastParts,
     /// Where acknowledgements are noticed in the replication stream.
     pub(super) notifier: Option<AckNotifier>,
     log: Limited,
@@ -42,7 +42,7 @@ pub(super) struct BroadcastRoute {
 }
 
 impl BroadcastRoute {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: BroadcastParts) -> Self {
         let me = AnchorId::random().to_string();
         let engine = Engine::new(parts.settings.clone(), &parts.source, &parts.destination, me);
         Self { engine, parts, notifier: None, log: Limited::new(), effects: Vec::new() }

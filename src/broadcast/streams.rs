@@ -28,16 +28,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::Parts;
+use super::BroadcastParts;
 use super::publish::call::Tally;
 use super::route::BroadcastRoute;
 use crate::config::{Start, StreamPattern};
 use crate::logs::{Limited, LogCode};
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, MasterMoves};
 use crate::status::{
     BroadcastCounts, RouteKind, RouteState, RouteStatus, SideStatus, Slot, StreamStatus, StreamsStatus,
 };
@@ -51,7 +51,7 @@ const SHOW: Duration = Duration::from_millis(250);
 /// A route of all streams that match.
 #[derive(Debug)]
 pub(super) struct StreamsRoute {
-    parts: Parts,
+    parts: BroadcastParts,
     matching: StreamPattern,
     drain: Duration,
     members: BTreeMap<String, Member>,
@@ -64,7 +64,6 @@ pub(super) struct StreamsRoute {
     past: Tally,
     /// Why the finder could not look.
     trouble: Option<(Class, String)>,
-    backoff: Backoff,
     log: Limited,
     stopping: bool,
 }
@@ -78,7 +77,7 @@ struct Member {
 }
 
 impl StreamsRoute {
-    pub(super) fn new(parts: Parts, matching: StreamPattern, drain: Duration) -> Self {
+    pub(super) fn new(parts: BroadcastParts, matching: StreamPattern, drain: Duration) -> Self {
         Self {
             parts,
             matching,
@@ -90,26 +89,26 @@ impl StreamsRoute {
             left_out: 0,
             past: Tally::default(),
             trouble: None,
-            backoff: Backoff::default(),
             log: Limited::new(),
             stopping: false,
         }
     }
 
     pub(super) async fn run(mut self, stop: &CancellationToken) {
-        let Parts { source, destination, settings, .. } = &self.parts;
+        let BroadcastParts { source, destination, settings, .. } = &self.parts;
         let two_servers = !source.is_same_server(destination);
         let finder = Finder::new(source.clone(), &settings.name, &self.matching, two_servers);
-        let mut looking = Box::pin(look_after(Duration::ZERO, finder, BTreeSet::new()));
+        let look = Look { finder, moves: MasterMoves::of(source.clone()), backoff: Backoff::default() };
+        let mut looking = Box::pin(look.after(Duration::ZERO, BTreeSet::new()));
         let mut ticks = interval(SHOW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             self.show();
             tokio::select! {
                 () = stop.cancelled() => {}
-                (finder, outcome) = &mut looking => {
-                    let pause = self.on_looked(outcome);
-                    looking.set(look_after(pause, finder, std::mem::take(&mut self.forget)));
+                (mut look, outcome) = &mut looking => {
+                    let pause = self.on_looked(outcome, &mut look.backoff);
+                    looking.set(look.after(pause, std::mem::take(&mut self.forget)));
                 }
                 Some(ended) = self.tasks.join_next_with_id() => {
                     self.on_ended(ended.map_or_else(|error| error.id(), |(task, ())| task));
@@ -135,12 +134,12 @@ impl StreamsRoute {
     }
 
     /// Starts what is new and stops what is gone. Returns how long to wait before the next look.
-    fn on_looked(&mut self, outcome: Result<Found, Error>) -> Duration {
+    fn on_looked(&mut self, outcome: Result<Found, Error>, backoff: &mut Backoff) -> Duration {
         let found = match outcome {
             Ok(found) => found,
-            Err(error) => return self.on_trouble(&error),
+            Err(error) => return self.on_trouble(&error, backoff),
         };
-        self.backoff.reset();
+        backoff.reset();
         self.trouble = None;
         self.looked |= found.complete;
         (self.left_out, self.past) = (found.left_out, found.past);
@@ -166,10 +165,10 @@ impl StreamsRoute {
         LOOK
     }
 
-    fn on_trouble(&mut self, error: &Error) -> Duration {
+    fn on_trouble(&mut self, error: &Error, backoff: &mut Backoff) -> Duration {
         let class = error.class();
         let reason = format!("cannot look for streams: {}", error.with_hint());
-        let Parts { settings, source, outages, .. } = &self.parts;
+        let BroadcastParts { settings, source, outages, .. } = &self.parts;
         let (route, server) = (&settings.name, &source.name);
         let now = std::time::Instant::now();
         if class == Class::Park {
@@ -189,13 +188,13 @@ impl StreamsRoute {
             );
         }
         self.trouble = Some((class, reason));
-        if class == Class::Park { BLOCKED_RETRY } else { self.backoff.next_wait() }
+        if class == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() }
     }
 
     fn start(&mut self, name: &str, new: bool) {
         let settings = &self.parts.settings;
         let start = if new { Some(Start::Beginning) } else { settings.start };
-        let Parts { source, destination, .. } = &self.parts;
+        let BroadcastParts { source, destination, .. } = &self.parts;
         let status = RouteStatus::new(
             &settings.name,
             RouteKind::Broadcast,
@@ -204,7 +203,7 @@ impl StreamsRoute {
             rt::unix_ms(),
         );
         let slot = Slot::new(status);
-        let parts = Parts {
+        let parts = BroadcastParts {
             settings: Arc::new(settings.for_stream(name, start)),
             source: source.clone(),
             destination: destination.clone(),
@@ -358,12 +357,19 @@ fn destination_of(status: &RouteStatus) -> &SideStatus {
     &status.destination
 }
 
-/// Looks after a pause.
-async fn look_after(
-    pause: Duration,
+/// Looks for streams again and again; another master ends the wait before the next look.
+#[derive(Debug)]
+struct Look {
     finder: Finder,
-    forget: BTreeSet<String>,
-) -> (Finder, Result<Found, Error>) {
-    sleep(pause).await;
-    finder.look(forget).await
+    moves: MasterMoves,
+    backoff: Backoff,
+}
+
+impl Look {
+    /// Looks after a pause.
+    async fn after(mut self, pause: Duration, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
+        self.moves.wait(pause, &mut self.backoff).await;
+        let (finder, outcome) = self.finder.look(forget).await;
+        (Self { finder, ..self }, outcome)
+    }
 }

@@ -45,7 +45,7 @@ use source::SourceSide;
 
 /// What a capture is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub struct CaptureParts {
     /// The route's settings.
     pub capture: Arc<Capture>,
     /// Where it reads.
@@ -85,7 +85,7 @@ pub struct Parts {
 /// A running capture.
 #[derive(Debug)]
 pub struct CaptureRoute {
-    parts: Parts,
+    parts: CaptureParts,
     keys: CaptureKeys,
     engine: Engine,
     source: SourceSide,
@@ -116,7 +116,7 @@ enum RouteEvent {
 impl CaptureRoute {
     /// Makes a route; nothing happens before [`Self::run`].
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: CaptureParts) -> Self {
         let now = Moment::now();
         let keys = CaptureKeys::new(&parts.destination.key_prefix, &parts.capture.name);
         let settings = EngineSettings {
@@ -329,7 +329,7 @@ impl CaptureRoute {
     /// Starts what runs beside the route, and ends with what is returned.
     fn keep_house(&self) -> DropGuard {
         let stop = CancellationToken::new();
-        let Parts { destination, capture, metrics, slot, .. } = &self.parts;
+        let CaptureParts { destination, capture, metrics, slot, .. } = &self.parts;
         let trimming = capture.keep.until_acknowledged().map(|_| {
             let writes_as = self.writes_as.subscribe();
             AcknowledgedTrimming::new(

@@ -3,7 +3,6 @@
 //! Standard output holds nothing but commands, so that it can be piped into `redis-cli`, which knows no comments. What
 //! an operator wants to know stands on standard error.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use clap::Args;
@@ -57,8 +56,10 @@ fn print(config: &Config, arguments: &AclArguments) -> Result<(), Refusal> {
     }
     let mut out = output::stdout();
     for (comments, line) in lines {
-        tell!("{}", comments.join("\n"));
-        writeln!(out, "{line}")?;
+        for comment in comments {
+            tell!("{comment}");
+        }
+        out.line(line)?;
         // On a terminal the comments stand above their line.
         out.flush()?;
     }
@@ -105,7 +106,7 @@ fn hashed(config: &Config, user: &User) -> Result<PasswordRule, Refusal> {
     let secret = match source {
         Some(SecretSource::Inline(secret)) => secret.clone(),
         Some(SecretSource::File(path)) => config::read_password(path)
-            .map_err(|error| Refusal(super::CONFIGURATION, format!("{} {error}", path.display())))?,
+            .map_err(|error| Refusal::new(super::CONFIGURATION, format!("{} {error}", path.display())))?,
         Some(SecretSource::None) | None => {
             tell!("# the configuration has no password for the user {}: replace PASSWORD", user.name);
             return Ok(PasswordRule::Missing);

@@ -2,7 +2,6 @@
 
 mod connect;
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use clap::Args;
 use super::output::{self, tell};
 use super::warnings;
 use crate::config::{self, Broadcast, Capture, Config, Endpoint, FieldNames, Format, Loaded, SecretSource};
+use crate::text::printable::PrintableLines;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
@@ -29,7 +29,7 @@ pub(super) struct CheckArguments {
 /// Checks the configuration.
 pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
     if arguments.schema {
-        return output::printed(format_args!("{:#}\n", config::schema()), super::OK);
+        return output::printed(super::OK, |out| out.json_text(&format!("{:#}", config::schema())));
     }
     let loaded = match super::load(path) {
         Ok(loaded) => loaded,
@@ -39,11 +39,11 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
         tell!("{warning}");
     }
     let warnings = warnings::of_settings(&loaded.config.daemon);
-    let mut text = summary(&loaded);
+    let mut lines = summary(&loaded);
     for warning in warnings.into_iter().chain(warnings::of_system(&loaded.config)) {
-        text.push_str(&format!("  warning: {warning}\n"));
+        lines.push(format_args!("  warning: {warning}"));
     }
-    if let Err(refusal) = output::print(text) {
+    if let Err(refusal) = output::print(|out| out.lines(&lines)) {
         return refusal.tell();
     }
     if !arguments.connect {
@@ -51,7 +51,11 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
     }
     match super::block_on(connect::connect(loaded.config, arguments.explain)) {
         Ok((report, usable)) => {
-            output::printed(format_args!("\n{report}"), if usable { super::OK } else { super::UNAVAILABLE })
+            let code = if usable { super::OK } else { super::UNAVAILABLE };
+            output::printed(code, |out| {
+                out.line("")?;
+                out.lines(&report)
+            })
         }
         Err(error) => {
             tell!("cannot start the runtime: {error}");
@@ -62,15 +66,13 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
 
 /// Says which channels count their subscribers: Socket.IO's adapter asks `PUBSUB NUMSUB` how many servers there are, and
 /// waits for an answer of each.
-fn counted_subscribers(out: &mut String, route: &Capture) {
+fn counted_subscribers(out: &mut PrintableLines, route: &Capture) {
     if route.mode.replication().is_some() {
         return;
     }
     let counted = |name: &&String| name.starts_with("socket.io") && name.contains('#');
     for channel in route.channels.iter().filter(counted) {
-        line(
-            out,
-            format_args!(
+        out.push(format_args!(
                 "    note: Socket.IO counts each subscriber of \"{channel}\" as one of its servers (PUBSUB NUMSUB), so its \
                  fetchSockets waits for tidegate: use a pattern instead, or set mode = \"replication\""
             ),
@@ -92,21 +94,21 @@ fn readable_secrets(config: &Config) -> Vec<String> {
 }
 
 /// What was read and what it makes, one line a route.
-fn summary(loaded: &Loaded) -> String {
-    let mut out = String::from("the configuration is valid\n");
+fn summary(loaded: &Loaded) -> PrintableLines {
+    let mut out = PrintableLines::from("the configuration is valid");
     for file in &loaded.files {
-        line(&mut out, format_args!("  read {}", file.display()));
+        out.push(format_args!("  read {}", file.display()));
     }
     if loaded.files.is_empty() {
-        line(&mut out, format_args!("  read no file: only environment variables"));
+        out.push(format_args!("  read no file: only environment variables"));
     }
     for route in loaded.config.capture.values() {
-        line(&mut out, format_args!("  {}", capture(route)));
+        out.push(format_args!("  {}", capture(route)));
         entry_fields(&mut out, route);
         counted_subscribers(&mut out, route);
     }
     for route in loaded.config.broadcast.values() {
-        line(&mut out, format_args!("  {}", broadcast(route)));
+        out.push(format_args!("  {}", broadcast(route)));
     }
     out
 }
@@ -129,7 +131,7 @@ fn capture(route: &Capture) -> String {
 }
 
 /// The fields of an entry, where the configuration gives them other names or adds some.
-fn entry_fields(out: &mut String, route: &Capture) {
+fn entry_fields(out: &mut PrintableLines, route: &Capture) {
     if route.fields == FieldNames::default() && route.add.is_empty() {
         return;
     }
@@ -139,7 +141,7 @@ fn entry_fields(out: &mut String, route: &Capture) {
     if route.format == Format::Fields {
         fields.push("those of the payload");
     }
-    line(out, format_args!("    fields of an entry: {}", fields.join(", ")));
+    out.push(format_args!("    fields of an entry: {}", fields.join(", ")));
 }
 
 fn broadcast(route: &Broadcast) -> String {
@@ -152,9 +154,4 @@ fn broadcast(route: &Broadcast) -> String {
         route.destination,
         route.channel
     )
-}
-
-/// Adds a line; a `String` takes everything.
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(out, "{text}");
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::Refusal;
 use super::output::table::{Column, Table};
-use super::output::{self, bytes, tell};
+use super::output::{self, Printer, bytes, tell};
 use crate::broadcast::{self, EntryId};
 use crate::capture;
 use crate::config::Config;
@@ -97,7 +97,7 @@ pub(super) fn dead_letters(path: &Path, command: &DeadLettersCommand) -> u8 {
     })
 }
 
-async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result<u8, Refusal> {
+async fn list(out: &mut Printer<impl Write>, config: &Config, arguments: &List) -> Result<u8, Refusal> {
     let routes = match &arguments.route {
         Some(name) => vec![LetterRoute::find(config, name)?],
         None => LetterRoute::all(config),
@@ -111,20 +111,22 @@ async fn list(out: &mut impl Write, config: &Config, arguments: &List) -> Result
                 return Err(Refusal(failed, why));
             }
             // The others are shown all the same.
-            tell!("{}: {why}", route.name());
+            for line in why.iter() {
+                tell!("{}: {line}", route.name());
+            }
             code = failed;
         }
     }
     // Of a route that could not be read nobody knows whether there are none.
     if !arguments.json && (code == super::OK || !table.is_empty()) {
-        write!(out, "{table}")?;
+        out.lines(&table.lines())?;
     }
     out.flush()?;
     Ok(code)
 }
 
 async fn list_route(
-    out: &mut impl Write,
+    out: &mut Printer<impl Write>,
     table: &mut Table,
     config: &Config,
     route: &LetterRoute,
@@ -170,13 +172,13 @@ fn add_row(table: &mut Table, route: &str, letter: &Letter, width: usize) {
     table.row(vec![route.to_owned(), letter.id.clone(), since, shown("reason")], vec![note]);
 }
 
-fn print_json(out: &mut impl Write, route: &str, letter: &Letter) -> io::Result<()> {
+fn print_json(out: &mut Printer<impl Write>, route: &str, letter: &Letter) -> io::Result<()> {
     let fields = letter.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let line = json!({ "route": route, "id": letter.id, "at": letter.added_unix_ms(), "fields": bytes::fields(fields) });
-    output::print_json(out, &line)
+    out.json(&line)
 }
 
-async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result<u8, Refusal> {
+async fn show(out: &mut Printer<impl Write>, config: &Config, arguments: &Show) -> Result<u8, Refusal> {
     let route = LetterRoute::find(config, &arguments.route)?;
     let ids = ids(&arguments.ids)?;
     let mut letters = Letters::open(config, &route).await?;
@@ -190,16 +192,16 @@ async fn show(out: &mut impl Write, config: &Config, arguments: &Show) -> Result
             print_json(out, route.name(), &letter)?;
             continue;
         }
-        writeln!(out, "{} {} ({})", route.name(), letter.id, rt::rfc3339(letter.added_unix_ms()))?;
+        out.line(format_args!("{} {} ({})", route.name(), letter.id, rt::rfc3339(letter.added_unix_ms())))?;
         for (name, value) in &letter.fields {
-            writeln!(out, "  {}: {}", bytes::shown(name, SHOWN), bytes::shown(value, SHOWN))?;
+            out.line(format_args!("  {}: {}", bytes::shown(name, SHOWN), bytes::shown(value, SHOWN)))?;
         }
     }
     out.flush()?;
     Ok(code)
 }
 
-async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result<u8, Refusal> {
+async fn requeue(out: &mut Printer<impl Write>, config: &Config, which: &Which) -> Result<u8, Refusal> {
     let route = LetterRoute::find(config, &which.route)?;
     let mut letters = Letters::open(config, &route).await?;
     let mut again = Again::open(config, &route).await?;
@@ -215,7 +217,7 @@ async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result
             match again.requeue(&mut letters, &letter).await? {
                 Ok(did) => {
                     done += 1;
-                    writeln!(out, "{} {id}: {did}", route.name())?;
+                    out.line(format_args!("{} {id}: {did}", route.name()))?;
                 }
                 Err(why) => {
                     stay += 1;
@@ -224,12 +226,12 @@ async fn requeue(out: &mut impl Write, config: &Config, which: &Which) -> Result
             }
         }
     }
-    writeln!(out, "{}: {done} requeued, {stay} failed", route.name())?;
+    out.line(format_args!("{}: {done} requeued, {stay} failed", route.name()))?;
     out.flush()?;
     Ok(if stay == 0 { super::OK } else { super::FAILED })
 }
 
-async fn drop_letters(out: &mut impl Write, config: &Config, which: &Which) -> Result<u8, Refusal> {
+async fn drop_letters(out: &mut Printer<impl Write>, config: &Config, which: &Which) -> Result<u8, Refusal> {
     let route = LetterRoute::find(config, &which.route)?;
     let mut letters = Letters::open(config, &route).await?;
     let mut chosen = Chosen::of(which, &route, &mut letters, "remove").await?;
@@ -242,7 +244,7 @@ async fn drop_letters(out: &mut impl Write, config: &Config, which: &Which) -> R
             code = missing(&route, &id);
         }
     }
-    writeln!(out, "{}: {dropped} removed", route.name())?;
+    out.line(format_args!("{}: {dropped} removed", route.name()))?;
     out.flush()?;
     Ok(code)
 }
@@ -323,14 +325,13 @@ fn agree(question: &str) -> Result<(), Refusal> {
     if !io::stdin().is_terminal() {
         return Err(Refusal::usage(format!("{question} Nothing was done; confirm with --yes")));
     }
-    // Without a question there is no answer.
-    write!(io::stderr(), "{question} [y/N] ")?;
+    output::ask(&format!("{question} [y/N]"))?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         Ok(())
     } else {
-        Err(Refusal(super::FAILED, "nothing was done".to_owned()))
+        Err(Refusal::new(super::FAILED, "nothing was done"))
     }
 }
 

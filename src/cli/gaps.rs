@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::table::{Column, Table};
-use super::output::{self, tell};
+use super::output::{self, Printer, tell};
 use super::replay::bound::Bound;
 use crate::config::{Capture, Config, Endpoint, redis_keys};
 use crate::rt;
@@ -83,7 +83,7 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
 
 /// Prints the routes' records and gives the exit code; an error is one of writing.
 async fn print(
-    out: &mut impl Write,
+    out: &mut Printer<impl Write>,
     config: &Config,
     routes: &[&Capture],
     arguments: &GapsArguments,
@@ -114,7 +114,7 @@ async fn print(
         }
         for gap in latest.iter().rev() {
             if arguments.json {
-                output::print_json(out, gap)?;
+                out.json(gap)?;
             } else {
                 add_row(&mut table, gap, arguments.verbose);
             }
@@ -122,7 +122,7 @@ async fn print(
     }
     // Of a route that could not be read nobody knows whether there are none.
     if !arguments.json && (code == super::OK || !table.is_empty()) {
-        write!(out, "{table}")?;
+        out.lines(&table.lines())?;
     }
     out.flush()?;
     Ok(code)

@@ -4,8 +4,6 @@
 
 use std::path::Path;
 
-use super::Refusal;
-use super::output::tell;
 use crate::observe::client;
 
 /// Asks `/healthz`.
@@ -17,13 +15,9 @@ pub(super) fn healthcheck(config: &Path) -> u8 {
     match client::get(listen.address, "/healthz") {
         Ok((200, _)) => super::OK,
         Ok((_, body)) => {
-            tell!("{}", body.trim_end());
+            super::tell_body(&body);
             super::FAILED
         }
-        Err(error) => {
-            let Refusal(code, text) = super::unreachable(&listen, &error);
-            tell!("{text}");
-            code
-        }
+        Err(error) => super::unreachable(&listen, &error).tell(),
     }
 }

@@ -5,7 +5,8 @@
 //! be said about that, and the command continues.
 //!
 //! Names and errors come from strangers, and a terminal obeys some characters. So all text goes through [`Printer`] or
-//! [`tell`], which escape them; nothing else in `cli` writes to standard output or standard error.
+//! [`tell`], and nothing else in `cli` writes to standard output or standard error. Both take a line, and escape what is
+//! in it, line breaks included: a name never begins a line. What has several lines is [`PrintableLines`].
 
 pub(crate) mod bytes;
 pub(super) mod table;
@@ -15,9 +16,9 @@ use std::io::{self, StdoutLock, Write};
 
 use serde::Serialize;
 
-use crate::text::printable;
+use crate::text::printable::{self, PrintableLines};
 
-/// Text for an operator or a program. Only line breaks are written as they are; other control characters are escaped.
+/// Text for an operator or a program, line by line.
 #[derive(Debug)]
 pub(super) struct Printer<W>(W);
 
@@ -27,21 +28,46 @@ pub(super) fn stdout() -> Printer<StdoutLock<'static>> {
 }
 
 impl<W: Write> Printer<W> {
-    /// Writes what tidegate itself made, such as the codes that clear a screen.
+    /// Prints one line.
+    pub(super) fn line(&mut self, line: impl fmt::Display) -> io::Result<()> {
+        writeln!(self.0, "{}", printable::text(line.to_string().as_bytes()))
+    }
+
+    /// Prints several lines.
+    pub(super) fn lines(&mut self, lines: &PrintableLines) -> io::Result<()> {
+        lines.iter().try_for_each(|line| writeln!(self.0, "{line}"))
+    }
+
+    /// Prints a value as a line of JSON.
+    pub(super) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        self.json_text(&serde_json::to_string(value)?)
+    }
+
+    /// Prints JSON. Line breaks between its values stay.
+    pub(super) fn json_text(&mut self, json: &str) -> io::Result<()> {
+        writeln!(self.0, "{}", printable::json(json))
+    }
+
+    /// Prints what tidegate itself made, such as the codes that clear a screen, byte for byte.
     pub(super) fn write_own(&mut self, text: &[u8]) -> io::Result<()> {
         self.0.write_all(text)
     }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
-impl<W: Write> Write for Printer<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The formatter hands over whole characters.
-        self.0.write_all(printable::lines(&String::from_utf8_lossy(bytes)).as_bytes())?;
-        Ok(bytes.len())
+#[cfg(test)]
+impl Printer<Vec<u8>> {
+    /// Prints into memory.
+    pub(super) const fn memory() -> Self {
+        Self(Vec::new())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+    /// What was printed.
+    pub(super) fn printed(self) -> String {
+        String::from_utf8(self.0).unwrap()
     }
 }
 
@@ -49,64 +75,69 @@ impl<W: Write> Write for Printer<W> {
 ///
 /// # Errors
 /// Where it cannot be written, see [`super::Refusal`].
-pub(super) fn print(text: impl fmt::Display) -> Result<(), super::Refusal> {
+pub(super) fn print(
+    result: impl FnOnce(&mut Printer<StdoutLock<'static>>) -> io::Result<()>,
+) -> Result<(), super::Refusal> {
     let mut out = stdout();
-    write!(out, "{text}")?;
-    out.flush()?;
-    Ok(())
+    result(&mut out)?;
+    Ok(out.flush()?)
 }
 
 /// Prints a result, and gives the command's exit code: `code`, or that of the failure.
-pub(super) fn printed(text: impl fmt::Display, code: u8) -> u8 {
-    match print(text) {
+pub(super) fn printed(
+    code: u8,
+    result: impl FnOnce(&mut Printer<StdoutLock<'static>>) -> io::Result<()>,
+) -> u8 {
+    match print(result) {
         Ok(()) => code,
         Err(refusal) => refusal.tell(),
     }
 }
 
-/// Prints what tidegate itself made, byte for byte.
-pub(super) fn printed_own(text: &[u8]) -> u8 {
-    let mut out = stdout();
-    match out.write_own(text).and_then(|()| out.flush()) {
-        Ok(()) => super::OK,
-        Err(error) => super::Refusal::from(error).tell(),
-    }
-}
-
-/// Prints a line of JSON.
-pub(super) fn print_json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    writeln!(out, "{}", bytes::harmless_json(&serde_json::to_string(value)?))
-}
-
-/// Writes lines to standard error.
+/// Writes a line to standard error.
 macro_rules! tell {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let text = format!($($text)*);
-        let _ = writeln!(std::io::stderr(), "{}", $crate::text::printable::lines(&text));
-    }};
+    ($($text:tt)*) => {
+        $crate::cli::output::tell_lines(&format!($($text)*).into())
+    };
 }
 
 pub(super) use tell;
+
+/// Writes lines to standard error.
+pub(super) fn tell_lines(lines: &PrintableLines) {
+    let mut out = io::stderr().lock();
+    for line in lines.iter() {
+        let _ = writeln!(out, "{line}");
+    }
+}
+
+/// Asks something on standard error. What is answered stands behind it.
+///
+/// # Errors
+/// Where it cannot be written: without a question there is no answer.
+pub(super) fn ask(question: &str) -> io::Result<()> {
+    write!(io::stderr(), "{} ", printable::text(question.as_bytes()))
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_printer_keeps_lines_and_nothing_else_that_a_terminal_obeys() {
-        let mut printer = Printer(Vec::new());
-        write!(printer, "a\x1b[2J\u{9b}31m\nb\r\u{202e}\n").unwrap();
+    fn a_printer_ends_lines_and_nothing_that_it_prints_does() {
+        let mut printer = Printer::memory();
+        printer.line("a\x1b[2J\u{9b}31m\nb\t\r\u{202e}\n").unwrap();
+        printer.lines(&"c\nd".into()).unwrap();
         printer.write_own(b"\x1b[H").unwrap();
-        assert_eq!(String::from_utf8(printer.0).unwrap(), "a\\u{1b}[2J\\u{9b}31m\nb\\r\\u{202e}\n\x1b[H");
+        assert_eq!(printer.printed(), "a\\u{1b}[2J\\u{9b}31m\\nb\\t\\r\\u{202e}\\n\nc\\nd\n\x1b[H");
     }
 
     #[test]
     fn a_line_of_json_is_harmless_and_means_the_same() {
         let value = "a\x1b\x7f\u{9b}31m\u{202e}\u{e0001}é\n\"";
-        let mut out = Vec::new();
-        print_json(&mut out, &value).unwrap();
-        let line = String::from_utf8(out).unwrap();
+        let mut printer = Printer::memory();
+        printer.json(&value).unwrap();
+        let line = printer.printed();
         assert_eq!(line, "\"a\\u001b\\u007f\\u009b31m\\u202e\\udb40\\udc01é\\n\\\"\"\n");
         assert_eq!(serde_json::from_str::<String>(&line).unwrap(), value);
     }

@@ -10,7 +10,6 @@
 pub(super) mod bound;
 mod show;
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, lookup, re
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
+use crate::text::printable::PrintableLines;
 use crate::text::template::Template;
 
 use super::Refusal;
@@ -136,11 +136,11 @@ fn job_name(text: &str) -> Result<String, String> {
 impl From<ReplayError> for Refusal {
     fn from(error: ReplayError) -> Self {
         match error {
-            ReplayError::Server { .. } => Self(super::UNAVAILABLE, error.to_string()),
+            ReplayError::Server { .. } => Self::new(super::UNAVAILABLE, error.to_string()),
             ReplayError::OtherJob { .. } => {
                 Self::usage(format!("{error}; choose another --job, or start again with --restart"))
             }
-            ReplayError::Vanished { .. } => Self(super::FAILED, error.to_string()),
+            ReplayError::Vanished { .. } => Self::new(super::FAILED, error.to_string()),
         }
     }
 }
@@ -165,13 +165,15 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
     let place = ReplayPlace::find(config, arguments)?;
     let live = live(config, &place.destination, arguments).await?;
     if !live.is_empty() && !arguments.onto_live && !arguments.dry_run {
-        return Err(Refusal::usage(format!(
-            "the channel \"{}\" on {} is in use:\n  {}\nnothing was published; use another channel, or --onto-live to \
-             publish anyway",
-            arguments.channel,
-            place.destination.name,
-            live.join("\n  ")
-        )));
+        let mut why = PrintableLines::from(format!(
+            "the channel \"{}\" on {} is in use:",
+            arguments.channel, place.destination.name
+        ));
+        for reason in live {
+            why.push(format_args!("  {reason}"));
+        }
+        why.push("nothing was published; use another channel, or --onto-live to publish anyway");
+        return Err(Refusal::usage(why));
     }
     let range = place.range(arguments).await?;
     let piece = ReplayRange {
@@ -186,7 +188,7 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
         let mut shown = Shown::new(range, 0);
         let survey = replay::survey(&piece, &place.source, range, stop, &mut shown).await?;
         shown.done();
-        output::print(Told { survey, arguments, live: &live })?;
+        output::print(|out| out.lines(&surveyed(&survey, arguments, &live)))?;
         return Ok(if stop.is_cancelled() { super::FAILED } else { super::OK });
     }
     let name = arguments.job.clone().unwrap_or_else(|| job_of(arguments));
@@ -237,28 +239,28 @@ async fn play(
     shown.done();
     match ended {
         Ok((ReplayEnd::Finished, progress)) => {
-            output::print(format_args!("{}\n", summary(&progress)))?;
+            output::print(|out| out.line(summary(&progress)))?;
             // A message template that fits no entry is a mistake, and not a replay.
             Ok(if progress.published == 0 && progress.skipped > 0 { super::FAILED } else { super::OK })
         }
         Ok((ReplayEnd::Stopped, progress)) => {
-            output::print(format_args!(
-                "stopped after {}: {}\nrun the same command again to continue (job {name}); --restart starts again\n",
-                progress.position,
-                summary(&progress)
-            ))?;
+            output::print(|out| {
+                out.line(format_args!("stopped after {}: {}", progress.position, summary(&progress)))?;
+                out.line(format_args!(
+                    "run the same command again to continue (job {name}); --restart starts again"
+                ))
+            })?;
             Ok(super::FAILED)
         }
         Err((error, progress)) => {
-            let Refusal(code, text) = Refusal::from(error);
-            Err(Refusal(
-                code,
-                format!(
-                    "{text}\ninterrupted after {} or later: {}\nrun the same command again to continue (job {name})",
-                    progress.position,
-                    summary(&progress)
-                ),
-            ))
+            let Refusal(code, mut lines) = Refusal::from(error);
+            lines.push(format_args!(
+                "interrupted after {} or later: {}",
+                progress.position,
+                summary(&progress)
+            ));
+            lines.push(format_args!("run the same command again to continue (job {name})"));
+            Err(Refusal(code, lines))
         }
     }
 }
@@ -366,7 +368,8 @@ impl ReplayPlace {
         let now = seconds * 1000 + micros / 1000;
         let stream = arguments.stream.as_str();
         let last = one_id(&mut connection, &["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
-        let empty = || Refusal(super::FAILED, format!("the stream '{stream}' has no entries in that range"));
+        let empty =
+            || Refusal::new(super::FAILED, format!("the stream '{stream}' has no entries in that range"));
         let last = last.map_err(refused)?.ok_or_else(empty)?;
         let from = arguments.from.lowest(now);
         let to = arguments.to.map_or(last, |to| to.highest(now)).min(last);
@@ -403,8 +406,8 @@ async fn live(
     arguments: &ReplayArguments,
 ) -> Result<Vec<String>, Refusal> {
     let refused = |error: Error| Refusal::server(&endpoint.name, &error);
-    let ReplayArguments { channel, sharded, .. } = arguments;
-    let mut found = lookup::listeners(config, endpoint, channel, *sharded);
+    let ReplayArguments { stream, channel, sharded, .. } = arguments;
+    let mut found = lookup::listeners(config, endpoint, stream, channel, *sharded);
     let mut connection = server::control(endpoint, "replay").await.map_err(refused)?;
     if let Some(name) = channel.literal() {
         let numsub = if *sharded { "SHARDNUMSUB" } else { "NUMSUB" };
@@ -442,37 +445,31 @@ async fn live(
     Ok(found)
 }
 
-/// What a dry run found.
-struct Told<'a> {
-    survey: Survey,
-    arguments: &'a ReplayArguments,
-    live: &'a [String],
-}
-
-impl fmt::Display for Told<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Survey { entries, bytes, skipped, span } = self.survey;
-        writeln!(f, "would publish {entries} entries, {bytes} bytes of messages; nothing was published")?;
-        if let Some((first, last)) = span {
-            writeln!(f, "from {first} ({}) to {last} ({})", moment(first), moment(last))?;
-            let apart = last.milliseconds.saturating_sub(first.milliseconds);
-            let whole = Duration::from_millis(apart).as_secs_f64();
-            let takes = match tempo(self.arguments) {
-                Tempo::Unlimited => None,
-                Tempo::Rate(rate) => Some(metrics::float(entries) * rate.share().as_secs_f64()),
-                Tempo::Speed(speed) => Some(whole / speed),
-            };
-            if let Some(Ok(takes)) = takes.map(Duration::try_from_secs_f64) {
-                let takes = Duration::from_secs(takes.as_secs());
-                writeln!(f, "this would take about {}", humantime::format_duration(takes))?;
-            }
+/// What a dry run has found.
+fn surveyed(survey: &Survey, arguments: &ReplayArguments, live: &[String]) -> PrintableLines {
+    let Survey { entries, bytes, skipped, span } = *survey;
+    let mut lines = PrintableLines::from(format!(
+        "would publish {entries} entries, {bytes} bytes of messages; nothing was published"
+    ));
+    if let Some((first, last)) = span {
+        lines.push(format_args!("from {first} ({}) to {last} ({})", moment(first), moment(last)));
+        let apart = last.milliseconds.saturating_sub(first.milliseconds);
+        let whole = Duration::from_millis(apart).as_secs_f64();
+        let takes = match tempo(arguments) {
+            Tempo::Unlimited => None,
+            Tempo::Rate(rate) => Some(metrics::float(entries) * rate.share().as_secs_f64()),
+            Tempo::Speed(speed) => Some(whole / speed),
+        };
+        if let Some(Ok(takes)) = takes.map(Duration::try_from_secs_f64) {
+            let takes = Duration::from_secs(takes.as_secs());
+            lines.push(format_args!("this would take about {}", humantime::format_duration(takes)));
         }
-        if skipped > 0 {
-            writeln!(f, "{skipped} entries do not fit the message template and would be skipped")?;
-        }
-        for reason in self.live {
-            writeln!(f, "the channel is in use: {reason}")?;
-        }
-        Ok(())
     }
+    if skipped > 0 {
+        lines.push(format_args!("{skipped} entries do not fit the message template and would be skipped"));
+    }
+    for reason in live {
+        lines.push(format_args!("the channel is in use: {reason}"));
+    }
+    lines
 }

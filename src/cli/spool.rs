@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::output::{self, tell};
+use super::output::{self, Printer, tell};
 use crate::spool::{self, Loss, Stretch, VerifyReport};
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +52,7 @@ pub(super) fn spool(path: &Path, command: &SpoolCommand) -> u8 {
 }
 
 /// Prints what each route's spool holds and gives the exit code.
-fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) -> io::Result<u8> {
+fn verify(out: &mut Printer<impl Write>, directory: &Path, arguments: &SpoolArguments) -> io::Result<u8> {
     let mut routes = Vec::new();
     match std::fs::read_dir(directory) {
         Ok(entries) => {
@@ -67,7 +67,7 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) ->
     routes.sort();
     routes.retain(|route| arguments.route.as_ref().is_none_or(|wanted| wanted == route));
     if routes.is_empty() && !arguments.json {
-        writeln!(out, "the spool in {} is empty", directory.display())?;
+        out.line(format_args!("the spool in {} is empty", directory.display()))?;
     }
     let mut code = super::OK;
     for route in routes {
@@ -76,7 +76,7 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) ->
             code = super::FAILED;
         }
         if arguments.json {
-            output::print_json(out, &report)?;
+            out.json(&report)?;
         } else {
             print(out, &report)?;
         }
@@ -84,48 +84,43 @@ fn verify(out: &mut impl Write, directory: &Path, arguments: &SpoolArguments) ->
     Ok(code)
 }
 
-fn print(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
+fn print(out: &mut Printer<impl Write>, report: &VerifyReport) -> io::Result<()> {
     let VerifyReport { route, segments, records, bytes, first, last, tail_bytes, .. } = report;
-    writeln!(out, "{route}: {records} records in {segments} files, {bytes} bytes")?;
+    out.line(format_args!("{route}: {records} records in {segments} files, {bytes} bytes"))?;
     if let (Some(first), Some(last)) = (first, last) {
-        writeln!(out, "  positions up to {first} … {last}")?;
+        out.line(format_args!("  positions up to {first} … {last}"))?;
     }
     for file in &report.files {
-        writeln!(out, "  {}: {} records, {} bytes", file.file, file.records, file.bytes)?;
+        out.line(format_args!("  {}: {} records, {} bytes", file.file, file.records, file.bytes))?;
         for stretch in &file.damaged {
             let Stretch { offset, bytes, detail } = stretch;
-            writeln!(out, "    DAMAGED: {bytes} bytes at byte {offset}: {detail}")?;
+            out.line(format_args!("    DAMAGED: {bytes} bytes at byte {offset}: {detail}"))?;
         }
     }
     if *tail_bytes > 0 {
-        writeln!(
-            out,
-            "  incomplete record at the end: {tail_bytes} bytes, still being written or cut off by a crash; the next start \
+        out.line(format_args!("  incomplete record at the end: {tail_bytes} bytes, still being written or cut off by a crash; the next start \
              removes them"
-        )?;
+        ))?;
     }
     for loss in &report.losses {
         let Loss { file, offset, records, events, after, upto, detail } = loss;
         let count = |count: &Option<u64>| count.map_or("an unknown number of".to_owned(), |n| n.to_string());
         let place = |mark: &Option<String>| mark.clone().unwrap_or_else(|| "an unknown position".to_owned());
-        writeln!(
-            out,
-            "  LOST: {} messages in {} records, after {} up to {}, at byte {offset} of {file}: {detail}. The daemon stores \
+        out.line(format_args!("  LOST: {} messages in {} records, after {} up to {}, at byte {offset} of {file}: {detail}. The daemon stores \
              all other messages, records a gap and keeps the file as *.damaged",
             count(events),
             count(records),
             place(after),
             place(upto),
-        )?;
+        ))?;
     }
     for refused in &report.refused {
-        writeln!(
-            out,
+        out.line(format_args!(
             "  UNREADABLE: {refused}. Check the disk; the daemon retries three times, then records a gap"
-        )?;
+        ))?;
     }
     for file in &report.aside {
-        writeln!(out, "  kept from earlier damage: {file}; delete it if you do not need it")?;
+        out.line(format_args!("  kept from earlier damage: {file}; delete it if you do not need it"))?;
     }
     Ok(())
 }
@@ -139,10 +134,10 @@ mod tests {
     use crate::spool::{Fsync, Log, Options, Record, StateDirectory};
 
     fn run(state: &Path, json: bool) -> (u8, String) {
-        let mut out = Vec::new();
+        let mut out = Printer::memory();
         let arguments = SpoolArguments { route: None, json };
         let code = verify(&mut out, &spool::spools(state), &arguments).unwrap();
-        (code, String::from_utf8(out).unwrap())
+        (code, out.printed())
     }
 
     fn files(state: &Path) -> Vec<PathBuf> {

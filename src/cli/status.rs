@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use super::output::table::{Column, Table};
-use super::output::{self, Printer, bytes, tell};
+use super::output::{self, Printer, tell};
 use crate::config::Listen;
 use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
 use crate::rt;
 use crate::status::{BroadcastCounts, Ledger, RouteKind, RouteStatus};
+use crate::text::printable::PrintableLines;
 
 /// Between two readings, where nothing else was asked for.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -73,7 +74,7 @@ async fn run(
     }
     let body = ask(listen)?;
     if arguments.json {
-        writeln!(out, "{}", bytes::harmless_json(body.trim_end()))?;
+        out.json_text(body.trim_end())?;
         return Ok(super::OK);
     }
     let mut reading = StatusSample::of(&body)?;
@@ -82,7 +83,7 @@ async fn run(
         before = Some(reading);
         reading = StatusSample::of(&ask(listen)?)?;
     }
-    write!(out, "{}", shown(&reading, before.as_ref()))?;
+    out.lines(&shown(&reading, before.as_ref()))?;
     Ok(super::OK)
 }
 
@@ -104,11 +105,11 @@ async fn watch(
             out.write_own(b"\x1b[H\x1b[J")?;
         }
         match answer {
-            Ok((_, body)) if json => writeln!(out, "{}", bytes::harmless_json(body.trim_end()))?,
+            Ok((_, body)) if json => out.json_text(body.trim_end())?,
             Ok((reading, _)) => {
-                write!(out, "{}", shown(&reading, before.as_ref()))?;
+                out.lines(&shown(&reading, before.as_ref()))?;
                 if !terminal {
-                    writeln!(out)?;
+                    out.line("")?;
                 }
                 before = Some(reading);
             }
@@ -116,13 +117,13 @@ async fn watch(
                 before = None;
                 // Beside the screen it would be cleared away.
                 if terminal && !json {
-                    writeln!(
-                        out,
-                        "{why}\nthe daemon is asked again every {}",
+                    out.lines(&why)?;
+                    out.line(format_args!(
+                        "the daemon is asked again every {}",
                         humantime::format_duration(interval)
-                    )?;
+                    ))?;
                 } else {
-                    tell!("{why}");
+                    output::tell_lines(&why);
                 }
             }
         }
@@ -145,7 +146,7 @@ fn ask(listen: &Listen) -> Result<String, Refusal> {
     match client::get(listen.address, "/status") {
         Ok((200, body)) => Ok(body),
         Ok((code, _)) => {
-            Err(Refusal(super::UNAVAILABLE, format!("the daemon answered with HTTP status {code}")))
+            Err(Refusal::new(super::UNAVAILABLE, format!("the daemon answered with HTTP status {code}")))
         }
         Err(error) => Err(super::unreachable(listen, &error)),
     }
@@ -162,14 +163,14 @@ impl StatusSample {
     fn of(body: &str) -> Result<Self, Refusal> {
         let report = serde_json::from_str(body).map_err(|error| {
             let why = format!("the daemon's answer cannot be read (is it another version?): {error}");
-            Refusal(super::FAILED, why)
+            Refusal::new(super::FAILED, why)
         })?;
         Ok(Self { report, at: Instant::now(), unix_ms: rt::unix_ms() })
     }
 }
 
 /// The daemon, and one line a route; with a reading before it also how fast it goes, and since when it does not.
-fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> String {
+fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLines {
     let (text, number) = (Column::Text, Column::Number);
     let mut columns = vec![text("ROUTE"), text("KIND"), text("STATE"), number("DONE")];
     if before.is_some() {
@@ -198,7 +199,9 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> String {
     }
     let about = &reading.report.about;
     let up = ago(Duration::from_millis(reading.unix_ms.saturating_sub(about.started_unix_ms)));
-    format!("tidegate {}, running for {up}\n{table}", about.version)
+    let mut lines = PrintableLines::from(format!("tidegate {}, running for {up}", about.version));
+    lines.append(&table.lines());
+    lines
 }
 
 /// What a route has done, and what it holds.
@@ -273,7 +276,7 @@ mod tests {
         let start = Instant::now();
         let (before, after) = (reading(start, 1_000, 50), reading(start + Duration::from_secs(2), 4_000, 20));
         let words: Vec<Vec<String>> = shown(&after, Some(&before))
-            .lines()
+            .iter()
             .map(|line| line.split_whitespace().map(str::to_owned).collect())
             .collect();
         assert_eq!(words[0].join(" "), "tidegate 0.9.0, running for 99s");
@@ -283,7 +286,7 @@ mod tests {
             words[3],
             ["stock", "broadcast", "connecting", "20", "-", "-", "0", "-", "4", "no", "answer"]
         );
-        let once = shown(&after, None);
+        let once = shown(&after, None).to_string();
         assert!(!once.contains("PER SECOND") && !once.contains("1500"), "{once}");
     }
 

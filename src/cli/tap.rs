@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Refusal;
-use super::output::{self, bytes, tell};
+use super::output::{self, Printer, bytes, tell};
 use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, redis_keys};
 use crate::rt;
@@ -203,7 +203,7 @@ impl<'a> TappedRoute<'a> {
     }
 
     /// Shows entries until it has shown enough. Cancel safe: what is lost is only what would be shown.
-    async fn run(&mut self, out: &mut impl Write) -> Result<(), Ended> {
+    async fn run(&mut self, out: &mut Printer<impl Write>) -> Result<(), Ended> {
         loop {
             let second = Instant::now() + Duration::from_secs(1);
             let mut left = self.arguments.rate;
@@ -266,25 +266,30 @@ impl<'a> TappedRoute<'a> {
         Ok(read.query_async(&mut self.connection).await?)
     }
 
-    fn show(&self, out: &mut impl Write, stream: &[u8], id: &str, values: &Values) -> io::Result<()> {
+    fn show(
+        &self,
+        out: &mut Printer<impl Write>,
+        stream: &[u8],
+        id: &str,
+        values: &Values,
+    ) -> io::Result<()> {
         let pairs = values.chunks_exact(2).map(|pair| (pair[0].as_slice(), pair[1].as_slice()));
         let at = EntryId::parse(id.as_bytes()).map_or(0, |id| id.milliseconds);
         if self.arguments.json {
             let line =
                 json!({ "stream": bytes::value(stream), "id": id, "at": at, "fields": bytes::fields(pairs) });
-            return output::print_json(out, &line);
+            return out.json(&line);
         }
         let width = self.arguments.width;
-        write!(
-            out,
+        let mut line = format!(
             "{} {} {id}",
             rt::rfc3339(at),
             bytes::shown(stream, width),
             id = bytes::shown(id.as_bytes(), width)
-        )?;
+        );
         for (name, value) in pairs {
-            write!(out, " {}={}", bytes::shown(name, width), bytes::shown(value, width))?;
+            line.push_str(&format!(" {}={}", bytes::shown(name, width), bytes::shown(value, width)));
         }
-        writeln!(out)
+        out.line(line)
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn wait(config: &Path, arguments: &WaitArguments) -> u8 {
         match &answer {
             Ok((200, _)) => return super::OK,
             Ok((404, body)) => {
-                tell!("{}", body.trim_end());
+                super::tell_body(body);
                 return super::USAGE;
             }
             Ok((_, body)) if arguments.unless_away && only_servers_are_away(body) => {
@@ -75,7 +75,9 @@ pub(super) fn wait(config: &Path, arguments: &WaitArguments) -> u8 {
             tell!("not ready after {}:", humantime::format_duration(arguments.timeout));
             match answer {
                 Ok((_, body)) => explain(&body),
-                Err(error) => tell!("{}", super::unreachable(&listen, &error).1),
+                Err(error) => {
+                    super::unreachable(&listen, &error).tell();
+                }
             }
             return super::UNAVAILABLE;
         }
@@ -101,6 +103,6 @@ fn explain(body: &str) {
                 tell!("{}: {}", route.route, route.reasons.join("; "));
             }
         }
-        Err(_) => tell!("{}", body.trim_end()),
+        Err(_) => super::tell_body(body),
     }
 }

@@ -25,6 +25,7 @@ use super::raw;
 use super::read::ReadTables;
 use super::secrets::location::SecretPlaces;
 use super::settings::{Config, Endpoint};
+use crate::text::printable::PrintableLines;
 
 /// The longest channel, stream or group: a name is repeated in keys, records and ACL rules, and the
 /// loop check compares all of them with each other.
@@ -61,7 +62,7 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     for found in loops::find(&config) {
         let (table, name) = &found.first;
         let key = Key::top(table).at(name);
-        check.report(&key, found.to_string());
+        check.report(&key, found.lines());
     }
     config
 }
@@ -87,12 +88,17 @@ impl Check<'_> {
     }
 
     /// Notes a problem.
-    pub(crate) fn report(&mut self, key: &Key, message: impl Into<String>) {
+    pub(crate) fn report(&mut self, key: &Key, message: impl Into<PrintableLines>) {
         self.problems.push(self.layers.problem(key, message));
     }
 
     /// Notes a problem and what to do about it.
-    pub(crate) fn report_with(&mut self, key: &Key, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn report_with(
+        &mut self,
+        key: &Key,
+        message: impl Into<PrintableLines>,
+        help: impl Into<String>,
+    ) {
         self.problems.push(self.layers.problem(key, message).help(help));
     }
 

@@ -22,6 +22,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use toml_edit::{Array, ArrayOfTables, ImDocument, Item, TableLike, Value as TomlValue};
 
 use super::problems::{Key, Problem, Problems, ValuePlace};
+use crate::text::printable::PrintableLines;
 
 /// The tables whose entries belong to one file each.
 const NAMED_TABLES: [&str; 3] = ["redis", "capture", "broadcast"];
@@ -111,7 +112,7 @@ impl Layers {
     }
 
     /// A problem with a value, placed where the value that counts was written.
-    pub(crate) fn problem(&self, key: &Key, message: impl Into<String>) -> Problem {
+    pub(crate) fn problem(&self, key: &Key, message: impl Into<PrintableLines>) -> Problem {
         Problem::new(self.place(key), key.clone(), message)
     }
 

@@ -13,6 +13,7 @@ use toml_edit::{ImDocument, Item};
 use super::layers;
 use super::problems::{Key, Problems};
 use super::raw;
+use crate::text::printable::PrintableLines;
 
 /// A file with more mistakes than this is not looked through any further.
 const MAX_MISTAKES: usize = 100;
@@ -23,7 +24,7 @@ pub struct Listen {
     /// The address.
     pub address: SocketAddr,
     /// Why it may be another one: what could not be read.
-    pub doubts: Vec<String>,
+    pub doubts: PrintableLines,
 }
 
 /// Finds where the daemon of this configuration listens. The environment comes first, then the files, the last one
@@ -40,24 +41,24 @@ pub fn listen(
         let address = text.parse().map_err(|_| {
             format!("environment variable TIDEGATE_DAEMON__LISTEN: expected an address and a port, found \"{text}\"")
         })?;
-        return Ok(Listen { address, doubts: Vec::new() });
+        return Ok(Listen { address, doubts: PrintableLines::default() });
     }
     let mut problems = Problems::default();
     let mut files = vec![path.to_owned()];
     files.extend(layers::fragments(path, &mut problems));
-    let mut doubts: Vec<String> = problems.into_result().err().iter().map(ToString::to_string).collect();
+    let mut doubts = problems.into_result().err().map(|problems| problems.lines()).unwrap_or_default();
     for file in files.iter().rev() {
         let text = match fs::read_to_string(file) {
             Ok(text) => text,
             Err(error) => {
-                doubts.push(format!("{}: cannot be read: {error}", file.display()));
+                doubts.push(format_args!("{}: cannot be read: {error}", file.display()));
                 continue;
             }
         };
         match written(&text).map(|listen| listen.parse()) {
             Some(Ok(address)) => return Ok(Listen { address, doubts }),
             Some(Err(_)) => {
-                doubts.push(format!("{}: daemon.listen is not an address and port", file.display()))
+                doubts.push(format_args!("{}: daemon.listen is not an address and port", file.display()))
             }
             None => {}
         }

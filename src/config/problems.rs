@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use crate::text::printable::PrintableLines;
+
 /// Where in the tree a value stands, such as `capture.orders.stream`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key(Vec<String>);
@@ -82,12 +84,12 @@ impl fmt::Display for ValuePlace {
 pub struct Problem {
     place: ValuePlace,
     key: Key,
-    message: String,
+    message: PrintableLines,
     help: Option<String>,
 }
 
 impl Problem {
-    pub(crate) fn new(place: ValuePlace, key: Key, message: impl Into<String>) -> Self {
+    pub(crate) fn new(place: ValuePlace, key: Key, message: impl Into<PrintableLines>) -> Self {
         Self { place, key, message: message.into(), help: None }
     }
 
@@ -96,25 +98,27 @@ impl Problem {
         self.help = Some(help.into());
         self
     }
-}
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
-        if !self.key.parts().is_empty() {
-            write!(f, "{}: ", self.key)?;
+    fn lines(&self) -> PrintableLines {
+        let mut lines = PrintableLines::default();
+        let mut message = self.message.iter();
+        let first = message.next().unwrap_or_default();
+        if self.key.parts().is_empty() {
+            lines.push(format_args!("{}: {first}", self.place));
+        } else {
+            lines.push(format_args!("{}: {}: {first}", self.place, self.key));
         }
-        f.write_str(&self.message)?;
-        match &self.help {
-            Some(help) => write!(f, "\n  {help}"),
-            None => Ok(()),
+        for line in message {
+            lines.push(line);
         }
+        if let Some(help) = &self.help {
+            lines.push(format_args!("  {help}"));
+        }
+        lines
     }
 }
 
 /// Everything that is wrong with a configuration; never empty where it is returned as an error.
-///
-/// Printed, it is one block for each problem and a last line that counts them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -135,6 +139,21 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// One block for each problem, and a last line that counts them.
+    #[must_use]
+    pub(crate) fn lines(&self) -> PrintableLines {
+        let mut lines = PrintableLines::default();
+        for problem in &self.0 {
+            lines.append(&problem.lines());
+            lines.push("");
+        }
+        match self.0.len() {
+            1 => lines.push("1 problem: this configuration is not used"),
+            count => lines.push(format_args!("{count} problems: this configuration is not used")),
+        }
+        lines
+    }
+
     /// In the order of the files, where there is any.
     pub(crate) fn into_result(mut self) -> Result<(), Self> {
         if self.0.is_empty() {
@@ -147,13 +166,7 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.0 {
-            writeln!(f, "{problem}\n")?;
-        }
-        match self.0.len() {
-            1 => f.write_str("1 problem: this configuration is not used"),
-            count => write!(f, "{count} problems: this configuration is not used"),
-        }
+        self.lines().fmt(f)
     }
 }
 

@@ -16,12 +16,12 @@ const CONDITIONS: u8 = 4;
 const TOKENS: [&str; 8] = ["a", "b", "0", "1", "01", "", "~1", "~0"];
 const TEXTS: [&str; 4] = ["", "a", "1", "\u{e9}\n"];
 
-struct Message<'a> {
+struct FuzzedMessage<'a> {
     channel: &'a [u8],
     payload: &'a [u8],
 }
 
-impl Filterable for Message<'_> {
+impl Filterable for FuzzedMessage<'_> {
     fn channel(&self) -> Option<&[u8]> {
         Some(self.channel)
     }
@@ -41,13 +41,13 @@ pub fn filter(input: &[u8]) {
     let count = input.byte() % CONDITIONS;
     let conditions: Vec<Condition> = (0..count).map(|_| condition(&mut input)).collect();
     let length = usize::from(input.byte() % 8);
-    let message = Message { channel: input.bytes(length), payload: input.0 };
+    let message = FuzzedMessage { channel: input.bytes(length), payload: input.0 };
     let mut filter = Filter::new(&conditions);
     let passes = filter.passes(&message);
     let expected = conditions.iter().all(|condition| holds(condition, &message));
     assert_eq!(passes, expected, "{conditions:?} {:?}", message.payload.escape_ascii().to_string());
     // Nothing is left of the message before.
-    let _ = filter.passes(&Message { channel: b"", payload: b"{\"a\":{\"b\":[1]},\"0\":\"a\"}" });
+    let _ = filter.passes(&FuzzedMessage { channel: b"", payload: b"{\"a\":{\"b\":[1]},\"0\":\"a\"}" });
     assert_eq!(filter.passes(&message), passes, "another message made a difference");
 }
 
@@ -86,7 +86,7 @@ fn scalar(input: &mut FuzzInput<'_>) -> Scalar {
 }
 
 /// Whether one condition holds.
-fn holds(condition: &Condition, message: &Message<'_>) -> bool {
+fn holds(condition: &Condition, message: &FuzzedMessage<'_>) -> bool {
     let text = |found: Option<&[u8]>| match (&condition.test, found) {
         (Test::Exists(exists), found) => *exists == found.is_some(),
         (Test::Prefix(prefix), Some(text)) => text.starts_with(prefix.as_bytes()),

@@ -7,9 +7,9 @@ use super::*;
 use crate::config::{Scalar, Test};
 use crate::text::json_pointer::Pointer;
 
-struct Message<'a>(&'a [u8], &'a [u8]);
+struct SampleMessage<'a>(&'a [u8], &'a [u8]);
 
-impl Filterable for Message<'_> {
+impl Filterable for SampleMessage<'_> {
     fn channel(&self) -> Option<&[u8]> {
         Some(self.0)
     }
@@ -40,7 +40,7 @@ fn prefix(text: &str) -> Test {
 }
 
 fn passes(conditions: &[Condition], channel: &[u8], payload: &[u8]) -> bool {
-    Filter::new(conditions).passes(&Message(channel, payload))
+    Filter::new(conditions).passes(&SampleMessage(channel, payload))
 }
 
 fn payload_passes(condition: Condition, payload: &str) -> bool {
@@ -91,7 +91,7 @@ fn every_condition_must_hold() {
 #[test]
 fn one_filter_forgets_the_message_before() {
     let mut filter = Filter::new(&[at("/a/b", Test::Exists(true))]);
-    let mut ask = |payload: &[u8]| filter.passes(&Message(b"c", payload));
+    let mut ask = |payload: &[u8]| filter.passes(&SampleMessage(b"c", payload));
     assert!(ask(br#"{"a":{"b":1}}"#));
     assert!(!ask(br#"{"a":{"c":1}}"#));
     assert!(!ask(b"{}"));

@@ -13,9 +13,12 @@ use std::os::unix::fs::MetadataExt as _;
 
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use super::sink::{self, Sink};
+use crate::text::printable;
 
 const DEFAULT_FILTER: &str = "info";
 
@@ -85,13 +88,23 @@ where
 {
     let base = tracing_subscriber::fmt().with_env_filter(filter);
     match style {
-        Style::Text => Box::new(base.with_ansi(true).with_target(false).with_writer(out).finish()),
-        Style::Json => {
-            Box::new(base.json().flatten_event(true).with_span_list(false).with_writer(out).finish())
+        // The formatter's own colours stay, so names are escaped before they stand beside them.
+        Style::Text => {
+            let fields = debug_fn(|out, field, value| {
+                let value = printable::text(format!("{value:?}").as_bytes());
+                if field.name() == "message" {
+                    write!(out, "{value}")
+                } else {
+                    write!(out, "{field}={value}")
+                }
+            });
+            let base = base.fmt_fields(fields.delimited(" ")).with_ansi(true).with_target(false);
+            Box::new(base.with_writer(out).finish())
         }
-        Style::Journal => Box::new(
-            base.json().flatten_event(true).with_span_list(false).with_writer(Prioritised(out)).finish(),
-        ),
+        Style::Json | Style::Journal => {
+            let base = base.json().flatten_event(true).with_span_list(false);
+            Box::new(base.with_writer(JsonLines { style, out }).finish())
+        }
     }
 }
 
@@ -109,18 +122,21 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     sink::flush();
 }
 
-/// Puts the syslog priority before each line.
-struct Prioritised<W>(W);
+/// Escapes in each line what JSON lets through, and puts the syslog priority before it where journald reads it.
+struct JsonLines<W> {
+    style: Style,
+    out: W,
+}
 
-impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Prioritised<W> {
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for JsonLines<W> {
     type Writer = Line<W::Writer>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Line { prefix: priority(Level::INFO), out: self.0.make_writer() }
+        Line { style: self.style, level: Level::INFO, out: self.out.make_writer() }
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
-        Line { prefix: priority(*meta.level()), out: self.0.make_writer_for(meta) }
+        Line { style: self.style, level: *meta.level(), out: self.out.make_writer_for(meta) }
     }
 }
 
@@ -137,13 +153,16 @@ const fn priority(level: Level) -> &'static str {
 /// One line: the formatter hands it over whole, and it leaves in one write, so that lines of two
 /// threads do not mix.
 struct Line<W> {
-    prefix: &'static str,
+    style: Style,
+    level: Level,
     out: W,
 }
 
 impl<W: Write> Write for Line<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.out.write_all(&[self.prefix.as_bytes(), line].concat())?;
+        let prefix = if self.style == Style::Journal { priority(self.level) } else { "" };
+        let whole = format!("{prefix}{}", printable::json(&String::from_utf8_lossy(line)));
+        self.out.write_all(whole.as_bytes())?;
         Ok(line.len())
     }
 
@@ -172,11 +191,16 @@ mod tests {
         }
     }
 
-    fn logged(style: Style) -> String {
+    fn written(style: Style, log: impl FnOnce()) -> String {
         let kept = Kept::default();
         let out = kept.clone();
         let subscriber = subscriber(style, EnvFilter::new("info"), move || out.clone());
-        tracing::subscriber::with_default(subscriber, || {
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn logged(style: Style) -> String {
+        written(style, || {
             tracing::debug!("below the level");
             tracing::warn!(
                 event = LogCode::Gap.as_str(),
@@ -185,8 +209,25 @@ mod tests {
                 "events may be missing"
             );
             tracing::error!(event = LogCode::Blocked.as_str(), route = "orders", "may not write");
-        });
-        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+        })
+    }
+
+    #[test]
+    fn a_name_begins_no_line_and_turns_no_text() {
+        let name = "a\nWARN forged\t\r\u{202e}\u{9b}31m\x1b[2J";
+        for style in [Style::Text, Style::Json, Style::Journal] {
+            let text = written(style, || {
+                tracing::warn!(event = LogCode::Gap.as_str(), stream = %name, route = name, "the stream {name}");
+            });
+            assert_eq!(text.lines().count(), 1, "{text:?}");
+            let harmful = |c: char| c != '\x1b' && printable::is_harmful(c);
+            assert!(!text.trim_end().contains(harmful), "{style:?}: {text:?}");
+            assert!(!text.contains("\x1b[2J"), "{style:?}: {text:?}");
+            if style == Style::Json {
+                let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(value["stream"], name);
+            }
+        }
     }
 
     #[test]

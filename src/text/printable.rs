@@ -2,6 +2,7 @@
 //! stands, and some characters turn the direction of what follows or are not seen at all.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fmt::Write as _;
 
 /// Whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
@@ -45,22 +46,62 @@ pub(crate) fn bounded(bytes: &[u8], limit: usize) -> String {
     out
 }
 
-/// Text of several lines: what is harmful is escaped, except line breaks.
+/// The same JSON with what is harmful as escapes. Such characters stand in texts only, where an escape means the same;
+/// line breaks between values stay.
 #[must_use]
-pub(crate) fn lines(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| c != '\n' && is_harmful(c);
-    if !text.contains(harmful) {
-        return Cow::Borrowed(text);
+pub(crate) fn json(json: &str) -> Cow<'_, str> {
+    let harmful = |c: char| !c.is_ascii_whitespace() && is_harmful(c);
+    if !json.contains(harmful) {
+        return Cow::Borrowed(json);
     }
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
         if harmful(c) {
-            out.extend(c.escape_default());
+            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
         } else {
             out.push(c);
         }
     }
     Cow::Owned(out)
+}
+
+/// Lines to be shown. Only tidegate ends a line: a line break in a name is harmful as every other control character, and
+/// is escaped with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrintableLines(String);
+
+impl PrintableLines {
+    /// Adds one line.
+    pub(crate) fn push(&mut self, line: impl fmt::Display) {
+        self.0.push_str(&text(line.to_string().as_bytes()));
+        self.0.push('\n');
+    }
+
+    /// Adds all of these.
+    pub(crate) fn append(&mut self, lines: &Self) {
+        self.0.push_str(&lines.0);
+    }
+
+    /// The lines in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.lines()
+    }
+}
+
+/// One line.
+impl<T: AsRef<str>> From<T> for PrintableLines {
+    fn from(line: T) -> Self {
+        let mut lines = Self::default();
+        lines.push(line.as_ref());
+        lines
+    }
+}
+
+/// Without a line break at the end.
+impl fmt::Display for PrintableLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.strip_suffix('\n').unwrap_or_default())
+    }
 }
 
 fn escaped(text: &str, limit: usize) -> String {
@@ -88,6 +129,15 @@ mod tests {
         );
         assert_eq!(text("größe \u{1f30a}".as_bytes()), "größe \u{1f30a}");
         assert_eq!(text(b"\xff"), "\u{fffd}");
+    }
+
+    #[test]
+    fn only_a_line_that_is_added_is_a_line() {
+        let mut lines = PrintableLines::from("first\nforged");
+        lines.push(format_args!("{}\t{}", "second\r\n", 2));
+        lines.push("");
+        assert_eq!(lines.to_string(), "first\\nforged\nsecond\\r\\n\\t2\n");
+        assert_eq!(lines.iter().count(), 3);
     }
 
     #[test]

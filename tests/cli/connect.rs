@@ -82,8 +82,7 @@ fn check_connect_says_on_every_server_what_it_found_and_what_is_guaranteed() {
     for (from, to) in pairs {
         let shop = Server::start(from);
         let events = Server::with(to, Options::default().durable());
-        let daemon =
-            Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(ROUTES).prepare();
+        let daemon = Setup::between(&shop, &events).routes(ROUTES).prepare();
         events.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "+config|get"]);
         let before: u64 = events.ask(&["DBSIZE"]);
         let output = daemon.run_command(&["check", "--connect"]);
@@ -108,9 +107,7 @@ fn check_connect_says_on_every_server_what_it_found_and_what_is_guaranteed() {
 fn check_connect_names_what_stands_in_the_way_and_is_69() {
     let shop = Server::start(Version::Redis70);
     let events = Server::with(Version::Redis62, Options::default().with("maxmemory-policy", "allkeys-lru"));
-    let daemon = Setup::new()
-        .endpoint("shop", &shop)
-        .endpoint("events", &events)
+    let daemon = Setup::between(&shop, &events)
         .dead_endpoint("gone")
         .routes(&format!(
             "{ROUTES}\n[capture.lost]\nsource = \"gone\"\nchannels = [\"a\"]\ndestination = \"events\"\n\
@@ -140,7 +137,7 @@ fn check_connect_names_what_stands_in_the_way_and_is_69() {
 fn check_connect_says_why_a_server_takes_no_writes() {
     let shop = Server::start(Version::Redis82);
     let events = Server::start(Version::Valkey91);
-    let daemon = Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(ROUTES).prepare();
+    let daemon = Setup::between(&shop, &events).routes(ROUTES).prepare();
     shop.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
     events.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let report = printed(&daemon.run_command(&["check", "--connect"]), UNAVAILABLE);
@@ -173,7 +170,7 @@ fn check_says_what_a_server_does_not_publish_and_what_counts_its_subscribers() {
         stream = "sockets"
         keep = "forever"
     "#;
-    let daemon = Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(routes).prepare();
+    let daemon = Setup::between(&shop, &events).routes(routes).prepare();
     shop.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "+config|get"]);
     let report = printed(&daemon.run_command(&["check", "--connect"]), OK);
     let note = "note: Socket.IO counts each subscriber of \"socket.io-request#/#\" as one of its servers";

@@ -147,6 +147,21 @@ fn an_endless_reply_is_left_before_it_takes_memory() {
     }
 }
 
+/// What a terminal obeys, what begins a line or a column, and what turns the direction of text.
+const STEERS: &str = "\x1b[2J\nforged\t\u{202e}\u{9b}31m";
+/// The same in a TOML text.
+const STEERS_TOML: &str = "\\u001b[2J\\nforged\\t\\u202e\\u009b31m";
+
+/// Every line is one that tidegate has ended, and STEERS is shown as escapes.
+#[track_caller]
+fn assert_steers_nothing(command: &[&str], said: &str) {
+    let harmful = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!said.contains(harmful), "{command:?}: {said:?}");
+    assert!(!said.lines().any(|line| line.trim_start().starts_with("forged")), "{command:?}: {said}");
+    let shown = ["u{1b}[2J", "u001b[2J", "x1b[2J"].iter().any(|escape| said.contains(escape));
+    assert!(shown, "{command:?}: {said}");
+}
+
 /// A name on the command line is pasted from somewhere, and a stream's name comes from who publishes.
 #[test]
 fn names_cannot_steer_the_terminal_either() {
@@ -158,17 +173,21 @@ fn names_cannot_steer_the_terminal_either() {
              stream = \"<channel>\"\nkeep = \"forever\"\n",
         )
         .prepare();
-    let stream = "orders\x1b[2J";
-    let letter =
-        ["channel", "a\x1b[2J\u{9b}31m", "reason", "refused", "detail", "\u{202e}x", "payload", "\x7f"];
+    let stream = &format!("orders{STEERS}");
+    let letter = ["channel", STEERS, "reason", STEERS, "detail", STEERS, "payload", STEERS];
     server.ask::<String>(&[&["XADD", "tidegate:orders:dead-letters", "1-0"], &letter[..]].concat());
-    server.ask::<String>(&["XADD", stream, "1-0", "payload", "\x1b[2J"]);
+    let gap = ["started_at", "1", "ended_at", "2", "cause", STEERS, "from", STEERS, "detail", STEERS];
+    server.ask::<String>(&[&["XADD", "tidegate:orders:gaps", "1-0"], &gap[..]].concat());
+    server.ask::<String>(&["XADD", stream, "1-0", "payload", STEERS]);
+    let (again, none) = (format!("again{STEERS}"), format!("no{STEERS}"));
     let operator = daemon.operator(&["again*"]);
     let file = daemon.configuration().with_file_name("hostile.toml");
     let configuration = fs::read_to_string(daemon.configuration()).unwrap();
     fs::write(
         &file,
-        configuration.replace("orders.*", "orders\\u001b[2J*").replace("<channel>", "s\\u001b[2J"),
+        configuration
+            .replace("orders.*", &format!("orders{STEERS_TOML}*"))
+            .replace("<channel>", &format!("s{STEERS_TOML}")),
     )
     .unwrap();
     let file = file.to_str().unwrap();
@@ -176,27 +195,52 @@ fn names_cannot_steer_the_terminal_either() {
         (vec!["check"], tidegate(&["check", "--config", file])),
         (vec!["acl"], tidegate(&["acl", "--config", file])),
     ];
+    let wrong = daemon.configuration().with_file_name("wrong.toml");
+    let unknown = format!("\"x{STEERS_TOML}\" = 1\n[capture.orders]\nformat = \"{STEERS_TOML}\"\n");
+    fs::write(&wrong, unknown).unwrap();
+    outputs.push((vec!["check"], tidegate(&["check", "--config", wrong.to_str().unwrap()])));
     for command in [
         &["dead-letters", "list"][..],
         &["dead-letters", "list", "--json"],
         &["dead-letters", "show", "orders", "1-0"],
-        &["dead-letters", "drop", "\x1b[2J", "1-0"],
-        &["gaps", "\x1b[2J"],
-        &["tap", "\x1b[2J"],
-        &["spool", "verify", "--route", "\x1b[2J"],
-        &["man", "\x1b[2J"],
-        &["replay", stream, "--from", "0", "--channel", "again\x1b[2J"],
-        &["replay", "no\x1b[2J", "--from", "0", "--channel", "again"],
+        &["dead-letters", "drop", STEERS, "1-0"],
+        &["gaps", "--verbose"],
+        &["gaps", "--json"],
+        &["gaps", STEERS],
+        &["tap", STEERS],
+        &["spool", "verify", "--route", STEERS],
+        &["man", STEERS],
+        &["replay", stream, "--from", "0", "--channel", &again],
+        &["replay", &none, "--from", "0", "--channel", "again"],
+        &["replay", stream, "--from", STEERS, "--channel", "again"],
+        &[STEERS],
     ] {
         outputs.push((command.to_vec(), operator.run_command(command)));
     }
     for (command, output) in outputs {
-        let said = text(&output.stdout) + &text(&output.stderr);
-        let harmful = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
-        assert!(!said.contains(harmful), "{command:?}: {said:?}");
-        assert!(
-            said.contains("u{1b}[2J") || said.contains("u001b[2J") || said.contains("x1b[2J"),
-            "{command:?}: {said}"
-        );
+        assert_steers_nothing(&command, &(text(&output.stdout) + &text(&output.stderr)));
+    }
+}
+
+/// A stream that `streams` finds has a name that nobody has looked at, and its route's reason quotes it.
+#[test]
+fn a_name_that_is_found_forges_no_row_of_status() {
+    let server = Server::start(Version::Redis70);
+    let stream = format!("found:{STEERS}");
+    server.ask::<String>(&["XADD", &stream, "1-0", "n", "1"]);
+    // The route of this stream cannot use it as its cursor.
+    server.ask::<()>(&["SET", &format!("tidegate:found:cursor:{stream}"), "x"]);
+    let daemon = Setup::new()
+        .endpoint("main", &server)
+        .routes(
+            "[broadcast.found]\nsource = \"main\"\nstreams = \"found:*\"\ndestination = \"main\"\n\
+             channel = \"out\"\nmessage = \"<field:n>\"\nstart = \"beginning\"\n",
+        )
+        .expects(&[&["broadcast_blocked"]])
+        .start();
+    daemon.wait_state("found", tidegate::status::RouteState::Blocked);
+    for command in [&["status"][..], &["status", "--json"]] {
+        let output = daemon.run_command(command);
+        assert_steers_nothing(command, &text(&output.stdout));
     }
 }

@@ -15,9 +15,7 @@ fn the_lines_of_acl_are_all_that_the_daemon_needs_on_every_server() {
         for server in [&shop, &events] {
             server.ask::<()>(&["CONFIG", "RESETSTAT"]);
         }
-        let mut daemon = Setup::new()
-            .endpoint("shop", &shop)
-            .endpoint("events", &events)
+        let mut daemon = Setup::between(&shop, &events)
             // The stream that is not there any more makes room for the one that comes.
             .routes(&ROUTES.replace("[capture.tenants]", "[capture.tenants]\nmax_streams = 1"))
             .expects(&[alert::GAP, alert::DEAD_LETTER])
@@ -149,7 +147,7 @@ fn the_lines_of_an_operator_are_as_their_golden_file_says() {
 #[test]
 fn a_command_without_a_right_names_the_lines_of_an_operator() {
     let [shop, events] = [(); 2].map(|()| Server::start(Version::Redis70));
-    let daemon = Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(ROUTES).prepare();
+    let daemon = Setup::between(&shop, &events).routes(ROUTES).prepare();
     for command in ["dead-letters list", "replay orders --from 0 --channel again.1"] {
         let output = daemon.run_command(&command.split(' ').collect::<Vec<_>>());
         let said = text(&output.stderr);
@@ -164,8 +162,7 @@ fn the_lines_of_an_operator_are_all_that_the_commands_need_on_every_server() {
     for (from, to) in pairs {
         let shop = Server::start(from);
         let events = Server::start(to);
-        let daemon =
-            Setup::new().endpoint("shop", &shop).endpoint("events", &events).routes(ROUTES).prepare();
+        let daemon = Setup::between(&shop, &events).routes(ROUTES).prepare();
         let operator = daemon.operator(&["again.*"]);
         let add = |words: &[&str]| events.ask::<String>(&[&["XADD"][..], words].concat());
         let letter = "position p reason refused detail why stream";

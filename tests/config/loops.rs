@@ -73,8 +73,11 @@ fn loops_are_told_from_what_only_looks_like_one() {
     let orders =
         |lines: &str| capture("orders", &format!("destination = \"main\"\nstream = \"orders\"\n{lines}"));
     let out = |lines: &str| broadcast("out", &format!("stream = \"orders\"\n{lines}"));
+    let written = |pattern: &str| {
+        capture("orders", &format!("destination = \"main\"\nstream = \"t:<1>\"\npatterns = [\"{pattern}\"]"))
+    };
     let tap = |lines: &str| orders(&format!("mode = \"replication\"\npatterns = [\"*\"]\n{lines}"));
-    let cases: [(&str, String, Option<&str>); 21] = [
+    let cases: [(&str, String, Option<&str>); 24] = [
         (
             "a pattern",
             orders("patterns = [\"a*\"]") + &out("channel = \"ab\""),
@@ -93,6 +96,21 @@ fn loops_are_told_from_what_only_looks_like_one() {
             capture("orders", "destination = \"main\"\nstream = \"o:<channel>\"\nchannels = [\"a\"]")
                 + &broadcast("out", "stream = \"o:b\"\nchannel = \"a\""),
             Some("stream \"o:b\" on main"),
+        ),
+        (
+            "the names of streams that no pattern matches",
+            written("ch.*") + &broadcast("out", "streams = \"t:*\"\nchannel = \"<stream>\""),
+            None,
+        ),
+        (
+            "the names of streams that a pattern may match",
+            written("[st]:a*") + &broadcast("out", "streams = \"t:*\"\nchannel = \"<stream>\""),
+            Some("channel \"<stream>\" on main, read by the pattern \"[st]:a*\""),
+        ),
+        (
+            "a name of a stream, and more",
+            written("t:*") + &broadcast("out", "stream = \"t:a\"\nchannel = \"from:<stream>\""),
+            None,
         ),
         (
             "an address among others",

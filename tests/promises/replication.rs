@@ -44,7 +44,7 @@ struct Tapped {
 impl Tapped {
     fn start(source: Server, alerts: &[&[&str]]) -> Self {
         let destination = Server::start(Version::Redis70);
-        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(ROUTES);
+        let setup = Setup::between(&source, &destination).routes(ROUTES);
         let daemon = setup.expects(alerts).start_ready();
         let oracle = Oracle::new(&source);
         Self { daemon, source, destination, oracle }
@@ -166,7 +166,7 @@ fn every_way_to_publish() {
         let routes = ROUTES.replace("mode =", "sharded = true\nmax_message_size = \"64KiB\"\nmode =");
         let source = source(version);
         let destination = Server::start(Version::Redis70);
-        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination);
+        let setup = Setup::between(&source, &destination);
         let _daemon = setup.routes(&routes).expects(&[alert::DEAD_LETTER]).start_ready();
         let mut connection = source.connection();
         let mut expected = Vec::new();
@@ -317,9 +317,7 @@ fn a_large_dataset_is_skipped_with_flat_memory() {
 fn reading_stops_where_nothing_more_fits() {
     let source = source(Version::Redis70);
     let mut destination = Server::with(Version::Redis70, Options::default().durable());
-    let setup = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let setup = Setup::between(&source, &destination)
         .routes(&ROUTES.replace("mode =", "max_message_size = \"64KiB\"\nmode ="));
     let daemon = setup
         .daemon("memory_limit = \"16MiB\"\nspool = { limit = \"16MiB\" }")
@@ -384,7 +382,7 @@ fn reloads_while_the_destination_is_away_lose_nothing() {
     for was_read in [true, false] {
         let source = source(Version::Redis70);
         let mut destination = Server::with(Version::Redis70, Options::default().durable());
-        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(ROUTES);
+        let setup = Setup::between(&source, &destination).routes(ROUTES);
         let mut daemon = setup.expects(&[alert::DESTINATION]).start_ready();
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(3, 1_000, &["orders", "returns.eu"]));
@@ -456,7 +454,7 @@ fn the_server_drops_a_link_that_is_not_read() {
     source.ask::<()>(&["CONFIG", "SET", "client-output-buffer-limit", "replica 256mb 4mb 1"]);
     let destination = Server::with(Version::Redis70, Options::default().durable());
     let routes = ROUTES.replace("mode =", "max_message_size = \"64KiB\"\nmode =");
-    let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(&routes);
+    let setup = Setup::between(&source, &destination).routes(&routes);
     let daemon = setup
         .daemon("memory_limit = \"16MiB\"\nspool = { limit = \"16MiB\" }")
         .expects(&[alert::DESTINATION, alert::SOURCE, &["source_paused", "spool_failed"]])
@@ -483,7 +481,7 @@ fn the_server_drops_a_link_that_is_not_read() {
 fn killed_while_the_destination_is_away() {
     let source = source(Version::Redis70);
     let mut destination = Server::with(Version::Redis70, Options::default().durable());
-    let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(ROUTES);
+    let setup = Setup::between(&source, &destination).routes(ROUTES);
     let mut daemon = setup.expects(&[alert::DESTINATION, alert::SOURCE]).start_ready();
     let oracle = Oracle::new(&source);
     let load = oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).rate(5_000));
@@ -544,7 +542,7 @@ fn check_tells_what_it_rests_on() {
     for version in Version::SOURCES {
         let source = source(version);
         let destination = Server::start(Version::Redis70);
-        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(ROUTES);
+        let setup = Setup::between(&source, &destination).routes(ROUTES);
         let daemon = setup.prepare();
         let check = || {
             let output = daemon.run_command(&["check", "--connect"]);

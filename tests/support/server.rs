@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -435,6 +436,26 @@ impl Server {
     /// Number of entries of a stream; none for a key that does not exist.
     pub(crate) fn stream_length(&self, stream: &str) -> usize {
         self.ask(&["XLEN", stream])
+    }
+
+    /// Adds entries to a stream in a thread, a pipeline at a time: `fields` gives those of each, counted from 0.
+    pub(crate) fn adding<const N: usize>(
+        &self,
+        stream: &'static str,
+        entries: usize,
+        fields: impl Fn(usize) -> [String; N] + Send + 'static,
+    ) -> JoinHandle<()> {
+        const PIPELINE: usize = 20;
+        let mut connection = self.connection();
+        std::thread::spawn(move || {
+            for first in (0..entries).step_by(PIPELINE) {
+                let mut pipeline = redis::pipe();
+                for number in first..(first + PIPELINE).min(entries) {
+                    pipeline.cmd("XADD").arg(stream).arg("*").arg(&fields(number)).ignore();
+                }
+                pipeline.exec(&mut connection).expect("entries are added");
+            }
+        })
     }
 
     /// Waits until more than this number of entries is added to a stream that nothing is taken from.

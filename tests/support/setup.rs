@@ -40,9 +40,14 @@ impl Setup {
         Self::default()
     }
 
+    /// From the server `shop` to the server `events`, each with a user of its own.
+    pub(crate) fn between(shop: &Server, events: &Server) -> Self {
+        Self::new().endpoint("shop", shop).endpoint("events", events)
+    }
+
     /// The plain case: one channel of `shop` into one stream of `events`, with positions.
     pub(crate) fn orders(source: &Server, destination: &Server) -> Self {
-        Self::new().endpoint("shop", source).endpoint("events", destination).routes(
+        Self::between(source, destination).routes(
             r#"
             [capture.orders]
             source = "shop"

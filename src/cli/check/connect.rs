@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::line;
 use crate::config::{
     self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, StreamPattern, UntilAcknowledged,
 };
 use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Repeated, Rights, ServerFacts};
 use crate::rt;
 use crate::server::{self, Error, Expiries, Opinion};
+use crate::text::printable::PrintableLines;
 
 /// So long before a certificate expires it is warned of.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -18,20 +18,20 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 type Answers = BTreeMap<String, Result<Inspection, Error>>;
 
 /// The report, and whether every endpoint can be used. Each endpoint's own time-outs bound it.
-pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
+pub(super) async fn connect(config: Config, explain: bool) -> (PrintableLines, bool) {
     let answers = ask(&config).await;
-    let mut out = String::new();
+    let mut out = PrintableLines::default();
     let mut usable = true;
     for (name, answer) in &answers {
         usable &= endpoint(&mut out, &config, &config.redis[name], answer);
         sentinels(&mut out, &config.redis[name]).await;
-        out.push('\n');
+        out.push("");
     }
     let facts = |name: &str| answers.get(name)?.as_ref().ok().map(|found| &found.facts);
     for route in config.capture.values() {
         let guarantee =
             probe::of_capture(route, config.redis[&route.destination].durability, facts(&route.destination));
-        line(&mut out, format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
+        out.push(format_args!("capture {}: {} → {}", route.name, route.source, route.destination));
         guarantees(&mut out, &guarantee, explain);
         if let Some(until) = route.keep.until_acknowledged() {
             trimming(&mut out, until, facts(&route.destination));
@@ -43,18 +43,13 @@ pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
     }
     for route in config.broadcast.values() {
         let guarantee = probe::of_broadcast(on_one_server(&config, route), facts(&route.source));
-        line(&mut out, format_args!("broadcast {}: {} → {}", route.name, route.source, route.destination));
+        out.push(format_args!("broadcast {}: {} → {}", route.name, route.source, route.destination));
         guarantees(&mut out, &guarantee, explain);
-        line(
-            &mut out,
-            format_args!(
-                "  note: Pub/Sub delivers a message only to clients that are subscribed at that moment"
-            ),
-        );
+        out.push(format_args!(
+            "  note: Pub/Sub delivers a message only to clients that are subscribed at that moment"
+        ));
         if let Some(StreamPattern { pattern, max_streams, .. }) = route.pattern() {
-            line(
-                &mut out,
-                format_args!(
+            out.push(format_args!(
                     "  streams: up to {max_streams} that match {pattern}, found with SCAN; each has a cursor and connections \
                      of its own"
                 ),
@@ -71,29 +66,29 @@ pub(super) async fn connect(config: Config, explain: bool) -> (String, bool) {
 }
 
 /// What the sentinels of an endpoint say; whether a majority of them answers.
-async fn sentinels(out: &mut String, endpoint: &Endpoint) {
+async fn sentinels(out: &mut PrintableLines, endpoint: &Endpoint) {
     let Some(sentinels) = endpoint.sentinels() else { return };
     let opinions = server::opinions(endpoint).await;
     let answered = opinions.iter().filter(|(_, opinion)| opinion.is_ok()).count();
     let (all, master) = (opinions.len(), &sentinels.master);
-    line(out, format_args!("  master \"{master}\": {answered} of {all} sentinels answer"));
+    out.push(format_args!("  master \"{master}\": {answered} of {all} sentinels answer"));
     for (address, opinion) in &opinions {
         match opinion {
             Ok(Opinion::Master { epoch, address: named }) => {
-                line(out, format_args!("    sentinel {address}: {named}, configuration epoch {epoch}"));
+                out.push(format_args!("    sentinel {address}: {named}, configuration epoch {epoch}"));
             }
             Ok(Opinion::Unknown(_)) => {
-                line(out, format_args!("    warning: sentinel {address} does not know \"{master}\""));
+                out.push(format_args!("    warning: sentinel {address} does not know \"{master}\""));
             }
             Err(error) => {
                 let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                line(out, format_args!("    warning: {error}{hint}"));
+                out.push(format_args!("    warning: {error}{hint}"));
             }
         }
     }
     if answered * 2 <= all {
         let why = "too few to start a failover, and too few to be sure which server is the master";
-        line(out, format_args!("  warning: no more than half of the sentinels answer: {why}"));
+        out.push(format_args!("  warning: no more than half of the sentinels answer: {why}"));
     }
 }
 
@@ -122,21 +117,21 @@ fn on_one_server(config: &Config, route: &Broadcast) -> bool {
 
 /// Prints what was found at an endpoint; whether it can be used.
 fn endpoint(
-    out: &mut String,
+    out: &mut PrintableLines,
     config: &Config,
     endpoint: &Endpoint,
     answer: &Result<Inspection, Error>,
 ) -> bool {
     let user = endpoint.username.as_deref().unwrap_or("default");
-    line(out, format_args!("server {} ({}, user {user})", endpoint.name, endpoint.servers));
+    out.push(format_args!("server {} ({}, user {user})", endpoint.name, endpoint.servers));
     if let Some(service) = probe::managed_service(endpoint) {
         let (name, note) = (service.name, service.note);
-        line(out, format_args!("  service, by the host name: {name}; {note}"));
+        out.push(format_args!("  service, by the host name: {name}; {note}"));
     }
     let found = match answer {
         Ok(found) => found,
         Err(error) => {
-            line(out, format_args!("  problem: cannot be used: {}", error.with_hint()));
+            out.push(format_args!("  problem: cannot be used: {}", error.with_hint()));
             return false;
         }
     };
@@ -146,12 +141,12 @@ fn endpoint(
     }
     let findings = probe::findings(found, &probe::roles(config, &endpoint.name));
     for finding in &findings {
-        line(out, format_args!("  {finding}"));
+        out.push(format_args!("  {finding}"));
     }
     !findings.iter().any(|finding| matches!(finding, Finding::Problem(_)))
 }
 
-fn server(out: &mut String, found: &Inspection) {
+fn server(out: &mut PrintableLines, found: &Inspection) {
     let facts = &found.facts;
     let version =
         facts.version.map_or_else(|| "of unknown version".to_owned(), |version| version.to_string());
@@ -164,56 +159,52 @@ fn server(out: &mut String, found: &Inspection) {
         (None, _) => "role unknown".to_owned(),
     };
     let mode = facts.mode.as_deref().unwrap_or("mode unknown");
-    line(out, format_args!("  {} {version}, {mode}, {role}", facts.kind));
+    out.push(format_args!("  {} {version}, {mode}, {role}", facts.kind));
     let eviction = facts.eviction.as_deref().unwrap_or("unknown");
-    line(out, format_args!("  {}, eviction policy {eviction}", facts.storage));
+    out.push(format_args!("  {}, eviction policy {eviction}", facts.storage));
     if matches!(&found.rights, Rights::Tried(refused) if refused.is_empty()) {
-        line(out, format_args!("  permissions: everything that the routes need"));
+        out.push(format_args!("  permissions: everything that the routes need"));
     }
 }
 
 /// Prints which of a route's channels the server does not publish as it is set up.
-fn notifications(out: &mut String, route: &Capture, source: Option<&ServerFacts>) {
+fn notifications(out: &mut PrintableLines, route: &Capture, source: Option<&ServerFacts>) {
     let Some(facts) = source else { return };
     let Some(setting) = facts.notifications.as_deref() else {
         let needed = config::needed_notifications(route);
         if config::wants_notifications(route) && !needed.is_empty() {
-            line(
-                out,
-                format_args!(
-                    "  warning: notify-keyspace-events of server {} is unknown, since CONFIG GET is rejected; {}",
-                    route.source,
-                    needed.join(", ")
-                ),
-            );
+            out.push(format_args!(
+                "  warning: notify-keyspace-events of server {} is unknown, since CONFIG GET is rejected; {}",
+                route.source,
+                needed.join(", ")
+            ));
         }
         return;
     };
     for missing in config::missing_notifications(route, setting) {
-        line(out, format_args!("  warning: {missing}"));
+        out.push(format_args!("  warning: {missing}"));
     }
 }
 
 /// Prints until when both sides' certificates are valid.
-fn certificates(out: &mut String, expiries: Expiries) {
+fn certificates(out: &mut PrintableLines, expiries: Expiries) {
     for (whose, seconds) in [("the server's", expiries.server), ("tidegate's own", expiries.client)] {
         let Some(seconds) = seconds else { continue };
         let until = rt::rfc3339(seconds.saturating_mul(1_000));
-        line(out, format_args!("  TLS: {whose} certificate expires {until}"));
+        out.push(format_args!("  TLS: {whose} certificate expires {until}"));
         if seconds < rt::unix_ms() / 1_000 + EXPIRES_SOON.as_secs() {
-            line(out, format_args!("  warning: {whose} certificate expires in less than 14 days: renew it"));
+            out.push(format_args!("  warning: {whose} certificate expires in less than 14 days: renew it"));
         }
     }
 }
 
 /// Prints what goes from the streams, and how.
-fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&ServerFacts>) {
+fn trimming(out: &mut PrintableLines, until: &UntilAcknowledged, destination: Option<&ServerFacts>) {
     let groups = until.groups.join(" and ");
     let most = until.entries;
-    line(
-        out,
-        format_args!("  trimming: entries that {groups} acknowledged; above {most} entries also the oldest"),
-    );
+    out.push(format_args!(
+        "  trimming: entries that {groups} acknowledged; above {most} entries also the oldest"
+    ));
     let how = match destination.and_then(ServerFacts::knows_acked) {
         Some(true) => {
             "with XTRIM ACKED: also entries after a pending one, if every group of the stream has acknowledged them"
@@ -221,11 +212,11 @@ fn trimming(out: &mut String, until: &UntilAcknowledged, destination: Option<&Se
         Some(false) => "only entries before the first pending one (XTRIM ACKED needs Redis 8.2)",
         None => "the server may lack XTRIM ACKED; then only entries before the first pending one",
     };
-    line(out, format_args!("    {how}"));
+    out.push(format_args!("    {how}"));
 }
 
 /// Prints what an entry waits for before it is published, and how that is noticed.
-fn waiting(out: &mut String, acknowledged: &Acknowledged) {
+fn waiting(out: &mut PrintableLines, acknowledged: &Acknowledged) {
     let Acknowledged { group, order, replication } = acknowledged;
     let pending = match order {
         Order::Stream => "an unacknowledged entry holds up all later entries".to_owned(),
@@ -233,16 +224,14 @@ fn waiting(out: &mut String, acknowledged: &Acknowledged) {
             format!("up to {max_ack_pending} unacknowledged entries are left behind; then publishing waits")
         }
     };
-    line(out, format_args!("  waits for: the group {group}; {pending}"));
+    out.push(format_args!("  waits for: the group {group}; {pending}"));
     let how = if *replication {
         "in the replication stream, or by polling if it cannot be read"
     } else {
         "by polling, every 10 ms while something changes and every 0.65 s after a pause"
     };
-    line(out, format_args!("    acknowledgements are noticed {how}"));
-    line(
-        out,
-        format_args!(
+    out.push(format_args!("    acknowledgements are noticed {how}"));
+    out.push(format_args!(
             "    note: an entry also counts as acknowledged after NOACK, XGROUP SETID or the deletion of its consumer, or \
              if it was added before the group"
         ),
@@ -250,7 +239,7 @@ fn waiting(out: &mut String, acknowledged: &Acknowledged) {
 }
 
 /// Prints what reading the replication stream rests on, and what it costs.
-fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
+fn tap(out: &mut PrintableLines, prefer: Prefer, source: Option<&ServerFacts>) {
     let backlog = match source.and_then(|facts| facts.backlog_bytes) {
         Some(bytes) => format!("{bytes} bytes"),
         None => "of unknown size".to_owned(),
@@ -260,7 +249,7 @@ fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
         Some(seconds) => format!("for {seconds} s"),
         None => "for an unknown time (repl-backlog-ttl)".to_owned(),
     };
-    line(out, format_args!("  backlog: {backlog}; a master without a replica keeps it {kept}"));
+    out.push(format_args!("  backlog: {backlog}; a master without a replica keeps it {kept}"));
     let replicas = source.and_then(|facts| facts.replicas);
     let costs = match prefer {
         Prefer::Replica if replicas != Some(0) => {
@@ -271,10 +260,8 @@ fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
              for it. Sentinel lists it as a replica with port 0 (SENTINEL RESET removes it)"
         }
     };
-    line(out, format_args!("  costs: {costs}"));
-    line(
-        out,
-        format_args!(
+    out.push(format_args!("  costs: {costs}"));
+    out.push(format_args!(
             "  note: the server forks when it is read for the first time, and whenever its backlog was exceeded; tidegate \
              receives every write of the server, regardless of ACL rules for keys and channels"
         ),
@@ -282,18 +269,18 @@ fn tap(out: &mut String, prefer: Prefer, source: Option<&ServerFacts>) {
 }
 
 /// Prints what a route promises: a line for each fault, with its remedy, and the reasons if they were asked for.
-fn guarantees(out: &mut String, guarantee: &Guarantee, explain: bool) {
+fn guarantees(out: &mut PrintableLines, guarantee: &Guarantee, explain: bool) {
     for (fault, promise) in [
         ("tidegate restarts", &guarantee.restart),
         ("source fails over", &guarantee.source_failover),
         ("destination fails over", &guarantee.destination_failover),
     ] {
-        line(out, format_args!("  {fault}: {}; {}", lost(promise.missed), duplicated(promise.repeated)));
+        out.push(format_args!("  {fault}: {}; {}", lost(promise.missed), duplicated(promise.repeated)));
         if let Some(remedy) = promise.remedy {
-            line(out, format_args!("    to avoid it: {remedy}"));
+            out.push(format_args!("    to avoid it: {remedy}"));
         }
         if explain {
-            line(out, format_args!("    because {}", promise.because.join("; ")));
+            out.push(format_args!("    because {}", promise.because.join("; ")));
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Bytes for a terminal and for a program: names and payloads are any bytes, and a terminal obeys some.
 
-use std::borrow::Cow;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -50,24 +48,6 @@ pub(crate) fn value(bytes: &[u8]) -> Value {
         Ok(text) => Value::from(text),
         Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
     }
-}
-
-/// The same JSON with what a terminal obeys as escapes. Such characters stand in texts only, where an escape means the
-/// same; line breaks between values stay.
-pub(crate) fn harmless_json(json: &str) -> Cow<'_, str> {
-    let harmful = |c: char| !c.is_ascii_whitespace() && is_harmful(c);
-    if !json.contains(harmful) {
-        return Cow::Borrowed(json);
-    }
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if harmful(c) {
-            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
-        } else {
-            out.push(c);
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// Fields in JSON: pairs of name and value in their order, since a name may come twice.

@@ -4,7 +4,7 @@
 //! the others it stands below them, indented and broken at spaces. A name that is too long for the first column stands
 //! on a line of its own. So nothing is cut, and a terminal breaks no line.
 
-use std::fmt;
+use crate::text::printable::{self, PrintableLines};
 
 /// The longest line.
 const WIDTH: usize = 100;
@@ -50,9 +50,12 @@ impl Table {
         Self { columns, note, rows: Vec::new() }
     }
 
-    /// Adds a row: a cell for each column, and the text at its end. Each further text has a line of its own.
+    /// Adds a row: a cell for each column, and the text at its end. Each further text has a line of its own. They are
+    /// escaped here, since an escape is wider than what it stands for.
     pub(in crate::cli) fn row(&mut self, cells: Vec<String>, notes: Vec<String>) {
-        self.rows.push(TableRow { cells, notes });
+        let escaped =
+            |texts: Vec<String>| texts.iter().map(|text| printable::text(text.as_bytes())).collect();
+        self.rows.push(TableRow { cells: escaped(cells), notes: escaped(notes) });
     }
 
     pub(in crate::cli) fn is_empty(&self) -> bool {
@@ -87,45 +90,46 @@ impl Table {
         }
         line
     }
-}
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The headings and the rows.
+    pub(in crate::cli) fn lines(&self) -> PrintableLines {
+        let mut out = PrintableLines::default();
         let widths = self.widths();
         let headings: Vec<&str> = self.columns.iter().map(|column| column.heading()).collect();
-        write_row(f, self.line(&widths, &headings), self.note)?;
+        add_row(&mut out, &self.line(&widths, &headings), self.note);
         if self.rows.is_empty() {
-            writeln!(f, "{NONE}")?;
+            out.push(NONE);
         }
         for TableRow { cells, notes } in &self.rows {
             let mut cells: Vec<&str> = cells.iter().map(String::as_str).collect();
             if let (Some(name), Some(width)) = (cells.first_mut(), widths.first())
                 && name.chars().count() > *width
             {
-                writeln!(f, "{name}")?;
+                out.push(*name);
                 *name = "";
             }
             let mut notes = notes.iter();
-            write_row(f, self.line(&widths, &cells), notes.next().map_or("", String::as_str))?;
+            add_row(&mut out, &self.line(&widths, &cells), notes.next().map_or("", String::as_str));
             for note in notes {
-                write_below(f, note)?;
+                add_below(&mut out, note);
             }
         }
-        Ok(())
+        out
     }
 }
 
 /// A row, and its text beside it or below.
-fn write_row(f: &mut fmt::Formatter<'_>, line: String, note: &str) -> fmt::Result {
+fn add_row(out: &mut PrintableLines, line: &str, note: &str) {
     if line.chars().count() + INDENT.len() + note.chars().count() <= WIDTH {
-        return writeln!(f, "{}", format!("{line}{INDENT}{note}").trim_end());
+        out.push(format!("{line}{INDENT}{note}").trim_end());
+        return;
     }
-    writeln!(f, "{}", line.trim_end())?;
-    write_below(f, note)
+    out.push(line.trim_end());
+    add_below(out, note);
 }
 
 /// A text on lines of its own, broken at spaces; a word that is longer than a line is broken too.
-fn write_below(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+fn add_below(out: &mut PrintableLines, text: &str) {
     let most = WIDTH - INDENT.len();
     let mut rest = text;
     while !rest.is_empty() {
@@ -134,10 +138,9 @@ fn write_below(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
             Some(space) if end < rest.len() && space > 0 => (&rest[..space], &rest[space + 1..]),
             _ => rest.split_at(end),
         };
-        writeln!(f, "{INDENT}{line}")?;
+        out.push(format_args!("{INDENT}{line}"));
         rest = next;
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -151,7 +154,7 @@ mod tests {
         for (name, done, reason) in rows {
             table.row(vec![(*name).to_owned(), (*done).to_owned()], vec![(*reason).to_owned()]);
         }
-        table.to_string()
+        format!("{}\n", table.lines())
     }
 
     #[test]
@@ -174,16 +177,25 @@ mod tests {
         assert_eq!(words.join(" "), reason.trim_end());
     }
 
+    #[test]
+    fn a_name_makes_no_row_and_no_column() {
+        let text = table(&[("a\nb live 1", "7", "such as 'x: ok\nforged live 9'"), ("c\u{202e}", "8", "\t")]);
+        assert_eq!(
+            text,
+            "ROUTE       DONE  REASON\na\\nb live 1    7  such as 'x: ok\\nforged live 9'\nc\\u{202e}      8  \\t\n"
+        );
+    }
+
     proptest! {
         #[test]
         fn no_line_is_longer_than_a_hundred_columns(
-            rows in proptest::collection::vec(("[a-z]{1,48}", "[0-9]{1,20}", "[a-zé ]{0,300}"), 0..6),
+            rows in proptest::collection::vec(("[a-z]{1,48}", "[0-9]{1,20}", "[a-zé \\n]{0,300}"), 0..6),
         ) {
             let mut table = Table::new(vec![Column::Text("ROUTE"), Column::Number("DONE")], "REASON");
             for (name, done, reason) in rows {
                 table.row(vec![name, done], vec![reason.clone(), reason]);
             }
-            for line in table.to_string().lines() {
+            for line in table.lines().iter() {
                 prop_assert!(line.chars().count() <= WIDTH, "{line}");
             }
         }

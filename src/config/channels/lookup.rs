@@ -30,16 +30,17 @@ pub(crate) fn holders(config: &Config, stream: &str) -> Vec<Holder> {
     written.chain(read).collect()
 }
 
-/// The captures that may hear what is published there, each with the channel or pattern that it listens to,
+/// The captures that may hear what is published there of a stream, each with the channel or pattern that it listens to,
 /// for an operator.
 #[must_use]
 pub(crate) fn listeners(
     config: &Config,
     endpoint: &Endpoint,
+    stream: &str,
     channel: &Template,
     sharded: bool,
 ) -> Vec<String> {
-    let published = Glob::template(channel);
+    let published = Glob::of_entry(channel, &Glob::name(stream.as_bytes()));
     let listens = config.capture.values().filter_map(|route| {
         let source = config.redis.get(&route.source)?;
         if !loops::same_server(source, endpoint) {

@@ -11,8 +11,8 @@
 //! | broadcast | dead letters | broadcasts of that stream, itself included |
 //! | either | notifications of the keys that it writes | captures of channels that begin with `__key` |
 //!
-//! Every doubt counts as an arrow: a template can make whatever fits its literal parts, a filter may let
-//! everything through, two names of one address are one server. A loop that is refused wrongly costs a
+//! Every doubt counts as an arrow: a template can make whatever fits its literal parts, and its `<stream>` is whatever the
+//! broadcast reads; a filter may let everything through, two names of one address are one server. A loop that is refused wrongly costs a
 //! route's author another name; one that is let through costs a server. Patterns that do not begin with
 //! `__key` are not taken to be meant for notifications, which servers do not send unless they are told to.
 //! Between a broadcast and a capture with the same `origin` there is no arrow: the capture leaves out what the broadcast
@@ -20,12 +20,12 @@
 //! messages.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 
 use super::pattern_overlap::Glob;
 use crate::config::redis_keys;
 use crate::config::settings::{Address, Broadcast, Capture, Config, Endpoint};
+use crate::text::printable::PrintableLines;
 
 /// What the server notifies of when a route writes, as events of keys.
 const EVENTS: [&str; 11] =
@@ -48,23 +48,25 @@ struct LoopStep {
     to: String,
 }
 
-impl fmt::Display for Loop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Loop {
+    /// The way, for an operator.
+    pub(crate) fn lines(&self) -> PrintableLines {
         let (table, name) = &self.first;
-        write!(f, "would repeat its own messages forever\n  {table}.{name}")?;
+        let mut lines = PrintableLines::from("would repeat its own messages forever");
+        lines.push(format_args!("  {table}.{name}"));
         for step in &self.steps {
-            write!(f, "\n    → {} → {}", step.by, step.to)?;
+            lines.push(format_args!("    → {} → {}", step.by, step.to));
         }
-        f.write_str(
-            "\n  publish on a channel that the capture does not read, or write to a stream that the \
-             broadcast does not read",
-        )?;
-        if self.steps.iter().any(|step| step.by.starts_with("channel ")) {
-            f.write_str(
-                "; or set the same origin in the broadcast and in the capture that reads its channel",
-            )?;
-        }
-        Ok(())
+        let with_origin = if self.steps.iter().any(|step| step.by.starts_with("channel ")) {
+            "; or set the same origin in the broadcast and in the capture that reads its channel"
+        } else {
+            ""
+        };
+        lines.push(format_args!(
+            "  publish on a channel that the capture does not read, or write to a stream that the broadcast does not \
+             read{with_origin}"
+        ));
+        lines
     }
 }
 
@@ -176,7 +178,8 @@ fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) ->
     if !same_server(publishes, reads) {
         return None;
     }
-    let (kind, read) = hears(capture, &Glob::template(&broadcast.channel), broadcast.sharded)?;
+    let published = Glob::of_entry(&broadcast.channel, &read_by(broadcast));
+    let (kind, read) = hears(capture, &published, broadcast.sharded)?;
     let on = &broadcast.destination;
     if broadcast.channel.literal() == Some(read) {
         return Some(format!("channel \"{read}\" on {on}"));

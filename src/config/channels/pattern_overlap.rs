@@ -75,8 +75,14 @@ impl Glob {
 
     /// What a template can make, as if each variable could be anything.
     pub(crate) fn template(template: &Template) -> Self {
+        Self::of_entry(template, &Self(vec![PatternToken::Star]))
+    }
+
+    /// What a template can make of entries of these streams, as if each variable but `<stream>` could be anything.
+    pub(crate) fn of_entry(template: &Template, streams: &Self) -> Self {
         let tokens = |part: &Part| match part {
             Part::Literal(text) => Self::name(text.as_bytes()).0,
+            Part::Stream => streams.0.clone(),
             _ => vec![PatternToken::Star],
         };
         Self(template.parts().iter().flat_map(tokens).collect())
@@ -262,6 +268,15 @@ mod tests {
         assert!(!template.overlaps(&Glob::name(b"stock:1:old")));
         let star = Glob::template(&Template::parse("a*").unwrap());
         assert!(!star.overlaps(&Glob::name(b"ab")), "a '*' of a template is no variable");
+    }
+
+    #[test]
+    fn a_stream_in_a_template_is_one_of_those_that_are_read() {
+        let template = Template::parse("to:<stream>:<field:sku>").unwrap();
+        let channels = Glob::of_entry(&template, &Glob::parse(b"s[12]?"));
+        assert!(channels.overlaps(&Glob::name(b"to:s1x:a")));
+        assert!(!channels.overlaps(&Glob::name(b"to:s3x:a")));
+        assert!(!channels.overlaps(&Glob::parse(b"to:t*")));
     }
 
     #[test]

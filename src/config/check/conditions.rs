@@ -18,13 +18,13 @@ pub(super) trait Written {
     const SUBJECTS: &str;
 
     /// What was written, taken apart.
-    fn parts(self, check: &mut Check<'_>, key: &Key) -> Parts;
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> ConditionParts;
 }
 
 type Named<T> = (&'static str, T);
 
 /// A condition, taken apart.
-pub(super) struct Parts {
+pub(super) struct ConditionParts {
     /// What is looked at, with its key.
     subjects: Vec<Named<Option<Subject>>>,
     /// How it is tested.
@@ -36,11 +36,11 @@ pub(super) struct Parts {
 impl Written for raw::Condition {
     const SUBJECTS: &str = OF_MESSAGE;
 
-    fn parts(self, check: &mut Check<'_>, key: &Key) -> Parts {
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> ConditionParts {
         let channel = self.channel.map(|_| ("channel", Some(Subject::Channel)));
         let text = self.payload.map(|_| ("payload", Some(Subject::Text)));
         let payload = check.payload(key, self.field, self.pointer);
-        Parts {
+        ConditionParts {
             subjects: channel.into_iter().chain(text).chain(payload).collect(),
             tests: tests(self.equals, self.r#in, self.exists, self.prefix),
             negated: self.not,
@@ -51,13 +51,13 @@ impl Written for raw::Condition {
 impl Written for raw::EntryCondition {
     const SUBJECTS: &str = OF_ENTRY;
 
-    fn parts(self, check: &mut Check<'_>, key: &Key) -> Parts {
+    fn parts(self, check: &mut Check<'_>, key: &Key) -> ConditionParts {
         let entry = self.entry.map(|name| {
             check.name(&key.at("entry"), "field", &name);
             ("entry", Some(Subject::Field(name)))
         });
         let payload = check.payload(key, self.field, self.pointer);
-        Parts {
+        ConditionParts {
             subjects: entry.into_iter().chain(payload).collect(),
             tests: tests(self.equals, self.r#in, self.exists, self.prefix),
             negated: self.not,
@@ -89,7 +89,7 @@ impl Check<'_> {
     }
 
     fn condition<C: Written>(&mut self, key: &Key, raw: C) -> Option<Condition> {
-        let Parts { subjects, tests, negated } = raw.parts(self, key);
+        let ConditionParts { subjects, tests, negated } = raw.parts(self, key);
         let subject = self.only_one(key, subjects, "looks at", C::SUBJECTS);
         let test = self.only_one(key, tests, "tests with", TESTS);
         let (name, test) = test?;

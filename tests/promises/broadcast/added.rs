@@ -22,20 +22,10 @@ fn route(destination: &str) -> String {
     )
 }
 
-/// Adds entries in a thread, a pipeline at a time.
+/// Adds entries in a thread: `kind` is even or odd.
 fn add(server: &Server, entries: usize) -> std::thread::JoinHandle<()> {
-    let mut connection = server.connection();
-    std::thread::spawn(move || {
-        const PIPELINE: usize = 20;
-        for first in (0..entries).step_by(PIPELINE) {
-            let mut pipeline = redis::pipe();
-            for n in first..(first + PIPELINE).min(entries) {
-                let kind = if n % 2 == 0 { "even" } else { "odd" };
-                pipeline.cmd("XADD").arg(&["orders", "*", "kind", kind, "payload", "x"]).ignore();
-            }
-            pipeline.exec(&mut connection).unwrap();
-        }
-    })
+    let kind = |number: usize| if number.is_multiple_of(2) { "even" } else { "odd" };
+    server.adding("orders", entries, move |number| ["kind", kind(number), "payload", "x"].map(str::to_owned))
 }
 
 fn ids(server: &Server) -> Vec<(String, String)> {

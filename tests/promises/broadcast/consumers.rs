@@ -92,19 +92,9 @@ pub(crate) fn wait_published(daemon: &Daemon, subscriber: &Subscriber, expected:
     });
 }
 
-/// Adds entries in a thread, a pipeline at a time.
+/// Adds entries in a thread.
 pub(crate) fn adding(server: &Server, entries: usize) -> JoinHandle<()> {
-    let mut connection = server.connection();
-    std::thread::spawn(move || {
-        const PIPELINE: usize = 20;
-        for first in (0..entries).step_by(PIPELINE) {
-            let mut pipeline = redis::pipe();
-            for _ in first..(first + PIPELINE).min(entries) {
-                pipeline.cmd("XADD").arg(&["orders", "*", "payload", "x"]).ignore();
-            }
-            pipeline.exec(&mut connection).unwrap();
-        }
-    })
+    server.adding("orders", entries, |_| ["payload", "x"].map(str::to_owned))
 }
 
 /// Consumers that acknowledge everything, each in a random order, until this number is acknowledged in all.

@@ -37,20 +37,10 @@ pub(crate) fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setu
 
 /// Adds entries in a thread: `n` counts from 0, `kind` is even or odd, the payload is JSON.
 fn add(server: &Server, entries: usize) -> JoinHandle<()> {
-    let mut connection = server.connection();
-    std::thread::spawn(move || {
-        const PIPELINE: usize = 20;
-        for first in (0..entries).step_by(PIPELINE) {
-            let mut pipeline = redis::pipe();
-            for n in first..(first + PIPELINE).min(entries) {
-                let kind = if n % 2 == 0 { "even" } else { "odd" };
-                let payload = format!(r#"{{"n":{n},"rest":{}}}"#, n % 3);
-                let n = n.to_string();
-                let entry = ["orders", "*", "n", &n, "kind", kind, "payload", &payload];
-                pipeline.cmd("XADD").arg(&entry).ignore();
-            }
-            pipeline.exec(&mut connection).unwrap();
-        }
+    server.adding("orders", entries, |n| {
+        let kind = if n % 2 == 0 { "even" } else { "odd" };
+        let payload = format!(r#"{{"n":{n},"rest":{}}}"#, n % 3);
+        ["n", &n.to_string(), "kind", kind, "payload", &payload].map(str::to_owned)
     })
 }
 

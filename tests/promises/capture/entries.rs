@@ -18,7 +18,7 @@ fn source() -> Server {
 }
 
 fn setup(source: &Server, destination: &Server, mode: &str, route: &str) -> Setup {
-    Setup::new().endpoint("shop", source).endpoint("events", destination).routes(&format!(
+    Setup::between(source, destination).routes(&format!(
         "[capture.orders]\nsource = \"shop\"\ndestination = \"events\"\nkeep = \"forever\"\nmode = \"{mode}\"\n{route}"
     ))
 }

@@ -18,9 +18,7 @@ const CHANNELS: [&str; 7] =
     ["orders.placed", "orders.paid", "stock", "orders.eu.de", "orders.eu.fr", "orders.packed", "weather"];
 
 fn exactly(source: &Server, destination: &Server, publishers: usize, messages: usize) {
-    let daemon = Setup::new()
-        .endpoint("shop", source)
-        .endpoint("events", destination)
+    let daemon = Setup::between(source, destination)
         .routes(&format!(
             r#"
             [capture.orders]
@@ -94,9 +92,7 @@ fn on_one_server_that_is_both() {
 fn into_a_stream_per_channel() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let daemon = Setup::between(&source, &destination)
         .routes(
             r#"
             [capture.orders]
@@ -124,9 +120,7 @@ fn into_a_stream_per_channel() {
 fn channels_of_any_bytes() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let _daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let _daemon = Setup::between(&source, &destination)
         .routes(
             r#"
             [capture.all]
@@ -154,9 +148,7 @@ fn more_channels_than_one_command_may_name() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
     let channels: Vec<String> = (0..4_000).map(|number| format!("orders.{number}")).collect();
-    let _daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let _daemon = Setup::between(&source, &destination)
         .routes(&format!(
             "[capture.orders]\nsource = \"shop\"\nchannels = {channels:?}\ndestination = \"events\"\n\
              stream = \"orders\"\nkeep = \"forever\"\n"

@@ -31,7 +31,7 @@ fn routes(conditions: &str) -> String {
 }
 
 fn setup(source: &Server, destination: &Server, conditions: &str) -> Setup {
-    Setup::new().endpoint("shop", source).endpoint("events", destination).routes(&routes(conditions))
+    Setup::between(source, destination).routes(&routes(conditions))
 }
 
 /// The publisher that a JSON payload names.
@@ -119,11 +119,7 @@ fn plain_text_is_filtered_by_its_beginning_and_by_what_it_is_not() {
         let conditions = r#"{ channel = true, equals = "stock", not = true },
             { payload = true, prefix = "the " }, { payload = true, in = ["the other", "the same message again"], not = true }"#;
         let text = routes(conditions).replace("keep =", &format!("mode = \"{mode}\"\n        keep ="));
-        let daemon = Setup::new()
-            .endpoint("shop", &source)
-            .endpoint("events", &destination)
-            .routes(&text)
-            .start_ready();
+        let daemon = Setup::between(&source, &destination).routes(&text).start_ready();
         let oracle = Oracle::new(&source);
         oracle.publish(&Load::new(4, 4_000, &["orders", "stock"]));
         oracle.publish_one(b"orders", b"the other");

@@ -42,9 +42,7 @@ fn a_session_opens_though_a_pattern_matches_the_notification_of_its_own_key() {
             ("patterns = [\"*\"]", vec![BY_KEY, BY_EVENT]),
         ] {
             let shop = notifying(version);
-            let mut daemon = Setup::new()
-                .endpoint("shop", &shop)
-                .endpoint("events", &events)
+            let mut daemon = Setup::between(&shop, &events)
                 .routes(&format!(
                     "[capture.orders]\nsource = \"shop\"\n{lines}\ndestination = \"events\"\nstream = \"heard\"\n\
                      keep = \"forever\"\n"
@@ -113,9 +111,7 @@ fn a_capture_of_everything_does_not_feed_itself() {
 fn a_route_is_not_ready_while_the_source_publishes_no_such_notifications() {
     let shop = Server::start(Version::Valkey91);
     let events = Server::start(Version::Redis70);
-    let mut daemon = Setup::new()
-        .endpoint("shop", &shop)
-        .endpoint("events", &events)
+    let mut daemon = Setup::between(&shop, &events)
         .routes(
             "[capture.expired]\nsource = \"shop\"\nchannels = [\"__keyevent@0__:expired\"]\ndestination = \"events\"\n\
              stream = \"expired\"\nkeep = \"forever\"\n\

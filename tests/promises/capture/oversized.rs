@@ -13,9 +13,7 @@ fn source(version: Version) -> Server {
 }
 
 fn setup(shop: &Server, events: &Server, lines: &str) -> Setup {
-    Setup::new()
-        .endpoint("shop", shop)
-        .endpoint("events", events)
+    Setup::between(shop, events)
         .routes(&format!(
             "[capture.orders]\nsource = \"shop\"\nchannels = [\"fine\"]\npatterns = [\"o*\", \"*x\"]\n\
              where = [{{ channel = true, prefix = \"o\" }}]\n{lines}destination = \"events\"\nstream = \"orders\"\n\

@@ -13,9 +13,7 @@ use crate::support::{
 const NEXT_TRY: Duration = Duration::from_secs(60);
 
 fn start(source: &Server, destination: &Server) -> Daemon {
-    Setup::new()
-        .endpoint("shop", source)
-        .endpoint("events", destination)
+    Setup::between(source, destination)
         .routes(
             r#"
             [capture.stuck]

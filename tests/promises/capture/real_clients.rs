@@ -69,9 +69,7 @@ fn redis_cli_python_and_node_publish_and_a_consumer_group_reads() {
     let source = Server::with(Version::Redis70, Options::default().tcp());
     let destination = Server::with(Version::Redis70, Options::default().tcp());
     let port = source.port().unwrap().to_string();
-    let _daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let _daemon = Setup::between(&source, &destination)
         .routes(
             r#"
             [capture.orders]

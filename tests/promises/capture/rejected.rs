@@ -11,9 +11,7 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server, route: &str) -> Setup {
-    Setup::new()
-        .endpoint("shop", source)
-        .endpoint("events", destination)
+    Setup::between(source, destination)
         .routes(&format!(
             "[capture.orders]\nsource = \"shop\"\ndestination = \"events\"\nkeep = \"forever\"\n{route}"
         ))

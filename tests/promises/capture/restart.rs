@@ -13,7 +13,7 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn setup(source: &Server, destination: &Server) -> Setup {
-    Setup::new().endpoint("shop", source).endpoint("events", destination).routes(
+    Setup::between(source, destination).routes(
         r#"
         [capture.orders]
         source = "shop"

@@ -29,7 +29,7 @@ fn routes(groups: &str, keep: &str) -> String {
 }
 
 fn setup(source: &Server, destination: &Server, groups: &str, keep: &str) -> Setup {
-    let setup = Setup::new().endpoint("shop", source).endpoint("events", destination);
+    let setup = Setup::between(source, destination);
     setup.routes(&routes(groups, keep))
 }
 
@@ -356,7 +356,7 @@ fn entries_from_the_future_do_not_age_out_and_that_is_said() {
         let destination = Server::start(Version::Redis70);
         let routes = routes(r#""inventory""#, r#"{ age = "1s" }"#)
             .replace(r#"stream = "orders""#, &format!("stream = {stream:?}"));
-        let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination).routes(&routes);
+        let setup = Setup::between(&source, &destination).routes(&routes);
         let daemon = setup.expects(&[&["ids_ahead"]]).start_ready();
         let name = stream.replace("<channel>", "orders");
         let oracle = Oracle::new(&source);
@@ -386,9 +386,7 @@ fn entries_from_the_future_do_not_age_out_and_that_is_said() {
 fn streams_of_a_template_are_trimmed_in_turn() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let daemon = Setup::between(&source, &destination)
         .routes(
             r#"
             [capture.orders]

@@ -30,9 +30,7 @@ fn while_it_still_ends() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
     let (there, both) = (capture("stays", "shop"), capture("stays", "shop") + &capture("moves", "shop"));
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let mut daemon = Setup::between(&source, &destination)
         .daemon("shutdown_timeout = \"5s\"")
         .routes(&both)
         .expects(&[alert::DESTINATION, alert::GAP])

@@ -48,9 +48,7 @@ fn put_back_while_it_drains(settings: &str) {
     // Of a sixteenth of the memory, less than a megabyte is for what waits.
     let others: String = (1..16).map(|number| capture(&format!("other-{number}"), "")).collect();
     let all = |settings: &str| format!("{}{others}", capture("orders", settings));
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let mut daemon = Setup::between(&source, &destination)
         .routes(&all(""))
         .daemon("memory_limit = \"16MiB\"\nspool = { limit = \"512MiB\", fsync = \"100ms\" }")
         .expects(&[alert::DESTINATION, alert::GAP])

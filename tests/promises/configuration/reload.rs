@@ -44,11 +44,8 @@ fn where_the_mapping_changes() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
     let subscriptions = "channels = [\"a\", \"b\"]";
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
-        .routes(&routes(subscriptions, "one"))
-        .start_ready();
+    let mut daemon =
+        Setup::between(&source, &destination).routes(&routes(subscriptions, "one")).start_ready();
     let oracle = Oracle::new(&source);
     let load = oracle.start(&Load::new(4, usize::MAX / 2, &["a", "b"]).rate(10_000));
     let streams = ["one", "two", "three", "four"];
@@ -74,9 +71,7 @@ fn where_the_mapping_changes() {
 fn where_the_subscriptions_change() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let mut daemon = Setup::between(&source, &destination)
         .routes(&routes("channels = [\"a\", \"b\"]", "changed"))
         .start_ready();
     let oracle = Oracle::new(&source);
@@ -111,9 +106,7 @@ fn where_the_subscriptions_change() {
 fn of_a_bad_configuration() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let mut daemon = Setup::between(&source, &destination)
         .routes(&routes("channels = [\"a\", \"b\"]", "changed"))
         .expects(&[alert::RELOAD])
         .start_ready();

@@ -161,12 +161,7 @@ fn two_instances_lose_nothing(mode: Mode) {
     eprintln!("TIDEGATE_SEED={seed}");
     let source = mode.source();
     let destination = Server::start(Version::Redis82);
-    let first = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
-        .routes(&routes(mode, 0))
-        .expects(ALERTS)
-        .start_ready();
+    let first = Setup::between(&source, &destination).routes(&routes(mode, 0)).expects(ALERTS).start_ready();
     let second = first.start_twin();
     let oracle = Oracle::new(&source);
     let mut chaos = Chaos {
@@ -202,7 +197,7 @@ fn one_instance_records_what_it_missed(mode: Mode) {
     let mut random = fastrand::Rng::with_seed(seed as u64);
     let source = mode.source();
     let mut destination = Server::start(Version::Redis70);
-    let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination);
+    let setup = Setup::between(&source, &destination);
     let setup = setup.routes(&routes(mode, 0)).expects(ALERTS);
     let mut daemon = match mode {
         Mode::Subscribe => setup.expects(&[alert::GAP]),

@@ -67,9 +67,7 @@ impl Pair {
         let source = Server::with(Version::Redis70, Options::replication_source());
         let destination = Server::start(Version::Redis70);
         let changes: &[&str] = &["outdated", "current_again"];
-        let mut older = Setup::new()
-            .endpoint("shop", &source)
-            .endpoint("events", &destination)
+        let mut older = Setup::between(&source, &destination)
             .routes(&older(mode))
             .expects(&[changes, alert::SOURCE, alert::DESTINATION, alert::GAP])
             .start_ready();
@@ -231,9 +229,7 @@ fn an_older_configuration_that_keeps_entries_for_a_shorter_time_deletes_nothing(
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
     let age = r#"{ age = "1s" }"#;
-    let older = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let older = Setup::between(&source, &destination)
         .routes(&format!("{}{}", route("orders", age), route("mark", age)))
         .expects(&[&["outdated", "current_again"]])
         .start_ready();

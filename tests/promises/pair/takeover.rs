@@ -196,7 +196,7 @@ fn they_start_at_the_same_time_on_an_empty_destination() {
 fn pair_in(mode: &str, alerts: &[&[&str]]) -> Pair {
     let source = Server::with(Version::Redis70, Options::replication_source());
     let destination = Server::start(Version::Redis70);
-    let setup = Setup::new().endpoint("shop", &source).endpoint("events", &destination);
+    let setup = Setup::between(&source, &destination);
     Pair::of(source, destination, setup.routes(&routes(mode, "refunds")).expects(alerts))
 }
 

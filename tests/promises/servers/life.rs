@@ -15,9 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn an_endpoint_that_is_dead_from_the_start() {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
-    let mut daemon = Setup::new()
-        .endpoint("shop", &source)
-        .endpoint("events", &destination)
+    let mut daemon = Setup::between(&source, &destination)
         .dead_endpoint("gone")
         .routes(
             r#"

@@ -43,9 +43,7 @@ fn check_tells_what_is_lost_without_them() {
         ] {
             let shop = without(&[command], version);
             let events = Server::start(Version::Redis82);
-            let daemon = Setup::new()
-                .endpoint("shop", &shop)
-                .endpoint("events", &events)
+            let daemon = Setup::between(&shop, &events)
                 .routes(
                     "[capture.orders]\nsource = \"shop\"\nchannels = [\"orders\", \"__keyevent@0__:expired\"]\n\
                      destination = \"events\"\nstream = \"orders\"\nkeep = \"forever\"\n",
@@ -64,9 +62,7 @@ fn check_tells_what_is_lost_without_them() {
 fn check_refuses_replication_mode_where_the_source_has_no_info() {
     let shop = without(&["INFO"], Version::Redis82);
     let events = Server::start(Version::Redis82);
-    let daemon = Setup::new()
-        .endpoint("shop", &shop)
-        .endpoint("events", &events)
+    let daemon = Setup::between(&shop, &events)
         .routes(
             "[capture.orders]\nsource = \"shop\"\nchannels = [\"orders\"]\nmode = \"replication\"\n\
              destination = \"events\"\nstream = \"orders\"\nkeep = \"forever\"\n",

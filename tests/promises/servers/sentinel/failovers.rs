@@ -238,13 +238,21 @@ fn blocked_routes_do_not_wait_for_the_old_master() {
         channel = "told"
         message = "<field:payload>"
         start = "beginning"
+
+        [broadcast.found]
+        source = "shop"
+        streams = "found:*"
+        destination = "shop"
+        channel = "found"
+        message = "<field:payload>"
+        start = "beginning"
         "#
     );
     let mut watched = Watched::start(Version::Redis70, &routes, "");
     watched.master.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "-@all"]);
     watched.master.ask::<usize>(&["CLIENT", "KILL", "USER", "tidegate-shop"]);
     watched.events.ask::<String>(&["XADD", "told", "*", "payload", "hello"]);
-    let routes = ["orders", "stored", "told"];
+    let routes = ["orders", "stored", "told", "found"];
     for route in routes {
         eventually("the route is rejected", PATIENCE, || {
             let status = watched.daemon.route(route)?;
