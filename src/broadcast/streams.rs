@@ -194,7 +194,7 @@ impl StreamsRoute {
 
     fn start(&mut self, name: &str, new: bool) {
         let settings = &self.parts.settings;
-        let start = if new { Some(Start::Beginning) } else { settings.start };
+        let start = if new { Some(Start::New) } else { settings.start };
         let Parts { source, destination, .. } = &self.parts;
         let status = RouteStatus::new(
             &settings.name,

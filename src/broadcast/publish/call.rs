@@ -314,6 +314,7 @@ pub(crate) fn start_argument(start: Option<Start>) -> String {
         None => String::new(),
         Some(Start::Beginning) => EntryId::default().to_string(),
         Some(Start::End) => "end".to_owned(),
+        Some(Start::New) => "new".to_owned(),
         Some(Start::After(milliseconds, sequence)) => EntryId { milliseconds, sequence }.to_string(),
     }
 }

@@ -3,7 +3,8 @@
 --
 -- KEYS  1  cursor  hash
 --       2  stream
--- ARGV  1  start   '' (not configured), 'end', or an id: the cursor's place on a stream that has entries
+-- ARGV  1  start   '' (not configured), 'end', or an id: the cursor's place on a stream that has entries;
+--                  'new': the stream is newer than the route, so every entry that was ever added to it is due
 --       2  failed  '' or the id of an entry whose publishing failed since, for its own sake
 --       3  error   the error of that failure
 --       4  below   '' or the cursor that the caller found above all ids of the stream: if the cursor is still the
@@ -41,7 +42,9 @@ end
 if not pos then
   local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
   local added, length = about['entries-added'] or 0, about['length'] or 0
-  if #entries == 0 then
+  if ARGV[1] == 'new' then
+    pos, counted = '0-0', '0'
+  elseif #entries == 0 then
     pos, counted = '0-0', string.format('%.0f', added)
   elseif ARGV[1] == 'end' then
     pos, counted = about['last-generated-id'], string.format('%.0f', added)

@@ -9,23 +9,26 @@ use tidegate::status::{RouteState, RouteStatus};
 use super::options::placements;
 use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, entries, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A route with the line that says what it reads, and more TOML lines.
+pub(super) fn route(reads: &str, destination: &str, lines: &str) -> String {
+    format!(
+        r#"
+        [broadcast.queues]
+        source = "events"
+        {reads}
+        destination = "{destination}"
+        channel = "queue"
+        message = "<stream> <id>"
+        {lines}
+        "#
+    )
+}
 
 /// A route of every stream of a queue, with more TOML lines.
-fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
-    let route = |destination: &str| {
-        format!(
-            r#"
-            [broadcast.queues]
-            source = "events"
-            streams = "bull:*:events"
-            destination = "{destination}"
-            channel = "queue"
-            message = "<stream> <id>"
-            {lines}
-            "#
-        )
-    };
+pub(super) fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
+    let route = |destination: &str| route("streams = \"bull:*:events\"", destination, lines);
     let setup = Setup::new().endpoint("events", events);
     match shop {
         None => setup.routes(&route("events")),
@@ -33,12 +36,12 @@ fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
     }
 }
 
-fn stream(queue: &str) -> String {
+pub(super) fn stream(queue: &str) -> String {
     format!("bull:{queue}:events")
 }
 
 /// Adds entries to the stream of each queue in turn.
-fn add(events: &Server, queues: &[&str], each: usize) {
+pub(super) fn add(events: &Server, queues: &[&str], each: usize) {
     let mut connection = events.connection();
     let mut pipeline = redis::pipe();
     for _ in 0..each {
@@ -50,12 +53,12 @@ fn add(events: &Server, queues: &[&str], each: usize) {
 }
 
 /// The ids of a queue's stream.
-fn ids(events: &Server, queue: &str) -> Vec<String> {
+pub(super) fn ids(events: &Server, queue: &str) -> Vec<String> {
     entries(events, &stream(queue)).into_iter().map(|(id, _)| id).collect()
 }
 
 /// What was heard, by queue.
-fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
+pub(super) fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
     let mut heard: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for message in subscriber.payloads() {
         let (stream, id) = message.split_once(' ').expect("a stream and an id");
@@ -67,7 +70,7 @@ fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
 
 /// Waits until the last entry of each queue is heard, and gives all that was.
 #[track_caller]
-fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTreeMap<String, Vec<String>> {
+pub(super) fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTreeMap<String, Vec<String>> {
     for queue in queues {
         let last = ids(events, queue).pop().expect("there are entries");
         eventually(&format!("the last entry of {queue} is heard"), PATIENCE, || {
@@ -79,7 +82,7 @@ fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTree
 }
 
 #[track_caller]
-fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
+pub(super) fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
     eventually(what, PATIENCE, || {
         let status = daemon.route("queues")?;
         if done(&status) { Ok(status) } else { Err(format!("{status:?}")) }
@@ -87,7 +90,7 @@ fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) 
 }
 
 #[track_caller]
-fn wait_read(daemon: &Daemon, expected: &[&str]) -> RouteStatus {
+pub(super) fn wait_read(daemon: &Daemon, expected: &[&str]) -> RouteStatus {
     let expected: BTreeSet<String> = expected.iter().map(|queue| stream(queue)).collect();
     wait_route(daemon, "these streams are read", |status| {
         let read = status.streams.iter().flat_map(|streams| &streams.streams);
