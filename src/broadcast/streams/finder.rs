@@ -40,6 +40,9 @@ pub(super) struct Finder {
     connection: Option<Connection>,
     /// Whether what the route read before was told: its streams are read before all keys are walked.
     told: bool,
+    /// When the route's first complete look was, in ms by the server's clock, as the server said last; '' before it. If
+    /// the server loses the cursor, the next call restores it: else every stream would count as one of a first look.
+    looked: String,
 }
 
 /// A stream that is read.
@@ -85,7 +88,7 @@ impl Finder {
         two_servers: bool,
     ) -> Self {
         let (route, matching) = (route.to_owned(), matching.clone());
-        Self { source, route, matching, two_servers, connection: None, told: false }
+        Self { source, route, matching, two_servers, connection: None, told: false, looked: String::new() }
     }
 
     /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
@@ -197,7 +200,7 @@ impl Finder {
 
     /// Adds streams to those that are read, and tells which these are.
     async fn record(
-        &self,
+        &mut self,
         connection: &mut Connection,
         others: &BTreeSet<String>,
         complete: bool,
@@ -207,9 +210,12 @@ impl Finder {
         let complete: &[u8] = if complete { b"1" } else { b"" };
         let mut call: Vec<&[u8]> = vec![b"EVAL", FOUND.source.as_bytes(), b"2"];
         call.extend([streams.as_bytes(), cursor.as_bytes(), most.as_bytes(), complete]);
+        call.push(self.looked.as_bytes());
         call.extend(others.iter().map(|name| name.as_bytes()));
         let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
-        recorded(&reply).ok_or_else(|| FOUND.invalid_reply())
+        let (looked, streams, past) = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
+        self.looked = looked;
+        Ok((streams, past))
     }
 
     /// Forgets a stream, where it is gone.
@@ -227,13 +233,13 @@ impl Finder {
 }
 
 /// What the script answers; `None` where it is none of its replies.
-fn recorded(reply: &Value) -> Option<(Vec<FoundStream>, Tally)> {
-    let [published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else { return None };
+fn recorded(reply: &Value) -> Option<(String, Vec<FoundStream>, Tally)> {
+    let [looked, published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else { return None };
     let stream = |pair: &[Value]| {
         Some(FoundStream { name: pair[0].text()?.to_owned(), new: pair[1].bytes()? == b"1" })
     };
     let streams = streams.chunks_exact(2).map(stream).collect::<Option<Vec<_>>>()?;
-    Some((streams, tally([published, unheard, rejected, filtered])?))
+    Some((looked.text()?.to_owned(), streams, tally([published, unheard, rejected, filtered])?))
 }
 
 fn invalid_scan() -> Error {

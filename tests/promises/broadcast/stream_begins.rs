@@ -1,6 +1,6 @@
 //! Promise: where a broadcast from many streams begins in each of them, and that nothing before it is left out in silence.
 
-use super::streams::{PATIENCE, ids, setup, stream, wait_last};
+use super::streams::{PATIENCE, add, ids, setup, stream, wait_last};
 use crate::support::{Server, Subscriber, Version, alert, eventually};
 
 #[test]
@@ -26,5 +26,32 @@ fn entries_of_a_new_stream_that_are_trimmed_before_the_first_read_are_counted_an
         });
         assert_eq!(events.ask::<u32>(&["XLEN", "tidegate:queues:dead-letters"]), 1, "{version}");
         daemon.wait_alert(alert::MISSED);
+    }
+}
+
+#[test]
+fn the_first_look_outlives_its_cursor_while_the_daemon_runs() {
+    for damage in [["DEL", "tidegate:queues:cursor"].as_slice(), &["FLUSHALL"]] {
+        let events = Server::start(Version::Redis82);
+        let subscriber = Subscriber::start(&events, &["queue"]);
+        let _daemon = setup(&events, None, "start = \"end\"").start_ready();
+        add(&events, &["first"], 1);
+        wait_last(&events, &subscriber, &["first"]);
+        let mut connection = events.connection();
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().cmd(damage[0]).arg(&damage[1..]).ignore();
+        for _ in 0..5 {
+            pipeline.cmd("XADD").arg(&[&stream("later"), "*", "payload", "x"]).ignore();
+        }
+        pipeline.exec(&mut connection).expect("the server takes entries");
+        eventually("the later stream is read", PATIENCE, || {
+            match events.ask::<bool>(&["EXISTS", &format!("tidegate:queues:cursor:{}", stream("later"))]) {
+                true => Ok(()),
+                false => Err("it has no cursor".to_owned()),
+            }
+        });
+        add(&events, &["later"], 1);
+        let heard = wait_last(&events, &subscriber, &["later"]);
+        assert_eq!(heard["later"], ids(&events, "later"), "{damage:?}");
     }
 }
