@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::broadcast::publish::call::{Tally, tally};
-use crate::config::{Endpoint, StreamPattern, redis_keys};
+use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Script, connect, script};
 
@@ -40,17 +40,46 @@ pub(super) struct Finder {
     connection: Option<Connection>,
     /// Whether what the route read before was told: its streams are read before all keys are walked.
     told: bool,
-    /// When the route's first complete look was, in ms by the server's clock, as the server said last; '' before it. If
-    /// the server loses the cursor, the next call restores it: else every stream would count as one of a first look.
-    looked: String,
+    looks: Looks,
+}
+
+/// What the server said last of the looks before. If it loses the cursor, the next call restores this: else every stream
+/// would count as one of a first look.
+#[derive(Debug, Default)]
+struct Looks {
+    /// When the first complete look was, in ms by the server's clock; empty before it.
+    first: String,
+    /// The pattern, if the last complete look left no stream out.
+    whole: String,
+}
+
+/// How much of the keyspace a call knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Not all keys were walked.
+    Part,
+    /// All keys were walked, and more streams match than the call names.
+    More,
+    /// All keys were walked, and the call names every stream that matches.
+    Whole,
+}
+
+impl Extent {
+    const fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Part => b"",
+            Self::More => b"0",
+            Self::Whole => b"1",
+        }
+    }
 }
 
 /// A stream that is read.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundStream {
     pub(super) name: String,
-    /// Whether it came after the route's first complete look, so that all its entries are to be read.
-    pub(super) new: bool,
+    /// Where it begins if that is not what the configuration says, since it came after the first complete look.
+    pub(super) start: Option<Start>,
 }
 
 /// What a look has found.
@@ -76,8 +105,10 @@ struct Walked {
     known: BTreeSet<String>,
     /// The first others, by name.
     others: BTreeSet<String>,
-    /// Further others, and names that cannot be read.
-    left_out: u64,
+    /// How many further others there are.
+    more: u64,
+    /// How many names cannot be read.
+    odd: u64,
 }
 
 impl Finder {
@@ -88,7 +119,7 @@ impl Finder {
         two_servers: bool,
     ) -> Self {
         let (route, matching) = (route.to_owned(), matching.clone());
-        Self { source, route, matching, two_servers, connection: None, told: false, looked: String::new() }
+        Self { source, route, matching, two_servers, connection: None, told: false, looks: Looks::default() }
     }
 
     /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
@@ -119,7 +150,7 @@ impl Finder {
         for stream in forget {
             self.forget(connection, stream).await?;
         }
-        let (mut streams, past) = self.record(connection, &BTreeSet::new(), false).await?;
+        let (mut streams, past) = self.record(connection, &BTreeSet::new(), Extent::Part).await?;
         for stream in streams.iter().filter(|stream| !self.matching.matches(&stream.name)) {
             // The pattern was another one before. The cursor stays, in case that it comes back.
             let key = self.key(redis_keys::STREAMS);
@@ -133,17 +164,18 @@ impl Finder {
         }
         let before: BTreeSet<String> = streams.iter().map(|stream| stream.name.clone()).collect();
         let walked = self.walk(connection, &before).await?;
-        let (mut streams, past) = self.record(connection, &walked.others, true).await?;
+        let extent = if walked.more == 0 { Extent::Whole } else { Extent::More };
+        let (mut streams, past) = self.record(connection, &walked.others, extent).await?;
         let read: BTreeSet<&String> = streams.iter().map(|stream| &stream.name).collect();
         let unread = walked.others.iter().filter(|name| !read.contains(name)).count();
         let missing = before.difference(&walked.known).cloned().collect();
-        let left_out = walked.left_out + count(unread) + self.cut(&mut streams);
+        let left_out = walked.odd + walked.more + count(unread) + self.cut(&mut streams);
         Ok(Found { streams, missing, complete: true, left_out, past })
     }
 
     /// Leaves as many as are read at most, and tells how many that leaves out.
     fn cut(&self, streams: &mut Vec<FoundStream>) -> u64 {
-        streams.sort();
+        streams.sort_by(|one, other| one.name.cmp(&other.name));
         let most = self.most();
         let more = streams.len().saturating_sub(most);
         streams.truncate(most);
@@ -187,14 +219,14 @@ impl Finder {
             return;
         }
         let Some(name) = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME_BYTES) else {
-            walked.left_out += 1;
+            walked.odd += 1;
             return;
         };
         if before.contains(name) {
             walked.known.insert(name.to_owned());
         } else if walked.others.insert(name.to_owned()) && walked.others.len() > self.most() {
             walked.others.pop_last();
-            walked.left_out += 1;
+            walked.more += 1;
         }
     }
 
@@ -203,18 +235,19 @@ impl Finder {
         &mut self,
         connection: &mut Connection,
         others: &BTreeSet<String>,
-        complete: bool,
+        extent: Extent,
     ) -> Result<(Vec<FoundStream>, Tally), Error> {
         let (streams, cursor) = (self.key(redis_keys::STREAMS), self.key(redis_keys::CURSOR));
         let most = self.matching.max_streams.to_string();
-        let complete: &[u8] = if complete { b"1" } else { b"" };
-        let mut call: Vec<&[u8]> = vec![b"EVAL", FOUND.source.as_bytes(), b"2"];
-        call.extend([streams.as_bytes(), cursor.as_bytes(), most.as_bytes(), complete]);
-        call.push(self.looked.as_bytes());
+        let keys = (others.len() + 2).to_string();
+        let mut call: Vec<&[u8]> = vec![b"EVAL", FOUND.source.as_bytes(), keys.as_bytes()];
+        call.extend([streams.as_bytes(), cursor.as_bytes()]);
         call.extend(others.iter().map(|name| name.as_bytes()));
+        call.extend([most.as_bytes(), self.matching.pattern.as_bytes(), extent.as_bytes()]);
+        call.extend([self.looks.first.as_bytes(), self.looks.whole.as_bytes()]);
         let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
-        let (looked, streams, past) = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
-        self.looked = looked;
+        let (looks, streams, past) = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
+        self.looks = looks;
         Ok((streams, past))
     }
 
@@ -233,13 +266,21 @@ impl Finder {
 }
 
 /// What the script answers; `None` where it is none of its replies.
-fn recorded(reply: &Value) -> Option<(String, Vec<FoundStream>, Tally)> {
-    let [looked, published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else { return None };
+fn recorded(reply: &Value) -> Option<(Looks, Vec<FoundStream>, Tally)> {
+    let [first, whole, published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else {
+        return None;
+    };
     let stream = |pair: &[Value]| {
-        Some(FoundStream { name: pair[0].text()?.to_owned(), new: pair[1].bytes()? == b"1" })
+        let start = match pair[1].bytes()? {
+            b"" => None,
+            b"late" => Some(Start::Beginning),
+            _ => Some(Start::New),
+        };
+        Some(FoundStream { name: pair[0].text()?.to_owned(), start })
     };
     let streams = streams.chunks_exact(2).map(stream).collect::<Option<Vec<_>>>()?;
-    Some((looked.text()?.to_owned(), streams, tally([published, unheard, rejected, filtered])?))
+    let looks = Looks { first: first.text()?.to_owned(), whole: whole.text()?.to_owned() };
+    Some((looks, streams, tally([published, unheard, rejected, filtered])?))
 }
 
 fn invalid_scan() -> Error {

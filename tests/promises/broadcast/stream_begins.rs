@@ -1,7 +1,7 @@
 //! Promise: where a broadcast from many streams begins in each of them, and that nothing before it is left out in silence.
 
-use super::streams::{PATIENCE, add, ids, setup, stream, wait_last};
-use crate::support::{Server, Subscriber, Version, alert, eventually};
+use super::streams::{PATIENCE, add, ids, route, setup, stream, wait_last, wait_read, wait_route};
+use crate::support::{Server, Setup, Subscriber, Version, alert, eventually};
 
 #[test]
 fn entries_of_a_new_stream_that_are_trimmed_before_the_first_read_are_counted_and_recorded() {
@@ -54,4 +54,36 @@ fn the_first_look_outlives_its_cursor_while_the_daemon_runs() {
         let heard = wait_last(&events, &subscriber, &["later"]);
         assert_eq!(heard["later"], ids(&events, "later"), "{damage:?}");
     }
+}
+
+#[test]
+fn a_stream_older_than_the_first_look_begins_where_start_says_whenever_it_is_first_read() {
+    let events = Server::start(Version::Redis82);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["a", "b", "c", "x"], 3);
+    let lines = "start = \"end\"\nmax_streams = 2";
+    let only = |pattern: &str| route(&format!("streams = \"{pattern}\""), "events", lines);
+    let setup = Setup::new().endpoint("events", &events).routes(&only("bull:[abcd]:events"));
+    let mut daemon = setup.expects(&[alert::LEFT_OUT]).start_ready();
+    wait_read(&daemon, &["a", "b"]);
+    wait_route(&daemon, "a stream is left out", |status| {
+        status.streams.as_ref().is_some_and(|streams| streams.left_out == 1)
+    });
+    // It came after the first look, and is left out at first.
+    add(&events, &["d"], 3);
+    let old = [ids(&events, "c").len(), ids(&events, "x").len()];
+    for (gone, read) in [("a", ["b", "c"]), ("b", ["c", "d"])] {
+        events.ask::<u32>(&["DEL", &stream(gone)]);
+        wait_read(&daemon, &read);
+    }
+    assert_eq!(wait_last(&events, &subscriber, &["d"])["d"], ids(&events, "d"));
+    // Another pattern finds a stream that was always there.
+    events.ask::<u32>(&["DEL", &stream("d")]);
+    wait_read(&daemon, &["c"]);
+    daemon.reload(&only("bull:[abcdx]:events"));
+    wait_read(&daemon, &["c", "x"]);
+    add(&events, &["c", "x"], 2);
+    let heard_last = wait_last(&events, &subscriber, &["c", "x"]);
+    assert_eq!(heard_last["c"], ids(&events, "c")[old[0]..]);
+    assert_eq!(heard_last["x"], ids(&events, "x")[old[1]..]);
 }

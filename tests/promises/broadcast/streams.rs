@@ -70,7 +70,11 @@ pub(super) fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
 
 /// Waits until the last entry of each queue is heard, and gives all that was.
 #[track_caller]
-pub(super) fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTreeMap<String, Vec<String>> {
+pub(super) fn wait_last(
+    events: &Server,
+    subscriber: &Subscriber,
+    queues: &[&str],
+) -> BTreeMap<String, Vec<String>> {
     for queue in queues {
         let last = ids(events, queue).pop().expect("there are entries");
         eventually(&format!("the last entry of {queue} is heard"), PATIENCE, || {
