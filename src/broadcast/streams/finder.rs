@@ -151,13 +151,6 @@ impl Finder {
             self.forget(connection, stream).await?;
         }
         let (mut streams, past) = self.record(connection, &BTreeSet::new(), Extent::Part).await?;
-        for stream in streams.iter().filter(|stream| !self.matching.matches(&stream.name)) {
-            // The pattern was another one before. The cursor stays, in case that it comes back.
-            let key = self.key(redis_keys::STREAMS);
-            let remove = [b"SREM".as_slice(), key.as_bytes(), stream.name.as_bytes()];
-            connection.ask(self.source.response_timeout, "leaving out a stream", &remove).await?;
-        }
-        streams.retain(|stream| self.matching.matches(&stream.name));
         if !std::mem::replace(&mut self.told, true) && !streams.is_empty() {
             let left_out = self.cut(&mut streams);
             return Ok(Found { streams, missing: BTreeSet::new(), complete: false, left_out, past });
@@ -213,12 +206,18 @@ impl Finder {
         }
     }
 
+    /// The name of a stream that this route can read.
+    fn readable<'n>(&self, name: &'n [u8]) -> Option<&'n str> {
+        let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME_BYTES)?;
+        self.matching.matches(name).then_some(name)
+    }
+
     /// Takes in a name that a walk came across, maybe for the second time.
     fn take(&self, name: &[u8], before: &BTreeSet<String>, walked: &mut Walked) {
         if name.starts_with(self.matching.reserved.as_bytes()) {
             return;
         }
-        let Some(name) = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME_BYTES) else {
+        let Some(name) = self.readable(name) else {
             walked.odd += 1;
             return;
         };
@@ -246,8 +245,23 @@ impl Finder {
         call.extend([most.as_bytes(), self.matching.pattern.as_bytes(), extent.as_bytes()]);
         call.extend([self.looks.first.as_bytes(), self.looks.whole.as_bytes()]);
         let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
-        let (looks, streams, past) = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
+        let Recorded { looks, names, past } = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
         self.looks = looks;
+        let (mut streams, mut others) = (Vec::new(), Vec::new());
+        for (name, start) in names {
+            match self.readable(name) {
+                Some(name) => streams.push(FoundStream { name: name.to_owned(), start }),
+                None => others.push(name),
+            }
+        }
+        if !others.is_empty() {
+            // The pattern was another one before, or another program wrote the set. A cursor stays, in case that it
+            // comes back.
+            let key = self.key(redis_keys::STREAMS);
+            let mut remove = vec![b"SREM".as_slice(), key.as_bytes()];
+            remove.extend(others);
+            connection.ask(self.source.response_timeout, "leaving out streams", &remove).await?;
+        }
         Ok((streams, past))
     }
 
@@ -265,22 +279,28 @@ impl Finder {
     }
 }
 
-/// What the script answers; `None` where it is none of its replies.
-fn recorded(reply: &Value) -> Option<(Looks, Vec<FoundStream>, Tally)> {
-    let [first, whole, published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else {
+/// What the script answers.
+struct Recorded<'r> {
+    looks: Looks,
+    /// The members of the set, and where each begins if that is not what the configuration says.
+    names: Vec<(&'r [u8], Option<Start>)>,
+    past: Tally,
+}
+
+/// Reads the script's answer; `None` where it is none.
+fn recorded(reply: &Value) -> Option<Recorded<'_>> {
+    let [first, whole, published, unheard, rejected, filtered, names @ ..] = reply.elements()? else {
         return None;
     };
-    let stream = |pair: &[Value]| {
-        let start = match pair[1].bytes()? {
-            b"" => None,
-            b"late" => Some(Start::Beginning),
-            _ => Some(Start::New),
-        };
-        Some(FoundStream { name: pair[0].text()?.to_owned(), start })
-    };
-    let streams = streams.chunks_exact(2).map(stream).collect::<Option<Vec<_>>>()?;
     let looks = Looks { first: first.text()?.to_owned(), whole: whole.text()?.to_owned() };
-    Some((looks, streams, tally([published, unheard, rejected, filtered])?))
+    let start = |how: &Value| match how.bytes()? {
+        b"" => Some(None),
+        b"late" => Some(Some(Start::Beginning)),
+        _ => Some(Some(Start::New)),
+    };
+    let names: Option<Vec<_>> =
+        names.chunks_exact(2).map(|pair| Some((pair[0].bytes()?, start(&pair[1])?))).collect();
+    Some(Recorded { looks, names: names?, past: tally([published, unheard, rejected, filtered])? })
 }
 
 fn invalid_scan() -> Error {

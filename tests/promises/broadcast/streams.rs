@@ -304,3 +304,23 @@ fn while_nothing_can_be_looked_for_the_known_streams_go_on() {
     let heard = wait_last(&events, &subscriber, &["known"]);
     assert_eq!(heard["known"], ids(&events, "known"));
 }
+
+#[test]
+fn a_foreign_member_of_the_set_costs_only_itself() {
+    let events = Server::start(Version::Valkey80);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["a"], 5);
+    let mut daemon = setup(&events, None, "start = \"beginning\"").start_ready();
+    wait_last(&events, &subscriber, &["a"]);
+    assert!(daemon.stop().success());
+    let mut connection = events.connection();
+    let mut members = redis::cmd("SADD");
+    members.arg("tidegate:queues:streams").arg(b"bull:\xff:events").arg(&["", "other"]);
+    members.exec(&mut connection).expect("any bytes are a member");
+    add(&events, &["a", "b"], 5);
+    daemon.start_again();
+    let heard = wait_last(&events, &subscriber, &["a", "b"]);
+    assert_eq!((&heard["a"], &heard["b"]), (&ids(&events, "a"), &ids(&events, "b")));
+    let left: BTreeSet<String> = events.ask(&["SMEMBERS", "tidegate:queues:streams"]);
+    assert_eq!(left, BTreeSet::from([stream("a"), stream("b")]));
+}
