@@ -29,10 +29,10 @@ use super::failure::Half;
 use super::failure::{RouteEndpoint, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
-use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Tally};
+use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::read::entries::Ranges;
-use crate::config::{Broadcast, Endpoint, redis_keys};
+use crate::config::{Broadcast, Endpoint, Streams, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
@@ -122,7 +122,10 @@ pub(super) struct Hashes {
 #[derive(Debug)]
 pub(super) struct Core {
     settings: Arc<Broadcast>,
+    /// The cursor and the lease in them are those that the open script named last.
     keys: BroadcastKeys,
+    /// The prefix of the keys on the stream's server.
+    prefix: String,
     /// Tells this route of this process from every other instance.
     me: String,
     one_server: bool,
@@ -165,6 +168,7 @@ impl Engine {
     ) -> Self {
         let core = Core {
             keys: BroadcastKeys::new(&source.key_prefix, &settings),
+            prefix: source.key_prefix.clone(),
             outbound: MessageMaker::new(&settings),
             settings,
             me,
@@ -199,24 +203,22 @@ impl Engine {
 
     /// Appends the call that finds the cursor, or makes it.
     pub(super) fn ask_cursor(&self, out: &mut Vec<u8>) {
-        let Core { keys, remembered, settings, failed, below, .. } = &self.core;
+        let Core { keys, remembered, settings, failed, below, prefix, one_server, .. } = &self.core;
+        let [cursor, lease] = call::keys_of_place(prefix, &settings.name, None);
+        let many: &[u8] = if matches!(settings.streams, Streams::Found(_)) { b"1" } else { b"" };
         // In a stream that began anew, what was remembered is no place.
         let begin = remembered
             .filter(|_| below.is_none())
             .map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
         let below = below.map(|id| id.to_string()).unwrap_or_default();
         let (entry, error) = failed.as_ref().map(|(entry, error)| (&**entry, &**error)).unwrap_or_default();
-        let arguments: [&[u8]; 9] = [
-            b"EVAL",
-            OPEN.source.as_bytes(),
-            b"2",
-            keys.cursor.as_bytes(),
-            keys.stream.as_bytes(),
-            begin.as_bytes(),
-            entry.as_bytes(),
-            error.as_bytes(),
-            below.as_bytes(),
-        ];
+        let number: &[u8] = if *one_server { b"2" } else { b"3" };
+        let mut arguments: Vec<&[u8]> = vec![b"EVAL", OPEN.source.as_bytes(), number];
+        arguments.extend([cursor.as_bytes(), keys.stream.as_bytes()]);
+        if !one_server {
+            arguments.push(lease.as_bytes());
+        }
+        arguments.extend([begin.as_bytes(), entry.as_bytes(), error.as_bytes(), below.as_bytes(), many]);
         resp::command(out, &arguments);
     }
 
@@ -229,6 +231,7 @@ impl Engine {
             return Err(SessionFailure::source(Error::reply(text)));
         }
         let opened = call::opened(reply).map_err(SessionFailure::source)?;
+        self.core.take_place(&opened)?;
         // It is counted now.
         self.core.failed = None;
         self.core.failing.clone_from(&opened.failing);
@@ -395,6 +398,42 @@ impl Core {
         let suppressed = self.admit(code, now);
         self.effects.push(Effect::Found(found, cursor, suppressed));
         Ok(())
+    }
+
+    /// Uses the keys that have the stream's place.
+    ///
+    /// # Errors
+    /// Where an operator must say what is to be used.
+    fn take_place(&mut self, opened: &Opened) -> Result<(), SessionFailure> {
+        let Broadcast { name, .. } = &*self.settings;
+        let of_route = call::keys_of_place(&self.prefix, name, None);
+        let of_stream = call::keys_of_place(&self.prefix, name, Some(&self.keys.stream));
+        let [key, stream_key] = [&of_route[0], &of_stream[0]];
+        let reason = match opened.place {
+            Place::Route => {
+                [self.keys.cursor, self.keys.lease] = of_route;
+                return Ok(());
+            }
+            Place::Stream => {
+                [self.keys.cursor, self.keys.lease] = of_stream;
+                return Ok(());
+            }
+            Place::Unnamed => format!(
+                "the cursor {key} does not say of which stream it is: a release before `streams` wrote it. Run this release \
+                 with stream = in [broadcast.{name}] once, which notes it; or delete {key}, and streams begin where start says"
+            ),
+            Place::Unreadable => format!(
+                "the route had many streams before, and the cursor {stream_key} of the stream '{}' cannot be used: {}. Grant \
+                 what `tidegate acl` prints for streams = in [broadcast.{name}] until this is over; or delete {key}, and the \
+                 route begins where start says",
+                self.keys.stream, opened.refused
+            ),
+            Place::Newer => format!(
+                "a newer release wrote the cursor {key} or {stream_key}: run the newer release, or delete both, and the route \
+                 begins where start says"
+            ),
+        };
+        Err(SessionFailure::CursorRefused { reason })
     }
 
     /// What the session ends with where the stream's ids are below the cursor.

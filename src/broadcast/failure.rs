@@ -64,6 +64,12 @@ pub(super) enum SessionFailure {
         /// Its key.
         key: String,
     },
+    /// The cursor may not be used: an operator must act.
+    #[error("{reason}")]
+    CursorRefused {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
     #[error(
         "the stream '{stream}' was deleted or replaced: its newest id is below the cursor {cursor}, so its entries would not be published; {}", on_begins(*start, route)
@@ -130,9 +136,10 @@ impl SessionFailure {
         match self {
             Self::Server { error, .. } => error.class(),
             Self::Refused { own: true, .. } => Class::Retry,
-            Self::Refused { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { start: false, .. } => {
-                Class::Park
-            }
+            Self::Refused { .. }
+            | Self::StartUnsaid { .. }
+            | Self::CursorRefused { .. }
+            | Self::StreamBelow { start: false, .. } => Class::Park,
             Self::CursorVanished { .. } | Self::LeaseLapsed | Self::StreamBelow { .. } => Class::Repair,
         }
     }
@@ -141,9 +148,10 @@ impl SessionFailure {
     pub(super) fn side(&self) -> RouteEndpoint {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
-            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { .. } => {
-                RouteEndpoint::Source
-            }
+            Self::CursorVanished { .. }
+            | Self::StartUnsaid { .. }
+            | Self::CursorRefused { .. }
+            | Self::StreamBelow { .. } => RouteEndpoint::Source,
             Self::LeaseLapsed => RouteEndpoint::Destination,
         }
     }

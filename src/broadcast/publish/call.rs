@@ -54,6 +54,14 @@ impl BroadcastKeys {
     }
 }
 
+/// The keys of the cursor and of the lease of a stream: those of the route, or those of this one of several streams.
+pub(crate) fn keys_of_place(prefix: &str, route: &str, stream: Option<&str>) -> [String; 2] {
+    [redis_keys::CURSOR, redis_keys::LEASE].map(|what| match stream {
+        Some(stream) => redis_keys::of_stream(prefix, route, what, stream),
+        None => redis_keys::of_route(prefix, route, what),
+    })
+}
+
 /// A key that a route has for its stream, or for each of its streams.
 pub(crate) fn own_key(prefix: &str, settings: &config::Broadcast, what: &str) -> String {
     match &settings.streams {
@@ -319,9 +327,28 @@ pub(crate) fn start_argument(start: Option<Start>) -> String {
     }
 }
 
+/// Which key has the place of a stream, or why none may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The route's own cursor.
+    Route,
+    /// The cursor of this one of several streams.
+    Stream,
+    /// The route's own cursor has a place, and does not say of which stream.
+    Unnamed,
+    /// The route read several streams before, and their cursors may not be read.
+    Unreadable,
+    /// A newer release wrote the cursor.
+    Newer,
+}
+
 /// What the open script found.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    /// Where the cursor is.
+    pub(crate) place: Place,
+    /// Why it may not be read, where that is so.
+    pub(crate) refused: String,
     /// The cursor, where it is known.
     pub(crate) cursor: Option<EntryId>,
     /// How many entries were ever added up to it, where that is known.
@@ -349,11 +376,20 @@ pub(crate) struct Failing {
 /// # Errors
 /// Where it is no reply of that script.
 pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
-    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted]) =
+    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted, place]) =
         reply.elements()
     else {
         return Err(OPEN.invalid_reply());
     };
+    let place = match place.bytes() {
+        Some(b"route") => Place::Route,
+        Some(b"stream") => Place::Stream,
+        Some(b"unnamed") => Place::Unnamed,
+        Some(b"unreadable") => Place::Unreadable,
+        Some(b"newer") => Place::Newer,
+        _ => return Err(OPEN.invalid_reply()),
+    };
+    let refused = error.bytes().map(redacted).unwrap_or_default();
     let failing = match (entry.bytes(), failures.count(), row.count(), error.bytes()) {
         (Some(b""), ..) => None,
         (Some(entry), Some(failures), Some(row), Some(error)) => {
@@ -367,7 +403,7 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         Some(text) => Some(cursor_id(text)?),
         None => return Err(OPEN.invalid_reply()),
     };
-    Ok(Opened { cursor, counted: written_count(counted), tally, failing })
+    Ok(Opened { place, refused, cursor, counted: written_count(counted), tally, failing })
 }
 
 /// The counts of a cursor.

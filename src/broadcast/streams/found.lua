@@ -26,7 +26,8 @@ local reads = {}
 for _, name in ipairs(streams) do
   reads[name] = true
 end
-local cursor = redis.call('HMGET', KEYS[2], 'published', 'unheard', 'rejected', 'filtered', 'looked', 'whole')
+local cursor = redis.call('HMGET', KEYS[2], 'gone_published', 'gone_unheard', 'gone_rejected', 'gone_filtered', 'looked',
+  'whole')
 local looked, whole = cursor[5], cursor[6] or ''
 if not looked and ARGV[4] ~= '' then
   -- The cursor was lost while the caller ran. Streams that come now are later than its first look all the same.

@@ -12,12 +12,19 @@
 if redis.call('EXISTS', KEYS[3]) == 1 then
   return 0
 end
-local counts = { 'published', 'unheard', 'rejected', 'filtered' }
-local its, all = redis.call('HMGET', KEYS[4], unpack(counts)), redis.call('HMGET', KEYS[2], unpack(counts))
-for at, name in ipairs(counts) do
-  redis.call('HSET', KEYS[2], name, string.format('%.0f', (tonumber(all[at]) or 0) + (tonumber(its[at]) or 0)))
+local fields = { 'published', 'unheard', 'rejected', 'filtered', 'pos', 'counted', 'stream', 'failing', 'failures',
+  'failing_row', 'failing_after', 'failing_error' }
+-- The stream's place may be in the route's cursor: open.lua.
+local cursor = redis.call('HMGET', KEYS[2], 'stream')[1] == KEYS[3] and KEYS[2] or KEYS[4]
+for at = 1, 4 do
+  local gone = 'gone_' .. fields[at]
+  local its, all = redis.call('HMGET', cursor, fields[at])[1], redis.call('HMGET', KEYS[2], gone)[1]
+  redis.call('HSET', KEYS[2], gone, string.format('%.0f', (tonumber(all) or 0) + (tonumber(its) or 0)))
 end
 redis.call('DEL', unpack(KEYS, 4))
+if cursor == KEYS[2] then
+  redis.call('HDEL', cursor, unpack(fields))
+end
 redis.call('SREM', KEYS[1], KEYS[3])
 redis.call('HDEL', KEYS[2], 'new:' .. KEYS[3])
 return 1

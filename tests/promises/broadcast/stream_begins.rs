@@ -1,7 +1,10 @@
 //! Promise: where a broadcast from many streams begins in each of them, and that nothing before it is left out in silence.
 
+use tidegate::status::RouteState;
+
+use super::options::placements;
 use super::streams::{PATIENCE, add, ids, route, setup, stream, wait_last, wait_read, wait_route};
-use crate::support::{Server, Setup, Subscriber, Version, alert, eventually};
+use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, eventually};
 
 #[test]
 fn entries_of_a_new_stream_that_are_trimmed_before_the_first_read_are_counted_and_recorded() {
@@ -86,4 +89,81 @@ fn a_stream_older_than_the_first_look_begins_where_start_says_whenever_it_is_fir
     let heard_last = wait_last(&events, &subscriber, &["c", "x"]);
     assert_eq!(heard_last["c"], ids(&events, "c")[old[0]..]);
     assert_eq!(heard_last["x"], ids(&events, "x")[old[1]..]);
+}
+
+/// Until a daemon has the form of one stream or of many, and does its part.
+#[track_caller]
+fn wait_form(daemon: &Daemon, many: bool) {
+    wait_route(daemon, "the route has its form", |status| {
+        let done = matches!(status.state, RouteState::Live | RouteState::Standby);
+        done && status.streams.as_ref().map_or(!many, |streams| many && streams.read > 0)
+    });
+}
+
+#[test]
+fn a_route_that_changes_from_one_stream_to_many_or_back_keeps_its_place() {
+    const FORMS: [&str; 2] = ["stream = \"bull:a:events\"", "streams = \"bull:*:events\""];
+    for (events, second) in placements(Version::Redis82) {
+        let shop = second.as_ref().unwrap_or(&events);
+        for first in [0, 1] {
+            events.ask::<()>(&["FLUSHALL"]);
+            let subscriber = Subscriber::start(shop, &["queue"]);
+            let setup = Setup::new().endpoint("events", &events);
+            let (setup, destination) = match &second {
+                None => (setup, "events"),
+                Some(shop) => (setup.endpoint("shop", shop), "shop"),
+            };
+            let form = |form: usize| route(FORMS[form], destination, "start = \"end\"");
+            add(&events, &["a"], 3);
+            // The place is looked for again where the other form has taken it over.
+            let setup = setup.routes(&form(first)).expects(&[alert::DESTINATION]);
+            let mut one = setup.start_ready();
+            let mut other = one.start_twin();
+            wait_form(&other, first == 1);
+            let check = || {
+                add(&events, &["a"], 3);
+                let heard = wait_last(&events, &subscriber, &["a"]);
+                assert_eq!(heard["a"], ids(&events, "a")[3..], "{first} {destination}");
+            };
+            check();
+            // One after the other, to the other form and back.
+            for form_now in [1 - first, first, 1 - first] {
+                for daemon in [&mut one, &mut other] {
+                    daemon.reload(&form(form_now));
+                    wait_form(daemon, form_now == 1);
+                    check();
+                }
+            }
+            // What comes while none runs is published by the form that comes next.
+            assert!(one.stop().success() && other.stop().success());
+            add(&events, &["a"], 3);
+            one.set_routes(&form(first));
+            one.start_again();
+            wait_form(&one, first == 1);
+            check();
+            let published =
+                one.route("queues").expect("it runs").broadcast.expect("it is a broadcast").published;
+            assert_eq!(published, ids(&events, "a").len() as u64 - 3);
+        }
+    }
+}
+
+#[test]
+fn a_cursor_that_may_not_be_used_blocks_the_route_and_says_what_to_do() {
+    let events = Server::start(Version::Valkey91);
+    add(&events, &["a"], 3);
+    for (form, written, expected) in [
+        ("streams = \"bull:*:events\"", ["pos", "1-1"], "does not say of which stream it is"),
+        ("streams = \"bull:*:events\"", ["format", "2"], "a newer release wrote the cursor"),
+        ("stream = \"bull:a:events\"", ["format", "2"], "a newer release wrote the cursor"),
+    ] {
+        events.ask::<u32>(&["HSET", "tidegate:queues:cursor", written[0], written[1]]);
+        let setup = Setup::new().endpoint("events", &events);
+        let setup = setup.routes(&route(form, "events", "start = \"end\"")).expects(&[alert::PARKED]);
+        let mut daemon = setup.start();
+        let reason = daemon.wait_state("queues", RouteState::Blocked).reason.expect("it is blocked");
+        assert!(reason.contains(expected) && reason.contains("delete"), "{reason}");
+        assert!(daemon.stop().success());
+        events.ask::<u32>(&["DEL", "tidegate:queues:cursor", "tidegate:queues:streams"]);
+    }
 }
