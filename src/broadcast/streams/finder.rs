@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::broadcast::publish::call::{Tally, tally};
 use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, script};
+use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
 
 /// Adds streams to those that are read.
 const FOUND: Script = script!("found.lua");
@@ -147,6 +147,7 @@ impl Finder {
         connection: &mut Connection,
         forget: &BTreeSet<String>,
     ) -> Result<Found, Error> {
+        can_run_scripts(connection)?;
         for stream in forget {
             self.forget(connection, stream).await?;
         }
