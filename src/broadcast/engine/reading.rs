@@ -49,16 +49,11 @@ impl Work {
         let live = self.reads && self.publishes;
         let stream = core.settings.stream().as_bytes();
         let after = self.publisher.end();
-        let what = if leads && self.watch.record(&mut self.out, &self.publisher) {
-            ReadKind::Missed
-        } else if live && self.watch.is_due(after, now) {
-            resp::command(&mut self.out, &[b"XINFO", b"STREAM", stream]);
-            ReadKind::Count
-        } else {
-            ReadKind::Entries
-        };
-        if what != ReadKind::Entries {
-            self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
+        if leads && self.record_missed(now) {
+            return;
+        }
+        if live && self.watch.is_due(after, now) {
+            self.count(core, now);
             return;
         }
         let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
@@ -79,7 +74,45 @@ impl Work {
         }
         command.extend([b"STREAMS", stream, after_text.as_bytes()]);
         resp::command(&mut self.out, &command);
-        self.read = Some(PendingRead { after, entries, limited: leads && allowed < wanted, sent: now, what });
+        let limited = leads && allowed < wanted;
+        self.read = Some(PendingRead { after, entries, limited, sent: now, what: ReadKind::Entries });
+    }
+
+    /// Before it stops: looks a last time at a stream that had unread entries, since it may be gone with them. Whether
+    /// an answer is awaited.
+    pub(super) fn look_back(&mut self, core: &Core, now: Instant) -> bool {
+        if self.follow.is_some() || !self.leads(now) || !self.publisher.takes() {
+            return false;
+        }
+        let awaits = self.read.is_some() && (self.watch.saw_unread() || self.looked_back);
+        if awaits || self.record_missed(now) {
+            return true;
+        }
+        let looks = self.watch.saw_unread() && !std::mem::replace(&mut self.looked_back, true);
+        if looks {
+            self.count(core, now);
+        }
+        looks
+    }
+
+    /// Asks to record what was missed, if it is time.
+    fn record_missed(&mut self, now: Instant) -> bool {
+        let records = self.watch.record(&mut self.out, &self.publisher);
+        if records {
+            self.ask(ReadKind::Missed, now);
+        }
+        records
+    }
+
+    /// Asks how many entries were ever added.
+    fn count(&mut self, core: &Core, now: Instant) {
+        resp::command(&mut self.out, &[b"XINFO", b"STREAM", core.settings.stream().as_bytes()]);
+        self.ask(ReadKind::Count, now);
+    }
+
+    fn ask(&mut self, what: ReadKind, now: Instant) {
+        let after = self.publisher.end();
+        self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
     }
 
     /// Takes in what a read has brought.
@@ -138,9 +171,12 @@ impl Work {
             let missed = self.watch.recorded(value, &mut self.publisher).map_err(SessionFailure::source)?;
             missed.map(GroupEvent::Missed)
         } else {
-            // Without the stream there is nothing to be missed, and XREAD tells of any other error.
             let end = (self.publisher.end(), 0);
             let facts = StreamCounters::read(value).filter(|_| read.after == end.0);
+            // XREAD tells of any other error.
+            if matches!(value, Value::Error(text) if Error::reply(text).code() == Some("ERR")) {
+                self.watch.on_gone(end, &self.publisher, now);
+            }
             let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
             anew.map(GroupEvent::from)
         };

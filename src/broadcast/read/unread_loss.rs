@@ -9,6 +9,9 @@
 //! step that moves the cursor, and is compared when a loss is recorded. So one instance records it once, also across a
 //! restart.
 //!
+//! A stream that is deleted takes its count with it. Then what the last look saw is known: so many entries were added,
+//! and so many of these were read. The rest is lost, and maybe more that came after that look.
+//!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
 
@@ -57,7 +60,8 @@ pub(crate) enum Compared {
     Counted(u64),
     /// This many were never read.
     Missed(u64),
-    /// Fewer were added than were counted: the stream was deleted, and another one begun.
+    /// Fewer were added than were counted: the stream was deleted, and another one begun. So many were added to that one
+    /// up to the place that was read to.
     Anew(u64),
     /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
     /// is added to it now is never read.
@@ -79,6 +83,11 @@ impl StreamCounters {
             last: id(get("last-generated-id")?)?,
             first: get("first-entry")?.elements().and_then(|entry| id(entry.first()?)),
         })
+    }
+
+    /// How many entries were added that were not read, where it is known how many were.
+    fn unread(&self, counted: Option<u64>) -> u64 {
+        counted.map_or(0, |counted| self.added.saturating_sub(counted))
     }
 
     /// Compares with what was read: up to an entry, which is its number, where that is known.
@@ -122,12 +131,19 @@ pub(crate) struct UnreadLoss {
     pub(crate) after: EntryId,
     /// The last id that was given when they were missed.
     pub(crate) up_to: EntryId,
+    /// Whether the stream was deleted, so that there may be more after that id.
+    pub(crate) deleted: bool,
 }
 
 impl UnreadLoss {
     /// What is to be told.
     pub(crate) fn detail(&self) -> String {
-        let Self { count, after, up_to } = self;
+        let Self { count, after, up_to, deleted } = self;
+        if *deleted {
+            return format!(
+                "at least {count} entries after {after} and up to {up_to} were deleted with their stream before they were read"
+            );
+        }
         format!(
             "{count} entries after {after} and up to {up_to} were deleted or trimmed before they were read"
         )
@@ -159,17 +175,26 @@ pub(crate) struct UnreadWatch {
     last: Instant,
     /// What was read at the last comparison.
     read: EntryId,
+    /// What the stream said then.
+    seen: Option<StreamCounters>,
+    /// How many entries it had that were not read then, as far as is known.
+    unread: u64,
     missed: Option<UnreadLoss>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { last: now, read: EntryId::default(), missed: None }
+        Self { last: now, read: EntryId::default(), seen: None, unread: 0, missed: None }
+    }
+
+    /// Whether the last look saw entries that were not read then.
+    pub(crate) fn saw_unread(&self) -> bool {
+        self.unread > 0
     }
 
     /// Whether to ask the stream: seldom where nothing was read since.
     pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
-        let interval = if read == self.read { IDLE } else { BUSY };
+        let interval = if read == self.read && self.unread == 0 { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
@@ -186,7 +211,14 @@ impl UnreadWatch {
             return None;
         }
         (self.last, self.read) = (now, read);
-        match facts.compare(read, publisher.counted().map(|counted| counted + held)) {
+        let counted = publisher.counted().map(|counted| counted + held);
+        let compared = facts.compare(read, counted);
+        if matches!(compared, Compared::Anew(_) | Compared::Below) && self.miss_deleted(read, counted) {
+            return None;
+        }
+        self.seen = Some(*facts);
+        self.unread = if compared == Compared::Below { 0 } else { facts.unread(counted) };
+        match compared {
             Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {
                 publisher.set_counted(added.checked_sub(held));
@@ -194,8 +226,8 @@ impl UnreadWatch {
             }
             Compared::Missed(count) => {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
-                self.missed =
-                    Some(UnreadLoss { count, after: read, up_to: before_first.unwrap_or(facts.last) });
+                let up_to = before_first.unwrap_or(facts.last);
+                self.missed = Some(UnreadLoss { count, after: read, up_to, deleted: false });
                 None
             }
             Compared::Anew(added) => {
@@ -204,6 +236,26 @@ impl UnreadWatch {
             }
             Compared::Below => Some(StreamReset::Below),
         }
+    }
+
+    /// Takes in that there is no stream, when `read` was read and this many of it are held.
+    pub(crate) fn on_gone(&mut self, (read, held): (EntryId, u64), publisher: &Publisher, now: Instant) {
+        if self.missed.is_none() && publisher.takes() {
+            (self.last, self.read) = (now, read);
+            self.miss_deleted(read, publisher.counted().map(|counted| counted + held));
+        }
+    }
+
+    /// The stream that was seen last is no more. Notes what it had and was not read; whether that is anything.
+    fn miss_deleted(&mut self, read: EntryId, counted: Option<u64>) -> bool {
+        let seen = self.seen.take();
+        self.unread = 0;
+        let (Some(seen), Some(counted)) = (seen, counted) else { return false };
+        let count = seen.added.saturating_sub(counted);
+        if count > 0 {
+            self.missed = Some(UnreadLoss { count, after: read, up_to: seen.last, deleted: true });
+        }
+        count > 0
     }
 
     /// Appends the call that records what was missed, where it is time.

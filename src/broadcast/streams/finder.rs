@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::broadcast::engine::leadership::TERM;
 use crate::broadcast::publish::call::{Tally, tally};
 use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
 use crate::server::resp::Value;
@@ -273,9 +274,14 @@ impl Finder {
         let mut keys = vec![streams, cursor, stream.to_owned()];
         let kept = |kind: &&&str| self.two_servers || **kind != redis_keys::LEASE;
         keys.extend(redis_keys::OF_FOUND_STREAM.iter().filter(kept).map(|kind| of_stream(*kind)));
+        if self.two_servers {
+            keys.push(self.key(redis_keys::LEASE));
+        }
         let number = keys.len().to_string();
         let mut call: Vec<&[u8]> = vec![b"EVAL", GONE.source.as_bytes(), number.as_bytes()];
         call.extend(keys.iter().map(|key| key.as_bytes()));
+        let lasts = TERM.as_millis().to_string();
+        call.push(lasts.as_bytes());
         connection.ask(self.source.response_timeout, "forgetting a stream", &call).await.map(drop)
     }
 }
