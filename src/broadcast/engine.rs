@@ -26,13 +26,13 @@ use tokio::time::Instant;
 
 use super::entry_id::EntryId;
 use super::failure::Half;
-use super::failure::{RouteEndpoint, SessionFailure};
+use super::failure::{Replaced, RouteEndpoint, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::read::entries::Ranges;
-use crate::config::{Broadcast, Endpoint, Streams, redis_keys};
+use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
@@ -137,6 +137,9 @@ pub(super) struct Core {
     remembered: Option<EntryId>,
     /// The cursor, where the stream's ids are below it: the next session asks whether that is so, and begins anew.
     below: Option<EntryId>,
+    /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is still
+    /// the same.
+    replaced: Option<Replaced>,
     /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
     failed: Option<(String, String)>,
     /// What is counted of the last such entry.
@@ -178,6 +181,7 @@ impl Engine {
             ranges: Vec::new(),
             remembered: None,
             below: None,
+            replaced: None,
             failed: None,
             failing: None,
             careful: false,
@@ -203,14 +207,20 @@ impl Engine {
 
     /// Appends the call that finds the cursor, or makes it.
     pub(super) fn ask_cursor(&self, out: &mut Vec<u8>) {
-        let Core { keys, remembered, settings, failed, below, prefix, one_server, .. } = &self.core;
+        let Core { keys, remembered, settings, failed, below, replaced, prefix, one_server, .. } = &self.core;
         let [cursor, lease] = call::keys_of_place(prefix, &settings.name, None);
-        let many: &[u8] = if matches!(settings.streams, Streams::Found(_)) { b"1" } else { b"" };
-        // In a stream that began anew, what was remembered is no place.
+        let found = matches!(settings.streams, Streams::Found(_));
+        let many: &[u8] = if found { b"1" } else { b"" };
+        // In a stream that began anew, what was remembered is no place. One that was found is a new stream.
+        let anew = below.or(replaced.map(|replaced| replaced.cursor));
+        let start = if found && anew.is_some() { Some(Start::New) } else { settings.start };
         let begin = remembered
-            .filter(|_| below.is_none())
-            .map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
-        let below = below.map(|id| id.to_string()).unwrap_or_default();
+            .filter(|_| anew.is_none())
+            .map_or_else(|| call::start_argument(start), |id| id.to_string());
+        let below = anew.map(|id| id.to_string()).unwrap_or_default();
+        let (counted, after) = replaced
+            .map(|replaced| (replaced.counted.to_string(), replaced.after.to_string()))
+            .unwrap_or_default();
         let (entry, error) = failed.as_ref().map(|(entry, error)| (&**entry, &**error)).unwrap_or_default();
         let number: &[u8] = if *one_server { b"2" } else { b"3" };
         let mut arguments: Vec<&[u8]> = vec![b"EVAL", OPEN.source.as_bytes(), number];
@@ -219,6 +229,7 @@ impl Engine {
             arguments.push(lease.as_bytes());
         }
         arguments.extend([begin.as_bytes(), entry.as_bytes(), error.as_bytes(), below.as_bytes(), many]);
+        arguments.extend([counted.as_bytes(), after.as_bytes()]);
         resp::command(out, &arguments);
     }
 
@@ -243,7 +254,7 @@ impl Engine {
             let (stream, route) = (settings.stream().to_owned(), settings.name.clone());
             return Err(SessionFailure::StartUnsaid { stream, route });
         }
-        self.core.below = None;
+        (self.core.below, self.core.replaced) = (None, None);
         self.opened = Some(opened);
         Ok(())
     }
@@ -251,7 +262,9 @@ impl Engine {
     /// Begins a session on connections that hold. `left` is how many holes another order left behind; `woken`,
     /// whether acknowledgements will be announced.
     pub(super) fn begin(&mut self, hashes: &Hashes, left: Option<u64>, woken: bool, now: Instant) {
-        let Some(Opened { cursor: Some(cursor), counted, tally, .. }) = self.opened.take() else { return };
+        let Some(Opened { cursor: Some(cursor), counted, passes, tally, .. }) = self.opened.take() else {
+            return;
+        };
         let core = &mut self.core;
         let again = core.remembered.replace(cursor).is_some();
         core.effects.push(Effect::Opened(cursor, again));
@@ -261,6 +274,7 @@ impl Engine {
             core.effects.push(Effect::HolesLeft(left, suppressed));
         }
         let mut work = Work::new(core, hashes, (cursor, counted), woken, now);
+        work.passes = passes;
         work.read_on(core, now);
         self.work = Some(work);
     }
@@ -314,6 +328,9 @@ impl Engine {
         core.careful = matches!(failure, SessionFailure::Refused { .. });
         if let SessionFailure::StreamBelow { cursor, .. } = failure {
             core.below = Some(*cursor);
+        }
+        if let SessionFailure::StreamReplaced { replaced, .. } = failure {
+            core.replaced = Some(*replaced);
         }
         if matches!(failure, SessionFailure::LeaseLapsed) {
             let suppressed = core.admit(LogCode::BroadcastLeaseLapsed.as_str(), now);
@@ -442,8 +459,14 @@ impl Core {
             stream: self.settings.stream().to_owned(),
             route: self.settings.name.clone(),
             cursor,
-            start: self.settings.start.is_some(),
+            start: self.settings.start.is_some() || matches!(self.settings.streams, Streams::Found(_)),
         }
+    }
+
+    /// Whether a stream that replaces another is read from before the cursor.
+    fn begins_before_cursor(&self) -> bool {
+        matches!(self.settings.streams, Streams::Found(_))
+            || matches!(self.settings.start, Some(Start::Beginning | Start::After(..)))
     }
 
     fn rate_limited(&mut self, limited: bool) {

@@ -84,6 +84,16 @@ pub(super) enum SessionFailure {
         /// Whether the configuration says where to begin.
         start: bool,
     },
+    /// The stream was replaced by one with entries before the cursor.
+    #[error(
+        "the stream '{stream}' was replaced by another one with entries before the cursor {}; the route publishes what it has not published of the new one", replaced.cursor
+    )]
+    StreamReplaced {
+        /// The stream.
+        stream: String,
+        /// What is known of it.
+        replaced: Replaced,
+    },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
     #[error(
         "the stream '{stream}' has entries and the route has no cursor yet; set start in [broadcast.{route}] to \"beginning\", \"end\" or an entry's id"
@@ -94,6 +104,17 @@ pub(super) enum SessionFailure {
         /// The route.
         route: String,
     },
+}
+
+/// What is known of a stream that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Replaced {
+    /// The cursor then.
+    pub(super) cursor: EntryId,
+    /// Its count.
+    pub(super) counted: u64,
+    /// Entries of the new stream after this one and up to the cursor are published already.
+    pub(super) after: EntryId,
 }
 
 /// What failed.
@@ -140,7 +161,10 @@ impl SessionFailure {
             | Self::StartUnsaid { .. }
             | Self::CursorRefused { .. }
             | Self::StreamBelow { start: false, .. } => Class::Park,
-            Self::CursorVanished { .. } | Self::LeaseLapsed | Self::StreamBelow { .. } => Class::Repair,
+            Self::CursorVanished { .. }
+            | Self::LeaseLapsed
+            | Self::StreamReplaced { .. }
+            | Self::StreamBelow { .. } => Class::Repair,
         }
     }
 
@@ -151,6 +175,7 @@ impl SessionFailure {
             Self::CursorVanished { .. }
             | Self::StartUnsaid { .. }
             | Self::CursorRefused { .. }
+            | Self::StreamReplaced { .. }
             | Self::StreamBelow { .. } => RouteEndpoint::Source,
             Self::LeaseLapsed => RouteEndpoint::Destination,
         }

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use super::Core;
 use super::work::{BLOCK, Work};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::SessionFailure;
+use crate::broadcast::failure::{Replaced, SessionFailure};
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
-use crate::broadcast::read::unread_loss::StreamCounters;
+use crate::broadcast::read::unread_loss::{StreamCounters, StreamReset};
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 
@@ -135,12 +135,17 @@ impl Work {
         let count = entries.left();
         let begin = self.publisher.end();
         let draining = self.is_draining();
+        let passes = self.passes;
         let (mut egress, _) = self.egress(now);
         let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if taken && read.after <= begin {
             while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
                 if entry.id <= begin {
+                    continue;
+                }
+                if passes.is_some_and(|(after, up_to)| after < entry.id && entry.id <= up_to) {
+                    egress.publisher.pass(entry.id);
                     continue;
                 }
                 egress.publish(entry.id(), core.outbound.of(&entry), now);
@@ -177,7 +182,15 @@ impl Work {
             if matches!(value, Value::Error(text) if Error::reply(text).code() == Some("ERR")) {
                 self.watch.on_gone(end, &self.publisher, now);
             }
+            let counted = self.publisher.counted();
             let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
+            if let (Some(StreamReset::Replaced(after)), Some(counted)) = (anew, counted)
+                && core.begins_before_cursor()
+            {
+                let stream = core.settings.stream().to_owned();
+                let replaced = Replaced { cursor: end.0, counted, after };
+                return Err(SessionFailure::StreamReplaced { stream, replaced });
+            }
             anew.map(GroupEvent::from)
         };
         match found {

@@ -353,6 +353,8 @@ pub(crate) struct Opened {
     pub(crate) cursor: Option<EntryId>,
     /// How many entries were ever added up to it, where that is known.
     pub(crate) counted: Option<u64>,
+    /// Entries after the first of these and up to the second were published before: the stream was replaced meanwhile.
+    pub(crate) passes: Option<(EntryId, EntryId)>,
     /// What was done since it was made.
     pub(crate) tally: Tally,
     /// The entry that failed last for its own sake, which may be long past.
@@ -376,10 +378,29 @@ pub(crate) struct Failing {
 /// # Errors
 /// Where it is no reply of that script.
 pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
-    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted, place]) =
-        reply.elements()
+    let Some(
+        [
+            cursor,
+            published,
+            unheard,
+            rejected,
+            filtered,
+            entry,
+            failures,
+            row,
+            error,
+            counted,
+            place,
+            after,
+            up_to,
+        ],
+    ) = reply.elements()
     else {
         return Err(OPEN.invalid_reply());
+    };
+    let passes = match (after.bytes(), up_to.bytes()) {
+        (Some(after), Some(up_to)) if !up_to.is_empty() => Some((cursor_id(after)?, cursor_id(up_to)?)),
+        _ => None,
     };
     let place = match place.bytes() {
         Some(b"route") => Place::Route,
@@ -403,7 +424,7 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         Some(text) => Some(cursor_id(text)?),
         None => return Err(OPEN.invalid_reply()),
     };
-    Ok(Opened { place, refused, cursor, counted: written_count(counted), tally, failing })
+    Ok(Opened { place, refused, cursor, counted: written_count(counted), passes, tally, failing })
 }
 
 /// The counts of a cursor.

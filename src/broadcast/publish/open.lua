@@ -15,12 +15,17 @@
 --       4  below   '' or the cursor that the caller found above all ids of the stream: if the cursor is still the
 --                  same, the stream began anew, and so does the cursor
 --       5  many    '1' if the stream is one of many, else ''
+--       6  counted '' or the count that the cursor must have as well: the stream was replaced by one with entries before
+--                  the cursor
+--       7  after   then entries of the new stream after this one and up to the cursor are published already
 --
--- Returns { cursor, published, unheard, dead letters, filtered, failing, failures, row, error, counted, place }.
+-- Returns { cursor, published, unheard, dead letters, filtered, failing, failures, row, error, counted, place, after,
+--           up to }.
 -- The place is 'route' if the route's cursor has it, else 'stream'. With another place there is no cursor: 'unnamed' if
 -- the route's cursor does not name its stream, 'unreadable' if the stream's cursor of the other form may not be read
 -- (error says why), 'newer' if a newer release wrote it.
 -- The cursor is '' if there is none and the stream has entries: the configuration must say where to begin.
+-- Entries after `after` and up to `up to` were published before ('' if there are none).
 -- failing to error are about the entry that failed last: its id, how often it failed, how many different entries
 -- failed without one being published since, and the last error. counted is how many entries were ever added up to
 -- the cursor, or '' if that is not known.
@@ -28,13 +33,13 @@ local stream, many = KEYS[2], ARGV[5] == '1'
 local of_stream = KEYS[1] .. ':' .. stream
 
 local function without(place, why)
-  return { '', 0, 0, 0, 0, '', 0, 0, why or '', '', place }
+  return { '', 0, 0, 0, 0, '', 0, 0, why or '', '', place, '', '' }
 end
 
 -- Moves a place to where the route's other form looks for it; returns an error's text.
 local function move(from, to, named)
   local fields = { 'pos', 'counted', 'published', 'unheard', 'rejected', 'filtered', 'failing', 'failures',
-    'failing_row', 'failing_after', 'failing_error' }
+    'failing_row', 'failing_after', 'failing_error', 'passes_after', 'passes_up_to' }
   local values = redis.pcall('HMGET', from, unpack(fields))
   if values['err'] then
     return values['err']
@@ -102,8 +107,13 @@ if not pos or pos == ARGV[4] then
     about[flat[at]] = flat[at + 1]
   end
 end
-if pos and pos == ARGV[4] and below(about['last-generated-id'] or '0-0', pos) then
-  pos = nil
+if pos and pos == ARGV[4] then
+  if ARGV[6] == '' then
+    pos = not below(about['last-generated-id'] or '0-0', pos) and pos or nil
+  elseif ARGV[6] == counted then
+    redis.call('HSET', key, 'passes_after', ARGV[7], 'passes_up_to', pos)
+    pos = nil
+  end
 end
 if not pos then
   local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
@@ -144,4 +154,6 @@ if ARGV[2] ~= '' then
 end
 reply[6], reply[7], reply[8], reply[9] = failing[1] or '', tonumber(failing[2]) or 0, row, failing[5] or ''
 reply[10], reply[11] = counted, place
+local passes = redis.call('HMGET', key, 'passes_after', 'passes_up_to')
+reply[12], reply[13] = passes[1] or '', passes[2] or ''
 return reply

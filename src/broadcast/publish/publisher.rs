@@ -358,6 +358,11 @@ impl Publisher {
         self.count_taken(id);
     }
 
+    /// Takes an entry that was dealt with before.
+    pub(crate) fn pass(&mut self, id: EntryId) {
+        self.count_taken(id);
+    }
+
     fn make_room(&mut self, bytes: usize, now: Instant) {
         let (entries, held) = match &self.other {
             None => (self.items.count(), self.items.bytes()),

@@ -85,6 +85,12 @@ impl StreamCounters {
         })
     }
 
+    /// Whether this is another stream than the one that was seen before: its counts, its last id and its first only rise.
+    fn replaces(&self, seen: &Self) -> bool {
+        let first = self.first.zip(seen.first).is_some_and(|(first, before)| first < before);
+        self.added < seen.added || self.last < seen.last || first
+    }
+
     /// How many entries were added that were not read, where it is known how many were.
     fn unread(&self, counted: Option<u64>) -> u64 {
         counted.map_or(0, |counted| self.added.saturating_sub(counted))
@@ -120,6 +126,9 @@ pub(crate) enum StreamReset {
     Above,
     /// They stand before it.
     Below,
+    /// It was replaced while it was read. It has entries at or before this place, up to which the former one was read when
+    /// it was seen last; and the entries after that were read as they came.
+    Replaced(EntryId),
 }
 
 /// What is to be recorded.
@@ -179,12 +188,14 @@ pub(crate) struct UnreadWatch {
     seen: Option<StreamCounters>,
     /// How many entries it had that were not read then, as far as is known.
     unread: u64,
+    /// The stream was replaced, and the new one has entries at or before this place.
+    replaced: Option<EntryId>,
     missed: Option<UnreadLoss>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { last: now, read: EntryId::default(), seen: None, unread: 0, missed: None }
+        Self { last: now, read: EntryId::default(), seen: None, unread: 0, replaced: None, missed: None }
     }
 
     /// Whether the last look saw entries that were not read then.
@@ -194,7 +205,8 @@ impl UnreadWatch {
 
     /// Whether to ask the stream: seldom where nothing was read since.
     pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
-        let interval = if read == self.read && self.unread == 0 { IDLE } else { BUSY };
+        let interval =
+            if read == self.read && self.unread == 0 && self.replaced.is_none() { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
@@ -210,11 +222,23 @@ impl UnreadWatch {
         if self.missed.is_some() || !publisher.takes() {
             return None;
         }
-        (self.last, self.read) = (now, read);
+        let read_before = std::mem::replace(&mut self.read, read);
+        self.last = now;
         let counted = publisher.counted().map(|counted| counted + held);
         let compared = facts.compare(read, counted);
-        if matches!(compared, Compared::Anew(_) | Compared::Below) && self.miss_deleted(read, counted) {
+        let other = self.seen.is_some_and(|seen| facts.replaces(&seen));
+        if other && compared != Compared::Below && facts.first.is_some_and(|first| first <= read_before) {
+            self.replaced = Some(read_before);
+        }
+        let other = other || matches!(compared, Compared::Anew(_) | Compared::Below);
+        if other && self.miss_deleted(read, counted) {
             return None;
+        }
+        if self.replaced.is_some() && !publisher.is_idle() {
+            return None;
+        }
+        if let Some(after) = self.replaced.take() {
+            return Some(StreamReset::Replaced(after));
         }
         self.seen = Some(*facts);
         self.unread = if compared == Compared::Below { 0 } else { facts.unread(counted) };

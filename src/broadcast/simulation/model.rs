@@ -222,6 +222,8 @@ impl Model {
                     empty(),
                     empty(),
                     bytes("route"),
+                    empty(),
+                    empty(),
                 ]);
             } else {
                 let counted =
@@ -263,6 +265,8 @@ impl Model {
             field("failing_error"),
             field("counted"),
             bytes("route"),
+            bytes(""),
+            bytes(""),
         ])
     }
 

@@ -27,7 +27,7 @@ if lease then
   end
 end
 local fields = { 'published', 'unheard', 'rejected', 'filtered', 'pos', 'counted', 'stream', 'failing', 'failures',
-  'failing_row', 'failing_after', 'failing_error' }
+  'failing_row', 'failing_after', 'failing_error', 'passes_after', 'passes_up_to' }
 local cursor = of_route and KEYS[2] or KEYS[4]
 for at = 1, 4 do
   local gone = 'gone_' .. fields[at]
