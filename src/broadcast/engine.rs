@@ -445,10 +445,7 @@ impl Core {
                  route begins where start says",
                 self.keys.stream, opened.refused
             ),
-            Place::Newer => format!(
-                "a newer release wrote the cursor {key} or {stream_key}: run the newer release, or delete both, and the route \
-                 begins where start says"
-            ),
+            Place::Newer => call::newer_cursor(if opened.refused.is_empty() { key } else { stream_key }),
         };
         Err(SessionFailure::CursorRefused { reason })
     }

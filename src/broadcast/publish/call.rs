@@ -62,6 +62,13 @@ pub(crate) fn keys_of_place(prefix: &str, route: &str, stream: Option<&str>) -> 
     })
 }
 
+/// What to do where a newer release wrote a cursor.
+pub(crate) fn newer_cursor(key: &str) -> String {
+    format!(
+        "a newer release wrote the cursor {key}: run the newer release, or delete {key}, and the route begins where start says"
+    )
+}
+
 /// A key that a route has for its stream, or for each of its streams.
 pub(crate) fn own_key(prefix: &str, settings: &config::Broadcast, what: &str) -> String {
     match &settings.streams {

@@ -23,7 +23,7 @@
 --           up to }.
 -- The place is 'route' if the route's cursor has it, else 'stream'. With another place there is no cursor: 'unnamed' if
 -- the route's cursor does not name its stream, 'unreadable' if the stream's cursor of the other form may not be read
--- (error says why), 'newer' if a newer release wrote it.
+-- (error says why), 'newer' if a newer release wrote the route's cursor, or that of the stream (then error is not '').
 -- The cursor is '' if there is none and the stream has entries: the configuration must say where to begin.
 -- Entries after `after` and up to `up to` were published before ('' if there are none).
 -- failing to error are about the entry that failed last: its id, how often it failed, how many different entries
@@ -82,7 +82,7 @@ elseif not many and route[4] and named ~= stream and (named or not there) then
 end
 local cursor = redis.call('HMGET', key, 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted', 'format')
 if (cursor[7] or '1') ~= '1' then
-  return without('newer')
+  return without('newer', 'of the stream')
 end
 local pos, counted = cursor[1], cursor[6] or ''
 if pos == '' then

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::broadcast::engine::leadership::TERM;
-use crate::broadcast::publish::call::{Tally, tally};
+use crate::broadcast::publish::call::{Tally, newer_cursor, tally};
 use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
@@ -247,6 +247,9 @@ impl Finder {
         call.extend([most.as_bytes(), self.matching.pattern.as_bytes(), extent.as_bytes()]);
         call.extend([self.looks.first.as_bytes(), self.looks.whole.as_bytes()]);
         let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
+        if let Some([_]) = reply.elements() {
+            return Err(Error::Refused(newer_cursor(&cursor)));
+        }
         let Recorded { looks, names, past } = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
         self.looks = looks;
         let (mut streams, mut others) = (Vec::new(), Vec::new());

@@ -18,9 +18,14 @@
 --       4  looked    when the first complete look was, as the caller remembers it, or ''
 --       5  whole     the pattern of the last look if it left no stream out, as the caller remembers it, or ''
 --
--- Returns { looked, whole, published, unheard, dead letters, filtered, then of each stream: name, how it begins }.
+-- Returns { format } if a newer release wrote the cursor, else
+-- { looked, whole, published, unheard, dead letters, filtered, then of each stream: name, how it begins }.
 -- It begins as 'new' (every entry that was ever added is due), as 'late' (every entry that is there is due; whether
 -- others were there before the first look is not known), or as '' (where the configuration says).
+local format = redis.call('HMGET', KEYS[2], 'format')[1] or '1'
+if format ~= '1' then
+  return { format }
+end
 local streams = redis.call('SMEMBERS', KEYS[1])
 local reads = {}
 for _, name in ipairs(streams) do

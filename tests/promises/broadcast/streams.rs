@@ -324,3 +324,11 @@ fn a_foreign_member_of_the_set_costs_only_itself() {
     let left: BTreeSet<String> = events.ask(&["SMEMBERS", "tidegate:queues:streams"]);
     assert_eq!(left, BTreeSet::from([stream("a"), stream("b")]));
 }
+
+#[test]
+fn a_server_that_is_too_old_blocks_the_route_in_words() {
+    let events = Server::start(Version::Redis62);
+    let daemon = setup(&events, None, "start = \"end\"").expects(&[alert::PARKED]).start();
+    let reason = daemon.wait_state("queues", RouteState::Blocked).reason.expect("it is blocked");
+    assert!(reason.contains("a server with streams must be Redis 7.0 or newer"), "{reason}");
+}
