@@ -274,7 +274,7 @@ impl Engine {
             core.effects.push(Effect::HolesLeft(left, suppressed));
         }
         let mut work = Work::new(core, hashes, (cursor, counted), woken, now);
-        work.passes = passes;
+        work.publisher.set_passes(passes);
         work.read_on(core, now);
         self.work = Some(work);
     }

@@ -135,7 +135,6 @@ impl Work {
         let count = entries.left();
         let begin = self.publisher.end();
         let draining = self.is_draining();
-        let passes = self.passes;
         let (mut egress, _) = self.egress(now);
         let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
@@ -144,8 +143,7 @@ impl Work {
                 if entry.id <= begin {
                     continue;
                 }
-                if passes.is_some_and(|(after, up_to)| after < entry.id && entry.id <= up_to) {
-                    egress.publisher.pass(entry.id);
+                if egress.publisher.pass(entry.id) {
                     continue;
                 }
                 egress.publish(entry.id(), core.outbound.of(&entry), now);

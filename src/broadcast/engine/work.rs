@@ -51,8 +51,6 @@ pub(super) struct Work {
     /// Set once it was told to stop: until when what is under way may finish.
     drain_until: Option<Instant>,
     releases: bool,
-    /// Entries after the first of these and up to the second were dealt with before.
-    pub(super) passes: Option<(EntryId, EntryId)>,
     /// Whether it has looked a last time at what was not read.
     pub(super) looked_back: bool,
 }
@@ -97,7 +95,6 @@ impl Work {
             standing: None,
             drain_until: None,
             releases: false,
-            passes: None,
             looked_back: false,
         }
     }

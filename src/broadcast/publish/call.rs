@@ -274,8 +274,8 @@ impl fmt::Display for Counted {
 #[derive(Debug)]
 pub(crate) enum PublishOutcome {
     /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
-    /// that is known.
-    Elsewhere(Option<EntryId>, Option<u64>),
+    /// that is known, and which entries were published before.
+    Elsewhere(Option<EntryId>, Option<u64>, Option<(EntryId, EntryId)>),
     /// The cursor is here now, with its count; the other counts are this call's.
     Moved {
         cursor: EntryId,
@@ -297,9 +297,12 @@ impl PublishOutcome {
             return Err(Error::reply(text));
         }
         match reply.elements() {
-            Some([Value::Integer(0), cursor, counted]) => match cursor.bytes() {
-                Some(b"") => Ok(Self::Elsewhere(None, None)),
-                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), written_count(counted))),
+            Some([Value::Integer(0), cursor, counted, after, up_to]) => match cursor.bytes() {
+                Some(b"") => Ok(Self::Elsewhere(None, None, None)),
+                Some(text) => {
+                    let passes = passes_of(after, up_to)?;
+                    Ok(Self::Elsewhere(Some(cursor_id(text)?), written_count(counted), passes))
+                }
                 None => Err(PUBLISH.invalid_reply()),
             },
             Some(
@@ -405,10 +408,7 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     else {
         return Err(OPEN.invalid_reply());
     };
-    let passes = match (after.bytes(), up_to.bytes()) {
-        (Some(after), Some(up_to)) if !up_to.is_empty() => Some((cursor_id(after)?, cursor_id(up_to)?)),
-        _ => None,
-    };
+    let passes = passes_of(after, up_to)?;
     let place = match place.bytes() {
         Some(b"route") => Place::Route,
         Some(b"stream") => Place::Stream,
@@ -432,6 +432,14 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         None => return Err(OPEN.invalid_reply()),
     };
     Ok(Opened { place, refused, cursor, counted: written_count(counted), passes, tally, failing })
+}
+
+/// Entries after the first of these and up to the second were published before.
+fn passes_of(after: &Value, up_to: &Value) -> Result<Option<(EntryId, EntryId)>, Error> {
+    match (after.bytes(), up_to.bytes()) {
+        (Some(after), Some(up_to)) if !up_to.is_empty() => Ok(Some((cursor_id(after)?, cursor_id(up_to)?))),
+        _ => Ok(None),
+    }
 }
 
 /// The counts of a cursor.
@@ -580,8 +588,9 @@ mod tests {
         };
         assert_eq!((error.code(), failed.to_string().as_str()), (Some("NOPERM"), "2-0"));
         assert!(matches!(
-            PublishOutcome::read(&Value::Array(vec![number(0), text(""), text("")])).unwrap(),
-            PublishOutcome::Elsewhere(None, None)
+            PublishOutcome::read(&Value::Array(vec![number(0), text(""), text(""), text(""), text("")]))
+                .unwrap(),
+            PublishOutcome::Elsewhere(None, None, None)
         ));
     }
 }

@@ -299,6 +299,8 @@ impl Model {
                 Value::Integer(0),
                 bytes(cursor.unwrap_or_default()),
                 bytes(counted_there),
+                bytes(""),
+                bytes(""),
             ]);
         }
         let number = |at: usize| text(&argv[at]).parse::<i64>().unwrap();
@@ -370,7 +372,7 @@ impl Model {
 
     fn release(&mut self, argv: &[Vec<u8>]) -> Value {
         let Some(cursor) = self.cursor.get("pos").cloned() else {
-            return Value::Array(vec![Value::Integer(0), bytes(""), bytes("")]);
+            return Value::Array(vec![Value::Integer(0), bytes(""), bytes(""), bytes(""), bytes("")]);
         };
         let number = |at: usize| text(&argv[at]).parse::<i64>().unwrap();
         let (mut published, mut unheard, mut rejected, mut filtered) = (number(0), number(1), 0, 0);

@@ -236,6 +236,8 @@ fn assert_another_stream(reads: &str, start: &str) {
         let setup = Setup::new().endpoint("events", &events).routes(&route(reads, "events", start));
         // A session ends with what it found.
         let daemon = setup.expects(&[alert::DESTINATION]).start_ready();
+        let twin = daemon.start_twin();
+        twin.wait_ready();
         add(&events, &["a"], 10);
         let mut expected = wait_last(&events, &subscriber, &["a"])["a"].clone();
         let before = looks(&events);
