@@ -37,5 +37,5 @@ pub(crate) use error::{BLOCKED_RETRY, NO_PERMISSION, UNKNOWN_COMMAND, hinted};
 pub use error::{Class, Error};
 pub(crate) use redacted::redacted;
 pub(crate) use script::script;
-pub use script::{Hash, Script, load_script};
+pub use script::{Hash, Script, can_run_scripts, load_script};
 pub use tls::TlsFailure;

@@ -26,13 +26,13 @@ use tokio::time::Instant;
 
 use super::entry_id::EntryId;
 use super::failure::Half;
-use super::failure::{RouteEndpoint, SessionFailure};
+use super::failure::{Replaced, RouteEndpoint, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
-use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Tally};
+use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::read::entries::Ranges;
-use crate::config::{Broadcast, Endpoint, redis_keys};
+use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
@@ -122,7 +122,10 @@ pub(super) struct Hashes {
 #[derive(Debug)]
 pub(super) struct Core {
     settings: Arc<Broadcast>,
+    /// The cursor and the lease in them are those that the open script named last.
     keys: BroadcastKeys,
+    /// The prefix of the keys on the stream's server.
+    prefix: String,
     /// Tells this route of this process from every other instance.
     me: String,
     one_server: bool,
@@ -134,6 +137,9 @@ pub(super) struct Core {
     remembered: Option<EntryId>,
     /// The cursor, where the stream's ids are below it: the next session asks whether that is so, and begins anew.
     below: Option<EntryId>,
+    /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is still
+    /// the same.
+    replaced: Option<Replaced>,
     /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
     failed: Option<(String, String)>,
     /// What is counted of the last such entry.
@@ -165,6 +171,7 @@ impl Engine {
     ) -> Self {
         let core = Core {
             keys: BroadcastKeys::new(&source.key_prefix, &settings),
+            prefix: source.key_prefix.clone(),
             outbound: MessageMaker::new(&settings),
             settings,
             me,
@@ -174,6 +181,7 @@ impl Engine {
             ranges: Vec::new(),
             remembered: None,
             below: None,
+            replaced: None,
             failed: None,
             failing: None,
             careful: false,
@@ -199,24 +207,29 @@ impl Engine {
 
     /// Appends the call that finds the cursor, or makes it.
     pub(super) fn ask_cursor(&self, out: &mut Vec<u8>) {
-        let Core { keys, remembered, settings, failed, below, .. } = &self.core;
-        // In a stream that began anew, what was remembered is no place.
+        let Core { keys, remembered, settings, failed, below, replaced, prefix, one_server, .. } = &self.core;
+        let [cursor, lease] = call::keys_of_place(prefix, &settings.name, None);
+        let found = matches!(settings.streams, Streams::Found(_));
+        let many: &[u8] = if found { b"1" } else { b"" };
+        // In a stream that began anew, what was remembered is no place. One that was found is a new stream.
+        let anew = below.or(replaced.map(|replaced| replaced.cursor));
+        let start = if found && anew.is_some() { Some(Start::New) } else { settings.start };
         let begin = remembered
-            .filter(|_| below.is_none())
-            .map_or_else(|| call::start_argument(settings.start), |id| id.to_string());
-        let below = below.map(|id| id.to_string()).unwrap_or_default();
+            .filter(|_| anew.is_none())
+            .map_or_else(|| call::start_argument(start), |id| id.to_string());
+        let below = anew.map(|id| id.to_string()).unwrap_or_default();
+        let (counted, after) = replaced
+            .map(|replaced| (replaced.counted.to_string(), replaced.after.to_string()))
+            .unwrap_or_default();
         let (entry, error) = failed.as_ref().map(|(entry, error)| (&**entry, &**error)).unwrap_or_default();
-        let arguments: [&[u8]; 9] = [
-            b"EVAL",
-            OPEN.source.as_bytes(),
-            b"2",
-            keys.cursor.as_bytes(),
-            keys.stream.as_bytes(),
-            begin.as_bytes(),
-            entry.as_bytes(),
-            error.as_bytes(),
-            below.as_bytes(),
-        ];
+        let number: &[u8] = if *one_server { b"2" } else { b"3" };
+        let mut arguments: Vec<&[u8]> = vec![b"EVAL", OPEN.source.as_bytes(), number];
+        arguments.extend([cursor.as_bytes(), keys.stream.as_bytes()]);
+        if !one_server {
+            arguments.push(lease.as_bytes());
+        }
+        arguments.extend([begin.as_bytes(), entry.as_bytes(), error.as_bytes(), below.as_bytes(), many]);
+        arguments.extend([counted.as_bytes(), after.as_bytes()]);
         resp::command(out, &arguments);
     }
 
@@ -229,6 +242,7 @@ impl Engine {
             return Err(SessionFailure::source(Error::reply(text)));
         }
         let opened = call::opened(reply).map_err(SessionFailure::source)?;
+        self.core.take_place(&opened)?;
         // It is counted now.
         self.core.failed = None;
         self.core.failing.clone_from(&opened.failing);
@@ -240,7 +254,7 @@ impl Engine {
             let (stream, route) = (settings.stream().to_owned(), settings.name.clone());
             return Err(SessionFailure::StartUnsaid { stream, route });
         }
-        self.core.below = None;
+        (self.core.below, self.core.replaced) = (None, None);
         self.opened = Some(opened);
         Ok(())
     }
@@ -248,7 +262,9 @@ impl Engine {
     /// Begins a session on connections that hold. `left` is how many holes another order left behind; `woken`,
     /// whether acknowledgements will be announced.
     pub(super) fn begin(&mut self, hashes: &Hashes, left: Option<u64>, woken: bool, now: Instant) {
-        let Some(Opened { cursor: Some(cursor), counted, tally, .. }) = self.opened.take() else { return };
+        let Some(Opened { cursor: Some(cursor), counted, passes, tally, .. }) = self.opened.take() else {
+            return;
+        };
         let core = &mut self.core;
         let again = core.remembered.replace(cursor).is_some();
         core.effects.push(Effect::Opened(cursor, again));
@@ -258,6 +274,7 @@ impl Engine {
             core.effects.push(Effect::HolesLeft(left, suppressed));
         }
         let mut work = Work::new(core, hashes, (cursor, counted), woken, now);
+        work.publisher.set_passes(passes);
         work.read_on(core, now);
         self.work = Some(work);
     }
@@ -311,6 +328,9 @@ impl Engine {
         core.careful = matches!(failure, SessionFailure::Refused { .. });
         if let SessionFailure::StreamBelow { cursor, .. } = failure {
             core.below = Some(*cursor);
+        }
+        if let SessionFailure::StreamReplaced { replaced, .. } = failure {
+            core.replaced = Some(*replaced);
         }
         if matches!(failure, SessionFailure::LeaseLapsed) {
             let suppressed = core.admit(LogCode::BroadcastLeaseLapsed.as_str(), now);
@@ -397,14 +417,53 @@ impl Core {
         Ok(())
     }
 
+    /// Uses the keys that have the stream's place.
+    ///
+    /// # Errors
+    /// Where an operator must say what is to be used.
+    fn take_place(&mut self, opened: &Opened) -> Result<(), SessionFailure> {
+        let Broadcast { name, .. } = &*self.settings;
+        let of_route = call::keys_of_place(&self.prefix, name, None);
+        let of_stream = call::keys_of_place(&self.prefix, name, Some(&self.keys.stream));
+        let [key, stream_key] = [&of_route[0], &of_stream[0]];
+        let reason = match opened.place {
+            Place::Route => {
+                [self.keys.cursor, self.keys.lease] = of_route;
+                return Ok(());
+            }
+            Place::Stream => {
+                [self.keys.cursor, self.keys.lease] = of_stream;
+                return Ok(());
+            }
+            Place::Unnamed => format!(
+                "the cursor {key} does not say of which stream it is: a release before `streams` wrote it. Run this release \
+                 with stream = in [broadcast.{name}] once, which notes it; or delete {key}, and streams begin where start says"
+            ),
+            Place::Unreadable => format!(
+                "the route had many streams before, and the cursor {stream_key} of the stream '{}' cannot be used: {}. Grant \
+                 what `tidegate acl` prints for streams = in [broadcast.{name}] until this is over; or delete {key}, and the \
+                 route begins where start says",
+                self.keys.stream, opened.refused
+            ),
+            Place::Newer => call::newer_cursor(if opened.refused.is_empty() { key } else { stream_key }),
+        };
+        Err(SessionFailure::CursorRefused { reason })
+    }
+
     /// What the session ends with where the stream's ids are below the cursor.
     fn stream_below(&self, cursor: EntryId) -> SessionFailure {
         SessionFailure::StreamBelow {
             stream: self.settings.stream().to_owned(),
             route: self.settings.name.clone(),
             cursor,
-            start: self.settings.start.is_some(),
+            start: self.settings.start.is_some() || matches!(self.settings.streams, Streams::Found(_)),
         }
+    }
+
+    /// Whether a stream that replaces another is read from before the cursor.
+    fn begins_before_cursor(&self) -> bool {
+        matches!(self.settings.streams, Streams::Found(_))
+            || matches!(self.settings.start, Some(Start::Beginning | Start::After(..)))
     }
 
     fn rate_limited(&mut self, limited: bool) {

@@ -64,6 +64,12 @@ pub(super) enum SessionFailure {
         /// Its key.
         key: String,
     },
+    /// The cursor may not be used: an operator must act.
+    #[error("{reason}")]
+    CursorRefused {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
     #[error(
         "the stream '{stream}' was deleted or replaced: its newest id is below the cursor {cursor}, so its entries would not be published; {}", on_begins(*start, route)
@@ -78,6 +84,16 @@ pub(super) enum SessionFailure {
         /// Whether the configuration says where to begin.
         start: bool,
     },
+    /// The stream was replaced by one with entries before the cursor.
+    #[error(
+        "the stream '{stream}' was replaced by another one with entries before the cursor {}; the route publishes what it has not published of the new one", replaced.cursor
+    )]
+    StreamReplaced {
+        /// The stream.
+        stream: String,
+        /// What is known of it.
+        replaced: Replaced,
+    },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
     #[error(
         "the stream '{stream}' has entries and the route has no cursor yet; set start in [broadcast.{route}] to \"beginning\", \"end\" or an entry's id"
@@ -88,6 +104,17 @@ pub(super) enum SessionFailure {
         /// The route.
         route: String,
     },
+}
+
+/// What is known of a stream that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Replaced {
+    /// The cursor then.
+    pub(super) cursor: EntryId,
+    /// Its count.
+    pub(super) counted: u64,
+    /// Entries of the new stream after this one and up to the cursor are published already.
+    pub(super) after: EntryId,
 }
 
 /// What failed.
@@ -130,10 +157,14 @@ impl SessionFailure {
         match self {
             Self::Server { error, .. } => error.class(),
             Self::Refused { own: true, .. } => Class::Retry,
-            Self::Refused { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { start: false, .. } => {
-                Class::Park
-            }
-            Self::CursorVanished { .. } | Self::LeaseLapsed | Self::StreamBelow { .. } => Class::Repair,
+            Self::Refused { .. }
+            | Self::StartUnsaid { .. }
+            | Self::CursorRefused { .. }
+            | Self::StreamBelow { start: false, .. } => Class::Park,
+            Self::CursorVanished { .. }
+            | Self::LeaseLapsed
+            | Self::StreamReplaced { .. }
+            | Self::StreamBelow { .. } => Class::Repair,
         }
     }
 
@@ -141,9 +172,11 @@ impl SessionFailure {
     pub(super) fn side(&self) -> RouteEndpoint {
         match self {
             Self::Server { side, .. } | Self::Refused { side, .. } => *side,
-            Self::CursorVanished { .. } | Self::StartUnsaid { .. } | Self::StreamBelow { .. } => {
-                RouteEndpoint::Source
-            }
+            Self::CursorVanished { .. }
+            | Self::StartUnsaid { .. }
+            | Self::CursorRefused { .. }
+            | Self::StreamReplaced { .. }
+            | Self::StreamBelow { .. } => RouteEndpoint::Source,
             Self::LeaseLapsed => RouteEndpoint::Destination,
         }
     }

@@ -353,10 +353,10 @@ impl BroadcastRoute {
             }
             GroupEvent::Anew => {
                 if let Some(suppressed) = suppressed {
-                    tracing::warn!(
+                    tracing::info!(
                         event = LogCode::BroadcastStreamRecreated.as_str(), %route, stream = %self.parts.settings.stream(), position = %cursor, suppressed,
-                        "the stream '{stream}' was deleted and created again: entries that were not read before are lost; \
-                         publishing continues with ids after the cursor"
+                        "the stream '{stream}' was deleted and created again: publishing continues with ids after the cursor; \
+                         entries that were added and deleted since the last look are not known"
                     );
                 }
             }

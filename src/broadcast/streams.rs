@@ -14,9 +14,9 @@
 //!                       └──────── the sum ◀────────────┘
 //! ```
 //!
-//! The set `P R:streams` has the names. A stream that enters it after the first complete look is new: it is read from its
-//! first entry on, whatever `start` says, since all its entries came after the route began. After a restart the set
-//! says at once what to read.
+//! The set `P R:streams` has the names. A stream that came after the first complete look is new: it is read from its
+//! first entry on, whatever `start` says, since all its entries came after the route began. `found.lua` says how it is
+//! known. After a restart the set says at once what to read.
 //!
 //! Failure: while the finder cannot look, the streams that are known continue. A stream that is gone is forgotten together
 //! with its cursor, in one step that looks whether it is gone; one that begins anew afterwards is new.
@@ -150,9 +150,9 @@ impl StreamsRoute {
             let route = &self.parts.settings.name;
             tracing::warn!(event = LogCode::BroadcastStreamsLeftOut.as_str(), %route, suppressed, "{}", self.left_out());
         }
-        for FoundStream { name, new } in &found.streams {
+        for FoundStream { name, start } in &found.streams {
             if !self.members.contains_key(name) && !found.missing.contains(name) {
-                self.start(name, *new);
+                self.start(name, *start);
             }
         }
         let read: BTreeSet<&String> = found.streams.iter().map(|stream| &stream.name).collect();
@@ -191,9 +191,9 @@ impl StreamsRoute {
         if class == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() }
     }
 
-    fn start(&mut self, name: &str, new: bool) {
+    fn start(&mut self, name: &str, start: Option<Start>) {
         let settings = &self.parts.settings;
-        let start = if new { Some(Start::Beginning) } else { settings.start };
+        let start = start.or(settings.start);
         let BroadcastParts { source, destination, .. } = &self.parts;
         let status = RouteStatus::new(
             &settings.name,

@@ -388,6 +388,10 @@ impl User {
             return;
         }
         self.own_keys(at, &broadcast.name, &[redis_keys::CURSOR, "dead-letters", redis_keys::STREAMS]);
+        if two_servers {
+            // Of a stream whose place is the route's: the route read that one alone before.
+            self.own_keys(at, &broadcast.name, &[redis_keys::LEASE]);
+        }
         for kind in redis_keys::OF_FOUND_STREAM.into_iter().filter(|kind| kept(kind)) {
             let of_each = redis_keys::of_stream(&at.key_prefix, &broadcast.name, kind, "");
             self.key(&format!("{}*", escaped(&of_each)));

@@ -46,6 +46,22 @@ pub type Hash = [u8; 40];
 /// Scripts say with `#!lua flags=…` what they do, which servers know since Redis 7.0, and every Valkey.
 const FLAGS_SINCE: u32 = 7;
 
+/// Whether the server knows what scripts say of themselves.
+///
+/// # Errors
+/// It is too old, in words. Its own would be a syntax error.
+pub fn can_run_scripts(connection: &Connection) -> Result<(), Error> {
+    if let Some(major) = connection.major_version
+        && major < FLAGS_SINCE
+    {
+        return Err(Error::Refused(format!(
+            "this server is Redis {major} and cannot run tidegate's scripts: a server with streams must be Redis 7.0 or newer, or \
+             Valkey. An older one can only be the source of captures or the destination of broadcasts"
+        )));
+    }
+    Ok(())
+}
+
 /// Loads a script and returns its hash. After NOSCRIPT (SCRIPT FLUSH, a restart, a failover) this is
 /// the repair.
 ///
@@ -56,15 +72,7 @@ pub async fn load_script(
     script: Script,
     deadline: Duration,
 ) -> Result<Hash, Error> {
-    if let Some(major) = connection.major_version
-        && major < FLAGS_SINCE
-    {
-        // Its own words would be a syntax error.
-        return Err(Error::Refused(format!(
-            "this server is Redis {major} and cannot run tidegate's scripts: a server with streams must be Redis 7.0 or newer, or \
-             Valkey. An older one can only be the source of captures or the destination of broadcasts"
-        )));
-    }
+    can_run_scripts(connection)?;
     let reply =
         connection.ask(deadline, "loading a script", &[b"SCRIPT", b"LOAD", script.source.as_bytes()]).await?;
     match &reply {

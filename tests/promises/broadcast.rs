@@ -7,4 +7,5 @@ mod fakes;
 mod notifier;
 mod options;
 mod strangers;
+mod stream_begins;
 mod streams;

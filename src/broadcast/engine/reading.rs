@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use super::Core;
 use super::work::{BLOCK, Work};
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::SessionFailure;
+use crate::broadcast::failure::{Replaced, SessionFailure};
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
-use crate::broadcast::read::unread_loss::StreamCounters;
+use crate::broadcast::read::unread_loss::{StreamCounters, StreamReset};
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 
@@ -49,16 +49,11 @@ impl Work {
         let live = self.reads && self.publishes;
         let stream = core.settings.stream().as_bytes();
         let after = self.publisher.end();
-        let what = if leads && self.watch.record(&mut self.out, &self.publisher) {
-            ReadKind::Missed
-        } else if live && self.watch.is_due(after, now) {
-            resp::command(&mut self.out, &[b"XINFO", b"STREAM", stream]);
-            ReadKind::Count
-        } else {
-            ReadKind::Entries
-        };
-        if what != ReadKind::Entries {
-            self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
+        if leads && self.record_missed(now) {
+            return;
+        }
+        if live && self.watch.is_due(after, now) {
+            self.count(core, now);
             return;
         }
         let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
@@ -79,7 +74,45 @@ impl Work {
         }
         command.extend([b"STREAMS", stream, after_text.as_bytes()]);
         resp::command(&mut self.out, &command);
-        self.read = Some(PendingRead { after, entries, limited: leads && allowed < wanted, sent: now, what });
+        let limited = leads && allowed < wanted;
+        self.read = Some(PendingRead { after, entries, limited, sent: now, what: ReadKind::Entries });
+    }
+
+    /// Before it stops: looks a last time at a stream that had unread entries, since it may be gone with them. Whether
+    /// an answer is awaited.
+    pub(super) fn look_back(&mut self, core: &Core, now: Instant) -> bool {
+        if self.follow.is_some() || !self.leads(now) || !self.publisher.takes() {
+            return false;
+        }
+        let awaits = self.read.is_some() && (self.watch.saw_unread() || self.looked_back);
+        if awaits || self.record_missed(now) {
+            return true;
+        }
+        let looks = self.watch.saw_unread() && !std::mem::replace(&mut self.looked_back, true);
+        if looks {
+            self.count(core, now);
+        }
+        looks
+    }
+
+    /// Asks to record what was missed, if it is time.
+    fn record_missed(&mut self, now: Instant) -> bool {
+        let records = self.watch.record(&mut self.out, &self.publisher);
+        if records {
+            self.ask(ReadKind::Missed, now);
+        }
+        records
+    }
+
+    /// Asks how many entries were ever added.
+    fn count(&mut self, core: &Core, now: Instant) {
+        resp::command(&mut self.out, &[b"XINFO", b"STREAM", core.settings.stream().as_bytes()]);
+        self.ask(ReadKind::Count, now);
+    }
+
+    fn ask(&mut self, what: ReadKind, now: Instant) {
+        let after = self.publisher.end();
+        self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
     }
 
     /// Takes in what a read has brought.
@@ -110,6 +143,9 @@ impl Work {
                 if entry.id <= begin {
                     continue;
                 }
+                if egress.publisher.pass(entry.id) {
+                    continue;
+                }
                 egress.publish(entry.id(), core.outbound.of(&entry), now);
             }
             egress.publisher.flush(now);
@@ -138,10 +174,21 @@ impl Work {
             let missed = self.watch.recorded(value, &mut self.publisher).map_err(SessionFailure::source)?;
             missed.map(GroupEvent::Missed)
         } else {
-            // Without the stream there is nothing to be missed, and XREAD tells of any other error.
             let end = (self.publisher.end(), 0);
             let facts = StreamCounters::read(value).filter(|_| read.after == end.0);
+            // XREAD tells of any other error.
+            if matches!(value, Value::Error(text) if Error::reply(text).code() == Some("ERR")) {
+                self.watch.on_gone(end, &self.publisher, now);
+            }
+            let counted = self.publisher.counted();
             let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
+            if let (Some(StreamReset::Replaced(after)), Some(counted)) = (anew, counted)
+                && core.begins_before_cursor()
+            {
+                let stream = core.settings.stream().to_owned();
+                let replaced = Replaced { cursor: end.0, counted, after };
+                return Err(SessionFailure::StreamReplaced { stream, replaced });
+            }
             anew.map(GroupEvent::from)
         };
         match found {

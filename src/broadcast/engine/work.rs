@@ -51,6 +51,8 @@ pub(super) struct Work {
     /// Set once it was told to stop: until when what is under way may finish.
     drain_until: Option<Instant>,
     releases: bool,
+    /// Whether it has looked a last time at what was not read.
+    pub(super) looked_back: bool,
 }
 
 impl Work {
@@ -93,6 +95,7 @@ impl Work {
             standing: None,
             drain_until: None,
             releases: false,
+            looked_back: false,
         }
     }
 
@@ -253,7 +256,8 @@ impl Work {
     fn drain(&mut self, core: &mut Core, until: Instant, now: Instant) -> Next {
         let idle = self.publisher.is_idle();
         let released = self.leadership.as_ref().is_none_or(Leadership::is_released);
-        if idle && released {
+        let looks = now < until && idle && !self.releases && self.look_back(core, now);
+        if idle && released && !looks {
             return Next::Stopped;
         }
         if now >= until {
@@ -263,6 +267,7 @@ impl Work {
             return Next::Stopped;
         }
         if idle
+            && !looks
             && !std::mem::replace(&mut self.releases, true)
             && let Some(leadership) = &mut self.leadership
         {

@@ -139,7 +139,8 @@ pub(crate) struct Follower {
 impl From<StreamReset> for GroupEvent {
     fn from(anew: StreamReset) -> Self {
         match anew {
-            StreamReset::Above => Self::Anew,
+            // What is acknowledged in the new one cannot be told from what was in the former.
+            StreamReset::Above | StreamReset::Replaced(_) => Self::Anew,
             StreamReset::Below => Self::Below,
         }
     }

@@ -54,6 +54,21 @@ impl BroadcastKeys {
     }
 }
 
+/// The keys of the cursor and of the lease of a stream: those of the route, or those of this one of several streams.
+pub(crate) fn keys_of_place(prefix: &str, route: &str, stream: Option<&str>) -> [String; 2] {
+    [redis_keys::CURSOR, redis_keys::LEASE].map(|what| match stream {
+        Some(stream) => redis_keys::of_stream(prefix, route, what, stream),
+        None => redis_keys::of_route(prefix, route, what),
+    })
+}
+
+/// What to do where a newer release wrote a cursor.
+pub(crate) fn newer_cursor(key: &str) -> String {
+    format!(
+        "a newer release wrote the cursor {key}: run the newer release, or delete {key}, and the route begins where start says"
+    )
+}
+
 /// A key that a route has for its stream, or for each of its streams.
 pub(crate) fn own_key(prefix: &str, settings: &config::Broadcast, what: &str) -> String {
     match &settings.streams {
@@ -259,8 +274,8 @@ impl fmt::Display for Counted {
 #[derive(Debug)]
 pub(crate) enum PublishOutcome {
     /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
-    /// that is known.
-    Elsewhere(Option<EntryId>, Option<u64>),
+    /// that is known, and which entries were published before.
+    Elsewhere(Option<EntryId>, Option<u64>, Option<(EntryId, EntryId)>),
     /// The cursor is here now, with its count; the other counts are this call's.
     Moved {
         cursor: EntryId,
@@ -282,9 +297,12 @@ impl PublishOutcome {
             return Err(Error::reply(text));
         }
         match reply.elements() {
-            Some([Value::Integer(0), cursor, counted]) => match cursor.bytes() {
-                Some(b"") => Ok(Self::Elsewhere(None, None)),
-                Some(text) => Ok(Self::Elsewhere(Some(cursor_id(text)?), written_count(counted))),
+            Some([Value::Integer(0), cursor, counted, after, up_to]) => match cursor.bytes() {
+                Some(b"") => Ok(Self::Elsewhere(None, None, None)),
+                Some(text) => {
+                    let passes = passes_of(after, up_to)?;
+                    Ok(Self::Elsewhere(Some(cursor_id(text)?), written_count(counted), passes))
+                }
                 None => Err(PUBLISH.invalid_reply()),
             },
             Some(
@@ -314,17 +332,39 @@ pub(crate) fn start_argument(start: Option<Start>) -> String {
         None => String::new(),
         Some(Start::Beginning) => EntryId::default().to_string(),
         Some(Start::End) => "end".to_owned(),
+        Some(Start::New) => "new".to_owned(),
         Some(Start::After(milliseconds, sequence)) => EntryId { milliseconds, sequence }.to_string(),
     }
+}
+
+/// Which key has the place of a stream, or why none may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The route's own cursor.
+    Route,
+    /// The cursor of this one of several streams.
+    Stream,
+    /// The route's own cursor has a place, and does not say of which stream.
+    Unnamed,
+    /// The route read several streams before, and their cursors may not be read.
+    Unreadable,
+    /// A newer release wrote the cursor.
+    Newer,
 }
 
 /// What the open script found.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    /// Where the cursor is.
+    pub(crate) place: Place,
+    /// Why it may not be read, where that is so.
+    pub(crate) refused: String,
     /// The cursor, where it is known.
     pub(crate) cursor: Option<EntryId>,
     /// How many entries were ever added up to it, where that is known.
     pub(crate) counted: Option<u64>,
+    /// Entries after the first of these and up to the second were published before: the stream was replaced meanwhile.
+    pub(crate) passes: Option<(EntryId, EntryId)>,
     /// What was done since it was made.
     pub(crate) tally: Tally,
     /// The entry that failed last for its own sake, which may be long past.
@@ -348,11 +388,36 @@ pub(crate) struct Failing {
 /// # Errors
 /// Where it is no reply of that script.
 pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
-    let Some([cursor, published, unheard, rejected, filtered, entry, failures, row, error, counted]) =
-        reply.elements()
+    let Some(
+        [
+            cursor,
+            published,
+            unheard,
+            rejected,
+            filtered,
+            entry,
+            failures,
+            row,
+            error,
+            counted,
+            place,
+            after,
+            up_to,
+        ],
+    ) = reply.elements()
     else {
         return Err(OPEN.invalid_reply());
     };
+    let passes = passes_of(after, up_to)?;
+    let place = match place.bytes() {
+        Some(b"route") => Place::Route,
+        Some(b"stream") => Place::Stream,
+        Some(b"unnamed") => Place::Unnamed,
+        Some(b"unreadable") => Place::Unreadable,
+        Some(b"newer") => Place::Newer,
+        _ => return Err(OPEN.invalid_reply()),
+    };
+    let refused = error.bytes().map(redacted).unwrap_or_default();
     let failing = match (entry.bytes(), failures.count(), row.count(), error.bytes()) {
         (Some(b""), ..) => None,
         (Some(entry), Some(failures), Some(row), Some(error)) => {
@@ -366,7 +431,15 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         Some(text) => Some(cursor_id(text)?),
         None => return Err(OPEN.invalid_reply()),
     };
-    Ok(Opened { cursor, counted: written_count(counted), tally, failing })
+    Ok(Opened { place, refused, cursor, counted: written_count(counted), passes, tally, failing })
+}
+
+/// Entries after the first of these and up to the second were published before.
+fn passes_of(after: &Value, up_to: &Value) -> Result<Option<(EntryId, EntryId)>, Error> {
+    match (after.bytes(), up_to.bytes()) {
+        (Some(after), Some(up_to)) if !up_to.is_empty() => Ok(Some((cursor_id(after)?, cursor_id(up_to)?))),
+        _ => Ok(None),
+    }
 }
 
 /// The counts of a cursor.
@@ -515,8 +588,9 @@ mod tests {
         };
         assert_eq!((error.code(), failed.to_string().as_str()), (Some("NOPERM"), "2-0"));
         assert!(matches!(
-            PublishOutcome::read(&Value::Array(vec![number(0), text(""), text("")])).unwrap(),
-            PublishOutcome::Elsewhere(None, None)
+            PublishOutcome::read(&Value::Array(vec![number(0), text(""), text(""), text(""), text("")]))
+                .unwrap(),
+            PublishOutcome::Elsewhere(None, None, None)
         ));
     }
 }

@@ -21,13 +21,15 @@
 --          or '' and "reason detail" if the entry cannot be published,
 --          or '' and "hole" if it is not acknowledged and is published later
 --
--- Returns { 0, cursor, its count } if the cursor is not what the caller expects ('' if there is none), else
+-- Returns { 0, cursor, its count, after, up to } if the cursor is not what the caller expects ('' if there is none;
+--         entries after `after` and up to `up to` were published before, see open.lua), else
 --         { 1, cursor, published, unheard, dead letters, filtered, error, failed, its count }: the counts of this
 --         call, the error reply that stopped it before the batch's end or '', and the entry that could not be
 --         published, '' if a dead letter or a hole could not be written.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered', 'counted')
 if cursor[1] ~= ARGV[1] then
-  return { 0, cursor[1] or '', cursor[6] or '' }
+  local passes = redis.call('HMGET', KEYS[1], 'passes_after', 'passes_up_to')
+  return { 0, cursor[1] or '', cursor[6] or '', passes[1] or '', passes[2] or '' }
 end
 
 local first, command, shared = 10, ARGV[7], ARGV[8]

@@ -118,6 +118,8 @@ pub(crate) struct Publisher {
     /// The same of the cursor that the server named last.
     counted_there: Option<u64>,
     cursor_mismatch: bool,
+    /// Entries after the first of these and up to the second were published before: the stream was replaced.
+    passes: Option<(EntryId, EntryId)>,
     refused: Option<SessionFailure>,
     /// The entry of the batch being collected, where it is larger than a batch.
     large: Option<EntryId>,
@@ -158,6 +160,7 @@ impl Publisher {
             more: 0,
             counted_there: None,
             cursor_mismatch: false,
+            passes: None,
             refused: None,
             large: None,
             channels_differ: false,
@@ -358,6 +361,20 @@ impl Publisher {
         self.count_taken(id);
     }
 
+    /// Says which entries were published before.
+    pub(crate) fn set_passes(&mut self, passes: Option<(EntryId, EntryId)>) {
+        self.passes = passes;
+    }
+
+    /// Takes an entry if it was published before; whether it was.
+    pub(crate) fn pass(&mut self, id: EntryId) -> bool {
+        let passes = self.passes.is_some_and(|(after, up_to)| after < id && id <= up_to);
+        if passes {
+            self.count_taken(id);
+        }
+        passes
+    }
+
     fn make_room(&mut self, bytes: usize, now: Instant) {
         let (entries, held) = match &self.other {
             None => (self.items.count(), self.items.bytes()),
@@ -448,7 +465,8 @@ impl Publisher {
             }
         };
         match outcome {
-            PublishOutcome::Elsewhere(cursor, counted) => {
+            PublishOutcome::Elsewhere(cursor, counted, passes) => {
+                self.passes = passes;
                 self.cursor = cursor;
                 self.counted_there = counted;
                 self.cursor_mismatch = true;

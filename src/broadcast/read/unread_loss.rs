@@ -9,6 +9,9 @@
 //! step that moves the cursor, and is compared when a loss is recorded. So one instance records it once, also across a
 //! restart.
 //!
+//! A stream that is deleted takes its count with it. Then what the last look saw is known: so many entries were added,
+//! and so many of these were read. The rest is lost, and maybe more that came after that look.
+//!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
 
@@ -57,7 +60,8 @@ pub(crate) enum Compared {
     Counted(u64),
     /// This many were never read.
     Missed(u64),
-    /// Fewer were added than were counted: the stream was deleted, and another one begun.
+    /// Fewer were added than were counted: the stream was deleted, and another one begun. So many were added to that one
+    /// up to the place that was read to.
     Anew(u64),
     /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
     /// is added to it now is never read.
@@ -79,6 +83,17 @@ impl StreamCounters {
             last: id(get("last-generated-id")?)?,
             first: get("first-entry")?.elements().and_then(|entry| id(entry.first()?)),
         })
+    }
+
+    /// Whether this is another stream than the one that was seen before: its counts, its last id and its first only rise.
+    fn replaces(&self, seen: &Self) -> bool {
+        let first = self.first.zip(seen.first).is_some_and(|(first, before)| first < before);
+        self.added < seen.added || self.last < seen.last || first
+    }
+
+    /// How many entries were added that were not read, where it is known how many were.
+    fn unread(&self, counted: Option<u64>) -> u64 {
+        counted.map_or(0, |counted| self.added.saturating_sub(counted))
     }
 
     /// Compares with what was read: up to an entry, which is its number, where that is known.
@@ -111,6 +126,9 @@ pub(crate) enum StreamReset {
     Above,
     /// They stand before it.
     Below,
+    /// It was replaced while it was read. It has entries at or before this place, up to which the former one was read when
+    /// it was seen last; and the entries after that were read as they came.
+    Replaced(EntryId),
 }
 
 /// What is to be recorded.
@@ -122,12 +140,19 @@ pub(crate) struct UnreadLoss {
     pub(crate) after: EntryId,
     /// The last id that was given when they were missed.
     pub(crate) up_to: EntryId,
+    /// Whether the stream was deleted, so that there may be more after that id.
+    pub(crate) deleted: bool,
 }
 
 impl UnreadLoss {
     /// What is to be told.
     pub(crate) fn detail(&self) -> String {
-        let Self { count, after, up_to } = self;
+        let Self { count, after, up_to, deleted } = self;
+        if *deleted {
+            return format!(
+                "at least {count} entries after {after} and up to {up_to} were deleted with their stream before they were read"
+            );
+        }
         format!(
             "{count} entries after {after} and up to {up_to} were deleted or trimmed before they were read"
         )
@@ -159,17 +184,29 @@ pub(crate) struct UnreadWatch {
     last: Instant,
     /// What was read at the last comparison.
     read: EntryId,
+    /// What the stream said then.
+    seen: Option<StreamCounters>,
+    /// How many entries it had that were not read then, as far as is known.
+    unread: u64,
+    /// The stream was replaced, and the new one has entries at or before this place.
+    replaced: Option<EntryId>,
     missed: Option<UnreadLoss>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { last: now, read: EntryId::default(), missed: None }
+        Self { last: now, read: EntryId::default(), seen: None, unread: 0, replaced: None, missed: None }
+    }
+
+    /// Whether the last look saw entries that were not read then.
+    pub(crate) fn saw_unread(&self) -> bool {
+        self.unread > 0
     }
 
     /// Whether to ask the stream: seldom where nothing was read since.
     pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
-        let interval = if read == self.read { IDLE } else { BUSY };
+        let interval =
+            if read == self.read && self.unread == 0 && self.replaced.is_none() { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
@@ -185,8 +222,27 @@ impl UnreadWatch {
         if self.missed.is_some() || !publisher.takes() {
             return None;
         }
-        (self.last, self.read) = (now, read);
-        match facts.compare(read, publisher.counted().map(|counted| counted + held)) {
+        let read_before = std::mem::replace(&mut self.read, read);
+        self.last = now;
+        let counted = publisher.counted().map(|counted| counted + held);
+        let compared = facts.compare(read, counted);
+        let other = self.seen.is_some_and(|seen| facts.replaces(&seen));
+        if other && compared != Compared::Below && facts.first.is_some_and(|first| first <= read_before) {
+            self.replaced = Some(read_before);
+        }
+        let other = other || matches!(compared, Compared::Anew(_) | Compared::Below);
+        if other && self.miss_deleted(read, counted) {
+            return None;
+        }
+        if self.replaced.is_some() && !publisher.is_idle() {
+            return None;
+        }
+        if let Some(after) = self.replaced.take() {
+            return Some(StreamReset::Replaced(after));
+        }
+        self.seen = Some(*facts);
+        self.unread = if compared == Compared::Below { 0 } else { facts.unread(counted) };
+        match compared {
             Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {
                 publisher.set_counted(added.checked_sub(held));
@@ -194,8 +250,8 @@ impl UnreadWatch {
             }
             Compared::Missed(count) => {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
-                self.missed =
-                    Some(UnreadLoss { count, after: read, up_to: before_first.unwrap_or(facts.last) });
+                let up_to = before_first.unwrap_or(facts.last);
+                self.missed = Some(UnreadLoss { count, after: read, up_to, deleted: false });
                 None
             }
             Compared::Anew(added) => {
@@ -204,6 +260,26 @@ impl UnreadWatch {
             }
             Compared::Below => Some(StreamReset::Below),
         }
+    }
+
+    /// Takes in that there is no stream, when `read` was read and this many of it are held.
+    pub(crate) fn on_gone(&mut self, (read, held): (EntryId, u64), publisher: &Publisher, now: Instant) {
+        if self.missed.is_none() && publisher.takes() {
+            (self.last, self.read) = (now, read);
+            self.miss_deleted(read, publisher.counted().map(|counted| counted + held));
+        }
+    }
+
+    /// The stream that was seen last is no more. Notes what it had and was not read; whether that is anything.
+    fn miss_deleted(&mut self, read: EntryId, counted: Option<u64>) -> bool {
+        let seen = self.seen.take();
+        self.unread = 0;
+        let (Some(seen), Some(counted)) = (seen, counted) else { return false };
+        let count = seen.added.saturating_sub(counted);
+        if count > 0 {
+            self.missed = Some(UnreadLoss { count, after: read, up_to: seen.last, deleted: true });
+        }
+        count > 0
     }
 
     /// Appends the call that records what was missed, where it is time.

@@ -141,7 +141,10 @@ impl Model {
                 Self::entries(self.stream.range(found).filter(|(id, _)| Some(**id) != after).take(count))
             }
             b"XINFO" => self.xinfo(),
-            b"EVAL" if word(1) == OPEN.source.as_bytes() => self.open(&command[5..]),
+            b"EVAL" if word(1) == OPEN.source.as_bytes() => {
+                let keys: usize = text(word(2)).parse().unwrap();
+                self.open(&text(word(4)), &command[3 + keys..])
+            }
             b"EVAL" => self.missed(&command[6..]),
             b"EVALSHA" => {
                 let keys: usize = text(word(2)).parse().unwrap();
@@ -195,7 +198,7 @@ impl Model {
         ])
     }
 
-    fn open(&mut self, argv: &[Vec<u8>]) -> Value {
+    fn open(&mut self, stream: &str, argv: &[Vec<u8>]) -> Value {
         let (start, failed, below) = (text(&argv[0]), text(&argv[1]), text(&argv[3]));
         let last = if self.exists() { self.last } else { EntryId::default() };
         let anew = self.cursor.get("pos").is_none_or(|pos| *pos == below && last < id(below.as_bytes()));
@@ -218,6 +221,9 @@ impl Model {
                     none(),
                     empty(),
                     empty(),
+                    bytes("route"),
+                    empty(),
+                    empty(),
                 ]);
             } else {
                 let counted =
@@ -228,6 +234,7 @@ impl Model {
             self.cursor.insert("pos".into(), pos);
             self.cursor.insert("counted".into(), counted);
         }
+        self.cursor.insert("stream".into(), stream.to_owned());
         let published = self.cursor.get("published").cloned().unwrap_or_else(|| "0".into());
         let same = self.cursor.get("failing_after") == Some(&published);
         let mut row = if same { self.of("failing_row") } else { 0 };
@@ -257,6 +264,9 @@ impl Model {
             Value::Integer(row),
             field("failing_error"),
             field("counted"),
+            bytes("route"),
+            bytes(""),
+            bytes(""),
         ])
     }
 
@@ -289,6 +299,8 @@ impl Model {
                 Value::Integer(0),
                 bytes(cursor.unwrap_or_default()),
                 bytes(counted_there),
+                bytes(""),
+                bytes(""),
             ]);
         }
         let number = |at: usize| text(&argv[at]).parse::<i64>().unwrap();
@@ -360,7 +372,7 @@ impl Model {
 
     fn release(&mut self, argv: &[Vec<u8>]) -> Value {
         let Some(cursor) = self.cursor.get("pos").cloned() else {
-            return Value::Array(vec![Value::Integer(0), bytes(""), bytes("")]);
+            return Value::Array(vec![Value::Integer(0), bytes(""), bytes(""), bytes(""), bytes("")]);
         };
         let number = |at: usize| text(&argv[at]).parse::<i64>().unwrap();
         let (mut published, mut unheard, mut rejected, mut filtered) = (number(0), number(1), 0, 0);

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::broadcast::publish::call::{Tally, tally};
-use crate::config::{Endpoint, StreamPattern, redis_keys};
+use crate::broadcast::engine::leadership::TERM;
+use crate::broadcast::publish::call::{Tally, newer_cursor, tally};
+use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
 use crate::server::resp::Value;
-use crate::server::{Connection, Error, Script, connect, script};
+use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
 
 /// Adds streams to those that are read.
 const FOUND: Script = script!("found.lua");
@@ -40,14 +41,46 @@ pub(super) struct Finder {
     connection: Option<Connection>,
     /// Whether what the route read before was told: its streams are read before all keys are walked.
     told: bool,
+    looks: Looks,
+}
+
+/// What the server said last of the looks before. If it loses the cursor, the next call restores this: else every stream
+/// would count as one of a first look.
+#[derive(Debug, Default)]
+struct Looks {
+    /// When the first complete look was, in ms by the server's clock; empty before it.
+    first: String,
+    /// The pattern, if the last complete look left no stream out.
+    whole: String,
+}
+
+/// How much of the keyspace a call knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Not all keys were walked.
+    Part,
+    /// All keys were walked, and more streams match than the call names.
+    More,
+    /// All keys were walked, and the call names every stream that matches.
+    Whole,
+}
+
+impl Extent {
+    const fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Part => b"",
+            Self::More => b"0",
+            Self::Whole => b"1",
+        }
+    }
 }
 
 /// A stream that is read.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundStream {
     pub(super) name: String,
-    /// Whether it came after the route's first complete look, so that all its entries are to be read.
-    pub(super) new: bool,
+    /// Where it begins if that is not what the configuration says, since it came after the first complete look.
+    pub(super) start: Option<Start>,
 }
 
 /// What a look has found.
@@ -73,8 +106,10 @@ struct Walked {
     known: BTreeSet<String>,
     /// The first others, by name.
     others: BTreeSet<String>,
-    /// Further others, and names that cannot be read.
-    left_out: u64,
+    /// How many further others there are.
+    more: u64,
+    /// How many names cannot be read.
+    odd: u64,
 }
 
 impl Finder {
@@ -85,7 +120,7 @@ impl Finder {
         two_servers: bool,
     ) -> Self {
         let (route, matching) = (route.to_owned(), matching.clone());
-        Self { source, route, matching, two_servers, connection: None, told: false }
+        Self { source, route, matching, two_servers, connection: None, told: false, looks: Looks::default() }
     }
 
     /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
@@ -113,34 +148,29 @@ impl Finder {
         connection: &mut Connection,
         forget: &BTreeSet<String>,
     ) -> Result<Found, Error> {
+        can_run_scripts(connection)?;
         for stream in forget {
             self.forget(connection, stream).await?;
         }
-        let (mut streams, past) = self.record(connection, &BTreeSet::new(), false).await?;
-        for stream in streams.iter().filter(|stream| !self.matching.matches(&stream.name)) {
-            // The pattern was another one before. The cursor stays, in case that it comes back.
-            let key = self.key(redis_keys::STREAMS);
-            let remove = [b"SREM".as_slice(), key.as_bytes(), stream.name.as_bytes()];
-            connection.ask(self.source.response_timeout, "leaving out a stream", &remove).await?;
-        }
-        streams.retain(|stream| self.matching.matches(&stream.name));
+        let (mut streams, past) = self.record(connection, &BTreeSet::new(), Extent::Part).await?;
         if !std::mem::replace(&mut self.told, true) && !streams.is_empty() {
             let left_out = self.cut(&mut streams);
             return Ok(Found { streams, missing: BTreeSet::new(), complete: false, left_out, past });
         }
         let before: BTreeSet<String> = streams.iter().map(|stream| stream.name.clone()).collect();
         let walked = self.walk(connection, &before).await?;
-        let (mut streams, past) = self.record(connection, &walked.others, true).await?;
+        let extent = if walked.more == 0 { Extent::Whole } else { Extent::More };
+        let (mut streams, past) = self.record(connection, &walked.others, extent).await?;
         let read: BTreeSet<&String> = streams.iter().map(|stream| &stream.name).collect();
         let unread = walked.others.iter().filter(|name| !read.contains(name)).count();
         let missing = before.difference(&walked.known).cloned().collect();
-        let left_out = walked.left_out + count(unread) + self.cut(&mut streams);
+        let left_out = walked.odd + walked.more + count(unread) + self.cut(&mut streams);
         Ok(Found { streams, missing, complete: true, left_out, past })
     }
 
     /// Leaves as many as are read at most, and tells how many that leaves out.
     fn cut(&self, streams: &mut Vec<FoundStream>) -> u64 {
-        streams.sort();
+        streams.sort_by(|one, other| one.name.cmp(&other.name));
         let most = self.most();
         let more = streams.len().saturating_sub(most);
         streams.truncate(most);
@@ -178,38 +208,66 @@ impl Finder {
         }
     }
 
+    /// The name of a stream that this route can read.
+    fn readable<'n>(&self, name: &'n [u8]) -> Option<&'n str> {
+        let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME_BYTES)?;
+        self.matching.matches(name).then_some(name)
+    }
+
     /// Takes in a name that a walk came across, maybe for the second time.
     fn take(&self, name: &[u8], before: &BTreeSet<String>, walked: &mut Walked) {
         if name.starts_with(self.matching.reserved.as_bytes()) {
             return;
         }
-        let Some(name) = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME_BYTES) else {
-            walked.left_out += 1;
+        let Some(name) = self.readable(name) else {
+            walked.odd += 1;
             return;
         };
         if before.contains(name) {
             walked.known.insert(name.to_owned());
         } else if walked.others.insert(name.to_owned()) && walked.others.len() > self.most() {
             walked.others.pop_last();
-            walked.left_out += 1;
+            walked.more += 1;
         }
     }
 
     /// Adds streams to those that are read, and tells which these are.
     async fn record(
-        &self,
+        &mut self,
         connection: &mut Connection,
         others: &BTreeSet<String>,
-        complete: bool,
+        extent: Extent,
     ) -> Result<(Vec<FoundStream>, Tally), Error> {
         let (streams, cursor) = (self.key(redis_keys::STREAMS), self.key(redis_keys::CURSOR));
         let most = self.matching.max_streams.to_string();
-        let complete: &[u8] = if complete { b"1" } else { b"" };
-        let mut call: Vec<&[u8]> = vec![b"EVAL", FOUND.source.as_bytes(), b"2"];
-        call.extend([streams.as_bytes(), cursor.as_bytes(), most.as_bytes(), complete]);
+        let keys = (others.len() + 2).to_string();
+        let mut call: Vec<&[u8]> = vec![b"EVAL", FOUND.source.as_bytes(), keys.as_bytes()];
+        call.extend([streams.as_bytes(), cursor.as_bytes()]);
         call.extend(others.iter().map(|name| name.as_bytes()));
+        call.extend([most.as_bytes(), self.matching.pattern.as_bytes(), extent.as_bytes()]);
+        call.extend([self.looks.first.as_bytes(), self.looks.whole.as_bytes()]);
         let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
-        recorded(&reply).ok_or_else(|| FOUND.invalid_reply())
+        if let Some([_]) = reply.elements() {
+            return Err(Error::Refused(newer_cursor(&cursor)));
+        }
+        let Recorded { looks, names, past } = recorded(&reply).ok_or_else(|| FOUND.invalid_reply())?;
+        self.looks = looks;
+        let (mut streams, mut others) = (Vec::new(), Vec::new());
+        for (name, start) in names {
+            match self.readable(name) {
+                Some(name) => streams.push(FoundStream { name: name.to_owned(), start }),
+                None => others.push(name),
+            }
+        }
+        if !others.is_empty() {
+            // The pattern was another one before, or another program wrote the set. A cursor stays, in case that it
+            // comes back.
+            let key = self.key(redis_keys::STREAMS);
+            let mut remove = vec![b"SREM".as_slice(), key.as_bytes()];
+            remove.extend(others);
+            connection.ask(self.source.response_timeout, "leaving out streams", &remove).await?;
+        }
+        Ok((streams, past))
     }
 
     /// Forgets a stream, where it is gone.
@@ -219,21 +277,40 @@ impl Finder {
         let mut keys = vec![streams, cursor, stream.to_owned()];
         let kept = |kind: &&&str| self.two_servers || **kind != redis_keys::LEASE;
         keys.extend(redis_keys::OF_FOUND_STREAM.iter().filter(kept).map(|kind| of_stream(*kind)));
+        if self.two_servers {
+            keys.push(self.key(redis_keys::LEASE));
+        }
         let number = keys.len().to_string();
         let mut call: Vec<&[u8]> = vec![b"EVAL", GONE.source.as_bytes(), number.as_bytes()];
         call.extend(keys.iter().map(|key| key.as_bytes()));
+        let lasts = TERM.as_millis().to_string();
+        call.push(lasts.as_bytes());
         connection.ask(self.source.response_timeout, "forgetting a stream", &call).await.map(drop)
     }
 }
 
-/// What the script answers; `None` where it is none of its replies.
-fn recorded(reply: &Value) -> Option<(Vec<FoundStream>, Tally)> {
-    let [published, unheard, rejected, filtered, streams @ ..] = reply.elements()? else { return None };
-    let stream = |pair: &[Value]| {
-        Some(FoundStream { name: pair[0].text()?.to_owned(), new: pair[1].bytes()? == b"1" })
+/// What the script answers.
+struct Recorded<'r> {
+    looks: Looks,
+    /// The members of the set, and where each begins if that is not what the configuration says.
+    names: Vec<(&'r [u8], Option<Start>)>,
+    past: Tally,
+}
+
+/// Reads the script's answer; `None` where it is none.
+fn recorded(reply: &Value) -> Option<Recorded<'_>> {
+    let [first, whole, published, unheard, rejected, filtered, names @ ..] = reply.elements()? else {
+        return None;
     };
-    let streams = streams.chunks_exact(2).map(stream).collect::<Option<Vec<_>>>()?;
-    Some((streams, tally([published, unheard, rejected, filtered])?))
+    let looks = Looks { first: first.text()?.to_owned(), whole: whole.text()?.to_owned() };
+    let start = |how: &Value| match how.bytes()? {
+        b"" => Some(None),
+        b"late" => Some(Some(Start::Beginning)),
+        _ => Some(Some(Start::New)),
+    };
+    let names: Option<Vec<_>> =
+        names.chunks_exact(2).map(|pair| Some((pair[0].bytes()?, start(&pair[1])?))).collect();
+    Some(Recorded { looks, names: names?, past: tally([published, unheard, rejected, filtered])? })
 }
 
 fn invalid_scan() -> Error {

@@ -179,4 +179,7 @@ pub enum Start {
     End,
     /// After the entry with this id, `milliseconds-sequence`.
     After(u64, u64),
+    /// Where the stream itself begins: it is newer than the route, so every entry that was ever added is due. Not to be
+    /// configured.
+    New,
 }

@@ -9,23 +9,26 @@ use tidegate::status::{RouteState, RouteStatus};
 use super::options::placements;
 use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, entries, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A route with the line that says what it reads, and more TOML lines.
+pub(super) fn route(reads: &str, destination: &str, lines: &str) -> String {
+    format!(
+        r#"
+        [broadcast.queues]
+        source = "events"
+        {reads}
+        destination = "{destination}"
+        channel = "queue"
+        message = "<stream> <id>"
+        {lines}
+        "#
+    )
+}
 
 /// A route of every stream of a queue, with more TOML lines.
-fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
-    let route = |destination: &str| {
-        format!(
-            r#"
-            [broadcast.queues]
-            source = "events"
-            streams = "bull:*:events"
-            destination = "{destination}"
-            channel = "queue"
-            message = "<stream> <id>"
-            {lines}
-            "#
-        )
-    };
+pub(super) fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
+    let route = |destination: &str| route("streams = \"bull:*:events\"", destination, lines);
     let setup = Setup::new().endpoint("events", events);
     match shop {
         None => setup.routes(&route("events")),
@@ -33,12 +36,12 @@ fn setup(events: &Server, shop: Option<&Server>, lines: &str) -> Setup {
     }
 }
 
-fn stream(queue: &str) -> String {
+pub(super) fn stream(queue: &str) -> String {
     format!("bull:{queue}:events")
 }
 
 /// Adds entries to the stream of each queue in turn.
-fn add(events: &Server, queues: &[&str], each: usize) {
+pub(super) fn add(events: &Server, queues: &[&str], each: usize) {
     let mut connection = events.connection();
     let mut pipeline = redis::pipe();
     for _ in 0..each {
@@ -50,12 +53,12 @@ fn add(events: &Server, queues: &[&str], each: usize) {
 }
 
 /// The ids of a queue's stream.
-fn ids(events: &Server, queue: &str) -> Vec<String> {
+pub(super) fn ids(events: &Server, queue: &str) -> Vec<String> {
     entries(events, &stream(queue)).into_iter().map(|(id, _)| id).collect()
 }
 
 /// What was heard, by queue.
-fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
+pub(super) fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
     let mut heard: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for message in subscriber.payloads() {
         let (stream, id) = message.split_once(' ').expect("a stream and an id");
@@ -67,7 +70,11 @@ fn heard(subscriber: &Subscriber) -> BTreeMap<String, Vec<String>> {
 
 /// Waits until the last entry of each queue is heard, and gives all that was.
 #[track_caller]
-fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTreeMap<String, Vec<String>> {
+pub(super) fn wait_last(
+    events: &Server,
+    subscriber: &Subscriber,
+    queues: &[&str],
+) -> BTreeMap<String, Vec<String>> {
     for queue in queues {
         let last = ids(events, queue).pop().expect("there are entries");
         eventually(&format!("the last entry of {queue} is heard"), PATIENCE, || {
@@ -79,7 +86,7 @@ fn wait_last(events: &Server, subscriber: &Subscriber, queues: &[&str]) -> BTree
 }
 
 #[track_caller]
-fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
+pub(super) fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
     eventually(what, PATIENCE, || {
         let status = daemon.route("queues")?;
         if done(&status) { Ok(status) } else { Err(format!("{status:?}")) }
@@ -87,7 +94,7 @@ fn wait_route(daemon: &Daemon, what: &str, done: impl Fn(&RouteStatus) -> bool) 
 }
 
 #[track_caller]
-fn wait_read(daemon: &Daemon, expected: &[&str]) -> RouteStatus {
+pub(super) fn wait_read(daemon: &Daemon, expected: &[&str]) -> RouteStatus {
     let expected: BTreeSet<String> = expected.iter().map(|queue| stream(queue)).collect();
     wait_route(daemon, "these streams are read", |status| {
         let read = status.streams.iter().flat_map(|streams| &streams.streams);
@@ -296,4 +303,32 @@ fn while_nothing_can_be_looked_for_the_known_streams_go_on() {
     add(&events, &["known"], 5);
     let heard = wait_last(&events, &subscriber, &["known"]);
     assert_eq!(heard["known"], ids(&events, "known"));
+}
+
+#[test]
+fn a_foreign_member_of_the_set_costs_only_itself() {
+    let events = Server::start(Version::Valkey80);
+    let subscriber = Subscriber::start(&events, &["queue"]);
+    add(&events, &["a"], 5);
+    let mut daemon = setup(&events, None, "start = \"beginning\"").start_ready();
+    wait_last(&events, &subscriber, &["a"]);
+    assert!(daemon.stop().success());
+    let mut connection = events.connection();
+    let mut members = redis::cmd("SADD");
+    members.arg("tidegate:queues:streams").arg(b"bull:\xff:events").arg(&["", "other"]);
+    members.exec(&mut connection).expect("any bytes are a member");
+    add(&events, &["a", "b"], 5);
+    daemon.start_again();
+    let heard = wait_last(&events, &subscriber, &["a", "b"]);
+    assert_eq!((&heard["a"], &heard["b"]), (&ids(&events, "a"), &ids(&events, "b")));
+    let left: BTreeSet<String> = events.ask(&["SMEMBERS", "tidegate:queues:streams"]);
+    assert_eq!(left, BTreeSet::from([stream("a"), stream("b")]));
+}
+
+#[test]
+fn a_server_that_is_too_old_blocks_the_route_in_words() {
+    let events = Server::start(Version::Redis62);
+    let daemon = setup(&events, None, "start = \"end\"").expects(&[alert::PARKED]).start();
+    let reason = daemon.wait_state("queues", RouteState::Blocked).reason.expect("it is blocked");
+    assert!(reason.contains("a server with streams must be Redis 7.0 or newer"), "{reason}");
 }

@@ -18,8 +18,8 @@
 --
 -- Returns as publish.lua, without a count: the cursor does not move.
 local cursor = redis.call('HMGET', KEYS[1], 'pos', 'published', 'unheard', 'rejected', 'filtered')
-if not cursor[1] then
-  return { 0, '', '' }
+if (cursor[1] or '') == '' then
+  return { 0, '', '', '', '' }
 end
 local published, unheard, rejected, filtered = tonumber(ARGV[1]), tonumber(ARGV[2]), 0, 0
 local failure, failed = nil, ''
