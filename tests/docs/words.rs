@@ -147,8 +147,9 @@ fn words_of_comments_are_those_of_the_field() {
     let mut seen = 0;
     let mut found = Vec::new();
     let languages = [("rs", &["//!", "///", "//"] as &[&str]), ("lua", &["--"])];
-    for (folder, (extension, marks)) in
-        ["src", "tests", "benches", "examples"].into_iter().flat_map(|folder| languages.map(|one| (folder, one)))
+    for (folder, (extension, marks)) in ["src", "tests", "benches", "examples"]
+        .into_iter()
+        .flat_map(|folder| languages.map(|one| (folder, one)))
     {
         for file in files(folder, extension) {
             let content = text(&file);
