@@ -56,7 +56,7 @@ local function move(from, to, named)
   if type(moved) == 'table' and moved['err'] then
     return moved['err']
   end
-  -- Whoever publishes from here finds no cursor any more, and looks for it again.
+  -- An instance that publishes from there finds no cursor any more, and looks for it again.
   redis.call('HSET', from, unpack(clear))
 end
 

@@ -9,8 +9,8 @@
 //! step that moves the cursor, and is compared when a loss is recorded. So one instance records it once, also across a
 //! restart.
 //!
-//! A stream that is deleted takes its count with it. Then what the last look saw is known: so many entries were added,
-//! and so many of these were read. The rest is lost, and maybe more that came after that look.
+//! A stream that is deleted takes its count with it. Then the last look tells how many entries were added, and the cursor
+//! how many of these were read. The others are lost, and maybe more that came after that look.
 //!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
@@ -60,7 +60,7 @@ pub(crate) enum Compared {
     Counted(u64),
     /// This many were never read.
     Missed(u64),
-    /// Fewer were added than were counted: the stream was deleted, and another one begun. So many were added to that one
+    /// Fewer were added than were counted: the stream was deleted, and another one begun. This many were added to that one
     /// up to the place that was read to.
     Anew(u64),
     /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
