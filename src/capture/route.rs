@@ -247,18 +247,23 @@ impl CaptureRoute {
             RouteEvent::Border(border) => self.engine.on_border(border, now),
             RouteEvent::Stop => self.engine.on_stop(now),
             RouteEvent::Tick => {
-                let heartbeat = &self.parts.heartbeat;
-                self.engine.on_heartbeat_task(HeartbeatReport {
-                    demotions: heartbeat.demotions(),
-                    error: heartbeat.error(),
-                    doubt: heartbeat.doubt(),
-                    confirmed: heartbeat.confirmed(),
-                });
+                self.look_at_heartbeat();
                 self.check_tap(now);
                 self.engine.on_tick(now);
             }
         }
         self.settle(now);
+    }
+
+    /// Gives the engine what the heartbeat's task has found.
+    fn look_at_heartbeat(&mut self) {
+        let heartbeat = &self.parts.heartbeat;
+        self.engine.on_heartbeat_task(HeartbeatReport {
+            demotions: heartbeat.demotions(),
+            error: heartbeat.error(),
+            doubt: heartbeat.doubt(),
+            confirmed: heartbeat.confirmed(),
+        });
     }
 
     /// Does what the engine wants.

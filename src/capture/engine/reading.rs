@@ -182,13 +182,11 @@ impl Reading {
         self.open.as_ref().filter(|open| !open.silent).map(|open| open.anchor)
     }
 
-    /// Until when nothing is missed: when something last came, not when its end was noticed. `may_move` says that another
-    /// server may have taken over while this one went on: then also no later than it was last certain that this one is the
-    /// master.
-    pub(super) fn complete_until(&self, may_move: bool) -> Option<Instant> {
+    /// Until when nothing is missed: when something last came, not when its end was noticed; and no later than it was last
+    /// certain that this server is the master, because another one may have taken over while this one went on.
+    pub(super) fn complete_until(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
-        let certain = open.superseded.or(self.heartbeat.confirmed);
-        let certain = certain.filter(|_| may_move).map(|at| at.max(open.since));
+        let certain = open.superseded.or(self.heartbeat.confirmed).map(|at| at.max(open.since));
         Some(certain.map_or(open.heard.at, |at| at.min(open.heard.at)))
     }
 
@@ -278,9 +276,11 @@ impl Engine {
     /// Sentinels report another master: what waits to open does so now, and what is open is the old one's.
     pub(super) fn hurry_opening(&mut self, now: Moment) {
         self.reading.backoff.reset();
-        let until = self.reading.complete_until(true);
+        let until = self.reading.complete_until();
         if let Some(open) = &mut self.reading.open {
-            open.superseded = until;
+            // Without a confirmation so far, no more is certain than that it was the master at first.
+            let confirmed = open.superseded.or(self.reading.heartbeat.confirmed);
+            open.superseded = if confirmed.is_some() { until } else { Some(open.since) };
         }
         if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
             *until = now.at;

@@ -465,7 +465,7 @@ impl Engine {
         let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
         if watching && due && self.leadership.is_leader() {
             self.writing.touched = now.at;
-            let at = self.reading.complete_until(true).map_or(now.unix_ms, |until| now.unix_ms_of(until));
+            let at = self.reading.complete_until().map_or(now.unix_ms, |until| now.unix_ms_of(until));
             let at = at.to_string();
             let mut call = Vec::new();
             resp::command(&mut call, &[b"HSET", &self.settings.keys.state, b"at", at.as_bytes()]);

@@ -133,6 +133,8 @@ impl CaptureRoute {
             SourceEvent::Opened(Ok(window)) => {
                 let anchor = window.anchor();
                 self.source.opening = OpeningTask::Opened(window);
+                // The session may end before the next tick, and its gap is dated by this.
+                self.look_at_heartbeat();
                 self.engine.on_opened(anchor, now);
             }
             SourceEvent::Linked(Ok(linked)) => {

@@ -172,6 +172,10 @@ impl World {
         let inside =
             |gap: &&Entry| field(gap, "from").as_str() >= before && field(gap, "to").as_str() <= behind;
         let gaps = self.model.streams.get(&self.keys.gaps).into_iter().flatten().filter(inside);
+        if gaps.clone().any(|gap| field(gap, "cause") == "restart") {
+            // Only the state tells a process when the one before it wrote last, and it may not have been there yet.
+            return;
+        }
         let began = gaps.clone().map(|gap| field(gap, "started_at").parse::<u64>().unwrap()).min();
         let published = 1_000_000 + at;
         assert!(

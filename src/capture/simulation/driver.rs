@@ -250,7 +250,7 @@ impl World {
 
     /// The source answers a window that is asked for.
     pub(super) fn open(&mut self, which: usize, route: usize) {
-        let now = self.now(which);
+        let (now, report) = (self.now(which), self.heartbeat_report(which));
         let refused = self.instances[which].no_source;
         if self.instances[which].left_behind {
             // It connects to a server that it is about to leave.
@@ -267,6 +267,7 @@ impl World {
             one.engine.on_not_opened(&Error::Closed, now);
         } else if let Some((epoch, end)) = coming {
             one.opened = Some(end);
+            one.engine.on_heartbeat_task(report);
             one.engine.on_opened(epoch.at(0), now);
         } else if let Some(place) = linking {
             let linked = self.source.link(place.as_ref());

@@ -158,9 +158,7 @@ impl Engine {
 
     /// Notes the gap that begins with the window's end.
     fn end_window(&mut self, cause: GapCause, why: &str, now: Moment) {
-        let moved =
-            matches!(cause, GapCause::SourceDisconnected | GapCause::SourceDemoted | GapCause::SourceSilent);
-        let Some(missed) = self.reading.complete_until(moved) else { return };
+        let Some(missed) = self.reading.complete_until() else { return };
         self.reading.open = None;
         self.flush_builder();
         self.reading.error = Some(why.to_owned());
