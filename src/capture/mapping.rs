@@ -104,7 +104,7 @@ pub enum RejectReason {
     MissingVariable,
     /// The format `fields` needs a JSON object.
     NotJsonObject,
-    /// The JSON object has no member.
+    /// The JSON object has no member, and an entry needs a field.
     NoFields,
     /// The JSON object has more members than an entry may have fields.
     TooManyFields,
@@ -230,8 +230,8 @@ impl Mapping {
         let input = TemplateInput { message, values };
         sink.stream(stream.make(input)?);
         let mut extra = |sink: &mut _| {
-            include(included, text, message, context, sink);
-            added.map(input, text, *max_message_bytes, sink)
+            let present = include(included, text, message, context, sink);
+            added.map(input, text, *max_message_bytes, sink).map(|added| present + added)
         };
         match shape {
             Shape::Raw(fields) => {
@@ -239,8 +239,8 @@ impl Mapping {
                 extra(sink)?;
             }
             Shape::Fields => {
-                extra(sink)?;
-                fields::map(message.payload, sink)?;
+                let present = extra(sink)?;
+                fields::map(message.payload, present, sink)?;
             }
             Shape::CloudEvents { name, event } => {
                 sink.named_field(name, event.make(input, context)?);
@@ -261,14 +261,15 @@ fn templates(settings: &Capture) -> impl Iterator<Item = &Template> {
     [&settings.stream].into_iter().chain(attributes.into_iter().flatten()).chain(added)
 }
 
-/// Adds what the route's `include` asks for.
+/// Adds what the route's `include` asks for; returns how many fields that are.
 fn include(
     wanted: &[IncludedField],
     text: &mut Vec<u8>,
     message: &Message<'_>,
     context: &Context<'_>,
     sink: &mut impl FieldSink,
-) {
+) -> usize {
+    let mut added = 0;
     for IncludedField { what, name } in wanted {
         text.clear();
         let value = match what {
@@ -287,7 +288,9 @@ fn include(
             },
         };
         sink.named_field(name, value);
+        added += 1;
     }
+    added
 }
 
 /// Appends a value as it displays itself.

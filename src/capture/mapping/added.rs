@@ -18,7 +18,7 @@ impl AddedFields {
         Self { fields: fields.iter().map(named).collect(), captures: Captures::default() }
     }
 
-    /// Adds them. `text` is room to put a value together. Values of the payload may be
+    /// Adds them, and returns how many they are. `text` is room to put a value together. Values of the payload may be
     /// named again and again, so all together may not be longer than the longest message.
     pub(super) fn map(
         &mut self,
@@ -26,7 +26,7 @@ impl AddedFields {
         text: &mut Vec<u8>,
         max_bytes: u64,
         sink: &mut impl FieldSink,
-    ) -> Result<(), Rejection> {
+    ) -> Result<usize, Rejection> {
         let mut bytes = 0_u64;
         for (name, value) in &self.fields {
             text.clear();
@@ -42,6 +42,6 @@ impl AddedFields {
             }
             sink.named_field(name, text);
         }
-        Ok(())
+        Ok(self.fields.len())
     }
 }

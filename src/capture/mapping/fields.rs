@@ -12,9 +12,8 @@ use serde_json::value::RawValue;
 
 use super::{FieldSink, MAX_FIELDS, RejectReason, Rejection};
 
-/// Adds the members of the object in `payload` to an entry. An object without members is rejected even if the entry has
-/// fields of `include` or `add`: its publisher has made a mistake, whatever the configuration adds.
-pub(super) fn map(payload: &[u8], sink: &mut impl FieldSink) -> Result<(), Rejection> {
+/// Adds the members of the object in `payload` to an entry that has `present` fields.
+pub(super) fn map(payload: &[u8], present: usize, sink: &mut impl FieldSink) -> Result<(), Rejection> {
     let members = each_member(payload, |name, value| {
         sink.field(name.as_bytes(), &content(value)?);
         Ok(())
@@ -25,8 +24,11 @@ pub(super) fn map(payload: &[u8], sink: &mut impl FieldSink) -> Result<(), Rejec
             format!("the JSON object has {members} members; an entry can have {MAX_FIELDS}"),
         ));
     }
-    if members == 0 {
-        return Err(Rejection::new(RejectReason::NoFields, "the JSON object has no members"));
+    if members + present == 0 {
+        return Err(Rejection::new(
+            RejectReason::NoFields,
+            "the JSON object is empty, but an entry needs a field",
+        ));
     }
     Ok(())
 }
