@@ -414,7 +414,6 @@ impl Engine {
     }
 
     /// Whether no item waits anywhere.
-    #[cfg(test)]
     pub(super) fn holds_nothing(&self) -> bool {
         self.is_drained() && self.builder.open_items() == 0
     }

@@ -177,7 +177,7 @@ impl Spill {
         })
     }
 
-    /// Whether so many bytes more than what waits are over what may be held. Without a spool all waits in the chain.
+    /// Whether what waits, and this number of bytes more, are over what may be held. Without a spool all waits in the chain.
     pub(crate) fn is_over(&self, more: usize, chain: &Chain, room: MemoryRoom) -> bool {
         let (held, most) = match self.enabled {
             true => (self.tail_bytes, room.tail),

@@ -457,10 +457,11 @@ impl Engine {
         up.sent.push_back(SentCall { at: now.at, due: now.at + ASK_DEADLINE, what: AskedOf::Asked(what) });
     }
 
-    /// Renews the state's time, which dates the gap of a restart: it stands still while a gap is open.
+    /// Renews the state's time, which dates the gap of a restart: it stands still while a gap is open, and while something
+    /// waits to be stored, a gap's record too.
     fn touch(&mut self, now: Moment) {
         let watching = self.reading.watched_from().is_some()
-            && self.chain.is_empty()
+            && self.holds_nothing()
             && self.chain.checkpoint().is_some();
         let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
         if watching && due && self.leadership.is_leader() {

@@ -172,8 +172,10 @@ impl World {
         let inside =
             |gap: &&Entry| field(gap, "from").as_str() >= before && field(gap, "to").as_str() <= behind;
         let gaps = self.model.streams.get(&self.keys.gaps).into_iter().flatten().filter(inside);
-        if gaps.clone().any(|gap| field(gap, "cause") == "restart") {
-            // Only the state tells a process when the one before it wrote last, and it may not have been there yet.
+        // A session's own end is dated by what it heard. The state dates other gaps, and so does what is left of a spool: what
+        // they know may be later.
+        let sessions = ["source_disconnected", "source_demoted", "memory_full", "spool_full", "spool_failed"];
+        if !gaps.clone().all(|gap| sessions.contains(&field(gap, "cause").as_str())) {
             return;
         }
         let began = gaps.clone().map(|gap| field(gap, "started_at").parse::<u64>().unwrap()).min();

@@ -13,7 +13,7 @@ impl World {
         HeartbeatReport { confirmed, ..HeartbeatReport::default() }
     }
 
-    /// Sentinels make another server the source's master, and publishers follow at once. The old one goes on.
+    /// Sentinels make another server the source's master, and publishers follow at once. The old one continues.
     pub(super) fn move_source(&mut self) {
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
