@@ -200,9 +200,13 @@ impl Chain {
             && let Some(batch) = self.ring.remove(self.passed)
         {
             self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
-            self.owed_lost += batch.joint.lost();
             events += batch.events;
             began = began.min(batch.opened_unix_ms);
+            if batch.joint.lost() > 0
+                && let Joint::Gap(loss) = batch.joint
+            {
+                self.owe_lost(loss);
+            }
         }
         let why = "the last writer had a configuration with other positions";
         let gap = Gap { dropped: events, ..Gap::begins(GapCause::Rollout, why, began) };
