@@ -116,6 +116,8 @@ impl Append {
     pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {
         let streams = batch.streams();
         let keys = 4 + streams.len();
+        // A large batch is not copied again and again while `out` grows.
+        out.reserve(batch.body_bytes());
         let gap_arguments = if gap.is_some() { 8 } else { 1 };
         resp::header(out, 3 + keys + 5 + batch.options.count + gap_arguments + batch.item_arguments());
         resp::argument(out, b"EVALSHA");
