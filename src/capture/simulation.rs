@@ -18,7 +18,7 @@
 //! After every step: what is stored was published, is in the source's order and is there once; the ledgers add up; gaps
 //! are sound; log lines and windows are bounded. At the end of a history everything is well again: what is buffered is
 //! stored, what is missing lies inside a gap, and what a process that lives has received is stored or counted as dropped.
-//! In a *gentle* history one instance watches at any time, and then there is no gap at all.
+//! In a *gentle* history one instance watches at any time, and then there is no gap at all, unless one has no room.
 //!
 //! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib simulation` runs it alone and tells what happens, and
 //! `TIDEGATE_SEEDS=n` runs that many.

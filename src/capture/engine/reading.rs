@@ -109,8 +109,8 @@ pub(super) struct Open {
     pub(super) last: Position,
     /// When something last came.
     pub(super) heard: Moment,
-    /// Sentinels reported another master than its server: nothing that they confirm later is about this one.
-    superseded: Option<Instant>,
+    /// Until when it is complete, once sentinels have reported another master: what they confirm later is not about this one.
+    complete_until: Option<Instant>,
     /// It is silent, and another window is opened beside it.
     pub(super) silent: bool,
     /// Memory is full and the spool is behind: nothing is read until there is room, or until then.
@@ -128,7 +128,7 @@ impl Open {
             since: now.at,
             last: anchor,
             heard: now,
-            superseded: None,
+            complete_until: None,
             silent: false,
             behind: None,
             paused: false,
@@ -186,7 +186,10 @@ impl Reading {
     /// certain that this server is the master, because another one may have taken over while this one went on.
     pub(super) fn complete_until(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
-        let certain = open.superseded.or(self.heartbeat.confirmed).map(|at| at.max(open.since));
+        if open.complete_until.is_some() {
+            return open.complete_until;
+        }
+        let certain = self.heartbeat.confirmed.map(|at| at.max(open.since));
         Some(certain.map_or(open.heard.at, |at| at.min(open.heard.at)))
     }
 
@@ -276,11 +279,10 @@ impl Engine {
     /// Sentinels report another master: what waits to open does so now, and what is open is the old one's.
     pub(super) fn hurry_opening(&mut self, now: Moment) {
         self.reading.backoff.reset();
-        let until = self.reading.complete_until();
+        let until = self.reading.heartbeat.confirmed.and_then(|_| self.reading.complete_until());
         if let Some(open) = &mut self.reading.open {
             // Without a confirmation so far, no more is certain than that it was the master at first.
-            let confirmed = open.superseded.or(self.reading.heartbeat.confirmed);
-            open.superseded = if confirmed.is_some() { until } else { Some(open.since) };
+            open.complete_until.get_or_insert(until.unwrap_or(open.since));
         }
         if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
             *until = now.at;

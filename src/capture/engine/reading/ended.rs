@@ -12,8 +12,8 @@ use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt::Moment;
 
-/// How long a window waits for a spool or a destination that is behind. Messages wait in the source's output buffer meanwhile, of which
-/// Redis takes 32 MB for a moment.
+/// How long a window waits for a spool or a destination that is behind. Messages wait in the source's output buffer
+/// meanwhile, of which Redis takes 32 MB for a moment.
 const BEHIND: Duration = Duration::from_secs(1);
 
 impl Engine {
