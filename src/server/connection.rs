@@ -33,8 +33,6 @@ pub struct Connection {
     written: usize,
     /// The password, where it may change while the connection is open.
     pub(super) credentials: Option<Credentials>,
-    /// Whether one command is on its way whose reply is awaited in place.
-    asking: bool,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
     /// Whether it greeted as a replica.
@@ -51,7 +49,6 @@ impl Connection {
             out: Vec::new(),
             written: 0,
             credentials: None,
-            asking: false,
             major_version: None,
             is_replica: false,
             master: None,
@@ -102,10 +99,7 @@ impl Connection {
             credentials.answered(accepted);
         }
         if let Some((user, secret)) = credentials.changed(Instant::now()) {
-            const HELLO: &[&[u8]] = &[b"HELLO", b"3"];
-            resp::command(&mut self.out, HELLO);
-            resp::command(&mut self.out, &[b"AUTH", user.as_bytes(), secret.reveal().as_bytes()]);
-            resp::command(&mut self.out, HELLO);
+            resp::login(&mut self.out, user, secret.reveal());
             self.reader.await_login();
         }
     }
@@ -120,7 +114,7 @@ impl Connection {
     /// # Errors
     /// Where the connection has ended, or sentinels report another master.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        if self.credentials.is_some() && !self.asking {
+        if self.credentials.is_some() {
             self.reauthenticate();
             if self.unsent_bytes() > 0
                 && let Poll::Ready(Err(error)) = self.poll_flush(cx)
@@ -218,11 +212,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::ask`].
     pub async fn answer(&mut self, deadline: Duration, doing: &'static str) -> Result<Value, Error> {
-        // Its reply may be a greeting too.
-        self.asking = true;
-        let answer = tokio::time::timeout(deadline, self.reply()).await;
-        self.asking = false;
-        match answer {
+        match tokio::time::timeout(deadline, self.reply()).await {
             Err(_) => Err(Error::Timeout(deadline, doing)),
             Ok(Ok(Value::Error(text))) => Err(Error::reply(&text)),
             Ok(answer) => answer,

@@ -14,4 +14,4 @@ pub use long_name::{CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed};
 pub use reader::{Limits, Message, Pushed, Reader};
 pub use token::{ProtocolError, Token, bulk_header, count_header, token};
 pub use value::Value;
-pub use write::{MAX_ARGUMENTS, argument, command, header, number_argument};
+pub use write::{MAX_ARGUMENTS, argument, command, header, login, number_argument};

@@ -5,11 +5,11 @@
 //!
 //! **Operation.** Every few seconds each connection looks at the file that its password came from. Where the content
 //! changed, it sends `AUTH` between two commands: a subscribed connection of RESP3 takes commands, and its
-//! subscriptions stay. A `HELLO` stands before it and one behind it, so that the reader finds the answer among the
-//! others and drops it.
+//! subscriptions stay. A command stands before it and one behind it that every server refuses in the same way, so that
+//! the reader finds the answer between the two errors and drops it.
 //!
 //! **Failure.** A refused password changes nothing on the server, so the connection continues; that is told once, and
-//! tried again at the next look. No answer between the two greetings is a refusal too: some servers give none.
+//! tried again at the next look. No answer between the two errors is a refusal too: some servers give none.
 
 use std::path::PathBuf;
 use std::sync::Arc;

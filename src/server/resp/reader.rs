@@ -117,7 +117,7 @@ impl Reader {
         }
     }
 
-    /// Says that HELLO, AUTH and HELLO were sent: what answers them is dropped, and told by [`Self::take_login`].
+    /// Says that a login was sent, see [`resp::login`]: what answers it is dropped, and told by [`Self::take_login`].
     pub fn await_login(&mut self) {
         self.login = Login::Sent;
     }
@@ -390,15 +390,15 @@ enum Taken {
 
 /// Where the answer to a login stands.
 ///
-/// The login is `HELLO 3`, `AUTH`, `HELLO 3`, so that its answer is what stands between two greetings, whatever it
-/// says. Nothing may stand there: Redis from 7.2 on and Valkey up to 8.1 do not answer a refused login that stands behind
-/// another command (redis/redis#15640, valkey-io/valkey#2106).
+/// The login is AUTH between two commands that no server accepts and that nobody else sends, so that its answer is what
+/// stands between their two errors, whatever it says. Nothing may stand there: Redis from 7.2 on and Valkey up to 8.1 do
+/// not answer a refused login that stands behind another command (redis/redis#15640, valkey-io/valkey#2106).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Login {
     None,
     /// Other replies come first.
     Sent,
-    /// The first greeting came.
+    /// The first error came.
     Answering {
         accepted: bool,
     },
@@ -410,9 +410,11 @@ enum Login {
 impl Login {
     /// Whether a frame belongs to the answer.
     fn takes(&mut self, frame: &[u8]) -> bool {
+        // The error's code has been the same since HELLO exists.
+        let ends = frame.starts_with(b"-NOPROTO ");
         match *self {
-            Self::Sent if is_greeting(frame) => *self = Self::Answering { accepted: false },
-            Self::Answering { accepted } if is_greeting(frame) => *self = Self::Answered { accepted },
+            Self::Sent if ends => *self = Self::Answering { accepted: false },
+            Self::Answering { accepted } if ends => *self = Self::Answered { accepted },
             // A push is no reply, and may stand anywhere.
             Self::Answering { .. } if !frame.starts_with(b">") => {
                 *self = Self::Answering { accepted: frame == b"+OK\r\n" };
@@ -421,12 +423,6 @@ impl Login {
         }
         true
     }
-}
-
-/// Whether a frame answers HELLO: no other reply is a map that begins with `server`.
-fn is_greeting(frame: &[u8]) -> bool {
-    let end = frame.iter().take(8).position(|byte| *byte == b'\n');
-    frame.starts_with(b"%") && end.is_some_and(|end| frame[end + 1..].starts_with(b"$6\r\nserver\r\n"))
 }
 
 fn over(limit: usize) -> ProtocolError {

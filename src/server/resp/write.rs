@@ -37,6 +37,20 @@ pub fn command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     }
 }
 
+/// Appends a login whose answer [`Reader::await_login`] drops: AUTH between two requests for a protocol that no server
+/// speaks. Like AUTH they need no right, and change nothing; a subscribed connection takes them too.
+///
+/// [`Reader::await_login`]: super::Reader::await_login
+pub fn login(out: &mut Vec<u8>, user: &str, password: &str) {
+    for line in [
+        &[b"HELLO".as_slice(), b"1"][..],
+        &[b"AUTH", user.as_bytes(), password.as_bytes()],
+        &[b"HELLO", b"1"],
+    ] {
+        command(out, line);
+    }
+}
+
 /// A header line, in one piece: several are written for each message.
 fn line(kind: u8, number: usize, text: &mut [u8; HEADER_BYTES]) -> &[u8] {
     let [digits @ .., _, _] = text;

@@ -1,31 +1,53 @@
 //! Promise: a password that changes while connections are open costs no connection and no message, also where the
 //! first attempt is wrong.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::support::{
-    Daemon, Load, Oracle, Payloads, Server, Setup, Version, alert, assert_exact, captured, eventually, gaps,
+    Daemon, Load, Oracle, Payloads, Server, Setup, Subscriber, Version, alert, assert_exact, captured,
+    eventually, gaps,
 };
+
+const ROUTES: &str = r#"
+    [capture.orders]
+    source = "shop"
+    channels = ["orders"]
+    destination = "events"
+    stream = "orders"
+    keep = "forever"
+    include = ["id"]
+
+    [broadcast.back]
+    source = "events"
+    stream = "orders"
+    destination = "shop"
+    channel = "back"
+    message = "<field:payload>"
+    start = "beginning"
+    "#;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The one connection of the daemon with this name, as CLIENT LIST shows it.
-fn connection(server: &Server, name: &str) -> String {
+/// The connections of the daemon's routes, as CLIENT LIST shows them.
+fn connections(server: &Server) -> Vec<String> {
     let list: String = server.ask(&["CLIENT", "LIST"]);
-    let mut mine = list.lines().filter(|line| line.contains(&format!("name=tidegate:{name} ")));
-    let found = mine.next().unwrap_or_default().to_owned();
-    assert_eq!(mine.next(), None, "there is one such connection");
-    found
+    list.lines().filter(|line| line.contains(" name=tidegate:")).map(str::to_owned).collect()
 }
 
-/// Its id: another one where it was made anew.
-fn id(server: &Server, name: &str) -> String {
-    connection(server, name).split(' ').next().unwrap().to_owned()
+/// The ids of those that stay open: one that was made anew has another.
+fn ids(server: &Server) -> BTreeSet<String> {
+    let lasting = ["=tidegate:orders:subscribe ", "=tidegate:orders:append ", "=tidegate:broadcast.back "];
+    connections(server)
+        .iter()
+        .filter(|line| lasting.iter().any(|name| line.contains(name)))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect()
 }
 
 fn last_command(server: &Server, name: &str) -> String {
-    let line = connection(server, name);
+    let found = connections(server).into_iter().find(|line| line.contains(&format!("=tidegate:{name} ")));
+    let line = found.expect("it is connected");
     line.split(' ').find_map(|field| field.strip_prefix("cmd=")).unwrap_or_default().to_owned()
 }
 
@@ -51,13 +73,18 @@ fn a_password_changes_under_load() {
     {
         let source = Server::start(version);
         let destination = Server::start(destination);
-        let mut daemon =
-            Setup::orders(&source, &destination).expects(&[alert::REAUTHENTICATION]).start_ready();
+        let mut daemon = Setup::between(&source, &destination)
+            .routes(ROUTES)
+            .expects(&[alert::REAUTHENTICATION])
+            .start_ready();
+        // The broadcast asks the server that it publishes on for its role, again and again.
+        let heard = Subscriber::start(&source, &["back"]);
         let oracle = Oracle::new(&source);
         daemon.watch(&oracle);
         let load =
             oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique).rate(2_000));
-        let before = (id(&source, "orders:subscribe"), id(&destination, "orders:append"));
+        let before = (ids(&source), ids(&destination));
+        assert_eq!((before.0.len(), before.1.len()), (2, 3), "{version}: {before:?}");
 
         // The server does not know it: that is told once for each endpoint, and tried again.
         daemon.write_password("shop", "unknown to the server");
@@ -93,8 +120,13 @@ fn a_password_changes_under_load() {
         oracle.publish_last("orders", &destination, "orders", PATIENCE);
         assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
         assert_eq!(gaps(&destination, "orders"), [], "{version}");
-        let after = (id(&source, "orders:subscribe"), id(&destination, "orders:append"));
-        assert_eq!(before, after, "{version}: no connection was made anew");
+        let entries = captured(&destination, "orders").len();
+        eventually("everything is published", PATIENCE, || match heard.heard().len() {
+            count if count < entries => Err(format!("{count} of {entries}")),
+            _ => Ok(()),
+        });
+        assert_eq!(heard.heard().len(), entries, "{version}: once");
+        assert_eq!(before, (ids(&source), ids(&destination)), "{version}: no connection was made anew");
         assert_eq!(counted(&daemon, "\"reauthentication_rejected\""), 2, "once for each endpoint");
         for line in daemon.log() {
             assert!(!line.text.contains("unknown to the server") && !line.text.contains("second\""));

@@ -37,7 +37,8 @@ fn feed(reader: &mut Reader, mut bytes: &[u8], step: usize) -> Vec<String> {
 #[test]
 fn the_answer_to_a_login_is_dropped_wherever_it_stands() {
     const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\np\r\n";
-    const GREETING: &[u8] = b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n";
+    const GREETING: &[u8] = b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n";
+    const REFUSAL: &[u8] = b"-NOPROTO unsupported protocol version\r\n";
     let (message, plain) = ("\"c\" None \"p\"", "Bytes([79, 75])");
     let answers: [(&[u8], bool); 4] = [
         (b"+OK\r\n", true),
@@ -49,22 +50,24 @@ fn the_answer_to_a_login_is_dropped_wherever_it_stands() {
         for step in [1, 7, 4096] {
             let mut reader = Reader::new(Limits::default());
             reader.await_login();
-            let bytes =
-                [b"+OK\r\n", MESSAGE, GREETING, MESSAGE, answer, MESSAGE, GREETING, MESSAGE, b"+OK\r\n"]
-                    .concat();
-            assert_eq!(feed(&mut reader, &bytes, step), [plain, message, message, message, message, plain]);
+            let ends = [MESSAGE, REFUSAL, MESSAGE, answer, MESSAGE, REFUSAL, MESSAGE].concat();
+            // The owner asks for a greeting on both sides.
+            let bytes = [b"+OK\r\n", GREETING, &ends, GREETING, b"+OK\r\n"].concat();
+            let seen = feed(&mut reader, &bytes, step);
+            assert_eq!((seen.len(), &*seen[0], &*seen[7]), (8, plain, plain));
+            assert!(seen[1] == seen[6] && seen[1].starts_with("Array"), "{seen:?}");
+            assert!(seen[2..6].iter().all(|one| one == message), "{seen:?}");
             assert_eq!((reader.take_login(), reader.take_login()), (Some(accepted), None));
-            // A greeting that was not announced is whatever its reader takes it for.
-            assert_eq!(feed(&mut reader, GREETING, step).len(), 1);
+            // One that was not announced is whatever its reader takes it for.
+            assert_eq!(feed(&mut reader, REFUSAL, step).len(), 1);
             assert_eq!(reader.take_login(), None);
         }
     }
     let mut reader = Reader::new(Limits::default());
     reader.await_login();
-    let others = b"%1\r\n$4\r\nserv\r\n:1\r\n-WRONGPASS no\r\n*2\r\n$6\r\nserver\r\n:1\r\n";
-    assert_eq!(feed(&mut reader, others, 4096).len(), 3);
-    assert_eq!(feed(&mut reader, GREETING, 4096).len(), 0);
-    assert_eq!(reader.take_login(), None, "it is not answered before the second greeting");
+    assert_eq!(feed(&mut reader, b"-WRONGPASS no\r\n-ERR NOPROTO\r\n", 4096).len(), 2);
+    assert_eq!(feed(&mut reader, REFUSAL, 4096).len(), 0);
+    assert_eq!(reader.take_login(), None, "it is not answered before the second error");
 }
 
 #[test]
