@@ -117,7 +117,7 @@ impl Reader {
         }
     }
 
-    /// Says that a login was sent, see [`resp::login`]: what answers it is dropped, and told by [`Self::take_login`].
+    /// Says that a login was sent, see [`login`](super::login): what answers it is dropped, and told by [`Self::take_login`].
     pub fn await_login(&mut self) {
         self.login = Login::Sent;
     }
