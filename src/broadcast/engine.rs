@@ -32,6 +32,7 @@ use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::read::entries::Ranges;
+use super::read::unread_loss::{StreamCounters, UnreadWatch, ask_counters, is_gone};
 use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
@@ -140,6 +141,8 @@ pub(super) struct Core {
     /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is still
     /// the same.
     replaced: Option<Replaced>,
+    /// What the session before saw of the stream, until the next begins. Entries that are broadcast as they are added only.
+    watch: Option<UnreadWatch>,
     /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
     failed: Option<(String, String)>,
     /// What is counted of the last such entry.
@@ -182,6 +185,7 @@ impl Engine {
             remembered: None,
             below: None,
             replaced: None,
+            watch: None,
             failed: None,
             failing: None,
             careful: false,
@@ -259,6 +263,39 @@ impl Engine {
         Ok(())
     }
 
+    /// Appends the question for the stream, which stands between the cursor and the connection to the other server: while
+    /// that is away, this is how entries are known that are deleted unread. Whether there is one.
+    pub(super) fn ask_stream(&self, out: &mut Vec<u8>) -> bool {
+        let asks = !self.core.one_server && self.core.settings.acknowledged().is_none();
+        if asks {
+            ask_counters(self.core.settings.stream(), out);
+        }
+        asks
+    }
+
+    /// Takes in what the stream says of itself. A rejected question is told where entries are read.
+    ///
+    /// # Errors
+    /// Where the server did not answer.
+    pub(super) fn on_stream(
+        &mut self,
+        answer: Result<Value, Error>,
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
+        let facts = match answer {
+            Ok(reply) => StreamCounters::read(&reply),
+            Err(error) if is_gone(&error) => None,
+            Err(error) if error.code().is_some() => return Ok(()),
+            Err(error) => return Err(SessionFailure::source(error)),
+        };
+        if let Some(Opened { cursor: Some(cursor), counted, .. }) = self.opened {
+            let watch = self.core.watch.get_or_insert_with(|| UnreadWatch::new(now));
+            watch.on_session((cursor, counted), now);
+            watch.look_between(facts.as_ref(), (cursor, counted));
+        }
+        Ok(())
+    }
+
     /// Begins a session on connections that hold. `left` is how many holes another order left behind; `woken`,
     /// whether acknowledgements will be announced.
     pub(super) fn begin(&mut self, hashes: &Hashes, left: Option<u64>, woken: bool, now: Instant) {
@@ -322,9 +359,15 @@ impl Engine {
 
     /// A session has ended, or none could begin. Returns how long to wait before the next.
     pub(super) fn fail(&mut self, failure: &SessionFailure, now: Instant) -> Duration {
-        self.work = None;
         self.opened = None;
         let core = &mut self.core;
+        if let Some(work) = self.work.take() {
+            core.watch = Some(work.watch);
+        }
+        if matches!(failure, SessionFailure::StreamBelow { .. } | SessionFailure::StreamReplaced { .. }) {
+            // The next one begins elsewhere, in another stream.
+            core.watch = None;
+        }
         core.careful = matches!(failure, SessionFailure::Refused { .. });
         if let SessionFailure::StreamBelow { cursor, .. } = failure {
             core.below = Some(*cursor);

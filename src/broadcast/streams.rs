@@ -25,6 +25,7 @@ mod finder;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
@@ -34,10 +35,10 @@ use tokio_util::sync::CancellationToken;
 use super::BroadcastParts;
 use super::publish::call::Tally;
 use super::route::BroadcastRoute;
-use crate::config::{Start, StreamPattern};
+use crate::config::{Endpoint, Start, StreamPattern};
 use crate::logs::{Limited, LogCode};
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, MasterMoves};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Connection, Error, MasterMoves, connect_to_publish};
 use crate::status::{
     BroadcastCounts, RouteKind, RouteState, RouteStatus, SideStatus, Slot, StreamStatus, StreamsStatus,
 };
@@ -62,6 +63,10 @@ pub(super) struct StreamsRoute {
     looked: bool,
     left_out: u64,
     past: Tally,
+    /// When the source answered the finder last; milliseconds since 1970, 0 before it did.
+    found_unix_ms: Arc<AtomicU64>,
+    /// What is known of the other server while there is no stream, which would tell.
+    idle_destination: SideStatus,
     /// Why the finder could not look.
     trouble: Option<(Class, String)>,
     log: Limited,
@@ -78,10 +83,13 @@ struct Member {
 
 impl StreamsRoute {
     pub(super) fn new(parts: BroadcastParts, matching: StreamPattern, drain: Duration) -> Self {
+        let idle_destination = SideStatus::default();
         Self {
             parts,
             matching,
             drain,
+            found_unix_ms: Arc::default(),
+            idle_destination,
             members: BTreeMap::new(),
             tasks: JoinSet::new(),
             forget: BTreeSet::new(),
@@ -98,7 +106,10 @@ impl StreamsRoute {
         let BroadcastParts { source, destination, settings, .. } = &self.parts;
         let two_servers = !source.is_same_server(destination);
         let finder = Finder::new(source.clone(), &settings.name, &self.matching, two_servers);
-        let look = Look { finder, moves: MasterMoves::of(source.clone()), backoff: Backoff::default() };
+        self.found_unix_ms = finder.answered_unix_ms();
+        let other = two_servers.then(|| IdleServer { endpoint: destination.clone(), connection: None });
+        let look =
+            Look { finder, other, moves: MasterMoves::of(source.clone()), backoff: Backoff::default() };
         let mut looking = Box::pin(look.after(Duration::ZERO, BTreeSet::new()));
         let mut ticks = interval(SHOW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,7 +117,8 @@ impl StreamsRoute {
             self.show();
             tokio::select! {
                 () = stop.cancelled() => {}
-                (mut look, outcome) = &mut looking => {
+                (mut look, outcome, answer) = &mut looking => {
+                    self.on_idle_answer(answer);
                     let pause = self.on_looked(outcome, &mut look.backoff);
                     looking.set(look.after(pause, std::mem::take(&mut self.forget)));
                 }
@@ -131,6 +143,19 @@ impl StreamsRoute {
         }
         self.show();
         self.state(RouteState::Stopped, None);
+    }
+
+    /// Takes in whether the other server answers, where nobody else asks it.
+    fn on_idle_answer(&mut self, answer: Option<Result<(), Error>>) {
+        let side = &mut self.idle_destination;
+        match answer {
+            None => {}
+            Some(Ok(())) => {
+                (side.connected, side.error) = (true, None);
+                side.last_answer_unix_ms = Some(rt::unix_ms());
+            }
+            Some(Err(error)) => (side.connected, side.error) = (false, Some(error.with_hint())),
+        }
     }
 
     /// Starts what is new and stops what is gone. Returns how long to wait before the next look.
@@ -292,6 +317,14 @@ impl StreamsRoute {
                     statuses().filter_map(|status| of(status).last_answer_unix_ms).max();
                 side.error = statuses().find_map(|status| of(status).error.clone());
             }
+            let found = Some(self.found_unix_ms.load(Ordering::Relaxed)).filter(|at| *at > 0);
+            status.source.last_answer_unix_ms = status.source.last_answer_unix_ms.max(found);
+            if members.is_empty() {
+                let same = self.parts.source.is_same_server(&self.parts.destination);
+                let known = if same { &status.source } else { &self.idle_destination };
+                let server = status.destination.server.clone();
+                status.destination = SideStatus { server, ..known.clone() };
+            }
             status.buffered_bytes = statuses().map(|status| status.buffered_bytes).sum();
             let progress = statuses().filter_map(|status| status.last_progress_unix_ms).max();
             status.last_progress_unix_ms = status.last_progress_unix_ms.max(progress);
@@ -361,15 +394,49 @@ fn destination_of(status: &RouteStatus) -> &SideStatus {
 #[derive(Debug)]
 struct Look {
     finder: Finder,
+    /// The channels' server, where it is another one.
+    other: Option<IdleServer>,
     moves: MasterMoves,
     backoff: Backoff,
 }
 
 impl Look {
-    /// Looks after a pause.
-    async fn after(mut self, pause: Duration, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
+    /// Looks after a pause, and asks the other server where there is no stream.
+    async fn after(
+        mut self,
+        pause: Duration,
+        forget: BTreeSet<String>,
+    ) -> (Self, Result<Found, Error>, Option<Result<(), Error>>) {
         self.moves.wait(pause, &mut self.backoff).await;
         let (finder, outcome) = self.finder.look(forget).await;
-        (Self { finder, ..self }, outcome)
+        let idle = outcome.as_ref().is_ok_and(|found| found.streams.is_empty());
+        let answer = match &mut self.other {
+            Some(other) if idle => Some(other.ask(finder.role()).await),
+            Some(other) => {
+                other.connection = None;
+                None
+            }
+            None => None,
+        };
+        (Self { finder, ..self }, outcome, answer)
+    }
+}
+
+/// The channels' server while there is no stream: it is asked whether it answers, so that readiness knows.
+#[derive(Debug)]
+struct IdleServer {
+    endpoint: Arc<Endpoint>,
+    connection: Option<Connection>,
+}
+
+impl IdleServer {
+    async fn ask(&mut self, role: &str) -> Result<(), Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect_to_publish(&self.endpoint, role).await?,
+        };
+        connection.ask(self.endpoint.response_timeout, "asking whether it answers", &[b"PING"]).await?;
+        self.connection = Some(connection);
+        Ok(())
     }
 }

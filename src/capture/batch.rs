@@ -143,8 +143,10 @@ impl Batch {
         }
     }
 
-    /// A batch without messages. It stands where messages are lost: the gap before its only item is their record.
+    /// A batch without messages. It stands where messages are lost: the gap before its only item is their record. Its time
+    /// is the gap's beginning: it tells of nothing that was read later.
     pub(super) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
+        let read = Moment { unix_ms: gap.started_unix_ms, ..read };
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
         batch.push(last, TARGET_ANCHOR, 0);
         batch.end_run();

@@ -9,3 +9,4 @@ mod options;
 mod strangers;
 mod stream_begins;
 mod streams;
+mod unread_loss;

@@ -5,11 +5,12 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::work::{BLOCK, Work};
+use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{Replaced, SessionFailure};
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
-use crate::broadcast::read::unread_loss::{StreamCounters, StreamReset};
+use crate::broadcast::read::unread_loss::{StreamCounters, StreamReset, ask_counters, is_gone};
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 
@@ -38,7 +39,7 @@ enum ReadKind {
 impl Work {
     /// Asks for what comes next, where the publisher has room for it.
     pub(super) fn read_added(&mut self, core: &Core, now: Instant) {
-        if self.read.is_some() || self.paced.is_some() || !self.publisher.has_room() {
+        if self.read.is_some() || self.paced.is_some() {
             return;
         }
         let leads = self.leads(now);
@@ -54,6 +55,9 @@ impl Work {
         }
         if live && self.watch.is_due(after, now) {
             self.count(core, now);
+            return;
+        }
+        if !self.publisher.has_room() {
             return;
         }
         let wanted = if self.publisher.is_careful() { 1 } else { self.read_entries };
@@ -106,7 +110,7 @@ impl Work {
 
     /// Asks how many entries were ever added.
     fn count(&mut self, core: &Core, now: Instant) {
-        resp::command(&mut self.out, &[b"XINFO", b"STREAM", core.settings.stream().as_bytes()]);
+        ask_counters(core.settings.stream(), &mut self.out);
         self.ask(ReadKind::Count, now);
     }
 
@@ -135,7 +139,8 @@ impl Work {
         let count = entries.left();
         let begin = self.publisher.end();
         let draining = self.is_draining();
-        let (mut egress, _) = self.egress(now);
+        let leads = self.leads(now);
+        let mut egress = Egress { publisher: &mut self.publisher, pace: &mut self.pace, leads };
         let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
         // A read from before a rewind is of use where it overlaps with what comes next, and only there.
         if taken && read.after <= begin {
@@ -147,6 +152,7 @@ impl Work {
                     continue;
                 }
                 egress.publish(entry.id(), core.outbound.of(&entry), now);
+                self.watch.on_read(entry.id, egress.publisher.counted());
             }
             egress.publisher.flush(now);
         }
@@ -176,9 +182,8 @@ impl Work {
         } else {
             let end = (self.publisher.end(), 0);
             let facts = StreamCounters::read(value).filter(|_| read.after == end.0);
-            // XREAD tells of any other error.
-            if matches!(value, Value::Error(text) if Error::reply(text).code() == Some("ERR")) {
-                self.watch.on_gone(end, &self.publisher, now);
+            if matches!(value, Value::Error(text) if is_gone(&Error::reply(text))) {
+                self.watch.on_gone(end.0, &self.publisher, now);
             }
             let counted = self.publisher.counted();
             let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));

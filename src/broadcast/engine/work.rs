@@ -57,7 +57,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn new(
-        core: &Core,
+        core: &mut Core,
         hashes: &Hashes,
         cursor: (EntryId, Option<u64>),
         woken: bool,
@@ -78,13 +78,15 @@ impl Work {
         if core.careful {
             publisher = publisher.careful();
         }
+        let mut watch = core.watch.take().unwrap_or_else(|| UnreadWatch::new(now));
+        watch.on_session(cursor, now);
         Self {
             out: Vec::new(),
             publisher,
             leadership,
             read: None,
             follow,
-            watch: UnreadWatch::new(now),
+            watch,
             asked: None,
             read_entries: 1,
             pace: Pace::new(settings.rate_limit, now),
@@ -176,7 +178,10 @@ impl Work {
             None => self.publisher.on_cursor_vanished(),
             // What another instance did up to here, by this step.
             Some(cursor) if !leads || cursor != self.publisher.end() => {
-                self.publisher.continue_at(cursor, reply.counted);
+                if self.publisher.continue_at(cursor, reply.counted) {
+                    let follow = self.follow.as_mut().map(Follower::watch);
+                    follow.unwrap_or(&mut self.watch).on_elsewhere(reply.counted);
+                }
                 core.remembered = self.publisher.cursor();
                 core.effects.push(Effect::Ledger(reply.tally));
                 core.effects.push(Effect::Done(cursor, Default::default()));

@@ -242,6 +242,11 @@ impl Follower {
         self.schedule.wake(up, now);
     }
 
+    /// What watches for entries that are lost unread.
+    pub(crate) fn watch(&mut self) -> &mut UnreadWatch {
+        &mut self.watch
+    }
+
     fn holes_left(&self) -> u64 {
         match (self.max_ack_pending, &self.state) {
             (None, _) => u64::MAX,
@@ -368,6 +373,13 @@ impl Follower {
         self.buffered_from = read;
     }
 
+    /// In the order of the stream: how many entries are held that were not handed over. In the other order what is held
+    /// has been handed over as well.
+    fn unhanded(&self) -> u64 {
+        let held = if self.max_ack_pending.is_none() { self.buffer.count_after(self.handed) } else { 0 };
+        u64::try_from(held).unwrap_or(u64::MAX)
+    }
+
     /// In the order of the stream: whether something is held that was not handed over.
     fn holds_back(&self) -> bool {
         self.buffer.after(self.handed).is_some()
@@ -424,6 +436,7 @@ impl Follower {
         let takes = egress.publisher.takes() && self.state.is_some() && span.after <= self.read;
         let mut held_back = self.holds_back();
         let mut last = self.read;
+        let mut held = self.unhanded();
         while let Some(entry) = entries.next()? {
             if !takes || entry.id <= last {
                 continue;
@@ -445,6 +458,7 @@ impl Follower {
                     rendered => {
                         self.buffer.add(id, rendered);
                         held_back = true;
+                        held += 1;
                     }
                 }
             } else if rendered != Err(Withheld::Filtered)
@@ -462,6 +476,7 @@ impl Follower {
             } else if egress.leads {
                 egress.publish(id, rendered, now);
             }
+            self.watch.on_read(last, egress.publisher.counted().map(|counted| counted + held));
         }
         self.buffer.close();
         egress.publisher.flush(now);

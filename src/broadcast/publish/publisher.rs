@@ -225,14 +225,15 @@ impl Publisher {
         self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
     }
 
-    /// Continues from this cursor, where nothing is under way: another instance has moved it.
-    pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) {
+    /// Continues from this cursor, where nothing is under way: another instance has moved it. Whether it does.
+    pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) -> bool {
         if !self.is_idle() || !self.takes() {
-            return;
+            return false;
         }
         self.cursor = Some(cursor);
         (self.end, self.taken) = (cursor, cursor);
         (self.counted, self.counted_anew, self.more) = (counted, false, 0);
+        true
     }
 
     /// The cursor has vanished; the session ends once nothing is under way.

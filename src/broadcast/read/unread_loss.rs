@@ -9,8 +9,9 @@
 //! step that moves the cursor, and is compared when a loss is recorded. So one instance records it once, also across a
 //! restart.
 //!
-//! A stream that is deleted takes its count with it. Then the last look tells how many entries were added, and the cursor
-//! how many of these were read. The others are lost, and maybe more that came after that look.
+//! A stream that is deleted takes its count with it. Then the last look tells how many entries were added, and how many
+//! of these were read since. The others are lost, and maybe more that came after that look. A look outlives its session,
+//! and each session begins with one: while the other server is away, every attempt to reach it looks at the stream.
 //!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
@@ -68,6 +69,27 @@ pub(crate) enum Compared {
     Below,
 }
 
+/// Appends the question for what a stream says of itself.
+pub(crate) fn ask_counters(stream: &str, out: &mut Vec<u8>) {
+    resp::command(out, &[b"XINFO", b"STREAM", stream.as_bytes()]);
+}
+
+/// Whether the answer is that there is no such stream. Other errors are told where entries are read.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    error.code() == Some("ERR")
+}
+
+impl Compared {
+    /// The number of the entry that was read last, where that was counted so.
+    fn number(self, counted: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Anew(added) | Self::Counted(added) => Some(added),
+            Self::Below => None,
+            Self::Unknown | Self::Complete | Self::Missed(_) => counted,
+        }
+    }
+}
+
 impl StreamCounters {
     /// Reads the reply to XINFO STREAM; `None` where it is none.
     pub(crate) fn read(reply: &Value) -> Option<Self> {
@@ -85,15 +107,21 @@ impl StreamCounters {
         })
     }
 
-    /// Whether this is another stream than the one that was seen before: its counts, its last id and its first only rise.
-    fn replaces(&self, seen: &Self) -> bool {
-        let first = self.first.zip(seen.first).is_some_and(|(first, before)| first < before);
-        self.added < seen.added || self.last < seen.last || first
+    /// How many entries were deleted or trimmed.
+    fn removed(&self) -> u64 {
+        self.added.saturating_sub(self.length)
     }
 
-    /// How many entries were added that were not read, where it is known how many were.
-    fn unread(&self, counted: Option<u64>) -> u64 {
-        counted.map_or(0, |counted| self.added.saturating_sub(counted))
+    /// Whether this is another stream than the one that was seen before: its counts, its last id and its first only rise,
+    /// and the first rises only where entries were removed.
+    fn replaces(&self, seen: &Self) -> bool {
+        let removed = match (seen.first, self.first) {
+            (Some(before), Some(first)) if first < before => return true,
+            (Some(_), Some(first)) if first > seen.last => seen.added,
+            (Some(before), Some(first)) if first > before => seen.removed() + 1,
+            _ => seen.removed(),
+        };
+        self.added < seen.added || self.last < seen.last || self.removed() < removed
     }
 
     /// Compares with what was read: up to an entry, which is its number, where that is known.
@@ -178,36 +206,118 @@ impl UnreadLoss {
     }
 }
 
+/// The last look at the stream, and what was read since of that which it saw.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// What the stream said.
+    stream: StreamCounters,
+    /// The last entry that was read of those that were there then.
+    read: EntryId,
+    /// The number of that entry, where it is known.
+    counted: Option<u64>,
+    /// Whether no session has lasted since.
+    between: bool,
+}
+
+impl Seen {
+    /// How many entries were there that are not read yet, as far as is known.
+    fn unread(&self) -> u64 {
+        self.counted.map_or(0, |counted| self.stream.added.saturating_sub(counted))
+    }
+
+    /// Whether this is another stream now. Between two sessions a server may also have gone back to an earlier state: then
+    /// it is the same stream, with the same first entry.
+    fn is_replaced(&self, facts: &StreamCounters, compared: Compared) -> bool {
+        let went_back = self.between && facts.first.is_some() && facts.first == self.stream.first;
+        let other = matches!(compared, Compared::Anew(_) | Compared::Below);
+        !went_back && (other || facts.replaces(&self.stream))
+    }
+
+    /// What is lost where the stream is no more.
+    fn lost(&self) -> Option<UnreadLoss> {
+        let (count, after, up_to) = (self.unread(), self.read, self.stream.last);
+        (count > 0).then_some(UnreadLoss { count, after, up_to, deleted: true })
+    }
+}
+
 /// When to compare, and what is to be recorded.
 #[derive(Debug)]
 pub(crate) struct UnreadWatch {
     last: Instant,
     /// What was read at the last comparison.
     read: EntryId,
-    /// What the stream said then.
-    seen: Option<StreamCounters>,
-    /// How many entries it had that were not read then, as far as is known.
-    unread: u64,
+    seen: Option<Seen>,
     /// The stream was replaced, and the new one has entries at or before this place.
     replaced: Option<EntryId>,
     missed: Option<UnreadLoss>,
+    /// The cursor's count when it was missed, where no session has lasted since.
+    missed_at: Option<u64>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { last: now, read: EntryId::default(), seen: None, unread: 0, replaced: None, missed: None }
+        let (read, seen, replaced, missed, missed_at) = (EntryId::default(), None, None, None, None);
+        Self { last: now, read, seen, replaced, missed, missed_at }
     }
 
-    /// Whether the last look saw entries that were not read then.
+    /// Whether the last look saw entries that are not read yet.
     pub(crate) fn saw_unread(&self) -> bool {
-        self.unread > 0
+        self.seen.is_some_and(|seen| seen.unread() > 0)
     }
 
     /// Whether to ask the stream: seldom where nothing was read since.
     pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
-        let interval =
-            if read == self.read && self.unread == 0 && self.replaced.is_none() { IDLE } else { BUSY };
+        let idle = read == self.read && !self.saw_unread() && self.replaced.is_none();
+        let interval = if idle { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
+    }
+
+    /// Takes in that an entry was read, and its number, where that is known.
+    pub(crate) fn on_read(&mut self, id: EntryId, counted: Option<u64>) {
+        if let Some(seen) = self.seen.as_mut().filter(|seen| id <= seen.stream.last) {
+            (seen.read, seen.counted) = (id, counted);
+        }
+    }
+
+    /// A session has ended, and another may begin at the cursor, which has this number. What was read and not published is
+    /// read again. Where another instance has moved the cursor past what was seen here, that says nothing any more.
+    pub(crate) fn on_session(&mut self, (cursor, counted): (EntryId, Option<u64>), now: Instant) {
+        (self.last, self.read, self.replaced) = (now, cursor, None);
+        self.seen = self.seen.filter(|seen| cursor <= seen.stream.last).map(|seen| Seen {
+            read: cursor,
+            counted,
+            between: true,
+            ..seen
+        });
+        self.on_elsewhere(counted);
+    }
+
+    /// The cursor has this count, and another instance may have moved it, or recorded what was missed.
+    pub(crate) fn on_elsewhere(&mut self, counted: Option<u64>) {
+        self.seen = self.seen.filter(|seen| seen.counted == counted);
+        self.missed = self.missed.filter(|_| self.missed_at.is_none_or(|at| Some(at) == counted));
+        self.missed_at = counted.filter(|_| self.missed.is_some());
+    }
+
+    /// A look between two sessions, at a cursor with this number. `None` where there is no stream.
+    pub(crate) fn look_between(
+        &mut self,
+        facts: Option<&StreamCounters>,
+        (cursor, counted): (EntryId, Option<u64>),
+    ) {
+        if self.missed.is_some() {
+            return;
+        }
+        let compared = facts.map(|facts| (facts, facts.compare(cursor, counted)));
+        let gone = compared
+            .is_none_or(|(facts, compared)| self.seen.is_some_and(|seen| seen.is_replaced(facts, compared)));
+        if gone {
+            self.missed = self.seen.take().and_then(|seen| seen.lost());
+            self.missed_at = counted.filter(|_| self.missed.is_some());
+        }
+        let Some((facts, compared)) = compared.filter(|_| self.missed.is_none()) else { return };
+        self.seen =
+            Some(Seen { stream: *facts, read: cursor, counted: compared.number(counted), between: true });
     }
 
     /// Takes in what the stream says, when `read` was read and this many of it are held. Returns what is to be told
@@ -226,12 +336,13 @@ impl UnreadWatch {
         self.last = now;
         let counted = publisher.counted().map(|counted| counted + held);
         let compared = facts.compare(read, counted);
-        let other = self.seen.is_some_and(|seen| facts.replaces(&seen));
-        if other && compared != Compared::Below && facts.first.is_some_and(|first| first <= read_before) {
+        if self.seen.is_some_and(|seen| !seen.between && facts.replaces(&seen.stream))
+            && compared != Compared::Below
+            && facts.first.is_some_and(|first| first <= read_before)
+        {
             self.replaced = Some(read_before);
         }
-        let other = other || matches!(compared, Compared::Anew(_) | Compared::Below);
-        if other && self.miss_deleted(read, counted) {
+        if self.seen.is_some_and(|seen| seen.is_replaced(facts, compared)) && self.miss_deleted() {
             return None;
         }
         if self.replaced.is_some() && !publisher.is_idle() {
@@ -240,8 +351,7 @@ impl UnreadWatch {
         if let Some(after) = self.replaced.take() {
             return Some(StreamReset::Replaced(after));
         }
-        self.seen = Some(*facts);
-        self.unread = if compared == Compared::Below { 0 } else { facts.unread(counted) };
+        self.seen = Some(Seen { stream: *facts, read, counted: compared.number(counted), between: false });
         match compared {
             Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {
@@ -262,24 +372,18 @@ impl UnreadWatch {
         }
     }
 
-    /// Takes in that there is no stream, when `read` was read and this many of it are held.
-    pub(crate) fn on_gone(&mut self, (read, held): (EntryId, u64), publisher: &Publisher, now: Instant) {
+    /// Takes in that there is no stream, when `read` was read.
+    pub(crate) fn on_gone(&mut self, read: EntryId, publisher: &Publisher, now: Instant) {
         if self.missed.is_none() && publisher.takes() {
             (self.last, self.read) = (now, read);
-            self.miss_deleted(read, publisher.counted().map(|counted| counted + held));
+            self.miss_deleted();
         }
     }
 
     /// The stream that was seen last is no more. Notes what it had and was not read; whether that is anything.
-    fn miss_deleted(&mut self, read: EntryId, counted: Option<u64>) -> bool {
-        let seen = self.seen.take();
-        self.unread = 0;
-        let (Some(seen), Some(counted)) = (seen, counted) else { return false };
-        let count = seen.added.saturating_sub(counted);
-        if count > 0 {
-            self.missed = Some(UnreadLoss { count, after: read, up_to: seen.last, deleted: true });
-        }
-        count > 0
+    fn miss_deleted(&mut self) -> bool {
+        self.missed = self.seen.take().and_then(|seen| seen.lost());
+        self.missed.is_some()
     }
 
     /// Appends the call that records what was missed, where it is time.
@@ -289,6 +393,7 @@ impl UnreadWatch {
             self.missed = None;
             return false;
         };
+        self.missed_at = Some(counted);
         missed.write(out, publisher.keys(), counted);
         true
     }
@@ -310,6 +415,7 @@ impl UnreadWatch {
             Some(1) => self.missed.take(),
             _ => return Err(UNREAD_LOSS.invalid_reply()),
         };
+        self.missed_at = None;
         match missed {
             Some(missed) => publisher.on_unread_loss(missed.count),
             None => publisher.set_counted(None),
@@ -324,6 +430,37 @@ mod tests {
 
     fn id(milliseconds: u64) -> EntryId {
         EntryId { milliseconds, sequence: 0 }
+    }
+
+    #[test]
+    fn a_stream_whose_counts_contradict_those_before_is_another_one() {
+        let facts = |added, length, last, first: Option<u64>| StreamCounters {
+            added,
+            length,
+            last: id(last),
+            first: first.map(id),
+        };
+        let seen = facts(10, 8, 10, Some(3));
+        for (now, expected) in [
+            (facts(10, 8, 10, Some(3)), false),
+            (facts(12, 10, 12, Some(3)), false),
+            // Entries were removed: the first, one in the middle, all.
+            (facts(12, 9, 12, Some(4)), false),
+            (facts(10, 7, 10, Some(3)), false),
+            (facts(12, 2, 12, Some(11)), false),
+            (facts(10, 0, 10, None), false),
+            // Its counts, its last and its first entry are below.
+            (facts(9, 7, 10, Some(3)), true),
+            (facts(10, 8, 9, Some(3)), true),
+            (facts(10, 8, 10, Some(2)), true),
+            // More was added than before, and nothing that was there is left, although nothing was removed.
+            (facts(40, 40, 60, Some(20)), true),
+            (facts(40, 31, 60, Some(20)), true),
+            (facts(40, 38, 60, Some(4)), true),
+            (facts(40, 39, 60, Some(3)), true),
+        ] {
+            assert_eq!(now.replaces(&seen), expected, "{now:?}");
+        }
     }
 
     #[test]

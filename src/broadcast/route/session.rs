@@ -83,6 +83,10 @@ impl<'r> Session<'r> {
         let reply =
             writer.answer(deadline, "looking for the cursor").await.map_err(SessionFailure::source)?;
         route.engine.on_cursor(&reply)?;
+        if route.engine.ask_stream(writer.out()) {
+            let answer = writer.answer(deadline, "looking at the stream").await;
+            route.engine.on_stream(answer, Instant::now())?;
+        }
         let left = left_behind(&route.engine, &mut writer, &source).await?;
         let mut other = None;
         if !route.engine.one_server() {

@@ -271,6 +271,14 @@ impl World {
         let instance = &mut self.instances[at];
         let Some(engine) = &mut instance.engine else { return Ok(()) };
         engine.on_cursor(&reply)?;
+        out.clear();
+        if engine.ask_stream(&mut out) {
+            let answer = match self.servers[0].model.xinfo() {
+                Value::Error(text) => Err(Error::reply(&text)),
+                reply => Ok(reply),
+            };
+            engine.on_stream(answer, now)?;
+        }
         if lost {
             return Err(SessionFailure::destination(Error::Closed));
         }

@@ -177,7 +177,7 @@ impl Model {
         self.added > 0 || self.group.is_some()
     }
 
-    fn xinfo(&self) -> Value {
+    pub(super) fn xinfo(&self) -> Value {
         if !self.exists() {
             return error("ERR no such key");
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::broadcast::engine::leadership::TERM;
 use crate::broadcast::publish::call::{Tally, newer_cursor, tally};
 use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
+use crate::rt;
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
 
@@ -35,10 +37,14 @@ const MAX_NAME_BYTES: usize = 1024;
 pub(super) struct Finder {
     source: Arc<Endpoint>,
     route: String,
+    /// The name of its connections.
+    role: String,
     matching: StreamPattern,
     /// Whether stream and channels are on two servers, so that each stream has a lease.
     two_servers: bool,
     connection: Option<Connection>,
+    /// When the server answered last; milliseconds since 1970, 0 before it did.
+    answered_unix_ms: Arc<AtomicU64>,
     /// Whether what the route read before was told: its streams are read before all keys are walked.
     told: bool,
     looks: Looks,
@@ -120,7 +126,33 @@ impl Finder {
         two_servers: bool,
     ) -> Self {
         let (route, matching) = (route.to_owned(), matching.clone());
-        Self { source, route, matching, two_servers, connection: None, told: false, looks: Looks::default() }
+        let role = format!("broadcast.{route}");
+        let answered_unix_ms = Arc::default();
+        Self {
+            source,
+            route,
+            role,
+            matching,
+            two_servers,
+            connection: None,
+            answered_unix_ms,
+            told: false,
+            looks: Looks::default(),
+        }
+    }
+
+    /// When the server answered last, as it changes.
+    pub(super) fn answered_unix_ms(&self) -> Arc<AtomicU64> {
+        self.answered_unix_ms.clone()
+    }
+
+    /// The name of connections that serve the whole route.
+    pub(super) fn role(&self) -> &str {
+        &self.role
+    }
+
+    fn answered(&self) {
+        self.answered_unix_ms.store(rt::unix_ms(), Ordering::Relaxed);
     }
 
     /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
@@ -128,12 +160,13 @@ impl Finder {
     pub(super) async fn look(mut self, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
         let outcome = match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => connect(&self.source, &format!("broadcast.{}", self.route)).await,
+            None => connect(&self.source, &self.role).await,
         };
         let outcome = match outcome {
             Ok(mut connection) => {
                 let found = self.look_on(&mut connection, &forget).await;
                 if found.is_ok() {
+                    self.answered();
                     self.connection = Some(connection);
                 }
                 found
@@ -195,6 +228,7 @@ impl Finder {
             let sent = Instant::now();
             let reply = connection.ask(self.source.response_timeout, "looking for streams", &scan).await?;
             let took = sent.elapsed();
+            self.answered();
             let Some([next, names]) = reply.elements() else { return Err(invalid_scan()) };
             let (next, names) = next.bytes().zip(names.elements()).ok_or_else(invalid_scan)?;
             for name in names {

@@ -341,9 +341,14 @@ impl Chain {
             }),
             _ => None,
         });
+        // What the spool lost was read after the batch before it, though the loss may be found only now.
+        let since = own.iter().chain(&self.owed).any(|gap| gap.cause == GapCause::SpoolCorrupt);
+        let since = self.since_unix_ms.filter(|_| since);
         // What the state says is the graver reason; what was given up here is the least.
         let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
-        let gap = known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
+        let mut gap =
+            known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
+        gap.started_unix_ms = since.map_or(gap.started_unix_ms, |since| since.min(gap.started_unix_ms));
         // Two clocks may have dated it, or one that went back.
         let ended_unix_ms = gap.ended_unix_ms;
         gap.until(ended_unix_ms)

@@ -1,10 +1,10 @@
-//! Promise: where a broadcast begins in each of its streams, and that no entry is left out in silence: not before that
-//! place, and not with the stream.
+//! Promise: where a broadcast begins in each of its streams, and that no entry before that place is left out in silence.
 
 use tidegate::status::RouteState;
 
 use super::options::placements;
 use super::streams::{PATIENCE, add, heard, ids, route, setup, stream, wait_last, wait_read, wait_route};
+use super::unread_loss::wait_look;
 use crate::support::{Daemon, Server, Setup, Subscriber, Version, alert, eventually};
 
 #[test]
@@ -170,56 +170,6 @@ fn a_cursor_that_may_not_be_used_blocks_the_route_and_says_what_to_do() {
     }
 }
 
-/// How often the stream was asked what it has.
-fn looks(events: &Server) -> u64 {
-    let stats: String = events.ask(&["INFO", "commandstats"]);
-    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xinfo|stream:calls="));
-    line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
-}
-
-#[test]
-fn entries_that_are_deleted_unread_with_their_stream_are_counted_and_recorded_once() {
-    for (events, second) in placements(Version::Redis82) {
-        for reads in ["stream = \"bull:a:events\"", "streams = \"bull:*:events\""] {
-            events.ask::<()>(&["FLUSHALL"]);
-            let setup = Setup::new().endpoint("events", &events);
-            let (setup, destination) = match &second {
-                None => (setup, "events"),
-                Some(shop) => (setup.endpoint("shop", shop), "shop"),
-            };
-            let setup = setup.routes(&route(reads, destination, "rate_limit = \"1/h\"\nstart = \"end\""));
-            let daemon = setup.expects(&[alert::MISSED, alert::DESTINATION]).start_ready();
-            add(&events, &["a"], 10);
-            wait_route(&daemon, "the rate holds it up", |status| {
-                status.broadcast.as_ref().is_some_and(|counts| counts.published == 1)
-            });
-            let before = looks(&events);
-            eventually("the stream is looked at", PATIENCE, || match looks(&events) {
-                now if now > before => Ok(()),
-                now => Err(format!("{before} then {now} looks")),
-            });
-            events.ask::<u32>(&["DEL", &stream("a")]);
-            eventually("the loss is counted", PATIENCE, || {
-                match daemon.metric("queues", "tidegate_entries_lost_total") {
-                    9 => Ok(()),
-                    count => Err(format!("{count} lost")),
-                }
-            });
-            let forgotten = || !events.ask::<bool>(&["EXISTS", "tidegate:queues:streams"]);
-            eventually("it is forgotten", PATIENCE, || {
-                if forgotten() { Ok(()) } else { Err("it is known".to_owned()) }
-            });
-            let letters: Vec<(String, Vec<String>)> =
-                events.ask(&["XRANGE", "tidegate:queues:dead-letters", "-", "+"]);
-            let detail = "at least 9 entries";
-            assert!(
-                letters.len() == 1 && letters[0].1.iter().any(|text| text.contains(detail)),
-                "{letters:?}"
-            );
-        }
-    }
-}
-
 #[track_caller]
 fn assert_another_stream(reads: &str, start: &str) {
     const REPLACED: &[&[&str]] =
@@ -240,11 +190,7 @@ fn assert_another_stream(reads: &str, start: &str) {
         twin.wait_ready();
         add(&events, &["a"], 10);
         let mut expected = wait_last(&events, &subscriber, &["a"])["a"].clone();
-        let before = looks(&events);
-        eventually("the stream is looked at", PATIENCE, || match looks(&events) {
-            now if now > before => Ok(()),
-            now => Err(format!("{before} then {now} looks")),
-        });
+        wait_look(&events);
         let mut connection = events.connection();
         let mut pipeline = redis::pipe();
         pipeline.atomic();

@@ -306,6 +306,32 @@ fn while_nothing_can_be_looked_for_the_known_streams_go_on() {
 }
 
 #[test]
+fn without_a_stream_the_route_is_ready_while_both_servers_answer() {
+    for (events, second) in placements(Version::Valkey80) {
+        let daemon = setup(&events, second.as_ref(), "").expects(&[alert::DESTINATION]).start_ready();
+        let answered = |after: u64| {
+            wait_route(&daemon, "both servers answer again", |status| {
+                [&status.source, &status.destination]
+                    .into_iter()
+                    .all(|side| side.connected && side.last_answer_unix_ms.is_some_and(|at| at > after))
+            })
+        };
+        let before = answered(0);
+        let last = [before.source, before.destination].map(|side| side.last_answer_unix_ms);
+        answered(last.into_iter().flatten().max().expect("they have answered"));
+        daemon.wait_route_ready("queues");
+        let Some(mut shop) = second else { continue };
+        shop.kill();
+        eventually("it is not ready", PATIENCE, || match daemon.get("/readyz") {
+            Ok((503, body)) if body.contains("destination shop: not connected") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        shop.start_again();
+        daemon.wait_route_ready("queues");
+    }
+}
+
+#[test]
 fn a_foreign_member_of_the_set_costs_only_itself() {
     let events = Server::start(Version::Valkey80);
     let subscriber = Subscriber::start(&events, &["queue"]);

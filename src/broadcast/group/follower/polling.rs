@@ -106,11 +106,8 @@ impl Follower {
             self.tail = (all && self.read >= state.delivered).then_some(facts.last);
             self.tail_asked = true;
             if leads && self.asked_after == self.read {
-                // In the other order what is held has been handed over as well.
-                let held =
-                    if self.max_ack_pending.is_none() { self.buffer.count_after(self.handed) } else { 0 };
-                let held = u64::try_from(held).unwrap_or(u64::MAX);
-                let anew = self.watch.compare(&facts, (self.read, held), publisher, now);
+                let read = (self.read, self.unhanded());
+                let anew = self.watch.compare(&facts, read, publisher, now);
                 found.extend(anew.map(GroupEvent::from));
             }
         }
