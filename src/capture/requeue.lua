@@ -21,10 +21,24 @@ local function add(...)
   return redis.pcall('XADD', stream, ...)
 end
 
+-- As when a message is captured: a stream of the template that was deleted is forgotten, once the others are too many.
+local function streams_made()
+  local count = redis.call('SCARD', made)
+  if count >= tonumber(ARGV[3]) then
+    for _, name in ipairs(redis.call('SMEMBERS', made)) do
+      local about = redis.pcall('XINFO', 'GROUPS', name)
+      if about.err and string.find(about.err, 'no such key', 1, true) then
+        count = count - redis.call('SREM', made, name)
+      end
+    end
+  end
+  return count
+end
+
 local id = add('NOMKSTREAM', '*', unpack(ARGV, 5 + groups))
 if not id then
   if ARGV[2] == '1' and redis.call('SISMEMBER', made, stream) == 0 then
-    if redis.call('SCARD', made) >= tonumber(ARGV[3]) then
+    if streams_made() >= tonumber(ARGV[3]) then
       return { 2, 'the template has made ' .. ARGV[3] .. ' streams already: raise max_streams' }
     end
     redis.call('SADD', made, stream)

@@ -311,7 +311,14 @@ impl Engine {
             } else if let Some(joint) = joint.take()
                 && Some(batch.first) > given
             {
-                batch.joint = joint;
+                // The predecessor's stretch lasts until this route read.
+                batch.joint = match joint {
+                    Joint::Gap(gap) => {
+                        let ended_unix_ms = gap.ended_unix_ms.max(batch.opened_unix_ms);
+                        Joint::Gap(gap.until(ended_unix_ms))
+                    }
+                    other => other,
+                };
             }
             self.spill.push(batch, &mut self.chain, room);
         }

@@ -145,7 +145,7 @@ impl World {
                 // A state that was lost does not say where it stood.
                 let inside = gaps.iter().any(|(from, to)| (from == "-" || *from >= before) && to <= position);
                 assert!(inside, "{next}..{number} are missing outside a gap: {before} {position} {gaps:#?}");
-                self.check_begin(next..*number, &before, position);
+                self.check_dates(next..*number, &before, position);
             }
             before.clone_from(position);
             next = number + 1;
@@ -164,28 +164,38 @@ impl World {
         assert_ne!(self.model.position(), "-", "a history in which nothing is stored proves nothing");
     }
 
-    /// A gap begins before the first message that reached nobody, since every session still read the old master.
-    fn check_begin(&self, missing: Range<u64>, before: &str, behind: &str) {
-        let Some((number, at)) = self.source.unheard.range(missing).next().filter(|_| !self.clock_set) else {
+    /// Each message that reached nobody was published while a gap lasted, since every session still read the old master.
+    fn check_dates(&self, missing: Range<u64>, before: &str, behind: &str) {
+        if self.clock_set {
             return;
-        };
+        }
         let inside =
             |gap: &&Entry| field(gap, "from").as_str() >= before && field(gap, "to").as_str() <= behind;
         let gaps = self.model.streams.get(&self.keys.gaps).into_iter().flatten().filter(inside);
-        // A session's own end is dated by what it heard. The state dates other gaps, and so does what is left of a spool: what
-        // they know may be later.
-        let sessions = ["source_disconnected", "source_demoted", "memory_full", "spool_full", "spool_failed"];
-        if !gaps.clone().all(|gap| sessions.contains(&field(gap, "cause").as_str())) {
+        // A session's own end is dated by what it heard, and a restart by what was stored last. What a state knows that is
+        // lost or went back may be later.
+        let dated = [
+            "source_disconnected",
+            "source_demoted",
+            "memory_full",
+            "spool_full",
+            "spool_failed",
+            "spool_corrupt",
+            "restart",
+        ];
+        if !gaps.clone().all(|gap| dated.contains(&field(gap, "cause").as_str())) {
             return;
         }
-        let began = gaps.clone().map(|gap| field(gap, "started_at").parse::<u64>().unwrap()).min();
-        let published = 1_000_000 + at;
-        assert!(
-            began.is_none_or(|began| began <= published),
-            "message {number} was published at {published} and reached nobody: {:#?}",
-            gaps.map(|gap| ["started_at", "cause", "detail"].map(|name| field(gap, name)))
-                .collect::<Vec<_>>()
-        );
+        let at = |gap: &Entry, name| field(gap, name).parse::<u64>().unwrap();
+        for (number, at_ms) in self.source.unheard.range(missing) {
+            let published = 1_000_000 + at_ms;
+            assert!(
+                gaps.clone().any(|gap| (at(gap, "started_at")..=at(gap, "ended_at")).contains(&published)),
+                "message {number} was published at {published} and reached nobody: {:#?}",
+                gaps.map(|gap| ["started_at", "ended_at", "cause", "detail"].map(|name| field(gap, name)))
+                    .collect::<Vec<_>>()
+            );
+        }
     }
 
     /// Whether configurations ever numbered in several ways.

@@ -91,6 +91,29 @@ fn what_the_destination_refused_is_stored_once_the_cause_is_gone() {
 }
 
 #[test]
+fn a_stream_that_was_deleted_makes_room_for_the_one_of_a_letter() {
+    let server = Server::start(Version::Redis62);
+    let daemon = Setup::new()
+        .endpoint("events", &server)
+        .routes(&capture("by:<channel>", "max_streams = 1"))
+        .expects(&[alert::DEAD_LETTER])
+        .start_ready();
+    let oracle = Oracle::new(&server);
+    oracle.publish_one(b"a", b"its stream is made");
+    oracle.publish_one(b"b", b"one too many");
+    wait_letters(&server, 1);
+    let operator = daemon.operator(&[]);
+    let (_, why) = run(&operator, &["requeue", "orders", "--all", "--yes"], FAILED);
+    assert!(why.contains("raise max_streams"), "{why}");
+    server.ask::<()>(&["DEL", "by:a"]);
+    run(&operator, &["requeue", "orders", "--all", "--yes"], OK);
+    let stored = captured(&server, "by:b");
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].message, oracle.sequence()[1]);
+    assert_eq!(server.ask::<Vec<String>>(&["SMEMBERS", "tidegate:orders:streams"]), ["by:b"]);
+}
+
+#[test]
 fn what_tidegate_refused_is_mapped_by_the_configuration_as_it_is_now() {
     let server = Server::start(Version::Redis70);
     let daemon = Setup::new()
