@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Listen, Loaded, Problems};
+use crate::config::{self, Config, Listen, Loaded, Problems};
 use crate::observe::client::ClientError;
 use crate::server::{Error, hinted};
 use crate::text::printable::{self, PrintableLines};
@@ -254,4 +254,16 @@ fn carry_out(command: impl Future<Output = Result<u8, Refusal>>) -> u8 {
             FAILED
         }
     }
+}
+
+/// Says that no capture has this name.
+fn no_capture(config: &Config, wanted: &str) -> u8 {
+    if config.broadcast.contains_key(wanted) {
+        tell!("'{wanted}' is a broadcast: only captures have gaps and a spool; see `tidegate status`");
+        return USAGE;
+    }
+    let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    tell!("there is no capture '{wanted}' in the configuration; known: {known}");
+    USAGE
 }

@@ -9,7 +9,7 @@ mod letters;
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::path::Path;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
 use super::Refusal;
@@ -33,8 +33,14 @@ pub(super) enum DeadLettersCommand {
     Show(Show),
     /// Store or publish dead letters by the present configuration, and remove them. Those that fail again stay, and
     /// the exit code is 1
+    #[command(
+        override_usage = "tidegate dead-letters requeue [OPTIONS] <ROUTE> <ID>...\n       tidegate dead-letters requeue [OPTIONS] <ROUTE> --all"
+    )]
     Requeue(Which),
     /// Remove dead letters
+    #[command(
+        override_usage = "tidegate dead-letters drop [OPTIONS] <ROUTE> <ID>...\n       tidegate dead-letters drop [OPTIONS] <ROUTE> --all"
+    )]
     Drop(Which),
 }
 
@@ -66,14 +72,14 @@ pub(super) struct Show {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("letters").args(["ids", "all"]).required(true))]
 pub(super) struct Which {
     /// The route
     route: String,
     /// Ids of dead letters, as `list` prints them
-    #[arg(required_unless_present = "all")]
     ids: Vec<String>,
     /// All dead letters of the route
-    #[arg(long, conflicts_with = "ids")]
+    #[arg(long)]
     all: bool,
     /// With --all: do not ask for confirmation; required without a terminal
     #[arg(long)]

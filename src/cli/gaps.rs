@@ -66,9 +66,7 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
         .filter(|route| arguments.route.as_ref().is_none_or(|wanted| *wanted == route.name))
         .collect();
     if let (Some(wanted), []) = (&arguments.route, routes.as_slice()) {
-        let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
-        tell!("there is no capture '{wanted}' in the configuration; known: {}", known.join(", "));
-        return super::USAGE;
+        return super::no_capture(&config, wanted);
     }
     match super::block_on(print(&mut output::stdout(), &config, &routes, arguments)) {
         Ok(Ok(code)) => code,

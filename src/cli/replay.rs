@@ -370,9 +370,17 @@ impl ReplayPlace {
         let last = one_id(&mut connection, &["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
         let empty =
             || Refusal::new(super::FAILED, format!("the stream '{stream}' has no entries in that range"));
-        let last = last.map_err(refused)?.ok_or_else(empty)?;
         let from = arguments.from.lowest(now);
-        let to = arguments.to.map_or(last, |to| to.highest(now)).min(last);
+        let until = arguments.to.map(|to| to.highest(now));
+        if until.is_some_and(|until| until < from) {
+            return Err(Refusal::usage("--to is before --from".to_owned()));
+        }
+        let last = last.map_err(refused)?.ok_or_else(|| {
+            let server = &self.source.name;
+            let text = format!("{server} has no stream '{stream}', or it has no entries");
+            Refusal::new(super::FAILED, text)
+        })?;
+        let to = until.map_or(last, |until| until.min(last));
         if from > to {
             return Err(empty());
         }

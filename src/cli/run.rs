@@ -14,7 +14,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::net::TcpListener;
@@ -270,6 +270,22 @@ fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supe
     }
 }
 
+/// Two signals within this time are one request: `timeout`, for one, signals the process and its group.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
+
+/// The requests to stop so far.
+#[derive(Debug, Default)]
+struct StopRequests {
+    first: Option<Instant>,
+}
+
+impl StopRequests {
+    /// Takes in a signal. Returns whether it is a second request.
+    fn on_signal(&mut self, now: Instant) -> bool {
+        now.saturating_duration_since(*self.first.get_or_insert(now)) > SAME_REQUEST
+    }
+}
+
 /// What the signals so far ask for. Signals of one kind are one.
 struct Signals {
     stop: watch::Receiver<Option<i32>>,
@@ -277,17 +293,21 @@ struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen for them. A second one that asks to stop ends the process at once.
+    /// Begins to listen for them. A second request to stop ends the process at once.
     fn listen() -> std::io::Result<Self> {
         let (stop, stopped) = watch::channel(None);
         let reload = Arc::new(Notify::new());
         let reloads = reload.clone();
         let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut requests = StopRequests::default();
             for signal in signals.forever() {
                 if signal == SIGHUP {
                     reloads.notify_one();
-                } else if stop.send_replace(Some(signal)).is_some() {
+                    continue;
+                }
+                stop.send_replace(Some(signal));
+                if requests.on_signal(Instant::now()) {
                     tracing::warn!(
                         event = LogCode::StoppedAtOnce.as_str(),
                         signal,
@@ -313,5 +333,19 @@ impl Signals {
     /// Comes back when the configuration is to be read again. Cancel safe.
     async fn reload(&self) {
         self.reload.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_comes_twice_at_once_is_one_request() {
+        let mut requests = StopRequests::default();
+        let begin = Instant::now();
+        assert!(!requests.on_signal(begin));
+        assert!(!requests.on_signal(begin + Duration::from_millis(1)));
+        assert!(requests.on_signal(begin + Duration::from_secs(1)));
     }
 }

@@ -37,9 +37,7 @@ pub(super) fn spool(path: &Path, command: &SpoolCommand) -> u8 {
         && !config.capture.contains_key(wanted)
         && !directory.join(wanted).exists()
     {
-        let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
-        tell!("there is no capture '{wanted}' in the configuration; known: {}", known.join(", "));
-        return super::USAGE;
+        return super::no_capture(&config, wanted);
     }
     match verify(&mut output::stdout(), &directory, arguments) {
         Ok(code) => code,

@@ -55,8 +55,10 @@ fn writable(directory: &Path) -> std::io::Result<()> {
         }
         Ok(_) => Err(std::io::ErrorKind::NotADirectory.into()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match directory.parent() {
-            Some(above) if above != Path::new("") => writable(above),
-            _ => Err(error),
+            // A path of one name is relative to the working directory.
+            Some(above) if above == Path::new("") => writable(Path::new(".")),
+            Some(above) => writable(above),
+            None => Err(error),
         },
         Err(error) => Err(error),
     }
