@@ -26,7 +26,6 @@
 
 mod connections;
 pub mod dead_letters;
-mod egress;
 mod engine;
 mod entry_id;
 mod failure;
@@ -39,7 +38,6 @@ mod route;
 #[cfg(test)]
 mod simulation;
 mod streams;
-mod withheld;
 
 use std::sync::Arc;
 use std::time::Duration;

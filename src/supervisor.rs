@@ -19,6 +19,7 @@
 //! the old route ends before the new one begins, and the stretch between is recorded as a gap. The same holds for a
 //! route that was removed and comes back while it still ends.
 
+mod quotas;
 mod running;
 mod succession;
 
@@ -41,10 +42,6 @@ use crate::status::{Board, RouteKind, RouteStatus, Slot};
 
 use running::{Plan, RouteSettings, Running, RunningKind};
 use succession::{DueStart, Succession};
-
-/// Of a capture's share, a part is for what stands beside the ring: read buffers, batches that are
-/// being sent, the runtime. Measured, not computed, that is below a quarter.
-const RING_PERCENT: u64 = 75;
 
 /// How much longer than the shutdown timeout a stop lasts: routes that reach their deadline say what is left.
 const CUT_OFF: Duration = Duration::from_secs(1);
@@ -278,21 +275,13 @@ impl Supervisor {
 
     /// Gives each capture the same share of memory.
     fn divide_memory(&self) {
-        let quotas = self.config.capture.len().max(1) as u64;
-        self.quota.set(self.config.daemon.memory_limit / 100 * RING_PERCENT / quotas);
+        self.quota.set(quotas::of_memory(&self.config.daemon, self.config.capture.len()));
     }
 
     /// A capture's share of the disk.
     fn spool_place(&self) -> Option<capture::SpoolPlace> {
-        let spool = &self.config.daemon.spool;
-        let limit_bytes = spool.limit / (self.config.capture.len().max(1) as u64);
-        let keeper = self.keeper.as_ref().filter(|_| limit_bytes > 0)?;
-        // A segment is what is deleted at once, so a small limit needs small ones.
-        let segment_bytes = (limit_bytes / 8).clamp(64 << 10, 64 << 20);
-        Some(capture::SpoolPlace {
-            keeper: keeper.clone(),
-            options: spool::Options { limit_bytes, segment_bytes, fsync: spool.fsync },
-        })
+        let options = quotas::of_disk(&self.config.daemon, self.config.capture.len())?;
+        Some(capture::SpoolPlace { keeper: self.keeper.clone()?, options })
     }
 
     /// The heartbeat of a source, shared by its captures.

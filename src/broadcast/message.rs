@@ -1,13 +1,14 @@
 //! From an entry to its message: the filter first, then the templates.
 
 pub(crate) mod render;
+pub(crate) mod withheld;
 
 use super::read::entries::StreamEntry;
-use super::withheld::{Unrenderable, Withheld};
 use crate::config;
 use crate::filter::Filter;
 use crate::text::origin::Unmarkable;
 use render::{Rendered, Renderer};
+use withheld::{Unrenderable, Withheld};
 
 /// A route's filter and templates.
 #[derive(Debug)]

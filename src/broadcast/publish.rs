@@ -6,5 +6,6 @@
 //! ```
 
 pub(crate) mod call;
+pub(crate) mod egress;
 pub(crate) mod publisher;
 pub(crate) mod rate;

@@ -96,27 +96,27 @@ impl BroadcastRoute {
 
     fn tell_one(&mut self, effect: Effect, unsent_bytes: usize) {
         match effect {
-            Effect::Opened(cursor, again) => self.opened(cursor, again),
+            Effect::Opened(cursor, again) => self.on_opened(cursor, again),
             Effect::Ledger(tally) => self.counts(|counts| {
                 (counts.published, counts.without_subscribers, counts.rejected, counts.filtered) =
                     (tally.published, tally.unheard, tally.rejected, tally.filtered);
             }),
-            Effect::HolesLeft(count, suppressed) => self.left_behind(count, suppressed),
-            Effect::Live(after, suppressed) => self.live(after, suppressed),
-            Effect::StandsBy(holder, suppressed) => self.stands_by(holder.as_deref(), suppressed),
-            Effect::Lapsed(suppressed) => self.lapsed(suppressed),
+            Effect::HolesLeft(count, suppressed) => self.on_left_behind(count, suppressed),
+            Effect::Live(after, suppressed) => self.on_live(after, suppressed),
+            Effect::StandsBy(holder, suppressed) => self.on_standby(holder.as_deref(), suppressed),
+            Effect::Lapsed(suppressed) => self.on_lapsed(suppressed),
             Effect::Sent(published, unheard) => {
                 metrics::sent(&self.parts.metrics, published, unheard, rt::unix_ms());
             }
             Effect::Settled(settled) => metrics::settled(&self.parts.metrics, &settled),
-            Effect::Done(cursor, tally) => self.done(cursor, tally, unsent_bytes),
+            Effect::Done(cursor, tally) => self.on_done(cursor, tally, unsent_bytes),
             Effect::RateLimited(limited) => {
                 self.parts.metrics.rate_limited.set(f64::from(u8::from(limited)));
                 self.counts(|counts| counts.rate_limited = limited);
             }
-            Effect::Group => self.looked(Instant::now()),
-            Effect::Found(found, cursor, suppressed) => self.found(found, cursor, suppressed),
-            Effect::Answered(side) => self.answered(side),
+            Effect::Group => self.on_looked(Instant::now()),
+            Effect::Found(found, cursor, suppressed) => self.on_found(found, cursor, suppressed),
+            Effect::Answered(side) => self.on_answered(side),
             Effect::Progressed => self.parts.slot.progressed(rt::unix_ms()),
             Effect::Draining => self.state(RouteState::Stopping, None),
             Effect::DrainCutShort(cursor) => tracing::warn!(
@@ -126,7 +126,7 @@ impl BroadcastRoute {
                 "the last batches were not answered in time; the next start reads from the cursor whether they were published"
             ),
             Effect::Failed { side, class, reason, suppressed } => {
-                self.failed(side, class, reason, suppressed)
+                self.on_failed(side, class, reason, suppressed)
             }
         }
     }
@@ -140,7 +140,7 @@ impl BroadcastRoute {
     }
 
     /// A session has connected and found this cursor.
-    fn opened(&self, cursor: EntryId, again: bool) {
+    fn on_opened(&self, cursor: EntryId, again: bool) {
         if again {
             self.parts.source_metrics.reconnects.increment(1);
             if !self.engine.one_server() {
@@ -158,7 +158,7 @@ impl BroadcastRoute {
     }
 
     /// Entries stand in the set of holes, which this order does not look at.
-    fn left_behind(&self, count: u64, suppressed: Option<u64>) {
+    fn on_left_behind(&self, count: u64, suppressed: Option<u64>) {
         let Some(suppressed) = suppressed else { return };
         let settings = &self.parts.settings;
         let holes = call::own_key(&self.parts.source.key_prefix, settings, redis_keys::HOLES);
@@ -171,7 +171,7 @@ impl BroadcastRoute {
     }
 
     /// This instance publishes.
-    fn live(&self, after: EntryId, suppressed: Option<u64>) {
+    fn on_live(&self, after: EntryId, suppressed: Option<u64>) {
         self.works(RouteState::Live, None);
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
@@ -182,7 +182,7 @@ impl BroadcastRoute {
     }
 
     /// Another instance publishes, or none yet.
-    fn stands_by(&self, holder: Option<&str>, suppressed: Option<u64>) {
+    fn on_standby(&self, holder: Option<&str>, suppressed: Option<u64>) {
         let reason = match holder {
             Some(holder) => {
                 format!("instance {holder} publishes; this instance takes over when that lease ends")
@@ -204,7 +204,7 @@ impl BroadcastRoute {
         self.state(state, reason);
     }
 
-    fn lapsed(&self, suppressed: Option<u64>) {
+    fn on_lapsed(&self, suppressed: Option<u64>) {
         if let Some(suppressed) = suppressed {
             let route = &self.parts.settings.name;
             tracing::info!(
@@ -216,7 +216,7 @@ impl BroadcastRoute {
     }
 
     /// A session has ended, or none could begin.
-    fn failed(&self, from: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64>) {
+    fn on_failed(&self, from: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64>) {
         let one_server = self.engine.one_server();
         self.parts.slot.update(|status| {
             let link = side(status, from);
@@ -252,7 +252,7 @@ impl BroadcastRoute {
     }
 
     /// Where the cursor is, and what this process has done up to it.
-    fn done(&self, cursor: EntryId, tally: Tally, unsent_bytes: usize) {
+    fn on_done(&self, cursor: EntryId, tally: Tally, unsent_bytes: usize) {
         let now = rt::unix_ms();
         metrics::done(&self.parts.metrics, tally, cursor, now);
         let held = self.engine.held_bytes() + unsent_bytes;
@@ -272,7 +272,7 @@ impl BroadcastRoute {
     }
 
     /// A group was looked at.
-    fn looked(&mut self, now: Instant) {
+    fn on_looked(&mut self, now: Instant) {
         let Some(follow) = self.engine.follow() else { return };
         let Some(look) = follow.state() else { return };
         let now_unix_ms = rt::unix_ms();
@@ -329,7 +329,7 @@ impl BroadcastRoute {
     }
 
     /// A look at the group has found something that the operator should know.
-    fn found(&self, found: GroupEvent, cursor: EntryId, suppressed: Option<u64>) {
+    fn on_found(&self, found: GroupEvent, cursor: EntryId, suppressed: Option<u64>) {
         let settings = self.parts.settings.clone();
         let (route, stream) = (&settings.name, settings.stream());
         let group =
@@ -396,7 +396,7 @@ impl BroadcastRoute {
     }
 
     /// A side has answered.
-    fn answered(&self, from: RouteEndpoint) {
+    fn on_answered(&self, from: RouteEndpoint) {
         let now = Some(rt::unix_ms());
         let one_server = self.engine.one_server();
         self.parts.slot.update(|status| {

@@ -45,7 +45,7 @@ const STANDBY: Duration = Duration::from_millis(200);
 
 /// What is asked of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LeaseWish {
+enum LeaseRequest {
     /// To have it where no other instance holds it or waits for it.
     Begin,
     /// To have it where no other instance holds it.
@@ -54,7 +54,7 @@ enum LeaseWish {
     Release,
 }
 
-impl LeaseWish {
+impl LeaseRequest {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Begin => "begin",
@@ -66,7 +66,7 @@ impl LeaseWish {
 
 /// What the script answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LeaseAnswer {
+pub(crate) struct LeaseReply {
     holder: String,
     left: Duration,
     /// The cursor, where there is one, and its count, where that is known.
@@ -76,7 +76,7 @@ pub(crate) struct LeaseAnswer {
     pub(crate) tally: Tally,
 }
 
-impl LeaseAnswer {
+impl LeaseReply {
     /// Reads the script's reply.
     ///
     /// # Errors
@@ -133,8 +133,8 @@ pub(crate) struct Leadership {
     /// What the last reply said.
     known: Option<Change>,
     /// Sent and not answered.
-    asked: Option<(LeaseWish, Instant)>,
-    next: LeaseWish,
+    asked: Option<(LeaseRequest, Instant)>,
+    next: LeaseRequest,
     due: Instant,
     /// Whether it was given back, and that is answered.
     released: bool,
@@ -150,7 +150,7 @@ impl Leadership {
             until: None,
             known: None,
             asked: None,
-            next: LeaseWish::Begin,
+            next: LeaseRequest::Begin,
             due: now,
             released: false,
         }
@@ -190,7 +190,7 @@ impl Leadership {
     /// Gives the lease back with the next question, which is due at once.
     pub(crate) fn release(&mut self, now: Instant) {
         self.end(now);
-        (self.next, self.due) = (LeaseWish::Release, now);
+        (self.next, self.due) = (LeaseRequest::Release, now);
     }
 
     /// Whether it was given back, and that is answered.
@@ -204,15 +204,15 @@ impl Leadership {
     }
 
     /// Takes in what was answered.
-    pub(crate) fn on_reply(&mut self, reply: &LeaseAnswer, now: Instant) -> Change {
+    pub(crate) fn on_reply(&mut self, reply: &LeaseReply, now: Instant) -> Change {
         let Some((want, sent)) = self.asked.take() else { return Change::Same };
-        if self.next == LeaseWish::Release {
+        if self.next == LeaseRequest::Release {
             // The answer to the release itself, or to what was asked before it.
-            self.released = want == LeaseWish::Release;
+            self.released = want == LeaseRequest::Release;
             self.due = now;
             return Change::Same;
         }
-        self.next = LeaseWish::Claim;
+        self.next = LeaseRequest::Claim;
         let change = if reply.holder == self.me {
             self.until = Some(sent + (TERM - MARGIN));
             self.due = sent + RENEWAL;
@@ -232,9 +232,9 @@ impl Leadership {
 mod tests {
     use super::*;
 
-    fn reply(holder: &str, left: u64) -> LeaseAnswer {
+    fn reply(holder: &str, left: u64) -> LeaseReply {
         let left = Duration::from_millis(left);
-        LeaseAnswer { holder: holder.into(), left, cursor: None, counted: None, tally: Tally::default() }
+        LeaseReply { holder: holder.into(), left, cursor: None, counted: None, tally: Tally::default() }
     }
 
     fn ask(leadership: &mut Leadership, now: Instant) -> String {

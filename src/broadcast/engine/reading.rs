@@ -5,10 +5,10 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::work::{BLOCK, Work};
-use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{Replaced, SessionFailure};
 use crate::broadcast::group::follower::GroupEvent;
+use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
 use crate::broadcast::read::unread_loss::{StreamCounters, StreamReset, ask_counters, is_gone};
 use crate::server::Error;

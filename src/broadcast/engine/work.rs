@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::leadership::{Change, Leadership, LeaseAnswer};
+use super::leadership::{Change, Leadership, LeaseReply};
 use super::reading::PendingRead;
 use super::{Core, Effect, Hashes, Next};
-use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
 use crate::broadcast::group::follower::{Asked, Follower};
+use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::{Called, Publisher};
 use crate::broadcast::publish::rate::Pace;
 use crate::broadcast::read::unread_loss::UnreadWatch;
@@ -167,7 +167,7 @@ impl Work {
     /// Takes in who publishes.
     fn on_lease(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), SessionFailure> {
         let Some(leadership) = &mut self.leadership else { return Ok(()) };
-        let reply = LeaseAnswer::read(value).map_err(SessionFailure::source)?;
+        let reply = LeaseReply::read(value).map_err(SessionFailure::source)?;
         core.effects.push(Effect::Answered(RouteEndpoint::Source));
         let change = leadership.on_reply(&reply, now);
         if self.is_draining() {

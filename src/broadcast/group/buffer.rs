@@ -15,8 +15,8 @@ use std::ops::Bound;
 
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::render::Rendered;
+use crate::broadcast::message::withheld::Withheld;
 use crate::broadcast::publish::publisher::Id;
-use crate::broadcast::withheld::Withheld;
 
 /// The most entries that are held: twice what several thousand consumers have unacknowledged.
 const ENTRIES: usize = 8_192;

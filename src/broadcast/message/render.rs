@@ -10,8 +10,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::broadcast::read::entries::StreamEntry;
-use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::config::{self, MessageFormat};
 use crate::text::json_values::JsonValues;
 use crate::text::origin;

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::withheld::Unrenderable;
+use crate::broadcast::message::withheld::Unrenderable;
 use crate::config::{self, Start, Streams, redis_keys};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, redacted, script};

@@ -32,7 +32,7 @@ use remote::{Note, Published, Remote};
 use super::call::{BroadcastKeys, Counted, Failing, Items, PublishOutcome, Tally};
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
-use crate::broadcast::withheld::{Unrenderable, Withheld};
+use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 

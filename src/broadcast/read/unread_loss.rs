@@ -208,7 +208,7 @@ impl UnreadLoss {
 
 /// The last look at the stream, and what was read since of that which it saw.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct LastLook {
     /// What the stream said.
     stream: StreamCounters,
     /// The last entry that was read of those that were there then.
@@ -219,7 +219,7 @@ struct Seen {
     between: bool,
 }
 
-impl Seen {
+impl LastLook {
     /// How many entries were there that are not read yet, as far as is known.
     fn unread(&self) -> u64 {
         self.counted.map_or(0, |counted| self.stream.added.saturating_sub(counted))
@@ -246,7 +246,7 @@ pub(crate) struct UnreadWatch {
     last: Instant,
     /// What was read at the last comparison.
     read: EntryId,
-    seen: Option<Seen>,
+    seen: Option<LastLook>,
     /// The stream was replaced, and the new one has entries at or before this place.
     replaced: Option<EntryId>,
     missed: Option<UnreadLoss>,
@@ -283,7 +283,7 @@ impl UnreadWatch {
     /// read again. Where another instance has moved the cursor past what was seen here, that says nothing any more.
     pub(crate) fn on_session(&mut self, (cursor, counted): (EntryId, Option<u64>), now: Instant) {
         (self.last, self.read, self.replaced) = (now, cursor, None);
-        self.seen = self.seen.filter(|seen| cursor <= seen.stream.last).map(|seen| Seen {
+        self.seen = self.seen.filter(|seen| cursor <= seen.stream.last).map(|seen| LastLook {
             read: cursor,
             counted,
             between: true,
@@ -317,7 +317,7 @@ impl UnreadWatch {
         }
         let Some((facts, compared)) = compared.filter(|_| self.missed.is_none()) else { return };
         self.seen =
-            Some(Seen { stream: *facts, read: cursor, counted: compared.number(counted), between: true });
+            Some(LastLook { stream: *facts, read: cursor, counted: compared.number(counted), between: true });
     }
 
     /// Takes in what the stream says, when `read` was read and this many of it are held. Returns what is to be told
@@ -351,7 +351,8 @@ impl UnreadWatch {
         if let Some(after) = self.replaced.take() {
             return Some(StreamReset::Replaced(after));
         }
-        self.seen = Some(Seen { stream: *facts, read, counted: compared.number(counted), between: false });
+        self.seen =
+            Some(LastLook { stream: *facts, read, counted: compared.number(counted), between: false });
         match compared {
             Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {

@@ -34,8 +34,8 @@ pub(in crate::capture) struct CaptureSnapshot {
     /// Why it is not live, for the operator.
     pub(in crate::capture) reason: Option<String>,
     pub(in crate::capture) since_unix_ms: u64,
-    pub(in crate::capture) source: Peer,
-    pub(in crate::capture) destination: Peer,
+    pub(in crate::capture) source: ServerView,
+    pub(in crate::capture) destination: ServerView,
     /// Where the state stands.
     pub(in crate::capture) position: Option<Position>,
     pub(in crate::capture) durable: Option<Position>,
@@ -69,7 +69,7 @@ pub(in crate::capture) struct CaptureSnapshot {
 
 /// How one of the two servers answers.
 #[derive(Debug)]
-pub(in crate::capture) struct Peer {
+pub(in crate::capture) struct ServerView {
     pub(in crate::capture) connected: bool,
     pub(in crate::capture) error: Option<String>,
     pub(in crate::capture) answered_unix_ms: Option<u64>,
@@ -111,12 +111,12 @@ impl Engine {
             state,
             reason,
             since_unix_ms,
-            source: Peer {
+            source: ServerView {
                 connected: reading.is_open(),
                 error: reading.error.clone(),
                 answered_unix_ms: reading.heartbeat_unix_ms,
             },
-            destination: Peer {
+            destination: ServerView {
                 connected: writing.is_up(),
                 error: writing.error.clone(),
                 answered_unix_ms: writing.answered_unix_ms,

@@ -3,9 +3,9 @@
 use tokio::time::Instant;
 
 use super::{Follower, GroupEvent, STEP};
-use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::group::ack_state::{self, GroupState};
+use crate::broadcast::publish::egress::Egress;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::status::GroupChange;

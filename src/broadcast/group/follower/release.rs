@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::{Asked, Follower};
-use crate::broadcast::egress::Egress;
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::MessageMaker;
+use crate::broadcast::message::withheld::{Unrenderable, Withheld};
+use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::BATCH_ENTRIES;
 use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
-use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::{Error, resp};
 
 impl Follower {

@@ -5,8 +5,8 @@ use tokio::time::Instant;
 use super::remote::{Note, Published};
 use super::{BATCH_BYTES, Id, PendingCall, Publisher};
 use crate::broadcast::entry_id::EntryId;
+use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::broadcast::publish::call::Tally;
-use crate::broadcast::withheld::{Unrenderable, Withheld};
 use crate::server::resp;
 
 impl Publisher {

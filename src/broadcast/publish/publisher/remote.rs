@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::{PendingCall, Publisher};
 use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
+use crate::broadcast::message::withheld::Unrenderable;
 use crate::broadcast::publish::call::{Counted, Tally};
-use crate::broadcast::withheld::Unrenderable;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
 

@@ -2,22 +2,22 @@
 
 use tokio::time::Instant;
 
-use super::message::render::Rendered;
-use super::publish::publisher::{Id, Publisher};
-use super::publish::rate::Pace;
+use super::publisher::{Id, Publisher};
+use super::rate::Pace;
+use crate::broadcast::message::render::Rendered;
 
 /// What an entry goes through once it is to be published.
 #[derive(Debug)]
-pub(super) struct Egress<'a> {
-    pub(super) publisher: &'a mut Publisher,
-    pub(super) pace: &'a mut Pace,
+pub(crate) struct Egress<'a> {
+    pub(crate) publisher: &'a mut Publisher,
+    pub(crate) pace: &'a mut Pace,
     /// Whether this instance publishes; another one does where not.
-    pub(super) leads: bool,
+    pub(crate) leads: bool,
 }
 
 impl Egress<'_> {
     /// How many of `most` entries may be published at once.
-    pub(super) fn budget(&self, most: usize) -> usize {
+    pub(crate) fn budget(&self, most: usize) -> usize {
         match (self.leads, self.publisher.is_careful()) {
             (false, _) => 0,
             (true, true) => most.min(1),
@@ -26,7 +26,7 @@ impl Egress<'_> {
     }
 
     /// Publishes an entry, or notes why it is not published.
-    pub(super) fn publish(&mut self, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
+    pub(crate) fn publish(&mut self, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
         match rendered {
             Ok((channel, message)) => {
                 self.pace.take(now);
@@ -37,7 +37,7 @@ impl Egress<'_> {
     }
 
     /// The same for a hole.
-    pub(super) fn release(&mut self, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
+    pub(crate) fn release(&mut self, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
         match rendered {
             Ok((channel, message)) => {
                 self.pace.take(now);

@@ -4,7 +4,7 @@ use crate::text::origin::Unmarkable;
 
 /// Why an entry cannot be published. Told to an operator and kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unrenderable {
+pub(crate) enum Unrenderable {
     /// The template asks for a field that the entry does not have.
     #[error("the entry has no field '{0}'")]
     MissingField(String),
@@ -33,7 +33,7 @@ pub(super) enum Unrenderable {
 
 impl Unrenderable {
     /// The stable name in the dead letter.
-    pub(super) const fn reason(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::MissingField(_) => "missing_field",
             Self::MissingValue(_) => "missing_value",
@@ -49,7 +49,7 @@ impl Unrenderable {
 
 /// Why an entry is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Withheld {
+pub(crate) enum Withheld {
     /// The route's filter leaves it out.
     Filtered,
     /// It cannot be.
