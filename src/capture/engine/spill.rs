@@ -415,8 +415,9 @@ impl SpillReading<'_> {
         };
         let lost = self.spill.disk_only_batches.take_before(last);
         if let Some(gap) = self.spill.damage.take() {
-            let ended_unix_ms = batch.opened_unix_ms.max(gap.started_unix_ms);
-            let gap = Gap { ended_unix_ms, dropped: gap.dropped + lost, ..gap };
+            // The time of the damage is known from the records around it, and not from its discovery.
+            let gap = gap.until(batch.opened_unix_ms);
+            let gap = Gap { dropped: gap.dropped + lost, ..gap };
             match &mut batch.joint {
                 Joint::Follows(before) if Some(*before) > self.chain.last() => self.hole(*before, gap),
                 Joint::Follows(_) => self.chain.owe_lost(gap),
