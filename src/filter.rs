@@ -71,7 +71,7 @@ impl Filter {
         Self { texts, payload: Some(payload).filter(|payload| !payload.is_empty()) }
     }
 
-    /// Whether every condition holds.
+    /// Returns whether every condition holds.
     pub(crate) fn passes(&mut self, looked: &impl Filterable) -> bool {
         let holds = |(text, test): &(TextSubject, ConditionTest)| {
             let found = match text {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Version 1 says "no limit" with a number near 2⁶³.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The limit in bytes; `None` where there is none, or the system does not say.
+/// The limit in bytes; `None` if there is none, or the system does not say.
 #[must_use]
 pub(crate) fn limit_bytes() -> Option<u64> {
     limit_in(Path::new("/"))

@@ -65,7 +65,7 @@ impl Epoch {
     /// Reads an epoch whose parts stand apart.
     ///
     /// # Errors
-    /// Where a part does not have its fixed width.
+    /// If a part does not have its fixed width.
     pub fn from_parts(number: &str, anchor: &str) -> Result<Self, NotAPosition> {
         Ok(Self { number: digits(number, Self::NUMBER_WIDTH)?, anchor: anchor.parse()? })
     }

@@ -47,7 +47,7 @@ pub struct Inspection {
 /// future leaves nothing behind.
 ///
 /// # Errors
-/// Where it cannot be reached, or ends the connection while it is asked.
+/// If it cannot be reached, or ends the connection while it is asked.
 pub async fn inspect(endpoint: &Endpoint, trials: &[Trial]) -> Result<Inspection, Error> {
     let mut connection = server::control(endpoint, "check").await?;
     let facts = facts::ask(&mut connection).await?;

@@ -70,11 +70,11 @@ pub struct Record {
 /// Records that are lost, all at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// The last intact record before it; `None` where none was read before it.
+    /// The last intact record before it; `None` if none was read before it.
     pub after: Option<Mark>,
     /// The last mark that is known to have been in it.
     pub upto: Option<Mark>,
-    /// Records that are lost; `None` where nothing can say.
+    /// Records that are lost; `None` if nothing can say.
     pub records: Option<u64>,
     /// Their events. It may be 0: a record need not carry one.
     pub events: Option<u64>,

@@ -84,7 +84,7 @@ impl RouteState {
 pub struct SideStatus {
     /// The server's name in the configuration.
     pub server: String,
-    /// Whether there is a working connection.
+    /// True if there is a working connection.
     pub connected: bool,
     /// When the other side last answered (a heartbeat that came back, a reply); milliseconds since 1970.
     pub last_answer_unix_ms: Option<u64>,
@@ -136,7 +136,7 @@ pub struct Buffered {
 }
 
 impl Ledger {
-    /// Whether every received event is accounted for: stored, dropped or still buffered.
+    /// Returns whether every received event is accounted for: stored, dropped or still buffered.
     #[must_use]
     pub fn adds_up(&self) -> bool {
         let dropped: u64 = self.dropped.values().sum();
@@ -165,7 +165,7 @@ pub struct BroadcastCounts {
     /// Entries left out by the route's own filter.
     #[serde(default)]
     pub filtered: u64,
-    /// Whether `rate_limit` holds it back now: more entries wait than it lets through.
+    /// True if `rate_limit` holds it back now: more entries wait than it lets through.
     #[serde(default)]
     pub rate_limited: bool,
 }
@@ -175,7 +175,7 @@ pub struct BroadcastCounts {
 pub struct AcknowledgedStatus {
     /// The consumer group.
     pub group: String,
-    /// Whether the group is there.
+    /// True if the group is there.
     pub group_exists: bool,
     /// The last entry that the group was given.
     pub delivered: Option<String>,
@@ -279,7 +279,7 @@ pub struct RouteStatus {
     /// Captures only: the last position that is known to be stored durably.
     #[serde(default)]
     pub durable: Option<String>,
-    /// Whether this instance writes, or publishes.
+    /// True if this instance writes, or publishes.
     #[serde(default)]
     pub leader: bool,
     /// Captures only: how many other instances were there lately.
@@ -481,7 +481,7 @@ impl Slot {
         self.0.tried.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the route has tried its endpoints once.
+    /// Returns whether the route has tried its endpoints once.
     #[must_use]
     pub fn was_tried(&self) -> bool {
         self.0.tried.load(Ordering::Relaxed)

@@ -54,7 +54,7 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 pub struct Supervisor {
     config: Arc<Config>,
     instance: u64,
-    /// Where captures may write, and who does; `None` where there is no place.
+    /// Where captures may write, and who does; `None` if there is no place.
     keeper: Option<spool::Keeper>,
     /// What each capture may hold in memory.
     quota: MemoryQuota,

@@ -11,7 +11,7 @@ use super::publish::rate::Pace;
 pub(super) struct Egress<'a> {
     pub(super) publisher: &'a mut Publisher,
     pub(super) pace: &'a mut Pace,
-    /// Whether this instance publishes; another one does where not.
+    /// True if this instance publishes; another one does where not.
     pub(super) leads: bool,
 }
 

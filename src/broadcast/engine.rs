@@ -70,8 +70,8 @@ pub(super) enum Next {
     Stopped,
 }
 
-/// What is to be counted, shown or logged. A number beside it says how many like it were not logged; `None` where
-/// this one is not either.
+/// What is to be counted, shown or logged. A number beside it says how many like it were not logged; `None` if this one
+/// is not either.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// A session has connected and found this cursor; true where it is not the first.
@@ -147,11 +147,11 @@ pub(super) struct Core {
     failed: Option<(String, String)>,
     /// What is counted of the last such entry.
     failing: Option<Failing>,
-    /// Whether the next session begins with one entry, to see whether a refusal still stands.
+    /// True if the next session begins with one entry, to see whether a refusal still stands.
     careful: bool,
     backoff: Backoff,
     log: Limited,
-    /// Whether the rate holds it back, as it was told last.
+    /// True if the rate holds it back, as it was told last.
     limited: bool,
     effects: Vec<Effect>,
 }
@@ -197,13 +197,13 @@ impl Engine {
         Self { core, opened: None, work: None }
     }
 
-    /// Whether stream and channels are on one server.
+    /// Returns whether stream and channels are on one server.
     pub(super) fn one_server(&self) -> bool {
         self.core.one_server
     }
 
-    /// The key of the holes that this route may have left behind when it had another order; `None` where its order
-    /// looks at them.
+    /// The key of the holes that this route may have left behind when it had another order; `None` if its order looks
+    /// at them.
     pub(super) fn holes_left_key(&self, prefix: &str) -> Option<String> {
         let looked_at = self.core.keys.holes.is_some();
         (!looked_at).then(|| call::own_key(prefix, &self.core.settings, redis_keys::HOLES))
@@ -240,7 +240,7 @@ impl Engine {
     /// Takes in the cursor.
     ///
     /// # Errors
-    /// Where the script failed, or nobody says where to begin.
+    /// If the script failed, or nobody says where to begin.
     pub(super) fn on_cursor(&mut self, reply: &Value) -> Result<(), SessionFailure> {
         if let Value::Error(text) = reply {
             return Err(SessionFailure::source(Error::reply(text)));
@@ -276,7 +276,7 @@ impl Engine {
     /// Takes in what the stream says of itself. A rejected question is told where entries are read.
     ///
     /// # Errors
-    /// Where the server did not answer.
+    /// If the server did not answer.
     pub(super) fn on_stream(
         &mut self,
         answer: Result<Value, Error>,
@@ -407,7 +407,7 @@ impl Engine {
         }
     }
 
-    /// Until when what was handed over to be published on another server may be sent; `None` where nothing was.
+    /// Until when what was handed over to be published on another server may be sent; `None` if nothing was.
     pub(super) fn sends_until(&self) -> Option<Instant> {
         self.work.as_ref().and_then(Work::sends_until)
     }
@@ -440,7 +440,7 @@ impl Core {
     }
 
     /// # Errors
-    /// Where it ends the session.
+    /// If it ends the session.
     fn on_group_event(
         &mut self,
         found: GroupEvent,
@@ -463,7 +463,7 @@ impl Core {
     /// Uses the keys that have the stream's place.
     ///
     /// # Errors
-    /// Where an operator must say what is to be used.
+    /// If an operator must say what is to be used.
     fn take_place(&mut self, opened: &Opened) -> Result<(), SessionFailure> {
         let Broadcast { name, .. } = &*self.settings;
         let of_route = call::keys_of_place(&self.prefix, name, None);
@@ -503,7 +503,7 @@ impl Core {
         }
     }
 
-    /// Whether a stream that replaces another is read from before the cursor.
+    /// Returns whether a stream that replaces another is read from before the cursor.
     fn begins_before_cursor(&self) -> bool {
         matches!(self.settings.streams, Streams::Found(_))
             || matches!(self.settings.start, Some(Start::Beginning | Start::After(..)))

@@ -12,7 +12,7 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// Reads an id as the server writes it; `None` where it is none.
+    /// Reads an id as the server writes it; `None` if it is none.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let dash = text.iter().position(|byte| *byte == b'-')?;

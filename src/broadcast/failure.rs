@@ -45,10 +45,10 @@ pub(super) enum SessionFailure {
     Refused {
         /// Where.
         side: RouteEndpoint,
-        /// The entry; `None` where its dead letter could not be written.
+        /// The entry; `None` if its dead letter could not be written.
         entry: Option<EntryId>,
-        /// Whether it may be this entry's own fault, so that the next one may well be published: it is
-        /// tried again, `max_deliveries` times in all. Else it is the route's, and an operator must act.
+        /// True if it may be this entry's own fault, so that the next one may well be published: it is tried again,
+        /// `max_deliveries` times in all. Else it is the route's, and an operator must act.
         own: bool,
         /// What.
         error: Error,
@@ -81,7 +81,7 @@ pub(super) enum SessionFailure {
         route: String,
         /// The cursor.
         cursor: EntryId,
-        /// Whether the configuration says where to begin.
+        /// True if the configuration says where to begin.
         start: bool,
     },
     /// The stream was replaced by one with entries before the cursor.

@@ -70,7 +70,7 @@ pub struct ReplayRange {
     pub message: MessageFormat,
     /// The field of an entry that holds the payload, for values of it in the templates.
     pub payload_field: String,
-    /// Whether it is published with SPUBLISH.
+    /// True if it is published with SPUBLISH.
     pub sharded: bool,
     /// The largest message in bytes; an entry that makes a larger one is skipped.
     pub max_message_bytes: u64,
@@ -119,7 +119,7 @@ pub struct Begun {
     pub progress: Progress,
     /// When the job began; milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// Whether it continues with an earlier run.
+    /// True if it continues with an earlier run.
     pub goes_on: bool,
 }
 
@@ -202,7 +202,7 @@ impl Replay {
     /// Cancel safe: a dropped future leaves at most a checkpoint where the range begins.
     ///
     /// # Errors
-    /// Where a server cannot be used, or the job is another's.
+    /// If a server cannot be used, or the job is another's.
     pub async fn begin(
         job: Job,
         source: &Endpoint,
@@ -260,7 +260,7 @@ impl Replay {
     /// `watch` hears of every step.
     ///
     /// # Errors
-    /// Where a server fails or refuses, with how far it came.
+    /// If a server fails or refuses, with how far it came.
     pub async fn run(
         mut self,
         stop: &CancellationToken,
@@ -456,7 +456,7 @@ impl ReplayRange {
 /// Reads a range and says what would be published. `stop` ends it early.
 ///
 /// # Errors
-/// Where the server that holds the stream fails or refuses.
+/// If the server that holds the stream fails or refuses.
 pub async fn survey(
     piece: &ReplayRange,
     source: &Endpoint,

@@ -59,7 +59,7 @@ pub(super) struct StreamsRoute {
     tasks: JoinSet<()>,
     /// Streams that are gone and whose routes have ended.
     forget: BTreeSet<String>,
-    /// Whether all keys were walked once.
+    /// True if all keys were walked once.
     looked: bool,
     left_out: u64,
     past: Tally,

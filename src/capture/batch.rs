@@ -397,8 +397,8 @@ impl Builder {
         self.last = Some(anchor);
     }
 
-    /// Whether a message of this many bytes would make the open batch too large, so that the batch is to
-    /// be taken first.
+    /// Returns whether a message of this many bytes would make the open batch too large, so that the batch is to be
+    /// taken first.
     #[must_use]
     pub fn would_overflow(&self, bytes: usize) -> bool {
         self.open.as_ref().is_some_and(|batch| batch.items > 0 && batch.body.len() + bytes > BATCH_BYTES)

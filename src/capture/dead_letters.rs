@@ -56,8 +56,8 @@ impl FieldSink for RequeuedEntry {
 /// Not cancel safe in its answer: dropped, the letter is either whole or an entry.
 ///
 /// # Errors
-/// Where the connection fails or the server refuses; then it is not known what became of the letter, and
-/// asking again finds out.
+/// If the connection fails or the server refuses; then it is not known what became of the letter, and asking again
+/// finds out.
 pub async fn requeue(
     connection: &mut ControlConnection,
     endpoint: &Endpoint,

@@ -187,7 +187,7 @@ struct Borders {
     place: Option<Position>,
     /// What the successor said last.
     known: Border,
-    /// Whether this route's window reached it.
+    /// True if this route's window reached it.
     contiguous: bool,
 }
 
@@ -357,7 +357,7 @@ impl Engine {
         self.leadership.is_leader().then(|| self.chain.checkpoint())
     }
 
-    /// Whether more is stored than may be kept until it is durable: then nothing is sent for a while.
+    /// Returns whether more is stored than may be kept until it is durable: then nothing is sent for a while.
     fn waits_for_durability(&self) -> bool {
         self.settings.durability != Durability::Applied && self.chain.kept_bytes() > self.room().tail
     }
@@ -413,12 +413,12 @@ impl Engine {
         self.ledger.deduplicated(events);
     }
 
-    /// Whether no item waits anywhere.
+    /// Returns whether no item waits anywhere.
     pub(super) fn holds_nothing(&self) -> bool {
         self.is_drained() && self.builder.open_items() == 0
     }
 
-    /// Whether what comes next will be buffered, and everything before it is stored.
+    /// Returns whether what comes next will be buffered, and everything before it is stored.
     #[cfg(test)]
     pub(super) fn is_watching(&self) -> bool {
         self.facts().coverage == chain::Coverage::Watching
@@ -430,26 +430,26 @@ impl Engine {
         self.revision.as_ref()
     }
 
-    /// Whether reading has stopped for lack of memory.
+    /// Returns whether reading has stopped for lack of memory.
     #[cfg(test)]
     pub(super) fn is_out_of_room(&self) -> bool {
         self.reading.is_out_of_room()
     }
 
-    /// Whether reading has stopped for lack of memory although the spool works and nothing waits to be written.
+    /// Returns whether reading has stopped for lack of memory although the spool works and nothing waits to be written.
     #[cfg(test)]
     pub(super) fn is_stopped_for_nothing(&self) -> bool {
         self.spill.is_enabled() && self.spill.held_bytes() == 0 && self.reading.is_out_of_room()
     }
 
-    /// Whether the next message might take the last room, once a timer hands on the open batch.
+    /// Returns whether the next message might take the last room, once a timer hands on the open batch.
     #[cfg(test)]
     pub(super) fn is_nearly_full(&self) -> bool {
         let room = self.room();
         self.spill.is_over(self.builder.open_bytes() + room.tail / 2, &self.chain, room)
     }
 
-    /// Whether there is no room for more.
+    /// Returns whether there is no room for more.
     pub(super) fn is_full(&self) -> bool {
         self.spill.full(&self.chain, self.room()).is_some()
     }

@@ -210,7 +210,7 @@ impl Mapping {
     /// of a message over the limit only the beginning was kept.
     ///
     /// # Errors
-    /// Where the message cannot become an entry. The sink may have been called: see [`FieldSink`].
+    /// If the message cannot become an entry. The sink may have been called: see [`FieldSink`].
     pub fn map(
         &mut self,
         message: &Message<'_>,

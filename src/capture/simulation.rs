@@ -119,12 +119,12 @@ fn is_filtered(number: u64) -> bool {
     number % 17 == 3
 }
 
-/// Whether a configuration with this numbering subscribes to a message's channel.
+/// Returns whether a configuration with this numbering subscribes to a message's channel.
 fn subscribes(numbering: u64, number: u64) -> bool {
     numbering.is_multiple_of(2) || !is_of_some(number)
 }
 
-/// Whether only some configurations subscribe to a message's channel.
+/// Returns whether only some configurations subscribe to a message's channel.
 fn is_of_some(number: u64) -> bool {
     number % 11 == 4
 }
@@ -181,7 +181,7 @@ fn numbering(configuration: u64) -> u64 {
 struct World {
     rng: fastrand::Rng,
     gentle: bool,
-    /// Whether the routes read the source's replication stream.
+    /// True if the routes read the source's replication stream.
     replicated: bool,
     roomy: bool,
     templated: bool,
@@ -223,7 +223,7 @@ struct World {
     /// What is stored has changed since it was last looked at.
     changed: bool,
     looked: checks::StoredSoFar,
-    /// Whether it says what happens: where one seed is run alone.
+    /// True if it says what happens: where one seed is run alone.
     tells: bool,
     real: Option<real::Real>,
 }

@@ -259,7 +259,7 @@ fn with_sentinels(mut users: BTreeMap<(String, String), User>, config: &Config) 
 pub struct ReplayChannel {
     /// As an ACL rule names it.
     pub channel: String,
-    /// Whether with SPUBLISH, which servers before Redis 7.0 do not know, nor a rule for it.
+    /// True if with SPUBLISH, which servers before Redis 7.0 do not know, nor a rule for it.
     pub sharded: bool,
 }
 
@@ -414,7 +414,7 @@ impl User {
         self.key(&format!("{}*", escaped(&redis_keys::of_replay(&at.key_prefix, route, ""))));
     }
 
-    /// Whether `tidegate check --connect` looks at the server as this user.
+    /// Returns whether `tidegate check --connect` looks at the server as this user.
     fn is_checked(&self) -> bool {
         !self.roles.keys().all(|role| role.is_operators() || *role == AclRole::Sentinel)
     }

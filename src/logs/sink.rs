@@ -127,7 +127,7 @@ impl SinkState {
     }
 }
 
-/// Whether all of it was written.
+/// Returns whether all of it was written.
 fn write_whole(out: &mut impl Write, mut rest: &[u8]) -> bool {
     while !rest.is_empty() {
         match out.write(rest) {

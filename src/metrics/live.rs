@@ -29,7 +29,7 @@ impl Live {
         SeriesGuard(Arc::new(Guard { first, number, live: self.clone(), key }))
     }
 
-    /// Whether a series with that owner and name is rendered.
+    /// Returns whether a series with that owner and name is rendered.
     pub(super) fn shows(&self, owner: SeriesOwner, name: Option<&str>) -> bool {
         let Some(name) = name else { return owner == SeriesOwner::Process };
         let live = self.lock();
@@ -60,7 +60,7 @@ struct Guard {
 }
 
 impl SeriesGuard {
-    /// Whether nobody held the name when this was made.
+    /// Returns whether nobody held the name when this was made.
     pub(super) fn is_first(&self) -> bool {
         self.0.first
     }

@@ -25,7 +25,7 @@ pub struct ClientError {
 /// the environment are not used.
 ///
 /// # Errors
-/// Where there is no whole answer in time. An answer that says no (503) is not an error.
+/// If there is no whole answer in time. An answer that says no (503) is not an error.
 pub fn get(listen: SocketAddr, path: &str) -> Result<(u16, String), ClientError> {
     let url = format!("http://{}{path}", reachable(listen));
     request(&url).map_err(|reason| ClientError { url, reason })

@@ -45,7 +45,7 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-/// Whether a route in this state does its work, or could continue with it.
+/// Returns whether a route in this state does its work, or could continue with it.
 fn works(state: RouteState) -> bool {
     matches!(state, RouteState::Live | RouteState::Standby)
 }

@@ -52,7 +52,7 @@ impl Notifier {
     /// Sends to the socket that `$NOTIFY_SOCKET` names: a path, or `@` and an abstract name.
     ///
     /// # Errors
-    /// Where the name is neither, or there is no socket to send from.
+    /// If the name is neither, or there is no socket to send from.
     pub fn to(name: &OsStr) -> io::Result<Self> {
         let address = match name.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,

@@ -100,7 +100,7 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
-    /// Whether XTRIM knows ACKED, which came with Redis 8.2; `None` where the version was not told.
+    /// Whether XTRIM knows ACKED, which came with Redis 8.2; `None` if the version was not told.
     #[must_use]
     pub fn knows_acked(&self) -> Option<bool> {
         self.version.map(|version| self.kind == ServerKind::Redis && version >= ServerVersion(8, 2, 0))
@@ -146,7 +146,7 @@ impl ServerFacts {
 /// Asks a server what it is.
 ///
 /// # Errors
-/// Where the connection ends. A question that the server refuses leaves its facts unknown.
+/// If the connection ends. A question that the server refuses leaves its facts unknown.
 pub(super) async fn ask(connection: &mut ControlConnection) -> Result<ServerFacts, Error> {
     let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
     let mut settings = HashMap::new();

@@ -93,7 +93,7 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
 /// What the session marker's script calls. A source that does not know one of these is captured all the same.
 const MARKER_SCRIPT: [&str; 4] = ["eval", "get", "set", "time"];
 
-/// Whether a command that the server does not know takes something from the routes, and does not stop them.
+/// Returns whether a command that the server does not know takes something from the routes, and does not stop them.
 fn is_dispensable(refusal: &MissingRight, roles: &BTreeSet<AclRole>) -> bool {
     let only_source =
         !roles.contains(&AclRole::CaptureDestination) && !roles.contains(&AclRole::BroadcastSource);

@@ -54,7 +54,7 @@ pub struct MissingRight {
 }
 
 impl MissingRight {
-    /// Whether a right is missing; else the server refuses such commands now to every user.
+    /// Returns whether a right is missing; else the server refuses such commands now to every user.
     #[must_use]
     pub fn is_missing_right(&self) -> bool {
         self.error.code() == Some(NO_PERMISSION)
@@ -265,7 +265,7 @@ const PSYNC: &str = "psync";
 /// Tries each, PSYNC only where that is harmless. Afterwards the connection must be dropped, which discards what is queued.
 ///
 /// # Errors
-/// Where the connection ends.
+/// If the connection ends.
 pub(super) async fn attempt(
     connection: &mut ControlConnection,
     trials: &[Trial],

@@ -29,8 +29,8 @@ use credentials::{Credentials, user_of};
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the server does not answer in time, or refuses; of several addresses, where none is the master (what
-/// the last one of them said), or where more than one says that it is.
+/// If the server does not answer in time, or refuses; of several addresses, if none is the master (what the last one of
+/// them said), or if more than one says that it is.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     discovery::connect(endpoint, role).await
 }
@@ -39,7 +39,7 @@ pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Erro
 /// the master's subscribers.
 ///
 /// # Errors
-/// As [`connect`]; and where the server is a replica.
+/// As [`connect`]; and if the server is a replica.
 pub async fn connect_to_publish(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     let connection = connect(endpoint, role).await?;
     if connection.is_replica { Err(Error::replica()) } else { Ok(connection) }
@@ -57,7 +57,7 @@ pub enum Role {
 /// Connects to one address of an endpoint, whatever its role. Cancel safe.
 ///
 /// # Errors
-/// Where the server does not answer within the endpoint's connect timeout, or refuses.
+/// If the server does not answer within the endpoint's connect timeout, or refuses.
 pub async fn connect_at(
     endpoint: &Endpoint,
     address: &Address,
@@ -90,7 +90,7 @@ pub async fn connect_at(
 /// Connects to a sentinel. Cancel safe.
 ///
 /// # Errors
-/// As [`connect_at`]; and where the server is none.
+/// As [`connect_at`]; and if the server is none.
 pub(super) async fn connect_to_sentinel(
     sentinels: &Endpoint,
     address: &Address,
@@ -189,7 +189,7 @@ fn mode_in(hello: &Value) -> Option<&[u8]> {
     field(hello, b"mode").and_then(Value::bytes)
 }
 
-/// The role in HELLO's reply; `None` where it is no such reply.
+/// The role in HELLO's reply; `None` if it is no such reply.
 #[must_use]
 pub fn role_in(hello: &Value) -> Option<Role> {
     hello.elements()?;

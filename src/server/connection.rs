@@ -35,7 +35,7 @@ pub struct Connection {
     pub(super) credentials: Option<Credentials>,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
-    /// Whether it greeted as a replica.
+    /// True if it greeted as a replica.
     pub is_replica: bool,
     /// Where sentinels know the master: ends the connection once they report another one.
     pub(super) master: Option<MasterTicket>,
@@ -112,7 +112,7 @@ impl Connection {
     /// Reads what there is; ready with a count above zero.
     ///
     /// # Errors
-    /// Where the connection has ended, or sentinels report another master.
+    /// If the connection has ended, or sentinels report another master.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if self.credentials.is_some() {
             self.reauthenticate();
@@ -140,7 +140,7 @@ impl Connection {
     /// Sends what waits; ready once nothing does.
     ///
     /// # Errors
-    /// Where the connection has ended; what was sent of a command before that is unknown.
+    /// If the connection has ended; what was sent of a command before that is unknown.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.written < self.out.len() {
             let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
@@ -161,7 +161,7 @@ impl Connection {
     /// Reads more bytes, sending what waits meanwhile. Cancel safe: nothing read is lost.
     ///
     /// # Errors
-    /// Where the connection has ended.
+    /// If the connection has ended.
     pub async fn fill(&mut self) -> Result<usize, Error> {
         poll_fn(|cx| {
             if self.unsent_bytes() > 0
@@ -181,7 +181,7 @@ impl Connection {
     /// The next reply, sending what waits meanwhile; an error reply is a value here. Cancel safe.
     ///
     /// # Errors
-    /// Where the connection has ended or sent what is no RESP.
+    /// If the connection has ended or sent what is no RESP.
     pub async fn reply(&mut self) -> Result<Value, Error> {
         loop {
             if let Some(value) = self.reader.next_value()? {

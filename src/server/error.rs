@@ -141,7 +141,7 @@ impl Error {
         Self::Reply(format!("{code} {meaning}, {doing}"))
     }
 
-    /// Whether the other side ended the connection, in order or not.
+    /// Returns whether the other side ended the connection, in order or not.
     pub(super) fn is_end(&self) -> bool {
         match self {
             Self::Closed => true,
@@ -150,7 +150,7 @@ impl Error {
         }
     }
 
-    /// Whether it is to be expected while a failover is under way.
+    /// Returns whether it is to be expected while a failover is under way.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Io(_) | Self::Unanswered | Self::Timeout(..) | Self::Closed | Self::Sentinel(..) => true,

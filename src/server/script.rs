@@ -66,7 +66,7 @@ pub fn can_run_scripts(connection: &Connection) -> Result<(), Error> {
 /// the repair.
 ///
 /// # Errors
-/// Where the connection fails, or the server refuses (no right), or is too old.
+/// If the connection fails, or the server refuses (no right), or is too old.
 pub async fn load_script(
     connection: &mut Connection,
     script: Script,

@@ -76,7 +76,7 @@ impl Socket {
 }
 
 impl Socket {
-    /// Whether what was written still waits to be sent: TLS encrypts into a buffer of its own.
+    /// Returns whether what was written still waits to be sent: TLS encrypts into a buffer of its own.
     pub(super) fn is_unsent(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
     }

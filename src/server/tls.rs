@@ -69,7 +69,7 @@ pub(super) struct Material {
 /// Encrypts a connection that was made to `host`. Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the files cannot be used, or either side does not accept the other.
+/// If the files cannot be used, or either side does not accept the other.
 pub(super) async fn encrypt(
     stream: TcpStream,
     endpoint: &Endpoint,

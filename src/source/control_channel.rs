@@ -18,7 +18,7 @@ pub(crate) enum Control {
 }
 
 impl Control {
-    /// Reads a message; `None` where it is no message of tidegate's.
+    /// Reads a message; `None` if it is no message of tidegate's.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         // The longest of ours has 60 bytes; a larger one need not be looked at.
         let text = std::str::from_utf8(payload.get(..payload.len().min(128))?).ok()?;

@@ -171,7 +171,7 @@ impl Heartbeat {
         self.shared.asks_for_notifications.store(true, Ordering::Relaxed);
     }
 
-    /// The source's `notify-keyspace-events`; `None` where it was not told.
+    /// The source's `notify-keyspace-events`; `None` if it was not told.
     pub(crate) fn notifications(&self) -> Option<String> {
         self.shared.notifications.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -11,7 +11,7 @@ const BEHIND_DATABASE: &[u8] = b"__:";
 /// What captures do to a stream that others do as well.
 const STREAM_EVENTS: [&[u8]; 4] = [b"xadd", b"xtrim", b"xgroup-create", b"new"];
 
-/// Whether a message is a notification of a key that tidegate itself writes.
+/// Returns whether a message is a notification of a key that tidegate itself writes.
 #[inline]
 pub(super) fn is_of(own: &OwnKeys, message: &Message<'_>) -> bool {
     message.channel.starts_with(BEGIN) && tells_of(own, message)

@@ -45,7 +45,7 @@ impl HistoryId {
     /// Bytes of it as text.
     pub(crate) const BYTES: usize = 40;
 
-    /// Reads one; `None` where the text is none.
+    /// Reads one; `None` if the text is none.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let hex =
             text.len() == Self::BYTES && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

@@ -49,9 +49,9 @@ pub(crate) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Whether a delivered message counts: not the control channel's, no notification of a key that tidegate writes,
-    /// and only once where several of the route's subscriptions match it. The plain subscription goes first, then the patterns in the
-    /// order of the configuration, so that every instance chooses the same.
+    /// Returns whether a delivered message counts: not the control channel's, no notification of a key that tidegate
+    /// writes, and only once where several of the route's subscriptions match it. The plain subscription goes first,
+    /// then the patterns in the order of the configuration, so that every instance chooses the same.
     fn counts(&self, message: &Message<'_>) -> bool {
         if notification::is_of(&self.own, message) {
             return false;
@@ -199,7 +199,7 @@ enum EpochSource {
     Own(u64),
 }
 
-/// Whether the source takes no writes for now, so that the anchor script cannot keep its epoch.
+/// Returns whether the source takes no writes for now, so that the anchor script cannot keep its epoch.
 fn refuses_writes(error: &Error) -> bool {
     matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }

@@ -33,7 +33,7 @@ impl StateDirectory {
     /// Makes the directory where it is missing, and takes it.
     ///
     /// # Errors
-    /// Where it cannot be written, or another process has it.
+    /// If it cannot be written, or another process has it.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         // One that was there already is the operator's, who may share it with others.
         private_directory(path, false).map_err(at(path))?;
@@ -54,7 +54,7 @@ impl StateDirectory {
     /// what it left behind for another one.
     ///
     /// # Errors
-    /// Where the file cannot be read or written.
+    /// If the file cannot be read or written.
     pub fn instance(&self) -> Result<u64, SpoolError> {
         let file = self.0.path.join("instance");
         if let Ok(text) = fs::read_to_string(&file)

@@ -67,7 +67,7 @@ pub struct Log<S: Storage = Disk> {
     /// The counts are exact up to there.
     sure: bool,
     next_number: u64,
-    /// Of the last segment; `None` where the next record begins another.
+    /// Of the last segment; `None` if the next record begins another.
     writer: Option<SegmentWriter<S::File>>,
     /// Written since it was last synced.
     dirty: bool,
@@ -83,7 +83,7 @@ impl Log {
     /// Opens the log in a directory that was claimed. A torn tail is cut off.
     ///
     /// # Errors
-    /// Where a newer release wrote it, or the disk refuses.
+    /// If a newer release wrote it, or the disk refuses.
     pub fn open(claim: Claim, options: Options) -> Result<(Self, Recovered), SpoolError> {
         Self::over(Disk::claimed(claim), options)
     }
@@ -138,13 +138,13 @@ impl<S: Storage> Log<S> {
         self.bytes
     }
 
-    /// Whether something is still to be synced.
+    /// Returns whether something is still to be synced.
     #[must_use]
     pub(super) fn is_unsynced(&self) -> bool {
         self.options.fsync != Fsync::Never && (self.dirty || self.suspect)
     }
 
-    /// Whether it holds nothing to be read.
+    /// Returns whether it holds nothing to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.iter().all(|segment| segment.last.is_none() && !segment.damaged)
@@ -153,7 +153,7 @@ impl<S: Storage> Log<S> {
     /// Appends records, and syncs them where that is wanted each time.
     ///
     /// # Errors
-    /// Where the limit is reached or the disk refuses, with how many of the records are written all the same.
+    /// If the limit is reached or the disk refuses, with how many of the records are written all the same.
     pub fn write(&mut self, records: &[Record]) -> Result<(), (SpoolError, usize)> {
         let before = (self.segments.back().map(|last| (last.number, last.bytes, last.last)), self.stand);
         let appended = records.iter().try_for_each(|one| self.append(&one.mark, one.events, &one.body));
@@ -169,7 +169,7 @@ impl<S: Storage> Log<S> {
     /// Appends a record. It is in the file when this returns, and on disk as [`Self::tick`] says.
     ///
     /// # Errors
-    /// Where the limit is reached or the disk refuses; the log is then as it was.
+    /// If the limit is reached or the disk refuses; the log is then as it was.
     pub fn append(&mut self, mark: &Mark, events: u64, body: &[u8]) -> Result<(), SpoolError> {
         if self.suspect {
             self.write_again()?;
@@ -282,7 +282,7 @@ impl<S: Storage> Log<S> {
     /// Syncs what was written, where the policy says that it is due. `batch_end` is where a request ends.
     ///
     /// # Errors
-    /// Where the disk refuses; what is not synced is then written again, at the latest before the next record.
+    /// If the disk refuses; what is not synced is then written again, at the latest before the next record.
     pub fn tick(&mut self, batch_end: bool) -> Result<(), SpoolError> {
         let due = match self.options.fsync {
             Fsync::Always => batch_end || self.suspect,
@@ -449,7 +449,7 @@ impl<S: Storage> Log<S> {
     /// everything is read; what is written later is read by a later call.
     ///
     /// # Errors
-    /// Where the disk refuses: the next call tries again, from the same place.
+    /// If the disk refuses: the next call tries again, from the same place.
     pub fn read(&mut self, max_bytes: usize) -> Result<Vec<Piece>, SpoolError> {
         let mut pieces = Vec::new();
         let mut bytes = 0;
@@ -486,7 +486,7 @@ impl<S: Storage> Log<S> {
     /// Deletes the segments whose records are all at or before `upto`; a damaged one is put aside.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the disk refuses.
     pub fn release(&mut self, upto: &Mark) -> Result<(), SpoolError> {
         let mut released = false;
         while let Some(first) = self.segments.front() {

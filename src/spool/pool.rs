@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(super) trait Task: Send + Sync {
     /// Does what is to be done now.
     fn run(&self);
-    /// Whether something is to be done though nobody has asked.
+    /// Returns whether something is to be done though nobody has asked.
     fn is_due(&self, now: Instant) -> bool;
 }
 
@@ -68,7 +68,7 @@ impl Pool {
     /// Starts the threads. One is enough to continue with.
     ///
     /// # Errors
-    /// Where the system has none left.
+    /// If the system has none left.
     pub fn start() -> io::Result<Self> {
         let shared = Arc::new(PoolState::default());
         for number in 0..THREADS {

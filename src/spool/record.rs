@@ -93,7 +93,7 @@ impl Head {
         HEAD as u64 + u64::from(self.length)
     }
 
-    /// Whether this is its body.
+    /// Returns whether this is its body.
     pub(super) fn fits(&self, body: &[u8]) -> bool {
         crc32fast::hash(body) == self.body_sum
     }
@@ -129,7 +129,7 @@ pub(super) fn encode(out: &mut Vec<u8>, salt: u64, offset: u64, frame: &Frame<'_
     out.extend_from_slice(body);
 }
 
-/// Reads a frame's head where one stands at `offset`; `None` where that is no head.
+/// Reads a frame's head where one stands at `offset`; `None` if that is no head.
 pub(super) fn head(bytes: &[u8; HEAD], salt: u64, offset: u64) -> Option<Head> {
     let mut rest = &bytes[..];
     if number::<8>(&mut rest)? != salt
@@ -187,13 +187,13 @@ pub(super) mod v1 {
     }
 
     impl Head {
-        /// Bytes of the body; `None` where no record is so long.
+        /// Bytes of the body; `None` if no record is so long.
         pub(crate) fn length(&self) -> Option<u32> {
             let length = u32::from_be_bytes(self.length);
             (usize::try_from(length).ok()? <= LONGEST).then_some(length)
         }
 
-        /// Whether this is its body.
+        /// Returns whether this is its body.
         pub(crate) fn fits(&self, body: &[u8]) -> bool {
             let mut digest = crc32fast::Hasher::new();
             digest.update(&self.length);

@@ -48,7 +48,7 @@ impl Segment {
         Self { number, name, format: SegmentFormat::V2 { salt }, bytes: 0, last: None, damaged: false }
     }
 
-    /// The segment with this name; `None` where it is another file.
+    /// The segment with this name; `None` if it is another file.
     pub(super) fn named(name: &str, directory: &std::path::Path) -> Result<Option<Self>, SpoolError> {
         let Some(stem) = name.strip_suffix(EXTENSION) else { return Ok(None) };
         let digits =
@@ -76,12 +76,12 @@ impl Segment {
     }
 }
 
-/// Whether a file was put aside by this release.
+/// Returns whether a file was put aside by this release.
 pub(super) fn is_aside(name: &str) -> bool {
     name.ends_with(DAMAGED)
 }
 
-/// Whether a file was put aside by any release.
+/// Returns whether a file was put aside by any release.
 pub(super) fn is_kept(name: &str) -> bool {
     is_aside(name) || name.ends_with(CORRUPT)
 }

@@ -49,7 +49,7 @@ pub(crate) struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether anything is not as it was written.
+    /// Returns whether anything is not as it was written.
     pub(crate) fn is_damaged(&self) -> bool {
         !self.losses.is_empty()
             || !self.refused.is_empty()
@@ -94,7 +94,7 @@ pub(crate) struct Loss {
 /// Reads the spool in `directory`. Safe beside a running daemon.
 ///
 /// # Errors
-/// Where the directory cannot be read, or a newer release wrote it.
+/// If the directory cannot be read, or a newer release wrote it.
 pub(crate) fn verify(route: &str, directory: &Path) -> Result<VerifyReport, SpoolError> {
     let storage = Disk::unclaimed(directory);
     let mut round = 0;

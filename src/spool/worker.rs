@@ -95,7 +95,7 @@ pub(crate) struct Spool {
     desk: Arc<Desk>,
     entry: PoolEntry,
     opening: watch::Receiver<SpoolOpening>,
-    /// Whether what was found at opening was given out.
+    /// True if what was found at opening was given out.
     told: bool,
     done: replies::Receiver<SpoolDone>,
     busy: bool,
@@ -150,7 +150,7 @@ impl Spool {
         }
     }
 
-    /// Whether an answer is awaited: one request at a time.
+    /// Returns whether an answer is awaited: one request at a time.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy
     }

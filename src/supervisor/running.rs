@@ -51,7 +51,7 @@ pub(super) enum RunningKind {
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pub(super) handover: Handover,
-    /// Whether the new route writes the same state.
+    /// True if the new route writes the same state.
     pub(super) same_state: bool,
 }
 
@@ -84,12 +84,12 @@ impl Running {
         self.stop.cancel();
     }
 
-    /// Whether it was asked to end.
+    /// Returns whether it was asked to end.
     pub(super) fn is_ending(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// How a route with this plan may take over while this one runs; `None` where it must wait for its end.
+    /// How a route with this plan may take over while this one runs; `None` if it must wait for its end.
     pub(super) fn hands_over_to(&self, plan: &Plan) -> Option<Predecessor> {
         let (RunningKind::Capture { successor, .. }, RouteSettings::Capture(_)) = (&self.kind, &plan.route)
         else {

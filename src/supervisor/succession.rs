@@ -26,7 +26,7 @@ pub(super) struct Succession {
     current: Option<Running>,
     /// The capture that `current` replaces, until it has ended.
     predecessor: Option<Running>,
-    /// Whether `current` was given up before it took over from `predecessor`.
+    /// True if `current` was given up before it took over from `predecessor`.
     withdrawn: bool,
     /// What is started as soon as it may.
     planned: Option<Plan>,
@@ -40,7 +40,7 @@ pub(super) struct DueStart {
 }
 
 impl Succession {
-    /// Takes in what a configuration wants of the name; `None` where it has no such route.
+    /// Takes in what a configuration wants of the name; `None` if it has no such route.
     pub(super) fn want(&mut self, plan: Option<Plan>) {
         self.planned = plan;
         if self.planned.is_none() {
@@ -106,7 +106,7 @@ impl Succession {
         self.want(None);
     }
 
-    /// Whether a plan waits for a route to end.
+    /// Returns whether a plan waits for a route to end.
     pub(super) fn waits(&self) -> bool {
         self.planned.is_some()
     }
@@ -116,7 +116,7 @@ impl Succession {
         self.current.as_ref()
     }
 
-    /// Whether nothing is left of the name.
+    /// Returns whether nothing is left of the name.
     pub(super) fn is_over(&self) -> bool {
         self.current.is_none() && self.predecessor.is_none() && self.planned.is_none()
     }

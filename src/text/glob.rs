@@ -40,8 +40,8 @@ pub struct Captures {
 }
 
 impl Captures {
-    /// What the `*` with this number matched, counted from 1, as a part of the text that was given to
-    /// [`captures`]; `None` where the pattern has no such `*`.
+    /// What the `*` with this number matched, counted from 1, as a part of the text that was given to [`captures`];
+    /// `None` if the pattern has no such `*`.
     #[must_use]
     pub fn get<'t>(&self, number: u8, text: &'t [u8]) -> Option<&'t [u8]> {
         let index = usize::from(number).checked_sub(1).filter(|index| *index < self.count)?;
@@ -57,7 +57,7 @@ impl Captures {
     }
 }
 
-/// Whether the server would deliver a message on the channel `text` to a subscriber of `pattern`.
+/// Returns whether the server would deliver a message on the channel `text` to a subscriber of `pattern`.
 #[must_use]
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     walk(pattern, text, &mut |_, _| {})

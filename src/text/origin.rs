@@ -39,7 +39,7 @@ pub(crate) enum Unmarkable {
     TooMany,
 }
 
-/// Whether a payload carries an origin.
+/// Returns whether a payload carries an origin.
 pub(crate) fn carries(payload: &[u8], origin: &str) -> bool {
     origins(payload).is_some_and(|origins| names(&origins).any(|name| name == origin))
 }
@@ -92,7 +92,7 @@ fn names(origins: &str) -> impl Iterator<Item = &str> {
     origins.split(',').filter(|name| !name.is_empty())
 }
 
-/// The members of a JSON object, in order; `None` where it is none.
+/// The members of a JSON object, in order; `None` if it is none.
 fn members(payload: &[u8]) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     let text = std::str::from_utf8(payload).ok()?;
     let mut json = serde_json::Deserializer::from_str(text);

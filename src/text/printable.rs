@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fmt::Write as _;
 
-/// Whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
+/// Returns whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
 /// separators, characters that set the direction of text, and characters without any width.
 #[must_use]
 pub(crate) fn is_harmful(c: char) -> bool {

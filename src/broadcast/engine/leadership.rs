@@ -69,7 +69,7 @@ impl LeaseWish {
 pub(crate) struct LeaseAnswer {
     holder: String,
     left: Duration,
-    /// The cursor, where there is one, and its count, where that is known.
+    /// The cursor, where there is one, and its count, if that is known.
     pub(crate) cursor: Option<EntryId>,
     pub(crate) counted: Option<u64>,
     /// What was done since the cursor was made, by whichever instance.
@@ -80,7 +80,7 @@ impl LeaseAnswer {
     /// Reads the script's reply.
     ///
     /// # Errors
-    /// Where it is an error, or no reply of that script.
+    /// If it is an error, or no reply of that script.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -136,7 +136,7 @@ pub(crate) struct Leadership {
     asked: Option<(LeaseWish, Instant)>,
     next: LeaseWish,
     due: Instant,
-    /// Whether it was given back, and that is answered.
+    /// True if it was given back, and that is answered.
     released: bool,
 }
 
@@ -156,7 +156,7 @@ impl Leadership {
         }
     }
 
-    /// Whether this instance may send now.
+    /// Returns whether this instance may send now.
     pub(crate) fn leads(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
     }
@@ -193,7 +193,7 @@ impl Leadership {
         (self.next, self.due) = (LeaseWish::Release, now);
     }
 
-    /// Whether it was given back, and that is answered.
+    /// Returns whether it was given back, and that is answered.
     pub(crate) fn is_released(&self) -> bool {
         self.released
     }

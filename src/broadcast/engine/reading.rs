@@ -20,7 +20,7 @@ pub(super) struct PendingRead {
     after: EntryId,
     /// 0 where the rate lets nothing through and the answer is only a sign of life.
     entries: usize,
-    /// Whether the rate allowed no more.
+    /// True if the rate allowed no more.
     limited: bool,
     pub(super) sent: Instant,
     what: ReadKind,

@@ -40,9 +40,9 @@ pub(super) struct Work {
     pub(super) pace: Pace,
     /// Until when nothing is read, since the rate lets nothing through.
     pub(super) paced: Option<Instant>,
-    /// Whether the stream was read.
+    /// True if the stream was read.
     pub(super) reads: bool,
-    /// Whether an entry was published after a refusal, or there was none to publish.
+    /// True if an entry was published after a refusal, or there was none to publish.
     pub(super) publishes: bool,
     /// Its last reported status, with the instance that publishes.
     told: Option<(RouteState, Option<String>)>,
@@ -51,7 +51,7 @@ pub(super) struct Work {
     /// Set once it was told to stop: until when what is under way may finish.
     drain_until: Option<Instant>,
     releases: bool,
-    /// Whether it has looked a last time at what was not read.
+    /// True if it has looked a last time at what was not read.
     pub(super) looked_back: bool,
 }
 
@@ -101,7 +101,7 @@ impl Work {
         }
     }
 
-    /// Whether this instance publishes.
+    /// Returns whether this instance publishes.
     pub(super) fn leads(&self, now: Instant) -> bool {
         self.leadership.as_ref().is_none_or(|leadership| leadership.leads(now))
     }

@@ -71,7 +71,7 @@ impl AckNotifier {
         self.notification.notify.notified().await;
     }
 
-    /// Whether it would ring.
+    /// Returns whether it would ring.
     pub(crate) fn is_up(&self) -> bool {
         self.notification.up.load(Ordering::Relaxed)
     }

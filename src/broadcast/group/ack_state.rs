@@ -51,10 +51,10 @@ pub(crate) struct PendingEntry {
 }
 
 impl GroupState {
-    /// Reads the script's reply; `None` where there is no such group.
+    /// Reads the script's reply; `None` if there is no such group.
     ///
     /// # Errors
-    /// Where it is an error, or no reply of that script.
+    /// If it is an error, or no reply of that script.
     pub(crate) fn read(reply: &Value) -> Result<Option<Self>, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));

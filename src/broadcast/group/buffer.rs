@@ -48,7 +48,7 @@ struct BufferedRead {
 }
 
 impl EntryBuffer {
-    /// Whether more may be read ahead.
+    /// Returns whether more may be read ahead.
     pub(crate) fn has_room(&self) -> bool {
         self.entries.len() < ENTRIES && self.bytes < BYTES
     }

@@ -117,7 +117,7 @@ pub(crate) struct Follower {
     schedule: PollSchedule,
     /// The stream's last entry, where everything up to it is acknowledged.
     tail: Option<EntryId>,
-    /// Whether a look was asked for it since something changed.
+    /// True if a look was asked for it since something changed.
     tail_asked: bool,
     /// The first entry that the group was not given, when that was last asked for.
     ungiven: Option<EntryId>,
@@ -130,9 +130,9 @@ pub(crate) struct Follower {
     /// Acknowledged holes whose entries are gone and whose messages are not held.
     deleted: DeletedHoles,
     watch: UnreadWatch,
-    /// Whether something is ready and the rate lets nothing through.
+    /// True if something is ready and the rate lets nothing through.
     paced: bool,
-    /// Whether this instance published when that was last asked.
+    /// True if this instance published when that was last asked.
     led: bool,
 }
 
@@ -207,7 +207,7 @@ impl Follower {
         if self.paced { self.schedule.due().min(pace.next()) } else { self.schedule.due() }
     }
 
-    /// Whether the rate holds it back.
+    /// Returns whether the rate holds it back.
     pub(crate) fn is_paced(&self) -> bool {
         self.paced
     }
@@ -227,12 +227,12 @@ impl Follower {
         (self.buffer.len(), self.buffer.bytes())
     }
 
-    /// Whether entries that are not acknowledged are left behind.
+    /// Returns whether entries that are not acknowledged are left behind.
     pub(crate) fn leaves_holes(&self) -> bool {
         self.max_ack_pending.is_some()
     }
 
-    /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
+    /// Returns whether reading has stopped since as many holes as are allowed wait for acknowledgement.
     pub(crate) fn is_full(&self) -> bool {
         self.state.is_some() && self.holes_left() == 0
     }
@@ -419,7 +419,7 @@ impl Follower {
     /// Takes in entries.
     ///
     /// # Errors
-    /// Where the reply is none of entries.
+    /// If the reply is none of entries.
     pub(crate) fn entries(
         &mut self,
         (span, count): (EntrySpan, usize),
@@ -494,7 +494,7 @@ impl Follower {
     /// Takes in whether an entry came.
     ///
     /// # Errors
-    /// Where the reply is an error.
+    /// If the reply is an error.
     pub(crate) fn on_waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -509,7 +509,7 @@ impl Follower {
     /// Takes in whether what was missed is recorded.
     ///
     /// # Errors
-    /// Where it could not be.
+    /// If it could not be.
     pub(crate) fn recorded(
         &mut self,
         reply: &Value,

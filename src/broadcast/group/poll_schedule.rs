@@ -29,7 +29,7 @@ pub(crate) struct PollSchedule {
     interval: Duration,
     /// Woken since the last look was sent.
     woken: bool,
-    /// Whether it will be woken.
+    /// True if it will be woken.
     replication: bool,
 }
 
@@ -44,12 +44,12 @@ impl PollSchedule {
         self.due
     }
 
-    /// Whether something changed lately.
+    /// Returns whether something changed lately.
     pub(crate) fn is_active(&self, now: Instant) -> bool {
         now < self.active_until
     }
 
-    /// Whether it will be woken.
+    /// Returns whether it will be woken.
     pub(crate) fn is_woken(&self) -> bool {
         self.replication
     }

@@ -273,8 +273,8 @@ impl fmt::Display for Counted {
 /// What the publish script did.
 #[derive(Debug)]
 pub(crate) enum PublishOutcome {
-    /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
-    /// that is known, and which entries were published before.
+    /// Nothing: the cursor is not what the caller believed. `None` if there is none; then its count, if that is known,
+    /// and which entries were published before.
     Elsewhere(Option<EntryId>, Option<u64>, Option<(EntryId, EntryId)>),
     /// The cursor is here now, with its count; the other counts are this call's.
     Moved {
@@ -291,7 +291,7 @@ impl PublishOutcome {
     /// Reads the script's reply.
     ///
     /// # Errors
-    /// Where it is an error, or no reply of that script.
+    /// If it is an error, or no reply of that script.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -359,9 +359,9 @@ pub(crate) struct Opened {
     pub(crate) place: Place,
     /// Why it may not be read, where that is so.
     pub(crate) refused: String,
-    /// The cursor, where it is known.
+    /// The cursor, if it is known.
     pub(crate) cursor: Option<EntryId>,
-    /// How many entries were ever added up to it, where that is known.
+    /// How many entries were ever added up to it, if that is known.
     pub(crate) counted: Option<u64>,
     /// Entries after the first of these and up to the second were published before: the stream was replaced meanwhile.
     pub(crate) passes: Option<(EntryId, EntryId)>,
@@ -386,7 +386,7 @@ pub(crate) struct Failing {
 /// Reads the open script's reply.
 ///
 /// # Errors
-/// Where it is no reply of that script.
+/// If it is no reply of that script.
 pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     let Some(
         [

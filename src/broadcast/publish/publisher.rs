@@ -109,9 +109,9 @@ pub(crate) struct Publisher {
     end: EntryId,
     /// The last entry that was taken into the batch being collected.
     taken: EntryId,
-    /// How many entries were ever added up to that one, where that is known.
+    /// How many entries were ever added up to that one, if that is known.
     counted: Option<u64>,
-    /// Whether that is more than the cursor's count and what was taken since: it was found out anew.
+    /// True if that is more than the cursor's count and what was taken since: it was found out anew.
     counted_anew: bool,
     /// How many entries were taken into the batch being collected.
     more: u64,
@@ -123,9 +123,9 @@ pub(crate) struct Publisher {
     refused: Option<SessionFailure>,
     /// The entry of the batch being collected, where it is larger than a batch.
     large: Option<EntryId>,
-    /// Whether a template makes the channel, so that one may be refused where others are not.
+    /// True if a template makes the channel, so that one may be refused where others are not.
     channels_differ: bool,
-    /// Whether single entries may be at fault.
+    /// True if single entries may be at fault.
     blames: bool,
     /// The entry that was refused as often as it may be, with how often and what was said.
     given_up: Option<Failing>,
@@ -220,7 +220,7 @@ impl Publisher {
         }
     }
 
-    /// Whether messages were handed over that the other server has not answered.
+    /// Returns whether messages were handed over that the other server has not answered.
     pub(crate) fn is_sending(&self) -> bool {
         self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
     }
@@ -246,12 +246,12 @@ impl Publisher {
         self.end
     }
 
-    /// The cursor, as the server named it last; `None` where it named none.
+    /// The cursor, as the server named it last; `None` if it named none.
     pub(crate) fn cursor(&self) -> Option<EntryId> {
         self.cursor
     }
 
-    /// How many entries were ever added up to the last one that was taken, where that is known.
+    /// How many entries were ever added up to the last one that was taken, if that is known.
     pub(crate) fn counted(&self) -> Option<u64> {
         self.counted
     }
@@ -272,23 +272,23 @@ impl Publisher {
         &self.keys
     }
 
-    /// Whether nothing is under way.
+    /// Returns whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.under_way() == 0
     }
 
-    /// Whether entries may be read on, and handed over once they come.
+    /// Returns whether entries may be read on, and handed over once they come.
     pub(crate) fn has_room(&self) -> bool {
         let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
         !self.cursor_mismatch && self.refused.is_none() && self.under_way() < most
     }
 
-    /// Whether entries that come now can be taken.
+    /// Returns whether entries that come now can be taken.
     pub(crate) fn takes(&self) -> bool {
         !self.cursor_mismatch && self.refused.is_none()
     }
 
-    /// Whether one entry is to be tried alone.
+    /// Returns whether one entry is to be tried alone.
     pub(crate) fn is_careful(&self) -> bool {
         self.batch_entries == 1
     }
@@ -435,7 +435,7 @@ impl Publisher {
     /// What the next answer on the stream's connection belongs to.
     ///
     /// # Errors
-    /// Where nothing was asked.
+    /// If nothing was asked.
     pub(crate) fn on_call_reply(&mut self) -> Result<Called, SessionFailure> {
         if let Some((behind, _)) = &mut self.lease {
             if *behind == 0 {
@@ -448,10 +448,10 @@ impl Publisher {
         call.map(Called::Batch).ok_or_else(|| SessionFailure::source(Error::unasked()))
     }
 
-    /// Takes in the script's answer to a batch; `None` where the script did nothing.
+    /// Takes in the script's answer to a batch; `None` if the script did nothing.
     ///
     /// # Errors
-    /// Where the script failed.
+    /// If the script failed.
     pub(crate) fn on_settled(
         &mut self,
         call: &PendingCall,

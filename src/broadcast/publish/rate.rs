@@ -23,7 +23,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// The pace of one session.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Of one message; zero where there is no limit.
+    /// Of one message; zero if there is no limit.
     share: Duration,
     window: Duration,
     /// Up to here time is taken.

@@ -47,7 +47,7 @@ impl<'a> StreamEntries<'a> {
     /// Begins to read a whole reply to an XREAD of one stream. `ranges` is room of an earlier one.
     ///
     /// # Errors
-    /// Where the reply is an error, or no reply to XREAD.
+    /// If the reply is an error, or no reply to XREAD.
     pub(crate) fn new(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
@@ -68,7 +68,7 @@ impl<'a> StreamEntries<'a> {
     /// The same for a reply to XRANGE: the entries alone.
     ///
     /// # Errors
-    /// Where the reply is an error, or no reply to XRANGE.
+    /// If the reply is an error, or no reply to XRANGE.
     pub(crate) fn of_range(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
@@ -92,7 +92,7 @@ impl<'a> StreamEntries<'a> {
     /// The next entry.
     ///
     /// # Errors
-    /// Where what comes is no entry.
+    /// If what comes is no entry.
     pub(crate) fn next(&mut self) -> Result<Option<StreamEntry<'_>>, Error> {
         if self.left == 0 {
             return Ok(None);

@@ -74,7 +74,7 @@ pub(crate) fn ask_counters(stream: &str, out: &mut Vec<u8>) {
     resp::command(out, &[b"XINFO", b"STREAM", stream.as_bytes()]);
 }
 
-/// Whether the answer is that there is no such stream. Other errors are told where entries are read.
+/// Returns whether the answer is that there is no such stream. Other errors are told where entries are read.
 pub(crate) fn is_gone(error: &Error) -> bool {
     error.code() == Some("ERR")
 }
@@ -91,7 +91,7 @@ impl Compared {
 }
 
 impl StreamCounters {
-    /// Reads the reply to XINFO STREAM; `None` where it is none.
+    /// Reads the reply to XINFO STREAM; `None` if it is none.
     pub(crate) fn read(reply: &Value) -> Option<Self> {
         let pairs = reply.elements()?;
         let get = |name: &str| {
@@ -112,8 +112,8 @@ impl StreamCounters {
         self.added.saturating_sub(self.length)
     }
 
-    /// Whether this is another stream than the one that was seen before: its counts, its last id and its first only rise,
-    /// and the first rises only where entries were removed.
+    /// Returns whether this is another stream than the one that was seen before: its counts, its last id and its first
+    /// only rise, and the first rises only where entries were removed.
     fn replaces(&self, seen: &Self) -> bool {
         let removed = match (seen.first, self.first) {
             (Some(before), Some(first)) if first < before => return true,
@@ -124,7 +124,7 @@ impl StreamCounters {
         self.added < seen.added || self.last < seen.last || self.removed() < removed
     }
 
-    /// Compares with what was read: up to an entry, which is its number, where that is known.
+    /// Compares with what was read: up to an entry, which is its number, if that is known.
     pub(crate) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
         if read > self.last {
             // A cursor that has not moved yet may have been put there on purpose (`start`).
@@ -168,7 +168,7 @@ pub(crate) struct UnreadLoss {
     pub(crate) after: EntryId,
     /// The last id that was given when they were missed.
     pub(crate) up_to: EntryId,
-    /// Whether the stream was deleted, so that there may be more after that id.
+    /// True if the stream was deleted, so that there may be more after that id.
     pub(crate) deleted: bool,
 }
 
@@ -213,9 +213,9 @@ struct Seen {
     stream: StreamCounters,
     /// The last entry that was read of those that were there then.
     read: EntryId,
-    /// The number of that entry, where it is known.
+    /// The number of that entry, if it is known.
     counted: Option<u64>,
-    /// Whether no session has lasted since.
+    /// True if no session has lasted since.
     between: bool,
 }
 
@@ -225,8 +225,8 @@ impl Seen {
         self.counted.map_or(0, |counted| self.stream.added.saturating_sub(counted))
     }
 
-    /// Whether this is another stream now. Between two sessions a server may also have gone back to an earlier state: then
-    /// it is the same stream, with the same first entry.
+    /// Returns whether this is another stream now. Between two sessions a server may also have gone back to an earlier
+    /// state: then it is the same stream, with the same first entry.
     fn is_replaced(&self, facts: &StreamCounters, compared: Compared) -> bool {
         let went_back = self.between && facts.first.is_some() && facts.first == self.stream.first;
         let other = matches!(compared, Compared::Anew(_) | Compared::Below);
@@ -260,19 +260,19 @@ impl UnreadWatch {
         Self { last: now, read, seen, replaced, missed, missed_at }
     }
 
-    /// Whether the last look saw entries that are not read yet.
+    /// Returns whether the last look saw entries that are not read yet.
     pub(crate) fn saw_unread(&self) -> bool {
         self.seen.is_some_and(|seen| seen.unread() > 0)
     }
 
-    /// Whether to ask the stream: seldom where nothing was read since.
+    /// Returns whether to ask the stream: seldom where nothing was read since.
     pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
         let idle = read == self.read && !self.saw_unread() && self.replaced.is_none();
         let interval = if idle { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
-    /// Takes in that an entry was read, and its number, where that is known.
+    /// Takes in that an entry was read, and its number, if that is known.
     pub(crate) fn on_read(&mut self, id: EntryId, counted: Option<u64>) {
         if let Some(seen) = self.seen.as_mut().filter(|seen| id <= seen.stream.last) {
             (seen.read, seen.counted) = (id, counted);
@@ -299,7 +299,7 @@ impl UnreadWatch {
         self.missed_at = counted.filter(|_| self.missed.is_some());
     }
 
-    /// A look between two sessions, at a cursor with this number. `None` where there is no stream.
+    /// A look between two sessions, at a cursor with this number. `None` if there is no stream.
     pub(crate) fn look_between(
         &mut self,
         facts: Option<&StreamCounters>,
@@ -401,7 +401,7 @@ impl UnreadWatch {
     /// Takes in whether it was recorded; what was, to be told.
     ///
     /// # Errors
-    /// Where it could not be.
+    /// If it could not be.
     pub(crate) fn recorded(
         &mut self,
         reply: &Value,

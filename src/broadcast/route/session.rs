@@ -220,7 +220,7 @@ fn came(half: Half, result: Result<(), Error>) -> SessionEvent {
     }
 }
 
-/// How many entries a route left behind when it had the order of acknowledgements; `None` where it may not look.
+/// How many entries a route left behind when it had the order of acknowledgements; `None` if it may not look.
 async fn left_behind(
     engine: &Engine,
     writer: &mut Connection,

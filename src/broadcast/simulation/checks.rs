@@ -32,7 +32,7 @@ pub(super) struct Checks {
     /// Entries that were dead letters once, also where a failover has lost the letter.
     given_up: BTreeSet<EntryId>,
     failed_over: bool,
-    /// Whether the server has lost a lease, or measured it by a clock that jumped.
+    /// True if the server has lost a lease, or measured it by a clock that jumped.
     pub(super) forgets: bool,
 }
 
@@ -78,7 +78,7 @@ impl Checks {
         self.heard.contains_key(&id)
     }
 
-    /// Whether the cursor shows that an entry is dealt with.
+    /// Returns whether the cursor shows that an entry is dealt with.
     fn is_settled(id: EntryId, model: &Model) -> bool {
         model.position().is_some_and(|cursor| id <= cursor) && !model.holes.contains(&id)
     }

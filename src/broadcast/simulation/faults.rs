@@ -40,14 +40,14 @@ impl World {
         (at == server && self.now < until && self.rng.u8(..10) < of_ten).then(|| error.to_owned())
     }
 
-    /// Whether a connection that is just being opened fails.
+    /// Returns whether a connection that is just being opened fails.
     pub(super) fn loses_an_answer(&mut self) -> bool {
         let loses = !self.gentle && !self.faults.over && self.rng.u8(..12) == 0;
         self.faults.count += u64::from(loses);
         loses
     }
 
-    /// Whether an instance stops here, between a decision and what follows from it.
+    /// Returns whether an instance stops here, between a decision and what follows from it.
     pub(super) fn freezes(&mut self, at: usize) -> bool {
         if self.gentle || self.faults.over || self.rng.u8(..60) > 0 {
             return false;

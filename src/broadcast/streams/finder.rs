@@ -40,12 +40,12 @@ pub(super) struct Finder {
     /// The name of its connections.
     role: String,
     matching: StreamPattern,
-    /// Whether stream and channels are on two servers, so that each stream has a lease.
+    /// True if stream and channels are on two servers, so that each stream has a lease.
     two_servers: bool,
     connection: Option<Connection>,
     /// When the server answered last; milliseconds since 1970, 0 before it did.
     answered_unix_ms: Arc<AtomicU64>,
-    /// Whether what the route read before was told: its streams are read before all keys are walked.
+    /// True if what the route read before was told: its streams are read before all keys are walked.
     told: bool,
     looks: Looks,
 }
@@ -96,7 +96,7 @@ pub(super) struct Found {
     pub(super) streams: Vec<FoundStream>,
     /// Of these, those that the server does not have any more.
     pub(super) missing: BTreeSet<String>,
-    /// Whether all keys were walked.
+    /// True if all keys were walked.
     pub(super) complete: bool,
     /// About how many streams match and are not read: more than `max_streams`, or with a name that is too long or is
     /// not UTF-8.
@@ -331,7 +331,7 @@ struct Recorded<'r> {
     past: Tally,
 }
 
-/// Reads the script's answer; `None` where it is none.
+/// Reads the script's answer; `None` if it is none.
 fn recorded(reply: &Value) -> Option<Recorded<'_>> {
     let [first, whole, published, unheard, rejected, filtered, names @ ..] = reply.elements()? else {
         return None;

@@ -50,7 +50,7 @@ impl StoredState {
     /// Reads HGETALL's reply; an empty one is a state that was never written.
     ///
     /// # Errors
-    /// Where it is of a newer format, or is no state.
+    /// If it is of a newer format, or is no state.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         let elements = reply
             .elements()
@@ -135,13 +135,13 @@ impl RankedRevision {
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }
 
-    /// Whether it is of another configuration than `other`, and later: as the script compares them, so of two
+    /// Returns whether it is of another configuration than `other`, and later: as the script compares them, so of two
     /// that began at once on an empty state one is the later, too.
     pub(crate) fn supersedes(&self, other: &Self) -> bool {
         self.differs(other) && (self.generation, &self.hashes) > (other.generation, &other.hashes)
     }
 
-    /// Whether it is of another configuration than `other`.
+    /// Returns whether it is of another configuration than `other`.
     pub(crate) fn differs(&self, other: &Self) -> bool {
         self.hashes != other.hashes
     }
@@ -155,7 +155,7 @@ impl RankedRevision {
         higher.max_by_key(|known| known.generation).cloned()
     }
 
-    /// Whether positions mean the same under both: one may continue where the other stopped.
+    /// Returns whether positions mean the same under both: one may continue where the other stopped.
     pub(crate) fn numbers_alike(&self, other: &Self) -> bool {
         let numbering = |revision: &Self| revision.hashes.split('-').next().map(str::to_owned);
         numbering(self) == numbering(other)

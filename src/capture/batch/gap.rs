@@ -59,7 +59,7 @@ pub enum Joint {
 }
 
 impl Joint {
-    /// Whether a window begins here, so that what came before is not known from the batch alone.
+    /// Returns whether a window begins here, so that what came before is not known from the batch alone.
     pub(crate) fn opens_window(&self) -> bool {
         !matches!(self, Self::Follows(_))
     }

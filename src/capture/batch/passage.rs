@@ -24,25 +24,25 @@ impl Passage {
         }
     }
 
-    /// Whether it went through this epoch.
+    /// Returns whether it went through this epoch.
     pub(crate) fn went_through(&self, epoch: Epoch) -> bool {
         self.epochs.contains(&epoch)
     }
 
-    /// Whether everything between two items that it has passed was stored: the usual case.
+    /// Returns whether everything between two items that it has passed was stored: the usual case.
     pub(crate) fn has_all(&self, first: Position, last: Position, epochs: &[Epoch]) -> bool {
         let apart = |(from, to): &(Option<Position>, Position)| Some(last) <= *from || first >= *to;
         epochs.iter().all(|epoch| self.is_free(*epoch)) && self.gaps.iter().all(apart)
     }
 
-    /// Whether an item that it has passed was stored.
+    /// Returns whether an item that it has passed was stored.
     pub(crate) fn has(&self, item: Position) -> bool {
         let inside = |(from, to): &(Option<Position>, Position)| Some(item) > *from && item < *to;
         self.is_free(item.epoch) && !self.gaps.iter().any(inside)
     }
 
-    /// Whether a gap may have been recorded between two items: the last one that was passed, and this one. Where the last
-    /// one is not known, each gap of the same epoch may be.
+    /// Returns whether a gap may have been recorded between two items: the last one that was passed, and this one.
+    /// Where the last one is not known, each gap of the same epoch may be.
     pub(crate) fn has_gap_before(&self, item: Position, passed: Option<Position>) -> bool {
         let after = |to: Position| passed.map_or(to >= item || to.epoch == item.epoch, |passed| to > passed);
         self.gaps.iter().any(|(from, to)| *from < Some(item) && after(*to))

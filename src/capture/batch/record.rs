@@ -67,7 +67,7 @@ impl Batch {
     /// Reads what [`Self::encode`] wrote.
     ///
     /// # Errors
-    /// Where the bytes are no batch of this version.
+    /// If the bytes are no batch of this version.
     pub(crate) fn decode(bytes: &[u8], read: Instant) -> Result<Self, NotARecord> {
         Cursor(bytes).batch(read).ok_or(NotARecord)
     }

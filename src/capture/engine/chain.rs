@@ -60,7 +60,7 @@ pub(crate) enum Coverage {
 }
 
 impl Coverage {
-    /// Whether this instance could continue without a gap.
+    /// Returns whether this instance could continue without a gap.
     pub(crate) fn is_eligible(self) -> bool {
         matches!(self, Self::Held | Self::Watching)
     }
@@ -78,11 +78,11 @@ pub(crate) struct Chain {
     refused: usize,
     /// Where the state stands; `None` before it was read.
     checkpoint: Option<Option<Position>>,
-    /// How that position is counted; `None` where that is not known.
+    /// How that position is counted; `None` if that is not known.
     counted: Option<String>,
     /// How this configuration counts.
     numbering: String,
-    /// Whether the state ever stood anywhere, as far as this process knows.
+    /// True if the state ever stood anywhere, as far as this process knows.
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
@@ -214,12 +214,12 @@ impl Chain {
         self.ring.back().map(|batch| batch.opened_unix_ms)
     }
 
-    /// Whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
+    /// Returns whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
     pub(crate) fn was_read(&self) -> bool {
         self.checkpoint.is_some()
     }
 
-    /// Whether the state stood somewhere and is gone.
+    /// Returns whether the state stood somewhere and is gone.
     pub(crate) fn is_lost(&self) -> bool {
         self.begun && self.checkpoint == Some(None)
     }

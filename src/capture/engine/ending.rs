@@ -40,18 +40,18 @@ pub(in crate::capture) struct Carried {
     pub(in crate::capture) chain: Chain,
     /// What is behind the chain.
     pub(in crate::capture) spill: Spill,
-    /// Whether nothing is missing between the last batch and the border.
+    /// True if nothing is missing between the last batch and the border.
     pub(in crate::capture) contiguous: bool,
     /// What may be missing there; where it is neither, no window of this route ever was.
     pub(in crate::capture) gap: Option<Gap>,
-    /// Whether it was the instance that wrote.
+    /// True if it was the instance that wrote.
     pub(in crate::capture) leader: bool,
     /// How its positions are numbered, where it read a replication stream.
     pub(in crate::capture) histories: Histories,
 }
 
 impl Engine {
-    /// Whether a stop is still news.
+    /// Returns whether a stop is still news.
     pub(in crate::capture) fn may_stop(&self) -> bool {
         matches!(self.ending, Ending::Running | Ending::HandingOver(None))
     }
@@ -104,7 +104,7 @@ impl Engine {
         self.border.place = None;
     }
 
-    /// Whether this route's window has come to an anchor that a successor announced.
+    /// Returns whether this route's window has come to an anchor that a successor announced.
     fn is_past(&self, anchor: AnchorId) -> bool {
         self.border.reached.is_some_and(|border| border.epoch.anchor == anchor)
     }
@@ -185,7 +185,7 @@ impl Engine {
         self.border_cannot_come();
     }
 
-    /// Whether the engine has nothing left to do.
+    /// Returns whether the engine has nothing left to do.
     pub(in crate::capture) fn is_done(&self, now: Instant) -> bool {
         match self.ending {
             Ending::Running => false,
@@ -198,7 +198,7 @@ impl Engine {
         }
     }
 
-    /// Whether an end now would lose nothing.
+    /// Returns whether an end now would lose nothing.
     pub(super) fn has_settled(&self, now: Instant) -> bool {
         if self.reading.is_open() || self.builder.open_items() > 0 {
             return false;
@@ -255,7 +255,7 @@ impl Engine {
         (carried, lost, notice)
     }
 
-    /// Whether the successor takes over what is not stored.
+    /// Returns whether the successor takes over what is not stored.
     pub(in crate::capture) fn hands_over(&self) -> bool {
         self.ending == Ending::HandedOver
     }

@@ -67,7 +67,7 @@ pub(crate) enum Border {
 }
 
 impl Border {
-    /// Whether this anchor is the border, or may become it.
+    /// Returns whether this anchor is the border, or may become it.
     pub(crate) fn is_at(self, anchor: Position) -> bool {
         match self {
             Self::None | Self::Here => false,
@@ -109,7 +109,7 @@ impl Handover {
         talk.border = Border::None;
     }
 
-    /// Whether the successor takes over what is not stored.
+    /// Returns whether the successor takes over what is not stored.
     pub(crate) fn inherits(&self) -> bool {
         !self.0.elsewhere.load(Ordering::Relaxed)
     }

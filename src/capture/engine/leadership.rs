@@ -71,7 +71,7 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     /// How long it had not been seen when the reply was made.
     pub(crate) ago: Duration,
-    /// Whether it could continue without a gap.
+    /// True if it could continue without a gap.
     pub(crate) eligible: bool,
     /// The first item that it holds.
     pub(crate) first: Option<Position>,
@@ -97,11 +97,11 @@ pub(crate) struct Candidate {
     pub(crate) first: Option<Position>,
     /// Since when something waits.
     pub(crate) waits_since: Option<Instant>,
-    /// Whether it may write at all: it is not blocked, and no newer configuration has taken over.
+    /// True if it may write at all: it is not blocked, and no newer configuration has taken over.
     pub(crate) able: bool,
-    /// Whether it has a newer configuration than the instance that writes, and may continue where that one stands.
+    /// True if it has a newer configuration than the instance that writes, and may continue where that one stands.
     pub(crate) takes_over: bool,
-    /// Whether the state is gone: then nobody but the one that wrote knows what is stored.
+    /// True if the state is gone: then nobody but the one that wrote knows what is stored.
     pub(crate) lost: bool,
 }
 
@@ -155,12 +155,12 @@ impl Leadership {
         }
     }
 
-    /// Whether this instance writes.
+    /// Returns whether this instance writes.
     pub(crate) fn is_leader(&self) -> bool {
         self.leader
     }
 
-    /// Whether it is known that another instance writes.
+    /// Returns whether it is known that another instance writes.
     pub(crate) fn is_told_of_a_leader(&self) -> bool {
         self.heard.is_some() && self.taken
     }
@@ -210,26 +210,26 @@ impl Leadership {
         self.missing_since = if missing { self.missing_since.or(Some(now)) } else { None };
     }
 
-    /// Whether no other instance has been seen for `force_after`.
+    /// Returns whether no other instance has been seen for `force_after`.
     pub(crate) fn is_alone(&self, now: Instant) -> bool {
         self.heard.is_some() && self.present(now).next().is_none() && !self.has_vanished(now)
     }
 
-    /// Whether no instance with a newer configuration has been seen for `force_after`.
+    /// Returns whether no instance with a newer configuration has been seen for `force_after`.
     pub(crate) fn is_newest(&self, now: Instant) -> bool {
         let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
         self.heard.is_some() && !self.newer_seen.is_some_and(lately)
     }
 
-    /// Whether another instance was there a moment ago and is not listed any more. It has left, or the
-    /// server's clock has leapt, which makes every other look long gone until it calls again.
+    /// Returns whether another instance was there a moment ago and is not listed any more. It has left, or the server's
+    /// clock has leapt, which makes every other look long gone until it calls again.
     fn has_vanished(&self, now: Instant) -> bool {
         let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
         self.present(now).next().is_none() && self.seen.is_some_and(lately)
     }
 
-    /// Whether the checkpoint has stood still for so long, although its successor is buffered here, that no other
-    /// instance is going to move it.
+    /// Returns whether the checkpoint has stood still for so long, although its successor is buffered here, that no
+    /// other instance is going to move it.
     pub(crate) fn is_held_up(&self, facts: &Candidate, now: Instant) -> bool {
         let long = |since: Instant| now.saturating_duration_since(since) >= 2 * self.force_after;
         facts.able
@@ -238,7 +238,7 @@ impl Leadership {
             && long(self.moved)
     }
 
-    /// Whether no other instance could continue without a gap, and none has for a moment.
+    /// Returns whether no other instance could continue without a gap, and none has for a moment.
     pub(crate) fn nobody_goes_on(&self, now: Instant) -> bool {
         let unmoved = now.saturating_duration_since(self.moved) >= OVERDUE;
         self.heard.is_some() && unmoved && !self.has_vanished(now) && !self.another_is_eligible(now)
@@ -249,12 +249,12 @@ impl Leadership {
         self.present(now).count()
     }
 
-    /// Whether another one could continue without a gap.
+    /// Returns whether another one could continue without a gap.
     pub(crate) fn another_is_eligible(&self, now: Instant) -> bool {
         self.present(now).any(|other| other.eligible)
     }
 
-    /// Whether another one could continue without a gap, or with a smaller one.
+    /// Returns whether another one could continue without a gap, or with a smaller one.
     fn another_is_nearer(&self, facts: &Candidate, now: Instant) -> bool {
         let earlier = |other: &Peer| other.first.is_some() && other.first < facts.first;
         self.present(now).any(|other| other.eligible || earlier(other))
@@ -266,7 +266,7 @@ impl Leadership {
         self.others.iter().filter(move |other| other.ago + since < self.force_after)
     }
 
-    /// Whether it may continue with a gap where it cannot continue without.
+    /// Returns whether it may continue with a gap where it cannot continue without.
     pub(crate) fn may_force(&self, facts: &Candidate, now: Instant) -> bool {
         let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
         let fresh = facts.coverage == Coverage::Fresh;

@@ -33,12 +33,12 @@ impl Engine {
         if self.writing.is_asking() { None } else { self.leadership.due(&self.facts()) }
     }
 
-    /// Whether it may continue with a gap where it cannot continue without.
+    /// Returns whether it may continue with a gap where it cannot continue without.
     pub(super) fn may_force(&self, now: Moment) -> bool {
         self.leadership.may_force(&self.facts(), now.at)
     }
 
-    /// Whether another instance holds everything that waits here.
+    /// Returns whether another instance holds everything that waits here.
     pub(super) fn is_covered(&self, now: Instant) -> bool {
         !self.leadership.is_leader() && self.leadership.another_is_eligible(now)
     }
@@ -176,7 +176,7 @@ impl Engine {
         }
     }
 
-    /// Whether it could continue without a gap.
+    /// Returns whether it could continue without a gap.
     pub(super) fn is_eligible(&self) -> bool {
         let facts = self.facts();
         facts.able && facts.coverage.is_eligible()

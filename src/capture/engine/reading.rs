@@ -198,12 +198,12 @@ impl Reading {
         self.open.as_ref()?.tap.as_ref()
     }
 
-    /// Whether it was stopped because another instance reads.
+    /// Returns whether it was stopped because another instance reads.
     pub(super) fn is_held(&self) -> bool {
         matches!(self.opening, ReaderOpening::Held)
     }
 
-    /// Whether a connection is being made, or is made and not adopted.
+    /// Returns whether a connection is being made, or is made and not adopted.
     pub(super) fn is_opening(&self) -> bool {
         matches!(
             self.opening,
@@ -237,7 +237,7 @@ impl Reading {
         }
     }
 
-    /// Whether reading has stopped, or the window was given up, because there is no room.
+    /// Returns whether reading has stopped, or the window was given up, because there is no room.
     pub(super) fn is_out_of_room(&self) -> bool {
         match &self.open {
             Some(open) => open.behind.is_some() || open.paused,
@@ -245,14 +245,14 @@ impl Reading {
         }
     }
 
-    /// Whether a window has been tried once, with whatever outcome.
+    /// Returns whether a window has been tried once, with whatever outcome.
     pub(super) fn was_tried(&self) -> bool {
         self.opened_before || self.error.is_some()
     }
 }
 
 impl Engine {
-    /// Whether the open window or tap is to be read.
+    /// Returns whether the open window or tap is to be read.
     pub(in crate::capture) fn reads(&self) -> bool {
         self.reading.open.as_ref().is_some_and(|open| open.behind.is_none() && !open.paused)
     }

@@ -45,7 +45,7 @@ pub(in crate::capture) struct CaptureSnapshot {
     /// Bytes in memory, without the sockets' buffers.
     pub(in crate::capture) held_bytes: usize,
     pub(in crate::capture) spool_bytes: u64,
-    /// Whether an end now would lose nothing.
+    /// True if an end now would lose nothing.
     pub(in crate::capture) spooled_all: bool,
     pub(in crate::capture) leader: bool,
     pub(in crate::capture) eligible: bool,
@@ -53,15 +53,15 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) others: u64,
     pub(in crate::capture) gap_open_since_unix_ms: Option<u64>,
     pub(in crate::capture) last_append_unix_ms: Option<u64>,
-    /// Whether the state has been read, so that its ledger is more than an assumption.
+    /// True if the state has been read, so that its ledger is more than an assumption.
     pub(in crate::capture) was_read: bool,
     /// What all instances have done.
     pub(in crate::capture) route: Ledger,
     /// What this process has done.
     pub(in crate::capture) process: Ledger,
-    /// Whether both servers have been tried once.
+    /// True if both servers have been tried once.
     pub(in crate::capture) tried: bool,
-    /// Whether a successor shows the route's state by now.
+    /// True if a successor shows the route's state by now.
     pub(in crate::capture) ends: bool,
     /// Under which revision this instance writes, while it does: only that one trims.
     pub(in crate::capture) writes_as: Option<String>,
@@ -81,7 +81,7 @@ impl Engine {
         self.report.changed = true;
     }
 
-    /// Whether something that is shown has changed since this was asked.
+    /// Returns whether something that is shown has changed since this was asked.
     pub(in crate::capture) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.report.changed)
     }

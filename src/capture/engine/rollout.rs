@@ -82,7 +82,7 @@ impl Rollout {
         }
     }
 
-    /// Whether this instance may write, as far as configurations go.
+    /// Returns whether this instance may write, as far as configurations go.
     pub(crate) fn may_write(&self) -> bool {
         !self.is_outdated() && *self != Self::Yields
     }
@@ -141,8 +141,8 @@ impl Rollout {
         self.set(Self::Inherited);
     }
 
-    /// Whether it is to be announced, where another instance runs an older one. `in_vain` says that a window
-    /// is open, and neither this instance nor another one could continue without a gap.
+    /// Returns whether it is to be announced, where another instance runs an older one. `in_vain` says that a window is
+    /// open, and neither this instance nor another one could continue without a gap.
     fn is_due(
         &self,
         own: &RankedRevision,
@@ -323,7 +323,7 @@ impl Engine {
     }
 }
 
-/// Whether the state has come to an anchor and no further.
+/// Returns whether the state has come to an anchor and no further.
 fn stands_at(state: &StoredState, anchor: AnchorId) -> bool {
     state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
 }

@@ -116,17 +116,17 @@ impl Spill {
         self.enabled = true;
     }
 
-    /// Whether everything behind the chain is in the chain.
+    /// Returns whether everything behind the chain is in the chain.
     pub(crate) fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.disk_only.is_none()
     }
 
-    /// Whether everything up to `last` would be there after a restart.
+    /// Returns whether everything up to `last` would be there after a restart.
     pub(crate) fn has_written(&self, last: Option<Position>) -> bool {
         self.enabled && self.written >= last
     }
 
-    /// Whether there is a spool at all.
+    /// Returns whether there is a spool at all.
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled
     }
@@ -168,7 +168,7 @@ impl Spill {
         self.tail.back().map(|batch| batch.last).or(self.disk_only)
     }
 
-    /// Why there is no room for more; `None` where there is.
+    /// Why there is no room for more; `None` if there is.
     pub(crate) fn full(&self, chain: &Chain, room: MemoryRoom) -> Option<GapCause> {
         self.is_over(0, chain, room).then_some(match (self.full, self.failed) {
             (true, _) => GapCause::SpoolFull,

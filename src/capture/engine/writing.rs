@@ -34,7 +34,7 @@ pub(super) struct Writing {
     backoff: Backoff,
     /// Why it does not write, for the operator.
     pub(super) error: Option<String>,
-    /// Whether the operator must act.
+    /// True if the operator must act.
     pub(super) parked: bool,
     /// When it last answered; milliseconds since 1970.
     pub(super) answered_unix_ms: Option<u64>,
@@ -43,7 +43,7 @@ pub(super) struct Writing {
     stumbling: Stumbling,
     /// When the state's time was last renewed.
     touched: Instant,
-    /// Whether the other instances have been told that this one ends.
+    /// True if the other instances have been told that this one ends.
     left: bool,
 }
 
@@ -140,7 +140,7 @@ impl Writing {
         }
     }
 
-    /// Whether a connection has been tried once, with whatever outcome.
+    /// Returns whether a connection has been tried once, with whatever outcome.
     pub(super) fn was_tried(&self) -> bool {
         self.connected_before || self.error.is_some() || self.is_inheriting()
     }
@@ -149,7 +149,7 @@ impl Writing {
         matches!(self.link, DestinationLink::Up(_))
     }
 
-    /// Whether the predecessor still writes.
+    /// Returns whether the predecessor still writes.
     pub(super) fn is_inheriting(&self) -> bool {
         matches!(self.link, DestinationLink::Inheriting)
     }
@@ -159,12 +159,12 @@ impl Writing {
         self.link = DestinationLink::Waiting(now);
     }
 
-    /// Whether no other instance waits for this one any more, or none can be told.
+    /// Returns whether no other instance waits for this one any more, or none can be told.
     pub(super) fn has_left(&self) -> bool {
         self.left || !self.is_up()
     }
 
-    /// Whether an answer to who writes is awaited.
+    /// Returns whether an answer to who writes is awaited.
     pub(super) fn is_asking(&self) -> bool {
         let asked = |sent: &SentCall| matches!(sent.what, AskedOf::Asked(Ask::Lease | Ask::Leave));
         matches!(&self.link, DestinationLink::Up(up) if up.sent.iter().any(asked))
@@ -193,7 +193,7 @@ impl Writing {
         }
     }
 
-    /// Whether nothing is on its way.
+    /// Returns whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.link {
             DestinationLink::Up(up) => up.sent.is_empty(),
@@ -201,7 +201,7 @@ impl Writing {
         }
     }
 
-    /// Whether writing is put off because the operator must act.
+    /// Returns whether writing is put off because the operator must act.
     pub(super) fn is_parked(&self) -> bool {
         match &self.link {
             DestinationLink::Up(up) => self.parked && up.paused_until.is_some(),

@@ -135,7 +135,7 @@ fn trace(out: &mut Vec<u8>, json: &RawValue) {
     }
 }
 
-/// Whether a text is a `traceparent` of W3C Trace Context: version, trace id, parent id, flags.
+/// Returns whether a text is a `traceparent` of W3C Trace Context: version, trace id, parent id, flags.
 fn is_traceparent(text: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
@@ -160,8 +160,8 @@ fn is_traceparent(text: &[u8]) -> bool {
         && !zero(parent)
 }
 
-/// Whether a text can be a `tracestate`: up to 32 members `key=value` of printable ASCII, and no longer
-/// than the 512 characters that W3C Trace Context asks everyone to carry.
+/// Returns whether a text can be a `tracestate`: up to 32 members `key=value` of printable ASCII, and no longer than
+/// the 512 characters that W3C Trace Context asks everyone to carry.
 fn is_tracestate(text: &[u8]) -> bool {
     let member = |member: &[u8]| {
         let member = member.trim_ascii();

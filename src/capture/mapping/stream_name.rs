@@ -14,10 +14,10 @@ const NAME_BYTES: usize = CHANNEL_BYTES;
 #[derive(Debug)]
 pub(super) struct StreamName {
     parts: Vec<Part>,
-    /// Whether every message gives the same name, which `name` then holds for good.
+    /// True if every message gives the same name, which `name` then holds for good.
     fixed: bool,
     name: Vec<u8>,
-    /// What no name may begin with; empty where nothing is reserved.
+    /// What no name may begin with; empty if nothing is reserved.
     reserved: Vec<u8>,
     captures: Captures,
 }

@@ -70,7 +70,7 @@ impl DestinationSide {
         }
     }
 
-    /// Whether the predecessor still writes.
+    /// Returns whether the predecessor still writes.
     pub(super) fn is_inheriting(&self) -> bool {
         matches!(self, Self::Inheriting(_))
     }

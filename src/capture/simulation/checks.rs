@@ -5,7 +5,7 @@ use super::*;
 use crate::event::DropReason;
 
 impl World {
-    /// Whether every instance reads, has nothing buffered, and could continue.
+    /// Returns whether every instance reads, has nothing buffered, and could continue.
     pub(super) fn is_settled(&self) -> bool {
         let end = self.source.sent.len();
         let newest = numbering(self.configuration);
@@ -21,7 +21,7 @@ impl World {
         })
     }
 
-    /// Whether each instance with the configuration that wrote last could write as well.
+    /// Returns whether each instance with the configuration that wrote last could write as well.
     pub(super) fn are_ranks_known(&self) -> bool {
         let state = StoredState::read(&self.model.state_reply()).unwrap();
         let Some(written) = &state.revision else { return true };
@@ -198,12 +198,12 @@ impl World {
         }
     }
 
-    /// Whether configurations ever numbered in several ways.
+    /// Returns whether configurations ever numbered in several ways.
     fn numbers_otherwise(&self) -> bool {
         self.configurations.iter().any(|one| numbering(*one) > 0)
     }
 
-    /// Whether a message must be stored, or lie in a gap.
+    /// Returns whether a message must be stored, or lie in a gap.
     fn is_promised(&self, number: u64) -> bool {
         let of_some = is_of_some(number) && self.numbers_otherwise();
         !is_filtered(number) && !of_some

@@ -150,14 +150,14 @@ impl Driver {
         }
     }
 
-    /// Whether nothing is open on the source's master, or is about to be.
+    /// Returns whether nothing is open on the source's master, or is about to be.
     pub(super) fn is_deaf(&self) -> bool {
         (self.window.is_none() || self.left_behind.is_some())
             && self.coming.is_none()
             && self.opened.is_none()
     }
 
-    /// Whether its window is open and has come to the end of what the source has sent.
+    /// Returns whether its window is open and has come to the end of what the source has sent.
     pub(super) fn is_at(&self, end: usize) -> bool {
         self.window == Some(end)
     }

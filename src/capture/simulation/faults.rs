@@ -247,7 +247,7 @@ impl World {
         self.source.sent.push(SourceMessage::Anchor(Epoch { number, anchor: AnchorId::random() }));
     }
 
-    /// Whether the state knows of every epoch in which anything is held; one instance knows its own.
+    /// Returns whether the state knows of every epoch in which anything is held; one instance knows its own.
     pub(super) fn is_remembered(&self) -> bool {
         let empty = |one: &Instance| {
             one.routes

@@ -156,8 +156,8 @@ impl World {
         self.configuration
     }
 
-    /// Whether the instance need not be given the newest configuration: it is not outdated; and in a gentle history it
-    /// numbers as the newest one does, since between two numberings nobody can continue without a gap.
+    /// Returns whether the instance need not be given the newest configuration: it is not outdated; and in a gentle
+    /// history it numbers as the newest one does, since between two numberings nobody can continue without a gap.
     pub(super) fn is_rolled_out(&mut self, which: usize) -> bool {
         let now = self.now(which);
         let (gentle, newest) = (self.gentle, numbering(self.configuration));

@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// Whether what is published now reaches no session that is open.
+    /// Returns whether what is published now reaches no session that is open.
     pub(super) fn is_unheard(&self) -> bool {
         let mut routes = self.instances.iter().flat_map(|one| &one.routes);
         self.instances.iter().any(|one| one.left_behind) && routes.all(Driver::is_deaf)

@@ -12,7 +12,7 @@ const KEYEVENT: &str = "__keyevent@";
 /// What stands in `notify-keyspace-events` for every class but key misses and new keys.
 const ALL_CLASSES: &str = "g$lshztdxe";
 
-/// Whether a channel is one of a notification, or a pattern matches nothing else.
+/// Returns whether a channel is one of a notification, or a pattern matches nothing else.
 pub(crate) fn is_notification(name: &str) -> bool {
     !kinds(name).is_empty()
 }
@@ -53,7 +53,7 @@ fn class(event: &str) -> Option<char> {
     })
 }
 
-/// Whether a route has a channel or pattern that only notifications match.
+/// Returns whether a route has a channel or pattern that only notifications match.
 pub(crate) fn wants_notifications(route: &Capture) -> bool {
     route.mode.replication().is_none()
         && route.channels.iter().chain(&route.patterns).any(|name| is_notification(name))
@@ -80,7 +80,7 @@ pub(crate) fn needed_notifications(route: &Capture) -> Vec<String> {
     names.filter_map(|name| Some(format!("\"{name}\" needs {:?}", lacking(name, "")?))).collect()
 }
 
-/// What `notify-keyspace-events` lacks so that what a channel or pattern asks for is published; `None` where nothing is
+/// What `notify-keyspace-events` lacks so that what a channel or pattern asks for is published; `None` if nothing is
 /// known to be missing.
 fn lacking(name: &str, setting: &str) -> Option<String> {
     let kinds = kinds(name);

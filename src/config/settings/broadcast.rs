@@ -29,7 +29,7 @@ pub struct Broadcast {
     pub payload_field: String,
     /// What each message is marked with. An entry whose message carries it already is left out.
     pub origin: Option<String>,
-    /// Whether messages are published with SPUBLISH.
+    /// True if messages are published with SPUBLISH.
     pub sharded: bool,
     /// How many messages are published at most.
     pub rate_limit: Option<Rate>,
@@ -83,7 +83,7 @@ pub struct Acknowledged {
     pub group: String,
     /// In which order they are published.
     pub order: Order,
-    /// Whether acknowledgements are noticed in the replication stream, and not only by looking.
+    /// True if acknowledgements are noticed in the replication stream, and not only by looking.
     pub replication: bool,
 }
 
@@ -122,7 +122,7 @@ pub struct StreamPattern {
 }
 
 impl StreamPattern {
-    /// Whether a stream of this name is read.
+    /// Returns whether a stream of this name is read.
     #[must_use]
     pub fn matches(&self, stream: &str) -> bool {
         !stream.starts_with(&self.reserved) && glob::matches(self.pattern.as_bytes(), stream.as_bytes())
@@ -148,7 +148,7 @@ impl Broadcast {
         }
     }
 
-    /// Whether a stream of this name is read.
+    /// Returns whether a stream of this name is read.
     #[must_use]
     pub fn reads(&self, stream: &str) -> bool {
         self.pattern().map_or_else(|| self.stream() == stream, |pattern| pattern.matches(stream))

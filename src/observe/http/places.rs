@@ -59,7 +59,7 @@ impl ConnectionPlaces {
         Self { loopback: room(LOOPBACK), others: room(OTHERS) }
     }
 
-    /// A place for a connection from there; `None` where all are taken by those that are being answered.
+    /// A place for a connection from there; `None` if all are taken by those that are being answered.
     pub(super) async fn take(&self, peer: IpAddr) -> Option<ConnectionPlace> {
         let room = if peer.to_canonical().is_loopback() { &self.loopback } else { &self.others };
         let permit = match room.free.clone().try_acquire_owned() {

@@ -23,7 +23,7 @@ pub(crate) enum CertificateSide {
     Server,
 }
 
-/// When certificates expire, in seconds since 1970; `None` where there is none, or none was seen yet.
+/// When certificates expire, in seconds since 1970; `None` if there is none, or none was seen yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expiries {
     /// Ours.
@@ -83,12 +83,12 @@ impl Known {
         *lock(&self.told) = None;
     }
 
-    /// Whether this was not told last.
+    /// Returns whether this was not told last.
     pub(crate) fn is_news(&self, text: &str) -> bool {
         lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
     }
 
-    /// Whether this is not what was answered last to an open connection that logged in again.
+    /// Returns whether this is not what was answered last to an open connection that logged in again.
     pub(crate) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
         lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }

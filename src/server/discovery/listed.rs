@@ -39,7 +39,7 @@ struct MasterClaim {
 /// Connects to the master among addresses of an endpoint. Cancel safe.
 ///
 /// # Errors
-/// Where no address is a master: what the last one said. Where several are and nothing tells which is right.
+/// If no address is a master: what the last one said. If several are and nothing tells which is right.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     addresses: &[Address],
@@ -78,7 +78,7 @@ pub(super) async fn connect(
     }
 }
 
-/// Asks one address; nothing where it is a replica.
+/// Asks one address; nothing if it is a replica.
 async fn claim(
     endpoint: &Endpoint,
     address: &Address,
@@ -91,7 +91,7 @@ async fn claim(
     Ok(Some((MasterClaim { address: address.clone(), run_id, replicas }, connection)))
 }
 
-/// One field of a section of INFO; nothing where the user may not ask.
+/// One field of a section of INFO; nothing if the user may not ask.
 async fn told(
     connection: &mut Connection,
     endpoint: &Endpoint,

@@ -166,7 +166,7 @@ impl MasterMoves {
 /// Connects to the master; while a failover is under way, again and again for as long as connecting may take. Cancel safe.
 ///
 /// # Errors
-/// Where no sentinel answers, or none knows the master; where what they name cannot be reached, or is a replica.
+/// If no sentinel answers, or none knows the master; if what they name cannot be reached, or is a replica.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     sentinels: &Sentinels,
@@ -211,7 +211,7 @@ pub(super) async fn connect(
 /// Where the master is, as the sentinels say now. Cancel safe.
 ///
 /// # Errors
-/// Where no sentinel answers, or what they answer cannot be believed.
+/// If no sentinel answers, or what they answer cannot be believed.
 pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels) -> Result<Address, Error> {
     let known = deployment::of(endpoint);
     let asked = std::time::Instant::now();

@@ -55,7 +55,7 @@ impl LongName {
         piece.len()
     }
 
-    /// Whether all of it has come.
+    /// Returns whether all of it has come.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.missing == 0
@@ -65,7 +65,7 @@ impl LongName {
     /// what is kept of the payload has come.
     ///
     /// # Errors
-    /// Where what follows is no payload.
+    /// If what follows is no payload.
     pub fn end(
         &mut self,
         patterns: &[Vec<u8>],

@@ -173,7 +173,7 @@ impl Reader {
         self.end = self.buf.len().min(self.end + bytes);
     }
 
-    /// Whether the last bytes took all the room that there was.
+    /// Returns whether the last bytes took all the room that there was.
     #[must_use]
     pub fn is_filled(&self) -> bool {
         self.end == self.buf.len()
@@ -188,7 +188,7 @@ impl Reader {
     /// The next thing that a subscribed connection brought; `None` until more bytes come.
     ///
     /// # Errors
-    /// Where the bytes are no RESP, or a frame is over the limit. The reader is then of no more use.
+    /// If the bytes are no RESP, or a frame is over the limit. The reader is then of no more use.
     pub fn next_pushed(&mut self) -> Result<Option<Pushed<'_>>, ProtocolError> {
         if self.skip > 0 {
             let skipped = self.skip.min(self.end - self.start);
@@ -408,7 +408,7 @@ enum Login {
 }
 
 impl Login {
-    /// Whether a frame belongs to the answer.
+    /// Returns whether a frame belongs to the answer.
     fn takes(&mut self, frame: &[u8]) -> bool {
         // The error's code has been the same since HELLO exists.
         let ends = frame.starts_with(b"-NOPROTO ");

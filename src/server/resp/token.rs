@@ -49,10 +49,10 @@ pub enum Token {
     Map(usize),
 }
 
-/// Reads the element at `at`. `None` where its end has not come yet.
+/// Reads the element at `at`. `None` if its end has not come yet.
 ///
 /// # Errors
-/// Where it is no RESP, or a length is absurd.
+/// If it is no RESP, or a length is absurd.
 pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
     // Nearly every element is one of these, and looking for the end of a line costs several times as much.
     match buf.get(at) {
@@ -95,7 +95,7 @@ pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolEr
     Ok(Some((whole, next)))
 }
 
-/// The string of `size` bytes that begins at `begin`; `None` where its end has not come.
+/// The string of `size` bytes that begins at `begin`; `None` if its end has not come.
 fn bulk(buf: &[u8], begin: usize, size: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
     let end = begin + size;
     match buf.get(end..end + 2) {
@@ -165,10 +165,10 @@ fn short_header(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
     None
 }
 
-/// The length of the bulk string at `at`, and where its content begins; `None` where that has not come.
+/// The length of the bulk string at `at`, and where its content begins; `None` if that has not come.
 ///
 /// # Errors
-/// Where it is no bulk string, null, or an absurd length.
+/// If it is no bulk string, null, or an absurd length.
 pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
     if let Some(found) = short_header(buf, at, b'$') {
         return Ok(Some(found));
@@ -183,10 +183,10 @@ pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, Prot
     }
 }
 
-/// The length of the array at `at`, and where its first element begins; `None` where that has not come.
+/// The length of the array at `at`, and where its first element begins; `None` if that has not come.
 ///
 /// # Errors
-/// Where it is no array, null, or an absurd length.
+/// If it is no array, null, or an absurd length.
 pub fn count_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
     if let Some(found) = short_header(buf, at, b'*') {
         return Ok(Some(found));

@@ -26,7 +26,7 @@ impl Value {
     /// Builds the value at `at` of a buffer that is known to hold it whole.
     ///
     /// # Errors
-    /// Where it is not whole, nests too deep, or is no RESP.
+    /// If it is not whole, nests too deep, or is no RESP.
     pub fn build(buf: &[u8], at: usize) -> Result<(Self, usize), ProtocolError> {
         Self::nested(buf, at, 0)
     }

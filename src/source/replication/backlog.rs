@@ -35,7 +35,7 @@ pub(crate) struct BacklogHealth {
     pub(crate) backlog_bytes: u64,
     /// How long an absence that covers at the present rate of writes.
     pub(crate) cover: Duration,
-    /// Whether that rate is more than a moment's.
+    /// True if that rate is more than a moment's.
     pub(crate) settled: bool,
     /// What it is.
     pub(crate) role: Role,

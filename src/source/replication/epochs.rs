@@ -53,7 +53,7 @@ impl Histories {
             .map(|(id, _)| id)
     }
 
-    /// Whether the history of this epoch is known under another number.
+    /// Returns whether the history of this epoch is known under another number.
     pub(crate) fn counts_otherwise(&self, epoch: Epoch) -> bool {
         self.0.iter().any(|(id, number)| anchor(id) == Some(epoch.anchor) && *number != epoch.number)
     }
@@ -70,7 +70,7 @@ impl Histories {
         }
     }
 
-    /// The place that a position stands for; `None` where it is of another kind of source.
+    /// The place that a position stands for; `None` if it is of another kind of source.
     pub(crate) fn place(&self, position: Position) -> Option<ReplicationOffset> {
         let history = self.of(position.epoch)?;
         Some(ReplicationOffset { history: history.clone(), offset: position.ordinal })

@@ -25,9 +25,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 struct StreamSeen {
     /// Each command, and the offset behind it.
     found: Vec<(u64, String)>,
-    /// Whether a command concerned the watched group.
+    /// True if a command concerned the watched group.
     touched: bool,
-    /// How far it was read; `None` where it was no stream.
+    /// How far it was read; `None` if it was no stream.
     end: Option<u64>,
 }
 
@@ -79,8 +79,8 @@ fn read(bytes: &[u8], piece: usize) -> StreamSeen {
     seen
 }
 
-/// What opening a link made of what a server sent: how it continues, and the bytes of the stream behind; `None` where
-/// it was refused.
+/// What opening a link made of what a server sent: how it continues, and the bytes of the stream behind; `None` if it
+/// was refused.
 type Opened = Option<(String, Vec<u8>)>;
 
 /// The handshake and the snapshot. The first byte says how large the pieces are, and whether a place is known.

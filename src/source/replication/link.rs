@@ -90,7 +90,7 @@ impl ReplicationLink {
     /// in bytes. Cancel safe: a dropped future leaves nothing behind.
     ///
     /// # Errors
-    /// Where no server can be read now, or the user may not.
+    /// If no server can be read now, or the user may not.
     pub(crate) async fn open(
         endpoint: &Endpoint,
         role: &str,
@@ -123,7 +123,7 @@ impl ReplicationLink {
         self.stream.watch(stream, group);
     }
 
-    /// Whether one did since this was last asked.
+    /// Returns whether one did since this was last asked.
     pub(crate) fn take_touched(&mut self) -> bool {
         self.stream.take_touched()
     }
@@ -147,7 +147,7 @@ impl ReplicationLink {
     /// [`Self::offset`], a silent link has nothing to bring.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub(crate) async fn written(&self, endpoint: &Endpoint, role: &str) -> Result<u64, Error> {
         written(endpoint, &self.address, role).await
     }
@@ -210,7 +210,7 @@ impl ReplicationLink {
     /// it ends; `None` until more bytes come.
     ///
     /// # Errors
-    /// Where what comes is no replication stream.
+    /// If what comes is no replication stream.
     pub(crate) fn next(
         &mut self,
         mut wanted: impl FnMut(bool, &[u8]) -> bool,

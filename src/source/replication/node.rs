@@ -25,7 +25,7 @@ pub(crate) struct Info {
     pub(super) offset: u64,
     /// The history that it was in before, and the first offset that is no longer that one's.
     pub(super) before: Option<(HistoryId, u64)>,
-    /// The first byte that the backlog holds; `None` where there is no backlog.
+    /// The first byte that the backlog holds; `None` if there is no backlog.
     pub(super) backlog_from: Option<u64>,
     /// How much it can hold.
     pub(super) backlog_bytes: u64,
@@ -39,7 +39,7 @@ impl Info {
     /// Asks a server.
     ///
     /// # Errors
-    /// Where it does not answer, or the user may not ask: then nothing is known that one could rely on.
+    /// If it does not answer, or the user may not ask: then nothing is known that one could rely on.
     pub(super) async fn ask(connection: &mut Connection, endpoint: &Endpoint) -> Result<Self, Error> {
         let deadline = endpoint.response_timeout;
         let reply =
@@ -164,7 +164,7 @@ pub(super) struct Node {
 /// follows `place` before one that does not, then one of the preferred role. Cancel safe.
 ///
 /// # Errors
-/// Where none can be read now; what the last one said.
+/// If none can be read now; what the last one said.
 pub(super) async fn choose(
     endpoint: &Endpoint,
     role: &str,

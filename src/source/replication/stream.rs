@@ -49,7 +49,7 @@ pub(crate) enum FoundCommand {
 pub(crate) struct StreamCut {
     /// Bytes that are done with.
     pub(crate) used: usize,
-    /// What stood at their end; `None` where more bytes must come.
+    /// What stood at their end; `None` if more bytes must come.
     pub(crate) found: Option<FoundCommand>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Stream {
     oversized: Option<FoundCommand>,
     /// What names over the limit are held against.
     patterns: Vec<Vec<u8>>,
-    /// Whether such a name counts where SPUBLISH brings it.
+    /// True if such a name counts where SPUBLISH brings it.
     sharded: bool,
     /// A name over the limit that still comes.
     long: Option<Box<LongName>>,
@@ -122,7 +122,7 @@ impl Stream {
         self.watched = Some((stream, group));
     }
 
-    /// Whether one did since this was last asked.
+    /// Returns whether one did since this was last asked.
     pub(crate) fn take_touched(&mut self) -> bool {
         std::mem::take(&mut self.touched)
     }
@@ -136,7 +136,7 @@ impl Stream {
     /// message whether it is one, by whether it is sharded and its channel; it may be asked twice.
     ///
     /// # Errors
-    /// Where the bytes are no commands.
+    /// If the bytes are no commands.
     pub(crate) fn cut(
         &mut self,
         unread: &[u8],
@@ -357,7 +357,7 @@ fn message(
     Ok(CommandAhead::Whole { end, found: FoundCommand::Publish { channel, payload: begin..begin + size } })
 }
 
-/// The end of an argument whose content begins at `begin`; `None` where it has not come.
+/// The end of an argument whose content begins at `begin`; `None` if it has not come.
 fn whole(unread: &[u8], begin: usize, size: usize) -> Result<Option<usize>, ProtocolError> {
     match unread.get(begin + size..begin + size + 2) {
         None => Ok(None),

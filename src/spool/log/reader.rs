@@ -73,7 +73,7 @@ pub(super) struct LogReader<F> {
 }
 
 impl<F> LogReader<F> {
-    /// At the beginning; `stand` is what was before it, where that is known.
+    /// At the beginning; `stand` is what was before it, if that is known.
     pub(super) fn new(stand: Option<Stand>) -> Self {
         Self {
             number: 0,
@@ -93,7 +93,7 @@ impl<F> LogReader<F> {
         self.stand
     }
 
-    /// Before everything that was read, where that is known.
+    /// Before everything that was read, if that is known.
     pub(super) fn base(&self) -> Option<Stand> {
         self.base
     }
@@ -103,12 +103,12 @@ impl<F> LogReader<F> {
         self.delivered
     }
 
-    /// Whether it is behind this segment.
+    /// Returns whether it is behind this segment.
     fn has_passed(&self, segment: &Segment) -> bool {
         self.number > segment.number
     }
 
-    /// Whether everything in this segment was delivered.
+    /// Returns whether everything in this segment was delivered.
     pub(super) fn has_read(&self, segment: &Segment) -> bool {
         let at_its_end = self.number == segment.number
             && self.pending.is_none()
@@ -131,10 +131,10 @@ impl<F> LogReader<F> {
         }
     }
 
-    /// The next piece; `None` where everything is read.
+    /// The next piece; `None` if everything is read.
     ///
     /// # Errors
-    /// Where the disk refuses: the next call tries again.
+    /// If the disk refuses: the next call tries again.
     pub(super) fn next<S: Storage<File = F>>(
         &mut self,
         storage: &S,

@@ -37,17 +37,17 @@ pub(in crate::spool) struct RecoveredLog {
     pub(in crate::spool) torn: Option<Torn>,
     /// Files that cannot be read.
     pub(in crate::spool) refused: Vec<SpoolError>,
-    /// Before the first record, where that is known.
+    /// Before the first record, if that is known.
     pub(super) base: Option<Stand>,
     /// Behind the last one.
     pub(super) stand: Stand,
-    /// Whether that is exact.
+    /// True if that is exact.
     pub(super) sure: bool,
     unread: BTreeSet<u64>,
 }
 
 impl RecoveredLog {
-    /// Whether a segment holds nothing that would be missed.
+    /// Returns whether a segment holds nothing that would be missed.
     pub(super) fn is_void(&self, segment: &Segment) -> bool {
         segment.last.is_none() && !segment.damaged && !self.unread.contains(&segment.number)
     }

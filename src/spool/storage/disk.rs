@@ -16,7 +16,7 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Debug)]
 pub struct Disk {
     directory: PathBuf,
-    /// Kept for as long as the directory is written to; `None` where it is only read.
+    /// Kept for as long as the directory is written to; `None` if it is only read.
     _claim: Option<Claim>,
 }
 

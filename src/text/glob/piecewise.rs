@@ -13,7 +13,7 @@ use super::element;
 pub struct Piecewise {
     /// The places in the pattern at which the name may stand, ascending.
     places: Vec<usize>,
-    /// Whether anything came: the empty name matches no `*`.
+    /// True if anything came: the empty name matches no `*`.
     begun: bool,
 }
 
@@ -52,7 +52,7 @@ impl Piecewise {
         }
     }
 
-    /// Whether the name matches, where it ends here.
+    /// Returns whether the name matches, where it ends here.
     #[must_use]
     pub fn matches(&self, pattern: &[u8]) -> bool {
         if !self.begun {
@@ -76,7 +76,7 @@ fn behind_stars<'a>(pattern: &'a [u8], places: &'a [usize]) -> impl Iterator<Ite
     })
 }
 
-/// Whether only `*` follow, and at least one.
+/// Returns whether only `*` follow, and at least one.
 fn is_rest(pattern: &[u8], place: usize) -> bool {
     place < pattern.len() && pattern[place..].iter().all(|byte| *byte == b'*')
 }

@@ -41,7 +41,7 @@ impl Follower {
     /// Takes in a poll's answer. Returns what an operator should know.
     ///
     /// # Errors
-    /// Where the script failed.
+    /// If the script failed.
     pub(crate) fn on_state_reply(
         &mut self,
         reply: &Value,
@@ -129,7 +129,7 @@ impl Follower {
         Ok(found)
     }
 
-    /// Whether nothing is left to be acknowledged of what the group was given.
+    /// Returns whether nothing is left to be acknowledged of what the group was given.
     fn is_at_rest(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.pending == 0 && self.read >= state.delivered)
     }

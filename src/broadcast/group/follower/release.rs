@@ -58,7 +58,7 @@ impl Follower {
     /// Takes in the entry of one hole; the batch goes out with the last.
     ///
     /// # Errors
-    /// Where the reply is none of entries.
+    /// If the reply is none of entries.
     pub(in crate::broadcast) fn hole(
         &mut self,
         wanted: &mut VecDeque<EntryId>,

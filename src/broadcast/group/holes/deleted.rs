@@ -23,7 +23,7 @@ const HOLES: usize = 8_192;
 pub(crate) struct DeletedHoles(BTreeMap<EntryId, Instant>);
 
 impl DeletedHoles {
-    /// Whether one is left alone for now.
+    /// Returns whether one is left alone for now.
     pub(crate) fn contains(&self, id: EntryId) -> bool {
         self.0.contains_key(&id)
     }

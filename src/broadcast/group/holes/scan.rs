@@ -5,11 +5,11 @@ use crate::broadcast::entry_id::EntryId;
 /// How far it is.
 #[derive(Debug)]
 pub(crate) struct HoleScan {
-    /// After which hole to continue; `None` where a whole search found nothing new since.
+    /// After which hole to continue; `None` if a whole search found nothing new since.
     next: Option<EntryId>,
     /// The same, of the look that is under way.
     sent: Option<EntryId>,
-    /// Whether something changed since the search began.
+    /// True if something changed since the search began.
     again: bool,
 }
 
@@ -49,7 +49,7 @@ impl HoleScan {
         }
     }
 
-    /// Whether it is in the middle.
+    /// Returns whether it is in the middle.
     pub(crate) fn goes_on(&self) -> bool {
         self.next.is_some_and(|next| next > EntryId::default())
     }

@@ -99,7 +99,7 @@ impl Publisher {
         self.move_published(now);
     }
 
-    /// Whether holes that were handed over are not dealt with yet.
+    /// Returns whether holes that were handed over are not dealt with yet.
     pub(crate) fn is_releasing(&self) -> bool {
         let waiting =
             self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| batch.release));

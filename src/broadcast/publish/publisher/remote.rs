@@ -46,7 +46,7 @@ pub(super) struct Published {
     pub(super) count: Counted,
     pub(super) ids: Vec<EntryId>,
     pub(super) answered: usize,
-    /// Whether the server has said since that it is the master.
+    /// True if the server has said since that it is the master.
     pub(super) confirmed: bool,
     pub(super) unheard: u64,
     /// Entries that the route's filter left out.
@@ -55,7 +55,7 @@ pub(super) struct Published {
     pub(super) large: Option<EntryId>,
     /// Entries that are not published but noted on the stream's server: they wait for the cursor's step.
     pub(super) noted: Vec<(EntryId, Note)>,
-    /// Whether these are holes: the cursor is past them already.
+    /// True if these are holes: the cursor is past them already.
     pub(super) release: bool,
     pub(super) sent: Option<Instant>,
 }
@@ -72,7 +72,7 @@ pub(super) enum Note {
 }
 
 impl Published {
-    /// Whether everything that was asked is answered.
+    /// Returns whether everything that was asked is answered.
     fn is_over(&self) -> bool {
         self.answered == self.ids.len() && (self.ids.is_empty() || self.confirmed)
     }
@@ -98,7 +98,7 @@ impl Publisher {
     /// reached no subscriber. Answers behind a refusal are counted and mean nothing else.
     ///
     /// # Errors
-    /// Where it is no answer to what was asked.
+    /// If it is no answer to what was asked.
     pub(in crate::broadcast) fn on_answer(
         &mut self,
         reply: &Value,
@@ -208,7 +208,7 @@ impl Publisher {
 /// Takes in the reply to HELLO.
 ///
 /// # Errors
-/// Where the server is none that can be published on.
+/// If the server is none that can be published on.
 fn is_master(reply: &Value) -> Result<(), SessionFailure> {
     if let Value::Error(text) = reply {
         return Err(SessionFailure::destination(Error::reply(text)));

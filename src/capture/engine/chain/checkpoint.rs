@@ -45,7 +45,7 @@ pub(crate) struct PassedCounts {
     pub(crate) lost: u64,
     /// Messages that are lost before it with a damaged spool.
     pub(crate) lost_before: u64,
-    /// Whether the gap before it was recorded already.
+    /// True if the gap before it was recorded already.
     pub(crate) recorded: bool,
     /// When its first item was read.
     pub(crate) opened: Instant,
@@ -80,21 +80,21 @@ pub(crate) struct Passed {
 }
 
 impl Chain {
-    /// Whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing that is
-    /// counted so compares with it inside that epoch.
+    /// Returns whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing
+    /// that is counted so compares with it inside that epoch.
     fn differs(&self, numbering: &[u8]) -> bool {
         self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
             && !numbering.is_empty()
             && self.checkpoint().is_some_and(|at| at.ordinal > 0)
     }
 
-    /// Whether a batch does not compare with the checkpoint.
+    /// Returns whether a batch does not compare with the checkpoint.
     fn is_foreign_to(&self, batch: &Batch) -> bool {
         self.differs(&batch.options.numbering)
             && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
     }
 
-    /// Whether what is buffered, or comes next in the open window, does not compare with the checkpoint.
+    /// Returns whether what is buffered, or comes next in the open window, does not compare with the checkpoint.
     pub(crate) fn is_foreign(&self) -> bool {
         match self.ring.get(self.passed) {
             Some(front) => self.is_foreign_to(front),
@@ -220,9 +220,9 @@ impl Chain {
         events
     }
 
-    /// Whether the state stands in an epoch that is not before those of the open window and is none of
-    /// them: then the window was numbered from an epoch that has gone back. `newest` is the epoch of the last item that
-    /// is given or to come behind the chain.
+    /// Returns whether the state stands in an epoch that is not before those of the open window and is none of them:
+    /// then the window was numbered from an epoch that has gone back. `newest` is the epoch of the last item that is
+    /// given or to come behind the chain.
     pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
         let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
         self.checkpoint().zip(newest).is_some_and(|(at, newest)| {
@@ -230,7 +230,7 @@ impl Chain {
         })
     }
 
-    /// Whether the open window has seen the anchor of this epoch.
+    /// Returns whether the open window has seen the anchor of this epoch.
     pub(crate) fn has_seen(&self, epoch: Epoch) -> bool {
         self.epochs.contains(&epoch)
     }

@@ -109,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// Whether enough is free for a window to be worth opening.
+    /// Returns whether enough is free for a window to be worth opening.
     fn has_room_again(&self) -> bool {
         let room = self.room();
         if self.spill.is_enabled() {

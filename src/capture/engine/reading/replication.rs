@@ -97,7 +97,7 @@ impl Linked {
         }
     }
 
-    /// Whether it follows what the place to continue from has become.
+    /// Returns whether it follows what the place to continue from has become.
     fn fits(&self, place: &ReplicationOffset) -> bool {
         let forked = matches!(&self.start, LinkStart::Forked { history, .. } if *history == place.history);
         forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
@@ -105,7 +105,7 @@ impl Linked {
 }
 
 impl Engine {
-    /// Whether it reads the replication stream.
+    /// Returns whether it reads the replication stream.
     pub(crate) fn is_replication(&self) -> bool {
         self.settings.capture.mode.replication().is_some()
     }
@@ -120,7 +120,7 @@ impl Engine {
         self.given().max(self.chain.checkpoint())
     }
 
-    /// Where reading continues; `Err` where that is not known yet.
+    /// Where reading continues; `Err` if that is not known yet.
     pub(crate) fn place(&self) -> Result<Option<ReplicationOffset>, ()> {
         let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
         if let Some((predecessor, same_state)) = &self.predecessor
@@ -229,8 +229,8 @@ impl Engine {
         self.learn(state.histories.clone());
     }
 
-    /// Whether a history that this instance counts in has another number by now: the state was lost for a while, and
-    /// another instance numbered it then.
+    /// Returns whether a history that this instance counts in has another number by now: the state was lost for a
+    /// while, and another instance numbered it then.
     fn is_numbered_otherwise(&self, known: &Histories) -> bool {
         self.epochs_in_use().iter().any(|epoch| known.counts_otherwise(*epoch))
     }
@@ -352,7 +352,7 @@ impl Engine {
         self.changed();
     }
 
-    /// Whether nothing was ever stored and nothing is buffered.
+    /// Returns whether nothing was ever stored and nothing is buffered.
     fn is_fresh(&self) -> bool {
         let nothing = self.given().is_none() && self.chain.checkpoint().is_none();
         nothing && self.chain.was_read() && !self.chain.is_lost()

@@ -44,7 +44,7 @@ impl Stumbling {
         *self = Self::default();
     }
 
-    /// Whether the next batch goes alone.
+    /// Returns whether the next batch goes alone.
     pub(super) fn goes_alone(&self) -> bool {
         self.times >= SUSPECTED
     }
