@@ -70,8 +70,8 @@ impl Info {
         })
     }
 
-    /// The same place, or the last one that the server's history shares with it, if that is earlier: where a
-    /// server took over that lagged behind what had been read.
+    /// The earlier of `place` and the end of the history that the server shares with it. They differ after a failover
+    /// to a lagging replica.
     pub(super) fn up_to_the_fork(&self, place: &ReplicationOffset) -> ReplicationOffset {
         let last = match &self.before {
             Some((before, from)) if *before == place.history => from.saturating_sub(1),
