@@ -63,9 +63,9 @@ pub(super) enum Event<'a> {
 /// Returned by [`Engine::advance`]: whether the session continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It does.
+    /// It continues.
     GoOn,
-    /// It is over, in order.
+    /// It stopped, in order.
     Stopped,
 }
 
@@ -93,7 +93,7 @@ pub(super) enum Effect {
     Done(EntryId, Tally),
     /// True if the rate limit delays entries.
     RateLimited(bool),
-    /// A group was looked at.
+    /// The group was polled.
     Group,
     /// A look or a count has found something, at this cursor.
     Found(GroupEvent, EntryId, Option<u64>),

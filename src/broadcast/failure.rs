@@ -35,22 +35,22 @@ pub(super) enum SessionFailure {
     /// A connection or a command failed.
     #[error("{error}")]
     Server {
-        /// Where.
+        /// The connection's side.
         side: RouteEndpoint,
-        /// What.
+        /// The error.
         error: Error,
     },
     /// Publishing or writing a dead letter failed; everything before that entry is dealt with.
     #[error("{} failed: {error}", what(entry.as_ref()))]
     Refused {
-        /// Where.
+        /// The refusing side.
         side: RouteEndpoint,
         /// The entry; `None` if its dead letter could not be written.
         entry: Option<EntryId>,
         /// True if it may be this entry's own fault, so that the next one may well be published: it is tried again,
         /// `max_deliveries` times in all. Else it is the route's, and an operator must act.
         own: bool,
-        /// What.
+        /// The error reply.
         error: Error,
     },
     /// The lease ran out while messages waited to be sent: they are not sent any more.
@@ -61,13 +61,13 @@ pub(super) enum SessionFailure {
     /// The cursor was there and is there no more.
     #[error("the cursor {key} was deleted from the server; the route determines again where to start")]
     CursorVanished {
-        /// Its key.
+        /// The cursor's key.
         key: String,
     },
     /// The cursor may not be used: an operator must act.
     #[error("{reason}")]
     CursorRefused {
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
@@ -109,9 +109,9 @@ pub(super) enum SessionFailure {
 /// What is known of a stream that was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Replaced {
-    /// The cursor then.
+    /// The cursor at that time.
     pub(super) cursor: EntryId,
-    /// Its count.
+    /// Number of entries up to it.
     pub(super) counted: u64,
     /// Entries of the new stream after this one and up to the cursor are published already.
     pub(super) after: EntryId,

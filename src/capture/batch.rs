@@ -60,7 +60,7 @@ const TARGET_ANCHOR: usize = 99_999;
 pub struct AppendOptions {
     /// Arguments, RESP-encoded.
     pub(in crate::capture) arguments: Vec<u8>,
-    /// How many.
+    /// Number of arguments.
     pub(in crate::capture) count: usize,
     /// How the batch's positions are counted, as the arguments say; empty in a record of release 0.1.0.
     pub(super) numbering: Vec<u8>,

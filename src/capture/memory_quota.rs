@@ -14,7 +14,7 @@ impl MemoryQuota {
         self.0.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// What it is.
+    /// The quota in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)

@@ -229,7 +229,7 @@ impl CaptureRoute {
         }
         let rests = self.source.rests_until();
         let deadline = rests.into_iter().chain([self.engine.deadline()]).min().unwrap_or_else(Instant::now);
-        // One that is over was for what was read above, where that has set another.
+        // An elapsed timer belongs to the previous deadline; it is reset if reading set a later one.
         if self.wake.deadline() > deadline.into() || (self.wake.is_elapsed() && deadline > Instant::now()) {
             self.wake.as_mut().reset(deadline.into());
         }

@@ -3,9 +3,8 @@
 //! one line, since each line begins anew and the second would take away what the first gave.
 //!
 //! The tests run as these users, so a right that is missing here fails a test, and the table
-//! `RIGHTS` is the one place to mend. What a script does is checked against its caller too, so the
-//! commands inside scripts are listed.
-//!
+//! The tests run as these users, so a right that is missing in the table `RIGHTS` fails a test. Redis checks the
+//! commands inside a script against its caller too, so they are listed.
 //! A rule holds no space: where a name has one, the rule has `?` in its place, which matches a little
 //! more. A pattern must stand in its rule letter by letter, so one with a space cannot be allowed by
 //! name; then all channels are, and a comment explains it.

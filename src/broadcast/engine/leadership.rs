@@ -64,7 +64,7 @@ impl LeaseWish {
     }
 }
 
-/// What the script answers.
+/// The reply of `lease.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaseAnswer {
     holder: String,
@@ -111,10 +111,10 @@ impl LeaseAnswer {
     }
 }
 
-/// What a reply changes.
+/// The change by a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Nothing.
+    /// No change.
     Same,
     /// This instance publishes from now on.
     Leads,

@@ -26,7 +26,6 @@ pub(super) struct PendingRead {
     what: ReadKind,
 }
 
-/// What is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadKind {
     Entries,

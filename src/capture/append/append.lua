@@ -107,8 +107,8 @@ local templated, maxlen = sub(ARGV[6], 1, 1) == '1', ARGV[7]
 -- Why the call stops before the item that it has come to.
 local failure
 
--- How many streams the template has made that are there. One that was deleted is forgotten, and looked for only where
--- the others are too many: once a call, since that asks for each.
+-- Number of existing streams that the template made. Deleted streams are removed from the set only when max_streams is
+-- reached, and once a call, since each stream is asked.
 local looked
 local function streams_made()
   local count = call('SCARD', KEYS[4])

@@ -9,7 +9,6 @@ use crate::capture::batch::gap::Gap;
 use crate::capture::batch::passage::Passage;
 use crate::capture::batch::{AppendOptions, Batch};
 
-/// `append.lua`.
 pub(crate) const APPEND: Script = script!("append.lua");
 
 /// The keys that a route makes at its destination.

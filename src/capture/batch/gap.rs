@@ -6,7 +6,7 @@ use crate::position::Position;
 /// A stretch that may have been missed, as it will be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// Why.
+    /// The cause.
     pub cause: GapCause,
     /// More about why, for the operator.
     pub detail: String,

@@ -46,7 +46,7 @@ const EPOCHS: usize = 1024;
 /// Coverage of what follows the checkpoint by the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
-    /// It is.
+    /// It is buffered.
     Held,
     /// Nothing is buffered after it, and it lies in the window that is open: what follows will be.
     Watching,

@@ -23,7 +23,6 @@ use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::server::{Hash, Script, script};
 
-/// `lease.lua`.
 pub(crate) const LEASE: Script = script!("lease.lua");
 
 /// Duration of the lease: a few times the longest interval between two calls.

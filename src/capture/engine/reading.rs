@@ -12,9 +12,9 @@
 //!              └────▶ silent      no heartbeat comes back: a candidate is opened beside it
 //! ```
 //!
-//! Silence closes nothing by itself. A source that stalls (a slow script, a failover) may still deliver what it holds,
-//! so a new window is opened *beside* the silent one. Where the old one delivers again, the new one is dropped and there
-//! is no gap. Where the new one is open and the old one stays silent for a moment longer, the old one is given up.
+//! Silence closes nothing by itself. A source that stalls (a slow script, a failover) may still deliver its messages,
+//! so a new window is opened *beside* the silent one. If the old one delivers again, the new one is dropped, and there
+//! is no gap. If the old one stays silent for a moment after the new one is open, it is given up.
 
 mod ended;
 mod epochs;
@@ -32,11 +32,11 @@ use crate::rt::Moment;
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
 use replication::{Linked, ReplicationReading};
 
-/// A window over which nothing came for so long is silent. Longer than a pause of 3 s with an idle heartbeat's second
-/// beside it; short enough that a stopped server is noticed within 5 s.
+/// A window without a message for so long is silent. Longer than a pause of 3 s and the second of an idle heartbeat;
+/// short enough to notice a stopped server within 5 s.
 const SILENCE: Duration = Duration::from_millis(4500);
-/// How long a silent window may stay silent beside a new one that is open: the new one's anchor was published on the
-/// server by then, so a window that still works delivers it.
+/// How long a silent window may stay silent beside an open new one: the new one's anchor is published on the server by
+/// then, and a working window delivers it.
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
 
 /// The reading side.
@@ -45,41 +45,41 @@ pub(super) struct Reading {
     pub(super) opening: ReaderOpening,
     pub(super) open: Option<Open>,
     pub(super) backoff: Backoff,
-    /// Why it is not open, for the operator.
+    /// Why no window is open, for the operator.
     pub(super) error: Option<String>,
-    /// When a heartbeat of ours last came back; milliseconds since 1970.
+    /// When a heartbeat of this process last came back; milliseconds since 1970.
     pub(super) heartbeat_unix_ms: Option<u64>,
-    /// What the heartbeat's task saw last.
+    /// The last report of the heartbeat's task.
     pub(super) heartbeat: HeartbeatReport,
-    /// How often the source was seen to turn from master to replica before the window opened.
+    /// Number of demotions of the source that were seen before the window opened.
     opened_at_demotions: u64,
     pub(super) opened_before: bool,
     /// In replication mode: what is missing if the source no longer holds what was published meanwhile.
     pub(super) away: Option<Gap>,
 }
 
-/// What the task that sends heartbeats knows of the source.
+/// The heartbeat task's knowledge of the source.
 #[derive(Debug, Default)]
 pub(in crate::capture) struct HeartbeatReport {
-    /// How often the source was seen to turn from master to replica.
+    /// Number of times that the source turned from master to replica.
     pub(in crate::capture) demotions: u64,
-    /// Why no heartbeat can be sent.
+    /// Why heartbeats cannot be sent.
     pub(in crate::capture) error: Option<String>,
     /// Why it is in doubt which server is the source.
     pub(in crate::capture) doubt: Option<String>,
-    /// When something last bore out that the server is the only master.
+    /// When something last confirmed that the server is the only master.
     pub(in crate::capture) confirmed: Option<Instant>,
 }
 
-/// What is being opened.
+/// The reader being opened.
 #[derive(Debug)]
 pub(super) enum ReaderOpening {
-    /// Nothing.
+    /// None.
     Idle,
     Waiting(Instant),
     /// A window.
     Window,
-    /// A window that is open beside one that is silent.
+    /// A window is open beside a silent one.
     Candidate {
         anchor: Position,
         since: Instant,
@@ -90,7 +90,7 @@ pub(super) enum ReaderOpening {
     Numbering(Box<Linked>),
     /// There is no room for more.
     Full,
-    /// No epoch is left above the one that the state stands in.
+    /// No epoch is left above the one of the checkpoint.
     UsedUp,
     /// A newer configuration reads elsewhere.
     Held,
@@ -98,24 +98,24 @@ pub(super) enum ReaderOpening {
     Closed,
 }
 
-/// What is open.
+/// The open reader.
 #[derive(Debug)]
 pub(super) struct Open {
-    /// Where it begins.
+    /// Its first position.
     pub(super) anchor: Position,
     /// When it was opened.
     pub(super) since: Instant,
     /// A window's latest item.
     pub(super) last: Position,
-    /// When something last came.
+    /// When it last delivered something.
     pub(super) heard: Moment,
     /// Until when it is complete, once sentinels have reported another master: what they confirm later is not about this one.
     complete_until: Option<Instant>,
-    /// It is silent, and another window is opened beside it.
+    /// True if it is silent, and another window is opened beside it.
     pub(super) silent: bool,
     /// Memory is full and the spool is behind: nothing is read until there is room, or until then.
     pub(super) behind: Option<Instant>,
-    /// There is no room: a tap leaves messages where they are.
+    /// True if there is no room: a tap leaves messages in the source.
     pub(super) paused: bool,
     pub(super) tap: Option<ReplicationReading>,
 }
@@ -257,7 +257,7 @@ impl Engine {
         self.reading.open.as_ref().is_some_and(|open| open.behind.is_none() && !open.paused)
     }
 
-    /// Opens a window where that is due.
+    /// Opens a window, if that is due.
     pub(super) fn open_if_due(&mut self, now: Moment) {
         if !matches!(self.reading.opening, ReaderOpening::Waiting(until) if until <= now.at) {
             return;

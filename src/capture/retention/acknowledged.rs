@@ -26,7 +26,6 @@ use crate::server::{Class, ControlConnection, Error, Script, script};
 use crate::status::{Fullest, KeepStatus, Slot};
 use crate::text::printable;
 
-/// `acknowledged.lua`.
 pub(crate) const TRIM: Script = script!("acknowledged.lua");
 
 /// Interval between steps of one stream. A stream may exceed `keep.entries` by the entries of one interval.

@@ -39,7 +39,6 @@ enum OpeningTask {
     Linked(Box<ReplicationLink>),
 }
 
-/// What happened.
 #[derive(Debug)]
 pub(super) enum SourceEvent {
     Opened(Result<Box<Window>, Error>),

@@ -1,8 +1,8 @@
-//! Where the state stands, and what that makes of the buffered batches: stored, stored by another, lost, buffered again.
+//! The checkpoint, and its meaning for buffered batches: stored, stored by another instance, lost, buffered again.
 //!
-//! The checkpoint moves by this instance's own batches, by another instance's, and back by a failover. Each time the chain
-//! finds the batch that holds what follows. Positions of a configuration that counts other messages compare with the
-//! checkpoint at anchors only: the buffered ones are *foreign* meanwhile.
+//! The checkpoint moves by this instance's batches, by another instance's, and back by a failover. Each time the chain
+//! continues with the batch that holds what follows. Positions of a configuration that counts other messages compare
+//! with the checkpoint at anchors only: until then the buffered ones are *foreign*.
 
 use super::{Chain, went_back};
 use crate::capture::append::call::{AppendOutcome, Stored};
@@ -14,7 +14,7 @@ use crate::position::{Epoch, Position};
 use crate::server::Error;
 use std::time::Instant;
 
-/// What the owner of the chain is to do after a reply.
+/// The next step of the chain's owner after a reply.
 #[derive(Debug)]
 pub(crate) enum ReplyStep {
     /// A batch is stored: count it and continue. The gap before it is recorded.
@@ -23,25 +23,25 @@ pub(crate) enum ReplyStep {
     Duplicate { counts: PassedCounts, gap: Option<Gap> },
     /// A batch lies in a history that the state has left: count it as dropped and continue.
     Dropped { events: u64 },
-    /// The state is not where it was thought to be: send again, from where the chain now stands.
-    /// This many events are buffered again that were stored before.
+    /// The checkpoint is not where it was expected: send again, from its new place. This many events are buffered again
+    /// that were stored before.
     Again { rewound: u64 },
-    /// Nothing can be stored for now; send again after a wait that the error's class tells.
+    /// Nothing can be stored for now; send again after a wait by the error's class.
     Wait(Error, Option<Stored>),
-    /// What follows is a newer configuration's to write.
+    /// A newer configuration shall write what follows.
     Outdated,
-    /// The state stands where another configuration has counted, and does not compare with what is buffered.
+    /// Another configuration has counted the checkpoint, which does not compare with the buffered items.
     Foreign,
     /// The reply belonged to a batch behind a refused one.
     Ignored,
 }
 
-/// What is known of a batch that was dealt with.
+/// Counts of a batch that was stored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassedCounts {
     /// Messages in it.
     pub(crate) events: u64,
-    /// Of these, how many another writer has passed inside a recorded gap.
+    /// Number of these that another writer has passed inside a recorded gap.
     pub(crate) lost: u64,
     /// Messages that are lost before it with a damaged spool.
     pub(crate) lost_before: u64,
@@ -66,22 +66,22 @@ impl PassedCounts {
     }
 }
 
-/// What others have dealt with.
+/// Messages that others have stored or recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// Stored by another instance.
     pub(crate) deduplicated: u64,
     /// In a history that the state has left, or inside a gap that was recorded.
     pub(crate) stale: u64,
-    /// Lost with a damaged spool, and recorded by a call whose reply never came, or by another instance.
+    /// Lost with a damaged spool, and recorded by another instance, or by a call whose reply never came.
     pub(crate) corrupt: u64,
     /// Buffered again: the state went back.
     pub(crate) rewound: u64,
 }
 
 impl Chain {
-    /// Returns whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing
-    /// that is counted so compares with it inside that epoch.
+    /// Returns whether the checkpoint is inside an epoch, with another numbering than `numbering`: then positions of
+    /// that numbering inside that epoch do not compare with it.
     fn differs(&self, numbering: &[u8]) -> bool {
         self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
             && !numbering.is_empty()
@@ -105,8 +105,8 @@ impl Chain {
         }
     }
 
-    /// Takes in where the state stands, and which epochs it has passed. To be asked while nothing is
-    /// awaited; else what is on its way is judged by its own reply.
+    /// Takes in the checkpoint, and the epochs that it has passed. To be called while no reply is awaited; otherwise
+    /// the replies judge the items on their way.
     pub(crate) fn found(
         &mut self,
         position: Option<Position>,
@@ -122,7 +122,7 @@ impl Chain {
         self.since_unix_ms = self.since_unix_ms.or(since_unix_ms);
         let rewound = self.on_checkpoint_moved(position, numbering, now_unix_ms);
         if let Some(gap) = &mut self.went_back {
-            // What the state has lost was published after its last write.
+            // Messages that the state has lost were published after its last write.
             gap.started_unix_ms = since_unix_ms.map_or(gap.started_unix_ms, |at| at.min(gap.started_unix_ms));
         }
         self.undated = false;
@@ -150,7 +150,7 @@ impl Chain {
         found
     }
 
-    /// The state stands at `position`. Returns how many events are buffered again.
+    /// Takes in the checkpoint. Returns how many events are buffered again.
     fn on_checkpoint_moved(
         &mut self,
         position: Option<Position>,
@@ -172,7 +172,7 @@ impl Chain {
         let began = self.went_back.as_ref().map(|gap| gap.started_unix_ms.min(now_unix_ms));
         self.went_back = Some(went_back(position, began, now_unix_ms));
         self.undated = true;
-        // A state that is gone says nothing of its streams: what was stored is not stored again.
+        // A state that is gone does not tell what its streams contain: stored items are not stored again.
         if position.is_none() {
             return 0;
         }
@@ -190,8 +190,8 @@ impl Chain {
         rewound
     }
 
-    /// Gives up what does not compare with the checkpoint. What follows it at a later anchor is kept, behind a gap. Returns
-    /// how many messages were given up.
+    /// Gives up items that do not compare with the checkpoint. Items after a later anchor are kept, behind a gap.
+    /// Returns the number of messages given up.
     pub(crate) fn drop_foreign(&mut self, now_unix_ms: u64) -> u64 {
         let (mut events, mut began) = (0, now_unix_ms);
         while self.awaited() == 0
@@ -220,9 +220,9 @@ impl Chain {
         events
     }
 
-    /// Returns whether the state stands in an epoch that is not before those of the open window and is none of them:
-    /// then the window was numbered from an epoch that has gone back. `newest` is the epoch of the last item that is
-    /// given or to come behind the chain.
+    /// Returns whether the checkpoint's epoch is not before those of the open window and is none of them: then the
+    /// window was numbered from an epoch that has gone back. `newest` is the epoch of the last item given to the chain,
+    /// or about to be.
     pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
         let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
         self.checkpoint().zip(newest).is_some_and(|(at, newest)| {
@@ -254,7 +254,7 @@ impl Chain {
             },
             Ok(AppendOutcome::Duplicate(position, passage)) => match self.pass(&passage) {
                 Some(mut counts) => {
-                    // How that is counted the state will say.
+                    // The state will report its numbering.
                     self.advance(Some(position));
                     self.counted = None;
                     let gap = self.take_forced(&mut counts);
@@ -323,7 +323,7 @@ impl Chain {
         self.checkpoint = Some(self.checkpoint.flatten().max(position));
     }
 
-    /// What is on its way behind the oldest will be refused as well.
+    /// Batches on their way behind the oldest will be refused as well.
     fn refuse(&mut self) {
         self.refused = (self.sent - self.passed).saturating_sub(1);
         self.sent = self.passed;
@@ -340,7 +340,7 @@ impl Chain {
     fn pass(&mut self, passage: &Passage) -> Option<PassedCounts> {
         let before = self.last_passed();
         let batch = self.ring.get(self.passed)?;
-        // What an earlier process left on disk is stored up to here: a restart's gap begins after it.
+        // Items of an earlier process on disk are stored up to here: a restart's gap begins after them.
         self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
