@@ -1,4 +1,4 @@
-//! How much each capture may hold in memory.
+//! The memory quota of each capture.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -43,14 +43,14 @@ pub use self::spool::SpoolPlace;
 use destination::DestinationSide;
 use source::SourceSide;
 
-/// What a capture is made of.
+/// The parts of a capture.
 #[derive(Debug)]
 pub struct CaptureParts {
     /// The route's settings.
     pub capture: Arc<Capture>,
-    /// Where it reads.
+    /// The source.
     pub source: Arc<Endpoint>,
-    /// Where it writes.
+    /// The destination.
     pub destination: Arc<Endpoint>,
     /// The source's heartbeat.
     pub heartbeat: Heartbeat,
@@ -60,25 +60,25 @@ pub struct CaptureParts {
     pub source_metrics: EndpointMetrics,
     /// Handles of the destination's metrics.
     pub destination_metrics: EndpointMetrics,
-    /// Holds back what every route says of a server that is away.
+    /// Limits log lines about a server that is down, across its routes.
     pub outages: Outages,
     /// The route's place on the board.
     pub slot: Slot,
-    /// How much it may hold in memory.
+    /// The route's memory quota.
     pub quota: MemoryQuota,
-    /// Where it may write what does not fit, and what a crash must not take.
+    /// The directory for items that do not fit in memory, or must survive a crash.
     pub spool: Option<SpoolPlace>,
     /// Which instance this is, among those that run the same configuration.
     pub instance: String,
-    /// How long another instance is waited for that could continue without a gap.
+    /// How long to wait for another instance that could continue without a gap.
     pub force_after: Duration,
     /// Cancelled when it is to store what is buffered and end.
     pub stop: CancellationToken,
-    /// How long that may take.
+    /// Longest duration of that.
     pub drain_deadline: Duration,
     /// The route that it replaces, and whether that one writes the same state.
     pub predecessor: Option<(Handover, bool)>,
-    /// What a later route that replaces it will say.
+    /// The channel from a later route that replaces it.
     pub successor: Handover,
 }
 
@@ -92,7 +92,7 @@ pub struct CaptureRoute {
     destination: DestinationSide,
     spool: Option<Spool>,
     durable: Option<DurabilityWatch>,
-    /// Of both servers, where sentinels know their master.
+    /// Changes of both masters, if sentinels know them.
     moves: [(Side, MasterMoves); 2],
     /// Under which revision this instance writes, while it does: only that one trims.
     writes_as: watch::Sender<Option<String>>,
@@ -100,7 +100,6 @@ pub struct CaptureRoute {
     wake: Pin<Box<Sleep>>,
 }
 
-/// What happened.
 #[derive(Debug)]
 enum RouteEvent {
     Source(source::SourceEvent),
@@ -166,8 +165,8 @@ impl CaptureRoute {
         }
     }
 
-    /// Runs until told to stop or replaced; returns how many events could not be stored in time.
-    /// Dropping the future drops what is buffered; the next start records that as a gap.
+    /// Runs until it is stopped or replaced; returns the number of events that could not be stored in time. Dropping
+    /// the future drops buffered events; the next start records them as a gap.
     pub async fn run(mut self) -> u64 {
         let housekeeping = self.keep_house();
         self.publish(Moment::now());
@@ -204,7 +203,7 @@ impl CaptureRoute {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RouteEvent> {
-        // Replies first: they make room. Time last: what came meanwhile proves that a peer lives.
+        // Replies first: they make room. Time last: an event that arrived meanwhile proves that the peer lives.
         if let Poll::Ready(event) = self.destination.poll(cx) {
             return Poll::Ready(RouteEvent::Destination(event));
         }
@@ -331,7 +330,7 @@ impl CaptureRoute {
         lost
     }
 
-    /// Starts what runs beside the route, and ends with what is returned.
+    /// Starts the tasks beside the route. They end when the returned guard is dropped.
     fn keep_house(&self) -> DropGuard {
         let stop = CancellationToken::new();
         let CaptureParts { destination, capture, metrics, slot, .. } = &self.parts;

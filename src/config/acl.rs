@@ -2,9 +2,9 @@
 //! exactly what its routes do there. Two endpoints that are the same user of the same server share
 //! one line, since each line begins anew and the second would take away what the first gave.
 //!
-//! The tests run as these users, so a right that is missing here fails a test, and the table
 //! The tests run as these users, so a right that is missing in the table `RIGHTS` fails a test. Redis checks the
 //! commands inside a script against its caller too, so they are listed.
+//!
 //! A rule holds no space: where a name has one, the rule has `?` in its place, which matches a little
 //! more. A pattern must stand in its rule letter by letter, so one with a space cannot be allowed by
 //! name; then all channels are, and a comment explains it.

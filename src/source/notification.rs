@@ -1,14 +1,14 @@
-//! Keyspace notifications: of which key and which event a message tells.
+//! Keyspace notifications: the key and the event of a message.
 
 use crate::config::OwnKeys;
 use crate::server::resp::Message;
 use crate::text::glob;
 
-/// How their channels begin, whatever they tell.
+/// Prefix of all their channels.
 const BEGIN: &[u8] = b"__key";
-/// What stands between the database and the rest of the channel.
+/// Text between the database and the rest of the channel.
 const BEHIND_DATABASE: &[u8] = b"__:";
-/// What captures do to a stream that others do as well.
+/// Events of a stream that captures cause, and other clients as well.
 const STREAM_EVENTS: [&[u8]; 4] = [b"xadd", b"xtrim", b"xgroup-create", b"new"];
 
 /// Returns whether a message is a notification of a key that tidegate itself writes.

@@ -95,7 +95,7 @@ if pos ~= prev then
   end
 end
 
--- What could refuse after the first entry is asked before it: an error half way would leave entries
+-- Errors that could come after the first entry are provoked before it: an error in the middle would leave entries
 -- without their position, and every retry would repeat them.
 if gap and pos == prev then
   local records = pcall('XLEN', KEYS[2])
@@ -104,7 +104,7 @@ end
 call('HSET', state, 'revision', revision, 'at', ARGV[5])
 
 local templated, maxlen = sub(ARGV[6], 1, 1) == '1', ARGV[7]
--- Why the call stops before the item that it has come to.
+-- The error that stops the call before the current item.
 local failure
 
 -- Number of existing streams that the template made. Deleted streams are removed from the set only when max_streams is
@@ -205,8 +205,8 @@ local reached = last
 if failure then
   reached = item > skip and position_of(item) or pos
 end
--- The latest gaps stand in the state, too: what lies inside one counts as no duplicate. Where an anchor ends it, that is
--- the end of a command of the replication stream, which may be a message: it was not stored either.
+-- The state also keeps the latest gaps: an item inside one is no duplicate. If an anchor ends a gap, that is the end of
+-- a command of the replication stream, which may be a message: it was not stored either.
 local begins_with_anchor = tonumber(sub(runs, 7, 11)) == 99999
 local function remember_gap(from, to)
   if begins_with_anchor and to == position_of(1) then
@@ -220,7 +220,7 @@ local function record_gap(from, to, ...)
   remember_gap(from, to)
 end
 
--- What another instance holds from before the first item of all was never stored.
+-- Messages of another instance from before the very first item were never stored.
 if pos == '-' and not gap and reached ~= pos then remember_gap('-', position_of(1)) end
 if gap and pos == prev and reached ~= pos then
   record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],

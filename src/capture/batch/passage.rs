@@ -2,7 +2,7 @@
 
 use crate::position::{Epoch, Position};
 
-/// What a state has passed: of an item before its position it tells whether that was stored.
+/// The positions that a state has passed: it tells whether an item before the checkpoint was stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Passage {
     epochs: Vec<Epoch>,
@@ -41,8 +41,8 @@ impl Passage {
         self.is_free(item.epoch) && !self.gaps.iter().any(inside)
     }
 
-    /// Returns whether a gap may have been recorded between two items: the last one that was passed, and this one.
-    /// Where the last one is not known, each gap of the same epoch may be.
+    /// Returns whether a gap may have been recorded between the last passed item and this one. If the last one is not
+    /// known, each gap of the same epoch may be.
     pub(crate) fn has_gap_before(&self, item: Position, passed: Option<Position>) -> bool {
         let after = |to: Position| passed.map_or(to >= item || to.epoch == item.epoch, |passed| to > passed);
         self.gaps.iter().any(|(from, to)| *from < Some(item) && after(*to))

@@ -1,4 +1,4 @@
-//! What a route says of itself, and what it counts.
+//! A route's status and counts.
 
 pub(super) mod notice;
 
@@ -16,7 +16,7 @@ use crate::position::Position;
 use crate::rt::{self, Moment};
 use crate::status::{Buffered, Ledger, RouteState};
 
-/// What is shown beside the ledger.
+/// The status beside the ledger.
 #[derive(Debug, Default)]
 pub(super) struct ReportState {
     /// Done by calls that stopped half way through the front batch.
@@ -27,7 +27,7 @@ pub(super) struct ReportState {
     changed: bool,
 }
 
-/// Where a route stands, for the board and the gauges.
+/// A route's status, for the board and the gauges.
 #[derive(Debug)]
 pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) state: RouteState,
@@ -36,7 +36,7 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) since_unix_ms: u64,
     pub(in crate::capture) source: Peer,
     pub(in crate::capture) destination: Peer,
-    /// Where the state stands.
+    /// The checkpoint.
     pub(in crate::capture) position: Option<Position>,
     pub(in crate::capture) durable: Option<Position>,
     /// Messages that are not known to be durable.
@@ -55,9 +55,9 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) last_append_unix_ms: Option<u64>,
     /// True if the state has been read, so that its ledger is more than an assumption.
     pub(in crate::capture) was_read: bool,
-    /// What all instances have done.
+    /// The counts of all instances.
     pub(in crate::capture) route: Ledger,
-    /// What this process has done.
+    /// The counts of this process.
     pub(in crate::capture) process: Ledger,
     /// True if both servers have been tried once.
     pub(in crate::capture) tried: bool,
@@ -67,7 +67,7 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) writes_as: Option<String>,
 }
 
-/// How one of the two servers answers.
+/// The connection to one of the two servers.
 #[derive(Debug)]
 pub(in crate::capture) struct Peer {
     pub(in crate::capture) connected: bool,
@@ -86,7 +86,7 @@ impl Engine {
         std::mem::take(&mut self.report.changed)
     }
 
-    /// Where the route stands.
+    /// The route's status.
     pub(in crate::capture) fn view(&mut self, now: Moment) -> CaptureSnapshot {
         let (state, reason) = self.state();
         self.report.was_live |= matches!(state, RouteState::Live | RouteState::Standby);
@@ -142,8 +142,8 @@ impl Engine {
         }
     }
 
-    /// Of what is buffered, that which the state's ledger has not counted. Another instance may be ahead of what this one
-    /// reads.
+    /// The buffered messages that the state's ledger has not counted. Another instance may be ahead of this one's
+    /// reading.
     fn held_uncounted(&self, held: Buffered) -> Buffered {
         if self.chain.is_foreign() {
             // It does not compare with the state, so it is not known whether another instance has stored it.
@@ -155,7 +155,7 @@ impl Engine {
         Buffered { memory: held.memory - waiting, in_flight: held.in_flight - sent, ..held }
     }
 
-    /// Counts buffered events that will not be stored, because of where the state stands.
+    /// Counts buffered events that will not be stored, because of the checkpoint.
     pub(super) fn give_up(&mut self, events: u64) {
         self.counters.route.dropped(DropReason::Stale).increment(events);
         self.ledger.dropped(DropReason::Stale, events);
@@ -164,7 +164,7 @@ impl Engine {
     pub(super) fn count_stored(&mut self, counts: &PassedCounts, stored: &Stored, now: Moment) {
         self.count_part(stored, now);
         let metrics = &self.counters.route;
-        // What the script skipped was there already, or was counted when the call stopped half way.
+        // Items that the script skipped were stored already, or were counted when the call stopped half way.
         let before = std::mem::take(&mut self.report.part);
         let skipped = counts.events.saturating_sub(stored.events() + before + counts.lost);
         metrics.deduplicated.increment(skipped);
@@ -194,8 +194,8 @@ impl Engine {
         self.ledger.stored(stored);
     }
 
-    /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
-    /// counted it there already.
+    /// Counts messages stored by another instance, or by an earlier call whose reply never came. The state's ledger has
+    /// counted them already.
     pub(super) fn count_duplicate(&mut self, counts: &PassedCounts) {
         let before = std::mem::take(&mut self.report.part);
         let events = counts.events.saturating_sub(before + counts.lost);
@@ -281,7 +281,7 @@ impl Engine {
         }
     }
 
-    /// What is missing, and for how long another instance may still provide it.
+    /// The missing part, and how long another instance may still provide it.
     fn why_catching_up(&self) -> String {
         let patience = humantime::format_duration(self.settings.force_after);
         format!(

@@ -43,7 +43,7 @@ enum OpeningTask {
 pub(super) enum SourceEvent {
     Opened(Result<Box<Window>, Error>),
     Linked(Result<Box<(ReplicationLink, LinkStart)>, Error>),
-    /// What is open and not read yet has ended.
+    /// The opened reader ended before it was read.
     OpeningLost(Error),
     Filled(Result<usize, Error>),
 }
@@ -81,7 +81,7 @@ impl SourceSide {
         }
     }
 
-    /// Until when the open one is not read, where that is so.
+    /// Until when reading pauses, if it does.
     pub(super) fn rests_until(&self) -> Option<Instant> {
         self.open.as_ref().and_then(SourceReader::rests_until)
     }

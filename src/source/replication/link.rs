@@ -287,7 +287,7 @@ impl LinkOpening {
         Self { connection, role, deadline }
     }
 
-    /// What still comes, up to the end of the connection.
+    /// The remaining bytes, up to the end of the connection.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) async fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -394,8 +394,8 @@ impl LinkOpening {
         }
     }
 
-    /// Acknowledges until the stream begins: what was published before is not in it. On a server where nothing is
-    /// written it does not begin, and nothing is missing then: `written` says how far the server has written it.
+    /// Acknowledges until the stream begins: messages published before are not in it. On a server without writes it
+    /// does not begin, and nothing is missing then: `written` returns the end of the server's stream.
     async fn await_stream<W>(&mut self, offset: u64, written: impl Fn() -> W) -> Result<(), Error>
     where
         W: Future<Output = Result<u64, Error>>,
@@ -459,7 +459,7 @@ mod tests {
         assert_eq!(rest(ms(8), much), Some(ms(1)));
         assert_eq!(rest(ms(24), much), Some(ms(3)));
         assert_eq!(rest(ms(3_600_000), u64::MAX), Some(ms(4)));
-        // Where reads are few anyway.
+        // At a low rate reads are few anyway.
         assert_eq!(rest(ms(1_000), REST_RATE - 1), None);
         assert_eq!(rest(ms(1_000), REST_RATE), Some(ms(4)));
     }

@@ -1,12 +1,12 @@
-//! Which server of a deployment is read.
+//! Chooses the server of a deployment to read from.
 //!
-//! A replica is read where there is one: there, true acknowledgements disturb nobody. But before all it must
-//! hold what follows the place to continue from, so each is asked first: INFO tells the history, how far it
-//! goes, and from where on the backlog holds it.
+//! A replica is preferred: reading from it does not disturb the master's acknowledgements. But first of all it must
+//! hold the stream from the place to continue. So INFO is asked of each: the history, its end, and where the backlog
+//! begins.
 //!
-//! Of several servers that say master, only one leads what is published. Two signs tell which: the only one with
-//! connected replicas, and the only one that holds what follows. Where they tell nothing, none is read until one
-//! gives way, since the backlog of the right one keeps what is published meanwhile.
+//! If several servers claim to be the master, two signs decide: being the only one with connected replicas, and being
+//! the only one that holds what follows. If neither decides, none is read until one gives way, since the backlog of the
+//! right one keeps the messages meanwhile.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,11 +14,11 @@ use super::{HistoryId, ReplicationOffset};
 use crate::config::{Address, Endpoint, Prefer};
 use crate::server::{self, Connection, Error, Role};
 
-/// What INFO says of a server's part in replication.
+/// A server's facts from INFO replication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Info {
     pub(super) role: Role,
-    /// As a replica: whether its link to the master is up.
+    /// True if a replica's link to its master is up.
     pub(super) linked: bool,
     /// The history that it is in, and how far.
     pub(super) history: HistoryId,
@@ -27,11 +27,11 @@ pub(crate) struct Info {
     pub(super) before: Option<(HistoryId, u64)>,
     /// The first byte that the backlog holds; `None` if there is no backlog.
     pub(super) backlog_from: Option<u64>,
-    /// How much it can hold.
+    /// Size of the backlog.
     pub(super) backlog_bytes: u64,
-    /// Its replicas, those that have an address of their own.
+    /// Its replicas that have an address of their own.
     pub(super) replicas: Vec<Address>,
-    /// How many are connected, with or without one.
+    /// Number of connected replicas, with or without an address.
     pub(super) connected: u64,
 }
 
@@ -61,7 +61,7 @@ impl Info {
             linked: role == Role::Master || fields.get("master_link_status") == Some(&"up"),
             history: history("master_replid")?,
             offset: number("master_repl_offset")?,
-            // An offset of -1 says that there is none.
+            // An offset of -1 means that there is none.
             before: history("master_replid2").zip(number("second_repl_offset")),
             backlog_from: number("repl_backlog_first_byte_offset").filter(|_| active),
             backlog_bytes: number("repl_backlog_size").unwrap_or_default(),
@@ -80,7 +80,7 @@ impl Info {
         ReplicationOffset { history: place.history.clone(), offset: place.offset.min(last) }
     }
 
-    /// Whether this server holds what follows a place.
+    /// Returns how a server fits a place to continue from.
     fn fit(&self, place: Option<&ReplicationOffset>) -> Fit {
         let Some(ReplicationOffset { history, offset }) = place else {
             return Fit::Anew(NoContinuation::First);
@@ -125,26 +125,26 @@ fn replicas(fields: &HashMap<&str, &str>) -> Vec<Address> {
         .collect()
 }
 
-/// Whether a server holds what follows a place.
+/// How a server fits a place to continue from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fit {
-    /// From that place on, or from where its history left the place's, if that was earlier.
+    /// It continues from that place, or from an earlier fork of the histories.
     Continues,
     /// A replica that has not replicated that far yet.
     Behind,
     Anew(NoContinuation),
 }
 
-/// Why reading begins anew, with whatever is published from now on.
+/// Why reading begins anew, with the messages from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoContinuation {
     /// It never began.
     First,
     /// The backlog no longer holds what follows: it begins later, or there is none.
     Exceeded {
-        /// Up to where was read.
+        /// The last offset read.
         offset: u64,
-        /// What the backlog begins with.
+        /// The first offset of the backlog.
         from: Option<u64>,
     },
     /// The server is in another history: it was started again, or made a master without what was read.

@@ -42,17 +42,17 @@ impl ReplicationReader {
         }
     }
 
-    /// What the server was when the link was opened.
+    /// The server's role when the link was opened.
     pub(crate) fn role(&self) -> Role {
         self.link.role()
     }
 
-    /// Where the server listens.
+    /// The server's address.
     pub(crate) fn address(&self) -> &Address {
         self.link.address()
     }
 
-    /// How far was read.
+    /// The last offset read.
     pub(crate) fn offset(&self) -> u64 {
         self.link.offset()
     }
