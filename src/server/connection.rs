@@ -27,17 +27,17 @@ impl From<resp::ProtocolError> for Error {
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
-    /// What came.
+    /// The received bytes.
     pub reader: Reader,
     out: Vec<u8>,
     written: usize,
-    /// The password, where it may change while the connection is open.
+    /// The password's file, if the password may change while the connection is open.
     pub(super) credentials: Option<Credentials>,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
     /// True if it greeted as a replica.
     pub is_replica: bool,
-    /// Where sentinels know the master: ends the connection once they report another one.
+    /// Ends the connection once sentinels report another master.
     pub(super) master: Option<MasterTicket>,
 }
 
@@ -61,12 +61,12 @@ impl Connection {
         Self::new(Socket::Unix(socket))
     }
 
-    /// Where commands are appended that [`Self::poll_flush`] sends, in order.
+    /// The buffer of commands that [`Self::poll_flush`] sends, in order.
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
     }
 
-    /// Takes commands that are to be sent, and leaves `commands` empty. Copies only where others wait already.
+    /// Takes commands to send, and leaves `commands` empty. Copies only if others wait already.
     pub fn send(&mut self, commands: &mut Vec<u8>) {
         if self.out.is_empty() {
             std::mem::swap(&mut self.out, commands);
@@ -87,12 +87,12 @@ impl Connection {
         self.reader.held_bytes() + self.out.capacity()
     }
 
-    /// From now on nothing is sent but what the owner sends: the connection brings no replies any more.
+    /// From now on only the owner's bytes are sent: the connection brings no replies any more.
     pub fn end_commands(&mut self) {
         self.credentials = None;
     }
 
-    /// Logs in again where the password has changed. Only between two commands.
+    /// Logs in again if the password has changed. Only between two commands.
     fn reauthenticate(&mut self) {
         let Some(credentials) = &mut self.credentials else { return };
         if let Some(accepted) = self.reader.take_login() {
@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// Lets what comes wait unwatched until somebody reads or writes.
+    /// Lets received bytes wait unwatched until the next read or write.
     pub fn rest(&mut self) {
         self.socket.rest();
     }
@@ -167,7 +167,7 @@ impl Connection {
             if self.unsent_bytes() > 0
                 && let Poll::Ready(Err(error)) = self.poll_flush(cx)
             {
-                // Why the other side closed may stand in what it sent last.
+                // The last received bytes may tell why the other side closed.
                 return match self.poll_fill(cx) {
                     Poll::Ready(Err(said @ Error::Tls(_))) => Poll::Ready(Err(said)),
                     _ => Poll::Ready(Err(error)),
@@ -191,10 +191,11 @@ impl Connection {
         }
     }
 
-    /// Sends one command and waits for its reply, where nothing else is under way. Not cancel safe:
-    /// a dropped future leaves a reply behind that belongs to nobody.
+    /// Sends one command and waits for its reply; nothing else may be under way. Not cancel safe: a dropped future
+    /// leaves a reply without a reader.
     ///
     /// # Errors
+    /// As [`Self::reply`]; an error reply is an error; no reply within `deadline` is one too.
     /// As [`Self::reply`]; an error reply is an error; nothing within `deadline` is one too.
     pub async fn ask(
         &mut self,

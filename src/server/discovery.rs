@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::error::Error;
 use crate::config::{Address, Endpoint, Servers};
 
-/// Connects to the server of an endpoint that is to be used: its only one, or its master. Cancel safe.
+/// Connects to the server of an endpoint: its only one, or its master. Cancel safe.
 ///
 /// # Errors
 /// If the server does not answer in time, or refuses; if none of several is the master, or more than one says that it
@@ -25,7 +25,7 @@ pub(super) async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connectio
     }
 }
 
-/// Where servers of an endpoint are: those of the configuration, or the master that sentinels know. Cancel safe.
+/// The addresses of an endpoint's servers: those of the configuration, or the sentinels' master. Cancel safe.
 ///
 /// # Errors
 /// If no sentinel knows the master.

@@ -17,7 +17,7 @@ const KINDS: [FrameKind; 4] = [FrameKind::Record, FrameKind::Begin, FrameKind::U
 const FILES: u64 = 4;
 /// Frames of a file.
 const FRAMES: u8 = 12;
-/// Behind every mark of a forged record.
+/// After every mark of a forged record.
 const LAST: Mark = [255; 24];
 
 /// Opens the log, reads it, writes, and does so again as the next process.
@@ -57,7 +57,7 @@ fn open(disk: &MemoryDisk) -> Option<Log<MemoryDisk>> {
     }
 }
 
-/// Reads everything. Its events can be added up.
+/// Reads everything, and checks that its events can be added up.
 fn read(log: &mut Log<MemoryDisk>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! One file of the log, and what its name says.
+//! One file of the log, and the parts of its name.
 //!
 //! ```text
 //! 00000000000000000007.spool                       number 7, version 1
@@ -6,23 +6,23 @@
 //! ….spool.damaged                                  kept for the operator, no part of the log
 //! ```
 //!
-//! The name carries what reading needs, so that no damage inside a file can make all of it unreadable.
+//! The name has what reading needs, so damage inside a file cannot make all of it unreadable.
 
 use super::{Mark, SpoolError, record};
 
 const EXTENSION: &str = ".spool";
 const DAMAGED: &str = ".damaged";
-/// What release 0.1.0 put aside.
+/// Suffix of files that release 0.1.0 put aside.
 const CORRUPT: &str = ".corrupt";
 
-/// How a file is written.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentFormat {
     /// Release 0.1.0's.
     V1,
     /// This one's.
     V2 {
-        /// Its marker.
+        /// The file's marker.
         salt: u64,
     },
 }
@@ -70,7 +70,7 @@ impl Segment {
         Ok(Some(Self { number, name: name.to_owned(), format, bytes: 0, last: None, damaged: false }))
     }
 
-    /// Its name once it is put aside.
+    /// The file's name once it is put aside.
     pub(super) fn aside(&self) -> String {
         format!("{}{DAMAGED}", self.name)
     }

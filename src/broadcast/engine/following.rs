@@ -1,4 +1,4 @@
-//! What a session asks whose entries wait for a consumer group: the group and its stream.
+//! The questions of a session whose entries wait for a consumer group: the group and its stream.
 
 use tokio::time::Instant;
 

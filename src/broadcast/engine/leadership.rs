@@ -1,4 +1,4 @@
-//! Which of several instances publishes, where the channel is on another server than the stream.
+//! Which of several instances publishes, if the channel is on another server than the stream.
 //!
 //! Problem: across two servers a message goes out before the cursor moves. Two instances that publish at once
 //! send every entry twice.
@@ -7,8 +7,8 @@
 //! On one server none of this is needed: the step that publishes compares the cursor.
 //!
 //! Operation: a lease on the stream's server, by that server's clock. The holder renews it several times within its
-//! term. By its own clock the holder counts from the moment before it asked, and stops a margin early, so it ends
-//! no later than the server's term. The clock is compared before each send, also the send of what waits in a buffer.
+//! term. By its own clock the holder counts from the moment before it asked, and stops a margin early, so it ends no
+//! later than the server's term. It checks the clock before each send, also before the rest of a buffer.
 //!
 //! ```text
 //!            reply: this instance holds it
@@ -18,9 +18,9 @@
 //!      └──── the term has passed  ◀─────────────┘   (nothing is sent; the next reply decides)
 //! ```
 //!
-//! Failure: an instance that ends or freezes lets its term pass, and the one that waits takes over with the cursor
-//! that the same reply names. What the first one sent and did not note in the cursor is sent again. A session that
-//! begins lets an instance go first that waits already: it holds messages that the new session does not.
+//! Failure: if an instance ends or freezes, its term passes, and the standby takes over at the cursor in the same
+//! reply. Messages that the first one sent and did not note in the cursor are sent again. A new session lets a waiting
+//! instance go first: it has buffered messages that the new session has not.
 
 use std::time::Duration;
 
@@ -38,19 +38,19 @@ pub(crate) const LEASE: Script = script!("lease.lua");
 pub(crate) const TERM: Duration = Duration::from_millis(750);
 /// For the difference of two clocks over one term, and for the way of a message that was just sent.
 const MARGIN: Duration = Duration::from_millis(100);
-/// Between two renewals: one may be lost or late.
+/// Interval of renewals: one may be lost or late.
 const RENEWAL: Duration = Duration::from_millis(250);
-/// Between two questions of a standby: a released lease lies unused for at most this long.
+/// Interval of a standby's questions: a released lease is unused for at most this long.
 const STANDBY: Duration = Duration::from_millis(200);
 
-/// What is asked of the lease.
+/// A request for the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseWish {
-    /// To have it where no other instance holds it or waits for it.
+    /// Take it if no other instance holds it or waits for it.
     Begin,
-    /// To have it where no other instance holds it.
+    /// Take it if no other instance holds it.
     Claim,
-    /// That another instance takes it.
+    /// Give it to another instance.
     Release,
 }
 
@@ -69,10 +69,10 @@ impl LeaseWish {
 pub(crate) struct LeaseAnswer {
     holder: String,
     left: Duration,
-    /// The cursor, where there is one, and its count, if that is known.
+    /// The cursor, if there is one, and its count, if known.
     pub(crate) cursor: Option<EntryId>,
     pub(crate) counted: Option<u64>,
-    /// What was done since the cursor was made, by whichever instance.
+    /// Totals since the cursor was made, over all instances.
     pub(crate) tally: Tally,
 }
 
@@ -118,11 +118,11 @@ pub(crate) enum Change {
     Same,
     /// This instance publishes from now on.
     Leads,
-    /// This one does, or nobody does yet.
+    /// Another instance holds it, or none does yet.
     StandsBy(Option<String>),
 }
 
-/// One instance's part.
+/// One instance's role.
 #[derive(Debug)]
 pub(crate) struct Leadership {
     me: String,
@@ -130,7 +130,7 @@ pub(crate) struct Leadership {
     hash: Hash,
     /// Until when this instance may send, or might; `None` before it could for the first time.
     until: Option<Instant>,
-    /// What the last reply said.
+    /// The last reply's result.
     known: Option<Change>,
     /// Sent and not answered.
     asked: Option<(LeaseWish, Instant)>,
@@ -141,7 +141,7 @@ pub(crate) struct Leadership {
 }
 
 impl Leadership {
-    /// Begins with a session. `me` tells this route of this process from every other.
+    /// Begins with a session. `me` identifies this route of this process.
     pub(crate) fn new(me: String, key: String, hash: Hash, now: Instant) -> Self {
         Self {
             me,
@@ -171,7 +171,7 @@ impl Leadership {
         self.asked.is_none().then_some(self.due)
     }
 
-    /// Appends the question that is due. True where there is one.
+    /// Appends the question if it is due. Returns whether it is.
     pub(crate) fn ask(&mut self, cursor: &str, out: &mut Vec<u8>, now: Instant) -> bool {
         if self.due().is_none_or(|due| now < due) {
             return false;
@@ -187,7 +187,7 @@ impl Leadership {
         true
     }
 
-    /// Gives the lease back with the next question, which is due at once.
+    /// Releases the lease with the next question, which is due at once.
     pub(crate) fn release(&mut self, now: Instant) {
         self.end(now);
         (self.next, self.due) = (LeaseWish::Release, now);
@@ -219,7 +219,7 @@ impl Leadership {
             Change::Leads
         } else {
             self.end(now);
-            // Where nobody has it, one that waited before is let go first.
+            // If no instance has it, one that waited before goes first.
             let wait = if reply.holder.is_empty() { STANDBY * 3 / 2 } else { STANDBY.min(reply.left) };
             self.due = now + wait;
             Change::StandsBy(Some(reply.holder.clone()).filter(|holder| !holder.is_empty()))

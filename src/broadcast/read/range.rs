@@ -14,7 +14,7 @@ use crate::server::{Connection, Error};
 pub(in crate::broadcast) struct RangeReader {
     connection: Connection,
     stream: String,
-    /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
+    /// COUNT of the next read: from 1 up, so that no reply is larger than expected.
     entries: usize,
     deadline: Duration,
 }

@@ -177,7 +177,7 @@ impl<'e> MasterWatch<'e> {
     }
 }
 
-/// Whether a server still says that it is the master.
+/// Returns whether a server still claims to be the master.
 async fn still(
     endpoint: &Endpoint,
     claim: MasterClaim,
@@ -213,7 +213,7 @@ mod tests {
             (vec![claim("a", Some(0)), claim("b", Some(1))], Some("a"), None),
             (vec![claim("a", Some(0)), claim("b", Some(0))], Some("c"), None),
             (vec![claim("a", Some(1)), claim("b", Some(1))], None, None),
-            // Who may not ask does not know.
+            // A server that may not be asked does not know.
             (vec![claim("a", Some(1)), claim("b", None)], None, None),
             (vec![claim("a", Some(0)), claim("b", None)], None, None),
             (vec![claim("", None), claim("", None)], None, None),

@@ -9,11 +9,11 @@ use memchr::memchr;
 const LINE_LIMIT: usize = 64 * 1024;
 /// No aggregate that Redis sends has more elements; a larger count is broken or hostile.
 const ELEMENTS_LIMIT: u64 = 16 * 1024 * 1024;
-/// proto-max-bulk-len cannot be set higher than this by any sane server; a larger length is refused at
-/// once. What is refused below it is the reader's limit.
+/// No server needs a higher proto-max-bulk-len; a larger length is refused at once. Below it the reader's own limit
+/// decides.
 const BULK_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 
-/// What came is no RESP.
+/// The bytes are not RESP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ProtocolError(pub(crate) String);
@@ -24,7 +24,7 @@ impl ProtocolError {
     }
 }
 
-/// One element. Ranges are into the buffer that was read; aggregates are followed by their elements.
+/// One element. Ranges are into the read buffer; aggregates are followed by their elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
     /// `+text`
@@ -105,7 +105,7 @@ fn bulk(buf: &[u8], begin: usize, size: usize) -> Result<Option<(Token, usize)>,
     }
 }
 
-/// The header line of the element at `at`: its kind, its text, and where the next thing begins.
+/// The header line of the element at `at`: its kind, its text, and its end.
 pub(super) fn line(buf: &[u8], at: usize) -> Result<Option<(u8, Range<usize>, usize)>, ProtocolError> {
     let Some(&kind) = buf.get(at) else { return Ok(None) };
     let start = at + 1;
@@ -165,7 +165,7 @@ fn short_header(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
     None
 }
 
-/// The length of the bulk string at `at`, and where its content begins; `None` if that has not come.
+/// The length of the bulk string at `at`, and the begin of its content; `None` if that has not arrived.
 ///
 /// # Errors
 /// If it is no bulk string, null, or an absurd length.
@@ -183,7 +183,7 @@ pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, Prot
     }
 }
 
-/// The length of the array at `at`, and where its first element begins; `None` if that has not come.
+/// The length of the array at `at`, and the begin of its first element; `None` if that has not arrived.
 ///
 /// # Errors
 /// If it is no array, null, or an absurd length.
@@ -209,6 +209,6 @@ fn integer(text: &[u8]) -> Result<i64, ProtocolError> {
 }
 
 fn absurd() -> ProtocolError {
-    // What stands there is not quoted: it may be a piece of a payload.
+    // The bytes are not quoted: they may be a piece of a payload.
     ProtocolError("a length is not valid".to_owned())
 }

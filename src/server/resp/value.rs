@@ -61,7 +61,7 @@ impl Value {
         Ok((value, next))
     }
 
-    /// The bytes, where it is a string.
+    /// The bytes, if it is a string.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
@@ -70,7 +70,7 @@ impl Value {
         }
     }
 
-    /// The elements, where it is an aggregate.
+    /// The elements, if it is an aggregate.
     #[must_use]
     pub fn elements(&self) -> Option<&[Self]> {
         match self {
@@ -79,7 +79,7 @@ impl Value {
         }
     }
 
-    /// The number, where it is one.
+    /// The number, if it is one.
     #[must_use]
     pub fn integer(&self) -> Option<i64> {
         match self {
@@ -88,13 +88,13 @@ impl Value {
         }
     }
 
-    /// The number, where it is one that counts something.
+    /// The number, if it is not negative.
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         u64::try_from(self.integer()?).ok()
     }
 
-    /// The text, where it is a string of UTF-8.
+    /// The text, if it is a string of UTF-8.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(self.bytes()?).ok()

@@ -26,7 +26,7 @@ impl Disk {
         Self { directory: claim.path().to_owned(), _claim: Some(claim) }
     }
 
-    /// Any directory, to be read only, beside a daemon that may own it.
+    /// Any directory, read only, beside a daemon that may own it.
     pub(in crate::spool) fn unclaimed(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), _claim: None }
     }

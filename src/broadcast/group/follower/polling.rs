@@ -48,12 +48,12 @@ impl Follower {
         egress: &mut Egress<'_>,
         now: Instant,
     ) -> Result<Vec<GroupEvent>, Error> {
-        // What another instance did since the look was asked for, the look knows.
+        // The answer includes the work of other instances since the question was sent.
         self.align(egress, now);
         let leads = egress.leads;
         let publisher = &mut *egress.publisher;
         let Some(mut state) = GroupState::read(reply)? else {
-            // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
+            // Entries read were not acknowledged, and a group that is made again gets them again. Holes stay.
             if self.max_ack_pending.is_none() {
                 self.forget(publisher.end());
             }

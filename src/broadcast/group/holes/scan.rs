@@ -2,12 +2,12 @@
 
 use crate::broadcast::entry_id::EntryId;
 
-/// How far it is.
+/// Progress of the scan.
 #[derive(Debug)]
 pub(crate) struct HoleScan {
     /// After which hole to continue; `None` if a whole search found nothing new since.
     next: Option<EntryId>,
-    /// The same, of the look that is under way.
+    /// The hole after which the running poll scans.
     sent: Option<EntryId>,
     /// True if something changed since the search began.
     again: bool,
@@ -25,7 +25,7 @@ impl HoleScan {
         self.again = true;
     }
 
-    /// After which hole a look is to search, where it `may`; it does in any case while something changes.
+    /// The hole after which a poll scans, if it `may`; it does in any case while something changes.
     pub(crate) fn send(&mut self, may: bool, active: bool) -> Option<EntryId> {
         if self.next.is_none() && active {
             self.next = Some(EntryId::default());
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(search.send(true, false), id(0));
         search.on_scanned(id(5), false);
         assert!(search.goes_on());
-        // What is being published would be found once more.
+        // Holes being published would be found once more.
         assert_eq!(search.send(false, false), None);
         search.on_scanned(None, true);
         assert_eq!(search.send(true, false), id(5));

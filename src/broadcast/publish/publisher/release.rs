@@ -68,7 +68,7 @@ impl Publisher {
         self.send_releases(None, now);
     }
 
-    /// The same, where they are one entry that is larger than a batch.
+    /// Sends the holes; `large` if they are one entry that is larger than a batch.
     fn send_releases(&mut self, large: Option<EntryId>, now: Instant) {
         let Some(hash) = &self.release_hash else { return };
         match &mut self.other {
