@@ -1,5 +1,5 @@
-//! What a broadcast decides, without I/O: what to ask next, what an answer means, what is published, where the cursor
-//! is, who publishes, what a failure leads to, and when it is over.
+//! The decisions of a broadcast, without I/O: questions, the meaning of answers, messages to publish, the cursor, the
+//! leader, the consequence of a failure, and the end.
 //!
 //! ```text
 //!            cursor, begin           on(event)  advance             fail
@@ -73,7 +73,7 @@ pub(super) enum Next {
 /// is not logged either.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// A session has connected and found this cursor; true where it is not the first.
+    /// A session has connected and found this cursor; true if it is not the first session.
     Opened(EntryId, bool),
     /// Totals since the cursor was made, over all instances.
     Ledger(Tally),
@@ -83,7 +83,7 @@ pub(super) enum Effect {
     Live(EntryId, Option<u64>),
     /// Another instance publishes, or none yet.
     StandsBy(Option<String>, Option<u64>),
-    /// The lease ran out before what was to be sent was sent.
+    /// The lease ran out before all messages were sent.
     Lapsed(Option<u64>),
     /// Messages that this process sent, and of these those that reached no subscriber.
     Sent(u64, u64),
@@ -142,7 +142,7 @@ pub(super) struct Core {
     replaced: Option<Replaced>,
     /// The last session's view of the stream, until the next begins. Only if entries are broadcast as they are added.
     watch: Option<UnreadWatch>,
-    /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
+    /// An entry that failed for its own sake, and the error, as text. The next session counts it.
     failed: Option<(String, String)>,
     /// Attempts counted for the last entry that failed.
     failing: Option<Failing>,
@@ -159,7 +159,7 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) struct Engine {
     core: Core,
-    /// What the open script found, until a session begins with it.
+    /// The result of `open.lua`, until a session begins with it.
     opened: Option<Opened>,
     work: Option<Work>,
 }
@@ -458,10 +458,10 @@ impl Core {
         Ok(())
     }
 
-    /// Uses the keys that have the stream's place.
+    /// Uses the keys that hold the stream's place.
     ///
     /// # Errors
-    /// If an operator must say what is to be used.
+    /// If an operator must decide which place to use.
     fn take_place(&mut self, opened: &Opened) -> Result<(), SessionFailure> {
         let Broadcast { name, .. } = &*self.settings;
         let of_route = call::keys_of_place(&self.prefix, name, None);

@@ -1,4 +1,4 @@
-//! An entry's id: what a cursor is, and how far a broadcast has come.
+//! An entry's id: a cursor, and the progress of a broadcast.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ impl EntryId {
     }
 }
 
-/// Digits and nothing else. One of these is read for each entry, so not by way of `str`.
+/// Digits and nothing else. It runs once per entry, so without `str`.
 fn number(digits: &[u8]) -> Option<u64> {
     let (first, rest) = digits.split_first()?;
     rest.iter().try_fold(digit(*first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(*byte)?))

@@ -70,7 +70,7 @@ pub(super) enum SessionFailure {
         /// The reason, and the remedy.
         reason: String,
     },
-    /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
+    /// The stream began anew, and its ids are below the cursor: entries added to it would never be read.
     #[error(
         "the stream '{stream}' was deleted or replaced: its newest id is below the cursor {cursor}, so its entries would not be published; {}", on_begins(*start, route)
     )]
@@ -91,7 +91,7 @@ pub(super) enum SessionFailure {
     StreamReplaced {
         /// The stream.
         stream: String,
-        /// The facts about the new stream.
+        /// The cursor and the published part of the new stream.
         replaced: Replaced,
     },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
@@ -106,7 +106,7 @@ pub(super) enum SessionFailure {
     },
 }
 
-/// The facts about a stream that was replaced.
+/// The place in a stream that was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Replaced {
     /// The cursor at that time.

@@ -101,7 +101,7 @@ pub struct Progress {
     pub skipped: u64,
 }
 
-/// Hears what a replay does.
+/// Is called at each step of a replay.
 pub trait ReplayObserver {
     /// Something was answered. Comes often.
     fn progress(&mut self, progress: &Progress);
@@ -323,7 +323,7 @@ impl Replay {
         Ok(ReplayEnd::Stopped)
     }
 
-    /// Reads on, and takes in meanwhile what was answered.
+    /// Reads ahead, and takes in answers meanwhile.
     async fn page(&mut self, watch: &mut impl ReplayObserver) -> Result<Vec<u8>, SessionFailure> {
         let Self { key, reader, flow, renewed, .. } = self;
         if renewed.elapsed() > RENEWED {
@@ -371,8 +371,8 @@ impl ReplayFlow {
         if due <= Instant::now() && self.publisher.has_room() {
             return Ok(());
         }
-        // The publisher must not settle while a batch is being collected: the batch would be sent as if
-        // it followed what was found then.
+        // The publisher must not settle while a batch is being collected: the batch would be sent as if it followed the
+        // result.
         self.publisher.flush(Instant::now());
         let rewinds = self.rewinds;
         while self.rewinds == rewinds && (due > Instant::now() || !self.publisher.has_room()) {
@@ -414,7 +414,7 @@ impl ReplayFlow {
         }
     }
 
-    /// Takes in what was answered. Only while no batch is being collected.
+    /// Takes in answers. Only while no batch is being collected.
     fn settle(&mut self, watch: &mut impl ReplayObserver) -> Result<(), SessionFailure> {
         let now = Instant::now();
         if let Some(other) = &mut self.writers.other {

@@ -30,7 +30,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// An entry that a consumer holds for longer than this is reported, if others wait behind it.
 const HELD_UP: Duration = Duration::from_secs(30);
 
-/// What outlives a session.
+/// State that outlives a session.
 #[derive(Debug)]
 pub(super) struct BroadcastRoute {
     pub(super) engine: Engine,

@@ -157,7 +157,7 @@ impl StreamsRoute {
         }
     }
 
-    /// Starts what is new and stops what is gone. Returns how long to wait before the next look.
+    /// Starts routes of new streams and stops those of deleted ones. Returns the time until the next look.
     fn on_looked(&mut self, outcome: Result<Found, Error>, backoff: &mut Backoff) -> Duration {
         let found = match outcome {
             Ok(found) => found,

@@ -131,13 +131,13 @@ pub(super) enum Effect {
     Adopt,
     /// Read the opened link as a tap from now on.
     Tap,
-    /// Drop what is being opened, or is opened and not adopted.
+    /// Drop the reader that is being opened, or is opened and not adopted.
     DropOpening,
     /// Close the open window or tap.
     Close,
     /// Ask the source to say when everything is delivered that was published until now.
     Fence,
-    /// Read what has come already.
+    /// Read the bytes that have already arrived.
     Read,
     /// Write a log line.
     Log(Notice),
@@ -322,7 +322,7 @@ impl Engine {
         self.spill.enable();
     }
 
-    /// The spool has done what it was asked.
+    /// Takes in the spool's answer.
     pub(super) fn on_spool(&mut self, done: SpoolDone, now: Moment) {
         let room = self.room();
         let outcome = self.spill.done(done, &mut self.chain, self.builder.options(), room, now);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct MemoryQuota(Arc<AtomicUsize>);
 
 impl MemoryQuota {
-    /// Says what it is from now on.
+    /// Sets the quota from now on.
     pub fn set(&self, bytes: u64) {
         self.0.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
     }

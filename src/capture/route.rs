@@ -1,7 +1,7 @@
 //! The loop of one capture: sockets, files and timers around the engine.
 //!
-//! [`CaptureRoute::run`] is `select` (the only awaits; it returns what happened) and `apply` (which awaits nothing), in turn.
-//! `apply` gives what happened to the engine, and then does what the engine wants: connections, bytes, requests to the
+//! [`CaptureRoute::run`] is `select` (the only awaits; it returns an event) and `apply` (which awaits nothing), in
+//! turn. `apply` passes the event to the engine, and then carries out the effects: connections, bytes, requests to the
 //! spool, log lines. No decision is made here.
 
 mod connection;
@@ -72,7 +72,7 @@ pub struct CaptureParts {
     pub instance: String,
     /// How long to wait for another instance that could continue without a gap.
     pub force_after: Duration,
-    /// Cancelled when it is to store what is buffered and end.
+    /// Cancelled when the route shall store its buffer and end.
     pub stop: CancellationToken,
     /// Longest duration of that.
     pub drain_deadline: Duration,
@@ -254,7 +254,7 @@ impl CaptureRoute {
         self.settle(now);
     }
 
-    /// Gives the engine what the heartbeat's task has found.
+    /// Passes the findings of the heartbeat's task to the engine.
     fn look_at_heartbeat(&mut self) {
         let heartbeat = &self.parts.heartbeat;
         self.engine.on_heartbeat_task(HeartbeatReport {
@@ -265,7 +265,7 @@ impl CaptureRoute {
         });
     }
 
-    /// Does what the engine wants.
+    /// Carries out the engine's effects.
     fn settle(&mut self, now: Moment) {
         self.engine.after(now);
         self.perform(now);

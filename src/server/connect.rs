@@ -18,8 +18,8 @@ use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
 use credentials::{Credentials, user_of};
 
-/// Connects to an endpoint: socket, TLS where it is configured, RESP3, user, client name, database; everything within the
-/// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
+/// Connects to an endpoint: socket, TLS if configured, RESP3, user, client name, database; all of it within the
+/// endpoint's connect timeout. `role` becomes part of the name in CLIENT LIST.
 ///
 /// RESP3, because the first byte distinguishes a message from a reply, and a subscribed connection may still run
 /// commands. Every server that tidegate supports speaks it (Redis 6.0).
@@ -29,8 +29,8 @@ use credentials::{Credentials, user_of};
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// If the server does not answer in time, or refuses; of several addresses, if none is the master (what the last one of
-/// them said), or if more than one says that it is.
+/// If the server does not answer in time, or refuses. With several addresses: if none is the master (the last one's
+/// error), or if more than one claims to be.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     discovery::connect(endpoint, role).await
 }

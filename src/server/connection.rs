@@ -55,7 +55,7 @@ impl Connection {
         }
     }
 
-    /// A connection over a socket of this process, for what is fuzzed.
+    /// A connection over a socket of this process, for fuzzing.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn over(socket: tokio::net::UnixStream) -> Self {
         Self::new(Socket::Unix(socket))
@@ -137,10 +137,10 @@ impl Connection {
         Poll::Ready(Ok(count))
     }
 
-    /// Sends what waits; ready once nothing does.
+    /// Sends waiting bytes; ready once none wait.
     ///
     /// # Errors
-    /// If the connection has ended; what was sent of a command before that is unknown.
+    /// If the connection has ended; it is unknown how much of a command was sent before.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.written < self.out.len() {
             let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
@@ -178,10 +178,10 @@ impl Connection {
         .await
     }
 
-    /// The next reply, sending what waits meanwhile; an error reply is a value here. Cancel safe.
+    /// The next reply, sending waiting bytes meanwhile; an error reply is a value here. Cancel safe.
     ///
     /// # Errors
-    /// If the connection has ended or sent what is no RESP.
+    /// If the connection has ended or the bytes are not RESP.
     pub async fn reply(&mut self) -> Result<Value, Error> {
         loop {
             if let Some(value) = self.reader.next_value()? {

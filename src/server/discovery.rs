@@ -1,4 +1,4 @@
-//! Which server of a deployment is the master: by what the servers say themselves, or by what sentinels say.
+//! Finds the master of a deployment: by the servers' own answers, or by sentinels.
 
 mod listed;
 pub(super) mod sentinel;
@@ -15,8 +15,8 @@ use crate::config::{Address, Endpoint, Servers};
 /// Connects to the server of an endpoint: its only one, or its master. Cancel safe.
 ///
 /// # Errors
-/// If the server does not answer in time, or refuses; if none of several is the master, or more than one says that it
-/// is; if no sentinel knows it.
+/// If the server does not answer in time, or refuses; if none of several is the master, or more than one claims to be;
+/// if no sentinel knows it.
 pub(super) async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     match &endpoint.servers {
         Servers::One(address) => Ok(connect_at(endpoint, address, role).await?.0),

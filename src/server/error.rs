@@ -18,7 +18,7 @@ pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 /// Retry interval after an error of [`Class::Park`].
 pub(crate) const BLOCKED_RETRY: Duration = Duration::from_secs(30);
 
-/// The code of an error reply to what the user may not do.
+/// The code of an error reply for a missing right.
 pub(crate) const NO_PERMISSION: &str = "NOPERM";
 
 /// The caller's next step. An unknown error is [`Class::Retry`]: visibly, with backoff.
@@ -53,7 +53,7 @@ pub enum Error {
     /// The network, or the server's end of it.
     #[error("{0}")]
     Io(io::Error),
-    /// A side does not accept the other's certificate, or what was made of our files.
+    /// A side does not accept the other's certificate, or our files.
     #[error("{0}")]
     Tls(TlsFailure),
     /// The connection ended before the server said anything.
@@ -181,7 +181,7 @@ impl Error {
             }
             Some("NOSCRIPT" | "NOGROUP") => Class::Repair,
             Some("WRONGTYPE" | NO_PERMISSION | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Park,
-            // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and what is unknown.
+            // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and unknown codes.
             Some(_) => Class::Retry,
         }
     }
@@ -220,7 +220,7 @@ impl Error {
         })
     }
 
-    /// The message, with what the operator can do about it.
+    /// The message, with advice to the operator.
     #[must_use]
     pub fn with_hint(&self) -> String {
         hinted(self, self.hint())
@@ -333,7 +333,7 @@ const COMMANDS: [&str; 46] = [
     "XTRIM",
 ];
 
-/// A message, with what the operator can do about it.
+/// A message, with advice to the operator.
 pub(crate) fn hinted(message: &impl fmt::Display, hint: Option<&str>) -> String {
     hint.map_or_else(|| message.to_string(), |hint| format!("{message} ({hint})"))
 }
@@ -372,7 +372,7 @@ impl From<io::Error> for Error {
 impl From<redis::RedisError> for Error {
     fn from(error: redis::RedisError) -> Self {
         if let Some(code) = error.code() {
-            // The crate keeps code and detail of an error reply apart; together they are what the server sent.
+            // The crate separates code and detail of an error reply; together they are the server's text.
             return Self::reply(format!("{code} {}", error.detail().unwrap_or_default()).as_bytes());
         }
         // The crate returns the original behind its pointer.

@@ -22,8 +22,8 @@ use crate::config::{Address, Endpoint};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Interval of the kernel's probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long sent bytes may stay unacknowledged before the kernel ends the connection. Heartbeats
-/// notice a dead peer earlier; this frees the socket and what is queued in it.
+/// How long sent bytes may stay unacknowledged before the kernel ends the connection. Heartbeats notice a dead peer
+/// earlier; this frees the socket and its queued bytes.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Number of reads of a resting socket before it is watched again: enough for the content of its buffer. Such a read
@@ -76,7 +76,7 @@ impl Socket {
 }
 
 impl Socket {
-    /// Returns whether what was written still waits to be sent: TLS encrypts into a buffer of its own.
+    /// Returns whether written bytes still wait to be sent: TLS encrypts into a buffer of its own.
     pub(super) fn is_unsent(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
     }
@@ -115,7 +115,7 @@ impl Socket {
 }
 
 impl Resting {
-    /// Reads what is there.
+    /// Reads the available bytes.
     fn read(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let room = buf.initialize_unfilled();
         let read = match self {

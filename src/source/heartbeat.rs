@@ -41,14 +41,14 @@ const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 const UNCONFIRMED: Duration = Duration::from_secs(10);
 /// Interval of checks of `notify-keyspace-events`, which an operator may change.
 const SETTING_INTERVAL: Duration = Duration::from_secs(5);
-/// The longest wait before the next connect: shorter than what the routes take for silence.
+/// The longest wait before the next connect: shorter than the routes' limit of silence.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// A source's heartbeat, as its routes see it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     shared: Arc<HeartbeatState>,
-    /// Ends the task with the last clone: the task itself holds what is shared.
+    /// Ends the task with the last clone: the task itself holds the shared state.
     alive: Arc<DropGuard>,
 }
 

@@ -168,7 +168,7 @@ impl Window {
             Some(Pushed::Other(Value::Bytes(text))) if text == FENCE => return Ok(Some(Item::Fence)),
             Some(Pushed::Other(value)) => {
                 return if is_push(&value, b"unsubscribe") || is_push(&value, b"punsubscribe") {
-                    // An ACL change takes subscriptions away; so what follows is not contiguous.
+                    // An ACL change removes subscriptions, so the next messages are not contiguous.
                     Err(Error::Protocol("the server ended a subscription".to_owned()))
                 } else {
                     Ok(Some(Item::Nothing))

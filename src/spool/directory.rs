@@ -50,8 +50,7 @@ impl StateDirectory {
         }
     }
 
-    /// Which instance this is: drawn once, and the same after a restart, so that a daemon does not take
-    /// what it left behind for another one.
+    /// This instance's id: drawn once, and the same after a restart, so that a daemon recognises its own traces.
     ///
     /// # Errors
     /// If the file cannot be read or written.

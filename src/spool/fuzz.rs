@@ -1,7 +1,7 @@
-//! A directory of the spool with any files in it, forged ones too: their checksums are right.
+//! A spool directory with any files in it, forged ones too: their checksums are right.
 //!
-//! A local user with write access can make tidegate read anything. It must not panic, must not lose what it writes itself, and
-//! must not count what no log can hold.
+//! A local user with write access can make tidegate read anything. It must not panic, must not lose its own records,
+//! and must not count more than a log can hold.
 
 #![allow(clippy::unwrap_used, reason = "what cannot go on has found something")]
 

@@ -39,7 +39,7 @@ use super::{Damage, Fsync, Mark, Options, Piece, Record, Recovered, SpoolError, 
 
 use crate::logs::LogCode;
 
-/// Reading back after a failed sync is tried so often; then what cannot be read counts as lost.
+/// Attempts to read back after a failed sync; records that still cannot be read count as lost.
 const REREADS: u32 = 3;
 
 /// The segment that is written to.
@@ -70,7 +70,7 @@ pub struct Log<S: Storage = Disk> {
     writer: Option<SegmentWriter<S::File>>,
     /// Written since it was last synced.
     dirty: bool,
-    /// A sync failed: what is dirty is to be written again.
+    /// A sync failed: the dirty records must be written again.
     suspect: bool,
     rereads: u32,
     synced_at: Instant,
@@ -220,7 +220,7 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Writes no more to a file that cannot be cut off: what is behind its end may be anything.
+    /// Stops writing to a file that cannot be cut off: the bytes behind its end may be anything.
     fn abandon(&mut self) {
         if self.dirty && self.options.fsync != Fsync::Never {
             // It is to be synced all the same, and cannot be any more: it goes to the next file, too.
@@ -291,7 +291,7 @@ impl<S: Storage> Log<S> {
         if due { self.sync() } else { Ok(()) }
     }
 
-    /// Syncs what was written.
+    /// Syncs written records.
     ///
     /// # Errors
     /// As [`Self::tick`].
@@ -328,7 +328,7 @@ impl<S: Storage> Log<S> {
             Some((number, bytes, mark)) if number == last.number && bytes >= synced_bytes => {
                 (bytes, stand, mark)
             }
-            // The request began before that: what was synced meanwhile is written.
+            // The request began before that: records synced meanwhile are written.
             _ => (synced_bytes, synced_stand, synced_stand.mark.filter(|_| synced_bytes > HEAD as u64)),
         };
         self.bytes = self.bytes.saturating_sub(last.bytes.saturating_sub(bytes));
@@ -345,7 +345,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Writes what is dirty again, to another file, and syncs that.
+    /// Writes the dirty records again, to another file, and syncs that.
     fn write_again(&mut self) -> Result<(), SpoolError> {
         let (Some(writer), Some(old)) = (self.writer.take(), self.segments.back().cloned()) else {
             (self.suspect, self.dirty) = (false, false);

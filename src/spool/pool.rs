@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// A task for a thread. `run` is called by one thread at a time.
 pub(super) trait Task: Send + Sync {
-    /// Does what is to be done now.
+    /// Does the work that is due now.
     fn run(&self);
     /// Returns whether the task has work without a request.
     fn is_due(&self, now: Instant) -> bool;
@@ -58,7 +58,7 @@ enum PoolPlace {
     Again,
 }
 
-/// A task's place among the threads. Dropping it takes the task out, after what it was asked last.
+/// A task's entry in the pool. Dropping it removes the task, after its last request.
 pub(super) struct PoolEntry {
     slot: Arc<PoolSlot>,
     pool: Pool,

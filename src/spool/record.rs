@@ -187,7 +187,7 @@ pub(super) mod v1 {
     }
 
     impl Head {
-        /// Bytes of the body; `None` if no record is so long.
+        /// Bytes of the body; `None` if no record has this length.
         pub(crate) fn length(&self) -> Option<u32> {
             let length = u32::from_be_bytes(self.length);
             (usize::try_from(length).ok()? <= LONGEST).then_some(length)

@@ -217,7 +217,7 @@ impl<F> Scanner<F> {
             }
             match found {
                 Some(place) => return Ok((from + place as u64, zeros_from)),
-                // A marker may begin at the end of what was read.
+                // A marker may begin at the end of the bytes read.
                 None if window.len() >= MARKER => from += (window.len() - (MARKER - 1)) as u64,
                 None => return Ok((limit, zeros_from)),
             }
@@ -298,7 +298,7 @@ impl<F> Scanner<F> {
         })
     }
 
-    /// Reads what is at `at` and before `limit`; returns how much that was.
+    /// Reads bytes from `at`, before `limit`; returns their number.
     fn read<S: Storage<File = F>>(
         &mut self,
         storage: &S,

@@ -33,7 +33,7 @@ pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) name: String,
     pub(super) format: SegmentFormat,
-    /// Bytes that are the log's: what is behind them is not read.
+    /// The log's bytes: later ones are not read.
     pub(super) bytes: u64,
     /// The highest mark that is known to be in it.
     pub(super) last: Option<Mark>,

@@ -47,7 +47,7 @@ pub(crate) enum SpoolRequest {
         /// Until the records are more than this many bytes.
         max_bytes: usize,
     },
-    /// To delete what is at or before this.
+    /// To delete records at or before this mark.
     Release(Mark),
 }
 
@@ -89,13 +89,13 @@ enum SpoolOpening {
     Open(Recovered),
 }
 
-/// A route's log. Dropping it lets the log go once it has done what it was asked, and synced.
+/// A route's log. Dropping it releases the log once the last request is done and synced.
 #[derive(Debug)]
 pub(crate) struct Spool {
     desk: Arc<Desk>,
     entry: PoolEntry,
     opening: watch::Receiver<SpoolOpening>,
-    /// True if what was found at opening was given out.
+    /// True if the result of opening was returned.
     told: bool,
     done: replies::Receiver<SpoolDone>,
     busy: bool,
@@ -165,7 +165,7 @@ impl Spool {
         self.entry.ask();
     }
 
-    /// Comes back with what was done.
+    /// Ready with the result of the request.
     pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<SpoolDone> {
         match self.done.poll_recv(cx) {
             Poll::Ready(Some(done)) => {
@@ -310,7 +310,7 @@ fn on_failed_sync(error: &SpoolError) -> Instant {
     Instant::now() + RETRY
 }
 
-/// Does what is asked.
+/// Carries out a request.
 pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: SpoolRequest) -> SpoolDone {
     match request {
         SpoolRequest::Write(records) => match log.write(&records) {

@@ -161,7 +161,7 @@ impl Leadership {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Until when what was handed over may be sent.
+    /// Time until which passed messages may be sent.
     pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }
@@ -203,11 +203,11 @@ impl Leadership {
         self.until = self.until.map(|until| until.min(now));
     }
 
-    /// Takes in what was answered.
+    /// Takes in a reply.
     pub(crate) fn on_reply(&mut self, reply: &LeaseAnswer, now: Instant) -> Change {
         let Some((want, sent)) = self.asked.take() else { return Change::Same };
         if self.next == LeaseWish::Release {
-            // The answer to the release itself, or to what was asked before it.
+            // The answer to the release itself, or to an earlier question.
             self.released = want == LeaseWish::Release;
             self.due = now;
             return Change::Same;

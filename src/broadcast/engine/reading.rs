@@ -98,7 +98,7 @@ impl Work {
         looks
     }
 
-    /// Asks to record what was missed, if it is time.
+    /// Asks to record lost entries, if it is time.
     fn record_missed(&mut self, now: Instant) -> bool {
         let records = self.watch.record(&mut self.out, &self.publisher);
         if records {
@@ -118,7 +118,7 @@ impl Work {
         self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
     }
 
-    /// Takes in what a read has brought.
+    /// Takes in the result of a read.
     pub(super) fn on_added(
         &mut self,
         core: &mut Core,

@@ -51,7 +51,7 @@ pub(super) struct Work {
     /// The deadline of a stop for the calls under way.
     drain_until: Option<Instant>,
     releases: bool,
-    /// True if it has looked a last time at what was not read.
+    /// True if unread entries have been checked a last time.
     pub(super) looked_back: bool,
 }
 
@@ -122,7 +122,7 @@ impl Work {
         [lease, follow, self.paced].into_iter().flatten().min()
     }
 
-    /// Takes in what the reader has brought.
+    /// Takes in the reader's answer.
     pub(super) fn on_read(
         &mut self,
         core: &mut Core,
@@ -137,7 +137,7 @@ impl Work {
         }
     }
 
-    /// Takes in what a script has answered.
+    /// Takes in a script's answer.
     pub(super) fn on_script(
         &mut self,
         core: &mut Core,
@@ -242,7 +242,7 @@ impl Work {
         }
     }
 
-    /// Does what follows: asks for the lease and for what is to be read.
+    /// Takes the next steps: asks for the lease and for entries.
     pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, SessionFailure> {
         self.publisher.settle_after_rejection()?;
         if self.paced.is_some_and(|until| now >= until) {
@@ -257,7 +257,7 @@ impl Work {
         Ok(Next::GoOn)
     }
 
-    /// Waits for what is under way, and then gives the lease back.
+    /// Waits for the calls under way, and then releases the lease.
     fn drain(&mut self, core: &mut Core, until: Instant, now: Instant) -> Next {
         let idle = self.publisher.is_idle();
         let released = self.leadership.as_ref().is_none_or(Leadership::is_released);

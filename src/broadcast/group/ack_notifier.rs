@@ -188,7 +188,7 @@ impl CommandReader {
         }
     }
 
-    /// Takes in what has come. Says whether the group was touched.
+    /// Takes in the link's commands. Returns whether the group was touched.
     fn take_in(&mut self, link: &mut ReplicationLink) -> Result<bool, Error> {
         link.next(|_, _| false)?;
         if let Some(place) = &mut self.place {

@@ -97,7 +97,7 @@ pub(crate) struct Follower {
     max_ack_pending: Option<u64>,
     hash: Hash,
     buffer: EntryBuffer,
-    /// In the order of the stream: what was read after this one is held until it is published.
+    /// In the order of the stream: entries after this one are buffered until they are published.
     buffered_from: EntryId,
     /// The last entry read.
     read: EntryId,
@@ -254,7 +254,7 @@ impl Follower {
         }
     }
 
-    /// Asks for what is of use now, and hands over what needs no asking.
+    /// Asks the next useful question, and publishes what needs no question.
     pub(crate) fn ask(&mut self, egress: &mut Egress<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
         if !egress.publisher.takes() {
             return None;
@@ -372,8 +372,8 @@ impl Follower {
         self.buffered_from = read;
     }
 
-    /// In the order of the stream: how many entries are held that were not handed over. In the other order what is held
-    /// has been handed over as well.
+    /// In the order of the stream: number of buffered entries that the publisher has not got. In the other order it has
+    /// got all of them.
     fn unhanded(&self) -> u64 {
         let held = if self.max_ack_pending.is_none() { self.buffer.count_after(self.handed) } else { 0 };
         u64::try_from(held).unwrap_or(u64::MAX)
@@ -384,7 +384,7 @@ impl Follower {
         self.buffer.after(self.handed).is_some()
     }
 
-    /// Publishes what is held and acknowledged, as long as there is room.
+    /// Publishes acknowledged entries of the buffer, as long as there is room.
     fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_ack_pending, self.state.as_ref().map(GroupState::limit)) else {
             return;
@@ -505,10 +505,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes in whether what was missed is recorded.
+    /// Takes in whether the loss is recorded.
     ///
     /// # Errors
-    /// If it could not be.
+    /// If it could not be recorded.
     pub(crate) fn recorded(
         &mut self,
         reply: &Value,

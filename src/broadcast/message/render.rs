@@ -34,7 +34,7 @@ pub(crate) struct Renderer {
     values: JsonValues,
     /// The origin that each message is marked with.
     origin: Option<String>,
-    /// Room for what is put together; kept from entry to entry.
+    /// Buffer for a rendered channel; reused for each entry.
     channel_text: Vec<u8>,
     message_text: Vec<u8>,
     marked_text: Vec<u8>,

@@ -13,7 +13,7 @@ use crate::server::{Error, Hash, Script, redacted, script};
 
 /// Publishes and moves the cursor.
 pub(crate) const PUBLISH: Script = script!("publish.lua");
-/// Publishes what was left behind.
+/// Publishes holes.
 pub(crate) const RELEASE: Script = script!("../group/holes/release.lua");
 /// Finds or makes the cursor.
 pub(crate) const OPEN: Script = script!("open.lua");
@@ -272,8 +272,8 @@ impl fmt::Display for Counted {
 /// The result of the publish script.
 #[derive(Debug)]
 pub(crate) enum PublishOutcome {
-    /// Nothing: the cursor is not what the caller believed. `None` if there is none; then its count, if that is known,
-    /// and which entries were published before.
+    /// Nothing: the cursor is not the expected one. `None` if there is none; then its count, if known, and the range of
+    /// entries that were published before.
     Elsewhere(Option<EntryId>, Option<u64>, Option<(EntryId, EntryId)>),
     /// The cursor is here now, with its count; the other counts are this call's.
     Moved {

@@ -125,7 +125,7 @@ pub(crate) struct Publisher {
     channels_differ: bool,
     /// True if a failure may be attributed to a single entry.
     blames: bool,
-    /// The entry that was refused as often as it may be, with how often and what was said.
+    /// The entry that was refused as often as allowed, with the number of refusals and the last error.
     given_up: Option<Failing>,
     /// Most entries of a batch: one, while it is tested whether the server still refuses.
     batch_entries: usize,
@@ -169,7 +169,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes what was left behind by this script.
+    /// Publishes holes by this script.
     pub(crate) fn with_release(mut self, hash: Hash) -> Self {
         self.release_hash = Some(hash);
         self

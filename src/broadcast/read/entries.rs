@@ -15,7 +15,7 @@ use crate::filter::Filterable;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
 
-/// Entries of one read at most: what the publisher takes at once.
+/// Most entries of one read: as many as the publisher takes at once.
 const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
 /// Most bytes that one read should bring. The number of entries follows the size of the last read.
 const READ_BYTES: usize = 1024 * 1024;

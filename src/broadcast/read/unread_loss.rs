@@ -51,7 +51,7 @@ pub(crate) struct StreamCounters {
 /// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
-    /// Nothing: neither all nor none of what is there has been read.
+    /// Nothing: a part of the present entries has been read.
     Unknown,
     /// This many entries were added up to the place that was read to, as counted.
     Complete,
@@ -62,8 +62,8 @@ pub(crate) enum Compared {
     /// Fewer were added than were counted: the stream was deleted, and another one begun. This many were added to that one
     /// up to the place that was read to.
     Anew(u64),
-    /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
-    /// is added to it now is never read.
+    /// The last id is below the last one read, and ids only rise: it is another stream, or it was set back, and entries
+    /// added to it now are never read.
     Below,
 }
 
@@ -204,7 +204,7 @@ impl UnreadLoss {
     }
 }
 
-/// The last look at the stream, and what was read since of that which it saw.
+/// The last look at the stream, and what was read since of the entries that it saw.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     /// The stream's counters.
@@ -290,7 +290,7 @@ impl UnreadWatch {
         self.on_elsewhere(counted);
     }
 
-    /// The cursor has this count, and another instance may have moved it, or recorded what was missed.
+    /// The cursor has this count. Another instance may have moved it, or recorded the loss.
     pub(crate) fn on_elsewhere(&mut self, counted: Option<u64>) {
         self.seen = self.seen.filter(|seen| seen.counted == counted);
         self.missed = self.missed.filter(|_| self.missed_at.is_none_or(|at| Some(at) == counted));
@@ -378,7 +378,7 @@ impl UnreadWatch {
         }
     }
 
-    /// The stream that was seen last is no more. Notes what it had and was not read; whether that is anything.
+    /// The stream seen last no longer exists. Notes its unread entries; returns whether there are any.
     fn miss_deleted(&mut self) -> bool {
         self.missed = self.seen.take().and_then(|seen| seen.lost());
         self.missed.is_some()
@@ -476,7 +476,7 @@ mod tests {
             (facts(10, 9, 10, Some(1)), 10, Some(9), Compared::Missed(1)),
             (facts(10, 0, 10, None), 7, Some(7), Compared::Missed(3)),
             (facts(10, 9, 10, Some(1)), 10, None, Compared::Counted(10)),
-            // Some of it was: what is missing may still come.
+            // A part of it was read: missing entries may still come.
             (facts(10, 9, 10, Some(1)), 5, Some(5), Compared::Unknown),
             // Nothing that was read is there any more.
             (facts(10, 3, 10, Some(8)), 5, Some(5), Compared::Missed(2)),

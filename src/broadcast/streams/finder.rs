@@ -155,8 +155,7 @@ impl Finder {
         self.answered_unix_ms.store(rt::unix_ms(), Ordering::Relaxed);
     }
 
-    /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
-    /// the next look finds.
+    /// Forgets deleted streams, and finds the present ones. Cancel safe in effect: the next look finds the rest.
     pub(super) async fn look(mut self, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
         let outcome = match self.connection.take() {
             Some(connection) => Ok(connection),

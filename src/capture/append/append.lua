@@ -34,8 +34,8 @@ local known = call('HMGET', state, 'position', 'revision', 'next', 'numbering')
 local pos = known[1] or '-'
 if known[2] and revision < known[2] then return { 'OUTDATED' } end
 if known[3] then
-  -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
-  -- stands before it, and the anchor itself, is appended under this one.
+  -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. Items before it,
+  -- and the anchor itself, are appended under this one.
   local anchor, by = sub(known[3], 1, 16), sub(known[3], 18)
   if revision >= by then
     call('HDEL', state, 'next')
@@ -79,7 +79,7 @@ if pos ~= prev then
   elseif pos >= last then
     local passed = call('HMGET', state, 'epochs', 'gap_spans')
     if string.find(passed[1] or '', sub(last, 1, 32), 1, true) then
-      -- Of a batch that lies in one epoch its last item says it all.
+      -- For a batch within one epoch its last item decides.
       return { 'DUPLICATE', pos, passed[2] or '', #epochs > 33 and passed[1] or '' }
     end
     return { 'STALE', pos }

@@ -142,7 +142,7 @@ impl Append {
             text.push(' ');
         }
         resp::argument(out, text.as_bytes());
-        // The state's time dates the gap of a restart: what is lost with this process was read after it.
+        // The state's time dates the gap of a restart: messages lost with this process were read after it.
         resp::argument(out, batch.opened_unix_ms.to_string().as_bytes());
         out.extend_from_slice(&batch.options.arguments);
         match gap {

@@ -66,7 +66,7 @@ impl DurabilityWatch {
         });
     }
 
-    /// Comes back with how far what is stored is durable.
+    /// Ready with the position up to which entries are durable.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
         match self.durable.poll_recv(cx) {
             Poll::Ready(Some(position)) => Poll::Ready(position),

@@ -11,7 +11,7 @@ pub(crate) struct Passage {
 }
 
 impl Passage {
-    /// Reads the state's fields; what is malformed is left out.
+    /// Reads the state's fields; malformed parts are left out.
     pub(crate) fn parse(epochs: &str, gaps: &str) -> Self {
         let gap = |text: &str| {
             let (from, to) = text.split_once('>')?;
@@ -48,7 +48,7 @@ impl Passage {
         self.gaps.iter().any(|(from, to)| *from < Some(item) && after(*to))
     }
 
-    /// Without epochs it says nothing of them.
+    /// Returns whether an epoch has no recorded gap; false without epochs.
     fn is_free(&self, epoch: Epoch) -> bool {
         self.epochs.is_empty() || self.went_through(epoch)
     }

@@ -1,4 +1,4 @@
-//! What is buffered and where it continues: the decisions of a capture, without any I/O.
+//! The buffered batches and where they continue: the decisions of a capture, without any I/O.
 //!
 //! The chain holds the route's batches in the order of the source. Some are stored already and kept
 //! until they are stored *durably*; some are on their way; some wait:
@@ -48,11 +48,11 @@ const EPOCHS: usize = 1024;
 pub(crate) enum Coverage {
     /// It is buffered.
     Held,
-    /// Nothing is buffered after it, and it lies in the window that is open: what follows will be.
+    /// Nothing is buffered after it, but it is in the open window: the next items will be.
     Watching,
     /// Nothing was ever stored, so nothing is missing before the first window.
     Fresh,
-    /// Something may be missing before what is buffered.
+    /// Something may be missing before the first buffered item.
     Missing,
     /// Nothing is buffered that could follow, or the state has not been read.
     Unknown,
@@ -128,7 +128,7 @@ impl Chain {
         self.held_bytes
     }
 
-    /// Bytes of what is stored and kept until it is stored durably.
+    /// Bytes of batches that are stored and kept until they are durable.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept_bytes
     }
@@ -353,13 +353,13 @@ impl Chain {
         gap.until(ended_unix_ms)
     }
 
-    /// Says that what was sent will not be answered: the connection ended.
+    /// The connection ended: sent batches will not be answered.
     pub(crate) fn on_disconnected(&mut self) {
         self.sent = self.passed;
         self.refused = 0;
     }
 
-    /// Takes everything out, for another chain to take in behind what it has.
+    /// Takes all batches out, for another chain to append.
     pub(crate) fn take_batches(&mut self) -> VecDeque<Batch> {
         std::mem::take(self).ring
     }
@@ -418,7 +418,7 @@ impl Chain {
     /// messages that were.
     pub(crate) fn clear(&mut self) -> u64 {
         let events = self.held_events() + self.unrecorded_events();
-        // Replies still come to what is on its way; they are none to what is pushed from now on.
+        // Replies to the batches on their way still come; they do not belong to later batches.
         let refused = self.awaited();
         let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
         let (counted, numbering) = (self.counted.take(), std::mem::take(&mut self.numbering));
@@ -427,14 +427,14 @@ impl Chain {
         events
     }
 
-    /// Lets go what is stored durably: everything up to `position`.
+    /// Releases the durably stored batches: everything up to `position`.
     pub(crate) fn retire(&mut self, position: Option<Position>) {
         while self.passed > 0 && self.ring.front().is_some_and(|batch| Some(batch.last) <= position) {
             self.release_front();
         }
     }
 
-    /// Lets go what has been stored for longer than `age`, and the oldest of what is more than `bytes`.
+    /// Releases batches stored for longer than `age`, and the oldest of more than `bytes`.
     pub(crate) fn retire_old(&mut self, now: Instant, age: Duration, bytes: usize) {
         if self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= age / 4) {
             self.marks.push_back((now, self.checkpoint()));

@@ -1,4 +1,4 @@
-//! How a capture ends: told to stop, or replaced by a reload's successor.
+//! How a capture ends: stopped, or replaced by a reload's successor.
 //!
 //! ```text
 //! Running ─▶ Draining       told to stop: reads up to a fence, stores what waits
@@ -29,7 +29,7 @@ pub(in crate::capture) enum Ending {
     Draining(Instant),
     /// A successor runs, elsewhere: items before the border are stored, until a stop's deadline if there is one.
     HandingOver(Option<Instant>),
-    /// A successor runs and takes over what is not stored.
+    /// A successor runs and takes over unstored items.
     HandedOver,
 }
 
@@ -56,7 +56,7 @@ impl Engine {
         matches!(self.ending, Ending::Running | Ending::HandingOver(None))
     }
 
-    /// Whether a successor's word is still news; and the last one.
+    /// The successor's last report, if a later one still matters.
     pub(in crate::capture) fn awaits_border(&self) -> Option<Border> {
         let over = matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver);
         (!over).then_some(self.border.known)
@@ -161,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Reads what was published until now, and then no more.
+    /// Reads the messages published until now, and then no more.
     fn finish_reading(&mut self, now: Moment) {
         if matches!(self.reading.opening, ReaderOpening::Window) {
             self.say_border(Border::None);
@@ -207,7 +207,7 @@ impl Engine {
         self.is_drained() || spooled || self.is_covered(now)
     }
 
-    /// The last word: what the successor takes over, and how many messages are lost.
+    /// The end: the state for the successor, and the number of lost messages.
     pub(in crate::capture) fn end(mut self, now: Moment) -> (Carried, u64, Option<Notice>) {
         let leader = self.leadership.is_leader();
         if self.ending == Ending::HandedOver {
@@ -255,7 +255,7 @@ impl Engine {
         (carried, lost, notice)
     }
 
-    /// Returns whether the successor takes over what is not stored.
+    /// Returns whether the successor takes over unstored items.
     pub(in crate::capture) fn hands_over(&self) -> bool {
         self.ending == Ending::HandedOver
     }
@@ -332,7 +332,7 @@ impl Engine {
         }
     }
 
-    /// Nothing that the window has brought can follow what the predecessor left: it is opened anew above that.
+    /// No item of the window can follow the predecessor's items: it is opened anew above them.
     fn begin_above(&mut self, given: Position, stale: Gap, left: Option<Gap>, now: Moment) {
         self.give_up(stale.dropped);
         self.raise_floor(given.epoch.number + 1);

@@ -57,7 +57,7 @@ pub(crate) enum Border {
     /// Nothing yet: the predecessor continues.
     #[default]
     None,
-    /// An anchor with this id may come: hold back what follows it.
+    /// An anchor with this id may come: hold back the items after it.
     Announced(AnchorId),
     /// The window that it opened is open: everything from this anchor on is the successor's.
     Open(Position),
@@ -108,7 +108,7 @@ impl Handover {
         talk.border = Border::None;
     }
 
-    /// Returns whether the successor takes over what is not stored.
+    /// Returns whether the successor takes over unstored items.
     pub(crate) fn inherits(&self) -> bool {
         !self.0.elsewhere.load(Ordering::Relaxed)
     }

@@ -85,7 +85,7 @@ impl EngineLedger {
         self.rewound(passed.rewound);
     }
 
-    /// Buffered again: the state forgot what it had stored, so these are received a second time.
+    /// Buffered again: the state forgot stored events, which count as received a second time.
     pub(crate) fn rewound(&mut self, events: u64) {
         self.received += events;
     }

@@ -54,7 +54,7 @@ pub(super) struct Reading {
     /// Number of demotions of the source that were seen before the window opened.
     opened_at_demotions: u64,
     pub(super) opened_before: bool,
-    /// In replication mode: what is missing if the source no longer holds what was published meanwhile.
+    /// In replication mode: the gap if the source no longer holds the messages published meanwhile.
     pub(super) away: Option<Gap>,
 }
 
@@ -109,7 +109,8 @@ pub(super) struct Open {
     pub(super) last: Position,
     /// When it last delivered something.
     pub(super) heard: Moment,
-    /// Until when it is complete, once sentinels have reported another master: what they confirm later is not about this one.
+    /// Until when it is complete, once sentinels have reported another master: their later confirmations are about
+    /// another server.
     complete_until: Option<Instant>,
     /// True if it is silent, and another window is opened beside it.
     pub(super) silent: bool,
@@ -276,7 +277,7 @@ impl Engine {
         self.effect(Effect::OpenWindow { anchor, floor });
     }
 
-    /// Sentinels report another master: what waits to open does so now, and what is open is the old one's.
+    /// Sentinels report another master: a waiting reader opens now, and the open one is the old master's.
     pub(super) fn hurry_opening(&mut self, now: Moment) {
         self.reading.backoff.reset();
         let until = self.reading.heartbeat.confirmed.and_then(|_| self.reading.complete_until());
@@ -378,7 +379,7 @@ impl Engine {
         }
     }
 
-    /// Gives up what is being opened.
+    /// Gives up the reader being opened.
     pub(super) fn drop_opening(&mut self) {
         if self.reading.is_opening() {
             self.effect(Effect::DropOpening);

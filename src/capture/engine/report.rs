@@ -103,7 +103,7 @@ impl Engine {
             self.reading.open.as_ref().filter(|open| open.silent).map(|open| open.heard.unix_ms);
         let losses = [self.chain.unrecorded_since_unix_ms(), self.spill.unrecorded_since_unix_ms()];
         let unrecorded = losses.into_iter().chain([self.builder.open_loss_since_unix_ms()]).flatten();
-        // Without a durability to wait for, what is stored is as durable as it will be known to be.
+        // Without a required durability, stored items are as durable as they will be known to be.
         let waits = self.settings.durability != Durability::Applied;
         let kept = if waits { self.chain.kept_events() } else { 0 };
         let (reading, writing) = (&self.reading, &self.writing);
@@ -180,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// Counts what a call did; a call that stopped half way is followed by one that does the rest.
+    /// Counts the result of a call; a call that stopped half way is followed by one for the rest.
     pub(super) fn count_part(&mut self, stored: &Stored, now: Moment) {
         let metrics = &self.counters.route;
         metrics.stored.increment(stored.appended);
@@ -223,7 +223,7 @@ impl Engine {
         }
     }
 
-    /// Counts what was lost with a damaged spool: given up with its record, or stored by another instance.
+    /// Counts messages lost with a damaged spool: given up with their record, or stored by another instance.
     fn count_lost(&mut self, counts: &PassedCounts, recorded: bool) {
         if counts.lost_before == 0 {
             return;

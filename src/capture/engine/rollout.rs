@@ -121,8 +121,8 @@ impl Rollout {
         Some(anchor)
     }
 
-    /// A batch of this instance is stored, or does not compare with what another one has stored: what was announced or
-    /// inherited is over.
+    /// A batch of this instance is stored, or does not compare with one that another has stored: the announcement or
+    /// inheritance is over.
     pub(crate) fn on_written(&mut self) {
         if matches!(self, Self::Refused(_) | Self::Announced(_) | Self::Opened | Self::Inherited) {
             self.set(Self::Current);
@@ -218,7 +218,7 @@ impl Engine {
         if !self.rollout.is_outdated() && !newest {
             self.stand_by(newer, alike, now);
         }
-        // The newer one may have begun anew behind what this one still holds.
+        // The newer one may have begun anew behind items that this one still buffers.
         let watched = self.chain.coverage(self.reading.watched_from()).is_eligible();
         let needed = watched && self.leadership.nobody_goes_on(now.at);
         let instead = (newest || needed).then(|| newer.clone());
@@ -281,8 +281,8 @@ impl Engine {
         self.changed();
     }
 
-    /// A newer configuration was announced and never wrote: what was announced holds this one up no longer.
-    /// The instance that announced it announces it again, if it is still there.
+    /// A newer configuration was announced and never wrote: its announcement delays this one no longer. Its instance
+    /// announces again, if it is still there.
     fn withdraw(&mut self, by: &str, now: Moment) {
         self.forget_next(now);
         if self.rollout == Rollout::Yields {

@@ -14,8 +14,8 @@
 //!
 //! Failure:
 //! - The disk refuses a write: unwritten items stay in memory. When that is full too, the window is closed, inside a
-//! - The disk refuses a write: unwritten items stay in memory. When that is full too, the window is closed, inside a
 //!   recorded gap. No received message is dropped for it.
+//! - The disk refuses a read: the same read is tried again later.
 //! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss as
 //!   its gap. It is recorded like any other gap, at once and with no message behind it.
 
@@ -176,7 +176,7 @@ impl Spill {
         })
     }
 
-    /// Whether what waits, and this number of bytes more, are over what may be held. Without a spool all waits in the chain.
+    /// Whether waiting batches and `more` bytes exceed the limit. Without a spool all wait in the chain.
     pub(crate) fn is_over(&self, more: usize, chain: &Chain, room: MemoryRoom) -> bool {
         let (held, most) = match self.enabled {
             true => (self.tail_bytes, room.tail),
@@ -260,7 +260,7 @@ impl Spill {
         (!records.is_empty()).then_some(SpoolRequest::Write(records))
     }
 
-    /// Takes in what the spool has done. Holes are appended with `options`, as every batch of this configuration.
+    /// Takes in the spool's answer. Holes are appended with `options`, as every batch of this configuration.
     pub(crate) fn done(
         &mut self,
         done: SpoolDone,
@@ -302,7 +302,7 @@ impl Spill {
         outcome
     }
 
-    /// Moves what is in memory towards the chain, and lets go of what is written.
+    /// Moves batches in memory towards the chain, and releases written ones.
     fn settle(&mut self, chain: &mut Chain, room: MemoryRoom) {
         while let Some(batch) = self.tail.front() {
             let fits = self.disk_only.is_none() && chain.held_bytes() <= room.chain;
@@ -451,7 +451,7 @@ impl SpillReading<'_> {
         self.lost(damage.after.map(Position::from_bytes), upto, damage.events, &detail);
     }
 
-    /// A loss behind what was read last.
+    /// A loss behind the last record read.
     fn gap(&self, detail: String, dropped: u64) -> Gap {
         let now = self.now.unix_ms;
         let since = self.chain.last_opened_unix_ms().map_or(now, |last| last.min(now));

@@ -1,4 +1,4 @@
-//! The writing side: the connection to the destination, what is on its way over it, and what replies mean.
+//! The writing side: the connection to the destination, the calls on their way, and the meaning of replies.
 
 mod stumbling;
 
@@ -404,7 +404,7 @@ impl Engine {
         }
     }
 
-    /// The destination has proved that it takes what it is sent.
+    /// The destination has proved that it accepts calls.
     pub(super) fn appends_again(&mut self) {
         self.writing.backoff.reset();
         self.writing.stumbling.on_stored();

@@ -114,7 +114,7 @@ end
 if length > most and not again then
   local over = math.min(length - most, step)
   if force('MINID', '~', delivered, 'LIMIT', over) == 0 then
-    -- The first node holds more than is to go, or what is not delivered begins in it.
+    -- The first node has more entries than are to be removed, or undelivered ones begin in it.
     local count = #call('XRANGE', stream, '-', '(' .. delivered, 'COUNT', over)
     if count > 0 then
       force('MAXLEN', '=', length - count)

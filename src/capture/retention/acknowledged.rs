@@ -237,7 +237,7 @@ impl AcknowledgedTrimming {
         Ok(Trimmed { outdated, removed, forced, again, forced_in_all, left, slowest, missing })
     }
 
-    /// Takes what a stream is like into the round's report.
+    /// Adds a stream's result to the round's report.
     fn note(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: Trimmed) {
         let stream = printable::text(stream);
         let round = &mut self.round;

@@ -18,7 +18,7 @@ const AHEAD: Duration = Duration::from_secs(60 * 60);
 /// Streams trimmed in one pipeline: the server is held up for well under a millisecond.
 const STREAMS_A_PIPELINE: usize = 100;
 
-/// Trims by age, and what is remembered of it between the rounds.
+/// Trims by age, and keeps its state between the rounds.
 #[derive(Debug, Default)]
 pub(crate) struct AgeTrimming {
     log: Limited,

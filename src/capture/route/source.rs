@@ -156,7 +156,7 @@ impl CaptureRoute {
         }
     }
 
-    /// What the route listens for.
+    /// The route's subscriptions.
     fn subscriptions(&self) -> Subscriptions {
         let capture = &self.parts.capture;
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
@@ -246,7 +246,7 @@ impl CaptureRoute {
         self.engine.on_lost(Lost::Demoted, why, now);
     }
 
-    /// What is read, for the status and the gauges.
+    /// The server being read, for the status and the gauges.
     pub(super) fn replication_status(&self) -> Option<ReplicationStatus> {
         let (tap, health) = self.source.read_replication()?;
         let (cover, lag) = health.map_or((f64::NAN, f64::NAN), |health| {

@@ -88,7 +88,7 @@ impl Known {
         lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
     }
 
-    /// Returns whether this is not what was answered last to an open connection that logged in again.
+    /// Returns whether this is not the last answer to an open connection that logged in again.
     pub(crate) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
         lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }

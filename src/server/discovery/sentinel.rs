@@ -154,7 +154,7 @@ impl MasterMoves {
         poll_fn(|cx| self.poll(cx)).await;
     }
 
-    /// Waits for so long before the next attempt, or until a move: then the waits begin anew. Cancel safe.
+    /// Waits before the next attempt, or until a move, which resets the backoff. Cancel safe.
     pub(crate) async fn wait(&mut self, wait: Duration, backoff: &mut Backoff) {
         tokio::select! {
             () = sleep(wait) => {}
@@ -163,10 +163,10 @@ impl MasterMoves {
     }
 }
 
-/// Connects to the master; while a failover is under way, again and again for as long as connecting may take. Cancel safe.
+/// Connects to the master; during a failover it retries until the connect timeout. Cancel safe.
 ///
 /// # Errors
-/// If no sentinel answers, or none knows the master; if what they name cannot be reached, or is a replica.
+/// If no sentinel answers, or none knows the master; if the named server cannot be reached, or is a replica.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     sentinels: &Sentinels,
@@ -389,7 +389,7 @@ enum Undecided {
     Older,
 }
 
-/// Which master to believe in, by all answers and what was believed in before.
+/// The master to use, by all answers and the former choice.
 fn decide(said: &[Result<Opinion, Error>], before: Option<&Believed>) -> Result<Believed, Undecided> {
     let named: Vec<Believed> = said
         .iter()

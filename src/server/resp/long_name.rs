@@ -44,7 +44,7 @@ impl LongName {
         Self { head, size, missing: size, walks: vec![Piecewise::new(); patterns.len()] }
     }
 
-    /// Takes in what has come; returns how many bytes of it are the name's.
+    /// Takes in arrived bytes; returns how many of them are the name's.
     pub fn feed(&mut self, patterns: &[Vec<u8>], come: &[u8]) -> usize {
         let piece = &come[..self.missing.min(come.len())];
         for (walk, pattern) in self.walks.iter_mut().zip(patterns) {
@@ -61,11 +61,11 @@ impl LongName {
         self.missing == 0
     }
 
-    /// The message, and how many of the bytes behind its name it takes, those included that have not come; `None` until
-    /// what is kept of the payload has come.
+    /// The message, and how many bytes behind its name belong to it, including those still to come; `None` until the
+    /// kept part of the payload has arrived.
     ///
     /// # Errors
-    /// If what follows is no payload.
+    /// If the next bytes are no payload.
     pub fn end(
         &mut self,
         patterns: &[Vec<u8>],

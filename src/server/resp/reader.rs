@@ -236,7 +236,7 @@ impl Reader {
             }
             Frame::Other => match self.take_frame()? {
                 Taken::Nothing => Ok(None),
-                // A message may be what follows.
+                // A message may follow.
                 Taken::Login => self.next_pushed(),
                 Taken::Frame(frame) => Ok(Some(Pushed::Other(Value::build(&self.buf[frame], 0)?.0))),
             },
@@ -343,7 +343,7 @@ impl Reader {
         &self.buf[self.start..self.end]
     }
 
-    /// Takes bytes off the front of [`Self::unread`]; at most what is there.
+    /// Takes bytes off the front of [`Self::unread`], or fewer if fewer are there.
     pub fn take(&mut self, bytes: usize) -> &[u8] {
         let base = self.start;
         let bytes = bytes.min(self.end - base);

@@ -1,4 +1,4 @@
-//! A whole reply, owned: for what is not hot.
+//! A complete reply, owned: for commands that are not hot.
 
 use super::token::{ProtocolError, Token, token};
 
@@ -38,7 +38,7 @@ impl Value {
         let (token, mut next) =
             token(buf, at)?.ok_or_else(|| ProtocolError("a reply ends early".to_owned()))?;
         let mut elements = |count: usize| {
-            // The count is a claim: room is made for what is there, not for what is announced.
+            // The count is a claim: memory is reserved for received elements only.
             let mut all = Vec::with_capacity(count.min(64));
             for _ in 0..count {
                 let (value, end) = Self::nested(buf, next, depth + 1)?;

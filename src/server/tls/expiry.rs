@@ -40,7 +40,7 @@ pub(super) fn of(certificate: &[u8]) -> Option<u64> {
     Some(days * 86_400 + part(4)? * 3_600 + part(6)? * 60 + part(8)?)
 }
 
-/// The first element: its tag, its content, and what follows it.
+/// The first element: its tag, its content, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;

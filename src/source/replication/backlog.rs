@@ -118,7 +118,7 @@ async fn ttl(connection: &mut Connection, endpoint: &Endpoint) -> Result<Option<
 }
 
 fn cover(info: &Info, per_second: f64, ttl: Option<Duration>) -> Duration {
-    // Lengths of a backlog are far below what a double counts exactly.
+    // A double counts the length of any backlog exactly.
     #[allow(clippy::cast_precision_loss, reason = "an estimate")]
     let seconds = info.backlog_bytes as f64 / per_second.max(1.0);
     let full = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);

@@ -18,7 +18,7 @@ pub(crate) const EPOCHS: Script = script!("epochs.lua");
 pub(crate) struct Histories(Vec<(HistoryId, u64)>);
 
 impl Histories {
-    /// Reads the state's field; what is no history is left out.
+    /// Reads the state's field; malformed histories are left out.
     pub(crate) fn parse(text: &str) -> Self {
         let entry = |word: &str| {
             let (id, number) = word.split_once('=')?;

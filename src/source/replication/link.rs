@@ -28,7 +28,7 @@ use crate::server::{self, Connection, Error, Role};
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between the first ones: servers ignore those that come before the end of the snapshot.
 const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(100);
-/// While a snapshot is prepared a server sends a newline each second; so long a silence is none.
+/// While a snapshot is prepared a server sends a newline each second; after so long a silence the link is dead.
 const SILENCE: Duration = Duration::from_secs(15);
 /// After the snapshot a server is silent until something is written (a PING comes each `repl-ping-replica-period`,
 /// which may be hours). After this time the server is asked whether something was written.
@@ -86,11 +86,11 @@ pub(crate) struct PublishCommand<'a> {
 }
 
 impl ReplicationLink {
-    /// Opens a link behind `place`, if a server still holds what follows. `limit` is the largest payload
-    /// in bytes. Cancel safe: a dropped future leaves nothing behind.
+    /// Opens a link behind `place`, if a server still holds the following bytes. `limit` is the largest payload in
+    /// bytes. Cancel safe: a dropped future leaves nothing behind.
     ///
     /// # Errors
-    /// If no server can be read now, or the user may not.
+    /// If no server can be read now, or the user lacks the right.
     pub(crate) async fn open(
         endpoint: &Endpoint,
         role: &str,
@@ -157,7 +157,7 @@ impl ReplicationLink {
         self.connection.held_bytes()
     }
 
-    /// Reads from the socket, and acknowledges what was read.
+    /// Reads from the socket, and acknowledges the offset read.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if let Poll::Ready(Err(error)) = self.poll_acknowledge(cx) {
             return Poll::Ready(Err(error));

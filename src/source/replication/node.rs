@@ -97,7 +97,7 @@ impl Info {
         } else if let Some((before, from)) = &self.before
             && before == history
         {
-            // Beyond the fork only the server that is gone had something: what follows begins there.
+            // Beyond the fork only the former server had something: the new history begins there.
             let begins = (offset + 1).min(*from);
             match self.backlog_from {
                 Some(backlog) if backlog <= begins => Fit::Continues,
@@ -140,14 +140,14 @@ enum Fit {
 pub(crate) enum NoContinuation {
     /// It never began.
     First,
-    /// The backlog no longer holds what follows: it begins later, or there is none.
+    /// The backlog no longer holds the following bytes: it begins later, or there is none.
     Exceeded {
         /// The last offset read.
         offset: u64,
         /// The first offset of the backlog.
         from: Option<u64>,
     },
-    /// The server is in another history: it was started again, or made a master without what was read.
+    /// The server is in another history: it was restarted, or became a master without the bytes read before.
     OtherHistory,
 }
 
@@ -160,11 +160,11 @@ pub(super) struct Node {
     fit: Fit,
 }
 
-/// Chooses among the endpoint's servers, and the replicas that its master names: one that holds what
-/// follows `place` before one that does not, then one of the preferred role. Cancel safe.
+/// Chooses among the endpoint's servers, and the replicas that its master names: first by whether one holds what
+/// follows `place`, then by the preferred role. Cancel safe.
 ///
 /// # Errors
-/// If none can be read now; what the last one said.
+/// If none can be read now; the last one's error.
 pub(super) async fn choose(
     endpoint: &Endpoint,
     role: &str,

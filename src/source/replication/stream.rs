@@ -113,7 +113,7 @@ impl Stream {
         (self.patterns, self.sharded) = (patterns, sharded);
     }
 
-    /// Notes from here on whether a command may have changed what is pending in a consumer group.
+    /// Notes from here on whether a command may have changed the pending list of a consumer group.
     pub(crate) fn watch(&mut self, stream: Vec<u8>, group: Vec<u8>) {
         self.watched = Some((stream, group));
     }

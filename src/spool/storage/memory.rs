@@ -121,7 +121,7 @@ impl MemoryDisk {
         self.state().room = bytes;
     }
 
-    /// Lets the next syncs of files fail; what they were about is lost by the next crash.
+    /// Lets the next syncs of files fail; the next crash loses their data.
     pub(crate) fn fail_syncs(&self, count: u32) {
         self.state().failing_syncs = count;
     }

@@ -80,7 +80,7 @@ impl Follower {
             let found = state.acknowledged.drain(..).filter(|id| *id <= end && !deleted.contains(*id));
             self.to_release.extend(found);
         }
-        // A standby also holds what is not left behind yet.
+        // A standby also buffers entries that are not left behind yet.
         let passed = leads || self.read <= publisher.end();
         if self.max_ack_pending.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.
@@ -129,7 +129,7 @@ impl Follower {
         Ok(found)
     }
 
-    /// Returns whether nothing is left to be acknowledged of what the group was given.
+    /// Returns whether the group has acknowledged everything that it was given.
     fn is_at_rest(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.pending == 0 && self.read >= state.delivered)
     }

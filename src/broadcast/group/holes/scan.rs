@@ -19,7 +19,7 @@ impl HoleScan {
         Self { next: Some(EntryId::default()), sent: None, again: false }
     }
 
-    /// Begins anew, and once more after what is under way.
+    /// Begins anew, and once more after the running poll.
     pub(crate) fn restart(&mut self) {
         self.next = Some(EntryId::default());
         self.again = true;
@@ -37,7 +37,7 @@ impl HoleScan {
     /// A look came to this hole, or to the end, and found the group the `same` as the one before.
     pub(crate) fn on_scanned(&mut self, reached: Option<EntryId>, same: bool) {
         match self.sent {
-            // A search that began with this look has seen what has changed.
+            // A scan that began with this poll has seen the change.
             Some(begin) if begin == EntryId::default() => self.again = false,
             _ => self.again |= !same,
         }

@@ -94,7 +94,7 @@ impl Chain {
             && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
     }
 
-    /// Returns whether what is buffered, or comes next in the open window, does not compare with the checkpoint.
+    /// Returns whether buffered items, or the next ones in the open window, do not compare with the checkpoint.
     pub(crate) fn is_foreign(&self) -> bool {
         match self.ring.get(self.passed) {
             Some(front) => self.is_foreign_to(front),
@@ -138,7 +138,7 @@ impl Chain {
                 if passage.has_gap_before(front.first, self.last_passed()) {
                     found.corrupt += front.joint.lost();
                 } else {
-                    // Another instance held what was lost here.
+                    // Another instance had the messages that were lost here.
                     found.deduplicated += front.joint.lost();
                 }
                 self.pass(passage);
@@ -317,7 +317,7 @@ impl Chain {
         }
     }
 
-    /// The state has come to `position` by what was sent, or further.
+    /// Sent batches have moved the checkpoint to `position`, or further.
     fn advance(&mut self, position: Option<Position>) {
         self.begun = true;
         self.checkpoint = Some(self.checkpoint.flatten().max(position));
@@ -351,7 +351,7 @@ impl Chain {
         Some(PassedCounts { lost: batch.lost(passage), recorded, ..PassedCounts::of(batch) })
     }
 
-    /// Gives up the oldest batch that waits; what was to be recorded with it still is.
+    /// Gives up the oldest waiting batch; its gap is still recorded.
     fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
         let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());

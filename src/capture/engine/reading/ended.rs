@@ -113,7 +113,7 @@ impl Engine {
     fn has_room_again(&self) -> bool {
         let room = self.room();
         if self.spill.is_enabled() {
-            // Whatever the chain holds, possibly a batch more than its share: the spool takes what follows.
+            // Whatever the chain holds, possibly a batch more than its share: the spool takes the next items.
             return self.spill.held_bytes() <= room.tail / 2;
         }
         self.chain.held_bytes() <= room.chain

@@ -21,7 +21,7 @@ pub(in crate::capture) enum Flow {
     Fence,
     /// The successor reads from here on.
     Border(Position),
-    /// The source sent what it must not send.
+    /// The source violated the protocol.
     Broken(String),
     /// The source went back to numbers that this window has passed.
     Numbered(String),

@@ -97,7 +97,7 @@ impl Linked {
         }
     }
 
-    /// Returns whether it follows what the place to continue from has become.
+    /// Returns whether it fits the place to continue from, which may have changed.
     fn fits(&self, place: &ReplicationOffset) -> bool {
         let forked = matches!(&self.start, LinkStart::Forked { history, .. } if *history == place.history);
         forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
@@ -205,7 +205,7 @@ impl Engine {
         self.number_history(now);
     }
 
-    /// The state was read: what it knows of the histories holds.
+    /// The state was read: its histories are valid.
     pub(crate) fn on_histories(&mut self, state: &StoredState, now: Moment) {
         if !self.is_replication() {
             return;
@@ -221,7 +221,7 @@ impl Engine {
         if let Some((history, number)) = forgotten
             && let Some(hash) = self.writing.epochs_hash()
         {
-            // The state was lost, or went back: what this instance has numbered keeps its number.
+            // The state was lost, or went back: histories numbered by this instance keep their numbers.
             let mut call = Vec::new();
             epochs::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
             self.ask(Ask::History, now, &call);
@@ -316,7 +316,7 @@ impl Engine {
         self.raise_floor(anchor.epoch.number + 1);
         match anew {
             None if self.is_fresh() => {
-                // Another destination: what is before this place is in the one before.
+                // Another destination: items before this place are in the former one.
                 self.reading.away = None;
                 self.builder.open_window(anchor, Joint::Start, now);
             }
