@@ -39,7 +39,7 @@ pub(crate) trait Filterable {
     fn payload(&self) -> Option<&[u8]>;
 }
 
-/// What passes.
+/// The conditions of a route, ready to test messages.
 #[derive(Debug)]
 pub(crate) struct Filter {
     texts: Vec<(TextSubject, ConditionTest)>,

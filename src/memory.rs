@@ -1,4 +1,4 @@
-//! How much memory the system lets this process have: the limit of its control group.
+//! The process's memory limit: that of its control group.
 //!
 //! A limit holds for a group and everything below it, so the smallest one on the way up counts. Both hierarchies are
 //! read, version 2 and version 1, where they are mounted. A container may see its own group as the root of the mount,

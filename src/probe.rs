@@ -35,9 +35,9 @@ use crate::server::{self, Error, Expiries};
 /// What was found out about an endpoint.
 #[derive(Debug)]
 pub struct Inspection {
-    /// What it is.
+    /// The server's facts.
     pub facts: ServerFacts,
-    /// What it allows.
+    /// The user's rights.
     pub rights: Rights,
     /// When the certificates expire; `None` without TLS.
     pub certificates: Option<Expiries>,

@@ -137,8 +137,8 @@ pub(super) struct Core {
     remembered: Option<EntryId>,
     /// The cursor, if the stream's ids are below it. The next session checks that, and begins anew.
     below: Option<EntryId>,
-    /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is still
-    /// the same.
+    /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is
+    /// unchanged.
     replaced: Option<Replaced>,
     /// The last session's view of the stream, until the next begins. Only if entries are broadcast as they are added.
     watch: Option<UnreadWatch>,

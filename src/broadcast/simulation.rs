@@ -9,10 +9,10 @@
 //! real       real servers beside the model
 //! ```
 //!
-//! After every step: nothing is published before its acknowledgement, nothing twice that the cursor has passed or whose
-//! sender did not fail, in the order of the stream where that is promised, and the ledger adds up. At the end of a
-//! history everything is well again, and every entry is published or a dead letter. In a *gentle* history instances
-//! stop in order and nothing fails: then nothing is repeated, on two servers either.
+//! After every step: nothing is published before its acknowledgement, and nothing twice if the cursor has passed it or
+//! its sender did not fail. The order of the stream is kept if it is promised, and the ledger adds up. At the end of a
+//! history all faults are over, and every entry is published or a dead letter. In a *gentle* history instances stop in
+//! order and nothing fails: then nothing is repeated, on two servers either.
 //!
 //! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib broadcast::simulation` runs it alone, and
 //! `TIDEGATE_SEEDS=n` that many.

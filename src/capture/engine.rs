@@ -16,8 +16,8 @@
 //! simulated servers, disks and clocks. Two cells are shared with other routes of the process, and hold no I/O: the
 //! handover of a reload, and the share of memory.
 //!
-//! Failure: no event ends the engine but a stop or a successor. Each side comes back by itself, a route without the right
-//! to write is blocked, and the next recorded gap carries what may be missing.
+//! Failure: only a stop or a successor ends the engine. Each side reconnects by itself, a route without the right to
+//! write is blocked, and the next recorded gap covers what may be missing.
 
 mod chain;
 mod ending;
@@ -192,8 +192,8 @@ struct Borders {
 }
 
 impl Engine {
-    /// An engine without connections. `predecessor` is the route that this one replaces, and whether that one writes the
-    /// same state.
+    /// An engine without connections. `predecessor` is the route that this one replaces, and whether it writes the same
+    /// state.
     pub(super) fn new(
         settings: EngineSettings,
         counters: Counters,

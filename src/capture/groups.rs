@@ -138,7 +138,7 @@ impl GroupWatch {
         for stream in streams {
             let groups = match connection.ask(&[b"XINFO", b"GROUPS", &stream]).await {
                 Ok(groups) => groups,
-                // Without the stream there is no group; its first entry makes both. The append reports a key of another type.
+                // Without the stream there is no group; its first entry makes both. The append reports other types.
                 Err(error) if matches!(error.code(), Some("ERR" | "WRONGTYPE")) => continue,
                 Err(error) => return Err(error),
             };

@@ -65,7 +65,7 @@ impl Printer<Vec<u8>> {
         Self(Vec::new())
     }
 
-    /// What was printed.
+    /// The printed text.
     pub(super) fn printed(self) -> String {
         String::from_utf8(self.0).unwrap()
     }

@@ -25,7 +25,7 @@ pub(super) struct WaitArguments {
     unless_away: bool,
 }
 
-/// What `/readyz` says.
+/// The content of `/readyz`.
 #[derive(Debug, Deserialize)]
 struct ReadyReport {
     /// What concerns no single route.

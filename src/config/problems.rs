@@ -127,7 +127,7 @@ impl Problems {
         self.0.push(problem);
     }
 
-    /// How many there are.
+    /// Number of problems.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()

@@ -392,7 +392,7 @@ pub(crate) struct Broadcast {
     pub(crate) payload_field: String,
     /// Adds this origin to each message, which must be a JSON object, so that a capture with the same origin leaves it out.
     pub(crate) origin: Option<String>,
-    /// True if to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.
+    /// Whether to publish with SPUBLISH, for subscribers that use SSUBSCRIBE.
     #[serde(default)]
     pub(crate) sharded: bool,
     /// Maximum publish rate, such as "1000/s"; without it the rate is not limited.

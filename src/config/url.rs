@@ -9,7 +9,7 @@ use url::Url;
 
 use super::settings::{Address, Secret};
 
-/// What a URL says.
+/// The parts of a URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parsed {
     /// Where to connect; `None` if the URL has no host.

@@ -1,4 +1,4 @@
-//! One condition's test, made ready to be asked often.
+//! The test of one condition, prepared for many calls.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ enum ValueTest {
     Prefix(String),
 }
 
-/// Values to compare with, by what they are.
+/// Values to compare with, by their types.
 #[derive(Debug, Default)]
 struct OneOf {
     texts: HashSet<Vec<u8>>,
@@ -52,7 +52,7 @@ impl ConditionTest {
         self.test.holds_for_json(json) != self.negated
     }
 
-    /// Returns whether it holds where there is no value.
+    /// Returns whether it holds without a value.
     pub(super) fn holds_without(&self) -> bool {
         matches!(self.test, ValueTest::Exists(false)) != self.negated
     }

@@ -1,4 +1,4 @@
-//! The conditions on what a payload says, as JSON.
+//! The conditions on a payload, as JSON.
 
 use super::condition::ConditionTest;
 use crate::text::json_lookup::{Places, PointerTree};

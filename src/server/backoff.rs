@@ -28,7 +28,7 @@ impl Backoff {
         self.failures
     }
 
-    /// It worked.
+    /// Resets the count after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -27,8 +27,8 @@ fn tells_of(own: &OwnKeys, message: &Message<'_>) -> bool {
         })
 }
 
-/// Database, key and event: the channel is `__keyspace@DB__:KEY` with the event as its message, or `__keyevent@DB__:EVENT`
-/// with the key.
+/// Database, key and event. The channel is `__keyspace@DB__:KEY` with the event as its message, or
+/// `__keyevent@DB__:EVENT` with the key.
 fn read<'a>(message: &Message<'a>) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
     let rest = message.channel.strip_prefix(BEGIN)?;
     let (by_key, rest) = match (rest.strip_prefix(b"space@"), rest.strip_prefix(b"event@")) {

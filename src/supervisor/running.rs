@@ -9,7 +9,7 @@ use crate::capture::Handover;
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::status::Slot;
 
-/// What a route is started from. Equal plans are the same route.
+/// The plan that a route is started from. Equal plans are the same route: a reload does not touch it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
     pub(super) route: RouteSettings,
@@ -17,7 +17,7 @@ pub(super) struct Plan {
     pub(super) destination: Arc<Endpoint>,
 }
 
-/// What a route does.
+/// The settings of a route.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum RouteSettings {
     Capture(Arc<Capture>),
@@ -35,13 +35,13 @@ pub(super) struct Running {
     pub(super) task: AbortHandle,
 }
 
-/// What only one kind of routes has.
+/// The parts of one kind of routes.
 #[derive(Debug)]
 pub(super) enum RunningKind {
     Capture {
-        /// What the route that replaces this one says to it.
+        /// The channel from the route that replaces this one.
         successor: Handover,
-        /// What this one says to the route that it replaces.
+        /// The channel to the route that this one replaces.
         predecessor: Option<Handover>,
     },
     Broadcast,
@@ -79,7 +79,7 @@ impl Running {
         self.task.id()
     }
 
-    /// Asks it to end: it stores what it has, within the shutdown timeout.
+    /// Stops it: it stores its buffer, within the shutdown timeout.
     pub(super) fn end(&self) {
         self.stop.cancel();
     }

@@ -188,8 +188,7 @@ impl Follower {
         }
     }
 
-    /// The first entry that is not acknowledged, as far as is known: one that is pending, or else one that the group was
-    /// not given.
+    /// The first unacknowledged entry, as far as known: a pending one, or else one that the group was not given.
     pub(crate) fn unacknowledged(&self) -> Option<EntryId> {
         let state = self.state.as_ref()?;
         let ungiven = || self.ungiven.filter(|ungiven| *ungiven > state.delivered);

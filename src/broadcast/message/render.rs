@@ -28,7 +28,7 @@ pub(crate) struct Renderer {
     /// `None` for the envelope.
     message: Option<Vec<Part>>,
     max_message_bytes: u64,
-    /// The field that holds the payload: the values of templates come from it, and the origins that an envelope takes over.
+    /// The payload's field: the source of the templates' values, and of the origins in an envelope.
     payload_field: String,
     /// The values of the payload that the templates name.
     values: JsonValues,

@@ -59,8 +59,8 @@ pub(crate) enum Compared {
     Counted(u64),
     /// This many were never read.
     Missed(u64),
-    /// Fewer were added than were counted: the stream was deleted, and another one begun. This many were added to that one
-    /// up to the place that was read to.
+    /// Fewer were added than were counted: the stream was deleted, and another one begun. This many were added to it up
+    /// to the place read.
     Anew(u64),
     /// The last id is below the last one read, and ids only rise: it is another stream, or it was set back, and entries
     /// added to it now are never read.

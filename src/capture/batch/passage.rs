@@ -1,4 +1,4 @@
-//! Which items a state has passed, and which of them were stored.
+//! The items that a state has passed, and which of them were stored.
 
 use crate::position::{Epoch, Position};
 
@@ -48,7 +48,7 @@ impl Passage {
         self.gaps.iter().any(|(from, to)| *from < Some(item) && after(*to))
     }
 
-    /// Returns whether an epoch has no recorded gap; false without epochs.
+    /// Returns whether the state went through this epoch; true for a state that names no epochs.
     fn is_free(&self, epoch: Epoch) -> bool {
         self.epochs.is_empty() || self.went_through(epoch)
     }

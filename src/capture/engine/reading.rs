@@ -183,8 +183,8 @@ impl Reading {
         self.open.as_ref().filter(|open| !open.silent).map(|open| open.anchor)
     }
 
-    /// Until when nothing is missed: when something last came, not when its end was noticed; and no later than it was last
-    /// certain that this server is the master, because another one may have taken over while this one went on.
+    /// Until when nothing is missed: the last message counts, not when the end was noticed. It is no later than the
+    /// last confirmation that this server is the master, because another one may have taken over meanwhile.
     pub(super) fn complete_until(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
         if open.complete_until.is_some() {
@@ -297,7 +297,7 @@ impl Engine {
         }
         self.take_floor();
         if anchor.epoch.number < self.floor && self.reading.open.is_none() {
-            // The source did not know the floor when it was asked: the destination was read since, or the predecessor has
+            // The source did not know the floor at that time: the destination was read since, or the predecessor has
             // opened a window.
             self.say_border(Border::None);
             self.effect(Effect::DropOpening);

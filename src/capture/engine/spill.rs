@@ -16,8 +16,8 @@
 //! - The disk refuses a write: unwritten items stay in memory. When that is full too, the window is closed, inside a
 //!   recorded gap. No received message is dropped for it.
 //! - The disk refuses a read: the same read is tried again later.
-//! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss as
-//!   its gap. It is recorded like any other gap, at once and with no message behind it.
+//! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss
+//!   as its gap. It is recorded like any other gap, at once and with no message behind it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

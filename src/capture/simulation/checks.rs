@@ -38,7 +38,7 @@ impl World {
         (of(|one| one.windows), of(|one| one.lines))
     }
 
-    /// While everything is well, or only the destination refuses, little is opened and little is logged. An instance may
+    /// If there are no faults, or only the destination refuses, little is opened and little is logged. An instance may
     /// open this many windows.
     pub(super) fn check_noise(&self, windows: usize, lines: usize, most: usize) {
         let (now_windows, now_lines) = self.noise();

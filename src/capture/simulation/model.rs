@@ -217,7 +217,7 @@ impl Model {
         let runs = argv[at + 1].clone();
         at += 2;
 
-        // The flags follow revision, prev, last, epochs and when it was read; how the batch numbers follows two characters.
+        // The flags follow revision, prev, last, epochs and the time of reading; the numbering follows two characters.
         let numbering = word(5).get(3..).unwrap_or_default().to_owned();
         let counted = self.state.get("numbering").cloned();
         let foreign = !numbering.is_empty()

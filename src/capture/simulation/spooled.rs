@@ -77,7 +77,7 @@ impl Spooled {
         });
     }
 
-    /// Something is about to be done to a file. Gives messages that an earlier process wrote and that may be lost by it.
+    /// A file is about to be harmed. Returns messages of an earlier process that may be lost by it.
     pub(super) fn harm(&mut self, disk: &MemoryDisk, name: &str, harm: Harm) -> Vec<u64> {
         let content = disk.content(name);
         let mut lost = Vec::new();

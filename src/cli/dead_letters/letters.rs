@@ -104,7 +104,7 @@ impl Letters {
         Ok(Self { endpoint, connection, key })
     }
 
-    /// How many there are.
+    /// Number of letters.
     pub(super) async fn count(&mut self) -> Result<u64, Refusal> {
         self.ask(redis::cmd("XLEN").arg(&self.key)).await
     }

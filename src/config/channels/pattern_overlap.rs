@@ -94,7 +94,7 @@ impl Glob {
         self
     }
 
-    /// How many `*` there are.
+    /// Number of `*`.
     pub(crate) fn stars(&self) -> usize {
         self.0.iter().filter(|token| **token == PatternToken::Star).count()
     }

@@ -14,7 +14,7 @@ const TESTS: &str = "equals, in, exists or prefix";
 
 /// Whose condition it is.
 pub(super) trait Written {
-    /// What may be looked at.
+    /// The subjects that a condition may have.
     const SUBJECTS: &str;
 
     /// What was written, taken apart.

@@ -13,9 +13,9 @@ pub struct Broadcast {
     pub name: String,
     /// The endpoint that holds the streams.
     pub source: String,
-    /// What is read.
+    /// The streams to read.
     pub streams: Streams,
-    /// What releases an entry.
+    /// The event that releases an entry.
     pub after: After,
     /// The endpoint on which is published.
     pub destination: String,
@@ -44,9 +44,9 @@ pub struct Broadcast {
 /// A number of messages in a time; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// Number of messages.
     pub count: u32,
-    /// In how much time.
+    /// The time for them.
     pub per: Duration,
 }
 
@@ -99,7 +99,7 @@ pub enum Order {
     },
 }
 
-/// What a broadcast reads.
+/// The streams of a broadcast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Streams {
     /// One stream, exactly.

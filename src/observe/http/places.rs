@@ -1,8 +1,8 @@
-//! Who may be connected at a time.
+//! The limit of simultaneous connections.
 //!
-//! A connection that says nothing costs a place, and anybody on the network can open thousands. So a connection that
-//! has not sent its request yet gives way to a new one, the longest silent one first, and loopback, where the health
-//! check of this machine or container comes from, has places of its own.
+//! A silent connection costs a place, and any client on the network can open thousands. So a connection without a
+//! request gives way to a new one, the longest silent one first. Loopback, which the health check of this machine or
+//! container uses, has places of its own.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -79,7 +79,7 @@ impl ConnectionPlaces {
 }
 
 impl ConnectionPlace {
-    /// What is cancelled where the connection is to end for another one.
+    /// Cancelled if the connection is to end for another one.
     pub(super) fn gives_way(&self) -> CancellationToken {
         self.gives_way.clone()
     }

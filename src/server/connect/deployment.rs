@@ -19,7 +19,7 @@ use crate::server::tls::Material;
 pub(crate) enum CertificateSide {
     /// The client's certificate.
     Client,
-    /// The server's.
+    /// The server's certificate.
     Server,
 }
 

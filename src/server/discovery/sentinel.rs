@@ -10,8 +10,8 @@
 //! then an operator has made them anew (SENTINEL RESET, REMOVE). The named server must greet as a master. If the
 //! sentinels are down or contradict each other, no new connection is made, and open ones stay.
 //!
-//! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing yet
-//! can find the old master there.
+//! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing
+//! yet can find the old master there.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;

@@ -4,8 +4,8 @@
 //! that were never written; it is cut off. Anything else that is bad is damage: it stays, and the reader delivers it in
 //! its place. Synced records have a seal behind them, so their damage is never mistaken for a torn tail.
 //!
-//! Nothing is changed here: `log` cuts the torn tail, `reader` counts the damage in its place with `scan`'s help, and `aside`
-//! keeps the damaged file.
+//! Nothing is changed here: `log` cuts the torn tail, `reader` counts the damage in its place with `scan`'s help, and
+//! `aside` keeps the damaged file.
 //!
 //! Failure: a file that the disk refuses to read stays as it is, and is read again in its turn.
 
