@@ -258,7 +258,7 @@ fn with_sentinels(mut users: BTreeMap<(String, String), User>, config: &Config) 
 pub struct ReplayChannel {
     /// As an ACL rule names it.
     pub channel: String,
-    /// True if with SPUBLISH, which servers before Redis 7.0 do not know, nor a rule for it.
+    /// True for SPUBLISH. Servers before Redis 7.0 know neither it nor a rule for it.
     pub sharded: bool,
 }
 

@@ -350,7 +350,7 @@ pub enum Mode {
 pub struct Replication {
     /// Which node is tapped.
     pub prefer: Prefer,
-    /// True if what is published with SPUBLISH counts as well.
+    /// True if messages from SPUBLISH count as well.
     pub sharded: bool,
     /// Where the backlog covers a shorter absence than this, that is said.
     pub min_backlog_cover: Duration,

@@ -13,7 +13,7 @@ const BUSY: Duration = Duration::from_millis(5);
 const ACTIVE: Duration = Duration::from_millis(10);
 /// How long the schedule is active after a change.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
-/// Longest interval: each poll is three commands, and an idle route sends at most five a second.
+/// Interval after a quiet time: each poll is three commands, and an idle route sends at most five a second.
 const IDLE: Duration = Duration::from_millis(650);
 /// Interval if polls are the only sign of life: without a group, or with a replication stream that wakes the route.
 const SLOW: Duration = Duration::from_secs(1);
