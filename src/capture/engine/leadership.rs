@@ -5,10 +5,10 @@
 //! decides what is stored. So the rules may be simple:
 //!
 //! ```text
-//! has the lease     keeps it, but lets it go where it could not continue and another could
-//! nobody has it     takes it, if it can continue where the state stands
-//! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves; or at once, where
-//!                   the other one has an older configuration and this one could continue
+//! has the lease     keeps it, but releases it if it cannot continue and another instance can
+//! the lease is free takes it, if it can continue at the checkpoint
+//! another has it    seizes it if an item is buffered for 500 ms while the checkpoint stands still; or at once, if the
+//!                   other one has an older configuration and this one can continue
 //! ```
 //!
 //! If no instance can continue without a gap, the one whose coverage begins earliest continues with a gap: at once if
