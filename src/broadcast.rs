@@ -1,18 +1,17 @@
 //! Broadcast: from a stream to channels.
 //!
-//! Problem: subscribers of plain channels are to see what is in a stream, each entry once, however
-//! often tidegate or its connections die in between.
+//! Problem: subscribers of plain channels shall receive the entries of a stream, each once, however often tidegate or
+//! its connections fail in between.
 //!
-//! Constraints: PUBLISH leaves nothing behind that could be compared later, so what was published must
-//! be remembered in the same step that publishes. XREAD with BLOCK holds its connection.
+//! Constraints: PUBLISH leaves nothing that could be compared later, so the step that publishes must also remember what
+//! it published. XREAD with BLOCK holds its connection.
 //!
-//! Operation: a *cursor* beside the stream, the hash `P R:cursor`, holds the id of the last entry that
-//! was dealt with. A script compares it with what the caller believes, publishes a batch and moves it,
-//! all or nothing; so a batch whose outcome is unknown needs no thought: the next session reads the
-//! cursor and continues there. Where channel and stream are on different servers, the messages go out
-//! first and the cursor moves when all are answered: at least once, and by one instance at a time, which a lease
-//! beside the cursor names. An entry that cannot be published
-//! goes to the stream `P R:dead-letters` in the step that moves the cursor over it.
+//! Operation: a *cursor* beside the stream, the hash `P R:cursor`, has the id of the last entry that was handled. A
+//! script compares it with the caller's expectation, publishes a batch and moves it, all or nothing. So a batch with an
+//! unknown outcome needs no special care: the next session reads the cursor and continues there. If channel and stream
+//! are on different servers, the messages go out first and the cursor moves when all are answered: at least once, and
+//! by one instance at a time, which a lease beside the cursor names. An entry that cannot be published goes to the
+//! stream `P R:dead-letters` in the step that moves the cursor over it.
 //!
 //! ```text
 //! route ──▶ session ──▶ engine ──▶ entries ─▶ message ─▶ egress ─▶ publisher
@@ -55,17 +54,17 @@ use streams::StreamsRoute;
 pub use entry_id::EntryId;
 pub use read::unread_loss::DELETED_UNREAD;
 
-/// What a route is made of.
+/// The parts of a route.
 #[derive(Debug)]
 pub struct BroadcastParts {
-    /// What it is to do.
+    /// The route's settings.
     pub settings: Arc<Broadcast>,
     /// The server that holds the streams.
     pub source: Arc<Endpoint>,
     /// The server on which is published. With the same address as the source it counts as that one,
     /// and the source's user needs the rights to publish.
     pub destination: Arc<Endpoint>,
-    /// Holds back what every route says of a server that is away.
+    /// Limits log lines about a server that is down, across its routes.
     pub outages: Outages,
     /// Its place on the board.
     pub slot: Slot,
@@ -77,7 +76,7 @@ pub struct BroadcastParts {
     pub destination_metrics: EndpointMetrics,
 }
 
-/// Runs a route until it is told to stop; then lets what is under way finish, for up to `drain`.
+/// Runs a route until it is stopped; then waits for the calls under way, for up to `drain`.
 ///
 /// Cancel safe in effect: wherever it is dropped, the next run begins at the cursor.
 pub async fn run(parts: BroadcastParts, stop: CancellationToken, drain: Duration) {

@@ -51,7 +51,7 @@ pub use settings::{
 /// A configuration that was read and is good.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What it says.
+    /// The configuration.
     pub config: Config,
     /// The files that it was read from, the main one first.
     pub files: Vec<PathBuf>,

@@ -11,9 +11,9 @@ pub enum GapCause {
     SourceDisconnected,
     /// Heartbeats stopped coming back, so the connection was given up.
     SourceSilent,
-    /// The source was made a replica: what is published on its new master may not come through it.
+    /// The source became a replica: messages on its new master may not come through it.
     SourceDemoted,
-    /// The source sent what is not RESP, or not what was asked for, so the connection was given up.
+    /// The source violated the protocol, so the connection was given up.
     SourceBroken,
     /// Memory was full because the destination did not take events fast enough, and there was no spool.
     MemoryFull,

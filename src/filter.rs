@@ -39,7 +39,7 @@ pub(crate) trait Filterable {
     fn payload(&self) -> Option<&[u8]>;
 }
 
-/// What passes.
+/// The conditions of a route, ready to test messages.
 #[derive(Debug)]
 pub(crate) struct Filter {
     texts: Vec<(TextSubject, ConditionTest)>,
@@ -71,7 +71,7 @@ impl Filter {
         Self { texts, payload: Some(payload).filter(|payload| !payload.is_empty()) }
     }
 
-    /// Whether every condition holds.
+    /// Returns whether every condition holds.
     pub(crate) fn passes(&mut self, looked: &impl Filterable) -> bool {
         let holds = |(text, test): &(TextSubject, ConditionTest)| {
             let found = match text {

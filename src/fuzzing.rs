@@ -1,7 +1,7 @@
-//! What is fuzzed: one function for each target, which takes any bytes and panics where a promise is broken.
+//! The fuzz targets: one function for each, which takes any bytes and panics if a promise is broken.
 //!
-//! The functions stand beside what they test, because they reach what is private there. This is their one door, behind
-//! the feature `fuzzing` (`fuzz/`) and in tests, which replay the inputs under `fuzz/corpus/`. A release has neither.
+//! The functions are beside the code that they test, because that is private. This module exports them, behind the
+//! feature `fuzzing` (`fuzz/`) and in tests, which replay the inputs under `fuzz/corpus/`. A release has neither.
 
 pub use crate::capture::fuzz::spool_record;
 pub use crate::config::fuzz::configuration;

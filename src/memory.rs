@@ -1,4 +1,4 @@
-//! How much memory the system lets this process have: the limit of its control group.
+//! The process's memory limit: that of its control group.
 //!
 //! A limit holds for a group and everything below it, so the smallest one on the way up counts. Both hierarchies are
 //! read, version 2 and version 1, where they are mounted. A container may see its own group as the root of the mount,
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Version 1 says "no limit" with a number near 2⁶³.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The limit in bytes; `None` where there is none, or the system does not say.
+/// The limit in bytes; `None` if there is none, or the system does not say.
 #[must_use]
 pub(crate) fn limit_bytes() -> Option<u64> {
     limit_in(Path::new("/"))

@@ -130,7 +130,7 @@ pub fn float(value: u64) -> f64 {
 struct Register<'a> {
     recorder: &'a PrometheusRecorder,
     labels: Vec<Label>,
-    /// Whether nobody else holds these series: what a gauge last said is then out of date.
+    /// True if nobody else holds these series: what a gauge last said is then out of date.
     fresh: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Where an event stands in its source's total order.
+//! The position of an event in its source's total order.
 //!
 //! A position is `epoch-anchor-ordinal`, each of fixed width, so that positions compare as strings on
 //! the server as they compare here:
@@ -45,7 +45,7 @@ impl FromStr for AnchorId {
     }
 }
 
-/// What an anchor begins: an epoch with the anchor's id.
+/// An anchor's epoch: a number with the anchor's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch {
     /// Milliseconds since 1970 where the source's clock was right; only its order is used.
@@ -62,10 +62,10 @@ impl Epoch {
     /// Bytes of an epoch as text.
     pub const WIDTH: usize = Self::NUMBER_WIDTH + 1 + 16;
 
-    /// Reads an epoch whose parts stand apart.
+    /// Reads an epoch from separate parts.
     ///
     /// # Errors
-    /// Where a part does not have its fixed width.
+    /// If a part does not have its fixed width.
     pub fn from_parts(number: &str, anchor: &str) -> Result<Self, NotAPosition> {
         Ok(Self { number: digits(number, Self::NUMBER_WIDTH)?, anchor: anchor.parse()? })
     }
@@ -92,7 +92,7 @@ impl FromStr for Epoch {
     }
 }
 
-/// Where an event stands.
+/// The position of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The latest anchor before it.
@@ -120,7 +120,7 @@ impl Position {
         bytes
     }
 
-    /// What [`Self::to_bytes`] gave.
+    /// Reads the bytes of [`Self::to_bytes`].
     #[must_use]
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let number =
@@ -128,7 +128,7 @@ impl Position {
         Epoch { number: number(0), anchor: AnchorId(number(8)) }.at(number(16))
     }
 
-    /// Writes the position's text into `out`, replacing what it held.
+    /// Writes the position's text into `out`, and replaces its content.
     pub fn render<'a>(&self, out: &'a mut String) -> &'a str {
         out.clear();
         // Writing to a String cannot fail.

@@ -35,9 +35,9 @@ use crate::server::{self, Error, Expiries};
 /// What was found out about an endpoint.
 #[derive(Debug)]
 pub struct Inspection {
-    /// What it is.
+    /// The server's facts.
     pub facts: ServerFacts,
-    /// What it allows.
+    /// The user's rights.
     pub rights: Rights,
     /// When the certificates expire; `None` without TLS.
     pub certificates: Option<Expiries>,
@@ -47,7 +47,7 @@ pub struct Inspection {
 /// future leaves nothing behind.
 ///
 /// # Errors
-/// Where it cannot be reached, or ends the connection while it is asked.
+/// If it cannot be reached, or ends the connection while it is asked.
 pub async fn inspect(endpoint: &Endpoint, trials: &[Trial]) -> Result<Inspection, Error> {
     let mut connection = server::control(endpoint, "check").await?;
     let facts = facts::ask(&mut connection).await?;

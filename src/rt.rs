@@ -1,4 +1,4 @@
-//! The doors to the runtime: the only places that spawn tasks, make channels and read the clock.
+//! Spawning and time: the only callers of `tokio::spawn` and `SystemTime::now`.
 //!
 //! Panics: a panic in any task or thread logs where it happened and aborts the process
 //! (`panic = "abort"`, see Cargo.toml). The service manager starts it again, and the

@@ -1,5 +1,4 @@
-//! The one place that knows Redis as a server: how to reach it, how to speak with it, and what its
-//! errors mean for what happens next.
+//! The only module that knows Redis as a server: connecting, the protocol, and the caller's next step after an error.
 //!
 //! ```text
 //! Endpoint ──connect──▶ Socket ──handshake──▶ Connection ──▶ resp::Reader   bounded, no copies
@@ -7,11 +6,10 @@
 //!                          └──────────────▶ ControlConnection: commands that are not hot, on the same reader
 //! ```
 //!
-//! What a server said becomes text in one place (`redacted`): bounded, harmless on a terminal and in a log, without a
-//! password.
+//! A server's text enters in one place (`redacted`): bounded, harmless on a terminal and in a log, without a password.
 //!
-//! Nothing reconnects by itself: a connection that ended stays ended, and its owner decides
-//! what that means, because behind a silent reconnect hides a loss.
+//! Nothing reconnects by itself: a connection that ended stays ended, and its owner decides what that means, because a
+//! silent reconnect hides a loss.
 
 mod backoff;
 mod connect;

@@ -1,4 +1,4 @@
-//! Sources: what yields the messages of a capture, in the server's order and without a hole.
+//! Sources: they yield the messages of a capture, in the server's order and contiguously.
 //!
 //! ```text
 //! subscribe    a connection with subscriptions: a window, from its anchor on
@@ -9,7 +9,7 @@
 //! heartbeat    one task a source: proves that a silent connection still works
 //! ```
 //!
-//! Constraints: a source knows nothing of routes, checkpoints or streams. It reads and reports; the capture decides.
+//! Constraints: a source knows no route and no checkpoint. It reads and reports; the capture decides.
 //!
 //! Failure: a reader that ends stays ended. The capture opens another one and records what may be missing between.
 

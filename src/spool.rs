@@ -1,7 +1,7 @@
-//! The spool: what a capture writes to disk while its destination is away.
+//! The spool: batches of a capture on disk, while its destination is down.
 //!
-//! A log of opaque records on disk, in segments, that survives a crash at any byte, and loses to a damaged disk
-//! no more than what is damaged:
+//! A log of opaque records on disk, in segments. It survives a crash at any byte, and a damaged disk costs only the
+//! damaged records:
 //!
 //! ```text
 //! STATE_DIRECTORY/lock                              held by the one daemon that may write here
@@ -11,14 +11,13 @@
 //! STATE_DIRECTORY/spool/ROUTE/….spool.damaged       kept for the operator, a few
 //! ```
 //!
-//! From below: `storage` moves bytes, `record` is their format, `segment` one file, `scan` walks through it,
-//! `log` puts segments together and knows what is lost, `aside` keeps damaged files. `worker` runs a log on
-//! the threads of `pool`, since a disk may take seconds; `answer` is the same without the threads. `verify` reads
-//! beside it. What the records mean is the capture's business: here each has a *mark* that says where it
-//! stands, and a number of events.
+//! From below: `storage` moves bytes, `record` is their format, `segment` one file, `scan` reads it frame by frame,
+//! `log` puts segments together and knows the losses, `aside` keeps damaged files. `worker` runs a log on the threads
+//! of `pool`, since a disk may take seconds; `answer` is the same without the threads. `verify` reads beside it. The
+//! capture gives the records their meaning: here each has a *mark*, its position, and a number of events.
 //!
-//! Failure: each loss is delivered in its place, as a [`Damage`] that says between which marks it lies and, wherever
-//! anything can tell, how many events it has cost. A disk that refuses is asked again.
+//! Failure: each loss is delivered in its place, as a [`Damage`] with the marks around it and, if known, the number of
+//! lost events. If the disk refuses, the operation is tried again.
 
 mod aside;
 mod directory;
@@ -50,65 +49,65 @@ pub use worker::Keeper;
 pub(crate) use worker::answer;
 pub(crate) use worker::{Spool, SpoolDone, SpoolRequest};
 
-/// What orders records: bytes that ascend.
+/// The order of records: ascending bytes.
 pub type Mark = [u8; 24];
 
-/// More events than any record or loss has. What is below can be added up 65,536 times without an overflow.
+/// More events than any record or loss has. Lower numbers can be added up 65,536 times without an overflow.
 pub(crate) const MOST_EVENTS: u64 = 1 << 48;
 
-/// What the log keeps.
+/// A record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Where it stands.
+    /// The record's position.
     pub mark: Mark,
-    /// How many events it carries; 0 in what release 0.1.0 wrote, where only the body says.
+    /// Number of its events; 0 for records of release 0.1.0, whose number is only in the body.
     pub events: u64,
-    /// What it says; never empty.
+    /// The content; never empty.
     pub body: Vec<u8>,
 }
 
 /// Records that are lost, all at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// The last intact record before it; `None` where none was read before it.
+    /// The last intact record before it; `None` if none was read before it.
     pub after: Option<Mark>,
     /// The last mark that is known to have been in it.
     pub upto: Option<Mark>,
-    /// Records that are lost; `None` where nothing can say.
+    /// Records that are lost; `None` if nothing can say.
     pub records: Option<u64>,
     /// Their events. It may be 0: a record need not carry one.
     pub events: Option<u64>,
     /// The file.
     pub file: PathBuf,
-    /// Where in the file it begins.
+    /// Its offset in the file.
     pub offset: u64,
-    /// How long it is there; 0 where a whole file is missing.
+    /// Its length; 0 if a whole file is missing.
     pub bytes: u64,
-    /// What is wrong.
+    /// The kind of damage.
     pub detail: &'static str,
 }
 
-/// What is read from a log.
+/// A piece that is read from a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// A record, as it was written.
     Record(Record),
-    /// What stood here is lost.
+    /// Records in this place are lost.
     Damage(Damage),
 }
 
-/// How a log is kept.
+/// The options of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Bytes that it may have.
     pub limit_bytes: u64,
     /// Bytes after which a segment is closed and the next one begun.
     pub segment_bytes: u64,
-    /// When it is synced.
+    /// When the log is synced.
     pub fsync: Fsync,
 }
 
-/// What opening a log found.
+/// The result of opening a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Intact records.
@@ -121,13 +120,13 @@ pub struct Recovered {
     pub first: Option<Mark>,
     /// The last intact record's mark. A [`Damage`] may follow it: everything is read once a read returns nothing.
     pub last: Option<Mark>,
-    /// How many times a [`Damage`] will be read.
+    /// Number of times that a [`Damage`] will be read.
     pub damages: u64,
     /// Bytes of a torn tail that were cut off.
     pub cut_bytes: u64,
 }
 
-/// What can go wrong on disk.
+/// An error of the spool.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The log has reached its limit.
@@ -135,15 +134,15 @@ pub enum SpoolError {
     Full {
         /// The log's directory.
         directory: PathBuf,
-        /// Its limit.
+        /// The limit.
         limit_bytes: u64,
     },
     /// The system refused.
     #[error("{}: {source}", file.display())]
     Disk {
-        /// What was being worked on.
+        /// The file or directory.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A newer release wrote it.
@@ -151,7 +150,7 @@ pub enum SpoolError {
     Version {
         /// The segment.
         file: PathBuf,
-        /// Its format.
+        /// The file's format.
         version: u32,
     },
     /// Another log of this process has the directory, for instance that of a capture that still ends.

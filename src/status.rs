@@ -1,5 +1,5 @@
-//! What the loops say of themselves, as data: the board that `/status`, `/readyz`, `/healthz` and
-//! the watchdog read. A leaf: loops write here, [`crate::observe`] reads, neither knows the other.
+//! The status of the loops, as data: the board that `/status`, `/readyz`, `/healthz` and the watchdog read. A leaf:
+//! loops write here, [`crate::observe`] reads, neither knows the other.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ pub enum RouteKind {
     Broadcast,
 }
 
-/// What a route is doing.
+/// The state of a route.
 ///
 /// ```text
 /// connecting ─▶ live ◀─▶ waiting          (an endpoint is away: it tries again by itself)
@@ -42,7 +42,7 @@ pub enum RouteState {
     Blocked,
     /// Another instance runs a newer configuration of it.
     Outdated,
-    /// It stores or publishes what is buffered, and then stops.
+    /// It stores or publishes its buffer, and then stops.
     Stopping,
     /// It has ended.
     Stopped,
@@ -79,20 +79,20 @@ impl RouteState {
     }
 }
 
-/// One side of a route.
+/// The connection to one of a route's servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideStatus {
     /// The server's name in the configuration.
     pub server: String,
-    /// Whether there is a working connection.
+    /// True if there is a working connection.
     pub connected: bool,
     /// When the other side last answered (a heartbeat that came back, a reply); milliseconds since 1970.
     pub last_answer_unix_ms: Option<u64>,
-    /// What is wrong.
+    /// The present error.
     pub error: Option<String>,
 }
 
-/// Where the events of a capture went:
+/// The events of a capture by outcome:
 /// `received = stored + deduplicated + filtered + rejected + Σ dropped + buffered`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -110,7 +110,7 @@ pub struct Ledger {
     pub dropped: BTreeMap<String, u64>,
     /// Received, and none of the above yet.
     pub buffered: u64,
-    /// Where these are.
+    /// The buffered events by place.
     #[serde(default)]
     pub buffered_in: Buffered,
     /// Gaps that were recorded. Releases before 0.2.0 did not count them in the state.
@@ -136,7 +136,7 @@ pub struct Buffered {
 }
 
 impl Ledger {
-    /// Whether every received event is accounted for: stored, dropped or still buffered.
+    /// Returns whether every received event is accounted for: stored, dropped or still buffered.
     #[must_use]
     pub fn adds_up(&self) -> bool {
         let dropped: u64 = self.dropped.values().sum();
@@ -153,19 +153,19 @@ impl Buffered {
     }
 }
 
-/// What a broadcast has done since its cursor was made.
+/// The counts of a broadcast since its cursor was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BroadcastCounts {
     /// Entries published.
     pub published: u64,
-    /// Of these, published without a subscriber (on that node).
+    /// Number of these without a subscriber (on that node).
     pub without_subscribers: u64,
     /// Entries written to the dead letters.
     pub rejected: u64,
     /// Entries left out by the route's own filter.
     #[serde(default)]
     pub filtered: u64,
-    /// Whether `rate_limit` holds it back now: more entries wait than it lets through.
+    /// True if `rate_limit` holds it back now: more entries wait than it lets through.
     #[serde(default)]
     pub rate_limited: bool,
 }
@@ -175,7 +175,7 @@ pub struct BroadcastCounts {
 pub struct AcknowledgedStatus {
     /// The consumer group.
     pub group: String,
-    /// Whether the group is there.
+    /// True if the group is there.
     pub group_exists: bool,
     /// The last entry that the group was given.
     pub delivered: Option<String>,
@@ -193,10 +193,10 @@ pub struct AcknowledgedStatus {
     pub group_changes: BTreeMap<String, u64>,
 }
 
-/// An entry that is not acknowledged, and holds up those behind it where the order is the stream's.
+/// An unacknowledged entry, which delays those behind it if the order is the stream's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnacknowledgedEntry {
-    /// Its id.
+    /// The entry's id.
     pub id: String,
     /// Since the time in its id, by the daemon's clock; milliseconds.
     pub age_ms: u64,
@@ -246,14 +246,14 @@ impl GroupChange {
     }
 }
 
-/// One route, at one moment.
+/// The status of a route at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteStatus {
     /// The route's name.
     pub route: String,
     /// Which way it goes.
     pub kind: RouteKind,
-    /// What it is doing.
+    /// The route's state.
     pub state: RouteState,
     /// Since when; milliseconds since 1970.
     pub since_unix_ms: u64,
@@ -279,7 +279,7 @@ pub struct RouteStatus {
     /// Captures only: the last position that is known to be stored durably.
     #[serde(default)]
     pub durable: Option<String>,
-    /// Whether this instance writes, or publishes.
+    /// True if this instance writes, or publishes.
     #[serde(default)]
     pub leader: bool,
     /// Captures only: how many other instances were there lately.
@@ -292,16 +292,16 @@ pub struct RouteStatus {
     /// Captures only: what all instances have done since the route's state was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Ledger>,
-    /// Captures only: what this process has done since it started.
+    /// Captures only: the counts of this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_counts: Option<Ledger>,
-    /// Captures in replication mode: what is read, while it is.
+    /// Captures in replication mode: the node being read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
-    /// Captures of keyspace notifications: what the source does not publish as it is set up, each with what to do.
+    /// Captures of keyspace notifications: the missing settings of the source, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_notifications: Vec<String>,
-    /// Captures with `keep.until_acknowledged`: what is kept, where this instance writes.
+    /// Captures with `keep.until_acknowledged`: the kept entries, if this instance writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<KeepStatus>,
     /// Broadcasts only.
@@ -318,22 +318,22 @@ pub struct RouteStatus {
 /// The streams of a broadcast with `streams`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamsStatus {
-    /// How many are read.
+    /// Number of streams that are read.
     pub read: u64,
-    /// About how many match and are not read.
+    /// About how many matching streams are not read.
     pub left_out: u64,
-    /// How many are read at most.
+    /// Most streams that are read.
     pub max_streams: u64,
-    /// Each that is read, by name.
+    /// The streams that are read, by name.
     pub streams: Vec<StreamStatus>,
 }
 
-/// One stream of these.
+/// The status of one such stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamStatus {
-    /// Its name.
+    /// The stream's name.
     pub stream: String,
-    /// What is done with it.
+    /// The state of its route.
     pub state: RouteState,
     /// Why it is not live.
     pub reason: Option<String>,
@@ -341,7 +341,7 @@ pub struct StreamStatus {
     pub position: Option<String>,
 }
 
-/// What a capture keeps until it is acknowledged, when its streams were last looked at.
+/// The entries that a capture keeps until they are acknowledged, at the last check of its streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepStatus {
     /// Entries that were trimmed before they were acknowledged, since the route's state was made.
@@ -359,9 +359,9 @@ pub struct KeepStatus {
 /// The stream of a capture that has the most entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fullest {
-    /// Its name.
+    /// The stream's name.
     pub stream: String,
-    /// How many it has.
+    /// Number of its entries.
     pub entries: u64,
     /// Which of the groups is furthest behind there.
     pub slowest_group: String,
@@ -370,7 +370,7 @@ pub struct Fullest {
 /// The replication stream that a capture reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicationStatus {
-    /// Where the server listens.
+    /// The server's address.
     pub address: String,
     /// `master` or `replica`.
     pub role: String,
@@ -427,7 +427,7 @@ pub struct Slot(Arc<SlotInner>);
 struct SlotInner {
     status: Mutex<RouteStatus>,
     progress_unix_ms: AtomicU64,
-    /// Whether every endpoint of the route has been tried once.
+    /// True once every endpoint of the route has been tried.
     tried: std::sync::atomic::AtomicBool,
 }
 
@@ -442,7 +442,7 @@ impl Slot {
         }))
     }
 
-    /// Shows what a broadcast does, and why it is not live.
+    /// Sets a broadcast's state, and why it is not live.
     pub fn set_state(&self, state: RouteState, reason: Option<String>, now_unix_ms: u64) {
         self.update(|status| {
             if status.state != state {
@@ -454,12 +454,12 @@ impl Slot {
         });
     }
 
-    /// Changes what the board shows.
+    /// Changes the route's status.
     pub fn update(&self, change: impl FnOnce(&mut RouteStatus)) {
         change(&mut lock(&self.0.status));
     }
 
-    /// What the board shows.
+    /// The route's status.
     #[must_use]
     pub fn read(&self) -> RouteStatus {
         lock(&self.0.status).clone()
@@ -481,21 +481,21 @@ impl Slot {
         self.0.tried.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the route has tried its endpoints once.
+    /// Returns whether the route has tried its endpoints once.
     #[must_use]
     pub fn was_tried(&self) -> bool {
         self.0.tried.load(Ordering::Relaxed)
     }
 }
 
-/// What concerns the process and no single route.
+/// The status of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
     /// When the configuration that runs was read; milliseconds since 1970.
     pub configuration_unix_ms: u64,
     /// The last reload, if it failed: the previous configuration stays in use.
     pub reload_failed: Option<FailedReload>,
-    /// Why the state directory cannot be used, where captures need it.
+    /// Why the state directory cannot be used, if captures need it.
     pub state_directory_error: Option<String>,
     /// How much all routes together may hold in memory.
     pub memory_limit_bytes: u64,
@@ -521,12 +521,12 @@ struct BoardInner {
 }
 
 impl Board {
-    /// Changes what is shown of the process.
+    /// Changes the process's status.
     pub fn update_daemon(&self, change: impl FnOnce(&mut DaemonStatus)) {
         change(&mut lock(&self.0.daemon));
     }
 
-    /// What is shown of the process.
+    /// The process's status.
     #[must_use]
     pub fn daemon(&self) -> DaemonStatus {
         lock(&self.0.daemon).clone()

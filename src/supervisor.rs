@@ -43,7 +43,7 @@ use crate::status::{Board, RouteKind, RouteStatus, Slot};
 use running::{Plan, RouteSettings, Running, RunningKind};
 use succession::{DueStart, Succession};
 
-/// How much longer than the shutdown timeout a stop lasts: routes that reach their deadline say what is left.
+/// How much longer than the shutdown timeout a stop lasts: routes at their deadline report their rest.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// The routes of a daemon.
@@ -51,9 +51,9 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 pub struct Supervisor {
     config: Arc<Config>,
     instance: u64,
-    /// Where captures may write, and who does; `None` where there is no place.
+    /// The place of the captures' spools, and their threads; `None` without a place.
     keeper: Option<spool::Keeper>,
-    /// What each capture may hold in memory.
+    /// The memory quota of each capture.
     quota: MemoryQuota,
     board: Board,
     metrics: Metrics,
@@ -100,7 +100,7 @@ impl Supervisor {
         self.follow(&config);
     }
 
-    /// Waits for the end of a route, and starts what waited for it; never comes back where none runs. Cancel safe.
+    /// Waits for the end of a route, and starts the routes that waited for it; never returns if none runs. Cancel safe.
     pub async fn settle(&mut self) {
         let task = match self.tasks.join_next_with_id().await {
             Some(Ok((task, ()))) => task,
@@ -111,8 +111,8 @@ impl Supervisor {
         self.ended(task);
     }
 
-    /// Tells every route to end, and waits until all have: at most the shutdown timeout and the moment
-    /// that ending takes. Cancel safe in effect: what is dropped is a gap at the next start.
+    /// Stops every route, and waits until all have ended: at most the shutdown timeout and the moment that ending
+    /// takes. Cancel safe in effect: dropped messages are a gap at the next start.
     pub async fn drain(mut self) {
         for routes in self.routes.values_mut() {
             routes.end();
@@ -207,7 +207,7 @@ impl Supervisor {
     ) -> (Slot, RunningKind, AbortHandle) {
         let slot = self.place_route(&capture.name, RouteKind::Capture, source, destination);
         let successor = Handover::default();
-        // One that writes elsewhere keeps its spool until what is in it is stored.
+        // A predecessor that writes elsewhere keeps its spool until its items are stored.
         let spool = if predecessor.as_ref().is_some_and(|(_, same_state)| !same_state) {
             None
         } else {

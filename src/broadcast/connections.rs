@@ -1,4 +1,4 @@
-//! Connections that publish: to the stream's server, and to the channel's where that is another one.
+//! Connections for publishing: to the stream's server, and to the channel's if that is another one.
 
 use std::task::{Context, Poll};
 
@@ -13,7 +13,7 @@ pub(super) struct PublishConnections {
 }
 
 impl PublishConnections {
-    /// Sends what waits and reads what came; ready once something came or a connection has ended.
+    /// Sends waiting bytes and reads; ready once bytes arrived or a connection has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Half, Result<(), Error>)> {
         if let Poll::Ready(result) = turn(&mut self.writer, cx) {
             return Poll::Ready((Half::Writer, result));
@@ -29,7 +29,7 @@ impl PublishConnections {
     }
 }
 
-/// Sends what waits and reads what came; ready once something came or the connection has ended.
+/// Sends waiting bytes and reads; ready once bytes arrived or the connection has ended.
 pub(super) fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
     if connection.unsent_bytes() > 0
         && let Poll::Ready(Err(error)) = connection.poll_flush(cx)

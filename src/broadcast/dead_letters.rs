@@ -1,9 +1,8 @@
-//! Publishes a dead letter after all, once its cause is fixed.
+//! Publishes a dead letter's entry, once its cause is fixed.
 //!
-//! The letter names an entry, which stays in its stream; it is read again and rendered by the
-//! configuration as it is now. On one server a script publishes it and removes the letter in one step.
-//! Across servers the message goes out first, so a command that is cut off in between publishes it again.
-//! The message comes late: its place in the order is gone.
+//! The letter names an entry, which stays in its stream; it is read again and rendered by the present configuration. On
+//! one server a script publishes it and removes the letter in one step. Across servers the message goes out first, so a
+//! command that is interrupted in between publishes it again. The message comes late, out of its order.
 
 use std::time::Duration;
 
@@ -18,17 +17,17 @@ use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish
 
 /// Publishes the entry and removes the letter.
 const REQUEUE: Script = script!("requeue.lua");
-/// What CLIENT LIST shows of its connections.
+/// Name of its connections in CLIENT LIST.
 const CLIENT: &str = "dead-letters";
 
-/// What became of a letter.
+/// The result of requeuing a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequeueOutcome {
     /// It is published, and no letter any more.
     Published {
         /// The channel.
         channel: Vec<u8>,
-        /// How many received it on the node that was asked.
+        /// Number of receivers on the asked node.
         receivers: u64,
     },
     /// It was removed meanwhile.
@@ -43,7 +42,7 @@ pub struct Requeue {
     letters: String,
     source: Connection,
     reader: RangeReader,
-    /// Where the destination is another server than the stream's.
+    /// The destination, if it is another server than the stream's.
     other: Option<Connection>,
     route: Broadcast,
     command: &'static str,
@@ -118,7 +117,7 @@ impl Requeue {
         let mut receivers = 0;
         let mut rest = (channel, message);
         if let Some(other) = &mut self.other {
-            // Not one that somebody else has dealt with: looked at before the message goes out.
+            // Checks, before the message goes out, that no other client has removed the letter.
             let look: [&[u8]; 4] = [b"XRANGE", self.letters.as_bytes(), letter.as_bytes(), letter.as_bytes()];
             let found = self.source.ask(self.deadlines.0, "looking for the letter", &look).await;
             if found.map_err(here)?.elements().is_none_or(<[Value]>::is_empty) {

@@ -1,5 +1,5 @@
-//! What a broadcast decides, without I/O: what to ask next, what an answer means, what is published, where the cursor
-//! is, who publishes, what a failure leads to, and when it is over.
+//! The decisions of a broadcast, without I/O: questions, the meaning of answers, messages to publish, the cursor, the
+//! leader, the consequence of a failure, and the end.
 //!
 //! ```text
 //!            cursor, begin           on(event)  advance             fail
@@ -8,11 +8,10 @@
 //!   └────────────────────────────┘ the cursor, an entry that failed and the backoff are remembered
 //! ```
 //!
-//! The session owns sockets and timers. It hands over what came as events with the time, calls [`Engine::advance`]
-//! after them, sends the bytes of [`Engine::outgoing`], and tells what [`Engine::effects`] holds. The simulation does
-//! the same with servers that are made up.
+//! The session owns sockets and timers. It passes events with the time, calls [`Engine::advance`] after them, sends the
+//! bytes of [`Engine::outgoing`], and reports [`Engine::effects`]. The simulation does the same with simulated servers.
 //!
-//! Nothing of a session outlives it but what [`Core`] holds: the next one reads the cursor and begins there.
+//! Only [`Core`] outlives a session: the next session reads the cursor and begins there.
 
 mod following;
 pub(super) mod leadership;
@@ -41,10 +40,10 @@ use crate::status::RouteState;
 
 use work::Work;
 
-/// How much is kept of an error that a server sent.
+/// Longest part of a server's error text that is kept.
 const ERROR_CHARACTERS: usize = 200;
 
-/// What happened.
+/// An input of the engine.
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     /// The reader's answer.
@@ -55,36 +54,36 @@ pub(super) enum Event<'a> {
     Answer(Value),
     /// Some time has passed.
     Tick,
-    /// Something has happened to the group, or to what tells of it: true where the next will be told.
+    /// The group changed, or its notifier did. True if the notifier will announce the next change.
     Woken(bool),
-    /// It was told to stop, and may take until then.
+    /// The route must stop, at this time at the latest.
     Stop(Instant),
 }
 
-/// Whether the session continues.
+/// Returned by [`Engine::advance`]: whether the session continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It does.
+    /// It continues.
     GoOn,
-    /// It is over, in order.
+    /// It stopped, in order.
     Stopped,
 }
 
-/// What is to be counted, shown or logged. A number beside it says how many like it were not logged; `None` where
-/// this one is not either.
+/// Something to count, show or log. A number is the number of similar lines that were not logged; `None` if this line
+/// is not logged either.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// A session has connected and found this cursor; true where it is not the first.
+    /// A session has connected and found this cursor; true if it is not the first session.
     Opened(EntryId, bool),
-    /// What was done since the cursor was made, by whichever instance.
+    /// Totals since the cursor was made, over all instances.
     Ledger(Tally),
-    /// How many entries stand in the set of holes, which this order does not look at.
+    /// Number of entries in the set of holes, which this order does not read.
     HolesLeft(u64, Option<u64>),
     /// This instance publishes, from this entry on.
     Live(EntryId, Option<u64>),
     /// Another instance publishes, or none yet.
     StandsBy(Option<String>, Option<u64>),
-    /// The lease ran out before what was to be sent was sent.
+    /// The lease ran out before all messages were sent.
     Lapsed(Option<u64>),
     /// Messages that this process sent, and of these those that reached no subscriber.
     Sent(u64, u64),
@@ -92,9 +91,9 @@ pub(super) enum Effect {
     Settled(Settled),
     /// The cursor, and what became of entries up to it by this process.
     Done(EntryId, Tally),
-    /// Whether the rate holds it back.
+    /// True if the rate limit delays entries.
     RateLimited(bool),
-    /// A group was looked at.
+    /// The group was polled.
     Group,
     /// A look or a count has found something, at this cursor.
     Found(GroupEvent, EntryId, Option<u64>),
@@ -102,9 +101,9 @@ pub(super) enum Effect {
     Answered(RouteEndpoint),
     /// The loop comes round.
     Progressed,
-    /// What is under way comes to its end.
+    /// A stop waits for the calls under way.
     Draining,
-    /// That took too long.
+    /// The stop's time ended before all calls were answered.
     DrainCutShort(Option<EntryId>),
     /// A session has ended, or none could begin.
     Failed { side: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64> },
@@ -119,7 +118,7 @@ pub(super) struct Hashes {
     pub(super) lease: Hash,
 }
 
-/// What outlives a session.
+/// State that outlives a session.
 #[derive(Debug)]
 pub(super) struct Core {
     settings: Arc<Broadcast>,
@@ -134,24 +133,24 @@ pub(super) struct Core {
     destination_timeout: Duration,
     outbound: MessageMaker,
     ranges: Ranges,
-    /// The cursor as it was seen last. Where the server has lost it, this is where to continue.
+    /// The cursor as last seen. The route continues here if the server has lost the cursor.
     remembered: Option<EntryId>,
-    /// The cursor, where the stream's ids are below it: the next session asks whether that is so, and begins anew.
+    /// The cursor, if the stream's ids are below it. The next session checks that, and begins anew.
     below: Option<EntryId>,
-    /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is still
-    /// the same.
+    /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is
+    /// unchanged.
     replaced: Option<Replaced>,
-    /// What the session before saw of the stream, until the next begins. Entries that are broadcast as they are added only.
+    /// The last session's view of the stream, until the next begins. Only if entries are broadcast as they are added.
     watch: Option<UnreadWatch>,
-    /// An entry that failed for its own sake, as text, and what was said: to be counted by the next session.
+    /// An entry that failed for its own sake, and the error, as text. The next session counts it.
     failed: Option<(String, String)>,
-    /// What is counted of the last such entry.
+    /// Attempts counted for the last entry that failed.
     failing: Option<Failing>,
-    /// Whether the next session begins with one entry, to see whether a refusal still stands.
+    /// True if the next session begins with a single entry, to test whether the server still refuses it.
     careful: bool,
     backoff: Backoff,
     log: Limited,
-    /// Whether the rate holds it back, as it was told last.
+    /// True if the rate limit was reported last.
     limited: bool,
     effects: Vec<Effect>,
 }
@@ -160,7 +159,7 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) struct Engine {
     core: Core,
-    /// What the open script found, until a session begins with it.
+    /// The result of `open.lua`, until a session begins with it.
     opened: Option<Opened>,
     work: Option<Work>,
 }
@@ -197,13 +196,12 @@ impl Engine {
         Self { core, opened: None, work: None }
     }
 
-    /// Whether stream and channels are on one server.
+    /// Returns whether stream and channels are on one server.
     pub(super) fn one_server(&self) -> bool {
         self.core.one_server
     }
 
-    /// The key of the holes that this route may have left behind when it had another order; `None` where its order
-    /// looks at them.
+    /// The key of holes that this route may have left under another order; `None` if its order reads them.
     pub(super) fn holes_left_key(&self, prefix: &str) -> Option<String> {
         let looked_at = self.core.keys.holes.is_some();
         (!looked_at).then(|| call::own_key(prefix, &self.core.settings, redis_keys::HOLES))
@@ -215,7 +213,7 @@ impl Engine {
         let [cursor, lease] = call::keys_of_place(prefix, &settings.name, None);
         let found = matches!(settings.streams, Streams::Found(_));
         let many: &[u8] = if found { b"1" } else { b"" };
-        // In a stream that began anew, what was remembered is no place. One that was found is a new stream.
+        // After a stream began anew, the remembered place is void. A stream that was found is a new one.
         let anew = below.or(replaced.map(|replaced| replaced.cursor));
         let start = if found && anew.is_some() { Some(Start::New) } else { settings.start };
         let begin = remembered
@@ -240,7 +238,7 @@ impl Engine {
     /// Takes in the cursor.
     ///
     /// # Errors
-    /// Where the script failed, or nobody says where to begin.
+    /// If the script failed, or neither the configuration nor the cursor says where to begin.
     pub(super) fn on_cursor(&mut self, reply: &Value) -> Result<(), SessionFailure> {
         if let Value::Error(text) = reply {
             return Err(SessionFailure::source(Error::reply(text)));
@@ -263,8 +261,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Appends the question for the stream, which stands between the cursor and the connection to the other server: while
-    /// that is away, this is how entries are known that are deleted unread. Whether there is one.
+    /// Appends the question about the stream. It is asked before connecting to the destination, so entries that are
+    /// deleted unread while the destination is down are counted. Returns whether it was appended.
     pub(super) fn ask_stream(&self, out: &mut Vec<u8>) -> bool {
         let asks = !self.core.one_server && self.core.settings.acknowledged().is_none();
         if asks {
@@ -273,10 +271,10 @@ impl Engine {
         asks
     }
 
-    /// Takes in what the stream says of itself. A rejected question is told where entries are read.
+    /// Takes in the stream's counters. A rejected question is reported where entries are read.
     ///
     /// # Errors
-    /// Where the server did not answer.
+    /// If the server did not answer.
     pub(super) fn on_stream(
         &mut self,
         answer: Result<Value, Error>,
@@ -338,10 +336,10 @@ impl Engine {
         }
     }
 
-    /// Does what follows from the events: asks for what comes next.
+    /// Acts on the events, and asks for the next data.
     ///
     /// # Errors
-    /// What ends the session.
+    /// The failure that ends the session.
     pub(super) fn advance(&mut self, now: Instant) -> Result<Next, SessionFailure> {
         match self {
             Self { core, work: Some(work), .. } => work.advance(core, now),
@@ -349,7 +347,7 @@ impl Engine {
         }
     }
 
-    /// What the end of a connection ends the session with.
+    /// Returns the failure for the end of a connection.
     pub(super) fn on_broken(&mut self, half: Half, error: Error) -> SessionFailure {
         match (half, &mut self.work) {
             (Half::Writer | Half::Other, Some(work)) => work.publisher.on_broken(half.side(), error),
@@ -407,17 +405,17 @@ impl Engine {
         }
     }
 
-    /// Until when what was handed over to be published on another server may be sent; `None` where nothing was.
+    /// Time until which messages for the other server may be sent; `None` if no message waits.
     pub(super) fn sends_until(&self) -> Option<Instant> {
         self.work.as_ref().and_then(Work::sends_until)
     }
 
-    /// When to advance if nothing happens before.
+    /// When to call [`Self::advance`] if no event comes before.
     pub(super) fn due(&self) -> Option<Instant> {
         self.work.as_ref().and_then(Work::due)
     }
 
-    /// What is to be told, in order. The receiver takes it out.
+    /// Effects in order. The receiver removes them.
     pub(super) fn effects(&mut self) -> &mut Vec<Effect> {
         &mut self.core.effects
     }
@@ -427,20 +425,20 @@ impl Engine {
         self.work.as_ref().map_or(0, |work| work.publisher.held_bytes())
     }
 
-    /// What is followed, where entries wait for a group.
+    /// The group's follower, if entries wait for a group.
     pub(super) fn follow(&self) -> Option<&Follower> {
         self.work.as_ref().and_then(|work| work.follow.as_ref())
     }
 }
 
 impl Core {
-    /// Whether a line of this code may be logged: with how many were held back since the last.
+    /// Returns how many lines of this code were held back since the last, if this one may be logged.
     fn admit(&mut self, code: &'static str, now: Instant) -> Option<u64> {
         self.log.admit(code, now.into_std())
     }
 
     /// # Errors
-    /// Where it ends the session.
+    /// If it ends the session.
     fn on_group_event(
         &mut self,
         found: GroupEvent,
@@ -460,10 +458,10 @@ impl Core {
         Ok(())
     }
 
-    /// Uses the keys that have the stream's place.
+    /// Uses the keys that hold the stream's place.
     ///
     /// # Errors
-    /// Where an operator must say what is to be used.
+    /// If an operator must decide which place to use.
     fn take_place(&mut self, opened: &Opened) -> Result<(), SessionFailure> {
         let Broadcast { name, .. } = &*self.settings;
         let of_route = call::keys_of_place(&self.prefix, name, None);
@@ -493,7 +491,7 @@ impl Core {
         Err(SessionFailure::CursorRefused { reason })
     }
 
-    /// What the session ends with where the stream's ids are below the cursor.
+    /// The failure of a session whose stream has ids below the cursor.
     fn stream_below(&self, cursor: EntryId) -> SessionFailure {
         SessionFailure::StreamBelow {
             stream: self.settings.stream().to_owned(),
@@ -503,7 +501,7 @@ impl Core {
         }
     }
 
-    /// Whether a stream that replaces another is read from before the cursor.
+    /// Returns whether a stream that replaces another is read from before the cursor.
     fn begins_before_cursor(&self) -> bool {
         matches!(self.settings.streams, Streams::Found(_))
             || matches!(self.settings.start, Some(Start::Beginning | Start::After(..)))

@@ -1,4 +1,4 @@
-//! An entry's id: what a cursor is, and how far a broadcast has come.
+//! An entry's id: a cursor, and the progress of a broadcast.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// Reads an id as the server writes it; `None` where it is none.
+    /// Reads an id as the server writes it; `None` if it is none.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let dash = text.iter().position(|byte| *byte == b'-')?;
@@ -30,7 +30,7 @@ impl EntryId {
     }
 }
 
-/// Digits and nothing else. One of these is read for each entry, so not by way of `str`.
+/// Digits and nothing else. It runs once per entry, so without `str`.
 fn number(digits: &[u8]) -> Option<u64> {
     let (first, rest) = digits.split_first()?;
     rest.iter().try_fold(digit(*first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(*byte)?))

@@ -1,4 +1,4 @@
-//! Why a session of a broadcast ends, and what follows.
+//! Why a session of a broadcast ends, and the consequence.
 
 use super::entry_id::EntryId;
 use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
@@ -8,18 +8,18 @@ use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
 pub(super) enum RouteEndpoint {
     /// The one that holds the stream and the cursor.
     Source,
-    /// The one on which is published. Where both are one server, everything is the source's.
+    /// The channels' server. If both are one server, everything is the source's.
     Destination,
 }
 
 /// A connection of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Half {
-    /// To the stream's server, where XREAD may wait.
+    /// To the stream's server, for XREAD, which may wait.
     Reader,
     /// To the stream's server, for the scripts.
     Writer,
-    /// To the server on which is published, where that is another one.
+    /// To the channels' server, if it is another one.
     Other,
 }
 
@@ -35,22 +35,22 @@ pub(super) enum SessionFailure {
     /// A connection or a command failed.
     #[error("{error}")]
     Server {
-        /// Where.
+        /// The connection's side.
         side: RouteEndpoint,
-        /// What.
+        /// The error.
         error: Error,
     },
     /// Publishing or writing a dead letter failed; everything before that entry is dealt with.
     #[error("{} failed: {error}", what(entry.as_ref()))]
     Refused {
-        /// Where.
+        /// The refusing side.
         side: RouteEndpoint,
-        /// The entry; `None` where its dead letter could not be written.
+        /// The entry; `None` if its dead letter could not be written.
         entry: Option<EntryId>,
-        /// Whether it may be this entry's own fault, so that the next one may well be published: it is
-        /// tried again, `max_deliveries` times in all. Else it is the route's, and an operator must act.
+        /// True if it may be this entry's own fault, so that the next one may well be published: it is tried again,
+        /// `max_deliveries` times in all. Else it is the route's, and an operator must act.
         own: bool,
-        /// What.
+        /// The error reply.
         error: Error,
     },
     /// The lease ran out while messages waited to be sent: they are not sent any more.
@@ -61,16 +61,16 @@ pub(super) enum SessionFailure {
     /// The cursor was there and is there no more.
     #[error("the cursor {key} was deleted from the server; the route determines again where to start")]
     CursorVanished {
-        /// Its key.
+        /// The cursor's key.
         key: String,
     },
     /// The cursor may not be used: an operator must act.
     #[error("{reason}")]
     CursorRefused {
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
-    /// The stream began anew, and its ids are below the cursor: what is added to it would never be read.
+    /// The stream began anew, and its ids are below the cursor: entries added to it would never be read.
     #[error(
         "the stream '{stream}' was deleted or replaced: its newest id is below the cursor {cursor}, so its entries would not be published; {}", on_begins(*start, route)
     )]
@@ -81,7 +81,7 @@ pub(super) enum SessionFailure {
         route: String,
         /// The cursor.
         cursor: EntryId,
-        /// Whether the configuration says where to begin.
+        /// True if the configuration says where to begin.
         start: bool,
     },
     /// The stream was replaced by one with entries before the cursor.
@@ -91,7 +91,7 @@ pub(super) enum SessionFailure {
     StreamReplaced {
         /// The stream.
         stream: String,
-        /// What is known of it.
+        /// The cursor and the published part of the new stream.
         replaced: Replaced,
     },
     /// The stream has entries, there is no cursor, and the configuration does not say where to begin.
@@ -106,23 +106,23 @@ pub(super) enum SessionFailure {
     },
 }
 
-/// What is known of a stream that was replaced.
+/// The place in a stream that was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Replaced {
-    /// The cursor then.
+    /// The cursor at that time.
     pub(super) cursor: EntryId,
-    /// Its count.
+    /// Number of entries up to it.
     pub(super) counted: u64,
     /// Entries of the new stream after this one and up to the cursor are published already.
     pub(super) after: EntryId,
 }
 
-/// What failed.
+/// The failed step.
 fn what(entry: Option<&EntryId>) -> String {
     entry.map_or_else(|| "writing a dead letter".to_owned(), |entry| format!("publishing the entry {entry}"))
 }
 
-/// What follows where a stream began anew.
+/// The consequence of a stream that began anew.
 fn on_begins(start: bool, route: &str) -> String {
     if start {
         return "the route starts where its option start says".to_owned();
@@ -131,8 +131,7 @@ fn on_begins(start: bool, route: &str) -> String {
 }
 
 impl SessionFailure {
-    /// An error reply to PUBLISH itself. Where its code says that the server is not fit now, it is not about
-    /// the entry.
+    /// An error reply to PUBLISH itself. If its code says that the server is unfit now, the entry is not to blame.
     pub(super) fn of_publish(side: RouteEndpoint, entry: Option<EntryId>, own: bool, error: Error) -> Self {
         match error.class() {
             _ if error.code() == Some(UNKNOWN_COMMAND) => Self::Server { side, error },
@@ -151,8 +150,8 @@ impl SessionFailure {
         Self::Server { side: RouteEndpoint::Destination, error: error.into() }
     }
 
-    /// What to do next. A refusal that is not an entry's own parks whatever its code says: PUBLISH and XADD of
-    /// a dead letter under `allow-oom` fail only where a right is missing or a key has another type.
+    /// The next step. A refusal that is not an entry's own blocks the route, whatever its code: PUBLISH and XADD of a
+    /// dead letter under `allow-oom` fail only if a right is missing or a key has another type.
     pub(super) fn class(&self) -> Class {
         match self {
             Self::Server { error, .. } => error.class(),
@@ -181,12 +180,12 @@ impl SessionFailure {
         }
     }
 
-    /// The message with what an operator can do, where there is something to say.
+    /// The message with advice to the operator, if there is any.
     pub(super) fn with_hint(&self) -> String {
         hinted(self, self.error().and_then(Error::hint))
     }
 
-    /// The same for a command that an operator runs by hand.
+    /// The message with advice for a command that an operator runs by hand.
     pub(super) fn with_hint_for_operator(&self) -> String {
         hinted(self, self.error().and_then(Error::hint_for_operator))
     }

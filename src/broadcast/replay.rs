@@ -1,17 +1,16 @@
 //! Replay: a past range of a stream, published again.
 //!
-//! Problem: an operator wants an hour of a stream once more on some channel, at a pace that its
-//! subscribers bear, and a replay that was cut off must continue where it was and repeat nothing.
+//! Problem: an operator wants an hour of a stream once more on some channel, at a pace that its subscribers can handle.
+//! An interrupted replay must continue where it was and repeat nothing.
 //!
-//! Operation: a *checkpoint*, the hash `P R:replay:JOB`, is to a replay what the cursor is to a broadcast:
-//! the same script compares it, publishes a batch and moves it, and the same publisher drives that. So
-//! where stream and channel are on one server, each entry is published once however often the replay is
-//! killed or started twice; across servers at least once. The checkpoint holds the range too, since
-//! `-1h` means another hour each time it is read. It goes with the last entry, or 30 days after the
-//! replay was last begun.
+//! Operation: a *checkpoint*, the hash `P R:replay:JOB`, is a replay's cursor: the script and the publisher of
+//! broadcasts compare it, publish a batch and move it. So if stream and channel are on one server, each entry is
+//! published once, however often the replay is killed or started twice; across servers at least once. The checkpoint
+//! also holds the range, since `-1h` means another hour each time it is read. It is deleted after the last entry, or 30
+//! days after the replay was last begun.
 //!
-//! Failure: any ends the replay, and beginning it again continues at the checkpoint. An entry that makes no
-//! message is skipped and counted: its place is the stream, and the operator is told.
+//! Failure: any ends the replay, and beginning it again continues at the checkpoint. An entry that cannot be rendered
+//! is skipped, counted and reported: it stays in the stream.
 
 mod tempo;
 
@@ -41,13 +40,13 @@ pub use tempo::Tempo;
 
 /// Finds or makes the checkpoint.
 const BEGIN: Script = script!("replay/begin.lua");
-/// What CLIENT LIST shows of its connections.
+/// Name of its connections in CLIENT LIST.
 const CLIENT: &str = "replay";
 /// How long the checkpoint of an unfinished replay is kept.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How often that is begun anew while a replay runs.
+/// How often that time is renewed while a replay runs.
 const RENEWED: Duration = Duration::from_secs(3600);
-/// How often an answer that is overdue is looked for.
+/// Interval of checks for overdue answers.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The entries of a replay: both ids are in it.
@@ -59,7 +58,7 @@ pub struct Range {
     pub to: EntryId,
 }
 
-/// What is to be published again.
+/// The range to publish again.
 #[derive(Debug, Clone)]
 pub struct ReplayRange {
     /// The stream.
@@ -70,7 +69,7 @@ pub struct ReplayRange {
     pub message: MessageFormat,
     /// The field of an entry that holds the payload, for values of it in the templates.
     pub payload_field: String,
-    /// Whether it is published with SPUBLISH.
+    /// True if it is published with SPUBLISH.
     pub sharded: bool,
     /// The largest message in bytes; an entry that makes a larger one is skipped.
     pub max_message_bytes: u64,
@@ -81,28 +80,28 @@ pub struct ReplayRange {
 pub struct Job {
     /// The key of its checkpoint, on the stream's server.
     pub key: String,
-    /// What it plays and where to, in words. A checkpoint of another is refused.
+    /// Range and destination, in words. A checkpoint with other words is refused.
     pub of: String,
-    /// What it plays.
+    /// The range to publish.
     pub piece: ReplayRange,
-    /// How fast.
+    /// The speed.
     pub tempo: Tempo,
 }
 
-/// How far a replay is.
+/// Progress of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The last entry that is dealt with.
     pub position: EntryId,
     /// Entries published since the job began, in earlier runs too.
     pub published: u64,
-    /// Of these, published to nobody.
+    /// Number of these that had no subscriber.
     pub unheard: u64,
     /// Entries that made no message, in earlier runs too.
     pub skipped: u64,
 }
 
-/// Hears what a replay does.
+/// Is called at each step of a replay.
 pub trait ReplayObserver {
     /// Something was answered. Comes often.
     fn progress(&mut self, progress: &Progress);
@@ -113,22 +112,22 @@ pub trait ReplayObserver {
 /// A replay's checkpoint, as it was found or made.
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
-    /// What is played: of a replay that continues, what it began with.
+    /// The range; a continued replay keeps its first one.
     pub range: Range,
-    /// Where it stands.
+    /// The current progress.
     pub progress: Progress,
     /// When the job began; milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// Whether it continues with an earlier run.
+    /// True if it continues with an earlier run.
     pub goes_on: bool,
 }
 
-/// How a replay ended that did not fail.
+/// How a successful replay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayEnd {
     /// The whole range is published, and the checkpoint removed.
     Finished,
-    /// It was told to stop; the checkpoint stays.
+    /// It was stopped; the checkpoint stays.
     Stopped,
 }
 
@@ -138,28 +137,28 @@ pub enum ReplayError {
     /// A server is away, or refuses.
     #[error("server {endpoint}: {what}")]
     Server {
-        /// Which.
+        /// The endpoint.
         endpoint: String,
-        /// What happened, with what to do about it.
+        /// The problem, and the remedy.
         what: String,
     },
     /// The checkpoint is that of something else.
     #[error("the checkpoint {key} belongs to another replay: {of}")]
     OtherJob {
-        /// Its key.
+        /// The checkpoint's key.
         key: String,
-        /// What it plays.
+        /// The job of the checkpoint.
         of: String,
     },
     /// The checkpoint was there and is there no more.
     #[error("the checkpoint {key} is gone: another run of the same job finished, or it was deleted")]
     Vanished {
-        /// Its key.
+        /// The checkpoint's key.
         key: String,
     },
 }
 
-/// What a range holds, without publishing it.
+/// The content of a range, without publishing it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Entries that would be published.
@@ -186,23 +185,23 @@ pub struct Replay {
     renewed: Instant,
 }
 
-/// What is on its way, and what has arrived.
+/// The entries being published, and those answered.
 #[derive(Debug)]
 struct ReplayFlow {
     publisher: Publisher,
     writers: PublishConnections,
     progress: Progress,
-    /// How often the checkpoint was found elsewhere, so that reading begins again there.
+    /// Number of times that the checkpoint had moved elsewhere, so that reading began again.
     rewinds: u32,
 }
 
 impl Replay {
-    /// Connects, and finds or makes the checkpoint. `anew` forgets one that is there.
+    /// Connects, and finds or makes the checkpoint. `anew` replaces an existing one.
     ///
-    /// Cancel safe: a dropped future leaves at most a checkpoint where the range begins.
+    /// Cancel safe: a dropped future leaves at most a checkpoint at the range's beginning.
     ///
     /// # Errors
-    /// Where a server cannot be used, or the job is another's.
+    /// If a server cannot be used, or the checkpoint belongs to another job.
     pub async fn begin(
         job: Job,
         source: &Endpoint,
@@ -230,7 +229,7 @@ impl Replay {
             cursor: job.key.clone(),
             // Nothing is written there: an entry that makes no message is skipped.
             dead_letters: job.key.clone(),
-            // One run of a job at a time is the operator's to see to.
+            // The operator ensures that a job runs once at a time.
             lease: String::new(),
             stream: job.piece.stream.clone(),
             command: if job.piece.sharded { "SPUBLISH" } else { "PUBLISH" },
@@ -256,11 +255,11 @@ impl Replay {
         Ok((replay, begun))
     }
 
-    /// Publishes until the range's end, or until it is told to stop; what is under way then is waited for.
-    /// `watch` hears of every step.
+    /// Publishes until the range's end, or until it is stopped; then it waits for the calls under way. `watch` is
+    /// called at every step.
     ///
     /// # Errors
-    /// Where a server fails or refuses, with how far it came.
+    /// If a server fails or refuses, with the progress until then.
     pub async fn run(
         mut self,
         stop: &CancellationToken,
@@ -324,7 +323,7 @@ impl Replay {
         Ok(ReplayEnd::Stopped)
     }
 
-    /// Reads on, and takes in meanwhile what was answered.
+    /// Reads ahead, and takes in answers meanwhile.
     async fn page(&mut self, watch: &mut impl ReplayObserver) -> Result<Vec<u8>, SessionFailure> {
         let Self { key, reader, flow, renewed, .. } = self;
         if renewed.elapsed() > RENEWED {
@@ -347,7 +346,7 @@ impl Replay {
                     }
                 }
             };
-            // One from before a rewind is not what follows.
+            // An entry read before a rewind does not follow.
             if flow.rewinds == rewinds {
                 return Ok(page);
             }
@@ -361,8 +360,8 @@ impl Replay {
 }
 
 impl ReplayFlow {
-    /// Waits until the next entry is due and there is room for it, or until it is told to stop, or the
-    /// checkpoint was found elsewhere.
+    /// Waits until the next entry is due and there is room for it, until a stop, or until the checkpoint is found
+    /// elsewhere.
     async fn wait_for_turn(
         &mut self,
         due: Instant,
@@ -372,8 +371,8 @@ impl ReplayFlow {
         if due <= Instant::now() && self.publisher.has_room() {
             return Ok(());
         }
-        // The publisher must not settle while a batch is being collected: the batch would be sent as if
-        // it followed what was found then.
+        // The publisher must not settle while a batch is being collected: the batch would be sent as if it followed the
+        // result.
         self.publisher.flush(Instant::now());
         let rewinds = self.rewinds;
         while self.rewinds == rewinds && (due > Instant::now() || !self.publisher.has_room()) {
@@ -415,7 +414,7 @@ impl ReplayFlow {
         }
     }
 
-    /// Takes in what was answered. Only while no batch is being collected.
+    /// Takes in answers. Only while no batch is being collected.
     fn settle(&mut self, watch: &mut impl ReplayObserver) -> Result<(), SessionFailure> {
         let now = Instant::now();
         if let Some(other) = &mut self.writers.other {
@@ -437,7 +436,7 @@ impl ReplayFlow {
         let astray = !self.publisher.takes();
         self.publisher.settle_after_rejection()?;
         if astray && self.publisher.takes() {
-            // Another run of the same job, or a failover: the checkpoint says where to continue.
+            // Another run of the same job, or a failover: continue at the checkpoint.
             self.rewinds += 1;
         }
         self.publisher.check_deadlines(now)?;
@@ -453,10 +452,10 @@ impl ReplayRange {
     }
 }
 
-/// Reads a range and says what would be published. `stop` ends it early.
+/// Reads a range and counts what would be published. `stop` ends it early.
 ///
 /// # Errors
-/// Where the server that holds the stream fails or refuses.
+/// If the server that holds the stream fails or refuses.
 pub async fn survey(
     piece: &ReplayRange,
     source: &Endpoint,
@@ -498,7 +497,7 @@ pub async fn survey(
     Ok(survey)
 }
 
-/// Calls the script; `Err` with what the checkpoint is of where that is something else.
+/// Calls the script; `Err` with the description of an existing checkpoint that differs.
 async fn begin(
     connection: &mut Connection,
     job: &Job,

@@ -9,7 +9,7 @@
 --
 -- Returns the number of receivers, or -1 if there is no such letter.
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return -1 end
--- No entry has this id. A missing right shows here, and not behind the message, where it would repeat it.
+-- No entry has this id. A missing right is noticed here; after the message is published, it would cause a repetition.
 redis.call('XDEL', KEYS[1], '0-0')
 local receivers = 0
 if ARGV[2] ~= '' then receivers = redis.call(ARGV[4], ARGV[2], ARGV[3]) end

@@ -25,17 +25,17 @@ use crate::server::{BLOCKED_RETRY, Class, MasterMoves};
 use crate::status::{GroupChange, RouteState, RouteStatus, SideStatus, Slot, UnacknowledgedEntry};
 use session::Session;
 
-/// How often a waiting route says that it is alive.
+/// Interval at which a waiting route reports that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// An entry that a consumer holds for longer than this is reported, if others wait behind it.
 const HELD_UP: Duration = Duration::from_secs(30);
 
-/// What outlives a session.
+/// State that outlives a session.
 #[derive(Debug)]
 pub(super) struct BroadcastRoute {
     pub(super) engine: Engine,
     pub(super) parts: BroadcastParts,
-    /// Where acknowledgements are noticed in the replication stream.
+    /// Watches the replication stream for acknowledgements.
     pub(super) notifier: Option<AckNotifier>,
     log: Limited,
     effects: Vec<Effect>,
@@ -157,7 +157,7 @@ impl BroadcastRoute {
         });
     }
 
-    /// Entries stand in the set of holes, which this order does not look at.
+    /// Reports holes that this order does not read.
     fn on_left_behind(&self, count: u64, suppressed: Option<u64>) {
         let Some(suppressed) = suppressed else { return };
         let settings = &self.parts.settings;
@@ -251,7 +251,7 @@ impl BroadcastRoute {
         }
     }
 
-    /// Where the cursor is, and what this process has done up to it.
+    /// Reports the cursor, and the process's totals up to it.
     fn on_done(&self, cursor: EntryId, tally: Tally, unsent_bytes: usize) {
         let now = rt::unix_ms();
         metrics::done(&self.parts.metrics, tally, cursor, now);
@@ -395,7 +395,7 @@ impl BroadcastRoute {
         }
     }
 
-    /// A side has answered.
+    /// Reports an answer of a side.
     fn on_answered(&self, from: RouteEndpoint) {
         let now = Some(rt::unix_ms());
         let one_server = self.engine.one_server();
@@ -413,7 +413,7 @@ impl BroadcastRoute {
     }
 }
 
-/// What a change of the group means for what is published.
+/// The consequence of a change of the group for publishing.
 fn meaning(group_change: GroupChange) -> &'static str {
     match group_change {
         GroupChange::GroupCreated => {
@@ -444,7 +444,7 @@ fn side(status: &mut RouteStatus, side: RouteEndpoint) -> &mut SideStatus {
     }
 }
 
-/// Waits for something, and says meanwhile that the loop is alive.
+/// Waits for `future`, and reports meanwhile that the loop is alive.
 async fn living<F: Future>(slot: &Slot, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {

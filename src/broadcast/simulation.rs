@@ -1,5 +1,5 @@
-//! A broadcast in a simulated world: instances, the stream's server, another server, consumers, and everything between
-//! them that can go wrong, from one seed. What decides is the engine itself; sockets, servers and clocks are made up.
+//! A broadcast in a simulated world: instances, the stream's server, another server, consumers, and faults between
+//! them, from one seed. The engine is the real one; sockets, servers and clocks are simulated.
 //!
 //! ```text
 //! instance   one process: its engine, its connections; frozen, killed, stopped, started again
@@ -9,10 +9,10 @@
 //! real       real servers beside the model
 //! ```
 //!
-//! After every step: nothing is published before its acknowledgement, nothing twice that the cursor has passed or whose
-//! sender did not fail, in the order of the stream where that is promised, and the ledger adds up. At the end of a
-//! history everything is well again, and every entry is published or a dead letter. In a *gentle* history instances
-//! stop in order and nothing fails: then nothing is repeated, on two servers either.
+//! After every step: nothing is published before its acknowledgement, and nothing twice if the cursor has passed it or
+//! its sender did not fail. The order of the stream is kept if it is promised, and the ledger adds up. At the end of a
+//! history all faults are over, and every entry is published or a dead letter. In a *gentle* history instances stop in
+//! order and nothing fails: then nothing is repeated, on two servers either.
 //!
 //! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib broadcast::simulation` runs it alone, and
 //! `TIDEGATE_SEEDS=n` that many.
@@ -47,11 +47,11 @@ const CALM_STEPS: usize = 4_000;
 /// The servers' clock at the beginning, in milliseconds since 1970.
 const BEGIN_MS: u64 = 1_700_000_000_000;
 
-/// One server, as the world sees it.
+/// One simulated server.
 #[derive(Debug, Default)]
 struct Server {
     model: Model,
-    /// What a failover takes it back to.
+    /// The state that a failover restores.
     before: Model,
     /// It answers nothing until then.
     stalled: Option<Instant>,
@@ -275,7 +275,7 @@ fn id_after(last: EntryId, clock_ms: u64) -> EntryId {
     }
 }
 
-/// Runs histories and says which one failed.
+/// Runs histories and reports which one failed.
 fn histories(seeds: u64, mut real: Option<real::Real>) {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
     let seeds = match (number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS")) {

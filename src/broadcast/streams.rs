@@ -1,12 +1,12 @@
 //! A broadcast from every stream that matches a pattern.
 //!
 //! Problem: a program makes one stream for each of its queues or tenants, and their names are not known when the
-//! configuration is written. Each of them is to be broadcast as one named stream is.
+//! configuration is written. Each is to be broadcast like one named stream.
 //!
-//! Operation: a finder looks again and again which streams match. Each stream gets a [`BroadcastRoute`] of its own, on
-//! connections of its own, with a cursor `P R:cursor:STREAM` (and a lease across two servers). So what one stream
-//! promises, each does, and a stream with many entries, or one that is blocked, holds up no other: the server and the
-//! runtime serve connections in turn. `max_streams` bounds memory and connections.
+//! Operation: a finder searches for matching streams again and again. Each stream gets a [`BroadcastRoute`] of its own,
+//! on connections of its own, with a cursor `P R:cursor:STREAM` (and a lease across two servers). So each keeps the
+//! promises of a single stream, and a blocked or busy stream delays no other: the server and the runtime serve
+//! connections in turn. `max_streams` bounds memory and connections.
 //!
 //! ```text
 //! finder ──streams──▶ route ──starts, stops──▶ one BroadcastRoute for each stream
@@ -15,11 +15,11 @@
 //! ```
 //!
 //! The set `P R:streams` has the names. A stream that came after the first complete look is new: it is read from its
-//! first entry on, whatever `start` says, since all its entries came after the route began. `found.lua` says how it is
-//! known. After a restart the set says at once what to read.
+//! first entry on, whatever `start` says, since all its entries came after the route began. `found.lua` explains how
+//! that is known. After a restart the set gives the names at once.
 //!
-//! Failure: while the finder cannot look, the streams that are known continue. A stream that is gone is forgotten together
-//! with its cursor, in one step that looks whether it is gone; one that begins anew afterwards is new.
+//! Failure: while the finder cannot search, known streams continue. A deleted stream is forgotten with its cursor, by
+//! one script that checks that it is deleted; if it begins anew later, it is new.
 
 mod finder;
 
@@ -44,9 +44,9 @@ use crate::status::{
 };
 use finder::{Finder, Found, FoundStream};
 
-/// Between two looks: a new stream's first entry waits about so long.
+/// Interval of searches: a new stream's first entry waits about so long.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often the sum is shown.
+/// Interval at which the sum is shown.
 const SHOW: Duration = Duration::from_millis(250);
 
 /// A route of all streams that match.
@@ -57,23 +57,22 @@ pub(super) struct StreamsRoute {
     drain: Duration,
     members: BTreeMap<String, Member>,
     tasks: JoinSet<()>,
-    /// Streams that are gone and whose routes have ended.
+    /// Deleted streams whose routes have ended.
     forget: BTreeSet<String>,
-    /// Whether all keys were walked once.
+    /// True if all keys were walked once.
     looked: bool,
     left_out: u64,
     past: Tally,
-    /// When the source answered the finder last; milliseconds since 1970, 0 before it did.
+    /// Time of the source's last answer to the finder; milliseconds since 1970, 0 before it.
     found_unix_ms: Arc<AtomicU64>,
-    /// What is known of the other server while there is no stream, which would tell.
+    /// The other server's status while there is no stream that would report it.
     idle_destination: SideStatus,
-    /// Why the finder could not look.
+    /// Why the finder cannot search.
     trouble: Option<(Class, String)>,
     log: Limited,
     stopping: bool,
 }
 
-/// The route of one stream.
 #[derive(Debug)]
 struct Member {
     slot: Slot,
@@ -145,7 +144,7 @@ impl StreamsRoute {
         self.state(RouteState::Stopped, None);
     }
 
-    /// Takes in whether the other server answers, where nobody else asks it.
+    /// Takes in whether the other server answers, if no stream's route asks it.
     fn on_idle_answer(&mut self, answer: Option<Result<(), Error>>) {
         let side = &mut self.idle_destination;
         match answer {
@@ -158,7 +157,7 @@ impl StreamsRoute {
         }
     }
 
-    /// Starts what is new and stops what is gone. Returns how long to wait before the next look.
+    /// Starts routes of new streams and stops those of deleted ones. Returns the time until the next look.
     fn on_looked(&mut self, outcome: Result<Found, Error>, backoff: &mut Backoff) -> Duration {
         let found = match outcome {
             Ok(found) => found,
@@ -394,14 +393,14 @@ fn destination_of(status: &RouteStatus) -> &SideStatus {
 #[derive(Debug)]
 struct Look {
     finder: Finder,
-    /// The channels' server, where it is another one.
+    /// The channels' server, if it is another one.
     other: Option<IdleServer>,
     moves: MasterMoves,
     backoff: Backoff,
 }
 
 impl Look {
-    /// Looks after a pause, and asks the other server where there is no stream.
+    /// Searches after a pause, and asks the other server if there is no stream.
     async fn after(
         mut self,
         pause: Duration,

@@ -1,4 +1,4 @@
-//! The append: the one step in which batches become entries, and what is known of its state.
+//! The append: the one step in which batches become entries, and the state that it keeps.
 //!
 //! ```text
 //! call        how a batch becomes a command, and what the reply says

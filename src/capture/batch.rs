@@ -1,13 +1,12 @@
-//! A batch: what one call of the append script carries, encoded once and never changed.
+//! A batch: the content of one call of the append script, encoded once and never changed.
 //!
-//! Problem: an event is held from the moment it was read until its entry is known to be stored, it
-//! may have to be sent several times, and all this must cost next to nothing per message.
+//! Problem: an event is buffered from reading until its entry is known to be stored, it may have to be sent several
+//! times, and all this must cost next to nothing per message.
 //!
-//! Operation: the [`Builder`] encodes each event's arguments as they go over the wire, straight from
-//! the read buffer into the batch's one body. Sending copies the body behind a head; sending again
-//! does the same, since the script itself skips what is already there. Positions and runs (how many
-//! items in a row go to the same stream with the same number of arguments) stand beside the body in
-//! one argument each, so that the script touches them per run and not per item.
+//! Operation: the [`Builder`] encodes each event's arguments in wire format, straight from the read buffer into the
+//! batch's one body. Sending copies the body behind a head; sending again does the same, since the script skips stored
+//! items. Positions and runs (items in a row for the same stream with the same number of arguments) are one argument
+//! each, so the script handles them per run and not per item.
 //!
 //! ```text
 //! positions  010000…0042 010000…0043 010000…0044      epoch's index (2), ordinal (20)
@@ -38,13 +37,13 @@ use gap::{Gap, Joint};
 const BATCH_ITEMS: usize = 128;
 /// Bytes after which a batch takes no more; one larger message goes alone.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Arguments after which a batch takes no more: one more entry of the most fields, a stream for each item, and what stands
-/// before the items fit into [`resp::MAX_ARGUMENTS`] above it.
+/// Number of arguments at which a batch is full: one more entry of the most fields, a stream for each item, and the
+/// fixed arguments still fit into [`resp::MAX_ARGUMENTS`].
 const BATCH_ARGUMENTS: usize = 1_600;
-/// What stands before the items, their streams and the groups' names included, for all but a hundred groups.
+/// Arguments before the items, including their streams and the groups' names, for all but a hundred groups.
 const OTHER_ARGUMENTS: usize = BATCH_ITEMS + 160;
 const _: () = assert!(BATCH_ARGUMENTS + 2 * MAX_FIELDS + OTHER_ARGUMENTS <= resp::MAX_ARGUMENTS);
-/// How much of a payload a dead letter holds that tidegate itself writes.
+/// Most bytes of a payload in a dead letter that tidegate itself writes.
 const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// An item's position in the call: its epoch's index, and its ordinal.
@@ -54,15 +53,15 @@ const TARGET_DEAD_LETTER: usize = 0;
 const TARGET_FILTERED: usize = 99_998;
 const TARGET_ANCHOR: usize = 99_999;
 
-/// What the call says of a batch beside its items: how streams are made and kept. A batch has its own,
-/// since a configuration may change while it waits.
+/// A batch's options for the call: how streams are made and kept. Each batch has its own, since a configuration may
+/// change while it waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppendOptions {
     /// Arguments, RESP-encoded.
     pub(in crate::capture) arguments: Vec<u8>,
-    /// How many.
+    /// Number of arguments.
     pub(in crate::capture) count: usize,
-    /// How the batch's positions are counted, as the arguments say; empty in a record of release 0.1.0.
+    /// The numbering of the batch's positions, as in the arguments; empty in a record of release 0.1.0.
     pub(super) numbering: Vec<u8>,
 }
 
@@ -76,24 +75,24 @@ impl AppendOptions {
     }
 }
 
-/// What one call of the append script carries.
+/// The content of one call of the append script.
 #[derive(Debug)]
 pub struct Batch {
-    /// How it follows what came before.
+    /// How it follows the batch before.
     pub joint: Joint,
-    /// Its first item.
+    /// The batch's first item.
     pub first: Position,
-    /// Its last item.
+    /// The batch's last item.
     pub last: Position,
     /// Messages in it: everything but anchors.
     pub events: u64,
-    /// Of these, how many are dead letters.
+    /// Number of these that are dead letters.
     pub rejected: u64,
-    /// Of these, how many are filtered out.
+    /// Number of these that are filtered out.
     pub filtered: u64,
     /// When its first item was read.
     pub opened: Instant,
-    /// The same by the clock; milliseconds since 1970.
+    /// When its first item was read; milliseconds since 1970.
     pub opened_unix_ms: u64,
     pub(in crate::capture) options: Arc<AppendOptions>,
     items: usize,
@@ -116,7 +115,7 @@ struct Run {
 
 impl Batch {
     fn new(joint: Joint, position: Position, read: Moment, options: Arc<AppendOptions>) -> Self {
-        // What lies between the item before and the first one of this batch is in the range as well.
+        // The range also includes everything between the item before and the first one of this batch.
         let epoch = match joint {
             Joint::Follows(before) => before.epoch,
             Joint::Start | Joint::Gap(_) => position.epoch,
@@ -143,8 +142,8 @@ impl Batch {
         }
     }
 
-    /// A batch without messages. It stands where messages are lost: the gap before its only item is their record. Its time
-    /// is the gap's beginning: it tells of nothing that was read later.
+    /// A batch without messages in the place of lost ones: the gap before its only item is their record. Its time is
+    /// the gap's beginning, since nothing in it was read later.
     pub(super) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
         let read = Moment { unix_ms: gap.started_unix_ms, ..read };
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
@@ -186,7 +185,7 @@ impl Batch {
         self.epochs.iter().copied()
     }
 
-    /// How many arguments [`Self::write_items`] writes.
+    /// Number of arguments that [`Self::write_items`] writes.
     pub(in crate::capture) fn item_arguments(&self) -> usize {
         2 + self.arguments
     }
@@ -198,7 +197,7 @@ impl Batch {
         out.extend_from_slice(&self.body);
     }
 
-    /// How many of its messages stand at or before a position.
+    /// Number of its messages at or before a position.
     pub(super) fn events_up_to(&self, position: Option<Position>) -> u64 {
         if Some(self.last) <= position {
             return self.events;
@@ -221,9 +220,9 @@ impl Batch {
         })
     }
 
-    /// How many of its messages were lost, where a state has passed all of them.
+    /// Number of its messages that were lost, if a state has passed all of them.
     pub(super) fn lost(&self, passage: &Passage) -> u64 {
-        // The first epoch is that of the item before, which need not be in the batch.
+        // The first epoch is that of the item before, which may be outside the batch.
         let own = self.epochs.iter().position(|epoch| *epoch == self.first.epoch).unwrap_or(0);
         if passage.has_all(self.first, self.last, &self.epochs[own..]) {
             return 0;
@@ -239,7 +238,7 @@ impl Batch {
         lost
     }
 
-    /// Of each item, whether it is a message and no anchor.
+    /// For each item, true if it is a message and not an anchor.
     fn messages(&self) -> impl Iterator<Item = bool> {
         let width =
             |run: &[u8], from: usize, to: usize| usize::try_from(decimal(&run[from..to])).unwrap_or(0);
@@ -297,9 +296,9 @@ pub struct Builder {
     hasher: DefaultHashBuilder,
     /// The open batch's streams by name.
     index: HashTable<usize>,
-    /// Where the item that is being written began.
+    /// Start of the item being written.
     mark: ItemMark,
-    /// What a finished batch held, so that the next one is allocated in one piece.
+    /// Size of the last batch's body, so that the next one is allocated in one piece.
     body_bytes: usize,
 }
 
@@ -343,7 +342,7 @@ impl Builder {
         self.open.as_ref().map_or(0, Batch::held_bytes)
     }
 
-    /// How its batches are appended.
+    /// The options of its batches.
     pub(super) fn options(&self) -> &Arc<AppendOptions> {
         &self.options
     }
@@ -354,7 +353,7 @@ impl Builder {
         self.open.as_ref().map_or(0, |batch| batch.events)
     }
 
-    /// Of these, those at or before a position.
+    /// Number of these at or before a position.
     pub(super) fn open_events_up_to(&self, position: Option<Position>) -> u64 {
         self.open.as_ref().map_or(0, |batch| batch.events_up_to(position))
     }
@@ -369,7 +368,7 @@ impl Builder {
         self.open.as_ref().and_then(|batch| batch.joint.lost_since_unix_ms())
     }
 
-    /// Adds the anchor that opens a window. What is open must have been taken before.
+    /// Adds the anchor that opens a window. The open batch must have been taken before.
     pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Moment) {
         debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");
         let mut batch = Self::begin(joint, anchor, read, &self.options, self.body_bytes);
@@ -378,34 +377,34 @@ impl Builder {
         self.last = Some(anchor);
     }
 
-    /// Continues behind an item that was dealt with elsewhere. What is open must have been taken before.
+    /// Continues behind an item that another writer handled. The open batch must have been taken before.
     pub fn resume(&mut self, position: Position) {
         debug_assert!(self.open.is_none(), "the open batch follows another item");
         self.last = Some(position);
     }
 
-    /// Forgets what was given: what comes next begins anew.
+    /// Forgets the last item: the next one begins anew.
     pub fn forget(&mut self) {
         debug_assert!(self.open.is_none(), "the open batch was given");
         self.last = None;
     }
 
-    /// Adds an anchor inside a window. The batch ends with it, so that the state can come to stand
-    /// exactly there: an anchor may be where another configuration begins.
+    /// Adds an anchor inside a window. The batch ends with it, so that the checkpoint can be exactly there: another
+    /// configuration may begin at an anchor.
     pub fn anchor(&mut self, anchor: Position, read: Moment) {
         self.open_batch(anchor, read).push(anchor, TARGET_ANCHOR, 0);
         self.last = Some(anchor);
     }
 
-    /// Whether a message of this many bytes would make the open batch too large, so that the batch is to
-    /// be taken first.
+    /// Returns whether a message of this many bytes would make the open batch too large, so that the batch is to be
+    /// taken first.
     #[must_use]
     pub fn would_overflow(&self, bytes: usize) -> bool {
         self.open.as_ref().is_some_and(|batch| batch.items > 0 && batch.body.len() + bytes > BATCH_BYTES)
     }
 
-    /// Adds a message through `map`, which writes the entry; a rejection becomes a dead letter. True
-    /// where the batch is full.
+    /// Adds a message through `map`, which writes the entry; a rejection becomes a dead letter. Returns true if the
+    /// batch is full.
     pub fn event(
         &mut self,
         position: Position,
@@ -433,7 +432,7 @@ impl Builder {
         batch.is_full()
     }
 
-    /// Adds a message that the route's filter leaves out; true where the batch is full.
+    /// Adds a message that the route's filter leaves out. Returns true if the batch is full.
     pub fn filtered(&mut self, position: Position, read: Moment) -> bool {
         let batch = self.open_batch(position, read);
         batch.push(position, TARGET_FILTERED, 0);
@@ -444,7 +443,7 @@ impl Builder {
         full
     }
 
-    /// Takes the open batch, where there is one.
+    /// Takes the open batch, if there is one.
     pub fn take(&mut self) -> Option<Batch> {
         let mut batch = self.open.take()?;
         batch.end_run();
@@ -474,7 +473,7 @@ impl Builder {
     }
 }
 
-/// Where a mapping writes an entry.
+/// A mapping's output: it writes an entry here.
 #[derive(Debug)]
 pub struct EntrySink<'a> {
     batch: &'a mut Batch,
@@ -486,7 +485,7 @@ pub struct EntrySink<'a> {
 impl FieldSink for EntrySink<'_> {
     fn stream(&mut self, name: &[u8]) {
         let Batch { names, streams, .. } = &mut *self.batch;
-        // Most messages go where the one before went.
+        // Most messages have the same stream as the one before.
         if let Some(last) = streams.last()
             && &names[last.clone()] == name
         {

@@ -14,7 +14,7 @@ use crate::server::{ControlConnection, Error, Script, redacted, script};
 /// Appends the entry and removes the letter.
 const REQUEUE: Script = script!("requeue.lua");
 
-/// What became of a letter.
+/// The result of requeuing a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequeueOutcome {
     /// It is an entry now, and no letter any more.
@@ -50,14 +50,13 @@ impl FieldSink for RequeuedEntry {
     }
 }
 
-/// Appends a letter's entry. `added_unix_ms` is when the letter was written, which stands for when the
-/// message was received.
+/// Appends a letter's entry. `added_unix_ms` is when the letter was written; it replaces the time when the message was
+/// received.
 ///
-/// Not cancel safe in its answer: dropped, the letter is either whole or an entry.
+/// Cancel safety: if the future is dropped, the letter is either unchanged or an entry.
 ///
 /// # Errors
-/// Where the connection fails or the server refuses; then it is not known what became of the letter, and
-/// asking again finds out.
+/// If the connection fails or the server refuses. Then the result is unknown, and asking again finds out.
 pub async fn requeue(
     connection: &mut ControlConnection,
     endpoint: &Endpoint,
@@ -98,7 +97,7 @@ fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<Requeue
         // An entry's own fields come last, so tidegate's is the first of a name.
         letter.iter().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value.as_slice())
     };
-    // position, reason, detail, and then what tells the kinds apart.
+    // position, reason, detail, and then the field that distinguishes the kinds.
     let kind = letter.get(3).map(|(name, _)| name.as_slice());
     if kind == Some(b"stream") {
         let [_, _, _, (_, stream), fields @ ..] = letter.as_slice() else { return Err(unknown()) };

@@ -1,4 +1,4 @@
-//! What a capture decides, without any I/O: events in, effects out.
+//! The decisions of a capture, without any I/O: events in, effects out.
 //!
 //! ```text
 //!              read · reply · error reply · spool done · tick with the time · stop · reload
@@ -12,12 +12,12 @@
 //!              open or close a window · connect · bytes to send · write or read the spool · log
 //! ```
 //!
-//! The route owns sockets, files and timers, and does what it is told. The simulation drives this very type with simulated
-//! servers, disks and clocks. Two cells are shared with other routes of the process, and hold no I/O: the handover of a
-//! reload, and the share of memory.
+//! The route owns sockets, files and timers, and carries out the effects. The simulation drives this very type with
+//! simulated servers, disks and clocks. Two cells are shared with other routes of the process, and hold no I/O: the
+//! handover of a reload, and the share of memory.
 //!
-//! Failure: no event ends the engine but a stop or a successor. Each side comes back by itself, a route without the right
-//! to write is blocked, and the next recorded gap carries what may be missing.
+//! Failure: only a stop or a successor ends the engine. Each side reconnects by itself, a route without the right to
+//! write is blocked, and the next recorded gap covers what may be missing.
 
 mod chain;
 mod ending;
@@ -75,39 +75,39 @@ use writing::Writing;
 
 /// The engine is ticked at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// With `durability = "applied"`: how long stored batches are kept all the same. A failover loses what had not come to
-/// the replica yet, which is the last moment's.
+/// With `durability = "applied"`: how long stored batches are kept. A failover loses what had not reached the replica,
+/// which is the last moment's.
 const KEPT: Duration = Duration::from_secs(2);
 /// And how much of it at most: at full speed that is a part of a second.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
-/// What an engine is made for.
+/// The settings and facts that an engine is made for.
 #[derive(Debug, Clone)]
 pub(super) struct EngineSettings {
     pub(super) capture: Arc<Capture>,
     pub(super) keys: CaptureKeys,
-    /// How this configuration numbers messages.
+    /// The numbering of messages in this configuration.
     pub(super) numbering: String,
     /// The servers' addresses, for the operator.
     pub(super) source: String,
     pub(super) destination: String,
-    /// Where the source keeps its last epoch, for the operator.
+    /// The source's key with the last epoch, for the operator.
     pub(super) epoch_key: String,
     pub(super) durability: Durability,
     /// This instance among those that run the same route.
     pub(super) instance: String,
-    /// How heartbeats of this process are told and dated.
+    /// Recognises and dates heartbeats of this process.
     pub(super) beat: HeartbeatClock,
-    /// How long another instance is waited for that could continue without a gap.
+    /// How long to wait for another instance that could continue without a gap.
     pub(super) force_after: Duration,
-    /// How long an ordered end may take.
+    /// Longest duration of an ordered end.
     pub(super) drain_deadline: Duration,
-    /// How long the destination may take to answer a batch.
+    /// Longest time for the destination to answer a batch.
     pub(super) response_timeout: Duration,
     pub(super) quota: MemoryQuota,
 }
 
-/// Where an engine counts.
+/// The metrics that an engine counts in.
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
     pub(super) route: CaptureMetrics,
@@ -115,7 +115,7 @@ pub(super) struct Counters {
     pub(super) destination: EndpointMetrics,
 }
 
-/// What the route is to do.
+/// An instruction to the route.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Connect to the destination under this revision, or a new one; then [`Engine::on_connected`] or
@@ -131,13 +131,13 @@ pub(super) enum Effect {
     Adopt,
     /// Read the opened link as a tap from now on.
     Tap,
-    /// Drop what is being opened, or is opened and not adopted.
+    /// Drop the reader that is being opened, or is opened and not adopted.
     DropOpening,
     /// Close the open window or tap.
     Close,
     /// Ask the source to say when everything is delivered that was published until now.
     Fence,
-    /// Read what has come already.
+    /// Read the bytes that have already arrived.
     Read,
     /// Write a log line.
     Log(Notice),
@@ -161,11 +161,11 @@ pub(super) struct Engine {
     reading: Reading,
     writing: Writing,
     ending: Ending,
-    /// Up to where what is stored is known to be durable.
+    /// The position up to which items are known to be durable.
     known_durable: Option<Position>,
     /// A stretch that may be missing and that no window has ended yet.
     gap: Option<Gap>,
-    /// The source's histories, where its replication stream is read.
+    /// The source's histories, if its replication stream is read.
     histories: Histories,
     /// No epoch below this may be handed out.
     floor: u64,
@@ -183,17 +183,17 @@ pub(super) struct Engine {
 struct Borders {
     /// The anchor, once this route's window has come there.
     reached: Option<Position>,
-    /// The same in this route's own numbering, which is another one where it reads a replication stream.
+    /// The border in this route's own numbering, which differs if it reads a replication stream.
     place: Option<Position>,
-    /// What the successor said last.
+    /// The border that the successor reported last.
     known: Border,
-    /// Whether this route's window reached it.
+    /// True if this route's window reached it.
     contiguous: bool,
 }
 
 impl Engine {
-    /// An engine without connections. `predecessor` is the route that this one replaces, and whether that one writes the
-    /// same state.
+    /// An engine without connections. `predecessor` is the route that this one replaces, and whether it writes the same
+    /// state.
     pub(super) fn new(
         settings: EngineSettings,
         counters: Counters,
@@ -262,7 +262,7 @@ impl Engine {
 
     /// Ends every event: gives the time to what waits for it.
     pub(super) fn after(&mut self, now: Moment) {
-        // Where events come without a pause, no timer is ever asked.
+        // If events come without a pause, no timer is polled.
         if now.at.duration_since(self.woke) >= TICK {
             self.on_tick(now);
         }
@@ -276,7 +276,7 @@ impl Engine {
         self.open_if_due(now);
     }
 
-    /// Sentinels report another master of this side: nobody waits for the old one any longer.
+    /// Sentinels report another master of this side: stop waiting for the old one.
     pub(super) fn on_master_moved(&mut self, side: Side, now: Moment) {
         match side {
             Side::Source => self.hurry_opening(now),
@@ -287,18 +287,18 @@ impl Engine {
     /// Time has passed.
     pub(super) fn on_tick(&mut self, now: Moment) {
         if now.at.duration_since(self.woke) > 2 * TICK {
-            // This process was stopped for a while: then silence says nothing of the peers.
+            // This process was stopped for a while: silence of the peers means nothing.
             self.reading.forgive(now);
         }
         self.woke = now.at;
-        // What is read and waits is not to wait in the open batch, where it cannot be kept.
+        // Items that wait must not stay in the open batch, which cannot be kept.
         self.flush_builder();
         self.check_reading(now);
         self.check_writing(now);
         self.changed();
     }
 
-    /// What the spool is to do next. To be asked while it does nothing.
+    /// The next request to the spool. To be called while the spool is idle.
     pub(super) fn spool_request(&mut self, now: Moment) -> Option<SpoolRequest> {
         if self.border.reached.is_some() {
             return None;
@@ -322,7 +322,7 @@ impl Engine {
         self.spill.enable();
     }
 
-    /// The spool has done what it was asked.
+    /// Takes in the spool's answer.
     pub(super) fn on_spool(&mut self, done: SpoolDone, now: Moment) {
         let room = self.room();
         let outcome = self.spill.done(done, &mut self.chain, self.builder.options(), room, now);
@@ -343,7 +343,7 @@ impl Engine {
         }
     }
 
-    /// So much is stored durably. More than is stored is said of a server that is gone.
+    /// Items up to here are durable. A position after the checkpoint belongs to a server that is gone.
     pub(super) fn on_durable(&mut self, position: Position) {
         if Some(position) > self.chain.checkpoint() {
             return;
@@ -352,12 +352,12 @@ impl Engine {
         self.chain.retire(self.known_durable);
     }
 
-    /// Up to where this instance has stored, while it writes: for the watch of durability.
+    /// The position up to which this instance has stored, while it writes: for the watch of durability.
     pub(super) fn applied(&self) -> Option<Option<Position>> {
         self.leadership.is_leader().then(|| self.chain.checkpoint())
     }
 
-    /// Whether more is stored than may be kept until it is durable: then nothing is sent for a while.
+    /// Returns whether more is stored than may be kept until it is durable: then nothing is sent for a while.
     fn waits_for_durability(&self) -> bool {
         self.settings.durability != Durability::Applied && self.chain.kept_bytes() > self.room().tail
     }
@@ -378,13 +378,13 @@ impl Engine {
         }
     }
 
-    /// How much may wait in memory. A part is for batches that are stored and kept until that is durable.
+    /// The memory limits. A part is for batches that are kept until they are durable.
     fn room(&self) -> MemoryRoom {
         let quota = self.settings.quota.bytes();
         MemoryRoom { chain: quota / 2, tail: quota / 4 }
     }
 
-    /// Messages that wait, counted where they are.
+    /// Number of waiting messages, by place.
     fn in_hand(&self) -> Buffered {
         let sent = self.chain.sent_events();
         Buffered {
@@ -407,18 +407,18 @@ impl Engine {
         self.spill.last().or(self.chain.last())
     }
 
-    /// Counts messages that are somebody else's to store, or stored already.
+    /// Counts messages that another instance stores or has stored.
     fn count_deduplicated(&mut self, events: u64) {
         self.counters.route.deduplicated.increment(events);
         self.ledger.deduplicated(events);
     }
 
-    /// Whether no item waits anywhere.
+    /// Returns whether no item waits anywhere.
     pub(super) fn holds_nothing(&self) -> bool {
         self.is_drained() && self.builder.open_items() == 0
     }
 
-    /// Whether what comes next will be buffered, and everything before it is stored.
+    /// Returns whether the next messages will be buffered, and everything before them is stored.
     #[cfg(test)]
     pub(super) fn is_watching(&self) -> bool {
         self.facts().coverage == chain::Coverage::Watching
@@ -430,26 +430,26 @@ impl Engine {
         self.revision.as_ref()
     }
 
-    /// Whether reading has stopped for lack of memory.
+    /// Returns whether reading has stopped for lack of memory.
     #[cfg(test)]
     pub(super) fn is_out_of_room(&self) -> bool {
         self.reading.is_out_of_room()
     }
 
-    /// Whether reading has stopped for lack of memory although the spool works and nothing waits to be written.
+    /// Returns whether reading has stopped for lack of memory although the spool works and nothing waits to be written.
     #[cfg(test)]
     pub(super) fn is_stopped_for_nothing(&self) -> bool {
         self.spill.is_enabled() && self.spill.held_bytes() == 0 && self.reading.is_out_of_room()
     }
 
-    /// Whether the next message might take the last room, once a timer hands on the open batch.
+    /// Returns whether the next message might take the last room, once a timer hands on the open batch.
     #[cfg(test)]
     pub(super) fn is_nearly_full(&self) -> bool {
         let room = self.room();
         self.spill.is_over(self.builder.open_bytes() + room.tail / 2, &self.chain, room)
     }
 
-    /// Whether there is no room for more.
+    /// Returns whether there is no room for more.
     pub(super) fn is_full(&self) -> bool {
         self.spill.full(&self.chain, self.room()).is_some()
     }

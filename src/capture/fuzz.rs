@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::batch::Batch;
 
-/// What is read is calculated with and written again.
+/// Decoded numbers are calculated with, and the record is written again.
 pub fn spool_record(input: &[u8]) {
     let now = Instant::now();
     let Ok(batch) = Batch::decode(input, now) else { return };

@@ -1,9 +1,9 @@
-//! The consumer groups that a route is configured to have (`groups`).
+//! The consumer groups of a route (`groups`).
 //!
-//! [`ensure`] makes them on existing streams at each connect; the append script makes them with each new stream. A group
-//! that is destroyed in between would stay away until the next connect, and its consumers would fail meanwhile. So
-//! [`GroupWatch`] checks the groups now and then, and makes a missing one again where `groups_start` says. Without
-//! `groups_start` it is unknown where its consumers stood, so the loss is only logged.
+//! [`ensure`] makes them on existing streams at each connect; the append script makes them with each new stream. A
+//! group that is destroyed in between would stay away until the next connect, and its consumers would fail meanwhile.
+//! So [`GroupWatch`] checks the groups regularly, and makes a missing one again at `groups_start`. Without
+//! `groups_start` the place of its consumers is unknown, so the loss is only logged.
 
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,8 @@ pub(super) async fn ensure(
     }
 }
 
-/// The same on some streams. All are asked for at once: one after another, 20,000 streams would be as many round trips
-/// before the first message is stored.
+/// Makes the groups on some streams. All are asked at once: one after another, 20,000 streams would be as many round
+/// trips before the first message is stored.
 async fn ensure_on(
     connection: &mut Connection,
     capture: &Capture,
@@ -106,11 +106,11 @@ async fn make(
     }
 }
 
-/// What is remembered between the rounds.
+/// State between the rounds.
 #[derive(Debug, Default)]
 pub(super) struct GroupWatch {
     log: Limited,
-    /// Where the round through the streams of a template has come to.
+    /// Cursor of the scan of a template's streams.
     cursor: u64,
 }
 
@@ -138,7 +138,7 @@ impl GroupWatch {
         for stream in streams {
             let groups = match connection.ask(&[b"XINFO", b"GROUPS", &stream]).await {
                 Ok(groups) => groups,
-                // Without the stream there is no group; its first entry makes both. The append reports a key of another type.
+                // Without the stream there is no group; its first entry makes both. The append reports other types.
                 Err(error) if matches!(error.code(), Some("ERR" | "WRONGTYPE")) => continue,
                 Err(error) => return Err(error),
             };

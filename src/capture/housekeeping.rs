@@ -15,12 +15,12 @@ use crate::config::{Capture, Endpoint};
 use crate::logs::LogCode;
 use crate::server::{self, Backoff, Error, MasterMoves};
 
-/// Between two rounds: what is too old stays this much longer at most.
+/// Interval of the rounds: entries exceed their age by this much at most.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How often an instance that does not write looks whether it does by now.
+/// How often an instance that does not write checks whether it does by now.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Keeps house until told to stop.
+/// Runs until it is stopped.
 pub(crate) async fn keep(
     endpoint: Arc<Endpoint>,
     capture: Arc<Capture>,
@@ -37,7 +37,7 @@ pub(crate) async fn keep(
             () = stop.cancelled() => return,
             ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups, &mut ages), &mut backoff) => ended,
         };
-        // The route's own connection tells of a server that is away; this is for the rest.
+        // The route's own connection reports a server that is down; this is for other errors.
         tracing::debug!(event = LogCode::HousekeepingFailed.as_str(), route = capture.name, "{error}");
         if let Some(trimming) = &mut trimming {
             trimming.on_failed(&error);

@@ -1,8 +1,7 @@
-//! From one received message to what its entry will hold: the stream's name and the fields.
+//! From one received message to the content of its entry: the stream's name and the fields.
 //!
-//! Constraints: this runs once a message on the hot path, so a `raw` entry costs no allocation, and
-//! parts of the message are handed on as they lie in the read buffer. Channels and payloads are any
-//! bytes.
+//! Constraints: this runs for each message, so a `raw` entry costs no allocation, and parts of the message are passed
+//! on as ranges of the read buffer. Channels and payloads are any bytes.
 //!
 //! Operation: [`Mapping::map`] calls a [`FieldSink`] with the stream first and then with each field in
 //! the entry's order.
@@ -16,9 +15,9 @@
 //!
 //! The route's `fields` gives the fields other names, and leaves channel and pattern out.
 //!
-//! Failure: a message that cannot become an entry is a [`Rejection`], which belongs into the route's
-//! dead letters. The sink may then have been called already: its owner takes back what it was given
-//! since the call began. That is one truncation there, and would be a second buffer here.
+//! Failure: a message that cannot become an entry is a [`Rejection`], for the route's dead letters. The sink may have
+//! been called already: its owner removes everything since the call began. That is one truncation there, and would be a
+//! second buffer here.
 
 mod added;
 mod cloudevents;
@@ -49,16 +48,16 @@ use stream_name::StreamName;
 /// few hundred fields are a mistake of the publisher rather than a use.
 pub(super) const MAX_FIELDS: usize = 1000;
 
-/// What tidegate knows of a message. Read only where the format or `include` asks for it.
+/// tidegate's facts about a message. Read only if the format or `include` asks for them.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// Where it stands in the source's order.
+    /// Its position in the source's order.
     pub position: &'a dyn fmt::Display,
     /// When it was received; milliseconds since 1970.
     pub received_unix_ms: u64,
 }
 
-/// Takes in one entry. After a rejection its owner takes back what it was given for that message.
+/// Takes in one entry. After a rejection its owner removes everything of that message.
 pub trait FieldSink {
     /// The stream's name; comes once, before every field.
     fn stream(&mut self, name: &[u8]);
@@ -74,9 +73,9 @@ pub trait FieldSink {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", .reason.as_str())]
 pub struct Rejection {
-    /// What kind of reason.
+    /// The kind of reason.
     pub reason: RejectReason,
-    /// What exactly, for an operator. Never holds the payload.
+    /// The details, for an operator. Never contains the payload.
     pub detail: String,
 }
 
@@ -85,7 +84,7 @@ impl Rejection {
         Self { reason, detail: detail.into() }
     }
 
-    /// Of a message on a channel whose name has this many bytes.
+    /// A rejection for a channel whose name has this many bytes.
     #[must_use]
     pub fn channel_too_long(bytes: usize) -> Self {
         let detail = format!("the name of the channel has {bytes} bytes, tidegate takes {CHANNEL_BYTES}");
@@ -93,8 +92,8 @@ impl Rejection {
     }
 }
 
-/// A kind of reason. The name is part of the dead letter. What only the destination can tell (a key
-/// of another type, more streams than `max_streams`) is told by the append script.
+/// A kind of reason. Its name is part of the dead letter. Reasons that only the destination knows (a key of another
+/// type, more streams than `max_streams`) come from the append script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     /// The payload is larger than `max_message_size`.
@@ -170,7 +169,7 @@ enum Shape {
     },
 }
 
-/// What `include` adds, and the field's name.
+/// A field that `include` adds, and its name.
 #[derive(Debug)]
 struct IncludedField {
     what: Include,
@@ -210,7 +209,7 @@ impl Mapping {
     /// of a message over the limit only the beginning was kept.
     ///
     /// # Errors
-    /// Where the message cannot become an entry. The sink may have been called: see [`FieldSink`].
+    /// If the message cannot become an entry. The sink may have been called: see [`FieldSink`].
     pub fn map(
         &mut self,
         message: &Message<'_>,
@@ -261,7 +260,7 @@ fn templates(settings: &Capture) -> impl Iterator<Item = &Template> {
     [&settings.stream].into_iter().chain(attributes.into_iter().flatten()).chain(added)
 }
 
-/// Adds what the route's `include` asks for; returns how many fields that are.
+/// Adds the fields of the route's `include`; returns their number.
 fn include(
     wanted: &[IncludedField],
     text: &mut Vec<u8>,

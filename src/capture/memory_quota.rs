@@ -1,4 +1,4 @@
-//! How much each capture may hold in memory.
+//! The memory quota of each capture.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct MemoryQuota(Arc<AtomicUsize>);
 
 impl MemoryQuota {
-    /// Says what it is from now on.
+    /// Sets the quota from now on.
     pub fn set(&self, bytes: u64) {
         self.0.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// What it is.
+    /// The quota in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)

@@ -13,7 +13,7 @@
 -- Returns { 0 } if there is no such letter, { 1, id of the entry }, or { 2, error }: then the letter stays.
 local letters, stream, made = KEYS[1], KEYS[2], KEYS[3]
 if #redis.call('XRANGE', letters, ARGV[1], ARGV[1]) == 0 then return { 0 } end
--- No entry has this id. A missing right shows here, and not behind the entry, where it would repeat it.
+-- No entry has this id. A missing right is noticed here; after the entry is added, it would cause a repetition.
 redis.call('XDEL', letters, '0-0')
 
 local groups = tonumber(ARGV[4])
@@ -21,7 +21,7 @@ local function add(...)
   return redis.pcall('XADD', stream, ...)
 end
 
--- As when a message is captured: a stream of the template that was deleted is forgotten, once the others are too many.
+-- As for a captured message: a deleted stream of the template is forgotten, once the others are too many.
 local function streams_made()
   local count = redis.call('SCARD', made)
   if count >= tonumber(ARGV[3]) then

@@ -5,8 +5,8 @@
 //! acknowledged  keep.until_acknowledged: what the named consumer groups have acknowledged
 //! ```
 //!
-//! `keep.entries` needs no part here: the append script passes it on to XADD. Only the instance that writes may remove
-//! entries: the engine's report says as which revision (`writes_as`), and each round asks for it.
+//! `keep.entries` needs no part here: the append script passes it to XADD. Only the instance that writes may remove
+//! entries: the engine's report has its revision (`writes_as`), which each round checks.
 
 pub(crate) mod acknowledged;
 pub(crate) mod age;

@@ -1,7 +1,7 @@
 //! The loop of one capture: sockets, files and timers around the engine.
 //!
-//! [`CaptureRoute::run`] is `select` (the only awaits; it returns what happened) and `apply` (which awaits nothing), in turn.
-//! `apply` gives what happened to the engine, and then does what the engine wants: connections, bytes, requests to the
+//! [`CaptureRoute::run`] is `select` (the only awaits; it returns an event) and `apply` (which awaits nothing), in
+//! turn. `apply` passes the event to the engine, and then carries out the effects: connections, bytes, requests to the
 //! spool, log lines. No decision is made here.
 
 mod connection;
@@ -43,14 +43,14 @@ pub use self::spool::SpoolPlace;
 use destination::DestinationSide;
 use source::SourceSide;
 
-/// What a capture is made of.
+/// The parts of a capture.
 #[derive(Debug)]
 pub struct CaptureParts {
     /// The route's settings.
     pub capture: Arc<Capture>,
-    /// Where it reads.
+    /// The source.
     pub source: Arc<Endpoint>,
-    /// Where it writes.
+    /// The destination.
     pub destination: Arc<Endpoint>,
     /// The source's heartbeat.
     pub heartbeat: Heartbeat,
@@ -60,25 +60,25 @@ pub struct CaptureParts {
     pub source_metrics: EndpointMetrics,
     /// Handles of the destination's metrics.
     pub destination_metrics: EndpointMetrics,
-    /// Holds back what every route says of a server that is away.
+    /// Limits log lines about a server that is down, across its routes.
     pub outages: Outages,
     /// The route's place on the board.
     pub slot: Slot,
-    /// How much it may hold in memory.
+    /// The route's memory quota.
     pub quota: MemoryQuota,
-    /// Where it may write what does not fit, and what a crash must not take.
+    /// The directory for items that do not fit in memory, or must survive a crash.
     pub spool: Option<SpoolPlace>,
     /// Which instance this is, among those that run the same configuration.
     pub instance: String,
-    /// How long another instance is waited for that could continue without a gap.
+    /// How long to wait for another instance that could continue without a gap.
     pub force_after: Duration,
-    /// Cancelled when it is to store what is buffered and end.
+    /// Cancelled when the route shall store its buffer and end.
     pub stop: CancellationToken,
-    /// How long that may take.
+    /// Longest duration of that.
     pub drain_deadline: Duration,
     /// The route that it replaces, and whether that one writes the same state.
     pub predecessor: Option<(Handover, bool)>,
-    /// What a later route that replaces it will say.
+    /// The channel from a later route that replaces it.
     pub successor: Handover,
 }
 
@@ -92,7 +92,7 @@ pub struct CaptureRoute {
     destination: DestinationSide,
     spool: Option<Spool>,
     durable: Option<DurabilityWatch>,
-    /// Of both servers, where sentinels know their master.
+    /// Changes of both masters, if sentinels know them.
     moves: [(Side, MasterMoves); 2],
     /// Under which revision this instance writes, while it does: only that one trims.
     writes_as: watch::Sender<Option<String>>,
@@ -100,7 +100,6 @@ pub struct CaptureRoute {
     wake: Pin<Box<Sleep>>,
 }
 
-/// What happened.
 #[derive(Debug)]
 enum RouteEvent {
     Source(source::SourceEvent),
@@ -166,8 +165,8 @@ impl CaptureRoute {
         }
     }
 
-    /// Runs until told to stop or replaced; returns how many events could not be stored in time.
-    /// Dropping the future drops what is buffered; the next start records that as a gap.
+    /// Runs until it is stopped or replaced; returns the number of events that could not be stored in time. Dropping
+    /// the future drops buffered events; the next start records them as a gap.
     pub async fn run(mut self) -> u64 {
         let housekeeping = self.keep_house();
         self.publish(Moment::now());
@@ -204,7 +203,7 @@ impl CaptureRoute {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RouteEvent> {
-        // Replies first: they make room. Time last: what came meanwhile proves that a peer lives.
+        // Replies first: they make room. Time last: an event that arrived meanwhile proves that the peer lives.
         if let Poll::Ready(event) = self.destination.poll(cx) {
             return Poll::Ready(RouteEvent::Destination(event));
         }
@@ -229,7 +228,7 @@ impl CaptureRoute {
         }
         let rests = self.source.rests_until();
         let deadline = rests.into_iter().chain([self.engine.deadline()]).min().unwrap_or_else(Instant::now);
-        // One that is over was for what was read above, where that has set another.
+        // An elapsed timer belongs to the previous deadline; it is reset if reading set a later one.
         if self.wake.deadline() > deadline.into() || (self.wake.is_elapsed() && deadline > Instant::now()) {
             self.wake.as_mut().reset(deadline.into());
         }
@@ -255,7 +254,7 @@ impl CaptureRoute {
         self.settle(now);
     }
 
-    /// Gives the engine what the heartbeat's task has found.
+    /// Passes the findings of the heartbeat's task to the engine.
     fn look_at_heartbeat(&mut self) {
         let heartbeat = &self.parts.heartbeat;
         self.engine.on_heartbeat_task(HeartbeatReport {
@@ -266,7 +265,7 @@ impl CaptureRoute {
         });
     }
 
-    /// Does what the engine wants.
+    /// Carries out the engine's effects.
     fn settle(&mut self, now: Moment) {
         self.engine.after(now);
         self.perform(now);
@@ -331,7 +330,7 @@ impl CaptureRoute {
         lost
     }
 
-    /// Starts what runs beside the route, and ends with what is returned.
+    /// Starts the tasks beside the route. They end when the returned guard is dropped.
     fn keep_house(&self) -> DropGuard {
         let stop = CancellationToken::new();
         let CaptureParts { destination, capture, metrics, slot, .. } = &self.parts;

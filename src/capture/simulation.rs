@@ -1,6 +1,5 @@
-//! The capture in a simulated world: instances, a source and a destination, and everything between them that can go wrong,
-//! from one seed. What decides is the very [`Engine`](super::engine) that the daemon runs; sockets, servers, disks and
-//! clocks are made up here.
+//! The capture in a simulated world: instances, a source and a destination, and faults between them, from one seed. The
+//! [`Engine`](super::engine) is the one of the daemon; sockets, servers, disks and clocks are simulated.
 //!
 //! ```text
 //! route        one engine: what it wants done is done here, and what happened is told to it
@@ -15,10 +14,11 @@
 //! real         a real server beside the scripts' model
 //! ```
 //!
-//! After every step: what is stored was published, is in the source's order and is there once; the ledgers add up; gaps
-//! are sound; log lines and windows are bounded. At the end of a history everything is well again: what is buffered is
-//! stored, what is missing lies inside a gap, and what a process that lives has received is stored or counted as dropped.
-//! In a *gentle* history one instance watches at any time, and then there is no gap at all, unless one has no room.
+//! After every step: stored items were published, are in the source's order and are there once; the ledgers add up;
+//! gaps are sound; log lines and windows are bounded. At the end of a history all faults are over: buffered items are
+//! stored, missing ones are inside a gap, and those that a living process has received are stored or counted as
+//! dropped. In a *gentle* history one instance watches at any time, and then there is no gap at all, unless one has no
+//! room.
 //!
 //! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib simulation` runs it alone and tells what happens, and
 //! `TIDEGATE_SEEDS=n` runs that many.
@@ -66,7 +66,7 @@ mod replication;
 mod spooled;
 
 const STEPS: usize = 400;
-/// What a route may hold: small, so that a history fills it; or large, so that what was stored lately is kept.
+/// The memory of a route: small, so that a history fills it; or large, so that recently stored batches are kept.
 const SHARES: [u64; 2] = [12_000, 4 << 20];
 const FORCE_AFTER: Duration = Duration::from_secs(5);
 /// Between two heartbeats of the source.
@@ -101,12 +101,12 @@ pub(super) fn settings(stream: &str, mode: Mode) -> Capture {
     }
 }
 
-/// What a source delivers.
+/// A message of a source.
 #[derive(Debug, Clone, Copy)]
 enum SourceMessage {
     Message(u64),
     Anchor(Epoch),
-    /// Of this process.
+    /// The heartbeat of a process.
     Heartbeat(u64),
 }
 
@@ -119,12 +119,12 @@ fn is_filtered(number: u64) -> bool {
     number % 17 == 3
 }
 
-/// Whether a configuration with this numbering subscribes to a message's channel.
+/// Returns whether a configuration with this numbering subscribes to a message's channel.
 fn subscribes(numbering: u64, number: u64) -> bool {
     numbering.is_multiple_of(2) || !is_of_some(number)
 }
 
-/// Whether only some configurations subscribe to a message's channel.
+/// Returns whether only some configurations subscribe to a message's channel.
 fn is_of_some(number: u64) -> bool {
     number % 11 == 4
 }
@@ -139,9 +139,9 @@ struct Source {
     /// When what reached no session was published, while the sessions read another server.
     unheard: BTreeMap<u64, u64>,
     beaten_ms: u64,
-    /// It answers nobody for now, and keeps every connection.
+    /// It answers no client for now, and keeps every connection.
     stalled: bool,
-    /// What is read is its replication stream.
+    /// The replication stream, if it is read.
     stream: Option<Stream>,
 }
 
@@ -163,7 +163,8 @@ const SPOOLS: [spool::Options; 2] = {
     [options, spool::Options { fsync: Fsync::Always, ..options }]
 };
 
-/// What a configuration is: a later one is newer. Offsets of a replication stream count alike under all of them.
+/// The hashes of a configuration: a later one is newer. Offsets of a replication stream count the same under all of
+/// them.
 fn hashes(configuration: u64, replicated: bool) -> String {
     let numbering = numbering(configuration);
     if replicated {
@@ -181,7 +182,7 @@ fn numbering(configuration: u64) -> u64 {
 struct World {
     rng: fastrand::Rng,
     gentle: bool,
-    /// Whether the routes read the source's replication stream.
+    /// True if the routes read the source's replication stream.
     replicated: bool,
     roomy: bool,
     templated: bool,
@@ -198,21 +199,21 @@ struct World {
     counters: Counters,
     source: Source,
     model: Model,
-    /// A master that does not know yet that another took its place: what it takes is lost.
+    /// A former master that does not know of the new one: data written to it is lost.
     old_model: Option<Model>,
-    /// What the destination refuses for now, and with what words.
+    /// The call that the destination refuses for now, and the error.
     refusal: Option<(destination::Call, &'static str)>,
-    /// What is configured: every instance is given it in the end.
+    /// The present configuration, which every instance gets in the end.
     configuration: u64,
-    /// What was configured so far, ascending.
+    /// All configurations so far, ascending.
     configurations: Vec<u64>,
-    /// What a failover may take the destination back to; and what the next one may, before that is stored again.
+    /// The state that a failover may restore; and the one of the next failover, before that is stored again.
     earlier: Model,
     earliest: Model,
     instances: Vec<Instance>,
     /// The number from which on everything is promised: a clean start misses nothing.
     promised: Option<u64>,
-    /// The state was lost once: what was stored before may not be known to be.
+    /// The state was lost once: earlier items may not be known to be stored.
     forgot: bool,
     /// An instance's clock was set once.
     clock_set: bool,
@@ -220,10 +221,10 @@ struct World {
     epoch_lost: bool,
     /// The destination lost something once that it had acknowledged.
     went_back: bool,
-    /// What is stored has changed since it was last looked at.
+    /// The stored data has changed since the last check.
     changed: bool,
     looked: checks::StoredSoFar,
-    /// Whether it says what happens: where one seed is run alone.
+    /// True if the history is printed: for a single seed.
     tells: bool,
     real: Option<real::Real>,
 }
@@ -298,7 +299,7 @@ impl World {
         }
     }
 
-    /// Says what happens, where one seed is run alone.
+    /// Prints a step, for a single seed.
     fn tell(&self, what: impl FnOnce() -> String) {
         if self.tells {
             eprintln!("{:>7} ms: {}", self.now_ms, what());
@@ -393,7 +394,7 @@ impl World {
         let (windows, lines) = self.noise();
         for round in 0..2_000 {
             for which in 0..self.instances.len() {
-                // One after the other.
+                // In turn.
                 let turn = round % 100 == 99 && round / 100 % self.instances.len() == which;
                 if turn && !self.is_rolled_out(which) {
                     self.restart(which, self.configuration);
@@ -419,7 +420,7 @@ impl World {
         routes.collect::<Vec<_>>().join("\n")
     }
 
-    /// One instance is taken away for good. The others have the configuration that they have.
+    /// One instance is removed for good. The others keep their configuration.
     fn take_one_away(&mut self) {
         if !self.gentle && self.instances.len() > 1 && self.rng.u8(..4) == 0 {
             self.instances.pop();
@@ -436,7 +437,7 @@ impl World {
                 0..10 => self.publish(),
                 10..18 => self.tick(),
                 18..20 if self.gentle => {
-                    // One at a time, and not before the others could continue without it.
+                    // Only one at a time, and not before the others could continue without it.
                     self.settle();
                     self.replicate_everywhere();
                     self.publish();
@@ -464,7 +465,7 @@ impl World {
         self.take_one_away();
         self.settle();
         while self.model.streams.is_empty() {
-            // All of it was lost, and what came last came before a session was open.
+            // All of it was lost, and the last messages came before a session was open.
             self.publish();
             self.settle();
         }
@@ -478,12 +479,12 @@ impl World {
     }
 }
 
-/// Runs histories and says which one failed.
+/// Runs histories and reports which one failed.
 fn histories(seeds: Range<u64>, mut real: Option<real::Real>) {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
     let first = seeds.start == 0;
     let seeds = match (number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS")) {
-        // One test of them all does what is asked for.
+        // Only one of the tests runs the requested seeds.
         (Some(_), _) | (_, Some(_)) if real.is_none() && !first => return,
         (Some(seed), _) => seed..seed + 1,
         (None, Some(seeds)) if real.is_none() => 0..seeds,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 /// A token that SIGINT and SIGTERM cancel.
 ///
 /// # Errors
-/// Where the system refuses to hand over signals, or a thread.
+/// If the system refuses to hand over signals, or a thread.
 pub(super) fn token() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut signals = Signals::new([SIGINT, SIGTERM])?;

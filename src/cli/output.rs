@@ -65,7 +65,7 @@ impl Printer<Vec<u8>> {
         Self(Vec::new())
     }
 
-    /// What was printed.
+    /// The printed text.
     pub(super) fn printed(self) -> String {
         String::from_utf8(self.0).unwrap()
     }
@@ -74,7 +74,7 @@ impl Printer<Vec<u8>> {
 /// Prints a result.
 ///
 /// # Errors
-/// Where it cannot be written, see [`super::Refusal`].
+/// If it cannot be written, see [`super::Refusal`].
 pub(super) fn print(
     result: impl FnOnce(&mut Printer<StdoutLock<'static>>) -> io::Result<()>,
 ) -> Result<(), super::Refusal> {
@@ -114,7 +114,7 @@ pub(super) fn tell_lines(lines: &PrintableLines) {
 /// Asks something on standard error. What is answered stands behind it.
 ///
 /// # Errors
-/// Where it cannot be written: without a question there is no answer.
+/// If it cannot be written: without a question there is no answer.
 pub(super) fn ask(question: &str) -> io::Result<()> {
     write!(io::stderr(), "{} ", printable::text(question.as_bytes()))
 }

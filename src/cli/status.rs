@@ -228,7 +228,7 @@ impl Counts {
     }
 }
 
-/// What was done in a second; none where the route was not there before, or counts anew.
+/// What was done in a second; none if the route was not there before, or counts anew.
 fn rate(route: &RouteStatus, now: &StatusSample, before: &StatusSample) -> Option<String> {
     let known = before.report.routes.iter().find(|known| known.route == route.route)?;
     let done = Counts::of(route).done.checked_sub(Counts::of(known).done)?;

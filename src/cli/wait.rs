@@ -25,7 +25,7 @@ pub(super) struct WaitArguments {
     unless_away: bool,
 }
 
-/// What `/readyz` says.
+/// The content of `/readyz`.
 #[derive(Debug, Deserialize)]
 struct ReadyReport {
     /// What concerns no single route.
@@ -85,7 +85,7 @@ pub(super) fn wait(config: &Path, arguments: &WaitArguments) -> u8 {
     }
 }
 
-/// Whether every route that is not ready waits for a server that was tried and is away.
+/// Returns whether every route that is not ready waits for a server that was tried and is away.
 fn only_servers_are_away(body: &str) -> bool {
     let Ok(readiness) = serde_json::from_str::<ReadyReport>(body) else { return false };
     let mut unready = readiness.routes.iter().filter(|route| !route.ready).peekable();

@@ -2,9 +2,8 @@
 //! exactly what its routes do there. Two endpoints that are the same user of the same server share
 //! one line, since each line begins anew and the second would take away what the first gave.
 //!
-//! The tests run as these users, so a right that is missing here fails a test, and the table
-//! `RIGHTS` is the one place to mend. What a script does is checked against its caller too, so the
-//! commands inside scripts are listed.
+//! The tests run as these users, so a right that is missing in the table `RIGHTS` fails a test. Redis checks the
+//! commands inside a script against its caller too, so they are listed.
 //!
 //! A rule holds no space: where a name has one, the rule has `?` in its place, which matches a little
 //! more. A pattern must stand in its rule letter by letter, so one with a space cannot be allowed by
@@ -259,7 +258,7 @@ fn with_sentinels(mut users: BTreeMap<(String, String), User>, config: &Config) 
 pub struct ReplayChannel {
     /// As an ACL rule names it.
     pub channel: String,
-    /// Whether with SPUBLISH, which servers before Redis 7.0 do not know, nor a rule for it.
+    /// True for SPUBLISH. Servers before Redis 7.0 know neither it nor a rule for it.
     pub sharded: bool,
 }
 
@@ -414,7 +413,7 @@ impl User {
         self.key(&format!("{}*", escaped(&redis_keys::of_replay(&at.key_prefix, route, ""))));
     }
 
-    /// Whether `tidegate check --connect` looks at the server as this user.
+    /// Returns whether `tidegate check --connect` looks at the server as this user.
     fn is_checked(&self) -> bool {
         !self.roles.keys().all(|role| role.is_operators() || *role == AclRole::Sentinel)
     }

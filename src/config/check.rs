@@ -31,11 +31,11 @@ use crate::text::printable::PrintableLines;
 /// loop check compares all of them with each other.
 const MAX_NAME_BYTES: usize = 1024;
 
-/// What the checks share.
+/// The common state of the checks.
 pub(crate) struct Check<'a> {
-    /// Where things stand.
+    /// The origin of each key.
     pub(crate) layers: &'a Layers,
-    /// What was found.
+    /// The problems found.
     pub(crate) problems: &'a mut Problems,
     /// Values that are reported already.
     pub(crate) refused: &'a [Key],

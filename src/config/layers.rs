@@ -98,7 +98,7 @@ impl Layers {
     /// One tree of all layers.
     ///
     /// # Errors
-    /// Where figment cannot merge them, which trees of tables do not cause.
+    /// If figment cannot merge them, which trees of tables do not cause.
     pub(crate) fn merged(&self) -> Result<Dict, Problems> {
         let mut figment = Figment::new();
         for layer in &self.0 {
@@ -137,8 +137,8 @@ impl Layers {
         main.unwrap_or(ValuePlace { layer: 0, line: None, name: String::new() })
     }
 
-    /// Whether the value that counts comes from a file, and not from the environment or the command
-    /// line, which know only text.
+    /// Returns whether the value that counts comes from a file, and not from the environment or the command line, which
+    /// know only text.
     pub(crate) fn stands_in_file(&self, key: &Key) -> bool {
         let last = self.0.iter().rev().find(|layer| layer.get(key).is_some());
         last.is_some_and(|layer| matches!(layer.origin, Origin::File { .. }))
@@ -260,7 +260,7 @@ fn unreadable(path: &Path, layer: usize, error: &std::io::Error) -> Problem {
         )
 }
 
-/// Whether the environment configures routes. Then there need not be a file: the daemon of a container may have
+/// Returns whether the environment configures routes. Then there need not be a file: the daemon of a container may have
 /// none. A file that was merely misspelt is not passed over by a password in the environment.
 fn names_a_route(environment: &[(String, String)]) -> bool {
     let route =

@@ -63,7 +63,7 @@ impl fmt::Display for Key {
 pub(crate) struct ValuePlace {
     /// Which layer: 0 is the main file.
     pub(crate) layer: usize,
-    /// Line in a file, counted from 1, where it is known.
+    /// Line in a file, counted from 1, if it is known.
     pub(crate) line: Option<usize>,
     /// The file, the environment variable or the command line.
     pub(crate) name: String,
@@ -127,13 +127,13 @@ impl Problems {
         self.0.push(problem);
     }
 
-    /// How many there are.
+    /// Number of problems.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -16,9 +16,9 @@ use super::raw::{Count, Raw};
 /// Options that had another name before 0.1.0 was released.
 const RENAMED: [(&str, &str); 1] = [("max_holes", "max_ack_pending")];
 
-/// What could be read.
+/// The tables that could be read.
 pub(crate) struct ReadTables {
-    /// What fits.
+    /// The valid part.
     pub(crate) raw: Raw,
     /// The keys of the values that did not fit and were reported.
     pub(crate) refused: Vec<Key>,

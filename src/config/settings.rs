@@ -96,7 +96,7 @@ pub struct Endpoint {
     pub durability: Durability,
     /// Whether open connections log in again where the file with the password changes.
     pub reauthenticate: Reauthenticate,
-    /// How connections are encrypted; `None` where they are not.
+    /// How connections are encrypted; `None` if they are not.
     pub tls: Option<Tls>,
 }
 
@@ -121,7 +121,7 @@ pub struct Tls {
     pub server_name: Option<String>,
     /// Lists of certificates that were revoked.
     pub crl_file: Option<PathBuf>,
-    /// Whether TLS 1.2 is refused.
+    /// True if TLS 1.2 is refused.
     pub only_1_3: bool,
 }
 
@@ -203,15 +203,15 @@ impl Endpoint {
         mapped.map_or(told, |(_, to)| to.clone())
     }
 
-    /// Whether both names stand for one server, so that one script there reaches what either names. By
-    /// address as written: two spellings of one address count as two servers, which promises less.
+    /// Returns whether both names stand for one server, so that one script there reaches what either names. By address
+    /// as written: two spellings of one address count as two servers, which promises less.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
         self.shares_server(other, |one, its| one == its)
     }
 
-    /// Whether both have an address in common, by a comparison of addresses; of the sentinels and with one name for the
-    /// master, where these know the servers.
+    /// Returns whether both have an address in common, by a comparison of addresses; of the sentinels and with one name
+    /// for the master, where these know the servers.
     pub(crate) fn shares_server(&self, other: &Self, same: impl Fn(&Address, &Address) -> bool) -> bool {
         let (one, its) = match (self.sentinels(), other.sentinels()) {
             (Some(one), Some(its)) if one.master == its.master => (&one.endpoint, &its.endpoint),
@@ -222,7 +222,7 @@ impl Endpoint {
     }
 }
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// Host name or address, and port.
@@ -350,7 +350,7 @@ pub enum Mode {
 pub struct Replication {
     /// Which node is tapped.
     pub prefer: Prefer,
-    /// Whether what is published with SPUBLISH counts as well.
+    /// True if messages from SPUBLISH count as well.
     pub sharded: bool,
     /// Where the backlog covers a shorter absence than this, that is said.
     pub min_backlog_cover: Duration,

@@ -9,15 +9,15 @@ use url::Url;
 
 use super::settings::{Address, Secret};
 
-/// What a URL says.
+/// The parts of a URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parsed {
-    /// Where to connect; `None` where the URL has no host.
+    /// Where to connect; `None` if the URL has no host.
     pub(crate) address: Option<Address>,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: u32,
-    /// Whether it begins with `rediss://`.
+    /// True if it begins with `rediss://`.
     pub(crate) tls: bool,
 }
 

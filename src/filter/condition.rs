@@ -1,4 +1,4 @@
-//! One condition's test, made ready to be asked often.
+//! The test of one condition, prepared for many calls.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ enum ValueTest {
     Prefix(String),
 }
 
-/// Values to compare with, by what they are.
+/// Values to compare with, by their types.
 #[derive(Debug, Default)]
 struct OneOf {
     texts: HashSet<Vec<u8>>,
@@ -42,17 +42,17 @@ impl ConditionTest {
         Self { test: ValueTest::new(&settings.test), negated: settings.negated }
     }
 
-    /// Whether it holds for a text, any bytes.
+    /// Returns whether it holds for a text, any bytes.
     pub(super) fn holds_for_text(&self, text: &[u8]) -> bool {
         self.test.holds_for_text(text) != self.negated
     }
 
-    /// Whether it holds for a JSON value, as it is written.
+    /// Returns whether it holds for a JSON value, as it is written.
     pub(super) fn holds_for_json(&self, json: &str) -> bool {
         self.test.holds_for_json(json) != self.negated
     }
 
-    /// Whether it holds where there is no value.
+    /// Returns whether it holds without a value.
     pub(super) fn holds_without(&self) -> bool {
         matches!(self.test, ValueTest::Exists(false)) != self.negated
     }

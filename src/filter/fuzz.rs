@@ -85,7 +85,7 @@ fn scalar(input: &mut FuzzInput<'_>) -> Scalar {
     }
 }
 
-/// Whether one condition holds.
+/// Returns whether one condition holds.
 fn holds(condition: &Condition, message: &FuzzedMessage<'_>) -> bool {
     let text = |found: Option<&[u8]>| match (&condition.test, found) {
         (Test::Exists(exists), found) => *exists == found.is_some(),

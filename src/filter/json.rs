@@ -1,4 +1,4 @@
-//! The conditions on what a payload says, as JSON.
+//! The conditions on a payload, as JSON.
 
 use super::condition::ConditionTest;
 use crate::text::json_lookup::{Places, PointerTree};
@@ -29,7 +29,7 @@ impl Payload {
         self.answers.tests.push(test);
     }
 
-    /// Whether every test holds for a payload.
+    /// Returns whether every test holds for a payload.
     pub(super) fn all_hold(&mut self, payload: &[u8]) -> bool {
         self.tree.look(payload, &mut self.answers);
         self.answers.hold.iter().all(|holds| *holds)

@@ -1,4 +1,4 @@
-//! What passes and what does not; and looking along pointers against serde_json's own.
+//! Messages that pass and messages that do not; and pointers against serde_json's own.
 
 use proptest::prelude::*;
 use serde_json::Value;

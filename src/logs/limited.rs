@@ -28,7 +28,7 @@ impl Limited {
         Self::default()
     }
 
-    /// Whether to write the line now: `Some` with how many were held back since the last one.
+    /// Whether to write the line now: `Some` with the number of lines held back since the last one.
     #[must_use]
     pub fn admit(&mut self, code: &'static str, now: Instant) -> Option<u64> {
         let Some(seen) = self.seen.iter_mut().find(|seen| seen.code == code) else {

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use super::Limited;
 
-/// Lets one line in 30 s through for each endpoint and code, whichever route it is of. Cheap to clone: every clone is the
-/// same. It holds as many names as endpoints were ever configured in this process.
+/// Lets one line in 30 s through for each endpoint and code, of whichever route. Cheap to clone: clones share their
+/// state. It holds one name for each endpoint ever configured in this process.
 #[derive(Debug, Clone, Default)]
 pub struct Outages(Arc<Mutex<BTreeMap<String, Limited>>>);
 
 impl Outages {
-    /// Whether to write the line now: `Some` with how many were held back since the last one, of all routes.
+    /// Whether to write the line now: `Some` with the number of lines held back since the last one, of all routes.
     #[must_use]
     pub fn admit(&self, code: &'static str, endpoint: &str, now: Instant) -> Option<u64> {
         let mut endpoints = self.0.lock().unwrap_or_else(PoisonError::into_inner);

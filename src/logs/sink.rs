@@ -1,12 +1,11 @@
 //! Standard error behind a bounded queue and a thread, so that logging never fails and never waits.
 //!
-//! **Problem.** What reads standard error is not tidegate's: a full disk, a pipe whose reader ended, journald while it
-//! restarts, a terminal that was stopped with Ctrl-S. A loop that writes there itself stands still with it, or ends the
-//! process because it could not complain.
+//! **Problem.** Standard error belongs to other programs: a full disk, a pipe whose reader ended, journald while it
+//! restarts, a terminal that was stopped with Ctrl-S. A loop that writes there itself stops with it, or ends the
+//! process because its log line failed.
 //!
-//! **Operation.** A line is put into the queue and left to the thread, which alone writes. Where the queue is full or
-//! a line cannot be written, the line is dropped and counted; once lines can be written again, the log says how many
-//! are missing.
+//! **Operation.** A line is put into the queue, and only the thread writes. If the queue is full or a line cannot be
+//! written, the line is dropped and counted; once lines can be written again, the log reports how many are missing.
 //!
 //! **End.** [`flush`] waits for the queue, for a bounded time: before the process ends, also by a panic.
 
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Some thousand lines: enough for a burst while the reader is slow, little beside everything else.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// How long the end of the process waits for a reader that stands still.
+/// Longest wait of the process's end for a reader that stands still.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// Between two tries where the other end of a non-blocking pipe has no room.
@@ -42,7 +41,7 @@ struct SinkState {
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
-    /// Of the lines, and of the one that is being written.
+    /// Bytes of the lines, and of the one being written.
     bytes: usize,
     /// Lines that were never written.
     dropped: u64,
@@ -61,7 +60,7 @@ impl Sink {
         let sink = Self(Arc::default());
         let shared = sink.0.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());
-        // Without a thread the queue fills up, and what is lost is counted.
+        // Without a thread the queue fills up, and lost lines are counted.
         let _ = thread.spawn(move || shared.write_to(out));
         sink
     }
@@ -127,7 +126,7 @@ impl SinkState {
     }
 }
 
-/// Whether all of it was written.
+/// Returns whether all of it was written.
 fn write_whole(out: &mut impl Write, mut rest: &[u8]) -> bool {
     while !rest.is_empty() {
         match out.write(rest) {
@@ -153,7 +152,7 @@ impl Write for Sink {
     }
 }
 
-/// Waits until what was logged is written, for a second at most.
+/// Waits until the logged lines are written, for a second at most.
 pub fn flush() {
     if let Some(sink) = STDERR.get() {
         sink.wait_empty(FLUSH_WITHIN);

@@ -1,11 +1,11 @@
-//! Where log lines go: standard error, as text for an operator at a terminal, as JSON for a machine, and
-//! with syslog priorities where journald reads it.
+//! The destination of log lines: standard error, as text for an operator at a terminal, as JSON for a machine, and with
+//! syslog priorities for journald.
 //!
 //! `TIDEGATE_LOG` (or else `RUST_LOG`) sets the level: `info` (default), `debug`,
 //! `warn,tidegate::capture=debug`. A value that is no filter is said in the first line and ignored:
 //! a typing error there must not keep the daemon from starting.
 //!
-//! Lines go through a bounded queue (`sink`), so that nobody waits for who reads them.
+//! Lines go through a bounded queue (`sink`), so that no loop waits for their reader.
 
 use super::LogCode;
 use std::io::{self, IsTerminal as _, Write};

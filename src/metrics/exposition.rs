@@ -1,5 +1,5 @@
-//! From the recorder's text to what is served: the catalogue's order and headers, and only the series
-//! of what is alive, sorted, so that two scrapes can be compared by eye.
+//! From the recorder's text to the served one: the catalogue's order and headers, and only the series of living routes
+//! and endpoints, sorted, so that two scrapes can be compared by eye.
 //!
 //! The recorder renders everything that was ever registered, in the order of a hash table. Names of
 //! routes and endpoints are `[a-z0-9_-]`, so a label's value never holds a quote or an escape.
@@ -52,7 +52,7 @@ pub(super) fn split(line: &str) -> (&str, &str) {
     (name, labels)
 }
 
-/// What the lines of one series have in common: its labels, without the bucket's bound.
+/// The common part of the lines of one series: its labels, without the bucket's bound.
 fn series(line: &str) -> &str {
     let labels = split(line).1;
     labels.split(",le=\"").next().unwrap_or(labels)

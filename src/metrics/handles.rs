@@ -7,10 +7,10 @@ use super::{Register, catalogue, float};
 use crate::event::{DropReason, GapCause};
 use crate::status::{GroupChange, Ledger, RouteState};
 
-/// What became of a route's events, as the state counts them; in the order of [`CaptureMetrics::ledger`].
+/// The outcomes of a route's events in the state, in the order of [`CaptureMetrics::ledger`].
 pub(super) const OUTCOMES: [&str; 5] = ["received", "stored", "filtered", "rejected", "dropped"];
 
-/// What a capture counts. Dropping the last clone ends the rendering of its series.
+/// The metrics of a capture. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
 #[must_use = "the route's series are rendered only while the handles are alive"]
 pub struct CaptureMetrics {
@@ -125,7 +125,7 @@ impl CaptureMetrics {
         &self.gaps[cause as usize]
     }
 
-    /// What all processes have done since the route's state was made; said once the state was read.
+    /// Sets the counts of all processes since the route's state was made, once the state was read.
     pub fn ledger(&self, ledger: &Ledger) {
         let dropped = ledger.dropped.values().sum();
         let done = [ledger.received, ledger.stored, ledger.filtered, ledger.rejected, dropped];
@@ -143,7 +143,7 @@ impl CaptureMetrics {
     }
 }
 
-/// What a broadcast counts. Dropping the last clone ends the rendering of its series.
+/// The metrics of a broadcast. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
 #[must_use = "the route's series are rendered only while the handles are alive"]
 pub struct BroadcastMetrics {
@@ -226,7 +226,7 @@ impl BroadcastMetrics {
     }
 }
 
-/// What an endpoint counts. Dropping the last clone ends the rendering of its series.
+/// The metrics of an endpoint. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
 #[must_use = "the endpoint's series are rendered only while the handles are alive"]
 pub struct EndpointMetrics {
@@ -234,7 +234,7 @@ pub struct EndpointMetrics {
     pub reconnects: Counter,
     /// `tidegate_tls_certificate_expiry_timestamp_seconds` with `side="client"`.
     pub client_expiry_seconds: Gauge,
-    /// The same with `side="server"`.
+    /// The expiry with `side="server"`.
     pub server_expiry_seconds: Gauge,
     _held: SeriesGuard,
 }
@@ -267,7 +267,7 @@ impl StateMetrics {
         this
     }
 
-    /// The same, without a series that shows it.
+    /// The same handles, without a series that shows them.
     fn silent(&self) -> Self {
         Self { series: RouteState::ALL.map(|_| Gauge::noop()), held: self.held.clone() }
     }

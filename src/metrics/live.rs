@@ -11,7 +11,7 @@ pub(super) struct Live(Arc<Mutex<BTreeMap<(SeriesOwner, String), Holders>>>);
 
 #[derive(Debug, Default)]
 struct Holders {
-    /// How many [`SeriesGuard`] are alive.
+    /// Number of [`SeriesGuard`] that are alive.
     count: usize,
     /// The number of the one that was made last.
     newest: u64,
@@ -29,7 +29,7 @@ impl Live {
         SeriesGuard(Arc::new(Guard { first, number, live: self.clone(), key }))
     }
 
-    /// Whether a series with that owner and name is rendered.
+    /// Returns whether a series with that owner and name is rendered.
     pub(super) fn shows(&self, owner: SeriesOwner, name: Option<&str>) -> bool {
         let Some(name) = name else { return owner == SeriesOwner::Process };
         let live = self.lock();
@@ -60,12 +60,12 @@ struct Guard {
 }
 
 impl SeriesGuard {
-    /// Whether nobody held the name when this was made.
+    /// Returns whether the name had no holder when this guard was made.
     pub(super) fn is_first(&self) -> bool {
         self.0.first
     }
 
-    /// Runs where nobody has taken the name over, and so that nobody does meanwhile.
+    /// Calls `run` under the lock, if this guard is still the newest holder of the series.
     pub(super) fn if_newest(&self, run: impl FnOnce()) {
         let live = self.0.live.lock();
         if live.get(&self.0.key).is_some_and(|holders| holders.newest == self.0.number) {

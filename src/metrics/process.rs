@@ -38,7 +38,7 @@ impl ProcessMetrics {
         this
     }
 
-    /// What /proc does not tell (a hidden /proc) keeps its last value.
+    /// Values that /proc does not show (a hidden /proc) stay as they were.
     pub(super) fn collect(&self) {
         self.log_lines_dropped.absolute(logs::dropped());
         let now = metrics_process::collector::collect();

@@ -25,7 +25,7 @@ pub struct ClientError {
 /// the environment are not used.
 ///
 /// # Errors
-/// Where there is no whole answer in time. An answer that says no (503) is not an error.
+/// If there is no whole answer in time. An answer that says no (503) is not an error.
 pub fn get(listen: SocketAddr, path: &str) -> Result<(u16, String), ClientError> {
     let url = format!("http://{}{path}", reachable(listen));
     request(&url).map_err(|reason| ClientError { url, reason })
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn nobody_there_is_an_error_that_says_where_and_what_to_look_at() {
-        // Bound and not listening: nobody else can take the port meanwhile.
+        // Bound and not listening: no other process can take the port meanwhile.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();

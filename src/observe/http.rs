@@ -1,15 +1,14 @@
 //! The daemon's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`, and a page at `/`.
 //!
-//! **Constraints.** It may be reachable by anybody on the network (the container image listens on all
-//! addresses), so nothing about it may grow: one request a connection, a fixed number of connections (`places`),
-//! a fixed time for each, a fixed buffer for headers, and no request body is ever read. What asks by a name that is
-//! not ours gets nothing (`hosts`).
+//! **Constraints.** Any client on the network may reach it (the container image listens on all addresses), so nothing
+//! may grow: one request a connection, a fixed number of connections (`places`), a fixed time for each, a fixed buffer
+//! for headers, and no request body is read. Requests with a foreign host name are refused (`hosts`).
 //!
-//! **Operation.** A scrape, a probe or a command asks once and goes, so keeping connections alive
-//! would save nothing that matters, and closing each makes two time-outs enough: one for the request, one for all.
+//! **Operation.** A scrape, a probe or a command asks once and leaves, so keeping connections alive would save little.
+//! Closing each makes two time-outs enough: one for the request, one for all.
 //!
-//! **Failure.** What a client does wrong ends its connection and is not logged. An error of accepting
-//! (no file descriptors left) is logged, at most one line in 30 s, and tried again.
+//! **Failure.** A client's error ends its connection and is not logged. An error of accepting (no file descriptors
+//! left) is logged, at most one line in 30 s, and tried again.
 
 mod handlers;
 mod hosts;
@@ -38,13 +37,13 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the request's header, which a client has ready when it connects.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What hyper takes as its smallest buffer; no request of ours needs a tenth of it.
+/// hyper's smallest buffer; our requests need less than a tenth of it.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 
 /// How long to wait before accepting again when the system refuses: descriptors come free meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the server shows.
+/// The data that the server shows.
 #[derive(Debug, Clone)]
 pub struct ServedState {
     /// The process.
@@ -57,9 +56,8 @@ pub struct ServedState {
     pub hosts: Vec<String>,
 }
 
-/// Serves until it is told to stop; then what is being answered is cut off, and it returns when the
-/// last connection is closed. Cancel safe: dropping it stops accepting, and connections end by
-/// themselves in time.
+/// Serves until it is stopped; then it interrupts running answers, and returns when the last connection is closed.
+/// Cancel safe: dropping it stops accepting, and connections end by themselves in time.
 pub async fn serve(listener: TcpListener, view: ServedState, stop: CancellationToken) {
     let router = handlers::router(view);
     let places = ConnectionPlaces::new();
@@ -68,7 +66,7 @@ pub async fn serve(listener: TcpListener, view: ServedState, stop: CancellationT
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                // Where every place is taken by one that is being answered, the connection is closed.
+                // If every place has a connection that is being answered, the new one is closed.
                 let Some(place) = places.take(peer.ip()).await else { continue };
                 let answer = answer(stream, place, router.clone());
                 let stop = stop.clone();
@@ -96,7 +94,7 @@ pub async fn serve(listener: TcpListener, view: ServedState, stop: CancellationT
     connections.wait().await;
 }
 
-/// One request, one answer. Without a request in time there is none.
+/// Answers one request, if it comes in time.
 async fn answer(stream: TcpStream, place: ConnectionPlace, router: axum::Router) {
     let gives_way = place.gives_way();
     let heard = CancellationToken::new();

@@ -19,10 +19,10 @@ const DESTINATION_SILENT_MS: u64 = 10_000;
 /// Loops come round at least once a second, so ten rounds are missing.
 const STUCK_MS: u64 = 10_000;
 
-/// Whether a route works now.
+/// Checks whether a route works now.
 ///
 /// # Errors
-/// Every reason why it does not, for an operator. A reason reads the same for as long as it lasts.
+/// Every reason why it does not, for an operator. A reason keeps its text as long as it lasts.
 pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
     if !works(status.state) {
@@ -45,15 +45,15 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-/// Whether a route in this state does its work, or could continue with it.
+/// Returns whether a route in this state does its work, or could continue with it.
 fn works(state: RouteState) -> bool {
     matches!(state, RouteState::Live | RouteState::Standby)
 }
 
-/// Whether the process itself can do what it should.
+/// Checks whether the process itself works.
 ///
 /// # Errors
-/// Every reason why it cannot.
+/// Every reason why it does not.
 pub fn daemon_ready(daemon: &DaemonStatus) -> Result<(), Vec<String>> {
     let error = daemon.state_directory_error.as_ref();
     error.map_or(Ok(()), |error| Err(vec![error.clone()]))

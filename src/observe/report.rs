@@ -1,4 +1,4 @@
-//! `/status` as data: what the daemon says of itself, and what `tidegate status` reads.
+//! `/status` as data: the daemon's report, which `tidegate status` reads.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{Board, DaemonStatus, RouteStatus};
 
-/// What does not change while the process runs.
+/// The part that does not change while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// tidegate's version.
     pub version: String,
-    /// What tells this process from another one with the same configuration.
+    /// The id of this process, to distinguish it from another with the same configuration.
     pub instance: String,
     /// When it started; milliseconds since 1970.
     pub started_unix_ms: u64,
@@ -25,7 +25,7 @@ pub struct StatusReport {
     /// The process.
     #[serde(flatten)]
     pub about: About,
-    /// What changes of the process.
+    /// The part that changes.
     #[serde(default)]
     pub daemon: DaemonStatus,
     /// Every route, by name.
@@ -33,7 +33,7 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
-    /// What the board shows now.
+    /// A report of the present board.
     #[must_use]
     pub fn new(about: &About, board: &Board) -> Self {
         let routes = board.slots().into_iter().map(|(_, slot)| slot.read()).collect();

@@ -1,15 +1,13 @@
-//! What systemd is told: when the daemon is ready, what is not live, and that its loops come round.
+//! Messages to systemd: when the daemon is ready, which routes are not live, and that its loops run.
 //!
-//! **Problem.** `Type=notify` with a watchdog must restart a daemon whose loops are stuck, and must
-//! not restart one whose Redis is away: that would throw away what it holds in memory.
+//! **Problem.** `Type=notify` with a watchdog must restart a daemon whose loops are stuck, but not one whose Redis is
+//! down: that would drop its buffered messages.
 //!
-//! **Operation.** [`Notifier`] sends single messages and is cheap to clone. [`Beat`] is asked every
-//! second; it sends `STATUS=` when that has changed, and `WATCHDOG=1` at a third of the time that
-//! systemd allows, while every loop on the board comes round ([`stuck`]). The socket and the time are
-//! handed in, so tests read their own socket and move their own clock.
+//! **Operation.** [`Notifier`] sends single messages and is cheap to clone. [`Beat`] runs every second; it sends
+//! `STATUS=` when that has changed, and `WATCHDOG=1` at a third of the time that systemd allows, while every loop on
+//! the board runs ([`stuck`]). Socket and time are arguments, so tests read their own socket and move their own clock.
 //!
-//! **Failure.** A message that cannot be sent is logged and not repeated; the next `WATCHDOG=1` makes
-//! up for a lost one.
+//! **Failure.** A message that cannot be sent is logged and not repeated; the next `WATCHDOG=1` replaces a lost one.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -35,10 +33,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// but not for longer than a worker thread may be held up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What `systemctl status` shows on one line; systemd itself cuts far later.
+/// Longest status on one line; systemd itself cuts far later.
 const MAX_STATUS_CHARS: usize = 512;
 
-/// Sends messages to the service manager, or to nobody where there is none.
+/// Sends messages to the service manager, if there is one.
 #[derive(Debug, Clone, Default)]
 pub struct Notifier(Option<Arc<Target>>);
 
@@ -52,7 +50,7 @@ impl Notifier {
     /// Sends to the socket that `$NOTIFY_SOCKET` names: a path, or `@` and an abstract name.
     ///
     /// # Errors
-    /// Where the name is neither, or there is no socket to send from.
+    /// If the name is neither, or there is no socket to send from.
     pub fn to(name: &OsStr) -> io::Result<Self> {
         let address = match name.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -69,8 +67,8 @@ impl Notifier {
         Ok(Self(Some(Arc::new(Target { socket, address }))))
     }
 
-    /// Start-up or a reload is finished. What the board shows goes out with it, so that the service manager never
-    /// shows what was true before.
+    /// Start-up or a reload is finished. The board's status goes out with it, so that the service manager never shows
+    /// an old one.
     pub fn ready(&self, board: &Board) {
         let status = status_line(board, rt::unix_ms());
         self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
@@ -108,10 +106,10 @@ fn complain(error: &io::Error) {
     tracing::warn!(event = LogCode::SystemdNotify.as_str(), %error, "cannot notify systemd; it may treat the start or reload as failed");
 }
 
-/// What systemd says in the environment of a service.
+/// systemd's variables in a service's environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    /// Where to send.
+    /// The socket's path.
     pub notify_socket: Option<OsString>,
     /// Within what time `WATCHDOG=1` must come, again and again.
     pub watchdog: Option<Duration>,
@@ -132,7 +130,7 @@ impl Environment {
         }
     }
 
-    /// A notifier for it; one that sends to nobody, with a warning, where the socket cannot be used.
+    /// A notifier for it; without a usable socket one that sends nothing, with a warning.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         let made = self.notify_socket.as_deref().map(Notifier::to).transpose();
@@ -170,8 +168,8 @@ impl Beat {
         }
     }
 
-    /// Beats until it is told to stop; keep it running through the drain, or a long one is taken for a
-    /// hang. Cancel safe.
+    /// Beats until it is stopped; keep it running through the drain, or systemd takes a long drain for a hang. Cancel
+    /// safe.
     pub async fn run(mut self, stop: CancellationToken) {
         let every = self.watchdog_every.map_or(TICK, |every| every.min(TICK)).max(Duration::from_millis(1));
         let mut tick = interval(every);
@@ -220,7 +218,7 @@ impl Beat {
     }
 }
 
-/// What runs, what is live, and what is not and why. It changes only when one of these does.
+/// The numbers of running and live routes, and why others are not live. It changes only with them.
 fn status_line(board: &Board, now_unix_ms: u64) -> String {
     let slots = board.slots();
     let unready: Vec<String> = slots
@@ -248,7 +246,7 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
         line.push_str("; ");
         line.push_str(&route);
     }
-    // A reason quotes what a server said, and a line break would begin another message to systemd.
+    // A reason quotes a server, and a line break would begin another message to systemd.
     let mut plain: String =
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_STATUS_CHARS).collect();
     if line.chars().nth(MAX_STATUS_CHARS).is_some() {

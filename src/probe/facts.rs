@@ -1,4 +1,4 @@
-//! What a server says of itself.
+//! The facts about a server, by its own answers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,9 +8,9 @@ use crate::server::{self, Class, ControlConnection, Error};
 /// Which program it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerKind {
-    /// Redis, or what says no other name.
+    /// Redis, or a server that gives no other name.
     Redis,
-    /// Valkey.
+    /// The Valkey server.
     Valkey,
     /// Dragonfly.
     Dragonfly,
@@ -46,18 +46,18 @@ impl fmt::Display for ServerVersion {
     }
 }
 
-/// What a server's disk holds.
+/// The persistence of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerStorage {
-    /// It was not told.
+    /// Not reported.
     Unknown,
-    /// The append-only file is off; whether there are snapshots was not told.
+    /// The append-only file is off; snapshots are not reported.
     NoAppendOnly,
     /// Nothing: neither append-only file nor snapshots.
     Nothing,
     /// Snapshots now and then.
     Snapshots,
-    /// The append-only file, with `appendfsync` where it was told.
+    /// The append-only file, with `appendfsync` if it was reported.
     AppendOnly(Option<String>),
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for ServerStorage {
     }
 }
 
-/// What a server says of itself; `None` is what it did not tell.
+/// The facts about a server; `None` if not reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
     /// Which program.
@@ -83,13 +83,13 @@ pub struct ServerFacts {
     pub version: Option<ServerVersion>,
     /// `standalone`, `sentinel` or `cluster`.
     pub mode: Option<String>,
-    /// Whether it is a master, and not a replica.
+    /// True if it is a master, and not a replica.
     pub master: Option<bool>,
     /// How many replicas are connected to it.
     pub replicas: Option<u32>,
     /// `maxmemory-policy`.
     pub eviction: Option<String>,
-    /// What it keeps over a restart.
+    /// The data that it keeps over a restart.
     pub storage: ServerStorage,
     /// How much of its replication stream it holds, in bytes; 0 where it holds none yet.
     pub backlog_bytes: Option<u64>,
@@ -100,7 +100,7 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
-    /// Whether XTRIM knows ACKED, which came with Redis 8.2; `None` where the version was not told.
+    /// Whether XTRIM knows ACKED, which came with Redis 8.2; `None` if the version was not reported.
     #[must_use]
     pub fn knows_acked(&self) -> Option<bool> {
         self.version.map(|version| self.kind == ServerKind::Redis && version >= ServerVersion(8, 2, 0))
@@ -143,10 +143,10 @@ impl ServerFacts {
     }
 }
 
-/// Asks a server what it is.
+/// Asks a server for its facts.
 ///
 /// # Errors
-/// Where the connection ends. A question that the server refuses leaves its facts unknown.
+/// If the connection ends. A question that the server refuses leaves its facts unknown.
 pub(super) async fn ask(connection: &mut ControlConnection) -> Result<ServerFacts, Error> {
     let info: String = optional(redis::cmd("INFO").query_async(connection).await)?;
     let mut settings = HashMap::new();
@@ -159,7 +159,7 @@ pub(super) async fn ask(connection: &mut ControlConnection) -> Result<ServerFact
     Ok(ServerFacts::read(&info, &settings))
 }
 
-/// Nothing, where the server refuses to answer.
+/// The default, if the server refuses to answer.
 fn optional<T: Default>(reply: Result<T, redis::RedisError>) -> Result<T, Error> {
     match reply.map_err(Error::from) {
         Ok(reply) => Ok(reply),

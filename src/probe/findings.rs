@@ -1,4 +1,4 @@
-//! What stands in the way of the routes, and what is a risk to them: a pure function of what was found.
+//! Obstacles and risks of the routes: a pure function of the probe's results.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::rights::{MissingRight, Rights};
 use crate::config::acl::AclRole;
 use crate::server::UNKNOWN_COMMAND;
 
-/// One thing that the operator should know.
+/// A finding for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// The routes cannot work so.
@@ -39,8 +39,8 @@ pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
     findings
 }
 
-/// The oldest version that can do what a role does. `#!lua`, with which the scripts of streams begin,
-/// came with Redis 7.0; RESP3 and channel rights that hold, with 6.2.
+/// The oldest version for a role. `#!lua`, with which the scripts of streams begin, came with Redis 7.0; RESP3 and
+/// enforced channel rights, with 6.2.
 fn oldest(kind: ServerKind, roles: &BTreeSet<AclRole>) -> Option<(ServerVersion, &'static str)> {
     let scripts = roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource);
     match kind {
@@ -90,10 +90,10 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
     }
 }
 
-/// What the session marker's script calls. A source that does not know one of these is captured all the same.
+/// The commands of the session marker's script. A source without one of these is captured all the same.
 const MARKER_SCRIPT: [&str; 4] = ["eval", "get", "set", "time"];
 
-/// Whether a command that the server does not know takes something from the routes, and does not stop them.
+/// Returns whether a command that the server does not know takes something from the routes, and does not stop them.
 fn is_dispensable(refusal: &MissingRight, roles: &BTreeSet<AclRole>) -> bool {
     let only_source =
         !roles.contains(&AclRole::CaptureDestination) && !roles.contains(&AclRole::BroadcastSource);

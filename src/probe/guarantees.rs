@@ -1,5 +1,5 @@
-//! What a route promises when something fails, and why: a pure function of its settings and of what was
-//! found at its endpoints. Nothing here is measured; it is what follows from how the route works.
+//! The guarantees of a route under failures, and the reasons: a pure function of its settings and of its endpoints'
+//! facts. Nothing here is measured; it follows from how the route works.
 //!
 //! Three things fail: tidegate itself, the source, the destination. For each there are two questions,
 //! what can be lost and what can be duplicated, with the remedy and the reasons.
@@ -7,10 +7,10 @@
 use super::facts::{ServerFacts, ServerStorage};
 use crate::config::{Capture, Durability, Mode};
 
-/// What can be lost.
+/// The messages that can be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
-    /// Nothing.
+    /// No message can be lost.
     Nothing,
     /// Messages that were published during a recorded gap.
     InsideGap,
@@ -25,10 +25,10 @@ pub enum Missed {
     Acknowledged,
 }
 
-/// What can be duplicated.
+/// The messages that can be duplicated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeated {
-    /// Nothing.
+    /// No message can be duplicated.
     Nothing,
     /// Messages that were published and not answered: a few batches.
     Unanswered,
@@ -36,20 +36,20 @@ pub enum Repeated {
     SinceCursor,
 }
 
-/// What is promised when one thing fails.
+/// The promise for one failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promise {
-    /// What can be lost.
+    /// The messages that can be lost.
     pub missed: Missed,
-    /// What can be duplicated.
+    /// The messages that can be duplicated.
     pub repeated: Repeated,
-    /// What the operator can change to avoid it.
+    /// The operator's remedy.
     pub remedy: Option<&'static str>,
     /// Why, one sentence a reason.
     pub because: Vec<String>,
 }
 
-/// What a route promises.
+/// The promises of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guarantee {
     /// When tidegate restarts, however it ended.
@@ -60,8 +60,8 @@ pub struct Guarantee {
     pub destination_failover: Promise,
 }
 
-/// What a capture promises, with what was found at its destination, if that was reached. `durability` is
-/// the destination's option.
+/// The promises of a capture, with its destination's facts, if that was reached. `durability` is the destination's
+/// option.
 #[must_use]
 pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&ServerFacts>) -> Guarantee {
     let promise = |missed: Missed, remedy: Option<&'static str>, reason: &str| Promise {
@@ -102,7 +102,7 @@ pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&
     Guarantee { restart, source_failover, destination_failover: stored(durability, loses(destination)) }
 }
 
-/// What a capture promises when its destination fails over or restarts.
+/// A capture's promise for a failover or restart of its destination.
 fn stored(durability: Durability, lost: ServerLoss) -> Promise {
     let (kept, missed) = match durability {
         _ if !lost.anything => ("tidegate keeps messages until they are durable", Missed::Nothing),
@@ -144,14 +144,14 @@ fn stored(durability: Durability, lost: ServerLoss) -> Promise {
     }
 }
 
-/// What every promise of a broadcast rests on.
+/// The base of every promise of a broadcast.
 const WAITS: &str = "entries that are added meanwhile stay in the stream, unless they are trimmed";
 
-/// What subscribers of another server can do about duplicates.
+/// The remedy for duplicates at subscribers of another server.
 const BY_ID: &str = "set envelope = \"json\", and let subscribers drop ids that they have seen";
 
-/// What a broadcast promises about publishing. `one_server` says that stream and channel are on the same server; `source`
-/// is what was found at the stream's server, if that was reached.
+/// A broadcast's promise for publishing. `one_server`: stream and channel are on the same server. `source` are the
+/// facts of the stream's server, if it was reached.
 #[must_use]
 pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee {
     let lost = loses(source);
@@ -200,7 +200,7 @@ pub fn of_broadcast(one_server: bool, source: Option<&ServerFacts>) -> Guarantee
     }
 }
 
-/// What a server can lose of what it has acknowledged.
+/// The acknowledged data that a server can lose.
 struct ServerLoss {
     anything: bool,
     /// When it starts again.

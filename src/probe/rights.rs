@@ -1,4 +1,4 @@
-//! Whether a user may do what the routes need, tried without doing it.
+//! Whether a user has the rights that the routes need, tried without executing anything.
 //!
 //! A server checks a command's rights when it queues it inside `MULTI`, keys and channels included, and
 //! executes nothing before `EXEC`. So each command is queued there with the names that the routes use,
@@ -6,8 +6,8 @@
 //! any user may call it. The same place tells that the server refuses writes now: memory is full, it is
 //! a replica, too few replicas are there.
 //!
-//! What is not known before an event comes is not tried: streams and channels whose names come from a
-//! template. Their commands are tried on the route's own keys.
+//! Names that are only known when an event comes are not tried: streams and channels of a template. Their commands are
+//! tried on the route's own keys.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::server::{ControlConnection, Error, NO_PERMISSION};
 /// No script has this hash, and none runs anyway.
 const NO_HASH: &str = "0000000000000000000000000000000000000000";
 
-/// What a command is tried on.
+/// The key or channel of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Object {
     Nothing,
@@ -44,24 +44,24 @@ impl fmt::Display for Trial {
     }
 }
 
-/// What a server does not let a user do.
+/// A right that a user lacks.
 #[derive(Debug)]
 pub struct MissingRight {
-    /// What was tried.
+    /// The command.
     pub trial: Trial,
-    /// What the server said.
+    /// The server's error.
     pub error: Error,
 }
 
 impl MissingRight {
-    /// Whether a right is missing; else the server refuses such commands now to every user.
+    /// Returns whether a right is missing; else the server refuses such commands now to every user.
     #[must_use]
     pub fn is_missing_right(&self) -> bool {
         self.error.code() == Some(NO_PERMISSION)
     }
 }
 
-/// What a server lets a user do.
+/// The rights of a user.
 #[derive(Debug)]
 pub enum Rights {
     /// Each right was tried; these were refused.
@@ -70,7 +70,7 @@ pub enum Rights {
     Untried(Error),
 }
 
-/// What the routes do on an endpoint, one command for each right and name.
+/// The commands of the routes on an endpoint, one for each right and name.
 #[must_use]
 pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
     let mut trials = Trials { prefix: &endpoint.key_prefix, found: Vec::new() };
@@ -262,10 +262,11 @@ impl Trials<'_> {
 /// older server would begin to send its data.
 const PSYNC: &str = "psync";
 
-/// Tries each, PSYNC only where that is harmless. Afterwards the connection must be dropped, which discards what is queued.
+/// Tries each, PSYNC only if that is harmless. The connection must be dropped afterwards: that discards the queued
+/// commands.
 ///
 /// # Errors
-/// Where the connection ends.
+/// If the connection ends.
 pub(super) async fn attempt(
     connection: &mut ControlConnection,
     trials: &[Trial],
@@ -341,7 +342,7 @@ mod tests {
             assert_eq!(users.len(), count);
             for user in users {
                 let mut granted: BTreeSet<&str> = user.commands().into_iter().collect();
-                // What looks and what begins the transaction; they are sent themselves.
+                // The commands that ask for facts and begin the transaction; they are sent themselves.
                 assert!(granted.remove("info") && granted.remove("multi"));
                 let tried = user.endpoints.iter().flat_map(|name| trials(&config, &config.redis[name]));
                 let tried: BTreeSet<&str> = tried.map(|trial| trial.right).collect();

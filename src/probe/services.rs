@@ -1,16 +1,16 @@
-//! Managed services, by the host names that they give their servers. What a proxy in front of a server changes cannot be
-//! asked for: such a server says that it is a single one. So this is what the services' own documentation says.
+//! Managed services, by the host names of their servers. The changes by a proxy in front of a server cannot be asked:
+//! such a server claims to be standalone. So this is from the services' own documentation.
 
 use crate::config::{Address, Endpoint};
 
-/// A service, and what is to be known of it beside what the server says itself.
+/// A service, and the facts that its server does not report.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ManagedService {
-    /// Its name.
+    /// The service's name.
     pub name: &'static str,
-    /// What that means for the routes.
+    /// The consequence for the routes.
     pub note: &'static str,
-    /// What the host name contains, and what it ends with.
+    /// Parts of the host name: in it, and at its end.
     host: (&'static str, &'static str),
 }
 

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt.
+//! The pause before the next attempt.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ impl Backoff {
         span.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// How often it has failed in a row.
+    /// Number of failures in a row.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// It worked.
+    /// Resets the count after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -18,34 +18,34 @@ use super::socket::Socket;
 use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
 use credentials::{Credentials, user_of};
 
-/// Connects to an endpoint: socket, TLS where it is configured, RESP3, user, client name, database; everything within the
-/// endpoint's connect timeout. `role` becomes part of the name that CLIENT LIST shows.
+/// Connects to an endpoint: socket, TLS if configured, RESP3, user, client name, database; all of it within the
+/// endpoint's connect timeout. `role` becomes part of the name in CLIENT LIST.
 ///
-/// RESP3, because there a message is told apart from a reply by its first byte, and a subscribed
-/// connection may still run commands. Every server that tidegate supports speaks it (Redis 6.0).
+/// RESP3, because the first byte distinguishes a message from a reply, and a subscribed connection may still run
+/// commands. Every server that tidegate supports speaks it (Redis 6.0).
 ///
-/// Of several servers the one is used that is the master, see `discovery`.
+/// If several addresses are configured, connects to the master, see `discovery`.
 ///
 /// Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the server does not answer in time, or refuses; of several addresses, where none is the master (what
-/// the last one of them said), or where more than one says that it is.
+/// If the server does not answer in time, or refuses. With several addresses: if none is the master (the last one's
+/// error), or if more than one claims to be.
 pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     discovery::connect(endpoint, role).await
 }
 
-/// Connects as [`connect`] does, to publish: a replica takes PUBLISH as a master does, and the message reaches none of
+/// Connects as [`connect`] does, to publish. A replica accepts PUBLISH as a master does, but the message does not reach
 /// the master's subscribers.
 ///
 /// # Errors
-/// As [`connect`]; and where the server is a replica.
+/// As [`connect`]; and if the server is a replica.
 pub async fn connect_to_publish(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     let connection = connect(endpoint, role).await?;
     if connection.is_replica { Err(Error::replica()) } else { Ok(connection) }
 }
 
-/// What a server is among those of its deployment.
+/// A server's role in its deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// It takes writes.
@@ -57,7 +57,7 @@ pub enum Role {
 /// Connects to one address of an endpoint, whatever its role. Cancel safe.
 ///
 /// # Errors
-/// Where the server does not answer within the endpoint's connect timeout, or refuses.
+/// If the server does not answer within the endpoint's connect timeout, or refuses.
 pub async fn connect_at(
     endpoint: &Endpoint,
     address: &Address,
@@ -90,7 +90,7 @@ pub async fn connect_at(
 /// Connects to a sentinel. Cancel safe.
 ///
 /// # Errors
-/// As [`connect_at`]; and where the server is none.
+/// As [`connect_at`]; and if the server is none.
 pub(super) async fn connect_to_sentinel(
     sentinels: &Endpoint,
     address: &Address,
@@ -100,7 +100,7 @@ pub(super) async fn connect_to_sentinel(
     let greeted = timeout_at(until, handshake(sentinels, address, SENTINEL, until));
     let greeted = greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")));
     let (connection, hello) = greeted.map_err(|error| match error {
-        // Its url is not what says whether a sentinel speaks TLS.
+        // The endpoint's url does not decide whether a sentinel uses TLS.
         Error::Unanswered => Error::Sentinel(error.to_string(), Some(TLS_OF_SENTINELS)),
         error => error,
     })?;
@@ -114,7 +114,7 @@ pub(super) async fn connect_to_sentinel(
 const SENTINEL: &str = "sentinel";
 const TLS_OF_SENTINELS: &str = "if this sentinel expects TLS, add `tls` to the table sentinel";
 
-/// Up to the reply to HELLO, which it gives.
+/// Performs the handshake up to the reply to HELLO, and returns that reply.
 async fn handshake(
     endpoint: &Endpoint,
     address: &Address,
@@ -150,7 +150,7 @@ async fn handshake(
     Ok((connection, answer))
 }
 
-/// Asks a part of the handshake: nothing that the server says there is passed on as it is.
+/// Sends a part of the handshake. Error texts of the server are not passed on.
 async fn greet(
     connection: &mut Connection,
     deadline: Duration,
@@ -172,8 +172,8 @@ async fn unknown_user(mut connection: Connection, deadline: Duration, refused: E
     }
 }
 
-/// Refuses what is no single server. A node of a cluster hands on what is published elsewhere over links that may
-/// break, and what they lose nothing tells; a sentinel holds no data.
+/// Refuses a server that is not standalone. A cluster node forwards messages over links that may break, which loses
+/// them without a trace; a sentinel holds no data.
 fn refuse_mode(hello: &Value) -> Result<(), Error> {
     let why = match mode_in(hello) {
         Some(b"cluster") => "this is a node of a Redis Cluster, which this version does not support",
@@ -189,7 +189,7 @@ fn mode_in(hello: &Value) -> Option<&[u8]> {
     field(hello, b"mode").and_then(Value::bytes)
 }
 
-/// The role in HELLO's reply; `None` where it is no such reply.
+/// The role in HELLO's reply; `None` if it is another reply.
 #[must_use]
 pub fn role_in(hello: &Value) -> Option<Role> {
     hello.elements()?;
@@ -204,7 +204,7 @@ fn major_version_in(hello: &Value) -> Option<u32> {
     std::str::from_utf8(version).ok()?.split('.').next()?.parse().ok()
 }
 
-/// One field of HELLO's reply.
+/// A field of HELLO's reply.
 fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     let mut pairs = hello.elements()?.chunks_exact(2);
     pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
@@ -229,7 +229,7 @@ pub(super) fn read_file(path: &Path) -> Result<Secret, Error> {
     Ok(secret)
 }
 
-/// What kind of reply it was, for an error: never its content.
+/// The kind of a reply, for an error: never its content.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

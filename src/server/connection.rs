@@ -27,17 +27,17 @@ impl From<resp::ProtocolError> for Error {
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
-    /// What came.
+    /// The received bytes.
     pub reader: Reader,
     out: Vec<u8>,
     written: usize,
-    /// The password, where it may change while the connection is open.
+    /// The password's file, if the password may change while the connection is open.
     pub(super) credentials: Option<Credentials>,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
     pub major_version: Option<u32>,
-    /// Whether it greeted as a replica.
+    /// True if it greeted as a replica.
     pub is_replica: bool,
-    /// Where sentinels know the master: ends the connection once they report another one.
+    /// Ends the connection once sentinels report another master.
     pub(super) master: Option<MasterTicket>,
 }
 
@@ -55,18 +55,18 @@ impl Connection {
         }
     }
 
-    /// A connection over a socket of this process, for what is fuzzed.
+    /// A connection over a socket of this process, for fuzzing.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn over(socket: tokio::net::UnixStream) -> Self {
         Self::new(Socket::Unix(socket))
     }
 
-    /// Where commands are appended that [`Self::poll_flush`] sends, in order.
+    /// The buffer of commands that [`Self::poll_flush`] sends, in order.
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
     }
 
-    /// Takes commands that are to be sent, and leaves `commands` empty. Copies only where others wait already.
+    /// Takes commands to send, and leaves `commands` empty. Copies only if others wait already.
     pub fn send(&mut self, commands: &mut Vec<u8>) {
         if self.out.is_empty() {
             std::mem::swap(&mut self.out, commands);
@@ -87,12 +87,12 @@ impl Connection {
         self.reader.held_bytes() + self.out.capacity()
     }
 
-    /// From now on nothing is sent but what the owner sends: the connection brings no replies any more.
+    /// From now on only the owner's bytes are sent: the connection brings no replies any more.
     pub fn end_commands(&mut self) {
         self.credentials = None;
     }
 
-    /// Logs in again where the password has changed. Only between two commands.
+    /// Logs in again if the password has changed. Only between two commands.
     fn reauthenticate(&mut self) {
         let Some(credentials) = &mut self.credentials else { return };
         if let Some(accepted) = self.reader.take_login() {
@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// Lets what comes wait unwatched until somebody reads or writes.
+    /// Lets received bytes wait unwatched until the next read or write.
     pub fn rest(&mut self) {
         self.socket.rest();
     }
@@ -112,7 +112,7 @@ impl Connection {
     /// Reads what there is; ready with a count above zero.
     ///
     /// # Errors
-    /// Where the connection has ended, or sentinels report another master.
+    /// If the connection has ended, or sentinels report another master.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if self.credentials.is_some() {
             self.reauthenticate();
@@ -137,10 +137,10 @@ impl Connection {
         Poll::Ready(Ok(count))
     }
 
-    /// Sends what waits; ready once nothing does.
+    /// Sends waiting bytes; ready once none wait.
     ///
     /// # Errors
-    /// Where the connection has ended; what was sent of a command before that is unknown.
+    /// If the connection has ended; it is unknown how much of a command was sent before.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.written < self.out.len() {
             let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
@@ -161,13 +161,13 @@ impl Connection {
     /// Reads more bytes, sending what waits meanwhile. Cancel safe: nothing read is lost.
     ///
     /// # Errors
-    /// Where the connection has ended.
+    /// If the connection has ended.
     pub async fn fill(&mut self) -> Result<usize, Error> {
         poll_fn(|cx| {
             if self.unsent_bytes() > 0
                 && let Poll::Ready(Err(error)) = self.poll_flush(cx)
             {
-                // Why the other side closed may stand in what it sent last.
+                // The last received bytes may tell why the other side closed.
                 return match self.poll_fill(cx) {
                     Poll::Ready(Err(said @ Error::Tls(_))) => Poll::Ready(Err(said)),
                     _ => Poll::Ready(Err(error)),
@@ -178,10 +178,10 @@ impl Connection {
         .await
     }
 
-    /// The next reply, sending what waits meanwhile; an error reply is a value here. Cancel safe.
+    /// The next reply, sending waiting bytes meanwhile; an error reply is a value here. Cancel safe.
     ///
     /// # Errors
-    /// Where the connection has ended or sent what is no RESP.
+    /// If the connection has ended or the bytes are not RESP.
     pub async fn reply(&mut self) -> Result<Value, Error> {
         loop {
             if let Some(value) = self.reader.next_value()? {
@@ -191,10 +191,11 @@ impl Connection {
         }
     }
 
-    /// Sends one command and waits for its reply, where nothing else is under way. Not cancel safe:
-    /// a dropped future leaves a reply behind that belongs to nobody.
+    /// Sends one command and waits for its reply; nothing else may be under way. Not cancel safe: a dropped future
+    /// leaves a reply without a reader.
     ///
     /// # Errors
+    /// As [`Self::reply`]; an error reply is an error; no reply within `deadline` is one too.
     /// As [`Self::reply`]; an error reply is an error; nothing within `deadline` is one too.
     pub async fn ask(
         &mut self,

@@ -1,8 +1,8 @@
-//! Commands that are not hot: looking at a server, housekeeping, commands of the command line.
+//! Commands that are not hot: probing a server, housekeeping, commands of the command line.
 //!
 //! The redis crate builds the commands and turns replies into Rust's types. Its own connection is not used, since its
-//! parser believes any length that a server announces: [`ControlConnection`] brings the replies, read by the bounded reader that
-//! reads everything else.
+//! parser believes any length that a server announces. [`ControlConnection`] brings the replies, through the bounded
+//! reader that is used everywhere.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::config::Endpoint;
 #[derive(Debug)]
 pub struct ControlConnection {
     connection: Connection,
-    /// How long one reply may take.
+    /// Longest time for one reply.
     deadline: Duration,
     /// The database that is selected.
     database: u32,

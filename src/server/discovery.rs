@@ -1,4 +1,4 @@
-//! Which server of a deployment is the master: by what the servers say themselves, or by what sentinels say.
+//! Finds the master of a deployment: by the servers' own answers, or by sentinels.
 
 mod listed;
 pub(super) mod sentinel;
@@ -12,11 +12,11 @@ use super::connection::Connection;
 use super::error::Error;
 use crate::config::{Address, Endpoint, Servers};
 
-/// Connects to the server of an endpoint that is to be used: its only one, or its master. Cancel safe.
+/// Connects to the server of an endpoint: its only one, or its master. Cancel safe.
 ///
 /// # Errors
-/// Where the server does not answer in time, or refuses; where none of several is the master, or more than one says that
-/// it is; where no sentinel knows it.
+/// If the server does not answer in time, or refuses; if none of several is the master, or more than one claims to be;
+/// if no sentinel knows it.
 pub(super) async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
     match &endpoint.servers {
         Servers::One(address) => Ok(connect_at(endpoint, address, role).await?.0),
@@ -25,10 +25,10 @@ pub(super) async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connectio
     }
 }
 
-/// Where servers of an endpoint are: those of the configuration, or the master that sentinels know. Cancel safe.
+/// The addresses of an endpoint's servers: those of the configuration, or the sentinels' master. Cancel safe.
 ///
 /// # Errors
-/// Where no sentinel knows the master.
+/// If no sentinel knows the master.
 pub(crate) async fn known_addresses(endpoint: &Endpoint) -> Result<Vec<Address>, Error> {
     match &endpoint.servers {
         Servers::Sentinel(sentinels) => Ok(vec![sentinel::master(endpoint, sentinels).await?]),

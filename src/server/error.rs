@@ -1,4 +1,4 @@
-//! What went wrong with a server, classed by what the caller does next.
+//! Errors of a server, classed by the caller's next step.
 
 use std::error::Error as _;
 use std::fmt;
@@ -15,13 +15,13 @@ use super::tls::{self, TlsFailure};
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
 pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 
-/// How long what [`Class::Park`] stopped waits before it tries again.
+/// Retry interval after an error of [`Class::Park`].
 pub(crate) const BLOCKED_RETRY: Duration = Duration::from_secs(30);
 
-/// The code of an error reply to what the user may not do.
+/// The code of an error reply for a missing right.
 pub(crate) const NO_PERMISSION: &str = "NOPERM";
 
-/// What the caller does next. An error that nobody knows is [`Class::Retry`]: visibly, with backoff.
+/// The caller's next step. An unknown error is [`Class::Retry`]: visibly, with backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Connect or ask again after a while; a password is read anew at every connect.
@@ -53,7 +53,7 @@ pub enum Error {
     /// The network, or the server's end of it.
     #[error("{0}")]
     Io(io::Error),
-    /// A side does not accept the other's certificate, or what was made of our files.
+    /// A side does not accept the other's certificate, or our files.
     #[error("{0}")]
     Tls(TlsFailure),
     /// The connection ended before the server said anything.
@@ -65,7 +65,7 @@ pub enum Error {
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// What came is not RESP, or larger than can be right, or no answer to what was asked.
+    /// The bytes are not RESP, or too large, or not an answer to the command.
     #[error("the server sent an invalid reply: {0}")]
     Protocol(String),
     /// An error reply: its code and its text.
@@ -74,10 +74,10 @@ pub enum Error {
     /// None of the servers can be used in its role now; why.
     #[error("{0}")]
     NotUsable(String),
-    /// The server works, but its data does not allow the route to continue; the text says what to do.
+    /// The server works, but its data does not allow the route to continue; the text names the remedy.
     #[error("{0}")]
     Refused(String),
-    /// Several addresses of one deployment say that they are the master, and nothing tells which is.
+    /// Several addresses of one deployment claim to be the master, and nothing decides between them.
     #[error("two addresses report that they are the master: {0}")]
     SeveralMasters(String),
     /// The sentinels do not say which server is the master: why, and what can be done.
@@ -91,14 +91,13 @@ pub enum Error {
     Secret {
         /// Which file.
         path: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Error {
-    /// An error reply as it came, without its `-`: made harmless, and without what it quotes where it may quote what
-    /// was sent.
+    /// An error reply without its `-`: made harmless, and without quotes of sent data.
     #[must_use]
     pub fn reply(text: &[u8]) -> Self {
         if let Some(rest) = unknown_command(text) {
@@ -113,13 +112,13 @@ impl Error {
         Self::Reply(redacted(text))
     }
 
-    /// A reply came to no command: what follows it cannot be told apart either.
+    /// A reply without a command: the replies after it cannot be attributed either.
     #[must_use]
     pub(crate) fn unasked() -> Self {
         Self::Protocol("a reply came without a request".to_owned())
     }
 
-    /// What a master would not be: the class is that of a write which a replica refuses.
+    /// The server is a replica and cannot be written: the class of a refused write.
     #[must_use]
     pub(crate) fn replica() -> Self {
         Self::Reply(
@@ -128,8 +127,7 @@ impl Error {
         )
     }
 
-    /// An error reply to a part of the handshake. A server may quote there what it was sent, and that is the password:
-    /// of its text only the code is kept, where that is one of Redis' own.
+    /// An error reply to a part of the handshake. It can quote the password, so only a known error code is kept.
     #[must_use]
     pub(super) fn of_handshake(self, doing: &str) -> Self {
         let Self::Reply(text) = &self else { return self };
@@ -141,7 +139,7 @@ impl Error {
         Self::Reply(format!("{code} {meaning}, {doing}"))
     }
 
-    /// Whether the other side ended the connection, in order or not.
+    /// Returns whether the other side ended the connection, orderly or not.
     pub(super) fn is_end(&self) -> bool {
         match self {
             Self::Closed => true,
@@ -150,7 +148,7 @@ impl Error {
         }
     }
 
-    /// Whether it is to be expected while a failover is under way.
+    /// Returns whether it is expected during a failover.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Io(_) | Self::Unanswered | Self::Timeout(..) | Self::Closed | Self::Sentinel(..) => true,
@@ -167,7 +165,7 @@ impl Error {
         }
     }
 
-    /// What the caller does next. By the code, never by the text.
+    /// The caller's next step, by the code, never by the text.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -183,12 +181,12 @@ impl Error {
             }
             Some("NOSCRIPT" | "NOGROUP") => Class::Repair,
             Some("WRONGTYPE" | NO_PERMISSION | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Park,
-            // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and what is unknown.
+            // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and unknown codes.
             Some(_) => Class::Retry,
         }
     }
 
-    /// What the operator can do about it, if there is something to say.
+    /// Advice to the operator, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -222,13 +220,14 @@ impl Error {
         })
     }
 
-    /// The message, with what the operator can do about it.
+    /// The message, with advice to the operator.
     #[must_use]
     pub fn with_hint(&self) -> String {
         hinted(self, self.hint())
     }
 
-    /// As [`Error::hint`], for a command that an operator runs by hand: its user needs other rights than the routes'.
+    /// As [`Error::hint`], for a command that an operator runs by hand: its user needs other rights than the routes'
+    /// user.
     pub(crate) fn hint_for_operator(&self) -> Option<&'static str> {
         match self.code() {
             Some(NO_PERMISSION) => {
@@ -239,7 +238,7 @@ impl Error {
     }
 }
 
-/// What the server says where it refuses during the handshake.
+/// Known refusals during the handshake.
 const HANDSHAKE_CODES: [(&str, &str); 7] = [
     ("WRONGPASS", "the server does not accept this user with this password"),
     ("NOAUTH", "the server requires a user and a password"),
@@ -250,9 +249,9 @@ const HANDSHAKE_CODES: [(&str, &str); 7] = [
     ("BUSY", "the server is busy with a script"),
 ];
 
-/// What a server says where the user of a script may not do what the script does. It has no code of its own there, while
-/// the same refusal outside a script is a [`NO_PERMISSION`]. Redis 6.2 and 7.0 say the first, the former behind the place in
-/// the script. Later versions and Valkey say the second.
+/// Text of a refused right inside a script. It has no code there; the same refusal outside a script is a
+/// [`NO_PERMISSION`]. Redis 6.2 and 7.0 write the first text, the former behind the place in the script. Later versions
+/// and Valkey write the second.
 fn refused_in_script(text: &[u8]) -> Option<&[u8]> {
     const WORDS: [&[u8]; 2] = [b"The user executing the script can't ", b"ACL failure in script: "];
     let text = text.strip_prefix(b"ERR ")?;
@@ -262,8 +261,8 @@ fn refused_in_script(text: &[u8]) -> Option<&[u8]> {
     WORDS.iter().any(|words| text.starts_with(words)).then_some(text)
 }
 
-/// What follows the words by which a server says that it does not know a command. The text decides here, since there
-/// is no code; what tidegate does next is decided by the code that is put in its place.
+/// The text after the server's words for an unknown command. The text decides, since there is no code; tidegate then
+/// decides by the code that replaces it.
 fn unknown_command(text: &[u8]) -> Option<&[u8]> {
     const WORDS: [&[u8]; 5] = [
         b"ERR unknown command",
@@ -275,8 +274,7 @@ fn unknown_command(text: &[u8]) -> Option<&[u8]> {
     WORDS.iter().find_map(|words| text.strip_prefix(*words))
 }
 
-/// The command's name, which stands in quotes first. Names are letters, so nothing else can come along; a payload or
-/// a password never stands there.
+/// The quoted name of the command, which comes first. Names are letters, so no payload or password can be part of it.
 fn command_name(rest: &[u8]) -> Option<String> {
     let quoted = rest.trim_ascii_start();
     let (quote, rest) = quoted.split_first().filter(|(quote, _)| matches!(quote, b'\'' | b'`'))?;
@@ -285,7 +283,7 @@ fn command_name(rest: &[u8]) -> Option<String> {
     COMMANDS.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|known| (*known).to_owned())
 }
 
-/// The commands whose name is passed on where a server does not know them: those that tidegate sends by themselves.
+/// Commands whose name is kept in such an error: those that tidegate sends by itself.
 const COMMANDS: [&str; 46] = [
     "ACL",
     "AUTH",
@@ -335,15 +333,15 @@ const COMMANDS: [&str; 46] = [
     "XTRIM",
 ];
 
-/// A message, with what the operator can do about it.
+/// A message, with advice to the operator.
 pub(crate) fn hinted(message: &impl fmt::Display, hint: Option<&str>) -> String {
     hint.map_or_else(|| message.to_string(), |hint| format!("{message} ({hint})"))
 }
 
-/// How the redis crate keeps an error that is not its own.
+/// The redis crate's form of a foreign error.
 type Kept = Arc<dyn std::error::Error + Send + Sync>;
 
-/// How an error of ours goes through the redis crate's own type and back.
+/// Passes an error of ours through the redis crate's own type and back.
 impl From<Error> for redis::RedisError {
     fn from(error: Error) -> Self {
         let kind = match &error {
@@ -360,11 +358,11 @@ impl From<Error> for redis::RedisError {
 }
 
 impl From<io::Error> for Error {
-    /// What TLS says comes inside an error of the socket.
+    /// TLS errors come inside an error of the socket.
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(inner) => Self::Tls(TlsFailure::from(inner)),
-            // Under TLS, where a server ends without saying so.
+            // Under TLS, if a server closes without a notification.
             None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
             None => Self::Io(error),
         }
@@ -374,10 +372,10 @@ impl From<io::Error> for Error {
 impl From<redis::RedisError> for Error {
     fn from(error: redis::RedisError) -> Self {
         if let Some(code) = error.code() {
-            // The crate keeps code and detail of an error reply apart; together they are what the server sent.
+            // The crate separates code and detail of an error reply; together they are the server's text.
             return Self::reply(format!("{code} {}", error.detail().unwrap_or_default()).as_bytes());
         }
-        // What went in comes out of the pointer that the crate keeps it in.
+        // The crate returns the original behind its pointer.
         let kept = error.source().and_then(|source| source.downcast_ref::<Kept>());
         let ours = kept.and_then(|kept| kept.downcast_ref::<io::Error>());
         match ours.and_then(|error| error.get_ref()?.downcast_ref::<Self>()) {
@@ -385,7 +383,7 @@ impl From<redis::RedisError> for Error {
             Some(Self::Closed) => Self::Closed,
             Some(Self::Protocol(what)) => Self::Protocol(what.clone()),
             Some(other) => Self::Io(io::Error::other(other.to_string())),
-            // The crate's own words quote what came, a payload perhaps.
+            // The crate's own text quotes the data, which may be a payload.
             None => Self::Protocol("a reply has an unexpected type".to_owned()),
         }
     }

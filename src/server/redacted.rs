@@ -1,9 +1,8 @@
-//! What a server said, before it becomes part of an error, a log line or a status: the one place where text of a
-//! server enters.
+//! Makes a server's text safe for an error, a log line or a status: the only place where text of a server enters.
 //!
-//! A server may be hostile, broken, or quote what it was sent. So its text is cut to a bound, cannot steer a
-//! terminal or forge a log line, and holds none of the passwords that were sent. The last is a second wall: where
-//! a text is known to quote what it was sent (the handshake, an unknown command), nothing of it is passed on at all.
+//! A server may be hostile, broken, or quote sent data. So its text is cut to a bound, cannot steer a terminal or forge
+//! a log line, and contains none of the sent passwords. The last is a second barrier: if a text is known to quote sent
+//! data (the handshake, an unknown command), nothing of it is passed on.
 
 use std::collections::VecDeque;
 use std::sync::{PoisonError, RwLock};
@@ -18,15 +17,15 @@ const MAX_CHARACTERS: usize = 400;
 /// Passwords that are remembered: more than a process has endpoints, with room for those that changed.
 const MAX_SECRETS: usize = 256;
 
-/// A shorter password is not cut out: it would stand in every other word, and each cut would show it.
+/// A shorter password is not cut out: many words contain it, and each cut would reveal it.
 const LEAST_SECRET_BYTES: usize = 4;
 
-/// What stands in a password's place.
+/// The replacement of a password.
 const CUT: &[u8] = b"(secret)";
 
 static SECRETS: RwLock<VecDeque<Box<[u8]>>> = RwLock::new(VecDeque::new());
 
-/// Remembers a password, so that it is cut out of all that a server says from now on.
+/// Remembers a password, so that it is cut out of a server's later texts.
 pub(super) fn remember(secret: &str) {
     if secret.len() < LEAST_SECRET_BYTES {
         return;

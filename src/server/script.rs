@@ -11,7 +11,7 @@ use super::resp::Value;
 pub struct Script {
     /// The name of its file, for errors.
     pub name: &'static str,
-    /// Its text.
+    /// The source text.
     pub source: &'static str,
 }
 
@@ -34,7 +34,7 @@ impl Script {
         path.split_at(start).1
     }
 
-    /// The script answered something that it never says.
+    /// The error for a reply that the script never gives.
     pub(crate) fn invalid_reply(&self) -> Error {
         Error::Protocol(format!("the reply to {} is not valid", self.name))
     }
@@ -43,13 +43,13 @@ impl Script {
 /// The hash under which a server knows a script: 40 hexadecimal digits.
 pub type Hash = [u8; 40];
 
-/// Scripts say with `#!lua flags=…` what they do, which servers know since Redis 7.0, and every Valkey.
+/// Scripts declare their flags by `#!lua flags=…`, which servers know since Redis 7.0, and every Valkey.
 const FLAGS_SINCE: u32 = 7;
 
-/// Whether the server knows what scripts say of themselves.
+/// Checks whether the server knows the flags of scripts.
 ///
 /// # Errors
-/// It is too old, in words. Its own would be a syntax error.
+/// It is too old, in words. The server's own error would be a syntax error.
 pub fn can_run_scripts(connection: &Connection) -> Result<(), Error> {
     if let Some(major) = connection.major_version
         && major < FLAGS_SINCE
@@ -66,7 +66,7 @@ pub fn can_run_scripts(connection: &Connection) -> Result<(), Error> {
 /// the repair.
 ///
 /// # Errors
-/// Where the connection fails, or the server refuses (no right), or is too old.
+/// If the connection fails, or the server refuses (no right), or is too old.
 pub async fn load_script(
     connection: &mut Connection,
     script: Script,

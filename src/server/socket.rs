@@ -18,17 +18,17 @@ use super::error::Error;
 use super::tls;
 use crate::config::{Address, Endpoint};
 
-/// When the kernel starts to ask whether a silent peer is still there.
+/// Silence after which the kernel probes a peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-/// How often it asks again.
+/// Interval of the kernel's probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long sent bytes may stay unacknowledged before the kernel ends the connection. Heartbeats
-/// notice a dead peer earlier; this frees the socket and what is queued in it.
+/// How long sent bytes may stay unacknowledged before the kernel ends the connection. Heartbeats notice a dead peer
+/// earlier; this frees the socket and its queued bytes.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often a resting socket is read before it is watched again: enough for what its buffer holds. Such a read
-/// takes nothing of the task's budget, so without a bound a task that always finds something would never yield, and
-/// its other connections, whose budget is used up, would seem to bring nothing.
+/// Number of reads of a resting socket before it is watched again: enough for the content of its buffer. Such a read
+/// does not use the task's budget. Without a bound, a task that always finds something would never yield, and its other
+/// connections, whose budget is used up, would seem silent.
 const UNWATCHED_READS: u8 = 4;
 
 /// A connected byte stream.
@@ -37,7 +37,7 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Nobody waits for what comes, see [`Socket::rest`]; and how many reads are left before it is watched.
+    /// Unwatched, see [`Socket::rest`]; and how many reads are left before it is watched.
     Resting(Resting, u8),
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Resting {
 }
 
 impl Socket {
-    /// Connects to one address of an endpoint, and encrypts where TLS is configured; the handshake must be done by `until`.
+    /// Connects to one address of an endpoint, and encrypts if TLS is configured; the handshake must end by `until`.
     /// Cancel safe: a dropped future leaves nothing behind.
     pub(super) async fn open(endpoint: &Endpoint, address: &Address, until: Instant) -> Result<Self, Error> {
         match address {
@@ -76,16 +76,16 @@ impl Socket {
 }
 
 impl Socket {
-    /// Whether what was written still waits to be sent: TLS encrypts into a buffer of its own.
+    /// Returns whether written bytes still wait to be sent: TLS encrypts into a buffer of its own.
     pub(super) fn is_unsent(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
     }
 
-    /// Stops watching: whatever comes then wakes nobody, while a watched socket wakes the runtime with every
-    /// packet, read or not. Watching begins again with a write, and with a read that finds nothing or is
-    /// one of too many. TLS stays watched: what it reads is not what was sent.
+    /// Stops watching: arriving bytes do not wake the task, while a watched socket wakes the runtime with every packet,
+    /// read or not. Watching begins again with a write, and with a read that finds nothing or is one of too many. TLS
+    /// stays watched: its reads are not the bytes sent.
     pub(crate) fn rest(&mut self) {
-        // What stands there meanwhile is never seen.
+        // Bytes that arrive meanwhile are not seen.
         let watched =
             std::mem::replace(self, Self::Resting(Resting::Broken(io::ErrorKind::NotConnected.into()), 0));
         let resting = match watched {
@@ -115,7 +115,7 @@ impl Socket {
 }
 
 impl Resting {
-    /// Reads what is there.
+    /// Reads the available bytes.
     fn read(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let room = buf.initialize_unfilled();
         let read = match self {
@@ -207,14 +207,14 @@ mod tests {
             assert_eq!(read(&mut socket, &mut [0; 100]).await, 100 - 10 * usize::from(UNWATCHED_READS));
             assert!(matches!(socket, Socket::Unix(_)));
         }
-        // One that finds nothing waits, watched, for what comes.
+        // A read that finds nothing is watched until bytes arrive.
         socket.rest();
         let later = std::thread::spawn(move || {
             peer.write_all(b"x").unwrap();
             peer
         });
         assert_eq!(read(&mut socket, &mut [0; 10]).await, 1);
-        // And the end is told as the end.
+        // The end is reported as the end.
         drop(later.join().unwrap());
         socket.rest();
         assert_eq!(read(&mut socket, &mut [0; 10]).await, 0);

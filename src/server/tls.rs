@@ -6,13 +6,13 @@
 //!                                          bad: the one before stays ◀─┘
 //! ```
 //!
-//! Constraints. A certificate is good if its chain holds and it is for the host that is connected to or for a name
-//! that the configuration has (`names`); nothing turns that off. No session is resumed: connections are few and
-//! long, a handshake costs a millisecond, and a resumed session trusts what was verified earlier. What a key file
-//! holds is in no error.
+//! Constraints. A certificate is good if its chain is valid and it names the connected host or a name in the
+//! configuration (`names`); no option turns that off. No session is resumed: connections are few and long, a handshake
+//! costs a millisecond, and a resumed session trusts an earlier verification. Errors never contain the content of a key
+//! file.
 //!
-//! Failure. Files that cannot be used while there were good ones before are told and left alone: a rotation that is
-//! half done, or went wrong, must not end what works. Connections that are open continue whatever the files hold.
+//! Failure. If files cannot be used and there were good ones before, the error is logged and the good ones stay: a
+//! failed rotation must not end a working route. Open connections continue whatever the files contain.
 
 mod expiry;
 mod failure;
@@ -43,7 +43,7 @@ use crate::logs::LogCode;
 
 pub use self::failure::TlsFailure;
 
-/// What a connection that gets no answer to its greeting was doing.
+/// The step that failed, for a connection without an answer to its greeting.
 pub(super) const HANDSHAKE: &str = "making the TLS handshake";
 
 /// The system's store is a directory of some hundred files: read again at a connect, but not at each of many.
@@ -57,10 +57,10 @@ fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 
-/// What an endpoint's files said when they were last good.
+/// The content of an endpoint's files when they were last good.
 #[derive(Debug, Clone)]
 pub(super) struct Material {
-    /// Of the files that were read.
+    /// Digest of the files.
     digest: [u8; 32],
     chain: Arc<WebPkiServerVerifier>,
     config: ClientConfig,
@@ -69,7 +69,7 @@ pub(super) struct Material {
 /// Encrypts a connection that was made to `host`. Cancel safe: a dropped future leaves nothing behind.
 ///
 /// # Errors
-/// Where the files cannot be used, or either side does not accept the other.
+/// If the files cannot be used, or either side does not accept the other.
 pub(super) async fn encrypt(
     stream: TcpStream,
     endpoint: &Endpoint,
@@ -111,15 +111,15 @@ fn names(endpoint: &Endpoint, tls: &Tls, host: &str) -> Vec<ServerName<'static>>
     names
 }
 
-/// The name that the server is asked for, by which proxies choose: `server_name`, else the host, or where that is an
-/// address, the first name of the configuration.
+/// SNI name, by which proxies choose: `server_name`; else the host; else, if the host is an IP address, the first
+/// configured name.
 fn asked_for(tls: &Tls, names: &[ServerName<'static>]) -> Option<ServerName<'static>> {
     let given = tls.server_name.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
     let named = || names.iter().find(|name| matches!(name, ServerName::DnsName(_))).cloned();
     given.or_else(named).or_else(|| names.first().cloned())
 }
 
-/// What the files say now, or what they said when they were last good.
+/// The files' content now, or when they were last good.
 fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Error> {
     let before = known.material();
     let read = Files::read(tls);

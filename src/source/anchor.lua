@@ -1,4 +1,4 @@
--- Opens a window: hands out an epoch that never goes back, and publishes the anchor that carries it.
+-- Opens a window: increments the epoch, which never goes back, and publishes the anchor with it.
 -- No `#!lua` here: sources may be as old as Redis 6.2, which does not know it.
 --
 -- KEYS  1  epoch    string, the last epoch that was handed out

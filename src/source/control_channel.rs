@@ -1,11 +1,11 @@
-//! What tidegate says to itself on the source's control channel: anchors and heartbeats.
+//! tidegate's own messages on the source's control channel: anchors and heartbeats.
 //!
-//! Anybody with the right to publish there can forge a message, so what is malformed is refused here. Whether positions
-//! may be counted from an anchor is for the engine to say, which knows the epochs before it.
+//! Any client with the right to publish there can forge a message, so malformed ones are refused here. The engine,
+//! which knows the earlier epochs, decides whether positions may be counted from an anchor.
 
 use crate::position::Epoch;
 
-/// What every message begins with; the number changes with the wording.
+/// Prefix of every message; the number changes with the wording.
 const MAGIC: &str = "tidegate1";
 
 /// A message on the control channel.
@@ -13,12 +13,12 @@ const MAGIC: &str = "tidegate1";
 pub(crate) enum Control {
     /// A window opened somewhere: count from here.
     Anchor(Epoch),
-    /// The path works. Who sent it, and when by its own clock, in microseconds.
+    /// Proves that the path works. The sender, and the time by its clock, in microseconds.
     Heartbeat { instance: u64, sent_us: u64 },
 }
 
 impl Control {
-    /// Reads a message; `None` where it is no message of tidegate's.
+    /// Reads a message; `None` if it is no message of tidegate's.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         // The longest of ours has 60 bytes; a larger one need not be looked at.
         let text = std::str::from_utf8(payload.get(..payload.len().min(128))?).ok()?;

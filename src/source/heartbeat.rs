@@ -1,7 +1,7 @@
 //! The heartbeat of a source: one task for each source, shared by its routes.
 //!
-//! Problem: a silent subscription looks the same whether nothing is published, or the server is stopped, half-open, or
-//! no longer the one that publishers use. So tidegate publishes at all times, and every route of the source listens for
+//! Problem: a silent subscription looks the same if nothing is published and if the server is stopped, half-open, or no
+//! longer the one that publishers use. So tidegate publishes at all times, and every route of the source listens for
 //! it.
 //!
 //! Operation: PUBLISH on the control channel, every 200 ms under traffic and every second when idle, over a connection
@@ -27,28 +27,28 @@ use crate::logs::LogCode;
 use crate::rt;
 use crate::server::{self, Backoff, Connection, Error, MasterWatch, Role};
 
-/// Between heartbeats while messages come.
+/// Interval while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
-/// Between heartbeats otherwise.
+/// Interval otherwise.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A heartbeat is soon due again, so its reply need not be awaited for long.
 const REPLY_DEADLINE: Duration = Duration::from_secs(3);
-/// Between looks at a source's other addresses…
+/// Interval of checks of a source's other addresses…
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
-/// …and where two of them said master.
+/// …and after two of them claimed to be the master.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long no sentinel may confirm the master before that is told.
+/// How long no sentinel may confirm the master before that is reported.
 const UNCONFIRMED: Duration = Duration::from_secs(10);
-/// Between looks at `notify-keyspace-events`, which an operator changes.
+/// Interval of checks of `notify-keyspace-events`, which an operator may change.
 const SETTING_INTERVAL: Duration = Duration::from_secs(5);
-/// The longest wait before the next connect: shorter than what the routes take for silence.
+/// The longest wait before the next connect: shorter than the routes' limit of silence.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What routes see of their source's heartbeat. Cheap to clone.
+/// A source's heartbeat, as its routes see it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     shared: Arc<HeartbeatState>,
-    /// Ends the task with the last clone: the task itself holds what is shared.
+    /// Ends the task with the last clone: the task itself holds the shared state.
     alive: Arc<DropGuard>,
 }
 
@@ -67,16 +67,16 @@ impl WeakHeartbeat {
     }
 }
 
-/// How heartbeats of one process are told from others', and dated.
+/// Recognises and dates heartbeats of one process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeartbeatClock {
     pub(crate) instance: u64,
-    /// When this process's clock for heartbeats began.
+    /// The start of this process's clock for heartbeats.
     pub(crate) epoch: Instant,
 }
 
 impl HeartbeatClock {
-    /// How long ago a heartbeat was sent.
+    /// The age of a heartbeat.
     pub(crate) fn age(&self, sent_us: u64, now: Instant) -> Option<Duration> {
         let sent = self.epoch.checked_add(Duration::from_micros(sent_us))?;
         now.checked_duration_since(sent)
@@ -88,13 +88,13 @@ struct HeartbeatState {
     channel: Vec<u8>,
     beat: HeartbeatClock,
     busy: AtomicBool,
-    /// How often the source was seen to turn from master to replica.
+    /// Number of times that the source turned from master to replica.
     demotions: AtomicU64,
     error: Mutex<Option<String>>,
     doubt: Mutex<Option<String>>,
-    /// When something last bore out that the server is the only master.
+    /// When something last confirmed that the server is the only master.
     confirmed: Mutex<Option<Instant>>,
-    /// Whether a route wants to know `notify-keyspace-events`.
+    /// True if a route needs `notify-keyspace-events`.
     asks_for_notifications: AtomicBool,
     notifications: Mutex<Option<String>>,
 }
@@ -145,7 +145,7 @@ impl Heartbeat {
         Self { shared, alive: Arc::new(alive) }
     }
 
-    /// The same heartbeat, without keeping it going.
+    /// A handle to the same heartbeat that does not keep it alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakHeartbeat {
         WeakHeartbeat { shared: self.shared.clone(), alive: Arc::downgrade(&self.alive) }
@@ -156,7 +156,7 @@ impl Heartbeat {
         &self.shared.channel
     }
 
-    /// How heartbeats of this process are told and dated.
+    /// Recognises and dates heartbeats of this process.
     pub(crate) fn beat(&self) -> HeartbeatClock {
         self.shared.beat
     }
@@ -171,12 +171,12 @@ impl Heartbeat {
         self.shared.asks_for_notifications.store(true, Ordering::Relaxed);
     }
 
-    /// The source's `notify-keyspace-events`; `None` where it was not told.
+    /// The source's `notify-keyspace-events`; `None` if it was not reported.
     pub(crate) fn notifications(&self) -> Option<String> {
         self.shared.notifications.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How often the source was seen to turn from master to replica.
+    /// Number of times that the source turned from master to replica.
     pub(crate) fn demotions(&self) -> u64 {
         self.shared.demotions.load(Ordering::Relaxed)
     }
@@ -186,12 +186,12 @@ impl Heartbeat {
         self.shared.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why no heartbeat can be sent, for an operator.
+    /// Why heartbeats cannot be sent, for an operator.
     pub(crate) fn error(&self) -> Option<String> {
         self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When something last bore out that the server is the only master.
+    /// When something last confirmed that the server is the only master.
     pub(crate) fn confirmed(&self) -> Option<Instant> {
         *self.shared.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -249,8 +249,8 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
     }
 }
 
-/// When a sentinel last named the master that is used, and the doubt where that is long ago. Without a connection to it the
-/// connection's own error says more.
+/// When a sentinel last named the used master, and the doubt if that is long ago. Without a connection, the
+/// connection's own error is more precise.
 fn by_sentinels(shared: &HeartbeatState, endpoint: &Endpoint) -> (Option<Instant>, Option<String>) {
     let Some((confirmed, address)) = server::confirmed(endpoint) else { return (None, None) };
     let connected = shared.error.lock().unwrap_or_else(PoisonError::into_inner).is_none();
@@ -303,7 +303,7 @@ async fn beat(
     }
 }
 
-/// When the source is asked for `notify-keyspace-events`, over one connection.
+/// When the source is asked for `notify-keyspace-events`, on one connection.
 enum SettingLook {
     Due,
     At(Instant),

@@ -1,9 +1,9 @@
-//! What a source delivers, whichever way it is read.
+//! The items of a source, whichever way it is read.
 
 use crate::position::Epoch;
 use crate::server::resp::Message;
 
-/// What came next.
+/// The next item.
 #[derive(Debug)]
 pub(crate) enum Item<'a> {
     /// A message that the route subscribes to.
@@ -11,24 +11,23 @@ pub(crate) enum Item<'a> {
         message: Message<'a>,
         /// The payload's whole length: of a message over the limit only the beginning is here.
         size: usize,
-        /// Where its command ends in a replication stream; 0 in a window.
+        /// The end of its command in a replication stream; 0 in a window.
         offset: u64,
     },
-    /// A message that the route subscribes to, on a channel whose name is longer than is held: of name and payload
-    /// only the beginnings are here.
+    /// A wanted message on a channel with a name over the limit: it has only the beginnings of name and payload.
     LongNamed {
         message: Message<'a>,
         /// The name's whole length.
         channel_size: usize,
         /// The payload's whole length.
         size: usize,
-        /// Where its command ends in a replication stream; 0 in a window.
+        /// The end of its command in a replication stream; 0 in a window.
         offset: u64,
     },
     /// A window opened somewhere, with this anchor.
     Anchor {
         epoch: Epoch,
-        /// Where its command ends in a replication stream; 0 in a window.
+        /// The end of its command in a replication stream; 0 in a window.
         offset: u64,
     },
     /// The path works. Which process sent it, and when by its own clock, in microseconds.

@@ -1,17 +1,17 @@
-//! Keyspace notifications: of which key and which event a message tells.
+//! Keyspace notifications: the key and the event of a message.
 
 use crate::config::OwnKeys;
 use crate::server::resp::Message;
 use crate::text::glob;
 
-/// How their channels begin, whatever they tell.
+/// Prefix of all their channels.
 const BEGIN: &[u8] = b"__key";
-/// What stands between the database and the rest of the channel.
+/// Text between the database and the rest of the channel.
 const BEHIND_DATABASE: &[u8] = b"__:";
-/// What captures do to a stream that others do as well.
+/// Events of a stream that captures cause, and other clients as well.
 const STREAM_EVENTS: [&[u8]; 4] = [b"xadd", b"xtrim", b"xgroup-create", b"new"];
 
-/// Whether a message is a notification of a key that tidegate itself writes.
+/// Returns whether a message is a notification of a key that tidegate itself writes.
 #[inline]
 pub(super) fn is_of(own: &OwnKeys, message: &Message<'_>) -> bool {
     message.channel.starts_with(BEGIN) && tells_of(own, message)
@@ -27,8 +27,8 @@ fn tells_of(own: &OwnKeys, message: &Message<'_>) -> bool {
         })
 }
 
-/// Database, key and event: the channel is `__keyspace@DB__:KEY` with the event as its message, or `__keyevent@DB__:EVENT`
-/// with the key.
+/// Database, key and event. The channel is `__keyspace@DB__:KEY` with the event as its message, or
+/// `__keyevent@DB__:EVENT` with the key.
 fn read<'a>(message: &Message<'a>) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
     let rest = message.channel.strip_prefix(BEGIN)?;
     let (by_key, rest) = match (rest.strip_prefix(b"space@"), rest.strip_prefix(b"event@")) {

@@ -1,4 +1,4 @@
-//! What a route reads from: a window of subscriptions, or the replication stream. Both yield the same items.
+//! The reader of a route: a window of subscriptions, or the replication stream. Both yield the same items.
 
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -40,7 +40,7 @@ impl SourceReader {
         }
     }
 
-    /// Until when nothing is read, where that is so.
+    /// Until when reading pauses, if it does.
     pub(crate) fn rests_until(&self) -> Option<Instant> {
         match self {
             Self::Window(_) => None,

@@ -1,8 +1,8 @@
 //! The replication link: a server's PUBLISH commands, as a replica sees them, addressed by offset.
 //!
-//! Problem: Pub/Sub forgets what nobody listened to. But outside cluster mode a server writes every PUBLISH
-//! into its replication stream, and keeps the last part of that in its backlog: so a reader that was away
-//! can read on where it stopped.
+//! Problem: Pub/Sub forgets messages without a subscriber. But outside cluster mode a server writes every PUBLISH into
+//! its replication stream, and keeps the last part of that in its backlog. So a reader that was away can continue where
+//! it stopped.
 //!
 //! Operation:
 //!
@@ -13,13 +13,13 @@
 //! backlog  beside it: how long an absence could last
 //! ```
 //!
-//! A *history* is what one replication id names: in it an offset always stands for the same byte. After a
-//! failover the new master has an id of its own, and says up to which offset it shares the old one's.
+//! A *history* has one replication id: in it an offset always denotes the same byte. After a failover the new master
+//! has an id of its own, and reports up to which offset it shares the old history.
 //!
-//! Failure: a link that ends stays ended; its owner opens another one at the offset that it has come
-//! to. What the servers no longer hold is told, with the reason.
+//! Failure: a link that ends stays ended; its owner opens another one at the last offset read. If no server holds that
+//! part any more, the reason is reported.
 //!
-//! Source of the protocol: the servers' `replication.c`; what each version does was tried on it
+//! The protocol is that of the servers' `replication.c`; the behaviour of each version is tested
 //! (`tests/promises/replication.rs`).
 
 mod backlog;
@@ -45,7 +45,7 @@ impl HistoryId {
     /// Bytes of it as text.
     pub(crate) const BYTES: usize = 40;
 
-    /// Reads one; `None` where the text is none.
+    /// Reads one; `None` if the text is none.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let hex =
             text.len() == Self::BYTES && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

@@ -1,7 +1,7 @@
-//! A window: what one unbroken source connection delivers after all its subscriptions were confirmed. It is contiguous
-//! by construction.
+//! A window: the messages of one unbroken source connection after all its subscriptions were confirmed. It is
+//! contiguous by construction.
 //!
-//! Opening, in one round trip on a new connection (RESP3, which tells messages from replies):
+//! Opening, in one round trip on a new connection (RESP3, which distinguishes messages from replies):
 //!
 //! ```text
 //! MULTI · SUBSCRIBE control channels… · PSUBSCRIBE patterns… · EVAL anchor.lua · EXEC
@@ -9,9 +9,9 @@
 //!
 //! Everything inside MULTI happens at one point of the source's order. So the anchor, which the script publishes on the
 //! control channel, is the first message that counts. Before it there may be keyspace notifications of the script's own
-//! SET, and of what the server deleted meanwhile: they are not the window's. Redis 7.0 delivers the anchor before EVAL's
-//! reply inside EXEC's reply, other servers after it. So EXEC's elements are read one by one, and a message may stand
-//! anywhere between them.
+//! SET, and of keys that the server deleted meanwhile: they do not belong to the window. Redis 7.0 delivers the anchor
+//! before EVAL's reply inside EXEC's reply, other servers after it. So EXEC's elements are read one by one, and
+//! messages may come between them.
 //!
 //! Failure: if the source's user may not run the script, or the source refuses writes, this instance makes an epoch
 //! itself and publishes the anchor. The capture works, but a second instance cannot rely on epochs that never go back.
@@ -30,13 +30,13 @@ use crate::server::resp::{
 };
 use crate::server::{self, Class, Connection, Error};
 
-/// What the fence's PONG carries.
+/// The argument of the fence's PING.
 const FENCE: &[u8] = b"tidegate-fence";
-/// The largest thing that an open window brings beside messages: names of up to 1 MiB in a confirmation.
+/// Largest frame on an open window beside messages: names of up to 1 MiB in a confirmation.
 const OTHER_BYTES: usize = 2 * 1024 * 1024;
 const ANCHOR: &str = include_str!("anchor.lua");
 
-/// What a route subscribes to.
+/// The subscriptions of a route.
 #[derive(Debug, Clone)]
 pub(crate) struct Subscriptions {
     pub(crate) control: Vec<u8>,
@@ -49,9 +49,9 @@ pub(crate) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Whether a delivered message counts: not the control channel's, no notification of a key that tidegate writes,
-    /// and only once where several of the route's subscriptions match it. The plain subscription goes first, then the patterns in the
-    /// order of the configuration, so that every instance chooses the same.
+    /// Returns whether a delivered message counts. Messages of the control channel and notifications of tidegate's own
+    /// keys do not. A message that several subscriptions match counts once: for the plain one, or else for the first
+    /// pattern in the configuration, so that every instance chooses the same.
     fn counts(&self, message: &Message<'_>) -> bool {
         if notification::is_of(&self.own, message) {
             return false;
@@ -87,7 +87,8 @@ impl Subscriptions {
         Item::LongNamed { message, channel_size: named.channel_size, size: named.size, offset: 0 }
     }
 
-    /// Passes over what came while the window opens. Behind the anchor it would be the window's, and be missing there.
+    /// Skips messages that arrive while the window opens. A message behind the anchor would belong to the window, and
+    /// be missing there.
     fn pass_over(&self, message: &Message<'_>, anchored: Option<Epoch>) -> Result<(), Error> {
         if anchored.is_some() && self.counts(message) {
             return Err(Error::Protocol("a message came before the session was open".to_owned()));
@@ -130,9 +131,8 @@ impl Window {
         self.anchor
     }
 
-    /// Asks the server to say when everything is sent that was published until now. A subscribed
-    /// connection of RESP3 takes commands, and the server answers in the order of what it has to send:
-    /// its PONG stands behind every message that was published before the PING came.
+    /// Sends a PING behind everything published until now. A subscribed connection of RESP3 takes commands, and the
+    /// server answers in order: its PONG comes after every message published before the PING arrived.
     pub(crate) fn fence(&mut self) {
         command(self.connection.out(), &[b"PING", FENCE]);
     }
@@ -168,7 +168,7 @@ impl Window {
             Some(Pushed::Other(Value::Bytes(text))) if text == FENCE => return Ok(Some(Item::Fence)),
             Some(Pushed::Other(value)) => {
                 return if is_push(&value, b"unsubscribe") || is_push(&value, b"punsubscribe") {
-                    // An ACL change takes subscriptions away; so what follows is not contiguous.
+                    // An ACL change removes subscriptions, so the next messages are not contiguous.
                     Err(Error::Protocol("the server ended a subscription".to_owned()))
                 } else {
                     Ok(Some(Item::Nothing))
@@ -189,17 +189,17 @@ impl Window {
     }
 }
 
-/// Who hands out a window's epoch.
+/// The source of a window's epoch.
 #[derive(Debug, Clone, Copy)]
 enum EpochSource {
     /// The source, by the anchor script: no epoch below the floor.
     Script { floor: u64 },
-    /// This instance, where the source does not run the script. The anchor is published all the same:
-    /// a reload's two windows are aligned by it.
+    /// This instance, if the source does not run the script. The anchor is published all the same, because a reload
+    /// aligns two windows by it.
     Own(u64),
 }
 
-/// Whether the source takes no writes for now, so that the anchor script cannot keep its epoch.
+/// Returns whether the source takes no writes for now, so that the anchor script cannot keep its epoch.
 fn refuses_writes(error: &Error) -> bool {
     matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }

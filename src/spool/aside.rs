@@ -15,7 +15,7 @@ const FILES: usize = 4;
 /// Four segments of the largest size would be 256 MiB; two show as much.
 const BYTES: u64 = 128 * 1024 * 1024;
 
-/// Puts a segment aside, and deletes the oldest ones where there are too many.
+/// Puts a segment aside, and deletes the oldest ones if there are too many.
 pub(super) fn put<S: Storage>(storage: &S, segment: &Segment) -> io::Result<()> {
     let name = segment.aside();
     match storage.rename(&segment.name, &name) {

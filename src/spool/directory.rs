@@ -30,12 +30,12 @@ struct OwnedDirectory {
 }
 
 impl StateDirectory {
-    /// Makes the directory where it is missing, and takes it.
+    /// Makes the directory if it is missing, and locks it.
     ///
     /// # Errors
-    /// Where it cannot be written, or another process has it.
+    /// If it cannot be written, or another process has it.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
-        // One that was there already is the operator's, who may share it with others.
+        // An existing directory is the operator's, who may share it with others.
         private_directory(path, false).map_err(at(path))?;
         let file = path.join("lock");
         let lock = private_file(&file).map_err(at(&file))?;
@@ -50,11 +50,10 @@ impl StateDirectory {
         }
     }
 
-    /// Which instance this is: drawn once, and the same after a restart, so that a daemon does not take
-    /// what it left behind for another one.
+    /// This instance's id: drawn once, and the same after a restart, so that a daemon recognises its own traces.
     ///
     /// # Errors
-    /// Where the file cannot be read or written.
+    /// If the file cannot be read or written.
     pub fn instance(&self) -> Result<u64, SpoolError> {
         let file = self.0.path.join("instance");
         if let Ok(text) = fs::read_to_string(&file)
@@ -70,16 +69,16 @@ impl StateDirectory {
         Ok(instance)
     }
 
-    /// Claims a route's spool, whose directory is made where it is missing.
+    /// Claims a route's spool, and makes its directory if it is missing.
     ///
     /// # Errors
-    /// [`SpoolError::InUse`] while another claim on it lives: ask again later. Otherwise as the disk says.
+    /// [`SpoolError::InUse`] while another claim on it lives: try again later. Otherwise the disk's error.
     pub fn spool(&self, route: &str) -> Result<Claim, SpoolError> {
         let path = spool_of(&self.0.path, route);
         if !self.0.claimed().insert(route.to_owned()) {
             return Err(SpoolError::InUse { directory: path });
         }
-        // From here on it is given back, whatever happens.
+        // From here on the claim is given back in any case.
         let claim = Claim { state: self.clone(), route: route.to_owned(), path };
         private_directory(&spools(&self.0.path), true).map_err(at(&claim.path))?;
         private_directory(&claim.path, true).map_err(at(&claim.path))?;
@@ -98,11 +97,10 @@ struct PlaceInner {
 }
 
 impl StatePlace {
-    /// Tries to take the directory.
+    /// Tries to lock the directory.
     ///
     /// # Errors
-    /// [`SpoolError::Locked`] alone: another process has it. One that cannot be written is [tried](Self::retry)
-    /// later.
+    /// [`SpoolError::Locked`] alone: another process has it. An unwritable one is [tried](Self::retry) later.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         let taken = match StateDirectory::open(path) {
             Ok(directory) => Ok(directory),
@@ -112,10 +110,10 @@ impl StatePlace {
         Ok(Self(Arc::new(PlaceInner { path: path.to_owned(), taken: Mutex::new(taken) })))
     }
 
-    /// Tries again where it was not taken.
+    /// Tries again if it is not locked yet.
     ///
     /// # Errors
-    /// Why it could not be taken.
+    /// Why it could not be locked.
     pub fn retry(&self) -> Result<(), String> {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.is_err() {
@@ -132,7 +130,7 @@ impl StatePlace {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why it could not be taken.
+    /// Why it could not be locked.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         let error = self.get().err()?;
@@ -167,13 +165,13 @@ impl Drop for Claim {
     }
 }
 
-/// Makes a directory for this user alone, and its parents. `own` says that one that is there is tidegate's.
+/// Makes a directory for this user alone, and its parents. `own`: an existing one is tidegate's.
 fn private_directory(path: &Path, own: bool) -> io::Result<()> {
     let made = match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => false,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // What lies above it is no place for payloads: it follows the umask.
+            // No payloads are stored above it: its parents follow the umask.
             fs::create_dir_all(path.parent().unwrap_or(path))?;
             DirBuilder::new().mode(DIRECTORY_MODE).create(path)?;
             true
@@ -193,12 +191,12 @@ fn private_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Where the spools of all routes are, under a state directory.
+/// The directory of the spools of all routes, under a state directory.
 pub(crate) fn spools(state_directory: &Path) -> PathBuf {
     state_directory.join("spool")
 }
 
-/// Where a route's spool is, under a state directory.
+/// The directory of a route's spool, under a state directory.
 fn spool_of(state_directory: &Path, route: &str) -> PathBuf {
     spools(state_directory).join(route)
 }
@@ -228,7 +226,7 @@ mod tests {
     fn what_it_makes_is_for_its_own_user() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("above/state");
-        // As an earlier release left it.
+        // As in an earlier release.
         fs::create_dir_all(path.join("spool/orders")).unwrap();
         let old = path.join("spool/orders");
         fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();

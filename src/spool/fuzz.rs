@@ -1,7 +1,7 @@
-//! A directory of the spool with any files in it, forged ones too: their checksums are right.
+//! A spool directory with any files in it, forged ones too: their checksums are right.
 //!
-//! A local user with write access can make tidegate read anything. It must not panic, must not lose what it writes itself, and
-//! must not count what no log can hold.
+//! A local user with write access can make tidegate read anything. It must not panic, must not lose its own records,
+//! and must not count more than a log can hold.
 
 #![allow(clippy::unwrap_used, reason = "what cannot go on has found something")]
 
@@ -17,7 +17,7 @@ const KINDS: [FrameKind; 4] = [FrameKind::Record, FrameKind::Begin, FrameKind::U
 const FILES: u64 = 4;
 /// Frames of a file.
 const FRAMES: u8 = 12;
-/// Behind every mark of a forged record.
+/// After every mark of a forged record.
 const LAST: Mark = [255; 24];
 
 /// Opens the log, reads it, writes, and does so again as the next process.
@@ -57,7 +57,7 @@ fn open(disk: &MemoryDisk) -> Option<Log<MemoryDisk>> {
     }
 }
 
-/// Reads everything. Its events can be added up.
+/// Reads everything, and checks that its events can be added up.
 fn read(log: &mut Log<MemoryDisk>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     loop {

@@ -5,21 +5,20 @@
 //!             └────── read and released ───────┘ └──────── synced ─────────┆──── dirty ──────┘ ◀ written here
 //! ```
 //!
-//! Constraints: a crash at any byte loses at most what was not synced, and damage of any kind loses at most the
-//! records that it hit. A failed write leaves the log as it was before the request, but for the records that it
-//! says are written.
+//! Constraints: a crash at any byte loses at most the unsynced records, and damage of any kind loses at most the
+//! records that it hit. A failed write leaves the log as before the request, except for the records that it reports as
+//! written.
 //!
-//! Writing. A record is one write of one buffer. Before each sync a seal is written, so that what was synced is
-//! told from what a crash may have torn. A segment is made when the first record for it comes, so a full disk
-//! does not keep a log from being opened and read.
+//! Writing. A record is one write of one buffer. Before each sync a seal is written, which separates synced records
+//! from those that a crash may have torn. A segment is made when the first record for it comes, so a log can be opened
+//! and read on a full disk.
 //!
-//! A failed sync. Linux reports a failed write-back once and may drop the pages: a second `fsync` then returns
-//! success although nothing is on disk (PostgreSQL lost data by this, "fsyncgate", 2018). So after a failed sync
-//! nothing that was written since the last good one is trusted to that file. It is read back and verified,
-//! written again to a new file, and counts once *that* is synced. Until then nothing more is appended, so what
-//! is to be repeated is at most what was dirty, and a segment at most. What cannot be read back any more is
-//! damage, with its exact number. A name that cannot be synced is taken back and made again; a file that cannot
-//! be cut off is not written to any more.
+//! A failed sync. Linux reports a failed write-back once and may drop the pages: a second `fsync` then returns success
+//! although nothing is on disk (PostgreSQL lost data by this, "fsyncgate", 2018). So after a failed sync, records since
+//! the last good one are not trusted to that file. They are read back and verified, written again to a new file, and
+//! count once *that* is synced. Until then nothing more is appended, so at most one segment is repeated. Records that
+//! cannot be read back are damage, with their exact number. A name that cannot be synced is removed and made again; a
+//! file that cannot be truncated is not written to any more.
 
 mod reader;
 mod recovery;
@@ -40,7 +39,7 @@ use super::{Damage, Fsync, Mark, Options, Piece, Record, Recovered, SpoolError, 
 
 use crate::logs::LogCode;
 
-/// Reading back after a failed sync is tried so often; then what cannot be read counts as lost.
+/// Attempts to read back after a failed sync; records that still cannot be read count as lost.
 const REREADS: u32 = 3;
 
 /// The segment that is written to.
@@ -48,9 +47,9 @@ const REREADS: u32 = 3;
 struct SegmentWriter<F> {
     file: F,
     salt: u64,
-    /// Up to where it was synced, and where the log stood there.
+    /// The end of its synced part, and the log's counts there.
     synced: (u64, Stand),
-    /// Records stand behind the last seal.
+    /// True if there are records behind the last seal.
     unsealed: bool,
 }
 
@@ -60,18 +59,18 @@ pub struct Log<S: Storage = Disk> {
     storage: S,
     options: Options,
     segments: VecDeque<Segment>,
-    /// Of all segments.
+    /// Size of all segments.
     bytes: u64,
-    /// Where the log stands at its end.
+    /// The log's counts at its end.
     stand: Stand,
     /// The counts are exact up to there.
     sure: bool,
     next_number: u64,
-    /// Of the last segment; `None` where the next record begins another.
+    /// Writes the last segment; `None` if the next record begins another.
     writer: Option<SegmentWriter<S::File>>,
     /// Written since it was last synced.
     dirty: bool,
-    /// A sync failed: what is dirty is to be written again.
+    /// A sync failed: the dirty records must be written again.
     suspect: bool,
     rereads: u32,
     synced_at: Instant,
@@ -83,7 +82,7 @@ impl Log {
     /// Opens the log in a directory that was claimed. A torn tail is cut off.
     ///
     /// # Errors
-    /// Where a newer release wrote it, or the disk refuses.
+    /// If a newer release wrote it, or the disk refuses.
     pub fn open(claim: Claim, options: Options) -> Result<(Self, Recovered), SpoolError> {
         Self::over(Disk::claimed(claim), options)
     }
@@ -138,22 +137,22 @@ impl<S: Storage> Log<S> {
         self.bytes
     }
 
-    /// Whether something is still to be synced.
+    /// Returns whether something is still to be synced.
     #[must_use]
     pub(super) fn is_unsynced(&self) -> bool {
         self.options.fsync != Fsync::Never && (self.dirty || self.suspect)
     }
 
-    /// Whether it holds nothing to be read.
+    /// Returns whether it holds nothing to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.iter().all(|segment| segment.last.is_none() && !segment.damaged)
     }
 
-    /// Appends records, and syncs them where that is wanted each time.
+    /// Appends records, and syncs them if the policy is to do so each time.
     ///
     /// # Errors
-    /// Where the limit is reached or the disk refuses, with how many of the records are written all the same.
+    /// If the limit is reached or the disk refuses, with the number of records that are written all the same.
     pub fn write(&mut self, records: &[Record]) -> Result<(), (SpoolError, usize)> {
         let before = (self.segments.back().map(|last| (last.number, last.bytes, last.last)), self.stand);
         let appended = records.iter().try_for_each(|one| self.append(&one.mark, one.events, &one.body));
@@ -166,10 +165,10 @@ impl<S: Storage> Log<S> {
         Err((error, usize::try_from(written).unwrap_or(usize::MAX).min(records.len())))
     }
 
-    /// Appends a record. It is in the file when this returns, and on disk as [`Self::tick`] says.
+    /// Appends a record. It is in the file when this returns, and on disk according to [`Self::tick`].
     ///
     /// # Errors
-    /// Where the limit is reached or the disk refuses; the log is then as it was.
+    /// If the limit is reached or the disk refuses; the log is then unchanged.
     pub fn append(&mut self, mark: &Mark, events: u64, body: &[u8]) -> Result<(), SpoolError> {
         if self.suspect {
             self.write_again()?;
@@ -204,7 +203,7 @@ impl<S: Storage> Log<S> {
         let (Some(writer), Some(last)) = (&mut self.writer, self.segments.back_mut()) else { return Ok(()) };
         record::encode(&mut self.buffer, writer.salt, last.bytes, frame);
         if let Err(error) = self.storage.write_at(&writer.file, last.bytes, &self.buffer) {
-            // What came of it is cut off: the next frame follows the last whole one.
+            // The partial frame is cut off: the next frame follows the last complete one.
             let file = self.storage.directory().join(&last.name);
             if self.storage.truncate(&last.name, last.bytes).is_err() {
                 self.abandon();
@@ -221,7 +220,7 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Writes no more to a file that cannot be cut off: what is behind its end may be anything.
+    /// Stops writing to a file that cannot be cut off: the bytes behind its end may be anything.
     fn abandon(&mut self) {
         if self.dirty && self.options.fsync != Fsync::Never {
             // It is to be synced all the same, and cannot be any more: it goes to the next file, too.
@@ -237,7 +236,7 @@ impl<S: Storage> Log<S> {
         let segment = Segment::new(self.next_number, salt);
         let file = self.storage.directory().join(&segment.name);
         let created = self.storage.create_new(&segment.name).map_err(at(&file))?;
-        // A name is used once, also where it cannot be taken back.
+        // A name is used once, even if it cannot be removed.
         self.next_number = self.next_number.saturating_add(1);
         let kind = if self.sure { FrameKind::Begin } else { FrameKind::Unsure };
         record::encode(&mut self.buffer, salt, 0, &Frame { kind, events: 0, stand, body: &[] });
@@ -271,7 +270,7 @@ impl<S: Storage> Log<S> {
     /// Says in the file that everything before is to be synced.
     fn seal(&mut self) {
         if self.writer.as_mut().is_some_and(|writer| std::mem::take(&mut writer.unsealed)) {
-            // Without it damage may be taken for a torn tail; that is no reason to refuse a record.
+            // Without the seal, damage may be taken for a torn tail; that is no reason to refuse a record.
             let frame = Frame { kind: FrameKind::Seal, events: 0, stand: self.stand, body: &[] };
             if let Err(error) = self.write_frame(&frame) {
                 tracing::debug!("cannot write a seal: {error}");
@@ -279,10 +278,10 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Syncs what was written, where the policy says that it is due. `batch_end` is where a request ends.
+    /// Syncs written records, if the policy requires it now. `batch_end`: a request ends here.
     ///
     /// # Errors
-    /// Where the disk refuses; what is not synced is then written again, at the latest before the next record.
+    /// If the disk refuses; unsynced records are then written again, at the latest before the next record.
     pub fn tick(&mut self, batch_end: bool) -> Result<(), SpoolError> {
         let due = match self.options.fsync {
             Fsync::Always => batch_end || self.suspect,
@@ -292,7 +291,7 @@ impl<S: Storage> Log<S> {
         if due { self.sync() } else { Ok(()) }
     }
 
-    /// Syncs what was written.
+    /// Syncs written records.
     ///
     /// # Errors
     /// As [`Self::tick`].
@@ -329,7 +328,7 @@ impl<S: Storage> Log<S> {
             Some((number, bytes, mark)) if number == last.number && bytes >= synced_bytes => {
                 (bytes, stand, mark)
             }
-            // The request began before that: what was synced meanwhile is written.
+            // The request began before that: records synced meanwhile are written.
             _ => (synced_bytes, synced_stand, synced_stand.mark.filter(|_| synced_bytes > HEAD as u64)),
         };
         self.bytes = self.bytes.saturating_sub(last.bytes.saturating_sub(bytes));
@@ -341,12 +340,12 @@ impl<S: Storage> Log<S> {
             return self.cut_to_synced(&name, synced_bytes, synced_stand);
         }
         if let Err(error) = self.storage.truncate(&name, bytes) {
-            // Not written to any more, and where its end is, the next file's beginning says.
+            // It is not written to any more, and the next file's beginning gives its end.
             tracing::debug!("cannot remove a failed request: {error}");
         }
     }
 
-    /// Writes what is dirty again, to another file, and syncs that.
+    /// Writes the dirty records again, to another file, and syncs that.
     fn write_again(&mut self) -> Result<(), SpoolError> {
         let (Some(writer), Some(old)) = (self.writer.take(), self.segments.back().cloned()) else {
             (self.suspect, self.dirty) = (false, false);
@@ -356,7 +355,7 @@ impl<S: Storage> Log<S> {
         match self.copy_to_new(&old, writer.synced) {
             Ok(()) => {}
             Err(error) => {
-                // Back to where it was; the new file holds nothing that the old one does not.
+                // Back to the state before; the new file holds only records of the old one.
                 while self.segments.back().is_some_and(|last| last.number >= next_number)
                     && let Some(new) = self.segments.pop_back()
                 {
@@ -374,8 +373,8 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Leaves in a file whose sync failed what was synced before. Where that is nothing but its beginning, which
-    /// is not synced either, the file goes.
+    /// Cuts a file whose sync failed to its synced part. If only its beginning is left, which is not synced either, the
+    /// file is removed.
     fn cut_to_synced(&mut self, name: &str, bytes: u64, stand: Stand) {
         let Some(at) = self.segments.iter().position(|segment| segment.name == name) else { return };
         let cut = if bytes <= HEAD as u64 {
@@ -389,7 +388,7 @@ impl<S: Storage> Log<S> {
             self.storage.truncate(name, bytes)
         };
         if let Err(error) = cut {
-            // The same records stand in two files then, and are delivered once.
+            // The same records are in two files then, and are delivered once.
             tracing::debug!("cannot cut off a file whose sync failed: {error}");
         }
     }
@@ -413,7 +412,7 @@ impl<S: Storage> Log<S> {
                             };
                             self.write_frame(&frame)?;
                         }
-                        // What is not intact any more is lost, and the counts say so.
+                        // Records that are not intact are lost, and the counts show it.
                         Ok(ScanStep::Frame(_) | ScanStep::Old(_) | ScanStep::Bad(_)) => {}
                         Ok(ScanStep::End) => break Ok(()),
                         Err(error) => break Err(error),
@@ -441,15 +440,15 @@ impl<S: Storage> Log<S> {
         if let Some(writer) = &mut self.writer {
             writer.unsealed = false;
         }
-        // The seal says how many there were, also where the last ones could not be read back.
+        // The seal has their number, even if the last ones could not be read back.
         self.write_frame(&Frame { kind: FrameKind::Seal, events: 0, stand: self.stand, body: &[] })
     }
 
-    /// The next pieces, at least one where there is one, until they are more than `max_bytes`. Nothing means that
-    /// everything is read; what is written later is read by a later call.
+    /// The next pieces, at least one if there is one, until they are more than `max_bytes`. Empty if everything is
+    /// read; records written later are read by a later call.
     ///
     /// # Errors
-    /// Where the disk refuses: the next call tries again, from the same place.
+    /// If the disk refuses: the next call tries again, from the same place.
     pub fn read(&mut self, max_bytes: usize) -> Result<Vec<Piece>, SpoolError> {
         let mut pieces = Vec::new();
         let mut bytes = 0;
@@ -464,7 +463,7 @@ impl<S: Storage> Log<S> {
                     }
                     pieces.push(piece);
                 }
-                // What was read is handed over first; the next call meets the error again.
+                // Pieces already read are returned first; the next call meets the error again.
                 Err(_) if !pieces.is_empty() => break,
                 Err(error) => return Err(error),
             }
@@ -472,7 +471,7 @@ impl<S: Storage> Log<S> {
         Ok(pieces)
     }
 
-    /// Says that a file is damaged, and writes no more to it: its name, and with it the marker, may be told now.
+    /// Logs that a file is damaged, and stops writing to it: the log line shows its name, and with it the marker.
     fn on_damage(&mut self, damage: &Damage) {
         note(&mut self.segments, damage);
         if self.writer.is_some()
@@ -486,7 +485,7 @@ impl<S: Storage> Log<S> {
     /// Deletes the segments whose records are all at or before `upto`; a damaged one is put aside.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the disk refuses.
     pub fn release(&mut self, upto: &Mark) -> Result<(), SpoolError> {
         let mut released = false;
         while let Some(first) = self.segments.front() {
@@ -527,7 +526,7 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Deletes a file, which may be gone already.
+    /// Deletes a file, if it exists.
     fn remove(&self, name: &str) -> Result<(), SpoolError> {
         match self.storage.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,24 +1,24 @@
 //! The few threads that all spools share.
 //!
-//! A disk may take seconds, so no loop waits for it; and a thread for each capture would be too many where there are
-//! hundreds of captures (systemd's `TasksMax`, a container's limit of pids). What queues here is bounded: each task is
-//! in the queue once at most, and each spool is one task.
+//! A disk may take seconds, so no loop waits for it. A thread for each capture would be too many with hundreds of
+//! captures (systemd's `TasksMax`, a container's limit of pids). The queue is bounded: each spool is one task, and each
+//! task is in the queue once at most.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// A disk does not get faster by more; with one, a spool whose sync takes long would hold up all others.
+/// More threads do not make a disk faster; with one, a slow sync of one spool would delay all others.
 const THREADS: usize = 4;
-/// How often a thread looks which tasks are due by time.
+/// Interval at which a thread checks which tasks are due.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What a thread works on. `run` is called by one thread at a time.
+/// A task for a thread. `run` is called by one thread at a time.
 pub(super) trait Task: Send + Sync {
-    /// Does what is to be done now.
+    /// Does the work that is due now.
     fn run(&self);
-    /// Whether something is to be done though nobody has asked.
+    /// Returns whether the task has work without a request.
     fn is_due(&self, now: Instant) -> bool;
 }
 
@@ -43,7 +43,7 @@ struct TaskQueue {
     closed: bool,
 }
 
-/// A task and where it is.
+/// A task and its state.
 struct PoolSlot {
     task: Box<dyn Task>,
     place: Mutex<PoolPlace>,
@@ -58,17 +58,17 @@ enum PoolPlace {
     Again,
 }
 
-/// A task's place among the threads. Dropping it takes the task out, after what it was asked last.
+/// A task's entry in the pool. Dropping it removes the task, after its last request.
 pub(super) struct PoolEntry {
     slot: Arc<PoolSlot>,
     pool: Pool,
 }
 
 impl Pool {
-    /// Starts the threads. One is enough to continue with.
+    /// Starts the threads. One is enough to continue.
     ///
     /// # Errors
-    /// Where the system has none left.
+    /// If the system allows none.
     pub fn start() -> io::Result<Self> {
         let shared = Arc::new(PoolState::default());
         for number in 0..THREADS {
@@ -98,7 +98,7 @@ impl Pool {
 }
 
 impl PoolEntry {
-    /// Has the task run soon, once more where it runs now.
+    /// Makes the task run soon, and once more if it runs now.
     pub(super) fn ask(&self) {
         self.pool.0.0.ask(&self.slot);
     }

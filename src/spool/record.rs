@@ -1,4 +1,4 @@
-//! What stands in a segment, byte by byte.
+//! The format of a segment, byte by byte.
 //!
 //! ```text
 //! version 2   frame · frame · …
@@ -11,14 +11,14 @@
 //! record      length of the body (4) · CRC-32 (4) · mark (24) · body
 //! ```
 //!
-//! Numbers are big-endian. `records` and `all events` count what the log was given from its beginning on, this
-//! frame included, so that the next intact frame tells what a damaged stretch has cost. `events` is what this
-//! record carries. Begin and seal carry the counts and the mark of the last record before them.
+//! Numbers are big-endian. `records` and `all events` count from the log's beginning, this frame included, so the next
+//! intact frame gives the cost of a damaged stretch. `events` is the number in this record. Begin and seal carry the
+//! counts and the mark of the last record before them.
 //!
-//! The marker is the segment's salt, a random number that is in the file's name and that no sender of messages
-//! knows: behind damage the next frame is found by its marker, and a payload cannot pretend to be one. The
-//! checksum of the head also covers the salt and the frame's offset, so that a block of another file or of
-//! another place is no frame either. With an intact head the length is trusted although the body is damaged.
+//! The marker is the segment's salt, a random number in the file's name that no sender of messages knows. After damage
+//! the next frame is found by its marker, and a payload cannot imitate one. The checksum of the head also covers the
+//! salt and the frame's offset, so a block of another file or place is no frame either. If the head is intact, its
+//! length is trusted even if the body is damaged.
 
 use super::{MOST_EVENTS, Mark};
 
@@ -31,7 +31,7 @@ pub(super) const MARKER: usize = 8;
 /// The longest body: far more than a batch, so that a length that is damaged asks for no memory.
 pub(super) const LONGEST: usize = 1 << 30;
 
-/// Where the log stands behind a record.
+/// The log's counts behind a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stand {
     /// Records from the log's beginning on.
@@ -42,12 +42,12 @@ pub(super) struct Stand {
     pub(super) mark: Option<Mark>,
 }
 
-/// What a frame is.
+/// Kinds of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FrameKind {
     /// The first one of a file.
     Begin,
-    /// The same, where nothing says how much was lost before it.
+    /// A beginning behind a loss of unknown size.
     Unsure,
     /// A record.
     Record,
@@ -77,12 +77,12 @@ pub(super) struct Head {
     body_sum: u32,
     /// Events of this record.
     pub(super) events: u64,
-    /// Behind it.
+    /// The counts behind it.
     pub(super) stand: Stand,
 }
 
 impl Head {
-    /// How many records and events there were before it.
+    /// Number of records and events before it.
     pub(super) fn before(&self) -> (u64, u64) {
         let own = u64::from(self.kind == FrameKind::Record);
         (self.stand.records.saturating_sub(own), self.stand.events.saturating_sub(self.events))
@@ -93,7 +93,7 @@ impl Head {
         HEAD as u64 + u64::from(self.length)
     }
 
-    /// Whether this is its body.
+    /// Returns whether this is its body.
     pub(super) fn fits(&self, body: &[u8]) -> bool {
         crc32fast::hash(body) == self.body_sum
     }
@@ -104,12 +104,12 @@ impl Head {
 pub(super) struct Frame<'a> {
     pub(super) kind: FrameKind,
     pub(super) events: u64,
-    /// Behind it.
+    /// The counts behind it.
     pub(super) stand: Stand,
     pub(super) body: &'a [u8],
 }
 
-/// Writes a frame that will stand at `offset` into `out`, replacing what it held.
+/// Writes a frame for `offset` into `out`, and replaces its content.
 pub(super) fn encode(out: &mut Vec<u8>, salt: u64, offset: u64, frame: &Frame<'_>) {
     let Frame { kind, events, stand, body } = *frame;
     out.clear();
@@ -129,7 +129,7 @@ pub(super) fn encode(out: &mut Vec<u8>, salt: u64, offset: u64, frame: &Frame<'_
     out.extend_from_slice(body);
 }
 
-/// Reads a frame's head where one stands at `offset`; `None` where that is no head.
+/// Reads a frame's head at `offset`; `None` if there is none.
 pub(super) fn head(bytes: &[u8; HEAD], salt: u64, offset: u64) -> Option<Head> {
     let mut rest = &bytes[..];
     if number::<8>(&mut rest)? != salt
@@ -169,7 +169,7 @@ fn number<const N: usize>(rest: &mut &[u8]) -> Option<u64> {
     Some(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// What release 0.1.0 wrote: no marker, no counts.
+/// The format of release 0.1.0: no marker, no counts.
 pub(super) mod v1 {
     use super::{LONGEST, Mark, number};
 
@@ -187,13 +187,13 @@ pub(super) mod v1 {
     }
 
     impl Head {
-        /// Bytes of the body; `None` where no record is so long.
+        /// Bytes of the body; `None` if no record has this length.
         pub(crate) fn length(&self) -> Option<u32> {
             let length = u32::from_be_bytes(self.length);
             (usize::try_from(length).ok()? <= LONGEST).then_some(length)
         }
 
-        /// Whether this is its body.
+        /// Returns whether this is its body.
         pub(crate) fn fits(&self, body: &[u8]) -> bool {
             let mut digest = crc32fast::Hasher::new();
             digest.update(&self.length);

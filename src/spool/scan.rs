@@ -1,18 +1,18 @@
-//! Walks through one file: frame after frame, and past what is none.
+//! Reads one file frame by frame, and skips bytes that are no frame.
 //!
 //! ```text
 //!  frame · frame · ▒▒▒▒▒▒▒▒▒▒▒▒ · frame · frame · ▒▒▒
 //!                  └ bad stretch └ found by its marker, place and checksums    └ torn: the beginning of a frame
 //! ```
 //!
-//! An intact head with a damaged body says where the next frame stands. A damaged head says nothing: the next
-//! marker is searched for. Both only ever go forward, so a file is read once whatever is in it, and no more
-//! memory is taken than the buffer and one body that an intact head vouches for.
+//! An intact head with a damaged body gives the place of the next frame. After a damaged head the next marker is
+//! searched for. Both only move forward, so a file is read once whatever it contains. The memory is bounded by the
+//! buffer and one body with an intact head.
 //!
-//! Version 1 has no marker. Behind a damaged record only the place is tried that its length names: searching for
-//! anything that looks like a record would find what somebody published.
+//! Version 1 has no marker. After a damaged record only the place by its length is tried: searching for something that
+//! looks like a record would find forged ones in payloads.
 //!
-//! Failure: an error of the disk leaves the scanner where it was.
+//! Failure: after an error of the disk the scanner is where it was.
 
 use std::io;
 
@@ -23,18 +23,18 @@ use super::record::{self, FrameKind, HEAD, Head, MARKER, Stand, v1};
 use super::segment::{Segment, SegmentFormat};
 use super::storage::{Storage, fill_at};
 
-/// What is read at once.
+/// Bytes of one read.
 const BUFFER: usize = 256 * 1024;
 /// Pages of which a crash of the machine leaves some unwritten: as zeros.
 const PAGE: u64 = 4096;
 
-/// What a bad stretch is.
+/// A bad stretch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bad {
     pub(super) offset: u64,
     pub(super) bytes: u64,
     pub(super) detail: &'static str,
-    /// What the last intact head in it says.
+    /// The counts of the last intact head in it.
     pub(super) known: Option<Stand>,
     /// All of it is covered by intact heads, so that nothing else was in it.
     pub(super) sure: bool,
@@ -42,7 +42,7 @@ pub(super) struct Bad {
     pub(super) torn: bool,
 }
 
-/// What stands next in a file.
+/// The next thing in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ScanStep {
     /// A frame of version 2, whole; a record's body is in the buffer.
@@ -55,7 +55,7 @@ pub(super) enum ScanStep {
     End,
 }
 
-/// What is at one place of version 2.
+/// The content at one place of version 2.
 enum ScanLook {
     Whole(Head),
     /// The body is damaged.
@@ -72,7 +72,7 @@ pub(super) struct Scanner<F> {
     format: SegmentFormat,
     offset: u64,
     buffer: Vec<u8>,
-    /// Where the buffer's content stands in the file.
+    /// The offset of the buffer's content in the file.
     at: u64,
 }
 
@@ -82,12 +82,12 @@ impl<F> Scanner<F> {
         Self { file, format: segment.format, offset: 0, buffer: Vec::new(), at: 0 }
     }
 
-    /// At a place where a frame is known to begin.
+    /// Begins at the offset of a frame.
     pub(super) fn at(self, offset: u64) -> Self {
         Self { offset, ..self }
     }
 
-    /// Where the next step begins.
+    /// The offset of the next step.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
@@ -125,7 +125,7 @@ impl<F> Scanner<F> {
                     return Ok(ScanStep::Frame(head));
                 }
                 ScanLook::Whole(_) => break,
-                // What is torn is a stretch of its own: it may be cut off, and what is before it may not.
+                // A torn stretch is separate: it may be cut off, while the stretch before it must stay.
                 ScanLook::Cut(_) if at > begin => break,
                 ScanLook::Cut(known) => {
                     (bad.detail, bad.torn) = ("it ends inside a record", true);
@@ -156,7 +156,7 @@ impl<F> Scanner<F> {
         Ok(ScanStep::Bad(bad))
     }
 
-    /// What is at one place.
+    /// Examines one place.
     fn look<S: Storage<File = F>>(
         &mut self,
         storage: &S,
@@ -195,7 +195,7 @@ impl<F> Scanner<F> {
         Ok(ScanLook::Body(head, from < end || zeros == body.len() as u64))
     }
 
-    /// Where the next marker stands, or `limit`; and from where on everything up to that is zero.
+    /// The place of the next marker, or `limit`; and from where on all bytes up to it are zero.
     fn search<S: Storage<File = F>>(
         &mut self,
         storage: &S,
@@ -217,7 +217,7 @@ impl<F> Scanner<F> {
             }
             match found {
                 Some(place) => return Ok((from + place as u64, zeros_from)),
-                // A marker may begin at the end of what was read.
+                // A marker may begin at the end of the bytes read.
                 None if window.len() >= MARKER => from += (window.len() - (MARKER - 1)) as u64,
                 None => return Ok((limit, zeros_from)),
             }
@@ -268,7 +268,7 @@ impl<F> Scanner<F> {
         Ok(ScanStep::Bad(bad))
     }
 
-    /// A record of version 1 and its end; or what is wrong, and where the next one stands if its length is right.
+    /// A record of version 1 and its end; or the kind of damage, and the next place if its length is right.
     #[allow(clippy::type_complexity, reason = "used in one place")]
     fn look_v1<S: Storage<File = F>>(
         &mut self,
@@ -298,7 +298,7 @@ impl<F> Scanner<F> {
         })
     }
 
-    /// Reads what is at `at` and before `limit`; returns how much that was.
+    /// Reads bytes from `at`, before `limit`; returns their number.
     fn read<S: Storage<File = F>>(
         &mut self,
         storage: &S,
@@ -327,7 +327,7 @@ impl<F> Scanner<F> {
         Ok(taken + more)
     }
 
-    /// What the buffer has from `at` on.
+    /// The buffer's bytes from `at` on.
     fn window(&self, at: u64) -> &[u8] {
         let into = at.checked_sub(self.at).and_then(|into| usize::try_from(into).ok());
         into.and_then(|into| self.buffer.get(into..)).unwrap_or_default()
@@ -353,7 +353,7 @@ impl<F> Scanner<F> {
 
 const CUT: &str = "it ends inside a record";
 
-/// The size where all of it is before `limit`.
+/// The size, if all of it is before `limit`.
 fn within(at: u64, size: u64, limit: u64) -> Option<usize> {
     usize::try_from(size).ok().filter(|_| at.checked_add(size).is_some_and(|end| end <= limit))
 }

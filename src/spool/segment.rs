@@ -1,4 +1,4 @@
-//! One file of the log, and what its name says.
+//! One file of the log, and the parts of its name.
 //!
 //! ```text
 //! 00000000000000000007.spool                       number 7, version 1
@@ -6,23 +6,23 @@
 //! ….spool.damaged                                  kept for the operator, no part of the log
 //! ```
 //!
-//! The name carries what reading needs, so that no damage inside a file can make all of it unreadable.
+//! The name has what reading needs, so damage inside a file cannot make all of it unreadable.
 
 use super::{Mark, SpoolError, record};
 
 const EXTENSION: &str = ".spool";
 const DAMAGED: &str = ".damaged";
-/// What release 0.1.0 put aside.
+/// Suffix of files that release 0.1.0 put aside.
 const CORRUPT: &str = ".corrupt";
 
-/// How a file is written.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentFormat {
     /// Release 0.1.0's.
     V1,
     /// This one's.
     V2 {
-        /// Its marker.
+        /// The file's marker.
         salt: u64,
     },
 }
@@ -33,7 +33,7 @@ pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) name: String,
     pub(super) format: SegmentFormat,
-    /// Bytes that are the log's: what is behind them is not read.
+    /// The log's bytes: later ones are not read.
     pub(super) bytes: u64,
     /// The highest mark that is known to be in it.
     pub(super) last: Option<Mark>,
@@ -48,7 +48,7 @@ impl Segment {
         Self { number, name, format: SegmentFormat::V2 { salt }, bytes: 0, last: None, damaged: false }
     }
 
-    /// The segment with this name; `None` where it is another file.
+    /// The segment with this name; `None` if it is another file.
     pub(super) fn named(name: &str, directory: &std::path::Path) -> Result<Option<Self>, SpoolError> {
         let Some(stem) = name.strip_suffix(EXTENSION) else { return Ok(None) };
         let digits =
@@ -70,18 +70,18 @@ impl Segment {
         Ok(Some(Self { number, name: name.to_owned(), format, bytes: 0, last: None, damaged: false }))
     }
 
-    /// Its name once it is put aside.
+    /// The file's name once it is put aside.
     pub(super) fn aside(&self) -> String {
         format!("{}{DAMAGED}", self.name)
     }
 }
 
-/// Whether a file was put aside by this release.
+/// Returns whether a file was put aside by this release.
 pub(super) fn is_aside(name: &str) -> bool {
     name.ends_with(DAMAGED)
 }
 
-/// Whether a file was put aside by any release.
+/// Returns whether a file was put aside by any release.
 pub(super) fn is_kept(name: &str) -> bool {
     is_aside(name) || name.ends_with(CORRUPT)
 }

@@ -1,7 +1,7 @@
-//! What the log needs of a disk: one directory of files, and nothing else.
+//! The log's view of a disk: one directory of files.
 //!
-//! The log decides, the storage moves bytes. `Disk` is the real one. `MemoryDisk` is for tests: it tells the
-//! page cache from what is durable, and fails where its owner asks for it.
+//! The log decides, the storage moves bytes. `Disk` is the real one. `MemoryDisk` is for tests: it separates the page
+//! cache from durable content, and fails on request.
 //!
 //! Constraints: no call repairs anything by itself, and each error reaches the log. A write states its
 //! offset, so that a write that failed half-way leaves no position behind that the next one would inherit.
@@ -83,8 +83,7 @@ pub trait Storage {
     /// Makes the content of a file durable.
     ///
     /// # Errors
-    /// As the system says. What was written since the last success may be lost then, whatever a later call
-    /// returns.
+    /// The system's error. Data written since the last success may be lost then, whatever a later call returns.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
 
     /// Makes the names of the files durable.

@@ -1,8 +1,8 @@
-//! Reads every segment of a route's spool and says what is there, without changing anything.
+//! Reads every segment of a route's spool and reports its content, without changing anything.
 //!
-//! It reads as opening a log does, so it finds what that would find. A daemon that runs beside it writes at the
-//! end and deletes from the front: what is written after the files were listed is not looked at, and where a file
-//! was deleted meanwhile everything is read once more.
+//! It reads as opening a log does, so it finds the same. A daemon that runs beside it writes at the end and deletes
+//! from the front. Records written after the files were listed are ignored, and if a file was deleted meanwhile
+//! everything is read once more.
 
 use std::path::Path;
 
@@ -15,11 +15,10 @@ use super::storage::{Disk, Storage};
 use super::{Mark, SpoolError, at};
 use crate::position::Position;
 
-/// How often it is read again because a daemon deleted a file: at full speed a segment lasts longer than reading
-/// one takes.
+/// Number of attempts if a daemon deletes files: at full speed a segment lasts longer than reading one takes.
 const ROUNDS: u32 = 5;
 
-/// What a route's spool holds.
+/// The content of a route's spool.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct VerifyReport {
     /// The route.
@@ -38,9 +37,9 @@ pub(crate) struct VerifyReport {
     pub(crate) last: Option<String>,
     /// Bytes at the end that are no record: being written, or torn by a crash and cut at the next start.
     pub(crate) tail_bytes: u64,
-    /// What each file holds.
+    /// The content of each file.
     pub(crate) files: Vec<FileReport>,
-    /// What is lost.
+    /// The losses.
     pub(crate) losses: Vec<Loss>,
     /// Files that the disk refuses to read.
     pub(crate) refused: Vec<String>,
@@ -49,7 +48,7 @@ pub(crate) struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether anything is not as it was written.
+    /// Returns whether anything is not as it was written.
     pub(crate) fn is_damaged(&self) -> bool {
         !self.losses.is_empty()
             || !self.refused.is_empty()
@@ -78,10 +77,10 @@ pub(crate) struct Stretch {
 /// Records that are lost.
 #[derive(Debug, Serialize)]
 pub(crate) struct Loss {
-    /// Where it begins, or the file before which one is missing.
+    /// The damaged file, or the file before which one is missing.
     pub(crate) file: String,
     pub(crate) offset: u64,
-    /// `null` where nothing can say.
+    /// `null` if unknown.
     pub(crate) records: Option<u64>,
     pub(crate) events: Option<u64>,
     /// The position before it.
@@ -94,7 +93,7 @@ pub(crate) struct Loss {
 /// Reads the spool in `directory`. Safe beside a running daemon.
 ///
 /// # Errors
-/// Where the directory cannot be read, or a newer release wrote it.
+/// If the directory cannot be read, or a newer release wrote it.
 pub(crate) fn verify(route: &str, directory: &Path) -> Result<VerifyReport, SpoolError> {
     let storage = Disk::unclaimed(directory);
     let mut round = 0;

@@ -6,8 +6,8 @@
 //!    └───────────┴──▶ given up          an earlier process left records, which were not read first
 //! ```
 //!
-//! A log that opens late has a place behind what was received meanwhile. What an earlier process left belongs before
-//! it, so such records are left as they are, for the next start.
+//! A log that opens late continues behind the messages received meanwhile. Records of an earlier process belong before
+//! them, so they are left for the next start.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -21,14 +21,14 @@ use super::{Log, Mark, Options, Piece, Record, Recovered, SpoolError, Storage};
 
 use crate::logs::LogCode;
 
-/// How long a sync that failed is left alone while nothing is asked: it may copy a whole segment each time.
+/// Pause after a failed sync while there is no request: a retry may copy a whole segment.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long a log that cannot be opened is left alone.
+/// Pause after a log could not be opened.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
-/// How long a log is waited for that the route before still has.
+/// How long to wait for a log that the former route still has.
 const IN_USE: Duration = Duration::from_secs(5);
 
-/// Where spools are, and who works on them. Cheap to clone.
+/// The place of all spools, and the threads that work on them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Keeper {
     /// The directory of all of them.
@@ -37,7 +37,7 @@ pub struct Keeper {
     pub pool: Pool,
 }
 
-/// What the log is asked.
+/// A request to the log.
 #[derive(Debug)]
 pub(crate) enum SpoolRequest {
     /// To append these.
@@ -47,32 +47,32 @@ pub(crate) enum SpoolRequest {
         /// Until the records are more than this many bytes.
         max_bytes: usize,
     },
-    /// To delete what is at or before this.
+    /// To delete records at or before this mark.
     Release(Mark),
 }
 
-/// What it has done.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) enum SpoolDone {
-    /// Everything is written, and synced where that is wanted each time. A failed sync never comes before this:
-    /// what it was about is written to a new file and synced first.
+    /// All records are written, and synced if the policy is to do so each time. An earlier failed sync is repaired
+    /// first: its records are written to a new file and synced.
     Written {
         /// Bytes of the log.
         bytes: u64,
     },
     /// The rest is not written, and is to be written again.
     WriteFailed {
-        /// Why.
+        /// The error.
         error: SpoolError,
-        /// How many records of the request are.
+        /// Number of the request's records that are written.
         written: usize,
     },
-    /// The next records, and what is lost between them. Nothing where everything is read.
+    /// The next records, and the losses between them. Empty if everything is read.
     Read(Vec<Piece>),
     /// The disk refuses; reading continues at the same place. After three refusals in a row the rest of the file is
     /// read as lost.
     ReadFailed(SpoolError),
-    /// What could be is deleted.
+    /// Deletable segments are deleted.
     Released {
         /// Bytes of the log.
         bytes: u64,
@@ -89,13 +89,13 @@ enum SpoolOpening {
     Open(Recovered),
 }
 
-/// A route's log. Dropping it lets the log go once it has done what it was asked, and synced.
+/// A route's log. Dropping it releases the log once the last request is done and synced.
 #[derive(Debug)]
 pub(crate) struct Spool {
     desk: Arc<Desk>,
     entry: PoolEntry,
     opening: watch::Receiver<SpoolOpening>,
-    /// Whether what was found at opening was given out.
+    /// True if the result of opening was returned.
     told: bool,
     done: replies::Receiver<SpoolDone>,
     busy: bool,
@@ -135,7 +135,7 @@ impl Spool {
         }
     }
 
-    /// Whether it has become available since [`Self::opened`] said that it is not: `true` once. It is empty then.
+    /// Returns `true` once if it has become available since [`Self::opened`] returned that it is not. It is empty then.
     pub(crate) fn has_become_available(&mut self) -> bool {
         let became = !self.told && matches!(*self.opening.borrow(), SpoolOpening::Open(_));
         self.told |= became;
@@ -150,7 +150,7 @@ impl Spool {
         }
     }
 
-    /// Whether an answer is awaited: one request at a time.
+    /// Returns whether an answer is awaited: one request at a time.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy
     }
@@ -165,7 +165,7 @@ impl Spool {
         self.entry.ask();
     }
 
-    /// Comes back with what was done.
+    /// Ready with the result of the request.
     pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<SpoolDone> {
         match self.done.poll_recv(cx) {
             Poll::Ready(Some(done)) => {
@@ -189,7 +189,7 @@ impl Drop for Spool {
     }
 }
 
-/// What the threads have of a spool.
+/// The threads' side of a spool.
 #[derive(Debug)]
 struct Desk {
     state: StatePlace,
@@ -235,7 +235,7 @@ impl Task for Arc<Desk> {
         match &mut *work {
             SpoolWork::Closed { since, .. } if !ended => *work = self.open(*since),
             SpoolWork::Open { log, sync_again_at } => match request {
-                // One answer has room: the next request comes after it was taken.
+                // There is room for one answer: the next request comes after it was taken.
                 Some(request) => drop(self.outbox.try_send(answer(log, request))),
                 None if sync_again_at.is_none_or(|at| Instant::now() >= at) => {
                     *sync_again_at = log.tick(false).err().map(|error| on_failed_sync(&error));
@@ -255,7 +255,7 @@ impl Task for Arc<Desk> {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        // One that is worked on is looked at the next time.
+        // A task that runs is examined the next time.
         let Ok(work) = self.work.try_lock() else { return false };
         match &*work {
             SpoolWork::Closed { again_at, .. } => again_at.is_none_or(|at| now >= at),
@@ -310,7 +310,7 @@ fn on_failed_sync(error: &SpoolError) -> Instant {
     Instant::now() + RETRY
 }
 
-/// Does what is asked.
+/// Carries out a request.
 pub(crate) fn answer<S: Storage>(log: &mut Log<S>, request: SpoolRequest) -> SpoolDone {
     match request {
         SpoolRequest::Write(records) => match log.write(&records) {

@@ -9,7 +9,7 @@ use crate::capture::Handover;
 use crate::config::{Broadcast, Capture, Config, Endpoint};
 use crate::status::Slot;
 
-/// What a route is started from. Equal plans are the same route.
+/// The plan that a route is started from. Equal plans are the same route: a reload does not touch it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
     pub(super) route: RouteSettings,
@@ -17,7 +17,7 @@ pub(super) struct Plan {
     pub(super) destination: Arc<Endpoint>,
 }
 
-/// What a route does.
+/// The settings of a route.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum RouteSettings {
     Capture(Arc<Capture>),
@@ -35,13 +35,13 @@ pub(super) struct Running {
     pub(super) task: AbortHandle,
 }
 
-/// What only one kind of routes has.
+/// The parts of one kind of routes.
 #[derive(Debug)]
 pub(super) enum RunningKind {
     Capture {
-        /// What the route that replaces this one says to it.
+        /// The channel from the route that replaces this one.
         successor: Handover,
-        /// What this one says to the route that it replaces.
+        /// The channel to the route that this one replaces.
         predecessor: Option<Handover>,
     },
     Broadcast,
@@ -51,7 +51,7 @@ pub(super) enum RunningKind {
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pub(super) handover: Handover,
-    /// Whether the new route writes the same state.
+    /// True if the new route writes the same state.
     pub(super) same_state: bool,
 }
 
@@ -79,17 +79,17 @@ impl Running {
         self.task.id()
     }
 
-    /// Asks it to end: it stores what it has, within the shutdown timeout.
+    /// Stops it: it stores its buffer, within the shutdown timeout.
     pub(super) fn end(&self) {
         self.stop.cancel();
     }
 
-    /// Whether it was asked to end.
+    /// Returns whether it was asked to end.
     pub(super) fn is_ending(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// How a route with this plan may take over while this one runs; `None` where it must wait for its end.
+    /// How a route with this plan may take over while this one runs; `None` if it must wait for its end.
     pub(super) fn hands_over_to(&self, plan: &Plan) -> Option<Predecessor> {
         let (RunningKind::Capture { successor, .. }, RouteSettings::Capture(_)) = (&self.kind, &plan.route)
         else {

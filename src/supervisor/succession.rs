@@ -1,8 +1,8 @@
-//! Which route of one name runs, which one it replaces, and which one is to follow.
+//! Which route of one name runs, which one it replaces, and which one is next.
 //!
-//! Problem: two routes of one name share the key of their state, the cursor and the spool's directory, so a new
-//! one must not begin while an old one writes them. An old one may take the whole shutdown timeout to end, and
-//! reloads come as they like meanwhile.
+//! Problem: two routes of one name share the state's key, the cursor and the spool's directory, so a new one must not
+//! begin while an old one writes them. An old one may take the whole shutdown timeout to end, and reloads may come at
+//! any time.
 //!
 //! ```text
 //! planned ──▶ current                       no other route of the name is left
@@ -12,8 +12,8 @@
 //! planned ┄┄▶ current ◀─ predecessor (ending)        has taken over: what is left of the predecessor ends
 //! ```
 //!
-//! So at most three are there: one that reads, one before it that ends, and one plan. A plan that another one
-//! replaces was never started, and leaves nothing behind.
+//! So there are at most three: one that reads, one before it that ends, and one plan. A replaced plan was never
+//! started, and leaves nothing behind.
 
 use tokio::task::Id;
 
@@ -26,13 +26,13 @@ pub(super) struct Succession {
     current: Option<Running>,
     /// The capture that `current` replaces, until it has ended.
     predecessor: Option<Running>,
-    /// Whether `current` was given up before it took over from `predecessor`.
+    /// True if `current` was given up before it took over from `predecessor`.
     withdrawn: bool,
-    /// What is started as soon as it may.
+    /// The route to start as soon as possible.
     planned: Option<Plan>,
 }
 
-/// What may be started now.
+/// A route that may be started now.
 #[derive(Debug)]
 pub(super) struct DueStart {
     pub(super) plan: Plan,
@@ -40,7 +40,7 @@ pub(super) struct DueStart {
 }
 
 impl Succession {
-    /// Takes in what a configuration wants of the name; `None` where it has no such route.
+    /// Takes in a configuration's plan for the name; `None` if it has no such route.
     pub(super) fn want(&mut self, plan: Option<Plan>) {
         self.planned = plan;
         if self.planned.is_none() {
@@ -65,7 +65,7 @@ impl Succession {
         true
     }
 
-    /// Asks what stands in the way of the plan to end, and drops a plan that runs already.
+    /// Stops the routes that the plan must wait for, and drops a plan that runs already.
     fn make_way(&mut self) {
         let (Some(plan), Some(current)) = (&self.planned, &self.current) else { return };
         if self.withdrawn || current.is_ending() {
@@ -84,7 +84,7 @@ impl Succession {
         }
     }
 
-    /// What may be started now, if anything. It is to be [`started`](Self::started).
+    /// The route that may be started now, if any. It is to be [`started`](Self::started).
     pub(super) fn due(&mut self) -> Option<DueStart> {
         let predecessor = match (&self.current, &self.predecessor) {
             (None, None) => None,
@@ -96,7 +96,7 @@ impl Succession {
         Some(DueStart { plan: self.planned.take()?, predecessor })
     }
 
-    /// Takes in what was started.
+    /// Takes in the started route.
     pub(super) fn started(&mut self, running: Running) {
         self.predecessor = self.current.replace(running);
     }
@@ -106,7 +106,7 @@ impl Succession {
         self.want(None);
     }
 
-    /// Whether a plan waits for a route to end.
+    /// Returns whether a plan waits for a route to end.
     pub(super) fn waits(&self) -> bool {
         self.planned.is_some()
     }
@@ -116,7 +116,7 @@ impl Succession {
         self.current.as_ref()
     }
 
-    /// Whether nothing is left of the name.
+    /// Returns whether nothing is left of the name.
     pub(super) fn is_over(&self) -> bool {
         self.current.is_none() && self.predecessor.is_none() && self.planned.is_none()
     }

@@ -1,6 +1,6 @@
 //! The bytes of a fuzzer, taken as choices.
 
-/// What is left of an input. At its end every choice is 0 and every text empty.
+/// The rest of an input. At its end every choice is 0 and every text empty.
 #[derive(Debug)]
 pub(crate) struct FuzzInput<'a>(pub(crate) &'a [u8]);
 
@@ -20,7 +20,7 @@ impl<'a> FuzzInput<'a> {
         self.bytes(1).first().copied().unwrap_or_default()
     }
 
-    /// One of these.
+    /// One of the choices.
     pub(crate) fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.byte()) % choices.len()]
     }

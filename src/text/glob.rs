@@ -32,7 +32,7 @@ const NAMED_WILDCARDS: usize = 9;
 /// How many `*` the server follows before it gives a pattern up as abusive.
 const MAX_NESTED_WILDCARDS: usize = 1000;
 
-/// What the first nine `*` of a pattern matched. Reused from call to call.
+/// The matches of the first nine `*` of a pattern. Reused from call to call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Captures {
     ranges: [Range<usize>; NAMED_WILDCARDS],
@@ -40,15 +40,15 @@ pub struct Captures {
 }
 
 impl Captures {
-    /// What the `*` with this number matched, counted from 1, as a part of the text that was given to
-    /// [`captures`]; `None` where the pattern has no such `*`.
+    /// The match of the `*` with this number, counted from 1, as a part of the text given to [`captures`]; `None` if
+    /// the pattern has no such `*`.
     #[must_use]
     pub fn get<'t>(&self, number: u8, text: &'t [u8]) -> Option<&'t [u8]> {
         let index = usize::from(number).checked_sub(1).filter(|index| *index < self.count)?;
         text.get(self.ranges.get(index)?.clone())
     }
 
-    /// Notes what a `*` matched, and forgets those behind it: they belong to a walk given up.
+    /// Notes the match of a `*`, and forgets those behind it: they belong to an abandoned walk.
     fn note(&mut self, index: usize, range: Range<usize>) {
         if let Some(slot) = self.ranges.get_mut(index) {
             *slot = range;
@@ -57,14 +57,14 @@ impl Captures {
     }
 }
 
-/// Whether the server would deliver a message on the channel `text` to a subscriber of `pattern`.
+/// Returns whether the server would deliver a message on the channel `text` to a subscriber of `pattern`.
 #[must_use]
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     walk(pattern, text, &mut |_, _| {})
 }
 
-/// As [`matches()`], and says what each `*` matched. Of several `*` side by side the first takes
-/// everything and the others nothing. Where it returns `false`, `captures` holds nothing of use.
+/// As [`matches()`], and stores the match of each `*`. Of several `*` side by side the first takes everything and the
+/// others nothing. If it returns `false`, `captures` is undefined.
 pub fn captures(pattern: &[u8], text: &[u8], captures: &mut Captures) -> bool {
     captures.count = 0;
     walk(pattern, text, &mut |index, range| captures.note(index, range))
@@ -93,9 +93,9 @@ struct Star {
     index: usize,
     /// How many `*` the pattern has up to the end of the run.
     seen: usize,
-    /// Where the pattern continues.
+    /// The next place in the pattern.
     pattern_at: usize,
-    /// What it matches so far.
+    /// The range of its match so far.
     matched: Range<usize>,
 }
 

@@ -1,16 +1,16 @@
-//! Looking into a JSON document along many pointers at once.
+//! Reads the values at many pointers from a JSON document at once.
 //!
-//! Problem: of a document some places matter: a filter tests what stands there, a template puts it into a name.
+//! Problem: only some places of a document matter: a filter tests their values, a template puts them into a name.
 //!
-//! Constraints: this runs on the hot path. The document is read at most once, nothing is built of what no pointer
-//! names, and nothing is allocated a document. Documents are any bytes.
+//! Constraints: this runs on the hot path. The document is read at most once, only values at pointers are built, and
+//! nothing is allocated per document. Documents are any bytes.
 //!
-//! Operation: the pointers are one tree, and the document is walked along it. [`Places`] is told what stands at each
-//! place, by the number that the place was given.
+//! Operation: the pointers are one tree, and the document is walked along it. [`Places`] receives the value at each
+//! place, by the place's number.
 //!
-//! Of a member that is named twice the last counts, as most readers of JSON have it.
+//! If a member is named twice, the last counts, as for most readers of JSON.
 //!
-//! Failure: a document that is no JSON has nothing anywhere, also where its beginning could be read.
+//! Failure: a document that is no JSON has no values, even if its beginning could be read.
 
 use std::fmt;
 
@@ -19,9 +19,9 @@ use serde_json::value::RawValue;
 
 use super::json_pointer::{self, Pointer};
 
-/// Is told what stands at the places of a [`PointerTree`]. Of each place the last word counts.
+/// Receives the values at the places of a [`PointerTree`]. The last value of a place counts.
 pub(crate) trait Places {
-    /// A value stands there, written so.
+    /// The value at a place, as it is written.
     fn value(&mut self, place: usize, json: &str);
     /// Nothing is there.
     fn nothing(&mut self, place: usize);
@@ -56,13 +56,13 @@ impl PointerTree {
         node.numbers.push(number);
     }
 
-    /// Says of every place what stands there in a document.
+    /// Passes the value at every place of a document to `places`.
     pub(crate) fn look(&self, document: &[u8], places: &mut impl Places) {
         let mut look = Lookup { places };
         look.forget(&self.0);
         let read = std::str::from_utf8(document).is_ok_and(|text| look.document(&self.0, text).is_ok());
         if !read {
-            // What stood before the fault is no part of a document either.
+            // Values before the fault do not count either.
             look.forget(&self.0);
         }
     }
@@ -179,8 +179,8 @@ impl<'de, P: Places> Visitor<'de> for Below<'_, '_, P> {
     }
 }
 
-/// Calls a function with the content of a JSON string; `None` for what is no string, or one that no text can be made
-/// of (half of a surrogate pair).
+/// Calls a function with the content of a JSON string; `None` if it is no string, or has no valid text (half of a
+/// surrogate pair).
 pub(crate) fn with_text<R>(json: &str, function: impl FnOnce(&str) -> R) -> Option<R> {
     if !json.starts_with('"') {
         return None;

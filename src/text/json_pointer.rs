@@ -32,7 +32,7 @@ impl Pointer {
     /// Takes a text apart.
     ///
     /// # Errors
-    /// Where it is no pointer, or too deep.
+    /// If it is no pointer, or too deep.
     pub fn parse(text: &str) -> Result<Self, PointerError> {
         if text.is_empty() {
             return Ok(Self(Vec::new()));

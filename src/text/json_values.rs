@@ -1,7 +1,7 @@
 //! The values of a JSON document that templates put into names and fields.
 //!
-//! A text gives its content, a number, `true` and `false` what is written. Nothing else is a value: a `null`, a list
-//! or an object makes no name that anybody means.
+//! A text gives its content; a number, `true` and `false` give their spelling. A `null`, a list or an object is no
+//! value, since it makes no sensible name.
 
 use super::json_lookup::{Places, PointerTree, with_text};
 use super::json_pointer::Pointer;
@@ -39,14 +39,14 @@ impl JsonValues {
         values
     }
 
-    /// Reads a document. It is not asked for where no template names a place.
+    /// Reads a document. `document` is called only if a template names a place.
     pub(crate) fn read<'a>(&mut self, document: impl FnOnce() -> &'a [u8]) {
         if !self.found.0.is_empty() {
             self.tree.look(document(), &mut self.found);
         }
     }
 
-    /// What stood at a place in the last document.
+    /// The value at a place in the last document.
     pub(crate) fn get(&self, pointer: &Pointer) -> Option<&[u8]> {
         let value = self.found.0.iter().find(|value| value.pointer == *pointer)?;
         value.there.then_some(value.text.as_slice())

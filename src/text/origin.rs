@@ -1,17 +1,17 @@
-//! The origin of a message: a member of its JSON object that says which bridges it has passed.
+//! The origin of a message: a member of its JSON object that names the bridges it has passed.
 //!
-//! Problem: two routes bridge A to B and B to A. What the first publishes on B, the second captures there, and so each
-//! message would come back as an echo, for ever. A message of Pub/Sub is bytes alone, without a place for a mark.
+//! Problem: two routes bridge A to B and B to A. The second captures on B what the first publishes there, so each
+//! message would return as an echo, for ever. A message of Pub/Sub is bytes alone, without a place for a mark.
 //!
-//! Constraints: only a JSON object can carry a mark without a format of its own. Its subscribers must still read it, so it
-//! stays the same object with one member more. A CloudEvent is such an object. It takes attributes of lower-case letters and
-//! digits, with a text as value.
+//! Constraints: only a JSON object can carry a mark without a format of its own. Its subscribers must still read it, so
+//! it stays the same object with one more member. A CloudEvent is such an object. It takes attributes of lower-case
+//! letters and digits, with a text as value.
 //!
 //! ```text
 //! {"n":1}  ──broadcast, origin "x"──▶  {"tidegateorigin":"x","n":1}  ──broadcast, origin "y"──▶  {"tidegateorigin":"x,y","n":1}
 //! ```
 //!
-//! Failure: what is no JSON object carries no origin, and none can be added.
+//! Failure: a message that is no JSON object carries no origin, and none can be added.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -39,7 +39,7 @@ pub(crate) enum Unmarkable {
     TooMany,
 }
 
-/// Whether a payload carries an origin.
+/// Returns whether a payload carries an origin.
 pub(crate) fn carries(payload: &[u8], origin: &str) -> bool {
     origins(payload).is_some_and(|origins| names(&origins).any(|name| name == origin))
 }
@@ -79,7 +79,7 @@ pub(crate) fn mark(
     Ok(())
 }
 
-/// What the member says; of a member that is named twice the last counts.
+/// The member's value; if it is named twice, the last counts.
 fn origins(payload: &[u8]) -> Option<String> {
     // Nearly every message of other programs ends here. An escaped name is none that tidegate wrote.
     memchr::memmem::find(payload, MEMBER.as_bytes())?;
@@ -92,7 +92,7 @@ fn names(origins: &str) -> impl Iterator<Item = &str> {
     origins.split(',').filter(|name| !name.is_empty())
 }
 
-/// The members of a JSON object, in order; `None` where it is none.
+/// The members of a JSON object, in order; `None` if it is none.
 fn members(payload: &[u8]) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     let text = std::str::from_utf8(payload).ok()?;
     let mut json = serde_json::Deserializer::from_str(text);

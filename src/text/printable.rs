@@ -1,11 +1,11 @@
-//! Text of strangers, made safe to show: a terminal obeys control characters, a log line ends where a newline
-//! stands, and some characters turn the direction of what follows or are not seen at all.
+//! Makes foreign text safe to show: a terminal obeys control characters, a newline ends a log line, and some characters
+//! reverse the direction of text or are invisible.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::fmt::Write as _;
 
-/// Whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
+/// Returns whether a character must not be shown as it is: controls (ESC, CR, NUL, DEL, C1 …), line and paragraph
 /// separators, characters that set the direction of text, and characters without any width.
 #[must_use]
 pub(crate) fn is_harmful(c: char) -> bool {
@@ -24,14 +24,14 @@ pub(crate) fn is_harmful(c: char) -> bool {
         )
 }
 
-/// The bytes as text on one line: what is harmful is written as an escape, such as `\u{1b}`, and what is not UTF-8
-/// as U+FFFD.
+/// The bytes as text on one line: harmful characters become escapes, such as `\u{1b}`, and invalid UTF-8 becomes
+/// U+FFFD.
 #[must_use]
 pub(crate) fn text(bytes: &[u8]) -> String {
     escaped(&String::from_utf8_lossy(bytes), usize::MAX)
 }
 
-/// The same of the first `limit` characters; the number of bytes that are left out is said.
+/// The first `limit` characters as such text, with the number of bytes that are left out.
 #[must_use]
 pub(crate) fn bounded(bytes: &[u8], limit: usize) -> String {
     // A character has at most four bytes, and no more of a long text is looked at.
@@ -46,8 +46,8 @@ pub(crate) fn bounded(bytes: &[u8], limit: usize) -> String {
     out
 }
 
-/// The same JSON with what is harmful as escapes. Such characters stand in texts only, where an escape means the same;
-/// line breaks between values stay.
+/// The same JSON with escapes for harmful characters. They occur in texts only, where an escape means the same; line
+/// breaks between values stay.
 #[must_use]
 pub(crate) fn json(json: &str) -> Cow<'_, str> {
     let harmful = |c: char| !c.is_ascii_whitespace() && is_harmful(c);
@@ -88,7 +88,7 @@ impl PrintableLines {
     }
 }
 
-/// One line.
+/// A single line.
 impl<T: AsRef<str>> From<T> for PrintableLines {
     fn from(line: T) -> Self {
         let mut lines = Self::default();

@@ -63,7 +63,7 @@ impl Template {
     /// Takes a text apart.
     ///
     /// # Errors
-    /// Where the text is empty, a bracket is not closed, or a variable is unknown.
+    /// If the text is empty, a bracket is not closed, or a variable is unknown.
     pub fn parse(source: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut literal = String::new();

@@ -1,4 +1,4 @@
-//! What a session asks whose entries wait for a consumer group: the group and its stream.
+//! The questions of a session whose entries wait for a consumer group: the group and its stream.
 
 use tokio::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::server::Error;
 use crate::server::resp::Value;
 
 impl Work {
-    /// Asks for what is of use next.
+    /// Asks the next useful question.
     pub(super) fn ask_followed(&mut self, core: &mut Core, now: Instant) {
         if self.asked.is_some() {
             return;
@@ -24,7 +24,7 @@ impl Work {
         self.out = out;
     }
 
-    /// Takes in what was asked of the group and of its stream.
+    /// Takes in the answer about the group and its stream.
     pub(super) fn on_followed(
         &mut self,
         core: &mut Core,

@@ -1,4 +1,4 @@
-//! Which of several instances publishes, where the channel is on another server than the stream.
+//! Which of several instances publishes, if the channel is on another server than the stream.
 //!
 //! Problem: across two servers a message goes out before the cursor moves. Two instances that publish at once
 //! send every entry twice.
@@ -7,8 +7,8 @@
 //! On one server none of this is needed: the step that publishes compares the cursor.
 //!
 //! Operation: a lease on the stream's server, by that server's clock. The holder renews it several times within its
-//! term. By its own clock the holder counts from the moment before it asked, and stops a margin early, so it ends
-//! no later than the server's term. The clock is compared before each send, also the send of what waits in a buffer.
+//! term. By its own clock the holder counts from the moment before it asked, and stops a margin early, so it ends no
+//! later than the server's term. It checks the clock before each send, also before the rest of a buffer.
 //!
 //! ```text
 //!            reply: this instance holds it
@@ -18,9 +18,9 @@
 //!      └──── the term has passed  ◀─────────────┘   (nothing is sent; the next reply decides)
 //! ```
 //!
-//! Failure: an instance that ends or freezes lets its term pass, and the one that waits takes over with the cursor
-//! that the same reply names. What the first one sent and did not note in the cursor is sent again. A session that
-//! begins lets an instance go first that waits already: it holds messages that the new session does not.
+//! Failure: if an instance ends or freezes, its term passes, and the standby takes over at the cursor in the same
+//! reply. Messages that the first one sent and did not note in the cursor are sent again. A new session lets a waiting
+//! instance go first: it has buffered messages that the new session has not.
 
 use std::time::Duration;
 
@@ -38,19 +38,19 @@ pub(crate) const LEASE: Script = script!("lease.lua");
 pub(crate) const TERM: Duration = Duration::from_millis(750);
 /// For the difference of two clocks over one term, and for the way of a message that was just sent.
 const MARGIN: Duration = Duration::from_millis(100);
-/// Between two renewals: one may be lost or late.
+/// Interval of renewals: one may be lost or late.
 const RENEWAL: Duration = Duration::from_millis(250);
-/// Between two questions of a standby: a released lease lies unused for at most this long.
+/// Interval of a standby's questions: a released lease is unused for at most this long.
 const STANDBY: Duration = Duration::from_millis(200);
 
-/// What is asked of the lease.
+/// A request for the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseRequest {
-    /// To have it where no other instance holds it or waits for it.
+    /// Take it if no other instance holds it or waits for it.
     Begin,
-    /// To have it where no other instance holds it.
+    /// Take it if no other instance holds it.
     Claim,
-    /// That another instance takes it.
+    /// Give it to another instance.
     Release,
 }
 
@@ -64,15 +64,15 @@ impl LeaseRequest {
     }
 }
 
-/// What the script answers.
+/// The reply of `lease.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaseReply {
     holder: String,
     left: Duration,
-    /// The cursor, where there is one, and its count, where that is known.
+    /// The cursor, if there is one, and its count, if known.
     pub(crate) cursor: Option<EntryId>,
     pub(crate) counted: Option<u64>,
-    /// What was done since the cursor was made, by whichever instance.
+    /// Totals since the cursor was made, over all instances.
     pub(crate) tally: Tally,
 }
 
@@ -80,7 +80,7 @@ impl LeaseReply {
     /// Reads the script's reply.
     ///
     /// # Errors
-    /// Where it is an error, or no reply of that script.
+    /// If it is an error, or no reply of that script.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -111,18 +111,18 @@ impl LeaseReply {
     }
 }
 
-/// What a reply changes.
+/// The change by a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Nothing.
+    /// No change.
     Same,
     /// This instance publishes from now on.
     Leads,
-    /// This one does, or nobody does yet.
+    /// Another instance holds it, or none does yet.
     StandsBy(Option<String>),
 }
 
-/// One instance's part.
+/// One instance's role.
 #[derive(Debug)]
 pub(crate) struct Leadership {
     me: String,
@@ -130,18 +130,18 @@ pub(crate) struct Leadership {
     hash: Hash,
     /// Until when this instance may send, or might; `None` before it could for the first time.
     until: Option<Instant>,
-    /// What the last reply said.
+    /// The last reply's result.
     known: Option<Change>,
     /// Sent and not answered.
     asked: Option<(LeaseRequest, Instant)>,
     next: LeaseRequest,
     due: Instant,
-    /// Whether it was given back, and that is answered.
+    /// True if it was given back, and that is answered.
     released: bool,
 }
 
 impl Leadership {
-    /// Begins with a session. `me` tells this route of this process from every other.
+    /// Begins with a session. `me` identifies this route of this process.
     pub(crate) fn new(me: String, key: String, hash: Hash, now: Instant) -> Self {
         Self {
             me,
@@ -156,12 +156,12 @@ impl Leadership {
         }
     }
 
-    /// Whether this instance may send now.
+    /// Returns whether this instance may send now.
     pub(crate) fn leads(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Until when what was handed over may be sent.
+    /// Time until which passed messages may be sent.
     pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }
@@ -171,7 +171,7 @@ impl Leadership {
         self.asked.is_none().then_some(self.due)
     }
 
-    /// Appends the question that is due. True where there is one.
+    /// Appends the question if it is due. Returns whether it is.
     pub(crate) fn ask(&mut self, cursor: &str, out: &mut Vec<u8>, now: Instant) -> bool {
         if self.due().is_none_or(|due| now < due) {
             return false;
@@ -187,13 +187,13 @@ impl Leadership {
         true
     }
 
-    /// Gives the lease back with the next question, which is due at once.
+    /// Releases the lease with the next question, which is due at once.
     pub(crate) fn release(&mut self, now: Instant) {
         self.end(now);
         (self.next, self.due) = (LeaseRequest::Release, now);
     }
 
-    /// Whether it was given back, and that is answered.
+    /// Returns whether it was given back, and that is answered.
     pub(crate) fn is_released(&self) -> bool {
         self.released
     }
@@ -203,11 +203,11 @@ impl Leadership {
         self.until = self.until.map(|until| until.min(now));
     }
 
-    /// Takes in what was answered.
+    /// Takes in a reply.
     pub(crate) fn on_reply(&mut self, reply: &LeaseReply, now: Instant) -> Change {
         let Some((want, sent)) = self.asked.take() else { return Change::Same };
         if self.next == LeaseRequest::Release {
-            // The answer to the release itself, or to what was asked before it.
+            // The answer to the release itself, or to an earlier question.
             self.released = want == LeaseRequest::Release;
             self.due = now;
             return Change::Same;
@@ -219,7 +219,7 @@ impl Leadership {
             Change::Leads
         } else {
             self.end(now);
-            // Where nobody has it, one that waited before is let go first.
+            // If no instance has it, one that waited before goes first.
             let wait = if reply.holder.is_empty() { STANDBY * 3 / 2 } else { STANDBY.min(reply.left) };
             self.due = now + wait;
             Change::StandsBy(Some(reply.holder.clone()).filter(|holder| !holder.is_empty()))

@@ -1,5 +1,5 @@
-//! What a session reads whose entries are broadcast as they are added: the stream itself, behind the publisher's
-//! end, and now and then how many entries were ever added.
+//! The reads of a session whose entries are broadcast as they are added: the stream behind the publisher's end, and
+//! from time to time its counters.
 
 use tokio::time::Instant;
 
@@ -18,26 +18,25 @@ use crate::server::resp::{self, Value};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PendingRead {
     after: EntryId,
-    /// 0 where the rate lets nothing through and the answer is only a sign of life.
+    /// 0 if the rate allows nothing, and the answer is only a sign of life.
     entries: usize,
-    /// Whether the rate allowed no more.
+    /// True if the rate allowed no more.
     limited: bool,
     pub(super) sent: Instant,
     what: ReadKind,
 }
 
-/// What is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadKind {
     Entries,
-    /// How many entries were ever added.
+    /// The stream's counters.
     Count,
-    /// Whether what was missed is recorded.
+    /// The record of lost entries.
     Missed,
 }
 
 impl Work {
-    /// Asks for what comes next, where the publisher has room for it.
+    /// Asks for the next entries, if the publisher has room for them.
     pub(super) fn read_added(&mut self, core: &Core, now: Instant) {
         if self.read.is_some() || self.paced.is_some() {
             return;
@@ -82,8 +81,8 @@ impl Work {
         self.read = Some(PendingRead { after, entries, limited, sent: now, what: ReadKind::Entries });
     }
 
-    /// Before it stops: looks a last time at a stream that had unread entries, since it may be gone with them. Whether
-    /// an answer is awaited.
+    /// Before a stop: checks a last time a stream that had unread entries, since it may be deleted with them. Returns
+    /// whether an answer is awaited.
     pub(super) fn look_back(&mut self, core: &Core, now: Instant) -> bool {
         if self.follow.is_some() || !self.leads(now) || !self.publisher.takes() {
             return false;
@@ -99,7 +98,7 @@ impl Work {
         looks
     }
 
-    /// Asks to record what was missed, if it is time.
+    /// Asks to record lost entries, if it is time.
     fn record_missed(&mut self, now: Instant) -> bool {
         let records = self.watch.record(&mut self.out, &self.publisher);
         if records {
@@ -119,7 +118,7 @@ impl Work {
         self.read = Some(PendingRead { after, entries: 0, limited: false, sent: now, what });
     }
 
-    /// Takes in what a read has brought.
+    /// Takes in the result of a read.
     pub(super) fn on_added(
         &mut self,
         core: &mut Core,
@@ -142,7 +141,7 @@ impl Work {
         let leads = self.leads(now);
         let mut egress = Egress { publisher: &mut self.publisher, pace: &mut self.pace, leads };
         let taken = read.entries > 0 && !draining && egress.leads && egress.publisher.takes();
-        // A read from before a rewind is of use where it overlaps with what comes next, and only there.
+        // A read from before a rewind is useful only if it overlaps with the next entries.
         if taken && read.after <= begin {
             while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
                 if entry.id <= begin {
@@ -160,7 +159,7 @@ impl Work {
         self.reads = true;
         self.publishes |= count == 0 || !self.publisher.is_careful();
         core.rate_limited(read.limited && count >= read.entries.max(1));
-        // That one which was limited brought all it asked for says nothing.
+        // A full reply says nothing if the rate limited the read.
         let came = if read.limited { 0 } else { count };
         if read.entries > 0 {
             self.read_entries = entries_of_next_read(self.read_entries, read.entries, came, reply_bytes);

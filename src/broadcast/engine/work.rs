@@ -1,4 +1,4 @@
-//! One session's decisions: what is read, published and asked, from the cursor on until it fails or stops.
+//! One session's decisions: reads, messages and questions, from the cursor on until it fails or stops.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use crate::server::Error;
 use crate::server::resp::Value;
 use crate::status::RouteState;
 
-/// How long XREAD waits for an entry: the answer to it is also the sign that the server is alive, so
-/// one that stopped is noticed after this and the response timeout.
+/// How long XREAD waits for an entry. The answer is also the sign that the server is alive, so a stopped one is noticed
+/// after this and the response timeout.
 pub(super) const BLOCK: Duration = Duration::from_secs(1);
 
 /// The state of a session.
@@ -28,30 +28,30 @@ pub(super) struct Work {
     /// Commands of the reader.
     pub(super) out: Vec<u8>,
     pub(super) publisher: Publisher,
-    /// Where the channel is on another server.
+    /// The lease, if the channel is on another server.
     pub(super) leadership: Option<Leadership>,
     pub(super) read: Option<PendingRead>,
-    /// Where it waits for acknowledgements: what is read, and what was asked.
+    /// The group's follower, if the route waits for acknowledgements.
     pub(super) follow: Option<Follower>,
     pub(super) watch: UnreadWatch,
     pub(super) asked: Option<(Asked, Instant)>,
-    /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
+    /// COUNT of the next read: from 1 up, so that no reply is larger than expected.
     pub(super) read_entries: usize,
     pub(super) pace: Pace,
     /// Until when nothing is read, since the rate lets nothing through.
     pub(super) paced: Option<Instant>,
-    /// Whether the stream was read.
+    /// True if the stream was read.
     pub(super) reads: bool,
-    /// Whether an entry was published after a refusal, or there was none to publish.
+    /// True if an entry was published after a refusal, or there was none to publish.
     pub(super) publishes: bool,
     /// Its last reported status, with the instance that publishes.
     told: Option<(RouteState, Option<String>)>,
-    /// Who publishes, as the last reply said.
+    /// The lease's holder, by the last reply.
     standing: Option<Change>,
-    /// Set once it was told to stop: until when what is under way may finish.
+    /// The deadline of a stop for the calls under way.
     drain_until: Option<Instant>,
     releases: bool,
-    /// Whether it has looked a last time at what was not read.
+    /// True if unread entries have been checked a last time.
     pub(super) looked_back: bool,
 }
 
@@ -101,7 +101,7 @@ impl Work {
         }
     }
 
-    /// Whether this instance publishes.
+    /// Returns whether this instance publishes.
     pub(super) fn leads(&self, now: Instant) -> bool {
         self.leadership.as_ref().is_none_or(|leadership| leadership.leads(now))
     }
@@ -122,7 +122,7 @@ impl Work {
         [lease, follow, self.paced].into_iter().flatten().min()
     }
 
-    /// Takes in what the reader has brought.
+    /// Takes in the reader's answer.
     pub(super) fn on_read(
         &mut self,
         core: &mut Core,
@@ -137,7 +137,7 @@ impl Work {
         }
     }
 
-    /// Takes in what a script has answered.
+    /// Takes in a script's answer.
     pub(super) fn on_script(
         &mut self,
         core: &mut Core,
@@ -176,7 +176,7 @@ impl Work {
         let leads = self.leads(now);
         match reply.cursor {
             None => self.publisher.on_cursor_vanished(),
-            // What another instance did up to here, by this step.
+            // Another instance has published up to here, by this step.
             Some(cursor) if !leads || cursor != self.publisher.end() => {
                 if self.publisher.continue_at(cursor, reply.counted) {
                     let follow = self.follow.as_mut().map(Follower::watch);
@@ -242,7 +242,7 @@ impl Work {
         }
     }
 
-    /// Does what follows: asks for the lease and for what is to be read.
+    /// Takes the next steps: asks for the lease and for entries.
     pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, SessionFailure> {
         self.publisher.settle_after_rejection()?;
         if self.paced.is_some_and(|until| now >= until) {
@@ -257,7 +257,7 @@ impl Work {
         Ok(Next::GoOn)
     }
 
-    /// Waits for what is under way, and then gives the lease back.
+    /// Waits for the calls under way, and then releases the lease.
     fn drain(&mut self, core: &mut Core, until: Instant, now: Instant) -> Next {
         let idle = self.publisher.is_idle();
         let released = self.leadership.as_ref().is_none_or(Leadership::is_released);
@@ -288,7 +288,7 @@ impl Work {
         }
     }
 
-    /// Asks for more entries, where the publisher has room for them.
+    /// Asks for more entries, if the publisher has room for them.
     pub(super) fn read_on(&mut self, core: &mut Core, now: Instant) {
         if self.follow.is_some() {
             self.ask_followed(core, now);

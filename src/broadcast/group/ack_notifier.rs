@@ -3,7 +3,7 @@
 //! Problem: polling a server for acknowledgements is either late or costly.
 //!
 //! Constraints: a command proves nothing. XACK is in the replication stream for ids that were never delivered, too, and
-//! what a script or another group's command does to a group may not be there. So a command only wakes the route; a poll
+//! the effect of a script or of another group's command may be missing there. So a command only wakes the route; a poll
 //! of the group decides what is acknowledged.
 //!
 //! Operation: a task of its own reads the link and notifies the route. It passes no data, so nothing can queue up. It
@@ -27,12 +27,12 @@ use crate::rt;
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, MasterMoves};
 use crate::source::replication::{LinkStart, ReplicationLink, ReplicationOffset};
 
-/// How often the link acknowledges, whatever comes.
+/// Interval of the link's acknowledgements.
 const TICK: Duration = Duration::from_secs(1);
-/// After so long a silence the server is asked whether it has written anything: where it has not, silence is right.
-/// It sends a PING each `repl-ping-replica-period`, by default 10 s, but that may be hours.
+/// Silence after which the server is asked whether it has written anything: if not, silence is right. It sends a PING
+/// each `repl-ping-replica-period`, by default 10 s, but that may be hours.
 const SILENCE: Duration = Duration::from_secs(15);
-/// What the server had written when it was asked is to be here after this: else the link is dead.
+/// Time for bytes that the server had written to arrive; otherwise the link is dead.
 const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// A link that rings. Dropping it ends the link.
@@ -45,7 +45,7 @@ pub(crate) struct AckNotifier {
 #[derive(Debug, Default)]
 struct Notification {
     notify: Notify,
-    /// Whether the link is up: while it is not, nothing rings.
+    /// True while the link is up: otherwise there are no notifications.
     up: AtomicBool,
 }
 
@@ -71,7 +71,7 @@ impl AckNotifier {
         self.notification.notify.notified().await;
     }
 
-    /// Whether it would ring.
+    /// Returns whether it would ring.
     pub(crate) fn is_up(&self) -> bool {
         self.notification.up.load(Ordering::Relaxed)
     }
@@ -135,7 +135,7 @@ impl CommandReader {
         let (mut link, start) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                // A server that is away says nothing about the place; one that answers with nonsense may.
+                // An unreachable server says nothing about the offset; one that answers with nonsense may.
                 if matches!(error, Error::Protocol(_)) {
                     self.place = None;
                 }
@@ -188,7 +188,7 @@ impl CommandReader {
         }
     }
 
-    /// Takes in what has come. Says whether the group was touched.
+    /// Takes in the link's commands. Returns whether the group was touched.
     fn take_in(&mut self, link: &mut ReplicationLink) -> Result<bool, Error> {
         link.next(|_, _| false)?;
         if let Some(place) = &mut self.place {

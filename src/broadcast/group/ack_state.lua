@@ -29,7 +29,7 @@ local function get(flat, name)
   end
 end
 
--- Whether one decimal number is at most another: they have up to 20 digits, more than a Lua number holds.
+-- Returns whether one decimal number is at most another: they have up to 20 digits, more than a Lua number holds.
 local function at_most(left, right)
   return #left < #right or (#left == #right and left <= right)
 end
@@ -61,7 +61,7 @@ if not found then
   return {}
 end
 local delivered, pending = get(found, 'last-delivered-id'), get(found, 'pending')
--- A group without a count of what it read may have been set to a place where there are no entries yet.
+-- A group without a count of its reads may have been set to a place without entries.
 if not get(found, 'entries-read') then
   local last = get(redis.call('XINFO', 'STREAM', KEYS[1]), 'last-generated-id')
   if not id_at_most(delivered, last) then

@@ -11,29 +11,29 @@ use crate::status::GroupChange;
 /// Looks.
 pub(crate) const ACK_STATE: Script = script!("ack_state.lua");
 
-/// What one look has found.
+/// The result of a poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupState {
     /// The last entry that the group was given.
     pub(crate) delivered: EntryId,
-    /// How many entries it was given, by its own count, which it loses when it is set to another place.
+    /// Number of entries it was given, by its own count, which it loses when it is set to another place.
     pub(crate) entries_read: Option<u64>,
-    /// How many of them are not acknowledged.
+    /// Number of these that are not acknowledged.
     pub(crate) pending: u64,
     pub(crate) consumers: u64,
     /// The first that is not acknowledged.
     pub(crate) lowest: Option<PendingEntry>,
-    /// The stream, where it was asked for.
+    /// The stream's counters, if they were asked for.
     pub(crate) stream: Option<StreamCounters>,
-    /// The first entry that the group was not given, where that was asked for with the stream.
+    /// The first entry that the group was not given, if that was asked for with the stream.
     pub(crate) ungiven: Option<Option<EntryId>>,
-    /// Up to where `open` is complete.
+    /// The last id for which `open` is complete.
     pub(crate) complete: EntryId,
-    /// What is not acknowledged of the entries that were not read before.
+    /// The unacknowledged ones of the entries that were not read before.
     pub(crate) open: HashSet<EntryId>,
-    /// How many holes there are.
+    /// Number of holes.
     pub(crate) holes: u64,
-    /// Where the search for acknowledged holes came to; `None` at its end, or where there was none.
+    /// End of the scan for acknowledged holes; `None` at the set's end, or without a scan.
     pub(crate) scanned: Option<EntryId>,
     /// Holes that are acknowledged by now.
     pub(crate) acknowledged: Vec<EntryId>,
@@ -46,15 +46,15 @@ pub(crate) struct PendingEntry {
     pub(crate) consumer: String,
     /// Since it was given to that consumer, in milliseconds.
     pub(crate) idle_ms: u64,
-    /// How often it was given to one.
+    /// Number of its deliveries.
     pub(crate) deliveries: u64,
 }
 
 impl GroupState {
-    /// Reads the script's reply; `None` where there is no such group.
+    /// Reads the script's reply; `None` if there is no such group.
     ///
     /// # Errors
-    /// Where it is an error, or no reply of that script.
+    /// If it is an error, or no reply of that script.
     pub(crate) fn read(reply: &Value) -> Result<Option<Self>, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -123,7 +123,7 @@ impl GroupState {
         })
     }
 
-    /// Up to where every entry is acknowledged: below the lowest that is pending, at most what was given.
+    /// The last id up to which every entry is acknowledged: below the lowest pending one, at most the last delivered.
     pub(crate) fn limit(&self) -> EntryId {
         match &self.lowest {
             Some(lowest) => self.delivered.min(lowest.id.before()),
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(with(None).limit(), EntryId { milliseconds: 9, sequence: 0 });
         assert_eq!(with(lowest(7, 3)).limit(), EntryId { milliseconds: 7, sequence: 2 });
         assert_eq!(with(lowest(7, 0)).limit(), EntryId { milliseconds: 6, sequence: u64::MAX });
-        // Of a group that was set back.
+        // The last id of a group that was set back.
         assert_eq!(with(lowest(12, 0)).limit(), EntryId { milliseconds: 9, sequence: 0 });
     }
 

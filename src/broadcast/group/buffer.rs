@@ -1,12 +1,12 @@
-//! Entries that were read and are not acknowledged, buffered in memory as the messages that they become.
+//! Entries that were read and are not acknowledged, buffered in memory as rendered messages.
 //!
-//! Problem: a consumer may acknowledge an entry and delete it at once. Then the entry must be published and the stream
-//! no longer has it. So entries are read while they are pending, and kept.
+//! Problem: a consumer may acknowledge an entry and delete it at once. Then the entry must be published, and the stream
+//! no longer has it. So entries are read while they are pending, and buffered.
 //!
 //! Constraints: a group may leave any number of entries pending. The buffer is bounded, by entries and by bytes. An
 //! entry that is not buffered is read again when it is needed, if it still exists.
 //!
-//! Operation: the entries of one read lie in one block of memory, with the places of their messages. A block is
+//! Operation: the entries of one read are in one block of memory, with the places of their messages. A block is
 //! released with its last message, and counts as a whole until then. A message that was passed to the publisher stays
 //! until it is published: another instance may have published part of the batch first.
 
@@ -36,7 +36,7 @@ pub(crate) struct EntryBuffer {
 #[derive(Debug)]
 struct BufferedEntry {
     piece: u64,
-    /// Where its id begins, and where id, channel and message end.
+    /// The begin of its id, and the ends of id, channel and message.
     at: [usize; 4],
     withheld: Option<Withheld>,
 }
@@ -48,7 +48,7 @@ struct BufferedRead {
 }
 
 impl EntryBuffer {
-    /// Whether more may be read ahead.
+    /// Returns whether more may be read ahead.
     pub(crate) fn has_room(&self) -> bool {
         self.entries.len() < ENTRIES && self.bytes < BYTES
     }
@@ -58,7 +58,7 @@ impl EntryBuffer {
         self.bytes
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -68,7 +68,7 @@ impl EntryBuffer {
         self.entries.range((Bound::Excluded(id), Bound::Unbounded)).next().map(|(id, _)| *id)
     }
 
-    /// How many entries are behind this one.
+    /// Number of entries behind this one.
     pub(crate) fn count_after(&self, id: EntryId) -> usize {
         self.entries.range((Bound::Excluded(id), Bound::Unbounded)).count()
     }
@@ -93,7 +93,7 @@ impl EntryBuffer {
         }
     }
 
-    /// Ends a read: what comes next lies in another piece.
+    /// Ends a read: the next entries are in another block.
     pub(crate) fn close(&mut self) {
         self.open += 1;
     }

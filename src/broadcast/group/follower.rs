@@ -1,10 +1,9 @@
-//! Following a consumer group: what is read, when, and what happens to it.
+//! Follows a consumer group: decides when to read which entries, and when to publish them.
 //!
-//! Problem: Redis emits no event for XACK. Whether an entry is acknowledged can only be asked.
+//! Problem: Redis emits no event for XACK. Acknowledgements must be polled.
 //!
-//! Constraints: if the group is polled too seldom, messages are late; if too often, an idle server is kept busy. A
-//! consumer may delete an entry that it has acknowledged, so entries are read as soon as they are delivered to the
-//! group.
+//! Constraints: rare polls delay messages; frequent polls keep an idle server busy. A consumer may delete an entry that
+//! it has acknowledged, so entries are read as soon as they are delivered to the group.
 //!
 //! Operation: a poll tells how far the group was delivered and which entries are pending. Then:
 //!
@@ -50,18 +49,18 @@ use crate::status::GroupChange;
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
 
-/// What was asked of the server, and is not answered.
+/// A question that the server has not answered.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    /// How far the group is.
+    /// A poll of the group.
     Look,
     /// Entries of a span, at most this many.
     Entries(EntrySpan, usize),
     /// The entries of these holes, one answer for each.
     Holes(VecDeque<EntryId>),
-    /// Whether an entry comes.
+    /// XREAD that waits for an entry.
     Wait,
-    /// That something missed is recorded.
+    /// The record of lost entries.
     Missed,
 }
 
@@ -85,7 +84,7 @@ pub(crate) enum GroupEvent {
     Missed(UnreadLoss),
     /// The stream was deleted, and another one begun.
     Anew,
-    /// The same, and what it holds stands before the cursor: the session ends with it.
+    /// The group is there, and its entries are before the cursor: the session ends with it.
     Below,
 }
 
@@ -98,13 +97,13 @@ pub(crate) struct Follower {
     max_ack_pending: Option<u64>,
     hash: Hash,
     buffer: EntryBuffer,
-    /// In the order of the stream: what was read after this one is held until it is published.
+    /// In the order of the stream: entries after this one are buffered until they are published.
     buffered_from: EntryId,
-    /// Up to where was read.
+    /// The last entry read.
     read: EntryId,
-    /// What the publisher was given last; it is elsewhere where the cursor turned out to be elsewhere.
+    /// The last entry given to the publisher; behind it if the cursor turned out to be elsewhere.
     handed: EntryId,
-    /// The last look; `None` before the first, and where there was no group.
+    /// The last poll; `None` before the first, and without a group.
     state: Option<GroupState>,
     missing: bool,
     /// Holes that the last look may not have counted.
@@ -112,34 +111,34 @@ pub(crate) struct Follower {
     /// Holes that are acknowledged and not published.
     to_release: VecDeque<EntryId>,
     scan: HoleScan,
-    /// After which entry the look that is under way tells what is pending.
+    /// The entry after which the running poll lists pending entries.
     asked_after: EntryId,
     schedule: PollSchedule,
-    /// The stream's last entry, where everything up to it is acknowledged.
+    /// The stream's last entry, if everything up to it is acknowledged.
     tail: Option<EntryId>,
-    /// Whether a look was asked for it since something changed.
+    /// True if a look was asked for it since something changed.
     tail_asked: bool,
     /// The first entry that the group was not given, when that was last asked for.
     ungiven: Option<EntryId>,
-    /// How many entries the next read asks for.
+    /// COUNT of the next read of entries.
     read_entries: usize,
-    /// The same of holes.
+    /// COUNT of the next read of holes.
     hole_entries: usize,
-    /// How many holes were asked for, and how many bytes that has brought.
+    /// Number of holes asked for, and bytes of the answers.
     hole_read: (usize, usize),
-    /// Acknowledged holes whose entries are gone and whose messages are not held.
+    /// Acknowledged holes whose entries are deleted and whose messages are not buffered.
     deleted: DeletedHoles,
     watch: UnreadWatch,
-    /// Whether something is ready and the rate lets nothing through.
+    /// True if something is ready and the rate lets nothing through.
     paced: bool,
-    /// Whether this instance published when that was last asked.
+    /// True if this instance published when that was last asked.
     led: bool,
 }
 
 impl From<StreamReset> for GroupEvent {
     fn from(anew: StreamReset) -> Self {
         match anew {
-            // What is acknowledged in the new one cannot be told from what was in the former.
+            // Acknowledgements in the new stream cannot be distinguished from those in the former.
             StreamReset::Above | StreamReset::Replaced(_) => Self::Anew,
             StreamReset::Below => Self::Below,
         }
@@ -147,7 +146,7 @@ impl From<StreamReset> for GroupEvent {
 }
 
 impl Follower {
-    /// Begins at the cursor. `replication` says whether it will be woken.
+    /// Begins at the cursor. `replication`: true if a notifier will wake it.
     pub(crate) fn new(
         what: &Acknowledged,
         keys: &BroadcastKeys,
@@ -189,25 +188,24 @@ impl Follower {
         }
     }
 
-    /// The first entry that is not acknowledged, as far as is known: one that is pending, or else one that the group was
-    /// not given.
+    /// The first unacknowledged entry, as far as known: a pending one, or else one that the group was not given.
     pub(crate) fn unacknowledged(&self) -> Option<EntryId> {
         let state = self.state.as_ref()?;
         let ungiven = || self.ungiven.filter(|ungiven| *ungiven > state.delivered);
         state.lowest.as_ref().map(|lowest| lowest.id).or_else(ungiven)
     }
 
-    /// Up to where was read.
+    /// The last entry read.
     pub(crate) fn end(&self) -> EntryId {
         self.read
     }
 
-    /// When the next look is due, or the rate lets something through.
+    /// When the next poll is due, or the rate allows a message.
     pub(crate) fn due(&self, pace: &Pace) -> Instant {
         if self.paced { self.schedule.due().min(pace.next()) } else { self.schedule.due() }
     }
 
-    /// Whether the rate holds it back.
+    /// Returns whether the rate holds it back.
     pub(crate) fn is_paced(&self) -> bool {
         self.paced
     }
@@ -217,7 +215,7 @@ impl Follower {
         &self.group
     }
 
-    /// What the last look found.
+    /// The result of the last poll.
     pub(crate) fn state(&self) -> Option<&GroupState> {
         self.state.as_ref()
     }
@@ -227,22 +225,22 @@ impl Follower {
         (self.buffer.len(), self.buffer.bytes())
     }
 
-    /// Whether entries that are not acknowledged are left behind.
+    /// Returns whether entries that are not acknowledged are left behind.
     pub(crate) fn leaves_holes(&self) -> bool {
         self.max_ack_pending.is_some()
     }
 
-    /// Whether reading has stopped since as many holes as are allowed wait for acknowledgement.
+    /// Returns whether reading has stopped since as many holes as are allowed wait for acknowledgement.
     pub(crate) fn is_full(&self) -> bool {
         self.state.is_some() && self.holes_left() == 0
     }
 
-    /// Something has happened to the group or to its notifier: `up` where the notifier announces the next event.
+    /// The group or its notifier changed; `up` if the notifier will announce the next change.
     pub(crate) fn wake(&mut self, up: bool, now: Instant) {
         self.schedule.wake(up, now);
     }
 
-    /// What watches for entries that are lost unread.
+    /// The watch for entries that are lost unread.
     pub(crate) fn watch(&mut self) -> &mut UnreadWatch {
         &mut self.watch
     }
@@ -255,7 +253,7 @@ impl Follower {
         }
     }
 
-    /// Asks for what is of use now, and hands over what needs no asking.
+    /// Asks the next useful question, and publishes what needs no question.
     pub(crate) fn ask(&mut self, egress: &mut Egress<'_>, out: &mut Vec<u8>, now: Instant) -> Option<Asked> {
         if !egress.publisher.takes() {
             return None;
@@ -279,7 +277,7 @@ impl Follower {
             return Some(asked);
         }
         let up_to = self.readable(egress.publisher);
-        // What is read to be held waits for the rate there.
+        // Entries that are read into the buffer wait for the rate there.
         let allowed = match self.max_ack_pending {
             Some(_) if up_to.is_some() && egress.leads => self.allowed(egress.pace, now),
             _ => usize::MAX,
@@ -310,7 +308,7 @@ impl Follower {
         Some(Asked::Wait)
     }
 
-    /// Up to where entries are to be read now.
+    /// The last entry that may be read now.
     fn readable(&self, publisher: &Publisher) -> Option<EntryId> {
         let state = self.state.as_ref()?;
         let (end, room) = match self.max_ack_pending {
@@ -320,7 +318,7 @@ impl Follower {
         (room && self.read < end).then_some(end)
     }
 
-    /// Continues where the cursor is, where that is elsewhere than was believed: another instance published.
+    /// Continues at the cursor, if another instance has moved it.
     fn align(&mut self, egress: &Egress<'_>, now: Instant) {
         let publisher = &egress.publisher;
         let in_order = self.max_ack_pending.is_none();
@@ -342,7 +340,7 @@ impl Follower {
             return;
         }
         if in_order && end >= self.buffered_from {
-            // What follows is held, or is read next.
+            // Later entries are buffered, or are read next.
             self.read = self.read.max(end);
         } else if in_order {
             self.forget(end);
@@ -353,13 +351,13 @@ impl Follower {
         self.handed = end;
     }
 
-    /// In the order of acknowledgements: continues from here. What is held stays of use: a hole is one wherever the
-    /// cursor stands.
+    /// In the order of acknowledgements: continues from here. The buffer stays valid, since a hole does not depend on
+    /// the cursor.
     fn begin_at(&mut self, end: EntryId, now: Instant) {
         self.to_release.clear();
         self.scan.restart();
         self.read = end;
-        // What is pending from here on was not asked for.
+        // Pending entries after this one were not asked for.
         if let Some(state) = &mut self.state {
             state.complete = EntryId::default();
         }
@@ -373,8 +371,8 @@ impl Follower {
         self.buffered_from = read;
     }
 
-    /// In the order of the stream: how many entries are held that were not handed over. In the other order what is held
-    /// has been handed over as well.
+    /// In the order of the stream: number of buffered entries that the publisher has not got. In the other order it has
+    /// got all of them.
     fn unhanded(&self) -> u64 {
         let held = if self.max_ack_pending.is_none() { self.buffer.count_after(self.handed) } else { 0 };
         u64::try_from(held).unwrap_or(u64::MAX)
@@ -385,7 +383,7 @@ impl Follower {
         self.buffer.after(self.handed).is_some()
     }
 
-    /// Publishes what is held and acknowledged, as long as there is room.
+    /// Publishes acknowledged entries of the buffer, as long as there is room.
     fn publish_held(&mut self, egress: &mut Egress<'_>, now: Instant) {
         let (None, Some(limit)) = (self.max_ack_pending, self.state.as_ref().map(GroupState::limit)) else {
             return;
@@ -409,7 +407,7 @@ impl Follower {
         }
     }
 
-    /// How many messages the rate lets through now; notes where it is none.
+    /// Number of messages that the rate allows now; notes if there are none.
     fn allowed(&mut self, pace: &Pace, now: Instant) -> usize {
         let allowed = pace.messages(now);
         self.paced |= allowed == 0;
@@ -419,7 +417,7 @@ impl Follower {
     /// Takes in entries.
     ///
     /// # Errors
-    /// Where the reply is none of entries.
+    /// If the reply is none of entries.
     pub(crate) fn entries(
         &mut self,
         (span, count): (EntrySpan, usize),
@@ -432,7 +430,7 @@ impl Follower {
         let came = entries.left();
         self.align(egress, now);
         let limit = self.state.as_ref().map(GroupState::limit).unwrap_or_default();
-        // What was asked before a rewind, or comes while nothing can be handed over, is read again.
+        // Answers from before a rewind, or while nothing can be published, are read again.
         let takes = egress.publisher.takes() && self.state.is_some() && span.after <= self.read;
         let mut held_back = self.holds_back();
         let mut last = self.read;
@@ -468,7 +466,7 @@ impl Follower {
                     egress.publisher.leave(id, now);
                     self.holes_since += 1;
                 }
-                // What is not held is read again, if it is still there; the oldest has waited longest.
+                // A dropped entry is read again, if it still exists; the oldest has waited longest.
                 while !self.buffer.has_room() {
                     self.buffer.drop_first();
                 }
@@ -494,7 +492,7 @@ impl Follower {
     /// Takes in whether an entry came.
     ///
     /// # Errors
-    /// Where the reply is an error.
+    /// If the reply is an error.
     pub(crate) fn on_waited(&mut self, reply: &Value, now: Instant) -> Result<(), Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -506,10 +504,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes in whether what was missed is recorded.
+    /// Takes in whether the loss is recorded.
     ///
     /// # Errors
-    /// Where it could not be.
+    /// If it could not be recorded.
     pub(crate) fn recorded(
         &mut self,
         reply: &Value,

@@ -1,24 +1,23 @@
 //! When a group is polled.
 //!
-//! Often while something changes and for a second after it, then more and more seldom. If commands in the replication
-//! stream notify the route, it polls only as a sign of life.
+//! Often while something changes and for a second after it, then less and less often. If commands in the replication
+//! stream wake the route, polls are only a sign of life.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two looks after one that found a change.
+/// Interval after a poll that found a change.
 const BUSY: Duration = Duration::from_millis(5);
-/// Between two looks while acknowledgements come.
+/// Interval while acknowledgements come.
 const ACTIVE: Duration = Duration::from_millis(10);
-/// How long after a change that counts as still going on.
+/// How long the schedule is active after a change.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
-/// Between two looks in the end: each is three commands, and an idle route takes at most five a second.
+/// Interval after a quiet time: each poll is three commands, and an idle route sends at most five a second.
 const IDLE: Duration = Duration::from_millis(650);
-/// Between two looks where nothing but a look tells that the server is alive: no group, or a replication
-/// stream that wakes it.
+/// Interval if polls are the only sign of life: without a group, or with a replication stream that wakes the route.
 const SLOW: Duration = Duration::from_secs(1);
-/// Between two looks that something woke: what one of them finds is worth more than its cost.
+/// Interval of polls that a notification caused: the result of one is worth more than its cost.
 const WOKEN: Duration = Duration::from_millis(1);
 
 /// The intervals between polls.
@@ -29,32 +28,32 @@ pub(crate) struct PollSchedule {
     interval: Duration,
     /// Woken since the last look was sent.
     woken: bool,
-    /// Whether it will be woken.
+    /// True if it will be woken.
     replication: bool,
 }
 
 impl PollSchedule {
-    /// Looks at once. `replication` says whether it will be woken.
+    /// Polls at once. `replication`: true if a notifier will wake the route.
     pub(crate) fn new(replication: bool, now: Instant) -> Self {
         Self { due: now, active_until: now, interval: ACTIVE, woken: false, replication }
     }
 
-    /// When the next look is due.
+    /// When the next poll is due.
     pub(crate) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether something changed lately.
+    /// Returns whether something changed lately.
     pub(crate) fn is_active(&self, now: Instant) -> bool {
         now < self.active_until
     }
 
-    /// Whether it will be woken.
+    /// Returns whether it will be woken.
     pub(crate) fn is_woken(&self) -> bool {
         self.replication
     }
 
-    /// Something has happened to the group or to its notifier: `up` where the notifier announces the next event.
+    /// The group or its notifier changed; `up` if the notifier will announce the next change.
     pub(crate) fn wake(&mut self, up: bool, now: Instant) {
         (self.woken, self.replication) = (true, up);
         self.due = self.due.min(now);
@@ -93,7 +92,7 @@ impl PollSchedule {
         self.due = now + SLOW;
     }
 
-    /// Leaves it to XREAD, which comes back within a second, to say when to look.
+    /// Waits for XREAD, which answers within a second, before the next poll.
     pub(crate) fn leave(&mut self, now: Instant) {
         self.due = now + ACTIVE_FOR + SLOW;
     }
@@ -113,7 +112,7 @@ impl PollSchedule {
 mod tests {
     use super::*;
 
-    /// How long until each of the next looks, where none finds anything new.
+    /// The pauses before each of the next polls, if none finds anything new.
     fn waits(pace: &mut PollSchedule, now: &mut Instant, looks: usize) -> Vec<Duration> {
         let next = |_| {
             pace.on_asked();

@@ -1,11 +1,11 @@
-//! From an entry to the channel and the message that it is published as.
+//! From an entry to its channel and message.
 //!
 //! `<json>` is the whole entry, `{"id":"5-0","fields":{"sku":"7",…}}`, and the envelope the same behind
-//! `"stream":"orders",`: the fields in the entry's order and repeated names repeated; a value that is not UTF-8 is `{"base64":"…"}`, a name that is not is
-//! `base64:…`.
+//! `"stream":"orders",`. Fields keep the entry's order, and repeated names are repeated. A value that is not UTF-8 is
+//! `{"base64":"…"}`, such a name is `base64:…`.
 //!
-//! A template of one variable or of text alone hands out the entry's own bytes, so the usual message,
-//! `<field:payload>`, is copied only once, into the command.
+//! A template of one variable or of text alone returns the entry's own bytes, so the usual message, `<field:payload>`,
+//! is copied only once, into the command.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +17,7 @@ use crate::text::json_values::JsonValues;
 use crate::text::origin;
 use crate::text::template::{Part, Template};
 
-/// What an entry will be: channel and message, or the reason why it is not published.
+/// A rendered entry: channel and message, or the reason why it is not published.
 pub(crate) type Rendered<'a> = Result<(&'a [u8], &'a [u8]), Withheld>;
 
 /// A route's two templates.
@@ -28,13 +28,13 @@ pub(crate) struct Renderer {
     /// `None` for the envelope.
     message: Option<Vec<Part>>,
     max_message_bytes: u64,
-    /// The field that holds the payload: the values of templates come from it, and the origins that an envelope takes over.
+    /// The payload's field: the source of the templates' values, and of the origins in an envelope.
     payload_field: String,
     /// The values of the payload that the templates name.
     values: JsonValues,
-    /// What each message is marked with.
+    /// The origin that each message is marked with.
     origin: Option<String>,
-    /// Room for what is put together; kept from entry to entry.
+    /// Buffer for a rendered channel; reused for each entry.
     channel_text: Vec<u8>,
     message_text: Vec<u8>,
     marked_text: Vec<u8>,
@@ -49,7 +49,7 @@ impl Renderer {
         }
     }
 
-    /// Of templates that stand in no route.
+    /// A renderer for templates outside a route.
     pub(crate) fn of_templates(
         stream: &str,
         channel: &Template,
@@ -113,7 +113,7 @@ impl Renderer {
     }
 }
 
-/// What a template takes its values from.
+/// The values for a template.
 #[derive(Clone, Copy)]
 struct EntryInput<'e, 'b> {
     stream: &'b str,
@@ -142,7 +142,7 @@ fn put<'b>(
     Ok(text)
 }
 
-/// What a part other than `<json>` stands for.
+/// The value of a part other than `<json>`.
 fn piece<'b>(part: &'b Part, input: EntryInput<'_, 'b>) -> Result<&'b [u8], Unrenderable> {
     let EntryInput { stream, values, entry } = input;
     match part {

@@ -2,7 +2,7 @@
 
 use crate::text::origin::Unmarkable;
 
-/// Why an entry cannot be published. Told to an operator and kept in the dead letters.
+/// Why an entry cannot be published. Logged, and kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unrenderable {
     /// The template asks for a field that the entry does not have.

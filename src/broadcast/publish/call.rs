@@ -1,7 +1,7 @@
 //! The calls of the scripts that move a cursor, as commands and replies.
 //!
-//! The items of a call are collected in a buffer of their own: a command begins with the number of its arguments, which
-//! is known last. Passing them on costs one copy of a batch, which is small beside the system call that sends it.
+//! The items of a call are collected in a buffer of their own, because a command begins with the number of its
+//! arguments, which is known last. That costs one copy of a batch, which is small beside the system call.
 
 use std::fmt;
 
@@ -13,14 +13,14 @@ use crate::server::{Error, Hash, Script, redacted, script};
 
 /// Publishes and moves the cursor.
 pub(crate) const PUBLISH: Script = script!("publish.lua");
-/// Publishes what was left behind.
+/// Publishes holes.
 pub(crate) const RELEASE: Script = script!("../group/holes/release.lua");
 /// Finds or makes the cursor.
 pub(crate) const OPEN: Script = script!("open.lua");
 
 /// EVALSHA, hash, number of keys, three keys, and nine arguments before the items.
 const FIXED_ARGUMENTS: usize = 15;
-/// The same for what was left behind, with four keys and five arguments.
+/// Number of fixed arguments of `release.lua`: four keys and five arguments.
 const FIXED_RELEASE_ARGUMENTS: usize = 12;
 
 /// The keys of a route on the server that holds the stream, and how it publishes.
@@ -33,7 +33,7 @@ pub(crate) struct BroadcastKeys {
     pub(crate) command: &'static str,
     /// Which instance publishes on another server.
     pub(crate) lease: String,
-    /// Where holes are remembered, with `order = "acknowledgement"`.
+    /// Key of the set of holes, with `order = "acknowledgement"`.
     pub(crate) holes: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn keys_of_place(prefix: &str, route: &str, stream: Option<&str>) -> 
     })
 }
 
-/// What to do where a newer release wrote a cursor.
+/// The error text for a cursor that a newer release wrote.
 pub(crate) fn newer_cursor(key: &str) -> String {
     format!(
         "a newer release wrote the cursor {key}: run the newer release, or delete {key}, and the route begins where start says"
@@ -90,12 +90,12 @@ impl BroadcastKeys {
     }
 }
 
-/// What has become of entries.
+/// Outcomes of entries, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Published.
     pub(crate) published: u64,
-    /// Of these, to nobody.
+    /// Number of these without a subscriber.
     pub(crate) unheard: u64,
     /// Written to the dead letters.
     pub(crate) rejected: u64,
@@ -106,13 +106,13 @@ pub(crate) struct Tally {
 /// The items of one call, as they are collected.
 #[derive(Debug, Default)]
 pub(crate) struct Items {
-    /// The channel of every item so far, as long as it is the same: then it is sent once, which spares the
-    /// server an argument of two for each message.
+    /// The channel of every item, as long as it is the same: then it is sent once, which spares the server an argument
+    /// of two for each message.
     channel: Vec<u8>,
     shared: bool,
-    /// Of each item its message, and before it its channel where that is not shared.
+    /// The message of each item, and before it its channel if that is not shared.
     arguments: Vec<u8>,
-    /// Where each item ends, as long as the channel is shared.
+    /// The end of each item, as long as the channel is shared.
     ends: Vec<usize>,
     ids: Vec<u8>,
     count: usize,
@@ -183,7 +183,7 @@ impl Items {
         self.message(id, b"", b"hole");
     }
 
-    /// How many there are.
+    /// Number of items.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -216,8 +216,7 @@ impl Items {
         self.drain_into(out);
     }
 
-    /// Appends the call that publishes holes, beside those that went out on another server already, and
-    /// empties the items.
+    /// Appends the call that publishes holes, beside those published on another server already, and empties the items.
     pub(crate) fn write_release(
         &mut self,
         out: &mut Vec<u8>,
@@ -248,10 +247,10 @@ impl Items {
     }
 }
 
-/// How many entries were ever added up to a batch's last, as the publish script is told.
+/// `entries-added` at a batch's last entry, as an argument of the publish script.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Counted {
-    /// That is not known.
+    /// Not known.
     #[default]
     Unknown,
     /// More by this number than up to the cursor.
@@ -270,19 +269,19 @@ impl fmt::Display for Counted {
     }
 }
 
-/// What the publish script did.
+/// The result of the publish script.
 #[derive(Debug)]
 pub(crate) enum PublishOutcome {
-    /// Nothing: the cursor is not what the caller believed. `None` where there is none; then its count, where
-    /// that is known, and which entries were published before.
+    /// Nothing: the cursor is not the expected one. `None` if there is none; then its count, if known, and the range of
+    /// entries that were published before.
     Elsewhere(Option<EntryId>, Option<u64>, Option<(EntryId, EntryId)>),
     /// The cursor is here now, with its count; the other counts are this call's.
     Moved {
         cursor: EntryId,
         counted: Option<u64>,
         tally: Tally,
-        /// What stopped it before the batch's end, and the entry that it could not publish; none where
-        /// a dead letter could not be written.
+        /// The error that stopped it, and the entry that it could not publish; no entry if a dead letter could not be
+        /// written.
         refused: Option<(Error, Option<EntryId>)>,
     },
 }
@@ -291,7 +290,7 @@ impl PublishOutcome {
     /// Reads the script's reply.
     ///
     /// # Errors
-    /// Where it is an error, or no reply of that script.
+    /// If it is an error, or no reply of that script.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
@@ -352,41 +351,41 @@ pub(crate) enum Place {
     Newer,
 }
 
-/// What the open script found.
+/// The result of `open.lua`.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    /// Where the cursor is.
+    /// The cursor.
     pub(crate) place: Place,
-    /// Why it may not be read, where that is so.
+    /// Why it must not be read; empty if it may be.
     pub(crate) refused: String,
-    /// The cursor, where it is known.
+    /// The cursor, if it is known.
     pub(crate) cursor: Option<EntryId>,
-    /// How many entries were ever added up to it, where that is known.
+    /// `entries-added` at the cursor, if known.
     pub(crate) counted: Option<u64>,
     /// Entries after the first of these and up to the second were published before: the stream was replaced meanwhile.
     pub(crate) passes: Option<(EntryId, EntryId)>,
-    /// What was done since it was made.
+    /// Totals since the cursor was made.
     pub(crate) tally: Tally,
-    /// The entry that failed last for its own sake, which may be long past.
+    /// The last entry that failed for its own sake, which may be long past.
     pub(crate) failing: Option<Failing>,
 }
 
-/// An entry whose publishing fails for its own sake.
+/// An entry that cannot be published for its own sake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failing {
     pub(crate) entry: EntryId,
-    /// How often it did.
+    /// Number of failed attempts.
     pub(crate) failures: u64,
-    /// How many different entries did, this one included, without one being published since the first.
+    /// Number of different entries that failed since one was published, including this one.
     pub(crate) row: u64,
-    /// What was said of it last.
+    /// The last error.
     pub(crate) error: String,
 }
 
 /// Reads the open script's reply.
 ///
 /// # Errors
-/// Where it is no reply of that script.
+/// If it is no reply of that script.
 pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     let Some(
         [
@@ -503,7 +502,7 @@ mod tests {
         assert_eq!(text[18..], ["", "empty_channel the channel\\'s template results in an empty name"]);
     }
 
-    /// The channel that all share, '' where they do not, and then the items, of one call.
+    /// The shared channel, '' without one, and then the items, of one call.
     fn written(items: &mut Items) -> Vec<String> {
         let (mut out, id) = (Vec::new(), EntryId::default());
         let keys = BroadcastKeys {

@@ -6,17 +6,17 @@ use super::publisher::{Id, Publisher};
 use super::rate::Pace;
 use crate::broadcast::message::render::Rendered;
 
-/// What an entry goes through once it is to be published.
+/// The path of an entry that is to be published.
 #[derive(Debug)]
 pub(crate) struct Egress<'a> {
     pub(crate) publisher: &'a mut Publisher,
     pub(crate) pace: &'a mut Pace,
-    /// Whether this instance publishes; another one does where not.
+    /// True if this instance publishes; otherwise another one does.
     pub(crate) leads: bool,
 }
 
 impl Egress<'_> {
-    /// How many of `most` entries may be published at once.
+    /// Number of entries, up to `most`, that may be published at once.
     pub(crate) fn budget(&self, most: usize) -> usize {
         match (self.leads, self.publisher.is_careful()) {
             (false, _) => 0,
@@ -36,7 +36,7 @@ impl Egress<'_> {
         }
     }
 
-    /// The same for a hole.
+    /// Publishes an entry that was left behind as a hole.
     pub(crate) fn release(&mut self, id: Id<'_>, rendered: Rendered<'_>, now: Instant) {
         match rendered {
             Ok((channel, message)) => {

@@ -36,7 +36,7 @@ local function without(place, why)
   return { '', 0, 0, 0, 0, '', 0, 0, why or '', '', place, '', '' }
 end
 
--- Moves a place to where the route's other form looks for it; returns an error's text.
+-- Moves a cursor to the key of the route's other form; returns an error's text.
 local function move(from, to, named)
   local fields = { 'pos', 'counted', 'published', 'unheard', 'rejected', 'filtered', 'failing', 'failures',
     'failing_row', 'failing_after', 'failing_error', 'passes_after', 'passes_up_to' }
@@ -89,7 +89,7 @@ if pos == '' then
   pos = nil
 end
 
--- Whether one id is below another. Its numbers have up to 20 digits, more than a Lua number holds.
+-- Returns whether one id is below another. Its numbers have up to 20 digits, more than a Lua number holds.
 local function below(left, right)
   local left_ms, left_sequence = string.match(left, '^(%d+)-(%d+)$')
   local right_ms, right_sequence = string.match(right, '^(%d+)-(%d+)$')
@@ -101,7 +101,7 @@ end
 
 local about = {}
 if not pos or pos == ARGV[4] then
-  -- An error where there is no stream: then none of this is known, and nothing was added.
+  -- The call fails if the stream does not exist: then nothing was added.
   local flat = redis.pcall('XINFO', 'STREAM', KEYS[2])
   for at = 1, #flat, 2 do
     about[flat[at]] = flat[at + 1]

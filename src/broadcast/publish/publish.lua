@@ -37,8 +37,8 @@ local published, unheard, rejected = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
 local filtered = tonumber(ARGV[5])
 local last, failure, failed = ARGV[2], nil, ''
 
--- The id of an item, counted from 1, and how many entries were left out up to it; before the first stands
--- the cursor. Rarely asked for, so the ids come as one value and are not taken apart before.
+-- The id of an item, counted from 1, and the number of entries left out before it; the cursor comes first. Rarely
+-- needed, so the ids come as one value and are not split before.
 local ids, left_out
 local function up_to(item)
   if not ids then

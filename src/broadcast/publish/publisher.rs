@@ -5,19 +5,17 @@
 //! other server:  PUBLISH … on the destination, pipelined ──all answered──▶ script: compare, move
 //! ```
 //!
-//! A batch says which cursor it believes to find. Where the server has another (a second instance,
-//! a failover that lost the last step), the batch does nothing and so do those chained on it; the
-//! publisher has a *cursor mismatch*: it waits until all calls are answered, and continues at the cursor that
-//! the server named last.
+//! A batch names the cursor that it expects. If the server has another (a second instance, a failover that lost the
+//! last step), the batch and all batches chained on it do nothing. That is a *cursor mismatch*: the publisher waits
+//! until all calls are answered, and continues at the cursor that the server named last.
 //!
-//! Where one entry is refused, the cursor stops before it, what is under way comes to its end, and the
-//! session ends with that failure: on one server nothing is published twice for it, on two servers at
-//! most what was under way.
+//! If one entry is refused, the cursor stops before it, calls under way are completed, and the session ends with that
+//! failure. On one server it publishes nothing twice; on two servers, at most the messages under way.
 //!
-//! Whose fault it is decides what comes next. A channel that the template made for this entry may be refused
-//! where others are not; a message that is larger than a server takes ends the connection. A server takes
-//! at least [`BATCH_BYTES`] (`proto-max-bulk-len` and `client-query-buffer-limit` go no lower), and what is
-//! larger goes alone, so that it is known which entry it was. Anything else is the route's own.
+//! The failure's cause decides the next step. A channel from the template may be refused for one entry only. A message
+//! larger than a server takes ends the connection. A server takes at least [`BATCH_BYTES`] (`proto-max-bulk-len` and
+//! `client-query-buffer-limit` go no lower). A larger entry is sent alone, so that its failure can be attributed.
+//! Anything else is a failure of the route.
 
 mod release;
 mod remote;
@@ -40,10 +38,10 @@ use crate::server::{Error, Hash};
 pub(crate) const BATCH_ENTRIES: usize = 128;
 /// Bytes of one batch; a larger entry goes alone. The server does nothing else while a script runs.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Entries in a row that may become dead letters because the server refused each for its own sake. Where
-/// nothing is published between more of them, it is no single entry's fault.
+/// Refused entries in a row that may become dead letters. If more are refused and none is published, the cause is not a
+/// single entry.
 pub(crate) const REFUSED_IN_A_ROW: u64 = 8;
-/// Batches under way from which on nothing more is read. One read brings up to four more.
+/// Batches under way at which reading stops. One read adds up to four more.
 pub(crate) const BATCHES_UNDER_WAY: usize = 4;
 
 /// An entry's id, and the same as the server writes it.
@@ -53,27 +51,27 @@ pub(crate) type Id<'a> = (EntryId, &'a [u8]);
 #[derive(Debug)]
 pub(crate) struct PendingCall {
     entries: u64,
-    /// The one entry, where it is larger than a batch.
+    /// The entry, if it is larger than a batch.
     large: Option<EntryId>,
     holes: u64,
-    /// How many entries were ever added up to where the cursor then is, as far as is known here.
+    /// `entries-added` at the cursor after this call, if known.
     counted: Option<u64>,
     release: bool,
     sent: Instant,
 }
 
-/// What one answered call has done.
+/// The result of one answered call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settled {
-    /// What became of the entries.
+    /// The outcomes of the entries.
     pub(crate) tally: Tally,
-    /// How many entries the call had.
+    /// Number of entries in the call.
     pub(crate) entries: u64,
-    /// From the call to its answer.
+    /// Time from the call to its answer.
     pub(crate) took: Duration,
 }
 
-/// What an answer on the stream's connection belongs to.
+/// The call that an answer on the stream's connection belongs to.
 #[derive(Debug)]
 pub(crate) enum Called {
     /// A batch.
@@ -91,45 +89,45 @@ pub(crate) struct Publisher {
     out: Vec<u8>,
     other: Option<Remote>,
     hash: Hash,
-    /// Of the script that publishes what was left behind, where something is.
+    /// Hash of `release.lua`; `None` if the route releases no holes.
     release_hash: Option<Hash>,
     keys: BroadcastKeys,
-    /// The batch that is being collected, where the script publishes.
+    /// The batch being collected, if the script publishes.
     items: Items,
-    /// How many of its items are holes.
+    /// Number of its items that are holes.
     holes: u64,
-    /// The same for what was left behind.
+    /// The holes being collected, for `release.lua`.
     releases: Items,
     calls: VecDeque<PendingCall>,
-    /// Behind how many of them the lease was asked for, and when.
+    /// Number of calls before the lease's call, and when it was made.
     lease: Option<(usize, Instant)>,
-    /// What the server named last.
+    /// The cursor that the server named last.
     cursor: Option<EntryId>,
-    /// Where the next batch begins.
+    /// The entry before the next batch.
     end: EntryId,
     /// The last entry that was taken into the batch being collected.
     taken: EntryId,
-    /// How many entries were ever added up to that one, where that is known.
+    /// `entries-added` at `taken`, if known.
     counted: Option<u64>,
-    /// Whether that is more than the cursor's count and what was taken since: it was found out anew.
+    /// True if `counted` is more than the cursor's count plus the entries taken since, because it was determined anew.
     counted_anew: bool,
-    /// How many entries were taken into the batch being collected.
+    /// Number of entries taken into the batch being collected.
     more: u64,
-    /// The same of the cursor that the server named last.
+    /// `entries-added` at the cursor that the server named last.
     counted_there: Option<u64>,
     cursor_mismatch: bool,
     /// Entries after the first of these and up to the second were published before: the stream was replaced.
     passes: Option<(EntryId, EntryId)>,
     refused: Option<SessionFailure>,
-    /// The entry of the batch being collected, where it is larger than a batch.
+    /// The entry of the batch being collected, if it is larger than a batch.
     large: Option<EntryId>,
-    /// Whether a template makes the channel, so that one may be refused where others are not.
+    /// True if a template makes the channel: then one channel may be refused and others not.
     channels_differ: bool,
-    /// Whether single entries may be at fault.
+    /// True if a failure may be attributed to a single entry.
     blames: bool,
-    /// The entry that was refused as often as it may be, with how often and what was said.
+    /// The entry that was refused as often as allowed, with the number of refusals and the last error.
     given_up: Option<Failing>,
-    /// Entries a batch may have: one, while it is to be seen whether a refusal still stands.
+    /// Most entries of a batch: one, while it is tested whether the server still refuses.
     batch_entries: usize,
     response_timeout: Duration,
 }
@@ -171,7 +169,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes what was left behind by this script.
+    /// Publishes holes by this script.
     pub(crate) fn with_release(mut self, hash: Hash) -> Self {
         self.release_hash = Some(hash);
         self
@@ -188,7 +186,7 @@ impl Publisher {
         self
     }
 
-    /// What is to be done about entries that are refused for their own sake: `failing` is the last of them.
+    /// Sets how refused entries are handled; `failing` is the last of them.
     pub(crate) fn blaming(
         mut self,
         channels_differ: bool,
@@ -202,7 +200,7 @@ impl Publisher {
         self
     }
 
-    /// Begins with one entry, to see whether a refusal still stands.
+    /// Begins with a single entry, to test whether the server still refuses it.
     pub(crate) fn careful(mut self) -> Self {
         self.batch_entries = 1;
         self
@@ -213,19 +211,19 @@ impl Publisher {
         (&mut self.out, self.other.as_mut().map(|other| &mut other.out))
     }
 
-    /// Asks for the lease behind what was called before, by a command that `write` appends where it is due.
+    /// Asks for the lease behind the earlier calls. `write` appends the command if it is due.
     pub(crate) fn ask_lease(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>) -> bool) {
         if self.lease.is_none() && write(&mut self.out) {
             self.lease = Some((self.calls.len(), now));
         }
     }
 
-    /// Whether messages were handed over that the other server has not answered.
+    /// Returns whether the other server has messages that it has not answered.
     pub(crate) fn is_sending(&self) -> bool {
         self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
     }
 
-    /// Continues from this cursor, where nothing is under way: another instance has moved it. Whether it does.
+    /// Continues from this cursor, which another instance has moved, if no call is under way. Returns whether it does.
     pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) -> bool {
         if !self.is_idle() || !self.takes() {
             return false;
@@ -246,12 +244,12 @@ impl Publisher {
         self.end
     }
 
-    /// The cursor, as the server named it last; `None` where it named none.
+    /// The cursor that the server named last; `None` if it named none.
     pub(crate) fn cursor(&self) -> Option<EntryId> {
         self.cursor
     }
 
-    /// How many entries were ever added up to the last one that was taken, where that is known.
+    /// `entries-added` at the last entry taken, if known.
     pub(crate) fn counted(&self) -> Option<u64> {
         self.counted
     }
@@ -262,7 +260,7 @@ impl Publisher {
         self.counted_anew = counted.is_some();
     }
 
-    /// This many more were added up to the cursor, which has noted them.
+    /// Adds lost entries to the count; the cursor contains them already.
     pub(crate) fn on_unread_loss(&mut self, count: u64) {
         self.counted = self.counted.map(|counted| counted + count);
     }
@@ -272,23 +270,23 @@ impl Publisher {
         &self.keys
     }
 
-    /// Whether nothing is under way.
+    /// Returns whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.under_way() == 0
     }
 
-    /// Whether entries may be read on, and handed over once they come.
+    /// Returns whether more entries may be read ahead.
     pub(crate) fn has_room(&self) -> bool {
         let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
         !self.cursor_mismatch && self.refused.is_none() && self.under_way() < most
     }
 
-    /// Whether entries that come now can be taken.
+    /// Returns whether entries that arrive now can be taken.
     pub(crate) fn takes(&self) -> bool {
         !self.cursor_mismatch && self.refused.is_none()
     }
 
-    /// Whether one entry is to be tried alone.
+    /// Returns whether a single entry is tried alone.
     pub(crate) fn is_careful(&self) -> bool {
         self.batch_entries == 1
     }
@@ -340,7 +338,7 @@ impl Publisher {
         self.count_taken(id);
     }
 
-    /// Whether this entry was refused as often as it may be.
+    /// Returns the reason if this entry was refused as often as it may be.
     fn given_up(&mut self, id: EntryId) -> Option<Unrenderable> {
         let given_up = self.given_up.take_if(|given_up| given_up.entry == id)?;
         Some(Unrenderable::Refused(given_up.failures, given_up.error))
@@ -432,10 +430,10 @@ impl Publisher {
         self.move_published(now);
     }
 
-    /// What the next answer on the stream's connection belongs to.
+    /// The call that the next answer on the stream's connection belongs to.
     ///
     /// # Errors
-    /// Where nothing was asked.
+    /// If no call is open.
     pub(crate) fn on_call_reply(&mut self) -> Result<Called, SessionFailure> {
         if let Some((behind, _)) = &mut self.lease {
             if *behind == 0 {
@@ -448,10 +446,10 @@ impl Publisher {
         call.map(Called::Batch).ok_or_else(|| SessionFailure::source(Error::unasked()))
     }
 
-    /// Takes in the script's answer to a batch; `None` where the script did nothing.
+    /// Takes in the script's answer to a batch; `None` if the script did nothing.
     ///
     /// # Errors
-    /// Where the script failed.
+    /// If the script failed.
     pub(crate) fn on_settled(
         &mut self,
         call: &PendingCall,
@@ -474,8 +472,8 @@ impl Publisher {
                 Ok(None)
             }
             PublishOutcome::Moved { cursor, counted, tally, refused } => {
-                // Place and count are one answer's: also where a batch before was refused and this one fitted
-                // what another instance left. What publishes holes tells a place without its count.
+                // Cursor and count must be from one answer, also if an earlier batch was refused and this one fitted
+                // the cursor of another instance. The reply of `release.lua` has a cursor and no count.
                 if !call.release {
                     self.cursor = Some(cursor);
                     self.counted_there = counted;
@@ -497,8 +495,8 @@ impl Publisher {
         }
     }
 
-    /// A connection has ended, or is given up: what that ends the session with. An entry that was being
-    /// published then may be the reason, where it is larger than a batch.
+    /// Returns the failure for a connection that ended or was given up. An entry larger than a batch may be the reason,
+    /// if it was being published.
     pub(crate) fn on_broken(&mut self, side: RouteEndpoint, error: Error) -> SessionFailure {
         if let Some(refused) = self.refused.take() {
             return refused;
@@ -544,10 +542,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether an answer is overdue.
+    /// Checks whether an answer is overdue.
     ///
     /// # Errors
-    /// It is: the outcome is unknown, and the next session finds it in the cursor.
+    /// If one is: the outcome is unknown, and the next session finds it in the cursor.
     pub(crate) fn check_deadlines(&mut self, now: Instant) -> Result<(), SessionFailure> {
         let overdue = |sent: Instant, limit: Duration| now.saturating_duration_since(sent) > limit;
         if let Some(other) = &self.other

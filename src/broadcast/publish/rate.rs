@@ -1,14 +1,13 @@
 //! How fast a route may publish.
 //!
-//! Problem: a broadcast that catches up publishes as fast as two servers let it, and subscribers that do
-//! something with each message may be flooded.
+//! Problem: a broadcast that catches up publishes as fast as two servers allow, and may flood subscribers that do some
+//! work for each message.
 //!
-//! Operation: each message takes its share of time. The *next free moment* moves on by that share with
-//! each message, and may lie up to a window ahead of the clock: what it may still move is what may be
-//! read. So nothing is held for the rate, reading is what waits; and after a pause no more than a window's
-//! worth goes out at once.
+//! Operation: each message takes its share of time. The *next free moment* advances by that share with each message,
+//! and may be up to a window ahead of the clock: the rest of the window limits what may be read. So no message is
+//! buffered for the rate: reading waits. After a pause at most one window of messages is published at once.
 //!
-//! The clock comes in with each question, so that a test can make one up.
+//! The clock is an argument of each call, so that tests can simulate it.
 
 use std::time::Duration;
 
@@ -16,17 +15,17 @@ use tokio::time::Instant;
 
 use crate::config::Rate;
 
-/// What may go out at once: short beside any second that an operator looks at, long beside the time that a
-/// batch takes, so that a high rate is reached.
+/// Longest burst: short for an operator, who looks at seconds, and long against the time of a batch, so that a high
+/// rate is reached.
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// The pace of one session.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Of one message; zero where there is no limit.
+    /// Time of one message; zero without a limit.
     share: Duration,
     window: Duration,
-    /// Up to here time is taken.
+    /// Time is used up to here.
     free: Instant,
 }
 
@@ -36,7 +35,7 @@ impl Pace {
         Self { share, window: WINDOW.max(share), free: now }
     }
 
-    /// How many messages may go out now.
+    /// Number of messages that may be published now.
     pub(crate) fn messages(&self, now: Instant) -> usize {
         if self.share.is_zero() {
             return usize::MAX;
@@ -46,13 +45,13 @@ impl Pace {
         usize::try_from(left.as_nanos() / self.share.as_nanos()).unwrap_or(usize::MAX)
     }
 
-    /// When enough may that it is worth a batch: half a window's worth, or one.
+    /// Time at which half a window of messages, at least one, may be published.
     pub(crate) fn next(&self) -> Instant {
         let worth = (self.window / 2).max(self.share);
         self.free.checked_sub(self.window - worth).unwrap_or(self.free)
     }
 
-    /// One goes out.
+    /// Uses the time of one message.
     pub(crate) fn take(&mut self, now: Instant) {
         self.free = self.free.max(now) + self.share;
     }

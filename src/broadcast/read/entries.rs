@@ -5,7 +5,7 @@
 //! %1 [ stream, *n [ *2 [ id, *2m [ name, value, … ] ] … ] ]
 //! ```
 //!
-//! The list of ranges is kept from entry to entry, so that a field costs no allocation.
+//! The list of ranges is reused for each entry, so a field costs no allocation.
 
 use std::ops::Range;
 
@@ -15,12 +15,12 @@ use crate::filter::Filterable;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
 
-/// Entries of one read at most: what the publisher takes at once.
+/// Most entries of one read: as many as the publisher takes at once.
 const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
-/// What one read should bring at most, in bytes. The number of entries follows the size of the last.
+/// Most bytes that one read should bring. The number of entries follows the size of the last read.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// Where the names and values of an entry's fields lie in the reply.
+/// Ranges of the names and values of an entry's fields in the reply.
 pub(crate) type Ranges = Vec<(Range<usize>, Range<usize>)>;
 
 /// The entries of one reply, in order.
@@ -32,12 +32,12 @@ pub(crate) struct StreamEntries<'a> {
     ranges: Ranges,
 }
 
-/// One entry.
+/// An entry of the stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StreamEntry<'a> {
-    /// Its id.
+    /// The entry's id.
     pub(crate) id: EntryId,
-    /// Its id as the server wrote it.
+    /// The entry's id as the server wrote it.
     pub(crate) id_text: &'a [u8],
     reply: &'a [u8],
     fields: &'a [(Range<usize>, Range<usize>)],
@@ -47,7 +47,7 @@ impl<'a> StreamEntries<'a> {
     /// Begins to read a whole reply to an XREAD of one stream. `ranges` is room of an earlier one.
     ///
     /// # Errors
-    /// Where the reply is an error, or no reply to XREAD.
+    /// If the reply is an error, or no reply to XREAD.
     pub(crate) fn new(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
@@ -65,10 +65,10 @@ impl<'a> StreamEntries<'a> {
         Ok(entries)
     }
 
-    /// The same for a reply to XRANGE: the entries alone.
+    /// Reads a reply to XRANGE, which has the entries alone.
     ///
     /// # Errors
-    /// Where the reply is an error, or no reply to XRANGE.
+    /// If the reply is an error, or no reply to XRANGE.
     pub(crate) fn of_range(reply: &'a [u8], ranges: Ranges) -> Result<Self, Error> {
         let mut entries = Self { reply, at: 0, left: 0, ranges };
         match entries.next_token()? {
@@ -79,7 +79,7 @@ impl<'a> StreamEntries<'a> {
         Ok(entries)
     }
 
-    /// How many entries have not been read yet.
+    /// Number of entries not read yet.
     pub(crate) fn left(&self) -> usize {
         self.left
     }
@@ -92,7 +92,7 @@ impl<'a> StreamEntries<'a> {
     /// The next entry.
     ///
     /// # Errors
-    /// Where what comes is no entry.
+    /// If the reply contains something else.
     pub(crate) fn next(&mut self) -> Result<Option<StreamEntry<'_>>, Error> {
         if self.left == 0 {
             return Ok(None);
@@ -136,7 +136,7 @@ impl<'a> StreamEntries<'a> {
 }
 
 impl<'a> StreamEntry<'a> {
-    /// Its id, in both forms.
+    /// The entry's id, in both forms.
     pub(crate) fn id(&self) -> (EntryId, &'a [u8]) {
         (self.id, self.id_text)
     }
@@ -179,8 +179,8 @@ impl Filterable for EntryLooked<'_> {
     }
 }
 
-/// How many entries the next read asks for, once one that asked for `asked` brought `came` entries in
-/// `bytes`: `now` changes where that was too much, or little and all that was asked for.
+/// COUNT of the next read, after a read with `asked` brought `came` entries in `bytes`: less than `now` if the reply
+/// was too large, more if it was small and full.
 pub(crate) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
     if bytes > READ_BYTES {
         (asked / 2).max(1)

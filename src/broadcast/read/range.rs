@@ -14,7 +14,7 @@ use crate::server::{Connection, Error};
 pub(in crate::broadcast) struct RangeReader {
     connection: Connection,
     stream: String,
-    /// How many entries the next read asks for: from 1 up, so that no reply is larger than foreseen.
+    /// COUNT of the next read: from 1 up, so that no reply is larger than expected.
     entries: usize,
     deadline: Duration,
 }
@@ -32,7 +32,7 @@ impl RangeReader {
     /// The reply with the entries after this one; to be read with [`StreamEntries`]. Not cancel safe.
     ///
     /// # Errors
-    /// Where the connection fails, or the answer is an error.
+    /// If the connection fails, or the answer is an error.
     pub(in crate::broadcast) async fn page(&mut self, after: EntryId) -> Result<Vec<u8>, Error> {
         let (count, after) = (self.entries.to_string(), after.to_string());
         resp::command(

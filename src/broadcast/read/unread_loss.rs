@@ -1,17 +1,16 @@
 //! Unread loss: entries that are deleted or trimmed before they are read.
 //!
-//! Problem: an entry that is deleted before its id was read leaves no trace in the stream, and a broadcast that passes
-//! over it would be silent about it.
+//! Problem: an entry that is deleted before it was read leaves no trace in the stream, so a broadcast would pass over
+//! it silently.
 //!
-//! Operation: the server counts the entries that were ever added (`entries-added`, from Redis 7.0 on). The cursor
-//! carries the same count for its place, and each entry adds one. Once everything in the stream has been read, or
-//! nothing that was read is left in it, the difference of the two is the number of lost entries. The count moves in the
-//! step that moves the cursor, and is compared when a loss is recorded. So one instance records it once, also across a
-//! restart.
+//! Operation: the server counts all entries ever added (`entries-added`, from Redis 7.0 on). The cursor carries the
+//! same count for its place, and each entry adds one. If everything in the stream has been read, or all that was read
+//! is gone, the difference is the number of lost entries. The count moves in the step that moves the cursor, and is
+//! compared when a loss is recorded. So one instance records it once, also across a restart.
 //!
-//! A stream that is deleted takes its count with it. Then the last look tells how many entries were added, and how many
-//! of these were read since. The others are lost, and maybe more that came after that look. A look outlives its session,
-//! and each session begins with one: while the other server is away, every attempt to reach it looks at the stream.
+//! A stream that is deleted takes its count with it. Then the last look gives the number of entries added, and how many
+//! of them were read since. The others are lost; entries added after that look may be lost too. A look outlives its
+//! session, and each session begins with one: every attempt to reach the other server looks at the stream first.
 //!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
@@ -26,18 +25,17 @@ use crate::broadcast::publish::publisher::Publisher;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
 
-/// Between two comparisons while entries are read.
+/// Interval between comparisons while entries are read.
 const BUSY: Duration = Duration::from_secs(1);
-/// Between two while none are: entries may still be trimmed before they are read.
+/// Interval while none are read: entries may still be trimmed unread.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The reason of a dead letter that tells of entries which were deleted before they were read. The id in it is
-/// that of the entry before them.
+/// The reason of a dead letter for entries that were deleted unread. Its id is that of the entry before them.
 pub const DELETED_UNREAD: &str = "deleted_unread";
 /// Records it.
 const UNREAD_LOSS: Script = script!("unread_loss.lua");
 
-/// What the stream says of itself.
+/// Counters and ids of the stream, from XINFO STREAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamCounters {
     /// Entries that were ever added.
@@ -50,37 +48,37 @@ pub(crate) struct StreamCounters {
     pub(crate) first: Option<EntryId>,
 }
 
-/// What a comparison tells.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
-    /// Nothing: neither all nor none of what is there has been read.
+    /// Nothing: a part of the present entries has been read.
     Unknown,
     /// This many entries were added up to the place that was read to, as counted.
     Complete,
-    /// The same, but the count was not known before.
+    /// The number of entries added up to the place read, if the count was not known before.
     Counted(u64),
     /// This many were never read.
     Missed(u64),
-    /// Fewer were added than were counted: the stream was deleted, and another one begun. This many were added to that one
-    /// up to the place that was read to.
+    /// Fewer were added than were counted: the stream was deleted, and another one begun. This many were added to it up
+    /// to the place read.
     Anew(u64),
-    /// The id given last is below what was read, and ids only rise: it is another stream, or it was set back, and what
-    /// is added to it now is never read.
+    /// The last id is below the last one read, and ids only rise: it is another stream, or it was set back, and entries
+    /// added to it now are never read.
     Below,
 }
 
-/// Appends the question for what a stream says of itself.
+/// Appends the question for the stream's counters.
 pub(crate) fn ask_counters(stream: &str, out: &mut Vec<u8>) {
     resp::command(out, &[b"XINFO", b"STREAM", stream.as_bytes()]);
 }
 
-/// Whether the answer is that there is no such stream. Other errors are told where entries are read.
+/// Returns whether the answer means that the stream does not exist. Other errors are reported where entries are read.
 pub(crate) fn is_gone(error: &Error) -> bool {
     error.code() == Some("ERR")
 }
 
 impl Compared {
-    /// The number of the entry that was read last, where that was counted so.
+    /// The number of the last entry read, according to this comparison.
     fn number(self, counted: Option<u64>) -> Option<u64> {
         match self {
             Self::Anew(added) | Self::Counted(added) => Some(added),
@@ -91,7 +89,7 @@ impl Compared {
 }
 
 impl StreamCounters {
-    /// Reads the reply to XINFO STREAM; `None` where it is none.
+    /// Reads the reply to XINFO STREAM; `None` if it is another reply.
     pub(crate) fn read(reply: &Value) -> Option<Self> {
         let pairs = reply.elements()?;
         let get = |name: &str| {
@@ -107,13 +105,13 @@ impl StreamCounters {
         })
     }
 
-    /// How many entries were deleted or trimmed.
+    /// Number of entries that were deleted or trimmed.
     fn removed(&self) -> u64 {
         self.added.saturating_sub(self.length)
     }
 
-    /// Whether this is another stream than the one that was seen before: its counts, its last id and its first only rise,
-    /// and the first rises only where entries were removed.
+    /// Returns whether this is another stream than the one seen before. In one stream, counts, last id and first id
+    /// only rise, and the first id rises only if entries were removed.
     fn replaces(&self, seen: &Self) -> bool {
         let removed = match (seen.first, self.first) {
             (Some(before), Some(first)) if first < before => return true,
@@ -124,7 +122,7 @@ impl StreamCounters {
         self.added < seen.added || self.last < seen.last || self.removed() < removed
     }
 
-    /// Compares with what was read: up to an entry, which is its number, where that is known.
+    /// Compares with the last entry read and, if known, its number in `entries-added`.
     pub(crate) fn compare(&self, read: EntryId, counted: Option<u64>) -> Compared {
         if read > self.last {
             // A cursor that has not moved yet may have been put there on purpose (`start`).
@@ -150,30 +148,30 @@ impl StreamCounters {
 /// A stream that began anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamReset {
-    /// Its entries stand behind the cursor, and are read as they come.
+    /// Its entries have ids above the cursor, and are read normally.
     Above,
-    /// They stand before it.
+    /// It has entries with ids below the cursor.
     Below,
-    /// It was replaced while it was read. It has entries at or before this place, up to which the former one was read when
-    /// it was seen last; and the entries after that were read as they came.
+    /// It was replaced while it was read, and has entries with ids up to this one, the last id read of the old stream.
+    /// Later entries were read normally.
     Replaced(EntryId),
 }
 
-/// What is to be recorded.
+/// A loss to record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnreadLoss {
-    /// How many entries.
+    /// Number of entries lost.
     pub(crate) count: u64,
     /// The last one that was read before them.
     pub(crate) after: EntryId,
     /// The last id that was given when they were missed.
     pub(crate) up_to: EntryId,
-    /// Whether the stream was deleted, so that there may be more after that id.
+    /// True if the stream was deleted: then entries after `up_to` may be lost too.
     pub(crate) deleted: bool,
 }
 
 impl UnreadLoss {
-    /// What is to be told.
+    /// The text for the dead letter and the log.
     pub(crate) fn detail(&self) -> String {
         let Self { count, after, up_to, deleted } = self;
         if *deleted {
@@ -186,7 +184,7 @@ impl UnreadLoss {
         )
     }
 
-    /// Appends the call that records it, where the cursor's count is this.
+    /// Appends the call that records the loss, if the cursor's count is `counted`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, keys: &BroadcastKeys, counted: u64) {
         let (counted, count) = (counted.to_string(), self.count.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
@@ -206,51 +204,51 @@ impl UnreadLoss {
     }
 }
 
-/// The last look at the stream, and what was read since of that which it saw.
+/// The last look at the stream, and what was read since of the entries that it saw.
 #[derive(Debug, Clone, Copy)]
 struct LastLook {
-    /// What the stream said.
+    /// The stream's counters.
     stream: StreamCounters,
     /// The last entry that was read of those that were there then.
     read: EntryId,
-    /// The number of that entry, where it is known.
+    /// The number of that entry, if known.
     counted: Option<u64>,
-    /// Whether no session has lasted since.
+    /// True if no session has lasted since.
     between: bool,
 }
 
 impl LastLook {
-    /// How many entries were there that are not read yet, as far as is known.
+    /// Number of entries that were seen and are not read yet, as far as known.
     fn unread(&self) -> u64 {
         self.counted.map_or(0, |counted| self.stream.added.saturating_sub(counted))
     }
 
-    /// Whether this is another stream now. Between two sessions a server may also have gone back to an earlier state: then
-    /// it is the same stream, with the same first entry.
+    /// Returns whether this is another stream now. Between two sessions a failover may also have restored an earlier
+    /// state: then it is the same stream, with the same first entry.
     fn is_replaced(&self, facts: &StreamCounters, compared: Compared) -> bool {
         let went_back = self.between && facts.first.is_some() && facts.first == self.stream.first;
         let other = matches!(compared, Compared::Anew(_) | Compared::Below);
         !went_back && (other || facts.replaces(&self.stream))
     }
 
-    /// What is lost where the stream is no more.
+    /// The loss if the stream no longer exists.
     fn lost(&self) -> Option<UnreadLoss> {
         let (count, after, up_to) = (self.unread(), self.read, self.stream.last);
         (count > 0).then_some(UnreadLoss { count, after, up_to, deleted: true })
     }
 }
 
-/// When to compare, and what is to be recorded.
+/// Decides when to compare, and what to record.
 #[derive(Debug)]
 pub(crate) struct UnreadWatch {
     last: Instant,
-    /// What was read at the last comparison.
+    /// The last entry read at the last comparison.
     read: EntryId,
     seen: Option<LastLook>,
     /// The stream was replaced, and the new one has entries at or before this place.
     replaced: Option<EntryId>,
     missed: Option<UnreadLoss>,
-    /// The cursor's count when it was missed, where no session has lasted since.
+    /// The cursor's count when entries were missed, if no session has lasted since.
     missed_at: Option<u64>,
 }
 
@@ -260,27 +258,27 @@ impl UnreadWatch {
         Self { last: now, read, seen, replaced, missed, missed_at }
     }
 
-    /// Whether the last look saw entries that are not read yet.
+    /// Returns whether the last look saw entries that are not read yet.
     pub(crate) fn saw_unread(&self) -> bool {
         self.seen.is_some_and(|seen| seen.unread() > 0)
     }
 
-    /// Whether to ask the stream: seldom where nothing was read since.
+    /// Returns whether to ask the stream: rarely if nothing was read since.
     pub(crate) fn is_due(&self, read: EntryId, now: Instant) -> bool {
         let idle = read == self.read && !self.saw_unread() && self.replaced.is_none();
         let interval = if idle { IDLE } else { BUSY };
         self.missed.is_none() && now.saturating_duration_since(self.last) >= interval
     }
 
-    /// Takes in that an entry was read, and its number, where that is known.
+    /// Takes in that an entry was read, and its number, if known.
     pub(crate) fn on_read(&mut self, id: EntryId, counted: Option<u64>) {
         if let Some(seen) = self.seen.as_mut().filter(|seen| id <= seen.stream.last) {
             (seen.read, seen.counted) = (id, counted);
         }
     }
 
-    /// A session has ended, and another may begin at the cursor, which has this number. What was read and not published is
-    /// read again. Where another instance has moved the cursor past what was seen here, that says nothing any more.
+    /// A session ended, and another may begin at the cursor, which has this number. Entries that were read and not
+    /// published are read again. The last look is void if another instance moved the cursor past it.
     pub(crate) fn on_session(&mut self, (cursor, counted): (EntryId, Option<u64>), now: Instant) {
         (self.last, self.read, self.replaced) = (now, cursor, None);
         self.seen = self.seen.filter(|seen| cursor <= seen.stream.last).map(|seen| LastLook {
@@ -292,14 +290,14 @@ impl UnreadWatch {
         self.on_elsewhere(counted);
     }
 
-    /// The cursor has this count, and another instance may have moved it, or recorded what was missed.
+    /// The cursor has this count. Another instance may have moved it, or recorded the loss.
     pub(crate) fn on_elsewhere(&mut self, counted: Option<u64>) {
         self.seen = self.seen.filter(|seen| seen.counted == counted);
         self.missed = self.missed.filter(|_| self.missed_at.is_none_or(|at| Some(at) == counted));
         self.missed_at = counted.filter(|_| self.missed.is_some());
     }
 
-    /// A look between two sessions, at a cursor with this number. `None` where there is no stream.
+    /// A look between two sessions, at a cursor with this number. `None` if the stream does not exist.
     pub(crate) fn look_between(
         &mut self,
         facts: Option<&StreamCounters>,
@@ -320,8 +318,8 @@ impl UnreadWatch {
             Some(LastLook { stream: *facts, read: cursor, counted: compared.number(counted), between: true });
     }
 
-    /// Takes in what the stream says, when `read` was read and this many of it are held. Returns what is to be told
-    /// where it is another stream.
+    /// Takes in the stream's counters, after `read` was read and while this many of its entries are buffered. Returns
+    /// what to report if it is another stream.
     pub(crate) fn compare(
         &mut self,
         facts: &StreamCounters,
@@ -381,13 +379,13 @@ impl UnreadWatch {
         }
     }
 
-    /// The stream that was seen last is no more. Notes what it had and was not read; whether that is anything.
+    /// The stream seen last no longer exists. Notes its unread entries; returns whether there are any.
     fn miss_deleted(&mut self) -> bool {
         self.missed = self.seen.take().and_then(|seen| seen.lost());
         self.missed.is_some()
     }
 
-    /// Appends the call that records what was missed, where it is time.
+    /// Appends the call that records the loss, if it is time.
     pub(crate) fn record(&mut self, out: &mut Vec<u8>, publisher: &Publisher) -> bool {
         let Some(missed) = self.missed.filter(|_| publisher.is_idle()) else { return false };
         let Some(counted) = publisher.counted() else {
@@ -399,10 +397,10 @@ impl UnreadWatch {
         true
     }
 
-    /// Takes in whether it was recorded; what was, to be told.
+    /// Takes in whether the loss was recorded. Returns the recorded loss, to report it.
     ///
     /// # Errors
-    /// Where it could not be.
+    /// If it could not be recorded.
     pub(crate) fn recorded(
         &mut self,
         reply: &Value,
@@ -479,7 +477,7 @@ mod tests {
             (facts(10, 9, 10, Some(1)), 10, Some(9), Compared::Missed(1)),
             (facts(10, 0, 10, None), 7, Some(7), Compared::Missed(3)),
             (facts(10, 9, 10, Some(1)), 10, None, Compared::Counted(10)),
-            // Some of it was: what is missing may still come.
+            // A part of it was read: missing entries may still come.
             (facts(10, 9, 10, Some(1)), 5, Some(5), Compared::Unknown),
             // Nothing that was read is there any more.
             (facts(10, 3, 10, Some(8)), 5, Some(5), Compared::Missed(2)),

@@ -1,4 +1,4 @@
-//! How fast a replay goes: when each entry is due.
+//! The speed of a replay: when each entry is due.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use crate::broadcast::publish::rate::Pace;
 use crate::config::Rate;
 
-/// How fast.
+/// The speed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tempo {
-    /// As fast as the servers take it.
+    /// As fast as the servers allow.
     Unlimited,
     /// A number of messages in a time, as a broadcast's `rate_limit`.
     Rate(Rate),
@@ -26,7 +26,7 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) enum Clock {
     Unlimited,
     Rate(Pace),
-    /// How fast, when it began, and the first entry's milliseconds.
+    /// The factor, the start, and the first entry's milliseconds.
     Speed(f64, Option<(Instant, u64)>),
 }
 
@@ -39,7 +39,7 @@ impl Clock {
         }
     }
 
-    /// When the next entry may go out, whose id has these milliseconds.
+    /// When the next entry, whose id has these milliseconds, may be published.
     pub(super) fn due(&mut self, milliseconds: u64, now: Instant) -> Instant {
         match self {
             Self::Unlimited => now,

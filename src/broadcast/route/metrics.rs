@@ -1,4 +1,4 @@
-//! What a broadcast counts, as the metrics take it.
+//! The metrics of a broadcast.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) fn done(handles: &BroadcastMetrics, tally: Tally, last: EntryId, now_
     handles.dead_letters.increment(tally.rejected);
     handles.filtered.increment(tally.filtered);
     if tally.published > 0 {
-        // By two clocks: the server's made the id. What lies ahead of ours counts as no lag.
+        // By two clocks: the server's made the id. An id ahead of our clock counts as no lag.
         let lag = Duration::from_millis(now_unix_ms.saturating_sub(last.milliseconds));
         handles.publish_lag_seconds.record(lag.as_secs_f64());
     }

@@ -1,4 +1,4 @@
-//! One session's sockets and timers: connections that hold, until one of them fails or the route is told to stop.
+//! One session's sockets and timers: the connections, until one of them fails or the route is stopped.
 //!
 //! ```text
 //! sockets ──answers──▶ engine ──commands──▶ sockets
@@ -6,7 +6,7 @@
 //!                        └──effects──▶ board, metrics, log
 //! ```
 //!
-//! What an answer means and what is asked next, the engine decides.
+//! The engine decides what an answer means and what is asked next.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -26,7 +26,7 @@ use crate::broadcast::publish::call::{PUBLISH, RELEASE};
 use crate::config::Endpoint;
 use crate::server::{Connection, Error, connect, connect_to_publish, load_script};
 
-/// How often the loop looks at the clock when nothing else happens.
+/// Interval at which the loop checks the clock when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
 
 /// SPUBLISH came with Redis 7.0, and every Valkey has it.
@@ -42,7 +42,6 @@ pub(crate) struct Session<'r> {
     draining: bool,
 }
 
-/// What woke the loop.
 #[derive(Debug)]
 enum SessionEvent {
     /// Bytes came.
@@ -57,13 +56,13 @@ enum SessionEvent {
     Due,
     /// Something has happened to the group.
     Woken,
-    /// It was told to stop.
+    /// The route was stopped.
     Stop,
 }
 
 impl<'r> Session<'r> {
-    /// Connects, loads the scripts and finds the cursor. Cancel safe: a dropped future leaves at most a
-    /// cursor that was made where it belongs.
+    /// Connects, loads the scripts and finds the cursor. Cancel safe: a dropped future leaves at most a cursor at its
+    /// right place.
     pub(crate) async fn open(route: &'r mut BroadcastRoute) -> Result<Self, SessionFailure> {
         let source = route.parts.source.clone();
         let role = format!("broadcast.{}", route.parts.settings.name);
@@ -93,7 +92,7 @@ impl<'r> Session<'r> {
             let destination = route.parts.destination.clone();
             let connection =
                 connect_to_publish(&destination, &role).await.map_err(SessionFailure::destination)?;
-            // An older server knows no such command, which would look like a refusal of the first entry.
+            // An older server does not know the command, which would look like a refusal of the first entry.
             let sharded = route.parts.settings.sharded;
             if sharded && connection.major_version.is_some_and(|major| major < SHARDED_SINCE) {
                 return Err(SessionFailure::destination(Error::Refused(
@@ -110,7 +109,7 @@ impl<'r> Session<'r> {
         Ok(Self { route, reader, writers: PublishConnections { writer, other }, ticks, draining: false })
     }
 
-    /// Publishes until it is told to stop, and then up to `drain` longer.
+    /// Publishes until it is stopped, and then up to `drain` longer.
     pub(crate) async fn run(
         mut self,
         stop: &CancellationToken,
@@ -220,7 +219,7 @@ fn came(half: Half, result: Result<(), Error>) -> SessionEvent {
     }
 }
 
-/// How many entries a route left behind when it had the order of acknowledgements; `None` where it may not look.
+/// Number of holes that a route left when it had the order of acknowledgements; `None` without the right to look.
 async fn left_behind(
     engine: &Engine,
     writer: &mut Connection,

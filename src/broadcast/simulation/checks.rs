@@ -1,4 +1,4 @@
-//! What must hold.
+//! The conditions of every history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::model::Model;
 use crate::broadcast::entry_id::EntryId;
 use crate::config::{After, Broadcast, Order};
 
-/// What is known from outside.
+/// The facts known from outside.
 #[derive(Debug)]
 pub(super) struct Checks {
     one_server: bool,
@@ -32,7 +32,7 @@ pub(super) struct Checks {
     /// Entries that were dead letters once, also where a failover has lost the letter.
     given_up: BTreeSet<EntryId>,
     failed_over: bool,
-    /// Whether the server has lost a lease, or measured it by a clock that jumped.
+    /// True if the server has lost a lease, or measured it by a clock that jumped.
     pub(super) forgets: bool,
 }
 
@@ -78,7 +78,7 @@ impl Checks {
         self.heard.contains_key(&id)
     }
 
-    /// Whether the cursor shows that an entry is dealt with.
+    /// Returns whether the cursor shows that an entry is dealt with.
     fn is_settled(id: EntryId, model: &Model) -> bool {
         model.position().is_some_and(|cursor| id <= cursor) && !model.holes.contains(&id)
     }
@@ -105,15 +105,15 @@ impl Checks {
         self.all += 1;
     }
 
-    /// The cursor moved. Where that was sent by a session that is over, the next holder of the lease may have begun
-    /// before, and meets what it has published as a hole.
+    /// The cursor moved. If a session that is over sent that, the next holder of the lease may have begun before, and
+    /// meets its published entries as holes.
     pub(super) fn moved(&mut self, from: EntryId, to: EntryId, sender: Sender) {
         if self.loose.contains(&sender) {
             self.repeatable.extend(self.added.iter().filter(|id| **id > from && **id <= to));
         }
     }
 
-    /// What this session has sent and the cursor does not show may be sent again; and what it has under way.
+    /// Entries that this session has sent beyond the cursor may be sent again; and those it has under way.
     pub(super) fn loose(&mut self, session: Sender, model: &Model) {
         if self.one_server {
             return;
@@ -124,7 +124,7 @@ impl Checks {
         self.repeatable.extend(unsettled);
     }
 
-    /// What the server has forgotten is published again.
+    /// Entries that the server has forgotten are published again.
     pub(super) fn failed_over(&mut self, model: &Model) {
         (self.failed_over, self.forgets) = (true, true);
         let forgotten: Vec<EntryId> =
@@ -160,12 +160,12 @@ impl Checks {
             && self.added.difference(&self.deleted).last().is_none_or(|last| cursor >= *last)
     }
 
-    /// `sent` is what the instances say that they sent.
+    /// `sent` is the instances' own count of sent messages.
     pub(super) fn at_end(&self, model: &Model, sent: u64, gentle: bool) {
         let missing = model.dead.iter().filter(|(_, reason)| reason == "deleted_unread").count();
         assert!(missing == 0 || !self.deleted.is_empty(), "nothing was deleted");
         assert!(i64::try_from(sent).unwrap() <= self.all, "{sent} told of {}", self.all);
-        // Where an instance got no processor for as long as a lease lasts, its session is loose.
+        // If an instance got no processor for the time of a lease, its session is loose.
         if gentle && self.loose.is_empty() {
             assert!(self.heard.values().all(|times| *times == 1), "nothing is repeated");
             assert_eq!(i64::try_from(sent).unwrap(), self.all, "what is told is what was sent");

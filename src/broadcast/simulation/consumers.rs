@@ -1,4 +1,4 @@
-//! Those who add entries, and the consumers of the group.
+//! The producers of entries, and the consumers of the group.
 
 use super::World;
 use super::id_after;
@@ -21,7 +21,7 @@ impl World {
         }
     }
 
-    /// A consumer deletes what it is done with; published or not.
+    /// A consumer deletes an entry it has finished; published or not.
     fn delete(&mut self) {
         let model = &mut self.servers[0].model;
         let done = |id: &EntryId| match &model.group {

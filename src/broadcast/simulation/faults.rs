@@ -1,4 +1,4 @@
-//! What goes wrong: errors, lost answers and connections, stalls, freezes, kills, failovers, clocks, stops and starts.
+//! The faults: errors, lost answers and connections, stalls, freezes, kills, failovers, clocks, stops and starts.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::World;
 
-/// What a server may answer to any command.
+/// Errors that a server may answer to any command.
 const ERRORS: [&str; 10] = [
     "OOM command not allowed when used memory > 'maxmemory'.",
     "MISCONF Redis is configured to save RDB snapshots",
@@ -20,7 +20,7 @@ const ERRORS: [&str; 10] = [
     "ERR unknown command",
 ];
 
-/// What is wrong now.
+/// The present faults.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     /// Which server answers so, to how many of ten commands, until when.
@@ -40,14 +40,14 @@ impl World {
         (at == server && self.now < until && self.rng.u8(..10) < of_ten).then(|| error.to_owned())
     }
 
-    /// Whether a connection that is just being opened fails.
+    /// Returns whether a connection that is just being opened fails.
     pub(super) fn loses_an_answer(&mut self) -> bool {
         let loses = !self.gentle && !self.faults.over && self.rng.u8(..12) == 0;
         self.faults.count += u64::from(loses);
         loses
     }
 
-    /// Whether an instance stops here, between a decision and what follows from it.
+    /// Returns whether an instance stops here, between a decision and its effect.
     pub(super) fn freezes(&mut self, at: usize) -> bool {
         if self.gentle || self.faults.over || self.rng.u8(..60) > 0 {
             return false;
@@ -127,8 +127,8 @@ impl World {
 
     /// The stream's server is another one now, which has not got the last writes.
     fn fail_over(&mut self) {
-        // Where the cursor itself is lost, an instance continues where it saw it last, and what was left behind as holes
-        // is lost with it: no promise covers that.
+        // If the cursor itself is lost, an instance continues at its last known one, and the holes are lost with it: no
+        // promise covers that.
         if self.servers[0].before.position().is_none() {
             return;
         }
@@ -139,14 +139,14 @@ impl World {
         }
         let before = self.servers[0].before.clone();
         let model = &mut self.servers[0].model;
-        // Entries stay: a stream that goes back is another one, which is told by counting, in tests of its own.
+        // Entries stay: a stream that goes back is another one, which other tests cover by counting.
         let stream = (std::mem::take(&mut model.stream), model.last, model.added, model.group.take());
         *model = before;
         (model.stream, model.last, model.added, model.group) = stream;
         self.checks.failed_over(&self.servers[0].model);
     }
 
-    /// What a session has sent may have no effect that anyone knows of.
+    /// The messages of a session may have no known effect.
     pub(super) fn session_ends(&mut self, at: usize) {
         let session = self.instances[at].session;
         self.checks.loose(session, &self.servers[0].model);

@@ -1,7 +1,7 @@
 //! One process: the engine, and connections whose bytes are on their way.
 //!
-//! A turn does what the session's loop does between two waits: bytes go out, what came is handed over, the engine
-//! advances. In between the process may stop for any time.
+//! A turn is one round of the session's loop: bytes go out, received bytes are passed on, the engine advances. In
+//! between the process may stop for any time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) struct ServerLink {
     out: Vec<u8>,
     /// In the socket, or under way.
     wire: Vec<u8>,
-    /// What the server has got of it.
+    /// The bytes that the server has received.
     inbox: Reader,
     /// Whole answers under way.
     back: VecDeque<Value>,
@@ -48,7 +48,7 @@ pub(super) struct Instance {
     settings: Arc<Broadcast>,
     pub(super) links: Vec<ServerLink>,
     pub(super) session: Sender,
-    /// When the next session is tried, where there is none.
+    /// When the next session is tried, if there is none.
     connect_at: Instant,
     pub(super) frozen: Option<Instant>,
     ticked: Instant,
@@ -161,7 +161,7 @@ impl Instance {
         assert!(self.lines <= (12 + faults) * (seconds / 30 + 2), "{} lines in {seconds} s", self.lines);
     }
 
-    /// Counts what the engine has to tell.
+    /// Counts the engine's effects.
     fn take_effects(&mut self) {
         let Some(engine) = &mut self.engine else { return };
         for effect in engine.effects().drain(..) {
@@ -291,7 +291,7 @@ impl World {
         Ok(())
     }
 
-    /// What the session's loop does once.
+    /// One round of the session's loop.
     fn loop_once(&mut self, at: usize) -> Result<(), SessionFailure> {
         self.hand_out(at);
         if self.freezes(at) {
@@ -318,7 +318,7 @@ impl World {
                 half != Half::Other || !held_by_another || !publishes(&link.out),
                 "it sends, and another holds the lease"
             );
-            // A socket takes what it has room for.
+            // A socket takes as many bytes as it has room for.
             let count =
                 if self.rng.u8(..8) == 0 { self.rng.usize(..=link.out.len()) } else { link.out.len() };
             link.wire.extend(link.out.drain(..count));
@@ -365,7 +365,7 @@ impl World {
         }
     }
 
-    /// The servers read what has reached them of an instance's commands, and answer.
+    /// The servers read the received commands of an instance, and answer.
     fn serve(&mut self, at: usize) {
         let session = self.instances[at].session;
         for half in 0..self.instances[at].links.len() {
@@ -396,7 +396,7 @@ impl World {
             let Some(value) = link.inbox.next_value().unwrap() else { return };
             let command = arguments(&value);
             if let Some(error) = self.error_for(server, &command) {
-                // What was sent behind a message that is refused is heard before it, and once more.
+                // Messages behind a refused one are published before it, and once more.
                 self.session_ends(at);
                 self.instances[at].links[half].back.push_back(Value::Error(error.into_bytes()));
                 continue;
@@ -412,7 +412,7 @@ impl World {
         }
     }
 
-    /// A session's connections end: of what is under way the servers still get a part.
+    /// A session's connections end: the servers still receive a part of the bytes under way.
     pub(super) fn cut(&mut self, at: usize) {
         let session = self.instances[at].session;
         for half in 0..self.instances[at].links.len() {
@@ -428,7 +428,7 @@ impl World {
         }
     }
 
-    /// One connection breaks; the engine is told.
+    /// One connection breaks; the engine is informed.
     pub(super) fn break_link(&mut self, at: usize) {
         if !self.instances[at].has_session() {
             return;

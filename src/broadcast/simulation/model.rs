@@ -1,7 +1,7 @@
-//! A server, in memory: the scripts again, and the commands that a broadcast and its consumers send.
+//! A server, in memory: the scripts again, and the commands of a broadcast and its consumers.
 //!
-//! It reads the very commands that go over the wire, so that their encoding is part of what is tried. A test holds
-//! it against the scripts themselves on real servers.
+//! It reads the very commands that go over the wire, so that their encoding is tested too. A test compares it with the
+//! scripts themselves on real servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub(super) const LEASE: u8 = b'4';
 
 const NO_KIND: &str = "ERR The command is refused";
 
-/// What a consumer was given and has not acknowledged.
+/// The entries that a consumer was given and has not acknowledged.
 #[derive(Debug, Clone)]
 pub(super) struct Given {
     pub(super) consumer: String,
@@ -34,7 +34,7 @@ pub(super) struct Group {
     pub(super) consumers: BTreeSet<String>,
 }
 
-/// What a server holds. Cloned for what a failover takes it back to.
+/// The data of a server. Cloned for a failover to restore.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     pub(super) stream: BTreeMap<EntryId, Vec<(String, String)>>,
@@ -44,7 +44,7 @@ pub(super) struct Model {
     pub(super) cursor: BTreeMap<String, String>,
     pub(super) lease: BTreeMap<String, String>,
     pub(super) holes: BTreeSet<EntryId>,
-    /// Of each dead letter, the entry and the reason.
+    /// The entry and the reason of each dead letter.
     pub(super) dead: Vec<(String, String)>,
     /// Messages that PUBLISH was called with, taken out by the world.
     pub(super) heard: Vec<String>,
@@ -76,7 +76,7 @@ pub(super) struct Waits {
     pub(super) millis: u64,
 }
 
-/// What became of a command.
+/// The result of a command.
 pub(super) enum CallResult {
     Reply(Value),
     Waits(Waits),
@@ -87,7 +87,7 @@ impl Model {
         self.cursor.get(field).map_or(0, |value| value.parse().unwrap_or(0))
     }
 
-    /// The cursor, where there is one.
+    /// The cursor, if there is one.
     pub(super) fn position(&self) -> Option<EntryId> {
         self.cursor.get("pos").map(|pos| id(pos.as_bytes()))
     }
@@ -104,7 +104,7 @@ impl Model {
         Value::Array(ids.map(|(id, all)| Value::Array(vec![bytes(id), fields(all)])).collect())
     }
 
-    /// What an XREAD finds now.
+    /// The answer of an XREAD now.
     pub(super) fn xread(&self, after: EntryId, count: usize) -> Option<Value> {
         let found: Vec<_> = self.stream.range(after..).filter(|(id, _)| **id > after).take(count).collect();
         let entries = |found: Vec<_>| Self::entries(found.into_iter());

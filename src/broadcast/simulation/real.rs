@@ -1,4 +1,4 @@
-//! A real server beside the model: the scripts' answers and what they leave must be the model's.
+//! A real server beside the model: the scripts must leave the same answers and data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
@@ -129,7 +129,7 @@ impl Real {
         self.ask(&["XCLAIM", "orders", "inventory", consumer, "0", &id.to_string()]);
     }
 
-    /// Sends what the model was sent, and compares.
+    /// Sends the model's command, and compares.
     pub(super) fn compare(&mut self, command: &[Vec<u8>], expected: &Value, model: &Model, clock_ms: u64) {
         // Refused inside the script: a right that this server's user does have.
         if command[0] != b"EVAL"
@@ -146,7 +146,7 @@ impl Real {
         let mut words = command.to_vec();
         match command[0].as_slice() {
             b"EVALSHA" => words[1] = self.hashes[&command[1][0]].clone().into_bytes(),
-            // What waits in the model was found there by now.
+            // A command that waits in the model has found its entries by now.
             b"XREAD" if words[3] == b"BLOCK" => drop(words.drain(3..5)),
             b"EVAL" => {
                 words[1] = String::from_utf8(words[1].clone()).unwrap().replace(TIME.0, TIME.1).into_bytes();

@@ -1,8 +1,8 @@
-//! Which streams match a route's pattern, and which of them the route reads.
+//! Finds the streams that match a route's pattern, and decides which of them the route reads.
 //!
-//! Constraints: a server has no list of its streams, so its keys are walked with SCAN, which costs it time for every
-//! key that it has. So tidegate waits after each call for nine times as long as the call took: looking takes at most a
-//! tenth of the server's time, and a look at a large server takes longer.
+//! Constraints: a server has no list of its streams, so all keys are scanned, which costs it time for every key. After
+//! each call tidegate waits nine times as long as the call took: scanning takes at most a tenth of the server's time,
+//! and the scan of a large server takes longer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,27 +40,27 @@ pub(super) struct Finder {
     /// The name of its connections.
     role: String,
     matching: StreamPattern,
-    /// Whether stream and channels are on two servers, so that each stream has a lease.
+    /// True if stream and channels are on two servers, so that each stream has a lease.
     two_servers: bool,
     connection: Option<Connection>,
-    /// When the server answered last; milliseconds since 1970, 0 before it did.
+    /// Time of the server's last answer; milliseconds since 1970, 0 before it.
     answered_unix_ms: Arc<AtomicU64>,
-    /// Whether what the route read before was told: its streams are read before all keys are walked.
+    /// True if the set's streams were reported: they are read before all keys are scanned.
     told: bool,
     looks: Looks,
 }
 
-/// What the server said last of the looks before. If it loses the cursor, the next call restores this: else every stream
+/// The server's record of earlier looks. If it loses the cursor, the next call restores this. Otherwise every stream
 /// would count as one of a first look.
 #[derive(Debug, Default)]
 struct Looks {
-    /// When the first complete look was, in ms by the server's clock; empty before it.
+    /// Time of the first complete look, in ms by the server's clock; empty before it.
     first: String,
     /// The pattern, if the last complete look left no stream out.
     whole: String,
 }
 
-/// How much of the keyspace a call knows.
+/// The part of the keyspace that a call knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     /// Not all keys were walked.
@@ -85,36 +85,36 @@ impl Extent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundStream {
     pub(super) name: String,
-    /// Where it begins if that is not what the configuration says, since it came after the first complete look.
+    /// Where to begin, if the configuration does not decide: the stream came after the first complete look.
     pub(super) start: Option<Start>,
 }
 
-/// What a look has found.
+/// The result of a look.
 #[derive(Debug)]
 pub(super) struct Found {
     /// The streams that are read, by name, at most `max_streams`.
     pub(super) streams: Vec<FoundStream>,
-    /// Of these, those that the server does not have any more.
+    /// Those that are deleted.
     pub(super) missing: BTreeSet<String>,
-    /// Whether all keys were walked.
+    /// True if all keys were walked.
     pub(super) complete: bool,
     /// About how many streams match and are not read: more than `max_streams`, or with a name that is too long or is
     /// not UTF-8.
     pub(super) left_out: u64,
-    /// What became of the entries of streams that are gone.
+    /// Outcomes of the entries of deleted streams.
     pub(super) past: Tally,
 }
 
-/// What a walk over all keys has found.
+/// The result of a scan of all keys.
 #[derive(Debug, Default)]
 struct Walked {
     /// Streams that are read already.
     known: BTreeSet<String>,
     /// The first others, by name.
     others: BTreeSet<String>,
-    /// How many further others there are.
+    /// Number of further matching streams.
     more: u64,
-    /// How many names cannot be read.
+    /// Number of names that cannot be read.
     odd: u64,
 }
 
@@ -141,7 +141,7 @@ impl Finder {
         }
     }
 
-    /// When the server answered last, as it changes.
+    /// Time of the server's last answer, as it changes.
     pub(super) fn answered_unix_ms(&self) -> Arc<AtomicU64> {
         self.answered_unix_ms.clone()
     }
@@ -155,8 +155,7 @@ impl Finder {
         self.answered_unix_ms.store(rt::unix_ms(), Ordering::Relaxed);
     }
 
-    /// Forgets streams that are gone, and looks which ones there are. Cancel safe in effect: what it leaves behind
-    /// the next look finds.
+    /// Forgets deleted streams, and finds the present ones. Cancel safe in effect: the next look finds the rest.
     pub(super) async fn look(mut self, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
         let outcome = match self.connection.take() {
             Some(connection) => Ok(connection),
@@ -201,7 +200,7 @@ impl Finder {
         Ok(Found { streams, missing, complete: true, left_out, past })
     }
 
-    /// Leaves as many as are read at most, and tells how many that leaves out.
+    /// Cuts the list to `max_streams`, and returns the number left out.
     fn cut(&self, streams: &mut Vec<FoundStream>) -> u64 {
         streams.sort_by(|one, other| one.name.cmp(&other.name));
         let most = self.most();
@@ -218,7 +217,7 @@ impl Finder {
         redis_keys::of_route(&self.source.key_prefix, &self.route, what)
     }
 
-    /// Walks all keys.
+    /// Scans all keys.
     async fn walk(&self, connection: &mut Connection, before: &BTreeSet<String>) -> Result<Walked, Error> {
         let mut walked = Walked::default();
         let mut cursor = b"0".to_vec();
@@ -265,7 +264,7 @@ impl Finder {
         }
     }
 
-    /// Adds streams to those that are read, and tells which these are.
+    /// Adds streams to the set, and returns the set.
     async fn record(
         &mut self,
         connection: &mut Connection,
@@ -304,7 +303,7 @@ impl Finder {
         Ok((streams, past))
     }
 
-    /// Forgets a stream, where it is gone.
+    /// Forgets a stream, if it is deleted.
     async fn forget(&self, connection: &mut Connection, stream: &str) -> Result<(), Error> {
         let of_stream = |kind| redis_keys::of_stream(&self.source.key_prefix, &self.route, kind, stream);
         let (streams, cursor) = (self.key(redis_keys::STREAMS), self.key(redis_keys::CURSOR));
@@ -323,15 +322,15 @@ impl Finder {
     }
 }
 
-/// What the script answers.
+/// The reply of `found.lua`.
 struct Recorded<'r> {
     looks: Looks,
-    /// The members of the set, and where each begins if that is not what the configuration says.
+    /// The set's members, and where each begins if the configuration does not decide.
     names: Vec<(&'r [u8], Option<Start>)>,
     past: Tally,
 }
 
-/// Reads the script's answer; `None` where it is none.
+/// Reads the script's answer; `None` if it is none.
 fn recorded(reply: &Value) -> Option<Recorded<'_>> {
     let [first, whole, published, unheard, rejected, filtered, names @ ..] = reply.elements()? else {
         return None;

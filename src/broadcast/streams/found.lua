@@ -1,10 +1,9 @@
 #!lua flags=allow-oom
--- Adds streams that match a route's pattern to those that the route reads, and says where each of them begins.
+-- Adds matching streams to those that the route reads, and returns where each begins.
 --
--- A stream that came after the first complete look is new: all its entries are due. If the look before had the same
--- pattern and left no stream out, a stream that is found now came after it. Else the ids decide, which are times: a
--- stream whose first entry is not above the time of the first look was there already, and begins where the
--- configuration says.
+-- A stream that came after the first complete look is new: all its entries are due. It did if the look before had the
+-- same pattern and left no stream out. Otherwise the ids decide, which are times: if the first entry's id is not above
+-- the time of the first look, the stream existed already, and begins where the configuration says.
 --
 -- KEYS  1  streams   set: what the route reads
 --       2  cursor    hash of the route: what became of the entries of streams that are gone, when the first complete
@@ -46,7 +45,7 @@ local function begins(name)
   elseif whole == ARGV[2] then
     return 'new'
   end
-  -- An error where it is gone again: then none of this is known, and it is new once it comes back.
+  -- The call fails if the stream is deleted again. It is new once it comes back.
   local flat, about = redis.pcall('XINFO', 'STREAM', name), {}
   for at = 1, #flat, 2 do
     about[flat[at]] = flat[at + 1]

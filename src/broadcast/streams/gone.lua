@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Forgets a stream of a route if it is gone. What became of its entries stays counted.
+-- Forgets a stream of a route if it is deleted. The totals of its entries stay.
 --
 -- KEYS  1  streams  set: what the route reads
 --       2  cursor   hash of the route

@@ -34,8 +34,8 @@ local known = call('HMGET', state, 'position', 'revision', 'next', 'numbering')
 local pos = known[1] or '-'
 if known[2] and revision < known[2] then return { 'OUTDATED' } end
 if known[3] then
-  -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. What
-  -- stands before it, and the anchor itself, is appended under this one.
+  -- Another configuration begins at an anchor that it has announced: its id, a space, its revision. Items before it,
+  -- and the anchor itself, are appended under this one.
   local anchor, by = sub(known[3], 1, 16), sub(known[3], 18)
   if revision >= by then
     call('HDEL', state, 'next')
@@ -79,7 +79,7 @@ if pos ~= prev then
   elseif pos >= last then
     local passed = call('HMGET', state, 'epochs', 'gap_spans')
     if string.find(passed[1] or '', sub(last, 1, 32), 1, true) then
-      -- Of a batch that lies in one epoch its last item says it all.
+      -- For a batch within one epoch its last item decides.
       return { 'DUPLICATE', pos, passed[2] or '', #epochs > 33 and passed[1] or '' }
     end
     return { 'STALE', pos }
@@ -95,7 +95,7 @@ if pos ~= prev then
   end
 end
 
--- What could refuse after the first entry is asked before it: an error half way would leave entries
+-- Errors that could come after the first entry are provoked before it: an error in the middle would leave entries
 -- without their position, and every retry would repeat them.
 if gap and pos == prev then
   local records = pcall('XLEN', KEYS[2])
@@ -104,11 +104,11 @@ end
 call('HSET', state, 'revision', revision, 'at', ARGV[5])
 
 local templated, maxlen = sub(ARGV[6], 1, 1) == '1', ARGV[7]
--- Why the call stops before the item that it has come to.
+-- The error that stops the call before the current item.
 local failure
 
--- How many streams the template has made that are there. One that was deleted is forgotten, and looked for only where
--- the others are too many: once a call, since that asks for each.
+-- Number of existing streams that the template made. Deleted streams are removed from the set only when max_streams is
+-- reached, and once a call, since each stream is asked.
 local looked
 local function streams_made()
   local count = call('SCARD', KEYS[4])
@@ -205,8 +205,8 @@ local reached = last
 if failure then
   reached = item > skip and position_of(item) or pos
 end
--- The latest gaps stand in the state, too: what lies inside one counts as no duplicate. Where an anchor ends it, that is
--- the end of a command of the replication stream, which may be a message: it was not stored either.
+-- The state also keeps the latest gaps: an item inside one is no duplicate. If an anchor ends a gap, that is the end of
+-- a command of the replication stream, which may be a message: it was not stored either.
 local begins_with_anchor = tonumber(sub(runs, 7, 11)) == 99999
 local function remember_gap(from, to)
   if begins_with_anchor and to == position_of(1) then
@@ -220,7 +220,7 @@ local function record_gap(from, to, ...)
   remember_gap(from, to)
 end
 
--- What another instance holds from before the first item of all was never stored.
+-- Messages of another instance from before the very first item were never stored.
 if pos == '-' and not gap and reached ~= pos then remember_gap('-', position_of(1)) end
 if gap and pos == prev and reached ~= pos then
   record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],

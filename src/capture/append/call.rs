@@ -1,4 +1,4 @@
-//! The call of the append script: how a batch becomes a command, and what its reply says.
+//! The call of the append script: a batch as a command, and its reply.
 
 use crate::config::{Capture, Keep, Mode, redis_keys};
 use crate::position::{Epoch, Position};
@@ -9,7 +9,6 @@ use crate::capture::batch::gap::Gap;
 use crate::capture::batch::passage::Passage;
 use crate::capture::batch::{AppendOptions, Batch};
 
-/// `append.lua`.
 pub(crate) const APPEND: Script = script!("append.lua");
 
 /// The keys that a route makes at its destination.
@@ -36,20 +35,20 @@ impl CaptureKeys {
     }
 }
 
-/// What comes before a batch, as the script is told.
+/// The position before a batch, as an argument of the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prev {
     /// Nothing was ever stored.
     Nothing,
     /// This item.
     Item(Position),
-    /// What came before this window is not in the batch; the state stands inside the window.
+    /// The position before this window is not in the batch; the checkpoint is inside the window.
     Window(Epoch),
 }
 
 impl Prev {
-    /// What comes before the first item of a window. Only a tap's has an ordinal: its windows begin in the
-    /// middle of a history, and a state that stands before that has missed something.
+    /// The position before the first item of a window. Only a tap's has an ordinal: its windows begin in the middle of
+    /// a history, and an earlier checkpoint has missed something.
     pub(crate) fn before(first: Position) -> Self {
         match first.ordinal.checked_sub(1) {
             None => Self::Window(first.epoch),
@@ -66,26 +65,26 @@ pub(crate) struct Append {
     revision: String,
 }
 
-/// What the script said.
+/// The script's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AppendOutcome {
-    /// Everything that was not there yet is stored; of the rest the passage tells.
+    /// All items that were not stored yet are stored; the passage describes the others.
     Stored(Stored, Option<Passage>),
     /// The entry after `Stored` could not be stored in the route's only stream.
     Stopped(Stored, String),
-    /// Everything was already there, as far as it was not lost: the state stands here.
+    /// All items were already stored or lost: the checkpoint is here.
     Duplicate(Position, Passage),
-    /// The state stands before the batch (or is gone: `None`).
+    /// The checkpoint is before the batch (or is gone: `None`).
     Behind(Option<Position>),
-    /// The state stands beyond the batch, in a history that does not hold it.
+    /// The checkpoint is beyond the batch, in a history that does not contain it.
     Stale(Position),
     /// A newer configuration writes, or will from the place on that it has announced.
     Outdated,
-    /// The state stands here, counted by this numbering, with which the batch's positions do not compare.
+    /// The checkpoint has another numbering, with which the batch's positions do not compare.
     Foreign(Position, String),
 }
 
-/// Where the state stands now, and what was done to bring it there.
+/// The new checkpoint, and the counts of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) position: Option<Position>,
@@ -111,8 +110,8 @@ impl Append {
         self.revision = revision;
     }
 
-    /// Appends the command to `out`. `prev` is what comes before the batch if all goes well, `gap` what
-    /// may be missing between the two.
+    /// Appends the command to `out`. `prev` is the position before the batch if all goes well, `gap` the gap that may
+    /// be between the two.
     pub(crate) fn write(&self, out: &mut Vec<u8>, batch: &Batch, prev: Prev, gap: Option<&Gap>) {
         let streams = batch.streams();
         let keys = 4 + streams.len();
@@ -143,7 +142,7 @@ impl Append {
             text.push(' ');
         }
         resp::argument(out, text.as_bytes());
-        // The state's time dates the gap of a restart: what is lost with this process was read after it.
+        // The state's time dates the gap of a restart: messages lost with this process were read after it.
         resp::argument(out, batch.opened_unix_ms.to_string().as_bytes());
         out.extend_from_slice(&batch.options.arguments);
         match gap {
@@ -163,13 +162,13 @@ impl Append {
     }
 }
 
-/// How a route's streams are made and kept, as the script reads it.
-/// `numbering` names how positions are counted: two batches with the same name count alike.
+/// How a route's streams are made and kept, as arguments of the script. `numbering` names how positions are counted:
+/// two batches with the same name count alike.
 pub(crate) fn options(settings: &Capture, numbering: &str) -> AppendOptions {
     let templated = settings.stream.literal().is_none();
     let maxlen = match settings.keep {
         Keep::Limits { entries: Some(entries), .. } => entries.to_string(),
-        // What is not acknowledged may not go with an append: `acknowledged.lua` sees to it.
+        // The append must not remove unacknowledged entries: `acknowledged.lua` trims.
         Keep::Limits { entries: None, .. } | Keep::UntilAcknowledged(_) | Keep::Forever => String::new(),
     };
     let mut arguments = Vec::new();

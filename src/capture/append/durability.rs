@@ -1,12 +1,13 @@
-//! The durability watermark: up to where stored entries survive the master, asked over a connection of its own.
+//! The durability watermark: the position up to which entries survive the master's loss, asked on a connection of its
+//! own.
 //!
 //! Problem: a reply to an append proves that the master has the entries. Only WAIT or WAITAOF prove more, and they
-//! block the connection that asks. On the append connection they would allow one batch a second.
+//! block their connection. On the append connection they would allow one batch a second.
 //!
-//! Operation: the route passes the position of the state. This task checks that the state stands there: after a
-//! failover it may not, and the route may not know it yet. It then writes a small barrier, WAITs, and reports the
-//! position that it read before the barrier. A WAIT without a write of its own proves nothing: it answers at once even
-//! if a replica is stopped. The watermark is stored in the state, for the standby instance.
+//! Operation: the route passes the state's position. This task checks that the state has it: after a failover it may
+//! not, and the route may not know it yet. It then writes a small barrier, WAITs, and reports the position that it read
+//! before the barrier. A WAIT without a write of its own proves nothing: it answers at once even if a replica is
+//! stopped. The watermark is stored in the state, for the standby instance.
 //!
 //! Failure: the task reconnects for ever. Meanwhile the watermark does not move, and everything above it is kept.
 
@@ -25,9 +26,9 @@ use crate::rt;
 use crate::server::resp::Value;
 use crate::server::{self, Backoff, Connection, Error, MasterMoves};
 
-/// How long one WAIT may take; then the fence is written again, beyond what was stored meanwhile.
+/// Longest duration of one WAIT; then the fence is written again, behind the items stored meanwhile.
 const WAIT: Duration = Duration::from_secs(2);
-/// Between two fences: more often tells nothing new.
+/// Interval between fences: more of them bring nothing new.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// The task's other end. It ends when this is dropped.
@@ -56,7 +57,7 @@ impl DurabilityWatch {
         Self { applied, durable, _alive: alive }
     }
 
-    /// Says where the state stands.
+    /// Passes the checkpoint to the task.
     pub(crate) fn applied(&self, position: Option<Position>) {
         self.applied.send_if_modified(|known| {
             let changed = *known != position;
@@ -65,7 +66,7 @@ impl DurabilityWatch {
         });
     }
 
-    /// Comes back with how far what is stored is durable.
+    /// Ready with the position up to which entries are durable.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
         match self.durable.poll_recv(cx) {
             Poll::Ready(Some(position)) => Poll::Ready(position),

@@ -1,4 +1,4 @@
-//! What a route's state key says when it is read: the checkpoint and everything that goes with it.
+//! The content of a route's state key: the checkpoint and everything that belongs to it.
 //!
 //! The state carries a format version. This release writes format 1 and reads it; a newer one is
 //! refused with a hint rather than misunderstood.
@@ -21,21 +21,21 @@ const FORMAT: u32 = 1;
 pub(crate) struct StoredState {
     /// The last item whose entries are stored.
     pub(crate) position: Option<Position>,
-    /// How the position is counted; none in a state of release 0.1.0.
+    /// The numbering of the position; none in a state of release 0.1.0.
     pub(crate) numbering: Option<String>,
     /// Which configuration wrote last.
     pub(crate) revision: Option<RankedRevision>,
     /// When it was last written; milliseconds since 1970 by the writer's clock.
     pub(crate) at_unix_ms: Option<u64>,
-    /// What it has passed.
+    /// The positions that it has passed.
     pub(crate) passage: Passage,
-    /// What is known to be stored durably.
+    /// The last position known to be durable.
     pub(crate) durable: Option<Position>,
-    /// The revision that wrote, where a lower one writes again because that instance was gone.
+    /// The highest revision, if a lower one writes again because the newer instance is gone.
     pub(crate) highest: Option<RankedRevision>,
     /// A configuration that takes over at the anchor with this id.
     pub(crate) next: Option<(AnchorId, RankedRevision)>,
-    /// The source's histories, where it is read from its replication stream.
+    /// The source's histories, if its replication stream is read.
     pub(crate) histories: Histories,
     /// The cumulative ledger; `buffered` is not in it.
     pub(crate) ledger: Ledger,
@@ -50,7 +50,7 @@ impl StoredState {
     /// Reads HGETALL's reply; an empty one is a state that was never written.
     ///
     /// # Errors
-    /// Where it is of a newer format, or is no state.
+    /// If it is of a newer format, or is no state.
     pub(crate) fn read(reply: &Value) -> Result<Self, Error> {
         let elements = reply
             .elements()
@@ -119,8 +119,8 @@ impl StoredState {
     }
 }
 
-/// Which configuration of a route writes: a generation that each change raises, and what is configured.
-/// As text it compares by generation first, which is how the script tells the newer one.
+/// The revision of a route's configuration: a generation that each change raises, and hashes of the configuration. As
+/// text it compares by generation first, so the script can tell the newer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RankedRevision {
     generation: u64,
@@ -135,19 +135,19 @@ impl RankedRevision {
         Some(Self { generation: generation.parse().ok()?, hashes: hashes.to_owned() })
     }
 
-    /// Whether it is of another configuration than `other`, and later: as the script compares them, so of two
+    /// Returns whether it is of another configuration than `other`, and later: as the script compares them, so of two
     /// that began at once on an empty state one is the later, too.
     pub(crate) fn supersedes(&self, other: &Self) -> bool {
         self.differs(other) && (self.generation, &self.hashes) > (other.generation, &other.hashes)
     }
 
-    /// Whether it is of another configuration than `other`.
+    /// Returns whether it is of another configuration than `other`.
     pub(crate) fn differs(&self, other: &Self) -> bool {
         self.hashes != other.hashes
     }
 
-    /// The highest rank that the state knows of this very configuration, where that is higher: another instance was given
-    /// it when it went back to this configuration.
+    /// The state's rank for this very configuration, if it is higher: another instance was given it when it went back
+    /// to this configuration.
     pub(crate) fn raised(&self, state: &StoredState) -> Option<Self> {
         let announced = state.next.as_ref().map(|(_, revision)| revision);
         let known = state.revision.iter().chain(&state.highest).chain(announced);
@@ -155,13 +155,13 @@ impl RankedRevision {
         higher.max_by_key(|known| known.generation).cloned()
     }
 
-    /// Whether positions mean the same under both: one may continue where the other stopped.
+    /// Returns whether positions mean the same under both: one may continue where the other stopped.
     pub(crate) fn numbers_alike(&self, other: &Self) -> bool {
         let numbering = |revision: &Self| revision.hashes.split('-').next().map(str::to_owned);
         numbering(self) == numbering(other)
     }
 
-    /// What a configuration is, for its revision: how it numbers messages, and what it makes of them.
+    /// The hashes of a configuration for its revision: its numbering, and its output.
     pub(crate) fn hashes(capture: &Capture) -> String {
         let configured = capture.revision();
         match capture.mode {
@@ -172,7 +172,7 @@ impl RankedRevision {
         }
     }
 
-    /// How a configuration numbers messages. Offsets of a replication stream count the same bytes, whatever the route
+    /// The numbering of a configuration. Offsets of a replication stream count the same bytes, whatever the route
     /// listens to.
     pub(crate) fn numbering(capture: &Capture) -> String {
         match capture.mode {
@@ -181,8 +181,8 @@ impl RankedRevision {
         }
     }
 
-    /// The revision under which a configuration with these hashes writes: the one that the state knows where it is the
-    /// same configuration, else the next generation. An instance asks once, and keeps it as long as it runs.
+    /// The revision under which a configuration with these hashes writes: the state's if it is the same configuration,
+    /// otherwise the next generation. An instance asks once, and keeps it as long as it runs.
     pub(crate) fn after(state: &StoredState, hashes: &str) -> Self {
         let announced = state.next.as_ref().map(|(_, revision)| revision);
         let known = || state.revision.iter().chain(&state.highest).chain(announced);

@@ -6,13 +6,13 @@ use crate::position::Position;
 /// A stretch that may have been missed, as it will be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// Why.
+    /// The cause.
     pub cause: GapCause,
     /// More about why, for the operator.
     pub detail: String,
-    /// When it began; milliseconds since 1970.
+    /// Its beginning; milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// When it ended; milliseconds since 1970.
+    /// Its end; milliseconds since 1970.
     pub ended_unix_ms: u64,
     /// Events that were received and given up in it.
     pub dropped: u64,
@@ -24,7 +24,7 @@ impl Gap {
         Self { cause, detail: detail.into(), started_unix_ms, ended_unix_ms: started_unix_ms, dropped: 0 }
     }
 
-    /// The same, ended at this time. A clock that went back moves its beginning: no gap ends before it begins.
+    /// The gap, ended at this time. If the clock went back, the beginning moves too: no gap ends before it begins.
     pub(crate) fn until(self, ended_unix_ms: u64) -> Self {
         Self { started_unix_ms: self.started_unix_ms.min(ended_unix_ms), ended_unix_ms, ..self }
     }
@@ -34,7 +34,7 @@ impl Gap {
         if self.cause == GapCause::SpoolCorrupt { DropReason::SpoolCorrupt } else { DropReason::Stale }
     }
 
-    /// The same stretch for another reason as well: this one's cause holds, the other's end.
+    /// Joins a gap of the same stretch with another cause: this one's cause holds, the other's end.
     #[must_use]
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
@@ -47,24 +47,24 @@ impl Gap {
     }
 }
 
-/// How a batch follows what came before it.
+/// How a batch follows the one before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joint {
     /// Nothing lies between it and this item.
     Follows(Position),
-    /// It opens this process's first window: what came before is known once the state has been read.
+    /// It opens this process's first window: the position before is known once the state has been read.
     Start,
     /// It opens a window, and this is why the one before had ended.
     Gap(Gap),
 }
 
 impl Joint {
-    /// Whether a window begins here, so that what came before is not known from the batch alone.
+    /// Returns whether a window begins here, so that the position before is not known from the batch alone.
     pub(crate) fn opens_window(&self) -> bool {
         !matches!(self, Self::Follows(_))
     }
 
-    /// Since when that is so, where messages are lost before the batch with a damaged spool; milliseconds since 1970.
+    /// Since when messages are lost before the batch with a damaged spool; milliseconds since 1970.
     pub(crate) fn lost_since_unix_ms(&self) -> Option<u64> {
         match self {
             Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => Some(gap.started_unix_ms),

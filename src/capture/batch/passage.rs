@@ -1,8 +1,8 @@
-//! Which items a state has passed, and which of them were stored.
+//! The items that a state has passed, and which of them were stored.
 
 use crate::position::{Epoch, Position};
 
-/// What a state has passed: of an item before its position it tells whether that was stored.
+/// The positions that a state has passed: it tells whether an item before the checkpoint was stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Passage {
     epochs: Vec<Epoch>,
@@ -11,7 +11,7 @@ pub(crate) struct Passage {
 }
 
 impl Passage {
-    /// Reads the state's fields; what is malformed is left out.
+    /// Reads the state's fields; malformed parts are left out.
     pub(crate) fn parse(epochs: &str, gaps: &str) -> Self {
         let gap = |text: &str| {
             let (from, to) = text.split_once('>')?;
@@ -24,31 +24,31 @@ impl Passage {
         }
     }
 
-    /// Whether it went through this epoch.
+    /// Returns whether it went through this epoch.
     pub(crate) fn went_through(&self, epoch: Epoch) -> bool {
         self.epochs.contains(&epoch)
     }
 
-    /// Whether everything between two items that it has passed was stored: the usual case.
+    /// Returns whether everything between two items that it has passed was stored: the usual case.
     pub(crate) fn has_all(&self, first: Position, last: Position, epochs: &[Epoch]) -> bool {
         let apart = |(from, to): &(Option<Position>, Position)| Some(last) <= *from || first >= *to;
         epochs.iter().all(|epoch| self.is_free(*epoch)) && self.gaps.iter().all(apart)
     }
 
-    /// Whether an item that it has passed was stored.
+    /// Returns whether an item that it has passed was stored.
     pub(crate) fn has(&self, item: Position) -> bool {
         let inside = |(from, to): &(Option<Position>, Position)| Some(item) > *from && item < *to;
         self.is_free(item.epoch) && !self.gaps.iter().any(inside)
     }
 
-    /// Whether a gap may have been recorded between two items: the last one that was passed, and this one. Where the last
-    /// one is not known, each gap of the same epoch may be.
+    /// Returns whether a gap may have been recorded between the last passed item and this one. If the last one is not
+    /// known, each gap of the same epoch may be.
     pub(crate) fn has_gap_before(&self, item: Position, passed: Option<Position>) -> bool {
         let after = |to: Position| passed.map_or(to >= item || to.epoch == item.epoch, |passed| to > passed);
         self.gaps.iter().any(|(from, to)| *from < Some(item) && after(*to))
     }
 
-    /// Without epochs it says nothing of them.
+    /// Returns whether the state went through this epoch; true for a state that names no epochs.
     fn is_free(&self, epoch: Epoch) -> bool {
         self.epochs.is_empty() || self.went_through(epoch)
     }

@@ -6,9 +6,9 @@
 //! options (count, bytes) · epochs · positions · runs · names · streams (ends in names) · body
 //! ```
 //!
-//! Numbers are big-endian; what has a length is preceded by it, in four bytes. The log beneath it
-//! checks that a record is whole and what was written, so what does not decode is another version's. All the
-//! same no number is believed that no batch can have: what is read here is calculated with later.
+//! Numbers are big-endian; variable parts are preceded by their length, in four bytes. The log beneath checks that a
+//! record is complete and unchanged, so one that does not decode is of another version. Impossible numbers are refused
+//! all the same, since later calculations use them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,7 +67,7 @@ impl Batch {
     /// Reads what [`Self::encode`] wrote.
     ///
     /// # Errors
-    /// Where the bytes are no batch of this version.
+    /// If the bytes are no batch of this version.
     pub(crate) fn decode(bytes: &[u8], read: Instant) -> Result<Self, NotARecord> {
         Cursor(bytes).batch(read).ok_or(NotARecord)
     }

@@ -1,4 +1,4 @@
-//! What is buffered and where it continues: the decisions of a capture, without any I/O.
+//! The buffered batches and where they continue: the decisions of a capture, without any I/O.
 //!
 //! The chain holds the route's batches in the order of the source. Some are stored already and kept
 //! until they are stored *durably*; some are on their way; some wait:
@@ -10,17 +10,16 @@
 //!             └──────── on their way ─────────┘
 //! ```
 //!
-//! Each is sent with what comes before it, so that the script can tell whether it continues what is
-//! stored. The checkpoint may move without us (another instance appends the same events, in batches
-//! with other borders) and may go back (a failover that lost what was acknowledged): both times the
-//! chain finds the batch that holds what follows, and continues there. What is there already is skipped
-//! by the script: sending twice is harmless.
+//! Each batch is sent with the position before it, so the script can tell whether it continues what is stored. The
+//! checkpoint may advance without us (another instance appends the same events, in batches with other borders) or go
+//! back (a failover lost acknowledged writes). In both cases the chain continues with the batch that holds what
+//! follows. The script skips stored items, so sending twice is harmless.
 //!
-//! Where what follows the checkpoint is in no instance's buffer, something may be missing. Then the first batch
-//! that is buffered is sent with the gap before it, measured from exactly where the state stands.
+//! If no instance has buffered what follows the checkpoint, something may be missing. Then the first buffered batch is
+//! sent with the gap before it, measured from the exact checkpoint.
 //!
-//! A reply that is not "stored" or "duplicate" means that everything on its way behind it was refused as
-//! well, so the chain lets those replies come, and then sends again.
+//! A reply that is not "stored" or "duplicate" means that everything sent behind it was refused as well. So the chain
+//! waits for those replies, and then sends again.
 //!
 //! Invariants, exceptions included:
 //! - batches ascend; between two neighbours nothing is missing unless the later one opens a window;
@@ -44,23 +43,23 @@ pub(crate) use checkpoint::{Passed, PassedCounts, ReplyStep};
 /// Anchors of the open window that are remembered. Each is a reconnect or a change somewhere.
 const EPOCHS: usize = 1024;
 
-/// Whether what follows the checkpoint is buffered.
+/// Coverage of what follows the checkpoint by the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
-    /// It is.
+    /// It is buffered.
     Held,
-    /// Nothing is buffered after it, and it lies in the window that is open: what follows will be.
+    /// Nothing is buffered after it, but it is in the open window: the next items will be.
     Watching,
     /// Nothing was ever stored, so nothing is missing before the first window.
     Fresh,
-    /// Something may be missing before what is buffered.
+    /// Something may be missing before the first buffered item.
     Missing,
     /// Nothing is buffered that could follow, or the state has not been read.
     Unknown,
 }
 
 impl Coverage {
-    /// Whether this instance could continue without a gap.
+    /// Returns whether this instance could continue without a gap.
     pub(crate) fn is_eligible(self) -> bool {
         matches!(self, Self::Held | Self::Watching)
     }
@@ -70,27 +69,27 @@ impl Coverage {
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     ring: VecDeque<Batch>,
-    /// Of the ring, those that the checkpoint has passed.
+    /// Number of batches in the ring that the checkpoint has passed.
     passed: usize,
-    /// Of the ring, those that it has passed or that are on their way.
+    /// Number of batches in the ring that it has passed or that are on their way.
     sent: usize,
     /// Replies still to come for batches that were sent behind a refused one.
     refused: usize,
-    /// Where the state stands; `None` before it was read.
+    /// The state's checkpoint; `None` before it was read.
     checkpoint: Option<Option<Position>>,
-    /// How that position is counted; `None` where that is not known.
+    /// The numbering of that position; `None` if unknown.
     counted: Option<String>,
-    /// How this configuration counts.
+    /// The numbering of this configuration.
     numbering: String,
-    /// Whether the state ever stood anywhere, as far as this process knows.
+    /// True if the state ever had a position, as far as this process knows.
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
     /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
-    /// It is not known yet when the state was last written before where it went back to.
+    /// True if it is unknown when the state was last written before the place it went back to.
     undated: bool,
-    /// What was given up and is not recorded yet.
+    /// A gap for messages given up, not recorded yet.
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
     owed_lost: u64,
@@ -104,7 +103,7 @@ pub(crate) struct Chain {
     epochs: VecDeque<Epoch>,
     held_bytes: usize,
     kept_bytes: usize,
-    /// Where the state stood, and when: what tells how long something has been stored.
+    /// Earlier checkpoints and when they were seen: the age of what is stored.
     marks: VecDeque<(Instant, Option<Position>)>,
 }
 
@@ -114,12 +113,12 @@ impl Chain {
         Self { numbering: numbering.to_owned(), ..Self::default() }
     }
 
-    /// The same batches, for a configuration that counts so.
+    /// The same batches, for a configuration with this numbering.
     pub(crate) fn inherited(self, numbering: &str) -> Self {
         Self { numbering: numbering.to_owned(), ..self }
     }
 
-    /// Where the state stands, as far as is known.
+    /// The checkpoint, as far as known.
     pub(crate) fn checkpoint(&self) -> Option<Position> {
         self.checkpoint.flatten()
     }
@@ -129,22 +128,22 @@ impl Chain {
         self.held_bytes
     }
 
-    /// Bytes of what is stored and kept until it is stored durably.
+    /// Bytes of batches that are stored and kept until they are durable.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept_bytes
     }
 
-    /// Messages that wait to be stored, counted where they are.
+    /// Number of messages that wait to be stored.
     pub(crate) fn held_events(&self) -> u64 {
         self.ring.iter().skip(self.passed).map(|batch| batch.events).sum()
     }
 
-    /// Of these, those that are on their way.
+    /// Number of these that are on their way.
     pub(crate) fn sent_events(&self) -> u64 {
         self.ring.range(self.passed..self.sent).map(|batch| batch.events).sum()
     }
 
-    /// Of these, those up to a position: waiting, and on their way.
+    /// Number of these up to a position: waiting, and on their way.
     pub(crate) fn events_up_to(&self, position: Option<Position>) -> (u64, u64) {
         let (mut waiting, mut sent) = (0, 0);
         for (at, batch) in self.ring.iter().enumerate().skip(self.passed) {
@@ -214,12 +213,12 @@ impl Chain {
         self.ring.back().map(|batch| batch.opened_unix_ms)
     }
 
-    /// Whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
+    /// Returns whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
     pub(crate) fn was_read(&self) -> bool {
         self.checkpoint.is_some()
     }
 
-    /// Whether the state stood somewhere and is gone.
+    /// Returns whether the state had a position and is gone.
     pub(crate) fn is_lost(&self) -> bool {
         self.begun && self.checkpoint == Some(None)
     }
@@ -234,7 +233,7 @@ impl Chain {
         self.since_unix_ms
     }
 
-    /// Marks this item as the contiguous predecessor of what comes next, whichever instance stored it.
+    /// Makes this item the contiguous predecessor of the next one, whichever instance stored it.
     pub(crate) fn resume(&mut self, position: Position) {
         if self.epochs.back() != Some(&position.epoch) {
             self.epochs.push_back(position.epoch);
@@ -242,7 +241,7 @@ impl Chain {
         self.last = Some(position);
     }
 
-    /// Forgets what was given: what comes next may stand before it.
+    /// Forgets the last item: the next one may be before it.
     pub(crate) fn forget(&mut self) {
         self.last = None;
         self.epochs.clear();
@@ -269,7 +268,7 @@ impl Chain {
         self.ring.push_back(batch);
     }
 
-    /// Whether what follows the checkpoint is buffered. `open` is the anchor of the window that is open.
+    /// Returns the coverage of what follows the checkpoint. `open` is the anchor of the open window.
     pub(crate) fn coverage(&self, open: Option<Position>) -> Coverage {
         let Some(checkpoint) = self.checkpoint else { return Coverage::Unknown };
         if self.is_foreign() {
@@ -294,8 +293,8 @@ impl Chain {
         }
     }
 
-    /// The next batch to send, what comes before it and the gap that it carries. Nothing while refused
-    /// replies are awaited. Where something may be missing before it, only if `force`.
+    /// The next batch to send, the position before it and its gap. `None` while refused replies are awaited. If
+    /// something may be missing before the batch, it is returned only if `force`.
     pub(crate) fn send(&mut self, force: bool, now_unix_ms: u64) -> Option<(Prev, Option<&Gap>, &Batch)> {
         if self.refused > 0 {
             return None;
@@ -327,7 +326,7 @@ impl Chain {
         Some((prev, gap, batch))
     }
 
-    /// What may be missing between the checkpoint and the first batch that waits.
+    /// The gap that may be between the checkpoint and the first waiting batch.
     fn missing(&self, now_unix_ms: u64) -> Gap {
         let at = self.checkpoint();
         let own = self.ring.get(self.passed).and_then(|front| match &front.joint {
@@ -341,10 +340,10 @@ impl Chain {
             }),
             _ => None,
         });
-        // What the spool lost was read after the batch before it, though the loss may be found only now.
+        // Messages lost in the spool were read after the batch before them, though the loss may be found only now.
         let since = own.iter().chain(&self.owed).any(|gap| gap.cause == GapCause::SpoolCorrupt);
         let since = self.since_unix_ms.filter(|_| since);
-        // What the state says is the graver reason; what was given up here is the least.
+        // The state's reason is the gravest; messages given up here are the least.
         let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
         let mut gap =
             known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
@@ -354,13 +353,13 @@ impl Chain {
         gap.until(ended_unix_ms)
     }
 
-    /// Says that what was sent will not be answered: the connection ended.
+    /// The connection ended: sent batches will not be answered.
     pub(crate) fn on_disconnected(&mut self) {
         self.sent = self.passed;
         self.refused = 0;
     }
 
-    /// Takes everything out, for another chain to take in behind what it has.
+    /// Takes all batches out, for another chain to append.
     pub(crate) fn take_batches(&mut self) -> VecDeque<Batch> {
         std::mem::take(self).ring
     }
@@ -373,7 +372,7 @@ impl Chain {
         });
     }
 
-    /// Owes the record of messages that are lost with a damaged spool, where no batch stands for their place.
+    /// Owes the record of messages that are lost with a damaged spool, if no batch takes their place.
     pub(crate) fn owe_lost(&mut self, gap: Gap) {
         self.owed_lost += gap.dropped;
         self.owed = Some(match self.owed.take() {
@@ -382,9 +381,9 @@ impl Chain {
         });
     }
 
-    /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how many messages that
-    /// were, and the gap before the first of them: it lies before the border too. What was sent is `taken` as well where
-    /// the other route writes to the same state, which tells it what became of that.
+    /// Removes the items at or after `border`; the other route assigns their positions. Returns their number of
+    /// messages, and the gap before the first of them, which is before the border too. If `taken`, sent items are
+    /// removed as well: both routes write the same state, and the successor learns from it which were stored.
     pub(crate) fn cut(&mut self, border: Position, taken: bool) -> (u64, Option<Gap>) {
         let (mut events, mut gap) = (0, None);
         while (taken || self.ring.len() > self.sent)
@@ -409,7 +408,7 @@ impl Chain {
             };
         }
         if self.ring.back().is_none_or(|batch| batch.first < border) {
-            // What stood behind the border may be stored and released: the other route gives it again.
+            // The last item behind the border may be stored and released: the other route yields it again.
             self.last = self.last.filter(|last| *last < border);
         }
         (events, gap)
@@ -419,7 +418,7 @@ impl Chain {
     /// messages that were.
     pub(crate) fn clear(&mut self) -> u64 {
         let events = self.held_events() + self.unrecorded_events();
-        // Replies still come to what is on its way; they are none to what is pushed from now on.
+        // Replies to the batches on their way still come; they do not belong to later batches.
         let refused = self.awaited();
         let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
         let (counted, numbering) = (self.counted.take(), std::mem::take(&mut self.numbering));
@@ -428,14 +427,14 @@ impl Chain {
         events
     }
 
-    /// Lets go what is stored durably: everything up to `position`.
+    /// Releases the durably stored batches: everything up to `position`.
     pub(crate) fn retire(&mut self, position: Option<Position>) {
         while self.passed > 0 && self.ring.front().is_some_and(|batch| Some(batch.last) <= position) {
             self.release_front();
         }
     }
 
-    /// Lets go what has been stored for longer than `age`, and the oldest of what is more than `bytes`.
+    /// Releases batches stored for longer than `age`, and the oldest of more than `bytes`.
     pub(crate) fn retire_old(&mut self, now: Instant, age: Duration, bytes: usize) {
         if self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= age / 4) {
             self.marks.push_back((now, self.checkpoint()));

@@ -1,4 +1,4 @@
-//! How a capture ends: told to stop, or replaced by a reload's successor.
+//! How a capture ends: stopped, or replaced by a reload's successor.
 //!
 //! ```text
 //! Running ─▶ Draining       told to stop: reads up to a fence, stores what waits
@@ -21,42 +21,42 @@ use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::source::replication::epochs::Histories;
 
-/// How far the end has come.
+/// Progress of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::capture) enum Ending {
     Running,
     /// Told to stop: messages that were published before are read, and what waits is stored, until then.
     Draining(Instant),
-    /// A successor runs, elsewhere: what stands before the border is stored. A stop sets an end to that.
+    /// A successor runs, elsewhere: items before the border are stored, until a stop's deadline if there is one.
     HandingOver(Option<Instant>),
-    /// A successor runs and takes over what is not stored.
+    /// A successor runs and takes over unstored items.
     HandedOver,
 }
 
-/// What a capture leaves to its successor.
+/// The state that a capture leaves to its successor.
 #[derive(Debug)]
 pub(in crate::capture) struct Carried {
-    /// What is not stored, and where the state stands.
+    /// Items that are not stored, and the checkpoint.
     pub(in crate::capture) chain: Chain,
-    /// What is behind the chain.
+    /// Items behind the chain.
     pub(in crate::capture) spill: Spill,
-    /// Whether nothing is missing between the last batch and the border.
+    /// True if nothing is missing between the last batch and the border.
     pub(in crate::capture) contiguous: bool,
-    /// What may be missing there; where it is neither, no window of this route ever was.
+    /// The gap that may be there. Without a gap and not contiguous, this route never had a window.
     pub(in crate::capture) gap: Option<Gap>,
-    /// Whether it was the instance that wrote.
+    /// True if it was the leader.
     pub(in crate::capture) leader: bool,
-    /// How its positions are numbered, where it read a replication stream.
+    /// The numbers of its histories, if it read a replication stream.
     pub(in crate::capture) histories: Histories,
 }
 
 impl Engine {
-    /// Whether a stop is still news.
+    /// Returns whether a stop is still news.
     pub(in crate::capture) fn may_stop(&self) -> bool {
         matches!(self.ending, Ending::Running | Ending::HandingOver(None))
     }
 
-    /// Whether a successor's word is still news; and the last one.
+    /// The successor's last report, if a later one still matters.
     pub(in crate::capture) fn awaits_border(&self) -> Option<Border> {
         let over = matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver);
         (!over).then_some(self.border.known)
@@ -104,7 +104,7 @@ impl Engine {
         self.border.place = None;
     }
 
-    /// Whether this route's window has come to an anchor that a successor announced.
+    /// Returns whether this route's window has come to an anchor that a successor announced.
     fn is_past(&self, anchor: AnchorId) -> bool {
         self.border.reached.is_some_and(|border| border.epoch.anchor == anchor)
     }
@@ -129,13 +129,13 @@ impl Engine {
         let taken = self.ending == Ending::HandedOver;
         let (others, gap) = self.spill.cut(place, &mut self.chain, taken);
         self.count_deduplicated(others);
-        // Only what may be missing before the border is the successor's to record: where a window of this route begins
-        // beyond it, the gap that this window would have recorded.
+        // Pass only the gap before the border to the successor. If a window of this route began after the border, that
+        // is the window's own gap.
         self.gap = if contiguous { None } else { gap.or(self.gap.take()) };
         self.changed();
     }
 
-    /// The successor reads on where this one stands.
+    /// The successor continues reading at this route's place.
     fn hand_over_here(&mut self, now: Moment) {
         let left = if self.is_replication() {
             self.leave_tap(now);
@@ -161,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Reads what was published until now, and then no more.
+    /// Reads the messages published until now, and then no more.
     fn finish_reading(&mut self, now: Moment) {
         if matches!(self.reading.opening, ReaderOpening::Window) {
             self.say_border(Border::None);
@@ -185,11 +185,11 @@ impl Engine {
         self.border_cannot_come();
     }
 
-    /// Whether the engine has nothing left to do.
+    /// Returns whether the engine has nothing left to do.
     pub(in crate::capture) fn is_done(&self, now: Instant) -> bool {
         match self.ending {
             Ending::Running => false,
-            // What its own predecessor leaves is handed on.
+            // Items from its own predecessor are handed on.
             Ending::HandedOver => !self.writing.is_inheriting(),
             Ending::Draining(until) => now >= until || (self.has_settled(now) && self.writing.has_left()),
             Ending::HandingOver(until) => {
@@ -198,7 +198,7 @@ impl Engine {
         }
     }
 
-    /// Whether an end now would lose nothing.
+    /// Returns whether an end now would lose nothing.
     pub(super) fn has_settled(&self, now: Instant) -> bool {
         if self.reading.is_open() || self.builder.open_items() > 0 {
             return false;
@@ -207,7 +207,7 @@ impl Engine {
         self.is_drained() || spooled || self.is_covered(now)
     }
 
-    /// The last word: what the successor takes over, and how many messages are lost.
+    /// The end: the state for the successor, and the number of lost messages.
     pub(in crate::capture) fn end(mut self, now: Moment) -> (Carried, u64, Option<Notice>) {
         let leader = self.leadership.is_leader();
         if self.ending == Ending::HandedOver {
@@ -242,8 +242,8 @@ impl Engine {
             let detail = format!("{lost} messages could not be stored before the deadline");
             (lost > 0).then(|| stopped(&detail, now))
         });
-        // The successor writes elsewhere: only where it stands matters, and what is missing. Another state numbers
-        // histories by itself.
+        // The successor writes elsewhere: it needs the border's place and the gap only. Another state numbers histories
+        // by itself.
         let carried = Carried {
             chain: self.chain,
             spill: Spill::default(),
@@ -255,7 +255,7 @@ impl Engine {
         (carried, lost, notice)
     }
 
-    /// Whether the successor takes over what is not stored.
+    /// Returns whether the successor takes over unstored items.
     pub(in crate::capture) fn hands_over(&self) -> bool {
         self.ending == Ending::HandedOver
     }
@@ -266,13 +266,13 @@ impl Engine {
         let Carried { chain, spill, contiguous, gap, leader, histories } = carried;
         if self.is_replication() {
             self.histories = histories;
-            // Nothing was read yet: it continues where that one stopped, or says why not.
+            // Nothing was read yet: it continues where the predecessor stopped, or records why not.
             self.reading.away.clone_from(&gap);
             self.read_anew(now);
         }
         self.flush_builder();
         let given = spill.last().or(chain.last());
-        // What the predecessor left stands in an epoch whose anchor this route's window did not see.
+        // The predecessor's items are in an epoch whose anchor this route's window did not see.
         let elsewhere = given.is_some_and(|given| !self.chain.has_seen(given.epoch));
         let own = self.chain.take_batches();
         self.chain = chain.inherited(&self.settings.numbering);
@@ -332,7 +332,7 @@ impl Engine {
         }
     }
 
-    /// Nothing that the window has brought can follow what the predecessor left: it is opened anew above that.
+    /// No item of the window can follow the predecessor's items: it is opened anew above them.
     fn begin_above(&mut self, given: Position, stale: Gap, left: Option<Gap>, now: Moment) {
         self.give_up(stale.dropped);
         self.raise_floor(given.epoch.number + 1);
@@ -352,13 +352,13 @@ impl Engine {
     }
 }
 
-/// The loss of what a window has brought that stands below what the predecessor left.
+/// The loss of a window's messages that are below the predecessor's items.
 fn behind(since_unix_ms: u64) -> Gap {
     let why = "the replaced configuration had come to a later epoch than the session of the new one";
     Gap::begins(GapCause::EpochLost, why, since_unix_ms)
 }
 
-/// The stretch from now on, which a route that ends does not watch.
+/// The stretch from now on, which an ending route does not watch.
 fn stopped(detail: &str, now: Moment) -> Gap {
     Gap::begins(GapCause::Restart, detail, now.unix_ms)
 }

@@ -1,9 +1,8 @@
-//! From the route that runs to the one that a reload puts in its place, without a hole between.
+//! From a running route to its successor after a reload, without a hole between.
 //!
-//! The successor opens its window while the predecessor's is still open. Its anchor is seen by both,
-//! and is the border: what stands before it is the predecessor's, in the old numbering; from it on it
-//! is the successor's. The anchor's id is written here *before* it is published, so the predecessor
-//! knows it by the time it reads it.
+//! The successor opens its window while the predecessor's is still open. Both receive its anchor, which is the border:
+//! items before it are the predecessor's, in the old numbering; from it on they are the successor's. The anchor's id is
+//! written here *before* it is published, so the predecessor knows it when it arrives.
 //!
 //! ```text
 //! predecessor ──●──●──●──┤ hands over what is not stored, and the spool; ends
@@ -11,15 +10,15 @@
 //! successor              ├──●──●──●── holds what it reads until then, and continues behind it
 //! ```
 //!
-//! What waits is encoded already, so it is stored as the old configuration wanted it, whichever route sends it.
-//! Where the destination is another one, the predecessor stores what it has itself.
+//! Waiting items are encoded already, so they are stored as the old configuration wanted, whichever route sends them.
+//! If the destination is another one, the predecessor stores its items itself.
 //!
-//! Where both read a replication stream it is simpler: the predecessor stops where it is, and the
-//! successor reads on from there.
+//! If both read a replication stream it is simpler: the predecessor stops at once, and the successor continues from its
+//! offset.
 //!
-//! Failure: where the successor cannot open its window, the predecessor just continues (it holds back
-//! what follows the border until it knows). Where the predecessor's window breaks before the border,
-//! it reports it, and the successor records the gap.
+//! Failure: if the successor cannot open its window, the predecessor continues (it holds back items after the border
+//! until it knows). If the predecessor's window breaks before the border, it reports that, and the successor records
+//! the gap.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +30,7 @@ use crate::position::{AnchorId, Position};
 use crate::source::replication::ReplicationOffset;
 use crate::spool::Spool;
 
-/// What two routes say to each other. Cheap to clone.
+/// The channel between two routes. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Handover(Arc<HandoverState>);
 
@@ -46,28 +45,28 @@ struct HandoverState {
 #[derive(Debug, Default)]
 struct Talk {
     border: Border,
-    /// The successor was given up: what it says from now on does not count.
+    /// True if the successor was given up: its later reports do not count.
     withdrawn: bool,
     left: Option<Left>,
     ended: Option<Box<Ended>>,
 }
 
-/// What the successor says.
+/// The successor's report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Border {
     /// Nothing yet: the predecessor continues.
     #[default]
     None,
-    /// An anchor with this id may come: hold back what follows it.
+    /// An anchor with this id may come: hold back the items after it.
     Announced(AnchorId),
     /// The window that it opened is open: everything from this anchor on is the successor's.
     Open(Position),
-    /// It continues wherever the predecessor stands, which is to stop reading at once.
+    /// It continues wherever the predecessor is, which shall stop reading at once.
     Here,
 }
 
 impl Border {
-    /// Whether this anchor is the border, or may become it.
+    /// Returns whether this anchor is the border, or may become it.
     pub(crate) fn is_at(self, anchor: Position) -> bool {
         match self {
             Self::None | Self::Here => false,
@@ -77,7 +76,7 @@ impl Border {
     }
 }
 
-/// Where a predecessor has stopped to read.
+/// Where a predecessor has stopped reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Left {
     /// At this place of a replication stream.
@@ -86,10 +85,10 @@ pub(crate) enum Left {
     Nowhere,
 }
 
-/// What the predecessor leaves.
+/// The state that the predecessor leaves.
 #[derive(Debug)]
 pub(in crate::capture) struct Ended {
-    /// What is not stored, and how it continues.
+    /// Items that are not stored, and how they continue.
     pub(in crate::capture) carried: Carried,
     /// The disk behind it.
     pub(crate) spool: Option<Spool>,
@@ -100,8 +99,8 @@ impl Handover {
         self.0.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Offers the place to a successor, which has said nothing yet. Where it writes another state, the predecessor
-    /// stores what it has itself.
+    /// Offers the place to a successor, which has reported nothing yet. If it writes another state, the predecessor
+    /// stores its items itself.
     pub fn offer(&self, same_state: bool) {
         self.0.elsewhere.store(!same_state, Ordering::Relaxed);
         let mut talk = self.talk();
@@ -109,12 +108,12 @@ impl Handover {
         talk.border = Border::None;
     }
 
-    /// Whether the successor takes over what is not stored.
+    /// Returns whether the successor takes over unstored items.
     pub(crate) fn inherits(&self) -> bool {
         !self.0.elsewhere.load(Ordering::Relaxed)
     }
 
-    /// The successor's word.
+    /// The successor's report.
     pub(crate) fn border(&self) -> Border {
         self.talk().border
     }
@@ -139,12 +138,12 @@ impl Handover {
         self.0.floor.load(Ordering::Relaxed)
     }
 
-    /// Says where the predecessor has stopped to read a replication stream.
+    /// Reports where the predecessor has stopped reading a replication stream.
     pub(crate) fn leave(&self, left: Left) {
         self.talk().left = Some(left);
     }
 
-    /// Where it has; `None` while it has not.
+    /// Where it has stopped; `None` before that.
     pub(crate) fn left(&self) -> Option<Left> {
         self.talk().left.clone()
     }
@@ -155,8 +154,8 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
-    /// Gives a successor up that has not taken over, in one step with finding that out: the predecessor continues, and
-    /// nothing that the successor says later counts. `false` where it has taken over.
+    /// Gives up a successor that has not taken over, in one step with checking that: the predecessor continues, and
+    /// later reports of the successor do not count. `false` if it has taken over.
     #[must_use]
     pub fn withdraw(&self) -> bool {
         let mut talk = self.talk();

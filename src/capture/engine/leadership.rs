@@ -1,18 +1,18 @@
-//! Who writes: what one instance of a pair decides from what it holds and what it hears of the others.
+//! Who writes: the decision of one instance, by what it has buffered and what it learns of the others.
 //!
-//! Every instance reads the same events. One of them has the lease and writes; the others let go of what
-//! the checkpoint passes. The lease only saves work: two that write at once do no harm, since the
-//! position in the state decides what is stored. So the rules may be simple:
+//! Every instance reads the same events. One of them has the lease and writes; the others release what the checkpoint
+//! passes. The lease only saves work. Two instances that write at once do no harm, since the position in the state
+//! decides what is stored. So the rules may be simple:
 //!
 //! ```text
-//! has the lease     keeps it, but lets it go where it could not continue and another could
-//! nobody has it     takes it, if it can continue where the state stands
-//! another has it    takes it away, when what it has held for 500 ms is not stored and nothing moves; or at once, where
-//!                   the other one has an older configuration and this one could continue
+//! has the lease     keeps it, but releases it if it cannot continue and another instance can
+//! the lease is free takes it, if it can continue at the checkpoint
+//! another has it    seizes it if an item is buffered for 500 ms while the checkpoint stands still; or at once, if the
+//!                   other one has an older configuration and this one can continue
 //! ```
 //!
-//! Where nobody can continue without a gap, one continues with it: at once where no other instance has been
-//! seen lately, else after `force_after`, and the one whose cover begins earliest.
+//! If no instance can continue without a gap, the one whose coverage begins earliest continues with a gap: at once if
+//! it has seen no other instance lately, otherwise after `force_after`.
 
 use std::time::{Duration, Instant};
 
@@ -23,30 +23,29 @@ use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::server::{Hash, Script, script};
 
-/// `lease.lua`.
 pub(crate) const LEASE: Script = script!("lease.lua");
 
-/// How long the lease lasts: a few times the longest interval between two calls.
+/// Duration of the lease: a few times the longest interval between two calls.
 const LEASE_DURATION: Duration = Duration::from_secs(3);
-/// What has been held for so long while nothing moved is written, lease or not.
+/// An item buffered for so long while the checkpoint stands still is written, with or without the lease.
 const OVERDUE: Duration = Duration::from_millis(500);
-/// Between two calls, while nothing waits.
+/// Interval between calls, while nothing waits.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two calls of the instance that writes.
+/// Interval between calls of the leader.
 const LEADER_INTERVAL: Duration = Duration::from_millis(500);
-/// Between two calls of one that waits for the checkpoint to pass what it holds.
+/// Interval between calls of a standby that waits for the checkpoint to pass its items.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What an instance wants of the lease.
+/// A request for the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseRequest {
     /// To know only.
     Watch,
-    /// To have it if nobody has.
+    /// Take the lease if it is free.
     Claim,
     /// To have it.
     Seize,
-    /// That another takes it.
+    /// Give the lease to another instance.
     Release,
     /// To be forgotten.
     Leave,
@@ -67,11 +66,11 @@ impl LeaseRequest {
 /// Another instance, as it was when it last called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// Its id.
+    /// The instance's id.
     pub(crate) name: String,
-    /// How long it had not been seen when the reply was made.
+    /// Time since it was last seen, when the reply was made.
     pub(crate) ago: Duration,
-    /// Whether it could continue without a gap.
+    /// True if it could continue without a gap.
     pub(crate) eligible: bool,
     /// The first item that it holds.
     pub(crate) first: Option<Position>,
@@ -79,29 +78,29 @@ pub(crate) struct Peer {
     pub(crate) revision: Option<RankedRevision>,
 }
 
-/// What the script says beside the state.
+/// The part of the script's reply beside the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaseReply {
-    /// Who has the lease.
+    /// The instance that has the lease.
     pub(crate) holder: Option<String>,
     /// The other instances.
     pub(crate) others: Vec<Peer>,
 }
 
-/// What an instance knows of itself.
+/// The facts that an instance knows of itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
-    /// Whether what follows the checkpoint is buffered.
+    /// Coverage of what follows the checkpoint by the buffer.
     pub(crate) coverage: Coverage,
     /// The first item that waits.
     pub(crate) first: Option<Position>,
     /// Since when something waits.
     pub(crate) waits_since: Option<Instant>,
-    /// Whether it may write at all: it is not blocked, and no newer configuration has taken over.
+    /// True if it may write at all: it is not blocked, and no newer configuration has taken over.
     pub(crate) able: bool,
-    /// Whether it has a newer configuration than the instance that writes, and may continue where that one stands.
+    /// True if its configuration is newer than the leader's, and it may continue at the leader's checkpoint.
     pub(crate) takes_over: bool,
-    /// Whether the state is gone: then nobody but the one that wrote knows what is stored.
+    /// True if the state is gone: then only the last leader knows what is stored.
     pub(crate) lost: bool,
 }
 
@@ -111,7 +110,7 @@ impl Candidate {
     }
 }
 
-/// One instance's place among those of its route.
+/// One instance's role among those of its route.
 #[derive(Debug)]
 pub(crate) struct Leadership {
     me: String,
@@ -120,9 +119,9 @@ pub(crate) struct Leadership {
     /// Somebody else has the lease.
     taken: bool,
     others: Vec<Peer>,
-    /// When another instance was there last, by this process's clock.
+    /// When another instance was last seen, by this process's clock.
     seen: Option<Instant>,
-    /// When an instance with a newer configuration was there last.
+    /// When an instance with a newer configuration was last seen.
     newer_seen: Option<Instant>,
     /// When the last reply came; `None` before the first over this connection.
     heard: Option<Instant>,
@@ -155,12 +154,12 @@ impl Leadership {
         }
     }
 
-    /// Whether this instance writes.
+    /// Returns whether this instance writes.
     pub(crate) fn is_leader(&self) -> bool {
         self.leader
     }
 
-    /// Whether it is known that another instance writes.
+    /// Returns whether it is known that another instance writes.
     pub(crate) fn is_told_of_a_leader(&self) -> bool {
         self.heard.is_some() && self.taken
     }
@@ -185,7 +184,7 @@ impl Leadership {
             _ => now,
         };
         self.answers = Some((began, now));
-        // While the destination answered nobody, nobody could show that it is there: only silence since then counts.
+        // No instance can renew while the destination is down, so only silence since its first reply counts.
         let audible = now.saturating_duration_since(began);
         let ago = |other: Peer| Peer { ago: other.ago.min(audible), ..other };
         self.others = stood.others.into_iter().map(ago).collect();
@@ -193,14 +192,14 @@ impl Leadership {
         let latest = |ago: Option<Duration>| ago.and_then(|ago| now.checked_sub(ago));
         self.seen = latest(self.present(now).map(|other| other.ago).min()).or(self.seen);
         let newer = |other: &&Peer| {
-            // One that does not say it may be newer.
+            // An instance that does not name its revision may be newer.
             own.is_none_or(|own| other.revision.as_ref().is_none_or(|revision| revision.supersedes(own)))
         };
         self.newer_seen =
             latest(self.present(now).filter(newer).map(|other| other.ago).min()).or(self.newer_seen);
     }
 
-    /// Takes in where the checkpoint stands and what is buffered.
+    /// Takes in the checkpoint and the facts of the buffer.
     pub(crate) fn observe(&mut self, checkpoint: Option<Position>, facts: &Candidate, now: Instant) {
         if self.checkpoint != checkpoint {
             self.checkpoint = checkpoint;
@@ -210,26 +209,26 @@ impl Leadership {
         self.missing_since = if missing { self.missing_since.or(Some(now)) } else { None };
     }
 
-    /// Whether no other instance has been seen for `force_after`.
+    /// Returns whether no other instance has been seen for `force_after`.
     pub(crate) fn is_alone(&self, now: Instant) -> bool {
         self.heard.is_some() && self.present(now).next().is_none() && !self.has_vanished(now)
     }
 
-    /// Whether no instance with a newer configuration has been seen for `force_after`.
+    /// Returns whether no instance with a newer configuration has been seen for `force_after`.
     pub(crate) fn is_newest(&self, now: Instant) -> bool {
         let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
         self.heard.is_some() && !self.newer_seen.is_some_and(lately)
     }
 
-    /// Whether another instance was there a moment ago and is not listed any more. It has left, or the
-    /// server's clock has leapt, which makes every other look long gone until it calls again.
+    /// Returns whether another instance was listed a moment ago and is not any more. It has left, or the server's clock
+    /// has leapt, which makes every other instance look long gone until its next call.
     fn has_vanished(&self, now: Instant) -> bool {
         let lately = |seen: Instant| now.saturating_duration_since(seen) < self.force_after;
         self.present(now).next().is_none() && self.seen.is_some_and(lately)
     }
 
-    /// Whether the checkpoint has stood still for so long, although its successor is buffered here, that no other
-    /// instance is going to move it.
+    /// Returns whether the checkpoint has stood still so long that no other instance will move it, although the items
+    /// after it are buffered here.
     pub(crate) fn is_held_up(&self, facts: &Candidate, now: Instant) -> bool {
         let long = |since: Instant| now.saturating_duration_since(since) >= 2 * self.force_after;
         facts.able
@@ -238,23 +237,23 @@ impl Leadership {
             && long(self.moved)
     }
 
-    /// Whether no other instance could continue without a gap, and none has for a moment.
+    /// Returns whether no other instance could continue without a gap, and none could for a moment.
     pub(crate) fn nobody_goes_on(&self, now: Instant) -> bool {
         let unmoved = now.saturating_duration_since(self.moved) >= OVERDUE;
         self.heard.is_some() && unmoved && !self.has_vanished(now) && !self.another_is_eligible(now)
     }
 
-    /// How many other instances have been seen lately.
+    /// Number of other instances seen lately.
     pub(crate) fn others(&self, now: Instant) -> usize {
         self.present(now).count()
     }
 
-    /// Whether another one could continue without a gap.
+    /// Returns whether another instance could continue without a gap.
     pub(crate) fn another_is_eligible(&self, now: Instant) -> bool {
         self.present(now).any(|other| other.eligible)
     }
 
-    /// Whether another one could continue without a gap, or with a smaller one.
+    /// Returns whether another instance could continue without a gap, or with a smaller one.
     fn another_is_nearer(&self, facts: &Candidate, now: Instant) -> bool {
         let earlier = |other: &Peer| other.first.is_some() && other.first < facts.first;
         self.present(now).any(|other| other.eligible || earlier(other))
@@ -266,7 +265,7 @@ impl Leadership {
         self.others.iter().filter(move |other| other.ago + since < self.force_after)
     }
 
-    /// Whether it may continue with a gap where it cannot continue without.
+    /// Returns whether it may continue with a gap, if it cannot continue without.
     pub(crate) fn may_force(&self, facts: &Candidate, now: Instant) -> bool {
         let waited = self.missing_since.is_some_and(|since| now.duration_since(since) >= self.force_after);
         let fresh = facts.coverage == Coverage::Fresh;
@@ -283,14 +282,14 @@ impl Leadership {
             })
     }
 
-    /// What to ask for.
+    /// The lease request to send.
     pub(crate) fn want(&self, facts: &Candidate, now: Instant) -> LeaseRequest {
         let goes_on = facts.eligible() || self.may_force(facts, now);
         let overdue = |since: Option<Instant>| {
             since.is_some_and(|since| now.saturating_duration_since(since) >= OVERDUE)
         };
         if self.heard.is_none() {
-            // Who else is there is not known yet, so nothing can be forced.
+            // The other instances are not known yet, so nothing can be forced.
             if facts.eligible() { LeaseRequest::Claim } else { LeaseRequest::Watch }
         } else if !facts.able {
             if self.leader { LeaseRequest::Release } else { LeaseRequest::Watch }
@@ -311,7 +310,7 @@ impl Leadership {
         }
     }
 
-    /// When to ask again.
+    /// When to call again.
     pub(crate) fn due(&self, facts: &Candidate) -> Option<Instant> {
         let interval = match (facts.waits_since.is_some(), self.leader) {
             (true, true) => LEADER_INTERVAL,
@@ -331,7 +330,8 @@ impl Leadership {
         self.asked = Some(now);
     }
 
-    /// Appends the call to `out`. `revisions` are the one that writes again, the one in whose place, and this instance's.
+    /// Appends the call to `out`. `revisions` are the revision that writes again, the one it replaces, and this
+    /// instance's.
     pub(crate) fn write(
         &self,
         out: &mut Vec<u8>,

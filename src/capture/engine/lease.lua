@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Records that an instance is alive and what it holds, and grants the lease to write. The lease only saves work:
+-- Records that an instance is alive and what it has buffered, and grants the lease to write. The lease only saves work:
 -- the position alone decides what is stored.
 --
 -- KEYS  1  state       hash
@@ -23,7 +23,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local held = redis.call('HMGET', lease, 'holder', 'until')
 local holder, left = held[1] or '', (tonumber(held[2] or '') or 0) - now
--- One that would last longer than any was given is from before the server's clock went back.
+-- A lease that would last longer than any that was given is from before the server's clock went back.
 if left <= 0 or left > lasts then holder = '' end
 if want == 'seize' or (want == 'claim' and (holder == '' or holder == me)) then
   holder = me
@@ -41,7 +41,7 @@ end
 redis.call('PEXPIRE', lease, remembered * 10)
 
 if ARGV[7] ~= '' and redis.call('HGET', state, 'revision') == ARGV[8] then
-  -- What was the highest keeps its rank, and takes over again when its instance comes back.
+  -- The highest revision keeps its rank, and takes over again when its instance comes back.
   if ARGV[8] > (redis.call('HGET', state, 'highest') or '') then redis.call('HSET', state, 'highest', ARGV[8]) end
   redis.call('HSET', state, 'revision', ARGV[7])
   redis.call('HDEL', state, 'next')

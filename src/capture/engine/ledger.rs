@@ -1,13 +1,13 @@
-//! The ledgers of a capture: where the events went.
+//! The ledgers of a capture: counts of its events by outcome.
 //!
-//! Everything is counted where it happens, and nothing is the difference of others: what was received,
-//! when it was read; what became of it, when that was known; what is buffered, where it is. That they add
-//! up is then a statement, and tests make it.
+//! Everything is counted where it happens, and no count is the difference of others: received messages when they are
+//! read, their outcomes when these are known, buffered messages where they are. That they add up is then a statement,
+//! and tests check it.
 //!
-//! There are two. The *process's* counts what this process has received since it started: each message of
-//! the source once, also where another instance stored it (`deduplicated`). The *route's* counts what all
-//! instances have stored since the state was made: it is kept in the state, in the same step as the entries,
-//! and what this process has buffered is added to it. There each message counts once, whichever instance received it.
+//! There are two. The *process's* counts the messages that this process has received since it started: each message of
+//! the source once, even if another instance stored it (`deduplicated`). The *route's* counts the messages that all
+//! instances have stored since the state was made. It is kept in the state, in the same step as the entries, and this
+//! process adds its buffered messages. There each message counts once, whichever instance received it.
 
 use super::chain::Passed;
 use crate::capture::append::call::Stored;
@@ -15,7 +15,7 @@ use crate::event::DropReason;
 use crate::position::Position;
 use crate::status::{self, Buffered};
 
-/// What this process has counted, and what the state said.
+/// The counts of this process, and of the state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EngineLedger {
     received: u64,
@@ -26,13 +26,13 @@ pub(crate) struct EngineLedger {
     stored: Sums,
     /// The state's ledger when it was last read.
     state: status::Ledger,
-    /// Where the state stood then.
+    /// The checkpoint at that time.
     as_of: Option<Position>,
-    /// What this process had stored then.
+    /// The messages that this process had stored at that time.
     then: Sums,
 }
 
-/// What this process has done that the state's ledger has as well.
+/// The counts of this process that the state's ledger has as well.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     appended: u64,
@@ -85,7 +85,7 @@ impl EngineLedger {
         self.rewound(passed.rewound);
     }
 
-    /// Buffered again: the state forgot what it had stored, so these are received a second time.
+    /// Buffered again: the state forgot stored events, which count as received a second time.
     pub(crate) fn rewound(&mut self, events: u64) {
         self.received += events;
     }
@@ -97,12 +97,12 @@ impl EngineLedger {
         self.then = self.stored;
     }
 
-    /// Up to where the state's ledger has counted.
+    /// The position up to which the state's ledger has counted.
     pub(crate) fn as_of(&self) -> Option<Position> {
         self.as_of
     }
 
-    /// What all instances have done, and what is buffered here that the state's ledger has not counted.
+    /// The counts of all instances, and of the messages buffered here that the state's ledger has not counted.
     pub(crate) fn route(&self, held: Buffered) -> status::Ledger {
         let [appended, filtered, rejected] = [
             self.stored.appended - self.then.appended,
@@ -128,7 +128,7 @@ impl EngineLedger {
         ledger
     }
 
-    /// What this process has done.
+    /// The counts of this process.
     pub(crate) fn process(&self, held: Buffered) -> status::Ledger {
         let mut ledger = status::Ledger {
             received: self.received,

@@ -1,4 +1,4 @@
-//! A route among the instances that run the same one: who writes, and where the state stands.
+//! A route among the instances that run the same one: the leader and the checkpoint.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::rt::Moment;
 use crate::server::resp::Value;
 
 impl Engine {
-    /// What this instance knows of itself.
+    /// The facts of this instance.
     pub(super) fn facts(&self) -> Candidate {
         Candidate {
             coverage: self.chain.coverage(self.reading.watched_from()),
@@ -28,22 +28,22 @@ impl Engine {
         }
     }
 
-    /// When the others are asked next.
+    /// When to call for the lease next.
     pub(super) fn lease_due(&self) -> Option<Instant> {
         if self.writing.is_asking() { None } else { self.leadership.due(&self.facts()) }
     }
 
-    /// Whether it may continue with a gap where it cannot continue without.
+    /// Returns whether it may continue with a gap, if it cannot continue without.
     pub(super) fn may_force(&self, now: Moment) -> bool {
         self.leadership.may_force(&self.facts(), now.at)
     }
 
-    /// Whether another instance holds everything that waits here.
+    /// Returns whether another instance holds everything that waits here.
     pub(super) fn is_covered(&self, now: Instant) -> bool {
         !self.leadership.is_leader() && self.leadership.another_is_eligible(now)
     }
 
-    /// Asks who writes, where that is due.
+    /// Calls for the lease, if that is due.
     pub(super) fn ask_lease(&mut self, now: Moment) {
         if self.writing.is_asking() {
             return;
@@ -55,7 +55,7 @@ impl Engine {
         if !leaving && self.leadership.due(&self.facts()).is_some_and(|due| due > now.at) {
             return;
         }
-        // What is read is buffered, too.
+        // Items read are buffered, too.
         self.flush_builder();
         let facts = self.facts();
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
@@ -76,7 +76,7 @@ impl Engine {
         self.ask(ask, now, &call);
     }
 
-    /// Takes in who writes, and where the state stands.
+    /// Takes in the leader and the checkpoint.
     pub(super) fn on_lease_reply(&mut self, reply: &Value, now: Moment) {
         let (stood, state) =
             match LeaseReply::read(reply).and_then(|(stood, state)| Ok((stood, StoredState::read(state)?))) {
@@ -109,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// Takes in where the state stands.
+    /// Takes in the checkpoint.
     pub(super) fn on_state(&mut self, state: &StoredState, now: Moment) {
         self.ledger.found(&state.ledger, state.position);
         self.on_highest_epoch(state.highest_epoch(), now);
@@ -121,7 +121,7 @@ impl Engine {
             state.at_unix_ms,
             now.unix_ms,
         );
-        // What a failover lost is not durable, whatever was known of the server that is gone.
+        // Items that a failover lost are not durable, even if the former server had confirmed them.
         let durable = state.durable.filter(|durable| Some(*durable) <= state.position);
         if passed.rewound > 0 || self.known_durable > state.position {
             self.known_durable = durable;
@@ -139,7 +139,7 @@ impl Engine {
         self.leadership.observe(self.chain.checkpoint(), &facts, now.at);
     }
 
-    /// Begins anew where nothing that is buffered, or comes, compares with where the state stands.
+    /// Begins anew if no buffered or coming item compares with the checkpoint.
     fn check_numbers(&mut self, now: Moment) {
         let nobody = self.leadership.is_alone(now.at) || self.leadership.nobody_goes_on(now.at);
         // After a restart the chain begins with the oldest records of the spool.
@@ -176,7 +176,7 @@ impl Engine {
         }
     }
 
-    /// Whether it could continue without a gap.
+    /// Returns whether it could continue without a gap.
     pub(super) fn is_eligible(&self) -> bool {
         let facts = self.facts();
         facts.able && facts.coverage.is_eligible()

@@ -12,9 +12,9 @@
 //!              └────▶ silent      no heartbeat comes back: a candidate is opened beside it
 //! ```
 //!
-//! Silence closes nothing by itself. A source that stalls (a slow script, a failover) may still deliver what it holds,
-//! so a new window is opened *beside* the silent one. Where the old one delivers again, the new one is dropped and there
-//! is no gap. Where the new one is open and the old one stays silent for a moment longer, the old one is given up.
+//! Silence closes nothing by itself. A source that stalls (a slow script, a failover) may still deliver its messages,
+//! so a new window is opened *beside* the silent one. If the old one delivers again, the new one is dropped, and there
+//! is no gap. If the old one stays silent for a moment after the new one is open, it is given up.
 
 mod ended;
 mod epochs;
@@ -32,11 +32,11 @@ use crate::rt::Moment;
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
 use replication::{Linked, ReplicationReading};
 
-/// A window over which nothing came for so long is silent. Longer than a pause of 3 s with an idle heartbeat's second
-/// beside it; short enough that a stopped server is noticed within 5 s.
+/// A window without a message for so long is silent. Longer than a pause of 3 s and the second of an idle heartbeat;
+/// short enough to notice a stopped server within 5 s.
 const SILENCE: Duration = Duration::from_millis(4500);
-/// How long a silent window may stay silent beside a new one that is open: the new one's anchor was published on the
-/// server by then, so a window that still works delivers it.
+/// How long a silent window may stay silent beside an open new one: the new one's anchor is published on the server by
+/// then, and a working window delivers it.
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
 
 /// The reading side.
@@ -45,41 +45,41 @@ pub(super) struct Reading {
     pub(super) opening: ReaderOpening,
     pub(super) open: Option<Open>,
     pub(super) backoff: Backoff,
-    /// Why it is not open, for the operator.
+    /// Why no window is open, for the operator.
     pub(super) error: Option<String>,
-    /// When a heartbeat of ours last came back; milliseconds since 1970.
+    /// When a heartbeat of this process last came back; milliseconds since 1970.
     pub(super) heartbeat_unix_ms: Option<u64>,
-    /// What the heartbeat's task saw last.
+    /// The last report of the heartbeat's task.
     pub(super) heartbeat: HeartbeatReport,
-    /// How often the source was seen to turn from master to replica before the window opened.
+    /// Number of demotions of the source that were seen before the window opened.
     opened_at_demotions: u64,
     pub(super) opened_before: bool,
-    /// In replication mode: what is missing if the source no longer holds what was published meanwhile.
+    /// In replication mode: the gap if the source no longer holds the messages published meanwhile.
     pub(super) away: Option<Gap>,
 }
 
-/// What the task that sends heartbeats knows of the source.
+/// The heartbeat task's knowledge of the source.
 #[derive(Debug, Default)]
 pub(in crate::capture) struct HeartbeatReport {
-    /// How often the source was seen to turn from master to replica.
+    /// Number of times that the source turned from master to replica.
     pub(in crate::capture) demotions: u64,
-    /// Why no heartbeat can be sent.
+    /// Why heartbeats cannot be sent.
     pub(in crate::capture) error: Option<String>,
     /// Why it is in doubt which server is the source.
     pub(in crate::capture) doubt: Option<String>,
-    /// When something last bore out that the server is the only master.
+    /// When something last confirmed that the server is the only master.
     pub(in crate::capture) confirmed: Option<Instant>,
 }
 
-/// What is being opened.
+/// The reader being opened.
 #[derive(Debug)]
 pub(super) enum ReaderOpening {
-    /// Nothing.
+    /// None.
     Idle,
     Waiting(Instant),
     /// A window.
     Window,
-    /// A window that is open beside one that is silent.
+    /// A window is open beside a silent one.
     Candidate {
         anchor: Position,
         since: Instant,
@@ -90,7 +90,7 @@ pub(super) enum ReaderOpening {
     Numbering(Box<Linked>),
     /// There is no room for more.
     Full,
-    /// No epoch is left above the one that the state stands in.
+    /// No epoch is left above the one of the checkpoint.
     UsedUp,
     /// A newer configuration reads elsewhere.
     Held,
@@ -98,24 +98,25 @@ pub(super) enum ReaderOpening {
     Closed,
 }
 
-/// What is open.
+/// The open reader.
 #[derive(Debug)]
 pub(super) struct Open {
-    /// Where it begins.
+    /// Its first position.
     pub(super) anchor: Position,
     /// When it was opened.
     pub(super) since: Instant,
     /// A window's latest item.
     pub(super) last: Position,
-    /// When something last came.
+    /// When it last delivered something.
     pub(super) heard: Moment,
-    /// Until when it is complete, once sentinels have reported another master: what they confirm later is not about this one.
+    /// Until when it is complete, once sentinels have reported another master: their later confirmations are about
+    /// another server.
     complete_until: Option<Instant>,
-    /// It is silent, and another window is opened beside it.
+    /// True if it is silent, and another window is opened beside it.
     pub(super) silent: bool,
     /// Memory is full and the spool is behind: nothing is read until there is room, or until then.
     pub(super) behind: Option<Instant>,
-    /// There is no room: a tap leaves messages where they are.
+    /// True if there is no room: a tap leaves messages in the source.
     pub(super) paused: bool,
     pub(super) tap: Option<ReplicationReading>,
 }
@@ -182,8 +183,8 @@ impl Reading {
         self.open.as_ref().filter(|open| !open.silent).map(|open| open.anchor)
     }
 
-    /// Until when nothing is missed: when something last came, not when its end was noticed; and no later than it was last
-    /// certain that this server is the master, because another one may have taken over while this one went on.
+    /// Until when nothing is missed: the last message counts, not when the end was noticed. It is no later than the
+    /// last confirmation that this server is the master, because another one may have taken over meanwhile.
     pub(super) fn complete_until(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
         if open.complete_until.is_some() {
@@ -198,12 +199,12 @@ impl Reading {
         self.open.as_ref()?.tap.as_ref()
     }
 
-    /// Whether it was stopped because another instance reads.
+    /// Returns whether it was stopped because another instance reads.
     pub(super) fn is_held(&self) -> bool {
         matches!(self.opening, ReaderOpening::Held)
     }
 
-    /// Whether a connection is being made, or is made and not adopted.
+    /// Returns whether a connection is being made, or is made and not adopted.
     pub(super) fn is_opening(&self) -> bool {
         matches!(
             self.opening,
@@ -237,7 +238,7 @@ impl Reading {
         }
     }
 
-    /// Whether reading has stopped, or the window was given up, because there is no room.
+    /// Returns whether reading has stopped, or the window was given up, because there is no room.
     pub(super) fn is_out_of_room(&self) -> bool {
         match &self.open {
             Some(open) => open.behind.is_some() || open.paused,
@@ -245,19 +246,19 @@ impl Reading {
         }
     }
 
-    /// Whether a window has been tried once, with whatever outcome.
+    /// Returns whether a window has been tried once, with whatever outcome.
     pub(super) fn was_tried(&self) -> bool {
         self.opened_before || self.error.is_some()
     }
 }
 
 impl Engine {
-    /// Whether the open window or tap is to be read.
+    /// Returns whether the open window or tap is to be read.
     pub(in crate::capture) fn reads(&self) -> bool {
         self.reading.open.as_ref().is_some_and(|open| open.behind.is_none() && !open.paused)
     }
 
-    /// Opens a window where that is due.
+    /// Opens a window, if that is due.
     pub(super) fn open_if_due(&mut self, now: Moment) {
         if !matches!(self.reading.opening, ReaderOpening::Waiting(until) if until <= now.at) {
             return;
@@ -276,7 +277,7 @@ impl Engine {
         self.effect(Effect::OpenWindow { anchor, floor });
     }
 
-    /// Sentinels report another master: what waits to open does so now, and what is open is the old one's.
+    /// Sentinels report another master: a waiting reader opens now, and the open one is the old master's.
     pub(super) fn hurry_opening(&mut self, now: Moment) {
         self.reading.backoff.reset();
         let until = self.reading.heartbeat.confirmed.and_then(|_| self.reading.complete_until());
@@ -296,7 +297,7 @@ impl Engine {
         }
         self.take_floor();
         if anchor.epoch.number < self.floor && self.reading.open.is_none() {
-            // The source did not know the floor when it was asked: the destination was read since, or the predecessor has
+            // The source did not know the floor at that time: the destination was read since, or the predecessor has
             // opened a window.
             self.say_border(Border::None);
             self.effect(Effect::DropOpening);
@@ -378,7 +379,7 @@ impl Engine {
         }
     }
 
-    /// Gives up what is being opened.
+    /// Gives up the reader being opened.
     pub(super) fn drop_opening(&mut self) {
         if self.reading.is_opening() {
             self.effect(Effect::DropOpening);

@@ -1,4 +1,4 @@
-//! What a route says of itself, and what it counts.
+//! A route's status and counts.
 
 pub(super) mod notice;
 
@@ -16,7 +16,7 @@ use crate::position::Position;
 use crate::rt::{self, Moment};
 use crate::status::{Buffered, Ledger, RouteState};
 
-/// What is shown beside the ledger.
+/// The status beside the ledger.
 #[derive(Debug, Default)]
 pub(super) struct ReportState {
     /// Done by calls that stopped half way through the front batch.
@@ -27,7 +27,7 @@ pub(super) struct ReportState {
     changed: bool,
 }
 
-/// Where a route stands, for the board and the gauges.
+/// A route's status, for the board and the gauges.
 #[derive(Debug)]
 pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) state: RouteState,
@@ -36,7 +36,7 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) since_unix_ms: u64,
     pub(in crate::capture) source: ServerView,
     pub(in crate::capture) destination: ServerView,
-    /// Where the state stands.
+    /// The checkpoint.
     pub(in crate::capture) position: Option<Position>,
     pub(in crate::capture) durable: Option<Position>,
     /// Messages that are not known to be durable.
@@ -45,7 +45,7 @@ pub(in crate::capture) struct CaptureSnapshot {
     /// Bytes in memory, without the sockets' buffers.
     pub(in crate::capture) held_bytes: usize,
     pub(in crate::capture) spool_bytes: u64,
-    /// Whether an end now would lose nothing.
+    /// True if an end now would lose nothing.
     pub(in crate::capture) spooled_all: bool,
     pub(in crate::capture) leader: bool,
     pub(in crate::capture) eligible: bool,
@@ -53,21 +53,21 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) others: u64,
     pub(in crate::capture) gap_open_since_unix_ms: Option<u64>,
     pub(in crate::capture) last_append_unix_ms: Option<u64>,
-    /// Whether the state has been read, so that its ledger is more than an assumption.
+    /// True if the state has been read, so that its ledger is more than an assumption.
     pub(in crate::capture) was_read: bool,
-    /// What all instances have done.
+    /// The counts of all instances.
     pub(in crate::capture) route: Ledger,
-    /// What this process has done.
+    /// The counts of this process.
     pub(in crate::capture) process: Ledger,
-    /// Whether both servers have been tried once.
+    /// True if both servers have been tried once.
     pub(in crate::capture) tried: bool,
-    /// Whether a successor shows the route's state by now.
+    /// True if a successor shows the route's state by now.
     pub(in crate::capture) ends: bool,
     /// Under which revision this instance writes, while it does: only that one trims.
     pub(in crate::capture) writes_as: Option<String>,
 }
 
-/// How one of the two servers answers.
+/// The connection to one of the two servers.
 #[derive(Debug)]
 pub(in crate::capture) struct ServerView {
     pub(in crate::capture) connected: bool,
@@ -81,12 +81,12 @@ impl Engine {
         self.report.changed = true;
     }
 
-    /// Whether something that is shown has changed since this was asked.
+    /// Returns whether something that is shown has changed since this was asked.
     pub(in crate::capture) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.report.changed)
     }
 
-    /// Where the route stands.
+    /// The route's status.
     pub(in crate::capture) fn view(&mut self, now: Moment) -> CaptureSnapshot {
         let (state, reason) = self.state();
         self.report.was_live |= matches!(state, RouteState::Live | RouteState::Standby);
@@ -103,7 +103,7 @@ impl Engine {
             self.reading.open.as_ref().filter(|open| open.silent).map(|open| open.heard.unix_ms);
         let losses = [self.chain.unrecorded_since_unix_ms(), self.spill.unrecorded_since_unix_ms()];
         let unrecorded = losses.into_iter().chain([self.builder.open_loss_since_unix_ms()]).flatten();
-        // Without a durability to wait for, what is stored is as durable as it will be known to be.
+        // Without a required durability, stored items are as durable as they will be known to be.
         let waits = self.settings.durability != Durability::Applied;
         let kept = if waits { self.chain.kept_events() } else { 0 };
         let (reading, writing) = (&self.reading, &self.writing);
@@ -142,8 +142,8 @@ impl Engine {
         }
     }
 
-    /// Of what is buffered, that which the state's ledger has not counted. Another instance may be ahead of what this one
-    /// reads.
+    /// The buffered messages that the state's ledger has not counted. Another instance may be ahead of this one's
+    /// reading.
     fn held_uncounted(&self, held: Buffered) -> Buffered {
         if self.chain.is_foreign() {
             // It does not compare with the state, so it is not known whether another instance has stored it.
@@ -155,7 +155,7 @@ impl Engine {
         Buffered { memory: held.memory - waiting, in_flight: held.in_flight - sent, ..held }
     }
 
-    /// Counts buffered events that will not be stored, because of where the state stands.
+    /// Counts buffered events that will not be stored, because of the checkpoint.
     pub(super) fn give_up(&mut self, events: u64) {
         self.counters.route.dropped(DropReason::Stale).increment(events);
         self.ledger.dropped(DropReason::Stale, events);
@@ -164,7 +164,7 @@ impl Engine {
     pub(super) fn count_stored(&mut self, counts: &PassedCounts, stored: &Stored, now: Moment) {
         self.count_part(stored, now);
         let metrics = &self.counters.route;
-        // What the script skipped was there already, or was counted when the call stopped half way.
+        // Items that the script skipped were stored already, or were counted when the call stopped half way.
         let before = std::mem::take(&mut self.report.part);
         let skipped = counts.events.saturating_sub(stored.events() + before + counts.lost);
         metrics.deduplicated.increment(skipped);
@@ -180,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// Counts what a call did; a call that stopped half way is followed by one that does the rest.
+    /// Counts the result of a call; a call that stopped half way is followed by one for the rest.
     pub(super) fn count_part(&mut self, stored: &Stored, now: Moment) {
         let metrics = &self.counters.route;
         metrics.stored.increment(stored.appended);
@@ -194,8 +194,8 @@ impl Engine {
         self.ledger.stored(stored);
     }
 
-    /// What an earlier call stored whose reply never came, or another instance. The state's ledger has
-    /// counted it there already.
+    /// Counts messages stored by another instance, or by an earlier call whose reply never came. The state's ledger has
+    /// counted them already.
     pub(super) fn count_duplicate(&mut self, counts: &PassedCounts) {
         let before = std::mem::take(&mut self.report.part);
         let events = counts.events.saturating_sub(before + counts.lost);
@@ -223,7 +223,7 @@ impl Engine {
         }
     }
 
-    /// Counts what was lost with a damaged spool: given up with its record, or stored by another instance.
+    /// Counts messages lost with a damaged spool: given up with their record, or stored by another instance.
     fn count_lost(&mut self, counts: &PassedCounts, recorded: bool) {
         if counts.lost_before == 0 {
             return;
@@ -281,7 +281,7 @@ impl Engine {
         }
     }
 
-    /// What is missing, and for how long another instance may still provide it.
+    /// The missing part, and how long another instance may still provide it.
     fn why_catching_up(&self) -> String {
         let patience = humantime::format_duration(self.settings.force_after);
         format!(

@@ -1,4 +1,4 @@
-//! Which configuration of a route writes, while other instances run others.
+//! Which configuration of a route writes, while other instances run other configurations.
 //!
 //! ```text
 //! newer  Current ─▶ TakesOver                       continues at the checkpoint: the script then rejects the older one
@@ -11,13 +11,13 @@
 //!           └────▶ Replaces ─▶ Current              its instance is gone: the state is told so
 //! ```
 //!
-//! The older one counts other messages, so inside an epoch a newer one cannot always continue. Then it says in the state
-//! at which anchor it begins, and opens a window with that anchor. The older one stores what stands before the anchor, and
-//! the anchor itself; from there on the script rejects it.
+//! The older one counts other messages, so inside an epoch a newer one cannot always continue. Then it writes to the
+//! state at which anchor it begins, and opens a window with that anchor. The older one stores everything up to that
+//! anchor; from there on the script rejects it.
 //!
-//! Failure: a failover of the destination can lose an announcement, or bring an older one back, at whose anchor no newer
-//! instance listens. Then the older one would write for ever, or no instance would; so the newer one announces again, with
-//! another anchor.
+//! Failure: a failover of the destination can lose an announcement, or restore an older one, whose anchor no newer
+//! instance awaits. Then the older one would write for ever, or no instance would. So the newer one announces again,
+//! with another anchor.
 
 use std::time::{Duration, Instant};
 
@@ -33,10 +33,10 @@ use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp;
 
-/// How long a destination that refused an announcement is left alone.
+/// Pause after a destination refused an announcement.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Where this instance stands between its own configuration and another one.
+/// This instance's stage between its own configuration and another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rollout {
     /// No other configuration is known, or this one wrote last.
@@ -49,16 +49,16 @@ pub(crate) enum Rollout {
     Announced(AnchorId),
     /// The anchor is published.
     Opened,
-    /// It continues from the older one in the same process, which wrote: there is no other instance to tell.
+    /// It continues from the older one in the same process, which wrote: there is no other instance to inform.
     Inherited,
-    /// A newer configuration has announced where it begins, and has not written yet. What follows is held: that instance
+    /// A newer configuration has announced its anchor, and has not written yet. Later items are buffered: that instance
     /// may fail before it writes.
     Yields,
     /// A newer configuration writes elsewhere. This one writes nothing.
     Outdated {
         /// The newer one, for the operator.
         by: String,
-        /// The revision whose instance is gone or cannot continue: this one is to write in its place.
+        /// The revision whose instance is gone or cannot continue: this one shall write in its place.
         replaces: Option<RankedRevision>,
     },
     /// A newer revision wrote last, and its instance is gone: this one is to write in its place.
@@ -82,7 +82,7 @@ impl Rollout {
         }
     }
 
-    /// Whether this instance may write, as far as configurations go.
+    /// Returns whether this instance may write, as far as configurations go.
     pub(crate) fn may_write(&self) -> bool {
         !self.is_outdated() && *self != Self::Yields
     }
@@ -91,7 +91,7 @@ impl Rollout {
         matches!(self, Self::Outdated { .. })
     }
 
-    /// The revision in whose place this instance is to write.
+    /// The revision in whose place this instance shall write.
     pub(crate) fn replaces(&self) -> Option<&RankedRevision> {
         match self {
             Self::Outdated { replaces, .. } => replaces.as_ref(),
@@ -121,8 +121,8 @@ impl Rollout {
         Some(anchor)
     }
 
-    /// A batch of this instance is stored, or does not compare with what another one has stored: what was announced or
-    /// inherited is over.
+    /// A batch of this instance is stored, or does not compare with one that another has stored: the announcement or
+    /// inheritance is over.
     pub(crate) fn on_written(&mut self) {
         if matches!(self, Self::Refused(_) | Self::Announced(_) | Self::Opened | Self::Inherited) {
             self.set(Self::Current);
@@ -141,8 +141,8 @@ impl Rollout {
         self.set(Self::Inherited);
     }
 
-    /// Whether it is to be announced, where another instance runs an older one. `in_vain` says that a window
-    /// is open, and neither this instance nor another one could continue without a gap.
+    /// Returns whether to announce, if another instance runs an older one. `in_vain`: a window is open, and no instance
+    /// could continue without a gap.
     fn is_due(
         &self,
         own: &RankedRevision,
@@ -156,7 +156,7 @@ impl Rollout {
             (Self::Refused(until), _) => now >= *until,
             (Self::Announced(_) | Self::Yields | Self::Outdated { .. }, _) => false,
             (Self::Opened, Some((anchor, by))) if !own.supersedes(by) => in_vain && stands_at(state, *anchor),
-            // The instance that writes says with its next batch by what.
+            // The leader names its revision with its next batch.
             (Self::Opened | Self::Inherited, _) => !leader,
         }
     }
@@ -218,7 +218,7 @@ impl Engine {
         if !self.rollout.is_outdated() && !newest {
             self.stand_by(newer, alike, now);
         }
-        // The newer one may have begun anew behind what this one still holds.
+        // The newer one may have begun anew behind items that this one still buffers.
         let watched = self.chain.coverage(self.reading.watched_from()).is_eligible();
         let needed = watched && self.leadership.nobody_goes_on(now.at);
         let instead = (newest || needed).then(|| newer.clone());
@@ -245,8 +245,8 @@ impl Engine {
         self.changed();
     }
 
-    /// Another instance writes by an older configuration: says at which anchor this one begins, and opens
-    /// a window with it. What stands before it is the other instance's.
+    /// Another instance writes by an older configuration: announces the anchor at which this one begins, and opens a
+    /// window with it. Items before it are the other instance's.
     fn announce(&mut self, now: Moment) {
         let anchor = AnchorId::random();
         let Some(revision) = &self.revision else { return };
@@ -267,8 +267,8 @@ impl Engine {
         self.wait(error, now);
     }
 
-    /// The announcement is in the state: the window opens anew, with the anchor that it names. What is held from before
-    /// is held until the other instance has come to the anchor.
+    /// The announcement is in the state: the window opens anew, with the announced anchor. Earlier items stay buffered
+    /// until the other instance has reached the anchor.
     pub(super) fn on_announced(&mut self, now: Moment) {
         if !matches!(self.rollout, Rollout::Announced(_)) {
             return;
@@ -281,8 +281,8 @@ impl Engine {
         self.changed();
     }
 
-    /// A newer configuration was announced and never wrote: what was announced holds this one up no longer.
-    /// The instance that announced it announces it again, if it is still there.
+    /// A newer configuration was announced and never wrote: its announcement delays this one no longer. Its instance
+    /// announces again, if it is still there.
     fn withdraw(&mut self, by: &str, now: Moment) {
         self.forget_next(now);
         if self.rollout == Rollout::Yields {
@@ -300,8 +300,8 @@ impl Engine {
         self.ask(Ask::Note, now, &call);
     }
 
-    /// A newer configuration of this route writes elsewhere. Where it numbers alike, this one reads on and holds what is
-    /// not stored: it continues without a gap if that instance ends.
+    /// A newer configuration of this route writes elsewhere. If its numbering is the same, this one continues to read,
+    /// and buffers what is not stored: it continues without a gap if that instance ends.
     fn stand_by(&mut self, by: &RankedRevision, alike: bool, now: Moment) {
         let text = "another instance has a newer configuration of this route; this one is outdated until it is reloaded or that \
                     instance stops";
@@ -323,7 +323,7 @@ impl Engine {
     }
 }
 
-/// Whether the state has come to an anchor and no further.
+/// Returns whether the state has come to an anchor and no further.
 fn stands_at(state: &StoredState, anchor: AnchorId) -> bool {
     state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
 }

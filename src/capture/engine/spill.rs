@@ -1,5 +1,5 @@
-//! What does not fit in memory, and what a crash must not take: the decisions between the chain and the
-//! spool, without any I/O.
+//! Items that do not fit in memory, or that must survive a crash: the decisions between the chain and the spool,
+//! without any I/O.
 //!
 //! ```text
 //!  chain (memory, oldest first)      on disk only          tail (memory)
@@ -7,18 +7,17 @@
 //!  └────────── written, too ─────────────────────────┘
 //! ```
 //!
-//! While the destination keeps up, nothing is written. Once something has waited for a second, or there is
-//! more than the chain may hold, everything that waits is written: first what the chain holds, so that the
-//! spool has no hole before it, then what follows. What is written and does not fit in the chain is let go
-//! of, and read again, in order, when there is room. Once everything is back in memory and the destination
-//! keeps up, writing ends, and what is stored durably is deleted.
+//! While the destination keeps up, nothing is written. Once something has waited for a second, or the chain is over its
+//! limit, everything that waits is written: first the chain, so that the spool has no hole before it, then what
+//! follows. Written items that do not fit in the chain are released, and read again, in order, when there is room. Once
+//! everything is back in memory and the destination keeps up, writing ends, and durably stored items are deleted.
 //!
 //! Failure:
-//! - The disk refuses a write: what is not written stays in memory. When that is full too, the window is closed, inside a
-//!   recorded gap. Nothing that was received is given up for it.
+//! - The disk refuses a write: unwritten items stay in memory. When that is full too, the window is closed, inside a
+//!   recorded gap. No received message is dropped for it.
 //! - The disk refuses a read: the same read is tried again later.
-//! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss as
-//!   its gap. It is recorded like any other gap, at once and with no message behind it.
+//! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss
+//!   as its gap. It is recorded like any other gap, at once and with no message behind it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,17 +31,17 @@ use crate::position::Position;
 use crate::rt::Moment;
 use crate::spool::{Damage, Piece, Record, SpoolDone, SpoolError, SpoolRequest};
 
-/// What has waited for so long is written: as long as fsync's interval, so that a crash of the process
-/// costs no more than one of the machine.
+/// Items that wait for so long are written: fsync's interval, so that a crash of the process costs no more than one of
+/// the machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes that one request to the spool carries.
 const REQUEST_BYTES: usize = 1024 * 1024;
-/// How long a spool that failed is left alone.
+/// Pause after the spool failed.
 const RETRY: Duration = Duration::from_secs(2);
-/// Between two deletions of what is stored.
+/// Interval between deletions of stored items.
 const RELEASE: Duration = Duration::from_secs(1);
 
-/// How much may be held in memory.
+/// The memory limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryRoom {
     /// Bytes that may wait in the chain.
@@ -51,18 +50,18 @@ pub(crate) struct MemoryRoom {
     pub(crate) tail: usize,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Default)]
 pub(crate) struct SpillOutcome {
     /// Events that were received by an earlier process and are buffered now.
     pub(crate) recovered: u64,
     /// Why the spool cannot be written or read.
     pub(crate) failed: Option<String>,
-    /// What is damaged: file, place and loss.
+    /// Damaged parts: file, place and loss.
     pub(crate) damaged: Vec<String>,
 }
 
-/// What is behind the chain.
+/// Items behind the chain.
 #[derive(Debug, Default)]
 pub(crate) struct Spill {
     enabled: bool,
@@ -73,18 +72,18 @@ pub(crate) struct Spill {
     disk_only: Option<Position>,
     /// The last item that an earlier process wrote.
     recovered: Option<Position>,
-    /// The last item that was given up. What the log still holds up to it is not read again.
+    /// The last item given up. Items in the log up to it are not read again.
     given_up: Option<Position>,
-    /// What was given up is to be deleted up to here.
+    /// Deletion of given-up items is due up to here.
     discarded: Option<Position>,
-    /// A damaged stretch behind the last record that was read. The next record tells where it ends.
+    /// A damaged stretch behind the last record read. The next record tells where it ends.
     damage: Option<Gap>,
     disk_only_batches: DiskOnly,
     tail: VecDeque<Batch>,
     tail_bytes: usize,
     /// The records of the request that is under way, each by its last item.
     writing: Vec<Position>,
-    /// What is being read is still wanted.
+    /// True if the result of the running read is still wanted.
     reading: bool,
     retry_at: Option<Instant>,
     read_again_at: Option<Instant>,
@@ -116,17 +115,17 @@ impl Spill {
         self.enabled = true;
     }
 
-    /// Whether everything behind the chain is in the chain.
+    /// Returns whether everything behind the chain is in the chain.
     pub(crate) fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.disk_only.is_none()
     }
 
-    /// Whether everything up to `last` would be there after a restart.
+    /// Returns whether everything up to `last` would be there after a restart.
     pub(crate) fn has_written(&self, last: Option<Position>) -> bool {
         self.enabled && self.written >= last
     }
 
-    /// Whether there is a spool at all.
+    /// Returns whether there is a spool at all.
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled
     }
@@ -168,7 +167,7 @@ impl Spill {
         self.tail.back().map(|batch| batch.last).or(self.disk_only)
     }
 
-    /// Why there is no room for more; `None` where there is.
+    /// Why there is no room for more; `None` if there is room.
     pub(crate) fn full(&self, chain: &Chain, room: MemoryRoom) -> Option<GapCause> {
         self.is_over(0, chain, room).then_some(match (self.full, self.failed) {
             (true, _) => GapCause::SpoolFull,
@@ -177,7 +176,7 @@ impl Spill {
         })
     }
 
-    /// Whether what waits, and this number of bytes more, are over what may be held. Without a spool all waits in the chain.
+    /// Whether waiting batches and `more` bytes exceed the limit. Without a spool all wait in the chain.
     pub(crate) fn is_over(&self, more: usize, chain: &Chain, room: MemoryRoom) -> bool {
         let (held, most) = match self.enabled {
             true => (self.tail_bytes, room.tail),
@@ -201,7 +200,7 @@ impl Spill {
         }
     }
 
-    /// What the spool is to do next.
+    /// The next request to the spool.
     pub(crate) fn request(
         &mut self,
         chain: &Chain,
@@ -233,7 +232,7 @@ impl Spill {
             return Some(request);
         }
         let due = self.released_at.is_none_or(|at| now.saturating_duration_since(at) >= RELEASE);
-        // What is on disk only is to be read first, and counted, even if another instance has stored it meanwhile.
+        // Items only on disk are read and counted first, even if another instance has stored them meanwhile.
         let upto = if self.disk_only.is_some() { durable.min(chain.last()) } else { durable };
         if self.bytes > 0
             && due
@@ -261,7 +260,7 @@ impl Spill {
         (!records.is_empty()).then_some(SpoolRequest::Write(records))
     }
 
-    /// Takes in what the spool has done. Holes are appended with `options`, as every batch of this configuration.
+    /// Takes in the spool's answer. Holes are appended with `options`, as every batch of this configuration.
     pub(crate) fn done(
         &mut self,
         done: SpoolDone,
@@ -303,7 +302,7 @@ impl Spill {
         outcome
     }
 
-    /// Moves what is in memory towards the chain, and lets go of what is written.
+    /// Moves batches in memory towards the chain, and releases written ones.
     fn settle(&mut self, chain: &mut Chain, room: MemoryRoom) {
         while let Some(batch) = self.tail.front() {
             let fits = self.disk_only.is_none() && chain.held_bytes() <= room.chain;
@@ -329,9 +328,9 @@ impl Spill {
         }
     }
 
-    /// Takes off the end what stands at or after `border`, where another route numbers it. Returns how many
-    /// messages that were, and the gap before the first of them: it lies before the border too. What is on
-    /// disk only stays: nothing is written while a border may come. `taken` is as for [`Chain::cut`].
+    /// Removes the items at or after `border`; the other route assigns their positions. Returns their number of
+    /// messages, and the gap before the first of them, which is before the border too. Items only on disk stay: nothing
+    /// is written while a border may come. `taken` is as for [`Chain::cut`].
     pub(crate) fn cut(&mut self, border: Position, chain: &mut Chain, taken: bool) -> (u64, Option<Gap>) {
         let (mut events, mut gap) = (0, None);
         while self.tail.back().is_some_and(|batch| batch.first >= border)
@@ -367,7 +366,7 @@ impl Spill {
     }
 }
 
-/// What was read from the spool, on its way into the chain.
+/// Items read from the spool, on their way into the chain.
 struct SpillReading<'a> {
     spill: &'a mut Spill,
     chain: &'a mut Chain,
@@ -453,7 +452,7 @@ impl SpillReading<'_> {
         self.lost(damage.after.map(Position::from_bytes), upto, damage.events, &detail);
     }
 
-    /// A loss behind what was read last.
+    /// A loss behind the last record read.
     fn gap(&self, detail: String, dropped: u64) -> Gap {
         let now = self.now.unix_ms;
         let since = self.chain.last_opened_unix_ms().map_or(now, |last| last.min(now));
@@ -462,8 +461,8 @@ impl SpillReading<'_> {
 
     /// Messages are lost. They stay counted as received: a hole or the next gap carries them.
     fn lost(&mut self, after: Option<Position>, upto: Option<Position>, events: Option<u64>, detail: &str) {
-        // Messages of this process were counted as received when they were read: what is not read again of them is
-        // lost. Those of an earlier process are counted now.
+        // Messages of this process were counted as received when they were read: those not read again are lost. Those
+        // of an earlier process are counted now.
         let Spill { recovered, disk_only_batches, .. } = &*self.spill;
         let own = recovered.is_none() || after >= *recovered;
         let known = upto.map_or(0, |upto| disk_only_batches.events_up_to(upto));
@@ -511,7 +510,7 @@ impl SpillReading<'_> {
 /// The batches that are on disk only: how many messages each has, so that a loss is known exactly.
 #[derive(Debug, Default)]
 struct DiskOnly {
-    /// Oldest first. Neighbours are merged where there are too many.
+    /// Oldest first. Neighbours are merged if there are too many.
     batches: VecDeque<(Position, u64)>,
     events: u64,
 }

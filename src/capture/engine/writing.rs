@@ -1,4 +1,4 @@
-//! The writing side: the connection to the destination, what is on its way over it, and what replies mean.
+//! The writing side: the connection to the destination, the calls on their way, and the meaning of replies.
 
 mod stumbling;
 
@@ -15,16 +15,15 @@ use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
 use stumbling::Stumbling;
 
-/// Batches that may be on their way at once. One at a time starves the server between two of them; more than a few only
-/// fill its buffer.
+/// Most batches on their way. With one, the server idles between two of them; more than a few only fill its buffer.
 const IN_FLIGHT: usize = 8;
 /// Nothing more is written behind this many unsent bytes.
 const UNSENT_BYTES: usize = 2 * 1024 * 1024;
-/// How long the answer to a question may take: with the second between two of them, a stopped server is noticed within
-/// 5 s.
+/// Longest time for the answer to a question: with the second between questions, a stopped server is noticed within 5
+/// s.
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
-/// How often the state's time is renewed while nothing is appended, so that a restart's gap is not dated from the last
-/// event of a quiet channel.
+/// Interval of renewing the state's time while nothing is appended. It dates the gap of a restart, which should not
+/// begin at the last event of a quiet channel.
 const TOUCH: Duration = Duration::from_secs(10);
 
 /// The writing side.
@@ -34,22 +33,22 @@ pub(super) struct Writing {
     backoff: Backoff,
     /// Why it does not write, for the operator.
     pub(super) error: Option<String>,
-    /// Whether the operator must act.
+    /// True if the operator must act.
     pub(super) parked: bool,
-    /// When it last answered; milliseconds since 1970.
+    /// Time of the last answer; milliseconds since 1970.
     pub(super) answered_unix_ms: Option<u64>,
     connected_before: bool,
-    /// Whether connections end at the same batch.
+    /// Counts connections that end at the same batch.
     stumbling: Stumbling,
     /// When the state's time was last renewed.
     touched: Instant,
-    /// Whether the other instances have been told that this one ends.
+    /// True if the other instances have been told that this one ends.
     left: bool,
 }
 
 #[derive(Debug)]
 enum DestinationLink {
-    /// The route that this one replaces has not said yet where it stopped.
+    /// The predecessor has not reported yet where it stopped.
     Inheriting,
     Waiting(Instant),
     Connecting,
@@ -70,9 +69,7 @@ struct Up {
 #[derive(Debug)]
 pub(in crate::capture) struct Scripts {
     pub(in crate::capture) append: Append,
-    /// `lease.lua`.
     pub(in crate::capture) lease: Hash,
-    /// `epochs.lua`.
     pub(in crate::capture) epochs: Hash,
 }
 
@@ -88,7 +85,7 @@ pub(in crate::capture) struct Connected {
 #[derive(Debug, Clone, Copy)]
 struct SentCall {
     at: Instant,
-    /// When the connection is given up if no reply has come.
+    /// When the connection is given up without a reply.
     due: Instant,
     what: AskedOf,
 }
@@ -99,23 +96,23 @@ enum AskedOf {
     Asked(Ask),
 }
 
-/// What is asked beside the batches.
+/// A question beside the batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Who writes, and where the state stands.
+    /// The leader and the checkpoint.
     Lease,
-    /// The same, for the last time.
+    /// The last such call, before the end.
     Leave,
-    /// Where this configuration begins.
+    /// The anchor at which this configuration begins.
     Announce,
-    /// Which epochs the source's histories stand for.
+    /// The epochs of the source's histories.
     History,
     /// To write something down that only informs: a refusal is tried again with the next one.
     Note,
 }
 
 impl Writing {
-    /// Waits for the predecessor's last word first, where there is one.
+    /// Waits for the predecessor's last report first, if there is a predecessor.
     pub(super) fn new(inherits: bool, now: Instant) -> Self {
         Self {
             link: if inherits { DestinationLink::Inheriting } else { DestinationLink::Waiting(now) },
@@ -140,7 +137,7 @@ impl Writing {
         }
     }
 
-    /// Whether a connection has been tried once, with whatever outcome.
+    /// Returns whether a connection has been tried once, with whatever outcome.
     pub(super) fn was_tried(&self) -> bool {
         self.connected_before || self.error.is_some() || self.is_inheriting()
     }
@@ -149,7 +146,7 @@ impl Writing {
         matches!(self.link, DestinationLink::Up(_))
     }
 
-    /// Whether the predecessor still writes.
+    /// Returns whether the predecessor still writes.
     pub(super) fn is_inheriting(&self) -> bool {
         matches!(self.link, DestinationLink::Inheriting)
     }
@@ -159,12 +156,12 @@ impl Writing {
         self.link = DestinationLink::Waiting(now);
     }
 
-    /// Whether no other instance waits for this one any more, or none can be told.
+    /// Returns whether the other instances know that this one ends, or cannot be told.
     pub(super) fn has_left(&self) -> bool {
         self.left || !self.is_up()
     }
 
-    /// Whether an answer to who writes is awaited.
+    /// Returns whether an answer to who writes is awaited.
     pub(super) fn is_asking(&self) -> bool {
         let asked = |sent: &SentCall| matches!(sent.what, AskedOf::Asked(Ask::Lease | Ask::Leave));
         matches!(&self.link, DestinationLink::Up(up) if up.sent.iter().any(asked))
@@ -193,7 +190,7 @@ impl Writing {
         }
     }
 
-    /// Whether nothing is on its way.
+    /// Returns whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         match &self.link {
             DestinationLink::Up(up) => up.sent.is_empty(),
@@ -201,7 +198,7 @@ impl Writing {
         }
     }
 
-    /// Whether writing is put off because the operator must act.
+    /// Returns whether writing is put off because the operator must act.
     pub(super) fn is_parked(&self) -> bool {
         match &self.link {
             DestinationLink::Up(up) => self.parked && up.paused_until.is_some(),
@@ -211,7 +208,7 @@ impl Writing {
 }
 
 impl Engine {
-    /// Connects where that is due.
+    /// Connects, if that is due.
     pub(super) fn connect_if_due(&mut self, now: Moment) {
         if matches!(self.writing.link, DestinationLink::Waiting(until) if until <= now.at) {
             self.writing.link = DestinationLink::Connecting;
@@ -269,7 +266,7 @@ impl Engine {
         }
     }
 
-    /// The connection is of no more use; what was sent over it is sent again over the next.
+    /// Drops the connection; unanswered calls are sent again over the next.
     pub(super) fn disconnect(&mut self, error: &Error, now: Moment) {
         let ended =
             self.writing.is_up() && matches!(error, Error::Io(_) | Error::Closed | Error::Protocol(_));
@@ -290,8 +287,8 @@ impl Engine {
         self.changed();
     }
 
-    /// What is to be told in the place of an error, where the first batch without a reply is to blame. `was_sent` is
-    /// whether that batch was on its way.
+    /// The error to report instead, if the first unanswered batch is to blame. `was_sent`: whether that batch was on
+    /// its way.
     fn stumble(&mut self, error: &Error, was_sent: bool) -> Option<Error> {
         let batch = self.chain.front()?;
         if was_sent {
@@ -342,7 +339,7 @@ impl Engine {
             (AskedOf::Batch, _) => self.on_appended(reply, sent.at, now),
             (AskedOf::Asked(Ask::Lease), _) => self.on_lease_reply(reply, now),
             (AskedOf::Asked(Ask::History), _) => self.on_numbered(reply, now),
-            // None can be told, so none is waited for.
+            // They cannot be told, so no instance is awaited.
             (AskedOf::Asked(Ask::Leave), _) => self.writing.left = true,
             (AskedOf::Asked(Ask::Announce), Some(error)) => self.on_announce_failed(&error, now),
             (AskedOf::Asked(Ask::Announce), None) => self.on_announced(now),
@@ -391,7 +388,7 @@ impl Engine {
                     self.count_part(&stored, now);
                     self.report.part += stored.events();
                 }
-                // A server that does not take an argument says ERR, and ends the connection.
+                // A server that refuses an argument answers ERR, and ends the connection.
                 let blamed = if error.code() == Some("ERR") { self.stumble(&error, true) } else { None };
                 self.wait(blamed.as_ref().unwrap_or(&error), now);
             }
@@ -400,14 +397,14 @@ impl Engine {
                 self.leadership.hurry();
             }
             ReplyStep::Foreign => {
-                // What was taken over from a predecessor was not all that another instance had stored.
+                // Another instance had stored more than the items taken over from a predecessor.
                 self.rollout.on_written();
                 self.leadership.hurry();
             }
         }
     }
 
-    /// The destination has proved that it takes what it is sent.
+    /// The destination has proved that it accepts calls.
     pub(super) fn appends_again(&mut self) {
         self.writing.backoff.reset();
         self.writing.stumbling.on_stored();
@@ -457,8 +454,8 @@ impl Engine {
         up.sent.push_back(SentCall { at: now.at, due: now.at + ASK_DEADLINE, what: AskedOf::Asked(what) });
     }
 
-    /// Renews the state's time, which dates the gap of a restart: it stands still while a gap is open, and while something
-    /// waits to be stored, a gap's record too.
+    /// Renews the state's time, which dates the gap of a restart. The time stands still while a gap is open, and while
+    /// items or a gap's record wait to be stored.
     fn touch(&mut self, now: Moment) {
         let watching = self.reading.watched_from().is_some()
             && self.holds_nothing()
@@ -474,8 +471,8 @@ impl Engine {
         }
     }
 
-    /// Writes what may be sent behind what is unsent in `out`: questions, every full batch, and the open one where
-    /// nothing else is on its way.
+    /// Writes calls behind the `unsent` bytes in `out`: questions, every full batch, and the open one if nothing else
+    /// is on its way.
     pub(in crate::capture) fn transmit(&mut self, out: &mut Vec<u8>, unsent: usize, now: Moment) {
         if !self.writing.is_up() {
             return;
@@ -498,7 +495,7 @@ impl Engine {
         let due = now.at + self.settings.response_timeout;
         let most = if self.writing.stumbling.goes_alone() { 1 } else { IN_FLIGHT };
         while self.chain.awaited() < most && unsent + (out.len() - begun) < UNSENT_BYTES {
-            // What follows a border may be a successor's.
+            // Items after a border may be a successor's.
             if self.border.place.is_some() && self.chain.next_first() >= self.border.place {
                 return;
             }

@@ -1,4 +1,4 @@
-//! The fields of the route's `add`: each is a name and what a template makes of the message.
+//! The fields of the route's `add`: each is a name and a rendered template.
 
 use super::render::{NamePiece, TemplateInput, render};
 use super::{FieldName, FieldSink, RejectReason, Rejection};

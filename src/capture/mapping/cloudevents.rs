@@ -1,11 +1,10 @@
 //! The format `cloudevents`: a CloudEvents 1.0 structured JSON document in one field.
 //!
-//! What a message brings into `source` and `type` is percent-encoded wherever RFC 3986 does not allow
-//! a byte as it stands: "source … MUST be a non-empty URI-reference", channels are any bytes, and
-//! nothing of them is lost that way.
+//! Variables in `source` and `type` are percent-encoded wherever RFC 3986 does not allow a byte: "source … MUST be a
+//! non-empty URI-reference", channels are any bytes, and this loses none of them.
 //!
-//! `traceparent` and `tracestate` (the distributed tracing extension) are carried from members of those
-//! names at the top of a JSON payload, where they are well-formed; where not, they stay in `data` only.
+//! `traceparent` and `tracestate` (the distributed tracing extension) are taken from well-formed members of those names
+//! at the top of a JSON payload; others stay in `data` only.
 
 use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
@@ -102,7 +101,7 @@ fn data(out: &mut Vec<u8>, payload: &[u8]) {
     }
 }
 
-/// Appends the tracing members of a JSON object, where it has well-formed ones.
+/// Appends the tracing members of a JSON object, if it has well-formed ones.
 fn trace(out: &mut Vec<u8>, json: &RawValue) {
     let bytes = json.get().as_bytes();
     if !bytes.starts_with(b"{") || memchr::memmem::find(bytes, b"\"traceparent\"").is_none() {
@@ -116,7 +115,7 @@ fn trace(out: &mut Vec<u8>, json: &RawValue) {
             _ => return Ok(()),
         };
         if slot.is_none() && value.get().starts_with('"') {
-            // What is no string with whole characters is not well-formed, and stays in the data only.
+            // A value that is not a string of whole characters is not well-formed, and stays in the data only.
             *slot = fields::string(value.get()).ok();
         }
         Ok(())
@@ -135,7 +134,7 @@ fn trace(out: &mut Vec<u8>, json: &RawValue) {
     }
 }
 
-/// Whether a text is a `traceparent` of W3C Trace Context: version, trace id, parent id, flags.
+/// Returns whether a text is a `traceparent` of W3C Trace Context: version, trace id, parent id, flags.
 fn is_traceparent(text: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
@@ -160,8 +159,8 @@ fn is_traceparent(text: &[u8]) -> bool {
         && !zero(parent)
 }
 
-/// Whether a text can be a `tracestate`: up to 32 members `key=value` of printable ASCII, and no longer
-/// than the 512 characters that W3C Trace Context asks everyone to carry.
+/// Returns whether a text can be a `tracestate`: up to 32 members `key=value` of printable ASCII, and no longer than
+/// the 512 characters that W3C Trace Context asks everyone to carry.
 fn is_tracestate(text: &[u8]) -> bool {
     let member = |member: &[u8]| {
         let member = member.trim_ascii();

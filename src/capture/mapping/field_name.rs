@@ -2,7 +2,7 @@
 
 use crate::server::resp;
 
-/// A name, and how it is sent. Names stand in every entry, so they are encoded once.
+/// A name, encoded for the wire. Names are part of every entry, so they are encoded once.
 #[derive(Debug, Clone)]
 pub struct FieldName {
     text: String,

@@ -3,7 +3,7 @@
 use super::{FieldName, FieldSink, Message};
 use crate::config::FieldNames;
 
-/// What the fields are called; none is left out.
+/// The names of the fields; none is left out.
 #[derive(Debug)]
 pub(super) struct RawFields {
     channel: Option<FieldName>,

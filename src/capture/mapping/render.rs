@@ -1,11 +1,11 @@
-//! What a template makes of a message.
+//! Renders a template for a message.
 
 use super::{Message, RejectReason, Rejection};
 use crate::text::glob::{self, Captures};
 use crate::text::json_values::JsonValues;
 use crate::text::template::Part;
 
-/// What a template takes its values from.
+/// The values for a template.
 #[derive(Clone, Copy)]
 pub(super) struct TemplateInput<'a> {
     pub(super) message: &'a Message<'a>,
@@ -13,11 +13,11 @@ pub(super) struct TemplateInput<'a> {
     pub(super) values: &'a JsonValues,
 }
 
-/// What a template puts next.
+/// The next piece of a name.
 pub(super) enum NamePiece<'a> {
     /// Text of the template itself.
     Literal(&'a [u8]),
-    /// What the message brings.
+    /// A value of the message.
     Variable(&'a [u8]),
 }
 

@@ -7,17 +7,17 @@ use crate::server::resp::CHANNEL_BYTES;
 use crate::text::glob::Captures;
 use crate::text::template::{Part, Template};
 
-/// The longest name. As long as a channel may be, so that `<channel>` alone always fits; a value of a payload may be far
-/// longer, and the name stands in the set of the route's streams too.
+/// The longest name. As long as a channel may be, so that `<channel>` alone always fits. A value of a payload may be
+/// far longer, and the set of the route's streams contains the name too.
 const NAME_BYTES: usize = CHANNEL_BYTES;
 
 #[derive(Debug)]
 pub(super) struct StreamName {
     parts: Vec<Part>,
-    /// Whether every message gives the same name, which `name` then holds for good.
+    /// True if every message gives the same name, which `name` then holds for good.
     fixed: bool,
     name: Vec<u8>,
-    /// What no name may begin with; empty where nothing is reserved.
+    /// The reserved prefix of names; empty if nothing is reserved.
     reserved: Vec<u8>,
     captures: Captures,
 }

@@ -55,7 +55,7 @@ for _, info in ipairs(call('XINFO', 'GROUPS', stream)) do
   pending = pending + group.pending
 end
 
--- What stands before `delivered` was delivered to every group, and before `acknowledged` none is pending.
+-- Entries before `delivered` were delivered to every group; entries before `acknowledged` are pending in none.
 local delivered, acknowledged, slowest
 local missing, named, oldest = {}, {}, first()
 for g = 6, #ARGV do
@@ -63,7 +63,7 @@ for g = 6, #ARGV do
   if group then
     named[#named + 1] = ARGV[g]
     to = after(group['last-delivered-id'])
-    -- What is pending and not in the stream any more, trimmed or deleted, is not waited for.
+    -- Pending entries that are not in the stream any more, trimmed or deleted, do not count.
     local lowest = call('XPENDING', stream, ARGV[g], oldest, '+', 1)[1]
     done = lowest and less(lowest[1], to) and lowest[1] or to
   else
@@ -78,14 +78,14 @@ local function old(id)
   return id
 end
 
--- Whole nodes of the stream first: that is quick, and LIMIT bounds it. What is left is less than a node.
+-- Whole nodes of the stream first: that is fast, and LIMIT bounds it. Less than a node is left.
 local removed = call('XTRIM', stream, 'MINID', '~', old(acknowledged), 'LIMIT', step)
 local again = removed > 0
 if not again then
   removed = call('XTRIM', stream, 'MINID', '=', old(acknowledged))
-  -- ACKED also removes what stands behind an entry that is pending. It goes by all groups of the stream, so
-  -- it never removes more than may go up to `delivered`, which is nothing where a named group is missing. It
-  -- looks at each entry up to the threshold, those that stay as well: so not where these are many.
+  -- ACKED also removes entries behind a pending one. It considers all groups of the stream, so it never removes more
+  -- than is allowed up to `delivered`, which is nothing if a named group is missing. It examines each entry up to the
+  -- threshold, also those that stay, so it is not used for many.
   if ARGV[5] == '1' and pending > 0 and pending <= 5000 then
     removed = removed + call('XTRIM', stream, 'MINID', '=', old(delivered), 'ACKED')
   end
@@ -114,7 +114,7 @@ end
 if length > most and not again then
   local over = math.min(length - most, step)
   if force('MINID', '~', delivered, 'LIMIT', over) == 0 then
-    -- The first node holds more than is to go, or what is not delivered begins in it.
+    -- The first node has more entries than are to be removed, or undelivered ones begin in it.
     local count = #call('XRANGE', stream, '-', '(' .. delivered, 'COUNT', over)
     if count > 0 then
       force('MAXLEN', '=', length - count)

@@ -1,16 +1,16 @@
 //! Retention by acknowledgement (`keep.until_acknowledged`): entries are removed once the named consumer groups have
-//! acknowledged them, and beyond `keep.entries` in any case; the latter are counted and logged.
+//! acknowledged them. Entries beyond `keep.entries` are removed in any case, counted and logged.
 //!
 //! Constraints: it frees memory, so it must work on a server that is out of memory, and is a command of its own beside
 //! the append. It must not block the server: one call removes a bounded number of entries of one stream. How far a
 //! group was delivered and what is pending must be read at one moment.
 //!
-//! Operation: `acknowledged.lua` does one step on one stream. The route's own stream is checked every second; the streams that
-//! a template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and none more often than every
-//! second. Only the active instance trims.
+//! Operation: `acknowledged.lua` does one step on one stream. The route's own stream is checked every second; the
+//! streams that a template made (`P R:streams`, at most `max_streams`) in turn, a few at a time, and each at most once
+//! a second. Only the active instance trims.
 //!
-//! Failure: a step that was done and not answered is counted in the state, and not in the metrics of this process.
-//! Everything else is tried again.
+//! Failure: a step whose answer was lost is counted in the state, but not in the metrics of this process. Everything
+//! else is tried again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,25 +26,24 @@ use crate::server::{Class, ControlConnection, Error, Script, script};
 use crate::status::{Fullest, KeepStatus, Slot};
 use crate::text::printable;
 
-/// `acknowledged.lua`.
 pub(crate) const TRIM: Script = script!("acknowledged.lua");
 
-/// Between two looks at one stream. Past `keep.entries` a stream grows by what comes meanwhile.
+/// Interval between steps of one stream. A stream may exceed `keep.entries` by the entries of one interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between two steps through the streams of a template: with `SCAN_COUNT` streams a step, and some 30 µs of
-/// the server's time for a stream of which nothing goes, that is 3 % of a core at most.
+/// Interval between steps through the streams of a template. With `SCAN_COUNT` streams a step, and some 30 µs of the
+/// server's time for a stream with nothing to remove, that is 3 % of a core at most.
 const STEP_INTERVAL: Duration = Duration::from_millis(100);
 /// About how many streams of a template are looked at in one step.
 const SCAN_COUNT: usize = 100;
-/// Entries that one call removes. The dearest are those that two groups have pending, which must be counted:
-/// 5,000 of them took a server 19 ms, where 5,000 that were acknowledged took 0.2 ms.
+/// Entries that one call removes. Entries pending in two groups cost most, because they must be counted: 19 ms for
+/// 5,000, against 0.2 ms for 5,000 acknowledged ones.
 const CALL_ENTRIES: u64 = 1_000;
 /// Calls for one stream, one after the other, until the next one has its turn.
 const CALLS: usize = 500;
-/// How many streams that lack a group are named at once.
+/// Number of streams without a group that are named at once.
 const MISSING_SHOWN: usize = 10;
 
-/// What the trimming of a route is made of.
+/// The trimming of a route.
 #[derive(Debug)]
 pub(crate) struct AcknowledgedTrimming {
     capture: Arc<Capture>,
@@ -56,19 +55,19 @@ pub(crate) struct AcknowledgedTrimming {
     log: Limited,
     /// `acknowledged.lua` as the connection knows it, and whether the server knows ACKED.
     server: Option<(String, bool)>,
-    /// Where the scan of a template's streams stands.
+    /// Cursor of the scan of a template's streams.
     cursor: u64,
-    /// When the present round began, and what it has found so far.
+    /// Start of the present round, and its results so far.
     begun: Instant,
     round: KeepStatus,
 }
 
-/// What the script did with one stream.
+/// The script's result for one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Trimmed {
     outdated: bool,
     removed: u64,
-    /// Of these, not acknowledged.
+    /// Number of these that were not acknowledged.
     forced: u64,
     again: bool,
     /// Not acknowledged, since the state was made.
@@ -114,8 +113,8 @@ impl AcknowledgedTrimming {
         Ok(())
     }
 
-    /// Looks at the next streams, and says when to come again. Cancel safe: what was removed is counted in the
-    /// state by the call itself.
+    /// Trims the next streams, and returns the time until the next step. Cancel safe: the call itself counts removed
+    /// entries in the state.
     pub(crate) async fn step(&mut self, connection: &mut ControlConnection) -> Result<Duration, Error> {
         let capture = self.capture.clone();
         let (Some(until), true) = (capture.keep.until_acknowledged(), self.writes_as.borrow().is_some())
@@ -154,7 +153,7 @@ impl AcknowledgedTrimming {
         Ok(INTERVAL.saturating_sub(self.begun.elapsed()).max(STEP_INTERVAL))
     }
 
-    /// Says that trimming does not work, where the route's own connection does not say why.
+    /// Logs that trimming fails, if the route's own connection does not report the reason.
     pub(crate) fn on_failed(&mut self, error: &Error) {
         self.restart();
         if self.writes_as.borrow().is_none() {
@@ -185,7 +184,7 @@ impl AcknowledgedTrimming {
         self.slot.update(|status| status.keep = found);
     }
 
-    /// Trims one stream, in several calls where much is to go. What is acknowledged stays from the id `old` on.
+    /// Trims one stream, in several calls if much is to be removed. Acknowledged entries stay from the id `old` on.
     async fn trim(
         &mut self,
         connection: &mut ControlConnection,
@@ -238,7 +237,7 @@ impl AcknowledgedTrimming {
         Ok(Trimmed { outdated, removed, forced, again, forced_in_all, left, slowest, missing })
     }
 
-    /// Takes what a stream is like into the round's report.
+    /// Adds a stream's result to the round's report.
     fn note(&mut self, until: &UntilAcknowledged, stream: &[u8], trimmed: Trimmed) {
         let stream = printable::text(stream);
         let round = &mut self.round;

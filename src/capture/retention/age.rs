@@ -11,14 +11,14 @@ use crate::logs::{Limited, LogCode};
 use crate::server::{ControlConnection, Error};
 use crate::text::printable;
 
-/// How long gap records and dead letters are kept.
+/// Maximum age of gap records and dead letters.
 const RECORDS_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Ids that are this far ahead of the server's clock will not age out as `keep.age` says.
+/// Ids that are this far ahead of the server's clock are not removed in time by `keep.age`.
 const AHEAD: Duration = Duration::from_secs(60 * 60);
 /// Streams trimmed in one pipeline: the server is held up for well under a millisecond.
 const STREAMS_A_PIPELINE: usize = 100;
 
-/// Trims by age, and what is remembered of it between the rounds.
+/// Trims by age, and keeps its state between the rounds.
 #[derive(Debug, Default)]
 pub(crate) struct AgeTrimming {
     log: Limited,

@@ -13,7 +13,7 @@ use crate::config::{Capture, Endpoint};
 use crate::server::{self, Connection, Error, load_script};
 use crate::source::replication::epochs::EPOCHS;
 
-/// What an append connection is made from.
+/// The settings of an append connection.
 #[derive(Debug, Clone)]
 pub(crate) struct AppendConnectionSettings {
     pub(crate) endpoint: Arc<Endpoint>,

@@ -13,10 +13,10 @@ use crate::capture::engine::handover::{Ended, Handover};
 use crate::rt::Moment;
 use crate::server::{Connection, Error};
 
-/// What there is of a connection.
+/// The stages of a connection.
 #[derive(Default)]
 pub(super) enum DestinationSide {
-    /// The route that this one replaces has not said yet where it stopped.
+    /// The predecessor has not reported yet where it stopped.
     Inheriting(Pin<Box<dyn Future<Output = Box<Ended>> + Send>>),
     #[default]
     Closed,
@@ -24,7 +24,7 @@ pub(super) enum DestinationSide {
     Up(Box<Connection>),
 }
 
-/// What happened to it.
+/// An event of the connection.
 #[derive(Debug)]
 pub(super) enum DestinationEvent {
     Inherited(Box<Ended>),
@@ -45,7 +45,7 @@ impl fmt::Debug for DestinationSide {
 }
 
 impl DestinationSide {
-    /// Waits for `predecessor`'s last word first, where there is one.
+    /// Waits for `predecessor`'s last report first, if there is one.
     pub(super) fn new(predecessor: Option<Handover>) -> Self {
         predecessor.map_or(Self::Closed, |predecessor| {
             Self::Inheriting(Box::pin(async move { predecessor.ended().await }))
@@ -70,7 +70,7 @@ impl DestinationSide {
         }
     }
 
-    /// Whether the predecessor still writes.
+    /// Returns whether the predecessor still writes.
     pub(super) fn is_inheriting(&self) -> bool {
         matches!(self, Self::Inheriting(_))
     }

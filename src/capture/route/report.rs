@@ -1,4 +1,4 @@
-//! What a route shows: on the board, in the gauges, in the log.
+//! A route's output: the board, the gauges, the log.
 
 use super::CaptureRoute;
 use crate::capture::engine::{CaptureSnapshot, Notice, Severity, Side};
@@ -8,7 +8,7 @@ use crate::rt::Moment;
 use crate::spool::Spool;
 
 impl CaptureRoute {
-    /// Shows on the board and in the gauges where the route stands.
+    /// Writes the route's status to the board and the gauges.
     pub(super) fn publish(&mut self, now: Moment) {
         let view = self.engine.view(now);
         let bytes = (view.held_bytes + self.source.held_bytes() + self.destination.held_bytes()) as u64;
@@ -70,7 +70,7 @@ impl CaptureRoute {
         self.parts.slot.progressed(now.unix_ms);
     }
 
-    /// Writes a log line. What every route says of a server that is away, one says.
+    /// Writes a log line. Of the routes that report the same outage, one logs it.
     pub(super) fn log(&self, notice: &Notice, now: Moment) {
         let server = notice.side.map(|side| match side {
             Side::Source => self.parts.source.name.as_str(),

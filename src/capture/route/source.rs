@@ -39,12 +39,11 @@ enum OpeningTask {
     Linked(Box<ReplicationLink>),
 }
 
-/// What happened.
 #[derive(Debug)]
 pub(super) enum SourceEvent {
     Opened(Result<Box<Window>, Error>),
     Linked(Result<Box<(ReplicationLink, LinkStart)>, Error>),
-    /// What is open and not read yet has ended.
+    /// The opened reader ended before it was read.
     OpeningLost(Error),
     Filled(Result<usize, Error>),
 }
@@ -82,7 +81,7 @@ impl SourceSide {
         }
     }
 
-    /// Until when the open one is not read, where that is so.
+    /// Until when reading pauses, if it does.
     pub(super) fn rests_until(&self) -> Option<Instant> {
         self.open.as_ref().and_then(SourceReader::rests_until)
     }
@@ -157,7 +156,7 @@ impl CaptureRoute {
         }
     }
 
-    /// What the route listens for.
+    /// The route's subscriptions.
     fn subscriptions(&self) -> Subscriptions {
         let capture = &self.parts.capture;
         let bytes = |names: &[String]| names.iter().map(|name| name.clone().into_bytes()).collect();
@@ -247,7 +246,7 @@ impl CaptureRoute {
         self.engine.on_lost(Lost::Demoted, why, now);
     }
 
-    /// What is read, for the status and the gauges.
+    /// The server being read, for the status and the gauges.
     pub(super) fn replication_status(&self) -> Option<ReplicationStatus> {
         let (tap, health) = self.source.read_replication()?;
         let (cover, lag) = health.map_or((f64::NAN, f64::NAN), |health| {

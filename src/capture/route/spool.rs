@@ -5,10 +5,10 @@ use crate::logs::LogCode;
 use crate::position::Position;
 use crate::spool::{self, Spool};
 
-/// Where a route's spool is.
+/// The place of a route's spool.
 #[derive(Debug, Clone)]
 pub struct SpoolPlace {
-    /// Where all of them are, and who works on them; the route's name claims its own.
+    /// The place of all spools, and their threads; the route's name claims its own.
     pub keeper: spool::Keeper,
     /// How it is kept.
     pub options: spool::Options,

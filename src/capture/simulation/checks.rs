@@ -1,11 +1,11 @@
-//! What must hold: after every step, and at the end of a history.
+//! The conditions: after every step, and at the end of a history.
 
 use super::model::Entry;
 use super::*;
 use crate::event::DropReason;
 
 impl World {
-    /// Whether every instance reads, has nothing buffered, and could continue.
+    /// Returns whether every instance reads, has nothing buffered, and could continue.
     pub(super) fn is_settled(&self) -> bool {
         let end = self.source.sent.len();
         let newest = numbering(self.configuration);
@@ -21,7 +21,7 @@ impl World {
         })
     }
 
-    /// Whether each instance with the configuration that wrote last could write as well.
+    /// Returns whether each instance with the configuration that wrote last could write as well.
     pub(super) fn are_ranks_known(&self) -> bool {
         let state = StoredState::read(&self.model.state_reply()).unwrap();
         let Some(written) = &state.revision else { return true };
@@ -38,7 +38,7 @@ impl World {
         (of(|one| one.windows), of(|one| one.lines))
     }
 
-    /// While everything is well, or only the destination refuses, little is opened and little is logged. An instance may
+    /// If there are no faults, or only the destination refuses, little is opened and little is logged. An instance may
     /// open this many windows.
     pub(super) fn check_noise(&self, windows: usize, lines: usize, most: usize) {
         let (now_windows, now_lines) = self.noise();
@@ -80,7 +80,7 @@ impl World {
                 );
                 let corrupt = process.dropped.get(DropReason::SpoolCorrupt.as_str()).copied().unwrap_or(0);
                 let most = route.spooled.harmed_events();
-                // What is buffered again after a failover is given up again.
+                // Messages buffered again after a failover are given up again.
                 assert!(
                     corrupt <= most || self.went_back,
                     "instance {which} gives up {corrupt} messages of its spool, of which {most} were harmed"
@@ -94,7 +94,7 @@ impl World {
         }
     }
 
-    /// What was stored since it was last looked at is there once, in order.
+    /// Items stored since the last check are there once, in order.
     pub(super) fn check_what_is_stored(&mut self) {
         let Self { model, keys, looked, .. } = self;
         for (key, entries) in model.streams.iter().filter(|(key, _)| **key != keys.gaps) {
@@ -164,7 +164,8 @@ impl World {
         assert_ne!(self.model.position(), "-", "a history in which nothing is stored proves nothing");
     }
 
-    /// Each message that reached nobody was published while a gap lasted, since every session still read the old master.
+    /// Each message that reached no session was published while a gap lasted, since every session still read the old
+    /// master.
     fn check_dates(&self, missing: Range<u64>, before: &str, behind: &str) {
         if self.clock_set {
             return;
@@ -172,8 +173,8 @@ impl World {
         let inside =
             |gap: &&Entry| field(gap, "from").as_str() >= before && field(gap, "to").as_str() <= behind;
         let gaps = self.model.streams.get(&self.keys.gaps).into_iter().flatten().filter(inside);
-        // A session's own end is dated by what it heard, and a restart by what was stored last. What a state knows that is
-        // lost or went back may be later.
+        // A session's own end is dated by its last message, and a restart by the last stored one. The date of a state
+        // that is lost or went back may be later.
         let dated = [
             "source_disconnected",
             "source_demoted",
@@ -198,18 +199,18 @@ impl World {
         }
     }
 
-    /// Whether configurations ever numbered in several ways.
+    /// Returns whether configurations ever numbered in several ways.
     fn numbers_otherwise(&self) -> bool {
         self.configurations.iter().any(|one| numbering(*one) > 0)
     }
 
-    /// Whether a message must be stored, or lie in a gap.
+    /// Returns whether a message must be stored, or lie in a gap.
     fn is_promised(&self, number: u64) -> bool {
         let of_some = is_of_some(number) && self.numbers_otherwise();
         !is_filtered(number) && !of_some
     }
 
-    /// At the end, what a process that lives has received is stored, or counted as dropped.
+    /// At the end, all messages that a living process has received are stored, or counted as dropped.
     pub(super) fn check_what_was_received(&mut self) {
         if self.went_back || self.numbers_otherwise() {
             // Across numberings it is not known which message another configuration has stored.
@@ -235,7 +236,7 @@ impl World {
     }
 }
 
-/// What was found in the streams so far.
+/// The content of the streams so far.
 #[derive(Debug, Default)]
 pub(super) struct StoredSoFar {
     /// How many entries of each, and the last one's position.
@@ -250,7 +251,7 @@ fn field(entry: &[Vec<u8>], name: &str) -> String {
     String::from_utf8(pair.unwrap_or_else(|| panic!("no {name}"))[1].clone()).unwrap()
 }
 
-/// Where an entry or a dead letter stands in the source's order.
+/// The position of an entry or a dead letter in the source's order.
 fn position(entry: &[Vec<u8>]) -> String {
     let named = entry.chunks(2).any(|pair| pair[0] == b"id");
     field(entry, if named { "id" } else { "position" })

@@ -3,7 +3,7 @@
 use super::real::shown;
 use super::*;
 
-/// What is asked of it.
+/// A call to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     Connect,
@@ -17,7 +17,7 @@ pub(super) enum Call {
     Any,
 }
 
-/// What a server says when it refuses.
+/// Errors of a server that refuses.
 pub(super) const REFUSALS: [&str; 11] = [
     "NOPERM this user has no permissions",
     "WRONGTYPE Operation against a key holding the wrong kind of value",
@@ -41,7 +41,7 @@ impl World {
         self.refusal.filter(|(what, _)| *what == Call::Any || *what == call).map(|(_, text)| text)
     }
 
-    /// The destination carries out what a connection has sent first.
+    /// The destination carries out the first command of a connection.
     pub(super) fn serve(&mut self, which: usize, route: usize) {
         let Some(link) = &mut self.instances[which].routes[route].link else { return };
         let Some(request) = link.requests.pop_front() else { return };

@@ -12,7 +12,7 @@ use crate::source::replication::ReplicationOffset;
 pub(super) struct DriverLink {
     pub(super) requests: VecDeque<Vec<u8>>,
     pub(super) replies: VecDeque<Value>,
-    /// Where two servers take themselves for the master: whether it talks to the one that is given up.
+    /// While two servers claim to be the master: true if it talks to the one that is given up.
     pub(super) with_the_old: bool,
 }
 
@@ -21,10 +21,10 @@ pub(super) struct DriverLink {
 pub(super) struct Driver {
     pub(super) engine: Engine,
     pub(super) configuration: u64,
-    /// What a successor says.
+    /// The channel to a successor.
     pub(super) handover: Handover,
     pub(super) stopping: bool,
-    /// Where the open window has come to in what the source has sent.
+    /// The open window's place in the source's messages.
     window: Option<usize>,
     /// A window that is asked for, with its anchor and the lowest epoch.
     asked: Option<(AnchorId, u64)>,
@@ -32,24 +32,24 @@ pub(super) struct Driver {
     coming: Option<(Epoch, usize)>,
     /// A replication link that is asked for, and where.
     linking: Option<Option<ReplicationOffset>>,
-    /// Where a window that is open and not read begins.
+    /// The begin of a window that is open and not read.
     opened: Option<usize>,
-    /// What it reads is a server that is no longer the source's master, and had sent so much until then.
+    /// It reads a server that is no longer the source's master, which had sent so much until then.
     pub(super) left_behind: Option<usize>,
-    /// Behind what the source had sent then, the fence stands.
+    /// The fence is behind this number of the source's messages.
     fence: Option<usize>,
     /// A connection that is asked for.
     connecting: Option<Option<RankedRevision>>,
     pub(super) link: Option<DriverLink>,
     pub(super) log: Option<Log<MemoryDisk>>,
-    /// What stands in the log, as seen from outside.
+    /// The content of the log, as seen from outside.
     pub(super) spooled: Spooled,
     pub(super) request: Option<SpoolRequest>,
     /// Messages that this process has received, or has found in its spool.
     pub(super) received: BTreeSet<u64>,
     /// Since when the state has stood before where this route knew it to be; by the clock of its instance.
     pub(super) fell_unix_ms: Option<u64>,
-    /// Where the sessions begin that this route has opened behind its first one.
+    /// The begins of the sessions that this route has opened after its first one.
     sessions: Vec<String>,
     opened_before: bool,
     /// How many of them the routes have given up that this one replaced.
@@ -125,7 +125,7 @@ impl Driver {
         }
     }
 
-    /// What is said of a gap is true.
+    /// A gap's log line is true.
     fn check_notice(&mut self, notice: &Notice, clock_set: bool) {
         let place = notice.position.clone().unwrap_or_default();
         if notice.event == LogCode::SessionOpened && std::mem::replace(&mut self.opened_before, true) {
@@ -150,14 +150,14 @@ impl Driver {
         }
     }
 
-    /// Whether nothing is open on the source's master, or is about to be.
+    /// Returns whether nothing is open on the source's master, or is about to be.
     pub(super) fn is_deaf(&self) -> bool {
         (self.window.is_none() || self.left_behind.is_some())
             && self.coming.is_none()
             && self.opened.is_none()
     }
 
-    /// Whether its window is open and has come to the end of what the source has sent.
+    /// Returns whether its window is open and has reached the end of the source's messages.
     pub(super) fn is_at(&self, end: usize) -> bool {
         self.window == Some(end)
     }
@@ -175,7 +175,7 @@ impl World {
         engine.after(now);
         assert!(!(engine.reads() && engine.is_full()), "instance {which} reads although it has no room");
         if engine.is_out_of_room() {
-            // A batch was larger than what was left.
+            // A batch was larger than the remaining room.
             self.gentle = false;
         }
         self.perform(which, route);
@@ -302,7 +302,7 @@ impl World {
         }
     }
 
-    /// Reads some of what the source has sent.
+    /// Reads some of the source's messages.
     pub(super) fn read_source(&mut self, which: usize, route: usize, most: usize) {
         let (now, gentle, stalled) = (self.now(which), self.gentle, self.source.stalled);
         let Self { instances, source, replicated, .. } = self;
@@ -400,7 +400,7 @@ impl World {
         self.route(which, route).learn_position(before, now);
     }
 
-    /// The connection breaks. What was sent may have arrived, up to any byte; nothing comes back.
+    /// The connection breaks. Sent bytes may have arrived, up to any byte; no answer comes back.
     pub(super) fn drop_link(&mut self, which: usize, route: usize) {
         if let Some(link) = &self.route(which, route).link {
             let lengths: Vec<usize> = link.requests.iter().map(Vec::len).collect();
@@ -441,7 +441,7 @@ impl World {
         self.route(which, route).learn_position(before, now);
     }
 
-    /// The disk does what it was asked.
+    /// The disk carries out a request.
     pub(super) fn work_disk(&mut self, which: usize, route: usize) {
         let now = self.now(which);
         let Instance { disk, routes, .. } = &mut self.instances[which];
@@ -465,7 +465,7 @@ impl World {
     }
 }
 
-/// The commands in `bytes`, each as it stands there.
+/// The commands in `bytes`, each as its bytes.
 fn commands(bytes: &[u8]) -> Vec<Vec<u8>> {
     fn number(bytes: &[u8], at: &mut usize) -> usize {
         let end = *at + bytes[*at..].windows(2).position(|two| two == b"\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! What goes wrong, and what puts it right.
+//! The faults, and their repair.
 
 use super::destination::{Call, PARKING, REFUSALS};
 use super::spooled::Harm;
@@ -8,7 +8,7 @@ impl World {
     pub(super) fn kill(&mut self, which: usize) {
         let mut configuration = self.instances[which].configuration;
         if self.rng.u8(..4) == 0 {
-            // It comes back with what is configured by then.
+            // It comes back with the configuration of that time.
             configuration = self.other_configuration();
         }
         self.restart(which, configuration);
@@ -38,7 +38,7 @@ impl World {
         self.replace(self.earlier.clone());
     }
 
-    /// A replica is made the master, and the one that was is not told: some instances stay with it.
+    /// A replica becomes the master, and the old master does not know: some instances stay with it.
     pub(super) fn split(&mut self) {
         let staying = self.rng.usize(..self.instances.len());
         let old = std::mem::replace(&mut self.model, self.earlier.clone());
@@ -50,7 +50,7 @@ impl World {
         (self.changed, self.looked) = (true, super::checks::StoredSoFar::default());
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
-                // What it has sent before the split went to the old one.
+                // Bytes sent before the split went to the old one.
                 if let Some(link) = &mut self.instances[which].routes[route].link {
                     link.with_the_old = true;
                 }
@@ -95,7 +95,7 @@ impl World {
         }
     }
 
-    /// A file of the spool is not what was written: a bit is flipped, it is shorter, or it is gone.
+    /// A file of the spool changes: a bit is flipped, it is shorter, or it is gone.
     fn damage(&mut self, which: usize) {
         let disk = self.instances[which].disk.clone();
         let names = disk.names();
@@ -133,7 +133,7 @@ impl World {
             42..52 => self.instances[which].paused = true,
             52..60 => self.instances[which].no_source = true,
             60..68 => self.instances[which].no_destination = true,
-            // What was stored lately is kept as far as memory goes.
+            // Recently stored batches are kept as far as memory allows.
             68..78 if self.roomy || !self.gentle => self.fail_over(),
             78..84 => self.refuse(which),
             84..89 => {
@@ -143,8 +143,8 @@ impl World {
             }
             89..94 => self.server_ms = (self.server_ms + 500_000).saturating_sub(self.rng.u64(..1_000_000)),
             94..97 if !self.gentle && !self.replicated && !self.forgot && self.is_remembered() => {
-                // The source's epoch is lost, and its clock is behind; the state remembers. Where that is lost, too,
-                // nobody is left who knows how high the epochs were.
+                // The source's epoch is lost, and its clock is behind; the state remembers. If that is lost, too, no
+                // instance knows how high the epochs were.
                 self.replicate_everywhere();
                 self.epoch_lost = true;
                 self.source.last_epoch = 0;
@@ -156,8 +156,8 @@ impl World {
                 }
             }
             97..100 if !self.gentle && !self.epoch_lost => {
-                // FLUSHALL. (Where only the state is deleted, what was stored and not answered yet is stored again:
-                // nobody is left who knows.)
+                // FLUSHALL. (If only the state is deleted, items stored without a reply are stored again: no instance
+                // knows of them.)
                 self.forgot = true;
                 self.replace(Model::default());
                 self.replicate_everywhere();
@@ -182,7 +182,7 @@ impl World {
                 }
             }
             142..150 => {
-                // A slow script: it answers nobody, keeps every connection, and continues.
+                // A slow script: it answers no client, keeps every connection, and continues.
                 self.source.stalled = true;
                 for _ in 0..self.rng.u32(..90) {
                     self.pass(100);
@@ -192,7 +192,7 @@ impl World {
                 self.source.stalled = false;
             }
             150..160 => {
-                // One is frozen while the others continue.
+                // One instance is frozen while the others continue.
                 self.instances[which].paused = true;
                 for _ in 0..self.rng.u32(..400) {
                     self.pass(30);
@@ -247,7 +247,7 @@ impl World {
         self.source.sent.push(SourceMessage::Anchor(Epoch { number, anchor: AnchorId::random() }));
     }
 
-    /// Whether the state knows of every epoch in which anything is held; one instance knows its own.
+    /// Returns whether the state knows of every epoch in which anything is held; one instance knows its own.
     pub(super) fn is_remembered(&self) -> bool {
         let empty = |one: &Instance| {
             one.routes

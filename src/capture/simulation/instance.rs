@@ -19,7 +19,7 @@ pub(super) struct Instance {
     pub(super) confirmed_ms: Option<u64>,
     /// By how much its clock on the wall is ahead.
     pub(super) clock_ahead_ms: u64,
-    /// What survives the process.
+    /// The data that survives the process.
     pub(super) disk: MemoryDisk,
     /// The oldest first.
     pub(super) routes: Vec<Driver>,
@@ -95,7 +95,7 @@ impl World {
         instance.routes.push(successor);
     }
 
-    /// The process is told to stop.
+    /// The process is stopped.
     pub(super) fn stop(&mut self, which: usize) {
         let now = self.now(which);
         let instance = &self.instances[which];
@@ -127,7 +127,7 @@ impl World {
         let dropped: u64 = engine.view(now).process.dropped.values().sum();
         let (carried, _, _) = engine.end(now);
         if self.instances[which].routes.is_empty() {
-            // It was told to stop, and is started again.
+            // It was stopped, and is started again.
             let configuration = self.instances[which].configuration;
             let mut fresh = Driver::new(self, which, configuration, None, now);
             (fresh.log, fresh.spooled) = (log, spooled);
@@ -142,7 +142,7 @@ impl World {
         self.drive(which, 0);
     }
 
-    /// What is configured from now on: something new, of which half numbers otherwise; or something that was before.
+    /// The next configuration: a new one, half of which number otherwise; or a former one.
     pub(super) fn other_configuration(&mut self) -> u64 {
         let newest = *self.configurations.last().unwrap();
         self.configuration = match self.rng.u32(..6) {
@@ -156,8 +156,8 @@ impl World {
         self.configuration
     }
 
-    /// Whether the instance need not be given the newest configuration: it is not outdated; and in a gentle history it
-    /// numbers as the newest one does, since between two numberings nobody can continue without a gap.
+    /// Returns whether the instance need not get the newest configuration. It is not outdated, and in a gentle history
+    /// its numbering is that of the newest one, since between two numberings no instance can continue without a gap.
     pub(super) fn is_rolled_out(&mut self, which: usize) -> bool {
         let now = self.now(which);
         let (gentle, newest) = (self.gentle, numbering(self.configuration));

@@ -1,12 +1,12 @@
-//! Another master takes a place: the source's, while sessions still read the old one; or the destination's, twice, before
-//! what the first has lost is recorded.
+//! Another master takes a place: the source's, while sessions still read the old one; or the destination's, twice,
+//! before the first loss is recorded.
 
 use super::destination::Call;
 use super::*;
 use crate::capture::engine::{HeartbeatReport, Side};
 
 impl World {
-    /// What an instance's heartbeat knows: when the sentinels last named the master that this instance reads.
+    /// The report of an instance's heartbeat: when the sentinels last named the master that this instance reads.
     pub(super) fn heartbeat_report(&self, which: usize) -> HeartbeatReport {
         let confirmed = self.instances[which].confirmed_ms.filter(|_| self.sentinels);
         let confirmed = confirmed.map(|at| self.base + Duration::from_millis(at));
@@ -18,7 +18,7 @@ impl World {
         for which in 0..self.instances.len() {
             for route in 0..self.instances[which].routes.len() {
                 self.lose_opened(which, route);
-                // What was sent has come: the state is dated by when it was read.
+                // All sent messages have arrived: the state is dated by when they were read.
                 let end = self.source.sent.len();
                 self.read_source(which, route, end);
                 let one = &mut self.instances[which].routes[route];
@@ -67,20 +67,20 @@ impl World {
         }
     }
 
-    /// Whether what is published now reaches no session that is open.
+    /// Returns whether a message published now reaches no open session.
     pub(super) fn is_unheard(&self) -> bool {
         let mut routes = self.instances.iter().flat_map(|one| &one.routes);
         self.instances.iter().any(|one| one.left_behind) && routes.all(Driver::is_deaf)
     }
 
-    /// A failover, and another one before what the first has lost is recorded.
+    /// A failover, and another one before the first loss is recorded.
     pub(super) fn fail_over_twice(&mut self) {
         let earliest = self.earliest.clone();
         self.fail_over();
         if self.real.is_none() {
             self.refusal = Some((Call::Append, "OOM command not allowed when used memory > 'maxmemory'."));
         }
-        // What was stored lately is kept for two seconds.
+        // Recently stored batches are kept for two seconds.
         let longest = if self.gentle { 10 } else { 60 };
         for _ in 0..self.rng.u32(..120) {
             let passed = self.rng.u64(..longest);

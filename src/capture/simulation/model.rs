@@ -1,7 +1,7 @@
-//! `append.lua` again, in memory: what the random histories run against.
+//! `append.lua` again, in memory, for the random histories.
 //!
-//! It reads the very command that goes over the wire, so that encoding is part of what is tried. A
-//! test at the end holds it against the script itself, on a real server, over the same histories.
+//! It reads the very command that goes over the wire, so that its encoding is tested too. A test at the end compares it
+//! with the script itself, on a real server, over the same histories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong ki
 /// The fields of one entry, in order.
 pub(crate) type Entry = Vec<Vec<u8>>;
 
-/// What a destination holds. Cloned for what a failover takes it back to.
+/// The data of a destination. Cloned for a failover to restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Model {
     /// The state key.
@@ -53,7 +53,7 @@ fn reply(words: &[&str]) -> Value {
 }
 
 impl Model {
-    /// Where the state stands, as the script reads it.
+    /// The checkpoint, as the script reads it.
     pub(crate) fn position(&self) -> String {
         self.state.get("position").cloned().unwrap_or_else(|| "-".to_owned())
     }
@@ -158,8 +158,8 @@ impl Model {
         Value::Bytes(all.into_bytes())
     }
 
-    /// What lies between two items that the state has passed was not stored. `anchor` is the batch's first item, where that
-    /// is one.
+    /// Items between two that the state has passed were not stored. `anchor` is the batch's first item, if that is an
+    /// anchor.
     fn passes_gap(&mut self, from: &str, to: &str, anchor: Option<&str>) {
         let mut to = to.to_owned();
         if Some(to.as_str()) == anchor {
@@ -217,7 +217,7 @@ impl Model {
         let runs = argv[at + 1].clone();
         at += 2;
 
-        // The flags follow revision, prev, last, epochs and when it was read; how the batch numbers follows two characters.
+        // The flags follow revision, prev, last, epochs and the time of reading; the numbering follows two characters.
         let numbering = word(5).get(3..).unwrap_or_default().to_owned();
         let counted = self.state.get("numbering").cloned();
         let foreign = !numbering.is_empty()

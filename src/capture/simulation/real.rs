@@ -1,4 +1,4 @@
-//! A real server beside the model: the script's answers and what it leaves must be the model's.
+//! A real server beside the model: the script must leave the same answers and data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
@@ -26,7 +26,7 @@ impl Drop for Real {
     }
 }
 
-/// A reply without what the server says beside the code of an error.
+/// A reply without an error's text behind the code.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Bytes(bytes) | Value::Error(bytes) => {

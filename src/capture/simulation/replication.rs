@@ -4,7 +4,7 @@ use super::*;
 use crate::capture::engine::Linked;
 use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
 
-/// What a server knows of its stream.
+/// A server's knowledge of its stream.
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
     history: HistoryId,
@@ -30,7 +30,7 @@ impl Source {
         self.sent.len() as u64
     }
 
-    /// What a link is like that is opened at a place; as `replication::node` chooses.
+    /// The link that is opened at a place; as `replication::node` chooses.
     pub(super) fn link(&self, place: Option<&ReplicationOffset>) -> Linked {
         let stream = self.stream.as_ref().unwrap();
         let anew = |why| {
@@ -55,8 +55,8 @@ impl Source {
 }
 
 impl World {
-    /// The source's place is taken by a replica that lacks the latest messages, by the same server with nothing of its
-    /// stream, or its backlog holds no more than what comes.
+    /// A replica that lacks the latest messages takes the source's place, or the same server without its stream, or its
+    /// backlog holds no more than the next bytes.
     pub(super) fn replace_source(&mut self) {
         let kind = self.rng.u32(..3);
         let lacks = self.rng.usize(..=self.source.sent.len().min(6));

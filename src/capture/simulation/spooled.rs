@@ -1,5 +1,5 @@
-//! What a process has written to its spool, as seen from outside. The next process must find it again, and what is done to a
-//! file may cost no more than the records that it hits.
+//! The records that a process has written to its spool, as seen from outside. The next process must find them again,
+//! and harm to a file may cost only the records that it hits.
 
 use memchr::memmem;
 
@@ -9,10 +9,10 @@ use crate::spool::{Mark, Record};
 /// Bytes of a record in a file before its body.
 const HEAD: usize = 72;
 
-/// What is done to a file.
+/// Harm to a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Harm {
-    /// This byte is not what it was.
+    /// This byte has changed.
     Byte(usize),
     /// It ends here.
     End(usize),
@@ -37,7 +37,7 @@ struct SpooledRecord {
     harmed: bool,
     /// It is dealt with, and its file is still there: the next process meets it again.
     released: bool,
-    /// An earlier process wrote it: what is lost with it may not be known exactly.
+    /// An earlier process wrote it: the number of its lost messages may be unknown.
     earlier: bool,
 }
 
@@ -54,7 +54,7 @@ impl Spooled {
     pub(super) fn written(&mut self, disk: &MemoryDisk, records: &[Record]) {
         let files: Vec<Vec<u8>> = spool_files(disk).map(|name| disk.content(&name)).collect();
         for Record { mark, events, body } in records {
-            // A file that was deleted takes what is still written to it.
+            // A deleted file loses later writes too.
             let harmed = !files.iter().any(|file| memmem::find(file, body).is_some());
             self.harmed_events += if harmed { *events } else { 0 };
             let record = SpooledRecord {
@@ -68,7 +68,7 @@ impl Spooled {
         }
     }
 
-    /// What is at or before `upto` is dealt with.
+    /// Records at or before `upto` are finished.
     pub(super) fn released(&mut self, disk: &MemoryDisk, upto: &Mark) {
         let files: Vec<Vec<u8>> = spool_files(disk).map(|name| disk.content(&name)).collect();
         self.records.retain(|mark, record| {
@@ -77,7 +77,7 @@ impl Spooled {
         });
     }
 
-    /// Something is about to be done to a file. Gives messages that an earlier process wrote and that may be lost by it.
+    /// A file is about to be harmed. Returns messages of an earlier process that may be lost by it.
     pub(super) fn harm(&mut self, disk: &MemoryDisk, name: &str, harm: Harm) -> Vec<u64> {
         let content = disk.content(name);
         let mut lost = Vec::new();
@@ -93,7 +93,7 @@ impl Spooled {
         lost
     }
 
-    /// The same for the next process.
+    /// The same records, for the next process.
     pub(super) fn inherited(mut self) -> Self {
         self.records.values_mut().for_each(|record| record.earlier = true);
         let harmed = self.records.values().filter(|record| record.harmed);
@@ -106,7 +106,7 @@ impl Spooled {
         self.records.values().filter(|record| !record.harmed && !record.released).flat_map(messages).collect()
     }
 
-    /// How many messages may be lost with what was done to the files.
+    /// Number of messages that may be lost by the harm to the files.
     pub(super) fn harmed_events(&self) -> u64 {
         self.harmed_events
     }
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// The machine of an instance ends and starts again: of what was not synced, a part is there afterwards.
+    /// The machine of an instance ends and starts again: a part of the unsynced bytes is there afterwards.
     pub(super) fn crash(&mut self, which: usize) {
         let disk = self.instances[which].disk.clone();
         if self.spool.fsync != Fsync::Always {

@@ -110,7 +110,7 @@ async fn ask(config: &Config) -> Answers {
     answers
 }
 
-/// Whether publishing and moving the cursor are one step, as the route itself decides it.
+/// Returns whether publishing and moving the cursor are one step, as the route itself decides it.
 fn on_one_server(config: &Config, route: &Broadcast) -> bool {
     config.redis[&route.source].is_same_server(&config.redis[&route.destination])
 }

@@ -70,7 +70,7 @@ impl Letter {
         found.map(|(_, value)| value.as_slice())
     }
 
-    /// Whether it is a broadcast's: these begin with the stream of an entry and its id.
+    /// Returns whether it is a broadcast's: these begin with the stream of an entry and its id.
     pub(super) fn names_entry(&self) -> bool {
         self.fields.first().is_some_and(|(name, _)| name == b"stream")
     }
@@ -104,7 +104,7 @@ impl Letters {
         Ok(Self { endpoint, connection, key })
     }
 
-    /// How many there are.
+    /// Number of letters.
     pub(super) async fn count(&mut self) -> Result<u64, Refusal> {
         self.ask(redis::cmd("XLEN").arg(&self.key)).await
     }

@@ -66,7 +66,7 @@ pub(crate) fn subscribed_patterns(config: &Config, endpoint: &Endpoint) -> (u64,
     (count(captures.len()), count(patterns.len()))
 }
 
-/// Whether what a template makes may be the channel of tidegate's own anchors and heartbeats.
+/// Returns whether what a template makes may be the channel of tidegate's own anchors and heartbeats.
 #[must_use]
 pub(crate) fn is_control(endpoint: &Endpoint, channel: &Template) -> bool {
     let control = redis_keys::control(&endpoint.key_prefix);

@@ -234,12 +234,12 @@ fn reading<'c>(
     of("channel", &capture.channels, Glob::name).or_else(|| of("pattern", &capture.patterns, Glob::parse))
 }
 
-/// Whether one key is the same for both.
+/// Returns whether one key is the same for both.
 fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
     same_server(one, other) && one.database == other.database
 }
 
-/// Whether both may stand for one server, or for servers of one deployment.
+/// Returns whether both may stand for one server, or for servers of one deployment.
 pub(crate) fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
     one.shares_server(other, same_address)
 }

@@ -5,14 +5,14 @@
 
 use crate::config::settings::Capture;
 
-/// How these channels begin.
+/// Prefix of keyspace channels.
 const KEYSPACE: &str = "__keyspace@";
 const KEYEVENT: &str = "__keyevent@";
 
-/// What stands in `notify-keyspace-events` for every class but key misses and new keys.
+/// Flags in `notify-keyspace-events` for every class but key misses and new keys.
 const ALL_CLASSES: &str = "g$lshztdxe";
 
-/// Whether a channel is one of a notification, or a pattern matches nothing else.
+/// Returns whether a channel is a notification's, or a pattern matches notifications only.
 pub(crate) fn is_notification(name: &str) -> bool {
     !kinds(name).is_empty()
 }
@@ -32,7 +32,7 @@ fn kinds(name: &str) -> Vec<char> {
         .collect()
 }
 
-/// The class of an event, where it is one that belongs to one class alone.
+/// The class of an event, if it belongs to one class alone.
 fn class(event: &str) -> Option<char> {
     Some(match event {
         "expired" => 'x',
@@ -53,14 +53,14 @@ fn class(event: &str) -> Option<char> {
     })
 }
 
-/// Whether a route has a channel or pattern that only notifications match.
+/// Returns whether a route has a channel or pattern that only notifications match.
 pub(crate) fn wants_notifications(route: &Capture) -> bool {
     route.mode.replication().is_none()
         && route.channels.iter().chain(&route.patterns).any(|name| is_notification(name))
 }
 
-/// What of a route's channels and patterns the source does not publish with this `notify-keyspace-events`, each with
-/// what an operator can do.
+/// The channels and patterns of a route that the source does not publish with this `notify-keyspace-events`, each with
+/// advice to the operator.
 pub(crate) fn missing_notifications(route: &Capture, setting: &str) -> Vec<String> {
     let names = route.channels.iter().chain(&route.patterns);
     let missing = names.filter_map(|name| Some((name, lacking(name, setting)?)));
@@ -74,14 +74,13 @@ pub(crate) fn missing_notifications(route: &Capture, setting: &str) -> Vec<Strin
     missing.map(text).collect()
 }
 
-/// What a route's channels and patterns need in `notify-keyspace-events`, where the source does not tell it.
+/// The flags that a route's channels and patterns need in `notify-keyspace-events`, if the source does not report it.
 pub(crate) fn needed_notifications(route: &Capture) -> Vec<String> {
     let names = route.channels.iter().chain(&route.patterns);
     names.filter_map(|name| Some(format!("\"{name}\" needs {:?}", lacking(name, "")?))).collect()
 }
 
-/// What `notify-keyspace-events` lacks so that what a channel or pattern asks for is published; `None` where nothing is
-/// known to be missing.
+/// Flags missing from `notify-keyspace-events` for this channel or pattern; `None` if none is known to be missing.
 fn lacking(name: &str, setting: &str) -> Option<String> {
     let kinds = kinds(name);
     if kinds.is_empty() {
@@ -90,7 +89,7 @@ fn lacking(name: &str, setting: &str) -> Option<String> {
     let has =
         |letter: char| setting.contains(letter) || (setting.contains('A') && ALL_CLASSES.contains(letter));
     let mut missing: String = Vec::from_iter(kinds.iter().filter(|kind| !has(**kind))).into_iter().collect();
-    // Where either would do for a part of what the pattern matches, one of the two is not missing for sure.
+    // If either flag would do for a part of the pattern, neither is certainly missing.
     if kinds.len() == 2 && missing.len() == 1 {
         missing.clear();
     }

@@ -47,7 +47,7 @@ fn of(config: &Config, route: &Capture) -> OwnKeys {
     own
 }
 
-/// Whether a channel or pattern of a route may match a notification of such keys.
+/// Returns whether a channel or pattern of a route may match a notification of such keys.
 fn hears_of(route: &Capture, database: &str, keys: &Glob) -> bool {
     let by_key = Glob::parse(format!("__keyspace@{database}__:").as_bytes()).then(keys.clone());
     let by_event = Glob::parse(format!("__keyevent@{database}__:*").as_bytes());

@@ -94,12 +94,12 @@ impl Glob {
         self
     }
 
-    /// How many `*` there are.
+    /// Number of `*`.
     pub(crate) fn stars(&self) -> usize {
         self.0.iter().filter(|token| **token == PatternToken::Star).count()
     }
 
-    /// Whether some name is in both sets.
+    /// Returns whether some name is in both sets.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         // A class such as `[]` holds no byte, so nothing matches the pattern that it stands in.
         let nothing = |glob: &Self| glob.0.contains(&PatternToken::One(Bytes::NONE));

@@ -19,7 +19,7 @@ const MOST_STREAMS: u32 = 1_000;
 /// The largest message. An entry is read as a whole, in a reply of at most 64 MiB.
 const MOST: (u64, &str) = (60 << 20, "60MiB, since an entry is read as a whole");
 
-/// Whether a message can never be a JSON object.
+/// Returns whether a message can never be a JSON object.
 fn is_no_object(message: &MessageFormat) -> bool {
     let MessageFormat::Template(template) = message else { return false };
     match template.parts() {

@@ -14,7 +14,7 @@ const TESTS: &str = "equals, in, exists or prefix";
 
 /// Whose condition it is.
 pub(super) trait Written {
-    /// What may be looked at.
+    /// The subjects that a condition may have.
     const SUBJECTS: &str;
 
     /// What was written, taken apart.
@@ -29,7 +29,7 @@ pub(super) struct ConditionParts {
     subjects: Vec<Named<Option<Subject>>>,
     /// How it is tested.
     tests: Vec<Named<Test>>,
-    /// Whether it holds where the test does not.
+    /// True if it holds where the test does not.
     negated: bool,
 }
 
@@ -149,7 +149,7 @@ impl Check<'_> {
         }
     }
 
-    /// Whether something here was reported already.
+    /// Returns whether something here was reported already.
     fn reported(&self, key: &Key) -> bool {
         self.refused.iter().any(|refused| refused.parts().starts_with(key.parts()))
     }

@@ -341,7 +341,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether a name can stand in a certificate.
+/// Returns whether a name can stand in a certificate.
 fn is_host(name: &str) -> bool {
     rustls::pki_types::ServerName::try_from(name).is_ok()
 }

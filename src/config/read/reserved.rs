@@ -6,7 +6,7 @@ use crate::config::problems::Key;
 /// Keys of later versions: the table that they stand in, and their names.
 const KEYS: [(&str, &[&str]); 2] = [("", &["invalidate"]), ("redis", &["cluster"])];
 
-/// Whether a later version knows the key.
+/// Returns whether a later version knows the key.
 pub(crate) fn is_key(key: &Key) -> bool {
     let (Some(last), Some(first)) = (key.parts().last(), key.parts().first()) else { return false };
     let table = if key.parts().len() == 1 { "" } else { first.as_str() };

@@ -25,7 +25,7 @@ pub(crate) enum PasswordError {
 /// Reads the password: the file's content without its last newline. Blocks.
 ///
 /// # Errors
-/// Where it cannot be read, or what it holds can be no password that was meant so.
+/// If it cannot be read, or what it holds can be no password that was meant so.
 pub(crate) fn read_password(path: &Path) -> Result<Secret, PasswordError> {
     let bytes = fs::read(path).map_err(PasswordError::Unreadable)?;
     // Of UTF-8, and of both orders of UTF-16, as Windows' programs write it.
@@ -39,8 +39,8 @@ pub(crate) fn read_password(path: &Path) -> Result<Secret, PasswordError> {
     }
 }
 
-/// The permissions of a file that others than its owner and its group may read, such as `0644`; `None` where they
-/// may not, or the file cannot be looked at.
+/// The permissions of a file that others than its owner and its group may read, such as `0644`; `None` if they may not,
+/// or the file cannot be looked at.
 #[must_use]
 pub fn readable_by_others(path: &Path) -> Option<String> {
     const OTHERS_READ: u32 = 0o004;

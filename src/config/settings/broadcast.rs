@@ -13,9 +13,9 @@ pub struct Broadcast {
     pub name: String,
     /// The endpoint that holds the streams.
     pub source: String,
-    /// What is read.
+    /// The streams to read.
     pub streams: Streams,
-    /// What releases an entry.
+    /// The event that releases an entry.
     pub after: After,
     /// The endpoint on which is published.
     pub destination: String,
@@ -29,7 +29,7 @@ pub struct Broadcast {
     pub payload_field: String,
     /// What each message is marked with. An entry whose message carries it already is left out.
     pub origin: Option<String>,
-    /// Whether messages are published with SPUBLISH.
+    /// True if messages are published with SPUBLISH.
     pub sharded: bool,
     /// How many messages are published at most.
     pub rate_limit: Option<Rate>,
@@ -44,9 +44,9 @@ pub struct Broadcast {
 /// A number of messages in a time; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// Number of messages.
     pub count: u32,
-    /// In how much time.
+    /// The time for them.
     pub per: Duration,
 }
 
@@ -83,7 +83,7 @@ pub struct Acknowledged {
     pub group: String,
     /// In which order they are published.
     pub order: Order,
-    /// Whether acknowledgements are noticed in the replication stream, and not only by looking.
+    /// True if acknowledgements are noticed in the replication stream, and not only by looking.
     pub replication: bool,
 }
 
@@ -99,7 +99,7 @@ pub enum Order {
     },
 }
 
-/// What a broadcast reads.
+/// The streams of a broadcast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Streams {
     /// One stream, exactly.
@@ -122,7 +122,7 @@ pub struct StreamPattern {
 }
 
 impl StreamPattern {
-    /// Whether a stream of this name is read.
+    /// Returns whether a stream of this name is read.
     #[must_use]
     pub fn matches(&self, stream: &str) -> bool {
         !stream.starts_with(&self.reserved) && glob::matches(self.pattern.as_bytes(), stream.as_bytes())
@@ -148,7 +148,7 @@ impl Broadcast {
         }
     }
 
-    /// Whether a stream of this name is read.
+    /// Returns whether a stream of this name is read.
     #[must_use]
     pub fn reads(&self, stream: &str) -> bool {
         self.pattern().map_or_else(|| self.stream() == stream, |pattern| pattern.matches(stream))

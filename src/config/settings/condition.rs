@@ -5,7 +5,7 @@ use crate::text::json_pointer::Pointer;
 /// One condition of `where`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// What is looked at.
+    /// The value that is tested.
     pub subject: Subject,
     /// When it holds.
     pub test: Test,

@@ -74,7 +74,7 @@ struct ReadyQuery {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    /// What the process itself lacks.
+    /// Why the process itself is not ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<String>,
     routes: Vec<RouteReadiness>,

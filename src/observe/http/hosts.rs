@@ -1,9 +1,9 @@
-//! By which names it may be asked.
+//! The host names by which the server may be addressed.
 //!
-//! A page of any web site can have a visitor's browser ask any address, under a name of the site that its owner points
+//! A page of any web site can make a visitor's browser ask any address, under a name of the site that its owner points
 //! at that address (DNS rebinding), and the browser lets the page read the answer. The `Host` of such a request is a
-//! name that a stranger owns. So only these are answered: addresses, names that nobody can register, and those that
-//! `daemon.hosts` lists.
+//! stranger's name. So only these are answered: addresses, names that cannot be registered, and those in
+//! `daemon.hosts`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Domains in which nobody can register a name: loopback, the local network, Kubernetes and clouds.
+/// Domains in which names cannot be registered: loopback, the local network, Kubernetes and clouds.
 const RESERVED: [&str; 5] = ["localhost", "local", "internal", "svc", "svc.cluster.local"];
 
 /// Answers only what asks by a name of ours.
 pub(super) async fn only_ours(State(hosts): State<Arc<[String]>>, request: Request, next: Next) -> Response {
     let header = request.headers().get(header::HOST).map(|value| value.to_str().unwrap_or("?"));
     let asked = request.uri().authority().map(axum::http::uri::Authority::as_str).or(header);
-    // A browser always says it; some load balancers' health checks do not.
+    // A browser always sends it; some load balancers' health checks do not.
     if asked.is_none_or(|asked| is_ours(asked, &hosts)) {
         return next.run(request).await;
     }

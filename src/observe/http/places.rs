@@ -1,8 +1,8 @@
-//! Who may be connected at a time.
+//! The limit of simultaneous connections.
 //!
-//! A connection that says nothing costs a place, and anybody on the network can open thousands. So a connection that
-//! has not sent its request yet gives way to a new one, the longest silent one first, and loopback, where the health
-//! check of this machine or container comes from, has places of its own.
+//! A silent connection costs a place, and any client on the network can open thousands. So a connection without a
+//! request gives way to a new one, the longest silent one first. Loopback, which the health check of this machine or
+//! container uses, has places of its own.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ impl ConnectionPlaces {
         Self { loopback: room(LOOPBACK), others: room(OTHERS) }
     }
 
-    /// A place for a connection from there; `None` where all are taken by those that are being answered.
+    /// A place for a connection from there; `None` if all are taken by those that are being answered.
     pub(super) async fn take(&self, peer: IpAddr) -> Option<ConnectionPlace> {
         let room = if peer.to_canonical().is_loopback() { &self.loopback } else { &self.others };
         let permit = match room.free.clone().try_acquire_owned() {
@@ -79,7 +79,7 @@ impl ConnectionPlaces {
 }
 
 impl ConnectionPlace {
-    /// What is cancelled where the connection is to end for another one.
+    /// Cancelled if the connection is to end for another one.
     pub(super) fn gives_way(&self) -> CancellationToken {
         self.gives_way.clone()
     }

@@ -1,15 +1,15 @@
 //! Passwords that change while a connection is open.
 //!
-//! **Problem.** Tokens of cloud services live for minutes, and the service closes a connection that brings no new one
-//! in time. On a subscribed connection that is a gap.
+//! **Problem.** Tokens of cloud services live for minutes, and the service closes a connection without a new one in
+//! time. On a subscribed connection that is a gap.
 //!
-//! **Operation.** Every few seconds each connection looks at the file that its password came from. Where the content
-//! changed, it sends `AUTH` between two commands: a subscribed connection of RESP3 takes commands, and its
-//! subscriptions stay. A command stands before it and one behind it that every server refuses in the same way, so that
-//! the reader finds the answer between the two errors and drops it.
+//! **Operation.** Every few seconds each connection checks its password's file. If the content changed, it sends `AUTH`
+//! between two commands: a subscribed connection of RESP3 takes commands, and its subscriptions stay. Before and after
+//! it a command is sent that every server refuses in the same way, so the reader finds the answer between the two
+//! errors and drops it.
 //!
-//! **Failure.** A refused password changes nothing on the server, so the connection continues; that is told once, and
-//! tried again at the next look. No answer between the two errors is a refusal too: some servers give none.
+//! **Failure.** A refused password changes nothing on the server, so the connection continues. The refusal is logged
+//! once, and the next check tries again. No answer between the two errors is a refusal too: some servers give none.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,29 +22,29 @@ use super::read_file;
 use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
 use crate::logs::LogCode;
 
-/// Between two looks at the file; it is small and local.
+/// Interval of checks of the file, which is small and local.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Beyond that at random, so that many connections do not log in together.
 const SPREAD_MS: u64 = 5_000;
 
 type Fingerprint = [u8; 32];
 
-/// What one connection knows of its password, which is not kept.
+/// A connection's knowledge of its password, which is not kept.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     endpoint: String,
     known: Arc<Known>,
     user: String,
     path: PathBuf,
-    /// What the server took last.
+    /// Fingerprint of the last accepted password.
     accepted: Fingerprint,
-    /// What was sent and is not answered yet.
+    /// Fingerprint of a sent password without an answer.
     sent: Option<Fingerprint>,
     next_look: Instant,
 }
 
 impl Credentials {
-    /// Those of a connection that has just logged in; nothing where they cannot change.
+    /// The credentials of a connection that has just logged in; `None` if they cannot change.
     pub(crate) fn new(endpoint: &Endpoint, known: Arc<Known>, secret: Option<&Secret>) -> Option<Self> {
         let SecretSource::File(path) = &endpoint.password else { return None };
         let secret = secret.filter(|_| endpoint.reauthenticate == Reauthenticate::Changed)?;
@@ -59,13 +59,13 @@ impl Credentials {
         })
     }
 
-    /// The user and the password to log in with now, where the file has another one than the server took.
+    /// The user and the password to log in with, if the file has another one than the server accepted.
     pub(crate) fn changed(&mut self, now: Instant) -> Option<(&str, Secret)> {
         if now < self.next_look || self.sent.is_some() {
             return None;
         }
         self.next_look = next_look();
-        // A file that is being replaced may be away for a moment; connecting says where it stays so.
+        // A file that is being replaced may be missing for a moment; connecting reports it if it stays missing.
         let secret = read_file(&self.path).ok().filter(|secret| !secret.reveal().is_empty())?;
         let found = fingerprint(&secret);
         if found == self.accepted {
@@ -85,7 +85,7 @@ impl Credentials {
         if !accepted && read_file(&self.path).is_ok_and(|secret| fingerprint(&secret) != sent) {
             return;
         }
-        // Each connection logs in, and it is told once.
+        // Each connection logs in, and one reports it.
         if !self.known.is_news_of_password(sent, accepted) {
             return;
         }

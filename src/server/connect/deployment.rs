@@ -1,8 +1,8 @@
-//! What this process has learnt of a deployment, kept from one connection to the next.
+//! This process's knowledge of a deployment, kept from one connection to the next.
 //!
-//! Several routes, reloads and commands connect to one deployment, and each of them must be told the same. So it
-//! belongs to the process, by the endpoint's name, and not to a route or a configuration. It is bounded by the
-//! number of names, and an endpoint that gets other addresses begins anew.
+//! Several routes, reloads and commands connect to one deployment, and each must get the same answer. So the knowledge
+//! belongs to the process, by the endpoint's name, and not to a route or a configuration. It is bounded by the number
+//! of names, and an endpoint that gets other addresses begins anew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,16 +17,16 @@ use crate::server::tls::Material;
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CertificateSide {
-    /// Ours.
+    /// The client's certificate.
     Client,
-    /// The server's.
+    /// The server's certificate.
     Server,
 }
 
-/// When certificates expire, in seconds since 1970; `None` where there is none, or none was seen yet.
+/// When certificates expire, in seconds since 1970; `None` if there is none, or none was seen yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expiries {
-    /// Ours.
+    /// The client's certificate.
     pub client: Option<u64>,
     /// The one that the server showed last.
     pub server: Option<u64>,
@@ -34,17 +34,17 @@ pub struct Expiries {
 
 static DEPLOYMENTS: Mutex<BTreeMap<String, Arc<Known>>> = Mutex::new(BTreeMap::new());
 
-/// What is known of one deployment.
+/// The knowledge of one deployment.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     servers: Option<Servers>,
     /// The `run_id` of the server that was last used as its master.
     master: Mutex<Option<String>>,
-    /// What sentinels have said of the master.
+    /// The sentinels' answers about the master.
     pub(in crate::server) sentinel: sentinel::Seen,
     /// The files of TLS as they were last good.
     material: Mutex<Option<Material>>,
-    /// What is wrong with them now, as it was told.
+    /// Their present error, as it was logged.
     told: Mutex<Option<String>>,
     /// The password that an open connection sent last, as a fingerprint, and whether the server took it.
     password: Mutex<Option<([u8; 32], bool)>>,
@@ -52,14 +52,14 @@ pub(crate) struct Known {
     shown: Mutex<Option<ExpiryGauges>>,
 }
 
-/// Where the expiries are shown.
+/// The gauges of the expiries.
 #[derive(Debug, Clone)]
 struct ExpiryGauges {
     client: Gauge,
     server: Gauge,
 }
 
-/// What is known of an endpoint's deployment.
+/// The knowledge of an endpoint's deployment.
 pub(crate) fn of(endpoint: &Endpoint) -> Arc<Known> {
     let mut deployments = lock(&DEPLOYMENTS);
     let known = deployments.entry(endpoint.name.clone()).or_default();
@@ -83,12 +83,12 @@ impl Known {
         *lock(&self.told) = None;
     }
 
-    /// Whether this was not told last.
+    /// Returns whether this text is not the last one logged.
     pub(crate) fn is_news(&self, text: &str) -> bool {
         lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
     }
 
-    /// Whether this is not what was answered last to an open connection that logged in again.
+    /// Returns whether this is not the last answer to an open connection that logged in again.
     pub(crate) fn is_news_of_password(&self, fingerprint: [u8; 32], accepted: bool) -> bool {
         lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }
@@ -113,7 +113,7 @@ impl Known {
     }
 }
 
-/// When the certificates of an endpoint expire, as far as connections have shown it.
+/// When the certificates of an endpoint expire, as far as connections have seen them.
 #[must_use]
 pub fn expiries(endpoint: &Endpoint) -> Expiries {
     *lock(&of(endpoint).expiries)

@@ -1,7 +1,7 @@
-//! From an address to a connected socket, with errors that say which one it was about.
+//! From an address to a connected socket, with errors that name the address.
 //!
-//! A name may stand for several addresses (`localhost` is 127.0.0.1 and ::1). Each is tried, and where none answers,
-//! the error names each with its own reason: the last one alone is often the one that was not meant.
+//! A name may have several addresses (`localhost` is 127.0.0.1 and ::1). Each is tried, and if none answers, the error
+//! names each with its own reason: the last one alone is often not the intended one.
 
 use std::io;
 use std::net::SocketAddr;

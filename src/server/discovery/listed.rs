@@ -1,15 +1,14 @@
-//! Which of several addresses is the master, by what the servers say themselves.
+//! Finds the master among several addresses, by the servers' own answers.
 //!
-//! **Problem.** A master that died and comes back says that it is the master until somebody demotes it, which
-//! takes ten seconds with Sentinel. A client that subscribes to it meanwhile is connected, and hears nothing.
+//! **Problem.** A master that died and comes back claims to be the master until it is demoted, which takes ten seconds
+//! with Sentinel. A client that subscribes to it meanwhile is connected, and receives nothing.
 //!
-//! **Operation.** All addresses are asked at once. One master is used. Of several, two signs tell which: it is the
-//! only one with connected replicas, or the one that this process used last, not restarted since. Where a sign is
-//! missing the other one decides; where both are, or contradict each other, nothing is used until one of the
-//! servers gives way. Offsets are never compared: they count different histories.
+//! **Operation.** All addresses are asked at once. If one is a master, it is used. If several are, two signs decide:
+//! being the only one with connected replicas, and being the one that this process used last, not restarted since. If
+//! one sign is missing, the other decides. If both are missing or contradict each other, no server is used until one of
+//! them gives way. Offsets are never compared: they count different histories.
 //!
-//! **Why there is no time-out that picks one.** The wrong one loses what is published, without a trace. Waiting
-//! records a gap.
+//! **Why no time-out picks one.** The wrong one loses messages without a trace. Waiting records a gap.
 
 use std::time::Duration;
 
@@ -23,11 +22,11 @@ use crate::server::connect::{Role, connect_at, deployment, role_in};
 use crate::server::connection::Connection;
 use crate::server::error::{Class, Error};
 
-/// How long the other addresses are waited for once one has said that it is the master: as long as a server that
-/// works may need, and not as long as one that is gone.
+/// Time for the other addresses to answer once one claims to be the master: enough for a working server, and short for
+/// one that is gone.
 const OTHERS: Duration = Duration::from_secs(1);
 
-/// What a server that says it is the master tells of itself; `None` is what it does not tell.
+/// A master's facts about itself; `None` for those it does not report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct MasterClaim {
     address: Address,
@@ -39,7 +38,7 @@ struct MasterClaim {
 /// Connects to the master among addresses of an endpoint. Cancel safe.
 ///
 /// # Errors
-/// Where no address is a master: what the last one said. Where several are and nothing tells which is right.
+/// If no address is a master: the last one's error. If several are and neither sign decides.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     addresses: &[Address],
@@ -78,7 +77,7 @@ pub(super) async fn connect(
     }
 }
 
-/// Asks one address; nothing where it is a replica.
+/// Asks one address; `None` if it is a replica.
 async fn claim(
     endpoint: &Endpoint,
     address: &Address,
@@ -91,7 +90,7 @@ async fn claim(
     Ok(Some((MasterClaim { address: address.clone(), run_id, replicas }, connection)))
 }
 
-/// One field of a section of INFO; nothing where the user may not ask.
+/// A field of a section of INFO; `None` if the user has no right to it.
 async fn told(
     connection: &mut Connection,
     endpoint: &Endpoint,
@@ -118,7 +117,7 @@ fn decide(claims: &[MasterClaim], last: Option<&str>) -> Option<usize> {
     let followed: Vec<usize> =
         distinct.iter().copied().filter(|at| claims[*at].replicas != Some(0)).collect();
     let followed = match followed[..] {
-        // One that does not tell may have some or none.
+        // A server that does not report its replicas may have some or none.
         [only] if claims[only].replicas.is_some() => Some(only),
         _ => None,
     };
@@ -126,7 +125,7 @@ fn decide(claims: &[MasterClaim], last: Option<&str>) -> Option<usize> {
     agreed(followed, used)
 }
 
-/// What two signs say together: nothing where they contradict each other.
+/// The result of two signs together: `None` if they contradict each other.
 pub(crate) fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => (one == other).then_some(one),
@@ -145,8 +144,7 @@ fn named(claims: &[MasterClaim]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// Looks while one address is used whether another one says master as well. Each has a connection of its own,
-/// which is kept.
+/// Checks, while one address is used, whether another one claims to be the master too. Keeps a connection to each.
 #[derive(Debug)]
 pub(crate) struct MasterWatch<'e> {
     endpoint: &'e Endpoint,
@@ -160,7 +158,8 @@ impl<'e> MasterWatch<'e> {
         Self { endpoint, role, servers }
     }
 
-    /// Asks every address, and tells of several masters. One that does not answer is none. Whether there is one.
+    /// Asks every address, and reports several masters. An address that does not answer is none. Returns whether there
+    /// are several.
     pub(crate) async fn look(&mut self) -> Result<bool, Error> {
         let (endpoint, role) = (self.endpoint, self.role);
         let asked = self.servers.iter_mut().map(|(address, kept)| async move {
@@ -178,7 +177,7 @@ impl<'e> MasterWatch<'e> {
     }
 }
 
-/// Whether a server still says that it is the master.
+/// Returns whether a server still claims to be the master.
 async fn still(
     endpoint: &Endpoint,
     claim: MasterClaim,
@@ -214,7 +213,7 @@ mod tests {
             (vec![claim("a", Some(0)), claim("b", Some(1))], Some("a"), None),
             (vec![claim("a", Some(0)), claim("b", Some(0))], Some("c"), None),
             (vec![claim("a", Some(1)), claim("b", Some(1))], None, None),
-            // Who may not ask does not know.
+            // A server that may not be asked does not know.
             (vec![claim("a", Some(1)), claim("b", None)], None, None),
             (vec![claim("a", Some(0)), claim("b", None)], None, None),
             (vec![claim("", None), claim("", None)], None, None),

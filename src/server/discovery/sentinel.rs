@@ -1,17 +1,17 @@
-//! The master as sentinels know it.
+//! Finds the master through sentinels.
 //!
-//! **Operation.** All sentinels are asked at once. Each failover has a configuration epoch, a number that only grows, and
-//! the answer with the highest one is believed: it is decided as soon as one sentinel knows of the failover, while a count
-//! of votes is undecided or wrong as long as one of them is stopped. While connections are open or wanted, one sentinel is
-//! asked each second; another master ends all of them, and their owners connect again. Who waits to connect is woken, and an
-//! attempt that is under way ends.
+//! **Operation.** All sentinels are asked at once. Each failover has a configuration epoch, a number that only grows,
+//! and the answer with the highest one wins. So one sentinel that knows of the failover is enough, while a majority is
+//! undecided or wrong as long as one of them is stopped. While connections are open or wanted, one sentinel is asked
+//! each second. A new master ends all connections, and their owners connect again: waiting owners wake up, and a
+//! running attempt ends.
 //!
-//! **Failure.** Less than the highest epoch that this process has seen is not believed, unless every sentinel says the same:
-//! then an operator has made them anew (SENTINEL RESET, REMOVE). What they name must greet as a master. Where they are away,
-//! or contradict each other, nothing is connected, and what is connected stays.
+//! **Failure.** An epoch below the highest that this process has seen is not believed, unless every sentinel gives it:
+//! then an operator has made them anew (SENTINEL RESET, REMOVE). The named server must greet as a master. If the
+//! sentinels are down or contradict each other, no new connection is made, and open ones stay.
 //!
-//! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing yet
-//! can find the old master there.
+//! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing
+//! yet can find the old master there.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -37,23 +37,23 @@ use crate::server::resp::Value;
 
 /// The longest host name of DNS.
 const MAX_HOST_BYTES: usize = 255;
-/// How long one sentinel may take, its connection included.
+/// Longest time for one sentinel, its connection included.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How long the others are waited for once more than half of the sentinels have answered.
+/// Time for the others once more than half of the sentinels have answered.
 const OTHERS: Duration = Duration::from_millis(200);
-/// Between two questions while connections are open.
+/// Interval of questions while connections are open.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two attempts to connect while a failover is under way.
+/// Shortest and longest pause between attempts during a failover.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
-/// What one sentinel answers.
+/// A sentinel's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opinion {
     /// It names a master.
     Master {
-        /// Of the configuration: each failover has a higher one.
+        /// The configuration epoch: each failover has a higher one.
         epoch: u64,
-        /// Where the master can be reached.
+        /// The master's address.
         address: Address,
     },
     /// It does not watch a master of this name, but those.
@@ -67,7 +67,7 @@ struct Believed {
     address: Address,
 }
 
-/// What the sentinels of one deployment have said to this process.
+/// The answers of one deployment's sentinels to this process.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Seen {
     state: Mutex<State>,
@@ -77,13 +77,13 @@ pub(in crate::server) struct Seen {
 struct State {
     /// The master, and what ends its connections.
     current: Option<(Believed, CancellationToken)>,
-    /// When a sentinel last named it.
+    /// When a sentinel last named the master.
     confirmed: Option<std::time::Instant>,
-    /// Runs while somebody is connected.
+    /// Runs while there is a connection.
     watch: Weak<DropGuard>,
 }
 
-/// What a connection knows of the master that it belongs to.
+/// A connection's record of the master that it belongs to.
 #[derive(Debug)]
 pub(in crate::server) struct MasterTicket {
     moved: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -101,7 +101,7 @@ impl MasterTicket {
     }
 }
 
-/// What a connection to a server of this endpoint is to know; nothing where no sentinel is asked.
+/// The ticket for a connection to a server of this endpoint; `None` without sentinels.
 pub(in crate::server) fn ticket(endpoint: &Endpoint) -> Option<MasterTicket> {
     endpoint.sentinels()?;
     let known = deployment::of(endpoint);
@@ -123,7 +123,7 @@ pub(in crate::server) fn ticket(endpoint: &Endpoint) -> Option<MasterTicket> {
     Some(MasterTicket { moved: Box::pin(moved.cancelled_owned()), known, _watch: watch })
 }
 
-/// Tells each task that wants a connection about another master: waiting for the old one has no more use. Made
+/// Informs each task that wants a connection about another master: waiting for the old one is useless. It is made
 /// before the first attempt and kept, so that a move during an attempt is not missed.
 #[derive(Debug)]
 pub(crate) struct MasterMoves {
@@ -137,8 +137,8 @@ impl MasterMoves {
         Self { endpoint, ticket }
     }
 
-    /// Ready once for each move. Never ready where no sentinel is asked; polled again, it also sees moves from the first
-    /// master on that a sentinel named meanwhile.
+    /// Ready once for each move. Never ready without sentinels. Polled again, it also sees moves from the first master
+    /// that a sentinel named meanwhile.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ticket.is_none() {
             self.ticket = ticket(&self.endpoint);
@@ -154,7 +154,7 @@ impl MasterMoves {
         poll_fn(|cx| self.poll(cx)).await;
     }
 
-    /// Waits for so long before the next attempt, or until a move: then the waits begin anew. Cancel safe.
+    /// Waits before the next attempt, or until a move, which resets the backoff. Cancel safe.
     pub(crate) async fn wait(&mut self, wait: Duration, backoff: &mut Backoff) {
         tokio::select! {
             () = sleep(wait) => {}
@@ -163,10 +163,10 @@ impl MasterMoves {
     }
 }
 
-/// Connects to the master; while a failover is under way, again and again for as long as connecting may take. Cancel safe.
+/// Connects to the master; during a failover it retries until the connect timeout. Cancel safe.
 ///
 /// # Errors
-/// Where no sentinel answers, or none knows the master; where what they name cannot be reached, or is a replica.
+/// If no sentinel answers, or none knows the master; if the named server cannot be reached, or is a replica.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     sentinels: &Sentinels,
@@ -208,10 +208,10 @@ pub(super) async fn connect(
     }
 }
 
-/// Where the master is, as the sentinels say now. Cancel safe.
+/// The master's address, by the sentinels now. Cancel safe.
 ///
 /// # Errors
-/// Where no sentinel answers, or what they answer cannot be believed.
+/// If no sentinel answers, or their answers are not believed.
 pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels) -> Result<Address, Error> {
     let known = deployment::of(endpoint);
     let asked = std::time::Instant::now();
@@ -220,14 +220,14 @@ pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels
     Ok(found.address)
 }
 
-/// When a sentinel last named the master that is connected to, and which one it is.
+/// When a sentinel last named the connected master, and its address.
 pub(crate) fn confirmed(endpoint: &Endpoint) -> Option<(std::time::Instant, Address)> {
     let known = deployment::of(endpoint);
     let state = known.sentinel.lock();
     state.confirmed.zip(state.current.as_ref().map(|(believed, _)| believed.address.clone()))
 }
 
-/// What each sentinel says, in the order of the configuration.
+/// The answer of each sentinel, in the order of the configuration.
 pub async fn opinions(endpoint: &Endpoint) -> Vec<(Address, Result<Opinion, Error>)> {
     let Some(sentinels) = endpoint.sentinels() else { return Vec::new() };
     let asked = sentinels.endpoint.addresses().iter().map(|address| async move {
@@ -253,7 +253,7 @@ async fn ask_all(endpoint: &Endpoint, sentinels: &Sentinels) -> Vec<Result<Opini
     said
 }
 
-/// Asks one sentinel over a new connection, which it gives back.
+/// Asks one sentinel on a new connection, and returns that connection.
 async fn ask_anew(
     endpoint: &Endpoint,
     sentinels: &Sentinels,
@@ -323,7 +323,7 @@ impl Seen {
         self.lock().current.as_ref().map(|(believed, _)| believed.clone())
     }
 
-    /// One sentinel has named a master. Whether that is the one that is believed in.
+    /// A sentinel has named a master. Returns whether it is the current one.
     fn confirm(&self, epoch: u64, address: &Address, asked: std::time::Instant) -> bool {
         let mut state = self.lock();
         let Some((believed, _)) = &mut state.current else { return false };
@@ -342,7 +342,7 @@ impl Seen {
         self.believed().is_some_and(|believed| believed.address == *address)
     }
 
-    /// Takes what all sentinels have said; ends the connections of the master before, where it is another one.
+    /// Takes in the answers of all sentinels; ends the connections of the former master, if the new one is another.
     fn believe(
         &self,
         sentinels: &Sentinels,
@@ -376,7 +376,7 @@ impl Seen {
     }
 }
 
-/// Why no master is believed in.
+/// Why no master is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Undecided {
     /// None answers.
@@ -389,7 +389,7 @@ enum Undecided {
     Older,
 }
 
-/// Which master to believe in, by all answers and what was believed in before.
+/// The master to use, by all answers and the former choice.
 fn decide(said: &[Result<Opinion, Error>], before: Option<&Believed>) -> Result<Believed, Undecided> {
     let named: Vec<Believed> = said
         .iter()
@@ -505,7 +505,7 @@ async fn watch(endpoint: &Endpoint, known: &deployment::Known) {
         if let Some(Opinion::Master { epoch, address }) = opinion
             && !known.sentinel.confirm(epoch, &address, asked)
         {
-            // One alone may be stale. What all say decides, and where they cannot be believed, connections stay.
+            // One alone may be outdated. All answers decide, and if they are not believed, connections stay.
             let said = ask_all(endpoint, sentinels).await;
             if let Err(error) = known.sentinel.believe(sentinels, &said, asked) {
                 tracing::debug!(server = sentinels.endpoint.name, "{error}");
@@ -562,7 +562,7 @@ mod tests {
             // One knows of the failover, one does not yet, one is stopped.
             (vec![says(1, 2), says(0, 1), away()], seen(0, 1), Ok((1, 2))),
             (vec![says(0, 1), says(0, 1), says(1, 2)], seen(0, 1), Ok((1, 2))),
-            // One is enough, if it knows as much as was seen.
+            // One is enough, if its epoch is not below the highest seen.
             (vec![away(), away(), says(1, 2)], seen(1, 2), Ok((1, 2))),
             (vec![away(), away(), says(0, 1)], seen(1, 2), Err(Undecided::Older)),
             (vec![away(), says(0, 1), says(0, 1)], seen(1, 2), Err(Undecided::Older)),
@@ -572,7 +572,7 @@ mod tests {
             // Several in one epoch.
             (vec![says(0, 1), says(0, 2), says(0, 1)], None, Ok((0, 1))),
             (vec![says(0, 1), says(0, 2)], None, Err(Undecided::Contradiction)),
-            // One that is new and wrong does not move what is known.
+            // A wrong new one does not change the known master.
             (vec![away(), away(), says(0, 2)], seen(0, 1), Err(Undecided::Contradiction)),
             (vec![says(0, 2), says(0, 2), says(0, 1)], seen(0, 1), Ok((0, 2))),
             (vec![away(), away()], seen(0, 1), Err(Undecided::NoAnswer)),

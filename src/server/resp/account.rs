@@ -1,8 +1,8 @@
-//! What replies may take of the process's memory, all connections together.
+//! The process-wide budget for large replies, over all connections.
 //!
-//! A reader bounds one reply; but a hostile server can begin a large one on each connection, and those of twenty routes
-//! would take gigabytes that `memory_limit` knows nothing of. So a buffer that grows past what messages may take (those
-//! `memory_limit` counts) needs a share of one account, and a reply for which there is none left is refused.
+//! A reader bounds one reply. But a hostile server can begin a large one on each connection, and those of twenty routes
+//! would take gigabytes beside `memory_limit`. So a buffer that grows past the allowance for messages (which
+//! `memory_limit` counts) needs a share of one account. A reply without a share is refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,12 +11,12 @@ pub(super) const ALL_BYTES: usize = 256 * 1024 * 1024;
 
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
-/// What one reader has taken; given back when it is dropped.
+/// One reader's share; given back when it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct BufferShare(usize);
 
 impl BufferShare {
-    /// Makes the share as large as `bytes`, where there is so much.
+    /// Makes the share as large as `bytes`, if the account has as much.
     pub(super) fn resize(&mut self, bytes: usize) -> bool {
         if let Some(less) = self.0.checked_sub(bytes) {
             TAKEN.fetch_sub(less, Ordering::Relaxed);

@@ -1,15 +1,15 @@
-//! A message whose channel has a name that is too long to be held: told with the beginning of the name, as one with a
-//! payload over the limit is told with the beginning of the payload.
+//! A message on a channel with a name over the limit. It is returned with the beginning of the name, just as a message
+//! with a payload over the limit is returned with the beginning of the payload.
 //!
-//! The name is passed over as it comes. On the way it is held against the patterns that are subscribed to, so that it is
-//! known afterwards which of them it matches first.
+//! The name is skipped as it arrives. Meanwhile it is matched against the subscribed patterns, so the first matching
+//! one is known at the end.
 
 use super::token::{ProtocolError, bulk_header};
 use crate::text::glob::piecewise::Piecewise;
 
 /// The longest name of a channel that is held.
 pub const CHANNEL_BYTES: usize = 1024 * 1024;
-/// How much is kept of a name or a payload for its dead letter.
+/// Bytes of a name or a payload that are kept for its dead letter.
 pub const HEAD_BYTES: usize = 1024;
 
 /// Such a message.
@@ -17,17 +17,17 @@ pub const HEAD_BYTES: usize = 1024;
 pub struct LongNamed {
     /// The beginning of the channel's name.
     pub channel: Vec<u8>,
-    /// How long the name is.
+    /// Length of the name.
     pub channel_size: usize,
     /// Which pattern matches it, the first of several.
     pub pattern: Option<usize>,
     /// The beginning of the payload.
     pub payload: Vec<u8>,
-    /// How long the payload is.
+    /// Length of the payload.
     pub size: usize,
 }
 
-/// The same while its name still comes.
+/// A message whose name still arrives.
 #[derive(Debug)]
 pub struct LongName {
     head: Vec<u8>,
@@ -44,7 +44,7 @@ impl LongName {
         Self { head, size, missing: size, walks: vec![Piecewise::new(); patterns.len()] }
     }
 
-    /// Takes in what has come; returns how many bytes of it are the name's.
+    /// Takes in arrived bytes; returns how many of them are the name's.
     pub fn feed(&mut self, patterns: &[Vec<u8>], come: &[u8]) -> usize {
         let piece = &come[..self.missing.min(come.len())];
         for (walk, pattern) in self.walks.iter_mut().zip(patterns) {
@@ -55,17 +55,17 @@ impl LongName {
         piece.len()
     }
 
-    /// Whether all of it has come.
+    /// Returns whether all of it has come.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.missing == 0
     }
 
-    /// The message, and how many of the bytes behind its name it takes, those included that have not come; `None` until
-    /// what is kept of the payload has come.
+    /// The message, and how many bytes behind its name belong to it, including those still to come; `None` until the
+    /// kept part of the payload has arrived.
     ///
     /// # Errors
-    /// Where what follows is no payload.
+    /// If the next bytes are no payload.
     pub fn end(
         &mut self,
         patterns: &[Vec<u8>],

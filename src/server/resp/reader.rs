@@ -1,13 +1,13 @@
 //! The bounded reader: bytes in, frames out, nothing copied.
 //!
-//! One buffer holds what the socket gave. A Pub/Sub message is recognised by its constant head and
-//! cut out as ranges, without a generic parse; everything else goes through the token scanner, which
-//! remembers how far it got, so that a frame that comes in a thousand pieces is still scanned once.
+//! One buffer holds the socket's bytes. A Pub/Sub message is recognised by its constant head and cut out as ranges,
+//! without a generic parse. Everything else goes through the token scanner, which remembers its place: a frame in a
+//! thousand pieces is scanned once.
 //!
-//! On failure: malformed or over-limit input is an error and the connection is of no use any more.
-//! Two things over a limit are ordinary: a message larger than the route takes, and one whose channel has a longer
-//! name than is held. Its payload or its name is not held but skipped as it comes, and the message is told as
-//! [`Pushed::Oversized`] or [`Pushed::LongNamed`] with the first bytes.
+//! On failure: malformed or over-limit input is an error, and the connection must be closed. Two things over a limit
+//! are ordinary: a message larger than the route's limit, and a channel name longer than the limit. The payload or the
+//! name is skipped as it arrives, and the message is returned as [`Pushed::Oversized`] or [`Pushed::LongNamed`] with
+//! the first bytes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use super::long_name::{CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed};
 use super::token::{ProtocolError, Token, bulk_header, token};
 use super::value::Value;
 
-/// What a buffer begins with, and goes back to where it is not widened: some 350 messages of 128 B in one read.
+/// Initial size of a buffer, and its size after large replies: some 350 messages of 128 B in one read.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A buffer that grew past this for one large frame is given back once it is empty.
 const SHRINK_BYTES: usize = 1024 * 1024;
 /// Channel and pattern names together may add this much to the largest message.
 const NAMES_BYTES: usize = CHANNEL_BYTES;
 
-/// What a reader may hold.
+/// Limits of a reader.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The largest payload of a message, in bytes; a larger one is skipped and told.
+    /// The largest payload of a message, in bytes; a larger one is skipped and reported.
     pub message: usize,
     /// The largest frame of any other kind, in bytes; a larger one is an error.
     pub frame: usize,
@@ -39,7 +39,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// Enough for any reply to a command of ours, where nothing is subscribed.
+    /// Enough for any reply to tidegate's own commands, without a subscription.
     fn default() -> Self {
         Self { message: 1024 * 1024, frame: 64 * 1024 * 1024 }
     }
@@ -50,13 +50,13 @@ impl Default for Limits {
 pub struct Message<'a> {
     /// The channel it was published on.
     pub channel: &'a [u8],
-    /// The subscription that brought it, where that was a pattern.
+    /// The pattern, if a pattern subscription matched.
     pub pattern: Option<&'a [u8]>,
-    /// What was published.
+    /// The published payload.
     pub payload: &'a [u8],
 }
 
-/// What a subscribed connection brings.
+/// An item on a subscribed connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pushed<'a> {
     /// A message.
@@ -69,21 +69,21 @@ pub enum Pushed<'a> {
     Other(Value),
 }
 
-/// A bounded buffer and where its reader stands in it.
+/// A bounded buffer with the reader's place in it.
 #[derive(Debug)]
 pub struct Reader {
     /// `buf[start..end]` came and is not consumed; `buf[end..]` is room.
     buf: Vec<u8>,
-    /// How long `buf` is where nothing large is on its way.
+    /// Length of `buf` while no large frame is arriving.
     usual: usize,
     start: usize,
     end: usize,
-    /// How far the frame at `start` has been scanned: offset from `start`, elements still missing.
+    /// Scanned part of the frame at `start`: offset from `start`, elements still missing.
     scanned: usize,
     missing: usize,
     /// Elements of that frame: each takes memory once it is read, however short it is on the wire.
     elements: usize,
-    /// The answer to a login, dropped wherever it stands among the replies.
+    /// State of the answer to a login, which is dropped at any place among the replies.
     login: Login,
     /// Bytes of an oversized message that have not come yet and will be thrown away.
     skip: usize,
@@ -92,7 +92,7 @@ pub struct Reader {
     /// A name over the limit that still comes, and the pattern that brought it.
     long: Option<Box<(Vec<u8>, LongName)>>,
     limits: Limits,
-    /// Of what all readers may take together: what this one holds beyond what messages may take.
+    /// This reader's part of the process-wide budget for large frames, beyond the allowance for messages.
     share: BufferShare,
 }
 
@@ -117,12 +117,13 @@ impl Reader {
         }
     }
 
-    /// Says that a login was sent, see [`login`](super::login): what answers it is dropped, and told by [`Self::take_login`].
+    /// Announces that a login was sent, see [`login`](super::login). Its answer is dropped, and its result is returned
+    /// by [`Self::take_login`].
     pub fn await_login(&mut self) {
         self.login = Login::Sent;
     }
 
-    /// Whether the login that was announced was accepted, once it is answered; told once.
+    /// Whether the announced login was accepted, once it is answered; returned once.
     pub fn take_login(&mut self) -> Option<bool> {
         let Login::Answered { accepted } = self.login else { return None };
         self.login = Login::None;
@@ -139,8 +140,8 @@ impl Reader {
         self.patterns = patterns.into();
     }
 
-    /// From now on one read may bring this many bytes, where a connection brings more than others; at least what
-    /// a reader begins with, and at most 1 MiB.
+    /// Sets the bytes that one read may bring, for connections with much traffic; at least the initial size, and at
+    /// most 1 MiB.
     pub fn widen(&mut self, bytes: usize) {
         self.usual = bytes.clamp(self.usual, SHRINK_BYTES);
     }
@@ -173,7 +174,7 @@ impl Reader {
         self.end = self.buf.len().min(self.end + bytes);
     }
 
-    /// Whether the last bytes took all the room that there was.
+    /// Returns whether the last bytes filled the buffer.
     #[must_use]
     pub fn is_filled(&self) -> bool {
         self.end == self.buf.len()
@@ -185,10 +186,10 @@ impl Reader {
         self.buf.len()
     }
 
-    /// The next thing that a subscribed connection brought; `None` until more bytes come.
+    /// The next item on a subscribed connection; `None` until more bytes come.
     ///
     /// # Errors
-    /// Where the bytes are no RESP, or a frame is over the limit. The reader is then of no more use.
+    /// If the bytes are not RESP, or a frame is over the limit. The reader must not be used any more.
     pub fn next_pushed(&mut self) -> Result<Option<Pushed<'_>>, ProtocolError> {
         if self.skip > 0 {
             let skipped = self.skip.min(self.end - self.start);
@@ -235,7 +236,7 @@ impl Reader {
             }
             Frame::Other => match self.take_frame()? {
                 Taken::Nothing => Ok(None),
-                // A message may be what follows.
+                // A message may follow.
                 Taken::Login => self.next_pushed(),
                 Taken::Frame(frame) => Ok(Some(Pushed::Other(Value::build(&self.buf[frame], 0)?.0))),
             },
@@ -291,7 +292,7 @@ impl Reader {
         Ok(if self.login.takes(&self.buf[frame.clone()]) { Taken::Login } else { Taken::Frame(frame) })
     }
 
-    /// How long the frame is that begins the unread bytes; `None` until it has come whole.
+    /// Length of the frame at the begin of the unread bytes; `None` until it is complete.
     fn scan(&mut self) -> Result<Option<usize>, ProtocolError> {
         let unread = &self.buf[self.start..self.end];
         while self.missing > 0 {
@@ -316,8 +317,8 @@ impl Reader {
         Ok(Some(self.scanned))
     }
 
-    /// The header of an array whose elements are read one by one, as EXEC's reply must be: other
-    /// messages may stand between its elements. `None` until it has come whole.
+    /// The header of an array whose elements are read one by one, as for EXEC's reply: other messages may be between
+    /// its elements. `None` until it is complete.
     ///
     /// # Errors
     /// As [`Self::next_pushed`].
@@ -336,13 +337,13 @@ impl Reader {
         }
     }
 
-    /// Bytes that came and that nobody took, for a reader of another kind of frame.
+    /// The unread bytes, for a reader of another kind of frame.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
         &self.buf[self.start..self.end]
     }
 
-    /// Takes bytes off the front of [`Self::unread`]; at most what is there.
+    /// Takes bytes off the front of [`Self::unread`], or fewer if fewer are there.
     pub fn take(&mut self, bytes: usize) -> &[u8] {
         let base = self.start;
         let bytes = bytes.min(self.end - base);
@@ -350,7 +351,7 @@ impl Reader {
         &self.buf[base..base + bytes]
     }
 
-    /// Takes a share of what all readers may hold, where the buffer must grow for what is still to come.
+    /// Takes a share of the budget of all readers, if the buffer must grow for the rest of a frame.
     fn expect_more(&mut self) -> Result<(), ProtocolError> {
         if self.end < self.buf.len() || self.end - self.start <= self.buf.len() / 2 {
             return Ok(());
@@ -364,7 +365,7 @@ impl Reader {
         )))
     }
 
-    /// How long the buffer is after it has grown: twice as long, and no longer than any frame may be.
+    /// Length of the buffer after it has grown: twice as long, and at most the largest frame.
     fn larger(&self) -> usize {
         let most = self.limits.frame.max(self.limits.message.saturating_add(NAMES_BYTES)) + BUFFER_BYTES;
         let len = self.buf.len();
@@ -379,7 +380,7 @@ impl Reader {
     }
 }
 
-/// What was taken off the unread bytes.
+/// The part taken off the unread bytes.
 enum Taken {
     /// The frame has not come whole.
     Nothing,
@@ -388,11 +389,11 @@ enum Taken {
     Frame(Range<usize>),
 }
 
-/// Where the answer to a login stands.
+/// Progress of the answer to a login.
 ///
-/// The login is AUTH between two commands that no server accepts and that nobody else sends, so that its answer is what
-/// stands between their two errors, whatever it says. Nothing may stand there: Redis from 7.2 on and Valkey up to 8.1 do
-/// not answer a refused login that stands behind another command (redis/redis#15640, valkey-io/valkey#2106).
+/// The login is AUTH between two commands that every server rejects and only tidegate sends. Its answer is what is
+/// between their two errors, and may be missing: Redis from 7.2 on and Valkey up to 8.1 do not answer a refused login
+/// behind another command (redis/redis#15640, valkey-io/valkey#2106).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Login {
     None,
@@ -408,14 +409,14 @@ enum Login {
 }
 
 impl Login {
-    /// Whether a frame belongs to the answer.
+    /// Returns whether a frame belongs to the answer.
     fn takes(&mut self, frame: &[u8]) -> bool {
         // The error's code has been the same since HELLO exists.
         let ends = frame.starts_with(b"-NOPROTO ");
         match *self {
             Self::Sent if ends => *self = Self::Answering { accepted: false },
             Self::Answering { accepted } if ends => *self = Self::Answered { accepted },
-            // A push is no reply, and may stand anywhere.
+            // A push is no reply, and may come at any place.
             Self::Answering { .. } if !frame.starts_with(b">") => {
                 *self = Self::Answering { accepted: frame == b"+OK\r\n" };
             }
@@ -429,7 +430,7 @@ fn over(limit: usize) -> ProtocolError {
     ProtocolError(format!("a frame is larger than {limit} bytes"))
 }
 
-/// What stands at the beginning of the unread bytes.
+/// The kind of frame at the begin of the unread bytes.
 enum Frame {
     Whole {
         channel: Range<usize>,
@@ -449,9 +450,9 @@ enum Frame {
         begin: usize,
         size: usize,
     },
-    /// A message whose end has not come.
+    /// An incomplete message.
     Partial,
-    /// No message, or too little of it to tell.
+    /// No message, or too few bytes to decide.
     Other,
 }
 

@@ -9,11 +9,11 @@ use memchr::memchr;
 const LINE_LIMIT: usize = 64 * 1024;
 /// No aggregate that Redis sends has more elements; a larger count is broken or hostile.
 const ELEMENTS_LIMIT: u64 = 16 * 1024 * 1024;
-/// proto-max-bulk-len cannot be set higher than this by any sane server; a larger length is refused at
-/// once. What is refused below it is the reader's limit.
+/// No server needs a higher proto-max-bulk-len; a larger length is refused at once. Below it the reader's own limit
+/// decides.
 const BULK_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 
-/// What came is no RESP.
+/// The bytes are not RESP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ProtocolError(pub(crate) String);
@@ -24,7 +24,7 @@ impl ProtocolError {
     }
 }
 
-/// One element. Ranges are into the buffer that was read; aggregates are followed by their elements.
+/// One element. Ranges are into the read buffer; aggregates are followed by their elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
     /// `+text`
@@ -49,10 +49,10 @@ pub enum Token {
     Map(usize),
 }
 
-/// Reads the element at `at`. `None` where its end has not come yet.
+/// Reads the element at `at`. `None` if its end has not come yet.
 ///
 /// # Errors
-/// Where it is no RESP, or a length is absurd.
+/// If it is no RESP, or a length is absurd.
 pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
     // Nearly every element is one of these, and looking for the end of a line costs several times as much.
     match buf.get(at) {
@@ -95,7 +95,7 @@ pub fn token(buf: &[u8], at: usize) -> Result<Option<(Token, usize)>, ProtocolEr
     Ok(Some((whole, next)))
 }
 
-/// The string of `size` bytes that begins at `begin`; `None` where its end has not come.
+/// The string of `size` bytes that begins at `begin`; `None` if its end has not come.
 fn bulk(buf: &[u8], begin: usize, size: usize) -> Result<Option<(Token, usize)>, ProtocolError> {
     let end = begin + size;
     match buf.get(end..end + 2) {
@@ -105,7 +105,7 @@ fn bulk(buf: &[u8], begin: usize, size: usize) -> Result<Option<(Token, usize)>,
     }
 }
 
-/// The header line of the element at `at`: its kind, its text, and where the next thing begins.
+/// The header line of the element at `at`: its kind, its text, and its end.
 pub(super) fn line(buf: &[u8], at: usize) -> Result<Option<(u8, Range<usize>, usize)>, ProtocolError> {
     let Some(&kind) = buf.get(at) else { return Ok(None) };
     let start = at + 1;
@@ -165,10 +165,10 @@ fn short_header(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
     None
 }
 
-/// The length of the bulk string at `at`, and where its content begins; `None` where that has not come.
+/// The length of the bulk string at `at`, and the begin of its content; `None` if that has not arrived.
 ///
 /// # Errors
-/// Where it is no bulk string, null, or an absurd length.
+/// If it is no bulk string, null, or an absurd length.
 pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
     if let Some(found) = short_header(buf, at, b'$') {
         return Ok(Some(found));
@@ -183,10 +183,10 @@ pub fn bulk_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, Prot
     }
 }
 
-/// The length of the array at `at`, and where its first element begins; `None` where that has not come.
+/// The length of the array at `at`, and the begin of its first element; `None` if that has not arrived.
 ///
 /// # Errors
-/// Where it is no array, null, or an absurd length.
+/// If it is no array, null, or an absurd length.
 pub fn count_header(buf: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
     if let Some(found) = short_header(buf, at, b'*') {
         return Ok(Some(found));
@@ -209,6 +209,6 @@ fn integer(text: &[u8]) -> Result<i64, ProtocolError> {
 }
 
 fn absurd() -> ProtocolError {
-    // What stands there is not quoted: it may be a piece of a payload.
+    // The bytes are not quoted: they may be a piece of a payload.
     ProtocolError("a length is not valid".to_owned())
 }

@@ -1,4 +1,4 @@
-//! A whole reply, owned: for what is not hot.
+//! A complete reply, owned: for commands that are not hot.
 
 use super::token::{ProtocolError, Token, token};
 
@@ -26,7 +26,7 @@ impl Value {
     /// Builds the value at `at` of a buffer that is known to hold it whole.
     ///
     /// # Errors
-    /// Where it is not whole, nests too deep, or is no RESP.
+    /// If it is not whole, nests too deep, or is no RESP.
     pub fn build(buf: &[u8], at: usize) -> Result<(Self, usize), ProtocolError> {
         Self::nested(buf, at, 0)
     }
@@ -38,7 +38,7 @@ impl Value {
         let (token, mut next) =
             token(buf, at)?.ok_or_else(|| ProtocolError("a reply ends early".to_owned()))?;
         let mut elements = |count: usize| {
-            // The count is a claim: room is made for what is there, not for what is announced.
+            // The count is a claim: memory is reserved for received elements only.
             let mut all = Vec::with_capacity(count.min(64));
             for _ in 0..count {
                 let (value, end) = Self::nested(buf, next, depth + 1)?;
@@ -61,7 +61,7 @@ impl Value {
         Ok((value, next))
     }
 
-    /// The bytes, where it is a string.
+    /// The bytes, if it is a string.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
@@ -70,7 +70,7 @@ impl Value {
         }
     }
 
-    /// The elements, where it is an aggregate.
+    /// The elements, if it is an aggregate.
     #[must_use]
     pub fn elements(&self) -> Option<&[Self]> {
         match self {
@@ -79,7 +79,7 @@ impl Value {
         }
     }
 
-    /// The number, where it is one.
+    /// The number, if it is one.
     #[must_use]
     pub fn integer(&self) -> Option<i64> {
         match self {
@@ -88,13 +88,13 @@ impl Value {
         }
     }
 
-    /// The number, where it is one that counts something.
+    /// The number, if it is not negative.
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         u64::try_from(self.integer()?).ok()
     }
 
-    /// The text, where it is a string of UTF-8.
+    /// The text, if it is a string of UTF-8.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(self.bytes()?).ok()

@@ -1,7 +1,7 @@
 //! Commands as they go over the wire.
 
-/// The most arguments of one command: a service exists that refuses a request with more than 3,999 (ElastiCache
-/// serverless). What may have more is sent as several commands, or in smaller batches.
+/// Most arguments of one command: ElastiCache serverless refuses a request with more than 3,999. Larger ones are sent
+/// as several commands, or in smaller batches.
 pub const MAX_ARGUMENTS: usize = 3_900;
 
 /// Room for `$`, the digits of any length, and the line's end.
@@ -38,7 +38,7 @@ pub fn command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
 }
 
 /// Appends a login whose answer [`Reader::await_login`] drops: AUTH between two requests for a protocol that no server
-/// speaks. Like AUTH they need no right, and change nothing; a subscribed connection takes them too.
+/// knows. Like AUTH they need no right, and change nothing; a subscribed connection takes them too.
 ///
 /// [`Reader::await_login`]: super::Reader::await_login
 pub fn login(out: &mut Vec<u8>, user: &str, password: &str) {
@@ -65,8 +65,8 @@ fn decimal(number: usize, text: &mut [u8; 20]) -> &[u8] {
     &text[at..]
 }
 
-/// Writes a number's digits at the end of `text`, which has room for the largest, and says where they begin.
-/// No detour over `fmt`.
+/// Writes a number's digits at the end of `text`, which has room for the largest, and returns where they begin. Without
+/// `fmt`, for speed.
 fn decimal_at(mut number: usize, text: &mut [u8]) -> usize {
     let mut at = text.len();
     loop {

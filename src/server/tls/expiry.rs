@@ -1,4 +1,4 @@
-//! Until when a certificate is valid: the one field that rustls does not tell.
+//! The end of a certificate's validity: a field that rustls does not expose.
 //!
 //! ```text
 //! Certificate ::= SEQUENCE { tbs SEQUENCE {
@@ -6,7 +6,7 @@
 //!     validity SEQUENCE { notBefore Time, notAfter Time }, …        (RFC 5280, 4.1)
 //! ```
 //!
-//! It is shown to people and decides nothing, so what cannot be read is unknown, and not an error.
+//! It is only shown, and decides nothing, so an unreadable one is unknown, and not an error.
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
@@ -40,7 +40,7 @@ pub(super) fn of(certificate: &[u8]) -> Option<u64> {
     Some(days * 86_400 + part(4)? * 3_600 + part(6)? * 60 + part(8)?)
 }
 
-/// The first element: its tag, its content, and what follows it.
+/// The first element: its tag, its content, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;

@@ -1,10 +1,10 @@
-//! What went wrong with TLS, and what an operator can do about it.
+//! Errors of TLS, and advice to the operator.
 
 use std::fmt;
 
 use rustls::{AlertDescription, CertificateError, Error, OtherError};
 
-/// What went wrong. Never holds what stands in a key.
+/// An error of TLS. It never contains a key.
 #[derive(Debug)]
 pub struct TlsFailure {
     what: String,
@@ -16,7 +16,7 @@ impl TlsFailure {
         Self { what, hint: Some(hint) }
     }
 
-    /// Says which names were tried, where that is what it is about.
+    /// Adds the tried names, if the error is about names.
     pub(super) fn with_names(mut self, error: &Error, names: &[String]) -> Self {
         if let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) = error {
             let presented = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
@@ -28,7 +28,7 @@ impl TlsFailure {
         self
     }
 
-    /// What an operator can do about it.
+    /// Advice to the operator.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         self.hint
     }

@@ -10,15 +10,15 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use super::expiry;
 use crate::server::connect::deployment::{CertificateSide, Known};
 
-/// Accepts a certificate whose chain holds, and which is for the host that is connected to or for a name that stands
-/// in the endpoint's configuration: the operator who wrote that name trusts it. So servers that share one certificate are
-/// accepted, and those that have one each, and the ones whose address is told by another server.
+/// Accepts a valid chain if the certificate names the connected host or any name in the endpoint's configuration, which
+/// the operator trusts. So servers may share one certificate or have one each, and addresses announced by another
+/// server are accepted.
 #[derive(Debug)]
 pub(super) struct AnyOfNames {
     pub(super) chain: Arc<WebPkiServerVerifier>,
     /// The host first.
     pub(super) names: Vec<ServerName<'static>>,
-    /// Is told when the certificate expires.
+    /// Records when the certificate expires.
     pub(super) known: Arc<Known>,
 }
 

@@ -1,11 +1,11 @@
 //! How long an absence the source's backlog covers.
 //!
-//! A reader that is away for longer than the backlog reaches back has lost what is between. So the server
-//! that is read is asked each second, over a connection of its own, how much it holds and how fast that
-//! fills; and what it is, so that a node whose role no longer fits is left at once.
+//! A reader that is absent for longer than its source's backlog covers has lost messages. So the server is asked each
+//! second, on a connection of its own, for the backlog's size and write rate. It is also asked for its role, so that
+//! the route leaves a node with an unfit role at once.
 //!
-//! Failure: the task asks again for ever. Until the server answers again nothing is known of it; the link notices by
-//! itself that nothing comes.
+//! Failure: the task retries for ever. Until the server answers again its facts are unknown; the link notices silence
+//! by itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,29 +17,29 @@ use crate::config::{Address, Endpoint};
 use crate::rt;
 use crate::server::{self, Connection, Error, Role};
 
-/// Between questions.
+/// Interval between questions.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The part of a new rate in the mean: a burst of seconds does not make the night look short.
 const WEIGHT: f64 = 0.1;
-/// The mean of fewer answers is that of a moment, which is no reason to warn.
+/// Number of answers before the mean may cause a warning.
 const SETTLED: u32 = 10;
-/// How long a master keeps the backlog without a replica where it does not tell: the servers' default.
+/// How long a master without a replica keeps the backlog, if it does not report that: the servers' default.
 const TTL: Duration = Duration::from_secs(3600);
 
-/// What a server said last.
+/// The server's last answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct BacklogHealth {
-    /// How far its stream goes.
+    /// The end of its stream.
     pub(crate) offset: u64,
-    /// How much its backlog can hold.
+    /// Size of its backlog.
     pub(crate) backlog_bytes: u64,
-    /// How long an absence that covers at the present rate of writes.
+    /// Absence that the backlog covers at the present rate of writes.
     pub(crate) cover: Duration,
-    /// Whether that rate is more than a moment's.
+    /// True if the rate is a mean of enough answers.
     pub(crate) settled: bool,
-    /// What it is.
+    /// The server's role.
     pub(crate) role: Role,
-    /// As a replica: whether its link to the master is up.
+    /// True if a replica's link to its master is up.
     pub(crate) linked: bool,
 }
 
@@ -60,7 +60,7 @@ impl Backlog {
             let asking = async {
                 loop {
                     drop(ask(&endpoint, &address, &role, &heard).await);
-                    // What it said before is no longer known to hold.
+                    // The last answer is outdated.
                     *heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     tokio::time::sleep(INTERVAL).await;
                 }
@@ -73,7 +73,7 @@ impl Backlog {
         Self { health, _alive: alive }
     }
 
-    /// What the server said last, while it answers.
+    /// The server's last answer, while it answers.
     pub(crate) fn health(&self) -> Option<BacklogHealth> {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,11 +118,11 @@ async fn ttl(connection: &mut Connection, endpoint: &Endpoint) -> Result<Option<
 }
 
 fn cover(info: &Info, per_second: f64, ttl: Option<Duration>) -> Duration {
-    // Lengths of a backlog are far below what a double counts exactly.
+    // A double counts the length of any backlog exactly.
     #[allow(clippy::cast_precision_loss, reason = "an estimate")]
     let seconds = info.backlog_bytes as f64 / per_second.max(1.0);
     let full = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-    // A replica keeps its backlog; a master frees it where nobody else is connected.
+    // A replica keeps its backlog; a master frees it if it has no other replica.
     let alone = info.role == Role::Master && info.connected <= 1;
     match ttl {
         Some(ttl) if alone => full.min(ttl),

@@ -1,10 +1,9 @@
 #!lua flags=allow-oom
 -- Gives a history of the source its epoch: always the same one, for every instance.
 --
--- Replication ids do not order, so the state numbers them as they come up. One that comes up again after
--- another (a server that was replaced is a master again) gets a new number: positions never go back. The one that the
--- state stands in has the number of the position, which carries the beginning of its id: a failover may have lost, or
--- changed, what is noted beside it.
+-- Replication ids do not order, so the state numbers them as they appear. An id that appears again after another (a
+-- replaced server is master again) gets a new number: positions never go back. The epoch of the current history is
+-- taken from the checkpoint's position, because a failover may have lost or changed the field `histories`.
 --
 -- KEYS  1  state    hash
 -- ARGV  1  history  40 digits

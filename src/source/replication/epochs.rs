@@ -1,9 +1,9 @@
 //! The source's replication histories, numbered: each replication id has an epoch.
 //!
 //! Positions must compare, and replication ids do not order. So the route's state gives each history an epoch when it
-//! first comes up, in one step on the destination (`epochs.lua`). Every instance reads the same number, and an offset
-//! means the same position to all of them. The second part of the epoch is the beginning of the replication id. So a
-//! number that was given twice, because a state was lost, still tells the histories apart.
+//! first appears, in one step on the destination (`epochs.lua`). Every instance reads the same number, so an offset
+//! means the same position to all of them. The second part of the epoch is the beginning of the replication id. It
+//! distinguishes histories even if a lost state makes a number be given twice.
 
 use super::{HistoryId, ReplicationOffset};
 use crate::position::{AnchorId, Epoch, Position};
@@ -18,7 +18,7 @@ pub(crate) const EPOCHS: Script = script!("epochs.lua");
 pub(crate) struct Histories(Vec<(HistoryId, u64)>);
 
 impl Histories {
-    /// Reads the state's field; what is no history is left out.
+    /// Reads the state's field; malformed histories are left out.
     pub(crate) fn parse(text: &str) -> Self {
         let entry = |word: &str| {
             let (id, number) = word.split_once('=')?;
@@ -27,8 +27,8 @@ impl Histories {
         Self(text.split(' ').filter_map(entry).collect())
     }
 
-    /// The same, as a state knows them that stands there: the position's epoch is what its history stands for, whatever
-    /// is noted beside it.
+    /// The histories in a state at this position: the position's epoch decides its history's number, even if the field
+    /// has another.
     pub(crate) fn of_a_state_at(mut self, position: Option<Position>) -> Self {
         let Some(Position { epoch, .. }) = position else { return self };
         for (id, number) in &mut self.0 {
@@ -45,7 +45,7 @@ impl Histories {
         Some(Epoch { number: *number, anchor: anchor(id)? })
     }
 
-    /// The history that an epoch stands for.
+    /// The history of an epoch.
     pub(crate) fn of(&self, epoch: Epoch) -> Option<&HistoryId> {
         self.0
             .iter()
@@ -53,7 +53,7 @@ impl Histories {
             .map(|(id, _)| id)
     }
 
-    /// Whether the history of this epoch is known under another number.
+    /// Returns whether the history of this epoch is known under another number.
     pub(crate) fn counts_otherwise(&self, epoch: Epoch) -> bool {
         self.0.iter().any(|(id, number)| anchor(id) == Some(epoch.anchor) && *number != epoch.number)
     }
@@ -70,7 +70,7 @@ impl Histories {
         }
     }
 
-    /// The place that a position stands for; `None` where it is of another kind of source.
+    /// The offset of a position; `None` if it is of another kind of source.
     pub(crate) fn place(&self, position: Position) -> Option<ReplicationOffset> {
         let history = self.of(position.epoch)?;
         Some(ReplicationOffset { history: history.clone(), offset: position.ordinal })
@@ -82,7 +82,7 @@ fn anchor(history: &HistoryId) -> Option<AnchorId> {
     history.as_str().get(..16)?.parse().ok()
 }
 
-/// Writes the call that numbers a history: with `wished`, if nothing stands higher, and `lowest` at least.
+/// Writes the call that numbers a history: with `wished`, if no number is higher, and `lowest` at least.
 pub(crate) fn claim(
     out: &mut Vec<u8>,
     hash: &Hash,

@@ -1,4 +1,4 @@
-//! Any bytes as what a replication link brings: the commands of the stream, and what comes before them.
+//! Random bytes on a replication link: the commands of the stream, and the handshake before them.
 //!
 //! Bytes arrive in pieces of any size, so pieces must make no difference.
 
@@ -20,18 +20,18 @@ const LIMIT: usize = 64;
 /// Longer than any peer in memory needs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a stream brought.
+/// The result of reading a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct StreamSeen {
     /// Each command, and the offset behind it.
     found: Vec<(u64, String)>,
-    /// Whether a command concerned the watched group.
+    /// True if a command concerned the watched group.
     touched: bool,
-    /// How far it was read; `None` where it was no stream.
+    /// The last offset read; `None` if it was no stream.
     end: Option<u64>,
 }
 
-/// The first byte says how large the pieces are.
+/// The first byte is the size of the pieces.
 pub fn replication_stream(input: &[u8]) {
     let Some((&piece, bytes)) = input.split_first() else { return };
     let whole = read(bytes, usize::MAX);
@@ -79,11 +79,10 @@ fn read(bytes: &[u8], piece: usize) -> StreamSeen {
     seen
 }
 
-/// What opening a link made of what a server sent: how it continues, and the bytes of the stream behind; `None` where
-/// it was refused.
+/// The result of opening a link: how it continues, and the bytes of the stream behind; `None` if it was refused.
 type Opened = Option<(String, Vec<u8>)>;
 
-/// The handshake and the snapshot. The first byte says how large the pieces are, and whether a place is known.
+/// The handshake and the snapshot. The first byte gives the size of the pieces, and whether a place is known.
 pub fn snapshot(input: &[u8]) {
     let Some((&first, bytes)) = input.split_first() else { return };
     let known = first & 1 == 1;
@@ -115,7 +114,7 @@ async fn open(bytes: &[u8], piece: usize, known: bool) -> Opened {
             theirs.write_all(piece).await.unwrap();
             tokio::task::yield_now().await;
         }
-        // An end, and no reset, which could overtake what was sent.
+        // An orderly end: a reset could overtake the bytes sent.
         theirs.shutdown().await.unwrap();
         std::future::pending::<()>().await;
     };

@@ -24,27 +24,27 @@ use crate::config::{Address, Endpoint, Prefer};
 use crate::server::resp::command;
 use crate::server::{self, Connection, Error, Role};
 
-/// Between acknowledgements; a server gives a replica up that sent none for `repl-timeout`, 60 s.
+/// Interval between acknowledgements; a server drops a replica that sent none for `repl-timeout`, 60 s.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between the first ones: servers ignore one that comes before they have ended the snapshot.
+/// Interval between the first ones: servers ignore those that come before the end of the snapshot.
 const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(100);
-/// While a snapshot is prepared a server sends a newline each second; so long a silence is none.
+/// While a snapshot is prepared a server sends a newline each second; after so long a silence the link is dead.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Behind the snapshot a server is silent until something is written (a PING comes each
-/// `repl-ping-replica-period`, which may be hours). After so long it is asked whether something was.
+/// After the snapshot a server is silent until something is written (a PING comes each `repl-ping-replica-period`,
+/// which may be hours). After this time the server is asked whether something was written.
 const QUIET: Duration = Duration::from_secs(2);
-/// Where only what does not count has come for a while, each read costs more than the commands that it brings.
-/// Then what comes is left to gather for this part of that while, which is all that it can delay what counts…
+/// If only unwanted commands arrive for a while, each read costs more than its commands. Then reading pauses for this
+/// part of the time since the last wanted command, which bounds the delay of a wanted one:
 const REST_PART: u32 = 8;
-/// …not where that is shorter than the timer tells apart, never longer than the socket has room for…
+/// at least 1 ms (the timer's resolution), at most 4 ms (the socket's buffer),
 const REST: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(4);
-/// …and not below this number of bytes a second, where reads are few.
+/// and only above this number of bytes a second: below it reads are few.
 const REST_RATE: u64 = 100_000;
-/// What one read may bring: what comes in the longest rest, at the rate at which servers write.
+/// Most bytes of one read: the bytes of the longest pause, at the rate at which servers write.
 const READ_BYTES: usize = 256 * 1024;
 /// The longest line before the stream.
 const LINE_BYTES: usize = 1024;
-/// What ends a snapshot whose length is not announced.
+/// Length of the mark that ends a snapshot of unannounced length.
 const MARK_BYTES: usize = 40;
 
 /// An open link.
@@ -55,13 +55,13 @@ pub(crate) struct ReplicationLink {
     address: Address,
     role: Role,
     acked: Instant,
-    /// When a read last brought something that counts, and up to which offset.
+    /// When a read last brought a wanted command, and up to which offset.
     found: (Instant, u64),
-    /// The message over the limit that was told last.
+    /// The channel and beginning of the oversized message reported last.
     large: (Vec<u8>, Vec<u8>),
 }
 
-/// How a link follows what was read before.
+/// How a link continues earlier reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkStart {
     /// In the same history, without a hole.
@@ -72,25 +72,25 @@ pub(crate) enum LinkStart {
     Anew { place: ReplicationOffset, why: NoContinuation },
 }
 
-/// What the stream brought.
+/// A message in the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PublishCommand<'a> {
     pub(crate) channel: &'a [u8],
     /// The payload, or the beginning of one over the limit.
     pub(crate) payload: &'a [u8],
-    /// How long the payload is.
+    /// Length of the payload.
     pub(crate) size: usize,
-    /// Of a channel with a name over the limit only the beginning is here: how long the name is, and which pattern
+    /// For a channel name over the limit, of which only the beginning is kept: the name's length, and the pattern that
     /// matches it.
     pub(crate) long: Option<(usize, usize)>,
 }
 
 impl ReplicationLink {
-    /// Opens a link behind `place`, if a server still holds what follows. `limit` is the largest payload
-    /// in bytes. Cancel safe: a dropped future leaves nothing behind.
+    /// Opens a link behind `place`, if a server still holds the following bytes. `limit` is the largest payload in
+    /// bytes. Cancel safe: a dropped future leaves nothing behind.
     ///
     /// # Errors
-    /// Where no server can be read now, or the user may not.
+    /// If no server can be read now, or the user lacks the right.
     pub(crate) async fn open(
         endpoint: &Endpoint,
         role: &str,
@@ -123,17 +123,17 @@ impl ReplicationLink {
         self.stream.watch(stream, group);
     }
 
-    /// Whether one did since this was last asked.
+    /// Returns whether one did since the last call.
     pub(crate) fn take_touched(&mut self) -> bool {
         self.stream.take_touched()
     }
 
-    /// Where the server listens that is read.
+    /// The address of the server.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
-    /// What it was when the link was opened.
+    /// The server's role when the link was opened.
     pub(crate) fn role(&self) -> Role {
         self.role
     }
@@ -143,11 +143,11 @@ impl ReplicationLink {
         self.stream.boundary()
     }
 
-    /// How far the server that is read has written its stream, asked on a connection of its own: where that is
-    /// [`Self::offset`], a silent link has nothing to bring.
+    /// The end of the server's stream, asked on a connection of its own. If it is [`Self::offset`], a silent link has
+    /// nothing to bring.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub(crate) async fn written(&self, endpoint: &Endpoint, role: &str) -> Result<u64, Error> {
         written(endpoint, &self.address, role).await
     }
@@ -157,7 +157,7 @@ impl ReplicationLink {
         self.connection.held_bytes()
     }
 
-    /// Reads from the socket, and acknowledges what was read.
+    /// Reads from the socket, and acknowledges the offset read.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if let Poll::Ready(Err(error)) = self.poll_acknowledge(cx) {
             return Poll::Ready(Err(error));
@@ -165,15 +165,15 @@ impl ReplicationLink {
         self.connection.poll_fill(cx)
     }
 
-    /// Whether nothing is to be read for a while, and until when; `found` says whether the last read brought
-    /// something that counts. What comes meanwhile wakes nobody.
+    /// Until when reading pauses, if it does; `found` says whether the last read brought a wanted command. Bytes that
+    /// arrive meanwhile do not wake the task.
     pub(crate) fn rest(&mut self, found: bool, now: Instant) -> Option<Instant> {
         if found {
             self.found = (now, self.stream.boundary());
             return None;
         }
         let (since, offset) = self.found;
-        // Where a read filled its buffer more is there already.
+        // A read that filled its buffer left more bytes.
         if self.connection.reader.is_filled() {
             return None;
         }
@@ -182,8 +182,8 @@ impl ReplicationLink {
         Some(now + rest)
     }
 
-    /// Says how far was read where that is due: also where no more is read for now, so that the server
-    /// does not give the link up. Ready with an error only.
+    /// Sends the offset read, if that is due, also while reading pauses, so that the server keeps the link. Ready with
+    /// an error only.
     pub(crate) fn poll_acknowledge(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if self.acked.elapsed() >= ACK_INTERVAL {
             self.acknowledge();
@@ -201,16 +201,16 @@ impl ReplicationLink {
         self.acked = Instant::now();
     }
 
-    /// Says which patterns a name over the limit is held against, and whether it counts where SPUBLISH brings it.
+    /// Sets the patterns for names over the limit, and whether a message from SPUBLISH is wanted.
     pub(crate) fn set_patterns(&mut self, patterns: Vec<Vec<u8>>, sharded: bool) {
         self.stream.set_patterns(patterns, sharded);
     }
 
-    /// The next message that is `wanted`, by whether it is sharded and its channel, and the offset at which
-    /// it ends; `None` until more bytes come.
+    /// The next message that is `wanted`, by whether it is sharded and its channel, and the offset of its end; `None`
+    /// until more bytes come.
     ///
     /// # Errors
-    /// Where what comes is no replication stream.
+    /// If the bytes are no replication stream.
     pub(crate) fn next(
         &mut self,
         mut wanted: impl FnMut(bool, &[u8]) -> bool,
@@ -236,7 +236,7 @@ impl ReplicationLink {
                 }
                 Some(FoundCommand::Oversized { sharded, channel, head, size }) => {
                     self.connection.reader.take(cut.used);
-                    // It may have been asked in another call, where the payload came in parts.
+                    // It may have been asked in another call, if the payload came in parts.
                     wanted(sharded, &channel);
                     self.large = (channel, head);
                     let (channel, payload) = (self.large.0.as_slice(), self.large.1.as_slice());
@@ -255,14 +255,14 @@ impl ReplicationLink {
     }
 }
 
-/// How long what comes is left to gather, after a while in which this many bytes brought nothing that counts.
+/// Length of the pause, after a time in which this many bytes brought nothing wanted.
 fn rest(silence: Duration, bytes: u64) -> Option<Duration> {
     let is_little = u128::from(bytes) * 1_000_000 < u128::from(REST_RATE) * silence.as_micros();
     let part = silence / REST_PART;
     (!is_little && part >= *REST.start()).then_some(part.min(*REST.end()))
 }
 
-/// How far a server has written its stream.
+/// The end of a server's stream.
 async fn written(endpoint: &Endpoint, address: &Address, role: &str) -> Result<u64, Error> {
     let (mut connection, _) = server::connect_at(endpoint, address, role).await?;
     Ok(Info::ask(&mut connection, endpoint).await?.offset)
@@ -287,7 +287,7 @@ impl LinkOpening {
         Self { connection, role, deadline }
     }
 
-    /// What still comes, up to the end of the connection.
+    /// The remaining bytes, up to the end of the connection.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) async fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -394,8 +394,8 @@ impl LinkOpening {
         }
     }
 
-    /// Acknowledges until the stream begins: what was published before is not in it. On a server where nothing is
-    /// written it does not begin, and nothing is missing then: `written` says how far the server has written it.
+    /// Acknowledges until the stream begins: messages published before are not in it. On a server without writes it
+    /// does not begin, and nothing is missing then: `written` returns the end of the server's stream.
     async fn await_stream<W>(&mut self, offset: u64, written: impl Fn() -> W) -> Result<(), Error>
     where
         W: Future<Output = Result<u64, Error>>,
@@ -459,7 +459,7 @@ mod tests {
         assert_eq!(rest(ms(8), much), Some(ms(1)));
         assert_eq!(rest(ms(24), much), Some(ms(3)));
         assert_eq!(rest(ms(3_600_000), u64::MAX), Some(ms(4)));
-        // Where reads are few anyway.
+        // At a low rate reads are few anyway.
         assert_eq!(rest(ms(1_000), REST_RATE - 1), None);
         assert_eq!(rest(ms(1_000), REST_RATE), Some(ms(4)));
     }

@@ -1,12 +1,12 @@
-//! Which server of a deployment is read.
+//! Chooses the server of a deployment to read from.
 //!
-//! A replica is read where there is one: there, true acknowledgements disturb nobody. But before all it must
-//! hold what follows the place to continue from, so each is asked first: INFO tells the history, how far it
-//! goes, and from where on the backlog holds it.
+//! A replica is preferred: reading from it does not disturb the master's acknowledgements. But first of all it must
+//! hold the stream from the place to continue. So INFO is asked of each: the history, its end, and where the backlog
+//! begins.
 //!
-//! Of several servers that say master, only one leads what is published. Two signs tell which: the only one with
-//! connected replicas, and the only one that holds what follows. Where they tell nothing, none is read until one
-//! gives way, since the backlog of the right one keeps what is published meanwhile.
+//! If several servers claim to be the master, two signs decide: being the only one with connected replicas, and being
+//! the only one that holds what follows. If neither decides, none is read until one gives way, since the backlog of the
+//! right one keeps the messages meanwhile.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,24 +14,24 @@ use super::{HistoryId, ReplicationOffset};
 use crate::config::{Address, Endpoint, Prefer};
 use crate::server::{self, Connection, Error, Role};
 
-/// What INFO says of a server's part in replication.
+/// A server's facts from INFO replication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Info {
     pub(super) role: Role,
-    /// As a replica: whether its link to the master is up.
+    /// True if a replica's link to its master is up.
     pub(super) linked: bool,
     /// The history that it is in, and how far.
     pub(super) history: HistoryId,
     pub(super) offset: u64,
     /// The history that it was in before, and the first offset that is no longer that one's.
     pub(super) before: Option<(HistoryId, u64)>,
-    /// The first byte that the backlog holds; `None` where there is no backlog.
+    /// The first byte that the backlog holds; `None` if there is no backlog.
     pub(super) backlog_from: Option<u64>,
-    /// How much it can hold.
+    /// Size of the backlog.
     pub(super) backlog_bytes: u64,
-    /// Its replicas, those that have an address of their own.
+    /// Its replicas that have an address of their own.
     pub(super) replicas: Vec<Address>,
-    /// How many are connected, with or without one.
+    /// Number of connected replicas, with or without an address.
     pub(super) connected: u64,
 }
 
@@ -39,7 +39,7 @@ impl Info {
     /// Asks a server.
     ///
     /// # Errors
-    /// Where it does not answer, or the user may not ask: then nothing is known that one could rely on.
+    /// If it does not answer, or the user may not ask: then nothing is known that one could rely on.
     pub(super) async fn ask(connection: &mut Connection, endpoint: &Endpoint) -> Result<Self, Error> {
         let deadline = endpoint.response_timeout;
         let reply =
@@ -61,7 +61,7 @@ impl Info {
             linked: role == Role::Master || fields.get("master_link_status") == Some(&"up"),
             history: history("master_replid")?,
             offset: number("master_repl_offset")?,
-            // An offset of -1 says that there is none.
+            // An offset of -1 means that there is none.
             before: history("master_replid2").zip(number("second_repl_offset")),
             backlog_from: number("repl_backlog_first_byte_offset").filter(|_| active),
             backlog_bytes: number("repl_backlog_size").unwrap_or_default(),
@@ -70,8 +70,8 @@ impl Info {
         })
     }
 
-    /// The same place, or the last one that the server's history shares with it, if that is earlier: where a
-    /// server took over that lagged behind what had been read.
+    /// The earlier of `place` and the end of the history that the server shares with it. They differ after a failover
+    /// to a lagging replica.
     pub(super) fn up_to_the_fork(&self, place: &ReplicationOffset) -> ReplicationOffset {
         let last = match &self.before {
             Some((before, from)) if *before == place.history => from.saturating_sub(1),
@@ -80,7 +80,7 @@ impl Info {
         ReplicationOffset { history: place.history.clone(), offset: place.offset.min(last) }
     }
 
-    /// Whether this server holds what follows a place.
+    /// Returns how a server fits a place to continue from.
     fn fit(&self, place: Option<&ReplicationOffset>) -> Fit {
         let Some(ReplicationOffset { history, offset }) = place else {
             return Fit::Anew(NoContinuation::First);
@@ -97,7 +97,7 @@ impl Info {
         } else if let Some((before, from)) = &self.before
             && before == history
         {
-            // Beyond the fork only the server that is gone had something: what follows begins there.
+            // Beyond the fork only the former server had something: the new history begins there.
             let begins = (offset + 1).min(*from);
             match self.backlog_from {
                 Some(backlog) if backlog <= begins => Fit::Continues,
@@ -125,29 +125,29 @@ fn replicas(fields: &HashMap<&str, &str>) -> Vec<Address> {
         .collect()
 }
 
-/// Whether a server holds what follows a place.
+/// How a server fits a place to continue from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fit {
-    /// From that place on, or from where its history left the place's, if that was earlier.
+    /// It continues from that place, or from an earlier fork of the histories.
     Continues,
     /// A replica that has not replicated that far yet.
     Behind,
     Anew(NoContinuation),
 }
 
-/// Why reading begins anew, with whatever is published from now on.
+/// Why reading begins anew, with the messages from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoContinuation {
     /// It never began.
     First,
-    /// The backlog no longer holds what follows: it begins later, or there is none.
+    /// The backlog no longer holds the following bytes: it begins later, or there is none.
     Exceeded {
-        /// Up to where was read.
+        /// The last offset read.
         offset: u64,
-        /// What the backlog begins with.
+        /// The first offset of the backlog.
         from: Option<u64>,
     },
-    /// The server is in another history: it was started again, or made a master without what was read.
+    /// The server is in another history: it was restarted, or became a master without the bytes read before.
     OtherHistory,
 }
 
@@ -160,11 +160,11 @@ pub(super) struct Node {
     fit: Fit,
 }
 
-/// Chooses among the endpoint's servers, and the replicas that its master names: one that holds what
-/// follows `place` before one that does not, then one of the preferred role. Cancel safe.
+/// Chooses among the endpoint's servers, and the replicas that its master names: first by whether one holds what
+/// follows `place`, then by the preferred role. Cancel safe.
 ///
 /// # Errors
-/// Where none can be read now; what the last one said.
+/// If none can be read now; the last one's error.
 pub(super) async fn choose(
     endpoint: &Endpoint,
     role: &str,

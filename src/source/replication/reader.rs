@@ -1,4 +1,4 @@
-//! The replication reader: what a replication link delivers, as the items of a capture, in place of a window.
+//! The replication reader: the messages of a replication link, as the items of a capture, in place of a window.
 //!
 //! Each item has the offset at which its command ends; it is the item's position in its replication history.
 
@@ -42,17 +42,17 @@ impl ReplicationReader {
         }
     }
 
-    /// What the server was when the link was opened.
+    /// The server's role when the link was opened.
     pub(crate) fn role(&self) -> Role {
         self.link.role()
     }
 
-    /// Where the server listens.
+    /// The server's address.
     pub(crate) fn address(&self) -> &Address {
         self.link.address()
     }
 
-    /// How far was read.
+    /// The last offset read.
     pub(crate) fn offset(&self) -> u64 {
         self.link.offset()
     }
@@ -62,7 +62,7 @@ impl ReplicationReader {
         self.link.held_bytes()
     }
 
-    /// Reads from the socket, and acknowledges what was read; not before [`Self::rests_until`].
+    /// Reads from the socket, and acknowledges the offset read; not before [`Self::rests_until`].
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         if self.rests_until.is_some_and(|until| until > Instant::now()) {
             return Poll::Pending;

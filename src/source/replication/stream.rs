@@ -1,20 +1,17 @@
 //! The commands of a replication stream, cut out of bytes that may end anywhere.
 //!
-//! Problem: a master sends its replicas every write of the server as a RESP command, and PUBLISH among
-//! them. Of these only a few are wanted, and the others must cost next to nothing, however large they
-//! are.
+//! Problem: a master sends its replicas every write of the server as a RESP command, PUBLISH among them. Only a few
+//! commands are wanted. The others must cost next to nothing, whatever their size.
 //!
-//! Constraints: the position in the stream counts every byte, and reading may be taken up again behind
-//! any whole command. Nothing is held but the command that is wanted, and no more of it than the limit.
+//! Constraints: the position in the stream counts every byte, and reading may continue behind any complete command.
+//! Only a wanted command is buffered, up to the limit.
 //!
-//! Operation: what is not wanted is jumped over by the lengths that the commands announce; an argument
-//! whose end has not come is skipped as it comes. A wanted PUBLISH is told once it is there as a whole,
-//! as ranges of the bytes given.
+//! Operation: unwanted commands are skipped by the lengths that they announce; an incomplete argument is skipped as it
+//! arrives. A wanted PUBLISH is returned once it is complete, as ranges of the given bytes.
 //!
-//! A payload or a channel's name over the limit is not held either: it is skipped as it comes, and the message is told
-//! with the beginning.
+//! A payload or channel name over the limit is skipped as it arrives, and the message is returned with the beginning.
 //!
-//! On failure: what is no RESP command is an error, and the stream is of no more use.
+//! On failure: bytes that are no RESP command are an error, and the stream must not be read any more.
 
 use std::ops::Range;
 
@@ -22,13 +19,12 @@ use crate::server::resp::{
     CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed, ProtocolError, bulk_header, count_header,
 };
 
-/// How long the names of the commands are that are looked for: PUBLISH, SPUBLISH and REPLCONF.
+/// Lengths of the names of wanted commands: PUBLISH, SPUBLISH and REPLCONF.
 const NAME_BYTES: std::ops::RangeInclusive<usize> = 7..=8;
 
-/// Commands that name a stream and then the group whose pending list they change. XREADGROUP is among them as
-/// XCLAIM, which is how it is replicated.
+/// Commands that name a stream and then the group whose pending list they change. XREADGROUP is replicated as XCLAIM.
 const GROUP_COMMANDS: [&[u8]; 3] = [b"XACK", b"XACKDEL", b"XCLAIM"];
-/// How long their names and XGROUP are.
+/// Lengths of their names and XGROUP.
 const GROUP_NAME_BYTES: std::ops::RangeInclusive<usize> = 4..=7;
 
 /// A command that was looked for. Ranges are into the bytes that were given.
@@ -36,24 +32,24 @@ const GROUP_NAME_BYTES: std::ops::RangeInclusive<usize> = 4..=7;
 pub(crate) enum FoundCommand {
     /// PUBLISH, or SPUBLISH.
     Publish { channel: Range<usize>, payload: Range<usize> },
-    /// The same, with a payload over the limit: its first bytes, and how many there were.
+    /// A message with a payload over the limit: its first bytes, and its size.
     Oversized { sharded: bool, channel: Vec<u8>, head: Vec<u8>, size: usize },
-    /// The same, on a channel with a name over the limit that one of the patterns matches.
+    /// A message on a channel with a name over the limit that a pattern matches.
     LongNamed(Box<LongNamed>),
     /// The master asks how far the stream was read.
     GetAck,
 }
 
-/// What was cut off the front of the bytes.
+/// The part cut off the front of the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StreamCut {
     /// Bytes that are done with.
     pub(crate) used: usize,
-    /// What stood at their end; `None` where more bytes must come.
+    /// The command at its end; `None` if more bytes must come.
     pub(crate) found: Option<FoundCommand>,
 }
 
-/// Where a reader stands in the stream.
+/// A reader's place in the stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
     /// Bytes of the stream that are done with, as the master counts them.
@@ -67,9 +63,9 @@ pub(crate) struct Stream {
     /// Bytes of the open argument that have not come.
     skip: usize,
     oversized: Option<FoundCommand>,
-    /// What names over the limit are held against.
+    /// The patterns for names over the limit.
     patterns: Vec<Vec<u8>>,
-    /// Whether such a name counts where SPUBLISH brings it.
+    /// True if such a name counts for SPUBLISH.
     sharded: bool,
     /// A name over the limit that still comes.
     long: Option<Box<LongName>>,
@@ -78,11 +74,11 @@ pub(crate) struct Stream {
     touched: bool,
 }
 
-/// What stands where a command begins.
+/// The command at a place.
 enum CommandAhead {
-    /// Its end, or what decides about it, has not come.
+    /// Its end, or the argument that decides about it, has not arrived.
     Partial,
-    /// The same, but it concerns the group that is watched.
+    /// A command that concerns the watched group.
     Touches { end: usize, arguments: usize },
     /// It is of no interest: behind these bytes this many arguments are to be skipped.
     Other { end: usize, arguments: usize },
@@ -112,31 +108,31 @@ impl Stream {
         }
     }
 
-    /// Tells messages on channels with names over the limit from here on, where one of these patterns matches.
+    /// Returns messages on channels with names over the limit from here on, if one of these patterns matches.
     pub(crate) fn set_patterns(&mut self, patterns: Vec<Vec<u8>>, sharded: bool) {
         (self.patterns, self.sharded) = (patterns, sharded);
     }
 
-    /// Notes from here on whether a command may have changed what is pending in a consumer group.
+    /// Notes from here on whether a command may have changed the pending list of a consumer group.
     pub(crate) fn watch(&mut self, stream: Vec<u8>, group: Vec<u8>) {
         self.watched = Some((stream, group));
     }
 
-    /// Whether one did since this was last asked.
+    /// Returns whether one did since this was last asked.
     pub(crate) fn take_touched(&mut self) -> bool {
         std::mem::take(&mut self.touched)
     }
 
-    /// The end of the last whole command: where reading may be taken up again.
+    /// The end of the last complete command: reading may continue there.
     pub(crate) fn boundary(&self) -> u64 {
         self.boundary
     }
 
-    /// Continues in `unread` up to the end of the next command that is looked for. `wanted` says of a
-    /// message whether it is one, by whether it is sharded and its channel; it may be asked twice.
+    /// Continues in `unread` up to the end of the next wanted command. `wanted` decides about a message by whether it
+    /// is sharded and its channel; it may be called twice.
     ///
     /// # Errors
-    /// Where the bytes are no commands.
+    /// If the bytes are no commands.
     pub(crate) fn cut(
         &mut self,
         unread: &[u8],
@@ -221,7 +217,7 @@ impl Stream {
         }
     }
 
-    /// Jumps over arguments as long as they are there; false where a header has not come.
+    /// Skips the arguments that have arrived; false if a header has not.
     fn skip_arguments(&mut self, unread: &[u8], at: &mut usize) -> Result<bool, ProtocolError> {
         let start = *at;
         let mut come = true;
@@ -258,7 +254,7 @@ fn command(
 ) -> Result<CommandAhead, ProtocolError> {
     match unread.get(at) {
         None => return Ok(CommandAhead::Partial),
-        // What keeps the link alive while nothing is to be said.
+        // It keeps the link alive while there is no command.
         Some(b'\n') => return Ok(CommandAhead::Other { end: at + 1, arguments: 0 }),
         Some(_) => {}
     }
@@ -292,7 +288,7 @@ fn command(
     Ok(CommandAhead::Other { end, arguments: 2 })
 }
 
-/// Looks at a command whose name begins at `at` and that has this many arguments, the name included.
+/// Examines a command whose name begins at `at` and that has this many arguments, the name included.
 fn touching(
     unread: &[u8],
     (at, arguments): (usize, usize),
@@ -306,7 +302,7 @@ fn touching(
     let Some(mut next) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
     let name = &unread[begin..begin + size];
     if name.eq_ignore_ascii_case(b"XGROUP") {
-        // Its stream comes behind what it does with the group.
+        // In XGROUP the stream follows the subcommand.
         let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(CommandAhead::Partial) };
         let Some(end) = whole(unread, begin, size)? else { return Ok(CommandAhead::Partial) };
         next = end;
@@ -357,7 +353,7 @@ fn message(
     Ok(CommandAhead::Whole { end, found: FoundCommand::Publish { channel, payload: begin..begin + size } })
 }
 
-/// The end of an argument whose content begins at `begin`; `None` where it has not come.
+/// The end of an argument whose content begins at `begin`; `None` if it has not come.
 fn whole(unread: &[u8], begin: usize, size: usize) -> Result<Option<usize>, ProtocolError> {
     match unread.get(begin + size..begin + size + 2) {
         None => Ok(None),
@@ -373,7 +369,7 @@ mod tests {
 
     const LIMIT: usize = 2048;
 
-    /// A stream with everything in it that may be told and much that may not.
+    /// A stream with all kinds of wanted and unwanted commands.
     fn sample() -> Vec<u8> {
         let mut bytes = Vec::new();
         let large = vec![b'x'; 5000];

@@ -1,14 +1,13 @@
 //! Delivers the records of all segments in order, and each loss in its place.
 //!
-//! A bad stretch is kept until something says what it has cost: the counts in the next intact frame, of whatever
-//! file, or at the end what the log itself has written. The same counts tell of a file that is missing, and that
-//! nothing is missing although bytes are bad: because they held no record, or because the records were written
-//! again to another file.
+//! The cost of a bad stretch is known later: by the counts in the next intact frame, of any file, or at the end by the
+//! log's own counts. The same counts reveal a missing file. They also show that bad bytes cost nothing, because they
+//! held no record, or because the records were written again to another file.
 //!
 //! Opening a log reads it with this reader too, and so does `tidegate spool verify`.
 //!
-//! Failure: where the disk refuses to read, the caller asks again, from the same place. After three refusals in a
-//! row the rest of the segment is given up as damage: what is behind it must not wait for a dead sector.
+//! Failure: if the disk refuses to read, the caller tries again, from the same place. After three refusals in a row the
+//! rest of the segment is given up as damage: the records behind it must not wait for a dead sector.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,24 +22,24 @@ const MISSING: &str = "a file before this one is missing, or shorter than it was
 /// Refusals in a row after which the rest of a segment is given up.
 const REFUSALS: u32 = 3;
 
-/// What stands behind everything that is to be read.
+/// The end of all records to read.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     /// Nothing is known about it.
     Unknown,
     /// The log has been written so far.
     At(Stand),
-    /// The same, but how much was lost before it is unknown.
+    /// An end, with an unknown loss before it.
     Unsure(Stand),
 }
 
-/// A bad stretch of which nothing has told the cost yet.
+/// A bad stretch whose cost is not known yet.
 #[derive(Debug, Clone)]
 pub(super) struct BadStretch {
     /// The file.
     pub(super) name: String,
     pub(super) bad: Bad,
-    /// A file of version 1 is part of it, which has no counts.
+    /// True if a file of version 1, which has no counts, is part of it.
     uncounted: bool,
     /// It is the rest of a file that the disk refuses to read.
     pub(super) refused: bool,
@@ -53,15 +52,15 @@ impl BadStretch {
     }
 }
 
-/// Where reading has come to.
+/// The place of reading.
 #[derive(Debug)]
 pub(super) struct LogReader<F> {
     /// The segment that is read, or the first one behind it that is left.
     number: u64,
     scanner: Option<Scanner<F>>,
-    /// Behind the last intact frame.
+    /// The counts behind the last intact frame.
     stand: Option<Stand>,
-    /// Before the first intact frame, where nothing is lost before it.
+    /// The counts before the first intact frame, if nothing is lost before it.
     base: Option<Stand>,
     /// The last record's mark.
     delivered: Option<Mark>,
@@ -73,7 +72,7 @@ pub(super) struct LogReader<F> {
 }
 
 impl<F> LogReader<F> {
-    /// At the beginning; `stand` is what was before it, where that is known.
+    /// At the beginning; `stand` are the counts before it, if known.
     pub(super) fn new(stand: Option<Stand>) -> Self {
         Self {
             number: 0,
@@ -88,12 +87,12 @@ impl<F> LogReader<F> {
         }
     }
 
-    /// Behind the last intact frame.
+    /// The counts behind the last intact frame.
     pub(super) fn stand(&self) -> Option<Stand> {
         self.stand
     }
 
-    /// Before everything that was read, where that is known.
+    /// Before everything that was read, if that is known.
     pub(super) fn base(&self) -> Option<Stand> {
         self.base
     }
@@ -103,12 +102,12 @@ impl<F> LogReader<F> {
         self.delivered
     }
 
-    /// Whether it is behind this segment.
+    /// Returns whether it is behind this segment.
     fn has_passed(&self, segment: &Segment) -> bool {
         self.number > segment.number
     }
 
-    /// Whether everything in this segment was delivered.
+    /// Returns whether everything in this segment was delivered.
     pub(super) fn has_read(&self, segment: &Segment) -> bool {
         let at_its_end = self.number == segment.number
             && self.pending.is_none()
@@ -123,7 +122,7 @@ impl<F> LogReader<F> {
         }
         self.number = segment.number.saturating_add(1);
         self.scanner = None;
-        // What is not read any more is no loss.
+        // Records that are not read any more are no loss.
         (self.pending, self.stand) = (None, None);
         self.delivered = self.delivered.max(segment.last);
         if self.ready.as_ref().is_some_and(|record| Some(record.mark) <= segment.last) {
@@ -131,10 +130,10 @@ impl<F> LogReader<F> {
         }
     }
 
-    /// The next piece; `None` where everything is read.
+    /// The next piece; `None` if everything is read.
     ///
     /// # Errors
-    /// Where the disk refuses: the next call tries again.
+    /// If the disk refuses: the next call tries again.
     pub(super) fn next<S: Storage<File = F>>(
         &mut self,
         storage: &S,
@@ -178,7 +177,7 @@ impl<F> LogReader<F> {
                     }
                     self.leave(segment);
                 }
-                // The reader stays where the next record will be.
+                // The reader stays at the place of the next record.
                 Ok(ScanStep::End) => return Ok(self.at_end(storage, end)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.on_rest(segment, "the file is missing", false);
@@ -216,8 +215,7 @@ impl<F> LogReader<F> {
         scanner.step(storage, segment.bytes, &mut self.body)
     }
 
-    /// Begins with a segment. Numbers follow one another, and version 1 has nothing else that tells of a file
-    /// that is missing.
+    /// Begins with a segment. Numbers follow one another; in version 1 only they reveal a missing file.
     fn enter(&mut self, segment: &mut Segment) {
         if self.number > 0 && segment.format == SegmentFormat::V1 {
             let detail = MISSING;
@@ -290,7 +288,7 @@ impl<F> LogReader<F> {
             }
             let before = (head.kind != FrameKind::Unsure).then_some(head.stand);
             let damage = self.resolve(storage, segment, before);
-            // A beginning of what was written again stands before what the reader has seen.
+            // The beginning of records written again is before the place that the reader has seen.
             self.stand = self.stand.max_by_records(head.stand);
             return damage.map(Piece::Damage);
         }
@@ -348,7 +346,7 @@ impl<F> LogReader<F> {
         self.settle(storage, &segment.name, before)
     }
 
-    /// What was lost up to a place before which the log stood at `before`.
+    /// The loss up to a place where the log's counts were `before`.
     fn settle<S: Storage<File = F>>(
         &mut self,
         storage: &S,

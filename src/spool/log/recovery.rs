@@ -1,13 +1,13 @@
-//! What an earlier process left: found by reading all of it once.
+//! Finds the records of an earlier process by reading all of them once.
 //!
-//! A tail is *torn* only where the last file ends inside the one frame that a crash interrupted, or in the zeros of
-//! pages that were never written; it is cut off. Anything else that is bad is damage: it stays, for the reader
-//! to deliver in its place. What was synced has a seal behind it, so damage to it is never taken for a torn tail.
+//! A tail is *torn* only if the last file ends inside the one frame that a crash interrupted, or in the zeros of pages
+//! that were never written; it is cut off. Anything else that is bad is damage: it stays, and the reader delivers it in
+//! its place. Synced records have a seal behind them, so their damage is never mistaken for a torn tail.
 //!
-//! Nothing is changed here: `log` cuts the torn tail, `reader` counts the damage in its place with `scan`'s help, and `aside`
-//! keeps the damaged file.
+//! Nothing is changed here: `log` cuts the torn tail, `reader` counts the damage in its place with `scan`'s help, and
+//! `aside` keeps the damaged file.
 //!
-//! Failure: a file that the disk refuses to read stays as it is, to be tried again when its turn comes.
+//! Failure: a file that the disk refuses to read stays as it is, and is read again in its turn.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -21,13 +21,13 @@ use super::reader::{End, LogReader};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::spool) struct Torn {
     pub(in crate::spool) name: String,
-    /// Where it begins.
+    /// The tail's offset.
     pub(in crate::spool) offset: u64,
-    /// Its length.
+    /// The tail's length.
     pub(in crate::spool) bytes: u64,
 }
 
-/// What is on disk.
+/// The content on disk.
 #[derive(Debug)]
 pub(in crate::spool) struct RecoveredLog {
     pub(in crate::spool) segments: VecDeque<Segment>,
@@ -37,17 +37,17 @@ pub(in crate::spool) struct RecoveredLog {
     pub(in crate::spool) torn: Option<Torn>,
     /// Files that cannot be read.
     pub(in crate::spool) refused: Vec<SpoolError>,
-    /// Before the first record, where that is known.
+    /// Before the first record, if that is known.
     pub(super) base: Option<Stand>,
-    /// Behind the last one.
+    /// The counts behind the last one.
     pub(super) stand: Stand,
-    /// Whether that is exact.
+    /// True if that is exact.
     pub(super) sure: bool,
     unread: BTreeSet<u64>,
 }
 
 impl RecoveredLog {
-    /// Whether a segment holds nothing that would be missed.
+    /// Returns whether a segment holds nothing that would be missed.
     pub(super) fn is_void(&self, segment: &Segment) -> bool {
         segment.last.is_none() && !segment.damaged && !self.unread.contains(&segment.number)
     }

@@ -1,4 +1,4 @@
-//! The log on a disk in memory, where each fault can be had at each byte.
+//! The log on a disk in memory, with each fault at each byte.
 
 mod damage;
 mod history;
@@ -12,7 +12,7 @@ use super::*;
 
 /// Segments of a few records.
 const OPTIONS: Options = Options { limit_bytes: 1 << 20, segment_bytes: 700, fsync: Fsync::Always };
-/// Syncs only where a test or a full segment asks for it.
+/// Syncs only on a test's request or at the end of a segment.
 const LAZY: Options = Options { fsync: Fsync::Every(Duration::from_secs(1 << 30)), ..OPTIONS };
 
 const NONE: [u64; 0] = [];
@@ -41,7 +41,7 @@ fn open(disk: &MemoryDisk, options: Options) -> (Log<MemoryDisk>, Recovered) {
     Log::over(disk.clone(), options).unwrap()
 }
 
-/// A disk with a log of this many records, which was closed in order.
+/// A disk with a log of this many records, which was closed orderly.
 fn filled(count: u64) -> MemoryDisk {
     let disk = MemoryDisk::new();
     let (mut log, _) = open(&disk, OPTIONS);
@@ -65,8 +65,8 @@ fn all<S: Storage>(log: &mut Log<S>) -> Vec<Piece> {
     }
 }
 
-/// What is missing from the records `expected` of a reading. Asserts that the rest is intact and in order, and that
-/// each loss is told in its place, with its exact size.
+/// The records of `expected` that a reading lacks. Asserts that the rest is intact and in order, and that each loss is
+/// delivered in its place, with its exact size.
 #[track_caller]
 fn missing(pieces: &[Piece], expected: impl IntoIterator<Item = u64>, what: &str) -> Vec<u64> {
     let mut expected = expected.into_iter().peekable();

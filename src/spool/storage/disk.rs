@@ -16,7 +16,7 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Debug)]
 pub struct Disk {
     directory: PathBuf,
-    /// Kept for as long as the directory is written to; `None` where it is only read.
+    /// Kept for as long as the directory is written to; `None` if it is only read.
     _claim: Option<Claim>,
 }
 
@@ -26,7 +26,7 @@ impl Disk {
         Self { directory: claim.path().to_owned(), _claim: Some(claim) }
     }
 
-    /// Any directory, to be read only, beside a daemon that may own it.
+    /// Any directory, read only, beside a daemon that may own it.
     pub(in crate::spool) fn unclaimed(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), _claim: None }
     }

@@ -1,4 +1,4 @@
-//! A disk in memory, for tests: page cache and medium apart, and each fault where its owner wants it.
+//! A disk in memory, for tests: page cache and medium are separate, and faults come on request.
 //!
 //! ```text
 //!  write ──▶ page cache ──sync──▶ medium        names ──sync_directory──▶ names on the medium
@@ -6,9 +6,9 @@
 //!               └── sync fails: the pages count as clean, and no later sync writes them (as on Linux)
 //! ```
 //!
-//! A clone is the same disk, so a test keeps one while a log has the other. Nothing here is random: a test that has
-//! the seed chooses. `restart` is not a call: dropping the log and opening another on the same disk is what a
-//! process that dies looks like. `crash` is the machine's end.
+//! A clone is the same disk, so a test keeps one while a log has the other. Nothing here is random: the test has the
+//! seed. There is no `restart`: dropping the log and opening another on the same disk acts like the end of a process.
+//! `crash` is the machine's end.
 
 #![allow(clippy::unwrap_used, reason = "offsets of a disk in memory fit into memory")]
 
@@ -30,9 +30,9 @@ pub(crate) struct MemoryDisk {
 #[derive(Debug, Default)]
 struct MemoryState {
     files: Vec<Content>,
-    /// What programs see.
+    /// The names as programs see them.
     names: BTreeMap<String, usize>,
-    /// What a crash leaves.
+    /// The names that a crash leaves.
     durable_names: BTreeMap<String, usize>,
     /// Bytes that may still be written; `None` for any number.
     room: Option<u64>,
@@ -60,7 +60,7 @@ const ENOSPC: i32 = 28;
 const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 
-/// Takes one off, where there is one.
+/// Takes one off, if there is one.
 fn take(count: &mut u32) -> bool {
     let some = *count > 0;
     *count = count.saturating_sub(u32::from(some));
@@ -100,7 +100,7 @@ impl MemoryDisk {
         self.state().names.keys().cloned().collect()
     }
 
-    /// What a program reads from a file.
+    /// A file's content as a program reads it.
     pub(crate) fn content(&self, name: &str) -> Vec<u8> {
         let state = self.state();
         state.files[state.names[name]].cached.clone()
@@ -121,7 +121,7 @@ impl MemoryDisk {
         self.state().room = bytes;
     }
 
-    /// Lets the next syncs of files fail; what they were about is lost by the next crash.
+    /// Lets the next syncs of files fail; the next crash loses their data.
     pub(crate) fn fail_syncs(&self, count: u32) {
         self.state().failing_syncs = count;
     }
@@ -182,9 +182,9 @@ impl MemoryDisk {
         state.files[state.names[name]].dirty.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// The machine ends and starts again. `survives` is asked for each file that is not wholly durable, with its
-    /// name and how many of its bytes are not synced; it says how many of these are on the medium all the same,
-    /// from the first one written on. For a file whose name is not synced `None` loses the file.
+    /// The machine ends and starts again. `survives` is called for each file that is not wholly durable, with its name
+    /// and its number of unsynced bytes. It returns how many of these are on the medium all the same, from the first
+    /// one written on. For a file whose name is not synced, `None` loses the file.
     pub(crate) fn crash(&self, mut survives: impl FnMut(&str, usize) -> Option<usize>) {
         let mut state = self.state();
         let names = state.names.clone();

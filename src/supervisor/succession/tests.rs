@@ -44,7 +44,7 @@ fn plans() -> Vec<Plan> {
 /// A route that does nothing, and ends when it may and the test tells it to.
 struct Route {
     plan: Plan,
-    /// What it says to the one that it replaces.
+    /// The channel to the route that it replaces.
     word: Option<Handover>,
     opened: bool,
     stop: CancellationToken,

@@ -11,9 +11,9 @@ use super::element;
 /// How far a name leads through a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piecewise {
-    /// The places in the pattern at which the name may stand, ascending.
+    /// The possible places in the pattern, ascending.
     places: Vec<usize>,
-    /// Whether anything came: the empty name matches no `*`.
+    /// True if anything came: the empty name matches no `*`.
     begun: bool,
 }
 
@@ -52,7 +52,7 @@ impl Piecewise {
         }
     }
 
-    /// Whether the name matches, where it ends here.
+    /// Returns whether the name matches, if it ends here.
     #[must_use]
     pub fn matches(&self, pattern: &[u8]) -> bool {
         if !self.begun {
@@ -68,7 +68,7 @@ impl Default for Piecewise {
     }
 }
 
-/// These places, and those behind each `*` that may stand for nothing.
+/// These places, and those behind each `*` that may be empty.
 fn behind_stars<'a>(pattern: &'a [u8], places: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
     places.iter().flat_map(|place| {
         let stars = pattern[*place..].iter().take_while(|byte| **byte == b'*').count();
@@ -76,7 +76,7 @@ fn behind_stars<'a>(pattern: &'a [u8], places: &'a [usize]) -> impl Iterator<Ite
     })
 }
 
-/// Whether only `*` follow, and at least one.
+/// Returns whether only `*` follow, and at least one.
 fn is_rest(pattern: &[u8], place: usize) -> bool {
     place < pattern.len() && pattern[place..].iter().all(|byte| *byte == b'*')
 }

@@ -41,19 +41,19 @@ impl Follower {
     /// Takes in a poll's answer. Returns what an operator should know.
     ///
     /// # Errors
-    /// Where the script failed.
+    /// If the script failed.
     pub(crate) fn on_state_reply(
         &mut self,
         reply: &Value,
         egress: &mut Egress<'_>,
         now: Instant,
     ) -> Result<Vec<GroupEvent>, Error> {
-        // What another instance did since the look was asked for, the look knows.
+        // The answer includes the work of other instances since the question was sent.
         self.align(egress, now);
         let leads = egress.leads;
         let publisher = &mut *egress.publisher;
         let Some(mut state) = GroupState::read(reply)? else {
-            // What was read was not acknowledged, and a group that is made again is given it again. Holes stay.
+            // Entries read were not acknowledged, and a group that is made again gets them again. Holes stay.
             if self.max_ack_pending.is_none() {
                 self.forget(publisher.end());
             }
@@ -80,7 +80,7 @@ impl Follower {
             let found = state.acknowledged.drain(..).filter(|id| *id <= end && !deleted.contains(*id));
             self.to_release.extend(found);
         }
-        // A standby also holds what is not left behind yet.
+        // A standby also buffers entries that are not left behind yet.
         let passed = leads || self.read <= publisher.end();
         if self.max_ack_pending.is_some() && state.holes == 0 && self.holes_since == 0 && passed {
             // Another instance has published them.
@@ -129,7 +129,7 @@ impl Follower {
         Ok(found)
     }
 
-    /// Whether nothing is left to be acknowledged of what the group was given.
+    /// Returns whether the group has acknowledged everything that it was given.
     fn is_at_rest(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.pending == 0 && self.read >= state.delivered)
     }

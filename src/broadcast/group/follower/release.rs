@@ -1,4 +1,4 @@
-//! What was left behind as a hole and is acknowledged by now: published from memory, or read again.
+//! Acknowledged holes: published from memory, or read again.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
 use crate::server::{Error, resp};
 
 impl Follower {
-    /// Takes up holes that nobody has published while they were left to others.
+    /// Takes up holes that no other instance has published meanwhile.
     pub(super) fn retry_deleted(&mut self, now: Instant) {
         if !self.to_release.is_empty() {
             return;
@@ -26,7 +26,7 @@ impl Follower {
         }
     }
 
-    /// Publishes holes whose messages are held, and asks for the others.
+    /// Publishes holes whose messages are buffered, and asks for the others.
     pub(super) fn release(
         &mut self,
         egress: &mut Egress<'_>,
@@ -58,7 +58,7 @@ impl Follower {
     /// Takes in the entry of one hole; the batch goes out with the last.
     ///
     /// # Errors
-    /// Where the reply is none of entries.
+    /// If the reply is none of entries.
     pub(in crate::broadcast) fn hole(
         &mut self,
         wanted: &mut VecDeque<EntryId>,

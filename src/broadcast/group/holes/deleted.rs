@@ -15,7 +15,7 @@ use crate::broadcast::entry_id::EntryId;
 
 /// How long such a hole is left alone.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many are remembered at most. What is found beyond them is found again later.
+/// Most holes that are remembered. Further ones are found again later.
 const HOLES: usize = 8_192;
 
 /// Since when each is known to be gone.
@@ -23,12 +23,12 @@ const HOLES: usize = 8_192;
 pub(crate) struct DeletedHoles(BTreeMap<EntryId, Instant>);
 
 impl DeletedHoles {
-    /// Whether one is left alone for now.
+    /// Returns whether one is left alone for now.
     pub(crate) fn contains(&self, id: EntryId) -> bool {
         self.0.contains_key(&id)
     }
 
-    /// Notes that the entry of a hole is gone. True where that was long ago: it is forgotten here, and lost.
+    /// Notes that the entry of a hole is deleted. Returns true if that was long ago: it is forgotten here, and lost.
     pub(crate) fn is_lost(&mut self, id: EntryId, now: Instant) -> bool {
         match self.0.get(&id) {
             Some(since) if is_over(*since, now) => self.0.remove(&id).is_some(),
@@ -40,7 +40,7 @@ impl DeletedHoles {
         }
     }
 
-    /// Those that were left alone for long enough.
+    /// The holes that were left alone for long enough.
     pub(crate) fn due(&self, now: Instant) -> impl Iterator<Item = EntryId> {
         self.0.iter().filter(move |(_, since)| is_over(**since, now)).map(|(id, _)| *id)
     }

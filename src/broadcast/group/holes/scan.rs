@@ -2,14 +2,14 @@
 
 use crate::broadcast::entry_id::EntryId;
 
-/// How far it is.
+/// Progress of the scan.
 #[derive(Debug)]
 pub(crate) struct HoleScan {
-    /// After which hole to continue; `None` where a whole search found nothing new since.
+    /// After which hole to continue; `None` if a whole search found nothing new since.
     next: Option<EntryId>,
-    /// The same, of the look that is under way.
+    /// The hole after which the running poll scans.
     sent: Option<EntryId>,
-    /// Whether something changed since the search began.
+    /// True if something changed since the search began.
     again: bool,
 }
 
@@ -19,13 +19,13 @@ impl HoleScan {
         Self { next: Some(EntryId::default()), sent: None, again: false }
     }
 
-    /// Begins anew, and once more after what is under way.
+    /// Begins anew, and once more after the running poll.
     pub(crate) fn restart(&mut self) {
         self.next = Some(EntryId::default());
         self.again = true;
     }
 
-    /// After which hole a look is to search, where it `may`; it does in any case while something changes.
+    /// The hole after which a poll scans, if it `may`; it does in any case while something changes.
     pub(crate) fn send(&mut self, may: bool, active: bool) -> Option<EntryId> {
         if self.next.is_none() && active {
             self.next = Some(EntryId::default());
@@ -37,7 +37,7 @@ impl HoleScan {
     /// A look came to this hole, or to the end, and found the group the `same` as the one before.
     pub(crate) fn on_scanned(&mut self, reached: Option<EntryId>, same: bool) {
         match self.sent {
-            // A search that began with this look has seen what has changed.
+            // A scan that began with this poll has seen the change.
             Some(begin) if begin == EntryId::default() => self.again = false,
             _ => self.again |= !same,
         }
@@ -49,7 +49,7 @@ impl HoleScan {
         }
     }
 
-    /// Whether it is in the middle.
+    /// Returns whether it is in the middle.
     pub(crate) fn goes_on(&self) -> bool {
         self.next.is_some_and(|next| next > EntryId::default())
     }
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(search.send(true, false), id(0));
         search.on_scanned(id(5), false);
         assert!(search.goes_on());
-        // What is being published would be found once more.
+        // Holes being published would be found once more.
         assert_eq!(search.send(false, false), None);
         search.on_scanned(None, true);
         assert_eq!(search.send(true, false), id(5));

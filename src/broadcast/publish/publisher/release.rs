@@ -68,7 +68,7 @@ impl Publisher {
         self.send_releases(None, now);
     }
 
-    /// The same, where they are one entry that is larger than a batch.
+    /// Sends the holes; `large` if they are one entry that is larger than a batch.
     fn send_releases(&mut self, large: Option<EntryId>, now: Instant) {
         let Some(hash) = &self.release_hash else { return };
         match &mut self.other {
@@ -99,7 +99,7 @@ impl Publisher {
         self.move_published(now);
     }
 
-    /// Whether holes that were handed over are not dealt with yet.
+    /// Returns whether holes that were handed over are not dealt with yet.
     pub(crate) fn is_releasing(&self) -> bool {
         let waiting =
             self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| batch.release));

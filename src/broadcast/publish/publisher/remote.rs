@@ -1,9 +1,10 @@
 //! Publishing on another server than the stream's: the messages go out first. After all messages of a batch are
-//! answered, the script on the stream's server moves the cursor over it and records what was not published.
+//! answered, the script on the stream's server moves the cursor over it and records the entries that were not
+//! published.
 //!
-//! A replica takes PUBLISH and answers as a master does, so an answer alone does not prove that the master's
-//! subscribers were reached. So each batch ends with HELLO, which reports the server's role. If it is not a master, the
-//! session ends, and the next one publishes the batch again on the current master.
+//! A replica answers PUBLISH as a master does, so an answer alone does not prove that the master's subscribers were
+//! reached. So each batch ends with HELLO, which reports the server's role. If it is not a master, the session ends,
+//! and the next one publishes the batch again on the current master.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,20 +19,20 @@ use crate::broadcast::publish::call::{Counted, Tally};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
 
-/// Where the destination is another server than the stream's.
+/// The connection to the destination, if it is another server than the stream's.
 #[derive(Debug)]
 pub(super) struct Remote {
     /// Commands to it.
     pub(super) out: Vec<u8>,
     /// The batch that is being collected.
     pub(super) current: Published,
-    /// The same for what was left behind.
+    /// The holes being collected.
     pub(super) releasing: Published,
-    /// Its PUBLISH commands. They go out once the batch is whole, so that every answer belongs to a batch.
+    /// PUBLISH commands of the holes. They go out once the batch is complete, so that every answer belongs to a batch.
     pub(super) release_out: Vec<u8>,
     /// Batches whose PUBLISH commands are not all answered.
     pub(super) waiting: VecDeque<Published>,
-    /// When its role was asked for, and that is not answered: only while nothing else is asked.
+    /// When its role was asked for, while that is not answered: only if nothing else is asked.
     pub(super) ping: Option<Instant>,
     pub(super) response_timeout: Duration,
 }
@@ -40,27 +41,27 @@ pub(super) struct Remote {
 #[derive(Debug, Default)]
 pub(super) struct Published {
     pub(super) span: (EntryId, EntryId),
-    /// How many entries were ever added up to its end, as far as is known here.
+    /// `entries-added` at its end, if known.
     pub(super) counted: Option<u64>,
-    /// The same for the cursor.
+    /// `entries-added` at its end, as the script's argument.
     pub(super) count: Counted,
     pub(super) ids: Vec<EntryId>,
     pub(super) answered: usize,
-    /// Whether the server has said since that it is the master.
+    /// True if the server has said since that it is the master.
     pub(super) confirmed: bool,
     pub(super) unheard: u64,
     /// Entries that the route's filter left out.
     pub(super) filtered: Vec<EntryId>,
-    /// The one entry, where it is larger than a batch.
+    /// The entry, if it is larger than a batch.
     pub(super) large: Option<EntryId>,
     /// Entries that are not published but noted on the stream's server: they wait for the cursor's step.
     pub(super) noted: Vec<(EntryId, Note)>,
-    /// Whether these are holes: the cursor is past them already.
+    /// True if these are holes: the cursor is past them already.
     pub(super) release: bool,
     pub(super) sent: Option<Instant>,
 }
 
-/// What is noted of an entry in the place of publishing it.
+/// The note about an entry that is not published.
 #[derive(Debug, Clone)]
 pub(super) enum Note {
     /// It goes to the dead letters.
@@ -72,7 +73,7 @@ pub(super) enum Note {
 }
 
 impl Published {
-    /// Whether everything that was asked is answered.
+    /// Returns whether everything that was asked is answered.
     fn is_over(&self) -> bool {
         self.answered == self.ids.len() && (self.ids.is_empty() || self.confirmed)
     }
@@ -84,7 +85,7 @@ impl Published {
 }
 
 impl Remote {
-    /// Lets a batch wait for its answers. Its PUBLISH commands stand in `out`; the question for the role ends them.
+    /// Lets a batch wait for its answers. Its PUBLISH commands are in `out`; the question for the role ends them.
     pub(super) fn send(&mut self, batch: Published) {
         if !batch.ids.is_empty() {
             resp::command(&mut self.out, &[b"HELLO"]);
@@ -94,11 +95,11 @@ impl Remote {
 }
 
 impl Publisher {
-    /// Takes in one answer of the other server. Returns what that says was sent: messages, and of these those that
-    /// reached no subscriber. Answers behind a refusal are counted and mean nothing else.
+    /// Takes in one answer of the other server. Returns the number of messages sent, and of those without a subscriber.
+    /// Answers behind a refusal are only counted.
     ///
     /// # Errors
-    /// Where it is no answer to what was asked.
+    /// If it is no answer to the command.
     pub(in crate::broadcast) fn on_answer(
         &mut self,
         reply: &Value,
@@ -141,7 +142,7 @@ impl Publisher {
                 batch.confirmed = true;
                 batch.noted.retain(|(id, _)| *id <= last);
                 batch.filtered.retain(|id| *id <= last);
-                // Those behind it are read again: across servers that may repeat, and loses nothing.
+                // The batches behind it are read again: across servers that may repeat messages, and loses none.
                 other.waiting.truncate(1);
                 self.refused =
                     Some(SessionFailure::of_publish(RouteEndpoint::Destination, entry, own, error));
@@ -155,8 +156,8 @@ impl Publisher {
         Ok(sent)
     }
 
-    /// Asks the destination for its role, as a sign of life, where it is another server and nothing else is asked.
-    /// The other connections need none: reading is answered every second.
+    /// Asks the destination for its role, as a sign of life, if it is another server and nothing else is asked. The
+    /// other connections need none: reads are answered every second.
     pub(in crate::broadcast) fn ping(&mut self, now: Instant) {
         if let Some(other) = &mut self.other
             && other.waiting.is_empty()
@@ -208,7 +209,7 @@ impl Publisher {
 /// Takes in the reply to HELLO.
 ///
 /// # Errors
-/// Where the server is none that can be published on.
+/// If the server is none that can be published on.
 fn is_master(reply: &Value) -> Result<(), SessionFailure> {
     if let Value::Error(text) = reply {
         return Err(SessionFailure::destination(Error::reply(text)));

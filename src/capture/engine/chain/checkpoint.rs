@@ -1,8 +1,8 @@
-//! Where the state stands, and what that makes of the buffered batches: stored, stored by another, lost, buffered again.
+//! The checkpoint, and its meaning for buffered batches: stored, stored by another instance, lost, buffered again.
 //!
-//! The checkpoint moves by this instance's own batches, by another instance's, and back by a failover. Each time the chain
-//! finds the batch that holds what follows. Positions of a configuration that counts other messages compare with the
-//! checkpoint at anchors only: the buffered ones are *foreign* meanwhile.
+//! The checkpoint moves by this instance's batches, by another instance's, and back by a failover. Each time the chain
+//! continues with the batch that holds what follows. Positions of a configuration that counts other messages compare
+//! with the checkpoint at anchors only: until then the buffered ones are *foreign*.
 
 use super::{Chain, went_back};
 use crate::capture::append::call::{AppendOutcome, Stored};
@@ -14,7 +14,7 @@ use crate::position::{Epoch, Position};
 use crate::server::Error;
 use std::time::Instant;
 
-/// What the owner of the chain is to do after a reply.
+/// The next step of the chain's owner after a reply.
 #[derive(Debug)]
 pub(crate) enum ReplyStep {
     /// A batch is stored: count it and continue. The gap before it is recorded.
@@ -23,29 +23,29 @@ pub(crate) enum ReplyStep {
     Duplicate { counts: PassedCounts, gap: Option<Gap> },
     /// A batch lies in a history that the state has left: count it as dropped and continue.
     Dropped { events: u64 },
-    /// The state is not where it was thought to be: send again, from where the chain now stands.
-    /// This many events are buffered again that were stored before.
+    /// The checkpoint is not where it was expected: send again, from its new place. This many events are buffered again
+    /// that were stored before.
     Again { rewound: u64 },
-    /// Nothing can be stored for now; send again after a wait that the error's class tells.
+    /// Nothing can be stored for now; send again after a wait by the error's class.
     Wait(Error, Option<Stored>),
-    /// What follows is a newer configuration's to write.
+    /// A newer configuration shall write what follows.
     Outdated,
-    /// The state stands where another configuration has counted, and does not compare with what is buffered.
+    /// Another configuration has counted the checkpoint, which does not compare with the buffered items.
     Foreign,
     /// The reply belonged to a batch behind a refused one.
     Ignored,
 }
 
-/// What is known of a batch that was dealt with.
+/// Counts of a batch that was stored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassedCounts {
     /// Messages in it.
     pub(crate) events: u64,
-    /// Of these, how many another writer has passed inside a recorded gap.
+    /// Number of these that another writer has passed inside a recorded gap.
     pub(crate) lost: u64,
     /// Messages that are lost before it with a damaged spool.
     pub(crate) lost_before: u64,
-    /// Whether the gap before it was recorded already.
+    /// True if the gap before it was recorded already.
     pub(crate) recorded: bool,
     /// When its first item was read.
     pub(crate) opened: Instant,
@@ -66,35 +66,35 @@ impl PassedCounts {
     }
 }
 
-/// What others have dealt with.
+/// Messages that others have stored or recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// Stored by another instance.
     pub(crate) deduplicated: u64,
     /// In a history that the state has left, or inside a gap that was recorded.
     pub(crate) stale: u64,
-    /// Lost with a damaged spool, and recorded by a call whose reply never came, or by another instance.
+    /// Lost with a damaged spool, and recorded by another instance, or by a call whose reply never came.
     pub(crate) corrupt: u64,
     /// Buffered again: the state went back.
     pub(crate) rewound: u64,
 }
 
 impl Chain {
-    /// Whether the checkpoint stands inside an epoch, counted otherwise than `numbering` does: then nothing that is
-    /// counted so compares with it inside that epoch.
+    /// Returns whether the checkpoint is inside an epoch, with another numbering than `numbering`: then positions of
+    /// that numbering inside that epoch do not compare with it.
     fn differs(&self, numbering: &[u8]) -> bool {
         self.counted.as_ref().is_some_and(|counted| counted.as_bytes() != numbering)
             && !numbering.is_empty()
             && self.checkpoint().is_some_and(|at| at.ordinal > 0)
     }
 
-    /// Whether a batch does not compare with the checkpoint.
+    /// Returns whether a batch does not compare with the checkpoint.
     fn is_foreign_to(&self, batch: &Batch) -> bool {
         self.differs(&batch.options.numbering)
             && self.checkpoint().is_some_and(|at| batch.epochs().any(|epoch| epoch == at.epoch))
     }
 
-    /// Whether what is buffered, or comes next in the open window, does not compare with the checkpoint.
+    /// Returns whether buffered items, or the next ones in the open window, do not compare with the checkpoint.
     pub(crate) fn is_foreign(&self) -> bool {
         match self.ring.get(self.passed) {
             Some(front) => self.is_foreign_to(front),
@@ -105,8 +105,8 @@ impl Chain {
         }
     }
 
-    /// Takes in where the state stands, and which epochs it has passed. To be asked while nothing is
-    /// awaited; else what is on its way is judged by its own reply.
+    /// Takes in the checkpoint, and the epochs that it has passed. To be called while no reply is awaited; otherwise
+    /// the replies judge the items on their way.
     pub(crate) fn found(
         &mut self,
         position: Option<Position>,
@@ -122,7 +122,7 @@ impl Chain {
         self.since_unix_ms = self.since_unix_ms.or(since_unix_ms);
         let rewound = self.on_checkpoint_moved(position, numbering, now_unix_ms);
         if let Some(gap) = &mut self.went_back {
-            // What the state has lost was published after its last write.
+            // Messages that the state has lost were published after its last write.
             gap.started_unix_ms = since_unix_ms.map_or(gap.started_unix_ms, |at| at.min(gap.started_unix_ms));
         }
         self.undated = false;
@@ -138,7 +138,7 @@ impl Chain {
                 if passage.has_gap_before(front.first, self.last_passed()) {
                     found.corrupt += front.joint.lost();
                 } else {
-                    // Another instance held what was lost here.
+                    // Another instance had the messages that were lost here.
                     found.deduplicated += front.joint.lost();
                 }
                 self.pass(passage);
@@ -150,7 +150,7 @@ impl Chain {
         found
     }
 
-    /// The state stands at `position`. Returns how many events are buffered again.
+    /// Takes in the checkpoint. Returns how many events are buffered again.
     fn on_checkpoint_moved(
         &mut self,
         position: Option<Position>,
@@ -172,7 +172,7 @@ impl Chain {
         let began = self.went_back.as_ref().map(|gap| gap.started_unix_ms.min(now_unix_ms));
         self.went_back = Some(went_back(position, began, now_unix_ms));
         self.undated = true;
-        // A state that is gone says nothing of its streams: what was stored is not stored again.
+        // A state that is gone does not tell what its streams contain: stored items are not stored again.
         if position.is_none() {
             return 0;
         }
@@ -190,8 +190,8 @@ impl Chain {
         rewound
     }
 
-    /// Gives up what does not compare with the checkpoint. What follows it at a later anchor is kept, behind a gap. Returns
-    /// how many messages were given up.
+    /// Gives up items that do not compare with the checkpoint. Items after a later anchor are kept, behind a gap.
+    /// Returns the number of messages given up.
     pub(crate) fn drop_foreign(&mut self, now_unix_ms: u64) -> u64 {
         let (mut events, mut began) = (0, now_unix_ms);
         while self.awaited() == 0
@@ -220,9 +220,9 @@ impl Chain {
         events
     }
 
-    /// Whether the state stands in an epoch that is not before those of the open window and is none of
-    /// them: then the window was numbered from an epoch that has gone back. `newest` is the epoch of the last item that
-    /// is given or to come behind the chain.
+    /// Returns whether the checkpoint's epoch is not before those of the open window and is none of them: then the
+    /// window was numbered from an epoch that has gone back. `newest` is the epoch of the last item given to the chain,
+    /// or about to be.
     pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
         let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
         self.checkpoint().zip(newest).is_some_and(|(at, newest)| {
@@ -230,7 +230,7 @@ impl Chain {
         })
     }
 
-    /// Whether the open window has seen the anchor of this epoch.
+    /// Returns whether the open window has seen the anchor of this epoch.
     pub(crate) fn has_seen(&self, epoch: Epoch) -> bool {
         self.epochs.contains(&epoch)
     }
@@ -254,7 +254,7 @@ impl Chain {
             },
             Ok(AppendOutcome::Duplicate(position, passage)) => match self.pass(&passage) {
                 Some(mut counts) => {
-                    // How that is counted the state will say.
+                    // The state will report its numbering.
                     self.advance(Some(position));
                     self.counted = None;
                     let gap = self.take_forced(&mut counts);
@@ -317,13 +317,13 @@ impl Chain {
         }
     }
 
-    /// The state has come to `position` by what was sent, or further.
+    /// Sent batches have moved the checkpoint to `position`, or further.
     fn advance(&mut self, position: Option<Position>) {
         self.begun = true;
         self.checkpoint = Some(self.checkpoint.flatten().max(position));
     }
 
-    /// What is on its way behind the oldest will be refused as well.
+    /// Batches on their way behind the oldest will be refused as well.
     fn refuse(&mut self) {
         self.refused = (self.sent - self.passed).saturating_sub(1);
         self.sent = self.passed;
@@ -340,7 +340,7 @@ impl Chain {
     fn pass(&mut self, passage: &Passage) -> Option<PassedCounts> {
         let before = self.last_passed();
         let batch = self.ring.get(self.passed)?;
-        // What an earlier process left on disk is stored up to here: a restart's gap begins after it.
+        // Items of an earlier process on disk are stored up to here: a restart's gap begins after them.
         self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -351,7 +351,7 @@ impl Chain {
         Some(PassedCounts { lost: batch.lost(passage), recorded, ..PassedCounts::of(batch) })
     }
 
-    /// Gives up the oldest batch that waits; what was to be recorded with it still is.
+    /// Gives up the oldest waiting batch; its gap is still recorded.
     fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
         let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());

@@ -1,4 +1,4 @@
-//! When an open window or tap is given up, waited for, or replaced.
+//! When an open window or tap is given up, awaited, or replaced.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt::Moment;
 
-/// How long a window waits for a spool or a destination that is behind. Messages wait in the source's output buffer
-/// meanwhile, of which Redis takes 32 MB for a moment.
+/// How long a window waits for a slow spool or destination. Messages wait in the source's output buffer meanwhile, of
+/// which Redis allows 32 MB for a moment.
 const BEHIND: Duration = Duration::from_secs(1);
 
 impl Engine {
@@ -26,7 +26,7 @@ impl Engine {
         self.lose_window(cause, why, now);
     }
 
-    /// Ends a window over which nothing comes, and reads on where there is room again.
+    /// Ends a silent window, and continues reading if there is room again.
     pub(in crate::capture::engine) fn check_reading(&mut self, now: Moment) {
         let Some(open) = &self.reading.open else {
             if matches!(self.reading.opening, ReaderOpening::Full) && self.has_room_again() {
@@ -95,7 +95,7 @@ impl Engine {
         }
     }
 
-    /// Reads on where there is room again, and gives the window up where it has not in time.
+    /// Continues reading if there is room again, and gives the window up if there was none in time.
     fn catch_up(&mut self, now: Moment) {
         let room = self.has_room_again();
         let Some(open) = &mut self.reading.open else { return };
@@ -109,11 +109,11 @@ impl Engine {
         }
     }
 
-    /// Whether enough is free for a window to be worth opening.
+    /// Returns whether enough is free for a window to be worth opening.
     fn has_room_again(&self) -> bool {
         let room = self.room();
         if self.spill.is_enabled() {
-            // Whatever the chain holds, possibly a batch more than its share: the spool takes what follows.
+            // Whatever the chain holds, possibly a batch more than its share: the spool takes the next items.
             return self.spill.held_bytes() <= room.tail / 2;
         }
         self.chain.held_bytes() <= room.chain
@@ -148,7 +148,7 @@ impl Engine {
         self.changed();
     }
 
-    /// Reads the window that was opened beside the one that has ended, unless a successor takes over.
+    /// Reads the window that was opened beside the ended one, unless a successor takes over.
     fn continue_with(&mut self, anchor: Position, now: Moment) {
         self.border_cannot_come();
         if matches!(self.reading.opening, ReaderOpening::Candidate { .. }) {

@@ -1,4 +1,4 @@
-//! The numbers of epochs: which anchors a window counts from, and what becomes of a route where they run out.
+//! The numbers of epochs: which anchors begin a numbering, and what happens to a route that runs out of numbers.
 
 use std::time::{Duration, Instant};
 
@@ -8,23 +8,23 @@ use crate::logs::LogCode;
 use crate::position::Epoch;
 use crate::rt::Moment;
 
-/// How far the epoch of an anchor may be ahead of the source's clock, as far as a window knows that: its own anchor
-/// carries the clock or a higher number, and time has passed since.
+/// How far an anchor's epoch may be ahead of the source's clock. A window knows that clock from its own anchor, which
+/// carries the clock or a higher number, and the time since.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
-/// How far it may be ahead of the anchor before it: where the source's clock is behind its epochs, each anchor's is the
-/// next number. So a client that forges anchors does not exhaust the numbers.
+/// How far it may be ahead of the anchor before it: if the source's clock is behind its epochs, each anchor's epoch is
+/// the next number. So a client that forges anchors does not exhaust the numbers.
 const LONGEST_STEP: u64 = 1_000;
 /// An epoch that is so far ahead of the clock was not made by a clock.
 const FAR_AHEAD_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 
 impl Open {
-    /// Whether positions may be counted from this anchor, or why not.
+    /// Checks whether positions may be counted from this anchor.
     ///
-    /// Anybody who may publish on the control channel can forge anchors. One that is not above the epoch before it, or
-    /// that neither the source's clock nor its last epoch bears out, ends the window. Instances may judge differently
-    /// where the clock decides, and that does no harm: a window that has ended counts nothing, and the next one opens
-    /// with an anchor of the source's own. An anchor that is passed over would do harm: two instances would count the
-    /// same messages in two ways.
+    /// Any client that may publish on the control channel can forge anchors. An anchor ends the window if it is not
+    /// above the epoch before it, or if neither the source's clock nor its last epoch confirms it. Instances may judge
+    /// differently by the clock. That does no harm: an ended window counts nothing, and the next one opens with an
+    /// anchor of the source's own. Ignoring an anchor would do harm: two instances would count the same messages in two
+    /// ways.
     pub(super) fn numbers(&self, epoch: Epoch, now: Instant) -> Result<(), &'static str> {
         let before = self.last.epoch.number;
         if epoch.number <= before {
@@ -60,7 +60,7 @@ impl Engine {
         self.changed();
     }
 
-    /// The state says how high the epochs are. They are lower than before only where the state was taken away.
+    /// Takes in the state's highest epoch. It is lower than before only if the state was removed.
     pub(in crate::capture::engine) fn on_highest_epoch(&mut self, highest: u64, now: Moment) {
         if matches!(self.reading.opening, ReaderOpening::UsedUp) && highest < Epoch::MAX_NUMBER {
             self.floor = highest + 1;
@@ -69,14 +69,14 @@ impl Engine {
         }
     }
 
-    /// What the route before knows of epochs holds for this one.
+    /// Takes over the predecessor's knowledge of epochs.
     pub(super) fn take_floor(&mut self) {
         if let Some((predecessor, true)) = &self.predecessor {
             self.raise_floor(predecessor.floor());
         }
     }
 
-    /// Says where the source's epochs were not made by a clock.
+    /// Logs that the source's epochs were not made by a clock.
     pub(super) fn check_clock(&mut self, epoch: Epoch, now: Moment) {
         if epoch.number > now.unix_ms.saturating_add(FAR_AHEAD_MS) {
             let text = format!(

@@ -1,5 +1,4 @@
-//! From an item of the source into the batch that it belongs to. Once a message: nothing here allocates that a batch
-//! does not share.
+//! From an item of the source into its batch. It runs for each message, and allocates only what a batch shares.
 
 use crate::capture::engine::handover::Border;
 use crate::capture::engine::spill::MemoryRoom;
@@ -16,13 +15,13 @@ use crate::text::origin;
 /// Whether reading continues, and if not, why.
 #[derive(Debug)]
 pub(in crate::capture) enum Flow {
-    /// It does.
+    /// It continues.
     Go,
-    /// Everything is read that was published before the route was told to stop.
+    /// Everything published before the stop is read.
     Fence,
-    /// From here on the successor reads.
+    /// The successor reads from here on.
     Border(Position),
-    /// The source sent what it must not send.
+    /// The source violated the protocol.
     Broken(String),
     /// The source went back to numbers that this window has passed.
     Numbered(String),
@@ -30,7 +29,7 @@ pub(in crate::capture) enum Flow {
     Full,
 }
 
-/// One pass over everything that has come.
+/// One pass over everything that has arrived.
 #[derive(Debug)]
 pub(in crate::capture) struct Pass {
     read: Moment,
@@ -98,7 +97,7 @@ impl Engine {
     /// Takes a message in. `size` is the payload's whole length, of which a message over the limit brings only the
     /// beginning.
     fn take_message(&mut self, pass: &Pass, position: Position, message: &Message<'_>, size: usize) -> Flow {
-        // Of a message over the limit not all is here: no condition looks at it, and it becomes a dead letter.
+        // An oversized message is not complete: no condition is tested, and it becomes a dead letter.
         let limit = self.settings.capture.max_message_size;
         let whole = u64::try_from(size).unwrap_or(u64::MAX) <= limit;
         let echo = |origin: &String| origin::carries(message.payload, origin);
@@ -146,7 +145,7 @@ impl Engine {
                 Err(why) => {
                     let last = open.last;
                     if self.successor.border().is_at(anchor) {
-                        // All that is held stands before the successor's window, whatever the numbers say.
+                        // All buffered items are before the successor's window, whatever their numbers are.
                         self.border.reached = Some(anchor);
                         self.border.place = Some(Position { ordinal: last.ordinal + 1, ..last });
                     }
@@ -167,7 +166,7 @@ impl Engine {
             self.raise_floor(epoch.number + u64::from(!word.is_at(anchor)));
         }
         if word.is_at(anchor) {
-            // What is full is found out with the next message.
+            // The next message determines what is full.
             self.flush_builder();
             self.border.reached = Some(anchor);
             self.border.place = Some(place);

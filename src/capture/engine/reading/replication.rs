@@ -1,8 +1,8 @@
-//! The reading side in replication mode: it continues where it stopped.
+//! The reading side in replication mode: it continues at its last offset.
 //!
-//! A window that broke is a gap; a link that broke is not, as long as the source's backlog reaches back to the place
-//! that was come to. So a link is opened *at* something: behind the last buffered item, else behind the checkpoint. Only
-//! where no server holds what follows does reading begin anew, with a gap.
+//! A broken window is a gap; a broken link is not, as long as the source's backlog reaches back to the last offset
+//! read. So a link is opened *at* an offset: behind the last buffered item, or else behind the checkpoint. If no server
+//! holds what follows, reading begins anew, with a gap.
 
 use std::time::{Duration, Instant};
 
@@ -22,16 +22,16 @@ use crate::server::resp::Value;
 use crate::source::replication::epochs::{self, Histories};
 use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
 
-/// How long it takes to look again whether what is needed to open a link is known.
+/// Interval of checks whether the facts for opening a link are known.
 const RECHECK: Duration = Duration::from_millis(100);
-/// How often the checkpoint moves at least: a restart then continues close to where it was.
+/// Longest interval between moves of the checkpoint: a restart then continues close to it.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// In which epoch an offset lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HistoryNumbering {
     epoch: Epoch,
-    /// Behind this offset it is another one.
+    /// The offset of a fork, and the epoch behind it.
     fork: Option<(u64, Epoch)>,
 }
 
@@ -43,7 +43,7 @@ impl HistoryNumbering {
         }
     }
 
-    /// The epochs of what comes from here on.
+    /// The epochs of the following items.
     fn epochs(&self) -> impl Iterator<Item = Epoch> {
         [Some(self.epoch), self.fork.map(|(_, epoch)| epoch)].into_iter().flatten()
     }
@@ -53,15 +53,15 @@ impl HistoryNumbering {
 #[derive(Debug)]
 pub(crate) struct ReplicationReading {
     pub(crate) numbering: HistoryNumbering,
-    /// How far was read.
+    /// The last offset read.
     pub(crate) offset: u64,
-    /// When an item last said how far was read.
+    /// When an item last reported the offset.
     told: Instant,
 }
 
 impl ReplicationReading {
-    /// How far was read, as a position. From the fork on in the epoch of the new history, although nothing of it was read:
-    /// the server of the next failover knows the history before its own, and none before that.
+    /// The last offset read, as a position. From the fork on it has the epoch of the new history, although nothing of
+    /// that was read: at the next failover the server knows the history before its own, and no earlier one.
     pub(crate) fn reached(&self) -> Position {
         match self.numbering.fork {
             Some((last, epoch)) if self.offset >= last => epoch.at(self.offset),
@@ -73,12 +73,12 @@ impl ReplicationReading {
 /// A link that was opened.
 #[derive(Debug)]
 pub(in crate::capture) struct Linked {
-    /// Where it begins.
+    /// The first offset.
     pub(in crate::capture) offset: u64,
     pub(in crate::capture) start: LinkStart,
     /// The server, for the operator.
     pub(in crate::capture) server: String,
-    /// What it was opened at. The checkpoint may have moved since: another instance writes, too.
+    /// The offset at which it was opened. Another instance may have moved the checkpoint since.
     from: Option<ReplicationOffset>,
 }
 
@@ -97,7 +97,7 @@ impl Linked {
         }
     }
 
-    /// Whether it follows what the place to continue from has become.
+    /// Returns whether it fits the place to continue from, which may have changed.
     fn fits(&self, place: &ReplicationOffset) -> bool {
         let forked = matches!(&self.start, LinkStart::Forked { history, .. } if *history == place.history);
         forked || self.from.as_ref().is_some_and(|from| from.history == place.history)
@@ -105,22 +105,22 @@ impl Linked {
 }
 
 impl Engine {
-    /// Whether it reads the replication stream.
+    /// Returns whether it reads the replication stream.
     pub(crate) fn is_replication(&self) -> bool {
         self.settings.capture.mode.replication().is_some()
     }
 
-    /// Up to where everything is, or was, buffered.
+    /// The last item that is, or was, buffered.
     fn given(&self) -> Option<Position> {
         self.builder.last().max(self.spill.last()).max(self.chain.last())
     }
 
-    /// Up to where everything is dealt with or buffered.
+    /// The last item that is stored or buffered.
     fn stands_at(&self) -> Option<Position> {
         self.given().max(self.chain.checkpoint())
     }
 
-    /// Where reading continues; `Err` where that is not known yet.
+    /// The offset at which reading continues; `Err` if it is not known yet.
     pub(crate) fn place(&self) -> Result<Option<ReplicationOffset>, ()> {
         let stands_at = || self.stands_at().and_then(|position| self.histories.place(position));
         if let Some((predecessor, same_state)) = &self.predecessor
@@ -132,7 +132,7 @@ impl Engine {
                     let on = stands_at().filter(|on| *same_state && on.history != place.history);
                     return Ok(Some(on.unwrap_or(place)));
                 }
-                // What the predecessor did not know the state may.
+                // The state may know what the predecessor did not.
                 Some(Left::Nowhere) if !self.writing.is_inheriting() => {}
                 _ => return Err(()),
             }
@@ -163,7 +163,7 @@ impl Engine {
         self.number_history(now);
     }
 
-    /// Continues with an open link where its history has a number, else asks the state for one.
+    /// Continues with an open link if its history has a number; otherwise asks the state for one.
     pub(crate) fn number_history(&mut self, now: Moment) {
         let ReaderOpening::Numbering(linked) = &self.reading.opening else { return };
         if let Ok(Some(place)) = self.place()
@@ -173,7 +173,7 @@ impl Engine {
             return self.read_anew(now);
         }
         let Some(history) = linked.history() else { return };
-        // What comes next must stand behind what is there.
+        // The next items must have higher positions than the last ones.
         let lowest = self.stands_at().map_or(0, |at| at.epoch.number);
         let unnumbered = match (&linked.start, &linked.from) {
             (LinkStart::Forked { .. }, Some(from)) if self.histories.epoch(&from.history).is_none() => {
@@ -190,7 +190,7 @@ impl Engine {
         self.ask(Ask::History, now, &call);
     }
 
-    /// The state has said which epochs the histories stand for.
+    /// Takes in the epochs of the histories.
     pub(crate) fn on_numbered(&mut self, reply: &Value, now: Moment) {
         let text = match reply {
             Value::Error(text) => return self.disconnect(&Error::reply(text), now),
@@ -205,7 +205,7 @@ impl Engine {
         self.number_history(now);
     }
 
-    /// The state was read: what it knows of the histories holds.
+    /// The state was read: its histories are valid.
     pub(crate) fn on_histories(&mut self, state: &StoredState, now: Moment) {
         if !self.is_replication() {
             return;
@@ -221,7 +221,7 @@ impl Engine {
         if let Some((history, number)) = forgotten
             && let Some(hash) = self.writing.epochs_hash()
         {
-            // The state was lost, or went back: what this instance has numbered keeps its number.
+            // The state was lost, or went back: histories numbered by this instance keep their numbers.
             let mut call = Vec::new();
             epochs::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
             self.ask(Ask::History, now, &call);
@@ -229,14 +229,14 @@ impl Engine {
         self.learn(state.histories.clone());
     }
 
-    /// Whether a history that this instance counts in has another number by now: the state was lost for a while, and
-    /// another instance numbered it then.
+    /// Returns whether a history that this instance counts in has another number by now: the state was lost for a
+    /// while, and another instance numbered it then.
     fn is_numbered_otherwise(&self, known: &Histories) -> bool {
         self.epochs_in_use().iter().any(|epoch| known.counts_otherwise(*epoch))
     }
 
-    /// Reads on behind the checkpoint, and counts as the state does from there on, which stands at `at`. What is buffered is
-    /// stored by then, or comes again; where the state stands nowhere, it is lost.
+    /// Continues behind the checkpoint `at`, with the state's numbers. Buffered items are stored by then, or come
+    /// again; if the state has no position, they are lost.
     fn number_anew(&mut self, known: Histories, at: Option<Position>, now: Moment) {
         self.flush_builder();
         let held = self.chain.clear() + self.spill.clear();
@@ -268,7 +268,7 @@ impl Engine {
         epochs
     }
 
-    /// Takes in the histories that the state knows. Those in use stay known, whatever became of the state.
+    /// Takes in the state's histories. Those in use stay known, even if the state has lost them.
     fn learn(&mut self, known: Histories) {
         let in_use = self.histories_in_use();
         self.histories = known;
@@ -296,7 +296,7 @@ impl Engine {
             LinkStart::Continued | LinkStart::Anew { .. } => None,
         };
         if forked_from.is_some_and(|before| before.number >= epoch.number) {
-            // The state was lost, and the history before got its new number later than this one. The state says where to
+            // The state was lost, and the earlier history got a higher number than this one. The state decides where to
             // continue.
             self.effect(Effect::DropOpening);
             self.reading.opening = ReaderOpening::Waiting(now.at + RECHECK);
@@ -316,17 +316,17 @@ impl Engine {
         self.raise_floor(anchor.epoch.number + 1);
         match anew {
             None if self.is_fresh() => {
-                // Another destination: what is before this place is in the one before.
+                // Another destination: items before this place are in the former one.
                 self.reading.away = None;
                 self.builder.open_window(anchor, Joint::Start, now);
             }
             None => {
                 self.reading.away = None;
-                // A server that took over may begin before what was read of the one that is gone. What only the
-                // checkpoint has passed comes again, and is refused as stored.
+                // After a failover the server may begin before the last item read. Items that only the checkpoint has
+                // passed come again, and the script refuses them as stored.
                 let follows = self.given().map_or(anchor, |given| given.max(anchor));
                 self.builder.resume(follows);
-                // Else what waits before it tells the chain so when it comes there.
+                // Otherwise the chain learns it from the item that waits before it.
                 if self.is_drained() {
                     self.chain.resume(follows);
                 }
@@ -352,13 +352,13 @@ impl Engine {
         self.changed();
     }
 
-    /// Whether nothing was ever stored and nothing is buffered.
+    /// Returns whether nothing was ever stored and nothing is buffered.
     fn is_fresh(&self) -> bool {
         let nothing = self.given().is_none() && self.chain.checkpoint().is_none();
         nothing && self.chain.was_read() && !self.chain.is_lost()
     }
 
-    /// What may be missing before a tap that begins anew.
+    /// The gap that may be before a tap that begins anew.
     fn joint(&mut self, why: &NoContinuation, now: Moment) -> Joint {
         let away = self.reading.away.take();
         let (cause, detail) = match why {
@@ -391,7 +391,7 @@ impl Engine {
         Joint::Gap(Gap { dropped: away.map_or(0, |away| away.dropped), ..gap })
     }
 
-    /// The link has ended. What is published from now on is missing only if no server holds it later.
+    /// The link ended. Later messages are missing only if no server holds them.
     pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
         self.effect(Effect::Close);
         self.keep_reached(now);
@@ -422,7 +422,7 @@ impl Engine {
         self.log(Notice::warn(LogCode::BacklogShort, text).of(Side::Source), now);
     }
 
-    /// Moves the checkpoint to where the stream was read, although nothing came that counts.
+    /// Moves the checkpoint to the last offset read, although no message was wanted.
     pub(crate) fn tell_progress(&mut self, now: Moment) {
         let last = self.builder.last();
         let tap = self.reading.open.as_mut().and_then(|open| open.tap.as_mut());
@@ -477,7 +477,7 @@ impl Engine {
         self.border_cannot_come();
     }
 
-    /// What was read is another instance's to store, or gone: reading continues behind the checkpoint.
+    /// Items read are another instance's to store, or gone: reading continues behind the checkpoint.
     pub(crate) fn forget_tap(&mut self) {
         if self.is_replication() {
             self.builder.forget();

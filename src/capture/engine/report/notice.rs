@@ -1,10 +1,10 @@
-//! Log lines as data: the engine says what is to be logged, and the route writes it.
+//! Log lines as data: the engine decides what is logged, and the route writes it.
 
 use std::time::Instant;
 
 use crate::logs::{Limited, LogCode};
 
-/// How grave a line is.
+/// Severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {
     Info,
@@ -33,11 +33,11 @@ pub(crate) struct Notice {
     pub(crate) position: Option<String>,
     pub(crate) by: Option<String>,
     pub(crate) events: Option<u64>,
-    /// From when to when something may be missing; milliseconds since 1970.
+    /// The time in which something may be missing; milliseconds since 1970.
     pub(crate) span: Option<(u64, u64)>,
-    /// Every route of the endpoint says the same: the server is away.
+    /// True if every route of the endpoint reports the same: the server is down.
     pub(crate) of_an_outage: bool,
-    /// How many lines of the same code were held back before this one; `None` for a line that is always written.
+    /// Number of lines of the same code held back before this one; `None` for a line that is always written.
     pub(crate) suppressed: Option<u64>,
 }
 
@@ -112,7 +112,7 @@ impl Notice {
         self
     }
 
-    /// Never held back. For a line whose number is bounded by what it tells of.
+    /// Never held back. For a line whose events are few.
     pub(crate) fn always(mut self) -> Self {
         self.suppressed = None;
         self

@@ -1,17 +1,17 @@
 //! A batch that the destination does not take.
 //!
-//! A server that is sent a larger argument than it takes (`proto-max-bulk-len`), or a larger call
-//! (`client-query-buffer-limit`), ends the connection, mostly without a reply. That reads as a network that fails. What tells
-//! the two apart is where it happens: a connection that ends again and again at the same batch. Such a batch goes alone, so
-//! that it is certain which one it was. If it ends the connection then as well and is large enough to be refused, the route
-//! is blocked, and says which message it is. Nothing is given up: an operator may raise the limit, and then it is stored.
+//! A server that is sent a larger argument than it accepts (`proto-max-bulk-len`), or a larger call
+//! (`client-query-buffer-limit`), ends the connection, mostly without a reply. That looks like a network failure. The
+//! difference is the place: the connection ends again and again at the same batch. Such a batch is sent alone, to
+//! identify it. If the connection ends again and the batch is large enough to be refused, the route is blocked, and
+//! names the message. Nothing is dropped: it is stored once an operator raises the limit.
 
 use crate::capture::batch::Batch;
 use crate::position::Position;
 use crate::server::Error;
 use crate::text::printable;
 
-/// The least that a server can be told to take, so that nothing smaller is refused for its size.
+/// The lowest limit of a server: nothing smaller is refused for its size.
 const LARGE_BYTES: usize = 1024 * 1024;
 /// After this many ends at the same batch it goes alone…
 const SUSPECTED: u32 = 2;
@@ -33,7 +33,7 @@ impl Stumbling {
         self.at = at;
     }
 
-    /// The error to tell in the place of `error`, where this batch is to blame for it.
+    /// The error to report instead of `error`, if this batch is to blame for it.
     pub(super) fn blames(&self, batch: &Batch, error: &Error) -> Option<Error> {
         let is_certain = self.at == Some(batch.first) && self.times >= CERTAIN;
         (is_certain && batch.body_bytes() >= LARGE_BYTES).then(|| blame(batch, error))
@@ -44,7 +44,7 @@ impl Stumbling {
         *self = Self::default();
     }
 
-    /// Whether the next batch goes alone.
+    /// Returns whether the next batch goes alone.
     pub(super) fn goes_alone(&self) -> bool {
         self.times >= SUSPECTED
     }

@@ -1,4 +1,4 @@
-//! The script on real servers, against what is known of each group: simulated streams from a seed.
+//! The script on real servers, against a model of each group: simulated streams from a seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,14 +8,14 @@ use crate::capture::simulation::real::Real;
 const SERVERS: [&str; 4] = ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"];
 const REVISION: &str = "0000000002-00";
 
-/// What a group was given and has not acknowledged.
+/// The entries that a group was given and has not acknowledged.
 #[derive(Debug, Default)]
 struct Group {
     last: u64,
     pending: BTreeSet<u64>,
 }
 
-/// One stream `s` on a real server, and what is known of it. The entry `n` has the id `n-0`.
+/// One stream `s` on a real server, and its model. The entry `n` has the id `n-0`.
 struct TrimmedStream<'a> {
     real: &'a mut Real,
     random: fastrand::Rng,
@@ -111,7 +111,7 @@ impl TrimmedStream<'_> {
             assert_eq!(all, self.forced + forced, "the state counts along");
             calls += 1;
             assert!(calls < 1_000, "it comes to an end");
-            // What is pending and deleted holds up one round.
+            // Deleted pending entries delay one round.
             if again == 0 && gone == 0 {
                 break;
             }

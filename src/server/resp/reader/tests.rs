@@ -33,7 +33,7 @@ fn feed(reader: &mut Reader, mut bytes: &[u8], step: usize) -> Vec<String> {
     seen
 }
 
-/// What follows is a message like any other, and not a reply.
+/// The next frame is a message like any other, and not a reply.
 #[test]
 fn the_answer_to_a_login_is_dropped_wherever_it_stands() {
     const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\np\r\n";
@@ -58,7 +58,7 @@ fn the_answer_to_a_login_is_dropped_wherever_it_stands() {
             assert!(seen[1] == seen[6] && seen[1].starts_with("Array"), "{seen:?}");
             assert!(seen[2..6].iter().all(|one| one == message), "{seen:?}");
             assert_eq!((reader.take_login(), reader.take_login()), (Some(accepted), None));
-            // One that was not announced is whatever its reader takes it for.
+            // An unannounced one is passed to the reader's owner.
             assert_eq!(feed(&mut reader, REFUSAL, step).len(), 1);
             assert_eq!(reader.take_login(), None);
         }
@@ -165,7 +165,7 @@ fn all_readers_together_hold_no_more_than_their_account() {
     assert!(error.to_string().contains("together"), "{error}");
     let held: usize = readers.iter().map(Reader::held_bytes).sum();
     assert!(readers.len() > 2 && held <= ALL_BYTES + readers.len() * 2 * NAMES_BYTES, "{held}");
-    // What one gives back another one may have.
+    // A returned share is available to another reader.
     readers.clear();
     assert_eq!(begin().1, Ok(()));
 }

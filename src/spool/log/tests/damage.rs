@@ -1,4 +1,4 @@
-//! What happens to files behind the log's back.
+//! Files that change without the log.
 
 use super::*;
 
@@ -69,7 +69,7 @@ fn a_file_that_is_cut_off_anywhere_costs_its_end() {
                     let found: Vec<u64> = found.collect();
                     assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>(), "{what}");
                 } else if state == "stopped" && Some(name) == names.first() && length < HEAD {
-                    // It is told, and nothing can say how much it was.
+                    // The loss is delivered, and its size is unknown.
                     let Piece::Damage(damage) = &pieces[0] else { panic!("{what}: {pieces:?}") };
                     assert_eq!((damage.records, damage.events), (None, None), "{what}");
                 } else {
@@ -243,7 +243,7 @@ fn what_is_damaged_in_a_file_of_0_1_0_is_told() {
         let whole = old_bodies(old).len();
         assert!((whole, damages) == (4, 0) || (whole < 4 && damages == 1), "byte {byte}: {old:?}");
         assert_eq!(whole == 4, byte < 12, "byte {byte}");
-        // Where the length is right, the next record is found.
+        // If the length is right, the next record is found.
         let in_a_body = (12 + 32..12 + 32 + 5).contains(&byte);
         assert!(!in_a_body || whole == 3, "byte {byte}");
     }

@@ -47,7 +47,7 @@ proptest! {
                     for piece in log.read(usize::from(bytes)).unwrap() {
                         let Piece::Record(found) = piece else { panic!("{piece:?}") };
                         let number = number(&found.mark);
-                        // What was released may be gone or not; what was not is next.
+                        // Released records may be gone or not; the first unreleased one is next.
                         prop_assert!(number == read || (number > read && number <= released));
                         prop_assert_eq!(found, record(number));
                         read = number + 1;
@@ -79,7 +79,7 @@ proptest! {
             Piece::Record(record) => number(&record.mark),
             Piece::Damage(damage) => panic!("{damage:?}"),
         });
-        // As above: what was released and never read may be gone.
+        // As above: released and unread records may be gone.
         let may_be_gone = last.is_none() && released == next;
         prop_assert!(may_be_gone || last == (read < next).then(|| next - 1), "{last:?}");
     }

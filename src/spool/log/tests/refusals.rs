@@ -22,7 +22,7 @@ fn a_crash_takes_no_more_than_what_was_not_synced() {
         assert_eq!(recovered.damages, 0, "{survives}");
         assert!((14..20).contains(&recovered.records), "{survives}: {recovered:?}");
         assert_eq!(missing(&all(&mut log), 1..=recovered.records, "crash"), NONE, "{survives}");
-        // It continues behind that, and what is counted stays exact.
+        // It continues behind that, and the counts stay exact.
         log.write(&records(30..40)).unwrap();
         drop(log);
         let (mut log, _) = open(&copy, LAZY);
