@@ -64,7 +64,7 @@ pub(super) enum Event<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// It continues.
-    GoOn,
+    Continue,
     /// It stopped, in order.
     Stopped,
 }
@@ -343,7 +343,7 @@ impl Engine {
     pub(super) fn advance(&mut self, now: Instant) -> Result<Next, SessionFailure> {
         match self {
             Self { core, work: Some(work), .. } => work.advance(core, now),
-            _ => Ok(Next::GoOn),
+            _ => Ok(Next::Continue),
         }
     }
 
@@ -380,14 +380,14 @@ impl Engine {
         }
         let reason = core.reason(failure);
         let (side, class) = (failure.side(), failure.class());
-        let code = if class == Class::Park {
+        let code = if class == Class::Block {
             LogCode::BroadcastBlocked.as_str()
         } else {
             LogCode::BroadcastWaiting.as_str()
         };
         let suppressed = core.admit(code, now);
         core.effects.push(Effect::Failed { side, class, reason, suppressed });
-        if class == Class::Park { BLOCKED_RETRY } else { core.backoff.next_wait() }
+        if class == Class::Block { BLOCKED_RETRY } else { core.backoff.next_wait() }
     }
 
     /// Sentinels report another master while the next attempt is waited for: it is made now.

@@ -159,7 +159,7 @@ impl SessionFailure {
             Self::Refused { .. }
             | Self::StartUnsaid { .. }
             | Self::CursorRefused { .. }
-            | Self::StreamBelow { start: false, .. } => Class::Park,
+            | Self::StreamBelow { start: false, .. } => Class::Block,
             Self::CursorVanished { .. }
             | Self::LeaseLapsed
             | Self::StreamReplaced { .. }

@@ -227,15 +227,15 @@ impl BroadcastRoute {
                 status.destination = SideStatus { server: status.destination.server.clone(), ..link };
             }
         });
-        let parked = class == Class::Park;
-        self.state(if parked { RouteState::Blocked } else { RouteState::Waiting }, Some(reason.clone()));
+        let blocked = class == Class::Block;
+        self.state(if blocked { RouteState::Blocked } else { RouteState::Waiting }, Some(reason.clone()));
         let Some(suppressed) = suppressed else { return };
         let server = match from {
             RouteEndpoint::Source => &self.parts.source.name,
             RouteEndpoint::Destination => &self.parts.destination.name,
         };
         let (route, class) = (&self.parts.settings.name, class.as_str());
-        if parked {
+        if blocked {
             tracing::error!(
                 event = LogCode::BroadcastBlocked.as_str(), %route, stream = %self.parts.settings.stream(), %server, class, suppressed,
                 "{reason}; nothing is published until this is fixed; tidegate retries every {} s", BLOCKED_RETRY.as_secs()

@@ -195,7 +195,7 @@ impl StreamsRoute {
         let BroadcastParts { settings, source, outages, .. } = &self.parts;
         let (route, server) = (&settings.name, &source.name);
         let now = std::time::Instant::now();
-        if class == Class::Park {
+        if class == Class::Block {
             if let Some(suppressed) = self.log.admit(LogCode::BroadcastBlocked.as_str(), now) {
                 tracing::error!(
                     event = LogCode::BroadcastBlocked.as_str(), %route, %server, class = class.as_str(), suppressed,
@@ -212,7 +212,7 @@ impl StreamsRoute {
             );
         }
         self.trouble = Some((class, reason));
-        if class == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() }
+        if class == Class::Block { BLOCKED_RETRY } else { backoff.next_wait() }
     }
 
     fn start(&mut self, name: &str, start: Option<Start>) {
@@ -348,7 +348,7 @@ impl StreamsRoute {
             _ => 0,
         };
         let trouble = self.trouble.as_ref().map(|(class, reason)| {
-            let state = if *class == Class::Park { RouteState::Blocked } else { RouteState::Waiting };
+            let state = if *class == Class::Block { RouteState::Blocked } else { RouteState::Waiting };
             (state, Some(reason.clone()))
         });
         let worst = members.iter().max_by_key(|(_, _, status)| severe(status.state));

@@ -144,7 +144,7 @@ impl Batch {
 
     /// A batch without messages in the place of lost ones: the gap before its only item is their record. Its time is
     /// the gap's beginning, since nothing in it was read later.
-    pub(super) fn hole(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
+    pub(super) fn of_loss(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
         let read = Moment { unix_ms: gap.started_unix_ms, ..read };
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
         batch.push(last, TARGET_ANCHOR, 0);

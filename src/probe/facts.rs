@@ -163,7 +163,7 @@ pub(super) async fn ask(connection: &mut ControlConnection) -> Result<ServerFact
 fn optional<T: Default>(reply: Result<T, redis::RedisError>) -> Result<T, Error> {
     match reply.map_err(Error::from) {
         Ok(reply) => Ok(reply),
-        Err(error) if error.class() == Class::Park || error.code() == Some("ERR") => Ok(T::default()),
+        Err(error) if error.class() == Class::Block || error.code() == Some("ERR") => Ok(T::default()),
         Err(error) => Err(error),
     }
 }

@@ -15,7 +15,7 @@ use super::tls::{self, TlsFailure};
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
 pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 
-/// Retry interval after an error of [`Class::Park`].
+/// Retry interval after an error of [`Class::Block`].
 pub(crate) const BLOCKED_RETRY: Duration = Duration::from_secs(30);
 
 /// The code of an error reply for a missing right.
@@ -31,7 +31,7 @@ pub enum Class {
     /// Something of ours is missing on the server and can be made again at once.
     Repair,
     /// An operator must act: the route stops writing, reports that, and retries every 30 s.
-    Park,
+    Block,
 }
 
 impl Class {
@@ -42,7 +42,7 @@ impl Class {
             Self::Retry => "retry",
             Self::Resolve => "resolve",
             Self::Repair => "repair",
-            Self::Park => "block",
+            Self::Block => "block",
         }
     }
 }
@@ -169,7 +169,7 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Refused(_) => return Class::Park,
+            Self::Refused(_) => return Class::Block,
             Self::NotUsable(_) => return Class::Resolve,
             _ => {}
         }
@@ -180,7 +180,7 @@ impl Error {
                 Class::Resolve
             }
             Some("NOSCRIPT" | "NOGROUP") => Class::Repair,
-            Some("WRONGTYPE" | NO_PERMISSION | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Park,
+            Some("WRONGTYPE" | NO_PERMISSION | "CROSSSLOT" | UNKNOWN_COMMAND) => Class::Block,
             // OOM NOREPLICAS MISCONF BUSY LOADING TRYAGAIN CLUSTERDOWN NOAUTH WRONGPASS, and unknown codes.
             Some(_) => Class::Retry,
         }
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(class("OOM command not allowed when used memory > 'maxmemory'."), Class::Retry);
         assert_eq!(class("READONLY You can't write against a read only replica."), Class::Resolve);
         assert_eq!(class("NOSCRIPT No matching script."), Class::Repair);
-        assert_eq!(class("WRONGTYPE Operation against a key"), Class::Park);
+        assert_eq!(class("WRONGTYPE Operation against a key"), Class::Block);
         assert_eq!(class("ERR the word WRONGTYPE stands in the text"), Class::Retry);
         assert_eq!(Error::Closed.class(), Class::Retry);
     }
@@ -426,7 +426,7 @@ mod tests {
         ] {
             let error = Error::reply(text.as_bytes());
             assert_eq!(error.to_string(), told);
-            assert_eq!((error.code(), error.class()), (Some(UNKNOWN_COMMAND), Class::Park));
+            assert_eq!((error.code(), error.class()), (Some(UNKNOWN_COMMAND), Class::Block));
         }
     }
 
@@ -439,7 +439,7 @@ mod tests {
         ] {
             let error = Error::reply(format!("ERR {refusal}").as_bytes());
             assert_eq!(error.to_string(), format!("NOPERM {refusal}"));
-            assert_eq!((error.code(), error.class()), (Some("NOPERM"), Class::Park));
+            assert_eq!((error.code(), error.class()), (Some("NOPERM"), Class::Block));
         }
         let placed = Error::reply(
             b"ERR Error running script (call to f_d7fa): @user_script:1: @user_script: 1: The user executing the script \

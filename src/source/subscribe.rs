@@ -214,7 +214,7 @@ impl WindowOpening {
     async fn run(mut self, endpoint: &Endpoint, role: &str, floor: u64) -> Result<Window, Error> {
         match self.subscribe(EpochSource::Script { floor }).await {
             Ok(epoch) => Ok(self.window(epoch)),
-            Err(error) if error.class() == Class::Park || refuses_writes(&error) => {
+            Err(error) if error.class() == Class::Block || refuses_writes(&error) => {
                 // The right to run the anchor script is missing, or the right to subscribe: without
                 // the script, only the second fails. A source that refuses writes still delivers.
                 self.connection = server::connect(endpoint, role).await?;

@@ -1,5 +1,6 @@
 //! Into a stream: what is stored, in which order, and what is left out.
 
+mod blocked;
 mod destination_faults;
 mod durable;
 mod entries;
@@ -8,7 +9,6 @@ mod filter;
 mod keyspace;
 mod memory;
 mod oversized;
-mod parked;
 mod real_clients;
 mod rejected;
 mod restart;

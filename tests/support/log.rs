@@ -40,7 +40,7 @@ pub(crate) mod alert {
     /// The replication stream cannot be read.
     pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
     /// A route may not write, and an operator must act.
-    pub(crate) const PARKED: &[&str] = &["blocked", "broadcast_blocked"];
+    pub(crate) const BLOCKED: &[&str] = &["blocked", "broadcast_blocked"];
     /// What a broadcast publishes comes back into its stream.
     /// A stop could not store everything, since the destination is away.
     pub(crate) const DRAIN: &[&str] = &["shutdown_incomplete"];

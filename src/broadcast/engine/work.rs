@@ -254,7 +254,7 @@ impl Work {
         self.ask_lease(core, now);
         self.read_on(core, now);
         self.tell(core, now);
-        Ok(Next::GoOn)
+        Ok(Next::Continue)
     }
 
     /// Waits for the calls under way, and then releases the lease.
@@ -279,7 +279,7 @@ impl Work {
             leadership.release(now);
         }
         self.ask_lease(core, now);
-        Next::GoOn
+        Next::Continue
     }
 
     fn ask_lease(&mut self, core: &Core, now: Instant) {

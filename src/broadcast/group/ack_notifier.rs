@@ -112,7 +112,7 @@ impl CommandReader {
                     "cannot read the replication stream: {error}; tidegate polls for acknowledgements until it can"
                 );
             }
-            let wait = if error.class() == Class::Park { BLOCKED_RETRY } else { backoff.next_wait() };
+            let wait = if error.class() == Class::Block { BLOCKED_RETRY } else { backoff.next_wait() };
             moves.wait(wait, &mut backoff).await;
         }
     }

@@ -241,7 +241,7 @@ pub(crate) mod tests {
     fn nothing_and_errors_and_nonsense_are_told_apart() {
         assert_eq!(StreamEntries::new(b"_\r\n", Vec::new()).unwrap().left(), 0);
         let error = StreamEntries::new(b"-WRONGTYPE no\r\n", Vec::new()).unwrap_err();
-        assert_eq!(error.class(), server::Class::Park);
+        assert_eq!(error.class(), server::Class::Block);
         for nonsense in [b":1\r\n".as_slice(), b"%1\r\n$1\r\ns\r\n:1\r\n", b"*1\r\n$1\r\ns\r\n", b"%1\r\n"] {
             assert!(StreamEntries::new(nonsense, Vec::new()).is_err(), "{}", nonsense.escape_ascii());
         }

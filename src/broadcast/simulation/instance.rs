@@ -453,7 +453,7 @@ impl World {
         let Some(engine) = &mut instance.engine else { return };
         let stopped = engine.on(Event::Stop(now + drain), now).and_then(|()| engine.advance(now));
         match stopped {
-            Ok(Next::GoOn) => {}
+            Ok(Next::Continue) => {}
             Ok(Next::Stopped) => instance.end(),
             Err(failure) => self.fail(at, &failure),
         }

@@ -168,9 +168,9 @@ impl Chain {
 
     /// When the oldest loss was found that is not recorded yet; milliseconds since 1970.
     pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
-        let holes = self.ring.iter().skip(self.passed).filter_map(|batch| batch.joint.lost_since_unix_ms());
+        let losses = self.ring.iter().skip(self.passed).filter_map(|batch| batch.joint.lost_since_unix_ms());
         let owed = self.owed.iter().filter(|_| self.owed_lost > 0);
-        holes.chain(owed.map(|gap| gap.started_unix_ms)).min()
+        losses.chain(owed.map(|gap| gap.started_unix_ms)).min()
     }
 
     /// Nothing waits to be stored.

@@ -1,4 +1,4 @@
-//! From a running route to its successor after a reload, without a hole between.
+//! From a running route to its successor after a reload, without a gap.
 //!
 //! The successor opens its window while the predecessor's is still open. Both receive its anchor, which is the border:
 //! items before it are the predecessor's, in the old numbering; from it on they are the successor's. The anchor's id is

@@ -22,7 +22,7 @@ impl Engine {
             coverage: self.chain.coverage(self.reading.watched_from()),
             first: self.chain.first(),
             waits_since: self.chain.waits_since(),
-            able: self.rollout.may_write() && !self.writing.is_parked(),
+            able: self.rollout.may_write() && !self.writing.is_blocked(),
             takes_over: self.rollout == Rollout::TakesOver,
             lost: self.chain.is_lost(),
         }

@@ -344,7 +344,7 @@ impl Engine {
         self.say_border(Border::None);
         self.rollout.on_window_lost();
         let wait =
-            if error.class() == Class::Park { BLOCKED_RETRY } else { self.reading.backoff.next_wait() };
+            if error.class() == Class::Block { BLOCKED_RETRY } else { self.reading.backoff.next_wait() };
         self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         if self.reading.open.is_none() {
             self.reading.error = Some(error.with_hint());

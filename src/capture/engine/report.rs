@@ -250,7 +250,7 @@ impl Engine {
             let why = "another instance has a newer configuration of this route; reload this one".to_owned();
             return (RouteState::Outdated, Some(why));
         }
-        if destination.parked && destination.error.is_some() {
+        if destination.blocked && destination.error.is_some() {
             return (RouteState::Blocked, destination.error.clone());
         }
         if matches!(source.opening, ReaderOpening::UsedUp) {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! While the destination keeps up, nothing is written. Once something has waited for a second, or the chain is over its
-//! limit, everything that waits is written: first the chain, so that the spool has no hole before it, then what
+//! limit, everything that waits is written: first the chain, so that nothing is missing before it in the spool, then what
 //! follows. Written items that do not fit in the chain are released, and read again, in order, when there is room. Once
 //! everything is back in memory and the destination keeps up, writing ends, and durably stored items are deleted.
 //!
@@ -16,7 +16,7 @@
 //! - The disk refuses a write: unwritten items stay in memory. When that is full too, the window is closed, inside a
 //!   recorded gap. No received message is dropped for it.
 //! - The disk refuses a read: the same read is tried again later.
-//! - A stretch of the spool is damaged: a *hole* takes its place in the chain, a batch without messages with the loss
+//! - A stretch of the spool is damaged: a *loss* takes its place in the chain, a batch without messages with the loss
 //!   as its gap. It is recorded like any other gap, at once and with no message behind it.
 
 use std::collections::VecDeque;
@@ -418,7 +418,7 @@ impl SpillReading<'_> {
             let gap = gap.until(batch.opened_unix_ms);
             let gap = Gap { dropped: gap.dropped + lost, ..gap };
             match &mut batch.joint {
-                Joint::Follows(before) if Some(*before) > self.chain.last() => self.hole(*before, gap),
+                Joint::Follows(before) if Some(*before) > self.chain.last() => self.push_loss(*before, gap),
                 Joint::Follows(_) => self.chain.owe_lost(gap),
                 joint @ Joint::Start => *joint = Joint::Gap(gap),
                 Joint::Gap(own) if own.dropped == 0 => *own = gap.with(own.clone()),
@@ -436,8 +436,8 @@ impl SpillReading<'_> {
         self.chain.push(batch);
     }
 
-    fn hole(&mut self, last: Position, gap: Gap) {
-        self.chain.push(Batch::hole(last, gap, self.now, self.options.clone()));
+    fn push_loss(&mut self, last: Position, gap: Gap) {
+        self.chain.push(Batch::of_loss(last, gap, self.now, self.options.clone()));
     }
 
     fn damage(&mut self, damage: &Damage) {
@@ -459,7 +459,7 @@ impl SpillReading<'_> {
         Gap { ended_unix_ms: now, dropped, ..Gap::begins(GapCause::SpoolCorrupt, detail, since) }
     }
 
-    /// Messages are lost. They stay counted as received: a hole or the next gap carries them.
+    /// Messages are lost. They stay counted as received: a loss in the chain or the next gap carries them.
     fn lost(&mut self, after: Option<Position>, upto: Option<Position>, events: Option<u64>, detail: &str) {
         // Messages of this process were counted as received when they were read: those not read again are lost. Those
         // of an earlier process are counted now.
@@ -488,7 +488,7 @@ impl SpillReading<'_> {
             // Nothing readable follows in the log.
             Some(upto) if Some(upto) >= self.spill.disk_only => {
                 let lost = self.spill.disk_only_batches.take_all();
-                self.hole(upto, Gap { dropped: gap.dropped + lost, ..gap });
+                self.push_loss(upto, Gap { dropped: gap.dropped + lost, ..gap });
             }
             _ => self.spill.damage = Some(gap),
         }
@@ -501,7 +501,7 @@ impl SpillReading<'_> {
         if left > 0 {
             self.lost(self.known(), Some(upto), Some(left), "the end of the spool is missing");
         } else if let Some(gap) = self.spill.damage.take() {
-            if Some(upto) > self.chain.last() { self.hole(upto, gap) } else { self.chain.owe_lost(gap) }
+            if Some(upto) > self.chain.last() { self.push_loss(upto, gap) } else { self.chain.owe_lost(gap) }
         }
         self.spill.disk_only = None;
     }

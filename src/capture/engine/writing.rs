@@ -34,7 +34,7 @@ pub(super) struct Writing {
     /// Why it does not write, for the operator.
     pub(super) error: Option<String>,
     /// True if the operator must act.
-    pub(super) parked: bool,
+    pub(super) blocked: bool,
     /// Time of the last answer; milliseconds since 1970.
     pub(super) answered_unix_ms: Option<u64>,
     connected_before: bool,
@@ -118,7 +118,7 @@ impl Writing {
             link: if inherits { DestinationLink::Inheriting } else { DestinationLink::Waiting(now) },
             backoff: Backoff::default(),
             error: None,
-            parked: false,
+            blocked: false,
             answered_unix_ms: None,
             connected_before: false,
             stumbling: Stumbling::default(),
@@ -199,10 +199,10 @@ impl Writing {
     }
 
     /// Returns whether writing is put off because the operator must act.
-    pub(super) fn is_parked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         match &self.link {
-            DestinationLink::Up(up) => self.parked && up.paused_until.is_some(),
-            _ => self.parked,
+            DestinationLink::Up(up) => self.blocked && up.paused_until.is_some(),
+            _ => self.blocked,
         }
     }
 }
@@ -234,7 +234,7 @@ impl Engine {
         if !writing.stumbling.goes_alone() {
             // Else it is not known yet whether it writes again.
             writing.error = None;
-            writing.parked = false;
+            writing.blocked = false;
         }
         writing.answered_unix_ms = Some(now.unix_ms);
         if writing.connected_before {
@@ -272,9 +272,9 @@ impl Engine {
             self.writing.is_up() && matches!(error, Error::Io(_) | Error::Closed | Error::Protocol(_));
         let blamed = if ended { self.stumble(error, self.chain.awaited() > 0) } else { None };
         let error = blamed.as_ref().unwrap_or(error);
-        let park = error.class() == Class::Park;
+        let block = error.class() == Class::Block;
         let wait = match error.class() {
-            Class::Park => BLOCKED_RETRY,
+            Class::Block => BLOCKED_RETRY,
             // The scripts are loaded at every connect: once at once, then as any other failure.
             Class::Repair if self.writing.backoff.failures() == 0 => {
                 self.writing.backoff.next_wait();
@@ -283,7 +283,7 @@ impl Engine {
             _ => self.writing.backoff.next_wait(),
         };
         self.unlink(now.at + wait);
-        self.refused(error, park, now);
+        self.refused(error, block, now);
         self.changed();
     }
 
@@ -306,11 +306,11 @@ impl Engine {
         self.writing.link = DestinationLink::Waiting(until);
     }
 
-    fn refused(&mut self, error: &Error, park: bool, now: Moment) {
+    fn refused(&mut self, error: &Error, block: bool, now: Moment) {
         let text = error.with_hint();
-        self.writing.parked = park;
+        self.writing.blocked = block;
         self.writing.error = Some(text.clone());
-        let notice = if park {
+        let notice = if block {
             let text = format!("the route cannot write: {text}; it buffers messages and retries every 30 s");
             Notice::error(LogCode::Blocked, text)
         } else {
@@ -409,7 +409,7 @@ impl Engine {
         self.writing.backoff.reset();
         self.writing.stumbling.on_stored();
         if self.writing.error.take().is_some() {
-            self.writing.parked = false;
+            self.writing.blocked = false;
             self.changed();
         }
     }
@@ -418,16 +418,16 @@ impl Engine {
     pub(super) fn wait(&mut self, error: &Error, now: Moment) {
         match error.class() {
             Class::Resolve | Class::Repair => self.disconnect(error, now),
-            class @ (Class::Park | Class::Retry) => {
-                let park = class == Class::Park;
-                let wait = if park { BLOCKED_RETRY } else { self.writing.backoff.next_wait() };
+            class @ (Class::Block | Class::Retry) => {
+                let block = class == Class::Block;
+                let wait = if block { BLOCKED_RETRY } else { self.writing.backoff.next_wait() };
                 // Questions continue in a pause, and are refused as well: that makes it no longer.
                 if let DestinationLink::Up(up) = &mut self.writing.link
                     && up.paused_until.is_none_or(|until| until <= now.at)
                 {
                     up.paused_until = Some(now.at + wait);
                 }
-                self.refused(error, park, now);
+                self.refused(error, block, now);
                 self.changed();
             }
         }

@@ -161,7 +161,7 @@ impl AcknowledgedTrimming {
         }
         let text = error.with_hint();
         self.slot.update(|status| status.keep.get_or_insert_default().error = Some(text.clone()));
-        let is_refused = error.class() == Class::Park || error.code() == Some("ERR");
+        let is_refused = error.class() == Class::Block || error.code() == Some("ERR");
         if is_refused
             && let Some(suppressed) = self.log.admit(LogCode::TrimmingFailed.as_str(), Instant::now())
         {

@@ -32,7 +32,7 @@ pub(super) const REFUSALS: [&str; 11] = [
     "CLUSTERDOWN The cluster is down",
 ];
 
-/// How many of these park a route.
+/// How many of these block a route.
 pub(super) const PARKING: usize = 2;
 
 impl World {

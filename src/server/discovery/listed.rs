@@ -103,7 +103,7 @@ async fn told(
             let text = String::from_utf8_lossy(reply.bytes().unwrap_or_default()).into_owned();
             Ok(text.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned()))
         }
-        Err(error) if error.class() == Class::Park => Ok(None),
+        Err(error) if error.class() == Class::Block => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -120,7 +120,7 @@ fn a_server_without_shard_channels_parks_the_route_and_says_so() {
         .endpoint("events", &events)
         .raw_endpoint("shop", &shop.socket())
         .routes(&route("shop", lines))
-        .expects(&[alert::PARKED]);
+        .expects(&[alert::BLOCKED]);
     shop.ask::<()>(&["ACL", "SETUSER", "tidegate-shop", "on", ">first-shop", "~*", "&*", "+@all"]);
     let daemon = daemon.start();
     let status = daemon.wait_state("stock", RouteState::Blocked);
@@ -395,7 +395,7 @@ fn a_right_that_every_entry_needs_parks_the_route_instead_of_emptying_the_stream
         let subscriber = Subscriber::start(shop, &["stock.*"]);
         let lines = "channel = \"stock.<field:kind>\"\nmessage = \"<field:n>\"\nmax_deliveries = 1";
         let mut daemon = setup(&events, second.as_ref(), lines)
-            .expects(&[alert::DESTINATION, alert::PARKED])
+            .expects(&[alert::DESTINATION, alert::BLOCKED])
             .start_ready();
         allow_channels(name, shop, &[]);
         add(&events, 100).join().unwrap();

@@ -123,7 +123,7 @@ fn a_stream_that_begins_anew_parks_a_route_that_does_not_say_where_to_begin() {
     let mut daemon = Setup::new()
         .endpoint("events", &events)
         .routes(&route("events", ""))
-        .expects(&[alert::PARKED, alert::DESTINATION])
+        .expects(&[alert::BLOCKED, alert::DESTINATION])
         .start_ready();
     events.ask::<String>(&["XADD", "orders", FUTURE, "n", "0"]);
     assert_eventually("it is published", PATIENCE, vec![FUTURE.to_owned()], || subscriber.payloads());

@@ -161,7 +161,7 @@ fn a_cursor_that_may_not_be_used_blocks_the_route_and_says_what_to_do() {
     ] {
         events.ask::<u32>(&["HSET", "tidegate:queues:cursor", written[0], written[1]]);
         let setup = Setup::new().endpoint("events", &events);
-        let setup = setup.routes(&route(form, "events", "start = \"end\"")).expects(&[alert::PARKED]);
+        let setup = setup.routes(&route(form, "events", "start = \"end\"")).expects(&[alert::BLOCKED]);
         let mut daemon = setup.start();
         let reason = daemon.wait_state("queues", RouteState::Blocked).reason.expect("it is blocked");
         assert!(reason.contains(expected) && reason.contains("delete"), "{reason}");

@@ -221,7 +221,7 @@ fn a_stream_that_waits_or_is_blocked_holds_up_no_other() {
     let events = Server::start(Version::Redis70);
     let subscriber = Subscriber::start(&events, &["queue"]);
     add(&events, &["unsaid"], 1_000);
-    let daemon = setup(&events, None, "rate_limit = \"1/h\"").expects(&[alert::PARKED]).start();
+    let daemon = setup(&events, None, "rate_limit = \"1/h\"").expects(&[alert::BLOCKED]).start();
     let status = daemon.wait_state("queues", RouteState::Blocked);
     let reason = status.reason.expect("it is blocked");
     assert!(reason.contains("1 of 1 streams, such as 'bull:unsaid:events'"), "{reason}");
@@ -293,7 +293,7 @@ fn while_nothing_can_be_looked_for_the_known_streams_go_on() {
     let events = Server::start(Version::Redis70);
     let subscriber = Subscriber::start(&events, &["queue"]);
     add(&events, &["known"], 5);
-    let mut daemon = setup(&events, None, "start = \"beginning\"").expects(&[alert::PARKED]).start_ready();
+    let mut daemon = setup(&events, None, "start = \"beginning\"").expects(&[alert::BLOCKED]).start_ready();
     wait_last(&events, &subscriber, &["known"]);
     events.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "-scan"]);
     daemon.restart();
@@ -354,7 +354,7 @@ fn a_foreign_member_of_the_set_costs_only_itself() {
 #[test]
 fn a_server_that_is_too_old_blocks_the_route_in_words() {
     let events = Server::start(Version::Redis62);
-    let daemon = setup(&events, None, "start = \"end\"").expects(&[alert::PARKED]).start();
+    let daemon = setup(&events, None, "start = \"end\"").expects(&[alert::BLOCKED]).start();
     let reason = daemon.wait_state("queues", RouteState::Blocked).reason.expect("it is blocked");
     assert!(reason.contains("a server with streams must be Redis 7.0 or newer"), "{reason}");
 }

@@ -20,7 +20,7 @@ fn a_message_that_the_destination_does_not_take_is_named_and_stored_later() {
         let shop = Server::start(Version::Redis70);
         let events = Server::with(version, Options::default().with(setting, "1mb"));
         let daemon =
-            Setup::orders(&shop, &events).expects(&[alert::DESTINATION, alert::PARKED]).start_ready();
+            Setup::orders(&shop, &events).expects(&[alert::DESTINATION, alert::BLOCKED]).start_ready();
         let mut connection = shop.connection();
         let mut publish = |payload: &[u8]| {
             redis::cmd("PUBLISH").arg("orders").arg(payload).exec(&mut connection).unwrap();

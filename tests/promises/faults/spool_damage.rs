@@ -242,7 +242,7 @@ fn a_file_that_is_removed_while_it_runs() {
 #[test]
 fn a_loss_that_cannot_be_recorded_yet_is_shown() {
     let parks =
-        |source: &Server, destination: &Server| on_disk_only(source, destination).expects(&[alert::PARKED]);
+        |source: &Server, destination: &Server| on_disk_only(source, destination).expects(&[alert::BLOCKED]);
     let mut spooled = Spooled::start(MESSAGES, parks);
     flip(&spooled.third(), middle);
     spooled.destination.start_again();

@@ -31,7 +31,7 @@ fn a_node_of_a_cluster_is_refused_in_words() {
         let plain = Server::start(Version::Redis70);
         for (source, destination, side) in [(&node, &plain, "source"), (&plain, &node, "destination")] {
             let daemon = Setup::orders(source, destination)
-                .expects(&[alert::SOURCE, alert::DESTINATION, alert::PARKED])
+                .expects(&[alert::SOURCE, alert::DESTINATION, alert::BLOCKED])
                 .start();
             wait_reason(&daemon, WORDS);
             assert_ne!(daemon.get("/readyz").unwrap().0, 200, "{version} as {side}");
@@ -61,7 +61,7 @@ fn a_sentinel_is_refused_in_words() {
                 .endpoint("shop", &shop)
                 .raw_endpoint("sentinel", &sentinel.socket())
                 .routes(&routes)
-                .expects(&[alert::SOURCE, alert::DESTINATION, alert::PARKED])
+                .expects(&[alert::SOURCE, alert::DESTINATION, alert::BLOCKED])
                 .start();
             wait_reason(&daemon, WORDS);
             let output = daemon.run_command(&["check", "--connect"]);

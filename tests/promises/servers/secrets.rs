@@ -23,7 +23,7 @@ fn a_server_that_quotes_the_handshake_gives_no_password_away() {
         let shop = Server::with(version, Options::default().renamed("HELLO"));
         let events = Server::start(Version::Redis70);
         let daemon = Setup::orders(&shop, &events)
-            .expects(&[alert::SOURCE, alert::PARKED, alert::GAP, &["heartbeat_failed"]])
+            .expects(&[alert::SOURCE, alert::BLOCKED, alert::GAP, &["heartbeat_failed"]])
             .start();
         assert_eventually("it says what is missing", PATIENCE, true, || {
             told(&daemon).contains("does not know the command HELLO")
@@ -55,7 +55,7 @@ fn a_server_that_quotes_a_command_gives_no_payload_away() {
             start = "beginning"
             "#,
         )
-        .expects(&[alert::PARKED, alert::DESTINATION])
+        .expects(&[alert::BLOCKED, alert::DESTINATION])
         .start();
     let status = daemon.wait_state("stock", RouteState::Blocked);
     let text = told(&daemon);

@@ -19,7 +19,7 @@ const ALERTS: &[&[&str]] = &[
     alert::GAP,
     alert::DESTINATION,
     alert::SEVERAL_MASTERS,
-    alert::PARKED,
+    alert::BLOCKED,
     &["master_moved", "sentinel_unavailable"],
     // Of a server with the backlog of its defaults.
     &["backlog_short"],

@@ -31,7 +31,7 @@ fn start(source: &Server, destination: &Server) -> Daemon {
             keep = "forever"
             "#,
         )
-        .expects(&[alert::PARKED])
+        .expects(&[alert::BLOCKED])
         .start_ready()
 }
 
@@ -47,7 +47,7 @@ fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
     oracle.publish(&Load::new(2, 4_000, &["stuck", "fine"]));
     let status = daemon.wait_state("stuck", RouteState::Blocked);
     assert!(status.reason.is_some(), "it says why: {status:?}");
-    let line = daemon.wait_alert(alert::PARKED);
+    let line = daemon.wait_alert(alert::BLOCKED);
     assert!(line.text.contains("stuck"), "the alert names the route: {}", line.text);
     assert_eq!(daemon.get("/readyz?route=stuck").unwrap().0, 503);
 
@@ -106,7 +106,7 @@ fn the_right_to_a_command_of_the_script_is_taken_away() {
              stream = \"orders\"\nkeep = \"forever\"\n"
         );
     }
-    let daemon = setup.routes(&routes).expects(&[alert::PARKED]).start_ready();
+    let daemon = setup.routes(&routes).expects(&[alert::BLOCKED]).start_ready();
     let may = |right: &str| {
         for (at, (_, server)) in destinations.iter().enumerate() {
             server.ask::<()>(&["ACL", "SETUSER", &format!("tidegate-to{at}"), right]);
@@ -155,7 +155,7 @@ fn a_server_that_is_too_old_for_scripts_parks_its_routes_and_a_replay_says_so_to
             message = "<field:payload>"
             "#,
         )
-        .expects(&[alert::PARKED])
+        .expects(&[alert::BLOCKED])
         .start();
     for route in ["in", "out"] {
         let reason = daemon.wait_state(route, RouteState::Blocked).reason.unwrap();
