@@ -93,8 +93,8 @@ pub(super) enum Effect {
     Done(EntryId, Tally),
     /// True if the rate limit delays entries.
     RateLimited(bool),
-    /// The group was polled.
-    Group,
+    /// The group was polled. Says why later entries wait, if that is to be logged, and how many lines were held back.
+    Group(Option<(String, u64)>),
     /// A look or a count has found something, at this cursor.
     Found(GroupEvent, EntryId, Option<u64>),
     /// A side has answered.

@@ -18,7 +18,7 @@ use super::group::ack_notifier::AckNotifier;
 use super::group::follower::GroupEvent;
 use super::publish::call::{self, Tally};
 use crate::config::redis_keys;
-use crate::logs::{Limited, LogCode};
+use crate::logs::LogCode;
 use crate::position::AnchorId;
 use crate::rt;
 use crate::server::{BLOCKED_RETRY, Class, MasterMoves};
@@ -27,8 +27,6 @@ use session::Session;
 
 /// Interval at which a waiting route reports that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
-/// An entry that a consumer holds for longer than this is reported, if others wait behind it.
-const HELD_UP: Duration = Duration::from_secs(30);
 
 /// State that outlives a session.
 #[derive(Debug)]
@@ -37,7 +35,6 @@ pub(super) struct BroadcastRoute {
     pub(super) parts: BroadcastParts,
     /// Watches the replication stream for acknowledgements.
     pub(super) notifier: Option<AckNotifier>,
-    log: Limited,
     effects: Vec<Effect>,
 }
 
@@ -45,7 +42,7 @@ impl BroadcastRoute {
     pub(super) fn new(parts: BroadcastParts) -> Self {
         let me = AnchorId::random().to_string();
         let engine = Engine::new(parts.settings.clone(), &parts.source, &parts.destination, me);
-        Self { engine, parts, notifier: None, log: Limited::new(), effects: Vec::new() }
+        Self { engine, parts, notifier: None, effects: Vec::new() }
     }
 
     pub(super) async fn run(mut self, stop: &CancellationToken, drain: Duration) {
@@ -114,7 +111,7 @@ impl BroadcastRoute {
                 self.parts.metrics.rate_limited.set(f64::from(u8::from(limited)));
                 self.counts(|counts| counts.rate_limited = limited);
             }
-            Effect::Group => self.on_looked(Instant::now()),
+            Effect::Group(full) => self.on_looked(full),
             Effect::Found(found, cursor, suppressed) => self.on_found(found, cursor, suppressed),
             Effect::Answered(side) => self.on_answered(side),
             Effect::Progressed => self.parts.slot.progressed(rt::unix_ms()),
@@ -272,7 +269,7 @@ impl BroadcastRoute {
     }
 
     /// A group was looked at.
-    fn on_looked(&mut self, now: Instant) {
+    fn on_looked(&self, full: Option<(String, u64)>) {
         let Some(follow) = self.engine.follow() else { return };
         let Some(look) = follow.state() else { return };
         let now_unix_ms = rt::unix_ms();
@@ -289,27 +286,11 @@ impl BroadcastRoute {
         let holes = look.holes;
         self.parts.metrics.ack_pending.set(crate::metrics::float(holes));
         let (entries, bytes) = follow.held();
-        let full = follow.is_full().then(|| {
-            format!(
-                "max_ack_pending is reached: that many entries wait for the group '{}' to acknowledge them; later entries are not published until it acknowledges some",
-                follow.group()
-            )
-        });
-        let held_up = waiting_for
-            .as_ref()
-            .filter(|entry| !follow.leaves_holes() && Duration::from_millis(entry.idle_ms) >= HELD_UP);
-        let held_up = held_up.map(|entry| {
-            let UnacknowledgedEntry { id, consumer, deliveries, idle_ms, .. } = entry;
-            let since = Duration::from_secs(idle_ms / 1_000);
-            format!(
-                "entry {id} is not acknowledged and holds up later entries: delivered {deliveries} times, last to consumer '{consumer}' {} ago",
-                humantime::format_duration(since)
-            )
-        });
+        let reason = follow.full_reason().or_else(|| follow.held_up_reason());
         self.parts.slot.update(|status| {
             status.buffered_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             if status.state == RouteState::Live {
-                status.reason = full.clone().or(held_up);
+                status.reason = reason;
             }
             let known = status.acknowledged.get_or_insert_default();
             follow.group().clone_into(&mut known.group);
@@ -319,10 +300,7 @@ impl BroadcastRoute {
             (known.pending, known.ack_pending, known.waiting_for) = (look.pending, holes, waiting_for);
             known.buffered = u64::try_from(entries).unwrap_or(u64::MAX);
         });
-        if let Some(reason) = full
-            && let Some(suppressed) =
-                self.log.admit(LogCode::BroadcastAckPendingFull.as_str(), now.into_std())
-        {
+        if let Some((reason, suppressed)) = full {
             let route = &self.parts.settings.name;
             tracing::warn!(event = LogCode::BroadcastAckPendingFull.as_str(), %route, stream = %self.parts.settings.stream(), suppressed, "{reason}. XPENDING shows their consumers; or raise max_ack_pending");
         }

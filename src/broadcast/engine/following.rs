@@ -6,6 +6,7 @@ use super::work::Work;
 use super::{Core, Effect};
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::Asked;
+use crate::logs::LogCode;
 use crate::server::Error;
 use crate::server::resp::Value;
 
@@ -61,7 +62,12 @@ impl Work {
                     _ => follow.on_waited(&value, now).map(|()| Vec::new()),
                 };
                 found = taken.map_err(SessionFailure::source)?;
-                core.effects.push(Effect::Group);
+                let full = follow.full_reason();
+                let full = full.and_then(|full| {
+                    let suppressed = core.admit(LogCode::BroadcastAckPendingFull.as_str(), now)?;
+                    Some((full, suppressed))
+                });
+                core.effects.push(Effect::Group(full));
             }
         }
         let looked = follow.state().is_some();

@@ -24,6 +24,7 @@ mod polling;
 mod release;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -45,6 +46,9 @@ use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 use crate::status::GroupChange;
+
+/// An entry that a consumer holds for at least this long is reported, if others wait behind it.
+const HELD_UP: Duration = Duration::from_secs(30);
 
 /// Pending ids or holes that one look goes through at most: the server does nothing else meanwhile.
 const STEP: &str = "512";
@@ -226,13 +230,39 @@ impl Follower {
     }
 
     /// Returns whether entries that are not acknowledged are left behind.
-    pub(crate) fn leaves_holes(&self) -> bool {
+    fn leaves_holes(&self) -> bool {
         self.max_ack_pending.is_some()
     }
 
     /// Returns whether reading has stopped since as many holes as are allowed wait for acknowledgement.
-    pub(crate) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.state.is_some() && self.holes_left() == 0
+    }
+
+    /// Says why later entries wait, if reading has stopped so.
+    pub(crate) fn full_reason(&self) -> Option<String> {
+        self.is_full().then(|| {
+            format!(
+                "max_ack_pending is reached: that many entries wait for the group '{}' to acknowledge them; later entries \
+                 are not published until it acknowledges some",
+                self.group
+            )
+        })
+    }
+
+    /// Says which entry holds up later ones, if a consumer has held it for long.
+    pub(crate) fn held_up_reason(&self) -> Option<String> {
+        let lowest = self.state.as_ref()?.lowest.as_ref().filter(|_| !self.leaves_holes())?;
+        let idle = Duration::from_secs(lowest.idle_ms / 1_000);
+        (idle >= HELD_UP).then(|| {
+            format!(
+                "entry {} is not acknowledged and holds up later entries: delivered {} times, last to consumer '{}' {} ago",
+                lowest.id,
+                lowest.deliveries,
+                lowest.consumer,
+                humantime::format_duration(idle)
+            )
+        })
     }
 
     /// The group or its notifier changed; `up` if the notifier will announce the next change.
