@@ -9,12 +9,12 @@ const BATCHES_PERCENT: u64 = 75;
 /// Bytes of the smallest and of the largest segment file.
 const SEGMENT_BYTES: (u64, u64) = (64 << 10, 64 << 20);
 
-/// Bytes of memory for the batches of one of so many captures.
+/// Bytes of memory for the batches of one capture, out of `captures`.
 pub(super) fn of_memory(daemon: &Daemon, captures: usize) -> u64 {
     daemon.memory_limit / 100 * BATCHES_PERCENT / count(captures)
 }
 
-/// The spool of one of so many captures; `None` if there is no disk for it. A segment is deleted as a whole, so a small
+/// The spool of one capture, out of `captures`; `None` if there is no disk for it. A segment is deleted as a whole, so a small
 /// limit needs small segments.
 pub(super) fn of_disk(daemon: &Daemon, captures: usize) -> Option<spool::Options> {
     let limit_bytes = daemon.spool.limit / count(captures);
