@@ -92,7 +92,7 @@ fn what_the_destination_refused_is_stored_once_the_cause_is_gone() {
 
 #[test]
 fn a_stream_that_was_deleted_makes_room_for_the_one_of_a_letter() {
-    let server = Server::start(Version::Redis62);
+    let server = Server::start(Version::Redis70);
     let daemon = Setup::new()
         .endpoint("events", &server)
         .routes(&capture("by:<channel>", "max_streams = 1"))
