@@ -78,6 +78,7 @@ impl fmt::Display for Version {
 pub(crate) struct Options {
     arguments: Vec<String>,
     tcp: bool,
+    cluster: bool,
     sentinel: bool,
     tls: bool,
     /// What the harness has given it, where everything runs over TLS.
@@ -105,6 +106,13 @@ impl Options {
     pub(crate) fn tcp(mut self) -> Self {
         self.tcp = true;
         self
+    }
+
+    /// Is a node of a cluster.
+    #[must_use]
+    pub(crate) fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self.with("cluster-enabled", "yes").tcp()
     }
 
     /// Speaks TLS on its port, and nothing else: Debian's server only, the others are built without. A client must
@@ -300,7 +308,8 @@ impl Server {
         // Users survive a restart of the server only in a file.
         std::fs::write(directory.path().join("users.acl"), "user default on nopass ~* &* +@all\n")
             .expect("the temporary directory is writable");
-        let port = options.tcp.then(Port::claim);
+        let claim = if options.cluster { Port::claim_of_cluster } else { Port::claim };
+        let port = options.tcp.then(claim);
         let process = launch(&program, directory.path(), port.as_ref(), &options);
         let socket = directory.path().join("redis.sock");
         let client = Client::open(format!("redis+unix://{}", socket.display())).expect("a valid URL");

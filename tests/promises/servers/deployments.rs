@@ -27,7 +27,7 @@ fn wait_reason(daemon: &Daemon, text: &str) {
 fn a_node_of_a_cluster_is_refused_in_words() {
     const WORDS: &str = "this is a node of a Redis Cluster, which this version does not support";
     for version in Version::SOURCES {
-        let node = Server::with(version, Options::default().with("cluster-enabled", "yes").tcp());
+        let node = Server::with(version, Options::default().cluster());
         let plain = Server::start(Version::Redis70);
         for (source, destination, side) in [(&node, &plain, "source"), (&plain, &node, "destination")] {
             let daemon = Setup::orders(source, destination)
