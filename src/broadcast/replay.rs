@@ -433,9 +433,7 @@ impl ReplayFlow {
         if let Some(cursor) = self.publisher.cursor() {
             self.progress.position = cursor;
         }
-        let astray = !self.publisher.takes();
-        self.publisher.settle_after_rejection()?;
-        if astray && self.publisher.takes() {
+        if self.publisher.settle_after_rejection()? {
             // Another run of the same job, or a failover: continue at the checkpoint.
             self.rewinds += 1;
         }

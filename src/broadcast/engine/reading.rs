@@ -49,7 +49,9 @@ impl Work {
         let live = self.reads && self.publishes;
         let stream = core.settings.stream().as_bytes();
         let after = self.publisher.end();
-        if leads && self.record_missed(now) {
+        if leads && self.watch.has_missed() {
+            // Later entries wait for the record.
+            self.record_missed(now);
             return;
         }
         if live && self.watch.is_due(after, now) {

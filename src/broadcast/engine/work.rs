@@ -106,6 +106,11 @@ impl Work {
         self.leadership.as_ref().is_none_or(|leadership| leadership.leads(now))
     }
 
+    /// The watch for entries that are lost unread: the follower's, if the route waits for acknowledgements.
+    fn watch(&mut self) -> &mut UnreadWatch {
+        self.follow.as_mut().map(Follower::watch).unwrap_or(&mut self.watch)
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.drain_until.is_some()
     }
@@ -118,7 +123,7 @@ impl Work {
     pub(super) fn due(&self) -> Option<Instant> {
         let lease = self.leadership.as_ref().and_then(Leadership::due);
         let follow = self.follow.as_ref().filter(|_| self.asked.is_none() && self.publisher.takes());
-        let follow = follow.filter(|_| !self.is_draining()).map(|follow| follow.due(&self.pace));
+        let follow = follow.filter(|_| !self.is_draining()).and_then(|follow| follow.due(&self.pace));
         [lease, follow, self.paced].into_iter().flatten().min()
     }
 
@@ -179,8 +184,7 @@ impl Work {
             // Another instance has published up to here, by this step.
             Some(cursor) if !leads || cursor != self.publisher.end() => {
                 if self.publisher.continue_at(cursor, reply.counted) {
-                    let follow = self.follow.as_mut().map(Follower::watch);
-                    follow.unwrap_or(&mut self.watch).on_elsewhere(reply.counted);
+                    self.watch().on_moved((cursor, reply.counted));
                 }
                 core.remembered = self.publisher.cursor();
                 core.effects.push(Effect::Ledger(reply.tally));
@@ -244,7 +248,10 @@ impl Work {
 
     /// Takes the next steps: asks for the lease and for entries.
     pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, SessionFailure> {
-        self.publisher.settle_after_rejection()?;
+        if self.publisher.settle_after_rejection()? {
+            let place = (self.publisher.end(), self.publisher.counted());
+            self.watch().on_moved(place);
+        }
         if self.paced.is_some_and(|until| now >= until) {
             self.paced = None;
         }

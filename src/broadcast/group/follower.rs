@@ -204,9 +204,15 @@ impl Follower {
         self.read
     }
 
-    /// When the next poll is due, or the rate allows a message.
-    pub(crate) fn due(&self, pace: &Pace) -> Instant {
-        if self.paced { self.schedule.due().min(pace.next()) } else { self.schedule.due() }
+    /// When the next poll is due, or the rate allows a message. `None` while the calls under way are waited for.
+    pub(crate) fn due(&self, pace: &Pace) -> Option<Instant> {
+        let due = if self.paced { self.schedule.due().min(pace.next()) } else { self.schedule.due() };
+        (!self.waits_to_record()).then_some(due)
+    }
+
+    /// Returns whether lost entries are to be recorded before anything else is published.
+    fn waits_to_record(&self) -> bool {
+        self.led && self.watch.has_missed()
     }
 
     /// Returns whether the rate holds it back.
@@ -290,12 +296,12 @@ impl Follower {
         }
         self.paced = false;
         self.align(egress, now);
+        if self.waits_to_record() {
+            return self.watch.record(out, egress.publisher).then_some(Asked::Missed);
+        }
         self.publish_held(egress, now);
         if egress.leads {
             self.retry_deleted(now);
-        }
-        if egress.leads && self.watch.record(out, egress.publisher) {
-            return Some(Asked::Missed);
         }
         if egress.leads
             && !self.to_release.is_empty()

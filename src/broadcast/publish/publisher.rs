@@ -518,28 +518,26 @@ impl Publisher {
         }
     }
 
-    /// After all in-flight calls are answered: reports a rejection, or rewinds to the server's cursor.
+    /// After all in-flight calls are answered: reports a rejection, or continues at the server's cursor if another
+    /// instance has moved it. Returns whether it does that.
     ///
     /// # Errors
     /// The refusal that ended this session, or that the cursor has vanished.
-    pub(crate) fn settle_after_rejection(&mut self) -> Result<(), SessionFailure> {
+    pub(crate) fn settle_after_rejection(&mut self) -> Result<bool, SessionFailure> {
         if !self.is_idle() {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
-        if self.cursor_mismatch {
-            let Some(cursor) = self.cursor else {
-                return Err(SessionFailure::CursorVanished { key: self.keys.cursor.clone() });
-            };
-            self.end = cursor;
-            self.taken = cursor;
-            self.counted = self.counted_there;
-            (self.counted_anew, self.more) = (false, 0);
-            self.cursor_mismatch = false;
+        if !self.cursor_mismatch {
+            return Ok(false);
         }
-        Ok(())
+        let Some(cursor) = self.cursor else {
+            return Err(SessionFailure::CursorVanished { key: self.keys.cursor.clone() });
+        };
+        self.cursor_mismatch = false;
+        Ok(self.continue_at(cursor, self.counted_there))
     }
 
     /// Checks whether an answer is overdue.

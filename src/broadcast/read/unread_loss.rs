@@ -209,6 +209,8 @@ impl UnreadLoss {
 struct LastLook {
     /// The stream's counters.
     stream: StreamCounters,
+    /// The cursor at the look, as the server named it.
+    begin: EntryId,
     /// The last entry that was read of those that were there then.
     read: EntryId,
     /// The number of that entry, if known.
@@ -218,6 +220,18 @@ struct LastLook {
 }
 
 impl LastLook {
+    /// The same look with the entries up to the cursor read, and no others. `None` if the cursor lies before the look's
+    /// begin: then it may be a place in another stream.
+    fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
+        // After the entries that were seen, each of them is published or recorded.
+        let (read, counted) = if cursor < self.stream.last {
+            (cursor, counted.min(self.stream.added))
+        } else {
+            (self.stream.last, self.stream.added)
+        };
+        (cursor >= self.begin).then_some(Self { read, counted: Some(counted), ..self })
+    }
+
     /// Number of entries that were seen and are not read yet, as far as known.
     fn unread(&self) -> u64 {
         self.counted.map_or(0, |counted| self.stream.added.saturating_sub(counted))
@@ -231,10 +245,31 @@ impl LastLook {
         !went_back && (other || facts.replaces(&self.stream))
     }
 
-    /// The loss if the stream no longer exists.
-    fn lost(&self) -> Option<UnreadLoss> {
+    /// The loss if the stream no longer exists; `counted` is the number that the cursor has, or will have.
+    fn lost(&self, counted: u64) -> Option<PendingLoss> {
         let (count, after, up_to) = (self.unread(), self.read, self.stream.last);
-        (count > 0).then_some(UnreadLoss { count, after, up_to, deleted: true })
+        let loss = UnreadLoss { count, after, up_to, deleted: true };
+        (count > 0).then_some(PendingLoss { loss, begin: self.begin, counted })
+    }
+}
+
+/// A loss that is not recorded yet. Nothing is published until it is.
+#[derive(Debug, Clone, Copy)]
+struct PendingLoss {
+    loss: UnreadLoss,
+    /// The cursor at the last look.
+    begin: EntryId,
+    /// The number that the cursor has, or will have after the calls under way. Whoever records the loss adds to it.
+    counted: u64,
+}
+
+impl PendingLoss {
+    /// The same loss if the cursor is here. `None` if another instance may have recorded it. Entries of a deleted stream
+    /// that were read and not published stay lost; in a trimmed stream the next comparison finds the loss again.
+    fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
+        let unpublished =
+            self.loss.deleted && counted < self.counted && (self.begin..=self.loss.up_to).contains(&cursor);
+        (counted == self.counted || unpublished).then_some(Self { counted, ..self })
     }
 }
 
@@ -247,15 +282,12 @@ pub(crate) struct UnreadWatch {
     seen: Option<LastLook>,
     /// The stream was replaced, and the new one has entries at or before this place.
     replaced: Option<EntryId>,
-    missed: Option<UnreadLoss>,
-    /// The cursor's count when entries were missed, if no session has lasted since.
-    missed_at: Option<u64>,
+    missed: Option<PendingLoss>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        let (read, seen, replaced, missed, missed_at) = (EntryId::default(), None, None, None, None);
-        Self { last: now, read, seen, replaced, missed, missed_at }
+        Self { last: now, read: EntryId::default(), seen: None, replaced: None, missed: None }
     }
 
     /// Returns whether the last look saw entries that are not read yet.
@@ -278,23 +310,19 @@ impl UnreadWatch {
     }
 
     /// A session ended, and another may begin at the cursor, which has this number. Entries that were read and not
-    /// published are read again. The last look is void if another instance moved the cursor past it.
-    pub(crate) fn on_session(&mut self, (cursor, counted): (EntryId, Option<u64>), now: Instant) {
-        (self.last, self.read, self.replaced) = (now, cursor, None);
-        self.seen = self.seen.filter(|seen| cursor <= seen.stream.last).map(|seen| LastLook {
-            read: cursor,
-            counted,
-            between: true,
-            ..seen
-        });
-        self.on_elsewhere(counted);
+    /// published are read again.
+    pub(crate) fn on_session(&mut self, cursor: (EntryId, Option<u64>), now: Instant) {
+        (self.last, self.read, self.replaced) = (now, cursor.0, None);
+        self.on_moved(cursor);
+        if let Some(seen) = &mut self.seen {
+            seen.between = true;
+        }
     }
 
-    /// The cursor has this count. Another instance may have moved it, or recorded the loss.
-    pub(crate) fn on_elsewhere(&mut self, counted: Option<u64>) {
-        self.seen = self.seen.filter(|seen| seen.counted == counted);
-        self.missed = self.missed.filter(|_| self.missed_at.is_none_or(|at| Some(at) == counted));
-        self.missed_at = counted.filter(|_| self.missed.is_some());
+    /// Reading continues at the cursor, which has this number. Another instance may have moved it, or recorded a loss.
+    pub(crate) fn on_moved(&mut self, (cursor, counted): (EntryId, Option<u64>)) {
+        self.seen = self.seen.and_then(|seen| seen.moved(cursor, counted?));
+        self.missed = self.missed.and_then(|missed| missed.moved(cursor, counted?));
     }
 
     /// A look between two sessions, at a cursor with this number. `None` if the stream does not exist.
@@ -310,12 +338,10 @@ impl UnreadWatch {
         let gone = compared
             .is_none_or(|(facts, compared)| self.seen.is_some_and(|seen| seen.is_replaced(facts, compared)));
         if gone {
-            self.missed = self.seen.take().and_then(|seen| seen.lost());
-            self.missed_at = counted.filter(|_| self.missed.is_some());
+            self.miss_deleted(counted);
         }
         let Some((facts, compared)) = compared.filter(|_| self.missed.is_none()) else { return };
-        self.seen =
-            Some(LastLook { stream: *facts, read: cursor, counted: compared.number(counted), between: true });
+        self.look(facts, (cursor, compared.number(counted)), cursor, true);
     }
 
     /// Takes in the stream's counters, after `read` was read and while this many of its entries are buffered. Returns
@@ -340,7 +366,9 @@ impl UnreadWatch {
         {
             self.replaced = Some(read_before);
         }
-        if self.seen.is_some_and(|seen| seen.is_replaced(facts, compared)) && self.miss_deleted() {
+        if self.seen.is_some_and(|seen| seen.is_replaced(facts, compared))
+            && self.miss_deleted(publisher.counted())
+        {
             return None;
         }
         if self.replaced.is_some() && !publisher.is_idle() {
@@ -349,8 +377,7 @@ impl UnreadWatch {
         if let Some(after) = self.replaced.take() {
             return Some(StreamReset::Replaced(after));
         }
-        self.seen =
-            Some(LastLook { stream: *facts, read, counted: compared.number(counted), between: false });
+        self.look(facts, (read, compared.number(counted)), publisher.cursor().unwrap_or(read), false);
         match compared {
             Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {
@@ -360,7 +387,9 @@ impl UnreadWatch {
             Compared::Missed(count) => {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
                 let up_to = before_first.unwrap_or(facts.last);
-                self.missed = Some(UnreadLoss { count, after: read, up_to, deleted: false });
+                let loss = UnreadLoss { count, after: read, up_to, deleted: false };
+                self.missed =
+                    counted.map(|counted| PendingLoss { loss, begin: read, counted: counted - held });
                 None
             }
             Compared::Anew(added) => {
@@ -375,25 +404,37 @@ impl UnreadWatch {
     pub(crate) fn on_gone(&mut self, read: EntryId, publisher: &Publisher, now: Instant) {
         if self.missed.is_none() && publisher.takes() {
             (self.last, self.read) = (now, read);
-            self.miss_deleted();
+            self.miss_deleted(publisher.counted());
         }
     }
 
-    /// The stream seen last no longer exists. Notes its unread entries; returns whether there are any.
-    fn miss_deleted(&mut self) -> bool {
-        self.missed = self.seen.take().and_then(|seen| seen.lost());
+    /// Notes the result of a look, with the last entry read and its number.
+    fn look(
+        &mut self,
+        stream: &StreamCounters,
+        (read, counted): (EntryId, Option<u64>),
+        begin: EntryId,
+        between: bool,
+    ) {
+        self.seen = Some(LastLook { stream: *stream, begin, read, counted, between });
+    }
+
+    /// The stream seen last no longer exists. Notes its unread entries, for a cursor with this number; returns whether
+    /// there are any.
+    fn miss_deleted(&mut self, counted: Option<u64>) -> bool {
+        self.missed = self.seen.take().and_then(|seen| seen.lost(counted?));
         self.missed.is_some()
     }
 
-    /// Appends the call that records the loss, if it is time.
+    /// Returns whether a loss is to be recorded before anything else is published.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.missed.is_some()
+    }
+
+    /// Appends the call that records the loss, if no call is under way.
     pub(crate) fn record(&mut self, out: &mut Vec<u8>, publisher: &Publisher) -> bool {
         let Some(missed) = self.missed.filter(|_| publisher.is_idle()) else { return false };
-        let Some(counted) = publisher.counted() else {
-            self.missed = None;
-            return false;
-        };
-        self.missed_at = Some(counted);
-        missed.write(out, publisher.keys(), counted);
+        missed.loss.write(out, publisher.keys(), missed.counted);
         true
     }
 
@@ -414,12 +455,11 @@ impl UnreadWatch {
             Some(1) => self.missed.take(),
             _ => return Err(UNREAD_LOSS.invalid_reply()),
         };
-        self.missed_at = None;
         match missed {
-            Some(missed) => publisher.on_unread_loss(missed.count),
+            Some(missed) => publisher.on_unread_loss(missed.loss.count),
             None => publisher.set_counted(None),
         }
-        Ok(missed)
+        Ok(missed.map(|missed| missed.loss))
     }
 }
 

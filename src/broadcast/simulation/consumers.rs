@@ -8,7 +8,7 @@ use crate::broadcast::entry_id::EntryId;
 impl World {
     /// Somebody adds, reads, acknowledges or claims.
     pub(super) fn consumer_acts(&mut self) {
-        match self.rng.u8(..11) {
+        match self.rng.u8(..12) {
             0..=3 => {
                 for _ in 0..self.rng.usize(1..6) {
                     self.add();
@@ -17,7 +17,33 @@ impl World {
             4..=6 => self.read(),
             7 | 8 => self.acknowledge(),
             9 => self.claim(),
-            _ => self.delete(),
+            10 => self.delete(),
+            _ => self.delete_unread(),
+        }
+    }
+
+    /// Somebody trims the stream, or deletes it, whatever was read of it. Not with a group: its place in the stream
+    /// would be deleted too.
+    fn delete_unread(&mut self) {
+        let model = &mut self.servers[0].model;
+        if model.group.is_some() {
+            return;
+        }
+        let deletes_stream = self.rng.bool();
+        let count = if deletes_stream { model.stream.len() } else { self.rng.usize(..=model.stream.len()) };
+        let gone: Vec<EntryId> = model.stream.keys().copied().take(count).collect();
+        for id in gone {
+            model.stream.remove(&id);
+            self.checks.deleted(id, model);
+            if let Some(real) = &mut self.real {
+                real.delete(id);
+            }
+        }
+        if deletes_stream {
+            (model.last, model.added) = (EntryId::default(), 0);
+            if let Some(real) = &mut self.real {
+                real.delete_stream();
+            }
         }
     }
 
@@ -32,7 +58,7 @@ impl World {
         for id in done {
             if self.rng.u8(..3) == 0 {
                 model.stream.remove(&id);
-                self.checks.deleted(id);
+                self.checks.deleted(id, model);
                 if let Some(real) = &mut self.real {
                     real.delete(id);
                 }
@@ -43,7 +69,8 @@ impl World {
     fn add(&mut self) {
         let clock = self.clock_ms(0);
         let model = &mut self.servers[0].model;
-        let id = id_after(model.last, clock);
+        // A stream that begins anew has higher ids: other tests are about lower ones.
+        let id = id_after(model.last.max(self.checks.last_added()), clock);
         let mut fields = vec![("payload".to_owned(), "x".to_owned())];
         if self.rng.u8(..8) > 0 {
             fields.push(("kind".to_owned(), ["even", "odd"][usize::from(self.rng.bool())].to_owned()));

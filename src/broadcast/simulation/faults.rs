@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::World;
+use super::{World, traces};
+use crate::broadcast::engine::leadership::TERM;
 
 /// Errors that a server may answer to any command.
 const ERRORS: [&str; 10] = [
@@ -25,6 +26,8 @@ const ERRORS: [&str; 10] = [
 pub(super) struct Faults {
     /// Which server answers so, to how many of ten commands, until when.
     error: Option<(usize, &'static str, u8, Instant)>,
+    /// Until then a lease may be held twice: the server has lost one, or its clock has jumped.
+    leases_doubtful: Option<Instant>,
     over: bool,
     pub(super) count: u64,
 }
@@ -76,12 +79,9 @@ impl World {
         self.faults.count += 1;
         let soon = |rng: &mut fastrand::Rng, most: u64| Duration::from_millis(rng.u64(1..most));
         let k = self.rng.u8(..11);
-        if std::env::var("TRACE").is_ok() {
-            eprintln!(
-                "T {:?} FAULT {k} at {at} session {}",
-                self.now - self.begin,
-                self.instances[at].session
-            );
+        if traces() {
+            let session = self.instances[at].session;
+            eprintln!("{:?} fault {k} at {at}, session {session}", self.now - self.begin);
         }
         match k {
             0 | 1 => self.break_link(at),
@@ -119,7 +119,7 @@ impl World {
                 let jump = self.rng.i64(-5_000..5_000);
                 self.servers[0].skew_ms += jump;
                 self.checks.forgets = true;
-                self.everything_is_loose();
+                self.leases_are_doubtful();
             }
             _ => self.break_link(at),
         }
@@ -132,7 +132,7 @@ impl World {
         if self.servers[0].before.position().is_none() {
             return;
         }
-        self.everything_is_loose();
+        self.leases_are_doubtful();
         for at in 0..self.instances.len() {
             self.cut(at);
             self.break_link(at);
@@ -152,7 +152,20 @@ impl World {
         self.checks.loose(session, &self.servers[0].model);
     }
 
-    fn everything_is_loose(&mut self) {
+    /// The holder of a lease goes on for its time, and so may the next.
+    fn leases_are_doubtful(&mut self) {
+        self.faults.leases_doubtful = Some(self.now + TERM);
+        self.everything_is_loose();
+    }
+
+    /// A session begins. Its lease may be held by another instance too.
+    pub(super) fn session_begins(&mut self, at: usize) {
+        if self.faults.leases_doubtful.is_some_and(|until| self.now < until) {
+            self.session_ends(at);
+        }
+    }
+
+    pub(super) fn everything_is_loose(&mut self) {
         (0..self.instances.len()).for_each(|at| self.session_ends(at));
     }
 

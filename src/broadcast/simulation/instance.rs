@@ -239,6 +239,7 @@ impl World {
         self.checks.sessions += 1;
         let session = self.checks.sessions;
         self.instances[at].session = session;
+        self.session_begins(at);
         for server in 0..self.servers.len() {
             if self.is_stalled(server) {
                 let error = || Error::Timeout(Duration::from_secs(2), "connecting");

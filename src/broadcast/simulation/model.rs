@@ -46,6 +46,8 @@ pub(super) struct Model {
     pub(super) holes: BTreeSet<EntryId>,
     /// The entry and the reason of each dead letter.
     pub(super) dead: Vec<(String, String)>,
+    /// Number of entries that these say were deleted unread.
+    pub(super) unread: i64,
     /// Messages that PUBLISH was called with, taken out by the world.
     pub(super) heard: Vec<String>,
     /// How PUBLISH inside a script fails, while it does.
@@ -276,7 +278,9 @@ impl Model {
             return Value::Integer(0);
         }
         self.dead.push((text(&argv[2]), "deleted_unread".into()));
-        let count = counted.parse::<i64>().unwrap() + text(&argv[1]).parse::<i64>().unwrap();
+        let unread = text(&argv[1]).parse::<i64>().unwrap();
+        let count = counted.parse::<i64>().unwrap() + unread;
+        self.unread += unread;
         self.cursor.insert("counted".into(), count.to_string());
         self.add("rejected", 1);
         Value::Integer(1)

@@ -125,6 +125,10 @@ impl Real {
         self.ask(&["XDEL", "orders", &id.to_string()]);
     }
 
+    pub(super) fn delete_stream(&mut self) {
+        self.ask(&["DEL", "orders"]);
+    }
+
     pub(super) fn claim(&mut self, id: EntryId, consumer: &str) {
         self.ask(&["XCLAIM", "orders", "inventory", consumer, "0", &id.to_string()]);
     }
