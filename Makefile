@@ -1,6 +1,7 @@
 # make demo         see it work, on a private Redis, in under a minute once built
 # make test         every test, on real servers (installs them under target/), and some promises again over TLS
 # make lint         what .ci/run insists on before it tests
+# make targets      the program compiles for musl and arm64 as well; needs their C compilers
 # make alerts       checks monitoring/alerts.yml and stages each alert; brings Debian's promtool where there is none
 # make docs         the documentation as a site, target/book/index.html; installs mdbook if there is none
 # make bench-smoke  every part of the bench for some seconds, and the gates of .ci/run: throughput against an ideal
@@ -31,7 +32,7 @@ OVER_TLS := capture::exact::on_one_server_that_is_both capture::durable::what_a_
 	broadcast::acknowledged::two_instances_publish_each_entry_exactly_once pair::takeover::a_rolling_restart \
 	replication::failover::a_replica_that_lags_is_promoted servers::sentinel::an_old_master_behind_a_partition_is_left
 
-.PHONY: demo test lint alerts docs bench bench-smoke bench-program bench-instructions fuzz soak seed servers
+.PHONY: demo test lint targets alerts docs bench bench-smoke bench-program bench-instructions fuzz soak seed servers
 
 demo:
 	$(CARGO) build --locked --release -p tidegate --bin tidegate -p tidegate-examples --example demo
@@ -58,6 +59,9 @@ lint:
 	$(CARGO) deny --locked check bans
 	$(CARGO) deny --locked --workspace check licenses sources
 	scripts/msrv.sh
+
+targets:
+	scripts/targets.sh
 
 alerts:
 	promtool=$$(scripts/promtool.sh | tail -n 1) && "$$promtool" check rules monitoring/alerts.yml \
