@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use serde::Deserialize;
 
 use crate::config::{self, Config, Listen, Loaded, Problems};
 use crate::observe::client::ClientError;
@@ -191,10 +192,15 @@ fn unreachable(listen: &Listen, error: &ClientError) -> Refusal {
     Refusal(UNAVAILABLE, lines)
 }
 
-/// Tells what the daemon has answered. It ends its lines itself; names in it are JSON.
+/// Tells what the daemon has answered: the text of its error, or the whole body, whose lines it ends itself.
 fn tell_body(body: &str) {
-    for line in body.trim_end().lines() {
-        tell!("{line}");
+    #[derive(Deserialize)]
+    struct Problem {
+        error: String,
+    }
+    match serde_json::from_str::<Problem>(body) {
+        Ok(problem) => tell!("{}", problem.error),
+        Err(_) => body.trim_end().lines().for_each(|line| tell!("{line}")),
     }
 }
 

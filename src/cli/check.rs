@@ -40,7 +40,8 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
     }
     let warnings = warnings::of_settings(&loaded.config.daemon);
     let mut lines = summary(&loaded);
-    for warning in warnings.into_iter().chain(warnings::of_system(&loaded.config)) {
+    let of_environment = warnings::of_environment(super::environment());
+    for warning in warnings.into_iter().chain(of_environment).chain(warnings::of_system(&loaded.config)) {
         lines.push(format_args!("  warning: {warning}"));
     }
     if let Err(refusal) = output::print(|out| out.lines(&lines)) {

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::{BroadcastCounts, Ledger, RouteKind, RouteStatus};
+use crate::status::{BroadcastCounts, FailedReload, Ledger, RouteKind, RouteStatus};
 use crate::text::printable::PrintableLines;
 
 /// Between two readings, where nothing else was asked for.
@@ -200,6 +200,18 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
     let about = &reading.report.about;
     let up = ago(Duration::from_millis(reading.unix_ms.saturating_sub(about.started_unix_ms)));
     let mut lines = PrintableLines::from(format!("tidegate {}, running for {up}", about.version));
+    let daemon = &reading.report.daemon;
+    if let Some(FailedReload { at_unix_ms, problems }) = daemon.reload_failed {
+        let since = ago(Duration::from_millis(reading.unix_ms.saturating_sub(at_unix_ms)));
+        let s = if problems == 1 { "" } else { "s" };
+        lines.push(format_args!(
+            "the last reload failed {since} ago ({problems} problem{s}: `tidegate check` prints them); the configuration before it \
+             stays in use"
+        ));
+    }
+    if let Some(error) = &daemon.state_directory_error {
+        lines.push(error);
+    }
     lines.append(&table.lines());
     lines
 }
@@ -287,7 +299,18 @@ mod tests {
             ["stock", "broadcast", "connecting", "20", "-", "-", "0", "-", "4", "no", "answer"]
         );
         let once = shown(&after, None).to_string();
+        assert_eq!(once.lines().count(), words.len(), "the daemon has no more to say");
         assert!(!once.contains("PER SECOND") && !once.contains("1500"), "{once}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_daemon_stands_above_its_routes() {
+        let mut failed = reading(Instant::now(), 0, 0);
+        failed.report.daemon.reload_failed = Some(FailedReload { at_unix_ms: 40_000, problems: 2 });
+        failed.report.daemon.state_directory_error = Some("/var/lib/tidegate: no such directory".to_owned());
+        let lines: Vec<String> = shown(&failed, None).iter().map(str::to_owned).collect();
+        assert!(lines[1].starts_with("the last reload failed 60s ago (2 problems"), "{lines:?}");
+        assert_eq!(lines[2], "/var/lib/tidegate: no such directory");
     }
 
     #[test]

@@ -32,6 +32,24 @@ pub(super) fn of_settings(daemon: &Daemon) -> Vec<String> {
     warnings
 }
 
+/// Warnings about variables that look like configuration and are not read. Kubernetes injects variables named like a
+/// service, such as `TIDEGATE_REDIS_PORT`: they mean nothing.
+pub(super) fn of_environment(environment: impl Iterator<Item = (String, String)>) -> Vec<String> {
+    const SECTIONS: [&str; 4] = ["DAEMON", "REDIS", "CAPTURE", "BROADCAST"];
+    let warning = |name: &str| {
+        let rest = name.strip_prefix("TIDEGATE_").filter(|rest| !rest.contains("__"))?;
+        let (section, key) = rest.split_once('_').filter(|(section, _)| SECTIONS.contains(section))?;
+        let of_service = key.contains("SERVICE_") || key.split('_').any(|word| word == "PORT");
+        (!of_service).then(|| {
+            format!(
+                "the environment variable {name} is not read: section and keys are separated by two underscores, as in \
+                 TIDEGATE_{section}__{key}"
+            )
+        })
+    };
+    environment.filter_map(|(name, _)| warning(&name)).collect()
+}
+
 /// What is seen only by a look at the system, as the user that runs this.
 pub(super) fn of_system(config: &Config) -> Option<String> {
     let daemon = &config.daemon;
@@ -61,5 +79,30 @@ fn writable(directory: &Path) -> std::io::Result<()> {
             None => Err(error),
         },
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_with_one_underscore_too_few_is_named() {
+        let warnings =
+            |names: &[&str]| of_environment(names.iter().map(|name| ((*name).to_owned(), "x".to_owned())));
+        let told = warnings(&["TIDEGATE_DAEMON_LISTEN", "TIDEGATE_REDIS_SHOP_PASSWORD"]);
+        assert_eq!(told.len(), 2);
+        assert!(told[0].contains("TIDEGATE_DAEMON_LISTEN is not read"), "{told:?}");
+        assert!(told[0].ends_with("as in TIDEGATE_DAEMON__LISTEN"), "{told:?}");
+        let meant_otherwise = [
+            "TIDEGATE_DAEMON__LISTEN",
+            "TIDEGATE_CONFIG",
+            "TIDEGATE_LOG",
+            "TIDEGATE_PORT",
+            "TIDEGATE_REDIS_SERVICE_HOST",
+            "TIDEGATE_REDIS_PORT_6379_TCP_ADDR",
+            "DAEMON_LISTEN",
+        ];
+        assert_eq!(warnings(&meant_otherwise), [""; 0]);
     }
 }

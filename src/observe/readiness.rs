@@ -36,8 +36,18 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     // A route becomes live by answers of both sides.
     let answered = works(status.state).then_some(status.since_unix_ms);
     let (source, destination) = (&status.source, &status.destination);
-    reasons.extend(silent("source", source, answered, SOURCE_SILENT_MS, now_unix_ms));
-    reasons.extend(silent("destination", destination, answered, DESTINATION_SILENT_MS, now_unix_ms));
+    for (name, side, bound) in
+        [("source", source, SOURCE_SILENT_MS), ("destination", destination, DESTINATION_SILENT_MS)]
+    {
+        let Some(mut text) = silent(name, side, answered, bound, now_unix_ms) else { continue };
+        // An error is said once: the state's reason often is that of a side, or both sides are one server.
+        let error = side.error.iter().find(|error| !reasons.iter().any(|said| said.contains(error.as_str())));
+        if let Some(error) = error {
+            text.push_str(": ");
+            text.push_str(error);
+        }
+        reasons.push(text);
+    }
     if let Some(error) = &status.spool_error {
         reasons.push(format!("no spool: {error}"));
     }
@@ -59,27 +69,23 @@ pub fn daemon_ready(daemon: &DaemonStatus) -> Result<(), Vec<String>> {
     error.map_or(Ok(()), |error| Err(vec![error.clone()]))
 }
 
+/// Says for how long a side has been silent, if it has.
 fn silent(
-    side: &str,
-    link: &SideStatus,
+    name: &str,
+    side: &SideStatus,
     answered_unix_ms: Option<u64>,
     bound_ms: u64,
     now_unix_ms: u64,
 ) -> Option<String> {
-    let server = &link.server;
-    let mut text = match link.last_answer_unix_ms.max(answered_unix_ms) {
-        _ if !link.connected => format!("{side} {server}: not connected"),
-        None => format!("{side} {server}: connected, but it has not answered yet"),
+    let server = &side.server;
+    match side.last_answer_unix_ms.max(answered_unix_ms) {
+        _ if !side.connected => Some(format!("{name} {server}: not connected")),
+        None => Some(format!("{name} {server}: connected, but it has not answered yet")),
         Some(last) if now_unix_ms.saturating_sub(last) > bound_ms => {
-            format!("{side} {server}: no answer since {}", time(last))
+            Some(format!("{name} {server}: no answer since {}", time(last)))
         }
-        Some(_) => return None,
-    };
-    if let Some(error) = &link.error {
-        text.push_str(": ");
-        text.push_str(error);
+        Some(_) => None,
     }
-    Some(text)
 }
 
 /// A loop that does not come round.
@@ -210,6 +216,25 @@ mod tests {
             })
             .len(),
             3
+        );
+    }
+
+    #[test]
+    fn an_error_is_said_once() {
+        assert_eq!(
+            reasons(|status| {
+                status.state = RouteState::Waiting;
+                status.reason = Some("cannot connect: connection refused".to_owned());
+                for side in [&mut status.source, &mut status.destination] {
+                    side.connected = false;
+                    side.error = Some("connection refused".to_owned());
+                }
+            }),
+            [
+                "waiting since 2023-11-14T22:12:20Z: cannot connect: connection refused",
+                "source shop: not connected",
+                "destination events: not connected"
+            ]
         );
     }
 
