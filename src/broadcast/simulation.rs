@@ -132,7 +132,7 @@ impl World {
         let gentle = rng.u8(..4) == 0;
         let mut world = Self {
             servers: (0..if one_server { 1 } else { 2 }).map(|_| Server::default()).collect(),
-            checks: Checks::new(&settings, one_server),
+            checks: Checks::new(&settings, (one_server, gentle)),
             rng,
             begin: now,
             now,
@@ -256,7 +256,7 @@ impl World {
             instance.check_bounds(elapsed, self.faults.count);
         }
         let sent = self.instances.iter().map(|instance| instance.sent).sum();
-        self.checks.at_end(&self.servers[0].model, sent, self.gentle);
+        self.checks.at_end(&self.servers[0].model, sent);
         self
     }
 }

@@ -40,12 +40,12 @@ impl Work {
         let mut answered = true;
         let mut found = Vec::new();
         match &mut asked {
-            // The answer for each hole has to be waited for, also if it is of no use any more.
+            // Each hole has an answer of its own, also if it is of no use any more.
             Asked::Holes(wanted) if draining => {
                 wanted.pop_front();
                 answered = wanted.is_empty();
             }
-            _ if draining => {}
+            Asked::Entries(..) | Asked::Look | Asked::Wait if draining => {}
             Asked::Entries(span, count) => {
                 let ranges = std::mem::take(&mut core.ranges);
                 let taken =

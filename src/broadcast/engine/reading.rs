@@ -89,7 +89,8 @@ impl Work {
         if self.follow.is_some() || !self.leads(now) || !self.publisher.takes() {
             return false;
         }
-        let awaits = self.read.is_some() && (self.watch.saw_unread() || self.looked_back);
+        let matters = self.watch.saw_unread() || self.watch.has_missed() || self.looked_back;
+        let awaits = self.read.is_some() && matters;
         if awaits || self.record_missed(now) {
             return true;
         }

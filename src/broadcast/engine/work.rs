@@ -160,6 +160,7 @@ impl Work {
             core.effects.push(Effect::Done(cursor, tally));
         }
         if let Some(settled) = settled {
+            self.watch().on_recorded(settled.lost_elsewhere);
             if self.leadership.is_none() {
                 core.effects.push(Effect::Sent(settled.tally.published, settled.tally.unheard));
             }
@@ -181,8 +182,12 @@ impl Work {
         let leads = self.leads(now);
         match reply.cursor {
             None => self.publisher.on_cursor_vanished(),
-            // Another instance has published up to here, by this step.
-            Some(cursor) if !leads || cursor != self.publisher.end() => {
+            // Another instance has published up to here, by this step, or recorded a loss.
+            Some(cursor)
+                if !leads
+                    || cursor != self.publisher.end()
+                    || reply.counted != self.publisher.counted_there() =>
+            {
                 if self.publisher.continue_at(cursor, reply.counted) {
                     self.watch().on_moved((cursor, reply.counted));
                 }
@@ -268,7 +273,8 @@ impl Work {
     fn drain(&mut self, core: &mut Core, until: Instant, now: Instant) -> Next {
         let idle = self.publisher.is_idle();
         let released = self.leadership.as_ref().is_none_or(Leadership::is_released);
-        let looks = now < until && idle && !self.releases && self.look_back(core, now);
+        let records = matches!(self.asked, Some((Asked::Missed, _)));
+        let looks = now < until && idle && !self.releases && (records || self.look_back(core, now));
         if idle && released && !looks {
             return Next::Stopped;
         }

@@ -385,6 +385,8 @@ impl Follower {
             self.begin_at(end, now);
         }
         self.handed = end;
+        let counted = publisher.counted().map(|counted| counted + self.unhanded());
+        self.watch.on_read(self.read, counted);
     }
 
     /// In the order of acknowledgements: continues from here. The buffer stays valid, since a hole does not depend on

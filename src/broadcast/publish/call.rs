@@ -296,14 +296,15 @@ impl PublishOutcome {
             return Err(Error::reply(text));
         }
         match reply.elements() {
-            Some([Value::Integer(0), cursor, counted, after, up_to]) => match cursor.bytes() {
-                Some(b"") => Ok(Self::Elsewhere(None, None, None)),
-                Some(text) => {
-                    let passes = passes_of(after, up_to)?;
-                    Ok(Self::Elsewhere(Some(cursor_id(text)?), written_count(counted), passes))
+            Some([Value::Integer(0), cursor, counted, after, up_to]) => {
+                match written_cursor(cursor)?.ok_or_else(|| PUBLISH.invalid_reply())? {
+                    None => Ok(Self::Elsewhere(None, None, None)),
+                    cursor => {
+                        let passes = passes_of(after, up_to)?;
+                        Ok(Self::Elsewhere(cursor, written_count(counted), passes))
+                    }
                 }
-                None => Err(PUBLISH.invalid_reply()),
-            },
+            }
             Some(
                 [Value::Integer(1), cursor, published, unheard, rejected, filtered, refused, failed, counted],
             ) => {
@@ -451,8 +452,20 @@ pub(crate) fn tally([published, unheard, rejected, filtered]: [&Value; 4]) -> Op
     })
 }
 
+/// A cursor as a script returns it; the inner `None` if there is none, the outer one if it is something else.
+///
+/// # Errors
+/// If it is no entry's id.
+pub(crate) fn written_cursor(value: &Value) -> Result<Option<Option<EntryId>>, Error> {
+    match value.bytes() {
+        None => Ok(None),
+        Some(b"") => Ok(Some(None)),
+        Some(text) => cursor_id(text).map(|cursor| Some(Some(cursor))),
+    }
+}
+
 /// A count that is kept as text, since a Lua number does not hold every one.
-fn written_count(value: &Value) -> Option<u64> {
+pub(crate) fn written_count(value: &Value) -> Option<u64> {
     value.text()?.parse().ok()
 }
 

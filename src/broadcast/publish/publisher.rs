@@ -69,6 +69,8 @@ pub(crate) struct Settled {
     pub(crate) entries: u64,
     /// Time from the call to its answer.
     pub(crate) took: Duration,
+    /// Number of entries that another instance has recorded as lost: the cursor's count is so much higher than expected.
+    pub(crate) lost_elsewhere: u64,
 }
 
 /// The call that an answer on the stream's connection belongs to.
@@ -156,7 +158,7 @@ impl Publisher {
             counted,
             counted_anew: false,
             more: 0,
-            counted_there: None,
+            counted_there: counted,
             cursor_mismatch: false,
             passes: None,
             refused: None,
@@ -231,7 +233,13 @@ impl Publisher {
         self.cursor = Some(cursor);
         (self.end, self.taken) = (cursor, cursor);
         (self.counted, self.counted_anew, self.more) = (counted, false, 0);
+        self.counted_there = counted;
         true
+    }
+
+    /// The cursor is not where it was expected, but here. Once nothing is under way, this instance continues there.
+    pub(crate) fn on_elsewhere(&mut self, cursor: Option<EntryId>, counted: Option<u64>) {
+        (self.cursor, self.counted_there, self.cursor_mismatch) = (cursor, counted, true);
     }
 
     /// The cursor has vanished; the session ends once nothing is under way.
@@ -254,6 +262,11 @@ impl Publisher {
         self.counted
     }
 
+    /// `entries-added` at the cursor that the server named last, if it knows it.
+    pub(crate) fn counted_there(&self) -> Option<u64> {
+        self.counted_there
+    }
+
     /// Says how many it were, whatever the cursor has.
     pub(crate) fn set_counted(&mut self, counted: Option<u64>) {
         self.counted = counted;
@@ -263,6 +276,7 @@ impl Publisher {
     /// Adds lost entries to the count; the cursor contains them already.
     pub(crate) fn on_unread_loss(&mut self, count: u64) {
         self.counted = self.counted.map(|counted| counted + count);
+        (self.counted_there, self.counted_anew) = (self.counted, false);
     }
 
     /// The route's keys.
@@ -466,20 +480,27 @@ impl Publisher {
         match outcome {
             PublishOutcome::Elsewhere(cursor, counted, passes) => {
                 self.passes = passes;
-                self.cursor = cursor;
-                self.counted_there = counted;
-                self.cursor_mismatch = true;
+                self.on_elsewhere(cursor, counted);
                 Ok(None)
             }
             PublishOutcome::Moved { cursor, counted, tally, refused } => {
+                let mut lost_elsewhere = 0;
                 // Cursor and count must be from one answer, also if an earlier batch was refused and this one fitted
                 // the cursor of another instance. The reply of `release.lua` has a cursor and no count.
                 if !call.release {
                     self.cursor = Some(cursor);
                     self.counted_there = counted;
                     if counted != call.counted {
-                        // Another instance has found entries missing, and the cursor counts them.
-                        self.set_counted(None);
+                        let raised =
+                            counted.zip(call.counted).and_then(|(there, mine)| there.checked_sub(mine));
+                        let waiting = self.other.iter_mut().flat_map(|other| &mut other.waiting);
+                        let expected = self.calls.iter_mut().map(|call| &mut call.counted);
+                        let expected = expected.chain(waiting.map(|batch| &mut batch.counted));
+                        for count in expected.chain([&mut self.counted]) {
+                            *count = count.zip(raised).map(|(count, raised)| count + raised);
+                        }
+                        self.counted_anew = false;
+                        lost_elsewhere = raised.unwrap_or_default();
                     }
                 }
                 if let Some((error, entry)) = refused {
@@ -490,7 +511,7 @@ impl Publisher {
                     self.batch_entries = BATCH_ENTRIES;
                 }
                 let took = now.saturating_duration_since(call.sent);
-                Ok(Some(Settled { tally, entries: call.entries, took }))
+                Ok(Some(Settled { tally, entries: call.entries, took, lost_elsewhere }))
             }
         }
     }

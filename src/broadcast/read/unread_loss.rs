@@ -5,8 +5,8 @@
 //!
 //! Operation: the server counts all entries ever added (`entries-added`, from Redis 7.0 on). The cursor carries the
 //! same count for its place, and each entry adds one. If everything in the stream has been read, or all that was read
-//! is gone, the difference is the number of lost entries. The count moves in the step that moves the cursor, and is
-//! compared when a loss is recorded. So one instance records it once, also across a restart.
+//! is gone, the difference is the number of lost entries. The count moves in the step that moves the cursor; the step that
+//! records a loss compares both, and raises the count. So one instance records it once, also across a restart.
 //!
 //! A stream that is deleted takes its count with it. Then the last look gives the number of entries added, and how many
 //! of them were read since. The others are lost; entries added after that look may be lost too. A look outlives its
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::publish::call::BroadcastKeys;
+use crate::broadcast::publish::call::{self, BroadcastKeys};
 use crate::broadcast::publish::publisher::Publisher;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
@@ -184,19 +184,28 @@ impl UnreadLoss {
         )
     }
 
-    /// Appends the call that records the loss, if the cursor's count is `counted`.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, keys: &BroadcastKeys, counted: u64) {
-        let (counted, count) = (counted.to_string(), self.count.to_string());
+    /// Appends the call that records the loss, if the cursor is at this place with this count. `raised` is the count with
+    /// the lost entries.
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        keys: &BroadcastKeys,
+        (place, counted): (EntryId, Option<u64>),
+        raised: u64,
+    ) {
+        let counted = counted.map(|counted| counted.to_string()).unwrap_or_default();
+        let (place, raised) = (place.to_string(), raised.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
-        let command: [&[u8]; 10] = [
+        let command: [&[u8]; 11] = [
             b"EVAL",
             UNREAD_LOSS.source.as_bytes(),
             b"3",
             keys.cursor.as_bytes(),
             keys.dead_letters.as_bytes(),
             keys.stream.as_bytes(),
+            place.as_bytes(),
             counted.as_bytes(),
-            count.as_bytes(),
+            raised.as_bytes(),
             after.as_bytes(),
             detail.as_bytes(),
         ];
@@ -209,8 +218,8 @@ impl UnreadLoss {
 struct LastLook {
     /// The stream's counters.
     stream: StreamCounters,
-    /// The cursor at the look, as the server named it.
-    begin: EntryId,
+    /// The cursor at the look and its number, as the server named them.
+    begin: (EntryId, Option<u64>),
     /// The last entry that was read of those that were there then.
     read: EntryId,
     /// The number of that entry, if known.
@@ -220,16 +229,13 @@ struct LastLook {
 }
 
 impl LastLook {
-    /// The same look with the entries up to the cursor read, and no others. `None` if the cursor lies before the look's
-    /// begin: then it may be a place in another stream.
+    /// The same look with as many entries read as the cursor's number says, and no others. `None` if the cursor or its
+    /// number lies before the look's begin: then it may be a place in another stream.
     fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
-        // After the entries that were seen, each of them is published or recorded.
-        let (read, counted) = if cursor < self.stream.last {
-            (cursor, counted.min(self.stream.added))
-        } else {
-            (self.stream.last, self.stream.added)
-        };
-        (cursor >= self.begin).then_some(Self { read, counted: Some(counted), ..self })
+        let (begin, number) = self.begin;
+        let same = cursor >= begin && counted >= number?;
+        let (read, counted) = (cursor.min(self.stream.last), counted.min(self.stream.added));
+        same.then_some(Self { read, counted: Some(counted), ..self })
     }
 
     /// Number of entries that were seen and are not read yet, as far as known.
@@ -237,19 +243,24 @@ impl LastLook {
         self.counted.map_or(0, |counted| self.stream.added.saturating_sub(counted))
     }
 
+    /// Returns whether this may be an earlier state of the stream.
+    fn is_restored(&self, facts: &StreamCounters) -> bool {
+        facts.first.is_some() && facts.first == self.stream.first
+    }
+
     /// Returns whether this is another stream now. Between two sessions a failover may also have restored an earlier
     /// state: then it is the same stream, with the same first entry.
     fn is_replaced(&self, facts: &StreamCounters, compared: Compared) -> bool {
-        let went_back = self.between && facts.first.is_some() && facts.first == self.stream.first;
+        let went_back = self.between && self.is_restored(facts);
         let other = matches!(compared, Compared::Anew(_) | Compared::Below);
         !went_back && (other || facts.replaces(&self.stream))
     }
 
     /// The loss if the stream no longer exists; `counted` is the number that the cursor has, or will have.
-    fn lost(&self, counted: u64) -> Option<PendingLoss> {
+    fn lost(self, counted: u64) -> Option<PendingLoss> {
         let (count, after, up_to) = (self.unread(), self.read, self.stream.last);
         let loss = UnreadLoss { count, after, up_to, deleted: true };
-        (count > 0).then_some(PendingLoss { loss, begin: self.begin, counted })
+        (count > 0).then_some(PendingLoss { loss, counted, look: Some(self) })
     }
 }
 
@@ -257,19 +268,21 @@ impl LastLook {
 #[derive(Debug, Clone, Copy)]
 struct PendingLoss {
     loss: UnreadLoss,
-    /// The cursor at the last look.
-    begin: EntryId,
     /// The number that the cursor has, or will have after the calls under way. Whoever records the loss adds to it.
     counted: u64,
+    /// The last look at the stream, if that was deleted.
+    look: Option<LastLook>,
 }
 
 impl PendingLoss {
-    /// The same loss if the cursor is here. `None` if another instance may have recorded it. Entries of a deleted stream
-    /// that were read and not published stay lost; in a trimmed stream the next comparison finds the loss again.
+    /// The loss if the cursor is here. Of a deleted stream, entries are lost that were read and not published, and those
+    /// are not that another instance has published or recorded. In a trimmed stream the next comparison finds the loss
+    /// again.
     fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
-        let unpublished =
-            self.loss.deleted && counted < self.counted && (self.begin..=self.loss.up_to).contains(&cursor);
-        (counted == self.counted || unpublished).then_some(Self { counted, ..self })
+        if counted == self.counted {
+            return Some(self);
+        }
+        self.look?.moved(cursor, counted)?.lost(counted)
     }
 }
 
@@ -283,11 +296,14 @@ pub(crate) struct UnreadWatch {
     /// The stream was replaced, and the new one has entries at or before this place.
     replaced: Option<EntryId>,
     missed: Option<PendingLoss>,
+    /// The loss in the call under way.
+    recording: Option<UnreadLoss>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { last: now, read: EntryId::default(), seen: None, replaced: None, missed: None }
+        let (read, seen, replaced, missed, recording) = (EntryId::default(), None, None, None, None);
+        Self { last: now, read, seen, replaced, missed, recording }
     }
 
     /// Returns whether the last look saw entries that are not read yet.
@@ -312,7 +328,7 @@ impl UnreadWatch {
     /// A session ended, and another may begin at the cursor, which has this number. Entries that were read and not
     /// published are read again.
     pub(crate) fn on_session(&mut self, cursor: (EntryId, Option<u64>), now: Instant) {
-        (self.last, self.read, self.replaced) = (now, cursor.0, None);
+        (self.last, self.read, self.replaced, self.recording) = (now, cursor.0, None, None);
         self.on_moved(cursor);
         if let Some(seen) = &mut self.seen {
             seen.between = true;
@@ -321,18 +337,30 @@ impl UnreadWatch {
 
     /// Reading continues at the cursor, which has this number. Another instance may have moved it, or recorded a loss.
     pub(crate) fn on_moved(&mut self, (cursor, counted): (EntryId, Option<u64>)) {
+        self.replaced = self.replaced.filter(|replaced| cursor >= *replaced);
         self.seen = self.seen.and_then(|seen| seen.moved(cursor, counted?));
         self.missed = self.missed.and_then(|missed| missed.moved(cursor, counted?));
     }
 
-    /// A look between two sessions, at a cursor with this number. `None` if the stream does not exist.
+    /// So many of the entries that the last look saw are recorded as lost.
+    pub(crate) fn on_recorded(&mut self, count: u64) {
+        if let Some(seen) = &mut self.seen {
+            seen.counted = seen.counted.map(|counted| (counted + count).min(seen.stream.added));
+        }
+    }
+
+    /// A look between two sessions, at a cursor with this number; without counters there is no stream.
     pub(crate) fn look_between(
         &mut self,
         facts: Option<&StreamCounters>,
         (cursor, counted): (EntryId, Option<u64>),
     ) {
-        if self.missed.is_some() {
-            return;
+        if let Some(missed) = self.missed {
+            let restored = |look: &LastLook| facts.is_some_and(|facts| look.is_restored(facts));
+            if !missed.look.as_ref().is_some_and(restored) {
+                return;
+            }
+            self.missed = None;
         }
         let compared = facts.map(|facts| (facts, facts.compare(cursor, counted)));
         let gone = compared
@@ -341,7 +369,14 @@ impl UnreadWatch {
             self.miss_deleted(counted);
         }
         let Some((facts, compared)) = compared.filter(|_| self.missed.is_none()) else { return };
-        self.look(facts, (cursor, compared.number(counted)), cursor, true);
+        let number = compared.number(counted);
+        self.seen = Some(LastLook {
+            stream: *facts,
+            begin: (cursor, number),
+            read: cursor,
+            counted: number,
+            between: true,
+        });
     }
 
     /// Takes in the stream's counters, after `read` was read and while this many of its entries are buffered. Returns
@@ -377,7 +412,9 @@ impl UnreadWatch {
         if let Some(after) = self.replaced.take() {
             return Some(StreamReset::Replaced(after));
         }
-        self.look(facts, (read, compared.number(counted)), publisher.cursor().unwrap_or(read), false);
+        let number = compared.number(counted);
+        let begin = publisher.cursor().map_or((read, number), |cursor| (cursor, publisher.counted_there()));
+        self.seen = Some(LastLook { stream: *facts, begin, read, counted: number, between: false });
         match compared {
             Compared::Unknown | Compared::Complete => None,
             Compared::Counted(added) => {
@@ -389,7 +426,7 @@ impl UnreadWatch {
                 let up_to = before_first.unwrap_or(facts.last);
                 let loss = UnreadLoss { count, after: read, up_to, deleted: false };
                 self.missed =
-                    counted.map(|counted| PendingLoss { loss, begin: read, counted: counted - held });
+                    counted.map(|counted| PendingLoss { loss, counted: counted - held, look: None });
                 None
             }
             Compared::Anew(added) => {
@@ -408,17 +445,6 @@ impl UnreadWatch {
         }
     }
 
-    /// Notes the result of a look, with the last entry read and its number.
-    fn look(
-        &mut self,
-        stream: &StreamCounters,
-        (read, counted): (EntryId, Option<u64>),
-        begin: EntryId,
-        between: bool,
-    ) {
-        self.seen = Some(LastLook { stream: *stream, begin, read, counted, between });
-    }
-
     /// The stream seen last no longer exists. Notes its unread entries, for a cursor with this number; returns whether
     /// there are any.
     fn miss_deleted(&mut self, counted: Option<u64>) -> bool {
@@ -433,8 +459,15 @@ impl UnreadWatch {
 
     /// Appends the call that records the loss, if no call is under way.
     pub(crate) fn record(&mut self, out: &mut Vec<u8>, publisher: &Publisher) -> bool {
-        let Some(missed) = self.missed.filter(|_| publisher.is_idle()) else { return false };
-        missed.loss.write(out, publisher.keys(), missed.counted);
+        if !publisher.is_idle() {
+            return false;
+        }
+        let place = publisher.end();
+        self.missed = self.missed.and_then(|missed| missed.moved(place, publisher.counted()?));
+        let Some(missed) = self.missed else { return false };
+        let raised = missed.counted + missed.loss.count;
+        missed.loss.write(out, publisher.keys(), (place, publisher.counted_there()), raised);
+        self.recording = Some(missed.loss);
         true
     }
 
@@ -450,16 +483,22 @@ impl UnreadWatch {
         if let Value::Error(text) = reply {
             return Err(Error::reply(text));
         }
-        let missed = match reply.integer() {
-            Some(0) => self.missed.take().and(None),
-            Some(1) => self.missed.take(),
-            _ => return Err(UNREAD_LOSS.invalid_reply()),
-        };
-        match missed {
-            Some(missed) => publisher.on_unread_loss(missed.loss.count),
-            None => publisher.set_counted(None),
+        let recording = self.recording.take();
+        match reply.elements() {
+            Some([Value::Integer(1)]) => {
+                if let Some(missed) = self.missed.take() {
+                    publisher.on_unread_loss(missed.loss.count);
+                    self.on_recorded(missed.loss.count);
+                }
+                Ok(recording)
+            }
+            Some([Value::Integer(0), cursor, counted]) => {
+                let cursor = call::written_cursor(cursor)?.ok_or_else(|| UNREAD_LOSS.invalid_reply())?;
+                publisher.on_elsewhere(cursor, call::written_count(counted));
+                Ok(None)
+            }
+            _ => Err(UNREAD_LOSS.invalid_reply()),
         }
-        Ok(missed.map(|missed| missed.loss))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::config::{After, Broadcast, Order};
 #[derive(Debug)]
 pub(super) struct Checks {
     one_server: bool,
+    gentle: bool,
     grouped: bool,
     in_order: bool,
     /// Counts the sessions of all instances.
@@ -21,8 +22,10 @@ pub(super) struct Checks {
     acknowledged: BTreeSet<EntryId>,
     /// Of these a broadcast may miss some.
     deleted: BTreeSet<EntryId>,
-    /// Of these the number of entries that the cursor had not passed.
-    unread: i64,
+    /// Of these the entries that the cursor had not passed.
+    unread: BTreeSet<EntryId>,
+    /// True if a stream was deleted: how many of its entries are recorded depends on the last look.
+    pub(super) stream_deleted: bool,
     heard: BTreeMap<EntryId, u64>,
     all: i64,
     /// Entries that may be heard again.
@@ -40,20 +43,22 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    pub(super) fn new(settings: &Broadcast, one_server: bool) -> Self {
+    pub(super) fn new(settings: &Broadcast, (one_server, gentle): (bool, bool)) -> Self {
         let order = match &settings.after {
             After::Added => None,
             After::Acknowledged(acknowledged) => Some(acknowledged.order),
         };
         Self {
             one_server,
+            gentle,
             grouped: order.is_some(),
             in_order: !matches!(order, Some(Order::Acknowledgement { .. })),
             sessions: 0,
             added: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             deleted: BTreeSet::new(),
-            unread: 0,
+            unread: BTreeSet::new(),
+            stream_deleted: false,
             heard: BTreeMap::new(),
             all: 0,
             repeatable: BTreeSet::new(),
@@ -76,7 +81,9 @@ impl Checks {
 
     pub(super) fn deleted(&mut self, id: EntryId, model: &Model) {
         self.deleted.insert(id);
-        self.unread += i64::from(!Self::is_settled(id, model));
+        if !Self::is_settled(id, model) {
+            self.unread.insert(id);
+        }
     }
 
     /// The highest id that was ever given.
@@ -167,21 +174,31 @@ impl Checks {
         self.added.difference(&self.deleted).filter(is_left).copied().collect()
     }
 
+    /// Returns whether as many entries are recorded as lost as were trimmed unread. If something fails, the count may have
+    /// been unknown meanwhile.
+    fn is_recorded(&self, model: &Model) -> bool {
+        let lost = |id: &&EntryId| !self.heard.contains_key(id) && !self.given_up.contains(id);
+        let lost = i64::try_from(self.unread.iter().filter(lost).count()).unwrap();
+        !self.gentle || self.stream_deleted || self.grouped || model.unread == lost
+    }
+
     pub(super) fn is_complete(&self, model: &Model) -> bool {
         let cursor = model.position().unwrap_or_default();
         self.left().is_empty()
+            && self.is_recorded(model)
             && model.holes.is_empty()
             && self.added.difference(&self.deleted).last().is_none_or(|last| cursor >= *last)
     }
 
     /// `sent` is the instances' own count of sent messages.
-    pub(super) fn at_end(&self, model: &Model, sent: u64, gentle: bool) {
+    pub(super) fn at_end(&self, model: &Model, sent: u64) {
         // A failover may restore a cursor before entries that are published and deleted.
-        let holds = self.failed_over || model.unread <= self.unread;
-        assert!(holds, "{} are recorded, and {} were deleted unread", model.unread, self.unread);
+        let unread = i64::try_from(self.unread.len()).unwrap();
+        let holds = self.failed_over || model.unread <= unread;
+        assert!(holds, "{} are recorded, and {unread} were deleted unread", model.unread);
         assert!(i64::try_from(sent).unwrap() <= self.all, "{sent} told of {}", self.all);
         // If an instance got no processor for the time of a lease, its session is loose.
-        if gentle && self.loose.is_empty() {
+        if self.gentle && self.loose.is_empty() {
             assert!(self.heard.values().all(|times| *times == 1), "nothing is repeated");
             assert_eq!(i64::try_from(sent).unwrap(), self.all, "what is told is what was sent");
         }

@@ -29,7 +29,7 @@ impl World {
         if model.group.is_some() {
             return;
         }
-        let deletes_stream = self.rng.bool();
+        let deletes_stream = self.rng.u8(..4) == 0;
         let count = if deletes_stream { model.stream.len() } else { self.rng.usize(..=model.stream.len()) };
         let gone: Vec<EntryId> = model.stream.keys().copied().take(count).collect();
         for id in gone {
@@ -40,6 +40,7 @@ impl World {
             }
         }
         if deletes_stream {
+            self.checks.stream_deleted = true;
             (model.last, model.added) = (EntryId::default(), 0);
             if let Some(real) = &mut self.real {
                 real.delete_stream();

@@ -273,17 +273,18 @@ impl Model {
     }
 
     fn missed(&mut self, argv: &[Vec<u8>]) -> Value {
-        let counted = text(&argv[0]);
-        if self.cursor.get("counted") != Some(&counted) {
-            return Value::Integer(0);
+        let field = |name: &str| self.cursor.get(name).cloned().unwrap_or_default();
+        let (pos, counted) = (field("pos"), field("counted"));
+        if pos.as_bytes() != argv[0] || counted.as_bytes() != argv[1] {
+            return Value::Array(vec![Value::Integer(0), bytes(pos), bytes(counted)]);
         }
-        self.dead.push((text(&argv[2]), "deleted_unread".into()));
-        let unread = text(&argv[1]).parse::<i64>().unwrap();
-        let count = counted.parse::<i64>().unwrap() + unread;
-        self.unread += unread;
-        self.cursor.insert("counted".into(), count.to_string());
+        let detail = text(&argv[4]);
+        let count = detail.trim_start_matches("at least ").split(' ').next().unwrap();
+        self.unread += count.parse::<i64>().unwrap();
+        self.dead.push((text(&argv[3]), "deleted_unread".into()));
+        self.cursor.insert("counted".into(), text(&argv[2]));
         self.add("rejected", 1);
-        Value::Integer(1)
+        Value::Array(vec![Value::Integer(1)])
     }
 
     /// PUBLISH inside a script.
