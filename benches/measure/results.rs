@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::support::Version;
+use crate::support::{Version, program_next_to_tests};
 use crate::{deployments, latency, memory, peers, scaling, spool, throughput};
 
 /// Everything, each part as it was measured last.
@@ -63,7 +63,7 @@ impl Conditions {
         Self {
             day: humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_1970()).to_string()[..10]
                 .to_owned(),
-            tidegate: env!("CARGO_PKG_VERSION").to_owned(),
+            tidegate: number_of_program(),
             server: format!("Redis {}", number.unwrap_or("of unknown version")),
             processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -71,6 +71,13 @@ impl Conditions {
             libc: if cfg!(target_env = "musl") { "musl" } else { "glibc" }.to_owned(),
         }
     }
+}
+
+/// The version of the program that is measured: this crate has another.
+fn number_of_program() -> String {
+    let output = std::process::Command::new(program_next_to_tests("tidegate")).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.split_whitespace().last().unwrap_or("of unknown version").to_owned()
 }
 
 fn since_1970() -> std::time::Duration {
