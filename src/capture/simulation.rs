@@ -107,7 +107,8 @@ enum SourceMessage {
     Message(u64),
     Anchor(Epoch),
     /// The heartbeat of a process.
-    Heartbeat(u64),
+    /// Of this instance, sent at this time, in milliseconds.
+    Heartbeat(u64, u64),
 }
 
 /// A message's channel: one that the filter leaves out, or one of five.
@@ -370,7 +371,7 @@ impl World {
             self.source.beaten_ms = self.now_ms;
             for instance in &self.instances {
                 if instance.up && !instance.paused && !instance.no_source {
-                    self.source.sent.push(SourceMessage::Heartbeat(instance.number as u64));
+                    self.source.sent.push(SourceMessage::Heartbeat(instance.number as u64, self.now_ms));
                 }
             }
         }

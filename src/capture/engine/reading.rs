@@ -49,6 +49,8 @@ pub(super) struct Reading {
     pub(super) error: Option<String>,
     /// When a heartbeat of this process last came back; milliseconds since 1970.
     pub(super) heartbeat_unix_ms: Option<u64>,
+    /// When the last heartbeat that came back was sent: nothing published before is missing.
+    pub(super) beat_sent: Option<Instant>,
     /// The last report of the heartbeat's task.
     pub(super) heartbeat: HeartbeatReport,
     /// Number of demotions of the source that were seen before the window opened.
@@ -167,6 +169,7 @@ impl Reading {
             backoff: Backoff::default(),
             error: None,
             heartbeat_unix_ms: None,
+            beat_sent: None,
             heartbeat: HeartbeatReport::default(),
             opened_at_demotions: 0,
             opened_before: false,

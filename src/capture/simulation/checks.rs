@@ -61,7 +61,7 @@ impl World {
             match sent {
                 SourceMessage::Anchor(epoch) => begun |= epoch.to_string() == first,
                 SourceMessage::Message(number) if begun => return *number,
-                SourceMessage::Message(_) | SourceMessage::Heartbeat(_) => {}
+                SourceMessage::Message(_) | SourceMessage::Heartbeat(..) => {}
             }
         }
         self.source.published
@@ -178,6 +178,9 @@ impl World {
         let dated = [
             "source_disconnected",
             "source_demoted",
+            "source_silent",
+            "backlog_exceeded",
+            "history_lost",
             "memory_full",
             "spool_full",
             "spool_failed",

@@ -305,6 +305,7 @@ impl World {
     /// Reads some of the source's messages.
     pub(super) fn read_source(&mut self, which: usize, route: usize, most: usize) {
         let (now, gentle, stalled) = (self.now(which), self.gentle, self.source.stalled);
+        let now_ms = self.now_ms;
         let Self { instances, source, replicated, .. } = self;
         let one = &mut instances[which].routes[route];
         let numbering = numbering(one.configuration);
@@ -317,7 +318,7 @@ impl World {
         if one.left_behind.is_some() && at >= end {
             // Nobody publishes there but the heartbeat.
             let mut pass = one.engine.begin_read(now);
-            let beat = Item::Heartbeat { instance: which as u64, sent_us: 0 };
+            let beat = Item::Heartbeat { instance: which as u64, sent_us: now_ms * 1_000 };
             let item = if one.fence.is_some() { Item::Fence } else { beat };
             let flow = one.engine.take(&mut pass, &item);
             one.engine.end_read(&pass, flow, None, now);
@@ -342,8 +343,9 @@ impl World {
                 SourceMessage::Anchor(epoch) => {
                     one.engine.take(&mut pass, &Item::Anchor { epoch, offset: at as u64 })
                 }
-                SourceMessage::Heartbeat(instance) => {
-                    one.engine.take(&mut pass, &Item::Heartbeat { instance, sent_us: 0 })
+                SourceMessage::Heartbeat(instance, sent_ms) => {
+                    let beat = Item::Heartbeat { instance, sent_us: sent_ms * 1_000 };
+                    one.engine.take(&mut pass, &beat)
                 }
                 SourceMessage::Message(number) if !subscribes(numbering, number) => Flow::Go,
                 SourceMessage::Message(number) => {

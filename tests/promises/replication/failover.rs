@@ -1,6 +1,8 @@
 //! The source has a master and a replica, and the daemon knows both: whichever is tapped and whichever takes
 //! over, nothing that the new master has is missed, and nothing of its history is taken for the old one's.
 
+use tidegate::rt;
+
 use super::*;
 use crate::support::Captured;
 
@@ -338,4 +340,44 @@ fn two_instances_follow_one_failover_after_another() {
         assert_eq!(deployment.failovers(), 4, "{prefer}");
         assert_eq!(gaps(&deployment.destination, "orders").len(), 4, "{prefer}: failovers, and no gap");
     }
+}
+
+/// A link that stalls delivers late, or not at all: what is missing was published long before anybody noticed.
+#[test]
+fn the_gap_of_a_link_that_stalled_begins_before_the_stall() {
+    const MESSAGES: usize = 4_000;
+    let source = source(Version::Redis82);
+    source.ask::<()>(&["CONFIG", "SET", "repl-backlog-size", "16384"]);
+    source.ask::<()>(&["CONFIG", "SET", "client-output-buffer-limit", "replica 65536 65536 1"]);
+    let destination = Server::start(Version::Redis70);
+    let proxy = Proxy::start(&source, 0);
+    let setup = Setup::new().endpoint_through("shop", &source, &proxy, "").endpoint("events", &destination);
+    let daemon = setup.routes(ROUTES).expects(&[alert::SOURCE, alert::GAP]).start_ready();
+    source.ask::<()>(&["PUBLISH", "orders", "before"]);
+    eventually("a message is stored", PATIENCE, || match captured(&destination, "orders").len() {
+        1 => Ok(()),
+        count => Err(format!("{count} entries")),
+    });
+    let stalled = rt::unix_ms();
+    proxy.hold();
+    let mut connection = source.connection();
+    let mut pipeline = redis::pipe();
+    for _ in 0..MESSAGES {
+        pipeline.cmd("PUBLISH").arg("orders").arg("x".repeat(1_024)).ignore();
+    }
+    pipeline.exec(&mut connection).expect("the source takes messages");
+    let published = rt::unix_ms();
+    daemon.wait_alert(alert::SOURCE);
+    proxy.release();
+    eventually("a gap is recorded", PATIENCE, || match gaps(&destination, "orders").len() {
+        0 => Err("none".to_owned()),
+        _ => Ok(()),
+    });
+    let gaps = gaps(&destination, "orders");
+    assert!(captured(&destination, "orders").len() < MESSAGES, "the backlog holds few");
+    assert_eq!(gaps[0].cause, "backlog_exceeded");
+    assert!(
+        gaps[0].started_at <= stalled && published <= gaps[0].ended_at,
+        "{gaps:#?}, and messages are missing from {stalled} to {published}"
+    );
 }

@@ -84,6 +84,7 @@ impl Engine {
                     // Only now: a server that takes connections and breaks them is no live one.
                     self.reading.backoff.reset();
                     if let Some(age) = self.settings.beat.age(*sent_us, pass.read.at) {
+                        self.reading.beat_sent = pass.read.at.checked_sub(age);
                         self.counters.route.heartbeat_round_trip_seconds.record(age.as_secs_f64());
                     }
                 }

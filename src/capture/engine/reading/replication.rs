@@ -334,6 +334,7 @@ impl Engine {
             Some(why) => {
                 let joint = self.joint(&why, now);
                 self.builder.open_window(anchor, joint, now);
+                self.reading.beat_sent = Some(now.at);
             }
         }
         if self.reading.opened_before {
@@ -393,6 +394,7 @@ impl Engine {
 
     /// The link ended. Later messages are missing only if no server holds them.
     pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
+        let began = self.missing_since(now);
         self.effect(Effect::Close);
         self.keep_reached(now);
         self.reading.open = None;
@@ -402,7 +404,7 @@ impl Engine {
             Ending::Running => ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
             _ => ReaderOpening::Closed,
         };
-        self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, now.unix_ms));
+        self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, began));
         let text = format!(
             "the replication link has ended: {why}; tidegate reconnects and continues at the same offset, if the source's backlog reaches \
              back that far"
@@ -410,6 +412,22 @@ impl Engine {
         self.on_source_lost(cause, text, now);
         self.border_cannot_come();
         self.changed();
+    }
+
+    /// Since when messages may be missing, if the link has ended; milliseconds since 1970. A link may deliver late: a
+    /// message that came last was published some time before, and later ones may have been published before it came. So
+    /// the last heartbeat counts, by the time of its sending. It may have come over an earlier link.
+    fn missing_since(&self, now: Moment) -> u64 {
+        let complete = self.reading.complete_until();
+        match (self.reading.beat_sent, complete) {
+            (Some(sent), complete) => now.unix_ms_of(complete.map_or(sent, |at| at.min(sent))),
+            (None, complete) => {
+                let opened = self.reading.open.as_ref().map(|open| open.since);
+                let known = self.chain.since_unix_ms();
+                let complete = complete.into_iter().chain(opened).min().map(|at| now.unix_ms_of(at));
+                known.into_iter().chain(complete).min().unwrap_or(now.unix_ms)
+            }
+        }
     }
 
     /// The source's backlog covers a short absence only.
