@@ -51,6 +51,8 @@ pub(super) struct Reading {
     pub(super) heartbeat_unix_ms: Option<u64>,
     /// When the last heartbeat that came back was sent: nothing published before is missing.
     pub(super) beat_sent: Option<Instant>,
+    /// True if the last link was silent: the next one goes to a server of the other role.
+    pub(super) avoids_preferred: bool,
     /// The last report of the heartbeat's task.
     pub(super) heartbeat: HeartbeatReport,
     /// Number of demotions of the source that were seen before the window opened.
@@ -170,6 +172,7 @@ impl Reading {
             error: None,
             heartbeat_unix_ms: None,
             beat_sent: None,
+            avoids_preferred: false,
             heartbeat: HeartbeatReport::default(),
             opened_at_demotions: 0,
             opened_before: false,

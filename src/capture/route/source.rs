@@ -183,8 +183,13 @@ impl CaptureRoute {
         let source = self.parts.source.clone();
         let role = format!("{}:replicate", self.parts.capture.name);
         let limit = usize::try_from(self.parts.capture.max_message_size).unwrap_or(usize::MAX);
+        let prefer = match settings.prefer {
+            prefer if !self.engine.avoids_preferred() => prefer,
+            Prefer::Replica => Prefer::Master,
+            Prefer::Master => Prefer::Replica,
+        };
         self.source.opening = OpeningTask::Link(Box::pin(async move {
-            ReplicationLink::open(&source, &role, settings.prefer, place.as_ref(), limit).await
+            ReplicationLink::open(&source, &role, prefer, place.as_ref(), limit).await
         }));
     }
 

@@ -46,6 +46,14 @@ impl Deployment {
         });
     }
 
+    /// So many messages are published to the master, and stored.
+    #[track_caller]
+    fn appends_go_on_after(&mut self, messages: usize) {
+        let before = self.destination.stream_length("orders");
+        Oracle::new(&self.master).publish(&Load::new(1, messages, &["orders"]));
+        self.appends_go_on_to(before + messages);
+    }
+
     /// The replica takes over, and the master that was becomes its replica.
     fn hand_over(&mut self, handover: Handover) {
         match handover {
@@ -380,4 +388,21 @@ fn the_gap_of_a_link_that_stalled_begins_before_the_stall() {
         gaps[0].started_at <= stalled && published <= gaps[0].ended_at,
         "{gaps:#?}, and messages are missing from {stalled} to {published}"
     );
+}
+
+/// The replica takes links and brings nothing, since its own link to the master stalls.
+#[test]
+fn a_replica_that_hears_nothing_is_left_for_the_master() {
+    let mut deployment = Deployment::start(Version::Redis82, "replica", &[alert::SOURCE]);
+    assert!(deployment.tapped().starts_with("replica"), "{}", deployment.tapped());
+    let proxy = Proxy::start(&deployment.master, 0);
+    deployment.replica.ask::<()>(&["REPLICAOF", "127.0.0.1", &proxy.port().to_string()]);
+    deployment.replica.wait_linked();
+    // The daemon reads the replica over the new link.
+    deployment.appends_go_on_after(1);
+    proxy.hold();
+    deployment.appends_go_on_after(1_000);
+    assert!(deployment.tapped().starts_with("master"), "{}", deployment.tapped());
+    assert_eq!(gaps(&deployment.destination, "orders").len(), 0);
+    proxy.release();
 }

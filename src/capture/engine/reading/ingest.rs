@@ -83,6 +83,7 @@ impl Engine {
                     self.reading.heartbeat_unix_ms = Some(pass.read.unix_ms);
                     // Only now: a server that takes connections and breaks them is no live one.
                     self.reading.backoff.reset();
+                    self.reading.avoids_preferred = false;
                     if let Some(age) = self.settings.beat.age(*sent_us, pass.read.at) {
                         self.reading.beat_sent = pass.read.at.checked_sub(age);
                         self.counters.route.heartbeat_round_trip_seconds.record(age.as_secs_f64());

@@ -395,6 +395,7 @@ impl Engine {
     /// The link ended. Later messages are missing only if no server holds them.
     pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
         let began = self.missing_since(now);
+        self.reading.avoids_preferred ^= cause == GapCause::SourceSilent;
         self.effect(Effect::Close);
         self.keep_reached(now);
         self.reading.open = None;
@@ -412,6 +413,12 @@ impl Engine {
         self.on_source_lost(cause, text, now);
         self.border_cannot_come();
         self.changed();
+    }
+
+    /// Returns whether the next link should go to a server of the other role than the preferred one. A replica that
+    /// has lost its master without noticing accepts links and brings nothing.
+    pub(in crate::capture) fn avoids_preferred(&self) -> bool {
+        self.reading.avoids_preferred
     }
 
     /// Since when messages may be missing, if the link has ended; milliseconds since 1970. A link may deliver late: a
