@@ -110,7 +110,7 @@ soak: servers
 	TIDEGATE_SEEDS=$(SOAK_SEEDS) $(CARGO) test --locked --profile bench --lib simulation::random_histories -- --nocapture
 	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises -- --nocapture faults::chaos:: replication::killed_under_load
 	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- capture:: broadcast:: pair:: replication:: \
-		servers::sentinel --skip real_clients --skip replication::opening
+		servers::sentinel --skip real_clients --skip capture::software --skip replication::opening
 	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done
 
