@@ -268,7 +268,7 @@ impl LastLook {
 #[derive(Debug, Clone, Copy)]
 struct PendingLoss {
     loss: UnreadLoss,
-    /// The number that the cursor has, or will have after the calls under way. Whoever records the loss adds to it.
+    /// The number that the cursor has, or will have after the calls under way. The record of the loss adds to it.
     counted: u64,
     /// The last look at the stream, if that was deleted.
     look: Option<LastLook>,
@@ -342,7 +342,7 @@ impl UnreadWatch {
         self.missed = self.missed.and_then(|missed| missed.moved(cursor, counted?));
     }
 
-    /// So many of the entries that the last look saw are recorded as lost.
+    /// This number of the entries that the last look saw is recorded as lost.
     pub(crate) fn on_recorded(&mut self, count: u64) {
         if let Some(seen) = &mut self.seen {
             seen.counted = seen.counted.map(|counted| (counted + count).min(seen.stream.added));

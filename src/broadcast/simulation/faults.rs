@@ -152,7 +152,7 @@ impl World {
         self.checks.loose(session, &self.servers[0].model);
     }
 
-    /// The holder of a lease goes on for its time, and so may the next.
+    /// The holder of a lease continues for its time, and the next one may have begun.
     fn leases_are_doubtful(&mut self) {
         self.faults.leases_doubtful = Some(self.now + TERM);
         self.everything_is_loose();

@@ -46,7 +46,7 @@ impl Deployment {
         });
     }
 
-    /// So many messages are published to the master, and stored.
+    /// This number of messages is published to the master, and stored.
     #[track_caller]
     fn appends_go_on_after(&mut self, messages: usize) {
         let before = self.destination.stream_length("orders");
