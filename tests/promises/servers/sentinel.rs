@@ -104,9 +104,13 @@ impl Watched {
     }
 }
 
-/// How many clients listen to the channel.
+/// How many clients listen to the channel. A server closes its connections when its role changes: then it is asked anew.
+#[track_caller]
 fn subscribers(server: &Server) -> usize {
-    server.ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "orders"]).1
+    eventually("the server answers", PATIENCE, || {
+        let answer = server.try_ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "orders"]);
+        answer.map(|(_, count)| count).map_err(|error| error.to_string())
+    })
 }
 
 fn before_the_failover(watched: &Watched) {
