@@ -74,7 +74,11 @@ impl Watched {
     #[track_caller]
     fn demote(&mut self, how: Failover) {
         match how {
-            Failover::Killed => self.master.start_again(),
+            Failover::Killed => {
+                // The sentinel that was frozen could have the old master promoted again, without its data.
+                self.wait_switched(&self.sentinels);
+                self.master.start_again();
+            }
             Failover::Partition => self.master.ask::<()>(&["ACL", "SETUSER", "default", "+ping"]),
             Failover::Planned | Failover::OneSentinel | Failover::Returns => {}
         }
