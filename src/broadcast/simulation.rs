@@ -11,8 +11,9 @@
 //!
 //! After every step: nothing is published before its acknowledgement, and nothing twice if the cursor has passed it or
 //! its sender did not fail. The order of the stream is kept if it is promised, and the ledger adds up. At the end of a
-//! history all faults are over, and every entry is published or a dead letter. In a *gentle* history instances stop in
-//! order and nothing fails: then nothing is repeated, on two servers either.
+//! history all faults are over, and every entry is published or a dead letter, or was deleted. No more entries are
+//! recorded as lost than were deleted unread. In a *gentle* history instances stop in order and nothing fails: then
+//! nothing is repeated, on two servers either, and each trimmed entry is recorded.
 //!
 //! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib broadcast::simulation` runs it alone, and
 //! `TIDEGATE_SEEDS=n` that many. `TIDEGATE_TRACE=1` prints each command and fault.
