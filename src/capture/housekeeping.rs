@@ -58,15 +58,19 @@ async fn rounds(
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
     let mut connection = server::control(endpoint, &format!("{}:housekeeping", capture.name)).await?;
+    ages.on_connected(&mut connection).await?;
     if let Some(trimming) = &mut trimming {
         trimming.on_connected(&mut connection).await?;
     }
     let mut due = Instant::now();
     loop {
         // Another instance may run another configuration, and keep more: only the one that writes trims.
-        let writes = writes_as.borrow().is_some();
-        if due <= Instant::now() && writes {
-            ages.trim(&mut connection, capture, keys).await?;
+        let revision = writes_as.borrow().clone();
+        let writes = revision.is_some();
+        if due <= Instant::now()
+            && let Some(revision) = revision
+        {
+            ages.trim(&mut connection, capture, keys, &revision).await?;
             groups.look(&mut connection, capture, &keys.streams).await?;
             due = Instant::now() + INTERVAL;
         }
