@@ -218,6 +218,8 @@ struct World {
     forgot: bool,
     /// An instance's clock was set once.
     clock_set: bool,
+    /// A session's connection delivered late once, or nothing.
+    link_stalled: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
     /// The destination lost something once that it had acknowledged.
@@ -275,6 +277,7 @@ impl World {
             promised: None,
             forgot: false,
             clock_set: false,
+            link_stalled: false,
             epoch_lost: false,
             went_back: false,
             changed: true,
@@ -471,6 +474,7 @@ impl World {
             self.settle();
         }
         self.check();
+        self.check_one_trims();
         self.check_nothing_is_missing();
         self.check_what_was_received();
         if let Some(real) = &mut self.real {

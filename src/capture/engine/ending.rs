@@ -169,9 +169,11 @@ impl Engine {
         if !self.reading.is_open() {
             self.close_reading();
         } else if self.is_replication() {
+            self.reading.finished = self.reading.complete_until();
             self.leave_tap(now);
         } else {
             self.drop_opening();
+            self.reading.fenced = Some(now.at);
             self.effect(Effect::Fence);
         }
         self.changed();
@@ -179,6 +181,7 @@ impl Engine {
 
     /// The fence has come: everything is read that was published before the stop.
     pub(super) fn on_fence(&mut self, now: Moment) {
+        self.reading.finished = self.reading.fenced;
         self.close_reading();
         self.flush_builder();
         self.gap = Some(stopped("tidegate was stopped", now));

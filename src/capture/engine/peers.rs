@@ -63,6 +63,9 @@ impl Engine {
             _ if leaving => (LeaseRequest::Leave, Ask::Leave),
             want => (want, Ask::Lease),
         };
+        if leaving {
+            self.date_stop(now);
+        }
         self.leadership.asked(now.at);
         let keys = &self.settings.keys;
         let own = self.revision.as_ref().map(ToString::to_string).unwrap_or_default();

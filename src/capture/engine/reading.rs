@@ -58,6 +58,9 @@ pub(super) struct Reading {
     /// Number of demotions of the source that were seen before the window opened.
     opened_at_demotions: u64,
     pub(super) opened_before: bool,
+    /// When the fence of a stop was asked for, and until when nothing is missed once it has come.
+    pub(super) fenced: Option<Instant>,
+    pub(super) finished: Option<Instant>,
     /// In replication mode: the gap if the source no longer holds the messages published meanwhile.
     pub(super) away: Option<Gap>,
 }
@@ -176,6 +179,8 @@ impl Reading {
             heartbeat: HeartbeatReport::default(),
             opened_at_demotions: 0,
             opened_before: false,
+            fenced: None,
+            finished: None,
             away: None,
         }
     }
@@ -189,15 +194,18 @@ impl Reading {
         self.open.as_ref().filter(|open| !open.silent).map(|open| open.anchor)
     }
 
-    /// Until when nothing is missed: the last message counts, not when the end was noticed. It is no later than the
-    /// last confirmation that this server is the master, because another one may have taken over meanwhile.
+    /// Until when nothing is missed. A connection may deliver late: later messages than the last one that came may have
+    /// been published before it came. So the last heartbeat that came back over the connection counts, by the time of
+    /// its sending. It is no later than the last confirmation that this server is the master, because another one may
+    /// have taken over meanwhile.
     pub(super) fn complete_until(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
         if open.complete_until.is_some() {
             return open.complete_until;
         }
+        let sent = self.beat_sent.map_or(open.since, |sent| sent.max(open.since));
         let certain = self.heartbeat.confirmed.map(|at| at.max(open.since));
-        Some(certain.map_or(open.heard.at, |at| at.min(open.heard.at)))
+        Some(certain.map_or(sent, |at| at.min(sent)))
     }
 
     /// The tap that is open.

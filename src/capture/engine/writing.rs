@@ -463,12 +463,25 @@ impl Engine {
         let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
         if watching && due && self.leadership.is_leader() {
             self.writing.touched = now.at;
-            let at = self.reading.complete_until().map_or(now.unix_ms, |until| now.unix_ms_of(until));
-            let at = at.to_string();
-            let mut call = Vec::new();
-            resp::command(&mut call, &[b"HSET", &self.settings.keys.state, b"at", at.as_bytes()]);
-            self.ask(Ask::Note, now, &call);
+            self.date_state(self.reading.complete_until().unwrap_or(now.at), now);
         }
+    }
+
+    /// Everything was read and stored that was published before a stop: the gap of the restart begins then.
+    pub(super) fn date_stop(&mut self, now: Moment) {
+        if self.leadership.is_leader()
+            && self.is_drained()
+            && let Some(until) = self.reading.finished.take()
+        {
+            self.date_state(until, now);
+        }
+    }
+
+    fn date_state(&mut self, at: Instant, now: Moment) {
+        let at = now.unix_ms_of(at).to_string();
+        let mut call = Vec::new();
+        resp::command(&mut call, &[b"HSET", &self.settings.keys.state, b"at", at.as_bytes()]);
+        self.ask(Ask::Note, now, &call);
     }
 
     /// Writes calls behind the `unsent` bytes in `out`: questions, every full batch, and the open one if nothing else

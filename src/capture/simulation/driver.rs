@@ -26,6 +26,8 @@ pub(super) struct Driver {
     pub(super) stopping: bool,
     /// The open window's place in the source's messages.
     window: Option<usize>,
+    /// It took over from a route of the same process.
+    pub(super) took_over: bool,
     /// A window that is asked for, with its anchor and the lowest epoch.
     asked: Option<(AnchorId, u64)>,
     /// The anchor of a window that the source has opened, and where it begins. The route has not heard of it yet.
@@ -36,6 +38,8 @@ pub(super) struct Driver {
     opened: Option<usize>,
     /// It reads a server that is no longer the source's master, which had sent so much until then.
     pub(super) left_behind: Option<usize>,
+    /// The connection of the open window delivers nothing for now.
+    pub(super) stalled: bool,
     /// The fence is behind this number of the source's messages.
     fence: Option<usize>,
     /// A connection that is asked for.
@@ -88,7 +92,7 @@ impl Driver {
             response_timeout: Duration::from_secs(5),
             quota,
         };
-        let handover = Handover::default();
+        let (handover, took_over) = (Handover::default(), predecessor.is_some());
         let engine = Engine::new(settings, world.counters.clone(), predecessor, handover.clone(), now);
         Self {
             engine,
@@ -96,11 +100,13 @@ impl Driver {
             handover,
             stopping: false,
             window: None,
+            took_over,
             asked: None,
             coming: None,
             linking: None,
             opened: None,
             left_behind: None,
+            stalled: false,
             fence: None,
             connecting: None,
             link: None,
@@ -150,9 +156,9 @@ impl Driver {
         }
     }
 
-    /// Returns whether nothing is open on the source's master, or is about to be.
+    /// Returns whether nothing is open on the source's master that delivers, or is about to be.
     pub(super) fn is_deaf(&self) -> bool {
-        (self.window.is_none() || self.left_behind.is_some())
+        (self.window.is_none() || self.left_behind.is_some() || self.stalled)
             && self.coming.is_none()
             && self.opened.is_none()
     }
@@ -215,12 +221,14 @@ impl World {
                 }
                 Effect::Adopt | Effect::Tap => {
                     one.window = Some(one.opened.take().expect("one is open"));
-                    one.left_behind = None;
+                    (one.left_behind, one.stalled) = (None, false);
                 }
                 Effect::DropOpening => {
                     (one.asked, one.coming, one.linking, one.opened) = (None, None, None, None);
                 }
-                Effect::Close => (one.window, one.fence, one.left_behind) = (None, None, None),
+                Effect::Close => {
+                    (one.window, one.fence, one.left_behind, one.stalled) = (None, None, None, false);
+                }
                 Effect::Fence => one.fence = Some(end),
                 Effect::Read => {}
                 Effect::Log(notice) => {
@@ -309,7 +317,7 @@ impl World {
         let Self { instances, source, replicated, .. } = self;
         let one = &mut instances[which].routes[route];
         let numbering = numbering(one.configuration);
-        if stalled || !one.engine.reads() || (gentle && one.engine.is_nearly_full()) {
+        if stalled || one.stalled || !one.engine.reads() || (gentle && one.engine.is_nearly_full()) {
             // The disk is slower here than any is: the socket's buffer waits for it.
             return;
         }

@@ -81,6 +81,7 @@ impl World {
         let disk = &self.instances[which].disk;
         match self.rng.u32(..4) {
             0 => disk.set_room(Some(self.rng.u64(..2_000))),
+            1 if self.rng.bool() => self.fail_sync_and_crash(which),
             1 => disk.fail_syncs(self.rng.u32(1..4)),
             2 => disk.fail_directory_syncs(self.rng.u32(1..4)),
             // A third refusal in a row gives the rest of a file up.
@@ -93,6 +94,20 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A sync fails while messages go to the disk, later ones succeed, and the machine ends before the messages are
+    /// stored.
+    fn fail_sync_and_crash(&mut self, which: usize) {
+        self.instances[which].no_destination = true;
+        self.disconnect_all(which);
+        self.instances[which].disk.fail_syncs(1);
+        for _ in 0..self.rng.u32(..30) {
+            self.pass(5);
+            self.publish();
+            self.turn(which);
+        }
+        self.crash(which);
     }
 
     /// A file of the spool changes: a bit is flipped, it is shorter, or it is gone.
@@ -178,10 +193,15 @@ impl World {
                 let words = if self.gentle { &REFUSALS[PARKING..] } else { &REFUSALS[..] };
                 self.refusal = Some((call, self.rng.choice(words).unwrap()));
                 if !self.gentle && self.rng.bool() {
+                    if self.rng.bool() {
+                        let configuration = self.other_configuration();
+                        self.restart(which, configuration);
+                    }
                     self.endure();
                 }
             }
-            142..150 => {
+            142..146 => self.stall_link(which, route),
+            146..150 => {
                 // A slow script: it answers no client, keeps every connection, and continues.
                 self.source.stalled = true;
                 for _ in 0..self.rng.u32(..90) {
@@ -225,6 +245,32 @@ impl World {
             }
         }
         self.check_noise(windows, lines, 12);
+    }
+
+    /// A session's connection delivers nothing while the source continues. Then it delivers, or it breaks.
+    ///
+    /// A route that took over in a reload is left out: what its predecessor had read behind the border is given up, and
+    /// counts as the successor's, which may not have read it yet.
+    fn stall_link(&mut self, which: usize, route: usize) {
+        if self.instances[which].routes[route].took_over || self.instances[which].routes.len() > 1 {
+            return;
+        }
+        self.instances[which].routes[route].stalled = true;
+        self.link_stalled = true;
+        for _ in 0..self.rng.u32(..150) {
+            self.pass(50);
+            if self.rng.u8(..10) == 0 {
+                self.publish();
+            }
+            let which = self.rng.usize(..self.instances.len());
+            self.turn(which);
+        }
+        if let Some(one) = self.instances[which].routes.get_mut(route)
+            && std::mem::take(&mut one.stalled)
+            && self.rng.bool()
+        {
+            self.lose_window(which, route);
+        }
     }
 
     /// Somebody publishes an anchor of his own on the control channel.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tidegate::rt;
 use tidegate::status::RouteState;
 
 use crate::support::{
@@ -96,6 +97,28 @@ fn an_ordered_stop_appends_everything_that_was_published_before_it() {
     assert_eq!(status.code(), Some(0));
     assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
     assert_eq!(gaps(&destination, "orders"), []);
+}
+
+/// Everything is there until the stop, so nothing before it can be missing.
+#[test]
+fn the_gap_of_a_restart_begins_with_the_ordered_stop() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
+    let oracle = Oracle::new(&source);
+    oracle.publish_one(b"orders.placed", b"first");
+    wait_for_last(&destination, "orders", b"first", PATIENCE);
+    let asked = rt::unix_ms();
+    assert_eq!(daemon.stop().code(), Some(0));
+    daemon.start_again();
+    daemon.wait_ready();
+    oracle.publish_one(b"orders.placed", b"last");
+    wait_for_last(&destination, "orders", b"last", PATIENCE);
+    let gaps = gaps(&destination, "orders");
+    assert!(
+        gaps.len() == 1 && (asked..=gaps[0].ended_at).contains(&gaps[0].started_at),
+        "{gaps:?}, stopped at {asked}"
+    );
 }
 
 /// A gap that a restart makes is recorded, and counted, before the new process is scraped for the first time, and

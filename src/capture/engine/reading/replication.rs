@@ -421,20 +421,12 @@ impl Engine {
         self.reading.avoids_preferred
     }
 
-    /// Since when messages may be missing, if the link has ended; milliseconds since 1970. A link may deliver late: a
-    /// message that came last was published some time before, and later ones may have been published before it came. So
-    /// the last heartbeat counts, by the time of its sending. It may have come over an earlier link.
+    /// Since when messages may be missing, if the link has ended; milliseconds since 1970. It continued an earlier one,
+    /// over which the last heartbeat may have come back.
     fn missing_since(&self, now: Moment) -> u64 {
-        let complete = self.reading.complete_until();
-        match (self.reading.beat_sent, complete) {
-            (Some(sent), complete) => now.unix_ms_of(complete.map_or(sent, |at| at.min(sent))),
-            (None, complete) => {
-                let opened = self.reading.open.as_ref().map(|open| open.since);
-                let known = self.chain.since_unix_ms();
-                let complete = complete.into_iter().chain(opened).min().map(|at| now.unix_ms_of(at));
-                known.into_iter().chain(complete).min().unwrap_or(now.unix_ms)
-            }
-        }
+        let complete = self.reading.beat_sent.into_iter().chain(self.reading.complete_until()).min();
+        let known = self.chain.since_unix_ms().filter(|_| self.reading.beat_sent.is_none());
+        complete.map(|at| now.unix_ms_of(at)).into_iter().chain(known).min().unwrap_or(now.unix_ms)
     }
 
     /// The source's backlog covers a short absence only.
