@@ -90,6 +90,10 @@ if pos ~= prev then
     return { 'STALE', pos }
   end
   local reached = index .. sub(pos, 34)
+  if prev == '-' and reached < sub(positions, 1, 22) then
+    -- Another instance has stored something by now. The sender did not read what lies between that and its first item.
+    return { 'GAP', pos }
+  end
   while skip * 22 < #positions and sub(positions, skip * 22 + 1, skip * 22 + 22) <= reached do
     skip = skip + 1
   end

@@ -243,6 +243,8 @@ impl Model {
                 return reply(&["GAP", &position]);
             } else if !epochs.contains(&&position[..32]) {
                 return reply(&["STALE", &position]);
+            } else if prev == "-" && position < items[0] {
+                return reply(&["GAP", &position]);
             }
             skip = items.iter().filter(|item| **item <= position).count();
         }
