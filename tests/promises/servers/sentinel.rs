@@ -1,6 +1,7 @@
 //! Promise: where sentinels know the master, tidegate is at the master that they agree on: after a failover that was asked
 //! for, after a death, and after a partition in which the old master continues. What was missed meanwhile is on record.
 
+mod encrypted;
 mod failovers;
 
 use std::collections::HashMap;
