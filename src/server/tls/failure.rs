@@ -8,6 +8,9 @@ use super::names::ShortKey;
 use crate::config::{Endpoint, TlsFileError};
 use crate::rt;
 
+/// Most names of a certificate that an error lists.
+const MAX_SHOWN_NAMES: usize = 8;
+
 /// An error of TLS. It never contains a key.
 #[derive(Debug)]
 pub struct TlsFailure {
@@ -149,9 +152,7 @@ impl TlsPlace {
                 (format!("{its} is not signed by a known issuer (BadSignature)"), self.wrong_authorities())
             }
             CertificateError::NotValidForNameContext { presented, .. } => {
-                let presented: Vec<&str> = presented.iter().map(|name| plain_name(name)).collect();
-                let presented =
-                    if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+                let presented = shown_names(presented);
                 let name = self.option("server_name");
                 let hint = match &self.hosts {
                     Some(hosts) => format!("use a host of the certificate in {hosts}, or set {name}"),
@@ -232,6 +233,18 @@ impl TlsPlace {
     }
 }
 
+/// Names of a certificate, bounded: it may have hundreds.
+fn shown_names(presented: &[String]) -> String {
+    let shown: Vec<&str> = presented.iter().take(MAX_SHOWN_NAMES).map(|name| plain_name(name)).collect();
+    match presented.len() {
+        0 => "no name".to_owned(),
+        count if count > shown.len() => {
+            format!("{} and {} more names", shown.join(", "), count - shown.len())
+        }
+        _ => shown.join(", "),
+    }
+}
+
 /// A moment in UTC.
 fn date(unix_seconds: u64) -> String {
     rt::rfc3339(unix_seconds.saturating_mul(1_000))
@@ -263,6 +276,9 @@ mod tests {
         ] {
             assert_eq!(plain_name(name), plain);
         }
+        let names = |count: usize| shown_names(&vec!["DnsName(\"a\")".to_owned(); count]);
+        assert_eq!((names(0), names(2)), ("no name".to_owned(), "a, a".to_owned()));
+        assert_eq!(names(300), "a, a, a, a, a, a, a, a and 292 more names");
         assert_eq!(word(&CertificateError::UnhandledCriticalExtension), "UnhandledCriticalExtension");
         assert_eq!(word(&Some(1)), "Some");
     }
