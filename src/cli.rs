@@ -229,7 +229,10 @@ impl Refusal {
     }
 
     fn server(server: &str, error: &Error) -> Self {
-        Self::new(UNAVAILABLE, format!("server {server}: {}", hinted(error, error.hint_for_operator())))
+        Self::new(
+            UNAVAILABLE,
+            format!("server {server}: {}", hinted(error, error.hint_for_operator().as_deref())),
+        )
     }
 
     /// Tells it, where there is something to tell, and gives the exit code.

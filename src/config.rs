@@ -39,8 +39,11 @@ pub(crate) use check::of_entry;
 pub use listen::{Listen, listen};
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
-pub(crate) use secrets::password::read_password;
-pub use secrets::password::readable_by_others;
+pub(crate) use secrets::certificates::{
+    SHORTEST_RSA_BITS, TlsFileError, TlsFiles, TlsMaterial, der, provider as tls_provider,
+};
+pub(crate) use secrets::password::{PasswordError, read_password};
+pub use secrets::password::{ReadablePassword, readable_passwords};
 pub use settings::{
     Acknowledged, AddedField, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability,
     Endpoint, FieldNames, Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer,

@@ -30,7 +30,9 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use self::catalogue::{Family, MetricKind, SeriesOwner};
-pub use self::handles::{BroadcastMetrics, CaptureMetrics, EndpointMetrics};
+pub use self::handles::{
+    BroadcastMetrics, CaptureMetrics, CredentialGauges, CredentialMetrics, EndpointMetrics,
+};
 use self::live::{Live, SeriesGuard};
 use self::process::ProcessMetrics;
 
@@ -93,7 +95,14 @@ impl Metrics {
     /// The handles of an endpoint. Its series are rendered until the last clone is dropped.
     pub fn endpoint(&self, name: &str) -> EndpointMetrics {
         let held = self.inner.live.hold(SeriesOwner::Endpoint, name);
-        EndpointMetrics::new(&self.register(&held).with("server", name), held)
+        EndpointMetrics::new(&self.register(&held).with("server", name), self.credentials(name), held)
+    }
+
+    /// The handles of what logging in to an endpoint, or to its sentinels, needs. The series are rendered until the last
+    /// clone is dropped.
+    pub fn credentials(&self, name: &str) -> CredentialMetrics {
+        let held = self.inner.live.hold(SeriesOwner::Endpoint, name);
+        CredentialMetrics::new(&self.register(&held).with("server", name), held)
     }
 
     /// Everything as Prometheus reads it, text format 0.0.4, in the catalogue's order.

@@ -24,7 +24,7 @@ mod socket;
 mod tls;
 
 pub use backoff::Backoff;
-pub(crate) use connect::deployment::show_expiries;
+pub(crate) use connect::deployment::show_credentials;
 pub use connect::deployment::{Expiries, expiries};
 pub use connect::{Role, connect, connect_at, connect_to_publish, role_in};
 pub use connection::Connection;

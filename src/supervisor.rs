@@ -268,8 +268,13 @@ impl Supervisor {
     }
 
     fn endpoint_metrics(&self, endpoint: &Endpoint) -> EndpointMetrics {
-        let metrics = self.metrics.endpoint(&endpoint.name);
-        server::show_expiries(endpoint, &metrics);
+        let mut metrics = self.metrics.endpoint(&endpoint.name);
+        server::show_credentials(endpoint, &metrics.credentials);
+        if let Some(sentinels) = endpoint.sentinels() {
+            let of_sentinels = self.metrics.credentials(&sentinels.endpoint.name);
+            server::show_credentials(&sentinels.endpoint, &of_sentinels);
+            metrics.sentinels = Some(of_sentinels);
+        }
         metrics
     }
 

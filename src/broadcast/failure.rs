@@ -182,12 +182,12 @@ impl SessionFailure {
 
     /// The message with advice to the operator, if there is any.
     pub(super) fn with_hint(&self) -> String {
-        hinted(self, self.error().and_then(Error::hint))
+        hinted(self, self.error().and_then(Error::hint).as_deref())
     }
 
     /// The message with advice for a command that an operator runs by hand.
     pub(super) fn with_hint_for_operator(&self) -> String {
-        hinted(self, self.error().and_then(Error::hint_for_operator))
+        hinted(self, self.error().and_then(Error::hint_for_operator).as_deref())
     }
 
     fn error(&self) -> Option<&Error> {

@@ -3,13 +3,12 @@
 mod connect;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use clap::Args;
 
 use super::output::{self, tell};
 use super::warnings;
-use crate::config::{self, Broadcast, Capture, Config, Endpoint, FieldNames, Format, Loaded, SecretSource};
+use crate::config::{self, Broadcast, Capture, FieldNames, Format, Loaded};
 use crate::text::printable::PrintableLines;
 
 #[derive(Debug, Args)]
@@ -35,8 +34,8 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    for warning in readable_secrets(&loaded.config) {
-        tell!("{warning}");
+    for readable in config::readable_passwords(&loaded.config) {
+        tell!("warning: {readable}");
     }
     let warnings = warnings::of_settings(&loaded.config.daemon);
     let mut lines = summary(&loaded);
@@ -79,19 +78,6 @@ fn counted_subscribers(out: &mut PrintableLines, route: &Capture) {
             ),
         );
     }
-}
-
-/// Files with secrets that every user of the machine can read.
-fn readable_secrets(config: &Config) -> Vec<String> {
-    let of = |(name, endpoint): (&String, &Arc<Endpoint>)| {
-        let SecretSource::File(path) = &endpoint.password else { return None };
-        let mode = config::readable_by_others(path)?;
-        Some(format!(
-            "warning: redis.{name}.password_file: every user of this machine can read {} (mode {mode}); run chmod 600",
-            path.display()
-        ))
-    };
-    config.redis.iter().filter_map(of).collect()
 }
 
 /// What was read and what it makes, one line a route.

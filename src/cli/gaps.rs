@@ -103,7 +103,7 @@ async fn print(
                     latest.drain(..latest.len().saturating_sub(LATEST));
                 }
                 Err(error) => {
-                    let error = hinted(&error, error.hint_for_operator());
+                    let error = hinted(&error, error.hint_for_operator().as_deref());
                     tell!("capture {}: server {}: {error}", route.name, route.destination);
                     code = super::UNAVAILABLE;
                     break;

@@ -14,6 +14,7 @@ mod roles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::channels::notifications::wants_notifications;
 use super::redis_keys;
 use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
 use crate::text::printable;
@@ -144,8 +145,18 @@ const FINDING: &[&str] = &["scan", "smembers", "sadd", "srem", "hdel", "exists",
 /// Where a broadcast publishes on another server than its stream's: which instance does so.
 const LEASE: &[&str] = &["hdel", "pexpire"];
 
-/// What `tidegate check --connect` does without where it is not allowed: a right beyond what routes need.
+/// A right beyond what routes need: everything does without it where it is not allowed. No rule allows single settings,
+/// so it shows the server's passwords as well.
 const OPTIONAL: &str = "config|get";
+
+/// What `tidegate check --connect` learns by the optional right.
+const CHECK_LEARNS: &str = "tidegate check --connect tells what the server keeps over a restart";
+
+/// What reading the replication stream learns by it.
+const TAP_LEARNS: &str = "the daemon knows how long a master without replicas keeps its backlog (repl-backlog-ttl); else it assumes an hour";
+
+/// What a capture of keyspace notifications learns by it.
+const NOTIFIED_LEARNS: &str = "/readyz tells which letters notify-keyspace-events lacks";
 
 /// One user of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +175,8 @@ pub struct User {
     pub unnameable: BTreeSet<String>,
     /// Commands that not every user of these roles needs.
     pub further: BTreeSet<&'static str>,
+    /// What the optional right is for, beyond `tidegate check --connect`.
+    pub learns: BTreeSet<&'static str>,
 }
 
 /// The users that a configuration needs, one for each endpoint that a route uses.
@@ -174,6 +187,7 @@ pub fn users(config: &Config) -> Vec<User> {
         if capture.mode.replication().is_some() {
             allow(&mut users, config, &capture.source, AclRole::CaptureTap, &capture.name, |user, at| {
                 user.channel(&escaped(&redis_keys::control(&at.key_prefix)));
+                user.learns.insert(TAP_LEARNS);
             });
         } else {
             allow(&mut users, config, &capture.source, AclRole::CaptureSource, &capture.name, |user, at| {
@@ -340,6 +354,9 @@ fn allow(
 }
 
 fn capture_source(user: &mut User, at: &Endpoint, capture: &Capture) {
+    if wants_notifications(capture) {
+        user.learns.insert(NOTIFIED_LEARNS);
+    }
     user.channel(&escaped(&redis_keys::control(&at.key_prefix)));
     user.key(&escaped(&redis_keys::epoch(&at.key_prefix)));
     for channel in &capture.channels {
@@ -364,6 +381,7 @@ impl User {
             channels: BTreeSet::new(),
             unnameable: BTreeSet::new(),
             further: BTreeSet::new(),
+            learns: BTreeSet::new(),
         }
     }
 
@@ -478,10 +496,11 @@ impl User {
         }
         if self.is_checked() {
             lines.push(format!(
-                "#   optional, for tidegate check --connect, to tell what the server keeps over a restart: ACL SETUSER {} \
-                 +{OPTIONAL}",
+                "#   optional: ACL SETUSER {} +{OPTIONAL} (it shows requirepass and masterauth as well)",
                 quoted(&self.name)
             ));
+            let learns = [CHECK_LEARNS].iter().chain(&self.learns);
+            lines.extend(learns.map(|learns| format!("#     with it {learns}")));
         }
         lines
     }

@@ -1,4 +1,5 @@
 //! Secrets: where the files are that hold them, and what is read from such a file.
 
+pub(crate) mod certificates;
 pub(crate) mod location;
 pub(crate) mod password;

@@ -71,6 +71,9 @@ pub enum Fsync {
     Never,
 }
 
+/// Behind a deployment's name, its sentinels' table.
+const SENTINEL_TABLE: &str = ".sentinel";
+
 /// `[redis.NAME]`: one Redis deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -185,6 +188,41 @@ impl Endpoint {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         self.servers.addresses()
+    }
+
+    /// The key of an option in the configuration, such as `redis.shop.tls`.
+    pub(crate) fn key(&self, option: &str) -> String {
+        format!("redis.{}.{option}", self.name)
+    }
+
+    /// The name of the sentinels of a deployment: that of their table.
+    pub(crate) fn name_of_sentinels(deployment: &str) -> String {
+        format!("{deployment}{SENTINEL_TABLE}")
+    }
+
+    /// Returns whether these are sentinels. The name of a deployment has no dot.
+    pub(crate) fn is_sentinels(&self) -> bool {
+        self.name.ends_with(SENTINEL_TABLE)
+    }
+
+    /// The keys that have the hosts; `None` where Sentinel knows them.
+    pub(crate) fn hosts_key(&self) -> Option<String> {
+        match &self.servers {
+            Servers::Several(_) if self.is_sentinels() => Some(self.key("addresses")),
+            Servers::One(_) => Some(self.key("url")),
+            Servers::Several(_) => Some(format!("{} or {}", self.key("url"), self.key("addresses"))),
+            Servers::Sentinel(_) => None,
+        }
+    }
+
+    /// How the configuration turns TLS on, and off again, as advice.
+    pub(crate) fn encryption_key(&self) -> String {
+        match (self.is_sentinels(), self.tls.is_some()) {
+            (true, true) => format!("remove {}", self.key("tls")),
+            (true, false) => format!("add {}", self.key("tls")),
+            (false, true) => format!("use redis:// in {}", self.key("url")),
+            (false, false) => format!("use rediss:// in {}", self.key("url")),
+        }
     }
 
     /// The sentinels, where they know which server is the master.

@@ -44,6 +44,8 @@ pub(crate) enum UrlError {
     Options,
     #[error("is not an address; expected host:port or the path of a unix socket, without user and password")]
     NotAnAddress,
+    #[error("has a \"%\" without two hexadecimal digits after it; a \"%\" itself is written %25")]
+    Escape,
     #[error("has percent-encoded bytes that are not UTF-8")]
     Encoding,
 }
@@ -60,6 +62,10 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
     let unescaped = |error| if ended_early { UrlError::Unescaped } else { error };
     let (text, has_host) = with_host(text);
     let url = Url::parse(&text).map_err(|_| unescaped(UrlError::NotAUrl))?;
+    // The standard takes such a '%' as it is, so a mistyped password would be another one.
+    if matches!(url.scheme(), "redis" | "rediss" | "redis+unix") && has_bad_escape(&text) {
+        return Err(UrlError::Escape);
+    }
     match url.scheme() {
         "redis" | "rediss" => {
             let parsed = tcp(&url).map_err(unescaped)?;
@@ -68,6 +74,13 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
         "redis+unix" => unix(&url),
         _ => Err(UrlError::Scheme),
     }
+}
+
+fn has_bad_escape(text: &str) -> bool {
+    text.split('%').skip(1).any(|rest| {
+        let digits = rest.as_bytes().get(..2);
+        !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// Puts a host where a URL has none, as in `redis://user@/0`: a URL with a user must have one. Whether it had one.
@@ -206,6 +219,11 @@ mod tests {
             ("redis://:hunter2@h?db=1", UrlError::Options),
             ("redis+unix:///run/s?password=hunter2", UrlError::Options),
             ("redis://:%FF@h", UrlError::Encoding),
+            ("redis://me:hunter2%ZZ9@h", UrlError::Escape),
+            ("redis://me:hunter2%@h", UrlError::Escape),
+            ("redis://me%4:hunter2@h", UrlError::Escape),
+            ("redis+unix:///run/s?user=100%&db=1", UrlError::Escape),
+            ("redis+unix:///run/100%.sock", UrlError::Escape),
         ] {
             let found = parse(text).unwrap_err();
             assert_eq!(found, error, "{text}");

@@ -191,7 +191,9 @@ catalogue! {
     RECONNECTS = counter("tidegate_reconnects_total", "connections", &["server"], SeriesOwner::Endpoint,
         "Connections opened after one ended or could not be opened.");
     TLS_CERTIFICATE_EXPIRY = gauge("tidegate_tls_certificate_expiry_timestamp_seconds", "seconds since 1970", &["server", "side"], SeriesOwner::Endpoint,
-        "Expiry of a certificate: tidegate's own (side `client`), or the one that the server presented last (`server`). NaN if there is none.");
+        "Expiry of a certificate: tidegate's own (side `client`), or the first to expire of those that the servers presented last (`server`). The sentinels of a server have `.sentinel` behind its name. NaN if there is none.");
+    CREDENTIAL_FILES_INVALID = gauge("tidegate_credential_files_invalid", "0 or 1", &["server"], SeriesOwner::Endpoint,
+        "1 if the password file or a file of TLS of this server, or of its sentinels (`.sentinel` behind the name), cannot be used now. Open connections continue; certificates that were read before stay in use.");
     CONFIG_RELOAD_SUCCESS = gauge("tidegate_config_reload_success", "0 or 1", &[], SeriesOwner::Process,
         "1 if the configuration that was read last is in use; 0 after a reload that failed.");
     BUILD_INFO = gauge("tidegate_build_info", "1", &["version"], SeriesOwner::Process,

@@ -232,22 +232,49 @@ impl BroadcastMetrics {
 pub struct EndpointMetrics {
     /// `tidegate_reconnects_total`.
     pub reconnects: Counter,
-    /// `tidegate_tls_certificate_expiry_timestamp_seconds` with `side="client"`.
-    pub client_expiry_seconds: Gauge,
-    /// The expiry with `side="server"`.
-    pub server_expiry_seconds: Gauge,
+    /// What logging in there needs.
+    pub credentials: CredentialMetrics,
+    /// The same of the sentinels that know its servers.
+    pub sentinels: Option<CredentialMetrics>,
     _held: SeriesGuard,
 }
 
 impl EndpointMetrics {
+    pub(super) fn new(endpoint: &Register<'_>, credentials: CredentialMetrics, held: SeriesGuard) -> Self {
+        let reconnects = endpoint.counter(&catalogue::RECONNECTS);
+        Self { reconnects, credentials, sentinels: None, _held: held }
+    }
+}
+
+/// The metrics of passwords and certificates. Dropping the last clone ends the rendering of their series.
+#[derive(Clone, Debug)]
+#[must_use = "the series are rendered only while the handles are alive"]
+pub struct CredentialMetrics {
+    /// The series.
+    pub gauges: CredentialGauges,
+    _held: SeriesGuard,
+}
+
+/// The series of [`CredentialMetrics`]; they do not keep the rendering.
+#[derive(Clone, Debug)]
+pub struct CredentialGauges {
+    /// `tidegate_tls_certificate_expiry_timestamp_seconds` with `side="client"`.
+    pub client_expiry_seconds: Gauge,
+    /// The expiry with `side="server"`.
+    pub server_expiry_seconds: Gauge,
+    /// `tidegate_credential_files_invalid`.
+    pub files_invalid: Gauge,
+}
+
+impl CredentialMetrics {
     pub(super) fn new(endpoint: &Register<'_>, held: SeriesGuard) -> Self {
         let expiry = |side| unknown(endpoint.with("side", side).gauge(&catalogue::TLS_CERTIFICATE_EXPIRY));
-        Self {
-            reconnects: endpoint.counter(&catalogue::RECONNECTS),
+        let gauges = CredentialGauges {
             client_expiry_seconds: expiry("client"),
             server_expiry_seconds: expiry("server"),
-            _held: held,
-        }
+            files_invalid: endpoint.gauge(&catalogue::CREDENTIAL_FILES_INVALID),
+        };
+        Self { gauges, _held: held }
     }
 }
 

@@ -3,20 +3,20 @@
 pub(crate) mod credentials;
 pub(crate) mod deployment;
 pub(crate) mod dial;
+pub(super) mod files;
 
 use std::path::Path;
-use std::time::Duration;
-
-use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
 use super::discovery::{self, sentinel};
 use super::error::Error;
 use super::redacted;
 use super::resp::{Limits, Value};
-use super::socket::Socket;
-use crate::config::{Address, Endpoint, Secret, SecretSource, read_password};
+use super::socket::{Socket, TimeLimit};
+use crate::config::{Address, Endpoint, PasswordError, Secret, SecretSource, read_password};
 use credentials::{Credentials, user_of};
+use deployment::Known;
+use files::FileKind;
 
 /// Connects to an endpoint: socket, TLS if configured, RESP3, user, client name, database; all of it within the
 /// endpoint's connect timeout. `role` becomes part of the name in CLIENT LIST.
@@ -63,47 +63,36 @@ pub async fn connect_at(
     address: &Address,
     role: &str,
 ) -> Result<(Connection, Role), Error> {
-    let deadline = endpoint.connect_timeout;
-    let until = Instant::now() + deadline;
+    let limit = TimeLimit::new(endpoint.connect_timeout);
     // Taken first, so that a move meanwhile ends it.
     let master = sentinel::ticket(endpoint);
-    let greeted = timeout_at(until, async {
-        let (mut connection, hello) = handshake(endpoint, address, role, until).await?;
-        refuse_mode(&hello)?;
-        let Some(found) = role_in(&hello) else {
-            return Err(Error::Protocol(format!("the reply to HELLO is {}", kind(&hello))));
-        };
-        connection.major_version = major_version_in(&hello);
-        connection.is_replica = found == Role::Replica;
-        connection.master = master;
-        if endpoint.database != 0 {
-            let database = endpoint.database.to_string();
-            let select: [&[u8]; 2] = [b"SELECT", database.as_bytes()];
-            greet(&mut connection, deadline, "selecting the database", &select).await?;
-        }
-        connection.reader.set_limits(Limits::default());
-        Ok((connection, found))
-    });
-    greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")))
+    let (mut connection, hello) = handshake(endpoint, address, role, limit).await?;
+    refuse_mode(&hello)?;
+    let Some(found) = role_in(&hello) else {
+        return Err(Error::Protocol(format!("the reply to HELLO is {}", kind(&hello))));
+    };
+    connection.major_version = major_version_in(&hello);
+    connection.is_replica = found == Role::Replica;
+    connection.master = master;
+    if endpoint.database != 0 {
+        let (database, doing) = (endpoint.database.to_string(), "selecting the database");
+        let select: [&[u8]; 2] = [b"SELECT", database.as_bytes()];
+        greet(&mut connection, limit, doing, &select).await?.map_err(|error| error.of_handshake(doing))?;
+    }
+    connection.reader.set_limits(Limits::default());
+    Ok((connection, found))
 }
 
-/// Connects to a sentinel. Cancel safe.
+/// Connects to a sentinel within a time limit. Cancel safe.
 ///
 /// # Errors
 /// As [`connect_at`]; and if the server is none.
 pub(super) async fn connect_to_sentinel(
     sentinels: &Endpoint,
     address: &Address,
+    limit: TimeLimit,
 ) -> Result<Connection, Error> {
-    let deadline = sentinels.connect_timeout;
-    let until = Instant::now() + deadline;
-    let greeted = timeout_at(until, handshake(sentinels, address, SENTINEL, until));
-    let greeted = greeted.await.unwrap_or(Err(Error::Timeout(deadline, "connecting")));
-    let (connection, hello) = greeted.map_err(|error| match error {
-        // The endpoint's url does not decide whether a sentinel uses TLS.
-        Error::Unanswered => Error::Sentinel(error.to_string(), Some(TLS_OF_SENTINELS)),
-        error => error,
-    })?;
+    let (connection, hello) = handshake(sentinels, address, SENTINEL, limit).await?;
     match mode_in(&hello) {
         Some(b"sentinel") => Ok(connection),
         _ => Err(Error::Refused(format!("{address} is not a sentinel: its port is mostly 26379"))),
@@ -112,19 +101,18 @@ pub(super) async fn connect_to_sentinel(
 
 /// The role of a connection to a sentinel.
 const SENTINEL: &str = "sentinel";
-const TLS_OF_SENTINELS: &str = "if this sentinel expects TLS, add `tls` to the table sentinel";
 
 /// Performs the handshake up to the reply to HELLO, and returns that reply.
 async fn handshake(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
-    until: Instant,
+    limit: TimeLimit,
 ) -> Result<(Connection, Value), Error> {
-    let deadline = endpoint.connect_timeout;
-    let password = read_secret(&endpoint.password)?;
+    let known = deployment::of(endpoint);
+    let password = read_secret(endpoint, &known)?;
     let user = user_of(endpoint);
-    let mut connection = Connection::new(Socket::open(endpoint, address, until).await?);
+    let mut connection = Connection::new(Socket::open(endpoint, address, limit).await?);
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     // A user without a password (`nopass`) is a user all the same: left out, the server would take the default one.
@@ -134,30 +122,33 @@ async fn handshake(
     }
     hello.extend([b"SETNAME".as_slice(), name.as_bytes()]);
     let doing = "authenticating";
-    let answer = match connection.ask(deadline, doing, &hello).await {
+    let answer = match greet(&mut connection, limit, doing, &hello).await? {
         Err(error) if error.code() == Some("WRONGPASS") => {
             let refused = error.of_handshake(doing);
             return Err(if role == SENTINEL {
                 refused
             } else {
-                unknown_user(connection, deadline, refused).await
+                unknown_user(connection, limit, refused).await
             });
         }
-        Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => return Err(Error::Unanswered),
+        Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => {
+            return Err(Error::Unanswered(endpoint.encryption_key()));
+        }
         answer => answer.map_err(|error| error.of_handshake(doing))?,
     };
-    connection.credentials = Credentials::new(endpoint, deployment::of(endpoint), password.as_ref());
+    connection.files = files::watch(endpoint, &known);
+    connection.credentials = Credentials::new(endpoint, known, password.as_ref());
     Ok((connection, answer))
 }
 
-/// Sends a part of the handshake. Error texts of the server are not passed on.
+/// Sends a part of the handshake. Of an error reply, `Error::of_handshake` must be passed on.
 async fn greet(
     connection: &mut Connection,
-    deadline: Duration,
+    limit: TimeLimit,
     doing: &'static str,
     arguments: &[&[u8]],
-) -> Result<Value, Error> {
-    connection.ask(deadline, doing, arguments).await.map_err(|error| error.of_handshake(doing))
+) -> Result<Result<Value, Error>, Error> {
+    limit.of(doing, connection.ask(limit.whole, doing, arguments)).await
 }
 
 fn is_plain_tcp(endpoint: &Endpoint, address: &Address) -> bool {
@@ -165,10 +156,10 @@ fn is_plain_tcp(endpoint: &Endpoint, address: &Address) -> bool {
 }
 
 /// Why a server does not know the user: a sentinel has users of its own, and mostly none.
-async fn unknown_user(mut connection: Connection, deadline: Duration, refused: Error) -> Error {
-    match connection.ask(deadline, "asking for the kind of server", &[b"HELLO", b"3"]).await {
-        Ok(answer) => refuse_mode(&answer).err().unwrap_or(refused),
-        Err(_) => refused,
+async fn unknown_user(mut connection: Connection, limit: TimeLimit, refused: Error) -> Error {
+    match greet(&mut connection, limit, "asking for the kind of server", &[b"HELLO", b"3"]).await {
+        Ok(Ok(answer)) => refuse_mode(&answer).err().unwrap_or(refused),
+        _ => refused,
     }
 }
 
@@ -210,21 +201,24 @@ fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
 }
 
-fn read_secret(source: &SecretSource) -> Result<Option<Secret>, Error> {
-    match source {
+fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {
+    match &endpoint.password {
         SecretSource::None => Ok(None),
         SecretSource::Inline(secret) => {
             redacted::remember(secret.reveal());
             Ok(Some(secret.clone()))
         }
-        SecretSource::File(path) => read_file(path).map(Some),
+        SecretSource::File(path) => {
+            let secret = read_file(path).map_err(|error| files::unreadable(endpoint, path, &error));
+            known.report_files(endpoint, FileKind::Password, secret.as_ref().err());
+            secret.map(Some)
+        }
     }
 }
 
 /// A small local file: reading it blocks no longer than opening a socket does.
-pub(super) fn read_file(path: &Path) -> Result<Secret, Error> {
-    let secret = read_password(path)
-        .map_err(|error| Error::Secret { path: path.display().to_string(), reason: error.to_string() })?;
+pub(super) fn read_file(path: &Path) -> Result<Secret, PasswordError> {
+    let secret = read_password(path)?;
     redacted::remember(secret.reveal());
     Ok(secret)
 }

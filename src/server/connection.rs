@@ -2,10 +2,12 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::DropGuard;
 
 use super::connect::credentials::Credentials;
 use super::discovery::sentinel::MasterTicket;
@@ -31,6 +33,8 @@ pub struct Connection {
     pub reader: Reader,
     out: Vec<u8>,
     written: usize,
+    /// Keeps the watch over the endpoint's files running.
+    pub(super) files: Option<Arc<DropGuard>>,
     /// The password's file, if the password may change while the connection is open.
     pub(super) credentials: Option<Credentials>,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.
@@ -48,6 +52,7 @@ impl Connection {
             reader: Reader::new(Limits::HANDSHAKE),
             out: Vec::new(),
             written: 0,
+            files: None,
             credentials: None,
             major_version: None,
             is_replica: false,

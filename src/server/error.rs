@@ -1,5 +1,6 @@
 //! Errors of a server, classed by the caller's next step.
 
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::fmt;
 use std::io;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use memchr::memmem;
 
 use super::redacted::redacted;
-use super::tls::{self, TlsFailure};
+use super::tls::TlsFailure;
 
 /// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.
@@ -56,9 +57,12 @@ pub enum Error {
     /// A side does not accept the other's certificate, or our files.
     #[error("{0}")]
     Tls(TlsFailure),
-    /// The connection ended before the server said anything.
+    /// The connection ended before the server said anything; how the configuration turns TLS on.
     #[error("the server closed the connection before it answered")]
-    Unanswered,
+    Unanswered(String),
+    /// The TLS handshake did not end in time: why, and how the configuration turns TLS off.
+    #[error("{0}")]
+    NoHandshake(String, String),
     /// Nothing came within the deadline; whether a command was carried out is unknown.
     #[error("no reply within {0:?} while {1}")]
     Timeout(Duration, &'static str),
@@ -82,13 +86,15 @@ pub enum Error {
     SeveralMasters(String),
     /// The sentinels do not say which server is the master: why, and what can be done.
     #[error("{0}")]
-    Sentinel(String, Option<&'static str>),
+    Sentinel(String, Option<String>),
     /// The sentinels report another master than the one connected to: which.
     #[error("the sentinels report another master: {0}")]
     MasterMoved(String),
     /// The file with the password could not be read.
-    #[error("the password file {path} {reason}")]
+    #[error("{key}: the file {path} {reason}")]
     Secret {
+        /// The option that names it.
+        key: String,
         /// Which file.
         path: String,
         /// The reason.
@@ -151,7 +157,12 @@ impl Error {
     /// Returns whether it is expected during a failover.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Io(_) | Self::Unanswered | Self::Timeout(..) | Self::Closed | Self::Sentinel(..) => true,
+            Self::Io(_)
+            | Self::Unanswered(_)
+            | Self::NoHandshake(..)
+            | Self::Timeout(..)
+            | Self::Closed
+            | Self::Sentinel(..) => true,
             _ => self.class() == Class::Resolve,
         }
     }
@@ -188,19 +199,23 @@ impl Error {
 
     /// Advice to the operator, if there is any.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
+    pub fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
             Self::SeveralMasters(_) => {
-                return Some("tidegate uses neither until one is demoted: demote the wrong one");
+                Cow::Borrowed("tidegate uses neither until one is demoted: demote the wrong one")
             }
-            Self::Unanswered => return Some("if this port expects TLS, use rediss:// in the url"),
-            Self::Timeout(_, doing) if *doing == tls::HANDSHAKE => {
-                return Some("check that this port expects TLS; Redis does so only on its tls-port");
-            }
-            Self::Tls(failure) => return failure.hint(),
-            Self::Sentinel(_, hint) => return *hint,
-            _ => {}
-        }
+            Self::Unanswered(remedy) => format!("if this port expects TLS, {remedy}").into(),
+            Self::NoHandshake(_, remedy) => format!(
+                "check that this port expects TLS; Redis does so only on its tls-port. If it does not, {remedy}"
+            )
+            .into(),
+            Self::Tls(failure) => failure.hint()?.into(),
+            Self::Sentinel(_, hint) => hint.as_deref()?.into(),
+            _ => self.hint_of_code()?.into(),
+        })
+    }
+
+    fn hint_of_code(&self) -> Option<&'static str> {
         Some(match self.code()? {
             NO_PERMISSION => "grant the missing permission; `tidegate acl` prints the ACL lines",
             "WRONGPASS" | "NOAUTH" => {
@@ -223,15 +238,15 @@ impl Error {
     /// The message, with advice to the operator.
     #[must_use]
     pub fn with_hint(&self) -> String {
-        hinted(self, self.hint())
+        hinted(self, self.hint().as_deref())
     }
 
     /// As [`Error::hint`], for a command that an operator runs by hand: its user needs other rights than the routes'
     /// user.
-    pub(crate) fn hint_for_operator(&self) -> Option<&'static str> {
+    pub(crate) fn hint_for_operator(&self) -> Option<Cow<'_, str>> {
         match self.code() {
             Some(NO_PERMISSION) => {
-                Some("grant the missing permission; `tidegate acl --operator` prints the ACL lines")
+                Some("grant the missing permission; `tidegate acl --operator` prints the ACL lines".into())
             }
             _ => self.hint(),
         }
@@ -360,11 +375,12 @@ impl From<Error> for redis::RedisError {
 impl From<io::Error> for Error {
     /// TLS errors come inside an error of the socket.
     fn from(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(inner) => Self::Tls(TlsFailure::from(inner)),
+        let kind = error.kind();
+        match error.downcast::<TlsFailure>() {
+            Ok(failure) => Self::Tls(failure),
             // Under TLS, if a server closes without a notification.
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
-            None => Self::Io(error),
+            Err(_) if kind == io::ErrorKind::UnexpectedEof => Self::Closed,
+            Err(error) => Self::Io(error),
         }
     }
 }

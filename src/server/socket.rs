@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::connect::dial;
 use super::error::Error;
-use super::tls;
+use super::tls::{self, TlsPlace};
 use crate::config::{Address, Endpoint};
 
 /// Silence after which the kernel probes a peer.
@@ -31,14 +31,50 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// connections, whose budget is used up, would seem silent.
 const UNWATCHED_READS: u8 = 4;
 
+/// The end of the time for making a connection, which all its steps share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeLimit {
+    pub(super) whole: Duration,
+    until: Instant,
+}
+
+impl TimeLimit {
+    /// It begins now.
+    pub(super) fn new(whole: Duration) -> Self {
+        Self { whole, until: Instant::now() + whole }
+    }
+
+    /// Waits for one step. Cancel safe if the step is.
+    ///
+    /// # Errors
+    /// If the time is over; the error names the step.
+    pub(super) async fn of<T>(self, doing: &'static str, step: impl Future<Output = T>) -> Result<T, Error> {
+        timeout_at(self.until, step).await.map_err(|_| Error::Timeout(self.whole, doing))
+    }
+}
+
 /// A connected byte stream.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Encrypted>),
     /// Unwatched, see [`Socket::rest`]; and how many reads are left before it is watched.
     Resting(Resting, u8),
+}
+
+/// An encrypted connection.
+#[derive(Debug)]
+pub(crate) struct Encrypted {
+    stream: TlsStream<TcpStream>,
+    /// Explains its errors.
+    place: TlsPlace,
+}
+
+impl Encrypted {
+    fn explained<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        polled.map_err(|error| tls::explained(error, &self.place))
+    }
 }
 
 /// A socket that the runtime does not watch.
@@ -51,13 +87,17 @@ pub(crate) enum Resting {
 }
 
 impl Socket {
-    /// Connects to one address of an endpoint, and encrypts if TLS is configured; the handshake must end by `until`.
-    /// Cancel safe: a dropped future leaves nothing behind.
-    pub(super) async fn open(endpoint: &Endpoint, address: &Address, until: Instant) -> Result<Self, Error> {
+    /// Connects to one address of an endpoint, and encrypts if TLS is configured, within a time limit. Cancel safe: a
+    /// dropped future leaves nothing behind.
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        address: &Address,
+        limit: TimeLimit,
+    ) -> Result<Self, Error> {
         match address {
-            Address::Unix(path) => Ok(Self::Unix(dial::unix(path).await?)),
+            Address::Unix(path) => Ok(Self::Unix(limit.of("connecting", dial::unix(path)).await??)),
             Address::Tcp { host, port } => {
-                let stream = dial::tcp(host, *port).await?;
+                let stream = limit.of("connecting", dial::tcp(host, *port)).await??;
                 // Batches are whole when they are written: waiting to fill a packet only delays them.
                 stream.set_nodelay(true)?;
                 let socket = SockRef::from(&stream);
@@ -67,9 +107,11 @@ impl Socket {
                 #[cfg(target_os = "linux")]
                 socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
                 let Some(settings) = &endpoint.tls else { return Ok(Self::Tcp(stream)) };
-                let encrypted = timeout_at(until, tls::encrypt(stream, endpoint, settings, host)).await;
-                let timed_out = |_| Error::Timeout(endpoint.connect_timeout, tls::HANDSHAKE);
-                Ok(Self::Tls(Box::new(encrypted.map_err(timed_out)??)))
+                let encrypting = tls::encrypt(stream, endpoint, settings, address, host);
+                let encrypted = limit.of("making the TLS handshake", encrypting).await;
+                let stream = encrypted
+                    .map_err(|error| Error::NoHandshake(error.to_string(), endpoint.encryption_key()))??;
+                Ok(Self::Tls(Box::new(Encrypted { stream, place: TlsPlace::of(endpoint) })))
             }
         }
     }
@@ -78,7 +120,7 @@ impl Socket {
 impl Socket {
     /// Returns whether written bytes still wait to be sent: TLS encrypts into a buffer of its own.
     pub(super) fn is_unsent(&self) -> bool {
-        matches!(self, Self::Tls(stream) if stream.get_ref().1.wants_write())
+        matches!(self, Self::Tls(encrypted) if encrypted.stream.get_ref().1.wants_write())
     }
 
     /// Stops watching: arriving bytes do not wake the task, while a watched socket wakes the runtime with every packet,
@@ -143,7 +185,10 @@ impl AsyncRead for Socket {
         match socket.watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(encrypted) => {
+                let polled = Pin::new(&mut encrypted.stream).poll_read(cx, buf);
+                encrypted.explained(polled)
+            }
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -154,7 +199,10 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(encrypted) => {
+                let polled = Pin::new(&mut encrypted.stream).poll_write(cx, buf);
+                encrypted.explained(polled)
+            }
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -163,7 +211,10 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(encrypted) => {
+                let polled = Pin::new(&mut encrypted.stream).poll_flush(cx);
+                encrypted.explained(polled)
+            }
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -172,7 +223,7 @@ impl AsyncWrite for Socket {
         match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_shutdown(cx),
             Self::Resting(..) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }

@@ -231,3 +231,30 @@ fn one_user_of_one_server_has_one_acl_line() {
     let printed = users[0].command(&PasswordRule::Missing);
     assert!(printed.starts_with("ACL SETUSER me reset on PASSWORD "), "{printed}");
 }
+
+#[test]
+fn the_comment_on_the_optional_right_says_all_that_it_is_for() {
+    let route = |name: &str, rest: &str| {
+        format!(
+            "[capture.{name}]\nsource = \"{name}\"\n{rest}\ndestination = \"events\"\nstream = \"{name}\"\nkeep = \"forever\"\n"
+        )
+    };
+    let endpoints =
+        ["events", "tapped", "notified"].map(|name| format!("[redis.{name}]\nurl = \"redis://me@{name}\"\n"));
+    let routes = [
+        route("tapped", "channels = [\"orders\"]\nmode = \"replication\""),
+        route("notified", "channels = [\"__keyevent@0__:expired\"]"),
+    ];
+    let files = Files::new(&[("tidegate.toml", &(endpoints.concat() + &routes.concat()))]);
+    for user in config::acl::users(&files.load(&[]).unwrap()) {
+        let (comments, name) = (user.comments().join("\n"), user.endpoints.first().unwrap().as_str());
+        assert!(comments.contains("+config|get (it shows requirepass and masterauth as well)"), "{comments}");
+        assert!(comments.contains("#     with it tidegate check --connect tells"), "{comments}");
+        assert_eq!(
+            comments.contains("(repl-backlog-ttl); else it assumes an hour"),
+            name == "tapped",
+            "{comments}"
+        );
+        assert_eq!(comments.contains("/readyz tells which letters"), name == "notified", "{comments}");
+    }
+}

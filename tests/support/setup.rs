@@ -141,6 +141,15 @@ impl Setup {
         self
     }
 
+    /// Another server in the url of the endpoint that was added last, as host:port.
+    #[must_use]
+    pub(crate) fn with_address(mut self, address: &str) -> Self {
+        let endpoint = self.endpoints.last_mut().expect("one was added");
+        let (before, _) = endpoint.url.split_once('@').expect("it has a user");
+        endpoint.url = format!("{before}@{address}");
+        self
+    }
+
     /// Another scheme in the url of the endpoint that was added last.
     #[must_use]
     pub(crate) fn with_scheme(mut self, scheme: &str) -> Self {

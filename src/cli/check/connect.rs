@@ -86,6 +86,10 @@ async fn sentinels(out: &mut PrintableLines, endpoint: &Endpoint) {
             }
         }
     }
+    if sentinels.endpoint.tls.is_some() {
+        let whose = ["a certificate of the sentinels", "tidegate's own certificate for the sentinels"];
+        certificates(out, server::expiries(&sentinels.endpoint), whose);
+    }
     if answered * 2 <= all {
         let why = "too few to start a failover, and too few to be sure which server is the master";
         out.push(format_args!("  warning: no more than half of the sentinels answer: {why}"));
@@ -137,7 +141,7 @@ fn endpoint(
     };
     server(out, found);
     if let Some(expiries) = found.certificates {
-        certificates(out, expiries);
+        certificates(out, expiries, ["the server's certificate", "tidegate's own certificate"]);
     }
     let findings = probe::findings(found, &probe::roles(config, &endpoint.name));
     for finding in &findings {
@@ -187,13 +191,13 @@ fn notifications(out: &mut PrintableLines, route: &Capture, source: Option<&Serv
 }
 
 /// Prints until when both sides' certificates are valid.
-fn certificates(out: &mut PrintableLines, expiries: Expiries) {
-    for (whose, seconds) in [("the server's", expiries.server), ("tidegate's own", expiries.client)] {
+fn certificates(out: &mut PrintableLines, expiries: Expiries, [peer, own]: [&str; 2]) {
+    for (whose, seconds) in [(peer, expiries.server), (own, expiries.client)] {
         let Some(seconds) = seconds else { continue };
         let until = rt::rfc3339(seconds.saturating_mul(1_000));
-        out.push(format_args!("  TLS: {whose} certificate expires {until}"));
+        out.push(format_args!("  TLS: {whose} expires {until}"));
         if seconds < rt::unix_ms() / 1_000 + EXPIRES_SOON.as_secs() {
-            out.push(format_args!("  warning: {whose} certificate expires in less than 14 days: renew it"));
+            out.push(format_args!("  warning: {whose} expires in less than 14 days: renew it"));
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{Config, SecretSource, readable_by_others};
+use crate::config::{Config, readable_passwords};
 use crate::logs::LogCode;
 
 /// Raises the soft limit of open files to the hard one. The soft one is 1024 on most systems, for programs that use
@@ -24,18 +24,14 @@ pub(super) fn raise_open_files() {
     }
 }
 
-/// Says which files with secrets every user of the machine can read.
+/// Says which files with passwords every user of the machine can read.
 pub(super) fn tell_of_readable_secrets(config: &Config) {
-    for (name, endpoint) in &config.redis {
-        let SecretSource::File(path) = &endpoint.password else { continue };
-        if let Some(mode) = readable_by_others(path) {
-            tracing::warn!(
-                event = LogCode::SecretReadable.as_str(),
-                server = name,
-                file = %path.display(),
-                mode,
-                "every user of this machine can read the password file; run chmod 600, and let the user of tidegate own it"
-            );
-        }
+    for readable in readable_passwords(config) {
+        tracing::warn!(
+            event = LogCode::SecretReadable.as_str(),
+            file = %readable.path.display(),
+            mode = readable.mode,
+            "{readable}"
+        );
     }
 }

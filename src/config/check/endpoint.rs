@@ -8,6 +8,7 @@ use super::Check;
 use crate::config::Secrets;
 use crate::config::problems::Key;
 use crate::config::raw;
+use crate::config::secrets::certificates::{self, TlsFileError};
 use crate::config::secrets::location;
 use crate::config::secrets::password::read_password;
 use crate::config::settings::{
@@ -157,7 +158,7 @@ impl Check<'_> {
         Some(Sentinels {
             master: master?,
             endpoint: Endpoint {
-                name: format!("{deployment}.sentinel"),
+                name: Endpoint::name_of_sentinels(deployment),
                 servers: Servers::Several(addresses),
                 address_map: Vec::new(),
                 username: raw.username,
@@ -196,32 +197,45 @@ impl Check<'_> {
         };
         let (ca_file, crl_file) = (file("ca_file", raw.ca_file), file("crl_file", raw.crl_file));
         let (certificate, own_key) = (file("cert_file", raw.cert_file), file("key_file", raw.key_file));
-        let client = match (certificate?, own_key?) {
-            (None, None) => None,
-            (Some(certificate), Some(own_key)) => Some((certificate, own_key)),
-            (certificate, _) => {
-                let (given, missing) =
-                    if certificate.is_some() { ("cert_file", "key_file") } else { ("key_file", "cert_file") };
-                self.report(&table.at(given), format!("expected {missing} as well"));
-                return None;
+        let mut complete = ca_file.is_some() && crl_file.is_some();
+        let client = match (certificate, own_key) {
+            (Some(None), Some(None)) => None,
+            (Some(Some(certificate)), Some(Some(own_key))) => Some((certificate, own_key)),
+            (certificate, own_key) => {
+                complete = false;
+                match (certificate, own_key) {
+                    (_, Some(None)) => self.report(&table.at("cert_file"), "expected key_file as well"),
+                    (Some(None), _) => self.report(&table.at("key_file"), "expected cert_file as well"),
+                    _ => {}
+                }
+                None
             }
         };
         if let Some(name) = raw.server_name.as_deref()
             && !is_host(name)
         {
+            complete = false;
             self.report(
                 &table.at("server_name"),
                 "expected the name of a host or an address, without a port",
             );
-            return None;
         }
-        Some(Tls {
-            ca_file: ca_file?,
+        let tls = Tls {
+            ca_file: ca_file.flatten(),
             client,
             server_name: raw.server_name,
-            crl_file: crl_file?,
+            crl_file: crl_file.flatten(),
             only_1_3: raw.min_version.0 == raw::TlsVersion::V13,
-        })
+        };
+        let problems = match self.secrets {
+            Secrets::Read => certificates::problems(&tls),
+            Secrets::Located => Vec::new(),
+        };
+        complete &= problems.is_empty();
+        for TlsFileError { option, what, hint } in problems {
+            self.report_with(&table.at(option), what, hint);
+        }
+        complete.then_some(tls)
     }
 
     fn addresses(&mut self, key: &Key, texts: &[String]) -> Vec<Address> {

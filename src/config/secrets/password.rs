@@ -1,11 +1,12 @@
 //! The file that holds a password.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::config::settings::Secret;
+use crate::config::settings::{Config, Endpoint, Secret, SecretSource};
 
 /// Why a file gives no password.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +42,48 @@ pub(crate) fn read_password(path: &Path) -> Result<Secret, PasswordError> {
 
 /// The permissions of a file that others than its owner and its group may read, such as `0644`; `None` if they may not,
 /// or the file cannot be looked at.
-#[must_use]
-pub fn readable_by_others(path: &Path) -> Option<String> {
+fn readable_by_others(path: &Path) -> Option<String> {
     const OTHERS_READ: u32 = 0o004;
     let mode = fs::metadata(path).ok()?.mode();
     (mode & OTHERS_READ != 0).then(|| format!("{:04o}", mode & 0o7777))
+}
+
+/// The files with passwords that every user of the machine can read.
+#[must_use]
+pub fn readable_passwords(config: &Config) -> Vec<ReadablePassword> {
+    let endpoints = config.redis.values().flat_map(|endpoint| {
+        let sentinels = endpoint.sentinels().map(|sentinels| &sentinels.endpoint);
+        [Some(&**endpoint), sentinels].into_iter().flatten()
+    });
+    let readable = |endpoint: &Endpoint| {
+        let SecretSource::File(path) = &endpoint.password else { return None };
+        let mode = readable_by_others(path)?;
+        Some(ReadablePassword { key: endpoint.key("password_file"), path: path.clone(), mode })
+    };
+    endpoints.filter_map(readable).collect()
+}
+
+/// A file with a password that every user of the machine can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadablePassword {
+    /// The option that names it.
+    pub key: String,
+    /// Which file.
+    pub path: PathBuf,
+    /// Its permissions, such as `0644`.
+    pub mode: String,
+}
+
+impl fmt::Display for ReadablePassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, path, mode } = self;
+        write!(
+            f,
+            "{key}: every user of this machine can read {} (mode {mode}); run chmod 600, and let the user of tidegate \
+             own it",
+            path.display()
+        )
+    }
 }
 
 #[cfg(test)]

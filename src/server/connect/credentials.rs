@@ -65,7 +65,7 @@ impl Credentials {
             return None;
         }
         self.next_look = next_look();
-        // A file that is being replaced may be missing for a moment; connecting reports it if it stays missing.
+        // The watch over files reports one that stays missing.
         let secret = read_file(&self.path).ok().filter(|secret| !secret.reveal().is_empty())?;
         let found = fingerprint(&secret);
         if found == self.accepted {

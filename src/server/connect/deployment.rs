@@ -7,20 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use metrics::Gauge;
-
-use crate::config::{Endpoint, Servers};
-use crate::metrics::{EndpointMetrics, float};
+use super::files::{FileKind, RunningWatch};
+use crate::config::{Address, Endpoint, Servers};
+use crate::metrics::{CredentialGauges, CredentialMetrics, float};
 use crate::server::discovery::sentinel;
+use crate::server::error::Error;
 use crate::server::tls::Material;
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CertificateSide {
+pub(in crate::server) enum CertificateSide<'a> {
     /// The client's certificate.
     Client,
-    /// The server's certificate.
-    Server,
+    /// The certificate of the server at this address.
+    Server(&'a Address),
 }
 
 /// When certificates expire, in seconds since 1970; `None` if there is none, or none was seen yet.
@@ -28,7 +28,7 @@ pub(crate) enum CertificateSide {
 pub struct Expiries {
     /// The client's certificate.
     pub client: Option<u64>,
-    /// The one that the server showed last.
+    /// The first to expire of those that the servers showed last.
     pub server: Option<u64>,
 }
 
@@ -44,19 +44,28 @@ pub(crate) struct Known {
     pub(in crate::server) sentinel: sentinel::Seen,
     /// The files of TLS as they were last good.
     material: Mutex<Option<Material>>,
-    /// Their present error, as it was logged.
-    told: Mutex<Option<String>>,
+    /// The present error of the files of each kind, as it was logged.
+    file_errors: Mutex<[Option<String>; FileKind::ALL.len()]>,
+    /// The watch over the files.
+    watch: Mutex<Option<RunningWatch>>,
     /// The password that an open connection sent last, as a fingerprint, and whether the server took it.
     password: Mutex<Option<([u8; 32], bool)>>,
-    expiries: Mutex<Expiries>,
-    shown: Mutex<Option<ExpiryGauges>>,
+    expiries: Mutex<KnownExpiries>,
+    shown: Mutex<Option<CredentialGauges>>,
 }
 
-/// The gauges of the expiries.
-#[derive(Debug, Clone)]
-struct ExpiryGauges {
-    client: Gauge,
-    server: Gauge,
+/// When certificates expire, as far as they were seen.
+#[derive(Debug, Default)]
+struct KnownExpiries {
+    client: Option<u64>,
+    /// By address as configured. The servers that others report share one place, `None`, which bounds the list.
+    servers: Vec<(Option<Address>, Option<u64>)>,
+}
+
+impl KnownExpiries {
+    fn all(&self) -> Expiries {
+        Expiries { client: self.client, server: self.servers.iter().filter_map(|(_, expiry)| *expiry).min() }
+    }
 }
 
 /// The knowledge of an endpoint's deployment.
@@ -80,12 +89,24 @@ impl Known {
 
     pub(crate) fn set_material(&self, material: Material) {
         *lock(&self.material) = Some(material);
-        *lock(&self.told) = None;
     }
 
-    /// Returns whether this text is not the last one logged.
-    pub(crate) fn is_news(&self, text: &str) -> bool {
-        lock(&self.told).replace(text.to_owned()).as_deref() != Some(text)
+    pub(super) fn watch(&self) -> MutexGuard<'_, Option<RunningWatch>> {
+        lock(&self.watch)
+    }
+
+    /// Notes whether the files of a kind can be used, and says it if that is news.
+    pub(in crate::server) fn report_files(&self, endpoint: &Endpoint, kind: FileKind, error: Option<&Error>) {
+        let text = error.map(ToString::to_string);
+        let before = std::mem::replace(&mut lock(&self.file_errors)[kind as usize], text.clone());
+        if before == text {
+            return;
+        }
+        self.show();
+        match error {
+            Some(error) => kind.tell_invalid(&endpoint.name, error),
+            None => kind.tell_valid(&endpoint.name),
+        }
     }
 
     /// Returns whether this is not the last answer to an open connection that logged in again.
@@ -93,19 +114,28 @@ impl Known {
         lock(&self.password).replace((fingerprint, accepted)) != Some((fingerprint, accepted))
     }
 
-    pub(crate) fn set_expiry(&self, side: CertificateSide, seconds: Option<u64>) {
+    pub(in crate::server) fn set_expiry(&self, side: CertificateSide<'_>, seconds: Option<u64>) {
         let mut expiries = lock(&self.expiries);
         match side {
             CertificateSide::Client => expiries.client = seconds,
-            CertificateSide::Server => expiries.server = seconds,
+            CertificateSide::Server(address) => {
+                let configured = self.servers.as_ref().map(Servers::addresses).unwrap_or_default();
+                let place = configured.contains(address).then(|| address.clone());
+                expiries.servers.retain(|(known, _)| *known != place);
+                expiries.servers.push((place, seconds));
+            }
         }
-        self.show(*expiries);
+        drop(expiries);
+        self.show();
     }
 
-    fn show(&self, expiries: Expiries) {
+    fn show(&self) {
         let Some(gauges) = &*lock(&self.shown) else { return };
-        gauges.client.set(expiries.client.map_or(f64::NAN, float));
-        gauges.server.set(expiries.server.map_or(f64::NAN, float));
+        let Expiries { client, server } = lock(&self.expiries).all();
+        gauges.client_expiry_seconds.set(client.map_or(f64::NAN, float));
+        gauges.server_expiry_seconds.set(server.map_or(f64::NAN, float));
+        let is_invalid = lock(&self.file_errors).iter().any(Option::is_some);
+        gauges.files_invalid.set(f64::from(u8::from(is_invalid)));
     }
 
     pub(crate) fn set_master(&self, run_id: Option<String>) {
@@ -116,18 +146,14 @@ impl Known {
 /// When the certificates of an endpoint expire, as far as connections have seen them.
 #[must_use]
 pub fn expiries(endpoint: &Endpoint) -> Expiries {
-    *lock(&of(endpoint).expiries)
+    lock(&of(endpoint).expiries).all()
 }
 
-/// Shows when the certificates of an endpoint expire, now and whenever that changes.
-pub(crate) fn show_expiries(endpoint: &Endpoint, metrics: &EndpointMetrics) {
+/// Shows when the certificates of an endpoint expire and whether its files can be used, now and whenever that changes.
+pub(crate) fn show_credentials(endpoint: &Endpoint, metrics: &CredentialMetrics) {
     let known = of(endpoint);
-    *lock(&known.shown) = Some(ExpiryGauges {
-        client: metrics.client_expiry_seconds.clone(),
-        server: metrics.server_expiry_seconds.clone(),
-    });
-    let expiries = *lock(&known.expiries);
-    known.show(expiries);
+    *lock(&known.shown) = Some(metrics.gauges.clone());
+    known.show();
 }
 
 /// A panic elsewhere ends the process, so a poisoned lock still holds whole values.

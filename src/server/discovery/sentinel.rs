@@ -13,6 +13,7 @@
 //! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing
 //! yet can find the old master there.
 
+use std::borrow::Cow;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -22,7 +23,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use crate::config::{Address, Endpoint, Sentinels};
@@ -34,11 +35,14 @@ use crate::server::connection::Connection;
 use crate::server::error::Error;
 use crate::server::redacted::redacted;
 use crate::server::resp::Value;
+use crate::server::socket::TimeLimit;
 
 /// The longest host name of DNS.
 const MAX_HOST_BYTES: usize = 255;
 /// Longest time for one sentinel, its connection included.
 const ANSWER: Duration = Duration::from_secs(1);
+/// The step, for an error.
+const ASKING: &str = "asking a sentinel";
 /// Time for the others once more than half of the sentinels have answered.
 const OTHERS: Duration = Duration::from_millis(200);
 /// Interval of questions while connections are open.
@@ -241,7 +245,8 @@ async fn ask_all(endpoint: &Endpoint, sentinels: &Sentinels) -> Vec<Result<Opini
     let addresses = sentinels.endpoint.addresses();
     let mut asked: FuturesUnordered<_> =
         addresses.iter().map(|address| ask_anew(endpoint, sentinels, address)).collect();
-    let (mut said, mut until) = (Vec::new(), Instant::now() + ANSWER);
+    // Each has its own limit, and its error says what was waited for.
+    let (mut said, mut until) = (Vec::new(), Instant::now() + ANSWER + OTHERS);
     while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
         said.push(answer.map(|(opinion, _)| opinion));
         if said.iter().filter(|answer| answer.is_ok()).count() * 2 > addresses.len() {
@@ -249,7 +254,7 @@ async fn ask_all(endpoint: &Endpoint, sentinels: &Sentinels) -> Vec<Result<Opini
         }
     }
     let missing = addresses.len() - said.len();
-    said.extend((0..missing).map(|_| Err(Error::Timeout(ANSWER, "asking a sentinel"))));
+    said.extend((0..missing).map(|_| Err(Error::Timeout(ANSWER, ASKING))));
     said
 }
 
@@ -259,13 +264,15 @@ async fn ask_anew(
     sentinels: &Sentinels,
     address: &Address,
 ) -> Result<(Opinion, Connection), Error> {
-    let answer = timeout(ANSWER, async {
-        let mut connection = connect_to_sentinel(&sentinels.endpoint, address).await?;
-        let opinion = ask(endpoint, sentinels, &mut connection).await?;
+    let limit = TimeLimit::new(ANSWER);
+    let answer = async {
+        let mut connection = connect_to_sentinel(&sentinels.endpoint, address, limit).await?;
+        let opinion = limit.of(ASKING, ask(endpoint, sentinels, &mut connection)).await??;
         Ok((opinion, connection))
-    });
-    let answer = answer.await.unwrap_or(Err(Error::Timeout(ANSWER, "asking a sentinel")));
-    answer.map_err(|error| Error::Sentinel(format!("sentinel {address}: {error}"), error.hint()))
+    };
+    answer.await.map_err(|error: Error| {
+        Error::Sentinel(format!("sentinel {address}: {error}"), error.hint().map(Cow::into_owned))
+    })
 }
 
 /// Asks over an open connection. The epoch first: a failover between the two answers then counts for less than it is,
@@ -276,16 +283,15 @@ async fn ask(
     connection: &mut Connection,
 ) -> Result<Opinion, Error> {
     let name = sentinels.master.as_bytes();
-    let doing = "asking a sentinel";
-    let details = match connection.ask(ANSWER, doing, &[b"SENTINEL", b"MASTER", name]).await {
+    let details = match connection.ask(ANSWER, ASKING, &[b"SENTINEL", b"MASTER", name]).await {
         Ok(details) => details,
         Err(error) if error.code() == Some("ERR") => {
-            return Ok(Opinion::Unknown(masters(&connection.ask(ANSWER, doing, &[b"ROLE"]).await?)));
+            return Ok(Opinion::Unknown(masters(&connection.ask(ANSWER, ASKING, &[b"ROLE"]).await?)));
         }
         Err(error) => return Err(error),
     };
     let command: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name];
-    let address = connection.ask(ANSWER, doing, &command).await?;
+    let address = connection.ask(ANSWER, ASKING, &command).await?;
     let told = epoch_in(&details).zip(address_in(&address));
     let (epoch, address) = told
         .ok_or_else(|| Error::Protocol("its answer about the master is not that of a sentinel".to_owned()))?;
@@ -438,8 +444,13 @@ impl Undecided {
         match self {
             Self::NoAnswer => {
                 let hint = said.iter().find_map(|answer| answer.as_ref().err()?.hint());
-                let hint =
-                    hint.unwrap_or("check `addresses` in the table sentinel, and that the sentinels run");
+                let hint = hint.map_or_else(
+                    || {
+                        let addresses = sentinels.endpoint.key("addresses");
+                        format!("check {addresses}, and that the sentinels run")
+                    },
+                    Cow::into_owned,
+                );
                 Error::Sentinel(format!("no sentinel of \"{name}\" answers: {listed}"), Some(hint))
             }
             Self::UnknownName => {
@@ -461,14 +472,14 @@ impl Undecided {
                 let hint = "wait for the failover to end, or compare SENTINEL MASTER on each sentinel";
                 Error::Sentinel(
                     format!("the sentinels contradict each other about the master of \"{name}\": {listed}"),
-                    Some(hint),
+                    Some(hint.to_owned()),
                 )
             }
             Self::Older => {
                 let hint = "a sentinel with the newer configuration must answer; after SENTINEL RESET all of them must agree";
                 Error::Sentinel(
                     format!("the sentinels report an older master of \"{name}\" than was known: {listed}"),
-                    Some(hint),
+                    Some(hint.to_owned()),
                 )
             }
         }
@@ -521,7 +532,8 @@ fn report(sentinels: &Sentinels, address: &Address, answered: bool, error: Optio
         Some(error) if answered => tracing::warn!(
             event = LogCode::SentinelUnavailable.as_str(),
             server,
-            "{error}; the other sentinels are asked, and connections stay"
+            "{}; the other sentinels are asked, and connections stay",
+            error.with_hint()
         ),
         None if !answered => {
             tracing::info!(
@@ -535,53 +547,4 @@ fn report(sentinels: &Sentinels, address: &Address, answered: bool, error: Optio
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(port: u16) -> Address {
-        Address::Tcp { host: "h".to_owned(), port }
-    }
-
-    fn says(epoch: u64, port: u16) -> Result<Opinion, Error> {
-        Ok(Opinion::Master { epoch, address: address(port) })
-    }
-
-    fn away() -> Result<Opinion, Error> {
-        Err(Error::Closed)
-    }
-
-    fn unknown() -> Result<Opinion, Error> {
-        Ok(Opinion::Unknown(Vec::new()))
-    }
-
-    #[test]
-    fn the_highest_epoch_is_believed_and_never_less_than_was_seen() {
-        let seen = |epoch, port| Some((epoch, port));
-        for (said, before, expected) in [
-            (vec![says(0, 1), says(0, 1), says(0, 1)], None, Ok((0, 1))),
-            // One knows of the failover, one does not yet, one is stopped.
-            (vec![says(1, 2), says(0, 1), away()], seen(0, 1), Ok((1, 2))),
-            (vec![says(0, 1), says(0, 1), says(1, 2)], seen(0, 1), Ok((1, 2))),
-            // One is enough, if its epoch is not below the highest seen.
-            (vec![away(), away(), says(1, 2)], seen(1, 2), Ok((1, 2))),
-            (vec![away(), away(), says(0, 1)], seen(1, 2), Err(Undecided::Older)),
-            (vec![away(), says(0, 1), says(0, 1)], seen(1, 2), Err(Undecided::Older)),
-            // All were made anew.
-            (vec![says(0, 3), says(0, 3), says(0, 3)], seen(7, 2), Ok((0, 3))),
-            (vec![says(0, 3), says(1, 3), says(1, 3)], seen(7, 2), Err(Undecided::Older)),
-            // Several in one epoch.
-            (vec![says(0, 1), says(0, 2), says(0, 1)], None, Ok((0, 1))),
-            (vec![says(0, 1), says(0, 2)], None, Err(Undecided::Contradiction)),
-            // A wrong new one does not change the known master.
-            (vec![away(), away(), says(0, 2)], seen(0, 1), Err(Undecided::Contradiction)),
-            (vec![says(0, 2), says(0, 2), says(0, 1)], seen(0, 1), Ok((0, 2))),
-            (vec![away(), away()], seen(0, 1), Err(Undecided::NoAnswer)),
-            (vec![away(), unknown()], None, Err(Undecided::UnknownName)),
-            (vec![unknown(), says(4, 1)], None, Ok((4, 1))),
-        ] {
-            let before = before.map(|(epoch, port)| Believed { epoch, address: address(port) });
-            let expected = expected.map(|(epoch, port)| Believed { epoch, address: address(port) });
-            assert_eq!(decide(&said, before.as_ref()), expected, "{said:?} {before:?}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! Promise: where sentinels know the master, tidegate is at the master that they agree on: after a failover that was asked
 //! for, after a death, and after a partition in which the old master continues. What was missed meanwhile is on record.
 
+mod encrypted;
 mod failovers;
 
 use std::collections::HashMap;
@@ -280,6 +281,29 @@ fn a_name_that_the_sentinels_do_not_know_is_told_with_those_that_they_know() {
         }
         reason => Err(format!("{reason:?}")),
     });
+}
+
+/// Their epochs begin anew below what was seen. All of them say the same, so they are believed.
+#[test]
+fn sentinels_that_are_made_anew_are_believed_once_they_agree() {
+    let watched = Watched::start(Version::Redis70, CAPTURE, "");
+    watched.sentinels[0].fail_over("shop");
+    watched.wait_switched(&watched.sentinels);
+    watched.wait_listening();
+    let port = watched.replica.port().unwrap().to_string();
+    for sentinel in &watched.sentinels {
+        sentinel.ask::<()>(&["SENTINEL", "REMOVE", "shop"]);
+    }
+    for sentinel in &watched.sentinels {
+        sentinel.ask::<()>(&["SENTINEL", "MONITOR", "shop", "127.0.0.1", &port, "2"]);
+    }
+    let output = watched.daemon.run_command(&["check", "--connect"]);
+    let report = String::from_utf8_lossy(&output.stdout);
+    let epochs = format!(": 127.0.0.1:{port}, configuration epoch 0");
+    assert_eq!(report.matches(&epochs).count(), 3, "{report}");
+    // A connection that is made now needs an answer that is believed.
+    watched.replica.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    watched.assert_captured(0);
 }
 
 /// Servers, sentinels and their links among each other.

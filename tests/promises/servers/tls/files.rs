@@ -35,7 +35,11 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
     }
     let daemon = only(&server, &authority, &authority.issue_with("p521", "DNS:tidegate", P521, &[]));
     let found = report(&daemon);
-    assert!(found.contains("is not supported (use RSA, Ed25519, or ECDSA with P-256"), "{found}");
+    assert!(found.contains("is not supported\n  use RSA, Ed25519, or ECDSA with P-256"), "{found}");
+    let daemon =
+        only(&server, &authority, &authority.issue_with("short", "DNS:tidegate", &["rsa:1024"], &[]));
+    let found = report(&daemon);
+    assert!(found.contains("short.key is too short: RSA with 1024 bits\n  create a certificate"), "{found}");
     // The older forms of the same keys.
     for (name, convert, good) in [
         ("rsa", &["rsa", "-traditional"] as &[&str], true),
@@ -56,7 +60,7 @@ fn every_usual_kind_of_key_is_taken_and_no_other() {
         if good {
             assert!(found.contains("permissions: everything that the routes need"), "{convert:?}: {found}");
         } else {
-            let words = "is encrypted (use an unencrypted key, and protect the file like a password)";
+            let words = "is encrypted\n  use an unencrypted key, and protect the file like a password";
             assert!(found.contains(words), "{convert:?}: {found}");
         }
     }
@@ -168,4 +172,135 @@ fn a_certificate_that_expires_soon_is_warned_of() {
     assert!(found.contains("  TLS: tidegate's own certificate expires 20"), "{found}");
     assert!(found.contains("warning: the server's certificate expires in less than 14 days"), "{found}");
     assert!(!found.contains("warning: tidegate's own certificate"), "{found}");
+}
+
+/// Every file is looked into by `check` alone, and each mistake is told with the option and the path.
+#[test]
+fn what_the_files_have_is_checked_before_anything_connects() {
+    let authority = Authority::new();
+    let server = server(&authority, &authority.issue("server", HERE), "yes");
+    let (own, other) = (authority.issue("one", "DNS:tidegate"), authority.issue("two", "DNS:tidegate"));
+    let whole = fs::read(authority.certificate()).unwrap();
+    fs::write(authority.path("cut.pem"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(authority.path("garbage.pem"), "garbage").unwrap();
+    // Whole as PEM, and cut off before it was encoded.
+    let text = String::from_utf8(whole).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let short = [&lines[..3], &lines[lines.len() - 1..]].concat().join("\n");
+    fs::write(authority.path("inside.pem"), short).unwrap();
+    fs::write(authority.path("cut.key"), &fs::read(&own.key).unwrap()[..100]).unwrap();
+    fs::set_permissions(authority.path("cut.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let path = |name: &str| authority.path(name).display().to_string();
+    let pair = |certificate: &str, key: &str| {
+        format!("cert_file = \"{}\", key_file = \"{}\"", path(certificate), path(key))
+    };
+    for (table, told) in [
+        (format!("ca_file = \"{}\"", path("none.pem")), "tls.ca_file: there is no such file: PATH/none.pem"),
+        (
+            format!("ca_file = \"{}\"", path("garbage.pem")),
+            "tls.ca_file: the file PATH/garbage.pem has no PEM certificate",
+        ),
+        (
+            format!("ca_file = \"{}\"", path("cut.pem")),
+            "tls.ca_file: the PEM certificate in PATH/cut.pem is cut off or damaged",
+        ),
+        (
+            format!("ca_file = \"{}\"", path("inside.pem")),
+            "tls.ca_file: a certificate in PATH/inside.pem is cut off or damaged",
+        ),
+        (
+            format!("crl_file = \"{}\"", path("garbage.pem")),
+            "tls.crl_file: the file PATH/garbage.pem has no PEM list of revoked",
+        ),
+        (
+            pair("one.pem", "two.key"),
+            "tls.key_file: the key PATH/two.key does not belong to the certificate PATH/one.pem",
+        ),
+        (
+            pair("cut.pem", "one.key"),
+            "tls.cert_file: the PEM certificate in PATH/cut.pem is cut off or damaged",
+        ),
+        (
+            pair("inside.pem", "one.key"),
+            "tls.cert_file: a certificate in PATH/inside.pem is cut off or damaged",
+        ),
+        (pair("one.pem", "cut.key"), "tls.key_file: the key in PATH/cut.key is cut off or damaged"),
+        (pair("one.pem", "one.pem"), "tls.key_file: "),
+    ] {
+        let daemon = Setup::new()
+            .endpoint_with("shop", &server, &format!("tls = {{ {table} }}"))
+            .routes(ROUTES.split("[broadcast").next().unwrap().replace("\"events\"", "\"shop\"").as_str())
+            .prepare();
+        let output = daemon.run_command(&["check"]);
+        let found = String::from_utf8_lossy(&output.stderr);
+        let told = told.replace("PATH", authority.path("").display().to_string().trim_end_matches('/'));
+        assert!(found.contains(&format!("redis.shop.{told}")), "{told}:\n{found}");
+        assert_eq!(output.status.code(), Some(78));
+    }
+    // All at once, of several tables.
+    let table = format!("tls = {{ ca_file = \"{}\", {} }}", path("garbage.pem"), pair("one.pem", "two.key"));
+    let daemon = Setup::new()
+        .endpoint_with("shop", &server, &table)
+        .endpoint_with("events", &server, &table)
+        .routes(ROUTES)
+        .prepare();
+    let found = String::from_utf8_lossy(&daemon.run_command(&["check"]).stderr).into_owned();
+    assert!(found.contains("4 problems"), "{found}");
+    assert!(other.key.exists());
+}
+
+/// Connections stay, and what the next one would need is told now.
+#[test]
+fn files_that_are_gone_are_told_once_while_connections_stay() {
+    let mutual = Mutual::start();
+    let routes = ROUTES.split("[broadcast").next().unwrap();
+    let daemon = mutual.setup(routes).expects(&[alert::TLS_FILES, &["password_file_invalid"]]).start_ready();
+    let oracle = Oracle::new(&mutual.source);
+    let gauge = |server: &str, value: u8| {
+        let line = format!("tidegate_credential_files_invalid{{server=\"{server}\"}} {value}");
+        eventually(&line, PATIENCE, || {
+            let metrics = daemon.get("/metrics")?.1;
+            if metrics.lines().any(|found| found == line) {
+                Ok(())
+            } else {
+                Err(daemon.log().len().to_string())
+            }
+        });
+    };
+    let password = daemon.configuration().with_file_name("shop.pass");
+    let (away, key_away) = (password.with_extension("away"), mutual.own.key.with_extension("away"));
+    gauge("shop", 0);
+    fs::rename(&password, &away).unwrap();
+    gauge("shop", 1);
+    gauge("events", 0);
+    let told = daemon.wait_alert(&["password_file_invalid"]).text;
+    for words in ["redis.shop.password_file: the file ", "shop.pass cannot be read", "open connections stay"]
+    {
+        assert!(told.contains(words), "{told}");
+    }
+    fs::rename(&mutual.own.key, &key_away).unwrap();
+    gauge("events", 1);
+    eventually("both endpoints tell of the key", PATIENCE, || match daemon.logged("tls_files_invalid") {
+        2 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    let told = daemon.wait_alert(alert::TLS_FILES).text;
+    for words in [".tls.key_file: the file ", "tidegate.key cannot be read", "the previous files stay in use"]
+    {
+        assert!(told.contains(words), "{told}");
+    }
+    fs::rename(&key_away, &mutual.own.key).unwrap();
+    gauge("events", 0);
+    fs::rename(&away, &password).unwrap();
+    gauge("shop", 0);
+    for (event, count) in [
+        ("password_file_invalid", 1),
+        ("tls_files_invalid", 2),
+        ("password_file_valid", 1),
+        ("tls_files_valid", 2),
+    ] {
+        assert_eq!(daemon.logged(event), count, "{event}");
+    }
+    assert_captured(&oracle, &mutual.destination);
+    assert_eq!(daemon.logged("source_lost"), 0);
 }

@@ -1,6 +1,10 @@
 //! What is refused, and in which words.
 
+use std::net::TcpStream;
+use std::process::Stdio;
+
 use super::*;
+use crate::support::{Guarded, Port};
 
 /// What `check --connect` says of the one endpoint.
 fn report(setup: Setup) -> String {
@@ -42,7 +46,10 @@ fn a_client_certificate_that_is_missing_or_unknown() {
         let found = report(only(&server, &table(&authority, &version)));
         assert_says(&found, &[none, "set cert_file and key_file"]);
         let found = report(only(&server, &table(&authority, &format!("{version}{}", client(&stranger)))));
-        assert_says(&found, &["UnknownCA", "the server does not trust the issuer of cert_file"]);
+        assert_says(
+            &found,
+            &["UnknownCA", "does not trust the issuer of /", "stranger.pem (redis.shop.tls.cert_file)"],
+        );
     }
     let own = authority.issue("tidegate", "DNS:tidegate");
     assert_good(&report(only(&server, &table(&authority, &client(&own)))));
@@ -65,17 +72,17 @@ fn a_server_s_certificate_that_does_not_hold() {
     );
     let version_1 = authority.issue_version_1("old");
     for (certificate, trusted, words) in [
-        (&expired, &authority, ["expired", "renew the server's certificate"]),
-        (&future, &authority, ["not valid yet", "correct the clock"]),
-        (&version_1, &authority, ["UnsupportedCertVersion", "create a new one with a subjectAltName"]),
-        (&authority.issue("server", HERE), &other, ["UnknownIssuer", "is not in ca_file"]),
+        (&expired, &authority, ["expired at 2021-01-01T00:00:00.000Z", "renew the server's certificate"]),
+        (&future, &authority, ["is not valid before 2040-01-01T00:00:00.000Z", "correct the clock"]),
+        (&version_1, &authority, ["UnsupportedCertVersion", "create it with a subjectAltName"]),
+        (&authority.issue("server", HERE), &other, ["UnknownIssuer", "ca.pem (redis.shop.tls.ca_file)"]),
     ] {
         let server = server(&authority, certificate, "no");
         assert_says(&report(only(&server, &table(trusted, ""))), &words);
     }
     // Without ca_file the system's store decides, and there is no such authority in it.
     let server = server(&authority, &authority.issue("server", HERE), "no");
-    assert_says(&report(only(&server, "")), &["TLS: "]);
+    assert_says(&report(only(&server, "")), &["TLS: ", "set redis.shop.tls.ca_file"]);
 }
 
 #[test]
@@ -85,7 +92,7 @@ fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
     let wildcard = authority.issue("wildcard", "DNS:*.shop.example");
     let nameless = authority.issue("nameless", "email:nobody@shop.example");
     for (certificate, written, words) in [
-        (&named, "", Some("for DnsName(\"shop.example\"), but tidegate expects one of 127.0.0.1 ")),
+        (&named, "", Some("for shop.example, but tidegate expects one of 127.0.0.1 ")),
         (&named, ", server_name = \"shop.example\"", None),
         (&named, ", server_name = \"stock.example\"", Some("one of 127.0.0.1, stock.example ")),
         (&wildcard, ", server_name = \"one.shop.example\"", None),
@@ -101,9 +108,13 @@ fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
         let found = report(only(&server, &table(&authority, written)));
         match words {
             None => assert_good(&found),
-            Some(words) => {
-                assert_says(&found, &["but tidegate expects one of", words, "use a host of the certificate"])
-            }
+            Some(words) => assert_says(
+                &found,
+                &[
+                    words,
+                    "use a host of the certificate in redis.shop.url, or set redis.shop.tls.server_name",
+                ],
+            ),
         }
     }
     // Another address of the deployment, reached by what the url does not say.
@@ -114,7 +125,7 @@ fn a_certificate_is_for_the_host_or_for_a_name_that_the_user_wrote() {
 
 #[test]
 fn what_was_revoked_and_a_list_that_is_out_of_date() {
-    let authority = Authority::new();
+    let (authority, other) = (Authority::new(), Authority::new());
     let (good, bad) = (authority.issue("good", HERE), authority.issue("bad", HERE));
     let list = authority.list(&[&bad], &[]);
     let with_list = table(&authority, &format!(", crl_file = \"{}\"", list.display()));
@@ -122,11 +133,17 @@ fn what_was_revoked_and_a_list_that_is_out_of_date() {
     let revoked = server(&authority, &bad, "no");
     assert_says(
         &report(only(&revoked, &with_list)),
-        &["Revoked", "crl_file revokes the server's certificate"],
+        &["Revoked", "install a new one on the server; the list is /", "crl.pem (redis.shop.tls.crl_file)"],
     );
     authority.list(&[], &["-crl_lastupdate", "200101000000Z", "-crl_nextupdate", "210101000000Z"]);
     let found = report(only(&server(&authority, &good, "no"), &with_list));
-    assert_says(&found, &["put a newer list into crl_file"]);
+    let words =
+        ["expired at 2021-01-01T00:00:00.000Z", "put a newer list into /", "(redis.shop.tls.crl_file)"];
+    assert_says(&found, &words);
+    // A list of another authority says nothing of this one.
+    put(&other.list(&[], &[]), &list);
+    let found = report(only(&server(&authority, &good, "no"), &with_list));
+    assert_says(&found, &["UnknownRevocationStatus", "crl.pem (redis.shop.tls.crl_file)"]);
 }
 
 #[test]
@@ -138,8 +155,81 @@ fn the_wrong_kind_of_port() {
     let found = report(only(&plain, &tls).with_scheme("rediss"));
     assert_says(
         &found,
-        &["no reply within 1s while making the TLS handshake", "check that this port expects TLS"],
+        &[
+            "no reply within 1s while making the TLS handshake",
+            "check that this port expects TLS",
+            "use redis:// in redis.shop.url",
+        ],
     );
     let found = report(only(&encrypted, "").with_scheme("redis"));
-    assert_says(&found, &["the server closed the connection before it answered", "use rediss:// in the url"]);
+    assert_says(
+        &found,
+        &["the server closed the connection before it answered", "use rediss:// in redis.shop.url"],
+    );
+}
+
+/// Redis takes no such key. Others do, and a verifier without a look at its length would call it a forgery.
+#[test]
+fn an_rsa_key_that_is_too_short() {
+    let authority = Authority::new();
+    let short = authority.issue_with("short", HERE, &["rsa:1024"], &[]);
+    authority.openssl(&[
+        "req",
+        "-x509",
+        "-config",
+        "openssl.cnf",
+        "-newkey",
+        "rsa:1024",
+        "-nodes",
+        "-subj",
+        "/CN=short authority",
+        "-keyout",
+        "weak.key",
+        "-out",
+        "weak.pem",
+    ]);
+    let signed = authority.issue("signed", HERE);
+    authority.openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "signed.csr",
+        "-CA",
+        "weak.pem",
+        "-CAkey",
+        "weak.key",
+        "-CAcreateserial",
+        "-copy_extensions",
+        "copy",
+        "-out",
+        "signed.pem",
+    ]);
+    for (own, trusted, words) in [
+        (
+            &short,
+            authority.certificate(),
+            "TLS: the RSA key of the server's certificate is too short: 1024 bits",
+        ),
+        (
+            &signed,
+            authority.path("weak.pem"),
+            "the RSA key of an issuer of the server's certificate is too short: 1024",
+        ),
+    ] {
+        let port = Port::claim();
+        let address = format!("127.0.0.1:{}", port.number());
+        let (certificate, key) = (own.certificate.as_os_str(), own.key.as_os_str());
+        let _other = Guarded::start("openssl", "/bin/sh".as_ref(), |command| {
+            command.args(["-c", "exec openssl s_server -quiet -cipher DEFAULT@SECLEVEL=0 \"$@\"", "openssl"]);
+            command.args(["-accept", &address]).arg("-cert").arg(certificate).arg("-key").arg(key);
+            command.stdin(Stdio::piped());
+        });
+        eventually("it listens", PATIENCE, || {
+            TcpStream::connect(&address).map(drop).map_err(|error| error.to_string())
+        });
+        let server = server(&authority, &authority.issue("unused", HERE), "no");
+        let tls = format!("tls = {{ ca_file = \"{}\" }}", trusted.display());
+        let found = report(only(&server, &tls).with_address(&address));
+        assert_says(&found, &[words, "create it again with 2048 bits or more"]);
+    }
 }

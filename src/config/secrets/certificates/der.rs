@@ -1,29 +1,28 @@
-//! The end of a certificate's validity: a field that rustls does not expose.
+//! Fields of a certificate that rustls does not expose: the end of its validity, and the length of an RSA key.
 //!
 //! ```text
 //! Certificate ::= SEQUENCE { tbs SEQUENCE {
 //!     [0] version?, serial INTEGER, algorithm SEQUENCE, issuer SEQUENCE,
-//!     validity SEQUENCE { notBefore Time, notAfter Time }, …        (RFC 5280, 4.1)
+//!     validity SEQUENCE { notBefore Time, notAfter Time }, subject SEQUENCE,
+//!     key SEQUENCE { SEQUENCE { algorithm OID, … }, BIT STRING }, …        (RFC 5280, 4.1)
 //! ```
 //!
-//! It is only shown, and decides nothing, so an unreadable one is unknown, and not an error.
+//! They only explain and are shown, and decide nothing, so an unreadable one is unknown, and not an error.
 
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const OID: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
+/// 1.2.840.113549.1.1.1, `rsaEncryption`.
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+
 /// When a certificate expires, in seconds since 1970.
-pub(super) fn of(certificate: &[u8]) -> Option<u64> {
-    let (SEQUENCE, certificate, _) = element(certificate)? else { return None };
-    let (SEQUENCE, mut rest, _) = element(certificate)? else { return None };
-    if rest.first() == Some(&VERSION) {
-        rest = element(rest)?.2;
-    }
-    for _ in ["serial", "algorithm", "issuer"] {
-        rest = element(rest)?.2;
-    }
-    let (SEQUENCE, validity, _) = element(rest)? else { return None };
+pub(crate) fn expiry(certificate: &[u8]) -> Option<u64> {
+    let (SEQUENCE, validity, _) = element(from_validity(certificate)?)? else { return None };
     let (kind, text, _) = element(element(validity)?.2)?;
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     // YYMMDDhhmmss, with years from 1950 to 2049, or YYYYMMDDhhmmss.
@@ -38,6 +37,44 @@ pub(super) fn of(certificate: &[u8]) -> Option<u64> {
     let part = |at: usize| number(text.get(at..at + 2)?);
     let days = days_since_1970(year, part(0)?, part(2)?)?;
     Some(days * 86_400 + part(4)? * 3_600 + part(6)? * 60 + part(8)?)
+}
+
+/// The length of a certificate's RSA key in bits; `None` if the key is of another kind.
+pub(crate) fn rsa_bits(certificate: &[u8]) -> Option<usize> {
+    let subject = element(from_validity(certificate)?)?.2;
+    let (SEQUENCE, key, _) = element(element(subject)?.2)? else { return None };
+    rsa_bits_of_key(key)
+}
+
+/// The same of the content of the certificate's field for the key.
+pub(crate) fn rsa_bits_of_key(key: &[u8]) -> Option<usize> {
+    let (SEQUENCE, algorithm, bits) = element(key)? else { return None };
+    let (OID, RSA, _) = element(algorithm)? else { return None };
+    // The first byte counts the unused bits of the last one.
+    let (BIT_STRING, [0, key @ ..], _) = element(bits)? else { return None };
+    let (SEQUENCE, key, _) = element(key)? else { return None };
+    let (INTEGER, modulus, _) = element(key)? else { return None };
+    let first = modulus.iter().position(|byte| *byte != 0)?;
+    let zeros = usize::try_from(modulus[first].leading_zeros()).ok()?;
+    Some((modulus.len() - first) * 8 - zeros)
+}
+
+/// Returns whether the bytes are one element without anything missing or left over.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    matches!(element(bytes), Some((SEQUENCE, _, [])))
+}
+
+/// A certificate from its validity on.
+fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
+    let (SEQUENCE, certificate, _) = element(certificate)? else { return None };
+    let (SEQUENCE, mut rest, _) = element(certificate)? else { return None };
+    if rest.first() == Some(&VERSION) {
+        rest = element(rest)?.2;
+    }
+    for _ in ["serial", "algorithm", "issuer"] {
+        rest = element(rest)?.2;
+    }
+    Some(rest)
 }
 
 /// The first element: its tag, its content, and the bytes after it.
@@ -109,15 +146,37 @@ mod tests {
             (4, "240101000000Z", None),
         ] {
             let time = [&[tag, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-            assert_eq!(of(&certificate(&time)), expected, "{text}");
+            assert_eq!(expiry(&certificate(&time)), expected, "{text}");
         }
     }
 
     #[test]
     fn a_certificate_that_is_cut_off_anywhere_is_unknown() {
         let whole = certificate(&[&[UTC_TIME, 13], b"240101000000Z".as_slice()].concat());
-        assert!(of(&whole).is_some());
-        assert!((0..whole.len()).all(|length| of(&whole[..length]).is_none()));
-        assert_eq!(of(&[0xff; 64]), None);
+        assert!(expiry(&whole).is_some() && is_whole(&whole));
+        assert!((0..whole.len()).all(|length| expiry(&whole[..length]).is_none()));
+        assert!((0..whole.len()).all(|length| !is_whole(&whole[..length])));
+        assert_eq!((expiry(&[0xff; 64]), rsa_bits(&[0xff; 64]), is_whole(&[0xff; 64])), (None, None, false));
+    }
+
+    #[test]
+    fn the_length_of_an_rsa_key_is_that_of_its_modulus() {
+        let wrap =
+            |tag: u8, content: &[u8]| [&[tag, 0x81, u8::try_from(content.len()).unwrap()], content].concat();
+        let key = |oid: &[u8], modulus: &[u8]| {
+            let numbers = wrap(SEQUENCE, &[wrap(INTEGER, modulus), wrap(INTEGER, &[3])].concat());
+            [wrap(SEQUENCE, &wrap(OID, oid)), wrap(BIT_STRING, &[&[0], &*numbers].concat())].concat()
+        };
+        for (modulus, expected) in [
+            ([&[0, 0xc0], [7; 127].as_slice()].concat(), Some(1024)),
+            ([&[0x40], [7; 127].as_slice()].concat(), Some(1023)),
+            (vec![0, 1], Some(1)),
+            (vec![0], None),
+        ] {
+            assert_eq!(rsa_bits_of_key(&key(RSA, &modulus)), expected);
+        }
+        assert_eq!(rsa_bits_of_key(&key(&[1, 2, 3], &[0xc0; 100])), None);
+        let whole = key(RSA, &[0xc0; 100]);
+        assert!((0..whole.len() - 3).all(|length| rsa_bits_of_key(&whole[..length]).is_none()));
     }
 }
