@@ -17,8 +17,8 @@
 //!
 //! - A **wrong end**: nothing can move any more, and the cache has an older version than the database. It stays until the
 //!   value's time to live ends, which the model leaves out on purpose.
-//! - A **stale read**: a reader gets a version from the cache that is older than an event which every route had applied. After
-//!   a failover only what the restored cache knows counts as applied.
+//! - A **stale read**: a reader gets a version from the cache that is older than an event which every route had applied.
+//!   After a failover only what the restored cache knows counts as applied.
 //! - **Older over newer**: a version in the cache is replaced by an older one, by a reader or by a route that writes.
 //!
 //! # Time

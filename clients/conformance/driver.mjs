@@ -9,12 +9,15 @@ const [kind, url, wait, answer, helper] = process.argv.slice(2)
 const { tidegateCache } = await import(pathToFileURL(helper))
 // Only require looks at NODE_PATH.
 const require = createRequire(import.meta.url)
+// With ioredis the contract's keys have a part that the client puts in front.
+const keyPrefix = kind === 'ioredis' ? 'product:' : ''
+const own = key => key.slice(keyPrefix.length)
 const say = message => process.stdout.write(JSON.stringify(message) + '\n')
 
 async function connected() {
   if (kind === 'ioredis') {
     const Redis = require('ioredis')
-    const client = new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 0, enableReadyCheck: false })
+    const client = new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 0, keyPrefix, enableReadyCheck: false })
     client.on('error', () => {})
     await new Promise(ready => client.once('ready', ready))
     return client
@@ -28,7 +31,7 @@ const client = await connected()
 const send = client.call ? words => client.call(...words) : words => client.sendCommand(words)
 const twice = {
   async call(...words) {
-    if (words[0] === 'SET') await send(words)
+    if (words[0].toUpperCase() === 'SET') await send(words)
     return send(words)
   },
 }
@@ -43,14 +46,14 @@ function read({ reader, get, call, twice = false }) {
     say({ reader, loads: true })
   })
   const cache = caches[twice]
-  const value = get ? cache.get(get, load) : cache.cached(argument => `product:${argument}`, load)(call)
+  const value = get ? cache.get(own(get), load) : cache.cached(argument => own(`product:${argument}`), load)(call)
   value.then(got => say({ reader, got }), error => say({ reader, failed: error.message }))
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
   const message = JSON.parse(line)
   if (message.changed) {
-    await caches.false.changed(...message.changed)
+    await caches.false.changed(...message.changed.map(own))
     say({ changed: true })
   } else if (message.get || message.call) read(message)
   else if ('fails' in message) answers[message.reader].fails(new Error(message.fails))

@@ -21,7 +21,10 @@ const sleep = ms => new Promise(done => setTimeout(done, ms))
  */
 export function tidegateCache(client, options = {}) {
   const { ttl = 600_000, lease = 10_000, wait = 100, answer = 250, suffix = ':tidegate' } = options
-  const send = client.call ? words => client.call(...words) : words => client.sendCommand(words) // ioredis, node-redis
+  // ioredis puts its keyPrefix only before keys of commands in small letters; node-redis has no prefix.
+  const send = client.call
+    ? ([name, ...words]) => client.call(name.toLowerCase(), ...words)
+    : words => client.sendCommand(words)
   const ask = (...words) => {
     let timer
     const late = new Promise((_, fail) => { timer = setTimeout(fail, answer, new Error('no answer from the cache')) })
