@@ -61,6 +61,22 @@ fn ioredis() {
     conforms(Kind::IoRedis, Version::Valkey91);
 }
 
+/// Three copies of one script, none of which may be changed alone.
+#[test]
+fn the_page_and_the_helpers_fill_by_the_same_script() {
+    let page = fs::read_to_string(folder().join("../docs/guides/caching.md")).unwrap();
+    let (_, script) = page.split_once("```lua\n-- FILL.").unwrap();
+    let (_, script) = script.split_once('\n').unwrap();
+    let (script, _) = script.split_once("\n```").unwrap();
+    for name in ["python/tidegate_cache.py", "javascript/tidegate-cache.mjs"] {
+        let helper = fs::read_to_string(folder().join(name)).unwrap();
+        assert!(
+            helper.contains(&format!("{script}\"\"\"")) || helper.contains(&format!("{script}`")),
+            "{name}"
+        );
+    }
+}
+
 /// A helper with one line changed.
 struct Mutant {
     kind: Kind,

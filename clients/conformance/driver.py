@@ -71,7 +71,9 @@ def sync(make):
 async def asynchronous():
     """Each reader is a task."""
     options = {"wait": wait, "lease": 60}
-    clients = [of.from_url(url, **settings(redis.asyncio.retry.Retry)) for of in (redis.asyncio.Redis, AsyncTwice)]
+    # With replies as text, which the sync driver has as bytes.
+    common = {"decode_responses": True, **settings(redis.asyncio.retry.Retry)}
+    clients = [of.from_url(url, **common) for of in (redis.asyncio.Redis, AsyncTwice)]
     caches = [tidegate_cache.AsyncCache(client, **options) for client in clients]
     answers, tasks = {}, set()
     say(ready=True)

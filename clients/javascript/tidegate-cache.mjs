@@ -25,10 +25,11 @@ export function tidegateCache(client, options = {}) {
   const send = client.call
     ? ([name, ...words]) => client.call(name.toLowerCase(), ...words)
     : words => client.sendCommand(words)
-  const ask = (...words) => {
+  async function ask(...words) {
+    const reply = send(words)
     let timer
     const late = new Promise((_, fail) => { timer = setTimeout(fail, answer, new Error('no answer from the cache')) })
-    return Promise.race([send(words), late]).finally(() => clearTimeout(timer))
+    return Promise.race([reply, late]).finally(() => clearTimeout(timer))
   }
 
   async function fill(...keysAndArguments) {
