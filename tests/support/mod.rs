@@ -23,6 +23,7 @@
 mod certificates;
 mod compare;
 mod daemon;
+mod libraries;
 mod log;
 mod notify;
 mod oracle;
@@ -40,6 +41,7 @@ mod wait;
 pub(crate) use certificates::{Authority, EC, Pair, put};
 pub(crate) use compare::{assert_accounted, assert_exact, assert_nothing_lost_outside_gaps, difference};
 pub(crate) use daemon::Daemon;
+pub(crate) use libraries::client_libraries;
 pub(crate) use log::{Level, LogLine, alert};
 pub(crate) use oracle::{LAST, Load, Loading, NUMBERED, Oracle, Payloads, Published, numbered};
 pub(crate) use port::Port;

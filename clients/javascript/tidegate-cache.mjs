@@ -1,0 +1,79 @@
+// Cache-aside under a lease, for a cache that a tidegate [invalidate] route clears. Copy this file; it needs node-redis
+// or ioredis. clients/README.md says how to set up the client. Licence: MIT or Apache-2.0, as tidegate.
+//
+//   const cache = tidegateCache(client)
+//   const product = await cache.get('product:42', () => load(42))
+//   const productOf = cache.cached(sku => `product:${sku}`, sku => load(sku))
+import { createHash, randomBytes } from 'node:crypto'
+
+// Stores a value and gives the lease back, while the lease is one's own. Without a value it only gives the lease back.
+const FILL = `if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[2])
+if ARGV[2] then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1`
+const FILL_SHA = createHash('sha1').update(FILL).digest('hex')
+const sleep = ms => new Promise(done => setTimeout(done, ms))
+
+/**
+ * ttl: a value's life. lease: how long a load may take; a slower one is not stored. wait: how long to wait for the load of
+ * another. answer: how long to wait for the cache. All in ms. suffix: what makes the lease's name of the key's, as `lease`
+ * of the route does.
+ */
+export function tidegateCache(client, options = {}) {
+  const { ttl = 600_000, lease = 10_000, wait = 100, answer = 250, suffix = ':tidegate' } = options
+  // ioredis puts its keyPrefix only before keys of commands in small letters; node-redis has no prefix.
+  const send = client.call
+    ? ([name, ...words]) => client.call(name.toLowerCase(), ...words)
+    : words => client.sendCommand(words)
+  async function ask(...words) {
+    const reply = send(words)
+    let timer
+    const late = new Promise((_, fail) => { timer = setTimeout(fail, answer, new Error('no answer from the cache')) })
+    return Promise.race([reply, late]).finally(() => clearTimeout(timer))
+  }
+
+  async function fill(...keysAndArguments) {
+    try {
+      await ask('EVALSHA', FILL_SHA, '2', ...keysAndArguments)
+    } catch (error) {
+      if (!String(error?.message).startsWith('NOSCRIPT')) return // the value is right all the same; the lease ends by itself
+      await ask('EVAL', FILL, '2', ...keysAndArguments).catch(() => {})
+    }
+  }
+
+  /** The value of the key, or what load() resolves to. Errors of the cache count as a miss; those of load() are thrown. */
+  async function get(key, load, { ttl: life = ttl } = {}) {
+    const [held, token] = [key + suffix, randomBytes(16).toString('hex')]
+    let [found, mine] = [null, false]
+    try {
+      for (let pause = 5, until = Date.now() + wait; ; pause = Math.min(2 * pause, 40)) {
+        found = await ask('GET', key)
+        if (found !== null) break
+        mine = await ask('SET', held, token, 'NX', 'PX', String(lease)) === 'OK'
+        mine ||= await ask('GET', held) === token // the client library has sent the SET twice
+        if (mine || Date.now() >= until) break
+        await sleep(pause)
+      }
+    } catch {
+      mine = false // no answer from the cache: the database, and nothing is stored
+    }
+    if (found !== null) return JSON.parse(found)
+    let value
+    try {
+      value = await load()
+    } catch (error) {
+      if (mine) await fill(key, held, token)
+      throw error
+    }
+    if (mine) await fill(key, held, token, JSON.stringify(value ?? null), String(life))
+    return value
+  }
+
+  return {
+    get,
+    /** A function whose arguments make the key. */
+    cached: (keyOf, load, options) => (...args) => get(keyOf(...args), () => load(...args), options),
+    /** For a writer that wants to see its own change at once, after its commit. The event is needed all the same. */
+    changed: (...keys) => ask('UNLINK', ...keys.flatMap(key => [key, key + suffix])),
+  }
+}

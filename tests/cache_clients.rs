@@ -1,0 +1,187 @@
+//! Promise: what `clients/` has for readers of a cache keeps to its contract, with the libraries that people use and on real
+//! servers.
+//!
+//! The contract is `clients/conformance/contract.txt`. A driver for each language does what the contract's readers do, and
+//! the test says when: a load ends at a chosen moment, so that what must be refused is certain to come too late.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by a panic")]
+
+#[path = "cache_clients/contract.rs"]
+mod contract;
+#[path = "cache_clients/helper.rs"]
+mod helper;
+#[path = "cache_clients/run.rs"]
+mod run;
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use contract::{Case, cases};
+use helper::{Kind, folder};
+use run::Under;
+use support::Version;
+
+fn contract() -> Vec<Case> {
+    let cases = cases(&fs::read_to_string(folder().join("conformance/contract.txt")).unwrap());
+    assert!(cases.len() > 10, "{}", cases.len());
+    cases
+}
+
+#[track_caller]
+fn conforms(kind: Kind, version: Version) {
+    let under = Under { kind, version, helpers: &folder() };
+    if let Err(error) = under.run(&contract()) {
+        panic!("{kind:?} on {version}: {error}");
+    }
+}
+
+#[test]
+fn redis_py() {
+    conforms(Kind::RedisPy, Version::Redis62);
+}
+
+#[test]
+fn redis_py_with_asyncio() {
+    conforms(Kind::RedisPyAsyncio, Version::Redis70);
+}
+
+#[test]
+fn django() {
+    conforms(Kind::Django, Version::Valkey80);
+}
+
+#[test]
+fn node_redis() {
+    conforms(Kind::NodeRedis, Version::Redis82);
+}
+
+#[test]
+fn ioredis() {
+    conforms(Kind::IoRedis, Version::Valkey91);
+}
+
+/// Three copies of one script, none of which may be changed alone.
+#[test]
+fn the_page_and_the_helpers_fill_by_the_same_script() {
+    let page = fs::read_to_string(folder().join("../docs/guides/caching.md")).unwrap();
+    let (_, script) = page.split_once("```lua\n-- FILL.").unwrap();
+    let (_, script) = script.split_once('\n').unwrap();
+    let (script, _) = script.split_once("\n```").unwrap();
+    for name in ["python/tidegate_cache.py", "javascript/tidegate-cache.mjs"] {
+        let helper = fs::read_to_string(folder().join(name)).unwrap();
+        assert!(
+            helper.contains(&format!("{script}\"\"\"")) || helper.contains(&format!("{script}`")),
+            "{name}"
+        );
+    }
+}
+
+/// A helper with one line changed.
+struct Mutant {
+    kind: Kind,
+    line: &'static str,
+    instead: &'static str,
+    /// The case that it must fail.
+    fails: &'static str,
+}
+
+const CHECK: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end";
+
+const MUTANTS: [Mutant; 10] = [
+    // It fills without a lease.
+    Mutant {
+        kind: Kind::RedisPy,
+        line: CHECK,
+        instead: "",
+        fails: "A load that the route overtook is not stored",
+    },
+    Mutant {
+        kind: Kind::NodeRedis,
+        line: CHECK,
+        instead: "",
+        fails: "A load that the route overtook is not stored",
+    },
+    // Every load has the same token.
+    Mutant {
+        kind: Kind::RedisPy,
+        line: "secrets.token_hex(16)",
+        instead: "'token'",
+        fails: "A load that the route overtook does not use the lease of the next",
+    },
+    // Nobody waits.
+    Mutant {
+        kind: Kind::RedisPy,
+        line: "time.monotonic() >= until",
+        instead: "True",
+        fails: "While one loads, the others wait for its value",
+    },
+    // An error of the load keeps the lease.
+    Mutant {
+        kind: Kind::RedisPyAsyncio,
+        line: "yield from self._fill(key, lease, token)\n",
+        instead: "pass\n",
+        fails: "A load that fails is passed on, and gives the lease back",
+    },
+    Mutant {
+        kind: Kind::RedisPy,
+        line: "if found is not None:",
+        instead: "if found not in (None, b'null'):",
+        fails: "Nothing is a value",
+    },
+    Mutant {
+        kind: Kind::IoRedis,
+        line: "startsWith('NOSCRIPT')",
+        instead: "startsWith('-')",
+        fails: "A load fills the cache, and the next reader hits",
+    },
+    Mutant {
+        kind: Kind::RedisPy,
+        line: "(token, token.encode())",
+        instead: "()",
+        fails: "A lease that is one's own is recognised when the client library sends the SET twice",
+    },
+    // The keys lack what the client puts in front.
+    Mutant {
+        kind: Kind::IoRedis,
+        line: "name.toLowerCase()",
+        instead: "name",
+        fails: "A load fills the cache, and the next reader hits",
+    },
+    // Without the cache there is no answer.
+    Mutant {
+        kind: Kind::Django,
+        line: "except RedisError:\n            mine = False",
+        instead: "except ZeroDivisionError:\n            mine = False",
+        fails: "A cache that ends during a load does no harm",
+    },
+];
+
+/// The folders of `clients/` that hold helpers, with the line changed where it stands.
+fn copy(mutant: &Mutant, to: &Path) {
+    let mut changed = 0;
+    for name in ["python/tidegate_cache.py", "python/tidegate_django.py", "javascript/tidegate-cache.mjs"] {
+        let text = fs::read_to_string(folder().join(name)).unwrap();
+        let is_meant =
+            name.starts_with("javascript") == [Kind::NodeRedis, Kind::IoRedis].contains(&mutant.kind);
+        let found = text.matches(mutant.line).count();
+        let text = if is_meant { text.replace(mutant.line, mutant.instead) } else { text };
+        changed += if is_meant { found } else { 0 };
+        fs::create_dir_all(to.join(name).parent().unwrap()).unwrap();
+        fs::write(to.join(name), text).unwrap();
+    }
+    assert_eq!(changed, 1, "no helper has this line once: {}", mutant.line);
+}
+
+#[test]
+fn a_helper_that_breaks_a_rule_fails_the_case_of_that_rule() {
+    for mutant in &MUTANTS {
+        let case: Vec<Case> = contract().into_iter().filter(|case| case.name == mutant.fails).collect();
+        assert_eq!(case.len(), 1, "the contract has no such case: {}", mutant.fails);
+        let directory = tempfile::tempdir().unwrap();
+        copy(mutant, directory.path());
+        let under = Under { kind: mutant.kind, version: Version::Redis70, helpers: directory.path() };
+        let error = under.run(&case).expect_err(mutant.fails);
+        println!("{error}");
+    }
+}
