@@ -10,6 +10,7 @@ mod conditions;
 mod daemon;
 mod endpoint;
 mod entry;
+mod invalidate;
 mod templates;
 
 pub(crate) use templates::of_entry;
@@ -49,7 +50,11 @@ pub(crate) struct Check<'a> {
 pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let daemon = check.daemon(raw.daemon);
     let redis = check.each("redis", raw.redis, |check, key, name, raw| check.endpoint(key, name, raw));
-    check.same_name_twice(&raw.capture, &raw.broadcast);
+    check.same_name_twice(&[
+        ("capture", raw.capture.keys().collect()),
+        ("broadcast", raw.broadcast.keys().collect()),
+        ("invalidate", raw.invalidate.keys().collect()),
+    ]);
     let max_message = daemon.memory_limit;
     let capture = check.each("capture", raw.capture, |check, key, name, raw| {
         check.capture(key, name, raw, &redis, max_message)
@@ -57,7 +62,9 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let broadcast = check.each("broadcast", raw.broadcast, |check, key, name, raw| {
         check.broadcast(key, name, raw, &redis, max_message)
     });
-    let mut config = Config { daemon, redis, capture, broadcast };
+    let invalidate = check
+        .each("invalidate", raw.invalidate, |check, key, name, raw| check.invalidate(key, name, raw, &redis));
+    let mut config = Config { daemon, redis, capture, broadcast, invalidate };
     own_keys::find(&mut config);
     for found in loops::find(&config) {
         let (table, name) = &found.first;
@@ -188,17 +195,17 @@ impl Check<'_> {
         size.0
     }
 
-    /// Both kinds of routes keep `PREFIX ROUTE:dead-letters`.
-    fn same_name_twice(
-        &mut self,
-        captures: &BTreeMap<String, raw::Capture>,
-        broadcasts: &BTreeMap<String, raw::Broadcast>,
-    ) {
-        for name in broadcasts.keys().filter(|name| captures.contains_key(*name)) {
-            let other = self.layers.place(&Key::top("capture").at(name));
-            let key = Key::top("broadcast").at(name);
-            let message = format!("the name is taken by capture.{name} ({other})");
-            self.report_with(&key, message, "both would use the same key for dead letters: rename one");
+    /// Each kind of routes keeps `PREFIX ROUTE:dead-letters`, and metrics name a route by its name alone.
+    fn same_name_twice(&mut self, kinds: &[(&str, Vec<&String>)]) {
+        let mut taken = BTreeMap::new();
+        for (table, names) in kinds {
+            for name in names {
+                let Some(other) = taken.insert(*name, *table) else { continue };
+                let place = self.layers.place(&Key::top(other).at(name));
+                let key = Key::top(table).at(name);
+                let message = format!("the name is taken by {other}.{name} ({place})");
+                self.report_with(&key, message, "both would use the same key for dead letters: rename one");
+            }
         }
     }
 }

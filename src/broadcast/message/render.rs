@@ -156,7 +156,9 @@ fn piece<'b>(part: &'b Part, input: EntryInput<'_, 'b>) -> Result<&'b [u8], Unre
         Part::Stream => Ok(stream.as_bytes()),
         Part::Id => Ok(entry.id_text),
         // The configuration refuses these here; `<json>` is put by the caller.
-        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json => Err(Unrenderable::ForeignVariable),
+        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json | Part::Key => {
+            Err(Unrenderable::ForeignVariable)
+        }
     }
 }
 

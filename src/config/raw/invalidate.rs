@@ -1,0 +1,39 @@
+//! `[invalidate.NAME]` as it is written.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{EntryCondition, Span, Table, defaults};
+
+/// One route from a stream to a cache, where it removes the keys that an entry is about.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Invalidate {
+    /// The server of the stream.
+    #[schemars(with = "String")]
+    pub(crate) source: Option<String>,
+    /// The exact name of the stream.
+    #[schemars(with = "String")]
+    pub(crate) stream: Option<String>,
+    /// The server of the cache.
+    #[schemars(with = "String")]
+    pub(crate) destination: Option<String>,
+    /// The keys that an entry is about: templates with <field:NAME>, <pointer:/PATH>, <stream> and <id>. In a path, a
+    /// step "*" is each element of an array.
+    #[serde(default)]
+    #[schemars(required)]
+    pub(crate) keys: Vec<String>,
+    /// The key that a reader holds while it loads a value, made from <key>; "" for none.
+    #[serde(default = "defaults::lease")]
+    pub(crate) lease: String,
+    /// How long after it was removed each key is removed once more; "0s" for only once.
+    #[serde(default = "defaults::again_after")]
+    pub(crate) again_after: Span,
+    /// Filter: an entry counts if every condition holds. The others are counted as filtered.
+    #[serde(default)]
+    pub(crate) r#where: Vec<Table<EntryCondition>>,
+    /// The field of an entry that holds the payload, which conditions with field and pointer, and <pointer:/PATH> in
+    /// templates, look at.
+    #[serde(default = "defaults::payload_field")]
+    pub(crate) payload_field: String,
+}
