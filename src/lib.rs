@@ -25,5 +25,6 @@ pub mod server;
 mod source;
 pub mod spool;
 pub mod status;
+pub mod stream;
 pub mod supervisor;
 pub mod text;

@@ -1,7 +1,7 @@
 //! Why a session of a broadcast ends, and the consequence.
 
-use super::entry_id::EntryId;
 use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
+use crate::stream::EntryId;
 
 /// Which of a route's two endpoints is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

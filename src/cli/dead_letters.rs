@@ -15,10 +15,11 @@ use serde_json::json;
 use super::Refusal;
 use super::output::table::{Column, Table};
 use super::output::{self, Printer, bytes, tell};
-use crate::broadcast::{self, EntryId};
+use crate::broadcast;
 use crate::capture;
 use crate::config::Config;
 use crate::rt;
+use crate::stream::EntryId;
 
 use letters::{Letter, LetterRoute, Letters};
 

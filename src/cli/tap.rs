@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Refusal;
 use super::output::{self, Printer, bytes, tell};
-use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, redis_keys};
 use crate::rt;
 use crate::server::{self, ControlConnection};
+use crate::stream::EntryId;
 
 /// How long the server waits for an entry before it says that there is none.
 const BLOCK: Duration = Duration::from_millis(500);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{BroadcastRoute, metrics};
 use crate::broadcast::engine::Effect;
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::RouteEndpoint;
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::publish::call::{self, Tally};
@@ -13,6 +12,7 @@ use crate::logs::LogCode;
 use crate::rt;
 use crate::server::{BLOCKED_RETRY, Class};
 use crate::status::{GroupChange, RouteState, RouteStatus, SideStatus, UnacknowledgedEntry};
+use crate::stream::EntryId;
 
 impl BroadcastRoute {
     /// Applies the effects of the engine. `unsent_bytes` wait in the connections.

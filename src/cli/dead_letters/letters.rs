@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::broadcast::EntryId;
 use crate::capture::dead_letters::Fields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, redis_keys};
 use crate::server::{self, ControlConnection};
+use crate::stream::EntryId;
 use crate::text::printable;
 
 /// Letters a page: one that the destination refused holds a whole message.
