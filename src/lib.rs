@@ -14,6 +14,7 @@ mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod invalidate;
 pub mod logs;
 mod memory;
 pub mod metrics;

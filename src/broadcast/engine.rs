@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::failure::Half;
-use super::failure::{Replaced, RouteEndpoint, SessionFailure};
+use super::failure::{Replaced, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
@@ -34,7 +34,7 @@ use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
-use crate::status::RouteState;
+use crate::status::{RouteEndpoint, RouteState};
 use crate::stream::EntryId;
 use crate::stream::counters::{StreamCounters, ask_counters, is_gone};
 use crate::stream::entries::Ranges;

@@ -1,16 +1,8 @@
 //! Why a session of a broadcast ends, and the consequence.
 
 use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
+use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
-
-/// Which of a route's two endpoints is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RouteEndpoint {
-    /// The one that holds the stream and the cursor.
-    Source,
-    /// The channels' server. If both are one server, everything is the source's.
-    Destination,
-}
 
 /// A connection of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

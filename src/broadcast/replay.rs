@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::connections::PublishConnections;
-use super::failure::{Half, RouteEndpoint, SessionFailure};
+use super::failure::{Half, SessionFailure};
 use super::message::render::Renderer;
 use super::publish::call::{BroadcastKeys, PUBLISH};
 use super::publish::publisher::{Called, Publisher};
@@ -30,6 +30,7 @@ use crate::config::{Endpoint, MessageFormat};
 use crate::rt;
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, redacted, script};
+use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::entries::StreamEntries;
 use crate::text::template::Template;

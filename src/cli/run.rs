@@ -115,6 +115,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         files = ?loaded.files,
         captures = loaded.config.capture.len(),
         broadcasts = loaded.config.broadcast.len(),
+        invalidations = loaded.config.invalidate.len(),
         listen = %loaded.config.daemon.listen,
         "tidegate is starting"
     );

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::redis_keys;
-use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
+use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Invalidate, Order};
 use crate::text::printable;
 use crate::text::template::{Part, Template};
 
@@ -33,7 +33,7 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(AclRole, &[&str]); 15] = [
+const RIGHTS: [(AclRole, &[&str]); 18] = [
     (AclRole::Sentinel, &["sentinel|master", "sentinel|get-master-addr-by-name", "role"]),
     (
         AclRole::CaptureSource,
@@ -89,6 +89,11 @@ const RIGHTS: [(AclRole, &[&str]); 15] = [
     (AclRole::BroadcastDestination, &["publish"]),
     (AclRole::BroadcastShards, &["spublish"]),
     (
+        AclRole::InvalidateSource,
+        &["xread", "xrange", "xinfo|stream", "eval", "xrevrange", "xadd", "xtrim", "time"],
+    ),
+    (AclRole::InvalidateDestination, &["script|load", "evalsha", "hmget", "hset", "unlink", "time"]),
+    (
         AclRole::OperatorOfCapture,
         &[
             "xrange",
@@ -109,6 +114,7 @@ const RIGHTS: [(AclRole, &[&str]); 15] = [
         ],
     ),
     (AclRole::OperatorOfBroadcast, &["xrange", "xrevrange", "xlen", "xread", "xdel", "eval"]),
+    (AclRole::OperatorOfInvalidate, &["xrange", "xrevrange", "xlen", "xread", "xdel"]),
     (AclRole::OperatorPublishing, &["publish"]),
     (AclRole::OperatorShards, &["spublish"]),
     (
@@ -230,6 +236,17 @@ pub fn users(config: &Config) -> Vec<User> {
             }
         });
     }
+    for route in config.invalidate.values() {
+        allow(&mut users, config, &route.source, AclRole::InvalidateSource, &route.name, |user, at| {
+            user.own_keys(at, &route.name, &["dead-letters"]);
+            user.key(&escaped(&route.stream));
+        });
+        let role = AclRole::InvalidateDestination;
+        allow(&mut users, config, &route.destination, role, &route.name, |user, at| {
+            user.own_keys(at, &route.name, &[redis_keys::CURSOR]);
+            user.cache_keys(route);
+        });
+    }
     with_sentinels(users, config)
 }
 
@@ -301,6 +318,13 @@ pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
                 user.checkpoints(at, &broadcast.name);
             });
         }
+    }
+    for route in config.invalidate.values() {
+        let role = AclRole::OperatorOfInvalidate;
+        allow(&mut users, config, &route.source, role, &route.name, |user, at| {
+            user.own_keys(at, &route.name, &["dead-letters"]);
+            user.key(&escaped(&route.stream));
+        });
     }
     for ReplayChannel { channel, sharded } in replay {
         let role = if *sharded { AclRole::ReplayShards } else { AclRole::ReplayDestination };
@@ -405,6 +429,27 @@ impl User {
         match broadcast.pattern() {
             Some(matching) => self.key(&matching.pattern),
             None => self.key(&escaped(broadcast.stream())),
+        }
+    }
+
+    /// The keys that an invalidation may clear, and their leases.
+    fn cache_keys(&mut self, route: &Invalidate) {
+        for template in &route.keys {
+            let keys = glob_of(template);
+            if let Some(lease) = &route.lease {
+                // What ends in a variable ends in anything, a lease's suffix too.
+                let covered = matches!(lease.parts(), [Part::Key, ..])
+                    && !matches!(template.parts(), [.., Part::Literal(_)]);
+                if !covered {
+                    let piece = |part: &Part| match part {
+                        Part::Literal(text) => escaped(text),
+                        _ => keys.clone(),
+                    };
+                    let leases: String = lease.parts().iter().map(piece).collect();
+                    self.key(&leases);
+                }
+            }
+            self.key(&keys);
         }
     }
 

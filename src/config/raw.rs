@@ -505,6 +505,11 @@ pub(crate) mod defaults {
         Span::seconds(2)
     }
 
+    /// Each change is applied as soon as it is read.
+    pub(crate) fn collect() -> Span {
+        Span::seconds(0)
+    }
+
     /// What a raw capture calls the payload.
     pub(crate) fn payload_field() -> String {
         "payload".to_owned()

@@ -36,6 +36,16 @@ pub struct Config {
     pub invalidate: BTreeMap<String, Arc<Invalidate>>,
 }
 
+impl Config {
+    /// Returns whether there is a route of this name, of whichever kind.
+    #[must_use]
+    pub fn has_route(&self, name: &str) -> bool {
+        self.capture.contains_key(name)
+            || self.broadcast.contains_key(name)
+            || self.invalidate.contains_key(name)
+    }
+}
+
 /// `[daemon]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {

@@ -42,11 +42,19 @@ pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
 /// The oldest version for a role. `#!lua`, with which the scripts of streams begin, came with Redis 7.0; RESP3 and
 /// enforced channel rights, with 6.2.
 fn oldest(kind: ServerKind, roles: &BTreeSet<AclRole>) -> Option<(ServerVersion, &'static str)> {
-    let scripts = roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource);
+    let scripts = [
+        AclRole::CaptureDestination,
+        AclRole::BroadcastSource,
+        AclRole::InvalidateSource,
+        AclRole::InvalidateDestination,
+    ]
+    .iter()
+    .any(|role| roles.contains(role));
     match kind {
-        ServerKind::Redis if scripts => {
-            Some((ServerVersion(7, 0, 0), "a server with streams must be Redis 7.0 or newer"))
-        }
+        ServerKind::Redis if scripts => Some((
+            ServerVersion(7, 0, 0),
+            "a server with streams, or with a cache to be cleared, must be Redis 7.0 or newer",
+        )),
         ServerKind::Redis if roles.contains(&AclRole::BroadcastShards) => {
             Some((ServerVersion(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))
         }

@@ -79,7 +79,7 @@ impl StreamCounters {
     }
 
     /// Number of entries that were deleted or trimmed.
-    fn removed(&self) -> u64 {
+    pub(crate) fn removed(&self) -> u64 {
         self.added.saturating_sub(self.length)
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::leadership::{Change, Leadership, LeaseReply};
 use super::reading::PendingRead;
 use super::{Core, Effect, Hashes, Next};
-use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
+use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::{Asked, Follower};
 use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::{Called, Publisher};
@@ -15,6 +15,7 @@ use crate::broadcast::publish::rate::Pace;
 use crate::broadcast::unread_loss::UnreadWatch;
 use crate::server::Error;
 use crate::server::resp::Value;
+use crate::status::RouteEndpoint;
 use crate::status::RouteState;
 use crate::stream::EntryId;
 

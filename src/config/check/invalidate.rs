@@ -16,6 +16,8 @@ use crate::text::template::{Part, Template};
 
 /// Until then, the keys of each entry are held in memory or read from the stream once more.
 const LONGEST_AGAIN: Duration = Duration::from_secs(3600);
+/// Meanwhile readers get the old value.
+const LONGEST_COLLECT: Duration = Duration::from_secs(10);
 /// Each is made of every entry.
 const MOST_TEMPLATES: usize = 100;
 
@@ -45,12 +47,8 @@ impl Check<'_> {
         let keys = self.keys(&key.at("keys"), &raw.keys, (&here, &reserved), own_stream);
         let lease = self.lease(&key.at("lease"), &raw.lease, &reserved);
         let again_after = raw.again_after.0;
-        if again_after > LONGEST_AGAIN {
-            self.report(
-                &key.at("again_after"),
-                format!("expected at most \"1h\", found \"{}\"", humantime::format_duration(again_after)),
-            );
-        }
+        self.at_most(&key.at("again_after"), again_after, LONGEST_AGAIN);
+        self.at_most(&key.at("collect"), raw.collect.0, LONGEST_COLLECT);
         let conditions = self.conditions(&key.at("where"), raw.r#where);
         self.name(&key.at("payload_field"), "field", &raw.payload_field);
         Some(Invalidate {
@@ -61,10 +59,18 @@ impl Check<'_> {
             reserved,
             keys: keys?,
             lease: lease?,
+            collect: raw.collect.0,
             again_after: (!again_after.is_zero()).then_some(again_after),
             conditions,
             payload_field: raw.payload_field,
         })
+    }
+
+    fn at_most(&mut self, key: &Key, found: Duration, most: Duration) {
+        if found > most {
+            let [found, most] = [found, most].map(humantime::format_duration);
+            self.report(key, format!("expected at most \"{most}\", found \"{found}\""));
+        }
     }
 
     /// `reserved` is what tidegate's own keys begin with on the cache; `own_stream` is there where it is on the cache too.

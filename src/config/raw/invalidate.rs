@@ -29,6 +29,10 @@ pub(crate) struct Invalidate {
     /// How long after it was removed each key is removed once more; "0s" for only once.
     #[serde(default = "defaults::again_after")]
     pub(crate) again_after: Span,
+    /// How long changes are collected before they are applied, so that a key that changes often is removed once in that
+    /// time.
+    #[serde(default = "defaults::collect")]
+    pub(crate) collect: Span,
     /// Filter: an entry counts if every condition holds. The others are counted as filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<EntryCondition>>,

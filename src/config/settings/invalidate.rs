@@ -24,6 +24,8 @@ pub struct Invalidate {
     pub lease: Option<Template>,
     /// When each key is removed once more; `None` for only once.
     pub again_after: Option<Duration>,
+    /// How long changes are collected before they are applied.
+    pub collect: Duration,
     /// Which entries count: those for which all of these hold.
     pub conditions: Vec<Condition>,
     /// The field of an entry that holds the payload.
