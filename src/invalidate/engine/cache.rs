@@ -374,7 +374,7 @@ impl Engine {
         self.work(places, counted, now);
     }
 
-    /// Goes on at these places of the cursor.
+    /// Continues at these places of the cursor.
     fn work(&mut self, places: Places, counted: Option<u64>, now: Instant) {
         self.places = Some(places);
         self.standing = Standing::Ours;
