@@ -25,7 +25,7 @@ use super::problems::{Key, Problems, near};
 use super::raw;
 use super::read::ReadTables;
 use super::secrets::location::SecretPlaces;
-use super::settings::{Config, Endpoint};
+use super::settings::{Capture, Config, Endpoint};
 use crate::text::printable::PrintableLines;
 
 /// The longest channel, stream or group: a name is repeated in keys, records and ACL rules, and the
@@ -62,9 +62,16 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let broadcast = check.each("broadcast", raw.broadcast, |check, key, name, raw| {
         check.broadcast(key, name, raw, &redis, max_message)
     });
-    let invalidate = check
-        .each("invalidate", raw.invalidate, |check, key, name, raw| check.invalidate(key, name, raw, &redis));
+    let mut stored = Vec::new();
+    let invalidate = check.each("invalidate", raw.invalidate, |check, key, name, raw| {
+        let (route, capture) = check.invalidate(key, name, raw, &redis)?;
+        stored.extend(capture.map(|capture| (key.clone(), capture)));
+        Some(route)
+    });
     let mut config = Config { daemon, redis, capture, broadcast, invalidate };
+    for (key, capture) in stored {
+        check.add_capture(&key, capture, &mut config);
+    }
     own_keys::find(&mut config);
     for found in loops::find(&config) {
         let (table, name) = &found.first;
@@ -193,6 +200,18 @@ impl Check<'_> {
             );
         }
         size.0
+    }
+
+    /// Adds the capture that an invalidation with channels stands for.
+    fn add_capture(&mut self, key: &Key, capture: Capture, config: &mut Config) {
+        let name = capture.name.clone();
+        if config.has_route(&name) {
+            let message = format!("its capture would have the name \"{name}\", which another route has");
+            self.report_with(key, message, "rename one of the two");
+        } else {
+            self.route_name(key, &name);
+            config.capture.insert(name, Arc::new(capture));
+        }
     }
 
     /// Each kind of routes keeps `PREFIX ROUTE:dead-letters`, and metrics name a route by its name alone.

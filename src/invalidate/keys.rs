@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use crate::config;
 use crate::filter::Filter;
 use crate::stream::entries::StreamEntry;
+use crate::text::glob::{self, Captures};
 use crate::text::json_lookup::{Places, PointerTree};
 use crate::text::json_pointer::Pointer;
 use crate::text::json_values::put_value;
@@ -71,6 +72,8 @@ enum KeyPart {
     Literal(Vec<u8>),
     Field(String),
     Id,
+    /// What that `*` of the pattern matched by which the entry's message came.
+    Wildcard(u8),
     /// The values at this place of [`Values`].
     Pointer(usize),
 }
@@ -141,6 +144,19 @@ impl KeyMaker {
                 Some(b"") => return Err(no_key(format!("the field '{name}' of the entry is empty"))),
                 Some(value) => append(&mut made, value),
             },
+            KeyPart::Wildcard(number) => {
+                let [channel, pattern] =
+                    ["channel", "pattern"].map(|field| entry.field(field.as_bytes()).unwrap_or_default());
+                let mut captures = Captures::default();
+                glob::captures(pattern, channel, &mut captures);
+                match captures.get(*number, channel) {
+                    None | Some(b"") => {
+                        let why = format!("the channel of the entry has nothing where <{number}> is");
+                        return Err(no_key(why));
+                    }
+                    Some(value) => append(&mut made, value),
+                }
+            }
             KeyPart::Pointer(place) => {
                 let values = self.values.get(*place)?;
                 if made.len().saturating_mul(values.len()) > MOST_KEYS {
@@ -185,9 +201,10 @@ fn parts(template: &Template, stream: &str, values: &mut Values) -> Vec<KeyPart>
         Part::Field(name) => Some(KeyPart::Field(name.clone())),
         Part::Stream => Some(KeyPart::Literal(stream.as_bytes().to_vec())),
         Part::Id => Some(KeyPart::Id),
+        Part::Wildcard(number) => Some(KeyPart::Wildcard(*number)),
         Part::Pointer(pointer) => Some(KeyPart::Pointer(values.place(pointer))),
         // The configuration refuses these in keys.
-        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json | Part::Key => None,
+        Part::Channel | Part::Pattern | Part::Json | Part::Key => None,
     };
     template.parts().iter().filter_map(part).collect()
 }
@@ -393,6 +410,20 @@ mod tests {
         for payload in [r#"{"items":[{"sku":1},{}]}"#, r#"{"items":{"sku":1}}"#, r#"{"items":[1]}"#, "{}"] {
             assert_eq!(made(&["p:<pointer:/items/*/sku>"], payload), missing, "{payload}");
         }
+    }
+
+    #[test]
+    fn a_number_is_what_a_star_of_the_pattern_matched() {
+        let made = |key: &str, channel: &[u8]| {
+            let bytes =
+                reply(&[("5-1", &[(b"channel", channel), (b"pattern", b"p.*.x*"), (b"payload", b"")])]);
+            let mut entries = StreamEntries::new(&bytes, Vec::new()).unwrap();
+            text(KeyMaker::new(&settings(&[key])).of(&entries.next().unwrap().unwrap()))
+        };
+        assert_eq!(made("a:<1>:<2>", b"p.7.x8"), "a:7:8");
+        assert_eq!(made("a:<2>", b"p.7.x"), "no_key: the channel of the entry has nothing where <2> is");
+        assert_eq!(made("a:<3>", b"p.7.x8"), "no_key: the channel of the entry has nothing where <3> is");
+        assert_eq!(text(of(&["a:<1>"], b"")), "no_key: the channel of the entry has nothing where <1> is");
     }
 
     #[test]

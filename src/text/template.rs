@@ -97,6 +97,12 @@ impl Template {
         Ok(Self { source: source.to_owned(), parts })
     }
 
+    /// A template that makes this text, whatever it is used for. The text is not empty.
+    #[must_use]
+    pub fn of_text(text: &str) -> Self {
+        Self { source: text.replace('<', "<<"), parts: vec![Part::Literal(text.to_owned())] }
+    }
+
     /// The pieces, in order; at least one.
     #[must_use]
     pub fn parts(&self) -> &[Part] {

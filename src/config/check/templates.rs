@@ -15,6 +15,8 @@ pub(super) enum Setting<'a> {
     Event { channels: &'a [String], patterns: &'a [String] },
     /// Made from an entry: a broadcast's channel, a key of a cache.
     Entry,
+    /// Made from an entry that a capture made of an event: a key of a cache.
+    Stored { channels: &'a [String], patterns: &'a [String] },
     /// Made from an entry, and may be all of it: a broadcast's message.
     Message,
     /// Made from a key: its lease.
@@ -79,16 +81,23 @@ fn refusal(part: &Part, setting: Setting<'_>) -> Option<String> {
     };
     let known = match (setting, part) {
         (Setting::Event { .. }, Part::Channel | Part::Pointer(_))
-        | (Setting::Entry | Setting::Message, Part::Pointer(_) | Part::Field(_) | Part::Stream | Part::Id)
+        | (
+            Setting::Entry | Setting::Stored { .. } | Setting::Message,
+            Part::Pointer(_) | Part::Field(_) | Part::Stream | Part::Id,
+        )
         | (Setting::Message, Part::Json)
         | (Setting::Lease, Part::Key) => return None,
-        (Setting::Event { channels, patterns }, Part::Pattern | Part::Wildcard(_)) => {
+        (Setting::Event { channels, patterns }, Part::Pattern | Part::Wildcard(_))
+        | (Setting::Stored { channels, patterns }, Part::Wildcard(_)) => {
             return pattern_refusal(&variable, part, channels, patterns);
         }
         (Setting::Event { .. }, _) => {
             "<channel> and <pointer:/PATH>, and with patterns alone <pattern> and <1> to <9>"
         }
         (Setting::Entry, _) => "<field:NAME>, <pointer:/PATH>, <stream> and <id>",
+        (Setting::Stored { .. }, _) => {
+            "<field:NAME>, <pointer:/PATH>, <stream> and <id>, and with patterns alone <1> to <9>"
+        }
         (Setting::Message, _) => "<field:NAME>, <pointer:/PATH>, <stream>, <id> and <json>",
         (Setting::Lease, _) => "<key>",
     };

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{EntryCondition, Span, Table, defaults};
+use super::{EntryCondition, Mode, Span, Table, Word, defaults};
 
 /// One route from a stream to a cache, where it removes the keys that an entry is about.
 #[derive(Deserialize, JsonSchema)]
@@ -12,14 +12,21 @@ pub(crate) struct Invalidate {
     /// The server of the stream.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
-    /// The exact name of the stream.
-    #[schemars(with = "String")]
+    /// The exact name of the stream; or channels, patterns or both are given.
     pub(crate) stream: Option<String>,
+    /// In place of stream: channels, which a capture stores in a stream of the source.
+    #[serde(default)]
+    pub(crate) channels: Vec<String>,
+    /// In place of stream: channel patterns, as PSUBSCRIBE matches them.
+    #[serde(default)]
+    pub(crate) patterns: Vec<String>,
+    /// With channels or patterns: how the source is read; "subscribe" by default.
+    pub(crate) mode: Option<Word<Mode>>,
     /// The server of the cache.
     #[schemars(with = "String")]
     pub(crate) destination: Option<String>,
-    /// The keys that an entry is about: templates with <field:NAME>, <pointer:/PATH>, <stream> and <id>. In a path, a
-    /// step "*" is each element of an array.
+    /// The keys that an entry is about: templates with <field:NAME>, <pointer:/PATH>, <stream> and <id>; with
+    /// patterns alone also <1> to <9>. In a path, a step "*" is each element of an array.
     #[serde(default)]
     #[schemars(required)]
     pub(crate) keys: Vec<String>,

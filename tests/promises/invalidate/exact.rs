@@ -5,7 +5,7 @@ use super::{
     CURSOR, cached, change, change_all, fill_all, route, setup, wait_again, wait_applied, wait_count,
     wait_missed,
 };
-use crate::support::{Server, Version, alert, eventually};
+use crate::support::{Options, Server, Setup, Version, alert, eventually};
 
 const ENTRIES: usize = 10_000;
 
@@ -43,6 +43,30 @@ fn a_cursor_that_nothing_moves_is_written_each_second() {
         now if now >= before + 3 => Ok(()),
         now => Err(format!("{} times", now - before)),
     });
+}
+
+/// The usual application publishes what has changed, and has no stream.
+#[test]
+fn what_is_published_on_a_channel_is_removed() {
+    for version in [Version::Redis70, Version::Valkey91] {
+        let events = Server::with(version, Options::replication_source());
+        let cache = Server::start(version);
+        fill_all(&cache, 0..3);
+        let routes = route("mode = \"replication\"")
+            .replace("stream = \"products\"", "patterns = [\"product.*.changed\"]");
+        let routes = routes.replace("<pointer:/sku>", "<1>");
+        let setup = Setup::new().endpoint("events", &events).endpoint("cache", &cache);
+        let daemon = setup.routes(&routes).expects(&[alert::DEAD_LETTER]).start_ready();
+        for channel in ["product.1.changed", "product..changed", "product.2.changed"] {
+            events.ask::<u64>(&["PUBLISH", channel, ""]);
+        }
+        eventually("the keys are removed", super::PATIENCE, || match cached(&cache) {
+            left if left == ["product:0"] => Ok(()),
+            left => Err(format!("{left:?}")),
+        });
+        assert_eq!(daemon.wait_settled("products-events", 3).stored, 3, "{version}: it is a capture");
+        wait_count(&daemon, "rejected", 1, |status| status.rejected);
+    }
 }
 
 #[test]
