@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Failure: to remove a key twice is to remove it once. So whatever is uncertain is applied once more, from the stream's
-//! first entry if need be. What was missed is reported.
+//! first entry if need be. What was missed is reported, and with `if_missed = "clear"` every key is removed.
 
 mod again;
 mod cursor;
@@ -26,6 +26,7 @@ mod failure;
 mod keys;
 mod reading;
 mod route;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -200,6 +200,8 @@ pub struct InvalidateStatus {
     pub behind_ms: Option<u64>,
     /// How often changes may have been missed, since the process started, by kind.
     pub missed: BTreeMap<String, u64>,
+    /// How often every key of the route was removed, since the process started.
+    pub clears: u64,
     /// How often entries were applied once more, since the process started, by trigger.
     pub replays: BTreeMap<String, u64>,
 }

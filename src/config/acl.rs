@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::redis_keys;
-use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Invalidate, Order};
+use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, IfMissed, Invalidate, Order};
 use crate::text::printable;
 use crate::text::template::{Part, Template};
 
@@ -245,6 +245,9 @@ pub fn users(config: &Config) -> Vec<User> {
         allow(&mut users, config, &route.destination, role, &route.name, |user, at| {
             user.own_keys(at, &route.name, &[redis_keys::CURSOR]);
             user.cache_keys(route);
+            if route.if_missed == IfMissed::Clear {
+                user.further.insert("scan");
+            }
         });
     }
     with_sentinels(users, config)

@@ -1,7 +1,7 @@
 //! The cursor on the cache, the calls that move it, and what their replies mean.
 //!
 //! ```text
-//! P R:cursor   format revision pos again counted marks   cleared absent refused
+//! P R:cursor   format revision pos again counted marks clearing   cleared absent refused
 //! ```
 //!
 //! `pos` is the last entry that was applied, `again` the last that was cleared once more, `counted` how many entries were
@@ -9,6 +9,7 @@
 
 use super::again::Marks;
 use super::keys::CacheKey;
+use super::sweep::Step;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, script};
 use crate::stream::EntryId;
@@ -50,6 +51,8 @@ pub(super) struct Cursor {
     pub(super) counted: Option<u64>,
     /// When the first pass had come how far.
     pub(super) marks: Marks,
+    /// The step of a clear of all keys that is under way.
+    pub(super) clearing: Step,
     /// The counts of all instances since the cursor was made.
     pub(super) counts: Counts,
 }
@@ -90,8 +93,18 @@ pub(super) enum ClearReply {
     Moved,
 }
 
-const FIELDS: [&[u8]; 9] =
-    [b"format", b"revision", b"pos", b"again", b"counted", b"marks", b"cleared", b"absent", b"refused"];
+const FIELDS: [&[u8]; 10] = [
+    b"format",
+    b"revision",
+    b"pos",
+    b"again",
+    b"counted",
+    b"marks",
+    b"clearing",
+    b"cleared",
+    b"absent",
+    b"refused",
+];
 /// The format that this version writes.
 const FORMAT: &[u8] = b"1";
 
@@ -114,7 +127,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
     let Some(fields) = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
-    let [format, revision, pos, again, counted, marks, counts @ ..] = fields else {
+    let [format, revision, pos, again, counted, marks, clearing, counts @ ..] = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
     let bytes = |value: &Value| value.bytes().unwrap_or_default().to_vec();
@@ -146,6 +159,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         again,
         counted: number(counted),
         marks: Marks::parse(marks.bytes().unwrap_or_default()),
+        clearing: Step::parse(clearing.bytes().unwrap_or_default()),
         counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
     };
     Ok(CursorLook { cursor: Some(cursor), seen })
@@ -162,6 +176,20 @@ pub(super) struct ClearCall<'a> {
     pub(super) keys: &'a [CacheKey],
     pub(super) counted: Option<u64>,
     pub(super) marks: Option<String>,
+    pub(super) clearing: Option<Step>,
+    /// True if the keys are leases themselves, or go without theirs.
+    pub(super) alone: bool,
+}
+
+/// How `adopt.lua` is to put the cursor.
+#[derive(Debug)]
+pub(super) struct AdoptCall<'a> {
+    /// The revision and the place that were seen.
+    pub(super) seen: &'a (Vec<u8>, Vec<u8>),
+    pub(super) pos: EntryId,
+    pub(super) again: Option<EntryId>,
+    pub(super) counted: Option<u64>,
+    pub(super) clearing: Option<Step>,
 }
 
 /// The calls of one route.
@@ -190,9 +218,10 @@ impl CursorCalls {
 
     /// Appends a call of `clear.lua`.
     pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
-        let names = 1 + call.keys.len() * if self.lease.is_some() { 2 } else { 1 };
-        // The command, the hash, the number of keys, the keys, and seven arguments.
-        resp::header(out, 3 + names + 7);
+        let lease = self.lease.as_ref().filter(|_| !call.alone);
+        let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
+        // The command, the hash, the number of keys, the keys, and eight arguments.
+        resp::header(out, 3 + names + 8);
         for word in [b"EVALSHA".as_slice(), hash] {
             resp::argument(out, word);
         }
@@ -201,7 +230,7 @@ impl CursorCalls {
         for key in call.keys {
             resp::argument(out, key);
         }
-        if let Some((before, behind)) = &self.lease {
+        if let Some((before, behind)) = lease {
             for key in call.keys {
                 resp::argument(out, &[before, &key[..], behind].concat());
             }
@@ -218,18 +247,12 @@ impl CursorCalls {
         resp::number_argument(out, call.keys.len());
         resp::argument(out, counted.as_bytes());
         resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
+        resp::argument(out, call.clearing.map_or("", Step::as_str).as_bytes());
     }
 
-    /// Appends a call of `adopt.lua`: the cursor as seen, and how it is to be.
-    pub(super) fn adopt(
-        &self,
-        out: &mut Vec<u8>,
-        hash: &Hash,
-        seen: &(Vec<u8>, Vec<u8>),
-        pos: EntryId,
-        again: Option<EntryId>,
-        counted: Option<u64>,
-    ) {
+    /// Appends a call of `adopt.lua`.
+    pub(super) fn adopt(&self, out: &mut Vec<u8>, hash: &Hash, call: &AdoptCall<'_>) {
+        let AdoptCall { seen, pos, again, counted, clearing } = call;
         let pos = pos.to_string();
         let again = again.map(|again| again.to_string()).unwrap_or_default();
         let counted = counted.map(|counted| counted.to_string()).unwrap_or_default();
@@ -246,13 +269,14 @@ impl CursorCalls {
                 pos.as_bytes(),
                 again.as_bytes(),
                 counted.as_bytes(),
+                clearing.map_or("", Step::as_str).as_bytes(),
             ],
         );
     }
 }
 
 /// What a lease's template puts before and behind the key.
-fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
     let (mut before, mut behind, mut passed) = (Vec::new(), Vec::new(), false);
     for part in lease.parts() {
         match part {
@@ -262,6 +286,26 @@ fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
         }
     }
     (before, behind)
+}
+
+/// Takes in the reply to a SCAN: where it continues, and what it found.
+///
+/// # Errors
+/// If the server refuses.
+pub(super) fn on_scanned(reply: &Value) -> Result<(Vec<u8>, Vec<CacheKey>), Error> {
+    let invalid = || Error::Protocol("the reply to SCAN is not valid".to_owned());
+    match reply {
+        Value::Error(text) => Err(Error::reply(text)),
+        _ => match reply.elements() {
+            Some([cursor, found]) => {
+                let cursor = cursor.bytes().ok_or_else(invalid)?.to_vec();
+                let keys = found.elements().ok_or_else(invalid)?;
+                let keys = keys.iter().filter_map(|key| key.bytes().map(Into::into)).collect();
+                Ok((cursor, keys))
+            }
+            _ => Err(invalid()),
+        },
+    }
 }
 
 /// Takes in the cache's time, in milliseconds.
@@ -329,7 +373,7 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all = [format, "abc", pos, again, "7", "5-0 1000", "3", "2", "1"];
+            let all = [format, "abc", pos, again, "7", "5-0 1000", "keys", "3", "2", "1"];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
@@ -337,12 +381,13 @@ mod tests {
         let marks = Marks::parse(b"5-0 1000");
         let (revision, counted) = ("abc".to_owned(), Some(7));
         let again = Some(id(4));
-        let cursor = Cursor { revision, pos: id(5), again, counted, marks, counts };
+        let clearing = Step::Keys { again: false };
+        let cursor = Cursor { revision, pos: id(5), again, counted, marks, clearing, counts };
         assert_eq!(look.cursor, Some(cursor));
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 9])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 10])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
@@ -363,6 +408,8 @@ mod tests {
             keys: &keys,
             counted: Some(9),
             marks: Some("1-0 5".to_owned()),
+            clearing: Some(Step::Leases { again: true }),
+            alone: false,
         };
         calls.clear(&mut out, &[b'h'; 40], &call);
         let (value, _) = Value::build(&out, 0).unwrap();
@@ -374,7 +421,22 @@ mod tests {
             .collect();
         let hash = "h".repeat(40);
         let expected = [
-            "EVALSHA", &hash, "5", "c", "a", "b", "<a:l", "<b:l", "r", "pos", "1-0", "2-0", "2", "9", "1-0 5",
+            "EVALSHA",
+            &hash,
+            "5",
+            "c",
+            "a",
+            "b",
+            "<a:l",
+            "<b:l",
+            "r",
+            "pos",
+            "1-0",
+            "2-0",
+            "2",
+            "9",
+            "1-0 5",
+            "leases again",
         ];
         assert_eq!(words, expected);
     }

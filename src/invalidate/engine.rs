@@ -21,7 +21,8 @@ use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
 use super::failure::SessionFailure;
 use super::keys::{KeyMaker, Rejection};
 use super::reading::Queue;
-use crate::config::{Endpoint, Invalidate, redis_keys};
+use super::sweep::Sweep;
+use crate::config::{Endpoint, IfMissed, Invalidate, redis_keys};
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::logs::{Limited, LogCode};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
@@ -58,6 +59,8 @@ pub(super) enum Effect {
     Replay { trigger: ReplayTrigger, from: EntryId, suppressed: Option<u64> },
     /// Changes may have been missed.
     Missed { loss: InvalidateLoss, detail: String, suppressed: Option<u64> },
+    /// Every key was removed.
+    Swept(Option<u64>),
     /// The stream was applied to its end so long ago.
     Behind(Option<Duration>),
     /// A side has answered.
@@ -120,6 +123,8 @@ pub(super) struct Engine {
     held: HeldBatches,
     /// The cache's time at the last look.
     again_clock: Option<CacheClock>,
+    /// The clear of all keys, where it is configured.
+    sweep: Option<Sweep>,
     /// The last look at the stream.
     seen: Option<StreamCounters>,
     backoff: Backoff,
@@ -148,6 +153,8 @@ struct SessionState {
     live: bool,
     /// True if the second pass has its turn.
     again_next: bool,
+    /// True if a clear of all keys has its turn.
+    sweep_next: bool,
     /// True if the cursor lacks a mark that must not wait.
     marks_at_once: bool,
     looked_at_stream: Option<Instant>,
@@ -192,6 +199,7 @@ impl Engine {
             marks: (Marks::default(), false),
             held: HeldBatches::new(settings.again_after.unwrap_or_default()),
             again_clock: None,
+            sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, Instant::now())),
             seen: None,
             backoff: Backoff::default(),
             log: Limited::new(),
@@ -203,6 +211,9 @@ impl Engine {
 
     /// Begins a session on connections that hold.
     pub(super) fn begin(&mut self, hashes: Hashes, now: Instant) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.on_session(now);
+        }
         self.session = Some(SessionState {
             hashes,
             asked: None,
@@ -213,6 +224,7 @@ impl Engine {
             adopting: None,
             live: false,
             again_next: false,
+            sweep_next: false,
             marks_at_once: false,
             looked_at_stream: None,
             looked_at_cursor: None,
@@ -297,7 +309,8 @@ impl Engine {
         }
         // Without dead letters to be written first.
         let first = session.queue.due(self.settings.collect).filter(|_| session.letters.is_empty());
-        [first, self.held.due(), Some(session.written + IDLE)].into_iter().flatten().min()
+        let sweep = self.sweep.as_ref().and_then(Sweep::due);
+        [first, sweep, self.held.due(), Some(session.written + IDLE)].into_iter().flatten().min()
     }
 
     fn overdue(&self, now: Instant) -> Result<(), SessionFailure> {
@@ -322,6 +335,9 @@ impl Engine {
     }
 
     fn miss(&mut self, loss: InvalidateLoss, detail: String, now: Instant) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.begin(now);
+        }
         let suppressed = self.admit(loss.as_str(), now);
         self.effects.push(Effect::Missed { loss, detail, suppressed });
     }

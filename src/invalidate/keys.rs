@@ -318,12 +318,13 @@ impl Places for Texts {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::stream::entries::StreamEntries;
     use crate::stream::entries::tests::reply;
 
-    fn settings(keys: &[&str]) -> config::Invalidate {
+    /// A route with these keys.
+    pub(in crate::invalidate) fn settings(keys: &[&str]) -> config::Invalidate {
         config::Invalidate {
             name: "products".to_owned(),
             source: "events".to_owned(),
@@ -334,6 +335,7 @@ mod tests {
             lease: None,
             again_after: None,
             collect: std::time::Duration::ZERO,
+            if_missed: config::IfMissed::Record,
             conditions: Vec::new(),
             payload_field: "payload".to_owned(),
         }

@@ -110,4 +110,5 @@ codes! {
     InvalidateBlocked = "invalidate_blocked",
     InvalidateReplay = "invalidate_replay",
     InvalidateMissed = "invalidate_missed",
+    InvalidateCleared = "invalidate_cleared",
 }

@@ -192,6 +192,8 @@ catalogue! {
         "How often entries were applied once more, because cursor, stream or configuration are others than before.");
     INVALIDATE_MISSED = counter("tidegate_invalidate_missed_total", "occurrences", &["route", "loss"], SeriesOwner::Invalidate,
         "How often changes may have been missed, so that keys may stay until their time to live ends.");
+    CACHE_CLEARS = counter("tidegate_cache_clears_total", "clears", ROUTE, SeriesOwner::Invalidate,
+        "How often every key of the route was removed, because changes were missed and `if_missed` is `clear`.");
     CLEAR_SECONDS = histogram("tidegate_clear_seconds", "seconds", SeriesOwner::Invalidate, REPLY_SECONDS,
         "Time from sending a batch of keys until its reply.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", SeriesOwner::Route, BATCH_EVENTS,

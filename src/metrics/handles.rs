@@ -242,6 +242,8 @@ pub struct InvalidateMetrics {
     pub dead_letters: Counter,
     /// `tidegate_cache_behind_seconds`.
     pub behind_seconds: Gauge,
+    /// `tidegate_cache_clears_total`.
+    pub sweeps: Counter,
     /// `tidegate_clear_seconds`.
     pub clear_seconds: Histogram,
     /// `tidegate_batch_events`.
@@ -260,6 +262,7 @@ impl InvalidateMetrics {
             filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),
             behind_seconds: unknown(route.gauge(&catalogue::CACHE_BEHIND)),
+            sweeps: route.counter(&catalogue::CACHE_CLEARS),
             clear_seconds: route.histogram(&catalogue::CLEAR_SECONDS),
             batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
             replays: ReplayTrigger::ALL.map(|trigger| {

@@ -11,7 +11,9 @@
 
 use std::fmt;
 
-use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Invalidate, Keep, Order, redis_keys};
+use crate::config::{
+    Broadcast, Capture, Config, Durability, Endpoint, IfMissed, Invalidate, Keep, Order, redis_keys,
+};
 use crate::server::{ControlConnection, Error, NO_PERMISSION};
 use crate::text::template::Part;
 
@@ -266,6 +268,9 @@ impl Trials<'_> {
         self.key("hmget", &cursor, &["pos"]);
         self.key("hset", &cursor, &["format", "1"]);
         self.bare("time", &[]);
+        if route.if_missed == IfMissed::Clear {
+            self.bare("scan", &["0"]);
+        }
         for template in &route.keys {
             let key: String = template.parts().iter().map(example).collect();
             if let Some(lease) = &route.lease {

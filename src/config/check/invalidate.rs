@@ -13,7 +13,7 @@ use crate::config::raw::{self, defaults};
 use crate::config::read::element;
 use crate::config::redis_keys;
 use crate::config::settings::{
-    Capture, Endpoint, FieldNames, Format, Invalidate, Keep, OwnKeys, fixed_beginning,
+    Capture, Endpoint, FieldNames, Format, IfMissed, Invalidate, Keep, OwnKeys, fixed_beginning,
 };
 use crate::text::template::{Part, Template};
 
@@ -99,6 +99,10 @@ impl Check<'_> {
             lease: lease?,
             collect: raw.collect.0,
             again_after: (!again_after.is_zero()).then_some(again_after),
+            if_missed: match raw.if_missed.0 {
+                raw::IfMissed::Record => IfMissed::Record,
+                raw::IfMissed::Clear => IfMissed::Clear,
+            },
             conditions,
             payload_field: raw.payload_field,
         };

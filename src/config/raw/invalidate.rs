@@ -40,6 +40,10 @@ pub(crate) struct Invalidate {
     /// time.
     #[serde(default = "defaults::collect")]
     pub(crate) collect: Span,
+    /// What is done where changes were missed, or may have been: entries that were trimmed unread, a stream that was
+    /// begun anew, an entry with too many keys.
+    #[serde(default)]
+    pub(crate) if_missed: Word<IfMissed>,
     /// Filter: an entry counts if every condition holds. The others are counted as filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<EntryCondition>>,
@@ -47,4 +51,15 @@ pub(crate) struct Invalidate {
     /// templates, look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
+}
+
+/// What is done where changes were missed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum IfMissed {
+    /// It is reported; what changed may be stale until its time to live ends.
+    #[default]
+    Record,
+    /// Every key that the templates can make is removed.
+    Clear,
 }

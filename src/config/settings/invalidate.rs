@@ -26,10 +26,21 @@ pub struct Invalidate {
     pub again_after: Option<Duration>,
     /// How long changes are collected before they are applied.
     pub collect: Duration,
+    /// What is done where changes were missed.
+    pub if_missed: IfMissed,
     /// Which entries count: those for which all of these hold.
     pub conditions: Vec<Condition>,
     /// The field of an entry that holds the payload.
     pub payload_field: String,
+}
+
+/// What is done where changes were missed, or may have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMissed {
+    /// It is reported.
+    Record,
+    /// Every key that the route can make is removed.
+    Clear,
 }
 
 impl Invalidate {

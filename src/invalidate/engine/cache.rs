@@ -8,10 +8,11 @@ use super::source::is_anew;
 use super::{Cleared, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::invalidate::again::{DueAgain, Marks};
-use crate::invalidate::cursor::{self, ClearCall, ClearReply, Cursor, CursorLook, PlaceField};
+use crate::invalidate::cursor::{self, AdoptCall, ClearCall, ClearReply, Cursor, CursorLook, PlaceField};
 use crate::invalidate::failure::SessionFailure;
 use crate::invalidate::keys::CacheKey;
 use crate::invalidate::reading::Batch;
+use crate::invalidate::sweep::{Step, Sweep};
 use crate::logs::LogCode;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
@@ -31,6 +32,10 @@ pub(super) enum CacheCall {
     Again(DueAgain),
     /// The cursor is written, and nothing cleared.
     Write,
+    /// Keys are looked for, to clear all of them.
+    Scan,
+    /// What was found, of this number.
+    Swept(usize),
 }
 
 /// How the cursor is to be put.
@@ -83,7 +88,12 @@ impl Engine {
         }
         let call = if let Some(adoption) = session.adopting.take() {
             let Places { pos, again } = adoption.places;
-            self.calls.adopt(out, &session.hashes.adopt, &adoption.seen, pos, again, adoption.counted);
+            // A clear that follows from it begins in the same step: a crash in between would forget it.
+            let sweeps = adoption.missed.is_some() && self.sweep.is_some();
+            let clearing = sweeps.then_some(Step::Leases { again: false });
+            let (seen, counted) = (&adoption.seen, adoption.counted);
+            let call = AdoptCall { seen, pos, again, counted, clearing };
+            self.calls.adopt(out, &session.hashes.adopt, &call);
             Some(CacheCall::Adopt(adoption))
         } else if session.ready {
             self.next_clear(out, now)
@@ -106,6 +116,14 @@ impl Engine {
     /// The next call of the script. The passes take turns, so that neither holds up the other.
     fn next_clear(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<CacheCall> {
         let (session, places) = (self.session.as_mut()?, self.places?);
+        // A clear of all keys takes turns with both passes.
+        if !session.stopping
+            && std::mem::replace(&mut session.sweep_next, false)
+            && let Some(call) = self.next_sweep(out, places.pos, now)
+        {
+            return Some(call);
+        }
+        let session = self.session.as_mut()?;
         if !session.stopping {
             let due = places.again.and_then(|_| self.held.take_due(now));
             let begins = session.queue.due(self.settings.collect).is_some_and(|due| due <= now);
@@ -114,13 +132,15 @@ impl Engine {
                 && (!first || std::mem::replace(&mut session.again_next, false))
             {
                 let last = due.last.unwrap_or(again);
-                self.send(out, PlaceField::Again, (again, last), &due.keys, None);
+                session.sweep_next = true;
+                self.send(out, PlaceField::Again, (again, last), (&due.keys, false), None);
                 return Some(CacheCall::Again(due));
             }
             if first {
-                session.again_next = true;
+                (session.again_next, session.sweep_next) = (true, true);
                 let batch = session.queue.next_batch()?;
-                self.send(out, PlaceField::Pos, (places.pos, batch.last), &batch.keys, batch.counted);
+                let keys = (&batch.keys[..], false);
+                self.send(out, PlaceField::Pos, (places.pos, batch.last), keys, batch.counted);
                 return Some(CacheCall::First(batch));
             }
         }
@@ -129,12 +149,37 @@ impl Engine {
         let idle = now >= session.written + IDLE;
         // A mark that a look made is written at once, or a daemon that keeps crashing never comes to its second pass.
         let marks = self.marks.1 && (session.marks_at_once || session.stopping);
-        if !(raises || idle || marks) {
-            return None;
+        let steps = self.sweep.as_ref().is_some_and(Sweep::is_unwritten);
+        if !(raises || idle || marks || steps) {
+            return if session.stopping { None } else { self.next_sweep(out, places.pos, now) };
         }
         (session.raised, session.marks_at_once) = (session.raised && !raises, false);
-        self.send(out, PlaceField::Pos, (places.pos, places.pos), &[], counted);
+        self.send(out, PlaceField::Pos, (places.pos, places.pos), (&[], false), counted);
         Some(CacheCall::Write)
+    }
+
+    /// The next call of a clear of all keys: what was found is removed before more is looked for.
+    fn next_sweep(&mut self, out: &mut Vec<u8>, pos: EntryId, now: Instant) -> Option<CacheCall> {
+        let sweep = self.sweep.as_mut()?;
+        if sweep.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        if let Some(found) = sweep.take_found() {
+            self.send(out, PlaceField::Pos, (pos, pos), (&found, true), None);
+            return Some(CacheCall::Swept(found.len()));
+        }
+        if sweep.advance(now, self.held.after()) {
+            let suppressed = self.admit(LogCode::InvalidateCleared.as_str(), now);
+            self.effects.push(Effect::Swept(suppressed));
+        }
+        let sweep = self.sweep.as_mut()?;
+        if sweep.is_unwritten() {
+            // The step is written before it begins.
+            self.send(out, PlaceField::Pos, (pos, pos), (&[], false), None);
+            return Some(CacheCall::Write);
+        }
+        resp::command(out, &sweep.scan()?);
+        Some(CacheCall::Scan)
     }
 
     fn send(
@@ -142,13 +187,14 @@ impl Engine {
         out: &mut Vec<u8>,
         place: PlaceField,
         (prev, last): (EntryId, EntryId),
-        keys: &[CacheKey],
+        (keys, alone): (&[CacheKey], bool),
         counted: Option<u64>,
     ) {
         let Some(session) = &self.session else { return };
+        let clearing = self.sweep.as_mut().and_then(Sweep::unwritten);
         let marks = self.settings.again_after.map(|_| self.marks.0.text());
         self.marks.1 = false;
-        let call = ClearCall { place, prev, last, keys, counted, marks };
+        let call = ClearCall { place, prev, last, keys, counted, marks, clearing, alone };
         self.calls.clear(out, &session.hashes.clear, &call);
     }
 
@@ -211,6 +257,24 @@ impl Engine {
                 }
                 Ok(())
             }
+            CacheCall::Scan => {
+                let (cursor, found) = cursor::on_scanned(value).map_err(SessionFailure::cache)?;
+                if let Some(sweep) = &mut self.sweep {
+                    sweep.on_scanned(&cursor, found);
+                }
+                Ok(())
+            }
+            CacheCall::Swept(keys) => {
+                let pos = self.places.map(|places| places.pos).unwrap_or_default();
+                let done = self.on_cleared(PlaceField::Pos, pos, (0, keys), value, took, now)?;
+                if done.is_none()
+                    && let Some(sweep) = &mut self.sweep
+                {
+                    // They were not removed, so the step begins anew.
+                    sweep.on_session(now);
+                }
+                Ok(())
+            }
             CacheCall::Write => {
                 let pos = self.places.map(|places| places.pos).unwrap_or_default();
                 self.on_cleared(PlaceField::Pos, pos, (0, 0), value, took, now).map(drop)
@@ -232,6 +296,9 @@ impl Engine {
         let Some(session) = &mut self.session else { return Ok(None) };
         let ClearReply::Done { cleared, refused, time } = reply else {
             session.ready = false;
+            if let Some(sweep) = &mut self.sweep {
+                sweep.on_refused();
+            }
             return Ok(None);
         };
         session.written = now;
@@ -347,6 +414,10 @@ impl Engine {
             tracing::debug!(believed = %believed.pos, found = %found.pos, "the cursor went back");
         }
         self.marks.0 = cursor.marks.clone();
+        let begins = self.session.as_ref().is_some_and(|session| !session.live);
+        if let Some(sweep) = self.sweep.as_mut().filter(|_| begins) {
+            sweep.on_cursor(cursor.clearing, now);
+        }
         self.effects.push(Effect::Counts(cursor.counts));
         if let Some(facts) = facts {
             self.seen = facts;

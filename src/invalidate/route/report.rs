@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::InvalidateRoute;
+use crate::config::IfMissed;
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::invalidate::cursor::PlaceField;
 use crate::invalidate::engine::{Cleared, Effect};
@@ -62,6 +63,17 @@ impl InvalidateRoute {
             }
             Effect::Replay { trigger, from, suppressed } => self.on_replay(trigger, from, suppressed),
             Effect::Missed { loss, detail, suppressed } => self.on_missed(loss, &detail, suppressed),
+            Effect::Swept(suppressed) => {
+                self.parts.metrics.sweeps.increment(1);
+                self.show(|status| status.clears += 1);
+                if let Some(suppressed) = suppressed {
+                    tracing::info!(
+                        event = LogCode::InvalidateCleared.as_str(), route = %self.parts.settings.name,
+                        server = %self.parts.destination.name, suppressed,
+                        "every key of the route was removed from the cache, because changes were missed"
+                    );
+                }
+            }
             Effect::Behind(behind) => {
                 self.parts.metrics.behind_seconds.set(behind.map_or(f64::NAN, |behind| behind.as_secs_f64()));
                 let behind = behind.map(|behind| u64::try_from(behind.as_millis()).unwrap_or(u64::MAX));
@@ -180,7 +192,7 @@ impl InvalidateRoute {
             tracing::warn!(
                 event = LogCode::InvalidateMissed.as_str(), route = %self.parts.settings.name,
                 stream = %self.parts.settings.stream, loss = loss.as_str(), suppressed,
-                "{detail}: keys that changed there may stay in the cache until their time to live ends"
+                "{detail}: {}", consequence(self.parts.settings.if_missed)
             );
         }
     }
@@ -219,5 +231,13 @@ impl InvalidateRoute {
     pub(super) fn state(&self, state: RouteState, reason: Option<String>) {
         self.parts.slot.set_state(state, reason, rt::unix_ms());
         self.parts.metrics.set_state(state);
+    }
+}
+
+/// What follows where changes were missed.
+fn consequence(if_missed: IfMissed) -> &'static str {
+    match if_missed {
+        IfMissed::Record => "keys that changed there may stay in the cache until their time to live ends",
+        IfMissed::Clear => "every key of the route is removed now",
     }
 }

@@ -2,7 +2,8 @@
 //! no longer has is reported.
 
 use super::{
-    CURSOR, cached, change, change_all, fill_all, setup, wait_again, wait_applied, wait_missed, wait_replays,
+    CURSOR, cached, change, change_all, fill_all, setup, wait_again, wait_applied, wait_count, wait_missed,
+    wait_replays,
 };
 use crate::support::{Options, Server, Version, alert, eventually};
 
@@ -123,6 +124,47 @@ fn a_stream_that_is_deleted_is_not_believed_to_be_the_old_one() {
     events.ask::<String>(&["XADD", "products", "5-0", "payload", "{\"sku\":0}"]);
     wait_applied(&cache, "5-0");
     assert_eq!(cached(&cache), [""; 0]);
+}
+
+/// A clear of all keys beats a load that is under way, and touches no other key.
+#[test]
+fn trimmed_unread_clears_every_key_where_that_is_configured() {
+    for version in Version::DESTINATIONS {
+        let (events, cache) = (Server::start(version), Server::start(version));
+        let setup = setup(&events, &cache, "again_after = \"500ms\"\nif_missed = \"clear\"");
+        let mut daemon = setup.expects(&[alert::MISSED_CHANGE]).start_ready();
+        wait_applied(&cache, &change(&events, 0));
+        assert!(daemon.stop().success());
+        change_all(&events, 0..KEYS);
+        events.ask::<()>(&["XTRIM", "products", "MAXLEN", "1"]);
+        fill_all(&cache, KEYS..10 * KEYS);
+        cache.ask::<()>(&["SET", "other:1", "kept"]);
+        let mut reader = cache.connection();
+        let token = super::take_lease(&mut reader, "product:x").expect("nobody loads it");
+        daemon.start_again();
+        wait_count(&daemon, "clears", 1, |status| status.clears);
+        assert_eq!(cached(&cache), [""; 0], "{version}");
+        assert!(!super::fill(&mut reader, "product:x", &token, "old"), "{version}: its lease is gone");
+        assert!(cache.ask::<bool>(&["EXISTS", "other:1"]), "{version}");
+        wait_missed(&daemon, "trimmed", 1);
+        super::wait_place(&cache, CURSOR, "clearing", "none");
+    }
+}
+
+#[test]
+fn a_clear_survives_a_crash() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
+    let mut daemon = setup(&events, &cache, "again_after = \"0s\"\nif_missed = \"clear\"").start_ready();
+    wait_applied(&cache, &change(&events, 0));
+    for step in ["leases", "keys", "keys again"] {
+        daemon.kill();
+        // As a daemon leaves it that is killed in this step.
+        cache.ask::<()>(&["HSET", CURSOR, "clearing", step]);
+        fill_all(&cache, 0..KEYS);
+        daemon.start_again();
+        super::wait_place(&cache, CURSOR, "clearing", "none");
+        assert_eq!(cached(&cache), [""; 0], "{step}");
+    }
 }
 
 #[test]
