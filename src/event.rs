@@ -152,11 +152,14 @@ pub enum InvalidateLoss {
     BeginsLate,
     /// An entry makes more keys than are cleared in one step.
     TooManyKeys,
+    /// A capture that writes the stream has recorded a gap.
+    Gap,
 }
 
 impl InvalidateLoss {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Trimmed, Self::StreamAnew, Self::BeginsLate, Self::TooManyKeys];
+    pub const ALL: [Self; 5] =
+        [Self::Trimmed, Self::StreamAnew, Self::BeginsLate, Self::TooManyKeys, Self::Gap];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -166,6 +169,7 @@ impl InvalidateLoss {
             Self::StreamAnew => "stream_anew",
             Self::BeginsLate => "begins_late",
             Self::TooManyKeys => "too_many_keys",
+            Self::Gap => "gap",
         }
     }
 }

@@ -240,6 +240,7 @@ pub fn users(config: &Config) -> Vec<User> {
         allow(&mut users, config, &route.source, AclRole::InvalidateSource, &route.name, |user, at| {
             user.own_keys(at, &route.name, &["dead-letters"]);
             user.key(&escaped(&route.stream));
+            route.gaps.iter().for_each(|key| user.key(&escaped(key)));
         });
         let role = AclRole::InvalidateDestination;
         allow(&mut users, config, &route.destination, role, &route.name, |user, at| {

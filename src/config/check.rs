@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::channels::{loops, own_keys};
+use super::channels::{gap_keys, loops, own_keys};
 use super::layers::Layers;
 use super::problems::{Key, Problems, near};
 use super::raw;
@@ -73,6 +73,7 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
         check.add_capture(&key, capture, &mut config);
     }
     own_keys::find(&mut config);
+    gap_keys::find(&mut config);
     for found in loops::find(&config) {
         let (table, name) = &found.first;
         let key = Key::top(table).at(name);

@@ -1,7 +1,7 @@
 //! The cursor on the cache, the calls that move it, and what their replies mean.
 //!
 //! ```text
-//! P R:cursor   format revision pos again counted marks clearing   cleared absent refused
+//! P R:cursor   format revision pos again counted marks clearing gaps   cleared absent refused
 //! ```
 //!
 //! `pos` is the last entry that was applied, `again` the last that was cleared once more, `counted` how many entries were
@@ -53,6 +53,8 @@ pub(super) struct Cursor {
     pub(super) marks: Marks,
     /// The step of a clear of all keys that is under way.
     pub(super) clearing: Step,
+    /// The last gap record that was seen of the captures that write the stream.
+    pub(super) gaps: Option<EntryId>,
     /// The counts of all instances since the cursor was made.
     pub(super) counts: Counts,
 }
@@ -93,7 +95,7 @@ pub(super) enum ClearReply {
     Moved,
 }
 
-const FIELDS: [&[u8]; 10] = [
+const FIELDS: [&[u8]; 11] = [
     b"format",
     b"revision",
     b"pos",
@@ -101,6 +103,7 @@ const FIELDS: [&[u8]; 10] = [
     b"counted",
     b"marks",
     b"clearing",
+    b"gaps",
     b"cleared",
     b"absent",
     b"refused",
@@ -127,7 +130,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
     let Some(fields) = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
-    let [format, revision, pos, again, counted, marks, clearing, counts @ ..] = fields else {
+    let [format, revision, pos, again, counted, marks, clearing, gaps, counts @ ..] = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
     let bytes = |value: &Value| value.bytes().unwrap_or_default().to_vec();
@@ -160,6 +163,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         counted: number(counted),
         marks: Marks::parse(marks.bytes().unwrap_or_default()),
         clearing: Step::parse(clearing.bytes().unwrap_or_default()),
+        gaps: id(gaps),
         counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
     };
     Ok(CursorLook { cursor: Some(cursor), seen })
@@ -177,6 +181,7 @@ pub(super) struct ClearCall<'a> {
     pub(super) counted: Option<u64>,
     pub(super) marks: Option<String>,
     pub(super) clearing: Option<Step>,
+    pub(super) gaps: Option<EntryId>,
     /// True if the keys are leases themselves, or go without theirs.
     pub(super) alone: bool,
 }
@@ -220,8 +225,8 @@ impl CursorCalls {
     pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
         let lease = self.lease.as_ref().filter(|_| !call.alone);
         let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
-        // The command, the hash, the number of keys, the keys, and eight arguments.
-        resp::header(out, 3 + names + 8);
+        // The command, the hash, the number of keys, the keys, and nine arguments.
+        resp::header(out, 3 + names + 9);
         for word in [b"EVALSHA".as_slice(), hash] {
             resp::argument(out, word);
         }
@@ -248,6 +253,8 @@ impl CursorCalls {
         resp::argument(out, counted.as_bytes());
         resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
         resp::argument(out, call.clearing.map_or("", Step::as_str).as_bytes());
+        let gaps = call.gaps.map(|gaps| gaps.to_string()).unwrap_or_default();
+        resp::argument(out, gaps.as_bytes());
     }
 
     /// Appends a call of `adopt.lua`.
@@ -373,7 +380,7 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all = [format, "abc", pos, again, "7", "5-0 1000", "keys", "3", "2", "1"];
+            let all = [format, "abc", pos, again, "7", "5-0 1000", "keys", "8-0", "3", "2", "1"];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
@@ -382,12 +389,13 @@ mod tests {
         let (revision, counted) = ("abc".to_owned(), Some(7));
         let again = Some(id(4));
         let clearing = Step::Keys { again: false };
-        let cursor = Cursor { revision, pos: id(5), again, counted, marks, clearing, counts };
+        let cursor =
+            Cursor { revision, pos: id(5), again, counted, marks, clearing, gaps: Some(id(8)), counts };
         assert_eq!(look.cursor, Some(cursor));
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 10])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 11])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
@@ -409,6 +417,7 @@ mod tests {
             counted: Some(9),
             marks: Some("1-0 5".to_owned()),
             clearing: Some(Step::Leases { again: true }),
+            gaps: Some(id(8)),
             alone: false,
         };
         calls.clear(&mut out, &[b'h'; 40], &call);
@@ -437,6 +446,7 @@ mod tests {
             "9",
             "1-0 5",
             "leases again",
+            "8-0",
         ];
         assert_eq!(words, expected);
     }

@@ -123,6 +123,8 @@ pub(super) struct Engine {
     held: HeldBatches,
     /// The cache's time at the last look.
     again_clock: Option<CacheClock>,
+    /// The last gap record that was seen of the captures that write the stream, and whether the cursor lacks it.
+    gaps: (Option<EntryId>, bool),
     /// The clear of all keys, where it is configured.
     sweep: Option<Sweep>,
     /// The last look at the stream.
@@ -158,6 +160,9 @@ struct SessionState {
     /// True if the cursor lacks a mark that must not wait.
     marks_at_once: bool,
     looked_at_stream: Option<Instant>,
+    /// The captures whose gap records are to be looked at in this round, and the last record that was found in it.
+    gaps_left: usize,
+    gaps_found: Option<EntryId>,
     looked_at_cursor: Option<Instant>,
     queue: Queue,
     /// The last entry read, and its number in `entries-added`.
@@ -199,6 +204,7 @@ impl Engine {
             marks: (Marks::default(), false),
             held: HeldBatches::new(settings.again_after.unwrap_or_default()),
             again_clock: None,
+            gaps: (None, false),
             sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, Instant::now())),
             seen: None,
             backoff: Backoff::default(),
@@ -227,6 +233,8 @@ impl Engine {
             sweep_next: false,
             marks_at_once: false,
             looked_at_stream: None,
+            gaps_left: 0,
+            gaps_found: None,
             looked_at_cursor: None,
             queue: Queue::default(),
             read: (EntryId::default(), None),

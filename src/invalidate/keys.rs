@@ -329,6 +329,7 @@ pub(super) mod tests {
             name: "products".to_owned(),
             source: "events".to_owned(),
             stream: "orders".to_owned(),
+            gaps: Vec::new(),
             destination: "cache".to_owned(),
             reserved: "tidegate:".to_owned(),
             keys: keys.iter().map(|key| Template::parse(key).unwrap()).collect(),

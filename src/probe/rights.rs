@@ -253,7 +253,9 @@ impl Trials<'_> {
         self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
         self.key("xinfo|stream", &route.stream, &[]);
         self.script("eval", "return 0", &[&dead]);
-        self.key("xrevrange", &dead, &["+", "-", "COUNT", "1"]);
+        for key in route.gaps.iter().chain([&dead]) {
+            self.key("xrevrange", key, &["+", "-", "COUNT", "1"]);
+        }
         self.key("xadd", &dead, &["*", "field", "value"]);
         self.key("xtrim", &dead, &["MINID", "~", "0"]);
         self.bare("time", &[]);

@@ -93,6 +93,8 @@ impl Check<'_> {
             name: name.to_owned(),
             source: source?,
             stream: stream?,
+            // Captures that are not checked yet may write it, too.
+            gaps: Vec::new(),
             destination: destination?,
             reserved,
             keys: keys?,

@@ -14,6 +14,8 @@ pub struct Invalidate {
     pub source: String,
     /// The stream, exactly.
     pub stream: String,
+    /// The keys beside the stream where captures of this configuration that may write it record their gaps.
+    pub gaps: Vec<String>,
     /// The endpoint that holds the cache.
     pub destination: String,
     /// What no key begins with: the cache's `key_prefix`.

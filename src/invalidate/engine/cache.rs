@@ -149,7 +149,7 @@ impl Engine {
         let idle = now >= session.written + IDLE;
         // A mark that a look made is written at once, or a daemon that keeps crashing never comes to its second pass.
         let marks = self.marks.1 && (session.marks_at_once || session.stopping);
-        let steps = self.sweep.as_ref().is_some_and(Sweep::is_unwritten);
+        let steps = self.gaps.1 || self.sweep.as_ref().is_some_and(Sweep::is_unwritten);
         if !(raises || idle || marks || steps) {
             return if session.stopping { None } else { self.next_sweep(out, places.pos, now) };
         }
@@ -192,9 +192,10 @@ impl Engine {
     ) {
         let Some(session) = &self.session else { return };
         let clearing = self.sweep.as_mut().and_then(Sweep::unwritten);
+        let gaps = self.gaps.0.filter(|_| std::mem::replace(&mut self.gaps.1, false));
         let marks = self.settings.again_after.map(|_| self.marks.0.text());
         self.marks.1 = false;
-        let call = ClearCall { place, prev, last, keys, counted, marks, clearing, alone };
+        let call = ClearCall { place, prev, last, keys, counted, marks, clearing, gaps, alone };
         self.calls.clear(out, &session.hashes.clear, &call);
     }
 
@@ -414,6 +415,8 @@ impl Engine {
             tracing::debug!(believed = %believed.pos, found = %found.pos, "the cursor went back");
         }
         self.marks.0 = cursor.marks.clone();
+        // Another instance may have seen more, and a call that had ours may have been refused.
+        self.gaps = (self.gaps.0.max(cursor.gaps), self.gaps.0 > cursor.gaps);
         let begins = self.session.as_ref().is_some_and(|session| !session.live);
         if let Some(sweep) = self.sweep.as_mut().filter(|_| begins) {
             sweep.on_cursor(cursor.clearing, now);
@@ -428,6 +431,8 @@ impl Engine {
     fn on_adopted(&mut self, adoption: Adoption, now: Instant) {
         let Adoption { places, counted, trigger, missed, .. } = adoption;
         self.marks.0 = Marks::default();
+        // A cursor that was not there has none.
+        self.gaps.1 = self.gaps.0.is_some();
         if let Some(trigger) = trigger {
             let suppressed = self.admit(trigger.as_str(), now);
             self.effects.push(Effect::Replay { trigger, from: places.pos, suppressed });

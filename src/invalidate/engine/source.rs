@@ -32,6 +32,8 @@ pub(super) enum SourceRequest {
     Held { after: EntryId, entries: usize, up_to: EntryId },
     /// The stream's counts; whether a look at the cursor waits for them.
     Counts { for_look: bool },
+    /// The last gap record of a capture.
+    Gap,
     /// To write dead letters.
     Letters,
 }
@@ -61,10 +63,16 @@ impl Engine {
             SourceRequest::Letters
         } else if looks {
             session.looked_at_stream = Some(now);
+            if session.gaps_left == 0 {
+                (session.gaps_left, session.gaps_found) = (self.settings.gaps.len(), None);
+            }
             ask_counters(&self.settings.stream, out);
             SourceRequest::Counts { for_look: session.look.is_some() }
         } else if !session.ready {
             return;
+        } else if let Some(key) = session.gaps_left.checked_sub(1).and_then(|at| self.settings.gaps.get(at)) {
+            resp::command(out, &[b"XREVRANGE", key.as_bytes(), b"+", b"-", b"COUNT", b"1"]);
+            SourceRequest::Gap
         } else if let Some((after, up_to)) = unheld {
             let entries = session.read_entries;
             let begin = format!("({after}");
@@ -124,11 +132,12 @@ impl Engine {
         match request {
             SourceRequest::Entries { after, entries, .. } => self.on_entries(frame, after, entries, now),
             SourceRequest::Held { after, entries, up_to } => self.on_held(frame, after, entries, up_to, now),
-            SourceRequest::Counts { .. } | SourceRequest::Letters => {
+            SourceRequest::Counts { .. } | SourceRequest::Gap | SourceRequest::Letters => {
                 let value =
                     Value::build(frame, 0).map_err(|error| SessionFailure::source(Error::from(error)))?.0;
                 match request {
                     SourceRequest::Counts { for_look } => self.on_counts(&value, for_look, now),
+                    SourceRequest::Gap => self.on_gap(&value, now),
                     _ => self.on_letters(&value, now),
                 }
             }
@@ -251,6 +260,32 @@ impl Engine {
             }
             Compared::Unknown | Compared::Complete | Compared::Anew(_) | Compared::Below => {}
         }
+    }
+
+    /// The last gap record of a capture. After the last capture, it is compared with the one seen before: the first look
+    /// ever has nothing to compare with.
+    fn on_gap(&mut self, value: &Value, now: Instant) -> Result<(), SessionFailure> {
+        if let Value::Error(text) = value {
+            return Err(SessionFailure::source(Error::reply(text)));
+        }
+        let id = |record: &Value| EntryId::parse(record.elements()?.first()?.bytes()?);
+        let last = value.elements().and_then(|records| id(records.first()?));
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.gaps_found = session.gaps_found.max(last);
+        session.gaps_left = session.gaps_left.saturating_sub(1);
+        if session.gaps_left > 0 || !session.ready {
+            return Ok(());
+        }
+        let found = Some(session.gaps_found.unwrap_or_default());
+        let seen = self.gaps.0;
+        if found > seen {
+            self.gaps = (found, true);
+            if seen.is_some() {
+                let detail = "a capture that writes the stream has recorded a gap (`tidegate gaps` shows it)";
+                self.miss(InvalidateLoss::Gap, detail.to_owned(), now);
+            }
+        }
+        Ok(())
     }
 
     fn on_letters(&mut self, value: &Value, now: Instant) -> Result<(), SessionFailure> {

@@ -151,6 +151,42 @@ fn trimmed_unread_clears_every_key_where_that_is_configured() {
     }
 }
 
+/// What was published in a gap of the capture is a change that no entry names.
+#[test]
+fn a_gap_clears() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
+    let routes = super::route("again_after = \"0s\"\nif_missed = \"clear\"")
+        .replace("stream = \"products\"", "channels = [\"product.changed\"]");
+    let setup = setup(&events, &cache, "").routes(&routes).expects(&[alert::GAP, alert::MISSED_CHANGE]);
+    let mut daemon = setup.start_ready();
+    for sku in [0, 1] {
+        events.ask::<u64>(&["PUBLISH", "product.changed", &format!("{{\"sku\":{sku}}}")]);
+    }
+    eventually("both are stored", super::PATIENCE, || {
+        match events.stream_length("tidegate:products:events") {
+            2 => Ok(()),
+            length => Err(format!("{length}")),
+        }
+    });
+    // The first look at the gap records has been, so the cursor has one.
+    eventually("the cursor has it", super::PATIENCE, || {
+        match cache.ask::<Option<String>>(&["HGET", CURSOR, "gaps"]) {
+            Some(_) => Ok(()),
+            None => Err("none".to_owned()),
+        }
+    });
+    fill_all(&cache, 5..9);
+    daemon.kill();
+    events.ask::<u64>(&["PUBLISH", "product.changed", "{\"sku\":5}"]);
+    daemon.start_again();
+    daemon.wait_ready();
+    // The gap is recorded with the first message after it.
+    events.ask::<u64>(&["PUBLISH", "product.changed", "{\"sku\":0}"]);
+    wait_missed(&daemon, "gap", 1);
+    wait_count(&daemon, "clears", 1, |status| status.clears);
+    assert_eq!(cached(&cache), [""; 0]);
+}
+
 #[test]
 fn a_clear_survives_a_crash() {
     let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
