@@ -192,7 +192,7 @@ pub(super) enum Next {
 }
 
 impl Engine {
-    pub(super) fn new(settings: Arc<Invalidate>, source: &Endpoint, cache: &Endpoint) -> Self {
+    pub(super) fn new(settings: Arc<Invalidate>, source: &Endpoint, cache: &Endpoint, now: Instant) -> Self {
         let key = redis_keys::of_route(&cache.key_prefix, &settings.name, redis_keys::CURSOR);
         Self {
             calls: CursorCalls::new(key, settings.revision(), settings.lease.as_ref()),
@@ -205,7 +205,7 @@ impl Engine {
             held: HeldBatches::new(settings.again_after.unwrap_or_default()),
             again_clock: None,
             gaps: (None, false),
-            sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, Instant::now())),
+            sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, now)),
             seen: None,
             backoff: Backoff::default(),
             log: Limited::new(),
@@ -250,12 +250,12 @@ impl Engine {
     }
 
     /// A session has ended, or none could begin. Returns how long to wait before the next.
-    pub(super) fn fail(&mut self, failure: &SessionFailure) -> Duration {
+    pub(super) fn fail(&mut self, failure: &SessionFailure, now: Instant) -> Duration {
         self.session = None;
         let class = failure.class();
         let blocked = class == Class::Block;
         let code = if blocked { LogCode::InvalidateBlocked } else { LogCode::InvalidateWaiting };
-        let suppressed = self.admit(code.as_str(), Instant::now());
+        let suppressed = self.admit(code.as_str(), now);
         let (side, reason) = (failure.side, failure.with_hint());
         self.effects.push(Effect::Failed { side, class, reason, suppressed });
         if blocked { BLOCKED_RETRY } else { self.backoff.next_wait() }

@@ -5,7 +5,7 @@ mod session;
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::InvalidateParts;
@@ -26,7 +26,8 @@ pub(super) struct InvalidateRoute {
 
 impl InvalidateRoute {
     pub(super) fn new(parts: InvalidateParts) -> Self {
-        let engine = Engine::new(parts.settings.clone(), &parts.source, &parts.destination);
+        let settings = parts.settings.clone();
+        let engine = Engine::new(settings, &parts.source, &parts.destination, Instant::now());
         Self { engine, parts, worked: false }
     }
 
@@ -48,7 +49,7 @@ impl InvalidateRoute {
                 },
                 Err(failure) => failure,
             };
-            let wait = self.engine.fail(&failure);
+            let wait = self.engine.fail(&failure, Instant::now());
             self.tell();
             tokio::select! {
                 () = stop.cancelled() => break,

@@ -407,12 +407,11 @@ impl Engine {
     fn on_ready(&mut self, cursor: &Cursor, facts: Option<Option<StreamCounters>>, now: Instant) {
         let again = cursor.again.filter(|_| self.settings.again_after.is_some());
         let found = Places { pos: cursor.pos, again };
-        if let Some(believed) = self.places.filter(|believed| found.pos < believed.pos) {
+        if self.places.is_some_and(|believed| found.pos < believed.pos) {
             let suppressed = self.admit(ReplayTrigger::WentBack.as_str(), now);
             let (trigger, from) = (ReplayTrigger::WentBack, found.pos);
             self.effects.push(Effect::Replay { trigger, from, suppressed });
             self.held.on_went_back(found.pos, again.unwrap_or_default());
-            tracing::debug!(believed = %believed.pos, found = %found.pos, "the cursor went back");
         }
         self.marks.0 = cursor.marks.clone();
         // Another instance may have seen more, and a call that had ours may have been refused.
