@@ -26,17 +26,16 @@
 mod connections;
 pub mod dead_letters;
 mod engine;
-mod entry_id;
 mod failure;
 mod group;
 mod message;
 mod publish;
-mod read;
 pub mod replay;
 mod route;
 #[cfg(test)]
 mod simulation;
 mod streams;
+mod unread_loss;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,8 +50,7 @@ use crate::status::Slot;
 use route::BroadcastRoute;
 use streams::StreamsRoute;
 
-pub use entry_id::EntryId;
-pub use read::unread_loss::DELETED_UNREAD;
+pub use unread_loss::DELETED_UNREAD;
 
 /// The parts of a route.
 #[derive(Debug)]

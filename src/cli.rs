@@ -271,6 +271,10 @@ fn no_capture(config: &Config, wanted: &str) -> u8 {
         tell!("'{wanted}' is a broadcast: only captures have gaps and a spool; see `tidegate status`");
         return USAGE;
     }
+    if config.invalidate.contains_key(wanted) {
+        tell!("'{wanted}' is an invalidation: only captures have gaps and a spool; see `tidegate status`");
+        return USAGE;
+    }
     let known: Vec<&str> = config.capture.keys().map(String::as_str).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     tell!("there is no capture '{wanted}' in the configuration; known: {known}");

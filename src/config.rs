@@ -46,9 +46,9 @@ pub(crate) use secrets::password::{PasswordError, read_password};
 pub use secrets::password::{ReadablePassword, readable_passwords};
 pub use settings::{
     Acknowledged, AddedField, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability,
-    Endpoint, FieldNames, Format, GroupsStart, Include, Keep, MessageFormat, Mode, Order, OwnKeys, Prefer,
-    Rate, Reauthenticate, Replication, Scalar, Secret, SecretSource, Sentinels, Servers, Start,
-    StreamPattern, Streams, Subject, Test, Tls, UntilAcknowledged,
+    Endpoint, FieldNames, Format, GroupsStart, IfMissed, Include, Invalidate, Keep, MessageFormat, Mode,
+    Order, OwnKeys, Prefer, Rate, Reauthenticate, Replication, Scalar, Secret, SecretSource, Sentinels,
+    Servers, Start, StreamPattern, Streams, Subject, Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

@@ -111,3 +111,65 @@ impl DropReason {
         }
     }
 }
+
+/// Why an invalidation applies entries once more. The name is part of `tidegate_invalidate_replays_total{trigger}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayTrigger {
+    /// The cache has an older cursor than before: a failover, or a restored file.
+    WentBack,
+    /// The cache has no cursor: it is new, was flushed, or evicted it.
+    NoCursor,
+    /// The cursor is of a configuration that makes other keys.
+    Revision,
+    /// The stream was deleted and begun anew, or went back.
+    StreamAnew,
+}
+
+impl ReplayTrigger {
+    /// Every trigger.
+    pub const ALL: [Self; 4] = [Self::WentBack, Self::NoCursor, Self::Revision, Self::StreamAnew];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WentBack => "went_back",
+            Self::NoCursor => "no_cursor",
+            Self::Revision => "revision",
+            Self::StreamAnew => "stream_anew",
+        }
+    }
+}
+
+/// How an invalidation may have missed changes. The name is part of `tidegate_invalidate_missed_total{loss}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidateLoss {
+    /// Entries were trimmed or deleted before they were read.
+    Trimmed,
+    /// The stream was deleted and begun anew, or went back: what it had is unknown.
+    StreamAnew,
+    /// The route begins at the stream's first entry, and that is not the first one ever.
+    BeginsLate,
+    /// An entry makes more keys than are cleared in one step.
+    TooManyKeys,
+    /// A capture that writes the stream has recorded a gap.
+    Gap,
+}
+
+impl InvalidateLoss {
+    /// Every kind.
+    pub const ALL: [Self; 5] =
+        [Self::Trimmed, Self::StreamAnew, Self::BeginsLate, Self::TooManyKeys, Self::Gap];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trimmed => "trimmed",
+            Self::StreamAnew => "stream_anew",
+            Self::BeginsLate => "begins_late",
+            Self::TooManyKeys => "too_many_keys",
+            Self::Gap => "gap",
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod invalidate;
 pub mod logs;
 mod memory;
 pub mod metrics;
@@ -25,5 +26,6 @@ pub mod server;
 mod source;
 pub mod spool;
 pub mod status;
+pub mod stream;
 pub mod supervisor;
 pub mod text;

@@ -31,7 +31,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 
 use self::catalogue::{Family, MetricKind, SeriesOwner};
 pub use self::handles::{
-    BroadcastMetrics, CaptureMetrics, CredentialGauges, CredentialMetrics, EndpointMetrics,
+    BroadcastMetrics, CaptureMetrics, CredentialGauges, CredentialMetrics, EndpointMetrics, InvalidateMetrics,
 };
 use self::live::{Live, SeriesGuard};
 use self::process::ProcessMetrics;
@@ -90,6 +90,12 @@ impl Metrics {
     pub fn broadcast(&self, route: &str) -> BroadcastMetrics {
         let held = self.inner.live.hold(SeriesOwner::Broadcast, route);
         BroadcastMetrics::new(&self.register(&held).with("route", route), held)
+    }
+
+    /// The handles of an invalidation. Its series are rendered until the last clone is dropped.
+    pub fn invalidate(&self, route: &str) -> InvalidateMetrics {
+        let held = self.inner.live.hold(SeriesOwner::Invalidate, route);
+        InvalidateMetrics::new(&self.register(&held).with("route", route), held)
     }
 
     /// The handles of an endpoint. Its series are rendered until the last clone is dropped.
@@ -198,13 +204,14 @@ mod tests {
     }
 
     /// A set with one of everything.
-    fn full() -> (Metrics, CaptureMetrics, BroadcastMetrics, EndpointMetrics) {
+    fn full() -> (Metrics, CaptureMetrics, BroadcastMetrics, EndpointMetrics, InvalidateMetrics) {
         let metrics = Metrics::new();
         let capture = metrics.capture("orders");
         capture.ledger(&Ledger::default());
         let broadcast = metrics.broadcast("stock");
         let endpoint = metrics.endpoint("shop");
-        (metrics, capture, broadcast, endpoint)
+        let invalidate = metrics.invalidate("products");
+        (metrics, capture, broadcast, endpoint, invalidate)
     }
 
     #[test]
@@ -312,11 +319,11 @@ mod tests {
 
     #[test]
     fn a_removed_route_is_no_longer_rendered_and_counts_on_when_it_comes_back() {
-        let (metrics, capture, broadcast, endpoint) = full();
+        let (metrics, capture, broadcast, endpoint, invalidate) = full();
         capture.received.increment(5);
         capture.buffered_events.set(7.0);
         let clone = capture.clone();
-        drop((capture, broadcast, endpoint));
+        drop((capture, broadcast, endpoint, invalidate));
         assert!(metrics.render().contains("tidegate_events_received_total{route=\"orders\"} 5"));
 
         drop(clone);

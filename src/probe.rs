@@ -71,5 +71,13 @@ pub fn roles(config: &Config, endpoint: &str) -> BTreeSet<AclRole> {
             .into_iter()
             .chain(taps.then_some((&route.source, AclRole::BroadcastTap)))
     });
-    captures.chain(broadcasts).filter(|(name, _)| *name == endpoint).map(|(_, role)| role).collect()
+    let invalidations = config.invalidate.values().flat_map(|route| {
+        [(&route.source, AclRole::InvalidateSource), (&route.destination, AclRole::InvalidateDestination)]
+    });
+    captures
+        .chain(broadcasts)
+        .chain(invalidations)
+        .filter(|(name, _)| *name == endpoint)
+        .map(|(_, role)| role)
+        .collect()
 }

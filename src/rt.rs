@@ -5,9 +5,16 @@
 //! compare-and-set on the destination makes that harmless; a half-dead daemon is not.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use crate::status::Slot;
+
+/// Interval at which a waiting route reports that it is alive.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// Starts a task. The name shows in logs where the task ends a process.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
@@ -45,6 +52,18 @@ where
         Ok(done) => done,
         // Only when the runtime ends, and this future with it.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// Waits for `future`, and reports meanwhile on the board that the route's loop is alive. Cancel safe where `future` is.
+pub(crate) async fn living<F: Future>(slot: &Slot, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        slot.progressed(unix_ms());
+        tokio::select! {
+            output = &mut future => return output,
+            () = sleep(SIGN_OF_LIFE) => {}
+        }
     }
 }
 

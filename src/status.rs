@@ -15,6 +15,8 @@ pub enum RouteKind {
     Capture,
     /// From a stream to channels.
     Broadcast,
+    /// From a stream to a cache.
+    Invalidate,
 }
 
 /// The state of a route.
@@ -77,6 +79,15 @@ impl RouteState {
             Self::Stopped => "stopped",
         }
     }
+}
+
+/// Which of a route's two endpoints is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteEndpoint {
+    /// The one that it reads.
+    Source,
+    /// The one that it writes, or publishes on. If both are one server, everything of a broadcast is the source's.
+    Destination,
 }
 
 /// The connection to one of a route's servers.
@@ -168,6 +179,31 @@ pub struct BroadcastCounts {
     /// True if `rate_limit` holds it back now: more entries wait than it lets through.
     #[serde(default)]
     pub rate_limited: bool,
+}
+
+/// An invalidation: what all instances have done since its cursor was made, and what this process saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvalidateStatus {
+    /// Keys that were there and were removed, in either pass.
+    pub cleared: u64,
+    /// Keys that were not there in the first pass.
+    pub absent: u64,
+    /// Leases that were removed: loads under way that would have stored an old value.
+    pub fills_refused: u64,
+    /// Entries that this process wrote to the dead letters.
+    pub rejected: u64,
+    /// Entries that this process left out by the route's own filter.
+    pub filtered: u64,
+    /// The last entry whose keys were removed once more; none without a second pass.
+    pub again: Option<String>,
+    /// How long ago the stream was last applied to its end; milliseconds. None if it is not known.
+    pub behind_ms: Option<u64>,
+    /// How often changes may have been missed, since the process started, by kind.
+    pub missed: BTreeMap<String, u64>,
+    /// How often every key of the route was removed, since the process started.
+    pub clears: u64,
+    /// How often entries were applied once more, since the process started, by trigger.
+    pub replays: BTreeMap<String, u64>,
 }
 
 /// A broadcast that waits for acknowledgements.
@@ -307,6 +343,9 @@ pub struct RouteStatus {
     /// Broadcasts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broadcast: Option<BroadcastCounts>,
+    /// Invalidations only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalidate: Option<InvalidateStatus>,
     /// Broadcasts that wait for acknowledgements only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<AcknowledgedStatus>,
@@ -385,6 +424,14 @@ pub struct ReplicationStatus {
 }
 
 impl RouteStatus {
+    /// The status of one of its sides.
+    pub fn side(&mut self, side: RouteEndpoint) -> &mut SideStatus {
+        match side {
+            RouteEndpoint::Source => &mut self.source,
+            RouteEndpoint::Destination => &mut self.destination,
+        }
+    }
+
     /// A route that has not begun.
     #[must_use]
     pub fn new(route: &str, kind: RouteKind, source: &str, destination: &str, now_unix_ms: u64) -> Self {
@@ -413,6 +460,7 @@ impl RouteStatus {
             replication: None,
             keep: None,
             broadcast: (kind == RouteKind::Broadcast).then(BroadcastCounts::default),
+            invalidate: (kind == RouteKind::Invalidate).then(InvalidateStatus::default),
             acknowledged: None,
             streams: None,
         }

@@ -1,13 +1,13 @@
 //! Starts, replaces and ends the routes of a configuration.
 //!
 //! ```text
-//! start    every capture and broadcast, each with a place on the board
+//! start    every route, each with a place on the board
 //! reload   a new configuration beside the old one, route by route:
 //!            the same            not touched
 //!            gone                stores what is buffered, ends
 //!            new                 started
 //!            changed capture     the new one opens its window, then the old one ends (make-before-break)
-//!            changed broadcast   the old one ends, then the new one continues at the cursor
+//!            every other changed one    the old one ends, then the new one continues at the cursor
 //! settle   a route has ended: what waited for that is started
 //! drain    everything stops reading, stores what is buffered, ends within the deadline
 //! ```
@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broadcast;
 use crate::capture::{self, Handover, Heartbeat, MemoryQuota, WeakHeartbeat};
-use crate::config::{Broadcast, Capture, Config, Endpoint};
+use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate};
+use crate::invalidate;
 use crate::logs::{LogCode, Outages};
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
@@ -171,7 +172,7 @@ impl Supervisor {
                 routes.started(running);
             }
         }
-        let configured = self.config.capture.contains_key(name) || self.config.broadcast.contains_key(name);
+        let configured = self.config.has_route(name);
         let Some(routes) = self.routes.get(name) else { return };
         match routes.current() {
             Some(current) if configured => self.board.show(name, current.slot.clone()),
@@ -194,6 +195,7 @@ impl Supervisor {
                 self.start_capture(capture, &plan, before, stop.clone())
             }
             RouteSettings::Broadcast(broadcast) => self.start_broadcast(broadcast, &plan, stop.clone()),
+            RouteSettings::Invalidate(route) => self.start_invalidate(route, &plan, stop.clone()),
         };
         Running { plan, slot, kind, stop, task }
     }
@@ -260,7 +262,28 @@ impl Supervisor {
             destination_metrics: self.endpoint_metrics(destination),
         };
         let run = broadcast::run(parts, stop, self.config.daemon.shutdown_timeout);
-        (slot, RunningKind::Broadcast, rt::spawn_in(&mut self.tasks, "broadcast", run))
+        (slot, RunningKind::Cursor, rt::spawn_in(&mut self.tasks, "broadcast", run))
+    }
+
+    fn start_invalidate(
+        &mut self,
+        route: &Arc<Invalidate>,
+        Plan { source, destination, .. }: &Plan,
+        stop: CancellationToken,
+    ) -> (Slot, RunningKind, AbortHandle) {
+        let slot = self.place_route(&route.name, RouteKind::Invalidate, source, destination);
+        let parts = invalidate::InvalidateParts {
+            settings: route.clone(),
+            source: source.clone(),
+            destination: destination.clone(),
+            outages: self.outages.clone(),
+            slot: slot.clone(),
+            metrics: self.metrics.invalidate(&route.name),
+            source_metrics: self.endpoint_metrics(source),
+            destination_metrics: self.endpoint_metrics(destination),
+        };
+        let run = invalidate::run(parts, stop, self.config.daemon.shutdown_timeout);
+        (slot, RunningKind::Cursor, rt::spawn_in(&mut self.tasks, "invalidate", run))
     }
 
     fn place_route(&self, name: &str, kind: RouteKind, source: &Endpoint, destination: &Endpoint) -> Slot {

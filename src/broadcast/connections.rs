@@ -15,10 +15,10 @@ pub(super) struct PublishConnections {
 impl PublishConnections {
     /// Sends waiting bytes and reads; ready once bytes arrived or a connection has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Half, Result<(), Error>)> {
-        if let Poll::Ready(result) = turn(&mut self.writer, cx) {
+        if let Poll::Ready(result) = self.writer.poll_turn(cx) {
             return Poll::Ready((Half::Writer, result));
         }
-        match self.other.as_mut().map(|other| turn(other, cx)) {
+        match self.other.as_mut().map(|other| other.poll_turn(cx)) {
             Some(Poll::Ready(result)) => Poll::Ready((Half::Other, result)),
             _ => Poll::Pending,
         }
@@ -27,14 +27,4 @@ impl PublishConnections {
     pub(super) fn unsent_bytes(&self) -> usize {
         self.writer.unsent_bytes() + self.other.as_ref().map_or(0, Connection::unsent_bytes)
     }
-}
-
-/// Sends waiting bytes and reads; ready once bytes arrived or the connection has ended.
-pub(super) fn turn(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-    if connection.unsent_bytes() > 0
-        && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
-    {
-        return Poll::Ready(Err(error));
-    }
-    connection.poll_fill(cx).map_ok(drop)
 }

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use super::entry_id::EntryId;
 use super::message::render::Renderer;
 use super::publish::call::BroadcastKeys;
-use super::read::entries::StreamEntries;
-use super::read::range::RangeReader;
 use crate::config::{Broadcast, Endpoint};
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Role, Script, connect, connect_to_publish, role_in, script};
+use crate::stream::EntryId;
+use crate::stream::entries::StreamEntries;
+use crate::stream::range::RangeReader;
 
 /// Publishes the entry and removes the letter.
 const REQUEUE: Script = script!("requeue.lua");

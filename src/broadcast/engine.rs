@@ -23,20 +23,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry_id::EntryId;
 use super::failure::Half;
-use super::failure::{Replaced, RouteEndpoint, SessionFailure};
+use super::failure::{Replaced, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
-use super::read::entries::Ranges;
-use super::read::unread_loss::{StreamCounters, UnreadWatch, ask_counters, is_gone};
+use super::unread_loss::UnreadWatch;
 use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
 use crate::logs::{Limited, LogCode};
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
-use crate::status::RouteState;
+use crate::status::{RouteEndpoint, RouteState};
+use crate::stream::EntryId;
+use crate::stream::counters::{StreamCounters, ask_counters, is_gone};
+use crate::stream::entries::Ranges;
 
 use work::Work;
 

@@ -1,16 +1,8 @@
 //! Why a session of a broadcast ends, and the consequence.
 
-use super::entry_id::EntryId;
 use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
-
-/// Which of a route's two endpoints is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RouteEndpoint {
-    /// The one that holds the stream and the cursor.
-    Source,
-    /// The channels' server. If both are one server, everything is the source's.
-    Destination,
-}
+use crate::status::RouteEndpoint;
+use crate::stream::EntryId;
 
 /// A connection of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

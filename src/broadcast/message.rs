@@ -3,9 +3,9 @@
 pub(crate) mod render;
 pub(crate) mod withheld;
 
-use super::read::entries::StreamEntry;
 use crate::config;
 use crate::filter::Filter;
+use crate::stream::entries::StreamEntry;
 use crate::text::origin::Unmarkable;
 use render::{Rendered, Renderer};
 use withheld::{Unrenderable, Withheld};

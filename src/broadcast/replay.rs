@@ -22,19 +22,20 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::connections::PublishConnections;
-use super::entry_id::EntryId;
-use super::failure::{Half, RouteEndpoint, SessionFailure};
+use super::failure::{Half, SessionFailure};
 use super::message::render::Renderer;
 use super::publish::call::{BroadcastKeys, PUBLISH};
 use super::publish::publisher::{Called, Publisher};
-use super::read::entries::StreamEntries;
 use crate::config::{Endpoint, MessageFormat};
 use crate::rt;
 use crate::server::resp::Value;
 use crate::server::{Connection, Error, Script, connect, connect_to_publish, load_script, redacted, script};
+use crate::status::RouteEndpoint;
+use crate::stream::EntryId;
+use crate::stream::entries::StreamEntries;
 use crate::text::template::Template;
 
-use super::read::range::RangeReader;
+use crate::stream::range::RangeReader;
 use tempo::Clock;
 pub use tempo::Tempo;
 

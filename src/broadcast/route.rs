@@ -4,8 +4,6 @@ mod metrics;
 mod report;
 mod session;
 
-use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -15,13 +13,10 @@ use super::BroadcastParts;
 use super::engine::{Effect, Engine};
 use super::group::ack_notifier::AckNotifier;
 use crate::position::AnchorId;
-use crate::rt;
+use crate::rt::living;
 use crate::server::MasterMoves;
-use crate::status::{RouteState, Slot};
+use crate::status::RouteState;
 use session::Session;
-
-/// Interval at which a waiting route reports that it is alive.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// State that outlives a session.
 #[derive(Debug)]
@@ -74,17 +69,5 @@ impl BroadcastRoute {
             }
         }
         self.state(RouteState::Stopped, None);
-    }
-}
-
-/// Waits for `future`, and reports meanwhile that the loop is alive.
-async fn living<F: Future>(slot: &Slot, future: F) -> F::Output {
-    let mut future = pin!(future);
-    loop {
-        slot.progressed(rt::unix_ms());
-        tokio::select! {
-            output = &mut future => return output,
-            () = sleep(SIGN_OF_LIFE) => {}
-        }
     }
 }

@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry_id::EntryId;
 use crate::config::{
     Acknowledged, Address, After, Broadcast, Durability, Endpoint, MessageFormat, Order, Secret,
     SecretSource, Servers, Start, Streams,
 };
+use crate::stream::EntryId;
 use crate::text::template::Template;
 
 mod checks;

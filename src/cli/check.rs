@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::output::{self, tell};
 use super::warnings;
-use crate::config::{self, Broadcast, Capture, FieldNames, Format, Loaded};
+use crate::config::{self, Broadcast, Capture, FieldNames, Format, Invalidate, Loaded};
 use crate::text::printable::PrintableLines;
 
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
     for readable in config::readable_passwords(&loaded.config) {
         tell!("warning: {readable}");
     }
-    let warnings = warnings::of_settings(&loaded.config.daemon);
+    let warnings = warnings::of_settings(&loaded.config);
     let mut lines = summary(&loaded);
     let of_environment = warnings::of_environment(super::environment());
     for warning in warnings.into_iter().chain(of_environment).chain(warnings::of_system(&loaded.config)) {
@@ -97,6 +97,9 @@ fn summary(loaded: &Loaded) -> PrintableLines {
     for route in loaded.config.broadcast.values() {
         out.push(format_args!("  {}", broadcast(route)));
     }
+    for route in loaded.config.invalidate.values() {
+        out.push(format_args!("  {}", invalidate(route)));
+    }
     out
 }
 
@@ -140,5 +143,22 @@ fn broadcast(route: &Broadcast) -> String {
         route.stream(),
         route.destination,
         route.channel
+    )
+}
+
+fn invalidate(route: &Invalidate) -> String {
+    let keys: Vec<String> = route.keys.iter().map(ToString::to_string).collect();
+    let lease = route.lease.as_ref().map_or_else(|| "no lease".to_owned(), |lease| format!("lease {lease}"));
+    let again = route.again_after.map_or_else(
+        || "once".to_owned(),
+        |after| format!("once more after {}", humantime::format_duration(after)),
+    );
+    format!(
+        "invalidate {}: {}, stream {} → {}, keys {}, {lease}, {again}",
+        route.name,
+        route.source,
+        route.stream,
+        route.destination,
+        keys.join(", "),
     )
 }

@@ -15,10 +15,11 @@ use serde_json::json;
 use super::Refusal;
 use super::output::table::{Column, Table};
 use super::output::{self, Printer, bytes, tell};
-use crate::broadcast::{self, EntryId};
+use crate::broadcast;
 use crate::capture;
 use crate::config::Config;
 use crate::rt;
+use crate::stream::EntryId;
 
 use letters::{Letter, LetterRoute, Letters};
 
@@ -345,11 +346,17 @@ fn agree(question: &str) -> Result<(), Refusal> {
 enum Again<'a> {
     Capture(&'a LetterRoute),
     Broadcast(Box<broadcast::dead_letters::Requeue>, &'a LetterRoute),
+    /// The route has passed such an entry, and the next change of its keys clears them.
+    Invalidate,
 }
 
 impl<'a> Again<'a> {
     async fn open(config: &Config, route: &'a LetterRoute) -> Result<Self, Refusal> {
-        let LetterRoute::Broadcast(settings) = route else { return Ok(Self::Capture(route)) };
+        let settings = match route {
+            LetterRoute::Capture(_) => return Ok(Self::Capture(route)),
+            LetterRoute::Invalidate(_) => return Ok(Self::Invalidate),
+            LetterRoute::Broadcast(settings) => settings,
+        };
         let (source, destination) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
         let open = broadcast::dead_letters::Requeue::open(settings, source, destination).await;
         let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
@@ -387,6 +394,10 @@ impl<'a> Again<'a> {
                     capture::dead_letters::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
+            Self::Invalidate => {
+                Ok(Err("an invalidation's letters cannot be requeued: delete the keys by hand, then drop it"
+                    .to_owned()))
+            }
             Self::Broadcast(requeue, route) => {
                 let entry = letter.field("id").and_then(EntryId::parse);
                 let Some(entry) = entry.filter(|_| letter.names_entry()) else {
@@ -401,7 +412,7 @@ impl<'a> Again<'a> {
                 let stream = letter.field("stream").and_then(|stream| std::str::from_utf8(stream).ok());
                 let reads = |stream: &&str| match route {
                     LetterRoute::Broadcast(settings) => settings.reads(stream),
-                    LetterRoute::Capture(_) => false,
+                    LetterRoute::Capture(_) | LetterRoute::Invalidate(_) => false,
                 };
                 let Some(stream) = stream.filter(reads) else {
                     return Ok(Err("its entry is in a stream that the route no longer reads".to_owned()));

@@ -19,7 +19,6 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::output::{self, tell};
-use crate::broadcast::EntryId;
 use crate::broadcast::replay::{
     self, Job, Progress, Range, Replay, ReplayEnd, ReplayError, ReplayRange, Survey, Tempo,
 };
@@ -27,6 +26,7 @@ use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, lookup, re
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, ControlConnection, Error};
+use crate::stream::EntryId;
 use crate::text::printable::PrintableLines;
 use crate::text::template::Template;
 

@@ -115,10 +115,11 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         files = ?loaded.files,
         captures = loaded.config.capture.len(),
         broadcasts = loaded.config.broadcast.len(),
+        invalidations = loaded.config.invalidate.len(),
         listen = %loaded.config.daemon.listen,
         "tidegate is starting"
     );
-    let warnings = super::warnings::of_settings(&loaded.config.daemon);
+    let warnings = super::warnings::of_settings(&loaded.config);
     for text in warnings.into_iter().chain(super::warnings::of_environment(super::environment())) {
         tracing::warn!(event = LogCode::ConfigurationWarning.as_str(), "{text}");
     }

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::{BroadcastCounts, FailedReload, Ledger, RouteKind, RouteStatus};
+use crate::status::{BroadcastCounts, FailedReload, InvalidateStatus, Ledger, RouteKind, RouteStatus};
 use crate::text::printable::PrintableLines;
 
 /// Between two readings, where nothing else was asked for.
@@ -183,6 +183,7 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
         let kind = match route.kind {
             RouteKind::Capture => "capture",
             RouteKind::Broadcast => "broadcast",
+            RouteKind::Invalidate => "invalidate",
         };
         let state = route.state.as_str();
         let mut cells = vec![route.route.clone(), kind.to_owned(), state.to_owned(), counts.done.to_string()];
@@ -228,6 +229,9 @@ struct Counts {
 
 impl Counts {
     fn of(route: &RouteStatus) -> Self {
+        if let Some(InvalidateStatus { cleared, rejected, .. }) = &route.invalidate {
+            return Self { done: *cleared, rejected: *rejected, ..Self::default() };
+        }
         match (&route.counts, &route.broadcast) {
             (Some(Ledger { stored, buffered, gaps, rejected, .. }), _) => {
                 Self { done: *stored, buffered: *buffered, gaps: Some(*gaps), rejected: *rejected }

@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Refusal;
 use super::output::{self, Printer, bytes, tell};
-use crate::broadcast::EntryId;
 use crate::config::{Config, Endpoint, redis_keys};
 use crate::rt;
 use crate::server::{self, ControlConnection};
+use crate::stream::EntryId;
 
 /// How long the server waits for an entry before it says that there is none.
 const BLOCK: Duration = Duration::from_millis(500);
@@ -66,9 +66,16 @@ impl TappedStream {
             (&route.destination, route.stream.literal().map(str::to_owned))
         } else if let Some(route) = config.broadcast.get(name) {
             (&route.source, route.pattern().is_none().then(|| route.stream().to_owned()))
+        } else if let Some(route) = config.invalidate.get(name) {
+            (&route.source, Some(route.stream.clone()))
         } else {
-            let known: Vec<&str> =
-                config.capture.keys().chain(config.broadcast.keys()).map(String::as_str).collect();
+            let known: Vec<&str> = config
+                .capture
+                .keys()
+                .chain(config.broadcast.keys())
+                .chain(config.invalidate.keys())
+                .map(String::as_str)
+                .collect();
             return Err(Refusal::usage(format!(
                 "there is no route '{name}' in the configuration; known: {}",
                 known.join(", ")

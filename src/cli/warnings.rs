@@ -9,8 +9,22 @@ use crate::memory;
 /// Above this share of its control group's limit, in percent, memory that may be held is as good as no limit.
 const MOST_PERCENT: u64 = 75;
 
-/// Warnings about `[daemon]`.
-pub(super) fn of_settings(daemon: &Daemon) -> Vec<String> {
+/// Warnings about what is configured.
+pub(super) fn of_settings(config: &Config) -> Vec<String> {
+    let mut warnings = of_daemon(&config.daemon);
+    let unguarded =
+        config.invalidate.values().filter(|route| route.lease.is_none() && route.again_after.is_none());
+    warnings.extend(unguarded.map(|route| {
+        format!(
+            "invalidate.{} has lease = \"\" and again_after = \"0s\": a reader that is slower than a change leaves the old \
+             value in the cache until its time to live ends",
+            route.name
+        )
+    }));
+    warnings
+}
+
+fn of_daemon(daemon: &Daemon) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(group) = memory::limit_bytes()
         && daemon.memory_limit > group / 100 * MOST_PERCENT
@@ -35,7 +49,7 @@ pub(super) fn of_settings(daemon: &Daemon) -> Vec<String> {
 /// Warnings about variables that look like configuration and are not read. Kubernetes injects variables named like a
 /// service, such as `TIDEGATE_REDIS_PORT`: they mean nothing.
 pub(super) fn of_environment(environment: impl Iterator<Item = (String, String)>) -> Vec<String> {
-    const SECTIONS: [&str; 4] = ["DAEMON", "REDIS", "CAPTURE", "BROADCAST"];
+    const SECTIONS: [&str; 5] = ["DAEMON", "REDIS", "CAPTURE", "BROADCAST", "INVALIDATE"];
     let warning = |name: &str| {
         let rest = name.strip_prefix("TIDEGATE_").filter(|rest| !rest.contains("__"))?;
         let (section, key) = rest.split_once('_').filter(|(section, _)| SECTIONS.contains(section))?;

@@ -16,7 +16,7 @@ use std::fmt;
 
 use super::channels::notifications::wants_notifications;
 use super::redis_keys;
-use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, Order};
+use super::settings::{Broadcast, Capture, Config, Durability, Endpoint, IfMissed, Invalidate, Order};
 use crate::text::printable;
 use crate::text::template::{Part, Template};
 
@@ -34,7 +34,7 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(AclRole, &[&str]); 15] = [
+const RIGHTS: [(AclRole, &[&str]); 18] = [
     (AclRole::Sentinel, &["sentinel|master", "sentinel|get-master-addr-by-name", "role"]),
     (
         AclRole::CaptureSource,
@@ -90,6 +90,11 @@ const RIGHTS: [(AclRole, &[&str]); 15] = [
     (AclRole::BroadcastDestination, &["publish"]),
     (AclRole::BroadcastShards, &["spublish"]),
     (
+        AclRole::InvalidateSource,
+        &["xread", "xrange", "xinfo|stream", "eval", "xrevrange", "xadd", "xtrim", "time"],
+    ),
+    (AclRole::InvalidateDestination, &["script|load", "evalsha", "hmget", "hset", "unlink", "time"]),
+    (
         AclRole::OperatorOfCapture,
         &[
             "xrange",
@@ -110,6 +115,7 @@ const RIGHTS: [(AclRole, &[&str]); 15] = [
         ],
     ),
     (AclRole::OperatorOfBroadcast, &["xrange", "xrevrange", "xlen", "xread", "xdel", "eval"]),
+    (AclRole::OperatorOfInvalidate, &["xrange", "xrevrange", "xlen", "xread", "xdel"]),
     (AclRole::OperatorPublishing, &["publish"]),
     (AclRole::OperatorShards, &["spublish"]),
     (
@@ -244,6 +250,21 @@ pub fn users(config: &Config) -> Vec<User> {
             }
         });
     }
+    for route in config.invalidate.values() {
+        allow(&mut users, config, &route.source, AclRole::InvalidateSource, &route.name, |user, at| {
+            user.own_keys(at, &route.name, &["dead-letters"]);
+            user.key(&escaped(&route.stream));
+            route.gaps.iter().for_each(|key| user.key(&escaped(key)));
+        });
+        let role = AclRole::InvalidateDestination;
+        allow(&mut users, config, &route.destination, role, &route.name, |user, at| {
+            user.own_keys(at, &route.name, &[redis_keys::CURSOR]);
+            user.cache_keys(route);
+            if route.if_missed == IfMissed::Clear {
+                user.further.insert("scan");
+            }
+        });
+    }
     with_sentinels(users, config)
 }
 
@@ -315,6 +336,13 @@ pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
                 user.checkpoints(at, &broadcast.name);
             });
         }
+    }
+    for route in config.invalidate.values() {
+        let role = AclRole::OperatorOfInvalidate;
+        allow(&mut users, config, &route.source, role, &route.name, |user, at| {
+            user.own_keys(at, &route.name, &["dead-letters"]);
+            user.key(&escaped(&route.stream));
+        });
     }
     for ReplayChannel { channel, sharded } in replay {
         let role = if *sharded { AclRole::ReplayShards } else { AclRole::ReplayDestination };
@@ -423,6 +451,27 @@ impl User {
         match broadcast.pattern() {
             Some(matching) => self.key(&matching.pattern),
             None => self.key(&escaped(broadcast.stream())),
+        }
+    }
+
+    /// The keys that an invalidation may clear, and their leases.
+    fn cache_keys(&mut self, route: &Invalidate) {
+        for template in &route.keys {
+            let keys = glob_of(template);
+            if let Some(lease) = &route.lease {
+                // What ends in a variable ends in anything, a lease's suffix too.
+                let covered = matches!(lease.parts(), [Part::Key, ..])
+                    && !matches!(template.parts(), [.., Part::Literal(_)]);
+                if !covered {
+                    let piece = |part: &Part| match part {
+                        Part::Literal(text) => escaped(text),
+                        _ => keys.clone(),
+                    };
+                    let leases: String = lease.parts().iter().map(piece).collect();
+                    self.key(&leases);
+                }
+            }
+            self.key(&keys);
         }
     }
 

@@ -10,6 +10,7 @@ mod conditions;
 mod daemon;
 mod endpoint;
 mod entry;
+mod invalidate;
 mod templates;
 
 pub(crate) use templates::of_entry;
@@ -18,13 +19,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::channels::{loops, own_keys};
+use super::channels::{gap_keys, loops, own_keys};
 use super::layers::Layers;
 use super::problems::{Key, Problems, near};
 use super::raw;
 use super::read::ReadTables;
 use super::secrets::location::SecretPlaces;
-use super::settings::{Config, Endpoint};
+use super::settings::{Capture, Config, Endpoint};
 use crate::text::printable::PrintableLines;
 
 /// The longest channel, stream or group: a name is repeated in keys, records and ACL rules, and the
@@ -49,7 +50,11 @@ pub(crate) struct Check<'a> {
 pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let daemon = check.daemon(raw.daemon);
     let redis = check.each("redis", raw.redis, |check, key, name, raw| check.endpoint(key, name, raw));
-    check.same_name_twice(&raw.capture, &raw.broadcast);
+    check.same_name_twice(&[
+        ("capture", raw.capture.keys().collect()),
+        ("broadcast", raw.broadcast.keys().collect()),
+        ("invalidate", raw.invalidate.keys().collect()),
+    ]);
     let max_message = daemon.memory_limit;
     let capture = check.each("capture", raw.capture, |check, key, name, raw| {
         check.capture(key, name, raw, &redis, max_message)
@@ -57,8 +62,18 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let broadcast = check.each("broadcast", raw.broadcast, |check, key, name, raw| {
         check.broadcast(key, name, raw, &redis, max_message)
     });
-    let mut config = Config { daemon, redis, capture, broadcast };
+    let mut stored = Vec::new();
+    let invalidate = check.each("invalidate", raw.invalidate, |check, key, name, raw| {
+        let (route, capture) = check.invalidate(key, name, raw, &redis)?;
+        stored.extend(capture.map(|capture| (key.clone(), capture)));
+        Some(route)
+    });
+    let mut config = Config { daemon, redis, capture, broadcast, invalidate };
+    for (key, capture) in stored {
+        check.add_capture(&key, capture, &mut config);
+    }
     own_keys::find(&mut config);
+    gap_keys::find(&mut config);
     for found in loops::find(&config) {
         let (table, name) = &found.first;
         let key = Key::top(table).at(name);
@@ -188,17 +203,29 @@ impl Check<'_> {
         size.0
     }
 
-    /// Both kinds of routes keep `PREFIX ROUTE:dead-letters`.
-    fn same_name_twice(
-        &mut self,
-        captures: &BTreeMap<String, raw::Capture>,
-        broadcasts: &BTreeMap<String, raw::Broadcast>,
-    ) {
-        for name in broadcasts.keys().filter(|name| captures.contains_key(*name)) {
-            let other = self.layers.place(&Key::top("capture").at(name));
-            let key = Key::top("broadcast").at(name);
-            let message = format!("the name is taken by capture.{name} ({other})");
-            self.report_with(&key, message, "both would use the same key for dead letters: rename one");
+    /// Adds the capture that an invalidation with channels stands for.
+    fn add_capture(&mut self, key: &Key, capture: Capture, config: &mut Config) {
+        let name = capture.name.clone();
+        if config.has_route(&name) {
+            let message = format!("its capture would have the name \"{name}\", which another route has");
+            self.report_with(key, message, "rename one of the two");
+        } else {
+            self.route_name(key, &name);
+            config.capture.insert(name, Arc::new(capture));
+        }
+    }
+
+    /// Each kind of routes keeps `PREFIX ROUTE:dead-letters`, and metrics name a route by its name alone.
+    fn same_name_twice(&mut self, kinds: &[(&str, Vec<&String>)]) {
+        let mut taken = BTreeMap::new();
+        for (table, names) in kinds {
+            for name in names {
+                let Some(other) = taken.insert(*name, *table) else { continue };
+                let place = self.layers.place(&Key::top(other).at(name));
+                let key = Key::top(table).at(name);
+                let message = format!("the name is taken by {other}.{name} ({place})");
+                self.report_with(&key, message, "both would use the same key for dead letters: rename one");
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use super::problems::{Key, Problem, Problems, ValuePlace};
 use crate::text::printable::PrintableLines;
 
 /// The tables whose entries belong to one file each.
-const NAMED_TABLES: [&str; 3] = ["redis", "capture", "broadcast"];
+const NAMED_TABLES: [&str; 4] = ["redis", "capture", "broadcast", "invalidate"];
 
 /// One place that configuration comes from.
 struct Layer {

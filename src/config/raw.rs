@@ -12,6 +12,7 @@
 
 mod condition;
 mod entry;
+mod invalidate;
 mod values;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 
 pub(crate) use condition::{Condition, EntryCondition};
 pub(crate) use entry::{CloudEvents, FieldName, FieldNames, Format, Include};
+pub(crate) use invalidate::{IfMissed, Invalidate};
 pub(crate) use values::{Count, Fsync, Rate, Size, Span, Table, True, Word};
 
 use super::settings::Secret;
@@ -42,6 +44,9 @@ pub(crate) struct Raw {
     /// The routes from a stream to Pub/Sub channels, by name.
     #[serde(default)]
     pub(crate) broadcast: BTreeMap<String, Broadcast>,
+    /// The routes from a stream to a cache, by name.
+    #[serde(default)]
+    pub(crate) invalidate: BTreeMap<String, Invalidate>,
 }
 
 /// What concerns the process.
@@ -488,6 +493,21 @@ pub(crate) mod defaults {
     /// Enough that a right which is being granted, or a server that is being restarted, is waited for.
     pub(crate) fn max_deliveries() -> Count {
         Count(5)
+    }
+
+    /// A suffix, so that a prefix that a client library puts in front of keys is in front of the lease as well.
+    pub(crate) fn lease() -> String {
+        "<key>:tidegate".to_owned()
+    }
+
+    /// Longer than nearly every load of a value, and than a database's replica is behind.
+    pub(crate) fn again_after() -> Span {
+        Span::seconds(2)
+    }
+
+    /// Each change is applied as soon as it is read.
+    pub(crate) fn collect() -> Span {
+        Span::seconds(0)
     }
 
     /// What a raw capture calls the payload.

@@ -44,6 +44,9 @@ pub(crate) const HOLES: &str = "holes";
 /// Which instance writes, or publishes on another server than the stream's.
 pub(crate) const LEASE: &str = "lease";
 
+/// What an invalidation stores of its channels.
+pub(crate) const EVENTS: &str = "events";
+
 /// Where a broadcast is in a stream, and what it has done.
 pub(crate) const CURSOR: &str = "cursor";
 

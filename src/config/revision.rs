@@ -15,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::raw::defaults;
 use super::settings::{
-    Capture, Condition, FieldNames, Format, GroupsStart, Keep, Mode, OwnKeys, Scalar, Subject, Test,
+    Capture, Condition, FieldNames, Format, GroupsStart, Invalidate, Keep, Mode, OwnKeys, Scalar, Subject,
+    Test,
 };
 
 /// The two hashes of a capture, 16 hex digits each.
@@ -32,6 +33,24 @@ impl Capture {
     #[must_use]
     pub fn revision(&self) -> Revision {
         Revision { numbering: hash(&numbering(self)), mapping: hash(&mapping(self)) }
+    }
+}
+
+impl Invalidate {
+    /// Which keys the entries of the stream make, as a hash of 16 hex digits. A cursor of another revision says nothing
+    /// about the keys of this one.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        let mut lines = Lines::new();
+        set(&mut lines, "source", json!(self.source));
+        set(&mut lines, "stream", json!(self.stream));
+        let keys: BTreeSet<String> = self.keys.iter().map(ToString::to_string).collect();
+        set(&mut lines, "keys", json!(keys));
+        let lease = self.lease.as_ref().map(ToString::to_string);
+        set_unless(&mut lines, "lease", json!(lease), &json!(defaults::lease()));
+        set_unless(&mut lines, "where", conditions(&self.conditions), &json!([]));
+        set_unless(&mut lines, "payload_field", json!(self.payload_field), &json!(defaults::payload_field()));
+        hash(&lines)
     }
 }
 

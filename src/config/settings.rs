@@ -3,6 +3,7 @@
 mod broadcast;
 mod condition;
 mod entry;
+mod invalidate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,6 +19,7 @@ pub use broadcast::{
 };
 pub use condition::{Condition, Scalar, Subject, Test};
 pub use entry::{AddedField, FieldNames, Format, Include};
+pub use invalidate::{IfMissed, Invalidate, fixed_beginning};
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -30,6 +32,18 @@ pub struct Config {
     pub capture: BTreeMap<String, Arc<Capture>>,
     /// The routes from streams to Pub/Sub by name, `[broadcast.NAME]`.
     pub broadcast: BTreeMap<String, Arc<Broadcast>>,
+    /// The routes from a stream to a cache by name, `[invalidate.NAME]`.
+    pub invalidate: BTreeMap<String, Arc<Invalidate>>,
+}
+
+impl Config {
+    /// Returns whether there is a route of this name, of whichever kind.
+    #[must_use]
+    pub fn has_route(&self, name: &str) -> bool {
+        self.capture.contains_key(name)
+            || self.broadcast.contains_key(name)
+            || self.invalidate.contains_key(name)
+    }
 }
 
 /// `[daemon]`.

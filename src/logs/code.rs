@@ -108,4 +108,10 @@ codes! {
     BroadcastAckPendingFull = "broadcast_ack_pending_full",
     BroadcastReplicationLost = "broadcast_replication_lost",
     BroadcastShutdownIncomplete = "broadcast_shutdown_incomplete",
+    InvalidateLive = "invalidate_live",
+    InvalidateWaiting = "invalidate_waiting",
+    InvalidateBlocked = "invalidate_blocked",
+    InvalidateReplay = "invalidate_replay",
+    InvalidateMissed = "invalidate_missed",
+    InvalidateCleared = "invalidate_cleared",
 }

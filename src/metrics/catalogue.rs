@@ -28,7 +28,11 @@ pub(super) enum SeriesOwner {
     Capture,
     /// A broadcast, by the label `route`.
     Broadcast,
-    /// A capture or a broadcast, by the label `route`.
+    /// An invalidation, by the label `route`.
+    Invalidate,
+    /// A broadcast or an invalidation, by the label `route`.
+    Entries,
+    /// A route of any kind, by the label `route`.
     Route,
     /// A server, by the label `server`.
     Endpoint,
@@ -154,7 +158,7 @@ catalogue! {
         "Messages that this process published. Each of two instances counts its own.");
     PUBLISHED_WITHOUT_SUBSCRIBERS = counter("tidegate_published_without_subscribers_total", "entries", ROUTE, SeriesOwner::Broadcast,
         "Published messages for which the server counted no subscriber on its node.");
-    ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, SeriesOwner::Broadcast,
+    ENTRIES_FILTERED = counter("tidegate_entries_filtered_total", "entries", ROUTE, SeriesOwner::Entries,
         "Entries left out by the filter of the route.");
     RATE_LIMITED = gauge("tidegate_rate_limited", "0 or 1", ROUTE, SeriesOwner::Broadcast,
         "1 while rate_limit slows the route down.");
@@ -176,6 +180,22 @@ catalogue! {
         "Unacknowledged entries that were left behind; each is published once it is acknowledged. Only with `order = \"acknowledgement\"`.");
     GROUP_CHANGES = counter("tidegate_group_changes_total", "changes", &["route", "kind"], SeriesOwner::Broadcast,
         "Changes of the consumer group after which entries may count as acknowledged although no consumer acknowledged them.");
+    INVALIDATED = counter("tidegate_invalidated_total", "keys", ROUTE, SeriesOwner::Invalidate,
+        "Keys that were in the cache and were removed, in the first or the second pass.");
+    INVALIDATED_ABSENT = counter("tidegate_invalidated_absent_total", "keys", ROUTE, SeriesOwner::Invalidate,
+        "Keys that were not in the cache in the first pass.");
+    FILLS_REFUSED = counter("tidegate_fills_refused_total", "leases", ROUTE, SeriesOwner::Invalidate,
+        "Leases that were removed: loads under way that may not store what they read.");
+    CACHE_BEHIND = gauge("tidegate_cache_behind_seconds", "seconds", ROUTE, SeriesOwner::Invalidate,
+        "How long ago the stream was last applied to its end; up to half a second while nothing happens. NaN if unknown.");
+    INVALIDATE_REPLAYS = counter("tidegate_invalidate_replays_total", "replays", &["route", "trigger"], SeriesOwner::Invalidate,
+        "How often entries were applied once more, because cursor, stream or configuration are others than before.");
+    INVALIDATE_MISSED = counter("tidegate_invalidate_missed_total", "occurrences", &["route", "loss"], SeriesOwner::Invalidate,
+        "How often changes may have been missed, so that keys may stay until their time to live ends.");
+    CACHE_CLEARS = counter("tidegate_cache_clears_total", "clears", ROUTE, SeriesOwner::Invalidate,
+        "How often every key of the route was removed, because changes were missed and `if_missed` is `clear`.");
+    CLEAR_SECONDS = histogram("tidegate_clear_seconds", "seconds", SeriesOwner::Invalidate, REPLY_SECONDS,
+        "Time from sending a batch of keys until its reply.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", SeriesOwner::Route, BATCH_EVENTS,
         "Messages or entries in one batch.");
     DEAD_LETTERS = counter("tidegate_dead_letters_total", "entries", ROUTE, SeriesOwner::Route,
@@ -223,7 +243,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::event::{DropReason, GapCause};
+    use crate::event::{DropReason, GapCause, InvalidateLoss, ReplayTrigger};
     use crate::status::{GroupChange, RouteState};
 
     #[test]
@@ -262,6 +282,8 @@ mod tests {
                 SeriesOwner::Process => "the daemon",
                 SeriesOwner::Capture => "each capture",
                 SeriesOwner::Broadcast => "each broadcast",
+                SeriesOwner::Invalidate => "each invalidation",
+                SeriesOwner::Entries => "each broadcast and invalidation",
                 SeriesOwner::Route => "each route",
                 SeriesOwner::Endpoint => "each server",
             };
@@ -290,6 +312,10 @@ mod tests {
             list(GroupChange::ALL.iter().map(|change| change.as_str()).collect())
         )
         .unwrap();
+        let triggers = ReplayTrigger::ALL.iter().map(|trigger| trigger.as_str());
+        writeln!(text, "| `trigger` | {} |", list(triggers.collect())).unwrap();
+        let losses = InvalidateLoss::ALL.iter().map(|loss| loss.as_str());
+        writeln!(text, "| `loss` | {} |", list(losses.collect())).unwrap();
         writeln!(text, "| `outcome` | {} |", list(crate::metrics::handles::OUTCOMES.to_vec())).unwrap();
         text.push_str(
             "| `where` | `memory`, `spool` |\n| `route`, `server` | names in the configuration |\n",

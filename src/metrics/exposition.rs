@@ -61,7 +61,11 @@ fn series(line: &str) -> &str {
 fn owner_name(owner: SeriesOwner, line: &str) -> Option<&str> {
     let label = match owner {
         SeriesOwner::Process => return None,
-        SeriesOwner::Capture | SeriesOwner::Broadcast | SeriesOwner::Route => "route",
+        SeriesOwner::Capture
+        | SeriesOwner::Broadcast
+        | SeriesOwner::Invalidate
+        | SeriesOwner::Entries
+        | SeriesOwner::Route => "route",
         SeriesOwner::Endpoint => "server",
     };
     split(line).1.split(',').find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))

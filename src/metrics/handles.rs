@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::live::SeriesGuard;
 use super::{Register, catalogue, float};
-use crate::event::{DropReason, GapCause};
+use crate::event::{DropReason, GapCause, InvalidateLoss, ReplayTrigger};
 use crate::status::{GroupChange, Ledger, RouteState};
 
 /// The outcomes of a route's events in the state, in the order of [`CaptureMetrics::ledger`].
@@ -226,6 +226,70 @@ impl BroadcastMetrics {
     }
 }
 
+/// The metrics of an invalidation. Dropping the last clone ends the rendering of its series.
+#[derive(Clone, Debug)]
+#[must_use = "the route's series are rendered only while the handles are alive"]
+pub struct InvalidateMetrics {
+    /// `tidegate_invalidated_total`.
+    pub cleared: Counter,
+    /// `tidegate_invalidated_absent_total`.
+    pub absent: Counter,
+    /// `tidegate_fills_refused_total`.
+    pub fills_refused: Counter,
+    /// `tidegate_entries_filtered_total`.
+    pub filtered: Counter,
+    /// `tidegate_dead_letters_total`.
+    pub dead_letters: Counter,
+    /// `tidegate_cache_behind_seconds`.
+    pub behind_seconds: Gauge,
+    /// `tidegate_cache_clears_total`.
+    pub sweeps: Counter,
+    /// `tidegate_clear_seconds`.
+    pub clear_seconds: Histogram,
+    /// `tidegate_batch_events`.
+    pub batch_events: Histogram,
+    replays: [Counter; ReplayTrigger::ALL.len()],
+    missed: [Counter; InvalidateLoss::ALL.len()],
+    state: StateMetrics,
+}
+
+impl InvalidateMetrics {
+    pub(super) fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
+        Self {
+            cleared: route.counter(&catalogue::INVALIDATED),
+            absent: route.counter(&catalogue::INVALIDATED_ABSENT),
+            fills_refused: route.counter(&catalogue::FILLS_REFUSED),
+            filtered: route.counter(&catalogue::ENTRIES_FILTERED),
+            dead_letters: route.counter(&catalogue::DEAD_LETTERS),
+            behind_seconds: unknown(route.gauge(&catalogue::CACHE_BEHIND)),
+            sweeps: route.counter(&catalogue::CACHE_CLEARS),
+            clear_seconds: route.histogram(&catalogue::CLEAR_SECONDS),
+            batch_events: route.histogram(&catalogue::BATCH_EVENTS_PER_CALL),
+            replays: ReplayTrigger::ALL.map(|trigger| {
+                route.with("trigger", trigger.as_str()).counter(&catalogue::INVALIDATE_REPLAYS)
+            }),
+            missed: InvalidateLoss::ALL
+                .map(|loss| route.with("loss", loss.as_str()).counter(&catalogue::INVALIDATE_MISSED)),
+            state: StateMetrics::new(route, held),
+        }
+    }
+
+    /// `tidegate_invalidate_replays_total` of one trigger.
+    pub fn replay(&self, trigger: ReplayTrigger) -> &Counter {
+        &self.replays[trigger as usize]
+    }
+
+    /// `tidegate_invalidate_missed_total` of one kind.
+    pub fn missed(&self, loss: InvalidateLoss) -> &Counter {
+        &self.missed[loss as usize]
+    }
+
+    /// `tidegate_route_state`. Without effect once another loop has taken over the route's name.
+    pub fn set_state(&self, state: RouteState) {
+        self.state.set(state);
+    }
+}
+
 /// The metrics of an endpoint. Dropping the last clone ends the rendering of its series.
 #[derive(Clone, Debug)]
 #[must_use = "the endpoint's series are rendered only while the handles are alive"]
@@ -317,6 +381,8 @@ mod tests {
     fn the_lists_of_causes_and_reasons_are_in_the_order_of_their_variants() {
         assert!(GapCause::ALL.iter().enumerate().all(|(at, cause)| *cause as usize == at));
         assert!(GroupChange::ALL.iter().enumerate().all(|(at, group_change)| *group_change as usize == at));
+        assert!(ReplayTrigger::ALL.iter().enumerate().all(|(at, trigger)| *trigger as usize == at));
+        assert!(InvalidateLoss::ALL.iter().enumerate().all(|(at, loss)| *loss as usize == at));
         assert!(DropReason::ALL.iter().enumerate().all(|(at, reason)| *reason as usize == at));
     }
 }

@@ -34,10 +34,15 @@ impl Live {
         let Some(name) = name else { return owner == SeriesOwner::Process };
         let live = self.lock();
         let has = |owner| live.contains_key(&(owner, name.to_owned()));
+        let reads = || has(SeriesOwner::Broadcast) || has(SeriesOwner::Invalidate);
         match owner {
             SeriesOwner::Process => true,
-            SeriesOwner::Route => has(SeriesOwner::Capture) || has(SeriesOwner::Broadcast),
-            SeriesOwner::Capture | SeriesOwner::Broadcast | SeriesOwner::Endpoint => has(owner),
+            SeriesOwner::Route => has(SeriesOwner::Capture) || reads(),
+            SeriesOwner::Entries => reads(),
+            SeriesOwner::Capture
+            | SeriesOwner::Broadcast
+            | SeriesOwner::Invalidate
+            | SeriesOwner::Endpoint => has(owner),
         }
     }
 

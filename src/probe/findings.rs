@@ -27,13 +27,17 @@ impl fmt::Display for Finding {
     }
 }
 
+/// The roles of an endpoint that has a route's streams.
+const STREAMS: [AclRole; 3] =
+    [AclRole::CaptureDestination, AclRole::BroadcastSource, AclRole::InvalidateSource];
+
 /// Everything that is to be said of an endpoint which has these roles.
 #[must_use]
 pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
     let mut findings = Vec::new();
     of_server(&found.facts, roles, &mut findings);
     of_rights(&found.rights, roles, &mut findings);
-    if roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource) {
+    if STREAMS.iter().any(|role| roles.contains(role)) {
         of_keeping(&found.facts, &mut findings);
     }
     findings
@@ -42,10 +46,13 @@ pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
 /// The oldest version for a role. `#!lua`, with which the scripts of streams begin, came with Redis 7.0; RESP3 and
 /// enforced channel rights, with 6.2.
 fn oldest(kind: ServerKind, roles: &BTreeSet<AclRole>) -> Option<(ServerVersion, &'static str)> {
-    let scripts = roles.contains(&AclRole::CaptureDestination) || roles.contains(&AclRole::BroadcastSource);
+    let streams = STREAMS.iter().any(|role| roles.contains(role));
     match kind {
-        ServerKind::Redis if scripts => {
+        ServerKind::Redis if streams => {
             Some((ServerVersion(7, 0, 0), "a server with streams must be Redis 7.0 or newer"))
+        }
+        ServerKind::Redis if roles.contains(&AclRole::InvalidateDestination) => {
+            Some((ServerVersion(7, 0, 0), "a cache that tidegate clears must be Redis 7.0 or newer"))
         }
         ServerKind::Redis if roles.contains(&AclRole::BroadcastShards) => {
             Some((ServerVersion(7, 0, 0), "sharded = true needs SPUBLISH, which came with Redis 7.0"))
@@ -95,8 +102,7 @@ const MARKER_SCRIPT: [&str; 4] = ["eval", "get", "set", "time"];
 
 /// Returns whether a command that the server does not know takes something from the routes, and does not stop them.
 fn is_dispensable(refusal: &MissingRight, roles: &BTreeSet<AclRole>) -> bool {
-    let only_source =
-        !roles.contains(&AclRole::CaptureDestination) && !roles.contains(&AclRole::BroadcastSource);
+    let only_source = !STREAMS.iter().any(|role| roles.contains(role));
     refusal.error.code() == Some(UNKNOWN_COMMAND)
         && only_source
         && MARKER_SCRIPT.contains(&refusal.trial.right)

@@ -11,8 +11,11 @@
 
 use std::fmt;
 
-use crate::config::{Broadcast, Capture, Config, Durability, Endpoint, Keep, Order, redis_keys};
+use crate::config::{
+    Broadcast, Capture, Config, Durability, Endpoint, IfMissed, Invalidate, Keep, Order, redis_keys,
+};
 use crate::server::{ControlConnection, Error, NO_PERMISSION};
+use crate::text::template::Part;
 
 /// No script has this hash, and none runs anyway.
 const NO_HASH: &str = "0000000000000000000000000000000000000000";
@@ -99,7 +102,23 @@ pub fn trials(config: &Config, endpoint: &Endpoint) -> Vec<Trial> {
             }
         }
     }
+    for route in config.invalidate.values() {
+        if here(&route.source) {
+            trials.invalidate_source(route);
+        }
+        if here(&route.destination) {
+            trials.invalidate_destination(route);
+        }
+    }
     trials.found
+}
+
+/// What stands for a part of a template in a trial.
+fn example(part: &Part) -> String {
+    match part {
+        Part::Literal(text) => text.clone(),
+        _ => "x".to_owned(),
+    }
 }
 
 struct Trials<'a> {
@@ -225,6 +244,46 @@ impl Trials<'_> {
         if let Some(channel) = route.channel.literal() {
             let command = if route.sharded { "spublish" } else { "publish" };
             self.channel(command, channel, &["message"]);
+        }
+    }
+
+    fn invalidate_source(&mut self, route: &Invalidate) {
+        let dead = redis_keys::of_route(self.prefix, &route.name, "dead-letters");
+        self.add("xread", Object::Key(route.stream.clone()), &["COUNT", "1", "STREAMS", &route.stream, "0"]);
+        self.key("xrange", &route.stream, &["-", "+", "COUNT", "1"]);
+        self.key("xinfo|stream", &route.stream, &[]);
+        self.script("eval", "return 0", &[&dead]);
+        for key in route.gaps.iter().chain([&dead]) {
+            self.key("xrevrange", key, &["+", "-", "COUNT", "1"]);
+        }
+        self.key("xadd", &dead, &["*", "field", "value"]);
+        self.key("xtrim", &dead, &["MINID", "~", "0"]);
+        self.bare("time", &[]);
+    }
+
+    /// Keys of a template have names that only entries know. A name that each variable makes of its own text stands for
+    /// them; it is never removed, because the transaction is not executed.
+    fn invalidate_destination(&mut self, route: &Invalidate) {
+        let cursor = redis_keys::of_route(self.prefix, &route.name, redis_keys::CURSOR);
+        self.bare("script|load", &["return 0"]);
+        self.script("evalsha", NO_HASH, &[&cursor]);
+        self.key("hmget", &cursor, &["pos"]);
+        self.key("hset", &cursor, &["format", "1"]);
+        self.bare("time", &[]);
+        if route.if_missed == IfMissed::Clear {
+            self.bare("scan", &["0"]);
+        }
+        for template in &route.keys {
+            let key: String = template.parts().iter().map(example).collect();
+            if let Some(lease) = &route.lease {
+                let piece = |part: &Part| match part {
+                    Part::Literal(text) => text.clone(),
+                    _ => key.clone(),
+                };
+                let lease: String = lease.parts().iter().map(piece).collect();
+                self.key("unlink", &lease, &[]);
+            }
+            self.key("unlink", &key, &[]);
         }
     }
 

@@ -163,6 +163,16 @@ impl Connection {
         Pin::new(&mut self.socket).poll_flush(cx).map_err(Error::from)
     }
 
+    /// Sends waiting bytes and reads; ready once bytes arrived or the connection has ended.
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.unsent_bytes() > 0
+            && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        self.poll_fill(cx).map_ok(drop)
+    }
+
     /// Reads more bytes, sending what waits meanwhile. Cancel safe: nothing read is lost.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use tokio::task::{AbortHandle, Id};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::Handover;
-use crate::config::{Broadcast, Capture, Config, Endpoint};
+use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate};
 use crate::status::Slot;
 
 /// The plan that a route is started from. Equal plans are the same route: a reload does not touch it.
@@ -22,6 +22,7 @@ pub(super) struct Plan {
 pub(super) enum RouteSettings {
     Capture(Arc<Capture>),
     Broadcast(Arc<Broadcast>),
+    Invalidate(Arc<Invalidate>),
 }
 
 /// A route whose task has not ended.
@@ -44,7 +45,8 @@ pub(super) enum RunningKind {
         /// The channel to the route that this one replaces.
         predecessor: Option<Handover>,
     },
-    Broadcast,
+    /// A broadcast or an invalidation: the next one continues at the cursor.
+    Cursor,
 }
 
 /// A predecessor as a new route meets it.
@@ -56,7 +58,7 @@ pub(super) struct Predecessor {
 }
 
 impl Plan {
-    /// Every route of a configuration, by name. No capture and no broadcast have the same name.
+    /// Every route of a configuration, by name. No two routes have the same name.
     pub(super) fn all(config: &Config) -> impl Iterator<Item = (String, Self)> {
         let captures = config.capture.values().map(|capture| {
             let ends = (&capture.source, &capture.destination);
@@ -66,8 +68,12 @@ impl Plan {
             let ends = (&broadcast.source, &broadcast.destination);
             (&broadcast.name, ends, RouteSettings::Broadcast(broadcast.clone()))
         });
+        let invalidations = config.invalidate.values().map(|invalidate| {
+            let ends = (&invalidate.source, &invalidate.destination);
+            (&invalidate.name, ends, RouteSettings::Invalidate(invalidate.clone()))
+        });
         // A checked configuration names no endpoint that it does not have.
-        captures.chain(broadcasts).filter_map(|(name, (source, destination), route)| {
+        captures.chain(broadcasts).chain(invalidations).filter_map(|(name, (source, destination), route)| {
             let (source, destination) = (config.redis.get(source)?, config.redis.get(destination)?);
             Some((name.clone(), Self { route, source: source.clone(), destination: destination.clone() }))
         })

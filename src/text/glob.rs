@@ -70,6 +70,13 @@ pub fn captures(pattern: &[u8], text: &[u8], captures: &mut Captures) -> bool {
     walk(pattern, text, &mut |index, range| captures.note(index, range))
 }
 
+/// A pattern that only this text matches.
+#[must_use]
+pub fn literal(text: &[u8]) -> Vec<u8> {
+    let escapes = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\');
+    text.iter().flat_map(|byte| escapes(byte).then_some(b'\\').into_iter().chain([*byte])).collect()
+}
+
 /// How many `*` of a pattern are wildcards, and so how far `<1>`, `<2>`… may count.
 #[must_use]
 pub fn wildcards(pattern: &[u8]) -> usize {

@@ -48,6 +48,13 @@ impl Pointer {
         Self(vec![name.to_owned()])
     }
 
+    /// The pointers between its steps `*`, each of which stands for every element of an array: one pointer more than
+    /// there are such steps.
+    #[must_use]
+    pub fn split_at_each(&self) -> Vec<Self> {
+        self.0.split(|token| token == "*").map(|tokens| Self(tokens.to_vec())).collect()
+    }
+
     /// The steps, outermost first, without escapes.
     #[must_use]
     pub fn tokens(&self) -> &[String] {
@@ -114,6 +121,21 @@ mod tests {
         assert_eq!(Pointer::parse("/a~2"), Err(PointerError::Escape));
         assert!(Pointer::parse(&"/a".repeat(MAX_DEPTH)).is_ok());
         assert_eq!(Pointer::parse(&"/a".repeat(MAX_DEPTH + 1)), Err(PointerError::TooDeep));
+    }
+
+    #[test]
+    fn a_pointer_is_split_where_it_names_each_element() {
+        for (text, pieces) in [
+            ("/a/b", &["/a/b"][..]),
+            ("/items/*/sku", &["/items", "/sku"]),
+            ("/*", &["", ""]),
+            ("/a/*/*/b", &["/a", "", "/b"]),
+            ("/a*/**", &["/a*/**"]),
+        ] {
+            let found: Vec<String> =
+                Pointer::parse(text).unwrap().split_at_each().iter().map(ToString::to_string).collect();
+            assert_eq!(found, pieces, "{text}");
+        }
     }
 
     #[test]

@@ -53,18 +53,23 @@ impl JsonValues {
     }
 }
 
+/// Appends what a JSON value puts into a name; `false` if it is no such value.
+pub(crate) fn put_value(json: &str, text: &mut Vec<u8>) -> bool {
+    match json.as_bytes().first() {
+        Some(b'"') => with_text(json, |content| text.extend_from_slice(content.as_bytes())).is_some(),
+        Some(b't' | b'f' | b'-' | b'0'..=b'9') => {
+            text.extend_from_slice(json.as_bytes());
+            true
+        }
+        _ => false,
+    }
+}
+
 impl Places for Found {
     fn value(&mut self, place: usize, json: &str) {
         let PlaceValue { there, text, .. } = &mut self.0[place];
         text.clear();
-        *there = match json.as_bytes().first() {
-            Some(b'"') => with_text(json, |content| text.extend_from_slice(content.as_bytes())).is_some(),
-            Some(b't' | b'f' | b'-' | b'0'..=b'9') => {
-                text.extend_from_slice(json.as_bytes());
-                true
-            }
-            _ => false,
-        };
+        *there = put_value(json, text);
     }
 
     fn nothing(&mut self, place: usize) {

@@ -2,7 +2,8 @@
 //!
 //! `orders:<channel>` is literal text and variables. `<<` stands for one `<`. Which variables a
 //! setting may use is decided where it is checked; here they are only taken apart. A
-//! capture fills them in in `mapping/render.rs`, a broadcast in `message/render.rs`.
+//! capture fills them in in `mapping/render.rs`, a broadcast in `message/render.rs`, an invalidation in
+//! `invalidate/keys.rs`.
 
 use std::fmt;
 
@@ -36,6 +37,8 @@ pub enum Part {
     Id,
     /// `<json>`: the whole entry as JSON.
     Json,
+    /// `<key>`: a key of a cache, in the name of its lease.
+    Key,
 }
 
 /// Why a text is no template.
@@ -49,7 +52,7 @@ pub enum TemplateError {
     Unclosed,
     /// A name that is no variable.
     #[error(
-        "has the unknown variable '<{0}>' (known: <channel> <pattern> <1>…<9> <pointer:/PATH> <field:NAME> <stream> <id> <json>; write '<<' for the character itself)"
+        "has the unknown variable '<{0}>' (known: <channel> <pattern> <1>…<9> <pointer:/PATH> <field:NAME> <stream> <id> <json> <key>; write '<<' for the character itself)"
     )]
     Unknown(String),
     /// A path that is no JSON pointer.
@@ -94,6 +97,12 @@ impl Template {
         Ok(Self { source: source.to_owned(), parts })
     }
 
+    /// A template that makes this text, whatever it is used for. The text is not empty.
+    #[must_use]
+    pub fn of_text(text: &str) -> Self {
+        Self { source: text.replace('<', "<<"), parts: vec![Part::Literal(text.to_owned())] }
+    }
+
     /// The pieces, in order; at least one.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
@@ -118,6 +127,7 @@ impl Part {
             "stream" => Self::Stream,
             "id" => Self::Id,
             "json" => Self::Json,
+            "key" => Self::Key,
             _ => match (name.split_once(':'), name.as_bytes()) {
                 (Some(("pointer", path)), _) => {
                     let wrong = |error| TemplateError::Pointer(path.to_owned(), error);

@@ -127,6 +127,57 @@ fn the_lines_of_a_broadcast_from_many_streams_are_all_that_it_needs() {
     }
 }
 
+/// On the cache the route may touch its cursor and the keys of its templates.
+#[test]
+fn the_lines_of_an_invalidation_are_all_that_it_needs() {
+    for version in Version::DESTINATIONS {
+        let (events, cache) = (Server::start(version), Server::start(version));
+        for server in [&events, &cache] {
+            server.ask::<()>(&["CONFIG", "RESETSTAT"]);
+        }
+        let routes = r#"
+            [invalidate.products]
+            source = "events"
+            stream = "products"
+            destination = "cache"
+            keys = ["product:<field:sku>", "price:<field:sku>:v1"]
+        "#;
+        let setup = Setup::new().endpoint("events", &events).endpoint("cache", &cache);
+        let mut daemon = setup.routes(routes).expects(&[alert::DEAD_LETTER]).start_ready();
+        let changed = |field: &str| events.ask::<String>(&["XADD", "products", "*", field, "1"]);
+        changed("sku");
+        let last = changed("other");
+        let is_at = |place: &str| {
+            eventually(&format!("{place} is at {last}"), Duration::from_secs(20), || {
+                match cache.ask::<Option<String>>(&["HGET", "tidegate:products:cursor", place]) {
+                    Some(found) if found == last => Ok(()),
+                    found => Err(format!("{found:?}")),
+                }
+            });
+        };
+        is_at("pos");
+        // What waits for its second pass is read once more.
+        daemon.restart();
+        daemon.wait_ready();
+        is_at("again");
+        printed(&daemon.run_command(&["check", "--connect"]), OK);
+        assert!(daemon.stop().success());
+        for (name, server) in [("events", &events), ("cache", &cache)] {
+            let log: Vec<HashMap<String, redis::Value>> = server.ask(&["ACL", "LOG", "100"]);
+            let refused: BTreeSet<String> = log
+                .into_iter()
+                .map(|mut entry| redis::from_redis_value(entry.remove("object").unwrap()).unwrap())
+                .collect();
+            assert!(refused.iter().all(|object| object.starts_with("config")), "{version}: {refused:?}");
+            let used: String = server.ask(&["INFO", "commandstats"]);
+            for command in granted(&printed(&daemon.run_command(&["acl"]), OK), name) {
+                let counted = format!("cmdstat_{command}:calls=");
+                assert!(used.contains(&counted), "{version}: {name} never uses {command}\n{used}");
+            }
+        }
+    }
+}
+
 /// The commands that the line of an endpoint's user grants.
 fn granted(lines: &str, endpoint: &str) -> Vec<String> {
     let users = ["tidegate", "operator"].map(|who| format!("ACL SETUSER {who}-{endpoint} "));

@@ -119,6 +119,11 @@ fn the_commented_file_loads_and_shows_the_defaults() {
         stream = "stock"
         destination = "main"
         channel = "stock.changed"
+        [invalidate.products]
+        source = "main"
+        stream = "products"
+        destination = "main"
+        keys = ["product:<pointer:/sku>"]
         "#,
     )]);
     let bare = bare.load(&[]).unwrap();
@@ -126,6 +131,7 @@ fn the_commented_file_loads_and_shows_the_defaults() {
     assert_eq!(commented.redis, bare.redis);
     assert_eq!(commented.capture, bare.capture);
     assert_eq!(commented.broadcast, bare.broadcast);
+    assert_eq!(commented.invalidate, bare.invalidate);
 }
 
 #[test]
@@ -157,7 +163,7 @@ fn every_example_loads() {
     for path in examples {
         let config = load_good(&path);
         assert!(
-            !config.capture.is_empty() || !config.broadcast.is_empty(),
+            !config.capture.is_empty() || !config.broadcast.is_empty() || !config.invalidate.is_empty(),
             "{} has no route",
             path.display()
         );

@@ -113,3 +113,29 @@ fn a_revision_follows_what_the_route_does_and_nothing_else() {
     assert_eq!(until.numbering, plain.numbering);
     assert_ne!(until.mapping, plain.mapping);
 }
+
+/// The hash is in the cursor on the cache: one that changes makes every cache be cleared of what its streams name.
+#[test]
+fn the_revision_of_an_invalidation_is_which_keys_its_entries_make() {
+    let revision = |options: &str| {
+        let text = format!(
+            r#"
+            [redis.main]
+            url = "redis://localhost"
+            [invalidate.products]
+            source = "main"
+            stream = "products"
+            destination = "main"
+            {options}
+            "#
+        );
+        Files::new(&[("tidegate.toml", &text)]).load(&[]).unwrap().invalidate["products"].revision()
+    };
+    let known = revision("keys = [\"a:<id>\", \"b:<pointer:/x>\"]");
+    assert_eq!(known, "38f2a5ed8d7d32d3");
+    assert_eq!(revision("keys = [\"b:<pointer:/x>\", \"a:<id>\"]\nagain_after = \"0s\""), known);
+    for other in ["lease = \"\"", "payload_field = \"data\"", "where = [{ entry = \"x\", exists = true }]"] {
+        assert_ne!(revision(&format!("keys = [\"a:<id>\", \"b:<pointer:/x>\"]\n{other}")), known, "{other}");
+    }
+    assert_ne!(revision("keys = [\"a:<id>\"]"), known);
+}

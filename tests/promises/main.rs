@@ -13,6 +13,7 @@ mod broadcast;
 mod capture;
 mod configuration;
 mod faults;
+mod invalidate;
 mod operations;
 mod pair;
 mod replication;

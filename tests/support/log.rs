@@ -40,8 +40,16 @@ pub(crate) mod alert {
     /// The replication stream cannot be read.
     pub(crate) const REPLICATION: &[&str] = &["broadcast_replication_lost"];
     /// A route may not write, and an operator must act.
-    pub(crate) const BLOCKED: &[&str] = &["blocked", "broadcast_blocked"];
+    pub(crate) const BLOCKED: &[&str] = &["blocked", "broadcast_blocked", "invalidate_blocked"];
     /// What a broadcast publishes comes back into its stream.
+    /// The stream's server or the cache of an invalidation is away.
+    pub(crate) const CACHE: &[&str] = &["invalidate_waiting"];
+    /// Entries are applied to a cache once more.
+    pub(crate) const REPLAY: &[&str] = &["invalidate_replay"];
+    /// Changes may have been missed by an invalidation.
+    pub(crate) const MISSED_CHANGE: &[&str] = &["invalidate_missed"];
+    /// Another instance runs a newer configuration.
+    pub(crate) const OUTDATED: &[&str] = &["outdated"];
     /// A stop could not store everything, since the destination is away.
     pub(crate) const DRAIN: &[&str] = &["shutdown_incomplete"];
     /// A configuration that was read again is bad and changed nothing.

@@ -26,10 +26,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::publish::call::Tally;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, script};
+use crate::stream::EntryId;
 
 /// Grants the lease.
 pub(crate) const LEASE: Script = script!("lease.lua");

@@ -5,14 +5,15 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::work::{BLOCK, Work};
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::failure::{Replaced, SessionFailure};
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::publish::egress::Egress;
-use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
-use crate::broadcast::read::unread_loss::{StreamCounters, StreamReset, ask_counters, is_gone};
+use crate::broadcast::unread_loss::StreamReset;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
+use crate::stream::EntryId;
+use crate::stream::counters::{StreamCounters, ask_counters, is_gone};
+use crate::stream::entries::{StreamEntries, entries_of_next_read};
 
 /// A read that is not answered yet.
 #[derive(Debug, Clone, Copy)]

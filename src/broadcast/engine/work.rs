@@ -7,16 +7,17 @@ use tokio::time::Instant;
 use super::leadership::{Change, Leadership, LeaseReply};
 use super::reading::PendingRead;
 use super::{Core, Effect, Hashes, Next};
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
+use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::{Asked, Follower};
 use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::{Called, Publisher};
 use crate::broadcast::publish::rate::Pace;
-use crate::broadcast::read::unread_loss::UnreadWatch;
+use crate::broadcast::unread_loss::UnreadWatch;
 use crate::server::Error;
 use crate::server::resp::Value;
+use crate::status::RouteEndpoint;
 use crate::status::RouteState;
+use crate::stream::EntryId;
 
 /// How long XREAD waits for an entry. The answer is also the sign that the server is alive, so a stopped one is noticed
 /// after this and the response timeout.

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::read::unread_loss::StreamCounters;
 use crate::server::resp::Value;
 use crate::server::{Error, Script, redacted, script};
 use crate::status::GroupChange;
+use crate::stream::EntryId;
+use crate::stream::counters::StreamCounters;
 
 /// Looks.
 pub(crate) const ACK_STATE: Script = script!("ack_state.lua");

@@ -13,10 +13,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::render::Rendered;
 use crate::broadcast::message::withheld::Withheld;
 use crate::broadcast::publish::publisher::Id;
+use crate::stream::EntryId;
 
 /// The most entries that are held: twice what several thousand consumers have unacknowledged.
 const ENTRIES: usize = 8_192;

@@ -33,19 +33,19 @@ use super::buffer::EntryBuffer;
 use super::holes::deleted::DeletedHoles;
 use super::holes::scan::HoleScan;
 use super::poll_schedule::PollSchedule;
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::MessageMaker;
 use crate::broadcast::message::withheld::Withheld;
 use crate::broadcast::publish::call::BroadcastKeys;
 use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::{BATCH_ENTRIES, Publisher};
 use crate::broadcast::publish::rate::Pace;
-use crate::broadcast::read::entries::{Ranges, StreamEntries, entries_of_next_read};
-use crate::broadcast::read::unread_loss::{StreamReset, UnreadLoss, UnreadWatch};
+use crate::broadcast::unread_loss::{StreamReset, UnreadLoss, UnreadWatch};
 use crate::config::{Acknowledged, Order};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 use crate::status::GroupChange;
+use crate::stream::EntryId;
+use crate::stream::entries::{Ranges, StreamEntries, entries_of_next_read};
 
 /// An entry that a consumer holds for at least this long is reported, if others wait behind it.
 const HELD_UP: Duration = Duration::from_secs(30);

@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
-use crate::broadcast::read::entries::StreamEntry;
 use crate::config::{self, MessageFormat};
+use crate::stream::entries::StreamEntry;
 use crate::text::json_values::JsonValues;
 use crate::text::origin;
 use crate::text::template::{Part, Template};
@@ -156,7 +156,9 @@ fn piece<'b>(part: &'b Part, input: EntryInput<'_, 'b>) -> Result<&'b [u8], Unre
         Part::Stream => Ok(stream.as_bytes()),
         Part::Id => Ok(entry.id_text),
         // The configuration refuses these here; `<json>` is put by the caller.
-        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json => Err(Unrenderable::ForeignVariable),
+        Part::Channel | Part::Pattern | Part::Wildcard(_) | Part::Json | Part::Key => {
+            Err(Unrenderable::ForeignVariable)
+        }
     }
 }
 
@@ -199,8 +201,8 @@ fn quote(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broadcast::read::entries::StreamEntries;
-    use crate::broadcast::read::entries::tests::reply;
+    use crate::stream::entries::StreamEntries;
+    use crate::stream::entries::tests::reply;
 
     /// Stands for it in the place of a template.
     const ENVELOPE: &str = "";

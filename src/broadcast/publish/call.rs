@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::withheld::Unrenderable;
 use crate::config::{self, Start, Streams, redis_keys};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, redacted, script};
+use crate::stream::EntryId;
 
 /// Publishes and moves the cursor.
 pub(crate) const PUBLISH: Script = script!("publish.lua");

@@ -28,11 +28,12 @@ use tokio::time::Instant;
 use remote::{Note, Published, Remote};
 
 use super::call::{BroadcastKeys, Counted, Failing, Items, PublishOutcome, Tally};
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
+use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
+use crate::status::RouteEndpoint;
+use crate::stream::EntryId;
 
 /// Entries of one batch. A script of 128 costs 3.7 µs an entry on the server, one of 1 costs 17.
 pub(crate) const BATCH_ENTRIES: usize = 128;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::publish::call::Tally;
 use crate::broadcast::publish::publisher::Settled;
 use crate::metrics::{self, BroadcastMetrics};
+use crate::stream::EntryId;
 
 /// A call was answered.
 pub(crate) fn settled(handles: &BroadcastMetrics, settled: &Settled) {

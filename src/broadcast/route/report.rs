@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use super::{BroadcastRoute, metrics};
 use crate::broadcast::engine::Effect;
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::RouteEndpoint;
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::publish::call::{self, Tally};
 use crate::config::redis_keys;
 use crate::logs::LogCode;
 use crate::rt;
 use crate::server::{BLOCKED_RETRY, Class};
-use crate::status::{GroupChange, RouteState, RouteStatus, SideStatus, UnacknowledgedEntry};
+use crate::status::{GroupChange, RouteEndpoint, RouteState, SideStatus, UnacknowledgedEntry};
+use crate::stream::EntryId;
 
 impl BroadcastRoute {
     /// Applies the effects of the engine. `unsent_bytes` wait in the connections.
@@ -150,7 +149,7 @@ impl BroadcastRoute {
     fn on_failed(&self, from: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64>) {
         let one_server = self.engine.one_server();
         self.parts.slot.update(|status| {
-            let link = side(status, from);
+            let link = status.side(from);
             link.error = Some(reason.clone());
             link.connected = false;
             if one_server {
@@ -312,7 +311,7 @@ impl BroadcastRoute {
         let now = Some(rt::unix_ms());
         let one_server = self.engine.one_server();
         self.parts.slot.update(|status| {
-            side(status, from).last_answer_unix_ms = now;
+            status.side(from).last_answer_unix_ms = now;
             if one_server {
                 status.destination.last_answer_unix_ms = now;
             }
@@ -346,12 +345,5 @@ fn meaning(group_change: GroupChange) -> &'static str {
         GroupChange::ConsumerDeleted => {
             "a consumer was deleted while entries were pending for it; these count as acknowledged and are published"
         }
-    }
-}
-
-fn side(status: &mut RouteStatus, side: RouteEndpoint) -> &mut SideStatus {
-    match side {
-        RouteEndpoint::Source => &mut status.source,
-        RouteEndpoint::Destination => &mut status.destination,
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::BroadcastRoute;
-use crate::broadcast::connections::{PublishConnections, turn};
+use crate::broadcast::connections::PublishConnections;
 use crate::broadcast::engine::leadership::LEASE;
 use crate::broadcast::engine::{Engine, Event, Hashes, Next};
 use crate::broadcast::failure::{Half, SessionFailure};
@@ -136,7 +136,7 @@ impl<'r> Session<'r> {
         let notifier = self.route.notifier.as_ref();
         let (reader, writers) = (&mut self.reader, &mut self.writers);
         let connections = poll_fn(|cx| {
-            if let Poll::Ready(result) = turn(reader, cx) {
+            if let Poll::Ready(result) = reader.poll_turn(cx) {
                 return Poll::Ready(came(Half::Reader, result));
             }
             // The clock is read anew: this process may have been stopped since the engine looked at it.

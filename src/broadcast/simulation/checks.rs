@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::instance::Sender;
 use super::model::Model;
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::read::unread_loss::DELETED_UNREAD;
+use crate::broadcast::unread_loss::DELETED_UNREAD;
 use crate::config::{After, Broadcast, Order};
+use crate::stream::EntryId;
 
 /// The facts known from outside.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use super::World;
 use super::id_after;
 use super::model::Given;
-use crate::broadcast::entry_id::EntryId;
+use crate::stream::EntryId;
 
 impl World {
     /// Somebody adds, reads, acknowledges or claims.

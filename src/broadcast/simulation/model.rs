@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::publish::call::OPEN;
 use crate::server::resp::Value;
+use crate::stream::EntryId;
 
 /// By which letter a hash tells its script.
 pub(super) const PUBLISH: u8 = b'1';

@@ -8,10 +8,10 @@ use redis::ConnectionLike as _;
 
 use super::model::{LEASE, Model, PUBLISH, RELEASE, STATE};
 use crate::broadcast::engine::leadership;
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::group::ack_state;
 use crate::broadcast::publish::call;
 use crate::server::resp::{self, Value};
+use crate::stream::EntryId;
 
 /// The scripts ask this for the time, so that it is the model's.
 const TIME: (&str, &str) = ("redis.call('TIME')", "redis.call('MGET', 'now:s', 'now:us')");

@@ -47,7 +47,7 @@ pub(super) fn render(
             }),
             Part::Pointer(pointer) => values.get(pointer),
             // The configuration refuses these in a capture's templates.
-            Part::Field(_) | Part::Stream | Part::Id | Part::Json => None,
+            Part::Field(_) | Part::Stream | Part::Id | Part::Json | Part::Key => None,
         };
         let Some(value) = value else { return Err(missing(part, message)) };
         put(NamePiece::Variable(value));

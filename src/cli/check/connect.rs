@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{
-    self, Acknowledged, Broadcast, Capture, Config, Endpoint, Order, Prefer, StreamPattern, UntilAcknowledged,
+    self, Acknowledged, Broadcast, Capture, Config, Endpoint, Invalidate, Order, Prefer, StreamPattern,
+    UntilAcknowledged,
 };
 use crate::probe::{self, Finding, Guarantee, Inspection, Missed, Repeated, Rights, ServerFacts};
 use crate::rt;
@@ -62,7 +63,30 @@ pub(super) async fn connect(config: Config, explain: bool) -> (PrintableLines, b
             }
         }
     }
+    for route in config.invalidate.values() {
+        out.push(format_args!("invalidate {}: {} → {}", route.name, route.source, route.destination));
+        staleness(&mut out, route);
+    }
     (out, usable)
+}
+
+/// How long a reader may get an old value, by what it does.
+fn staleness(out: &mut PrintableLines, route: &Invalidate) {
+    let again = route.again_after.map(humantime::format_duration);
+    let plain = match &again {
+        Some(again) => format!("up to {again}, if no load of a value takes longer"),
+        None => "until the time to live ends, after a lost race".to_owned(),
+    };
+    let lease = match (&route.lease, &again) {
+        (None, _) => "the same: the route removes no lease".to_owned(),
+        (Some(_), None) => "milliseconds, if it reads the primary and events follow their commit".to_owned(),
+        (Some(_), Some(again)) => {
+            format!("milliseconds; {again} if it reads a replica that is no further behind")
+        }
+    };
+    out.push(format_args!("  stale, readers that store as they like: {plain}"));
+    out.push(format_args!("  stale, readers with the lease: {lease}"));
+    out.push("  while tidegate is down: as long longer; a cache that fails over or is restored is applied to again");
 }
 
 /// What the sentinels of an endpoint say; whether a majority of them answers.

@@ -2,28 +2,31 @@
 
 use std::sync::Arc;
 
-use crate::broadcast::EntryId;
 use crate::capture::dead_letters::Fields;
 use crate::cli::Refusal;
-use crate::config::{Broadcast, Capture, Config, Endpoint, redis_keys};
+use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate, redis_keys};
 use crate::server::{self, ControlConnection};
+use crate::stream::EntryId;
 use crate::text::printable;
 
 /// Letters a page: one that the destination refused holds a whole message.
 const PAGE: usize = 10;
 
-/// A route of either kind. Their names do not overlap.
+/// A route of any kind. Their names do not overlap.
 #[derive(Debug, Clone)]
 pub(super) enum LetterRoute {
     Capture(Arc<Capture>),
     Broadcast(Arc<Broadcast>),
+    Invalidate(Arc<Invalidate>),
 }
 
 impl LetterRoute {
     /// All routes, captures first.
     pub(super) fn all(config: &Config) -> Vec<Self> {
         let captures = config.capture.values().cloned().map(Self::Capture);
-        captures.chain(config.broadcast.values().cloned().map(Self::Broadcast)).collect()
+        let broadcasts = config.broadcast.values().cloned().map(Self::Broadcast);
+        let invalidations = config.invalidate.values().cloned().map(Self::Invalidate);
+        captures.chain(broadcasts).chain(invalidations).collect()
     }
 
     pub(super) fn find(config: &Config, name: &str) -> Result<Self, Refusal> {
@@ -44,6 +47,7 @@ impl LetterRoute {
         match self {
             Self::Capture(route) => &route.name,
             Self::Broadcast(route) => &route.name,
+            Self::Invalidate(route) => &route.name,
         }
     }
 
@@ -52,6 +56,7 @@ impl LetterRoute {
         match self {
             Self::Capture(route) => &route.destination,
             Self::Broadcast(route) => &route.source,
+            Self::Invalidate(route) => &route.source,
         }
     }
 }

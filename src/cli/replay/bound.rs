@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::broadcast::EntryId;
+use crate::stream::EntryId;
 
 /// One end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::broadcast::EntryId;
 use crate::broadcast::replay::{Progress, Range, ReplayObserver};
 use crate::cli::output::tell;
 use crate::rt;
+use crate::stream::EntryId;
 
 /// Between two lines where there is no terminal.
 const LINES_EVERY: Duration = Duration::from_secs(5);

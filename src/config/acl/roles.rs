@@ -21,10 +21,16 @@ pub enum AclRole {
     BroadcastDestination,
     /// Publishes for a broadcast with `sharded = true`.
     BroadcastShards,
+    /// Reads the stream of an invalidation and keeps its dead letters.
+    InvalidateSource,
+    /// Clears keys of a cache, and keeps the cursor there.
+    InvalidateDestination,
     /// Looks after what a capture has written: `gaps`, `dead-letters`, `tap`.
     OperatorOfCapture,
     /// Looks after the stream of a broadcast: `dead-letters`, `tap`.
     OperatorOfBroadcast,
+    /// Looks after the dead letters of an invalidation.
+    OperatorOfInvalidate,
     /// Publishes dead letters of a broadcast again.
     OperatorPublishing,
     /// The same with `sharded = true`.
@@ -51,6 +57,7 @@ impl AclRole {
             self,
             Self::OperatorOfCapture
                 | Self::OperatorOfBroadcast
+                | Self::OperatorOfInvalidate
                 | Self::OperatorPublishing
                 | Self::OperatorShards
                 | Self::ReplaySource
@@ -70,8 +77,11 @@ impl fmt::Display for AclRole {
             Self::BroadcastTap => "replication source of broadcast",
             Self::BroadcastDestination => "destination of broadcast",
             Self::BroadcastShards => "sharded destination of broadcast",
+            Self::InvalidateSource => "source of invalidation",
+            Self::InvalidateDestination => "cache of invalidation",
             Self::OperatorOfCapture => "operator, destination of capture",
             Self::OperatorOfBroadcast => "operator, source of broadcast",
+            Self::OperatorOfInvalidate => "operator, source of invalidation",
             Self::OperatorPublishing => "operator, destination of broadcast",
             Self::OperatorShards => "operator, sharded destination of broadcast",
             Self::ReplaySource => "operator, replay of the streams of",

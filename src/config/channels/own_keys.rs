@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::loops;
 use super::pattern_overlap::Glob;
 use crate::config::settings::{Capture, Config, Endpoint, OwnKeys};
+use crate::text::glob;
 use crate::text::template::{Part, Template};
 
 /// Says it of every capture. Nothing is changed where a route is in use already.
@@ -65,6 +66,5 @@ fn names(template: &Template) -> String {
 
 /// A pattern for one name.
 fn pattern(name: &str) -> String {
-    let escaped = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\').then_some('\\').into_iter().chain([c]);
-    name.chars().flat_map(escaped).collect()
+    String::from_utf8_lossy(&glob::literal(name.as_bytes())).into_owned()
 }

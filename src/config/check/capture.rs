@@ -91,7 +91,7 @@ impl Check<'_> {
         })
     }
 
-    fn mode(
+    pub(super) fn mode(
         &mut self,
         key: &Key,
         mode: raw::Mode,
@@ -125,7 +125,7 @@ impl Check<'_> {
     }
 
     /// A server tells its own subscribers of keyspace events, and writes none of that into its replication stream.
-    fn no_notifications(&mut self, key: &Key, channels: &[String], patterns: &[String]) {
+    pub(super) fn no_notifications(&mut self, key: &Key, channels: &[String], patterns: &[String]) {
         for (list, names) in [(key.at("channels"), channels), (key.at("patterns"), patterns)] {
             for (index, name) in names.iter().enumerate().filter(|(_, name)| is_notification(name)) {
                 let message =
@@ -136,7 +136,7 @@ impl Check<'_> {
         }
     }
 
-    fn subscriptions(
+    pub(super) fn subscriptions(
         &mut self,
         key: &Key,
         channels: &[String],

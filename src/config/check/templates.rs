@@ -6,17 +6,21 @@ use crate::config::problems::{Key, near};
 use crate::text::template::{Part, Template, TemplateError};
 
 /// The variables whose names can be misspelt.
-const VARIABLES: [&str; 5] = ["channel", "pattern", "stream", "id", "json"];
+const VARIABLES: [&str; 6] = ["channel", "pattern", "stream", "id", "json", "key"];
 
 /// A setting that takes a template, and what its variables can come from.
 #[derive(Clone, Copy)]
 pub(super) enum Setting<'a> {
     /// Made from an event: a capture's stream, a field of `add`, a CloudEvents attribute.
     Event { channels: &'a [String], patterns: &'a [String] },
-    /// Made from an entry: a broadcast's channel.
+    /// Made from an entry: a broadcast's channel, a key of a cache.
     Entry,
+    /// Made from an entry that a capture made of an event: a key of a cache.
+    Stored { channels: &'a [String], patterns: &'a [String] },
     /// Made from an entry, and may be all of it: a broadcast's message.
     Message,
+    /// Made from a key: its lease.
+    Lease,
 }
 
 impl Check<'_> {
@@ -73,19 +77,29 @@ fn refusal(part: &Part, setting: Setting<'_>) -> Option<String> {
         Part::Stream => "<stream>".to_owned(),
         Part::Id => "<id>".to_owned(),
         Part::Json => "<json>".to_owned(),
+        Part::Key => "<key>".to_owned(),
     };
     let known = match (setting, part) {
         (Setting::Event { .. }, Part::Channel | Part::Pointer(_))
-        | (Setting::Entry | Setting::Message, Part::Pointer(_) | Part::Field(_) | Part::Stream | Part::Id)
-        | (Setting::Message, Part::Json) => return None,
-        (Setting::Event { channels, patterns }, Part::Pattern | Part::Wildcard(_)) => {
+        | (
+            Setting::Entry | Setting::Stored { .. } | Setting::Message,
+            Part::Pointer(_) | Part::Field(_) | Part::Stream | Part::Id,
+        )
+        | (Setting::Message, Part::Json)
+        | (Setting::Lease, Part::Key) => return None,
+        (Setting::Event { channels, patterns }, Part::Pattern | Part::Wildcard(_))
+        | (Setting::Stored { channels, patterns }, Part::Wildcard(_)) => {
             return pattern_refusal(&variable, part, channels, patterns);
         }
         (Setting::Event { .. }, _) => {
             "<channel> and <pointer:/PATH>, and with patterns alone <pattern> and <1> to <9>"
         }
         (Setting::Entry, _) => "<field:NAME>, <pointer:/PATH>, <stream> and <id>",
+        (Setting::Stored { .. }, _) => {
+            "<field:NAME>, <pointer:/PATH>, <stream> and <id>, and with patterns alone <1> to <9>"
+        }
         (Setting::Message, _) => "<field:NAME>, <pointer:/PATH>, <stream>, <id> and <json>",
+        (Setting::Lease, _) => "<key>",
     };
     Some(format!("{variable} means nothing here; a template may use {known}"))
 }

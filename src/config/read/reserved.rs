@@ -4,7 +4,7 @@
 use crate::config::problems::Key;
 
 /// Keys of later versions: the table that they stand in, and their names.
-const KEYS: [(&str, &[&str]); 2] = [("", &["invalidate"]), ("redis", &["cluster"])];
+const KEYS: [(&str, &[&str]); 1] = [("redis", &["cluster"])];
 
 /// Returns whether a later version knows the key.
 pub(crate) fn is_key(key: &Key) -> bool {

@@ -78,7 +78,7 @@ impl RoutesUnderTest {
                 RouteSettings::Capture(_) => {
                     RunningKind::Capture { successor: Handover::default(), predecessor: word.clone() }
                 }
-                RouteSettings::Broadcast(_) => RunningKind::Broadcast,
+                RouteSettings::Broadcast(_) | RouteSettings::Invalidate(_) => RunningKind::Cursor,
             };
             let opened = word.is_none();
             self.alive.push(Route {

@@ -1,11 +1,10 @@
 //! Promise: publishers and consumers change nothing. Here they are the libraries that people use.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Options, Server, Setup, Version, captured, gaps, wait_for_last};
+use crate::support::{Options, Server, Setup, Version, captured, client_libraries, gaps, wait_for_last};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const EACH: usize = 200;
@@ -41,19 +40,11 @@ while True:
 print(seen)
 ";
 
-/// Where `scripts/servers.sh clients` put the libraries.
-fn clients() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let found =
-        own.ancestors().map(|directory| directory.join("clients")).find(|directory| directory.exists());
-    found.expect("the client libraries are not installed: run scripts/servers.sh")
-}
-
 pub(super) fn run(program: &str, arguments: &[&str], input: &str) -> String {
     let mut child = Command::new(program)
         .args(arguments)
-        .env("PYTHONPATH", clients().join("python"))
-        .env("NODE_PATH", clients().join("node/node_modules"))
+        .env("PYTHONPATH", client_libraries().join("python"))
+        .env("NODE_PATH", client_libraries().join("node/node_modules"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

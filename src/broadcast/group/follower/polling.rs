@@ -3,12 +3,12 @@
 use tokio::time::Instant;
 
 use super::{Follower, GroupEvent, STEP};
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::group::ack_state::{self, GroupState};
 use crate::broadcast::publish::egress::Egress;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::status::GroupChange;
+use crate::stream::EntryId;
 
 impl Follower {
     pub(super) fn ask_state(&mut self, egress: &Egress<'_>, out: &mut Vec<u8>, now: Instant) {

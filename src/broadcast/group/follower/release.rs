@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::{Asked, Follower};
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::MessageMaker;
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::BATCH_ENTRIES;
-use crate::broadcast::read::entries::{StreamEntries, entries_of_next_read};
 use crate::server::{Error, resp};
+use crate::stream::EntryId;
+use crate::stream::entries::{StreamEntries, entries_of_next_read};
 
 impl Follower {
     /// Takes up holes that no other instance has published meanwhile.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broadcast::entry_id::EntryId;
+use crate::stream::EntryId;
 
 /// How long such a hole is left alone.
 const PATIENCE: Duration = Duration::from_secs(2);

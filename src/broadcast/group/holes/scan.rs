@@ -1,6 +1,6 @@
 //! The search through the holes for those that are acknowledged, a step with each look.
 
-use crate::broadcast::entry_id::EntryId;
+use crate::stream::EntryId;
 
 /// Progress of the scan.
 #[derive(Debug)]

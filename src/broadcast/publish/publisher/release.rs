@@ -4,10 +4,10 @@ use tokio::time::Instant;
 
 use super::remote::{Note, Published};
 use super::{BATCH_BYTES, Id, PendingCall, Publisher};
-use crate::broadcast::entry_id::EntryId;
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::broadcast::publish::call::Tally;
 use crate::server::resp;
+use crate::stream::EntryId;
 
 impl Publisher {
     /// Takes an entry that is not acknowledged: the cursor goes past it, and it is remembered as a hole.

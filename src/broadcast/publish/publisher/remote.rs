@@ -12,12 +12,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{PendingCall, Publisher};
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::failure::{RouteEndpoint, SessionFailure};
+use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::message::withheld::Unrenderable;
 use crate::broadcast::publish::call::{Counted, Tally};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
+use crate::status::RouteEndpoint;
+use crate::stream::EntryId;
 
 /// The connection to the destination, if it is another server than the stream's.
 #[derive(Debug)]

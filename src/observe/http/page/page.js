@@ -27,8 +27,11 @@ function ago(unixMs, now) {
 }
 
 const isCapture = (route) => route.kind === "capture";
-const done = (route) => (isCapture(route) ? route.counts.stored : route.broadcast.published);
-const deadLetters = (route) => (isCapture(route) ? route.counts.rejected : route.broadcast.rejected);
+const done = (route) => {
+  if (isCapture(route)) return route.counts.stored;
+  return route.invalidate ? route.invalidate.cleared : route.broadcast.published;
+};
+const deadLetters = (route) => (isCapture(route) ? route.counts : route.invalidate ?? route.broadcast).rejected;
 const key = (route) => `${route.kind} ${route.route}`;
 
 function role(route) {

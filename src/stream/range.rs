@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::entries::{StreamEntries, entries_of_next_read};
-use crate::broadcast::entry_id::EntryId;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error};
+use crate::stream::EntryId;
 
 /// A connection that reads one stream.
 #[derive(Debug)]
-pub(in crate::broadcast) struct RangeReader {
+pub(crate) struct RangeReader {
     connection: Connection,
     stream: String,
     /// COUNT of the next read: from 1 up, so that no reply is larger than expected.
@@ -20,12 +20,12 @@ pub(in crate::broadcast) struct RangeReader {
 }
 
 impl RangeReader {
-    pub(in crate::broadcast) fn new(connection: Connection, stream: &str, deadline: Duration) -> Self {
+    pub(crate) fn new(connection: Connection, stream: &str, deadline: Duration) -> Self {
         Self { connection, stream: stream.to_owned(), entries: 1, deadline }
     }
 
     /// Reads another stream from now on.
-    pub(in crate::broadcast) fn turn_to(&mut self, stream: &str) {
+    pub(crate) fn turn_to(&mut self, stream: &str) {
         stream.clone_into(&mut self.stream);
     }
 
@@ -33,7 +33,7 @@ impl RangeReader {
     ///
     /// # Errors
     /// If the connection fails, or the answer is an error.
-    pub(in crate::broadcast) async fn page(&mut self, after: EntryId) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn page(&mut self, after: EntryId) -> Result<Vec<u8>, Error> {
         let (count, after) = (self.entries.to_string(), after.to_string());
         resp::command(
             self.connection.out(),
@@ -51,11 +51,7 @@ impl RangeReader {
     ///
     /// # Errors
     /// As [`Connection::ask`].
-    pub(in crate::broadcast) async fn ask(
-        &mut self,
-        doing: &'static str,
-        command: &[&[u8]],
-    ) -> Result<Value, Error> {
+    pub(crate) async fn ask(&mut self, doing: &'static str, command: &[&[u8]]) -> Result<Value, Error> {
         self.connection.ask(self.deadline, doing, command).await
     }
 }

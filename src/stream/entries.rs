@@ -9,14 +9,13 @@
 
 use std::ops::Range;
 
-use crate::broadcast::entry_id::EntryId;
-use crate::broadcast::publish::publisher::{BATCH_ENTRIES, BATCHES_UNDER_WAY};
 use crate::filter::Filterable;
 use crate::server::Error;
 use crate::server::resp::{Token, token};
+use crate::stream::EntryId;
 
-/// Most entries of one read: as many as the publisher takes at once.
-const READ_ENTRIES: usize = BATCH_ENTRIES * BATCHES_UNDER_WAY;
+/// Most entries of one read: what is applied of it at once is bounded by batches.
+const READ_ENTRIES: usize = 512;
 /// Most bytes that one read should bring. The number of entries follows the size of the last read.
 const READ_BYTES: usize = 1024 * 1024;
 
@@ -201,10 +200,10 @@ pub(crate) mod tests {
     use crate::server::{self, resp};
 
     /// Names and values of an entry.
-    pub(in crate::broadcast) type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
+    pub(crate) type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
 
     /// A reply as Redis writes it under RESP3.
-    pub(in crate::broadcast) fn reply(entries: &[(&str, Fields<'_>)]) -> Vec<u8> {
+    pub(crate) fn reply(entries: &[(&str, Fields<'_>)]) -> Vec<u8> {
         let mut out = b"%1\r\n".to_vec();
         resp::argument(&mut out, b"orders");
         resp::header(&mut out, entries.len());

@@ -1,0 +1,31 @@
+//! Where the captures that write an invalidation's stream record their gaps: what was published in a gap is a change that
+//! no entry names.
+
+use std::sync::Arc;
+
+use super::loops;
+use super::pattern_overlap::Glob;
+use crate::config::redis_keys;
+use crate::config::settings::{Config, Invalidate};
+
+/// Says it of every invalidation. Nothing is changed where a route is in use already.
+pub(crate) fn find(config: &mut Config) {
+    let found: Vec<Vec<String>> = config.invalidate.values().map(|route| of(config, route)).collect();
+    for (route, gaps) in config.invalidate.values_mut().zip(found) {
+        if let Some(route) = Arc::get_mut(route) {
+            route.gaps = gaps;
+        }
+    }
+}
+
+fn of(config: &Config, route: &Invalidate) -> Vec<String> {
+    let Some(source) = config.redis.get(&route.source) else { return Vec::new() };
+    let stream = Glob::name(route.stream.as_bytes());
+    let writers = config.capture.values().filter_map(|capture| {
+        let at = config.redis.get(&capture.destination)?;
+        let here = loops::same_server(at, source) && at.database == source.database;
+        let writes = here && Glob::template(&capture.stream).overlaps(&stream);
+        writes.then(|| redis_keys::of_route(&at.key_prefix, &capture.name, "gaps"))
+    });
+    writers.collect()
+}

@@ -1,0 +1,345 @@
+//! The second pass: what was cleared is held, and cleared once more when its time has come.
+//!
+//! Times are the daemon's own, from the answer of the first clear on. Ids are not taken for times: an application may use
+//! any numbers. A restarted daemon learns from *marks* in the cursor how long ago it was: *by that time, of the cache's
+//! clock, the first pass had come so far*. What has no mark counts as cleared just now.
+//!
+//! A batch that cannot be held is read from the stream once more, as after a restart.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::keys::{CacheKey, MOST_KEYS};
+use crate::stream::EntryId;
+
+/// Bytes of keys that a route holds for their second pass.
+const HELD_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes that a key costs beside its own.
+const KEY_OVERHEAD: usize = 16;
+/// Most entries of one call.
+pub(super) const BATCH_ENTRIES: usize = 128;
+/// Marks stand this part of `again_after` apart.
+const MARKS_APART: u32 = 4;
+
+/// Keys that were cleared together.
+#[derive(Debug)]
+pub(super) struct HeldBatch {
+    /// The last entry; `None` where the stream was begun anew, and the place is not theirs.
+    last: Option<EntryId>,
+    entries: usize,
+    keys: Vec<CacheKey>,
+    due: Instant,
+}
+
+/// What to clear once more, in one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DueAgain {
+    /// The last entry that is covered; `None` leaves the place where it is.
+    pub(super) last: Option<EntryId>,
+    /// The keys, each once.
+    pub(super) keys: Vec<CacheKey>,
+    /// How many of the held batches it is.
+    batches: usize,
+}
+
+/// The batches that wait for their second pass, in order.
+#[derive(Debug)]
+pub(super) struct HeldBatches {
+    after: Duration,
+    batches: VecDeque<HeldBatch>,
+    bytes: usize,
+    /// Up to where entries are held. What follows, up to the place of the first pass, is to be read again.
+    end: EntryId,
+}
+
+impl HeldBatches {
+    pub(super) fn new(after: Duration) -> Self {
+        Self { after, batches: VecDeque::new(), bytes: 0, end: EntryId::default() }
+    }
+
+    /// How long after the first pass a batch is due.
+    pub(super) const fn after(&self) -> Duration {
+        self.after
+    }
+
+    /// The second pass is at this place now. What was held behind it stays.
+    pub(super) fn on_place(&mut self, again: EntryId) {
+        let before = self.batches.iter().take_while(|held| held.last.is_none_or(|last| last <= again));
+        let done: Vec<bool> = before.map(|held| held.last.is_some()).collect();
+        // Keys of a stream that was begun anew are no part of this one's places.
+        let kept: Vec<HeldBatch> =
+            done.into_iter().filter_map(|done| self.batches.pop_front().filter(|_| !done)).collect();
+        for held in kept.into_iter().rev() {
+            self.batches.push_front(held);
+        }
+        self.bytes = self.batches.iter().map(HeldBatch::bytes).sum();
+        self.end = self.end.max(again);
+    }
+
+    /// Both places went back: entries after this one are applied anew, and then held anew.
+    pub(super) fn on_went_back(&mut self, pos: EntryId, again: EntryId) {
+        self.batches.retain(|held| held.last.is_none_or(|last| last <= pos));
+        self.end = self.end.min(pos).max(again);
+        self.on_place(again);
+    }
+
+    /// The stream was begun anew: what is held is of the old one.
+    pub(super) fn on_stream_anew(&mut self) {
+        for held in &mut self.batches {
+            held.last = None;
+        }
+        self.end = EntryId::default();
+    }
+
+    /// Up to where entries are held.
+    pub(super) const fn end(&self) -> EntryId {
+        self.end
+    }
+
+    /// Returns whether more can be held.
+    pub(super) const fn has_room(&self) -> bool {
+        self.bytes < HELD_BYTES
+    }
+
+    /// Bytes that are held.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in that entries after `prev` and up to `last` were cleared. What does not follow what is held is left to be
+    /// read again.
+    pub(super) fn hold(
+        &mut self,
+        (prev, last): (EntryId, EntryId),
+        entries: usize,
+        keys: Vec<CacheKey>,
+        due: Instant,
+    ) {
+        if prev != self.end || !self.has_room() {
+            return;
+        }
+        let held = HeldBatch { last: Some(last), entries, keys, due };
+        self.bytes += held.bytes();
+        self.batches.push_back(held);
+        self.end = last;
+    }
+
+    /// When the first of them is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.batches.front().map(|held| held.due)
+    }
+
+    /// What is due by now, as much as one call covers.
+    pub(super) fn take_due(&self, now: Instant) -> Option<DueAgain> {
+        let mut due = DueAgain { last: None, keys: Vec::new(), batches: 0 };
+        let mut seen = HashSet::new();
+        let mut entries = 0;
+        for held in &self.batches {
+            let first = due.batches == 0;
+            let new = held.keys.iter().filter(|key| !seen.contains(&***key)).count();
+            let fits = entries + held.entries <= BATCH_ENTRIES && due.keys.len() + new <= MOST_KEYS;
+            let alike = first || held.last.is_some() == due.last.is_some();
+            if held.due > now || !first && (!fits || !alike) {
+                break;
+            }
+            for key in &held.keys {
+                if seen.insert(&**key) {
+                    due.keys.push(key.clone());
+                }
+            }
+            entries += held.entries;
+            due.last = held.last;
+            due.batches += 1;
+        }
+        (due.batches > 0).then_some(due)
+    }
+
+    /// Takes in that these were cleared once more.
+    pub(super) fn on_done(&mut self, due: &DueAgain) {
+        for held in self.batches.drain(..due.batches.min(self.batches.len())) {
+            self.bytes -= held.bytes();
+        }
+    }
+}
+
+impl HeldBatch {
+    fn bytes(&self) -> usize {
+        self.keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum()
+    }
+}
+
+/// By these times, of the cache's clock and in milliseconds, the first pass had come to these entries. Ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Marks(Vec<(EntryId, u64)>);
+
+impl Marks {
+    /// Reads the field of the cursor. What is no mark ends it: then entries count as cleared just now.
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let mut marks = Vec::new();
+        let mut words = text.split(|byte| *byte == b' ');
+        while let (Some(id), Some(time)) = (words.next(), words.next()) {
+            let time = std::str::from_utf8(time).ok().and_then(|time| time.parse().ok());
+            let Some(mark) = EntryId::parse(id).zip(time) else { break };
+            marks.push(mark);
+        }
+        Self(marks)
+    }
+
+    /// The field of the cursor.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for (id, time) in &self.0 {
+            let space = if text.is_empty() { "" } else { " " };
+            // Writing to a String does not fail.
+            let _ = write!(text, "{space}{id} {time}");
+        }
+        text
+    }
+
+    /// Notes that the first pass has come so far. Marks that stand closer than a part of `after` become one, so there are
+    /// few of them; one that a restarted daemon makes does not move those before it, or it would never come to them.
+    pub(super) fn add(&mut self, id: EntryId, time: u64, after: Duration) {
+        if self.0.last().is_some_and(|(last, _)| *last >= id) {
+            return;
+        }
+        let apart = u64::try_from((after / MARKS_APART).as_millis()).unwrap_or(u64::MAX);
+        if let [.., (_, before), last] = &mut self.0[..]
+            && time.saturating_sub(*before) <= apart
+        {
+            *last = (id, time);
+        } else {
+            self.0.push((id, time));
+        }
+    }
+
+    /// Forgets what the second pass has done.
+    pub(super) fn forget(&mut self, again: EntryId) {
+        self.0.retain(|(id, _)| *id > again);
+    }
+
+    /// When the first pass had come to an entry at the latest.
+    pub(super) fn time_of(&self, id: EntryId) -> Option<u64> {
+        self.0.iter().find(|(mark, _)| *mark >= id).map(|(_, time)| *time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AFTER: Duration = Duration::from_secs(2);
+
+    fn id(milliseconds: u64) -> EntryId {
+        EntryId { milliseconds, sequence: 0 }
+    }
+
+    fn keys(names: &[&str]) -> Vec<CacheKey> {
+        names.iter().map(|name| name.as_bytes().into()).collect()
+    }
+
+    #[test]
+    fn batches_are_due_in_order_and_are_cleared_together() {
+        let start = Instant::now();
+        let mut held = HeldBatches::new(AFTER);
+        held.hold((id(0), id(2)), 2, keys(&["a", "b"]), start + AFTER);
+        held.hold((id(2), id(3)), 1, keys(&["a"]), start + AFTER);
+        held.hold((id(3), id(9)), 1, keys(&["c"]), start + 2 * AFTER);
+        assert_eq!((held.due(), held.end()), (Some(start + AFTER), id(9)));
+        assert_eq!(held.take_due(start), None);
+        let due = held.take_due(start + AFTER).unwrap();
+        assert_eq!((due.last, due.keys.clone(), due.batches), (Some(id(3)), keys(&["a", "b"]), 2));
+        held.on_done(&due);
+        held.on_place(id(3));
+        assert_eq!(held.due(), Some(start + 2 * AFTER));
+        // What does not follow is read again.
+        held.hold((id(11), id(12)), 1, keys(&["d"]), start + 2 * AFTER);
+        assert_eq!(held.end(), id(9));
+    }
+
+    #[test]
+    fn a_place_that_moves_elsewhere_takes_the_batches_along() {
+        let start = Instant::now();
+        let held = || {
+            let mut held = HeldBatches::new(AFTER);
+            for n in 1..=4 {
+                held.hold((id(n - 1), id(n)), 1, keys(&["a"]), start);
+            }
+            held
+        };
+        let mut ahead = held();
+        ahead.on_place(id(3));
+        assert_eq!(ahead.take_due(start).unwrap().batches, 1);
+        ahead.on_place(id(7));
+        assert_eq!((ahead.take_due(start), ahead.end(), ahead.bytes()), (None, id(7), 0));
+        let mut back = held();
+        back.on_went_back(id(2), id(0));
+        assert_eq!((back.take_due(start).unwrap().last, back.end()), (Some(id(2)), id(2)));
+        let mut anew = held();
+        anew.on_stream_anew();
+        assert_eq!(anew.end(), id(0));
+        anew.hold((id(0), id(1)), 1, keys(&["z"]), start);
+        let old = anew.take_due(start).unwrap();
+        assert_eq!((old.last, old.batches), (None, 4), "the old stream's keys move no place");
+        anew.on_place(id(0));
+        assert_eq!(anew.take_due(start).unwrap().batches, 4, "and no place takes them along");
+        anew.on_done(&old);
+        assert_eq!(anew.take_due(start).unwrap().last, Some(id(1)));
+    }
+
+    #[test]
+    fn what_is_held_is_bounded() {
+        let start = Instant::now();
+        let mut held = HeldBatches::new(AFTER);
+        let large: Vec<CacheKey> = (0..1000).map(|n| format!("{n:04000}").into_bytes().into()).collect();
+        for n in 1..100 {
+            held.hold((id(n - 1), id(n)), 1, large.clone(), start);
+        }
+        assert!(!held.has_room() && held.bytes() < HELD_BYTES + 5_000_000);
+        assert_eq!(held.end(), id(3));
+        assert_eq!(held.take_due(start).unwrap().batches, 3, "the same keys are one call");
+    }
+
+    #[test]
+    fn marks_are_written_and_read_and_what_is_no_mark_ends_them() {
+        let mut marks = Marks::default();
+        marks.add(id(1), 1000, AFTER);
+        marks.add(EntryId { milliseconds: 7, sequence: 3 }, 1400, AFTER);
+        assert_eq!(marks.text(), "1-0 1000 7-3 1400");
+        assert_eq!(Marks::parse(marks.text().as_bytes()), marks);
+        assert_eq!(Marks::parse(b"1-0 1000 x 5 7-0 6").0.len(), 1);
+        assert_eq!(Marks::parse(b""), Marks::default());
+        assert_eq!(
+            (marks.time_of(id(1)), marks.time_of(id(2)), marks.time_of(id(8))),
+            (Some(1000), Some(1400), None)
+        );
+        marks.forget(id(1));
+        assert_eq!(marks.text(), "7-3 1400");
+    }
+
+    proptest! {
+        /// However often a daemon crashes and makes a mark, an entry's second pass comes.
+        #[test]
+        fn marks_say_never_too_early_and_not_much_too_late(steps in prop::collection::vec(1..900_u64, 1..60)) {
+            let mut marks = Marks::default();
+            let mut time = 0;
+            let mut cleared = Vec::new();
+            for (n, step) in steps.into_iter().enumerate() {
+                time += step;
+                let at = id(n as u64 + 1);
+                cleared.push((at, time));
+                marks.add(at, time, AFTER);
+                for (entry, when) in &cleared {
+                    let marked = marks.time_of(*entry).unwrap();
+                    prop_assert!(marked >= *when, "{entry} at {when} is marked {marked}");
+                    prop_assert!(marked - when <= 500 + 900, "{entry} at {when} is marked {marked}");
+                }
+                prop_assert!(marks.0.len() as u64 <= 3 + 2 * time / 500);
+            }
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! The cursor on the cache, the calls that move it, and what their replies mean.
+//!
+//! ```text
+//! P R:cursor   format revision pos again counted marks clearing gaps   cleared absent refused
+//! ```
+//!
+//! `pos` is the last entry that was applied, `again` the last that was cleared once more, `counted` how many entries were
+//! ever added to the stream up to `pos`. The cursor is where the keys are: whatever sets the one back sets the other back.
+
+use super::again::Marks;
+use super::keys::CacheKey;
+use super::sweep::Step;
+use crate::server::resp::{self, Value};
+use crate::server::{Error, Hash, Script, script};
+use crate::stream::EntryId;
+use crate::text::template::{Part, Template};
+
+/// Clears keys and moves a place over them.
+pub(super) const CLEAR: Script = script!("clear.lua");
+/// Puts the cursor where the caller has decided.
+pub(super) const ADOPT: Script = script!("adopt.lua");
+
+/// One of the two places in a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlaceField {
+    /// Of the first pass.
+    Pos,
+    /// Of the second one.
+    Again,
+}
+
+impl PlaceField {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pos => "pos",
+            Self::Again => "again",
+        }
+    }
+}
+
+/// What stands in the cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cursor {
+    /// Which keys the entries make.
+    pub(super) revision: String,
+    /// The last entry that was applied.
+    pub(super) pos: EntryId,
+    /// The last entry that was cleared once more; `None` while there is no second pass.
+    pub(super) again: Option<EntryId>,
+    /// How many entries were ever added up to `pos`.
+    pub(super) counted: Option<u64>,
+    /// When the first pass had come how far.
+    pub(super) marks: Marks,
+    /// The step of a clear of all keys that is under way.
+    pub(super) clearing: Step,
+    /// The last gap record that was seen of the captures that write the stream.
+    pub(super) gaps: Option<EntryId>,
+    /// The counts of all instances since the cursor was made.
+    pub(super) counts: Counts,
+}
+
+/// What was done since the cursor was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Keys that were there and were removed.
+    pub(super) cleared: u64,
+    /// Keys that were not there in the first pass.
+    pub(super) absent: u64,
+    /// Leases that were taken away.
+    pub(super) refused: u64,
+}
+
+/// A look at the cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CursorLook {
+    /// The cursor, if there is one.
+    pub(super) cursor: Option<Cursor>,
+    /// What is there of a revision and a place, for the next compare-and-set.
+    pub(super) seen: (Vec<u8>, Vec<u8>),
+}
+
+/// The reply to a call of `clear.lua`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClearReply {
+    /// Done.
+    Done {
+        /// Keys that were there.
+        cleared: u64,
+        /// Leases that were there.
+        refused: u64,
+        /// By the cache's clock, in milliseconds.
+        time: u64,
+    },
+    /// Place or revision are not what was expected: look at the cursor.
+    Moved,
+}
+
+const FIELDS: [&[u8]; 11] = [
+    b"format",
+    b"revision",
+    b"pos",
+    b"again",
+    b"counted",
+    b"marks",
+    b"clearing",
+    b"gaps",
+    b"cleared",
+    b"absent",
+    b"refused",
+];
+/// The format that this version writes.
+const FORMAT: &[u8] = b"1";
+
+/// Appends the question for the cursor.
+pub(super) fn ask(out: &mut Vec<u8>, key: &str) {
+    let mut command: Vec<&[u8]> = vec![b"HMGET", key.as_bytes()];
+    command.extend(FIELDS);
+    resp::command(out, &command);
+}
+
+/// Takes in what stands in the cursor.
+///
+/// # Errors
+/// If the server refuses, or the cursor is of another format: an operator must act.
+pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
+    if let Value::Error(text) = reply {
+        return Err(Error::reply(text));
+    }
+    let fields = reply.elements().filter(|fields| fields.len() == FIELDS.len());
+    let Some(fields) = fields else {
+        return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
+    };
+    let [format, revision, pos, again, counted, marks, clearing, gaps, counts @ ..] = fields else {
+        return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
+    };
+    let bytes = |value: &Value| value.bytes().unwrap_or_default().to_vec();
+    let seen = (bytes(revision), bytes(pos));
+    if fields.iter().all(|field| *field == Value::Null) {
+        return Ok(CursorLook { cursor: None, seen });
+    }
+    let refused = |what: &str| {
+        Error::Refused(format!(
+            "{key} {what}: a newer version of tidegate or another program wrote it. Update tidegate, or delete the key: \
+             then everything in the stream is applied again, which is harmless"
+        ))
+    };
+    if format.bytes().is_some_and(|format| format != FORMAT) {
+        return Err(refused("has another format"));
+    }
+    let id = |value: &Value| EntryId::parse(value.bytes()?);
+    // Eviction takes keys as wholes. A cursor without its places counts as none.
+    let Some(place) = id(pos) else { return Ok(CursorLook { cursor: None, seen }) };
+    let again = match again.bytes() {
+        None | Some(b"") => None,
+        Some(text) => Some(EntryId::parse(text).ok_or_else(|| refused("has no valid place 'again'"))?),
+    };
+    let number = |value: &Value| std::str::from_utf8(value.bytes()?).ok()?.parse::<u64>().ok();
+    let count = |at: usize| counts.get(at).and_then(number).unwrap_or(0);
+    let cursor = Cursor {
+        revision: String::from_utf8_lossy(&seen.0).into_owned(),
+        pos: place,
+        again,
+        counted: number(counted),
+        marks: Marks::parse(marks.bytes().unwrap_or_default()),
+        clearing: Step::parse(clearing.bytes().unwrap_or_default()),
+        gaps: id(gaps),
+        counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
+    };
+    Ok(CursorLook { cursor: Some(cursor), seen })
+}
+
+/// What `clear.lua` is to do.
+#[derive(Debug)]
+pub(super) struct ClearCall<'a> {
+    pub(super) place: PlaceField,
+    /// The place as it is believed to be.
+    pub(super) prev: EntryId,
+    /// The last entry that is covered.
+    pub(super) last: EntryId,
+    pub(super) keys: &'a [CacheKey],
+    pub(super) counted: Option<u64>,
+    pub(super) marks: Option<String>,
+    pub(super) clearing: Option<Step>,
+    pub(super) gaps: Option<EntryId>,
+    /// True if the keys are leases themselves, or go without theirs.
+    pub(super) alone: bool,
+}
+
+/// How `adopt.lua` is to put the cursor.
+#[derive(Debug)]
+pub(super) struct AdoptCall<'a> {
+    /// The revision and the place that were seen.
+    pub(super) seen: &'a (Vec<u8>, Vec<u8>),
+    pub(super) pos: EntryId,
+    pub(super) again: Option<EntryId>,
+    pub(super) counted: Option<u64>,
+    pub(super) clearing: Option<Step>,
+}
+
+/// The calls of one route.
+#[derive(Debug)]
+pub(super) struct CursorCalls {
+    key: String,
+    revision: String,
+    /// What stands before and behind a key in its lease.
+    lease: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl CursorCalls {
+    pub(super) fn new(key: String, revision: String, lease: Option<&Template>) -> Self {
+        Self { key, revision, lease: lease.map(around) }
+    }
+
+    /// The cursor's key.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The route's revision.
+    pub(super) fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Appends a call of `clear.lua`.
+    pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
+        let lease = self.lease.as_ref().filter(|_| !call.alone);
+        let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
+        // The command, the hash, the number of keys, the keys, and nine arguments.
+        resp::header(out, 3 + names + 9);
+        for word in [b"EVALSHA".as_slice(), hash] {
+            resp::argument(out, word);
+        }
+        resp::number_argument(out, names);
+        resp::argument(out, self.key.as_bytes());
+        for key in call.keys {
+            resp::argument(out, key);
+        }
+        if let Some((before, behind)) = lease {
+            for key in call.keys {
+                resp::argument(out, &[before, &key[..], behind].concat());
+            }
+        }
+        let counted = call.counted.map(|counted| counted.to_string()).unwrap_or_default();
+        for argument in [
+            self.revision.as_bytes(),
+            call.place.as_str().as_bytes(),
+            call.prev.to_string().as_bytes(),
+            call.last.to_string().as_bytes(),
+        ] {
+            resp::argument(out, argument);
+        }
+        resp::number_argument(out, call.keys.len());
+        resp::argument(out, counted.as_bytes());
+        resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
+        resp::argument(out, call.clearing.map_or("", Step::as_str).as_bytes());
+        let gaps = call.gaps.map(|gaps| gaps.to_string()).unwrap_or_default();
+        resp::argument(out, gaps.as_bytes());
+    }
+
+    /// Appends a call of `adopt.lua`.
+    pub(super) fn adopt(&self, out: &mut Vec<u8>, hash: &Hash, call: &AdoptCall<'_>) {
+        let AdoptCall { seen, pos, again, counted, clearing } = call;
+        let pos = pos.to_string();
+        let again = again.map(|again| again.to_string()).unwrap_or_default();
+        let counted = counted.map(|counted| counted.to_string()).unwrap_or_default();
+        resp::command(
+            out,
+            &[
+                b"EVALSHA",
+                hash,
+                b"1",
+                self.key.as_bytes(),
+                &seen.0,
+                &seen.1,
+                self.revision.as_bytes(),
+                pos.as_bytes(),
+                again.as_bytes(),
+                counted.as_bytes(),
+                clearing.map_or("", Step::as_str).as_bytes(),
+            ],
+        );
+    }
+}
+
+/// What a lease's template puts before and behind the key.
+pub(super) fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
+    let (mut before, mut behind, mut passed) = (Vec::new(), Vec::new(), false);
+    for part in lease.parts() {
+        match part {
+            Part::Literal(text) if passed => behind.extend_from_slice(text.as_bytes()),
+            Part::Literal(text) => before.extend_from_slice(text.as_bytes()),
+            _ => passed = true,
+        }
+    }
+    (before, behind)
+}
+
+/// Takes in the reply to a SCAN: where it continues, and what it found.
+///
+/// # Errors
+/// If the server refuses.
+pub(super) fn on_scanned(reply: &Value) -> Result<(Vec<u8>, Vec<CacheKey>), Error> {
+    let invalid = || Error::Protocol("the reply to SCAN is not valid".to_owned());
+    match reply {
+        Value::Error(text) => Err(Error::reply(text)),
+        _ => match reply.elements() {
+            Some([cursor, found]) => {
+                let cursor = cursor.bytes().ok_or_else(invalid)?.to_vec();
+                let keys = found.elements().ok_or_else(invalid)?;
+                let keys = keys.iter().filter_map(|key| key.bytes().map(Into::into)).collect();
+                Ok((cursor, keys))
+            }
+            _ => Err(invalid()),
+        },
+    }
+}
+
+/// Takes in the cache's time, in milliseconds.
+///
+/// # Errors
+/// If the server refuses.
+pub(super) fn on_time(reply: &Value) -> Result<u64, Error> {
+    if let Value::Error(text) = reply {
+        return Err(Error::reply(text));
+    }
+    let number = |value: &Value| std::str::from_utf8(value.bytes()?).ok()?.parse::<u64>().ok();
+    let time = match reply.elements() {
+        Some([seconds, microseconds]) => number(seconds).zip(number(microseconds)),
+        _ => None,
+    };
+    let (seconds, microseconds) =
+        time.ok_or_else(|| Error::Protocol("the reply to TIME is not valid".to_owned()))?;
+    Ok(seconds.saturating_mul(1000).saturating_add(microseconds / 1000))
+}
+
+/// Takes in the reply to `clear.lua`.
+///
+/// # Errors
+/// If the script failed: then it has done nothing.
+pub(super) fn on_cleared(reply: &Value) -> Result<ClearReply, Error> {
+    let count = |value: &Value| value.count().ok_or_else(|| CLEAR.invalid_reply());
+    match reply {
+        Value::Error(text) => Err(Error::reply(text)),
+        _ => match reply.elements() {
+            Some([Value::Integer(1), _, cleared, refused, time]) => {
+                let time = time.bytes().and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
+                let time = time.ok_or_else(|| CLEAR.invalid_reply())?;
+                Ok(ClearReply::Done { cleared: count(cleared)?, refused: count(refused)?, time })
+            }
+            Some([Value::Integer(0), ..]) => Ok(ClearReply::Moved),
+            _ => Err(CLEAR.invalid_reply()),
+        },
+    }
+}
+
+/// Takes in the reply to `adopt.lua`: whether the cursor was still as seen.
+///
+/// # Errors
+/// If the script failed.
+pub(super) fn on_adopted(reply: &Value) -> Result<bool, Error> {
+    match reply {
+        Value::Error(text) => Err(Error::reply(text)),
+        Value::Integer(done @ (0 | 1)) => Ok(*done == 1),
+        _ => Err(ADOPT.invalid_reply()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(milliseconds: u64) -> EntryId {
+        EntryId { milliseconds, sequence: 0 }
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Bytes(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_cursor_is_read_and_what_is_none_is_told() {
+        let fields = |format: &str, pos: &str, again: &str| {
+            let all = [format, "abc", pos, again, "7", "5-0 1000", "keys", "8-0", "3", "2", "1"];
+            Value::Array(all.map(text).to_vec())
+        };
+        let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
+        let counts = Counts { cleared: 3, absent: 2, refused: 1 };
+        let marks = Marks::parse(b"5-0 1000");
+        let (revision, counted) = ("abc".to_owned(), Some(7));
+        let again = Some(id(4));
+        let clearing = Step::Keys { again: false };
+        let cursor =
+            Cursor { revision, pos: id(5), again, counted, marks, clearing, gaps: Some(id(8)), counts };
+        assert_eq!(look.cursor, Some(cursor));
+        assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
+        assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
+        assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 11])).unwrap().cursor, None);
+        for (format, again) in [("2", "4-0"), ("1", "x")] {
+            assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
+        }
+        assert!(on_look("c", &Value::Error(b"WRONGTYPE x".to_vec())).is_err());
+        assert!(on_look("c", &Value::Array(vec![])).is_err());
+    }
+
+    #[test]
+    fn a_call_has_the_keys_and_then_their_leases() {
+        let lease = Template::parse("<<<key>:l").unwrap();
+        let calls = CursorCalls::new("c".to_owned(), "r".to_owned(), Some(&lease));
+        let keys: Vec<CacheKey> = [b"a", b"b"].map(|key| key.as_slice().into()).into();
+        let mut out = Vec::new();
+        let call = ClearCall {
+            place: PlaceField::Pos,
+            prev: id(1),
+            last: id(2),
+            keys: &keys,
+            counted: Some(9),
+            marks: Some("1-0 5".to_owned()),
+            clearing: Some(Step::Leases { again: true }),
+            gaps: Some(id(8)),
+            alone: false,
+        };
+        calls.clear(&mut out, &[b'h'; 40], &call);
+        let (value, _) = Value::build(&out, 0).unwrap();
+        let words: Vec<String> = value
+            .elements()
+            .unwrap()
+            .iter()
+            .map(|word| String::from_utf8(word.bytes().unwrap().to_vec()).unwrap())
+            .collect();
+        let hash = "h".repeat(40);
+        let expected = [
+            "EVALSHA",
+            &hash,
+            "5",
+            "c",
+            "a",
+            "b",
+            "<a:l",
+            "<b:l",
+            "r",
+            "pos",
+            "1-0",
+            "2-0",
+            "2",
+            "9",
+            "1-0 5",
+            "leases again",
+            "8-0",
+        ];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn replies_of_the_scripts() {
+        let done = [Value::Integer(1), text("2-0"), Value::Integer(3), Value::Integer(1), text("1700")];
+        let expected = ClearReply::Done { cleared: 3, refused: 1, time: 1700 };
+        assert_eq!(on_cleared(&Value::Array(done.to_vec())).unwrap(), expected);
+        let moved = [Value::Integer(0), text("9-0"), text("r"), text("1700")];
+        assert_eq!(on_cleared(&Value::Array(moved.to_vec())).unwrap(), ClearReply::Moved);
+        assert!(on_cleared(&Value::Error(b"NOPERM x".to_vec())).is_err());
+        assert!(on_cleared(&Value::Null).is_err());
+        assert!(on_adopted(&Value::Integer(1)).unwrap() && !on_adopted(&Value::Integer(0)).unwrap());
+        assert!(on_adopted(&Value::Integer(7)).is_err());
+    }
+}

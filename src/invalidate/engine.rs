@@ -1,0 +1,365 @@
+//! An invalidation between its events: what an answer means, and what is asked next.
+//!
+//! ```text
+//! source   XREAD after the last entry read ─▶ keys ─▶ queue        one request at a time; once a second its counts
+//! cache    look, adopt, or clear                                   one call at a time: places move in order
+//! ```
+//!
+//! The engine opens no socket and reads no clock. Nothing that it believes needs to be true: each call compares, and a
+//! call that was refused is followed by a look. What is uncertain is applied once more.
+
+mod cache;
+mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::again::{HeldBatches, Marks};
+use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
+use super::failure::SessionFailure;
+use super::keys::{KeyMaker, Rejection};
+use super::reading::Queue;
+use super::sweep::Sweep;
+use crate::config::{Endpoint, IfMissed, Invalidate, redis_keys};
+use crate::event::{InvalidateLoss, ReplayTrigger};
+use crate::logs::{Limited, LogCode};
+use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
+use crate::status::RouteEndpoint;
+use crate::stream::EntryId;
+use crate::stream::counters::StreamCounters;
+use cache::{Adoption, CacheCall, CacheClock};
+use source::SourceRequest;
+
+/// Interval at which the cursor is written when nothing else moves it: a cache that evicts would drop one that is never
+/// used, and another instance's moves are noticed by it.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long a cursor must be missing before an instance with an older configuration makes one: the newer one goes first.
+const OUTDATED_WAITS: Duration = Duration::from_secs(10);
+
+/// What the route is to show.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Both servers are connected, and the cursor is known.
+    Live(EntryId, Option<u64>),
+    /// Another instance runs a newer configuration.
+    Outdated(Option<u64>),
+    /// The counts of all instances.
+    Counts(Counts),
+    /// A call of the script was answered.
+    Cleared(Cleared),
+    /// The place moved without this instance, or was read.
+    Place(EntryId, Option<EntryId>),
+    /// This many entries were left out by the filter.
+    Filtered(u64),
+    /// These entries are dead letters; the first one and why, for the log.
+    Rejected { count: u64, first: EntryId, why: Rejection, suppressed: Option<u64> },
+    /// Entries are applied once more.
+    Replay { trigger: ReplayTrigger, from: EntryId, suppressed: Option<u64> },
+    /// Changes may have been missed.
+    Missed { loss: InvalidateLoss, detail: String, suppressed: Option<u64> },
+    /// Every key was removed.
+    Swept(Option<u64>),
+    /// The stream was applied to its end so long ago.
+    Behind(Option<Duration>),
+    /// A side has answered.
+    Answered(RouteEndpoint),
+    /// The route was asked to stop.
+    Draining,
+    /// A session has ended, or none could begin.
+    Failed { side: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64> },
+}
+
+/// What a call of the script did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cleared {
+    pub(super) place: PlaceField,
+    pub(super) last: EntryId,
+    pub(super) entries: usize,
+    pub(super) keys: u64,
+    pub(super) cleared: u64,
+    pub(super) refused: u64,
+    pub(super) took: Duration,
+}
+
+/// What this instance believes of the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Places {
+    pos: EntryId,
+    again: Option<EntryId>,
+}
+
+/// The hashes of the scripts on the cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hashes {
+    pub(super) clear: Hash,
+    pub(super) adopt: Hash,
+}
+
+/// Whether another configuration works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// No look has succeeded yet: another revision is an older one.
+    New,
+    /// The cursor is ours.
+    Ours,
+    /// Another instance runs a newer configuration; since when its cursor has been missing.
+    Outdated(Option<Instant>),
+}
+
+/// Settings, and what outlives a session.
+#[derive(Debug)]
+pub(super) struct Engine {
+    settings: Arc<Invalidate>,
+    calls: CursorCalls,
+    dead_letters: String,
+    timeouts: (Duration, Duration),
+    keys: KeyMaker,
+    standing: Standing,
+    places: Option<Places>,
+    /// The marks, and whether the cursor lacks some.
+    marks: (Marks, bool),
+    held: HeldBatches,
+    /// The cache's time at the last look.
+    again_clock: Option<CacheClock>,
+    /// The last gap record that was seen of the captures that write the stream, and whether the cursor lacks it.
+    gaps: (Option<EntryId>, bool),
+    /// The clear of all keys, where it is configured.
+    sweep: Option<Sweep>,
+    /// The last look at the stream.
+    seen: Option<StreamCounters>,
+    backoff: Backoff,
+    log: Limited,
+    effects: Vec<Effect>,
+    session: Option<SessionState>,
+}
+
+/// What belongs to one session.
+#[derive(Debug)]
+struct SessionState {
+    hashes: Hashes,
+    /// The request to the source under way, and since when.
+    asked: Option<(SourceRequest, Instant)>,
+    /// The call to the cache under way, and since when.
+    call: Option<(CacheCall, Instant)>,
+    /// True once the cursor is known to be ours and where it is believed to be.
+    ready: bool,
+    /// A look at the cursor that waits for the stream's counts.
+    look: Option<CursorLook>,
+    /// True once a look of this session was compared with the stream.
+    checked: bool,
+    /// The cursor is to be put so.
+    adopting: Option<Adoption>,
+    /// True once the session has reported that it works.
+    live: bool,
+    /// True if the second pass has its turn.
+    again_next: bool,
+    /// True if a clear of all keys has its turn.
+    sweep_next: bool,
+    /// True if the cursor lacks a mark that must not wait.
+    marks_at_once: bool,
+    looked_at_stream: Option<Instant>,
+    /// The captures whose gap records are to be looked at in this round, and the last record that was found in it.
+    gaps_left: usize,
+    gaps_found: Option<EntryId>,
+    looked_at_cursor: Option<Instant>,
+    queue: Queue,
+    /// The last entry read, and its number in `entries-added`.
+    read: (EntryId, Option<u64>),
+    /// COUNT of the next read.
+    read_entries: usize,
+    /// Dead letters to be written before what follows is applied.
+    letters: Vec<(EntryId, Rejection)>,
+    /// Up to here the stream had ended, at that time.
+    end_seen: Option<(EntryId, Instant)>,
+    /// When it was last known that everything was applied.
+    applied: Option<Instant>,
+    /// When the cursor was last written.
+    written: Instant,
+    /// True once the route was asked to stop.
+    stopping: bool,
+    ranges: crate::stream::entries::Ranges,
+    /// The counter to be raised with the next call, at this place.
+    raised: bool,
+}
+
+/// Whether a session continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Continue,
+    Stopped,
+}
+
+impl Engine {
+    pub(super) fn new(settings: Arc<Invalidate>, source: &Endpoint, cache: &Endpoint, now: Instant) -> Self {
+        let key = redis_keys::of_route(&cache.key_prefix, &settings.name, redis_keys::CURSOR);
+        Self {
+            calls: CursorCalls::new(key, settings.revision(), settings.lease.as_ref()),
+            dead_letters: redis_keys::of_route(&source.key_prefix, &settings.name, "dead-letters"),
+            timeouts: (source.response_timeout, cache.response_timeout),
+            keys: KeyMaker::new(&settings),
+            standing: Standing::New,
+            places: None,
+            marks: (Marks::default(), false),
+            held: HeldBatches::new(settings.again_after.unwrap_or_default()),
+            again_clock: None,
+            gaps: (None, false),
+            sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, now)),
+            seen: None,
+            backoff: Backoff::default(),
+            log: Limited::new(),
+            effects: Vec::new(),
+            session: None,
+            settings,
+        }
+    }
+
+    /// Begins a session on connections that hold.
+    pub(super) fn begin(&mut self, hashes: Hashes, now: Instant) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.on_session(now);
+        }
+        self.session = Some(SessionState {
+            hashes,
+            asked: None,
+            call: None,
+            ready: false,
+            look: None,
+            checked: false,
+            adopting: None,
+            live: false,
+            again_next: false,
+            sweep_next: false,
+            marks_at_once: false,
+            looked_at_stream: None,
+            gaps_left: 0,
+            gaps_found: None,
+            looked_at_cursor: None,
+            queue: Queue::default(),
+            read: (EntryId::default(), None),
+            read_entries: 1,
+            letters: Vec::new(),
+            end_seen: None,
+            applied: None,
+            written: now,
+            stopping: false,
+            ranges: Vec::new(),
+            raised: false,
+        });
+    }
+
+    /// A session has ended, or none could begin. Returns how long to wait before the next.
+    pub(super) fn fail(&mut self, failure: &SessionFailure, now: Instant) -> Duration {
+        self.session = None;
+        let class = failure.class();
+        let blocked = class == Class::Block;
+        let code = if blocked { LogCode::InvalidateBlocked } else { LogCode::InvalidateWaiting };
+        let suppressed = self.admit(code.as_str(), now);
+        let (side, reason) = (failure.side, failure.with_hint());
+        self.effects.push(Effect::Failed { side, class, reason, suppressed });
+        if blocked { BLOCKED_RETRY } else { self.backoff.next_wait() }
+    }
+
+    /// Sentinels report another master while the next attempt is waited for: it is made now.
+    pub(super) fn on_master_moved(&mut self) {
+        self.backoff.reset();
+    }
+
+    /// Effects in order. The receiver removes them.
+    pub(super) fn effects(&mut self) -> &mut Vec<Effect> {
+        &mut self.effects
+    }
+
+    /// Bytes that are held in memory.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.bytes() + self.session.as_ref().map_or(0, |session| session.queue.bytes())
+    }
+
+    /// The route is to stop: nothing more is read, and the call under way is waited for.
+    pub(super) fn stop(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.stopping = true;
+            session.queue.clear();
+        }
+        self.effects.push(Effect::Draining);
+    }
+
+    /// Appends what is to be asked now of both servers.
+    ///
+    /// # Errors
+    /// If an answer is overdue.
+    pub(super) fn advance(
+        &mut self,
+        source: &mut Vec<u8>,
+        cache: &mut Vec<u8>,
+        now: Instant,
+    ) -> Result<Next, SessionFailure> {
+        self.overdue(now)?;
+        self.ask_source(source, now);
+        self.ask_cache(cache, now);
+        let Some(session) = &mut self.session else { return Ok(Next::Continue) };
+        let stopped = session.stopping && session.call.is_none();
+        let behind = session.behind(self.places, now);
+        self.effects.push(Effect::Behind(behind));
+        Ok(if stopped { Next::Stopped } else { Next::Continue })
+    }
+
+    /// When to call [`Self::advance`] if nothing happens before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let session = self.session.as_ref()?;
+        if session.call.is_some() {
+            return None;
+        }
+        if !session.ready {
+            let rests = matches!(self.standing, Standing::Outdated(_));
+            return session.looked_at_cursor.filter(|_| rests).map(|at| at + IDLE);
+        }
+        // Without dead letters to be written first.
+        let first = session.queue.due(self.settings.collect).filter(|_| session.letters.is_empty());
+        let sweep = self.sweep.as_ref().and_then(Sweep::due);
+        [first, sweep, self.held.due(), Some(session.written + IDLE)].into_iter().flatten().min()
+    }
+
+    fn overdue(&self, now: Instant) -> Result<(), SessionFailure> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let (source, cache) = self.timeouts;
+        if let Some((request, since)) = &session.asked
+            && now >= *since + source + request.blocks()
+        {
+            return Err(SessionFailure::source(Error::Timeout(source, "reading the stream")));
+        }
+        if let Some((_, since)) = &session.call
+            && now >= *since + cache
+        {
+            return Err(SessionFailure::cache(Error::Timeout(cache, "clearing keys")));
+        }
+        Ok(())
+    }
+
+    /// Returns how many lines of this code were held back since the last, if this one may be logged.
+    fn admit(&mut self, code: &'static str, now: Instant) -> Option<u64> {
+        self.log.admit(code, now.into_std())
+    }
+
+    fn miss(&mut self, loss: InvalidateLoss, detail: String, now: Instant) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.begin(now);
+        }
+        let suppressed = self.admit(loss.as_str(), now);
+        self.effects.push(Effect::Missed { loss, detail, suppressed });
+    }
+}
+
+impl SessionState {
+    /// How long ago everything was applied. While nothing waits it is as long as the source has not answered.
+    fn behind(&mut self, places: Option<Places>, now: Instant) -> Option<Duration> {
+        if let (Some((end, at)), Some(places)) = (self.end_seen, places)
+            && self.ready
+            && places.pos >= end
+        {
+            self.applied = self.applied.max(Some(at));
+        }
+        self.applied.map(|applied| now.saturating_duration_since(applied))
+    }
+}

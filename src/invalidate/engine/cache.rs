@@ -1,0 +1,480 @@
+//! The cache: looking at the cursor, adopting it, and clearing keys. One call at a time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::source::is_anew;
+use super::{Cleared, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
+use crate::event::{InvalidateLoss, ReplayTrigger};
+use crate::invalidate::again::{DueAgain, Marks};
+use crate::invalidate::cursor::{self, AdoptCall, ClearCall, ClearReply, Cursor, CursorLook, PlaceField};
+use crate::invalidate::failure::SessionFailure;
+use crate::invalidate::keys::CacheKey;
+use crate::invalidate::reading::Batch;
+use crate::invalidate::sweep::{Step, Sweep};
+use crate::logs::LogCode;
+use crate::server::Error;
+use crate::server::resp::{self, Value};
+use crate::status::RouteEndpoint;
+use crate::stream::EntryId;
+use crate::stream::counters::StreamCounters;
+
+/// A call to the cache.
+#[derive(Debug)]
+pub(super) enum CacheCall {
+    /// The cursor; then the time follows.
+    Look,
+    /// The cache's time, after this look.
+    Time(CursorLook),
+    Adopt(Adoption),
+    First(Batch),
+    Again(DueAgain),
+    /// The cursor is written, and nothing cleared.
+    Write,
+    /// Keys are looked for, to clear all of them.
+    Scan,
+    /// What was found, of this number.
+    Swept(usize),
+}
+
+/// How the cursor is to be put.
+#[derive(Debug, Clone)]
+pub(super) struct Adoption {
+    seen: (Vec<u8>, Vec<u8>),
+    places: Places,
+    counted: Option<u64>,
+    /// Why entries are applied once more; `None` where only the second pass begins.
+    trigger: Option<ReplayTrigger>,
+    /// What may have been missed.
+    missed: Option<(InvalidateLoss, String)>,
+}
+
+/// What a look at the cursor leads to.
+#[derive(Debug)]
+enum Decision {
+    Ready(Cursor),
+    Adopt(Adoption),
+    Outdated(Option<Instant>),
+}
+
+/// The cache's time at a look, to tell how long ago a mark was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CacheClock {
+    time: u64,
+    at: Instant,
+    after: Duration,
+}
+
+impl CacheClock {
+    /// When an entry is due for its second pass that another process may have applied. Without a mark it counts as
+    /// applied just now.
+    pub(super) fn due(&self, marks: &Marks, id: EntryId, now: Instant) -> Instant {
+        let latest = now + self.after;
+        let Some(marked) = marks.time_of(id) else { return latest };
+        let ago = Duration::from_millis(self.time.saturating_sub(marked));
+        // A clock of the cache that was set back makes it no later than that.
+        let ahead = Duration::from_millis(marked.saturating_sub(self.time));
+        (self.at + ahead + self.after.saturating_sub(ago)).min(latest)
+    }
+}
+
+impl Engine {
+    /// Appends the next call, if none is under way.
+    pub(super) fn ask_cache(&mut self, out: &mut Vec<u8>, now: Instant) {
+        let Some(session) = &mut self.session else { return };
+        if session.call.is_some() {
+            return;
+        }
+        let call = if let Some(adoption) = session.adopting.take() {
+            let Places { pos, again } = adoption.places;
+            // A clear that follows from it begins in the same step: a crash in between would forget it.
+            let sweeps = adoption.missed.is_some() && self.sweep.is_some();
+            let clearing = sweeps.then_some(Step::Leases { again: false });
+            let (seen, counted) = (&adoption.seen, adoption.counted);
+            let call = AdoptCall { seen, pos, again, counted, clearing };
+            self.calls.adopt(out, &session.hashes.adopt, &call);
+            Some(CacheCall::Adopt(adoption))
+        } else if session.ready {
+            self.next_clear(out, now)
+        } else {
+            let rests = matches!(self.standing, Standing::Outdated(_))
+                && session.looked_at_cursor.is_some_and(|at| now < at + IDLE);
+            if session.stopping || session.look.is_some() || rests {
+                return;
+            }
+            cursor::ask(out, self.calls.key());
+            resp::command(out, &[b"TIME"]);
+            session.looked_at_cursor = Some(now);
+            Some(CacheCall::Look)
+        };
+        if let (Some(session), Some(call)) = (&mut self.session, call) {
+            session.call = Some((call, now));
+        }
+    }
+
+    /// The next call of the script. The passes take turns, so that neither holds up the other.
+    fn next_clear(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<CacheCall> {
+        let (session, places) = (self.session.as_mut()?, self.places?);
+        // A clear of all keys takes turns with both passes.
+        if !session.stopping
+            && std::mem::replace(&mut session.sweep_next, false)
+            && let Some(call) = self.next_sweep(out, places.pos, now)
+        {
+            return Some(call);
+        }
+        let session = self.session.as_mut()?;
+        if !session.stopping {
+            let due = places.again.and_then(|_| self.held.take_due(now));
+            let begins = session.queue.due(self.settings.collect).is_some_and(|due| due <= now);
+            let first = begins && session.letters.is_empty();
+            if let (Some(due), Some(again)) = (due, places.again)
+                && (!first || std::mem::replace(&mut session.again_next, false))
+            {
+                let last = due.last.unwrap_or(again);
+                session.sweep_next = true;
+                self.send(out, PlaceField::Again, (again, last), (&due.keys, false), None);
+                return Some(CacheCall::Again(due));
+            }
+            if first {
+                (session.again_next, session.sweep_next) = (true, true);
+                let batch = session.queue.next_batch()?;
+                let keys = (&batch.keys[..], false);
+                self.send(out, PlaceField::Pos, (places.pos, batch.last), keys, batch.counted);
+                return Some(CacheCall::First(batch));
+            }
+        }
+        let counted = session.read.1.filter(|_| session.queue.is_empty() && session.read.0 == places.pos);
+        let raises = session.raised && counted.is_some();
+        let idle = now >= session.written + IDLE;
+        // A mark that a look made is written at once, or a daemon that keeps crashing never comes to its second pass.
+        let marks = self.marks.1 && (session.marks_at_once || session.stopping);
+        let steps = self.gaps.1 || self.sweep.as_ref().is_some_and(Sweep::is_unwritten);
+        if !(raises || idle || marks || steps) {
+            return if session.stopping { None } else { self.next_sweep(out, places.pos, now) };
+        }
+        (session.raised, session.marks_at_once) = (session.raised && !raises, false);
+        self.send(out, PlaceField::Pos, (places.pos, places.pos), (&[], false), counted);
+        Some(CacheCall::Write)
+    }
+
+    /// The next call of a clear of all keys: what was found is removed before more is looked for.
+    fn next_sweep(&mut self, out: &mut Vec<u8>, pos: EntryId, now: Instant) -> Option<CacheCall> {
+        let sweep = self.sweep.as_mut()?;
+        if sweep.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        if let Some(found) = sweep.take_found() {
+            self.send(out, PlaceField::Pos, (pos, pos), (&found, true), None);
+            return Some(CacheCall::Swept(found.len()));
+        }
+        if sweep.advance(now, self.held.after()) {
+            let suppressed = self.admit(LogCode::InvalidateCleared.as_str(), now);
+            self.effects.push(Effect::Swept(suppressed));
+        }
+        let sweep = self.sweep.as_mut()?;
+        if sweep.is_unwritten() {
+            // The step is written before it begins.
+            self.send(out, PlaceField::Pos, (pos, pos), (&[], false), None);
+            return Some(CacheCall::Write);
+        }
+        resp::command(out, &sweep.scan()?);
+        Some(CacheCall::Scan)
+    }
+
+    fn send(
+        &mut self,
+        out: &mut Vec<u8>,
+        place: PlaceField,
+        (prev, last): (EntryId, EntryId),
+        (keys, alone): (&[CacheKey], bool),
+        counted: Option<u64>,
+    ) {
+        let Some(session) = &self.session else { return };
+        let clearing = self.sweep.as_mut().and_then(Sweep::unwritten);
+        let gaps = self.gaps.0.filter(|_| std::mem::replace(&mut self.gaps.1, false));
+        let marks = self.settings.again_after.map(|_| self.marks.0.text());
+        self.marks.1 = false;
+        let call = ClearCall { place, prev, last, keys, counted, marks, clearing, gaps, alone };
+        self.calls.clear(out, &session.hashes.clear, &call);
+    }
+
+    /// Takes in a reply of the cache.
+    ///
+    /// # Errors
+    /// If it refused: the session ends, and the script has done nothing.
+    pub(in crate::invalidate) fn on_cache(
+        &mut self,
+        value: &Value,
+        now: Instant,
+    ) -> Result<(), SessionFailure> {
+        self.effects.push(Effect::Answered(RouteEndpoint::Destination));
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some((call, sent)) = session.call.take() else {
+            return Err(SessionFailure::cache(Error::unasked()));
+        };
+        let took = now.saturating_duration_since(sent);
+        match call {
+            CacheCall::Look => {
+                let look = cursor::on_look(self.calls.key(), value).map_err(SessionFailure::cache)?;
+                session.call = Some((CacheCall::Time(look), sent));
+                Ok(())
+            }
+            CacheCall::Time(look) => {
+                let time = cursor::on_time(value).map_err(SessionFailure::cache)?;
+                let after = self.held.after();
+                self.again_clock = Some(CacheClock { time, at: now, after });
+                self.on_look(look, now);
+                Ok(())
+            }
+            CacheCall::Adopt(adoption) => {
+                if cursor::on_adopted(value).map_err(SessionFailure::cache)? {
+                    self.on_adopted(adoption, now);
+                }
+                Ok(())
+            }
+            CacheCall::First(batch) => {
+                let (last, entries) = (batch.last, batch.entries);
+                let done =
+                    self.on_cleared(PlaceField::Pos, last, (entries, batch.keys.len()), value, took, now)?;
+                if let (Some(time), Some(places)) = (done, &mut self.places) {
+                    let prev = std::mem::replace(&mut places.pos, last);
+                    if places.again.is_some() {
+                        self.marks.0.add(last, time, self.held.after());
+                        self.marks.1 = true;
+                        self.held.hold((prev, last), entries, batch.keys, now + self.held.after());
+                    }
+                }
+                Ok(())
+            }
+            CacheCall::Again(due) => {
+                let again = self.places.and_then(|places| places.again).unwrap_or_default();
+                let last = due.last.unwrap_or(again);
+                let done = self.on_cleared(PlaceField::Again, last, (0, due.keys.len()), value, took, now)?;
+                if let (Some(_), Some(places)) = (done, &mut self.places) {
+                    places.again = Some(last);
+                    self.held.on_done(&due);
+                    self.marks.0.forget(last);
+                }
+                Ok(())
+            }
+            CacheCall::Scan => {
+                let (cursor, found) = cursor::on_scanned(value).map_err(SessionFailure::cache)?;
+                if let Some(sweep) = &mut self.sweep {
+                    sweep.on_scanned(&cursor, found);
+                }
+                Ok(())
+            }
+            CacheCall::Swept(keys) => {
+                let pos = self.places.map(|places| places.pos).unwrap_or_default();
+                let done = self.on_cleared(PlaceField::Pos, pos, (0, keys), value, took, now)?;
+                if done.is_none()
+                    && let Some(sweep) = &mut self.sweep
+                {
+                    // They were not removed, so the step begins anew.
+                    sweep.on_session(now);
+                }
+                Ok(())
+            }
+            CacheCall::Write => {
+                let pos = self.places.map(|places| places.pos).unwrap_or_default();
+                self.on_cleared(PlaceField::Pos, pos, (0, 0), value, took, now).map(drop)
+            }
+        }
+    }
+
+    /// Returns the cache's time if the call was carried out. Else the cursor is looked at next.
+    fn on_cleared(
+        &mut self,
+        place: PlaceField,
+        last: EntryId,
+        (entries, keys): (usize, usize),
+        value: &Value,
+        took: Duration,
+        now: Instant,
+    ) -> Result<Option<u64>, SessionFailure> {
+        let reply = cursor::on_cleared(value).map_err(SessionFailure::cache)?;
+        let Some(session) = &mut self.session else { return Ok(None) };
+        let ClearReply::Done { cleared, refused, time } = reply else {
+            session.ready = false;
+            if let Some(sweep) = &mut self.sweep {
+                sweep.on_refused();
+            }
+            return Ok(None);
+        };
+        session.written = now;
+        let keys = u64::try_from(keys).unwrap_or(u64::MAX);
+        self.effects.push(Effect::Cleared(Cleared { place, last, entries, keys, cleared, refused, took }));
+        Ok(Some(time))
+    }
+
+    /// Decides on a look, or waits for the stream's counts where they matter. They must be newer than the look: else a
+    /// place that another instance has moved meanwhile would lie beyond the stream's end.
+    fn on_look(&mut self, look: CursorLook, now: Instant) {
+        let Some(session) = &mut self.session else { return };
+        let ours = look.cursor.as_ref().is_some_and(|cursor| cursor.revision == self.calls.revision());
+        if ours && session.checked {
+            return self.decide(look, None, now);
+        }
+        session.look = Some(look);
+        session.looked_at_stream = None;
+    }
+
+    /// The stream's counts came after a look that waits for them.
+    pub(super) fn on_look_with(&mut self, facts: Option<StreamCounters>, now: Instant) {
+        let Some(session) = &mut self.session else { return };
+        let Some(look) = session.look.take() else { return };
+        session.checked = true;
+        self.decide(look, Some(facts), now);
+    }
+
+    /// `facts` are there where the stream was looked at too.
+    fn decide(&mut self, look: CursorLook, facts: Option<Option<StreamCounters>>, now: Instant) {
+        match self.decision(look, facts, now) {
+            Decision::Ready(cursor) => self.on_ready(&cursor, facts, now),
+            Decision::Adopt(adoption) => {
+                if let Some(session) = &mut self.session {
+                    session.adopting = Some(adoption);
+                }
+            }
+            Decision::Outdated(missing) => {
+                if !matches!(self.standing, Standing::Outdated(_)) {
+                    let suppressed = self.admit(LogCode::Outdated.as_str(), now);
+                    self.effects.push(Effect::Outdated(suppressed));
+                }
+                self.standing = Standing::Outdated(missing);
+                if let Some(session) = &mut self.session {
+                    session.checked = false;
+                }
+            }
+        }
+    }
+
+    fn decision(
+        &self,
+        CursorLook { cursor, seen }: CursorLook,
+        facts: Option<Option<StreamCounters>>,
+        now: Instant,
+    ) -> Decision {
+        let stream = facts.flatten();
+        let begin = |trigger, missed| {
+            let again = self.settings.again_after.map(|_| EntryId::default());
+            let places = Places { pos: EntryId::default(), again };
+            let counted = Some(stream.map_or(0, |stream| stream.removed()));
+            Decision::Adopt(Adoption { seen: seen.clone(), places, counted, trigger: Some(trigger), missed })
+        };
+        let begins_late = || {
+            let removed = stream.map(|stream| stream.removed()).filter(|removed| *removed > 0)?;
+            let detail =
+                format!("the stream begins late: {removed} of its entries were trimmed or deleted before");
+            Some((InvalidateLoss::BeginsLate, detail))
+        };
+        let Some(cursor) = cursor else {
+            return match self.standing {
+                Standing::Outdated(None) => Decision::Outdated(Some(now)),
+                Standing::Outdated(Some(since)) if now < since + OUTDATED_WAITS => {
+                    Decision::Outdated(Some(since))
+                }
+                _ => begin(ReplayTrigger::NoCursor, begins_late()),
+            };
+        };
+        if cursor.revision != self.calls.revision() {
+            return match self.standing {
+                Standing::New => begin(ReplayTrigger::Revision, begins_late()),
+                Standing::Ours | Standing::Outdated(_) => Decision::Outdated(None),
+            };
+        }
+        if let Some(facts) = facts
+            && is_anew(facts.as_ref(), self.seen.as_ref(), cursor.pos, cursor.counted)
+        {
+            let stream = &self.settings.stream;
+            let detail = format!(
+                "the stream '{stream}' was deleted or begun anew, or went back behind {}: what it had after that is unknown",
+                cursor.pos
+            );
+            return begin(ReplayTrigger::StreamAnew, Some((InvalidateLoss::StreamAnew, detail)));
+        }
+        if self.settings.again_after.is_some() && cursor.again.is_none() {
+            // What was cleared while there was no second pass gets none.
+            let places = Places { pos: cursor.pos, again: Some(cursor.pos) };
+            let counted = cursor.counted;
+            return Decision::Adopt(Adoption { seen, places, counted, trigger: None, missed: None });
+        }
+        Decision::Ready(cursor)
+    }
+
+    /// The cursor is ours.
+    fn on_ready(&mut self, cursor: &Cursor, facts: Option<Option<StreamCounters>>, now: Instant) {
+        let again = cursor.again.filter(|_| self.settings.again_after.is_some());
+        let found = Places { pos: cursor.pos, again };
+        if self.places.is_some_and(|believed| found.pos < believed.pos) {
+            let suppressed = self.admit(ReplayTrigger::WentBack.as_str(), now);
+            let (trigger, from) = (ReplayTrigger::WentBack, found.pos);
+            self.effects.push(Effect::Replay { trigger, from, suppressed });
+            self.held.on_went_back(found.pos, again.unwrap_or_default());
+        }
+        self.marks.0 = cursor.marks.clone();
+        // Another instance may have seen more, and a call that had ours may have been refused.
+        self.gaps = (self.gaps.0.max(cursor.gaps), self.gaps.0 > cursor.gaps);
+        let begins = self.session.as_ref().is_some_and(|session| !session.live);
+        if let Some(sweep) = self.sweep.as_mut().filter(|_| begins) {
+            sweep.on_cursor(cursor.clearing, now);
+        }
+        self.effects.push(Effect::Counts(cursor.counts));
+        if let Some(facts) = facts {
+            self.seen = facts;
+        }
+        self.work(found, cursor.counted, now);
+    }
+
+    fn on_adopted(&mut self, adoption: Adoption, now: Instant) {
+        let Adoption { places, counted, trigger, missed, .. } = adoption;
+        self.marks.0 = Marks::default();
+        // A cursor that was not there has none.
+        self.gaps.1 = self.gaps.0.is_some();
+        if let Some(trigger) = trigger {
+            let suppressed = self.admit(trigger.as_str(), now);
+            self.effects.push(Effect::Replay { trigger, from: places.pos, suppressed });
+            if trigger == ReplayTrigger::StreamAnew {
+                self.held.on_stream_anew();
+            } else {
+                self.held.on_went_back(places.pos, places.again.unwrap_or_default());
+            }
+            // What was seen before may be another stream.
+            self.seen = None;
+        }
+        if let Some((loss, detail)) = missed {
+            self.miss(loss, detail, now);
+        }
+        self.work(places, counted, now);
+    }
+
+    /// Continues at these places of the cursor.
+    fn work(&mut self, places: Places, counted: Option<u64>, now: Instant) {
+        self.places = Some(places);
+        self.standing = Standing::Ours;
+        self.backoff.reset();
+        if let Some(again) = places.again {
+            self.held.on_place(again);
+            self.marks.0.forget(again);
+            if again < places.pos
+                && self.marks.0.time_of(places.pos).is_none()
+                && let Some(clock) = self.again_clock
+            {
+                self.marks.0.add(places.pos, clock.time, clock.after);
+                self.marks.1 = true;
+            }
+        }
+        let lacks_mark = self.marks.1;
+        let Some(session) = &mut self.session else { return };
+        session.ready = true;
+        session.marks_at_once = lacks_mark;
+        session.read_from(places.pos, counted);
+        self.effects.push(Effect::Place(places.pos, places.again));
+        let begins = !std::mem::replace(&mut session.live, true);
+        if begins {
+            let suppressed = self.admit(LogCode::InvalidateLive.as_str(), now);
+            self.effects.push(Effect::Live(places.pos, suppressed));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What was read of the stream and is not applied yet.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::again::BATCH_ENTRIES;
+use super::keys::{CacheKey, MOST_KEYS};
+use crate::stream::EntryId;
+
+/// Entries that are read ahead. One read brings at most half of them.
+const AHEAD_ENTRIES: usize = 1_024;
+/// Bytes of keys that are read ahead.
+const AHEAD_BYTES: usize = 4 * 1024 * 1024;
+
+/// An entry that was read.
+#[derive(Debug)]
+pub(super) struct QueuedEntry {
+    pub(super) id: EntryId,
+    /// None where it was filtered or rejected: the place moves over it.
+    pub(super) keys: Vec<CacheKey>,
+    /// How many entries were ever added up to it, if known.
+    pub(super) counted: Option<u64>,
+    /// When it was read.
+    pub(super) seen: Instant,
+}
+
+/// A batch of the first pass.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) last: EntryId,
+    pub(super) entries: usize,
+    /// Each once.
+    pub(super) keys: Vec<CacheKey>,
+    pub(super) counted: Option<u64>,
+}
+
+/// The entries that were read and not sent, in order.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    entries: VecDeque<QueuedEntry>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Returns whether more is to be read.
+    pub(super) fn has_room(&self) -> bool {
+        self.entries.len() < AHEAD_ENTRIES / 2 && self.bytes < AHEAD_BYTES
+    }
+
+    /// When the next batch is to begin: some time after its first entry was read, or at once where no more can be read.
+    pub(super) fn due(&self, collect: Duration) -> Option<Instant> {
+        let first = self.entries.front()?;
+        Some(if self.has_room() { first.seen + collect } else { first.seen })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, entry: QueuedEntry) {
+        self.bytes += bytes(&entry.keys);
+        self.entries.push_back(entry);
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes the next batch: as many entries as one call covers.
+    pub(super) fn next_batch(&mut self) -> Option<Batch> {
+        let first = self.entries.front()?;
+        let mut batch = Batch { last: first.id, entries: 0, keys: Vec::new(), counted: None };
+        let mut seen: HashSet<CacheKey> = HashSet::new();
+        while let Some(next) = self.entries.front() {
+            let new = next.keys.iter().filter(|key| !seen.contains(*key)).count();
+            let fits = batch.entries < BATCH_ENTRIES && batch.keys.len() + new <= MOST_KEYS;
+            if batch.entries > 0 && !fits {
+                break;
+            }
+            let Some(next) = self.entries.pop_front() else { break };
+            self.bytes -= bytes(&next.keys);
+            (batch.last, batch.counted) = (next.id, next.counted);
+            batch.entries += 1;
+            for key in next.keys {
+                if seen.insert(key.clone()) {
+                    batch.keys.push(key);
+                }
+            }
+        }
+        Some(batch)
+    }
+}
+
+fn bytes(keys: &[CacheKey]) -> usize {
+    keys.iter().map(|key| key.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: u64, keys: impl Iterator<Item = usize>) -> QueuedEntry {
+        let keys = keys.map(|key| key.to_string().into_bytes().into()).collect();
+        let id_of = EntryId { milliseconds: id, sequence: 0 };
+        QueuedEntry { id: id_of, keys, counted: Some(id), seen: Instant::now() }
+    }
+
+    #[test]
+    fn a_batch_is_what_one_call_covers_and_has_each_key_once() {
+        let mut queue = Queue::default();
+        (1..=130).for_each(|id| queue.push(entry(id, 0..2)));
+        queue.push(entry(131, 0..1000));
+        queue.push(entry(132, 1000..1001));
+        let sizes: Vec<_> = std::iter::from_fn(|| queue.next_batch())
+            .map(|batch| (batch.last.milliseconds, batch.entries, batch.keys.len(), batch.counted))
+            .collect();
+        assert_eq!(sizes, [(128, 128, 2, Some(128)), (131, 3, 1000, Some(131)), (132, 1, 1, Some(132))]);
+        assert_eq!((queue.bytes(), queue.is_empty()), (0, true));
+    }
+}

@@ -1,0 +1,261 @@
+//! Clearing every key that the route can make, after changes were missed.
+//!
+//! First every lease, to the end of a SCAN, and only then every key. What a load under way had read before is then either
+//! refused, because its lease is gone, or it is stored before the keys are scanned. In the other order, or in one SCAN for
+//! both, a load fills a place behind the SCAN's back. Both are done once more `again_after` later, for readers without
+//! leases.
+//!
+//! The step is in the cursor, and begins anew after a crash.
+
+use tokio::time::Instant;
+
+use super::cursor::around;
+use super::keys::{CacheKey, MOST_KEYS};
+use crate::config::Invalidate;
+use crate::text::glob::literal;
+use crate::text::template::{Part, Template};
+
+/// Keys that a step of a SCAN looks at.
+const LOOKED_AT: &[u8] = b"1000";
+
+/// A step of a clear, as it stands in the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Leases are removed, in the first round or the second.
+    Leases { again: bool },
+    /// Keys are removed.
+    Keys { again: bool },
+    /// Nothing is cleared.
+    None,
+}
+
+impl Step {
+    /// The word in the cursor.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leases { again: false } => "leases",
+            Self::Keys { again: false } => "keys",
+            Self::Leases { again: true } => "leases again",
+            Self::Keys { again: true } => "keys again",
+            Self::None => "none",
+        }
+    }
+
+    /// Reads the field of the cursor.
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let all = [false, true].into_iter().flat_map(|again| [Self::Leases { again }, Self::Keys { again }]);
+        all.into_iter().find(|step| step.as_str().as_bytes() == text).unwrap_or(Self::None)
+    }
+}
+
+/// A clear of all keys.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    leases: Vec<Vec<u8>>,
+    keys: Vec<Vec<u8>>,
+    /// True if the keys are cleared once more.
+    repeats: bool,
+    step: Step,
+    /// When the step may begin.
+    begins: Instant,
+    /// Which pattern of the step is scanned, and where its SCAN is.
+    at: (usize, Vec<u8>),
+    /// What a SCAN has found and is not removed.
+    found: Vec<CacheKey>,
+    /// More was missed meanwhile: another clear follows.
+    missed_again: bool,
+    /// True if the cursor does not have the step.
+    unwritten: bool,
+}
+
+impl Sweep {
+    pub(super) fn new(settings: &Invalidate, now: Instant) -> Self {
+        let keys: Vec<Vec<u8>> = settings.keys.iter().map(pattern).collect();
+        let leases = settings.lease.as_ref().map(|lease| {
+            let (before, behind) = around(lease);
+            let of = |key: &Vec<u8>| [&literal(&before)[..], key, &literal(&behind)].concat();
+            keys.iter().map(of).collect()
+        });
+        let (leases, repeats) = (leases.unwrap_or_default(), settings.again_after.is_some());
+        let at = (0, b"0".to_vec());
+        let (step, begins) = (Step::None, now);
+        Self {
+            leases,
+            keys,
+            repeats,
+            step,
+            begins,
+            at,
+            found: Vec::new(),
+            missed_again: false,
+            unwritten: false,
+        }
+    }
+
+    /// Everything is to be cleared.
+    pub(super) fn begin(&mut self, now: Instant) {
+        if self.step == Step::None {
+            self.enter(Step::Leases { again: false }, now);
+        } else {
+            self.missed_again = true;
+        }
+    }
+
+    /// The cursor has this step as a session begins: it begins anew, unless this instance is at one. Later looks do not count:
+    /// two instances would begin what the other one is about to end, again and again.
+    pub(super) fn on_cursor(&mut self, step: Step, now: Instant) {
+        if self.step == Step::None && step != Step::None {
+            self.enter(step, now);
+        }
+    }
+
+    /// A session begins: what a SCAN found may not have been removed.
+    pub(super) fn on_session(&mut self, now: Instant) {
+        if self.step != Step::None {
+            self.enter(self.step, self.begins.max(now));
+        }
+    }
+
+    fn enter(&mut self, step: Step, begins: Instant) {
+        (self.step, self.begins, self.unwritten) = (step, begins, true);
+        self.at = (0, b"0".to_vec());
+        self.found.clear();
+    }
+
+    /// The call that had the step was refused.
+    pub(super) fn on_refused(&mut self) {
+        self.unwritten |= self.step != Step::None;
+    }
+
+    /// The step that the cursor is to have, if it lacks it.
+    pub(super) fn unwritten(&mut self) -> Option<Step> {
+        std::mem::take(&mut self.unwritten).then_some(self.step)
+    }
+
+    /// Returns whether the cursor lacks the step.
+    pub(super) const fn is_unwritten(&self) -> bool {
+        self.unwritten
+    }
+
+    /// When there is something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.step != Step::None).then_some(self.begins)
+    }
+
+    /// Keys to be removed next.
+    pub(super) fn take_found(&mut self) -> Option<Vec<CacheKey>> {
+        let count = self.found.len().min(MOST_KEYS);
+        (count > 0).then(|| self.found.drain(..count).collect())
+    }
+
+    /// The SCAN to send next: its cursor, its pattern.
+    pub(super) fn scan(&self) -> Option<[&[u8]; 6]> {
+        let pattern = self.patterns().get(self.at.0)?;
+        Some([b"SCAN", &self.at.1, b"MATCH", pattern, b"COUNT", LOOKED_AT])
+    }
+
+    fn patterns(&self) -> &[Vec<u8>] {
+        match self.step {
+            Step::Leases { .. } => &self.leases,
+            Step::Keys { .. } => &self.keys,
+            Step::None => &[],
+        }
+    }
+
+    /// A SCAN has found these, and continues there.
+    pub(super) fn on_scanned(&mut self, cursor: &[u8], found: Vec<CacheKey>) {
+        self.found = found;
+        self.at.1 = cursor.to_vec();
+        if cursor == b"0" {
+            self.at.0 += 1;
+        }
+    }
+
+    /// Goes over to the next step if this one is done. Returns whether a whole clear is done.
+    pub(super) fn advance(&mut self, now: Instant, again_after: std::time::Duration) -> bool {
+        if self.step == Step::None || !self.found.is_empty() || self.at.0 < self.patterns().len() {
+            return false;
+        }
+        match self.step {
+            Step::Leases { again } => self.enter(Step::Keys { again }, now),
+            Step::Keys { again: false } if self.repeats => {
+                self.enter(Step::Leases { again: true }, now + again_after);
+            }
+            Step::Keys { .. } => {
+                self.enter(Step::None, now);
+                if std::mem::take(&mut self.missed_again) {
+                    // At most one a minute: what is missed all the time would clear all the time.
+                    self.enter(Step::Leases { again: false }, now + APART);
+                }
+                return true;
+            }
+            Step::None => {}
+        }
+        false
+    }
+}
+
+/// Between two clears.
+const APART: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A pattern for the keys that a template makes.
+fn pattern(template: &Template) -> Vec<u8> {
+    let piece = |part: &Part| match part {
+        Part::Literal(text) => literal(text.as_bytes()),
+        _ => b"*".to_vec(),
+    };
+    template.parts().iter().flat_map(piece).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn leases_go_first_and_both_once_more() {
+        let start = Instant::now();
+        let after = Duration::from_secs(2);
+        let mut settings = super::super::keys::tests::settings(&["a*:<id>", "b"]);
+        settings.lease = Some(Template::parse("<key>:l?").unwrap());
+        settings.again_after = Some(after);
+        let mut sweep = Sweep::new(&settings, start);
+        assert!(sweep.due().is_none() && sweep.scan().is_none());
+        sweep.begin(start);
+        let mut order = Vec::new();
+        let mut now = start;
+        loop {
+            now = now.max(sweep.due().unwrap_or(now));
+            let Some(scan) = sweep.scan() else { break };
+            order.push(format!("{} {}", sweep.step.as_str(), String::from_utf8_lossy(scan[3])));
+            sweep.on_scanned(b"0", vec![b"x".as_slice().into()]);
+            assert!(!sweep.advance(now, after), "what was found is to be removed first");
+            assert_eq!(sweep.take_found().map(|found| found.len()), Some(1));
+            sweep.advance(now, after);
+        }
+        let round = |step: &str, lease: &str| [r"a\*:*", "b"].map(|key| format!("{step} {key}{lease}"));
+        let lease = r":l\?";
+        let expected = [
+            round("leases", lease),
+            round("keys", ""),
+            round("leases again", lease),
+            round("keys again", ""),
+        ]
+        .concat();
+        assert_eq!(order, expected);
+        assert_eq!(now, start + after, "the second round came later");
+        assert_eq!(sweep.unwritten(), Some(Step::None));
+    }
+
+    #[test]
+    fn the_words_of_the_cursor_are_read_as_they_were_written() {
+        for again in [false, true] {
+            for step in [Step::Leases { again }, Step::Keys { again }] {
+                assert_eq!(Step::parse(step.as_str().as_bytes()), step);
+            }
+        }
+        assert_eq!(Step::parse(b"none"), Step::None);
+        assert_eq!(Step::parse(b""), Step::None);
+    }
+}

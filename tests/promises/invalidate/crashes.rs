@@ -1,0 +1,165 @@
+//! Promise: killed again and again under load, nothing stale stays. The control, without both guards, leaves something.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{change, fill, setup, take_lease, wait_again, wait_applied};
+use crate::support::{Server, Version, eventually};
+
+const KEYS: usize = 40;
+const READERS: usize = 6;
+
+/// A database: the version of each product.
+type Database = Arc<Vec<AtomicU64>>;
+
+/// Readers and a writer, until it is stopped.
+struct Load {
+    database: Database,
+    stop: Arc<AtomicBool>,
+    readers: Vec<JoinHandle<()>>,
+    writer: JoinHandle<String>,
+}
+
+impl Load {
+    /// Every second reader uses leases, if any does.
+    fn start(events: &Server, cache: &Server, leases: bool) -> Self {
+        let database: Database = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers = (0..READERS).map(|number| {
+            let mut connection = cache.connection();
+            let (database, stop) = (database.clone(), stop.clone());
+            let holds = leases && number % 2 == 0;
+            std::thread::spawn(move || {
+                for turn in 0_usize.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    read(&mut connection, &database, (number * 7 + turn * 13) % KEYS, holds, turn % 5 == 0);
+                }
+            })
+        });
+        let readers = readers.collect();
+        let mut connection = events.connection();
+        let writer = std::thread::spawn({
+            let (database, stop) = (database.clone(), stop.clone());
+            move || {
+                let mut last = String::new();
+                for turn in 0_usize.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // Twice in quick succession: the first removal makes everybody load.
+                    for _ in 0..2 {
+                        let sku = turn * 3 % KEYS;
+                        database[sku].fetch_add(1, Ordering::SeqCst);
+                        let payload = format!("{{\"sku\":{sku}}}");
+                        let mut add = redis::cmd("XADD");
+                        add.arg(&["products", "*", "payload", &payload]);
+                        last = add.query(&mut connection).expect("the server takes entries");
+                        std::thread::park_timeout(Duration::from_millis(2));
+                    }
+                }
+                last
+            }
+        });
+        Self { database, stop, readers, writer }
+    }
+
+    /// Ends all of them. Returns the database and the last entry.
+    fn end(self) -> (Database, String) {
+        self.stop.store(true, Ordering::Relaxed);
+        let last = self.writer.join().expect("the writer ends");
+        for reader in self.readers {
+            reader.join().expect("the reader ends");
+        }
+        (self.database, last)
+    }
+}
+
+/// Reads a product as applications do: from the cache, or else from the database.
+fn read(connection: &mut redis::Connection, database: &Database, sku: usize, lease: bool, slow: bool) {
+    let key = format!("product:{sku}");
+    let found: Option<String> = redis::cmd("GET").arg(&key).query(connection).expect("the cache answers");
+    if found.is_some() {
+        std::thread::park_timeout(Duration::from_millis(1));
+        return;
+    }
+    let token = if lease { take_lease(connection, &key) } else { None };
+    let value = database[sku].load(Ordering::SeqCst).to_string();
+    std::thread::park_timeout(Duration::from_millis(if slow { 40 } else { 1 }));
+    if !lease {
+        redis::cmd("SET").arg(&[&key, &value]).exec(connection).expect("the cache answers");
+    } else if let Some(token) = token {
+        fill(connection, &key, &token, &value);
+    }
+}
+
+/// The products whose cached value is older than the database.
+fn stale(cache: &Server, database: &Database) -> Vec<usize> {
+    let is_stale = |sku: &usize| {
+        let cached: Option<u64> = cache.ask(&["GET", &format!("product:{sku}")]);
+        cached.is_some_and(|cached| cached != database[*sku].load(Ordering::SeqCst))
+    };
+    (0..KEYS).filter(is_stale).collect()
+}
+
+#[test]
+fn killed_under_load_nothing_stays() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
+    let mut daemon = setup(&events, &cache, "").start_ready();
+    let load = Load::start(&events, &cache, true);
+    let cleared = || cache.ask::<Option<u64>>(&["HGET", super::CURSOR, "cleared"]).unwrap_or(0);
+    for _ in 0..10 {
+        let before = cleared();
+        eventually("it clears under load", super::PATIENCE, || match cleared() {
+            now if now > before + 50 => Ok(()),
+            now => Err(format!("{now}")),
+        });
+        daemon.kill();
+        daemon.start_again();
+    }
+    let (database, last) = load.end();
+    wait_applied(&cache, &last);
+    wait_again(&cache, &last);
+    assert_eq!(stale(&cache, &database), [0; 0]);
+}
+
+/// The same load without a kill, without a lease and with one pass: without this, the promise above would say nothing.
+#[test]
+fn without_both_guards_something_stays() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
+    let unguarded = setup(&events, &cache, "lease = \"\"\nagain_after = \"0s\"");
+    let _daemon = unguarded.expects(&[&["configuration_warning"]]).start_ready();
+    let left = Mutex::new(Vec::new());
+    eventually("a stale value stays", super::PATIENCE, || {
+        let load = Load::start(&events, &cache, false);
+        std::thread::park_timeout(Duration::from_millis(500));
+        let (database, last) = load.end();
+        wait_applied(&cache, &last);
+        let found = stale(&cache, &database);
+        cache.ask::<()>(&["FLUSHALL"]);
+        *left.lock().expect("no panic") = found.clone();
+        if found.is_empty() { Err("none".to_owned()) } else { Ok(()) }
+    });
+}
+
+/// The second pass of a batch comes even if no process lives as long as `again_after`.
+#[test]
+fn the_second_pass_comes_also_when_killed_every_second() {
+    let (events, cache) = (Server::start(Version::Redis70), Server::start(Version::Redis70));
+    let mut daemon = setup(&events, &cache, "again_after = \"3s\"").start_ready();
+    let last = change(&events, 1);
+    wait_applied(&cache, &last);
+    cache.ask::<()>(&["SET", "product:1", "old"]);
+    let begun = std::time::Instant::now();
+    while cache.ask::<Option<String>>(&["HGET", super::CURSOR, "again"]).as_ref() != Some(&last) {
+        assert!(begun.elapsed() < super::PATIENCE, "the second pass has not come");
+        daemon.kill();
+        daemon.start_again();
+        daemon.wait_ready();
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
+    assert_eq!(super::cached(&cache), [""; 0]);
+}

@@ -1,0 +1,85 @@
+//! Promise: several instances and several routes work beside each other, and a change of the configuration leaves out no
+//! entry.
+
+use tidegate::status::RouteState;
+
+use super::{CURSOR, cached, change_all, fill_all, route, setup, wait_again, wait_applied, wait_place};
+use crate::support::{Server, Version, alert};
+
+const KEYS: usize = 2_000;
+
+#[test]
+fn keys_that_change_on_a_reload_are_applied_to_the_whole_stream() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
+    let mut daemon = setup(&events, &cache, "again_after = \"0s\"").start_ready();
+    wait_applied(&cache, &change_all(&events, 0..KEYS));
+    fill_all(&cache, 0..KEYS);
+    let old: String = cache.ask(&["HGET", CURSOR, "revision"]);
+    cache.ask::<()>(&["SET", "item:7", "old"]);
+    // The users of before may not touch the new keys; a reload does not make users.
+    cache.ask::<()>(&["ACL", "SETUSER", "tidegate-cache", "~item:*"]);
+    daemon.reload(&route("again_after = \"0s\"").replace("product:<", "item:<"));
+    crate::support::assert_eventually("the new keys are cleared", super::PATIENCE, false, || {
+        cache.ask::<bool>(&["EXISTS", "item:7"])
+    });
+    assert_ne!(cache.ask::<String>(&["HGET", CURSOR, "revision"]), old);
+    assert_eq!(cached(&cache).len(), KEYS, "the old ones are not cleared any more");
+}
+
+#[test]
+fn two_instances_of_which_one_reloads() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
+    let setup = setup(&events, &cache, "again_after = \"300ms\"").expects(&[alert::OUTDATED]);
+    let mut first = setup.start_ready();
+    let second = first.start_twin();
+    second.wait_ready();
+    wait_applied(&cache, &change_all(&events, 0..KEYS));
+    cache.ask::<()>(&["ACL", "SETUSER", "tidegate-cache", "~item:*"]);
+    first.reload(&route("").replace("product:<", "item:<"));
+    second.wait_state("products", RouteState::Outdated);
+    // The older instance does not move the cursor over entries whose new keys nobody clears.
+    for sku in 0..KEYS {
+        cache.ask::<()>(&["SET", &format!("item:{sku}"), "old"]);
+    }
+    let last = change_all(&events, 0..KEYS);
+    wait_applied(&cache, &last);
+    wait_again(&cache, &last);
+    assert_eq!(cache.ask::<Vec<String>>(&["KEYS", "item:*"]), [""; 0]);
+}
+
+#[test]
+fn two_instances_count_each_key_once_while_one_is_killed() {
+    let (events, cache) = (Server::start(Version::Redis70), Server::start(Version::Redis70));
+    let setup = setup(&events, &cache, "again_after = \"200ms\"");
+    let mut first = setup.start_ready();
+    let second = first.start_twin();
+    second.wait_ready();
+    let mut last = String::new();
+    for round in 0..4 {
+        let skus = round * KEYS..(round + 1) * KEYS;
+        fill_all(&cache, skus.clone());
+        last = change_all(&events, skus);
+        first.kill();
+        first.start_again();
+    }
+    wait_applied(&cache, &last);
+    wait_again(&cache, &last);
+    assert_eq!(cached(&cache), [""; 0]);
+    let counts: Vec<usize> = cache.ask(&["HMGET", CURSOR, "cleared", "absent"]);
+    assert_eq!(counts, [4 * KEYS, 0]);
+}
+
+#[test]
+fn two_routes_on_one_key() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
+    let second =
+        route("").replace("invalidate.products", "invalidate.prices").replace("\"products\"", "\"prices\"");
+    let routes = format!("{}{second}", route(""));
+    let _daemon = setup(&events, &cache, "").routes(&routes).start_ready();
+    for stream in ["products", "prices"] {
+        fill_all(&cache, 0..1);
+        let last: String = events.ask(&["XADD", stream, "*", "payload", "{\"sku\":0}"]);
+        wait_place(&cache, &format!("tidegate:{stream}:cursor"), "pos", &last);
+        assert_eq!(cached(&cache), [""; 0], "{stream}");
+    }
+}
