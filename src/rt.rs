@@ -83,9 +83,10 @@ impl Moment {
         Self { at: Instant::now(), unix_ms: unix_ms() }
     }
 
-    /// When an earlier instant was, by the system's clock as it is now; milliseconds since 1970.
+    /// When an earlier instant was, by the system's clock as it is now; milliseconds since 1970. It is never later than
+    /// that instant, since a gap must not begin too late.
     pub(crate) fn unix_ms_of(&self, earlier: Instant) -> u64 {
-        let ago = self.at.saturating_duration_since(earlier).as_millis();
+        let ago = self.at.saturating_duration_since(earlier).as_micros().div_ceil(1_000);
         self.unix_ms.saturating_sub(u64::try_from(ago).unwrap_or_default())
     }
 }

@@ -76,6 +76,12 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
     if writes && facts.master == Some(false) {
         problem("the server is a replica and accepts no writes: put the master into url".to_owned());
     }
+    if !writes && facts.master == Some(false) {
+        problem(
+            "the server is a replica: what is published there does not reach subscribers of the master. Put the master into url"
+                .to_owned(),
+        );
+    }
     if facts.kind == ServerKind::Dragonfly {
         findings.push(Finding::Warning(
             "tidegate is not tested with Dragonfly, which does not guarantee one order of messages"
@@ -221,9 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_a_problem_where_tidegate_writes() {
+    fn a_replica_is_a_problem_where_tidegate_writes_or_publishes() {
         let replica = ServerFacts { master: Some(false), ..good() };
-        assert!(matches!(of(replica.clone(), AclRole::CaptureSource).as_slice(), [Finding::Problem(_)]));
-        assert_eq!(of(replica, AclRole::BroadcastDestination), []);
+        for role in [AclRole::CaptureSource, AclRole::BroadcastDestination] {
+            assert!(matches!(of(replica.clone(), role).as_slice(), [Finding::Problem(_)]));
+        }
     }
 }

@@ -219,7 +219,7 @@ impl Error {
         Some(match self.code()? {
             NO_PERMISSION => "grant the missing permission; `tidegate acl` prints the ACL lines",
             "WRONGPASS" | "NOAUTH" => {
-                "check user and password; the password file is read on every connection"
+                "check user and password; a password_file is read again on every connection"
             }
             "WRONGTYPE" => {
                 "a key that tidegate needs has another type; rename that key, and tidegate continues"

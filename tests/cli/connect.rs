@@ -121,7 +121,7 @@ fn check_connect_names_what_stands_in_the_way_and_is_69() {
         "problem: missing permission +psubscribe on the channel orders.eu.*: NOPERM",
         "problem: missing permission +subscribe on the channel orders.placed: NOPERM",
         "problem: missing permission +publish on the channel stock.changed: NOPERM",
-        "is too old: a server with streams, or with a cache to be cleared, must be Redis 7.0 or newer",
+        "is too old: a server with streams must be Redis 7.0 or newer",
         "warning: maxmemory-policy is allkeys-lru",
         "warning: appendonly is no",
     ] {

@@ -1,7 +1,7 @@
 //! `[redis.NAME]`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use super::Check;
@@ -9,8 +9,8 @@ use crate::config::Secrets;
 use crate::config::problems::Key;
 use crate::config::raw;
 use crate::config::secrets::certificates::{self, TlsFileError};
-use crate::config::secrets::location;
 use crate::config::secrets::password::read_password;
+use crate::config::secrets::{file, location};
 use crate::config::settings::{
     Address, Durability, Endpoint, Reauthenticate, Secret, SecretSource, Sentinels, Servers, Tls,
 };
@@ -344,10 +344,15 @@ impl Check<'_> {
             self.report_with(key, format!("there is no such file: {}", looked.join(", nor ")), help);
             return None;
         };
-        match fs::read(path) {
+        match file::read(path) {
             Ok(_) => Some(path.clone()),
             Err(error) => {
-                let help = "give read permission to the user that tidegate runs as";
+                let help = match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "give read permission to the user that tidegate runs as"
+                    }
+                    _ => "put a regular file there",
+                };
                 self.report_with(key, format!("the file {} cannot be read: {error}", path.display()), help);
                 None
             }

@@ -10,6 +10,7 @@
 pub(crate) mod der;
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
 
+use super::file;
 use crate::config::settings::Tls;
 
 /// The system's store is a directory of some hundred files: read again at a connect, but not at each of many.
@@ -137,15 +139,34 @@ fn read_list(tls: &Tls) -> Result<Option<Vec<u8>>, TlsFileError> {
 
 fn read_own(tls: &Tls) -> Result<Option<OwnFiles>, TlsFileError> {
     let Some((certificate, key)) = &tls.client else { return Ok(None) };
+    let content = read("key_file", key)?;
+    refuse_certificate(key, &content)?;
     refuse_open_key(key)?;
-    Ok(Some(OwnFiles { certificate: read("cert_file", certificate)?, key: read("key_file", key)? }))
+    Ok(Some(OwnFiles { certificate: read("cert_file", certificate)?, key: content }))
+}
+
+/// A certificate in the place of a key is mostly one of two swapped options.
+fn refuse_certificate(path: &Path, content: &[u8]) -> Result<(), TlsFileError> {
+    let has = |what: &str| memchr::memmem::find(content, what.as_bytes()).is_some();
+    if has("BEGIN CERTIFICATE") && !has("PRIVATE KEY") {
+        return Err(TlsFileError {
+            option: "key_file",
+            what: format!("the file {} has a certificate, and no private key", path.display()),
+            hint: "cert_file and key_file may be swapped",
+        });
+    }
+    Ok(())
 }
 
 fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsFileError> {
-    fs::read(path).map_err(|error| TlsFileError {
+    file::read(path).map_err(|error| TlsFileError {
         option,
         what: format!("the file {} cannot be read: {error}", path.display()),
-        hint: "create it, and let the user that tidegate runs as read it",
+        hint: match error.kind() {
+            io::ErrorKind::NotFound => "create it, and let the user that tidegate runs as read it",
+            io::ErrorKind::PermissionDenied => "let the user that tidegate runs as read it",
+            _ => "put a regular file there",
+        },
     })
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::file;
 use crate::config::settings::{Config, Endpoint, Secret, SecretSource};
 
 /// Why a file gives no password.
@@ -28,7 +29,7 @@ pub(crate) enum PasswordError {
 /// # Errors
 /// If it cannot be read, or what it holds can be no password that was meant so.
 pub(crate) fn read_password(path: &Path) -> Result<Secret, PasswordError> {
-    let bytes = fs::read(path).map_err(PasswordError::Unreadable)?;
+    let bytes = file::read(path).map_err(PasswordError::Unreadable)?;
     // Of UTF-8, and of both orders of UTF-16, as Windows' programs write it.
     if [b"\xef\xbb\xbf".as_slice(), b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
         return Err(PasswordError::ByteOrderMark);
