@@ -106,6 +106,13 @@ impl ServerFacts {
         self.version.map(|version| self.kind == ServerKind::Redis && version >= ServerVersion(8, 2, 0))
     }
 
+    /// Whether it knows WAITAOF, which came with Redis 7.2 and every Valkey has; `None` if the version was not reported.
+    #[must_use]
+    pub fn knows_waitaof(&self) -> Option<bool> {
+        let version = self.version?;
+        Some(self.kind == ServerKind::Valkey || version >= ServerVersion(7, 2, 0))
+    }
+
     /// Reads INFO's text, and the values of `appendfsync` and `save` from CONFIG GET.
     fn read(info: &str, settings: &HashMap<String, String>) -> Self {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();

@@ -6,6 +6,7 @@ use std::fmt;
 use super::Inspection;
 use super::facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
 use super::rights::{MissingRight, Rights};
+use crate::config::Durability;
 use crate::config::acl::AclRole;
 use crate::server::UNKNOWN_COMMAND;
 
@@ -31,11 +32,14 @@ impl fmt::Display for Finding {
 const STREAMS: [AclRole; 3] =
     [AclRole::CaptureDestination, AclRole::BroadcastSource, AclRole::InvalidateSource];
 
-/// Everything that is to be said of an endpoint which has these roles.
+/// Everything that is to be said of an endpoint which has these roles, and this durability as a destination.
 #[must_use]
-pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>) -> Vec<Finding> {
+pub fn findings(found: &Inspection, roles: &BTreeSet<AclRole>, durability: Durability) -> Vec<Finding> {
     let mut findings = Vec::new();
     of_server(&found.facts, roles, &mut findings);
+    if roles.contains(&AclRole::CaptureDestination) {
+        findings.extend(of_durability(&found.facts, durability));
+    }
     of_rights(&found.rights, roles, &mut findings);
     if STREAMS.iter().any(|role| roles.contains(role)) {
         of_keeping(&found.facts, &mut findings);
@@ -101,6 +105,17 @@ fn of_server(facts: &ServerFacts, roles: &BTreeSet<AclRole>, findings: &mut Vec<
                 .to_owned(),
         ));
     }
+}
+
+/// What a destination lacks for its durability.
+fn of_durability(facts: &ServerFacts, durability: Durability) -> Option<Finding> {
+    let (Durability::Replicated(needed), Some(connected)) = (durability, facts.replicas) else { return None };
+    (connected < needed).then(|| {
+        Finding::Problem(format!(
+            "durability = \"replicated\" needs {needed} replicas, and {connected} are connected: nothing becomes durable, and \
+             captures stop once a quarter of their memory is in use. Connect replicas, or lower replicas"
+        ))
+    })
 }
 
 /// The commands of the session marker's script. A source without one of these is captured all the same.
@@ -193,7 +208,19 @@ mod tests {
         findings(
             &Inspection { facts, rights: Rights::Tried(Vec::new()), certificates: None },
             &BTreeSet::from([role]),
+            Durability::Applied,
         )
+    }
+
+    #[test]
+    fn a_durability_needs_its_replicas() {
+        for (durability, problem) in [
+            (Durability::Replicated(1), false),
+            (Durability::Replicated(2), true),
+            (Durability::Fsynced, false),
+        ] {
+            assert_eq!(of_durability(&good(), durability).is_some(), problem, "{durability:?}");
+        }
     }
 
     #[test]

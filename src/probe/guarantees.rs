@@ -99,11 +99,12 @@ pub fn of_capture(route: &Capture, durability: Durability, destination: Option<&
             ),
         ),
     };
-    Guarantee { restart, source_failover, destination_failover: stored(durability, loses(destination)) }
+    Guarantee { restart, source_failover, destination_failover: stored(durability, destination) }
 }
 
 /// A capture's promise for a failover or restart of its destination.
-fn stored(durability: Durability, lost: ServerLoss) -> Promise {
+fn stored(durability: Durability, destination: Option<&ServerFacts>) -> Promise {
+    let lost = loses(destination);
     let (kept, missed) = match durability {
         _ if !lost.anything => ("tidegate keeps messages until they are durable", Missed::Nothing),
         Durability::Applied => (
@@ -125,7 +126,14 @@ fn stored(durability: Durability, lost: ServerLoss) -> Promise {
     let remedy = match (missed, durability, lost.restart, lost.failover) {
         (Missed::Nothing, ..) => None,
         (_, Durability::Replicated(_), ..) => Some("set appendfsync always on the destination"),
-        (_, _, true, false) => Some("set durability = \"fsynced\""),
+        (_, _, true, false) => Some(match destination {
+            Some(facts) if facts.knows_waitaof() == Some(false) => {
+                "connect a replica, and set durability = \"replicated\" (\"fsynced\" needs Redis 7.2)"
+            }
+            Some(ServerFacts { storage: ServerStorage::AppendOnly(_) | ServerStorage::Unknown, .. })
+            | None => "set durability = \"fsynced\"",
+            Some(_) => "set appendonly yes on the destination, and durability = \"fsynced\"",
+        }),
         (_, _, false, _) => Some("set durability = \"replicated\""),
         (_, _, true, true) => {
             Some("set durability = \"replicated\", and appendfsync always on the destination")
@@ -308,6 +316,22 @@ mod tests {
         assert_eq!(missed(Durability::Fsynced, everysec(), 1), Missed::AcknowledgedInsideGap);
         assert_eq!(missed(Durability::Replicated(1), everysec(), 1), Missed::AcknowledgedInsideGap);
         assert_eq!(missed(Durability::Replicated(1), fsync("always"), 1), Missed::Nothing);
+    }
+
+    #[test]
+    fn the_advised_durability_works_on_that_server() {
+        let advice = |kind, version, storage| {
+            let facts = ServerFacts { kind, version: Some(version), ..server(storage, Some(0)) };
+            capture(Some(&facts)).destination_failover.remedy.unwrap()
+        };
+        let redis = |minor, storage| advice(ServerKind::Redis, ServerVersion(7, minor, 0), storage);
+        assert_eq!(redis(2, fsync("everysec")), "set durability = \"fsynced\"");
+        assert!(
+            redis(2, ServerStorage::Snapshots).starts_with("set appendonly yes on the destination, and ")
+        );
+        assert!(redis(0, fsync("everysec")).starts_with("connect a replica, and "));
+        let valkey = advice(ServerKind::Valkey, ServerVersion(8, 0, 0), fsync("everysec"));
+        assert_eq!(valkey, "set durability = \"fsynced\"");
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn endpoint(
     if let Some(expiries) = found.certificates {
         certificates(out, expiries, ["the server's certificate", "tidegate's own certificate"]);
     }
-    let findings = probe::findings(found, &probe::roles(config, &endpoint.name));
+    let findings = probe::findings(found, &probe::roles(config, &endpoint.name), endpoint.durability);
     for finding in &findings {
         out.push(format_args!("  {finding}"));
     }
