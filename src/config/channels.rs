@@ -1,5 +1,6 @@
 //! What the routes' channels and streams have to do with each other: which route reads what another one writes.
 
+pub(crate) mod cleared_streams;
 pub(crate) mod gap_keys;
 pub(crate) mod lookup;
 pub(crate) mod loops;

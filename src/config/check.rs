@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::channels::{gap_keys, loops, own_keys};
+use super::channels::{cleared_streams, gap_keys, loops, own_keys};
 use super::layers::Layers;
 use super::problems::{Key, Problems, near};
 use super::raw;
@@ -74,6 +74,11 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     }
     own_keys::find(&mut config);
     gap_keys::find(&mut config);
+    for (name, message) in cleared_streams::find(&config) {
+        let help =
+            "put something in front that no such key begins with, or give the cache a server of its own";
+        check.report_with(&Key::top("invalidate").at(&name).at("keys"), message, help);
+    }
     for found in loops::find(&config) {
         let (table, name) = &found.first;
         let key = Key::top(table).at(name);

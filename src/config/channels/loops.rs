@@ -154,7 +154,7 @@ fn stream_between(config: &Config, capture: &Capture, broadcast: &Broadcast) -> 
 }
 
 /// The names of the streams that a broadcast reads.
-fn read_by(broadcast: &Broadcast) -> Glob {
+pub(crate) fn read_by(broadcast: &Broadcast) -> Glob {
     let stream = broadcast.stream().as_bytes();
     if broadcast.pattern().is_some() { Glob::parse(stream) } else { Glob::name(stream) }
 }
