@@ -27,7 +27,8 @@ use super::failure::Half;
 use super::failure::{Replaced, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
-use super::publish::call::{self, BroadcastKeys, Failing, OPEN, Opened, Place, Tally};
+use super::publish::call::{self, BroadcastKeys, Tally};
+use super::publish::open::{self, Failing, OPEN, Opened, Place};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::unread_loss::UnreadWatch;
 use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
@@ -219,7 +220,7 @@ impl Engine {
         let start = if found && anew.is_some() { Some(Start::New) } else { settings.start };
         let begin = remembered
             .filter(|_| anew.is_none())
-            .map_or_else(|| call::start_argument(start), |id| id.to_string());
+            .map_or_else(|| open::start_argument(start), |id| id.to_string());
         let below = anew.map(|id| id.to_string()).unwrap_or_default();
         let (counted, after) = replaced
             .map(|replaced| (replaced.counted.to_string(), replaced.after.to_string()))
@@ -244,7 +245,7 @@ impl Engine {
         if let Value::Error(text) = reply {
             return Err(SessionFailure::source(Error::reply(text)));
         }
-        let opened = call::opened(reply).map_err(SessionFailure::source)?;
+        let opened = open::opened(reply).map_err(SessionFailure::source)?;
         self.core.take_place(&opened)?;
         // It is counted now.
         self.core.failed = None;

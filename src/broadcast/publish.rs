@@ -3,9 +3,11 @@
 //! ```text
 //! rate ─▶ publisher ─▶ call ─▶ publish.lua   one server: publish and move the cursor, in one step
 //!                  └─▶ remote                two servers: publish first, move the cursor afterwards
+//! open ─▶ open.lua                            finds or makes the cursor
 //! ```
 
 pub(crate) mod call;
 pub(crate) mod egress;
+pub(crate) mod open;
 pub(crate) mod publisher;
 pub(crate) mod rate;

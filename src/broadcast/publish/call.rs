@@ -6,17 +6,15 @@
 use std::fmt;
 
 use crate::broadcast::message::withheld::Unrenderable;
-use crate::config::{self, Start, Streams, redis_keys};
+use crate::config::{self, Streams, redis_keys};
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script, redacted, script};
+use crate::server::{Error, Hash, Script, script};
 use crate::stream::EntryId;
 
 /// Publishes and moves the cursor.
 pub(crate) const PUBLISH: Script = script!("publish.lua");
 /// Publishes holes.
 pub(crate) const RELEASE: Script = script!("../group/holes/release.lua");
-/// Finds or makes the cursor.
-pub(crate) const OPEN: Script = script!("open.lua");
 
 /// EVALSHA, hash, number of keys, three keys, and nine arguments before the items.
 const FIXED_ARGUMENTS: usize = 15;
@@ -326,116 +324,8 @@ impl PublishOutcome {
     }
 }
 
-/// The arguments of the open script's call.
-pub(crate) fn start_argument(start: Option<Start>) -> String {
-    match start {
-        None => String::new(),
-        Some(Start::Beginning) => EntryId::default().to_string(),
-        Some(Start::End) => "end".to_owned(),
-        Some(Start::New) => "new".to_owned(),
-        Some(Start::After(milliseconds, sequence)) => EntryId { milliseconds, sequence }.to_string(),
-    }
-}
-
-/// Which key has the place of a stream, or why none may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The route's own cursor.
-    Route,
-    /// The cursor of this one of several streams.
-    Stream,
-    /// The route's own cursor has a place, and does not say of which stream.
-    Unnamed,
-    /// The route read several streams before, and their cursors may not be read.
-    Unreadable,
-    /// A newer release wrote the cursor.
-    Newer,
-}
-
-/// The result of `open.lua`.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    /// The cursor.
-    pub(crate) place: Place,
-    /// Why it must not be read; empty if it may be.
-    pub(crate) refused: String,
-    /// The cursor, if it is known.
-    pub(crate) cursor: Option<EntryId>,
-    /// `entries-added` at the cursor, if known.
-    pub(crate) counted: Option<u64>,
-    /// Entries after the first of these and up to the second were published before: the stream was replaced meanwhile.
-    pub(crate) passes: Option<(EntryId, EntryId)>,
-    /// Totals since the cursor was made.
-    pub(crate) tally: Tally,
-    /// The last entry that failed for its own sake, which may be long past.
-    pub(crate) failing: Option<Failing>,
-}
-
-/// An entry that cannot be published for its own sake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failing {
-    pub(crate) entry: EntryId,
-    /// Number of failed attempts.
-    pub(crate) failures: u64,
-    /// Number of different entries that failed since one was published, including this one.
-    pub(crate) row: u64,
-    /// The last error.
-    pub(crate) error: String,
-}
-
-/// Reads the open script's reply.
-///
-/// # Errors
-/// If it is no reply of that script.
-pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
-    let Some(
-        [
-            cursor,
-            published,
-            unheard,
-            rejected,
-            filtered,
-            entry,
-            failures,
-            row,
-            error,
-            counted,
-            place,
-            after,
-            up_to,
-        ],
-    ) = reply.elements()
-    else {
-        return Err(OPEN.invalid_reply());
-    };
-    let passes = passes_of(after, up_to)?;
-    let place = match place.bytes() {
-        Some(b"route") => Place::Route,
-        Some(b"stream") => Place::Stream,
-        Some(b"unnamed") => Place::Unnamed,
-        Some(b"unreadable") => Place::Unreadable,
-        Some(b"newer") => Place::Newer,
-        _ => return Err(OPEN.invalid_reply()),
-    };
-    let refused = error.bytes().map(redacted).unwrap_or_default();
-    let failing = match (entry.bytes(), failures.count(), row.count(), error.bytes()) {
-        (Some(b""), ..) => None,
-        (Some(entry), Some(failures), Some(row), Some(error)) => {
-            Some(Failing { entry: cursor_id(entry)?, failures, row, error: redacted(error) })
-        }
-        _ => return Err(OPEN.invalid_reply()),
-    };
-    let tally = tally([published, unheard, rejected, filtered]).ok_or_else(|| OPEN.invalid_reply())?;
-    let cursor = match cursor.bytes() {
-        Some(b"") => None,
-        Some(text) => Some(cursor_id(text)?),
-        None => return Err(OPEN.invalid_reply()),
-    };
-    Ok(Opened { place, refused, cursor, counted: written_count(counted), passes, tally, failing })
-}
-
 /// Entries after the first of these and up to the second were published before.
-fn passes_of(after: &Value, up_to: &Value) -> Result<Option<(EntryId, EntryId)>, Error> {
+pub(super) fn passes_of(after: &Value, up_to: &Value) -> Result<Option<(EntryId, EntryId)>, Error> {
     match (after.bytes(), up_to.bytes()) {
         (Some(after), Some(up_to)) if !up_to.is_empty() => Ok(Some((cursor_id(after)?, cursor_id(up_to)?))),
         _ => Ok(None),
@@ -469,7 +359,7 @@ pub(crate) fn written_count(value: &Value) -> Option<u64> {
     value.text()?.parse().ok()
 }
 
-fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
+pub(super) fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
     EntryId::parse(text).ok_or_else(|| {
         Error::Protocol(format!(
             "the cursor '{}' is not an entry's id; another program may have written its key",
@@ -480,6 +370,7 @@ fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::open;
     use super::*;
 
     #[test]
@@ -580,7 +471,7 @@ mod tests {
             ]),
         ] {
             assert!(PublishOutcome::read(&nonsense).is_err(), "{nonsense:?}");
-            assert!(opened(&nonsense).is_err(), "{nonsense:?}");
+            assert!(open::opened(&nonsense).is_err(), "{nonsense:?}");
         }
         let stopped = Value::Array(vec![
             number(1),

@@ -27,7 +27,8 @@ use tokio::time::Instant;
 
 use remote::{Note, Published, Remote};
 
-use super::call::{BroadcastKeys, Counted, Failing, Items, PublishOutcome, Tally};
+use super::call::{BroadcastKeys, Counted, Items, PublishOutcome, Tally};
+use super::open::Failing;
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::server::resp::{self, Value};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::broadcast::publish::call::OPEN;
+use crate::broadcast::publish::open::OPEN;
 use crate::server::resp::Value;
 use crate::stream::EntryId;
 
