@@ -29,6 +29,22 @@ pub(crate) struct Case {
 pub(crate) struct Figure {
     pub(crate) stored: u64,
     pub(crate) ceiling: u64,
+    /// How much it may rise without a word. Runs of the same program differ by less than one per cent, but where the
+    /// number of calls depends on how fast the other server answers.
+    #[serde(default = "tolerance_percent")]
+    pub(crate) tolerance_percent: u64,
+}
+
+const fn tolerance_percent() -> u64 {
+    5
+}
+
+impl Figure {
+    /// Instructions that so many messages may cost at most.
+    pub(crate) fn limit(self, messages: usize) -> u64 {
+        let stored = self.stored * (100 + self.tolerance_percent) / 100;
+        stored.min(self.ceiling) * messages as u64
+    }
 }
 
 impl Case {

@@ -6,9 +6,9 @@
 //! they never wait for work, and all that is counted is what a route does under load: sockets, reading,
 //! batches, calls, answers, the runtime. Starting and stopping is not counted, and neither is the kernel.
 //!
-//! `figures.toml` holds what each of them may cost. More than [`TOLERANCE_PERCENT`] above the stored figure,
-//! or above the ceiling, fails the run; so does `cargo test docs` as long as docs/performance.md does not
-//! give a reason for the stored figure.
+//! `figures.toml` holds what each of them may cost. More than its tolerance above the stored figure, or above the
+//! ceiling, fails the run; so does `cargo test docs` as long as docs/performance.md does not give a reason for
+//! the stored figure.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot go on says so by a panic")]
 #![allow(missing_docs, reason = "what gungraun's macros make")]
@@ -26,9 +26,6 @@ use std::hint::black_box;
 use figures::Case;
 use route::Loaded;
 
-/// How much a figure may rise without a word. Runs of the same program differ by less than one per cent.
-const TOLERANCE_PERCENT: u64 = 5;
-
 /// A long copy is one instruction for each byte to callgrind where the C library does it by `rep movsb`, as it
 /// does on some processors and not on others. With this it is done by vectors everywhere.
 const COPIES: &str =
@@ -40,11 +37,8 @@ fn loaded(case: Case) -> Loaded {
 }
 
 fn limit(case: Case) -> LibraryBenchmarkConfig {
-    let figure = case.figure();
-    let stored = figure.stored * (100 + TOLERANCE_PERCENT) / 100;
-    let limit = stored.min(figure.ceiling) * case.messages() as u64;
     let mut callgrind = Callgrind::with_args(["--trace-children=no"]);
-    callgrind.hard_limits([(EventKind::Ir, limit)]);
+    callgrind.hard_limits([(EventKind::Ir, case.figure().limit(case.messages()))]);
     let mut config = LibraryBenchmarkConfig::default();
     config.tool(callgrind).env("GLIBC_TUNABLES", COPIES);
     config
