@@ -146,6 +146,8 @@ impl ReplayTrigger {
 pub enum InvalidateLoss {
     /// Entries were trimmed or deleted before they were read.
     Trimmed,
+    /// Entries were trimmed or deleted before their keys were cleared once more.
+    SecondPass,
     /// The stream was deleted and begun anew, or went back: what it had is unknown.
     StreamAnew,
     /// The route begins at the stream's first entry, and that is not the first one ever.
@@ -158,14 +160,15 @@ pub enum InvalidateLoss {
 
 impl InvalidateLoss {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::Trimmed, Self::StreamAnew, Self::BeginsLate, Self::TooManyKeys, Self::Gap];
+    pub const ALL: [Self; 6] =
+        [Self::Trimmed, Self::SecondPass, Self::StreamAnew, Self::BeginsLate, Self::TooManyKeys, Self::Gap];
 
     /// The name in logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Trimmed => "trimmed",
+            Self::SecondPass => "second_pass",
             Self::StreamAnew => "stream_anew",
             Self::BeginsLate => "begins_late",
             Self::TooManyKeys => "too_many_keys",

@@ -24,8 +24,11 @@ mod cursor;
 mod engine;
 mod failure;
 mod keys;
+mod place;
 mod reading;
 mod route;
+#[cfg(test)]
+mod simulation;
 mod sweep;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::keys::{CacheKey, MOST_KEYS};
+use super::place::Place;
 use crate::stream::EntryId;
 
 /// Bytes of keys that a route holds for their second pass.
@@ -28,7 +29,7 @@ const MARKS_APART: u32 = 4;
 #[derive(Debug)]
 pub(super) struct HeldBatch {
     /// The last entry; `None` where the stream was begun anew, and the place is not theirs.
-    last: Option<EntryId>,
+    last: Option<Place>,
     entries: usize,
     keys: Vec<CacheKey>,
     due: Instant,
@@ -38,7 +39,7 @@ pub(super) struct HeldBatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DueAgain {
     /// The last entry that is covered; `None` leaves the place where it is.
-    pub(super) last: Option<EntryId>,
+    pub(super) last: Option<Place>,
     /// The keys, each once.
     pub(super) keys: Vec<CacheKey>,
     /// How many of the held batches it is.
@@ -52,12 +53,12 @@ pub(super) struct HeldBatches {
     batches: VecDeque<HeldBatch>,
     bytes: usize,
     /// Up to where entries are held. What follows, up to the place of the first pass, is to be read again.
-    end: EntryId,
+    end: Place,
 }
 
 impl HeldBatches {
     pub(super) fn new(after: Duration) -> Self {
-        Self { after, batches: VecDeque::new(), bytes: 0, end: EntryId::default() }
+        Self { after, batches: VecDeque::new(), bytes: 0, end: Place::default() }
     }
 
     /// How long after the first pass a batch is due.
@@ -66,8 +67,8 @@ impl HeldBatches {
     }
 
     /// The second pass is at this place now. What was held behind it stays.
-    pub(super) fn on_place(&mut self, again: EntryId) {
-        let before = self.batches.iter().take_while(|held| held.last.is_none_or(|last| last <= again));
+    pub(super) fn on_place(&mut self, again: Place) {
+        let before = self.batches.iter().take_while(|held| held.last.is_none_or(|last| last.id <= again.id));
         let done: Vec<bool> = before.map(|held| held.last.is_some()).collect();
         // Keys of a stream that was begun anew are no part of this one's places.
         let kept: Vec<HeldBatch> =
@@ -76,13 +77,17 @@ impl HeldBatches {
             self.batches.push_front(held);
         }
         self.bytes = self.batches.iter().map(HeldBatch::bytes).sum();
-        self.end = self.end.max(again);
+        if again.id >= self.end.id {
+            self.end = again;
+        }
     }
 
     /// Both places went back: entries after this one are applied anew, and then held anew.
-    pub(super) fn on_went_back(&mut self, pos: EntryId, again: EntryId) {
-        self.batches.retain(|held| held.last.is_none_or(|last| last <= pos));
-        self.end = self.end.min(pos).max(again);
+    pub(super) fn on_went_back(&mut self, pos: Place, again: Place) {
+        self.batches.retain(|held| held.last.is_none_or(|last| last.id <= pos.id));
+        if pos.id < self.end.id {
+            self.end = pos;
+        }
         self.on_place(again);
     }
 
@@ -91,11 +96,11 @@ impl HeldBatches {
         for held in &mut self.batches {
             held.last = None;
         }
-        self.end = EntryId::default();
+        self.end = Place::default();
     }
 
     /// Up to where entries are held.
-    pub(super) const fn end(&self) -> EntryId {
+    pub(super) const fn end(&self) -> Place {
         self.end
     }
 
@@ -113,12 +118,12 @@ impl HeldBatches {
     /// read again.
     pub(super) fn hold(
         &mut self,
-        (prev, last): (EntryId, EntryId),
+        (prev, last): (EntryId, Place),
         entries: usize,
         keys: Vec<CacheKey>,
         due: Instant,
     ) {
-        if prev != self.end || !self.has_room() {
+        if prev != self.end.id || !self.has_room() {
             return;
         }
         let held = HeldBatch { last: Some(last), entries, keys, due };
@@ -238,6 +243,10 @@ mod tests {
         EntryId { milliseconds, sequence: 0 }
     }
 
+    fn place(number: u64) -> Place {
+        Place { id: id(number), counted: Some(number) }
+    }
+
     fn keys(names: &[&str]) -> Vec<CacheKey> {
         names.iter().map(|name| name.as_bytes().into()).collect()
     }
@@ -246,19 +255,19 @@ mod tests {
     fn batches_are_due_in_order_and_are_cleared_together() {
         let start = Instant::now();
         let mut held = HeldBatches::new(AFTER);
-        held.hold((id(0), id(2)), 2, keys(&["a", "b"]), start + AFTER);
-        held.hold((id(2), id(3)), 1, keys(&["a"]), start + AFTER);
-        held.hold((id(3), id(9)), 1, keys(&["c"]), start + 2 * AFTER);
-        assert_eq!((held.due(), held.end()), (Some(start + AFTER), id(9)));
+        held.hold((id(0), place(2)), 2, keys(&["a", "b"]), start + AFTER);
+        held.hold((id(2), place(3)), 1, keys(&["a"]), start + AFTER);
+        held.hold((id(3), place(9)), 1, keys(&["c"]), start + 2 * AFTER);
+        assert_eq!((held.due(), held.end()), (Some(start + AFTER), place(9)));
         assert_eq!(held.take_due(start), None);
         let due = held.take_due(start + AFTER).unwrap();
-        assert_eq!((due.last, due.keys.clone(), due.batches), (Some(id(3)), keys(&["a", "b"]), 2));
+        assert_eq!((due.last, due.keys.clone(), due.batches), (Some(place(3)), keys(&["a", "b"]), 2));
         held.on_done(&due);
-        held.on_place(id(3));
+        held.on_place(place(3));
         assert_eq!(held.due(), Some(start + 2 * AFTER));
         // What does not follow is read again.
-        held.hold((id(11), id(12)), 1, keys(&["d"]), start + 2 * AFTER);
-        assert_eq!(held.end(), id(9));
+        held.hold((id(11), place(12)), 1, keys(&["d"]), start + 2 * AFTER);
+        assert_eq!(held.end(), place(9));
     }
 
     #[test]
@@ -267,28 +276,28 @@ mod tests {
         let held = || {
             let mut held = HeldBatches::new(AFTER);
             for n in 1..=4 {
-                held.hold((id(n - 1), id(n)), 1, keys(&["a"]), start);
+                held.hold((id(n - 1), place(n)), 1, keys(&["a"]), start);
             }
             held
         };
         let mut ahead = held();
-        ahead.on_place(id(3));
+        ahead.on_place(place(3));
         assert_eq!(ahead.take_due(start).unwrap().batches, 1);
-        ahead.on_place(id(7));
-        assert_eq!((ahead.take_due(start), ahead.end(), ahead.bytes()), (None, id(7), 0));
+        ahead.on_place(place(7));
+        assert_eq!((ahead.take_due(start), ahead.end(), ahead.bytes()), (None, place(7), 0));
         let mut back = held();
-        back.on_went_back(id(2), id(0));
-        assert_eq!((back.take_due(start).unwrap().last, back.end()), (Some(id(2)), id(2)));
+        back.on_went_back(place(2), place(0));
+        assert_eq!((back.take_due(start).unwrap().last, back.end()), (Some(place(2)), place(2)));
         let mut anew = held();
         anew.on_stream_anew();
-        assert_eq!(anew.end(), id(0));
-        anew.hold((id(0), id(1)), 1, keys(&["z"]), start);
+        assert_eq!(anew.end(), Place::default());
+        anew.hold((id(0), place(1)), 1, keys(&["z"]), start);
         let old = anew.take_due(start).unwrap();
         assert_eq!((old.last, old.batches), (None, 4), "the old stream's keys move no place");
-        anew.on_place(id(0));
+        anew.on_place(Place::default());
         assert_eq!(anew.take_due(start).unwrap().batches, 4, "and no place takes them along");
         anew.on_done(&old);
-        assert_eq!(anew.take_due(start).unwrap().last, Some(id(1)));
+        assert_eq!(anew.take_due(start).unwrap().last, Some(place(1)));
     }
 
     #[test]
@@ -297,10 +306,10 @@ mod tests {
         let mut held = HeldBatches::new(AFTER);
         let large: Vec<CacheKey> = (0..1000).map(|n| format!("{n:04000}").into_bytes().into()).collect();
         for n in 1..100 {
-            held.hold((id(n - 1), id(n)), 1, large.clone(), start);
+            held.hold((id(n - 1), place(n)), 1, large.clone(), start);
         }
         assert!(!held.has_room() && held.bytes() < HELD_BYTES + 5_000_000);
-        assert_eq!(held.end(), id(3));
+        assert_eq!(held.end(), place(3));
         assert_eq!(held.take_due(start).unwrap().batches, 3, "the same keys are one call");
     }
 

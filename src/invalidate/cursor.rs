@@ -1,15 +1,16 @@
 //! The cursor on the cache, the calls that move it, and what their replies mean.
 //!
 //! ```text
-//! P R:cursor   format revision pos again counted marks clearing gaps   cleared absent refused
+//! P R:cursor   format revision pos again counted again_counted marks clearing gaps   cleared absent refused
 //! ```
 //!
-//! `pos` is the last entry that was applied, `again` the last that was cleared once more, `counted` how many entries were
-//! ever added to the stream up to `pos`. The cursor is where the keys are: whatever sets the one back sets the other back.
+//! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` and `again_counted` are
+//! how many entries were ever added to the stream up to them. The cursor is where the keys are: whatever sets the one back sets the other back.
 
 use super::again::Marks;
 use super::keys::CacheKey;
-use super::sweep::Step;
+use super::place::Place;
+use super::sweep::Clearing;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, script};
 use crate::stream::EntryId;
@@ -44,15 +45,13 @@ pub(super) struct Cursor {
     /// Which keys the entries make.
     pub(super) revision: String,
     /// The last entry that was applied.
-    pub(super) pos: EntryId,
+    pub(super) pos: Place,
     /// The last entry that was cleared once more; `None` while there is no second pass.
-    pub(super) again: Option<EntryId>,
-    /// How many entries were ever added up to `pos`.
-    pub(super) counted: Option<u64>,
+    pub(super) again: Option<Place>,
     /// When the first pass had come how far.
     pub(super) marks: Marks,
-    /// The step of a clear of all keys that is under way.
-    pub(super) clearing: Step,
+    /// The clear of all keys that is under way.
+    pub(super) clearing: Clearing,
     /// The last gap record that was seen of the captures that write the stream.
     pub(super) gaps: Option<EntryId>,
     /// The counts of all instances since the cursor was made.
@@ -95,12 +94,13 @@ pub(super) enum ClearReply {
     Moved,
 }
 
-const FIELDS: [&[u8]; 11] = [
+const FIELDS: [&[u8]; 12] = [
     b"format",
     b"revision",
     b"pos",
     b"again",
     b"counted",
+    b"again_counted",
     b"marks",
     b"clearing",
     b"gaps",
@@ -124,13 +124,14 @@ pub(super) fn ask(out: &mut Vec<u8>, key: &str) {
 /// If the server refuses, or the cursor is of another format: an operator must act.
 pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
     if let Value::Error(text) = reply {
-        return Err(Error::reply(text));
+        return Err(Error::reply_at(text, key));
     }
     let fields = reply.elements().filter(|fields| fields.len() == FIELDS.len());
     let Some(fields) = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
-    let [format, revision, pos, again, counted, marks, clearing, gaps, counts @ ..] = fields else {
+    let [format, revision, pos, again, counted, again_counted, marks, clearing, gaps, counts @ ..] = fields
+    else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
     let bytes = |value: &Value| value.bytes().unwrap_or_default().to_vec();
@@ -149,20 +150,20 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
     }
     let id = |value: &Value| EntryId::parse(value.bytes()?);
     // Eviction takes keys as wholes. A cursor without its places counts as none.
-    let Some(place) = id(pos) else { return Ok(CursorLook { cursor: None, seen }) };
+    let Some(pos) = id(pos) else { return Ok(CursorLook { cursor: None, seen }) };
     let again = match again.bytes() {
         None | Some(b"") => None,
         Some(text) => Some(EntryId::parse(text).ok_or_else(|| refused("has no valid place 'again'"))?),
     };
     let number = |value: &Value| std::str::from_utf8(value.bytes()?).ok()?.parse::<u64>().ok();
+    let again = again.map(|id| Place { id, counted: number(again_counted) });
     let count = |at: usize| counts.get(at).and_then(number).unwrap_or(0);
     let cursor = Cursor {
         revision: String::from_utf8_lossy(&seen.0).into_owned(),
-        pos: place,
+        pos: Place { id: pos, counted: number(counted) },
         again,
-        counted: number(counted),
         marks: Marks::parse(marks.bytes().unwrap_or_default()),
-        clearing: Step::parse(clearing.bytes().unwrap_or_default()),
+        clearing: Clearing::parse(clearing.bytes().unwrap_or_default()),
         gaps: id(gaps),
         counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
     };
@@ -176,11 +177,10 @@ pub(super) struct ClearCall<'a> {
     /// The place as it is believed to be.
     pub(super) prev: EntryId,
     /// The last entry that is covered.
-    pub(super) last: EntryId,
+    pub(super) last: Place,
     pub(super) keys: &'a [CacheKey],
-    pub(super) counted: Option<u64>,
     pub(super) marks: Option<String>,
-    pub(super) clearing: Option<Step>,
+    pub(super) clearing: Option<Clearing>,
     pub(super) gaps: Option<EntryId>,
     /// True if the keys are leases themselves, or go without theirs.
     pub(super) alone: bool,
@@ -191,10 +191,10 @@ pub(super) struct ClearCall<'a> {
 pub(super) struct AdoptCall<'a> {
     /// The revision and the place that were seen.
     pub(super) seen: &'a (Vec<u8>, Vec<u8>),
-    pub(super) pos: EntryId,
-    pub(super) again: Option<EntryId>,
-    pub(super) counted: Option<u64>,
-    pub(super) clearing: Option<Step>,
+    pub(super) pos: Place,
+    pub(super) again: Option<Place>,
+    pub(super) clearing: Option<Clearing>,
+    pub(super) gaps: Option<EntryId>,
 }
 
 /// The calls of one route.
@@ -240,29 +240,24 @@ impl CursorCalls {
                 resp::argument(out, &[before, &key[..], behind].concat());
             }
         }
-        let counted = call.counted.map(|counted| counted.to_string()).unwrap_or_default();
         for argument in [
             self.revision.as_bytes(),
             call.place.as_str().as_bytes(),
             call.prev.to_string().as_bytes(),
-            call.last.to_string().as_bytes(),
+            call.last.id.to_string().as_bytes(),
         ] {
             resp::argument(out, argument);
         }
         resp::number_argument(out, call.keys.len());
-        resp::argument(out, counted.as_bytes());
+        resp::argument(out, text(call.last.counted).as_bytes());
         resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
-        resp::argument(out, call.clearing.map_or("", Step::as_str).as_bytes());
-        let gaps = call.gaps.map(|gaps| gaps.to_string()).unwrap_or_default();
-        resp::argument(out, gaps.as_bytes());
+        resp::argument(out, call.clearing.map_or("", Clearing::as_str).as_bytes());
+        resp::argument(out, text(call.gaps).as_bytes());
     }
 
     /// Appends a call of `adopt.lua`.
     pub(super) fn adopt(&self, out: &mut Vec<u8>, hash: &Hash, call: &AdoptCall<'_>) {
-        let AdoptCall { seen, pos, again, counted, clearing } = call;
-        let pos = pos.to_string();
-        let again = again.map(|again| again.to_string()).unwrap_or_default();
-        let counted = counted.map(|counted| counted.to_string()).unwrap_or_default();
+        let AdoptCall { seen, pos, again, clearing, gaps } = call;
         resp::command(
             out,
             &[
@@ -273,13 +268,20 @@ impl CursorCalls {
                 &seen.0,
                 &seen.1,
                 self.revision.as_bytes(),
-                pos.as_bytes(),
-                again.as_bytes(),
-                counted.as_bytes(),
-                clearing.map_or("", Step::as_str).as_bytes(),
+                pos.id.to_string().as_bytes(),
+                text(again.map(|again| again.id)).as_bytes(),
+                text(pos.counted).as_bytes(),
+                text(again.and_then(|again| again.counted)).as_bytes(),
+                clearing.map_or("", Clearing::as_str).as_bytes(),
+                text(*gaps).as_bytes(),
             ],
         );
     }
+}
+
+/// An argument of a script; empty where there is none.
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
 /// What a lease's template puts before and behind the key.
@@ -367,10 +369,15 @@ pub(super) fn on_adopted(reply: &Value) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sweep::Step;
     use super::*;
 
     fn id(milliseconds: u64) -> EntryId {
         EntryId { milliseconds, sequence: 0 }
+    }
+
+    fn place(at: u64, counted: u64) -> Place {
+        Place { id: id(at), counted: Some(counted) }
     }
 
     fn text(text: &str) -> Value {
@@ -380,26 +387,26 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all = [format, "abc", pos, again, "7", "5-0 1000", "keys", "8-0", "3", "2", "1"];
+            let all = [format, "abc", pos, again, "7", "6", "5-0 1000", "keys", "8-0", "3", "2", "1"];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
         let counts = Counts { cleared: 3, absent: 2, refused: 1 };
         let marks = Marks::parse(b"5-0 1000");
-        let (revision, counted) = ("abc".to_owned(), Some(7));
-        let again = Some(id(4));
-        let clearing = Step::Keys { again: false };
-        let cursor =
-            Cursor { revision, pos: id(5), again, counted, marks, clearing, gaps: Some(id(8)), counts };
+        let revision = "abc".to_owned();
+        let (pos, again) = (place(5, 7), Some(place(4, 6)));
+        let clearing = Clearing { step: Step::Keys { again: false }, missed_again: false };
+        let cursor = Cursor { revision, pos, again, marks, clearing, gaps: Some(id(8)), counts };
         assert_eq!(look.cursor, Some(cursor));
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 11])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 12])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
-        assert!(on_look("c", &Value::Error(b"WRONGTYPE x".to_vec())).is_err());
+        let refused = on_look("c", &Value::Error(b"WRONGTYPE x".to_vec())).unwrap_err();
+        assert!(refused.to_string().contains("the key 'c' has another type"), "{refused}");
         assert!(on_look("c", &Value::Array(vec![])).is_err());
     }
 
@@ -412,11 +419,10 @@ mod tests {
         let call = ClearCall {
             place: PlaceField::Pos,
             prev: id(1),
-            last: id(2),
+            last: place(2, 9),
             keys: &keys,
-            counted: Some(9),
             marks: Some("1-0 5".to_owned()),
-            clearing: Some(Step::Leases { again: true }),
+            clearing: Some(Clearing { step: Step::Leases { again: true }, missed_again: true }),
             gaps: Some(id(8)),
             alone: false,
         };
@@ -445,7 +451,7 @@ mod tests {
             "2",
             "9",
             "1-0 5",
-            "leases again",
+            "leases again +",
             "8-0",
         ];
         assert_eq!(words, expected);

@@ -20,6 +20,7 @@ use super::again::{HeldBatches, Marks};
 use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
 use super::failure::SessionFailure;
 use super::keys::{KeyMaker, Rejection};
+use super::place::Place;
 use super::reading::Queue;
 use super::sweep::Sweep;
 use crate::config::{Endpoint, IfMissed, Invalidate, redis_keys};
@@ -86,8 +87,8 @@ pub(super) struct Cleared {
 /// What this instance believes of the cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Places {
-    pos: EntryId,
-    again: Option<EntryId>,
+    pos: Place,
+    again: Option<Place>,
 }
 
 /// The hashes of the scripts on the cache.
@@ -129,6 +130,8 @@ pub(super) struct Engine {
     sweep: Option<Sweep>,
     /// The last look at the stream.
     seen: Option<StreamCounters>,
+    /// True if what an adoption gives up was reported, until the cursor is known to be ours.
+    reported: bool,
     backoff: Backoff,
     log: Limited,
     effects: Vec<Effect>,
@@ -165,8 +168,10 @@ struct SessionState {
     gaps_found: Option<EntryId>,
     looked_at_cursor: Option<Instant>,
     queue: Queue,
-    /// The last entry read, and its number in `entries-added`.
-    read: (EntryId, Option<u64>),
+    /// The last entry read.
+    read: Place,
+    /// Up to here, every entry that was ever added was read or is known to be missed.
+    complete: EntryId,
     /// COUNT of the next read.
     read_entries: usize,
     /// Dead letters to be written before what follows is applied.
@@ -207,6 +212,7 @@ impl Engine {
             gaps: (None, false),
             sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, now)),
             seen: None,
+            reported: false,
             backoff: Backoff::default(),
             log: Limited::new(),
             effects: Vec::new(),
@@ -237,7 +243,8 @@ impl Engine {
             gaps_found: None,
             looked_at_cursor: None,
             queue: Queue::default(),
-            read: (EntryId::default(), None),
+            read: Place::default(),
+            complete: EntryId::default(),
             read_entries: 1,
             letters: Vec::new(),
             end_seen: None,
@@ -344,8 +351,16 @@ impl Engine {
 
     fn miss(&mut self, loss: InvalidateLoss, detail: String, now: Instant) {
         if let Some(sweep) = &mut self.sweep {
-            sweep.begin(now);
+            if loss == InvalidateLoss::SecondPass {
+                sweep.begin_again(now, self.held.after());
+            } else {
+                sweep.begin(now);
+            }
         }
+        self.report_missed(loss, detail, now);
+    }
+
+    fn report_missed(&mut self, loss: InvalidateLoss, detail: String, now: Instant) {
         let suppressed = self.admit(loss.as_str(), now);
         self.effects.push(Effect::Missed { loss, detail, suppressed });
     }
@@ -356,7 +371,7 @@ impl SessionState {
     fn behind(&mut self, places: Option<Places>, now: Instant) -> Option<Duration> {
         if let (Some((end, at)), Some(places)) = (self.end_seen, places)
             && self.ready
-            && places.pos >= end
+            && places.pos.id >= end
         {
             self.applied = self.applied.max(Some(at));
         }

@@ -1,8 +1,8 @@
 //! From an entry to the keys that it is about.
 //!
 //! A variable of a template has a value, or several where a pointer names each element of an array. Every combination of
-//! them makes a key. A variable without a value makes the whole entry a dead letter: to clear only some of its keys
-//! would look as if all had been cleared.
+//! them makes a key. A template without a value for one of its variables makes none, and the entry becomes a dead letter;
+//! keys of its other templates are cleared, since to clear too little is worse than to clear twice.
 
 use std::collections::HashSet;
 
@@ -53,8 +53,8 @@ pub(super) enum EntryKeys {
     Keys(Vec<CacheKey>),
     /// The route's filter leaves it out.
     Filtered,
-    /// It becomes a dead letter.
-    Rejected(Rejection),
+    /// It becomes a dead letter. These keys can be made nevertheless.
+    Rejected(Rejection, Vec<CacheKey>),
 }
 
 /// A route's filter and templates.
@@ -98,35 +98,38 @@ impl KeyMaker {
             return EntryKeys::Filtered;
         }
         self.values.read(|| entry.field(self.payload_field.as_bytes()).unwrap_or_default());
-        match self.keys(entry) {
-            Ok(keys) if keys.is_empty() => {
-                EntryKeys::Rejected(Rejection::NoKey("every array that keys names is empty".to_owned()))
+        let mut seen = HashSet::new();
+        let mut keys = Vec::new();
+        let mut rejected = None;
+        for template in &self.templates {
+            match self.keys(template, entry) {
+                Ok(made) => keys.extend(made.into_iter().filter(|key| seen.insert(key.clone()))),
+                Err(Rejection::TooManyKeys) => {
+                    return EntryKeys::Rejected(Rejection::TooManyKeys, Vec::new());
+                }
+                Err(why) => _ = rejected.get_or_insert(why),
             }
-            Ok(keys) => EntryKeys::Keys(keys),
-            Err(why) => EntryKeys::Rejected(why),
+            if keys.len() > MOST_KEYS {
+                return EntryKeys::Rejected(Rejection::TooManyKeys, Vec::new());
+            }
+        }
+        match rejected {
+            Some(why) => EntryKeys::Rejected(why, keys),
+            None if keys.is_empty() => {
+                EntryKeys::Rejected(no_key("every array that keys names is empty".to_owned()), keys)
+            }
+            None => EntryKeys::Keys(keys),
         }
     }
 
-    fn keys(&self, entry: &StreamEntry<'_>) -> Result<Vec<CacheKey>, Rejection> {
-        let mut seen = HashSet::new();
-        let mut keys = Vec::new();
-        for template in &self.templates {
-            let mut made = vec![Vec::new()];
-            for part in template {
-                made = self.extended(made, part, entry)?;
-            }
-            for key in made {
-                self.check(&key)?;
-                let key = key.into_boxed_slice();
-                if seen.insert(key.clone()) {
-                    keys.push(key);
-                }
-            }
-            if keys.len() > MOST_KEYS {
-                return Err(Rejection::TooManyKeys);
-            }
+    /// The keys of one template, maybe several times.
+    fn keys(&self, template: &[KeyPart], entry: &StreamEntry<'_>) -> Result<Vec<CacheKey>, Rejection> {
+        let mut made = vec![Vec::new()];
+        for part in template {
+            made = self.extended(made, part, entry)?;
         }
-        Ok(keys)
+        let checked = |key: Vec<u8>| self.check(&key).map(|()| key.into_boxed_slice());
+        made.into_iter().map(checked).collect()
     }
 
     /// The beginnings of keys, each with each value of a part.
@@ -354,7 +357,10 @@ pub(super) mod tests {
                 keys.iter().map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
             }
             EntryKeys::Filtered => "filtered".to_owned(),
-            EntryKeys::Rejected(why) => format!("{}: {why}", why.reason()),
+            EntryKeys::Rejected(why, keys) => {
+                let made = text(EntryKeys::Keys(keys));
+                format!("{}: {why} {made}", why.reason()).trim_end().to_owned()
+            }
         }
     }
 
@@ -391,6 +397,11 @@ pub(super) mod tests {
         assert_eq!(not_utf8, missing);
         assert_eq!(made(&["p:<field:none>"], ""), "no_key: the field 'none' of the entry is empty");
         assert_eq!(made(&["p:<field:other>"], ""), "no_key: the entry has no field 'other'");
+        let others = made(&["a:<id>", "p:<field:other>", "b", "q:<field:none>"], "");
+        assert_eq!(
+            others, "no_key: the entry has no field 'other' a:5-1 b",
+            "the first reason, and the other keys"
+        );
     }
 
     #[test]
@@ -435,7 +446,7 @@ pub(super) mod tests {
             |count: usize| format!("[{}]", (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
         let made = |keys: &[&str], count| match of(keys, array(count).as_bytes()) {
             EntryKeys::Keys(keys) => keys.len(),
-            EntryKeys::Rejected(Rejection::TooManyKeys) => 0,
+            EntryKeys::Rejected(Rejection::TooManyKeys, keys) => keys.len(),
             other => panic!("{other:?}"),
         };
         assert_eq!(made(&["p:<pointer:/*>"], 1000), 1000);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::again::BATCH_ENTRIES;
 use super::keys::{CacheKey, MOST_KEYS};
-use crate::stream::EntryId;
+use super::place::Place;
 
 /// Entries that are read ahead. One read brings at most half of them.
 const AHEAD_ENTRIES: usize = 1_024;
@@ -17,11 +17,9 @@ const AHEAD_BYTES: usize = 4 * 1024 * 1024;
 /// An entry that was read.
 #[derive(Debug)]
 pub(super) struct QueuedEntry {
-    pub(super) id: EntryId,
+    pub(super) place: Place,
     /// None where it was filtered or rejected: the place moves over it.
     pub(super) keys: Vec<CacheKey>,
-    /// How many entries were ever added up to it, if known.
-    pub(super) counted: Option<u64>,
     /// When it was read.
     pub(super) seen: Instant,
 }
@@ -29,11 +27,10 @@ pub(super) struct QueuedEntry {
 /// A batch of the first pass.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) last: EntryId,
+    pub(super) last: Place,
     pub(super) entries: usize,
     /// Each once.
     pub(super) keys: Vec<CacheKey>,
-    pub(super) counted: Option<u64>,
 }
 
 /// The entries that were read and not sent, in order.
@@ -75,7 +72,7 @@ impl Queue {
     /// Takes the next batch: as many entries as one call covers.
     pub(super) fn next_batch(&mut self) -> Option<Batch> {
         let first = self.entries.front()?;
-        let mut batch = Batch { last: first.id, entries: 0, keys: Vec::new(), counted: None };
+        let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new() };
         let mut seen: HashSet<CacheKey> = HashSet::new();
         while let Some(next) = self.entries.front() {
             let new = next.keys.iter().filter(|key| !seen.contains(*key)).count();
@@ -85,7 +82,7 @@ impl Queue {
             }
             let Some(next) = self.entries.pop_front() else { break };
             self.bytes -= bytes(&next.keys);
-            (batch.last, batch.counted) = (next.id, next.counted);
+            batch.last = next.place;
             batch.entries += 1;
             for key in next.keys {
                 if seen.insert(key.clone()) {
@@ -104,11 +101,12 @@ fn bytes(keys: &[CacheKey]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::EntryId;
 
     fn entry(id: u64, keys: impl Iterator<Item = usize>) -> QueuedEntry {
         let keys = keys.map(|key| key.to_string().into_bytes().into()).collect();
-        let id_of = EntryId { milliseconds: id, sequence: 0 };
-        QueuedEntry { id: id_of, keys, counted: Some(id), seen: Instant::now() }
+        let place = Place { id: EntryId { milliseconds: id, sequence: 0 }, counted: Some(id) };
+        QueuedEntry { place, keys, seen: Instant::now() }
     }
 
     #[test]
@@ -118,7 +116,7 @@ mod tests {
         queue.push(entry(131, 0..1000));
         queue.push(entry(132, 1000..1001));
         let sizes: Vec<_> = std::iter::from_fn(|| queue.next_batch())
-            .map(|batch| (batch.last.milliseconds, batch.entries, batch.keys.len(), batch.counted))
+            .map(|batch| (batch.last.id.milliseconds, batch.entries, batch.keys.len(), batch.last.counted))
             .collect();
         assert_eq!(sizes, [(128, 128, 2, Some(128)), (131, 3, 1000, Some(131)), (132, 1, 1, Some(132))]);
         assert_eq!((queue.bytes(), queue.is_empty()), (0, true));

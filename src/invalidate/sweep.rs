@@ -7,6 +7,8 @@
 //!
 //! The step is in the cursor, and begins anew after a crash.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::cursor::around;
@@ -18,7 +20,48 @@ use crate::text::template::{Part, Template};
 /// Keys that a step of a SCAN looks at.
 const LOOKED_AT: &[u8] = b"1000";
 
-/// A step of a clear, as it stands in the cursor.
+/// A clear, as it stands in the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Clearing {
+    pub(super) step: Step,
+    /// More was missed meanwhile: another clear follows.
+    pub(super) missed_again: bool,
+}
+
+impl Clearing {
+    /// Every key is to be cleared.
+    pub(super) const BEGIN: Self = Self { step: Step::Leases { again: false }, missed_again: false };
+
+    /// The words in the cursor.
+    pub(super) const fn as_str(self) -> &'static str {
+        match (self.step, self.missed_again) {
+            (Step::Leases { again: false }, false) => "leases",
+            (Step::Keys { again: false }, false) => "keys",
+            (Step::Leases { again: true }, false) => "leases again",
+            (Step::Keys { again: true }, false) => "keys again",
+            (Step::Leases { again: false }, true) => "leases +",
+            (Step::Keys { again: false }, true) => "keys +",
+            (Step::Leases { again: true }, true) => "leases again +",
+            (Step::Keys { again: true }, true) => "keys again +",
+            (Step::None, _) => "none",
+        }
+    }
+
+    /// Reads the field of the cursor.
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let (text, missed_again) = text.strip_suffix(b" +").map_or((text, false), |without| (without, true));
+        let step = match text {
+            b"leases" => Step::Leases { again: false },
+            b"keys" => Step::Keys { again: false },
+            b"leases again" => Step::Leases { again: true },
+            b"keys again" => Step::Keys { again: true },
+            _ => return Self { step: Step::None, missed_again: false },
+        };
+        Self { step, missed_again }
+    }
+}
+
+/// A step of a clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Leases are removed, in the first round or the second.
@@ -27,25 +70,6 @@ pub(super) enum Step {
     Keys { again: bool },
     /// Nothing is cleared.
     None,
-}
-
-impl Step {
-    /// The word in the cursor.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Leases { again: false } => "leases",
-            Self::Keys { again: false } => "keys",
-            Self::Leases { again: true } => "leases again",
-            Self::Keys { again: true } => "keys again",
-            Self::None => "none",
-        }
-    }
-
-    /// Reads the field of the cursor.
-    pub(super) fn parse(text: &[u8]) -> Self {
-        let all = [false, true].into_iter().flat_map(|again| [Self::Leases { again }, Self::Keys { again }]);
-        all.into_iter().find(|step| step.as_str().as_bytes() == text).unwrap_or(Self::None)
-    }
 }
 
 /// A clear of all keys.
@@ -62,10 +86,14 @@ pub(super) struct Sweep {
     at: (usize, Vec<u8>),
     /// What a SCAN has found and is not removed.
     found: Vec<CacheKey>,
+    /// True if a SCAN of the step was sent.
+    scanning: bool,
     /// More was missed meanwhile: another clear follows.
     missed_again: bool,
     /// True if the cursor does not have the step.
     unwritten: bool,
+    /// True if the call under way writes it.
+    sent: bool,
 }
 
 impl Sweep {
@@ -87,30 +115,50 @@ impl Sweep {
             begins,
             at,
             found: Vec::new(),
+            scanning: false,
             missed_again: false,
             unwritten: false,
+            sent: false,
         }
     }
 
-    /// Everything is to be cleared.
+    /// Everything is to be cleared. A clear that has not begun covers it, too.
     pub(super) fn begin(&mut self, now: Instant) {
-        if self.step == Step::None {
-            self.enter(Step::Leases { again: false }, now);
-        } else {
-            self.missed_again = true;
+        match self.step {
+            Step::None => self.enter(Step::Leases { again: false }, now),
+            Step::Leases { again: false } if !self.scanning => {}
+            _ => self.follow(),
         }
+    }
+
+    /// Everything was cleared once, by now at the latest, and is to be cleared once more.
+    pub(super) fn begin_again(&mut self, now: Instant, again_after: Duration) {
+        match self.step {
+            Step::None => self.enter(Step::Leases { again: true }, now + again_after),
+            // Its second round comes late enough.
+            Step::Leases { again: false } | Step::Keys { again: false } => {}
+            Step::Leases { again: true } | Step::Keys { again: true } => self.follow(),
+        }
+    }
+
+    /// Another clear follows.
+    fn follow(&mut self) {
+        self.unwritten |= !self.missed_again;
+        self.missed_again = true;
     }
 
     /// The cursor has this step as a session begins: it begins anew, unless this instance is at one. Later looks do not count:
     /// two instances would begin what the other one is about to end, again and again.
-    pub(super) fn on_cursor(&mut self, step: Step, now: Instant) {
-        if self.step == Step::None && step != Step::None {
-            self.enter(step, now);
+    pub(super) fn on_cursor(&mut self, clearing: Clearing, now: Instant) {
+        if self.step == Step::None && clearing.step != Step::None {
+            self.enter(clearing.step, now);
+            self.missed_again = clearing.missed_again;
         }
     }
 
     /// A session begins: what a SCAN found may not have been removed.
     pub(super) fn on_session(&mut self, now: Instant) {
+        self.on_refused();
         if self.step != Step::None {
             self.enter(self.step, self.begins.max(now));
         }
@@ -120,16 +168,19 @@ impl Sweep {
         (self.step, self.begins, self.unwritten) = (step, begins, true);
         self.at = (0, b"0".to_vec());
         self.found.clear();
+        self.scanning = false;
     }
 
-    /// The call that had the step was refused.
+    /// The call under way was refused, or its answer is lost.
     pub(super) fn on_refused(&mut self) {
-        self.unwritten |= self.step != Step::None;
+        self.unwritten |= std::mem::take(&mut self.sent);
     }
 
-    /// The step that the cursor is to have, if it lacks it.
-    pub(super) fn unwritten(&mut self) -> Option<Step> {
-        std::mem::take(&mut self.unwritten).then_some(self.step)
+    /// What a call is to write into the cursor. During a clear each call does: another instance that has ended its own
+    /// writes that there is none.
+    pub(super) fn write(&mut self) -> Option<Clearing> {
+        self.sent = std::mem::take(&mut self.unwritten) || self.step != Step::None;
+        self.sent.then_some(Clearing { step: self.step, missed_again: self.missed_again })
     }
 
     /// Returns whether the cursor lacks the step.
@@ -149,7 +200,8 @@ impl Sweep {
     }
 
     /// The SCAN to send next: its cursor, its pattern.
-    pub(super) fn scan(&self) -> Option<[&[u8]; 6]> {
+    pub(super) fn scan(&mut self) -> Option<[&[u8]; 6]> {
+        self.scanning = true;
         let pattern = self.patterns().get(self.at.0)?;
         Some([b"SCAN", &self.at.1, b"MATCH", pattern, b"COUNT", LOOKED_AT])
     }
@@ -172,7 +224,7 @@ impl Sweep {
     }
 
     /// Goes over to the next step if this one is done. Returns whether a whole clear is done.
-    pub(super) fn advance(&mut self, now: Instant, again_after: std::time::Duration) -> bool {
+    pub(super) fn advance(&mut self, now: Instant, again_after: Duration) -> bool {
         if self.step == Step::None || !self.found.is_empty() || self.at.0 < self.patterns().len() {
             return false;
         }
@@ -182,10 +234,11 @@ impl Sweep {
                 self.enter(Step::Leases { again: true }, now + again_after);
             }
             Step::Keys { .. } => {
-                self.enter(Step::None, now);
                 if std::mem::take(&mut self.missed_again) {
                     // At most one a minute: what is missed all the time would clear all the time.
                     self.enter(Step::Leases { again: false }, now + APART);
+                } else {
+                    self.enter(Step::None, now);
                 }
                 return true;
             }
@@ -196,7 +249,7 @@ impl Sweep {
 }
 
 /// Between two clears.
-const APART: std::time::Duration = std::time::Duration::from_secs(60);
+const APART: Duration = Duration::from_secs(60);
 
 /// A pattern for the keys that a template makes.
 fn pattern(template: &Template) -> Vec<u8> {
@@ -209,8 +262,6 @@ fn pattern(template: &Template) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -228,7 +279,8 @@ mod tests {
         loop {
             now = now.max(sweep.due().unwrap_or(now));
             let Some(scan) = sweep.scan() else { break };
-            order.push(format!("{} {}", sweep.step.as_str(), String::from_utf8_lossy(scan[3])));
+            let pattern = String::from_utf8_lossy(scan[3]).into_owned();
+            order.push(format!("{} {pattern}", clearing(sweep.step, false).as_str()));
             sweep.on_scanned(b"0", vec![b"x".as_slice().into()]);
             assert!(!sweep.advance(now, after), "what was found is to be removed first");
             assert_eq!(sweep.take_found().map(|found| found.len()), Some(1));
@@ -245,17 +297,64 @@ mod tests {
         .concat();
         assert_eq!(order, expected);
         assert_eq!(now, start + after, "the second round came later");
-        assert_eq!(sweep.unwritten(), Some(Step::None));
+        assert_eq!(sweep.write(), Some(clearing(Step::None, false)));
+    }
+
+    #[test]
+    fn what_is_missed_during_a_clear_makes_one_more_and_survives_a_crash() {
+        let start = Instant::now();
+        let after = Duration::from_secs(2);
+        let mut settings = super::super::keys::tests::settings(&["a:<id>"]);
+        settings.again_after = Some(after);
+        let first_round = Step::Leases { again: false };
+        let mut sweep = Sweep::new(&settings, start);
+        sweep.begin(start);
+        sweep.begin(start);
+        assert_eq!(sweep.write(), Some(clearing(first_round, false)), "it had not begun");
+        sweep.advance(start, after);
+        assert_eq!(sweep.write(), Some(clearing(Step::Keys { again: false }, false)));
+        sweep.begin_again(start, after);
+        let written = clearing(Step::Keys { again: false }, false);
+        assert_eq!(sweep.write(), Some(written), "its second round covers a lost second pass");
+        sweep.begin(start);
+        let written = clearing(Step::Keys { again: false }, true);
+        assert!(sweep.is_unwritten());
+        assert_eq!(sweep.write(), Some(written));
+        sweep.begin(start);
+        assert!(!sweep.is_unwritten(), "the cursor has it");
+        sweep.on_refused();
+        assert!(sweep.is_unwritten(), "it has not");
+        // Another process goes on from the cursor.
+        let mut sweep = Sweep::new(&settings, start);
+        sweep.on_cursor(written, start);
+        let mut now = start;
+        let mut clears = 0;
+        while sweep.step != Step::None {
+            now = now.max(sweep.due().unwrap_or(now));
+            sweep.on_scanned(b"0", Vec::new());
+            clears += u32::from(sweep.advance(now, after));
+        }
+        assert_eq!((clears, now), (2, start + after + APART + after));
+        // A second pass is lost: the second round is enough.
+        sweep.begin_again(start, after);
+        assert_eq!((sweep.step, sweep.due()), (Step::Leases { again: true }, Some(start + after)));
+    }
+
+    fn clearing(step: Step, missed_again: bool) -> Clearing {
+        Clearing { step, missed_again }
     }
 
     #[test]
     fn the_words_of_the_cursor_are_read_as_they_were_written() {
         for again in [false, true] {
             for step in [Step::Leases { again }, Step::Keys { again }] {
-                assert_eq!(Step::parse(step.as_str().as_bytes()), step);
+                for missed_again in [false, true] {
+                    let clearing = clearing(step, missed_again);
+                    assert_eq!(Clearing::parse(clearing.as_str().as_bytes()), clearing);
+                }
             }
         }
-        assert_eq!(Step::parse(b"none"), Step::None);
-        assert_eq!(Step::parse(b""), Step::None);
+        assert_eq!(Clearing::parse(b"none"), clearing(Step::None, false));
+        assert_eq!(Clearing::parse(b""), clearing(Step::None, false));
     }
 }

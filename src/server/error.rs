@@ -118,6 +118,17 @@ impl Error {
         Self::Reply(redacted(text))
     }
 
+    /// An error reply to a command on one key: if that key has another type, the text names it.
+    #[must_use]
+    pub(crate) fn reply_at(text: &[u8], key: &str) -> Self {
+        match Self::reply(text) {
+            error if error.code() == Some("WRONGTYPE") => {
+                Self::Reply(format!("WRONGTYPE the key '{key}' has another type"))
+            }
+            error => error,
+        }
+    }
+
     /// A reply without a command: the replies after it cannot be attributed either.
     #[must_use]
     pub(crate) fn unasked() -> Self {

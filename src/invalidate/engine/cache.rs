@@ -11,8 +11,9 @@ use crate::invalidate::again::{DueAgain, Marks};
 use crate::invalidate::cursor::{self, AdoptCall, ClearCall, ClearReply, Cursor, CursorLook, PlaceField};
 use crate::invalidate::failure::SessionFailure;
 use crate::invalidate::keys::CacheKey;
+use crate::invalidate::place::Place;
 use crate::invalidate::reading::Batch;
-use crate::invalidate::sweep::{Step, Sweep};
+use crate::invalidate::sweep::{Clearing, Sweep};
 use crate::logs::LogCode;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
@@ -43,7 +44,12 @@ pub(super) enum CacheCall {
 pub(super) struct Adoption {
     seen: (Vec<u8>, Vec<u8>),
     places: Places,
-    counted: Option<u64>,
+    /// The last gap record that is known to have been acted upon.
+    gaps: Option<EntryId>,
+    /// The clear that the cursor has.
+    clearing: Option<Clearing>,
+    /// The stream, as it was then.
+    stream: Option<StreamCounters>,
     /// Why entries are applied once more; `None` where only the second pass begins.
     trigger: Option<ReplayTrigger>,
     /// What may have been missed.
@@ -87,12 +93,13 @@ impl Engine {
             return;
         }
         let call = if let Some(adoption) = session.adopting.take() {
+            self.report_before(&adoption, now);
+            let Some(session) = &self.session else { return };
             let Places { pos, again } = adoption.places;
             // A clear that follows from it begins in the same step: a crash in between would forget it.
             let sweeps = adoption.missed.is_some() && self.sweep.is_some();
-            let clearing = sweeps.then_some(Step::Leases { again: false });
-            let (seen, counted) = (&adoption.seen, adoption.counted);
-            let call = AdoptCall { seen, pos, again, counted, clearing };
+            let clearing = sweeps.then_some(Clearing::BEGIN);
+            let call = AdoptCall { seen: &adoption.seen, pos, again, clearing, gaps: adoption.gaps };
             self.calls.adopt(out, &session.hashes.adopt, &call);
             Some(CacheCall::Adopt(adoption))
         } else if session.ready {
@@ -133,19 +140,19 @@ impl Engine {
             {
                 let last = due.last.unwrap_or(again);
                 session.sweep_next = true;
-                self.send(out, PlaceField::Again, (again, last), (&due.keys, false), None);
+                self.send(out, PlaceField::Again, (again.id, last), (&due.keys, false));
                 return Some(CacheCall::Again(due));
             }
             if first {
                 (session.again_next, session.sweep_next) = (true, true);
                 let batch = session.queue.next_batch()?;
                 let keys = (&batch.keys[..], false);
-                self.send(out, PlaceField::Pos, (places.pos, batch.last), keys, batch.counted);
+                self.send(out, PlaceField::Pos, (places.pos.id, batch.last), keys);
                 return Some(CacheCall::First(batch));
             }
         }
-        let counted = session.read.1.filter(|_| session.queue.is_empty() && session.read.0 == places.pos);
-        let raises = session.raised && counted.is_some();
+        let read = Some(session.read).filter(|read| session.queue.is_empty() && read.id == places.pos.id);
+        let raises = session.raised && read.is_some();
         let idle = now >= session.written + IDLE;
         // A mark that a look made is written at once, or a daemon that keeps crashing never comes to its second pass.
         let marks = self.marks.1 && (session.marks_at_once || session.stopping);
@@ -154,18 +161,20 @@ impl Engine {
             return if session.stopping { None } else { self.next_sweep(out, places.pos, now) };
         }
         (session.raised, session.marks_at_once) = (session.raised && !raises, false);
-        self.send(out, PlaceField::Pos, (places.pos, places.pos), (&[], false), counted);
+        let pos = read.unwrap_or(places.pos);
+        self.places = Some(Places { pos, ..places });
+        self.send(out, PlaceField::Pos, (pos.id, pos), (&[], false));
         Some(CacheCall::Write)
     }
 
     /// The next call of a clear of all keys: what was found is removed before more is looked for.
-    fn next_sweep(&mut self, out: &mut Vec<u8>, pos: EntryId, now: Instant) -> Option<CacheCall> {
+    fn next_sweep(&mut self, out: &mut Vec<u8>, pos: Place, now: Instant) -> Option<CacheCall> {
         let sweep = self.sweep.as_mut()?;
         if sweep.due().is_none_or(|due| due > now) {
             return None;
         }
         if let Some(found) = sweep.take_found() {
-            self.send(out, PlaceField::Pos, (pos, pos), (&found, true), None);
+            self.send(out, PlaceField::Pos, (pos.id, pos), (&found, true));
             return Some(CacheCall::Swept(found.len()));
         }
         if sweep.advance(now, self.held.after()) {
@@ -175,7 +184,7 @@ impl Engine {
         let sweep = self.sweep.as_mut()?;
         if sweep.is_unwritten() {
             // The step is written before it begins.
-            self.send(out, PlaceField::Pos, (pos, pos), (&[], false), None);
+            self.send(out, PlaceField::Pos, (pos.id, pos), (&[], false));
             return Some(CacheCall::Write);
         }
         resp::command(out, &sweep.scan()?);
@@ -186,16 +195,15 @@ impl Engine {
         &mut self,
         out: &mut Vec<u8>,
         place: PlaceField,
-        (prev, last): (EntryId, EntryId),
+        (prev, last): (EntryId, Place),
         (keys, alone): (&[CacheKey], bool),
-        counted: Option<u64>,
     ) {
         let Some(session) = &self.session else { return };
-        let clearing = self.sweep.as_mut().and_then(Sweep::unwritten);
+        let clearing = self.sweep.as_mut().and_then(Sweep::write);
         let gaps = self.gaps.0.filter(|_| std::mem::replace(&mut self.gaps.1, false));
         let marks = self.settings.again_after.map(|_| self.marks.0.text());
         self.marks.1 = false;
-        let call = ClearCall { place, prev, last, keys, counted, marks, clearing, gaps, alone };
+        let call = ClearCall { place, prev, last, keys, marks, clearing, gaps, alone };
         self.calls.clear(out, &session.hashes.clear, &call);
     }
 
@@ -236,13 +244,13 @@ impl Engine {
             CacheCall::First(batch) => {
                 let (last, entries) = (batch.last, batch.entries);
                 let done =
-                    self.on_cleared(PlaceField::Pos, last, (entries, batch.keys.len()), value, took, now)?;
+                    self.on_cleared(PlaceField::Pos, last.id, (entries, batch.keys.len()), value, took, now)?;
                 if let (Some(time), Some(places)) = (done, &mut self.places) {
                     let prev = std::mem::replace(&mut places.pos, last);
                     if places.again.is_some() {
-                        self.marks.0.add(last, time, self.held.after());
+                        self.marks.0.add(last.id, time, self.held.after());
                         self.marks.1 = true;
-                        self.held.hold((prev, last), entries, batch.keys, now + self.held.after());
+                        self.held.hold((prev.id, last), entries, batch.keys, now + self.held.after());
                     }
                 }
                 Ok(())
@@ -250,11 +258,12 @@ impl Engine {
             CacheCall::Again(due) => {
                 let again = self.places.and_then(|places| places.again).unwrap_or_default();
                 let last = due.last.unwrap_or(again);
-                let done = self.on_cleared(PlaceField::Again, last, (0, due.keys.len()), value, took, now)?;
+                let done =
+                    self.on_cleared(PlaceField::Again, last.id, (0, due.keys.len()), value, took, now)?;
                 if let (Some(_), Some(places)) = (done, &mut self.places) {
                     places.again = Some(last);
                     self.held.on_done(&due);
-                    self.marks.0.forget(last);
+                    self.marks.0.forget(last.id);
                 }
                 Ok(())
             }
@@ -266,7 +275,7 @@ impl Engine {
                 Ok(())
             }
             CacheCall::Swept(keys) => {
-                let pos = self.places.map(|places| places.pos).unwrap_or_default();
+                let pos = self.places.map(|places| places.pos.id).unwrap_or_default();
                 let done = self.on_cleared(PlaceField::Pos, pos, (0, keys), value, took, now)?;
                 if done.is_none()
                     && let Some(sweep) = &mut self.sweep
@@ -277,7 +286,7 @@ impl Engine {
                 Ok(())
             }
             CacheCall::Write => {
-                let pos = self.places.map(|places| places.pos).unwrap_or_default();
+                let pos = self.places.map(|places| places.pos.id).unwrap_or_default();
                 self.on_cleared(PlaceField::Pos, pos, (0, 0), value, took, now).map(drop)
             }
         }
@@ -357,11 +366,16 @@ impl Engine {
         now: Instant,
     ) -> Decision {
         let stream = facts.flatten();
+        // Without a cursor it is not known which gaps were acted upon: none.
+        let acted = cursor.as_ref().map_or(Some(EntryId::default()), |cursor| cursor.gaps);
+        let gaps = self.gaps.0.max(acted);
+        let clearing = cursor.as_ref().map(|cursor| cursor.clearing);
         let begin = |trigger, missed| {
-            let again = self.settings.again_after.map(|_| EntryId::default());
-            let places = Places { pos: EntryId::default(), again };
             let counted = Some(stream.map_or(0, |stream| stream.removed()));
-            Decision::Adopt(Adoption { seen: seen.clone(), places, counted, trigger: Some(trigger), missed })
+            let pos = Place { id: EntryId::default(), counted };
+            let places = Places { pos, again: self.settings.again_after.map(|_| pos) };
+            let (seen, trigger) = (seen.clone(), Some(trigger));
+            Decision::Adopt(Adoption { seen, places, gaps, clearing, stream, trigger, missed })
         };
         let begins_late = || {
             let removed = stream.map(|stream| stream.removed()).filter(|removed| *removed > 0)?;
@@ -379,26 +393,33 @@ impl Engine {
             };
         };
         if cursor.revision != self.calls.revision() {
+            let other_stream = || {
+                let detail = format!(
+                    "the stream '{}' is not the one of the cursor: it was begun anew, or the configuration named another one",
+                    self.settings.stream
+                );
+                is_anew(stream.as_ref(), None, cursor.pos).then_some((InvalidateLoss::StreamAnew, detail))
+            };
             return match self.standing {
-                Standing::New => begin(ReplayTrigger::Revision, begins_late()),
+                Standing::New => begin(ReplayTrigger::Revision, begins_late().or_else(other_stream)),
                 Standing::Ours | Standing::Outdated(_) => Decision::Outdated(None),
             };
         }
         if let Some(facts) = facts
-            && is_anew(facts.as_ref(), self.seen.as_ref(), cursor.pos, cursor.counted)
+            && is_anew(facts.as_ref(), self.seen.as_ref(), cursor.pos)
         {
             let stream = &self.settings.stream;
             let detail = format!(
                 "the stream '{stream}' was deleted or begun anew, or went back behind {}: what it had after that is unknown",
-                cursor.pos
+                cursor.pos.id
             );
             return begin(ReplayTrigger::StreamAnew, Some((InvalidateLoss::StreamAnew, detail)));
         }
         if self.settings.again_after.is_some() && cursor.again.is_none() {
             // What was cleared while there was no second pass gets none.
             let places = Places { pos: cursor.pos, again: Some(cursor.pos) };
-            let counted = cursor.counted;
-            return Decision::Adopt(Adoption { seen, places, counted, trigger: None, missed: None });
+            let (trigger, missed) = (None, None);
+            return Decision::Adopt(Adoption { seen, places, gaps, clearing, stream, trigger, missed });
         }
         Decision::Ready(cursor)
     }
@@ -407,61 +428,78 @@ impl Engine {
     fn on_ready(&mut self, cursor: &Cursor, facts: Option<Option<StreamCounters>>, now: Instant) {
         let again = cursor.again.filter(|_| self.settings.again_after.is_some());
         let found = Places { pos: cursor.pos, again };
-        if self.places.is_some_and(|believed| found.pos < believed.pos) {
+        if self.places.is_some_and(|believed| found.pos.id < believed.pos.id) {
             let suppressed = self.admit(ReplayTrigger::WentBack.as_str(), now);
-            let (trigger, from) = (ReplayTrigger::WentBack, found.pos);
+            let (trigger, from) = (ReplayTrigger::WentBack, found.pos.id);
             self.effects.push(Effect::Replay { trigger, from, suppressed });
             self.held.on_went_back(found.pos, again.unwrap_or_default());
         }
         self.marks.0 = cursor.marks.clone();
         // Another instance may have seen more, and a call that had ours may have been refused.
         self.gaps = (self.gaps.0.max(cursor.gaps), self.gaps.0 > cursor.gaps);
-        let begins = self.session.as_ref().is_some_and(|session| !session.live);
-        if let Some(sweep) = self.sweep.as_mut().filter(|_| begins) {
-            sweep.on_cursor(cursor.clearing, now);
-        }
+        self.take_over(Some(cursor.clearing), now);
         self.effects.push(Effect::Counts(cursor.counts));
         if let Some(facts) = facts {
             self.seen = facts;
         }
-        self.work(found, cursor.counted, now);
+        self.work(found, now);
+    }
+
+    /// A session begins, and the cursor has a clear: it is gone on with.
+    fn take_over(&mut self, clearing: Option<Clearing>, now: Instant) {
+        let begins = self.session.as_ref().is_some_and(|session| !session.live);
+        if let (Some(sweep), Some(clearing), true) = (&mut self.sweep, clearing, begins) {
+            sweep.on_cursor(clearing, now);
+        }
     }
 
     fn on_adopted(&mut self, adoption: Adoption, now: Instant) {
-        let Adoption { places, counted, trigger, missed, .. } = adoption;
+        let Adoption { places, gaps, clearing, stream, trigger, missed, .. } = adoption;
+        self.take_over(clearing, now);
         self.marks.0 = Marks::default();
-        // A cursor that was not there has none.
-        self.gaps.1 = self.gaps.0.is_some();
+        // What was seen meanwhile is newer than what was written.
+        self.gaps = (self.gaps.0.max(gaps), self.gaps.0 > gaps);
         if let Some(trigger) = trigger {
             let suppressed = self.admit(trigger.as_str(), now);
-            self.effects.push(Effect::Replay { trigger, from: places.pos, suppressed });
+            self.effects.push(Effect::Replay { trigger, from: places.pos.id, suppressed });
             if trigger == ReplayTrigger::StreamAnew {
                 self.held.on_stream_anew();
             } else {
                 self.held.on_went_back(places.pos, places.again.unwrap_or_default());
             }
             // What was seen before may be another stream.
-            self.seen = None;
+            self.seen = stream;
         }
-        if let Some((loss, detail)) = missed {
-            self.miss(loss, detail, now);
+        if let (Some(_), Some(sweep)) = (missed, &mut self.sweep) {
+            sweep.begin(now);
         }
-        self.work(places, counted, now);
+        self.work(places, now);
+    }
+
+    /// Reports what an adoption gives up. Afterwards the cursor says nothing of it any more, and a process may end
+    /// before it has the answer.
+    fn report_before(&mut self, adoption: &Adoption, now: Instant) {
+        if let Some((loss, detail)) = &adoption.missed
+            && !std::mem::replace(&mut self.reported, true)
+        {
+            self.report_missed(*loss, detail.clone(), now);
+        }
     }
 
     /// Continues at these places of the cursor.
-    fn work(&mut self, places: Places, counted: Option<u64>, now: Instant) {
+    fn work(&mut self, places: Places, now: Instant) {
         self.places = Some(places);
         self.standing = Standing::Ours;
+        self.reported = false;
         self.backoff.reset();
         if let Some(again) = places.again {
             self.held.on_place(again);
-            self.marks.0.forget(again);
-            if again < places.pos
-                && self.marks.0.time_of(places.pos).is_none()
+            self.marks.0.forget(again.id);
+            if again.id < places.pos.id
+                && self.marks.0.time_of(places.pos.id).is_none()
                 && let Some(clock) = self.again_clock
             {
-                self.marks.0.add(places.pos, clock.time, clock.after);
+                self.marks.0.add(places.pos.id, clock.time, clock.after);
                 self.marks.1 = true;
             }
         }
@@ -469,12 +507,12 @@ impl Engine {
         let Some(session) = &mut self.session else { return };
         session.ready = true;
         session.marks_at_once = lacks_mark;
-        session.read_from(places.pos, counted);
-        self.effects.push(Effect::Place(places.pos, places.again));
+        session.read_from(places.pos);
+        self.effects.push(Effect::Place(places.pos.id, places.again.map(|again| again.id)));
         let begins = !std::mem::replace(&mut session.live, true);
         if begins {
             let suppressed = self.admit(LogCode::InvalidateLive.as_str(), now);
-            self.effects.push(Effect::Live(places.pos, suppressed));
+            self.effects.push(Effect::Live(places.pos.id, suppressed));
         }
     }
 }

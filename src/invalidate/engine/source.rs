@@ -8,6 +8,7 @@ use super::{Effect, Engine, SessionState};
 use crate::event::InvalidateLoss;
 use crate::invalidate::failure::SessionFailure;
 use crate::invalidate::keys::{EntryKeys, Rejection};
+use crate::invalidate::place::Place;
 use crate::invalidate::reading::QueuedEntry;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
@@ -29,7 +30,7 @@ pub(super) enum SourceRequest {
     /// Entries after this one; how many at most, and whether the server waits for some.
     Entries { after: EntryId, entries: usize, blocks: bool },
     /// Entries that were applied and are to be held for the second pass, up to the place that the first pass had then.
-    Held { after: EntryId, entries: usize, up_to: EntryId },
+    Held { after: Place, entries: usize, up_to: Place },
     /// The stream's counts; whether a look at the cursor waits for them.
     Counts { for_look: bool },
     /// The last gap record of a capture.
@@ -75,15 +76,15 @@ impl Engine {
             SourceRequest::Gap
         } else if let Some((after, up_to)) = unheld {
             let entries = session.read_entries;
-            let begin = format!("({after}");
-            let (end, count) = (up_to.to_string(), entries.to_string());
+            let begin = format!("({}", after.id);
+            let (end, count) = (up_to.id.to_string(), entries.to_string());
             resp::command(
                 out,
                 &[b"XRANGE", stream, begin.as_bytes(), end.as_bytes(), b"COUNT", count.as_bytes()],
             );
             SourceRequest::Held { after, entries, up_to }
         } else if session.queue.has_room() {
-            let (after, entries) = (session.read.0, session.read_entries);
+            let (after, entries) = (session.read.id, session.read_entries);
             let (id, count, block) = (after.to_string(), entries.to_string(), BLOCK.as_millis().to_string());
             // With entries in the queue the next call comes soon, and after it another look.
             let collects = session.queue.due(self.settings.collect).is_some_and(|due| due > now);
@@ -107,12 +108,12 @@ impl Engine {
     }
 
     /// What was applied and is not held for its second pass, if there is room for it.
-    fn unheld(&self) -> Option<(EntryId, EntryId)> {
+    fn unheld(&self) -> Option<(Place, Place)> {
         let places = self.places?;
         places.again?;
         let (after, pos) = (self.held.end(), places.pos);
         // A batch under way is held once it is answered.
-        (after < pos && self.held.has_room()).then_some((after, pos))
+        (after.id < pos.id && self.held.has_room()).then_some((after, pos))
     }
 
     /// Takes in a reply of the stream's server.
@@ -157,25 +158,24 @@ impl Engine {
         let came = entries.left();
         // The place may have moved meanwhile: then it is read again from there.
         let mut filtered = 0;
-        if after == session.read.0 && session.ready {
+        if after == session.read.id && session.ready {
             while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
-                let counted = session.read.1.map(|counted| counted + 1);
-                session.read = (entry.id, counted);
+                session.read = session.read.next(entry.id);
                 let keys = match self.keys.of(&entry) {
                     EntryKeys::Keys(keys) => keys,
                     EntryKeys::Filtered => {
                         filtered += 1;
                         Vec::new()
                     }
-                    EntryKeys::Rejected(why) => {
+                    EntryKeys::Rejected(why, keys) => {
                         session.letters.push((entry.id, why));
-                        Vec::new()
+                        keys
                     }
                 };
-                session.queue.push(QueuedEntry { id: entry.id, keys, counted, seen: now });
+                session.queue.push(QueuedEntry { place: session.read, keys, seen: now });
             }
             if came < asked {
-                session.end_seen = Some((session.read.0, now));
+                session.end_seen = Some((session.read.id, now));
             }
         }
         session.ranges = entries.into_ranges();
@@ -190,9 +190,9 @@ impl Engine {
     fn on_held(
         &mut self,
         frame: &[u8],
-        after: EntryId,
+        after: Place,
         asked: usize,
-        up_to: EntryId,
+        up_to: Place,
         now: Instant,
     ) -> Result<(), SessionFailure> {
         let Some(session) = &mut self.session else { return Ok(()) };
@@ -202,19 +202,29 @@ impl Engine {
         let mut end = after;
         while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
             let keys = match self.keys.of(&entry) {
-                EntryKeys::Keys(keys) => keys,
-                EntryKeys::Filtered | EntryKeys::Rejected(_) => Vec::new(),
+                EntryKeys::Keys(keys) | EntryKeys::Rejected(_, keys) => keys,
+                EntryKeys::Filtered => Vec::new(),
             };
             let due = self.again_clock.map_or(now, |clock| clock.due(&self.marks.0, entry.id, now));
-            self.held.hold((end, entry.id), 1, keys, due);
-            end = entry.id;
+            let last = end.next(entry.id);
+            self.held.hold((end.id, last), 1, keys, due);
+            end = last;
         }
-        // What was trimmed or deleted meanwhile is gone: its keys were cleared once.
+        let missing = end.lacks(up_to).filter(|_| came < asked || end.id == up_to.id);
         if came < asked {
-            self.held.hold((end, up_to), 0, Vec::new(), now);
+            self.held.hold((end.id, up_to), 0, Vec::new(), now);
         }
         session.ranges = entries.into_ranges();
         session.read_entries = entries_of_next_read(session.read_entries, asked, came, frame.len());
+        if let Some(count) = missing.filter(|count| *count > 0) {
+            let detail = format!(
+                "{} before {} were trimmed or deleted before their second pass: a reader without a lease may have stored an \
+                 old value after the first",
+                entries_of(count),
+                up_to.id
+            );
+            self.miss(InvalidateLoss::SecondPass, detail, now);
+        }
         Ok(())
     }
 
@@ -222,7 +232,10 @@ impl Engine {
         let Some(session) = &mut self.session else { return Ok(()) };
         let facts = match value {
             Value::Error(text) if is_gone(&Error::reply(text)) => None,
-            Value::Error(text) => return Err(SessionFailure::source(Error::reply(text))),
+            Value::Error(text) => {
+                let stream = &self.settings.stream;
+                return Err(SessionFailure::source(Error::reply_at(text, stream)));
+            }
             value => Some(StreamCounters::read(value).ok_or_else(|| {
                 SessionFailure::source(Error::Protocol("the reply to XINFO STREAM is not valid".to_owned()))
             })?),
@@ -240,25 +253,28 @@ impl Engine {
     /// look at the cursor.
     fn compare(&mut self, facts: Option<StreamCounters>, now: Instant) {
         let Some(session) = &mut self.session else { return };
-        let (read, counted) = session.read;
-        if is_anew(facts.as_ref(), self.seen.as_ref(), read, counted) {
+        let Place { id: read, counted } = session.read;
+        if is_anew(facts.as_ref(), self.seen.as_ref(), session.read) {
             (session.ready, session.checked) = (false, false);
             return;
         }
         self.seen = facts;
         let Some(facts) = facts else { return };
         match facts.compare(read, counted) {
-            Compared::Counted(added) => session.read.1 = Some(added),
+            Compared::Counted(added) => (session.read.counted, session.complete) = (Some(added), read),
+            Compared::Complete => session.complete = read,
             Compared::Missed(count) => {
-                session.read.1 = counted.map(|counted| counted + count);
+                session.read.counted = counted.map(|counted| counted + count);
                 session.raised = true;
+                let after = std::mem::replace(&mut session.complete, read);
                 let up_to = facts.first.filter(|first| *first > read).map_or(facts.last, EntryId::before);
                 let detail = format!(
-                    "{count} entries after {read} and up to {up_to} were trimmed or deleted before they were read"
+                    "{} after {after} and up to {up_to} were trimmed or deleted before they were read",
+                    entries_of(count)
                 );
                 self.miss(InvalidateLoss::Trimmed, detail, now);
             }
-            Compared::Unknown | Compared::Complete | Compared::Anew(_) | Compared::Below => {}
+            Compared::Unknown | Compared::Anew(_) | Compared::Below => {}
         }
     }
 
@@ -266,7 +282,9 @@ impl Engine {
     /// ever has nothing to compare with.
     fn on_gap(&mut self, value: &Value, now: Instant) -> Result<(), SessionFailure> {
         if let Value::Error(text) = value {
-            return Err(SessionFailure::source(Error::reply(text)));
+            let asked = self.session.as_ref().and_then(|session| session.gaps_left.checked_sub(1));
+            let key = asked.and_then(|at| self.settings.gaps.get(at)).map_or("", String::as_str);
+            return Err(SessionFailure::source(Error::reply_at(text, key)));
         }
         let id = |record: &Value| EntryId::parse(record.elements()?.first()?.bytes()?);
         let last = value.elements().and_then(|records| id(records.first()?));
@@ -290,7 +308,7 @@ impl Engine {
 
     fn on_letters(&mut self, value: &Value, now: Instant) -> Result<(), SessionFailure> {
         if let Value::Error(text) = value {
-            return Err(SessionFailure::source(Error::reply(text)));
+            return Err(SessionFailure::source(Error::reply_at(text, &self.dead_letters)));
         }
         let written = value.count().ok_or_else(|| SessionFailure::source(DEAD_LETTERS.invalid_reply()))?;
         let Some(session) = &mut self.session else { return Ok(()) };
@@ -310,26 +328,25 @@ impl Engine {
 }
 
 impl SessionState {
-    /// Reading continues after this entry, which has this number.
-    pub(super) fn read_from(&mut self, pos: EntryId, counted: Option<u64>) {
-        self.read = (pos, counted);
+    /// Reading continues after this place.
+    pub(super) fn read_from(&mut self, pos: Place) {
+        (self.read, self.complete) = (pos, pos.id);
         self.queue.clear();
         self.letters.clear();
         self.end_seen = None;
     }
 }
 
+fn entries_of(count: u64) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
 /// Returns whether a stream is another one than that which was read up to here. A stream that is gone counts as such once
 /// anything was read of it: the next one begins below the cursor, or with few entries.
-pub(super) fn is_anew(
-    facts: Option<&StreamCounters>,
-    seen: Option<&StreamCounters>,
-    read: EntryId,
-    counted: Option<u64>,
-) -> bool {
-    let Some(facts) = facts else { return read > EntryId::default() };
-    let below = read > facts.last;
-    let fewer = matches!(facts.compare(read, counted), Compared::Anew(_) | Compared::Below);
+pub(super) fn is_anew(facts: Option<&StreamCounters>, seen: Option<&StreamCounters>, read: Place) -> bool {
+    let Some(facts) = facts else { return read.id > EntryId::default() };
+    let below = read.id > facts.last;
+    let fewer = matches!(facts.compare(read.id, read.counted), Compared::Anew(_) | Compared::Below);
     below || fewer || seen.is_some_and(|seen| facts.replaces(seen))
 }
 

@@ -187,6 +187,85 @@ fn a_gap_clears() {
     assert_eq!(cached(&cache), [""; 0]);
 }
 
+/// A second instance of the same daemon with a cursor that was lost or is of other keys: what it replays does not have what
+/// was published in the gap.
+#[test]
+fn a_gap_at_a_restart_that_replays_clears() {
+    for lost in [true, false] {
+        let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
+        let lines = "again_after = \"0s\"\nif_missed = \"clear\"";
+        let routes = super::route(lines).replace("stream = \"products\"", "channels = [\"product.changed\"]");
+        let setup = setup(&events, &cache, "").routes(&routes).expects(&[
+            alert::GAP,
+            alert::MISSED_CHANGE,
+            alert::REPLAY,
+        ]);
+        let mut daemon = setup.start_ready();
+        events.ask::<u64>(&["PUBLISH", "product.changed", "{\"sku\":0}"]);
+        eventually("the cursor knows the gaps", super::PATIENCE, || {
+            match cache.ask::<Option<String>>(&["HGET", CURSOR, "gaps"]) {
+                Some(_) => Ok(()),
+                None => Err("none".to_owned()),
+            }
+        });
+        fill_all(&cache, 5..9);
+        daemon.kill();
+        if lost {
+            cache.ask::<()>(&["DEL", CURSOR]);
+        } else {
+            // As one that was written for other keys.
+            cache.ask::<()>(&["HSET", CURSOR, "revision", "another"]);
+        }
+        events.ask::<u64>(&["PUBLISH", "product.changed", "{\"sku\":5}"]);
+        daemon.start_again();
+        daemon.wait_ready();
+        events.ask::<u64>(&["PUBLISH", "product.changed", "{\"sku\":0}"]);
+        wait_missed(&daemon, "gap", 1);
+        eventually("every key is removed", super::PATIENCE, || match cached(&cache) {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        });
+    }
+}
+
+/// Killed between the passes, and the entries trimmed before they are read again: their keys were removed once, and a
+/// reader without a lease may have put an old value back.
+#[test]
+fn a_second_pass_that_is_lost_is_reported_and_clears() {
+    for (version, clear) in [(Version::Redis70, true), (Version::Redis82, false), (Version::Valkey91, true)] {
+        let (events, cache) = (Server::start(version), Server::start(version));
+        let lines = if clear { "if_missed = \"clear\"" } else { "" };
+        let setup = setup(&events, &cache, &format!("again_after = \"2s\"\n{lines}"));
+        let mut daemon = setup.expects(&[alert::MISSED_CHANGE]).start_ready();
+        let last = change_all(&events, 0..KEYS);
+        wait_applied(&cache, &last);
+        daemon.kill();
+        let again: String = cache.ask(&["HGET", CURSOR, "again"]);
+        assert_eq!(again, "0-0", "{version}: killed between the passes");
+        events.ask::<()>(&["XTRIM", "products", "MAXLEN", "100"]);
+        fill_all(&cache, 0..KEYS);
+        daemon.start_again();
+        wait_missed(&daemon, "second_pass", 1);
+        wait_again(&cache, &last);
+        if clear {
+            wait_count(&daemon, "clears", 1, |status| status.clears);
+            assert_eq!(cached(&cache), [""; 0], "{version}");
+        } else {
+            assert_eq!(
+                cached(&cache).len(),
+                KEYS - 100,
+                "{version}: only those that are there had a second pass"
+            );
+        }
+        // The next start finds nothing missing.
+        daemon.restart();
+        daemon.wait_ready();
+        let next = change(&events, 1);
+        wait_again(&cache, &next);
+        wait_missed(&daemon, "second_pass", 0);
+    }
+}
+
 #[test]
 fn a_clear_survives_a_crash() {
     let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
