@@ -23,10 +23,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::{
-    Acknowledged, Address, After, Broadcast, Durability, Endpoint, MessageFormat, Order, Secret,
-    SecretSource, Servers, Start, Streams,
-};
+use crate::config::{Acknowledged, After, Broadcast, Endpoint, MessageFormat, Order, Start, Streams};
 use crate::stream::EntryId;
 use crate::text::template::Template;
 
@@ -74,23 +71,6 @@ struct World {
     real: Option<real::Real>,
 }
 
-fn endpoint(name: &str, path: &str) -> Endpoint {
-    Endpoint {
-        name: name.into(),
-        servers: Servers::One(Address::Unix(path.into())),
-        username: None,
-        password: SecretSource::Inline(Secret::new("x".into())),
-        database: 0,
-        key_prefix: "tidegate:".into(),
-        connect_timeout: Duration::from_secs(2),
-        response_timeout: Duration::from_secs(2),
-        durability: Durability::default(),
-        address_map: Vec::new(),
-        reauthenticate: crate::config::Reauthenticate::default(),
-        tls: None,
-    }
-}
-
 fn settings(rng: &mut fastrand::Rng) -> Broadcast {
     let acknowledged =
         |order| After::Acknowledged(Acknowledged { group: "inventory".into(), order, replication: false });
@@ -128,7 +108,7 @@ impl World {
         let settings = Arc::new(settings(&mut rng));
         let one_server = rng.bool();
         let shop = if one_server { "/a" } else { "/b" };
-        let endpoints = [endpoint("events", "/a"), endpoint("shop", shop)];
+        let endpoints = [Endpoint::at("events", "/a"), Endpoint::at("shop", shop)];
         let count = rng.usize(1..=3);
         let gentle = rng.u8(..4) == 0;
         let mut world = Self {

@@ -197,6 +197,27 @@ impl fmt::Display for Servers {
     }
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// A server that is only simulated.
+    pub(crate) fn at(name: &str, path: &str) -> Self {
+        Self {
+            name: name.into(),
+            servers: Servers::One(Address::Unix(path.into())),
+            username: None,
+            password: SecretSource::None,
+            database: 0,
+            key_prefix: "tidegate:".into(),
+            connect_timeout: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(2),
+            durability: Durability::default(),
+            address_map: Vec::new(),
+            reauthenticate: Reauthenticate::default(),
+            tls: None,
+        }
+    }
+}
+
 impl Endpoint {
     /// The addresses that the configuration has for servers with data, in its order; none where Sentinel knows them.
     #[must_use]

@@ -14,4 +14,6 @@ pub use long_name::{CHANNEL_BYTES, HEAD_BYTES, LongName, LongNamed};
 pub use reader::{Limits, Message, Pushed, Reader};
 pub use token::{ProtocolError, Token, bulk_header, count_header, token};
 pub use value::Value;
+#[cfg(test)]
+pub(crate) use write::reply;
 pub use write::{MAX_ARGUMENTS, argument, command, header, login, number_argument};

@@ -60,24 +60,6 @@ pub(super) struct Instance {
     pub(super) sent: u64,
 }
 
-/// Answers as they go over the wire.
-pub(super) fn encode(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Null => out.extend_from_slice(b"_\r\n"),
-        Value::Integer(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
-        Value::Bytes(bytes) => resp::argument(out, bytes),
-        Value::Error(text) => {
-            out.push(b'-');
-            out.extend_from_slice(text);
-            out.extend_from_slice(b"\r\n");
-        }
-        Value::Array(all) | Value::Push(all) => {
-            resp::header(out, all.len());
-            all.iter().for_each(|one| encode(one, out));
-        }
-    }
-}
-
 fn feed(reader: &mut Reader, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let room = reader.room();
@@ -334,7 +316,7 @@ impl World {
                 let event = match half {
                     Half::Reader => {
                         let mut frame = Vec::new();
-                        encode(&value, &mut frame);
+                        resp::reply(&value, &mut frame);
                         engine.on(Event::Read(&frame), now)?;
                         continue;
                     }

@@ -79,6 +79,22 @@ fn decimal_at(mut number: usize, text: &mut [u8]) -> usize {
     }
 }
 
+/// A server's reply, as it goes over the wire.
+#[cfg(test)]
+pub(crate) fn reply(value: &super::Value, out: &mut Vec<u8>) {
+    use super::Value;
+    match value {
+        Value::Null => out.extend_from_slice(b"_\r\n"),
+        Value::Integer(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
+        Value::Bytes(bytes) => argument(out, bytes),
+        Value::Error(text) => out.extend_from_slice(&[b"-", &text[..], b"\r\n"].concat()),
+        Value::Array(all) | Value::Push(all) => {
+            header(out, all.len());
+            all.iter().for_each(|one| reply(one, out));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

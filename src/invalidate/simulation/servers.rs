@@ -1,0 +1,214 @@
+//! The stream's server and the cache, in memory: the scripts again, and the commands of an invalidation.
+//!
+//! They read the very commands that go over the wire, so that their encoding is tested too.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use crate::server::Hash;
+use crate::server::resp::Value;
+use crate::stream::EntryId;
+use crate::text::glob;
+
+pub(super) const CLEAR: Hash = [b'1'; 40];
+pub(super) const ADOPT: Hash = [b'2'; 40];
+/// Keys that a step of a SCAN brings.
+const SCANNED: usize = 2;
+
+/// The answer to a command.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Reply(Value),
+    /// The server waits so long for entries.
+    Waits(u64),
+}
+
+/// The server of the stream.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StreamServer {
+    /// The product that an entry is about; none where it has no field for it.
+    pub(super) entries: BTreeMap<EntryId, Option<u8>>,
+    pub(super) last: EntryId,
+    pub(super) added: u64,
+    /// The last gap record of the capture.
+    pub(super) gap: Option<EntryId>,
+}
+
+impl StreamServer {
+    pub(super) fn carry_out(&self, command: &[String]) -> Answer {
+        let word = |at: usize| command[at].as_str();
+        let count = |at: usize| command[at].parse::<usize>().unwrap();
+        Answer::Reply(match word(0) {
+            "EVAL" => Value::Integer(1),
+            "XINFO" if self.last == EntryId::default() => Value::Error(b"ERR no such key".to_vec()),
+            "XINFO" => {
+                let first = self.entries.iter().next().map_or(Value::Null, entry);
+                Value::Array(vec![
+                    text("length"),
+                    integer(self.entries.len()),
+                    text("last-generated-id"),
+                    text(&self.last.to_string()),
+                    text("entries-added"),
+                    Value::Integer(i64::try_from(self.added).unwrap()),
+                    text("first-entry"),
+                    first,
+                ])
+            }
+            "XREVRANGE" => {
+                let record = |id: &EntryId| Value::Array(vec![text(&id.to_string()), Value::Array(vec![])]);
+                Value::Array(self.gap.iter().map(record).collect())
+            }
+            "XRANGE" => {
+                let after = EntryId::parse(word(2).strip_prefix('(').unwrap().as_bytes()).unwrap();
+                let end = EntryId::parse(word(3).as_bytes()).unwrap();
+                let up_to = |pair: &(&EntryId, &Option<u8>)| *pair.0 <= end;
+                Value::Array(self.after(after).take_while(up_to).take(count(5)).map(entry).collect())
+            }
+            "XREAD" => {
+                let after = EntryId::parse(command.last().unwrap().as_bytes()).unwrap();
+                let found: Vec<Value> = self.after(after).take(count(2)).map(entry).collect();
+                match (found.is_empty(), word(3)) {
+                    (false, _) => {
+                        Value::Array(vec![Value::Array(vec![text("products"), Value::Array(found)])])
+                    }
+                    (true, "BLOCK") => return Answer::Waits(command[4].parse().unwrap()),
+                    (true, _) => Value::Null,
+                }
+            }
+            other => panic!("{other} is unknown here"),
+        })
+    }
+
+    fn after(&self, id: EntryId) -> impl Iterator<Item = (&EntryId, &Option<u8>)> {
+        self.entries.range(id..).filter(move |(found, _)| **found > id)
+    }
+}
+
+/// The cache.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CacheServer {
+    pub(super) cursor: BTreeMap<String, String>,
+    /// Values, by the version of the database that they are from, and leases.
+    pub(super) keys: BTreeMap<String, String>,
+}
+
+impl CacheServer {
+    /// A field of the cursor.
+    pub(super) fn field(&self, name: &str) -> &str {
+        self.cursor.get(name).map_or("", String::as_str)
+    }
+
+    pub(super) fn carry_out(&mut self, command: &[String], clock_ms: u64) -> Value {
+        match command[0].as_str() {
+            "HMGET" => {
+                let field = |name: &String| self.cursor.get(name).map_or(Value::Null, |value| text(value));
+                Value::Array(command[2..].iter().map(field).collect())
+            }
+            "TIME" => {
+                let (seconds, millis) = (clock_ms / 1000, clock_ms % 1000);
+                Value::Array(vec![text(&seconds.to_string()), text(&(millis * 1000).to_string())])
+            }
+            "SCAN" => self.scan(command[1].parse().unwrap(), command[3].as_bytes()),
+            "EVALSHA" => {
+                let names = command[2].parse::<usize>().unwrap();
+                let (keys, arguments) = command[3..].split_at(names);
+                if command[1].as_bytes() == CLEAR {
+                    self.clear(keys, arguments, clock_ms)
+                } else {
+                    self.adopt(arguments)
+                }
+            }
+            other => panic!("{other} is unknown here"),
+        }
+    }
+
+    /// In the order of a hash table: a key that is added comes before the place of a SCAN, or behind it.
+    fn scan(&self, from: u64, pattern: &[u8]) -> Value {
+        let mut all: Vec<(u64, &String)> = self.keys.keys().map(|key| (hash(key), key)).collect();
+        all.sort_unstable();
+        let mut rest = all.into_iter().filter(|(place, _)| *place >= from);
+        let page: Vec<&String> = rest.by_ref().take(SCANNED).map(|(_, key)| key).collect();
+        let next = rest.next().map_or(0, |(place, _)| place);
+        let found = page.into_iter().filter(|key| glob::matches(pattern, key.as_bytes()));
+        Value::Array(vec![text(&next.to_string()), Value::Array(found.map(|key| text(key)).collect())])
+    }
+
+    fn clear(&mut self, keys: &[String], arguments: &[String], clock_ms: u64) -> Value {
+        let [revision, place, prev, last, n, counted, marks, clearing, gaps] = arguments else {
+            panic!("{arguments:?}")
+        };
+        let time = text(&clock_ms.to_string());
+        if self.field(place) != prev || self.field("revision") != revision {
+            let seen = [place, "revision"].map(|name| text(self.field(name)));
+            return Value::Array([&[Value::Integer(0)], &seen[..], &[time]].concat());
+        }
+        let n: usize = n.parse().unwrap();
+        let mut remove = |keys: &[String]| keys.iter().filter(|key| self.keys.remove(*key).is_some()).count();
+        let (cleared, refused) = (remove(&keys[1..=n]), remove(&keys[n + 1..]));
+        let first = place == "pos";
+        self.put(place, last);
+        for (name, value) in [
+            (if first { "counted" } else { "again_counted" }, counted),
+            ("marks", marks),
+            ("clearing", clearing),
+            ("gaps", gaps),
+        ] {
+            if !value.is_empty() {
+                self.put(name, value);
+            }
+        }
+        Value::Array(vec![Value::Integer(1), text(last), integer(cleared), integer(refused), time])
+    }
+
+    fn adopt(&mut self, arguments: &[String]) -> Value {
+        let [seen_revision, seen_pos, revision, pos, again, counted, again_counted, clearing, gaps] =
+            arguments
+        else {
+            panic!("{arguments:?}")
+        };
+        if self.field("revision") != seen_revision || self.field("pos") != seen_pos {
+            return Value::Integer(0);
+        }
+        for (name, value) in [
+            ("format", "1"),
+            ("revision", revision),
+            ("pos", pos),
+            ("again", again),
+            ("counted", counted),
+            ("again_counted", again_counted),
+            ("marks", ""),
+        ] {
+            self.put(name, value);
+        }
+        for (name, value) in [("clearing", clearing), ("gaps", gaps)] {
+            if !value.is_empty() {
+                self.put(name, value);
+            }
+        }
+        Value::Integer(1)
+    }
+
+    fn put(&mut self, name: &str, value: &str) {
+        self.cursor.insert(name.to_owned(), value.to_owned());
+    }
+}
+
+fn hash(key: &String) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    // 0 is where a SCAN begins and ends.
+    hasher.finish().max(1)
+}
+
+fn entry((id, product): (&EntryId, &Option<u8>)) -> Value {
+    let fields = product.map_or_else(Vec::new, |product| vec![text("sku"), text(&product.to_string())]);
+    Value::Array(vec![text(&id.to_string()), Value::Array(fields)])
+}
+
+fn text(text: &str) -> Value {
+    Value::Bytes(text.as_bytes().to_vec())
+}
+
+fn integer(number: usize) -> Value {
+    Value::Integer(i64::try_from(number).unwrap())
+}
