@@ -17,6 +17,8 @@ mod connection;
 mod control;
 mod discovery;
 mod error;
+#[cfg(test)]
+pub(crate) mod real;
 mod redacted;
 pub mod resp;
 mod script;

@@ -61,7 +61,7 @@ mod instance;
 mod masters;
 #[cfg(test)]
 mod model;
-pub(super) mod real;
+mod real;
 mod replication;
 mod spooled;
 

@@ -7,6 +7,7 @@
 //! readers    a database, its writers, and readers that fill the cache, with and without leases
 //! faults     what goes wrong
 //! checks     what must hold
+//! real       a real cache beside the model
 //! ```
 //!
 //! At the end of a history all faults are over and every entry is applied. Then nothing in the cache is older than the
@@ -30,12 +31,14 @@ mod checks;
 mod faults;
 mod instance;
 mod readers;
+mod real;
 mod servers;
 
 use checks::Checks;
 use faults::Faults;
 use instance::{Command, Instance};
 use readers::Readers;
+use real::Real;
 use servers::{CacheServer, StreamServer};
 
 const STEPS: usize = 600;
@@ -62,6 +65,7 @@ struct World {
     readers: Readers,
     faults: Faults,
     checks: Checks,
+    real: Option<Real>,
 }
 
 fn settings(rng: &mut fastrand::Rng) -> [Arc<Invalidate>; 2] {
@@ -80,7 +84,7 @@ fn settings(rng: &mut fastrand::Rng) -> [Arc<Invalidate>; 2] {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, real: Option<Real>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         // The backoff's jitter.
         fastrand::seed(seed);
@@ -100,6 +104,7 @@ impl World {
             readers: Readers::new(&settings[1]),
             faults: Faults::new(&mut rng),
             checks: Checks::default(),
+            real,
             settings,
             endpoints,
             rng,
@@ -183,7 +188,7 @@ impl World {
         is_at_end("pos") && again && !clears && self.orphans.is_empty() && self.readers.are_done()
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> Option<Real> {
         for _ in 0..STEPS {
             self.step();
         }
@@ -191,6 +196,7 @@ impl World {
         let stale = self.readers.stale(&self.cache);
         self.trace(|| format!("stale: {stale:?}, {:?}", self.checks));
         self.checks.at_end(&stale, self.settings[1].if_missed);
+        self.real
     }
 }
 
@@ -199,12 +205,13 @@ fn traces() -> bool {
     std::env::var("TIDEGATE_TRACE").is_ok()
 }
 
-#[test]
-fn random_histories() {
+/// Runs histories and reports which one failed.
+fn histories(seeds: u64, mut real: Option<Real>) {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
     let seeds = match (number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, count) => 0..count.unwrap_or(2_000),
+        (None, Some(seeds)) if real.is_none() => 0..seeds,
+        _ => 0..seeds,
     };
     for seed in seeds {
         /// Says the seed where the history panics.
@@ -217,6 +224,18 @@ fn random_histories() {
             }
         }
         let _seed = Seed(seed);
-        World::new(seed).run();
+        real = World::new(seed, real.take()).run();
+    }
+}
+
+#[test]
+fn random_histories() {
+    histories(2_000, None);
+}
+
+#[test]
+fn random_histories_on_a_real_server() {
+    for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
+        histories(10, Some(Real::start(version)));
     }
 }

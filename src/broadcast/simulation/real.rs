@@ -1,8 +1,6 @@
 //! A real server beside the model: the scripts must leave the same answers and data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use redis::ConnectionLike as _;
 
@@ -10,25 +8,15 @@ use super::model::{LEASE, Model, PUBLISH, RELEASE, STATE};
 use crate::broadcast::engine::leadership;
 use crate::broadcast::group::ack_state;
 use crate::broadcast::publish::call;
+use crate::server::Hash;
+use crate::server::real::RealServer;
 use crate::server::resp::{self, Value};
 use crate::stream::EntryId;
 
-/// The scripts ask this for the time, so that it is the model's.
-const TIME: (&str, &str) = ("redis.call('TIME')", "redis.call('MGET', 'now:s', 'now:us')");
-
 /// A real server with the scripts.
 pub(super) struct Real {
-    process: Child,
-    connection: redis::Connection,
-    hashes: BTreeMap<u8, String>,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+    server: RealServer,
+    hashes: BTreeMap<u8, Hash>,
 }
 
 fn shown(value: &Value) -> String {
@@ -57,51 +45,21 @@ fn shown_real(value: &redis::Value) -> String {
 
 impl Real {
     pub(super) fn start(version: &str) -> Self {
-        let own = std::env::current_exe().unwrap();
-        let program = own.ancestors().map(|above| above.join("servers").join(version).join("server"));
-        let program = program.into_iter().find(|path| path.exists());
-        let program = program.unwrap_or_else(|| panic!("{version} is not installed: scripts/servers.sh"));
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("redis.sock");
-        let process = Command::new(program)
-            .args(["--port", "0", "--save", "", "--unixsocket"])
-            .arg(&socket)
-            .current_dir(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut connection = loop {
-            match client.get_connection() {
-                Ok(connection) => break connection,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let mut server = RealServer::start(version);
         let scripts = [
             (PUBLISH, call::PUBLISH),
             (RELEASE, call::RELEASE),
             (STATE, ack_state::ACK_STATE),
             (LEASE, leadership::LEASE),
         ];
-        let hashes = scripts.map(|(letter, script)| {
-            let source = script.source.replace(TIME.0, TIME.1);
-            let hash = redis::cmd("SCRIPT").arg("LOAD").arg(source).query(&mut connection).unwrap();
-            (letter, hash)
-        });
-        Self { process, connection, hashes: hashes.into(), _directory: directory }
-    }
-
-    fn ask(&mut self, command: &[&str]) {
-        let value = redis::cmd(command[0]).arg(&command[1..]).query::<redis::Value>(&mut self.connection);
-        value.unwrap();
+        let hashes = scripts.map(|(letter, script)| (letter, server.load_without_clock(script.source)));
+        Self { server, hashes: hashes.into() }
     }
 
     pub(super) fn begin(&mut self, group: bool) {
-        self.ask(&["FLUSHALL"]);
+        self.server.ask(&["FLUSHALL"]);
         if group {
-            self.ask(&["XGROUP", "CREATE", "orders", "inventory", "0", "MKSTREAM"]);
+            self.server.ask(&["XGROUP", "CREATE", "orders", "inventory", "0", "MKSTREAM"]);
         }
     }
 
@@ -109,28 +67,38 @@ impl Real {
         let id = id.to_string();
         let mut command = vec!["XADD", "orders", &id];
         command.extend(fields.iter().flat_map(|(name, value)| [name.as_str(), value]));
-        self.ask(&command);
+        self.server.ask(&command);
     }
 
     pub(super) fn read(&mut self, consumer: &str, count: usize) {
         let count = count.to_string();
-        self.ask(&["XREADGROUP", "GROUP", "inventory", consumer, "COUNT", &count, "STREAMS", "orders", ">"]);
+        self.server.ask(&[
+            "XREADGROUP",
+            "GROUP",
+            "inventory",
+            consumer,
+            "COUNT",
+            &count,
+            "STREAMS",
+            "orders",
+            ">",
+        ]);
     }
 
     pub(super) fn acknowledge(&mut self, id: EntryId) {
-        self.ask(&["XACK", "orders", "inventory", &id.to_string()]);
+        self.server.ask(&["XACK", "orders", "inventory", &id.to_string()]);
     }
 
     pub(super) fn delete(&mut self, id: EntryId) {
-        self.ask(&["XDEL", "orders", &id.to_string()]);
+        self.server.ask(&["XDEL", "orders", &id.to_string()]);
     }
 
     pub(super) fn delete_stream(&mut self) {
-        self.ask(&["DEL", "orders"]);
+        self.server.ask(&["DEL", "orders"]);
     }
 
     pub(super) fn claim(&mut self, id: EntryId, consumer: &str) {
-        self.ask(&["XCLAIM", "orders", "inventory", consumer, "0", &id.to_string()]);
+        self.server.ask(&["XCLAIM", "orders", "inventory", consumer, "0", &id.to_string()]);
     }
 
     /// Sends the model's command, and compares.
@@ -143,23 +111,23 @@ impl Real {
         {
             return;
         }
-        let (seconds, micros) = ((clock_ms / 1_000).to_string(), (clock_ms % 1_000 * 1_000).to_string());
-        self.ask(&["MSET", "now:s", &seconds, "now:us", &micros]);
+        self.server.set_time(clock_ms);
         let refuses = if model.refuses.is_some() { "-publish" } else { "+publish" };
-        self.ask(&["ACL", "SETUSER", "default", refuses]);
+        self.server.ask(&["ACL", "SETUSER", "default", refuses]);
         let mut words = command.to_vec();
         match command[0].as_slice() {
-            b"EVALSHA" => words[1] = self.hashes[&command[1][0]].clone().into_bytes(),
+            b"EVALSHA" => words[1] = self.hashes[&command[1][0]].to_vec(),
             // A command that waits in the model has found its entries by now.
             b"XREAD" if words[3] == b"BLOCK" => drop(words.drain(3..5)),
             b"EVAL" => {
-                words[1] = String::from_utf8(words[1].clone()).unwrap().replace(TIME.0, TIME.1).into_bytes();
+                let source = String::from_utf8_lossy(&words[1]);
+                words[1] = RealServer::without_clock(&source).into_bytes();
             }
             _ => {}
         }
         let mut packed = Vec::new();
         resp::command(&mut packed, &words.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let answer = self.connection.req_packed_command(&packed).unwrap();
+        let answer = self.server.connection.req_packed_command(&packed).unwrap();
         let (expected, answer) = match command[0].as_slice() {
             b"EVALSHA" if command[1][0] == STATE => {
                 (look_of(shown_parts(expected)), look_of(real_parts(&answer)))
@@ -183,11 +151,11 @@ impl Real {
         let hash = |connection: &mut redis::Connection, key: &str| {
             redis::cmd("HGETALL").arg(key).query::<BTreeMap<String, String>>(connection).unwrap()
         };
-        assert_eq!(hash(&mut self.connection, "tidegate:stock:cursor"), model.cursor);
-        assert_eq!(hash(&mut self.connection, "tidegate:stock:lease"), model.lease);
+        assert_eq!(hash(&mut self.server.connection, "tidegate:stock:cursor"), model.cursor);
+        assert_eq!(hash(&mut self.server.connection, "tidegate:stock:lease"), model.lease);
         let holes: BTreeSet<String> = redis::cmd("ZRANGE")
             .arg(&["tidegate:stock:holes", "0", "-1"])
-            .query(&mut self.connection)
+            .query(&mut self.server.connection)
             .unwrap();
         let padded = |id: &EntryId| format!("{:020}-{:020}", id.milliseconds, id.sequence);
         assert_eq!(holes, model.holes.iter().map(padded).collect());

@@ -128,10 +128,10 @@ pub(super) fn millis(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::TRIM;
-    use crate::capture::simulation::real::Real;
+    use crate::server::real::RealServer;
 
     /// Trims the streams `old` and `young` and the text `other`, with `2-0` as the oldest id.
-    fn trim(real: &mut Real, revision: &str) -> (String, String) {
+    fn trim(real: &mut RealServer, revision: &str) -> (String, String) {
         let mut script = redis::cmd("EVAL");
         script
             .arg(TRIM.source)
@@ -143,7 +143,7 @@ mod tests {
         script.query(&mut real.connection).unwrap()
     }
 
-    fn ids(real: &mut Real, stream: &str) -> Vec<String> {
+    fn ids(real: &mut RealServer, stream: &str) -> Vec<String> {
         let entries: Vec<(String, Vec<String>)> =
             redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query(&mut real.connection).unwrap();
         entries.into_iter().map(|(id, _)| id).collect()
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn an_older_configuration_removes_nothing() {
         for server in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
-            let mut real = Real::start(server);
+            let mut real = RealServer::start(server);
             let mut setup = redis::pipe();
             setup.cmd("SET").arg(&["other", "no stream"]);
             setup.cmd("HSET").arg(&["state", "revision", "0000000002-00"]);

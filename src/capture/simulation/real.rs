@@ -1,29 +1,19 @@
 //! A real server beside the model: the script must leave the same answers and data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::model::Model;
 use crate::capture::append::call::{APPEND, CaptureKeys};
-use crate::server::Script;
+use crate::server::Hash;
+use crate::server::real::RealServer;
 use crate::server::resp::Value;
 use crate::source::replication::epochs::EPOCHS;
 
 /// A real server with the script.
-pub(in crate::capture) struct Real {
-    process: Child,
-    pub(in crate::capture) connection: redis::Connection,
-    pub(super) hash: [u8; 40],
-    pub(super) history: [u8; 40],
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+pub(super) struct Real {
+    server: RealServer,
+    pub(super) hash: Hash,
+    pub(super) history: Hash,
 }
 
 /// A reply without an error's text behind the code.
@@ -40,35 +30,10 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 impl Real {
-    pub(in crate::capture) fn start(version: &str) -> Self {
-        let own = std::env::current_exe().unwrap();
-        let program = own.ancestors().map(|above| above.join("servers").join(version).join("server"));
-        let program = program.into_iter().find(|path| path.exists());
-        let program = program.unwrap_or_else(|| panic!("{version} is not installed: scripts/servers.sh"));
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("redis.sock");
-        let process = Command::new(program)
-            .args(["--port", "0", "--save", "", "--unixsocket"])
-            .arg(&socket)
-            .current_dir(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut connection = loop {
-            match client.get_connection() {
-                Ok(connection) => break connection,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let mut load = |script: Script| -> [u8; 40] {
-            let load = redis::cmd("SCRIPT").arg("LOAD").arg(script.source).clone();
-            load.query::<String>(&mut connection).unwrap().into_bytes().try_into().unwrap()
-        };
-        let (hash, history) = (load(APPEND), load(EPOCHS));
-        Self { process, connection, hash, history, _directory: directory }
+    pub(super) fn start(version: &str) -> Self {
+        let mut server = RealServer::start(version);
+        let (hash, history) = (server.load(APPEND.source), server.load(EPOCHS.source));
+        Self { server, hash, history }
     }
 
     pub(super) fn call(&mut self, request: &[u8]) -> String {
@@ -82,7 +47,7 @@ impl Real {
                 other => format!("{other:?}"),
             }
         }
-        match self.connection.req_packed_command(request) {
+        match self.server.connection.req_packed_command(request) {
             Ok(value) => text(&value),
             Err(error) => panic!("{error}"),
         }
@@ -105,22 +70,22 @@ impl Real {
         for stream in model.made.iter().filter(|_| !model.spoiled.contains(&keys.streams)) {
             pipe.cmd("SADD").arg(&keys.streams).arg(stream).ignore();
         }
-        pipe.exec(&mut self.connection).unwrap();
+        pipe.exec(&mut self.server.connection).unwrap();
     }
 
     pub(super) fn compare(&mut self, model: &Model, keys: &CaptureKeys) {
         let state: BTreeMap<String, String> =
-            redis::cmd("HGETALL").arg(&keys.state).query(&mut self.connection).unwrap();
+            redis::cmd("HGETALL").arg(&keys.state).query(&mut self.server.connection).unwrap();
         assert_eq!(state, model.state);
         assert!(!model.streams.is_empty());
         for (key, expected) in &model.streams {
             let entries: Vec<(String, Vec<Vec<u8>>)> =
-                redis::cmd("XRANGE").arg(key).arg("-").arg("+").query(&mut self.connection).unwrap();
+                redis::cmd("XRANGE").arg(key).arg("-").arg("+").query(&mut self.server.connection).unwrap();
             let entries: Vec<_> = entries.into_iter().map(|(_, fields)| fields).collect();
             assert_eq!(&entries, expected, "{}", String::from_utf8_lossy(key));
         }
         let made: BTreeSet<Vec<u8>> =
-            redis::cmd("SMEMBERS").arg(&keys.streams).query(&mut self.connection).unwrap();
+            redis::cmd("SMEMBERS").arg(&keys.streams).query(&mut self.server.connection).unwrap();
         assert_eq!(made, model.made);
     }
 }

@@ -148,7 +148,14 @@ impl World {
         let clock = self.clock_ms();
         let answer = match side {
             RouteEndpoint::Source => self.stream.carry_out(command),
-            RouteEndpoint::Destination => Answer::Reply(self.cache.carry_out(command, clock)),
+            RouteEndpoint::Destination => {
+                let before = self.real.is_some().then(|| self.cache.clone());
+                let reply = self.cache.carry_out(command, clock);
+                if let (Some(real), Some(before)) = (&mut self.real, before) {
+                    real.compare(command, (&before, &self.cache), &reply, clock);
+                }
+                Answer::Reply(reply)
+            }
         };
         if traces() && !matches!(answer, Answer::Waits(_)) {
             let shown = format!("{answer:?}").chars().take(200).collect::<String>();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::TRIM;
-use crate::capture::simulation::real::Real;
+use crate::server::real::RealServer;
 
 const SERVERS: [&str; 4] = ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"];
 const REVISION: &str = "0000000002-00";
@@ -17,7 +17,7 @@ struct Group {
 
 /// One stream `s` on a real server, and its model. The entry `n` has the id `n-0`.
 struct TrimmedStream<'a> {
-    real: &'a mut Real,
+    real: &'a mut RealServer,
     random: fastrand::Rng,
     entries: BTreeSet<u64>,
     groups: BTreeMap<&'static str, Group>,
@@ -151,7 +151,7 @@ impl TrimmedStream<'_> {
 #[test]
 fn what_is_not_acknowledged_stays_or_is_counted() {
     for server in SERVERS {
-        let mut real = Real::start(server);
+        let mut real = RealServer::start(server);
         for seed in 0..100 {
             let mut world = TrimmedStream {
                 real: &mut real,
@@ -193,7 +193,7 @@ fn what_is_not_acknowledged_stays_or_is_counted() {
 #[test]
 fn an_older_configuration_trims_nothing_and_a_lost_state_stays_lost() {
     for server in SERVERS {
-        let mut real = Real::start(server);
+        let mut real = RealServer::start(server);
         let mut trim = |revision: &str, setup: redis::Pipeline| -> (String, u64, u64) {
             setup.exec(&mut real.connection).unwrap();
             let mut script = redis::cmd("EVAL");
