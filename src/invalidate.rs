@@ -21,10 +21,12 @@
 
 mod again;
 mod cursor;
+pub mod dead_letters;
 mod engine;
 mod failure;
 mod keys;
 mod reading;
+pub mod removal;
 mod route;
 mod sweep;
 
