@@ -60,6 +60,9 @@ fn what_the_cache_reports_is_counted_once_and_outlives_its_restart() {
     let limit = "tidegate_cache_memory_limit_bytes{server=\"cache\",policy=\"allkeys-lru\"} 104857600";
     assert!(metrics.lines().any(|line| line == limit), "{metrics}");
 
+    let clients: String = cache.ask(&["CLIENT", "LIST"]);
+    assert_eq!(clients.matches("cache-info").count(), 1, "one watch for both routes: {clients}");
+
     let misses = metric(&daemon, "tidegate_cache_misses_total");
     look_up(&cache, "nothing", 70);
     fill_all(&cache, 0..30);
@@ -99,6 +102,15 @@ fn a_cache_that_refuses_to_report_is_cleared_all_the_same() {
             Ok(())
         } else {
             Err("none".to_owned())
+        }
+    });
+    eventually("it is asked again", PATIENCE, || {
+        let stats: String = cache.ask(&["INFO", "commandstats"]);
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_info:")).unwrap_or_default();
+        let rejected = line.split_once("rejected_calls=").and_then(|(_, rest)| rest.split(',').next());
+        match rejected.and_then(|count| count.parse::<u32>().ok()) {
+            Some(2..) => Ok(()),
+            _ => Err(stats),
         }
     });
     fill_all(&cache, 0..1);
