@@ -6,10 +6,12 @@
 
 mod acl;
 mod check;
+mod confirm;
 mod dead_letters;
 mod gaps;
 mod healthcheck;
 mod interrupt;
+mod invalidate;
 mod output;
 mod replay;
 mod run;
@@ -76,6 +78,8 @@ enum Command {
     Tap(tap::TapArguments),
     /// Republish a range of a stream. Resumable: run the same command again to continue
     Replay(Box<replay::ReplayArguments>),
+    /// Remove keys of an invalidation from its cache by hand. The position of the route stays
+    Invalidate(invalidate::InvalidateArguments),
     /// Inspect the spool: buffered messages on disk
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
@@ -124,6 +128,7 @@ impl Cli {
             Command::Wait(arguments) => wait::wait(config, &arguments),
             Command::Tap(arguments) => tap::tap(config, &arguments),
             Command::Replay(arguments) => replay::replay(config, &arguments),
+            Command::Invalidate(arguments) => invalidate::invalidate(config, &arguments),
             Command::Spool(command) => spool::spool(config, &command),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {

@@ -20,12 +20,15 @@
 //! first entry if need be. What was missed is reported, and with `if_missed = "clear"` every key is removed.
 
 mod again;
+mod cache_watch;
 mod cursor;
+pub mod dead_letters;
 mod engine;
 mod failure;
 mod keys;
 mod place;
 mod reading;
+pub mod removal;
 mod route;
 #[cfg(test)]
 mod simulation;
@@ -41,6 +44,7 @@ use crate::logs::Outages;
 use crate::metrics::{EndpointMetrics, InvalidateMetrics};
 use crate::status::Slot;
 
+pub use cache_watch::{CacheWatch, WeakCacheWatch};
 use route::InvalidateRoute;
 
 /// The parts of a route.
@@ -62,6 +66,8 @@ pub struct InvalidateParts {
     pub source_metrics: EndpointMetrics,
     /// Handles of the cache's metrics.
     pub destination_metrics: EndpointMetrics,
+    /// Keeps the cache's own report going while the route runs.
+    pub cache_watch: CacheWatch,
 }
 
 /// Runs a route until it is stopped; then waits for the call under way, for up to `drain`.

@@ -18,6 +18,7 @@
 //!
 //! **Failure.** There is none to handle: registering and recording cannot fail.
 
+mod cache;
 mod catalogue;
 mod exposition;
 mod handles;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
+pub use self::cache::{CacheMetrics, CachePolicy};
 use self::catalogue::{Family, MetricKind, SeriesOwner};
 pub use self::handles::{
     BroadcastMetrics, CaptureMetrics, CredentialGauges, CredentialMetrics, EndpointMetrics, InvalidateMetrics,
@@ -102,6 +104,12 @@ impl Metrics {
     pub fn endpoint(&self, name: &str) -> EndpointMetrics {
         let held = self.inner.live.hold(SeriesOwner::Endpoint, name);
         EndpointMetrics::new(&self.register(&held).with("server", name), self.credentials(name), held)
+    }
+
+    /// The handles of a cache. Its series are rendered until the last clone is dropped.
+    pub fn cache(&self, name: &str) -> CacheMetrics {
+        let held = self.inner.live.hold(SeriesOwner::Cache, name);
+        CacheMetrics::new(&self.register(&held).with("server", name), held)
     }
 
     /// The handles of what logging in to an endpoint, or to its sentinels, needs. The series are rendered until the last
@@ -197,20 +205,22 @@ mod tests {
 
     use super::*;
     use crate::event::{DropReason, GapCause};
-    use crate::status::{Ledger, RouteState};
+    use crate::status::{CacheActivity, Ledger, RouteState};
 
     fn find(name: &str) -> Option<&'static Family> {
         catalogue::ALL.iter().copied().find(|family| family.name == name)
     }
 
     /// A set with one of everything.
-    fn full() -> (Metrics, CaptureMetrics, BroadcastMetrics, EndpointMetrics, InvalidateMetrics) {
+    fn full()
+    -> (Metrics, CaptureMetrics, BroadcastMetrics, EndpointMetrics, (InvalidateMetrics, CacheMetrics)) {
         let metrics = Metrics::new();
         let capture = metrics.capture("orders");
         capture.ledger(&Ledger::default());
         let broadcast = metrics.broadcast("stock");
         let endpoint = metrics.endpoint("shop");
-        let invalidate = metrics.invalidate("products");
+        let invalidate = (metrics.invalidate("products"), metrics.cache("cache"));
+        invalidate.1.read(None, 0, 0, CachePolicy::of("noeviction"));
         (metrics, capture, broadcast, endpoint, invalidate)
     }
 
@@ -344,6 +354,34 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("tidegate_events_received_total{route=\"orders\"} 6"));
         assert!(text.contains("tidegate_buffered_events{route=\"orders\"} 0"));
+    }
+
+    #[test]
+    fn a_cache_shows_its_present_policy_and_what_it_did_is_added_up() {
+        let metrics = Metrics::new();
+        let (old, cache) = (metrics.cache("cache"), metrics.cache("cache"));
+        let lru = CachePolicy::of("allkeys-lru");
+        let activity = CacheActivity { hits: 3, evicted: 2, ..CacheActivity::default() };
+        cache.read(None, 5, 9, CachePolicy::of("noeviction"));
+        cache.read(Some(activity), 7, 9, lru);
+        cache.read(Some(activity), 7, 9, lru);
+        // The loop of a replaced endpoint counts no more.
+        old.read(Some(activity), 1, 1, lru);
+        let text = metrics.render();
+        for line in [
+            "tidegate_cache_hits_total{server=\"cache\"} 6",
+            "tidegate_cache_misses_total{server=\"cache\"} 0",
+            "tidegate_cache_evicted_keys_total{server=\"cache\"} 4",
+            "tidegate_cache_memory_bytes{server=\"cache\"} 7",
+            "tidegate_cache_memory_limit_bytes{server=\"cache\",policy=\"allkeys-lru\"} 9",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert!(!text.contains("noeviction"), "{text}");
+        cache.unread();
+        let text = metrics.render();
+        assert!(text.contains("tidegate_cache_memory_bytes{server=\"cache\"} NaN"), "{text}");
+        assert!(text.contains("tidegate_cache_hits_total{server=\"cache\"} 6"), "{text}");
     }
 
     #[test]

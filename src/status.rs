@@ -1,11 +1,15 @@
 //! The status of the loops, as data: the board that `/status`, `/readyz`, `/healthz` and the watchdog read. A leaf:
 //! loops write here, [`crate::observe`] reads, neither knows the other.
 
+mod cache;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+
+pub use cache::{CacheActivity, CacheSlot, CacheStatus};
 
 /// Which way a route goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -565,6 +569,7 @@ pub struct Board(Arc<BoardInner>);
 #[derive(Debug, Default)]
 struct BoardInner {
     slots: Mutex<BTreeMap<String, Slot>>,
+    caches: cache::Caches,
     daemon: Mutex<DaemonStatus>,
 }
 
@@ -597,6 +602,18 @@ impl Board {
     /// Takes a route off the board.
     pub fn remove(&self, route: &str) {
         lock(&self.0.slots).remove(route);
+    }
+
+    /// Makes a place for a cache, or gives a cache of the same server a new one.
+    #[must_use]
+    pub fn place_cache(&self, server: &str) -> CacheSlot {
+        self.0.caches.place(server)
+    }
+
+    /// The caches, by the server's name.
+    #[must_use]
+    pub fn caches(&self) -> BTreeMap<String, CacheStatus> {
+        self.0.caches.read()
     }
 
     /// Every route's place, by name.

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broadcast;
 use crate::capture::{self, Handover, Heartbeat, MemoryQuota, WeakHeartbeat};
 use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate};
-use crate::invalidate;
+use crate::invalidate::{self, CacheWatch, WeakCacheWatch};
 use crate::logs::{LogCode, Outages};
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
@@ -61,6 +61,8 @@ pub struct Supervisor {
     outages: Outages,
     /// The heartbeats of the sources, as long as a capture listens for them.
     heartbeats: BTreeMap<String, (Arc<Endpoint>, WeakHeartbeat)>,
+    /// The watches over caches, as long as an invalidation clears them.
+    cache_watches: BTreeMap<String, (Arc<Endpoint>, WeakCacheWatch)>,
     /// The routes by name, those that a reload took away included until they have ended.
     routes: BTreeMap<String, Succession>,
     tasks: JoinSet<()>,
@@ -86,6 +88,7 @@ impl Supervisor {
             metrics,
             outages: Outages::default(),
             heartbeats: BTreeMap::new(),
+            cache_watches: BTreeMap::new(),
             routes: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
@@ -281,6 +284,7 @@ impl Supervisor {
             metrics: self.metrics.invalidate(&route.name),
             source_metrics: self.endpoint_metrics(source),
             destination_metrics: self.endpoint_metrics(destination),
+            cache_watch: self.cache_watch(destination),
         };
         let run = invalidate::run(parts, stop, self.config.daemon.shutdown_timeout);
         (slot, RunningKind::Cursor, rt::spawn_in(&mut self.tasks, "invalidate", run))
@@ -321,5 +325,17 @@ impl Supervisor {
         let heartbeat = Heartbeat::start(source.clone(), self.instance);
         self.heartbeats.insert(source.name.clone(), (source.clone(), heartbeat.downgrade()));
         heartbeat
+    }
+
+    /// The watch over a cache, shared by its invalidations.
+    fn cache_watch(&mut self, cache: &Arc<Endpoint>) -> CacheWatch {
+        let known = self.cache_watches.get(&cache.name).filter(|(endpoint, _)| endpoint == cache);
+        if let Some(watch) = known.and_then(|(_, watch)| watch.upgrade()) {
+            return watch;
+        }
+        let (slot, metrics) = (self.board.place_cache(&cache.name), self.metrics.cache(&cache.name));
+        let watch = CacheWatch::start(cache.clone(), slot, metrics);
+        self.cache_watches.insert(cache.name.clone(), (cache.clone(), watch.downgrade()));
+        watch
     }
 }

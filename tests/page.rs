@@ -8,11 +8,12 @@ use tidegate::metrics::Metrics;
 use tidegate::observe::http::{ServedState, serve};
 use tidegate::observe::report::About;
 use tidegate::rt::unix_ms;
-use tidegate::status::{Board, FailedReload, RouteKind, RouteState, RouteStatus};
+use tidegate::status::{Board, CacheActivity, CacheSlot, FailedReload, RouteKind, RouteState, RouteStatus};
 use tokio_util::sync::CancellationToken;
 
-/// A capture that works, one whose source quotes markup, and a daemon that refused a reload.
-fn view() -> ServedState {
+/// A capture that works, one whose source quotes markup, an invalidation, and a daemon that refused a reload. The cache is
+/// shown while its place is kept.
+fn view() -> (ServedState, CacheSlot) {
     let (board, now) = (Board::default(), unix_ms());
     let orders = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", now));
     orders.update(|status| {
@@ -33,6 +34,19 @@ fn view() -> ServedState {
         status.state = RouteState::Blocked;
         status.reason = Some("NOPERM <script>document.title = 'hurt'</script><b id=hurt>".to_owned());
     });
+    let products = board.place(RouteStatus::new("products", RouteKind::Invalidate, "events", "cache", now));
+    products.update(|status| {
+        if let Some(shown) = &mut status.invalidate {
+            (shown.behind_ms, shown.fills_refused) = (Some(3), 12);
+        }
+    });
+    let cache = board.place_cache("cache");
+    cache.update(|status| {
+        (status.read_unix_ms, status.policy) = (Some(now), "allkeys-lru".to_owned());
+        (status.memory_bytes, status.memory_limit_bytes) = (27 << 20, 32 << 20);
+        let done = CacheActivity { over_ms: 10_000, hits: 962, misses: 38, evicted: 120, expired: 0 };
+        status.lately = Some(done);
+    });
     board.update_daemon(|daemon| {
         daemon.reload_failed = Some(FailedReload { at_unix_ms: now, problems: 1 });
     });
@@ -42,7 +56,7 @@ fn view() -> ServedState {
         started_unix_ms: now,
         configuration: "/etc/tidegate/tidegate.toml".into(),
     };
-    ServedState { about, board, metrics: Metrics::new(), hosts: Vec::new() }
+    (ServedState { about, board, metrics: Metrics::new(), hosts: Vec::new() }, cache)
 }
 
 /// What the browser has made of the page after some seconds of its own time.
@@ -74,19 +88,21 @@ fn the_page_shows_every_route_and_why_one_does_not_work() {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
+    let (served, _cache) = view();
     let guard = runtime.enter();
-    let served = tidegate::rt::spawn("http", serve(listener, view(), stop.clone()));
+    let served = tidegate::rt::spawn("http", serve(listener, served, stop.clone()));
     drop(guard);
     for scheme in [&[][..], &["--blink-settings=preferredColorScheme=0"]] {
         let dom = shown(&address, scheme);
         for text in [
-            "1 of 2 routes ready",
+            "1 of 3 routes ready",
             "1.2.3, instance host-1",
             "The last reload failed",
             "12,345",
             "active, with standby",
             "3, the last 60 min ago",
             "blocked since",
+            "behind 3 ms, refused 12, cache hits 96.2 %, 27.0 MiB of 32.0 MiB allkeys-lru, evicted 12/s",
             // As text, and not as markup.
             "NOPERM &lt;script&gt;document.title",
         ] {

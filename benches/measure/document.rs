@@ -11,7 +11,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::deployments::{Deployments, Failovers};
-use crate::latency::{ACKNOWLEDGED, DIRECT, DIRECT_PUBLISH, Point};
+use crate::invalidate::{IDEAL_INVALIDATE, INVALIDATE, Invalidations};
+use crate::latency::{ACKNOWLEDGED, CLEARED, DIRECT, DIRECT_PUBLISH, Point};
 use crate::memory::Memory;
 use crate::peers::{Damage, Peer};
 use crate::results::{Part, Results};
@@ -47,6 +48,9 @@ fn tables(results: &Results) -> Vec<(&'static str, String)> {
     }
     if let Some(part) = &results.broadcasts {
         tables.push(("broadcast", broadcasts(part)));
+    }
+    if let Some(part) = &results.invalidations {
+        tables.push(("invalidate", invalidations(part)));
     }
     if let Some(part) = &results.latency {
         tables.push(("latency", latency(part)));
@@ -125,6 +129,27 @@ fn broadcasts(part: &Part<Vec<Row>>) -> String {
     conditions(part) + &throughput(&part.found, &[IDEAL_BROADCAST, IDEAL_BESIDE_A_GROUP])
 }
 
+fn invalidations(part: &Part<Invalidations>) -> String {
+    let Invalidations { row, backlog, caught_up_seconds } = &part.found;
+    let lines = row.runs.iter().map(|runs| {
+        let ratio = if runs.name == INVALIDATE { row.ratio(INVALIDATE, IDEAL_INVALIDATE) } else { None };
+        vec![
+            runs.name.clone(),
+            grouped(runs.spread(Sample::per_second).median),
+            ratio.map_or_else(String::new, |ratio| ratio.to_string()),
+            format!("{:.2}", runs.spread(Sample::server_micros).median),
+            format!("{:.2}", runs.spread(Sample::client_micros).median),
+        ]
+    });
+    let of_ideal = format!("of {IDEAL_INVALIDATE}");
+    let head = ["client", "keys/s", of_ideal.as_str(), "cache µs/key", "client µs/key"];
+    let caught_up = format!(
+        "\nA backlog of {} entries was applied in {caught_up_seconds} s, with the second pass on.\n",
+        grouped(*backlog as f64)
+    );
+    conditions(part) + &table(&head, lines) + &caught_up
+}
+
 fn throughput(rows: &[Row], ceilings: &[&str]) -> String {
     let against: Vec<String> = ceilings.iter().map(|ceiling| format!("of {ceiling}")).collect();
     let mut head = vec!["cell", "client", "messages/s"];
@@ -160,7 +185,8 @@ fn latency(part: &Part<Vec<Point>>) -> String {
         let direct = if point.name.starts_with("broadcast") { DIRECT_PUBLISH } else { DIRECT };
         let base = part.found.iter().find(|other| other.rate == point.rate && other.name == direct);
         let added = base.filter(|_| {
-            point.name != DIRECT && point.name != DIRECT_PUBLISH && !point.name.starts_with(ACKNOWLEDGED)
+            let own = [ACKNOWLEDGED, CLEARED].iter().any(|begin| point.name.starts_with(begin));
+            point.name != DIRECT && point.name != DIRECT_PUBLISH && !own
         });
         let rate = grouped(point.rate as f64) + if point.half { " (half of what it sustains)" } else { "" };
         vec![

@@ -110,7 +110,7 @@ fn publish(
 }
 
 /// A line without its end.
-fn line(from: &mut BufReader<UnixStream>) -> String {
+pub(crate) fn line(from: &mut BufReader<UnixStream>) -> String {
     let mut line = String::new();
     from.read_line(&mut line).expect("the server answers");
     line.truncate(line.trim_end().len());
@@ -118,7 +118,7 @@ fn line(from: &mut BufReader<UnixStream>) -> String {
 }
 
 /// The number in a header; none where it is no such thing.
-fn number(from: &mut BufReader<UnixStream>) -> Option<usize> {
+pub(crate) fn number(from: &mut BufReader<UnixStream>) -> Option<usize> {
     line(from)[1..].parse().ok()
 }
 

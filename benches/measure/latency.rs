@@ -4,6 +4,7 @@
 //! publisher ──PUBLISH──▶ server ──▶ daemon ──▶ server ──XREADGROUP BLOCK──▶ consumer
 //! publisher ──XADD─────▶ server ───────────────────────XREADGROUP BLOCK──▶ consumer     the same without a bridge
 //! consumer ──XACK──────▶ server ──▶ daemon ──▶ server ────────────────────▶ subscriber
+//! publisher ──PUBLISH──▶ server ──▶ daemon ──▶ server ──▶ daemon ─UNLINK──▶ server ──event "del"──▶ subscriber
 //! ```
 //!
 //! A message carries the time at which it was due, not at which it left, so a publisher that is held up makes
@@ -69,6 +70,8 @@ enum Way {
     Broadcast(&'static str),
     /// XACK of entries that are there already, a broadcast that waits for it in this way, and a subscriber.
     Acknowledged(&'static str),
+    /// PUBLISH, a capture in this mode, an invalidation of its stream, and a subscriber that hears of removed keys.
+    Cleared(&'static str),
 }
 
 /// Names of captures and of broadcasts, with what they are compared with first.
@@ -83,6 +86,12 @@ const BROADCASTS: [(&str, Way); 4] = [
     ("XACK to receipt, polling", Way::Acknowledged("poll")),
     ("XACK to receipt, replication", Way::Acknowledged("replication")),
 ];
+const INVALIDATIONS: [(&str, Way); 2] = [
+    ("PUBLISH to removal, subscribe", Way::Cleared("subscribe")),
+    ("PUBLISH to removal, replication", Way::Cleared("replication")),
+];
+/// What the names of ways begin with that end in a cache.
+pub(crate) const CLEARED: &str = "PUBLISH to removal";
 /// What the names of ways begin with that are measured from XACK on.
 pub(crate) const ACKNOWLEDGED: &str = "XACK";
 
@@ -95,9 +104,9 @@ pub(crate) fn points(plan: Plan) -> Vec<Point> {
     let mut points = Vec::new();
     let rates = RATES.into_iter().map(|rate| (rate, false)).chain([(half, true)]);
     for (rate, is_half) in rates {
-        for (name, way) in CAPTURES.into_iter().chain(BROADCASTS) {
-            // What is to be acknowledged has to fit into memory beforehand.
-            if is_half && matches!(way, Way::Acknowledged(_)) {
+        for (name, way) in CAPTURES.into_iter().chain(BROADCASTS).chain(INVALIDATIONS) {
+            // What is to be acknowledged or removed has to fit into memory beforehand.
+            if is_half && matches!(way, Way::Acknowledged(_) | Way::Cleared(_)) {
                 continue;
             }
             points.push(show(name, rate, is_half, &run(way, rate, each)));
@@ -144,6 +153,7 @@ fn run(way: Way, rate: u64, each: Duration) -> Histogram<u64> {
             measure(&server, &add(ADDED), listen(&server), rate, each)
         }
         Way::Acknowledged(mode) => acknowledged(mode, rate, each),
+        Way::Cleared(mode) => cleared(mode, rate, each),
     }
 }
 
@@ -179,6 +189,31 @@ fn acknowledged(mode: &str, rate: u64, each: Duration) -> Histogram<u64> {
         Some(command(&["XACK", ADDED, GROUP, id]))
     };
     receive(&server, listen(&server), |socket, begun| send_each(socket, rate, begun, &acknowledge))
+}
+
+/// Every key is there first; its name begins with the time at which its change is due.
+fn cleared(mode: &str, rate: u64, each: Duration) -> Histogram<u64> {
+    let server =
+        Server::with(Version::Redis70, throughput::served_at_once().with("notify-keyspace-events", "Eg"));
+    let step = 1_000_000_000 / rate;
+    let count = nanos(each + WARM_UP) / step;
+    // Behind the template's own digit, so that the key is as long as a payload and begins with digits.
+    let changed = |number: u64| {
+        let due = format!("{:0width$}", number * step, width = DIGITS - 1);
+        due + &"x".repeat(Cell::PLAIN.bytes - DIGITS)
+    };
+    let mut connection = server.connection();
+    for first in (0..count).step_by(1_000) {
+        let mut pipeline = redis::pipe();
+        for number in first..count.min(first + 1_000) {
+            pipeline.cmd("SET").arg(format!("0{}", changed(number))).arg("old").ignore();
+        }
+        pipeline.exec(&mut connection).expect("the server takes values");
+    }
+    let _daemon = throughput::start_invalidation(&server, mode);
+    let removed = Receiver::new(&server, Some("SUBSCRIBE __keyevent@0__:del\r\n"), None);
+    let publish = |number: u64| (number < count).then(|| command(&["PUBLISH", "bench", &changed(number)]));
+    receive(&server, removed, |socket, begun| send_each(socket, rate, begun, &publish))
 }
 
 fn add(stream: &str) -> Vec<String> {

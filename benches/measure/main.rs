@@ -24,6 +24,8 @@ mod gate;
 mod group;
 mod ideal;
 mod ideal_broadcast;
+mod ideal_invalidate;
+mod invalidate;
 mod latency;
 mod load;
 mod memory;
@@ -43,8 +45,18 @@ use plan::Plan;
 use results::{Part, Results};
 
 /// The parts, in the order in which they are measured.
-const PARTS: [&str; 9] =
-    ["capture", "unrelated", "broadcast", "latency", "memory", "scaling", "deployments", "peers", "spool"];
+const PARTS: [&str; 10] = [
+    "capture",
+    "unrelated",
+    "broadcast",
+    "invalidate",
+    "latency",
+    "memory",
+    "scaling",
+    "deployments",
+    "peers",
+    "spool",
+];
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -126,6 +138,7 @@ fn measure(plan: Plan, parts: &[&str], results: &mut Results, keep: impl Fn(&Res
             "capture" => results.captures = Some(Part::new(throughput::captures(plan))),
             "unrelated" => results.unrelated = Some(Part::new(throughput::unrelated(plan))),
             "broadcast" => results.broadcasts = Some(Part::new(throughput::broadcasts(plan))),
+            "invalidate" => results.invalidations = Some(Part::new(invalidate::measure(plan))),
             "latency" => results.latency = Some(Part::new(latency::points(plan))),
             "memory" => results.memory = Some(Part::new(memory::measure(plan))),
             "scaling" => results.scaling = Some(Part::new(scaling::measure(plan))),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Version, program_next_to_tests};
-use crate::{deployments, latency, memory, peers, scaling, spool, throughput};
+use crate::{deployments, invalidate, latency, memory, peers, scaling, spool, throughput};
 
 /// Everything, each part as it was measured last.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -16,6 +16,7 @@ pub(crate) struct Results {
     pub(crate) captures: Option<Part<Vec<throughput::Row>>>,
     pub(crate) unrelated: Option<Part<throughput::Unrelated>>,
     pub(crate) broadcasts: Option<Part<Vec<throughput::Row>>>,
+    pub(crate) invalidations: Option<Part<invalidate::Invalidations>>,
     pub(crate) latency: Option<Part<Vec<latency::Point>>>,
     pub(crate) memory: Option<Part<memory::Memory>>,
     pub(crate) scaling: Option<Part<scaling::Scaling>>,

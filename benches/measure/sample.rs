@@ -25,6 +25,16 @@ impl Sample {
         Self { messages, wall: Duration::ZERO, server: Duration::ZERO, client }
     }
 
+    /// A stretch that was measured from its beginning to its end.
+    pub(crate) fn whole(messages: u64, wall: Duration, server: Duration, client: Duration) -> Self {
+        Self { messages, wall, server, client }
+    }
+
+    /// How long it took.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.wall.as_secs_f64()
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
         self.messages as f64 / self.wall.as_secs_f64()
     }

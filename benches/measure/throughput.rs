@@ -19,7 +19,7 @@ use crate::sample::{Sample, Spread, over};
 use crate::support::{Daemon, Options, Server, Setup, Version};
 
 /// Pairs of a table; the machine is nobody's alone.
-const PAIRS: usize = 7;
+pub(crate) const PAIRS: usize = 7;
 
 /// What a route is measured as: the first of each is a ceiling.
 pub(crate) const IDEAL: &str = "ideal client, same script";
@@ -179,9 +179,9 @@ pub(crate) fn unrelated(plan: Plan) -> Unrelated {
     Unrelated { writes, messages, ideal, alone, beside }
 }
 
-type Runner<'a> = (&'static str, Box<dyn Fn() -> Sample + 'a>);
+pub(crate) type Runner<'a> = (&'static str, Box<dyn Fn() -> Sample + 'a>);
 
-fn in_turns(cell: Cell, pairs: usize, runners: &[Runner<'_>]) -> Row {
+pub(crate) fn in_turns(cell: Cell, pairs: usize, runners: &[Runner<'_>]) -> Row {
     println!(
         "{cell}\n{:>34} {:>12} {:>11} {:>10} {:>10}",
         "", "messages/s", "server CPU", "server µs", "client µs"
@@ -267,6 +267,25 @@ pub(crate) fn start_broadcast(server: &Server, lines: &str) -> Daemon {
             destination = "bench"
             channel = "bench"
             message = "<field:payload>"
+            "#
+        ))
+        // The server's own default is not made for such a rate.
+        .expects(&[&["backlog_short"]])
+        .start_ready()
+}
+
+/// A daemon with one invalidation on a server, which is its cache as well: of the keys "0" and a payload.
+pub(crate) fn start_invalidation(server: &Server, mode: &str) -> Daemon {
+    Setup::new()
+        .endpoint("bench", server)
+        .routes(&format!(
+            r#"
+            [invalidate.bench]
+            source = "bench"
+            channels = ["bench"]
+            mode = "{mode}"
+            destination = "bench"
+            keys = ["0<field:payload>"]
             "#
         ))
         // The server's own default is not made for such a rate.

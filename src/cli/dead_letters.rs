@@ -6,18 +6,20 @@
 
 mod letters;
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
 use super::Refusal;
+use super::confirm;
 use super::output::table::{Column, Table};
 use super::output::{self, Printer, bytes, tell};
 use crate::broadcast;
 use crate::capture;
 use crate::config::Config;
+use crate::invalidate;
 use crate::rt;
 use crate::stream::EntryId;
 
@@ -26,14 +28,20 @@ use letters::{Letter, LetterRoute, Letters};
 /// How much of a value `show` prints without `--json`: more than a screen.
 const SHOWN: usize = 4096;
 
+/// Why a letter stays that names no entry.
+const NO_ENTRY: &str = "it has no entry id; another release may have written it";
+
+/// What became of a letter meanwhile.
+const GONE: &str = "another command has removed it";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLettersCommand {
     /// List dead letters, newest first, with shortened payloads
     List(List),
     /// Show dead letters completely
     Show(Show),
-    /// Store or publish dead letters by the present configuration, and remove them. Those that fail again stay, and
-    /// the exit code is 1
+    /// Store or publish dead letters by the present configuration, or remove the keys that they are about, and remove
+    /// them. Those that fail again stay, and the exit code is 1
     #[command(
         override_usage = "tidegate dead-letters requeue [OPTIONS] <ROUTE> <ID>...\n       tidegate dead-letters requeue [OPTIONS] <ROUTE> --all"
     )]
@@ -299,7 +307,7 @@ impl Chosen {
         };
         if !which.yes {
             let count = letters.count().await?;
-            agree(&format!("{what} all {count} dead letters of {}?", route.name()))?;
+            confirm::agree(&format!("{what} all {count} dead letters of {}?", route.name()))?;
         }
         Ok(Self::All { after: None, last })
     }
@@ -327,34 +335,23 @@ impl Chosen {
     }
 }
 
-/// Asks an operator, who may say no; where there is none, `--yes` must have said it.
-fn agree(question: &str) -> Result<(), Refusal> {
-    if !io::stdin().is_terminal() {
-        return Err(Refusal::usage(format!("{question} Nothing was done; confirm with --yes")));
-    }
-    output::ask(&format!("{question} [y/N]"))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        Ok(())
-    } else {
-        Err(Refusal::new(super::FAILED, "nothing was done"))
-    }
-}
-
 /// What requeues the letters of a route.
 enum Again<'a> {
     Capture(&'a LetterRoute),
     Broadcast(Box<broadcast::dead_letters::Requeue>, &'a LetterRoute),
-    /// The route has passed such an entry, and the next change of its keys clears them.
-    Invalidate,
+    Invalidate(Box<invalidate::dead_letters::Requeue>),
 }
 
 impl<'a> Again<'a> {
     async fn open(config: &Config, route: &'a LetterRoute) -> Result<Self, Refusal> {
         let settings = match route {
             LetterRoute::Capture(_) => return Ok(Self::Capture(route)),
-            LetterRoute::Invalidate(_) => return Ok(Self::Invalidate),
+            LetterRoute::Invalidate(settings) => {
+                let (source, cache) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
+                let open = invalidate::dead_letters::Requeue::open(settings, source, cache).await;
+                let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
+                return Ok(Self::Invalidate(Box::new(open)));
+            }
             LetterRoute::Broadcast(settings) => settings,
         };
         let (source, destination) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
@@ -388,20 +385,28 @@ impl<'a> Again<'a> {
                     capture::dead_letters::RequeueOutcome::Appended { stream, id } => {
                         Ok(format!("stored in {} as {id}", bytes::shown(&stream, 200)))
                     }
-                    capture::dead_letters::RequeueOutcome::Gone => {
-                        Err("another command has removed it".to_owned())
-                    }
+                    capture::dead_letters::RequeueOutcome::Gone => Err(GONE.to_owned()),
                     capture::dead_letters::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
-            Self::Invalidate => {
-                Ok(Err("an invalidation's letters cannot be requeued: delete the keys by hand, then drop it"
-                    .to_owned()))
+            Self::Invalidate(requeue) => {
+                let entry = letter.field("id").and_then(EntryId::parse);
+                let (Some(entry), Some(stream)) = (entry, letter.field("stream")) else {
+                    return Ok(Err(NO_ENTRY.to_owned()));
+                };
+                let did = requeue.apply(&letter.id, stream, entry).await;
+                Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
+                    invalidate::dead_letters::RequeueOutcome::Removed(removed) => {
+                        Ok(super::invalidate::removed(&removed))
+                    }
+                    invalidate::dead_letters::RequeueOutcome::Gone => Err(GONE.to_owned()),
+                    invalidate::dead_letters::RequeueOutcome::Stays(why) => Err(why),
+                })
             }
             Self::Broadcast(requeue, route) => {
                 let entry = letter.field("id").and_then(EntryId::parse);
                 let Some(entry) = entry.filter(|_| letter.names_entry()) else {
-                    return Ok(Err("it has no entry id; another release may have written it".to_owned()));
+                    return Ok(Err(NO_ENTRY.to_owned()));
                 };
                 if letter.field("reason") == Some(broadcast::DELETED_UNREAD.as_bytes()) {
                     return Ok(Err(
@@ -423,9 +428,7 @@ impl<'a> Again<'a> {
                         let channel = bytes::shown(&channel, 200);
                         Ok(format!("published on {channel} to {receivers} subscribers"))
                     }
-                    broadcast::dead_letters::RequeueOutcome::Gone => {
-                        Err("another command has removed it".to_owned())
-                    }
+                    broadcast::dead_letters::RequeueOutcome::Gone => Err(GONE.to_owned()),
                     broadcast::dead_letters::RequeueOutcome::Stays(why) => Err(why),
                 })
             }

@@ -9,6 +9,7 @@
 //! in it, line breaks included: a name never begins a line. What has several lines is [`PrintableLines`].
 
 pub(crate) mod bytes;
+pub(super) mod range_progress;
 pub(super) mod table;
 
 use std::fmt;

@@ -8,6 +8,7 @@
 //! one that a capture of the configuration would store again.
 
 pub(super) mod bound;
+pub(super) mod range;
 mod show;
 
 use std::path::Path;
@@ -25,14 +26,15 @@ use crate::broadcast::replay::{
 use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, lookup, redis_keys};
 use crate::metrics;
 use crate::rt;
-use crate::server::{self, ControlConnection, Error};
-use crate::stream::EntryId;
+use crate::server::{self, Error};
 use crate::text::printable::PrintableLines;
 use crate::text::template::Template;
 
 use super::Refusal;
+use super::output::range_progress::moment;
 use bound::Bound;
-use show::{Shown, moment};
+use range::ask;
+use show::Shown;
 
 /// What a raw capture calls the payload.
 const PAYLOAD_FIELD: &str = "payload";
@@ -175,7 +177,8 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
         why.push("nothing was published; use another channel, or --onto-live to publish anyway");
         return Err(Refusal::usage(why));
     }
-    let range = place.range(arguments).await?;
+    let bounds = (arguments.from, arguments.to);
+    let range = range::find(&place.source, "replay", &arguments.stream, bounds).await?;
     let piece = ReplayRange {
         stream: arguments.stream.clone(),
         channel: arguments.channel.clone(),
@@ -359,52 +362,6 @@ impl ReplayPlace {
         let route = holders.first().map_or_else(|| arguments.stream.clone(), |holder| holder.route.clone());
         Ok(Self { route, source, destination })
     }
-
-    /// The range in ids, from the first entry that is in it.
-    async fn range(&self, arguments: &ReplayArguments) -> Result<Range, Refusal> {
-        let refused = |error: Error| Refusal::server(&self.source.name, &error);
-        let mut connection = server::control(&self.source, "replay").await.map_err(refused)?;
-        let (seconds, micros): (u64, u64) = ask(&mut connection, &["TIME"]).await.map_err(refused)?;
-        let now = seconds * 1000 + micros / 1000;
-        let stream = arguments.stream.as_str();
-        let last = one_id(&mut connection, &["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await;
-        let empty =
-            || Refusal::new(super::FAILED, format!("the stream '{stream}' has no entries in that range"));
-        let from = arguments.from.lowest(now);
-        let until = arguments.to.map(|to| to.highest(now));
-        if until.is_some_and(|until| until < from) {
-            return Err(Refusal::usage("--to is before --from".to_owned()));
-        }
-        let last = last.map_err(refused)?.ok_or_else(|| {
-            let server = &self.source.name;
-            let text = format!("{server} has no stream '{stream}', or it has no entries");
-            Refusal::new(super::FAILED, text)
-        })?;
-        let to = until.map_or(last, |until| until.min(last));
-        if from > to {
-            return Err(empty());
-        }
-        let (low, high) = (from.to_string(), to.to_string());
-        let first = one_id(&mut connection, &["XRANGE", stream, &low, &high, "COUNT", "1"]).await;
-        let first = first.map_err(refused)?.ok_or_else(empty)?;
-        Ok(Range { from: first, to })
-    }
-}
-
-async fn ask<T: redis::FromRedisValue>(
-    connection: &mut ControlConnection,
-    command: &[&str],
-) -> Result<T, Error> {
-    let mut request = redis::Cmd::new();
-    for word in command {
-        request.arg(word);
-    }
-    Ok(request.query_async(connection).await?)
-}
-
-async fn one_id(connection: &mut ControlConnection, command: &[&str]) -> Result<Option<EntryId>, Error> {
-    let entries: Vec<(String, redis::Value)> = ask(connection, command).await?;
-    Ok(entries.first().and_then(|(id, _)| EntryId::parse(id.as_bytes())))
 }
 
 /// Who hears what would be published, for an operator.

@@ -17,7 +17,10 @@ use crate::metrics;
 use crate::observe::client;
 use crate::observe::report::StatusReport;
 use crate::rt;
-use crate::status::{BroadcastCounts, FailedReload, InvalidateStatus, Ledger, RouteKind, RouteStatus};
+use crate::status::{
+    BroadcastCounts, CacheActivity, CacheStatus, FailedReload, InvalidateStatus, Ledger, RouteKind,
+    RouteStatus,
+};
 use crate::text::printable::PrintableLines;
 
 /// Between two readings, where nothing else was asked for.
@@ -177,7 +180,8 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
         columns.extend([number("PER SECOND"), number("LAST")]);
     }
     columns.extend([number("BUFFERED"), number("GAPS"), number("REJECTED")]);
-    let mut table = Table::new(columns, "REASON");
+    let has_caches = reading.report.routes.iter().any(|route| route.invalidate.is_some());
+    let mut table = Table::new(columns, if has_caches { "REASON, CACHE" } else { "REASON" });
     for route in &reading.report.routes {
         let counts = Counts::of(route);
         let kind = match route.kind {
@@ -196,7 +200,11 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
         }
         let gaps = counts.gaps.map_or_else(|| "-".to_owned(), |gaps| gaps.to_string());
         cells.extend([counts.buffered.to_string(), gaps, counts.rejected.to_string()]);
-        table.row(cells, route.reason.iter().cloned().collect());
+        let cache = route
+            .invalidate
+            .as_ref()
+            .map(|shown| cache_line(shown, reading.report.caches.get(&route.destination.server)));
+        table.row(cells, route.reason.iter().cloned().chain(cache).collect());
     }
     let about = &reading.report.about;
     let up = ago(Duration::from_millis(reading.unix_ms.saturating_sub(about.started_unix_ms)));
@@ -244,6 +252,34 @@ impl Counts {
     }
 }
 
+/// How far an invalidation is behind, and how its cache is.
+fn cache_line(shown: &InvalidateStatus, cache: Option<&CacheStatus>) -> String {
+    let mut parts = Vec::new();
+    parts.extend(shown.behind_ms.map(|behind| format!("behind {behind} ms")));
+    parts.push(format!("refused {}", shown.fills_refused));
+    let Some(cache) = cache else { return parts.join(", ") };
+    if let Some(error) = &cache.error {
+        parts.push(format!("cache unknown: {error}"));
+    } else if cache.read_unix_ms.is_some() {
+        let CacheStatus { memory_bytes, memory_limit_bytes, policy, lately, .. } = cache;
+        let CacheActivity { over_ms, hits, misses, evicted, .. } = lately.unwrap_or_default();
+        if hits + misses > 0 {
+            let share = metrics::float(hits) * 100.0 / metrics::float(hits + misses);
+            parts.push(format!("cache hits {share:.1} %"));
+        }
+        // As servers count: 32mb are 32 times 1024 times 1024.
+        let mb = |bytes: u64| format!("{:.0}", metrics::float(bytes) / 1_048_576.0);
+        let of =
+            if *memory_limit_bytes == 0 { String::new() } else { format!(" of {}", mb(*memory_limit_bytes)) };
+        parts.push(format!("{}{of} MB {policy}", mb(*memory_bytes)));
+        if over_ms > 0 {
+            let rate = metrics::float(evicted) * 1000.0 / metrics::float(over_ms);
+            parts.push(format!("evicted {rate:.0}/s"));
+        }
+    }
+    parts.join(", ")
+}
+
 /// What was done in a second; none if the route was not there before, or counts anew.
 fn rate(route: &RouteStatus, now: &StatusSample, before: &StatusSample) -> Option<String> {
     let known = before.report.routes.iter().find(|known| known.route == route.route)?;
@@ -283,7 +319,8 @@ mod tests {
         let mut stock = RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", 0);
         stock.reason = Some("no answer".to_owned());
         stock.broadcast = Some(BroadcastCounts { published, rejected: 4, ..BroadcastCounts::default() });
-        let report = StatusReport { about, daemon: Default::default(), routes: vec![orders, stock] };
+        let routes = vec![orders, stock];
+        let report = StatusReport { about, daemon: Default::default(), routes, caches: Default::default() };
         StatusSample { report, at, unix_ms: 100_000 }
     }
 
@@ -305,6 +342,36 @@ mod tests {
         let once = shown(&after, None).to_string();
         assert_eq!(once.lines().count(), words.len(), "the daemon has no more to say");
         assert!(!once.contains("PER SECOND") && !once.contains("1500"), "{once}");
+    }
+
+    #[test]
+    fn an_invalidation_shows_how_its_cache_is() {
+        let route = InvalidateStatus { behind_ms: Some(3), fills_refused: 12, ..InvalidateStatus::default() };
+        let lately = CacheActivity { over_ms: 10_000, hits: 962, misses: 38, evicted: 120, expired: 0 };
+        let mut cache = CacheStatus {
+            read_unix_ms: Some(1),
+            memory_bytes: 27 << 20,
+            memory_limit_bytes: 32 << 20,
+            policy: "allkeys-lru".to_owned(),
+            lately: Some(lately),
+            error: None,
+        };
+        let expected = "behind 3 ms, refused 12, cache hits 96.2 %, 27 of 32 MB allkeys-lru, evicted 12/s";
+        assert_eq!(cache_line(&route, Some(&cache)), expected);
+        (cache.lately, cache.memory_limit_bytes) = (None, 0);
+        let expected = "behind 3 ms, refused 12, 27 MB allkeys-lru";
+        assert_eq!(cache_line(&route, Some(&cache)), expected);
+        cache.error = Some("NOPERM".to_owned());
+        assert_eq!(cache_line(&route, Some(&cache)), "behind 3 ms, refused 12, cache unknown: NOPERM");
+        assert_eq!(cache_line(&route, Some(&CacheStatus::default())), "behind 3 ms, refused 12");
+        assert_eq!(cache_line(&InvalidateStatus::default(), None), "refused 0");
+        let mut reading = reading(Instant::now(), 0, 0);
+        let mut products = RouteStatus::new("products", RouteKind::Invalidate, "events", "cache", 0);
+        products.invalidate = Some(route);
+        reading.report.routes = vec![products];
+        reading.report.caches.insert("cache".to_owned(), cache);
+        let lines = shown(&reading, None).to_string();
+        assert!(lines.contains("REASON, CACHE") && lines.contains("cache unknown: NOPERM"), "{lines}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ const SELECT: &str = "select";
 const PING: &str = "ping";
 
 /// The commands of each role, beyond `CHECK`; each is sent by the code or called by a script.
-const RIGHTS: [(AclRole, &[&str]); 18] = [
+const RIGHTS: [(AclRole, &[&str]); 19] = [
     (AclRole::Sentinel, &["sentinel|master", "sentinel|get-master-addr-by-name", "role"]),
     (
         AclRole::CaptureSource,
@@ -115,7 +115,8 @@ const RIGHTS: [(AclRole, &[&str]); 18] = [
         ],
     ),
     (AclRole::OperatorOfBroadcast, &["xrange", "xrevrange", "xlen", "xread", "xdel", "eval"]),
-    (AclRole::OperatorOfInvalidate, &["xrange", "xrevrange", "xlen", "xread", "xdel"]),
+    (AclRole::OperatorOfInvalidate, &["time", "xrange", "xrevrange", "xlen", "xread", "xdel"]),
+    (AclRole::OperatorOfCache, &["unlink", "scan"]),
     (AclRole::OperatorPublishing, &["publish"]),
     (AclRole::OperatorShards, &["spublish"]),
     (
@@ -343,6 +344,8 @@ pub fn operators(config: &Config, replay: &[ReplayChannel]) -> Vec<User> {
             user.own_keys(at, &route.name, &["dead-letters"]);
             user.key(&escaped(&route.stream));
         });
+        let role = AclRole::OperatorOfCache;
+        allow(&mut users, config, &route.destination, role, &route.name, |user, _| user.cache_keys(route));
     }
     for ReplayChannel { channel, sharded } in replay {
         let role = if *sharded { AclRole::ReplayShards } else { AclRole::ReplayDestination };

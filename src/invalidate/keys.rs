@@ -177,15 +177,17 @@ impl KeyMaker {
     }
 
     fn check(&self, key: &[u8]) -> Result<(), Rejection> {
-        if key.len() > LONGEST_KEY {
-            return Err(no_key(format!("a key would have {} bytes; at most {LONGEST_KEY}", key.len())));
-        }
-        if key.starts_with(self.reserved.as_bytes()) {
-            let reserved = &self.reserved;
-            return Err(no_key(format!("a key would begin with '{reserved}', as those of tidegate do")));
-        }
-        Ok(())
+        unusable(&self.reserved, key).map_or(Ok(()), |why| Err(no_key(format!("a key would {why}"))))
     }
+}
+
+/// Why this can be no key of a cache whose keys of tidegate's own begin so: what a key would do.
+pub(super) fn unusable(reserved: &str, key: &[u8]) -> Option<String> {
+    if key.len() > LONGEST_KEY {
+        return Some(format!("have {} bytes; at most {LONGEST_KEY}", key.len()));
+    }
+    let own = key.starts_with(reserved.as_bytes());
+    own.then(|| format!("begin with '{reserved}', as those of tidegate do"))
 }
 
 fn append(made: &mut [Vec<u8>], value: &[u8]) {

@@ -188,6 +188,11 @@ impl Sweep {
         self.unwritten
     }
 
+    /// The step that is under way.
+    pub(super) const fn step(&self) -> Step {
+        self.step
+    }
+
     /// When there is something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.step != Step::None).then_some(self.begins)
@@ -252,7 +257,7 @@ impl Sweep {
 const APART: Duration = Duration::from_secs(60);
 
 /// A pattern for the keys that a template makes.
-fn pattern(template: &Template) -> Vec<u8> {
+pub(super) fn pattern(template: &Template) -> Vec<u8> {
     let piece = |part: &Part| match part {
         Part::Literal(text) => literal(text.as_bytes()),
         _ => b"*".to_vec(),

@@ -114,4 +114,5 @@ codes! {
     InvalidateReplay = "invalidate_replay",
     InvalidateMissed = "invalidate_missed",
     InvalidateCleared = "invalidate_cleared",
+    CacheInfoRefused = "cache_info_refused",
 }

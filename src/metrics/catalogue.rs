@@ -34,6 +34,8 @@ pub(super) enum SeriesOwner {
     Entries,
     /// A route of any kind, by the label `route`.
     Route,
+    /// A cache, by the label `server`.
+    Cache,
     /// A server, by the label `server`.
     Endpoint,
 }
@@ -68,6 +70,7 @@ const HEARTBEAT_SECONDS: &[f64] =
 const BATCH_EVENTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 const ROUTE: &[&str] = &["route"];
+const SERVER: &[&str] = &["server"];
 
 const fn counter(
     name: &'static str,
@@ -194,6 +197,18 @@ catalogue! {
         "How often changes may have been missed, so that keys may stay until their time to live ends.");
     CACHE_CLEARS = counter("tidegate_cache_clears_total", "clears", ROUTE, SeriesOwner::Invalidate,
         "How often every key of the route was removed, because changes were missed and `if_missed` is `clear`.");
+    CACHE_HITS = counter("tidegate_cache_hits_total", "lookups", SERVER, SeriesOwner::Cache,
+        "Lookups that found their key, by the cache's own INFO, since tidegate reads it. Scripts that store a value count once.");
+    CACHE_MISSES = counter("tidegate_cache_misses_total", "lookups", SERVER, SeriesOwner::Cache,
+        "Lookups that found no key, by the cache's own INFO.");
+    CACHE_EVICTED = counter("tidegate_cache_evicted_keys_total", "keys", SERVER, SeriesOwner::Cache,
+        "Keys that the cache removed because its memory was full, by its own INFO.");
+    CACHE_EXPIRED = counter("tidegate_cache_expired_keys_total", "keys", SERVER, SeriesOwner::Cache,
+        "Keys of the cache whose time to live ended, by its own INFO.");
+    CACHE_MEMORY = gauge("tidegate_cache_memory_bytes", "bytes", SERVER, SeriesOwner::Cache,
+        "Memory that the cache uses, by its own INFO, read every 10 s. NaN if it is not known.");
+    CACHE_MEMORY_LIMIT = gauge("tidegate_cache_memory_limit_bytes", "bytes", &["server", "policy"], SeriesOwner::Cache,
+        "`maxmemory` of the cache under its present `maxmemory-policy`; 0 for none. Absent while it is not known.");
     CLEAR_SECONDS = histogram("tidegate_clear_seconds", "seconds", SeriesOwner::Invalidate, REPLY_SECONDS,
         "Time from sending a batch of keys until its reply.");
     BATCH_EVENTS_PER_CALL = histogram("tidegate_batch_events", "events", SeriesOwner::Route, BATCH_EVENTS,
@@ -244,6 +259,7 @@ mod tests {
 
     use super::*;
     use crate::event::{DropReason, GapCause, InvalidateLoss, ReplayTrigger};
+    use crate::metrics::CachePolicy;
     use crate::status::{GroupChange, RouteState};
 
     #[test]
@@ -285,6 +301,7 @@ mod tests {
                 SeriesOwner::Invalidate => "each invalidation",
                 SeriesOwner::Entries => "each broadcast and invalidation",
                 SeriesOwner::Route => "each route",
+                SeriesOwner::Cache => "each cache",
                 SeriesOwner::Endpoint => "each server",
             };
             writeln!(
@@ -316,6 +333,7 @@ mod tests {
         writeln!(text, "| `trigger` | {} |", list(triggers.collect())).unwrap();
         let losses = InvalidateLoss::ALL.iter().map(|loss| loss.as_str());
         writeln!(text, "| `loss` | {} |", list(losses.collect())).unwrap();
+        writeln!(text, "| `policy` | {} |", list(CachePolicy::ALL.to_vec())).unwrap();
         writeln!(text, "| `outcome` | {} |", list(crate::metrics::handles::OUTCOMES.to_vec())).unwrap();
         text.push_str(
             "| `where` | `memory`, `spool` |\n| `route`, `server` | names in the configuration |\n",

@@ -24,8 +24,10 @@ pub(super) fn compose(recorded: &str, live: &Live) -> String {
     let mut text = String::with_capacity(recorded.len());
     for family in catalogue::ALL {
         let Some(lines) = families.get(family.name) else { continue };
-        // A counter that is not known yet is absent: from any number that it had, a rate would be computed.
-        let known = |line: &str| family.kind != MetricKind::Counter || !line.ends_with(" NaN");
+        // A counter that is not known yet is absent: from any number that it had, a rate would be computed. So is a policy
+        // that a cache does not have.
+        let absent = family.kind == MetricKind::Counter || family.labels.contains(&"policy");
+        let known = |line: &str| !absent || !line.ends_with(" NaN");
         let shown = |line: &&&str| known(line) && live.shows(family.owner, owner_name(family.owner, line));
         let mut lines: Vec<&&str> = lines.iter().filter(shown).collect();
         if lines.is_empty() {
@@ -66,7 +68,7 @@ fn owner_name(owner: SeriesOwner, line: &str) -> Option<&str> {
         | SeriesOwner::Invalidate
         | SeriesOwner::Entries
         | SeriesOwner::Route => "route",
-        SeriesOwner::Endpoint => "server",
+        SeriesOwner::Endpoint | SeriesOwner::Cache => "server",
     };
     split(line).1.split(',').find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))
 }

@@ -42,6 +42,7 @@ impl Live {
             SeriesOwner::Capture
             | SeriesOwner::Broadcast
             | SeriesOwner::Invalidate
+            | SeriesOwner::Cache
             | SeriesOwner::Endpoint => has(owner),
         }
     }

@@ -1,10 +1,11 @@
 //! `/status` as data: the daemon's report, which `tidegate status` reads.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{Board, DaemonStatus, RouteStatus};
+use crate::status::{Board, CacheStatus, DaemonStatus, RouteStatus};
 
 /// The part that does not change while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct StatusReport {
     pub daemon: DaemonStatus,
     /// Every route, by name.
     pub routes: Vec<RouteStatus>,
+    /// The caches of invalidations, by the server's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub caches: BTreeMap<String, CacheStatus>,
 }
 
 impl StatusReport {
@@ -37,6 +41,6 @@ impl StatusReport {
     #[must_use]
     pub fn new(about: &About, board: &Board) -> Self {
         let routes = board.slots().into_iter().map(|(_, slot)| slot.read()).collect();
-        Self { about: about.clone(), daemon: board.daemon(), routes }
+        Self { about: about.clone(), daemon: board.daemon(), routes, caches: board.caches() }
     }
 }

@@ -193,6 +193,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         "dead-letters drop a 1-0",
         "tap a",
         "replay a --from 0 --channel b",
+        "invalidate a --missed",
         "spool verify",
     ];
     let mut tried: BTreeSet<&str> = ["completions", "man"].into();

@@ -210,6 +210,7 @@ fn names_cannot_steer_the_terminal_either() {
         &["tap", STEERS],
         &["spool", "verify", "--route", STEERS],
         &["man", STEERS],
+        &["invalidate", STEERS, "--missed"],
         &["replay", stream, "--from", "0", "--channel", &again],
         &["replay", &none, "--from", "0", "--channel", "again"],
         &["replay", stream, "--from", STEERS, "--channel", "again"],

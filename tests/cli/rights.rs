@@ -287,6 +287,59 @@ fn the_lines_of_an_operator_are_all_that_the_commands_need_on_every_server() {
     }
 }
 
+#[test]
+fn the_lines_of_an_operator_are_all_that_an_invalidation_needs() {
+    for version in Version::DESTINATIONS {
+        let (events, cache) = (Server::start(version), Server::start(version));
+        let routes = r#"
+            [invalidate.products]
+            source = "events"
+            stream = "products"
+            destination = "cache"
+            keys = ["product:<field:sku>", "price:<field:sku>:v1"]
+            again_after = "0s"
+        "#;
+        let setup = Setup::new().endpoint("events", &events).endpoint("cache", &cache);
+        let operator = setup.routes(routes).prepare().operator(&[]);
+        let add = |words: &[&str]| events.ask::<String>(&[&["XADD"][..], words].concat());
+        add(&["products", "1-0", "sku", "1"]);
+        let letter = ["stream", "products", "id", "1-0", "reason", "no_key", "detail", "why"];
+        for id in ["1-0", "2-0"] {
+            add(&[&["tidegate:products:dead-letters", id][..], &letter].concat());
+        }
+        cache.ask::<()>(&["MSET", "product:1", "old", "price:1:v1", "old"]);
+        for server in [&events, &cache] {
+            server.ask::<()>(&["CONFIG", "RESETSTAT"]);
+            server.ask::<()>(&["ACL", "LOG", "RESET"]);
+        }
+        for command in [
+            "dead-letters list --limit 1",
+            "dead-letters requeue products 1-0",
+            "dead-letters drop products 2-0",
+            "invalidate products --key product:1 price:1:v1",
+            "invalidate products --from -1h",
+            "invalidate products --from 1-0",
+            "invalidate products --missed --yes",
+        ] {
+            let output = operator.run_command(&command.split(' ').collect::<Vec<_>>());
+            let said = text(&output.stderr);
+            // The entry's id is no time of the last hour.
+            let expected = if command.ends_with("-1h") { Some(1) } else { OK.into() };
+            assert_eq!(output.status.code(), expected, "{version}: {command}: {said}");
+        }
+        let lines = printed(&operator.run_command(&["acl", "--operator"]), OK);
+        for (name, server) in [("events", &events), ("cache", &cache)] {
+            let log: Vec<redis::Value> = server.ask(&["ACL", "LOG", "100"]);
+            assert!(log.is_empty(), "{version}: {name} refused {log:?}");
+            let used: String = server.ask(&["INFO", "commandstats"]);
+            for command in granted(&lines, name) {
+                let counted = format!("cmdstat_{command}:calls=");
+                assert!(used.contains(&counted), "{version}: {name} never uses {command}\n{used}");
+            }
+        }
+    }
+}
+
 /// `redis-cli` knows no comments, and executes the other lines after one that it cannot read.
 #[test]
 fn what_acl_prints_can_be_piped_into_redis_cli() {

@@ -1,5 +1,7 @@
 //! Promises of invalidations: what a stream says has changed is removed from a cache, and does not come back.
 
+mod by_hand;
+mod cache_watch;
 mod crashes;
 mod exact;
 mod instances;

@@ -44,6 +44,8 @@ pub(crate) mod alert {
     /// What a broadcast publishes comes back into its stream.
     /// The stream's server or the cache of an invalidation is away.
     pub(crate) const CACHE: &[&str] = &["invalidate_waiting"];
+    /// A cache does not report on itself.
+    pub(crate) const CACHE_INFO: &[&str] = &["cache_info_refused"];
     /// Entries are applied to a cache once more.
     pub(crate) const REPLAY: &[&str] = &["invalidate_replay"];
     /// Changes may have been missed by an invalidation.

@@ -29,8 +29,10 @@ pub enum AclRole {
     OperatorOfCapture,
     /// Looks after the stream of a broadcast: `dead-letters`, `tap`.
     OperatorOfBroadcast,
-    /// Looks after the dead letters of an invalidation.
+    /// Looks after the dead letters of an invalidation, and applies entries once more: `dead-letters`, `invalidate`.
     OperatorOfInvalidate,
+    /// Removes keys of an invalidation: `dead-letters requeue`, `invalidate`.
+    OperatorOfCache,
     /// Publishes dead letters of a broadcast again.
     OperatorPublishing,
     /// The same with `sharded = true`.
@@ -58,6 +60,7 @@ impl AclRole {
             Self::OperatorOfCapture
                 | Self::OperatorOfBroadcast
                 | Self::OperatorOfInvalidate
+                | Self::OperatorOfCache
                 | Self::OperatorPublishing
                 | Self::OperatorShards
                 | Self::ReplaySource
@@ -82,6 +85,7 @@ impl fmt::Display for AclRole {
             Self::OperatorOfCapture => "operator, destination of capture",
             Self::OperatorOfBroadcast => "operator, source of broadcast",
             Self::OperatorOfInvalidate => "operator, source of invalidation",
+            Self::OperatorOfCache => "operator, cache of invalidation",
             Self::OperatorPublishing => "operator, destination of broadcast",
             Self::OperatorShards => "operator, sharded destination of broadcast",
             Self::ReplaySource => "operator, replay of the streams of",

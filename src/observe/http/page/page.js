@@ -55,6 +55,25 @@ function gaps(route, now) {
   return `${count(route.counts.gaps)}, the last ${ago(route.counts.last_gap_unix_ms, now)}`;
 }
 
+// Of an invalidation: how far it is behind, and how its cache is.
+function cache(route, caches) {
+  if (!route.invalidate) return "";
+  const parts = [];
+  if (route.invalidate.behind_ms !== null) parts.push(`behind ${count(route.invalidate.behind_ms)} ms`);
+  parts.push(`refused ${count(route.invalidate.fills_refused)}`);
+  const found = caches[route.destination.server];
+  if (found && found.error !== null) parts.push(`cache unknown: ${found.error}`);
+  else if (found && found.read_unix_ms !== null) {
+    const lately = found.lately;
+    const lookups = lately ? lately.hits + lately.misses : 0;
+    if (lookups > 0) parts.push(`cache hits ${((lately.hits / lookups) * 100).toFixed(1)} %`);
+    const limit = found.memory_limit_bytes > 0 ? ` of ${bytes(found.memory_limit_bytes)}` : "";
+    parts.push(`${bytes(found.memory_bytes)}${limit} ${found.policy}`);
+    if (lately && lately.over_ms > 0) parts.push(`evicted ${Math.round((lately.evicted / lately.over_ms) * 1000)}/s`);
+  }
+  return parts.join(", ");
+}
+
 function cell(row, text, name) {
   const made = row.insertCell();
   made.textContent = text;
@@ -74,6 +93,10 @@ function show(status, readiness) {
     what.className = "reason";
     what.textContent = `${route.kind}, ${route.source.server} → ${route.destination.server}`;
     name.append(what);
+    const of = document.createElement("div");
+    of.className = "reason";
+    of.textContent = cache(route, status.caches || {});
+    if (of.textContent) name.append(of);
     const bad = route.state === "blocked" || route.state === "stopped";
     const state = cell(row, route.state, reasons.length === 0 ? "good" : bad ? "bad" : "warn");
     for (const reason of reasons) {
