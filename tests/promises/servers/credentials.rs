@@ -133,3 +133,41 @@ fn a_password_changes_under_load() {
         }
     }
 }
+
+/// More connections than an operator would log in by hand: each takes the new password, and none is made anew.
+#[test]
+fn a_thousand_connections_take_a_new_password() {
+    const ROUTES: usize = 340;
+    let server = Server::start(Version::Redis70);
+    let route = |at: usize| {
+        format!(
+            "[capture.r{at}]\nsource = \"main\"\nchannels = [\"c{at}\"]\ndestination = \"main\"\nstream = \"s{at}\"\n\
+             keep = \"forever\"\n"
+        )
+    };
+    let routes: String = (0..ROUTES).map(route).collect();
+    let mut daemon = Setup::new().endpoint("main", &server).routes(&routes).start_ready();
+    let lasting = |line: &&String| [":subscribe ", ":append "].iter().any(|name| line.contains(name));
+    let all = || -> BTreeSet<String> {
+        let lines = connections(&server);
+        lines.iter().filter(lasting).map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    };
+    let count = eventually("all are connected", PATIENCE, || match connections(&server).len() {
+        count if count >= 1_000 => Ok(count),
+        count => Err(format!("{count} connections")),
+    });
+    let before = all();
+    assert_eq!(before.len(), 2 * ROUTES);
+    let oracle = Oracle::new(&server);
+    oracle.publish(&Load::new(1, 100, &["c0"]).payloads(Payloads::Unique));
+    server.ask::<()>(&["ACL", "SETUSER", "tidegate-main", ">second"]);
+    daemon.write_password("main", "second");
+    eventually("each has logged in", PATIENCE, || match server.calls("auth") {
+        calls if calls >= count as u64 => Ok(()),
+        calls => Err(format!("{calls} of {count}")),
+    });
+    oracle.publish_last("c0", &server, "s0", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&server, "s0"));
+    assert_eq!(all(), before, "no connection was made anew");
+    assert_eq!((gaps(&server, "r0"), refusals(&server, "main")), (vec![], 0));
+}
