@@ -109,7 +109,7 @@ enum Reached {
     Yes,
     /// The state does not have the position any more; the append connection finds that out.
     WentBack,
-    /// So many servers have it, the master itself not counted with WAIT.
+    /// Number of replicas that have it, or of synced files.
     Only(i64),
 }
 

@@ -81,7 +81,7 @@ mod tests {
         const SHORT: Duration = Duration::from_millis(20);
         let reads = Reads::default();
         let began = Arc::new(AtomicUsize::new(0));
-        let (answer, answered) = mpsc::channel::<()>();
+        let (answer, answered) = mpsc::sync_channel::<()>(1);
         let counted = began.clone();
         let hung = reads.run_within(SHORT, FileKind::Password, move || {
             counted.fetch_add(1, Ordering::SeqCst);

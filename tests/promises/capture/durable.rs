@@ -151,7 +151,7 @@ fn what_is_synced_to_disk_is_durable() {
     }
 }
 
-/// Storing goes on, and what was promised is not kept: that is said, with the remedy, until it is.
+/// Storing continues, and what was promised is not kept: that is reported with the remedy until it is.
 #[test]
 fn replicas_that_are_missing_are_told() {
     let source = Server::start(Version::Redis70);

@@ -308,29 +308,40 @@ fn sentinels_that_are_made_anew_are_believed_once_they_agree() {
     watched.assert_captured(0);
 }
 
-/// What one of the dead sentinels knew may be newer: nothing is believed, and it is told how to go on.
+/// What one of the dead sentinels knew may be newer: nothing is believed, and the remedy is told.
 #[test]
 fn sentinels_that_are_made_anew_while_one_is_dead_are_told_with_the_remedy() {
     let mut watched = Watched::start(Version::Redis70, CAPTURE, "");
     watched.sentinels[0].fail_over("shop");
     watched.wait_switched(&watched.sentinels);
     watched.wait_listening();
+    let heartbeats = |watched: &Watched| watched.replica.clients("name=tidegate:heartbeat");
+    eventually("the new master is used for heartbeats too", PATIENCE, || match heartbeats(&watched).len() {
+        1 => Ok(()),
+        count => Err(count.to_string()),
+    });
     watched.sentinels[0].kill();
     let port = watched.replica.port().unwrap().to_string();
     for sentinel in &watched.sentinels[1..] {
         sentinel.ask::<()>(&["SENTINEL", "REMOVE", "shop"]);
         sentinel.ask::<()>(&["SENTINEL", "MONITOR", "shop", "127.0.0.1", &port, "2"]);
     }
-    let words = [
-        "no sentinel has confirmed for 10 s that 127.0.0.1:",
+    let remedy = [
         "the sentinels report an older master of \"shop\" than was known: ",
         "If the sentinels were made anew, all of redis.shop.sentinel.addresses must name the same master: start the missing ones, \
          or take those that are gone out of it and reload",
     ];
+    let words = [&["no sentinel has confirmed for 10 s that 127.0.0.1:"], &remedy[..]].concat();
     wait_reasons(&watched.daemon, &words);
     let line = watched.daemon.wait_alert(alert::UNCONFIRMED);
     assert!(line.text.contains("take those that are gone out of it and reload"), "{}", line.text);
-    // As the text says.
+    // The same where a connection is missing.
+    for client in heartbeats(&watched) {
+        watched.replica.end_client(&client);
+    }
+    let words = [&["no heartbeat came back, and no other session can be opened: "], &remedy[..]].concat();
+    wait_reasons(&watched.daemon, &words);
+    // The remedy.
     let configuration = watched.daemon.configuration();
     let gone = format!("\"127.0.0.1:{}\", ", watched.sentinels[0].port().unwrap());
     let text = std::fs::read_to_string(&configuration).unwrap();
@@ -349,11 +360,16 @@ fn sentinels_that_refuse_the_password_are_told_with_their_option() {
         for sentinel in &watched.sentinels {
             sentinel.ask::<()>(&[&["ACL", "SETUSER", "watcher-shop"], change].concat());
             for client in sentinel.clients("user=watcher-shop") {
-                let id = client.split(' ').find_map(|field| field.strip_prefix("id=")).unwrap();
-                let _: redis::RedisResult<usize> = sentinel.try_ask(&["CLIENT", "KILL", "ID", id]);
+                sentinel.end_client(&client);
             }
         }
     };
+    for sentinel in &watched.sentinels {
+        eventually("it is asked", PATIENCE, || match sentinel.clients("name=tidegate:sentinel").len() {
+            0 => Err("nobody asks".to_owned()),
+            _ => Ok(()),
+        });
+    }
     passwords(&["resetpass", ">another"]);
     let ports = [0, 1, 2]
         .map(|at| format!("sentinel 127.0.0.1:{}: WRONGPASS", watched.sentinels[at].port().unwrap()));
