@@ -303,7 +303,7 @@ fn sentinels_that_are_made_anew_are_believed_once_they_agree() {
     let report = String::from_utf8_lossy(&output.stdout);
     let epochs = format!(": 127.0.0.1:{port}, configuration epoch 0");
     assert_eq!(report.matches(&epochs).count(), 3, "{report}");
-    // The connected master is confirmed by what all say, so there is no doubt; a connection that is made now needs it too.
+    // A connection that is made now needs an answer that is believed.
     watched.replica.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     watched.assert_captured(0);
 }
