@@ -217,7 +217,11 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// A runtime for a command that only asks.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, std::io::Error> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(future);
+    // A read of a file whose file system hangs is not waited for.
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 /// Why a command failed: its exit code and its message.

@@ -313,6 +313,9 @@ pub struct RouteStatus {
     /// Captures only: why the spool cannot be used.
     #[serde(default)]
     pub spool_error: Option<String>,
+    /// Captures only: why stored messages have not become as durable as the configuration asks for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability_error: Option<String>,
     /// Captures only: whether everything that waits is on disk as well.
     #[serde(default)]
     pub spooled_all: bool,
@@ -436,6 +439,31 @@ impl RouteStatus {
         }
     }
 
+    /// A session of a route that needs both servers has ended: both connections are closed, and one side is why. Returns
+    /// the reason with that side's name.
+    pub(crate) fn session_failed(&mut self, from: RouteEndpoint, reason: &str) -> String {
+        for side in [&mut self.source, &mut self.destination] {
+            (side.connected, side.error) = (false, None);
+        }
+        let name = match from {
+            RouteEndpoint::Source => "source",
+            RouteEndpoint::Destination => "destination",
+        };
+        let side = self.side(from);
+        side.error = Some(reason.to_owned());
+        format!("{name} {}: {reason}", side.server)
+    }
+
+    /// The sides that are not connected, with their names. If only one of them has an error, the other one is left out:
+    /// its connection was closed for the first one's sake, or is not tried before.
+    pub fn away(&self) -> impl Iterator<Item = (&'static str, &SideStatus)> {
+        let (source, destination) = (&self.source, &self.destination);
+        [("source", source, destination), ("destination", destination, source)]
+            .into_iter()
+            .filter(|(_, side, other)| !side.connected && (side.error.is_some() || other.error.is_none()))
+            .map(|(name, side, _)| (name, side))
+    }
+
     /// A route that has not begun.
     #[must_use]
     pub fn new(route: &str, kind: RouteKind, source: &str, destination: &str, now_unix_ms: u64) -> Self {
@@ -452,6 +480,7 @@ impl RouteStatus {
             buffered_bytes: 0,
             spool_bytes: 0,
             spool_error: None,
+            durability_error: None,
             spooled_all: false,
             durable: None,
             leader: false,

@@ -296,7 +296,7 @@ impl Endpoint {
 }
 
 /// The address of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// Host name or address, and port.
     Tcp {

@@ -133,6 +133,8 @@ catalogue! {
         "End of the last recorded gap of the route, by any process; 0 if there is none, NaN until the state was read.");
     SPOOL_UNAVAILABLE = gauge("tidegate_spool_unavailable", "0 or 1", ROUTE, SeriesOwner::Capture,
         "1 if the spool of the route cannot be used: during an outage of the destination, messages that exceed memory are lost. tidegate retries.");
+    NOT_DURABLE = gauge("tidegate_not_durable", "0 or 1", ROUTE, SeriesOwner::Capture,
+        "1 if stored messages have not become as durable as `durability` asks for 5 s: they are kept, and storing ends once they fill a quarter of the memory.");
     GAP_OPEN = gauge("tidegate_gap_open", "0 or 1", ROUTE, SeriesOwner::Capture,
         "1 while messages are being lost: the source is not being read, or messages are being dropped.");
     BUFFERED_EVENTS = gauge("tidegate_buffered_events", "events", ROUTE, SeriesOwner::Capture,

@@ -36,6 +36,8 @@ pub struct CaptureMetrics {
     pub last_stored_timestamp_seconds: Gauge,
     /// `tidegate_spool_unavailable`; 0 or 1.
     pub spool_unavailable: Gauge,
+    /// `tidegate_not_durable`; 0 or 1.
+    pub not_durable: Gauge,
     /// `tidegate_gap_open`; 0 or 1.
     pub gap_open: Gauge,
     /// `tidegate_durable_lag_events`.
@@ -90,6 +92,7 @@ impl CaptureMetrics {
             buffered_bytes_spool: route.with("where", "spool").gauge(&catalogue::BUFFERED_BYTES),
             last_stored_timestamp_seconds: route.gauge(&catalogue::LAST_STORED_TIMESTAMP),
             spool_unavailable: route.gauge(&catalogue::SPOOL_UNAVAILABLE),
+            not_durable: route.gauge(&catalogue::NOT_DURABLE),
             gap_open: route.gauge(&catalogue::GAP_OPEN),
             durable_lag_events: route.gauge(&catalogue::DURABLE_LAG_EVENTS),
             trimmed: route.counter(&catalogue::TRIMMED),

@@ -39,9 +39,15 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     for (name, side, bound) in
         [("source", source, SOURCE_SILENT_MS), ("destination", destination, DESTINATION_SILENT_MS)]
     {
-        let Some(mut text) = silent(name, side, answered, bound, now_unix_ms) else { continue };
+        let is_away = status.away().any(|(away, _)| away == name);
+        let Some(mut text) = silent(name, side, is_away, answered, bound, now_unix_ms) else { continue };
+        let said = |words: &str| reasons.iter().any(|said| said.contains(words));
+        // The state's reason may name the server with its error.
+        if side.error.as_ref().is_some_and(|error| said(&format!("{}: {error}", side.server))) {
+            continue;
+        }
         // An error is said once: the state's reason often is that of a side, or both sides are one server.
-        let error = side.error.iter().find(|error| !reasons.iter().any(|said| said.contains(error.as_str())));
+        let error = side.error.iter().find(|error| !said(error));
         if let Some(error) = error {
             text.push_str(": ");
             text.push_str(error);
@@ -50,6 +56,9 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     }
     if let Some(error) = &status.spool_error {
         reasons.push(format!("no spool: {error}"));
+    }
+    if let Some(error) = &status.durability_error {
+        reasons.push(format!("not durable: {error}"));
     }
     reasons.extend(status.missing_notifications.iter().cloned());
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
@@ -73,13 +82,15 @@ pub fn daemon_ready(daemon: &DaemonStatus) -> Result<(), Vec<String>> {
 fn silent(
     name: &str,
     side: &SideStatus,
+    is_away: bool,
     answered_unix_ms: Option<u64>,
     bound_ms: u64,
     now_unix_ms: u64,
 ) -> Option<String> {
     let server = &side.server;
     match side.last_answer_unix_ms.max(answered_unix_ms) {
-        _ if !side.connected => Some(format!("{name} {server}: not connected")),
+        _ if is_away => Some(format!("{name} {server}: not connected")),
+        _ if !side.connected => None,
         None => Some(format!("{name} {server}: connected, but it has not answered yet")),
         Some(last) if now_unix_ms.saturating_sub(last) > bound_ms => {
             Some(format!("{name} {server}: no answer since {}", time(last)))
@@ -121,7 +132,7 @@ pub(super) fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::RouteKind;
+    use crate::status::{RouteEndpoint, RouteKind};
 
     const NOW: u64 = 1_700_000_000_000;
 
@@ -180,6 +191,10 @@ mod tests {
             reasons(|status| status.spool_error = Some("the disk is full".to_owned())),
             ["no spool: the disk is full"]
         );
+        assert_eq!(
+            reasons(|status| status.durability_error = Some("0 of 1 replicas have it".to_owned())),
+            ["not durable: 0 of 1 replicas have it"]
+        );
         let missing = "notify-keyspace-events is \"\"";
         assert_eq!(reasons(|status| status.missing_notifications = vec![missing.to_owned()]), [missing]);
         assert_eq!(
@@ -236,6 +251,25 @@ mod tests {
                 "destination events: not connected"
             ]
         );
+    }
+
+    /// A session that ends closes both connections, and one server is the cause.
+    #[test]
+    fn the_server_that_failed_is_named_and_no_other() {
+        for (from, expected) in [
+            (RouteEndpoint::Source, "source shop: NOPERM no right"),
+            (RouteEndpoint::Destination, "destination events: NOPERM no right"),
+        ] {
+            let failed = |status: &mut RouteStatus| {
+                status.state = RouteState::Blocked;
+                status.reason = Some(status.session_failed(from, "NOPERM no right"));
+            };
+            assert_eq!(reasons(failed), [format!("blocked since 2023-11-14T22:12:20Z: {expected}")]);
+            let mut status = live();
+            failed(&mut status);
+            let away: Vec<&str> = status.away().map(|(name, _)| name).collect();
+            assert_eq!(away, [expected.split(' ').next().unwrap()]);
+        }
     }
 
     #[test]

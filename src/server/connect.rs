@@ -4,6 +4,7 @@ pub(crate) mod credentials;
 pub(crate) mod deployment;
 pub(crate) mod dial;
 pub(super) mod files;
+mod reads;
 
 use std::path::Path;
 
@@ -110,7 +111,7 @@ async fn handshake(
     limit: TimeLimit,
 ) -> Result<(Connection, Value), Error> {
     let known = deployment::of(endpoint);
-    let password = read_secret(endpoint, &known)?;
+    let password = read_secret(endpoint, &known).await?;
     let user = user_of(endpoint);
     let mut connection = Connection::new(Socket::open(endpoint, address, limit).await?);
     let name = format!("tidegate:{role}");
@@ -137,7 +138,7 @@ async fn handshake(
         answer => answer.map_err(|error| error.of_handshake(doing))?,
     };
     connection.files = files::watch(endpoint, &known);
-    connection.credentials = Credentials::new(endpoint, known, password.as_ref());
+    connection.credentials = Credentials::new(endpoint, known, password.as_ref(), connection.files.as_ref());
     Ok((connection, answer))
 }
 
@@ -201,7 +202,7 @@ fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
 }
 
-fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {
+async fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {
     match &endpoint.password {
         SecretSource::None => Ok(None),
         SecretSource::Inline(secret) => {
@@ -209,16 +210,20 @@ fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Err
             Ok(Some(secret.clone()))
         }
         SecretSource::File(path) => {
-            let secret = read_file(path).map_err(|error| files::unreadable(endpoint, path, &error));
+            let secret = read_file(endpoint, path, known).await;
             known.report_files(endpoint, FileKind::Password, secret.as_ref().err());
             secret.map(Some)
         }
     }
 }
 
-/// A small local file: reading it blocks no longer than opening a socket does.
-pub(super) fn read_file(path: &Path) -> Result<Secret, PasswordError> {
-    let secret = read_password(path)?;
+/// Reads the file with the password. Cancel safe.
+async fn read_file(endpoint: &Endpoint, path: &Path, known: &Known) -> Result<Secret, Error> {
+    let wanted = path.to_owned();
+    let read = known.read(FileKind::Password, move || read_password(&wanted)).await;
+    let secret = read
+        .unwrap_or_else(|error| Err(PasswordError::Unreadable(error)))
+        .map_err(|error| files::unreadable(endpoint, path, &error))?;
     redacted::remember(secret.reveal());
     Ok(secret)
 }

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::DropGuard;
 
 use super::connect::credentials::Credentials;
+use super::connect::files::FileWatch;
 use super::discovery::sentinel::MasterTicket;
 use super::error::Error;
 use super::resp::{self, Limits, Reader, Value};
@@ -34,7 +34,7 @@ pub struct Connection {
     out: Vec<u8>,
     written: usize,
     /// Keeps the watch over the endpoint's files running.
-    pub(super) files: Option<Arc<DropGuard>>,
+    pub(super) files: Option<Arc<FileWatch>>,
     /// The password's file, if the password may change while the connection is open.
     pub(super) credentials: Option<Credentials>,
     /// The first number of the server's version, as it greeted; Valkey names the Redis that it is like.

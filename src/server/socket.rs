@@ -107,7 +107,8 @@ impl Socket {
                 #[cfg(target_os = "linux")]
                 socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
                 let Some(settings) = &endpoint.tls else { return Ok(Self::Tcp(stream)) };
-                let encrypting = tls::encrypt(stream, endpoint, settings, address, host);
+                let material = tls::current(endpoint, settings).await?;
+                let encrypting = tls::encrypt(stream, endpoint, settings, material, address, host);
                 let encrypted = limit.of("making the TLS handshake", encrypting).await;
                 let stream = encrypted
                     .map_err(|error| Error::NoHandshake(error.to_string(), endpoint.encryption_key()))??;

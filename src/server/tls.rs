@@ -50,16 +50,16 @@ pub(super) struct Material {
 /// behind.
 ///
 /// # Errors
-/// If the files cannot be used, or either side does not accept the other.
+/// If either side does not accept the other.
 pub(super) async fn encrypt(
     stream: TcpStream,
     endpoint: &Endpoint,
     tls: &Tls,
+    material: Material,
     address: &Address,
     host: &str,
 ) -> Result<TlsStream<TcpStream>, Error> {
     let known = deployment::of(endpoint);
-    let material = current(endpoint, tls, &known)?;
     let names = names(endpoint, tls, host);
     let Some(asked_for) = asked_for(tls, &names) else {
         let what = format!("TLS: {host:?} is not a valid name for a certificate");
@@ -115,9 +115,13 @@ fn asked_for(tls: &Tls, names: &[ServerName<'static>]) -> Option<ServerName<'sta
     given.or_else(named).or_else(|| names.first().cloned())
 }
 
-/// The files' content now, or when they were last good.
-fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Error> {
-    match read(endpoint, tls, known) {
+/// The files' content now, or when they were last good. Cancel safe.
+///
+/// # Errors
+/// If they cannot be used, and never could.
+pub(super) async fn current(endpoint: &Endpoint, tls: &Tls) -> Result<Material, Error> {
+    let known = deployment::of(endpoint);
+    match read(endpoint, tls, &known).await {
         Ok(material) => Ok(material),
         Err(failure) => {
             let error = Error::Tls(failure);
@@ -132,11 +136,20 @@ fn current(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, Er
     }
 }
 
-/// Reads the files, and parses them if one changed.
+/// Reads the files beside the loop, and parses them if one changed. Cancel safe.
 ///
 /// # Errors
 /// If they cannot be used. What is in use stays.
-pub(super) fn read(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, TlsFailure> {
+pub(super) async fn read(endpoint: &Endpoint, tls: &Tls, known: &Arc<Known>) -> Result<Material, TlsFailure> {
+    let (of, files, owner) = (endpoint.clone(), tls.clone(), known.clone());
+    let read = known.read(FileKind::Tls, move || read_blocking(&of, &files, &owner)).await;
+    read.unwrap_or_else(|error| {
+        let hint = format!("check the mounts of the files in {}", endpoint.key("tls"));
+        Err(TlsFailure::new(format!("TLS: the files cannot be read: {error}"), hint))
+    })
+}
+
+fn read_blocking(endpoint: &Endpoint, tls: &Tls, known: &Known) -> Result<Material, TlsFailure> {
     let refused = |error| TlsPlace::of(endpoint).file_failure(error);
     let files = TlsFiles::read(tls).map_err(refused)?;
     let digest = files.digest();

@@ -25,7 +25,7 @@ use super::control_channel::Control;
 use crate::config::{Endpoint, Servers};
 use crate::logs::LogCode;
 use crate::rt;
-use crate::server::{self, Backoff, Connection, Error, MasterWatch, Role};
+use crate::server::{self, Backoff, Confirmation, Connection, Error, MasterWatch, Role};
 
 /// Interval while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
@@ -231,11 +231,18 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
             doubt.clone(),
         );
         match (before, doubt) {
-            (None, Some(doubt)) => tracing::warn!(
-                event = LogCode::SeveralMasters.as_str(),
-                server = endpoint.name,
-                "{doubt}; captures are not ready until one master is confirmed"
-            ),
+            (None, Some(doubt)) => {
+                let code = if endpoint.sentinels().is_some() {
+                    LogCode::MasterUnconfirmed
+                } else {
+                    LogCode::SeveralMasters
+                };
+                tracing::warn!(
+                    event = code.as_str(),
+                    server = endpoint.name,
+                    "{doubt}; connections stay, and captures are not ready until one master is confirmed"
+                );
+            }
             (Some(_), None) => {
                 tracing::info!(
                     event = LogCode::OneMaster.as_str(),
@@ -252,15 +259,18 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
 /// When a sentinel last named the used master, and the doubt if that is long ago. Without a connection, the
 /// connection's own error is more precise.
 fn by_sentinels(shared: &HeartbeatState, endpoint: &Endpoint) -> (Option<Instant>, Option<String>) {
-    let Some((confirmed, address)) = server::confirmed(endpoint) else { return (None, None) };
+    let Some(Confirmation { at, address, objections }) = server::confirmed(endpoint) else {
+        return (None, None);
+    };
     let connected = shared.error.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-    let doubt = (connected && confirmed.elapsed() > UNCONFIRMED).then(|| {
-        format!(
-            "no sentinel has confirmed for {} s that {address} is the master; there may be another one",
-            UNCONFIRMED.as_secs()
-        )
+    let doubt = (connected && at.elapsed() > UNCONFIRMED).then(|| {
+        let seconds = UNCONFIRMED.as_secs();
+        let doubt = format!(
+            "no sentinel has confirmed for {seconds} s that {address} is the master; there may be another one"
+        );
+        if objections.is_empty() { doubt } else { format!("{doubt}: {objections}") }
     });
-    (Some(confirmed), doubt)
+    (Some(at), doubt)
 }
 
 /// Sends heartbeats until something fails.

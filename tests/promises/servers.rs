@@ -4,6 +4,7 @@ mod credentials;
 mod deployments;
 mod hostile_server;
 mod life;
+mod named;
 mod renamed_commands;
 mod secrets;
 mod sentinel;

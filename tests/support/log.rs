@@ -16,6 +16,10 @@ pub(crate) mod alert {
     pub(crate) const DESTINATION: &[&str] = &["destination_unavailable", "broadcast_waiting"];
     /// More than one address says that it is the master.
     pub(crate) const SEVERAL_MASTERS: &[&str] = &["several_masters"];
+    /// No sentinel confirms the master.
+    pub(crate) const UNCONFIRMED: &[&str] = &["master_unconfirmed"];
+    /// Stored messages are not as durable as is asked for.
+    pub(crate) const NOT_DURABLE: &[&str] = &["not_durable"];
     /// Files of TLS cannot be used; those before are.
     pub(crate) const TLS_FILES: &[&str] = &["tls_files_invalid"];
     /// The server refuses a password that has changed.

@@ -148,10 +148,9 @@ impl BroadcastRoute {
     /// A session has ended, or none could begin.
     fn on_failed(&self, from: RouteEndpoint, class: Class, reason: String, suppressed: Option<u64>) {
         let one_server = self.engine.one_server();
+        let mut reason = reason;
         self.parts.slot.update(|status| {
-            let link = status.side(from);
-            link.error = Some(reason.clone());
-            link.connected = false;
+            reason = status.session_failed(from, &reason);
             if one_server {
                 let link = status.source.clone();
                 status.destination = SideStatus { server: status.destination.server.clone(), ..link };

@@ -9,13 +9,15 @@
 //! before the barrier. A WAIT without a write of its own proves nothing: it answers at once even if a replica is
 //! stopped. The watermark is stored in the state, for the standby instance.
 //!
-//! Failure: the task reconnects for ever. Meanwhile the watermark does not move, and everything above it is kept.
+//! Failure: the task reconnects for ever. Meanwhile the watermark does not move, and everything above it is kept. If
+//! that lasts, it is logged, and the route is not ready.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::call::CaptureKeys;
@@ -24,18 +26,21 @@ use crate::logs::LogCode;
 use crate::position::Position;
 use crate::rt;
 use crate::server::resp::Value;
-use crate::server::{self, Backoff, Connection, Error, MasterMoves};
+use crate::server::{self, Backoff, Class, Connection, Error, MasterMoves};
 
 /// Longest duration of one WAIT; then the fence is written again, behind the items stored meanwhile.
 const WAIT: Duration = Duration::from_secs(2);
 /// Interval between fences: more of them bring nothing new.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// How long a position may be not durable before that is reported: a WAIT may take its whole time once.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The task's other end. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct DurabilityWatch {
     applied: watch::Sender<Option<Position>>,
     durable: mpsc::Receiver<Position>,
+    error: Arc<Mutex<Option<String>>>,
     _alive: DropGuard,
 }
 
@@ -46,7 +51,10 @@ impl DurabilityWatch {
         let (say, durable) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let keys = CaptureKeys::new(&endpoint.key_prefix, route);
-        let task = WatchTask { role: format!("{route}:durable"), endpoint, keys, wanted, seen, say };
+        let error = Arc::default();
+        let trouble = Trouble { since: None, shown: Arc::clone(&error) };
+        let route = route.to_owned();
+        let task = WatchTask { route, endpoint, keys, wanted, seen, say, trouble };
         let alive = stop.clone().drop_guard();
         rt::spawn("durable", async move {
             tokio::select! {
@@ -54,7 +62,12 @@ impl DurabilityWatch {
                 () = task.run() => {}
             }
         });
-        Self { applied, durable, _alive: alive }
+        Self { applied, durable, error, _alive: alive }
+    }
+
+    /// Why stored messages have not become durable for a while, and the remedy.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Passes the checkpoint to the task.
@@ -76,12 +89,28 @@ impl DurabilityWatch {
 }
 
 struct WatchTask {
-    role: String,
+    route: String,
     endpoint: Arc<Endpoint>,
     keys: CaptureKeys,
     wanted: Durability,
     seen: watch::Receiver<Option<Position>>,
     say: mpsc::Sender<Position>,
+    trouble: Trouble,
+}
+
+/// Since when no position has become durable, and what is shown of that.
+struct Trouble {
+    since: Option<Instant>,
+    shown: Arc<Mutex<Option<String>>>,
+}
+
+/// Whether a position is durable.
+enum Reached {
+    Yes,
+    /// The state does not have the position any more; the append connection finds that out.
+    WentBack,
+    /// Number of replicas that have it, or of synced files.
+    Only(i64),
 }
 
 impl WatchTask {
@@ -90,7 +119,13 @@ impl WatchTask {
         let mut moves = MasterMoves::of(self.endpoint.clone());
         loop {
             let Err(error) = self.watch(&mut backoff).await else { return };
-            tracing::debug!(event = LogCode::DurableUnknown.as_str(), task = self.role, "{error}");
+            tracing::debug!(event = LogCode::DurableUnknown.as_str(), route = self.route, "{error}");
+            if matches!(error, Error::Reply(_)) && error.class() != Class::Resolve {
+                self.missed(&format!("it is not known which messages are durable: {}", error.with_hint()));
+            } else {
+                // The server is away, which the append connection reports.
+                self.trouble.since = None;
+            }
             let wait = backoff.next_wait();
             moves.wait(wait, &mut backoff).await;
         }
@@ -98,33 +133,86 @@ impl WatchTask {
 
     /// Until the route has ended, or something fails.
     async fn watch(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
-        let mut connection = server::connect(&self.endpoint, &self.role).await?;
+        let mut connection = server::connect(&self.endpoint, &format!("{}:durable", self.route)).await?;
         let mut reached = None;
         loop {
             let changed = self.seen.wait_for(|at| at.is_some() && *at != reached).await;
             let Some(position) = changed.map(|at| *at).ok().flatten() else { return Ok(()) };
-            if self.is_durable(&mut connection, position).await? {
-                backoff.reset();
-                reached = Some(position);
-                let text = position.to_string();
-                let keep: [&[u8]; 4] = [b"HSET", &self.keys.state, b"durable", text.as_bytes()];
-                connection.ask(self.endpoint.response_timeout, "keeping the durable position", &keep).await?;
-                if self.say.send(position).await.is_err() {
-                    return Ok(());
+            match self.is_durable(&mut connection, position).await? {
+                Reached::Yes => {
+                    backoff.reset();
+                    reached = Some(position);
+                    let text = position.to_string();
+                    let keep: [&[u8]; 4] = [b"HSET", &self.keys.state, b"durable", text.as_bytes()];
+                    let deadline = self.endpoint.response_timeout;
+                    connection.ask(deadline, "keeping the durable position", &keep).await?;
+                    self.met();
+                    if self.say.send(position).await.is_err() {
+                        return Ok(());
+                    }
                 }
+                Reached::WentBack => {}
+                Reached::Only(count) => self.missed(&self.unmet(count)),
             }
             tokio::time::sleep(INTERVAL).await;
         }
     }
 
+    /// What is missing, and the remedy.
+    fn unmet(&self, count: i64) -> String {
+        let (wait, key) = (WAIT.as_secs(), self.endpoint.key("durability"));
+        match self.wanted {
+            Durability::Replicated(replicas) => format!(
+                "{count} of {replicas} replicas have confirmed the stored messages within {wait} s ({key} = \"replicated\"; \
+                 look at INFO replication on the destination, and bring replicas back or ask for fewer)"
+            ),
+            _ => format!(
+                "the append-only file was not synced within {wait} s ({key} = \"fsynced\"; look at INFO persistence on the \
+                 destination, and at its disk)"
+            ),
+        }
+    }
+
+    /// A position is not durable, for this reason.
+    fn missed(&mut self, reason: &str) {
+        let since = *self.trouble.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < PATIENCE {
+            return;
+        }
+        let before = self.trouble.show(Some(reason.to_owned()));
+        if before.is_none() {
+            tracing::warn!(
+                event = LogCode::NotDurable.as_str(),
+                route = self.route,
+                server = self.endpoint.name,
+                "{reason}; tidegate stores on, and keeps stored messages in its buffer until they are durable. Once these fill \
+                 a quarter of the memory it stores no more: new messages then wait in memory and in the spool, and a gap \
+                 begins when both are full"
+            );
+        }
+    }
+
+    /// A position is durable.
+    fn met(&mut self) {
+        self.trouble.since = None;
+        if self.trouble.show(None).is_some() {
+            tracing::info!(
+                event = LogCode::DurableAgain.as_str(),
+                route = self.route,
+                server = self.endpoint.name,
+                "stored messages become durable again"
+            );
+        }
+    }
+
     /// Writes a fence and waits for it.
-    async fn is_durable(&self, connection: &mut Connection, position: Position) -> Result<bool, Error> {
+    async fn is_durable(&self, connection: &mut Connection, position: Position) -> Result<Reached, Error> {
         let deadline = self.endpoint.response_timeout;
         let stands: [&[u8]; 3] = [b"HGET", &self.keys.state, b"position"];
         let stands = connection.ask(deadline, "reading the checkpoint", &stands).await?;
         let stands = stands.bytes().and_then(|text| std::str::from_utf8(text).ok()?.parse::<Position>().ok());
         if stands < Some(position) {
-            return Ok(false);
+            return Ok(Reached::WentBack);
         }
         let text = position.to_string();
         let fence: [&[u8]; 4] = [b"HSET", &self.keys.lease, b"fence", text.as_bytes()];
@@ -132,21 +220,30 @@ impl WatchTask {
         let millis = WAIT.as_millis().to_string();
         let millis = millis.as_bytes();
         let deadline = deadline + WAIT;
-        let reached = |reply: &Value, at: usize| match reply {
+        let count = |reply: &Value, at: usize| match reply {
             Value::Array(counts) => counts.get(at).and_then(Value::integer),
             other => other.integer(),
         };
-        match self.wanted {
-            Durability::Applied => Ok(true),
+        let (found, wanted) = match self.wanted {
+            Durability::Applied => return Ok(Reached::Yes),
             Durability::Replicated(replicas) => {
                 let text = replicas.to_string();
                 let reply = connection.ask(deadline, "WAIT", &[b"WAIT", text.as_bytes(), millis]).await?;
-                Ok(reached(&reply, 0) >= Some(i64::from(replicas)))
+                (count(&reply, 0), i64::from(replicas))
             }
             Durability::Fsynced => {
                 let reply = connection.ask(deadline, "WAITAOF", &[b"WAITAOF", b"1", b"0", millis]).await?;
-                Ok(reached(&reply, 0) >= Some(1))
+                (count(&reply, 0), 1)
             }
-        }
+        };
+        let found = found.unwrap_or_default();
+        Ok(if found >= wanted { Reached::Yes } else { Reached::Only(found) })
+    }
+}
+
+impl Trouble {
+    /// Shows an error, or its end. Returns what was shown before.
+    fn show(&self, error: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner), error)
     }
 }

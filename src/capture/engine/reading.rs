@@ -360,8 +360,15 @@ impl Engine {
         let wait =
             if error.class() == Class::Block { BLOCKED_RETRY } else { self.reading.backoff.next_wait() };
         self.reading.opening = ReaderOpening::Waiting(now.at + wait);
-        if self.reading.open.is_none() {
-            self.reading.error = Some(error.with_hint());
+        match &self.reading.open {
+            None => self.reading.error = Some(error.with_hint()),
+            // What stands in the way now is more than what was found when the open one fell silent.
+            Some(open) if open.silent => {
+                let why = error.with_hint();
+                self.reading.error =
+                    Some(format!("no heartbeat came back, and no other session can be opened: {why}"));
+            }
+            Some(_) => {}
         }
         let text =
             format!("cannot subscribe on {}: {}; tidegate retries", self.settings.source, error.with_hint());

@@ -1,6 +1,7 @@
 //! A route's output: the board, the gauges, the log.
 
 use super::CaptureRoute;
+use crate::capture::append::durability::DurabilityWatch;
 use crate::capture::engine::{CaptureSnapshot, Notice, Severity, Side};
 use crate::config::missing_notifications;
 use crate::metrics::float;
@@ -35,6 +36,8 @@ impl CaptureRoute {
         }
         let spool_error = self.spool.as_ref().and_then(Spool::unavailable);
         metrics.spool_unavailable.set(if spool_error.is_some() { 1.0 } else { 0.0 });
+        let durability_error = self.durable.as_ref().and_then(DurabilityWatch::error);
+        metrics.not_durable.set(if durability_error.is_some() { 1.0 } else { 0.0 });
         let replication = self.replication_status();
         let notifications = self.parts.heartbeat.notifications();
         let missing = notifications.map(|setting| missing_notifications(&self.parts.capture, &setting));
@@ -42,7 +45,7 @@ impl CaptureRoute {
         self.parts.slot.update(|status| {
             status.state = view.state;
             status.since_unix_ms = view.since_unix_ms;
-            status.reason = view.reason;
+            status.reason = view.reason.or_else(|| durability_error.clone());
             status.source.connected = source.connected;
             status.source.error = source.error;
             status.source.last_answer_unix_ms = source.answered_unix_ms;
@@ -54,6 +57,7 @@ impl CaptureRoute {
             status.spool_bytes = view.spool_bytes;
             status.spooled_all = view.spooled_all;
             status.spool_error = spool_error;
+            status.durability_error = durability_error;
             status.replication = replication;
             status.missing_notifications = missing.unwrap_or_default();
             status.durable = view.durable.map(|position| position.to_string());

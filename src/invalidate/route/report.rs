@@ -199,13 +199,11 @@ impl InvalidateRoute {
 
     /// A session has ended, or none could begin.
     fn on_failed(&self, from: RouteEndpoint, class: Class, reason: &str, suppressed: Option<u64>) {
-        self.parts.slot.update(|status| {
-            let side = status.side(from);
-            (side.error, side.connected) = (Some(reason.to_owned()), false);
-        });
+        let mut reason = reason.to_owned();
+        self.parts.slot.update(|status| reason = status.session_failed(from, &reason));
         let blocked = class == Class::Block;
         let state = if blocked { RouteState::Blocked } else { RouteState::Waiting };
-        self.state(state, Some(reason.to_owned()));
+        self.state(state, Some(reason.clone()));
         let Some(suppressed) = suppressed else { return };
         let server = match from {
             RouteEndpoint::Source => &self.parts.source.name,

@@ -113,9 +113,8 @@ impl RouteReadiness {
     fn new(slot: &Slot, now_unix_ms: u64) -> Self {
         let status = slot.read();
         let reasons = ready(&status, now_unix_ms).err().unwrap_or_default();
-        let links = [&status.source, &status.destination];
-        let away = links.into_iter().filter(|link| slot.was_tried() && !link.connected);
-        let away = away.map(|link| link.server.clone()).collect();
+        let away = status.away().filter(|_| slot.was_tried());
+        let away = away.map(|(_, side)| side.server.clone()).collect();
         Self { ready: reasons.is_empty(), route: status.route, reasons, away }
     }
 }

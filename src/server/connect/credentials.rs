@@ -3,7 +3,8 @@
 //! **Problem.** Tokens of cloud services live for minutes, and the service closes a connection without a new one in
 //! time. On a subscribed connection that is a gap.
 //!
-//! **Operation.** Every few seconds each connection checks its password's file. If the content changed, it sends `AUTH`
+//! **Operation.** The watch over files reads the password every few seconds, and each connection compares it now and then
+//! with the one that it sent. If it changed, it sends `AUTH`
 //! between two commands: a subscribed connection of RESP3 takes commands, and its subscriptions stay. Before and after
 //! it a command is sent that every server refuses in the same way, so the reader finds the answer between the two
 //! errors and drops it.
@@ -18,11 +19,11 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::deployment::Known;
-use super::read_file;
+use super::files::FileWatch;
 use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
 use crate::logs::LogCode;
 
-/// Interval of checks of the file, which is small and local.
+/// Interval of comparisons.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Beyond that at random, so that many connections do not log in together.
 const SPREAD_MS: u64 = 5_000;
@@ -36,6 +37,7 @@ pub(crate) struct Credentials {
     known: Arc<Known>,
     user: String,
     path: PathBuf,
+    watch: Arc<FileWatch>,
     /// Fingerprint of the last accepted password.
     accepted: Fingerprint,
     /// Fingerprint of a sent password without an answer.
@@ -45,7 +47,12 @@ pub(crate) struct Credentials {
 
 impl Credentials {
     /// The credentials of a connection that has just logged in; `None` if they cannot change.
-    pub(crate) fn new(endpoint: &Endpoint, known: Arc<Known>, secret: Option<&Secret>) -> Option<Self> {
+    pub(crate) fn new(
+        endpoint: &Endpoint,
+        known: Arc<Known>,
+        secret: Option<&Secret>,
+        watch: Option<&Arc<FileWatch>>,
+    ) -> Option<Self> {
         let SecretSource::File(path) = &endpoint.password else { return None };
         let secret = secret.filter(|_| endpoint.reauthenticate == Reauthenticate::Changed)?;
         Some(Self {
@@ -53,6 +60,7 @@ impl Credentials {
             known,
             user: user_of(endpoint).to_owned(),
             path: path.clone(),
+            watch: watch?.clone(),
             accepted: fingerprint(secret),
             sent: None,
             next_look: next_look(),
@@ -66,7 +74,7 @@ impl Credentials {
         }
         self.next_look = next_look();
         // The watch over files reports one that stays missing.
-        let secret = read_file(&self.path).ok().filter(|secret| !secret.reveal().is_empty())?;
+        let secret = self.watch.password()?;
         let found = fingerprint(&secret);
         if found == self.accepted {
             return None;
@@ -82,7 +90,7 @@ impl Credentials {
             self.accepted = sent;
         }
         // A late answer: the file has another password by now, which is tried next.
-        if !accepted && read_file(&self.path).is_ok_and(|secret| fingerprint(&secret) != sent) {
+        if !accepted && self.watch.password().is_some_and(|secret| fingerprint(&secret) != sent) {
             return;
         }
         // Each connection logs in, and one reports it.

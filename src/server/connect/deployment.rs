@@ -5,9 +5,11 @@
 //! of names, and an endpoint that gets other addresses begins anew.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::files::{FileKind, RunningWatch};
+use super::reads::Reads;
 use crate::config::{Address, Endpoint, Servers};
 use crate::metrics::{CredentialGauges, CredentialMetrics, float};
 use crate::server::discovery::sentinel;
@@ -46,6 +48,8 @@ pub(crate) struct Known {
     material: Mutex<Option<Material>>,
     /// The present error of the files of each kind, as it was logged.
     file_errors: Mutex<[Option<String>; FileKind::ALL.len()]>,
+    /// The reads of the files that are under way.
+    reads: Reads,
     /// The watch over the files.
     watch: Mutex<Option<RunningWatch>>,
     /// The password that an open connection sent last, as a fingerprint, and whether the server took it.
@@ -89,6 +93,18 @@ impl Known {
 
     pub(crate) fn set_material(&self, material: Material) {
         *lock(&self.material) = Some(material);
+    }
+
+    /// Reads files beside the loop. Cancel safe.
+    ///
+    /// # Errors
+    /// If their file system does not answer in time.
+    pub(in crate::server) async fn read<T: Send + 'static>(
+        &self,
+        kind: FileKind,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.reads.run(kind, work).await
     }
 
     pub(super) fn watch(&self) -> MutexGuard<'_, Option<RunningWatch>> {

@@ -8,10 +8,10 @@
 //! the next connect.
 //!
 //! **Failure.** A file that is being replaced may be missing or half for a moment, and a certificate may lack its new key:
-//! only an error of two successive looks counts.
+//! only an error of two successive looks counts. A file system that hangs is an error too, see `reads`.
 
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -19,13 +19,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::deployment::Known;
 use super::read_file;
-use crate::config::{Endpoint, PasswordError, SecretSource};
+use crate::config::{Endpoint, PasswordError, Secret, SecretSource};
 use crate::logs::LogCode;
 use crate::rt;
 use crate::server::error::Error;
 use crate::server::tls;
 
-/// Interval of looks; the files are small and local.
+/// Interval of looks; the files are small.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a file is for.
@@ -74,43 +74,59 @@ impl FileKind {
     }
 }
 
-/// The watch of an endpoint that runs; it ends with the last holder.
+/// A watch over an endpoint's files, which ends with its last holder.
+#[derive(Debug)]
+pub(crate) struct FileWatch {
+    /// The password as it was last read.
+    password: Arc<Mutex<Option<Secret>>>,
+    _stop: DropGuard,
+}
+
+impl FileWatch {
+    /// The password as it was last read; `None` before the first look.
+    pub(super) fn password(&self) -> Option<Secret> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The watch of an endpoint that runs.
 #[derive(Debug)]
 pub(super) struct RunningWatch {
     endpoint: Endpoint,
-    stop: Weak<DropGuard>,
+    watch: Weak<FileWatch>,
 }
 
 /// Keeps the endpoint's files watched while the result is held; `None` if there are none. Connections of one endpoint
 /// share a watch.
-pub(super) fn watch(endpoint: &Endpoint, known: &Arc<Known>) -> Option<Arc<DropGuard>> {
+pub(super) fn watch(endpoint: &Endpoint, known: &Arc<Known>) -> Option<Arc<FileWatch>> {
     if endpoint.tls.is_none() && !matches!(endpoint.password, SecretSource::File(_)) {
         return None;
     }
     let mut running = known.watch();
     let same = running.as_ref().filter(|running| running.endpoint == *endpoint);
-    if let Some(stop) = same.and_then(|running| running.stop.upgrade()) {
-        return Some(stop);
+    if let Some(watch) = same.and_then(|running| running.watch.upgrade()) {
+        return Some(watch);
     }
-    let token = CancellationToken::new();
-    let (watched, known, stopped) = (endpoint.clone(), known.clone(), token.clone());
+    let (token, password) = (CancellationToken::new(), Arc::default());
+    let (watched, known, stopped, found) =
+        (endpoint.clone(), known.clone(), token.clone(), Arc::clone(&password));
     rt::spawn("watch over files", async move {
         tokio::select! {
             () = stopped.cancelled() => {}
-            () = look_again_and_again(&watched, &known) => {}
+            () = look_again_and_again(&watched, &known, &found) => {}
         }
     });
-    let stop = Arc::new(token.drop_guard());
-    *running = Some(RunningWatch { endpoint: endpoint.clone(), stop: Arc::downgrade(&stop) });
-    Some(stop)
+    let watch = Arc::new(FileWatch { password, _stop: token.drop_guard() });
+    *running = Some(RunningWatch { endpoint: endpoint.clone(), watch: Arc::downgrade(&watch) });
+    Some(watch)
 }
 
-async fn look_again_and_again(endpoint: &Endpoint, known: &Known) {
+async fn look_again_and_again(endpoint: &Endpoint, known: &Arc<Known>, password: &Mutex<Option<Secret>>) {
     let mut failed = [false; FileKind::ALL.len()];
     loop {
         sleep(LOOK_INTERVAL).await;
         for kind in FileKind::ALL {
-            let error = look(kind, endpoint, known).err();
+            let error = look(kind, endpoint, known, password).await.err();
             let failed_before = std::mem::replace(&mut failed[kind as usize], error.is_some());
             if error.is_none() || failed_before {
                 known.report_files(endpoint, kind, error.as_ref());
@@ -119,12 +135,21 @@ async fn look_again_and_again(endpoint: &Endpoint, known: &Known) {
     }
 }
 
-fn look(kind: FileKind, endpoint: &Endpoint, known: &Known) -> Result<(), Error> {
+async fn look(
+    kind: FileKind,
+    endpoint: &Endpoint,
+    known: &Arc<Known>,
+    password: &Mutex<Option<Secret>>,
+) -> Result<(), Error> {
     match (kind, &endpoint.password, &endpoint.tls) {
         (FileKind::Password, SecretSource::File(path), _) => {
-            read_file(path).map(drop).map_err(|error| unreadable(endpoint, path, &error))
+            let found = read_file(endpoint, path, known).await?;
+            *password.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            Ok(())
         }
-        (FileKind::Tls, _, Some(files)) => tls::read(endpoint, files, known).map(drop).map_err(Error::Tls),
+        (FileKind::Tls, _, Some(files)) => {
+            tls::read(endpoint, files, known).await.map(drop).map_err(Error::Tls)
+        }
         _ => Ok(()),
     }
 }

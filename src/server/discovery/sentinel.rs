@@ -13,7 +13,10 @@
 //! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing
 //! yet can find the old master there.
 
+mod watch;
+
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -32,7 +35,7 @@ use crate::rt;
 use crate::server::backoff::Backoff;
 use crate::server::connect::{Role, connect_at, connect_to_sentinel, deployment};
 use crate::server::connection::Connection;
-use crate::server::error::Error;
+use crate::server::error::{Error, hinted};
 use crate::server::redacted::redacted;
 use crate::server::resp::Value;
 use crate::server::socket::TimeLimit;
@@ -45,8 +48,6 @@ const ANSWER: Duration = Duration::from_secs(1);
 const ASKING: &str = "asking a sentinel";
 /// Time for the others once more than half of the sentinels have answered.
 const OTHERS: Duration = Duration::from_millis(200);
-/// Interval of questions while connections are open.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest and longest pause between attempts during a failover.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
@@ -83,6 +84,8 @@ struct State {
     current: Option<(Believed, CancellationToken)>,
     /// When a sentinel last named the master.
     confirmed: Option<std::time::Instant>,
+    /// Of each sentinel that did not confirm it when the watch asked last, the reason and the remedy.
+    objections: BTreeMap<Address, (String, Option<String>)>,
     /// Runs while there is a connection.
     watch: Weak<DropGuard>,
 }
@@ -117,7 +120,7 @@ pub(in crate::server) fn ticket(endpoint: &Endpoint) -> Option<MasterTicket> {
         rt::spawn("watch over sentinels", async move {
             tokio::select! {
                 () = stopped.cancelled() => {}
-                () = watch(&endpoint, &known) => {}
+                () = watch::run(&endpoint, &known) => {}
             }
         });
         Arc::new(stop.drop_guard())
@@ -224,11 +227,28 @@ pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels
     Ok(found.address)
 }
 
-/// When a sentinel last named the connected master, and its address.
-pub(crate) fn confirmed(endpoint: &Endpoint) -> Option<(std::time::Instant, Address)> {
+/// What the sentinels last said of the connected master.
+#[derive(Debug)]
+pub(crate) struct Confirmation {
+    /// When one last named it.
+    pub(crate) at: std::time::Instant,
+    /// The master's address.
+    pub(crate) address: Address,
+    /// Why sentinels do not name it now, with advice; empty if none of them has a reason.
+    pub(crate) objections: String,
+}
+
+/// When a sentinel last named the connected master, and what the others say.
+pub(crate) fn confirmed(endpoint: &Endpoint) -> Option<Confirmation> {
     let known = deployment::of(endpoint);
     let state = known.sentinel.lock();
-    state.confirmed.zip(state.current.as_ref().map(|(believed, _)| believed.address.clone()))
+    let (at, (believed, _)) = state.confirmed.zip(state.current.as_ref())?;
+    // The round of all sentinels has one reason for several of them.
+    let reasons: BTreeSet<&str> = state.objections.values().map(|(reason, _)| reason.as_str()).collect();
+    let hints: BTreeSet<&str> = state.objections.values().filter_map(|(_, hint)| hint.as_deref()).collect();
+    let [reasons, hints] = [reasons, hints].map(|all| all.into_iter().collect::<Vec<_>>().join("; "));
+    let objections = hinted(&reasons, Some(hints.as_str()).filter(|hints| !hints.is_empty()));
+    Some(Confirmation { at, address: believed.address.clone(), objections })
 }
 
 /// The answer of each sentinel, in the order of the configuration.
@@ -271,7 +291,15 @@ async fn ask_anew(
         Ok((opinion, connection))
     };
     answer.await.map_err(|error: Error| {
-        Error::Sentinel(format!("sentinel {address}: {error}"), error.hint().map(Cow::into_owned))
+        let hint = match error.code() {
+            Some("WRONGPASS" | "NOAUTH") => Some(format!(
+                "check {} and the password beside it: they belong to the sentinels, and not to the servers; a password_file \
+                 is read again on every connection",
+                sentinels.endpoint.key("username")
+            )),
+            _ => error.hint().map(Cow::into_owned),
+        };
+        Error::Sentinel(format!("sentinel {address}: {error}"), hint)
     })
 }
 
@@ -329,19 +357,29 @@ impl Seen {
         self.lock().current.as_ref().map(|(believed, _)| believed.clone())
     }
 
-    /// A sentinel has named a master. Returns whether it is the current one.
+    /// A sentinel has named a master. Returns whether that confirms the current one.
     fn confirm(&self, epoch: u64, address: &Address, asked: std::time::Instant) -> bool {
         let mut state = self.lock();
         let Some((believed, _)) = &mut state.current else { return false };
-        if *address != believed.address {
+        // Less than was seen confirms nothing.
+        if *address != believed.address || epoch < believed.epoch {
             return false;
         }
-        // Less than was seen confirms nothing.
-        if epoch >= believed.epoch {
-            believed.epoch = epoch;
-            state.confirmed = Some(asked);
-        }
+        believed.epoch = epoch;
+        state.confirmed = Some(asked);
         true
+    }
+
+    /// Notes why a sentinel does not confirm the master now; `None` if it does.
+    fn object(&self, sentinel: &Address, error: Option<&Error>) {
+        let mut state = self.lock();
+        match error {
+            Some(error) => {
+                let reason = (error.to_string(), error.hint().map(Cow::into_owned));
+                state.objections.insert(sentinel.clone(), reason);
+            }
+            None => drop(state.objections.remove(sentinel)),
+        }
     }
 
     fn is_believed(&self, address: &Address) -> bool {
@@ -476,73 +514,17 @@ impl Undecided {
                 )
             }
             Self::Older => {
-                let hint = "a sentinel with the newer configuration must answer; after SENTINEL RESET all of them must agree";
+                let addresses = sentinels.endpoint.key("addresses");
+                let hint = format!(
+                    "start the sentinel that knows of the last failover. If the sentinels were made anew, all of {addresses} \
+                     must name the same master: start the missing ones, or take those that are gone out of it and reload"
+                );
                 Error::Sentinel(
                     format!("the sentinels report an older master of \"{name}\" than was known: {listed}"),
-                    Some(hint.to_owned()),
+                    Some(hint),
                 )
             }
         }
-    }
-}
-
-/// Asks one sentinel each second, for ever.
-async fn watch(endpoint: &Endpoint, known: &deployment::Known) {
-    let Some(sentinels) = endpoint.sentinels() else { return };
-    let mut watched: Vec<(&Address, Option<Connection>, bool)> =
-        sentinels.endpoint.addresses().iter().map(|address| (address, None, true)).collect();
-    let mut next = fastrand::usize(..watched.len().max(1));
-    loop {
-        sleep(WATCH_INTERVAL).await;
-        let count = watched.len();
-        let Some((address, connection, answered)) = watched.get_mut(next % count.max(1)) else { return };
-        next = (next + 1) % count;
-        let asked = std::time::Instant::now();
-        let answer = match connection.take() {
-            Some(mut open) => match ask(endpoint, sentinels, &mut open).await {
-                Ok(opinion) => Ok((opinion, open)),
-                Err(_) => ask_anew(endpoint, sentinels, address).await,
-            },
-            None => ask_anew(endpoint, sentinels, address).await,
-        };
-        let (opinion, error) = match answer {
-            Ok((opinion, open)) => {
-                *connection = Some(open);
-                (Some(opinion), None)
-            }
-            Err(error) => (None, Some(error)),
-        };
-        report(sentinels, address, std::mem::replace(answered, error.is_none()), error);
-        if let Some(Opinion::Master { epoch, address }) = opinion
-            && !known.sentinel.confirm(epoch, &address, asked)
-        {
-            // One alone may be outdated. All answers decide, and if they are not believed, connections stay.
-            let said = ask_all(endpoint, sentinels).await;
-            if let Err(error) = known.sentinel.believe(sentinels, &said, asked) {
-                tracing::debug!(server = sentinels.endpoint.name, "{error}");
-            }
-        }
-    }
-}
-
-/// Says once that a sentinel is away, and once that it is back.
-fn report(sentinels: &Sentinels, address: &Address, answered: bool, error: Option<Error>) {
-    let server = &sentinels.endpoint.name;
-    match error {
-        Some(error) if answered => tracing::warn!(
-            event = LogCode::SentinelUnavailable.as_str(),
-            server,
-            "{}; the other sentinels are asked, and connections stay",
-            error.with_hint()
-        ),
-        None if !answered => {
-            tracing::info!(
-                event = LogCode::SentinelAvailable.as_str(),
-                server,
-                "sentinel {address} answers again"
-            );
-        }
-        _ => {}
     }
 }
 

@@ -56,6 +56,7 @@ fn a_replica_that_is_stopped_holds_the_watermark() {
         .endpoint("shop", &source)
         .endpoint_with("events", &destination, "durability = \"replicated\"")
         .routes(ROUTES)
+        .expects(&[alert::NOT_DURABLE])
         .start_ready();
     let oracle = Oracle::new(&source);
     let durable = |at_least: &str| {
@@ -100,7 +101,7 @@ fn what_a_failover_lost_was_never_durable() {
         .deployment("events", &[&master, &replicas[0], &replicas[1]])
         .with_settings("durability = \"replicated\"")
         .routes(ROUTES)
-        .expects(&[alert::DESTINATION])
+        .expects(&[alert::DESTINATION, alert::NOT_DURABLE])
         .start_ready();
     let oracle = Oracle::new(&source);
     oracle.publish(&Load::new(1, 1_000, &["orders"]));
@@ -148,4 +149,64 @@ fn what_is_synced_to_disk_is_durable() {
             }
         });
     }
+}
+
+/// Storing continues, and what was promised is not kept: that is reported with the remedy until it is.
+#[test]
+fn replicas_that_are_missing_are_told() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::with(Version::Redis70, Options::default().tcp());
+    let _one = Server::replica_of(&destination, Version::Redis70, Options::default());
+    let mut daemon = Setup::new()
+        .endpoint("shop", &source)
+        .endpoint_with("events", &destination, "durability = \"replicated\"\nreplicas = 2")
+        .routes(ROUTES)
+        .expects(&[alert::NOT_DURABLE, alert::DESTINATION, alert::GAP])
+        .start();
+    let words = "1 of 2 replicas have confirmed the stored messages within 2 s (redis.events.durability = \"replicated\"; look \
+                 at INFO replication";
+    let line = daemon.wait_alert(alert::NOT_DURABLE);
+    assert!(
+        line.text.contains("\"server\":\"events\"") && line.text.contains("\"route\":\"orders\""),
+        "{}",
+        line.text
+    );
+    assert!(
+        line.text.contains(&words.replace('"', "\\\"")) && line.text.contains("tidegate stores on"),
+        "{}",
+        line.text
+    );
+    let told = |daemon: &crate::support::Daemon| {
+        let status = daemon.route("orders")?;
+        let (code, body) = daemon.get("/readyz")?;
+        let body = body.replace("\\\"", "\"");
+        let reason = status.reason.clone().unwrap_or_default();
+        let says = reason.contains(words) && body.contains(&format!("not durable: {words}"));
+        let gauge = daemon.metric("orders", "tidegate_not_durable");
+        if status.state == RouteState::Live && says && (code, gauge) == (503, 1) {
+            Ok(())
+        } else {
+            Err(format!("{status:?} {body} {gauge}"))
+        }
+    };
+    eventually("status and readiness say it", PATIENCE, || told(&daemon));
+    Oracle::new(&source).publish(&Load::new(1, 100, &["orders"]));
+    daemon.wait_settled("orders", 100);
+    let _two = Server::replica_of(&destination, Version::Redis70, Options::default());
+    daemon.wait_ready();
+    assert_eq!(daemon.metric("orders", "tidegate_not_durable"), 0);
+    assert_eq!(daemon.route("orders").unwrap().reason, None);
+    eventually("the end is logged", PATIENCE, || match daemon.logged("durable_again") {
+        1 => Ok(()),
+        count => Err(format!("{count}")),
+    });
+    // A right that is missing is told as well.
+    destination.ask::<()>(&["ACL", "SETUSER", "tidegate-events", "-wait"]);
+    daemon.restart();
+    eventually("the right is named", PATIENCE, || match daemon.get("/readyz")? {
+        (503, body) if body.contains("not durable: it is not known which messages are durable: NOPERM") => {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
 }

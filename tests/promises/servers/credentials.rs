@@ -4,6 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use tidegate::config::{Address, Durability, Endpoint, Reauthenticate, SecretSource, Servers};
+use tidegate::server::connect;
+
 use crate::support::{
     Daemon, Load, Oracle, Payloads, Server, Setup, Subscriber, Version, alert, assert_exact, captured,
     eventually, gaps,
@@ -132,4 +135,52 @@ fn a_password_changes_under_load() {
             assert!(!line.text.contains("unknown to the server") && !line.text.contains("second\""));
         }
     }
+}
+
+/// Each takes the new password, and none is made anew.
+#[test]
+fn a_thousand_connections_take_a_new_password() {
+    const CONNECTIONS: usize = 1_000;
+    let server = Server::start(Version::Redis70);
+    server.ask::<()>(&["ACL", "SETUSER", "many", "on", ">first", "+@all"]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("many.pass");
+    std::fs::write(&file, "first").unwrap();
+    let endpoint = Endpoint {
+        name: "many".to_owned(),
+        servers: Servers::One(Address::Unix(server.socket())),
+        username: Some("many".to_owned()),
+        password: SecretSource::File(file.clone()),
+        database: 0,
+        key_prefix: "tidegate:".to_owned(),
+        connect_timeout: PATIENCE,
+        response_timeout: PATIENCE,
+        durability: Durability::default(),
+        address_map: Vec::new(),
+        reauthenticate: Reauthenticate::default(),
+        tls: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut connections = runtime.block_on(async {
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(connect(&endpoint, "test").await.unwrap());
+        }
+        connections
+    });
+    server.ask::<()>(&["ACL", "SETUSER", "many", "resetpass", ">second"]);
+    std::fs::write(&file, "second").unwrap();
+    eventually("each has logged in once", PATIENCE, || {
+        // As a route does with each, again and again.
+        runtime.block_on(async {
+            for connection in &mut connections {
+                connection.ask(PATIENCE, "asking", &[b"PING"]).await.unwrap();
+            }
+        });
+        match server.calls("auth") {
+            calls if calls == CONNECTIONS as u64 => Ok(()),
+            calls => Err(calls.to_string()),
+        }
+    });
+    assert_eq!(server.clients("name=tidegate:test").len(), CONNECTIONS, "none was made anew");
 }

@@ -19,7 +19,9 @@ const ALERTS: &[&[&str]] = &[
     alert::SOURCE,
     alert::GAP,
     alert::DESTINATION,
-    alert::SEVERAL_MASTERS,
+    alert::UNCONFIRMED,
+    // A replica is missing during a failover.
+    alert::NOT_DURABLE,
     alert::BLOCKED,
     &["master_moved", "sentinel_unavailable"],
     // Of a server with the backlog of its defaults.
@@ -304,6 +306,160 @@ fn sentinels_that_are_made_anew_are_believed_once_they_agree() {
     // A connection that is made now needs an answer that is believed.
     watched.replica.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     watched.assert_captured(0);
+}
+
+/// What one of the dead sentinels knew may be newer: nothing is believed, and the remedy is told.
+#[test]
+fn sentinels_that_are_made_anew_while_one_is_dead_are_told_with_the_remedy() {
+    let mut watched = Watched::start(Version::Redis70, CAPTURE, "");
+    watched.sentinels[0].fail_over("shop");
+    watched.wait_switched(&watched.sentinels);
+    watched.wait_listening();
+    let heartbeats = |watched: &Watched| watched.replica.clients("name=tidegate:heartbeat");
+    eventually("the new master is used for heartbeats too", PATIENCE, || match heartbeats(&watched).len() {
+        1 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    watched.sentinels[0].kill();
+    let port = watched.replica.port().unwrap().to_string();
+    for sentinel in &watched.sentinels[1..] {
+        sentinel.ask::<()>(&["SENTINEL", "REMOVE", "shop"]);
+        sentinel.ask::<()>(&["SENTINEL", "MONITOR", "shop", "127.0.0.1", &port, "2"]);
+    }
+    let remedy = [
+        "the sentinels report an older master of \"shop\" than was known: ",
+        "If the sentinels were made anew, all of redis.shop.sentinel.addresses must name the same master: start the missing ones, \
+         or take those that are gone out of it and reload",
+    ];
+    let words = [&["no sentinel has confirmed for 10 s that 127.0.0.1:"], &remedy[..]].concat();
+    wait_reasons(&watched.daemon, &words);
+    let line = watched.daemon.wait_alert(alert::UNCONFIRMED);
+    assert!(line.text.contains("take those that are gone out of it and reload"), "{}", line.text);
+    // The same where a connection is missing.
+    for client in heartbeats(&watched) {
+        watched.replica.end_client(&client);
+    }
+    let words = [&["no heartbeat came back, and no other session can be opened: "], &remedy[..]].concat();
+    wait_reasons(&watched.daemon, &words);
+    // The remedy.
+    let configuration = watched.daemon.configuration();
+    let gone = format!("\"127.0.0.1:{}\", ", watched.sentinels[0].port().unwrap());
+    let text = std::fs::read_to_string(&configuration).unwrap();
+    assert!(text.contains(&gone), "{text}");
+    std::fs::write(&configuration, text.replace(&gone, "")).unwrap();
+    watched.daemon.process().signal(nix::sys::signal::Signal::SIGHUP);
+    watched.daemon.wait_ready();
+    watched.assert_captured(0);
+}
+
+/// All of them take another password, and connections that the old one opened are closed.
+#[test]
+fn sentinels_that_refuse_the_password_are_told_with_their_option() {
+    let watched = Watched::start(Version::Redis70, CAPTURE, "");
+    let passwords = |change: &[&str]| {
+        for sentinel in &watched.sentinels {
+            sentinel.ask::<()>(&[&["ACL", "SETUSER", "watcher-shop"], change].concat());
+            for client in sentinel.clients("user=watcher-shop") {
+                sentinel.end_client(&client);
+            }
+        }
+    };
+    for sentinel in &watched.sentinels {
+        eventually("it is asked", PATIENCE, || match sentinel.clients("name=tidegate:sentinel").len() {
+            0 => Err("nobody asks".to_owned()),
+            _ => Ok(()),
+        });
+    }
+    passwords(&["resetpass", ">another"]);
+    let ports = [0, 1, 2]
+        .map(|at| format!("sentinel 127.0.0.1:{}: WRONGPASS", watched.sentinels[at].port().unwrap()));
+    let mut words = ports.each_ref().map(String::as_str).to_vec();
+    words.push("no sentinel has confirmed for 10 s that 127.0.0.1:");
+    words.push("check redis.shop.sentinel.username and the password beside it");
+    wait_reasons(&watched.daemon, &words);
+    assert_eq!(watched.daemon.logged("several_masters"), 0, "there is one");
+    for code in [alert::UNCONFIRMED, &["sentinel_unavailable"]] {
+        let line = watched.daemon.wait_alert(code);
+        assert!(line.text.contains("WRONGPASS") && line.text.contains(words[4]), "{}", line.text);
+    }
+    passwords(&["resetpass", ">first-shop"]);
+    watched.daemon.wait_ready();
+    let oracle = Oracle::new(&watched.master);
+    oracle.publish(&Load::new(1, 100, &["orders"]).payloads(Payloads::Unique));
+    oracle.publish_last("orders", &watched.events, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&watched.events, "orders"));
+}
+
+/// They name servers by their host names, and have a password and no users.
+#[test]
+fn sentinels_that_say_host_names_and_have_a_password() {
+    let version = Version::Redis70;
+    let named = || Options::default().tcp().with("replica-announce-ip", "localhost");
+    let master = Server::with(version, named());
+    let replica = Server::replica_of(&master, version, named());
+    let port = master.port().unwrap().to_string();
+    let sentinels = [(); 3].map(|()| Server::sentinel_with(version, "shop", &master, 2, Options::default()));
+    for sentinel in &sentinels {
+        for command in [
+            &["CONFIG", "SET", "resolve-hostnames", "yes"] as &[&str],
+            &["CONFIG", "SET", "announce-hostnames", "yes"],
+            &["REMOVE", "shop"],
+            &["MONITOR", "shop", "localhost", &port, "2"],
+            &["SET", "shop", "down-after-milliseconds", "1000"],
+            &["SET", "shop", "failover-timeout", "5000"],
+        ] {
+            sentinel.ask::<()>(&[&["SENTINEL"], command].concat());
+        }
+    }
+    for sentinel in &sentinels {
+        eventually("the sentinels know each other and the replica", PATIENCE, || {
+            let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "shop"]);
+            match (known["num-other-sentinels"].as_str(), known["num-slaves"].as_str()) {
+                ("2", "1") => Ok(()),
+                _ => Err(format!("{known:?}")),
+            }
+        });
+        sentinel.ask::<()>(&["ACL", "SETUSER", "default", "resetpass", ">first-shop"]);
+    }
+    let events = Server::start(Version::Redis70);
+    let [one, two, three] = &sentinels;
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .watched("shop", &[&master, &replica], &[one, two, three], "")
+        .with_settings_replaced("username = \"watcher-shop\"", "")
+        .routes(CAPTURE)
+        .expects(ALERTS)
+        .start_ready();
+    let mut watched = Watched { daemon, master, replica, sentinels, events };
+    let names = |watched: &Watched, server: &Server, epoch: u8| {
+        let named = format!(": localhost:{}, configuration epoch {epoch}", server.port().unwrap());
+        eventually("each sentinel says the name", PATIENCE, || {
+            let output = watched.daemon.run_command(&["check", "--connect"]);
+            let report = String::from_utf8_lossy(&output.stdout).into_owned();
+            if report.matches(&named).count() == 3 { Ok(()) } else { Err(report) }
+        });
+    };
+    names(&watched, &watched.master, 0);
+    before_the_failover(&watched);
+    watched.master.kill();
+    watched.assert_captured(2);
+    names(&watched, &watched.replica, 1);
+}
+
+/// Waits until the state's reason and readiness both say these words.
+#[track_caller]
+fn wait_reasons(daemon: &Daemon, words: &[&str]) {
+    let all = |text: &str| words.iter().all(|words| text.contains(words));
+    eventually("the reason says it", PATIENCE, || {
+        let status = daemon.route("orders")?;
+        let (code, body) = daemon.get("/readyz")?;
+        // Quotes are escaped there.
+        let body = body.replace("\\\"", "\"");
+        match (status.state, status.reason) {
+            (RouteState::Waiting, Some(text)) if all(&text) && all(&body) && code == 503 => Ok(()),
+            other => Err(format!("{other:?} {body}")),
+        }
+    });
 }
 
 /// Servers, sentinels and their links among each other.
