@@ -105,7 +105,11 @@ impl EntryRange<'_> {
                         keys
                     }
                 };
-                queue.push(QueuedEntry { place: Place { id: entry.id, counted: None }, keys, seen: Instant::now() });
+                queue.push(QueuedEntry {
+                    place: Place { id: entry.id, counted: None },
+                    keys,
+                    seen: Instant::now(),
+                });
             }
             while let Some(batch) = queue.next_batch() {
                 match &mut cache {
