@@ -40,7 +40,7 @@ const fn tolerance_percent() -> u64 {
 }
 
 impl Figure {
-    /// Instructions that so many messages may cost at most.
+    /// Instructions that this number of messages may cost at most.
     pub(crate) fn limit(self, messages: usize) -> u64 {
         let stored = self.stored * (100 + self.tolerance_percent) / 100;
         stored.min(self.ceiling) * messages as u64

@@ -68,28 +68,16 @@ pub(super) fn invalidate(path: &Path, arguments: &InvalidateArguments) -> u8 {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    let stop = match super::interrupt::token() {
-        Ok(stop) => stop,
-        Err(error) => {
-            tell!("cannot listen for signals: {error}");
-            return super::FAILED;
-        }
-    };
-    super::carry_out(run(&config, arguments, &stop))
+    super::carry_out(run(&config, arguments))
 }
 
-async fn run(
-    config: &Config,
-    arguments: &InvalidateArguments,
-    stop: &CancellationToken,
-) -> Result<u8, Refusal> {
+async fn run(config: &Config, arguments: &InvalidateArguments) -> Result<u8, Refusal> {
     let settings = route(config, &arguments.route)?;
     let by_hand = ByHand {
         settings,
         source: &config.redis[&settings.source],
         cache: &config.redis[&settings.destination],
         arguments,
-        stop,
     };
     match arguments.from {
         Some(from) => by_hand.apply(from).await,
@@ -114,13 +102,17 @@ pub(super) fn removed(removed: &Removed) -> String {
     format!("{keys} keys, {cleared} of them were in the cache, {refused} loads refused")
 }
 
+fn interruptible() -> Result<CancellationToken, Refusal> {
+    super::interrupt::token()
+        .map_err(|error| Refusal::new(super::FAILED, format!("cannot listen for signals: {error}")))
+}
+
 /// A command for one route.
 struct ByHand<'a> {
     settings: &'a Arc<Invalidate>,
     source: &'a Endpoint,
     cache: &'a Endpoint,
     arguments: &'a InvalidateArguments,
-    stop: &'a CancellationToken,
 }
 
 impl ByHand<'_> {
@@ -135,6 +127,10 @@ impl ByHand<'_> {
         if foreign.iter().next().is_some() {
             foreign.push("nothing was removed");
             return Err(Refusal::usage(foreign));
+        }
+        if self.arguments.dry_run && self.arguments.json {
+            let removed = Removed { keys: keys.len() as u64, ..Removed::default() };
+            return self.print(&Applied { removed, ..Applied::default() }, Ended::Finished, None);
         }
         if self.arguments.dry_run {
             let leases = keys.iter().map(|key| removal::lease(self.settings, key));
@@ -157,9 +153,10 @@ impl ByHand<'_> {
         let Range { from, to } = range;
         tell!("entries {from} ({}) to {to} ({})", moment(from), moment(to));
         let mut cache = if self.arguments.dry_run { None } else { Some(self.open().await?) };
+        let stop = interruptible()?;
         let mut shown = Shown(RangeProgress::new(from, to));
         let entries = EntryRange { settings: self.settings, source: self.source, from, to };
-        let done = entries.apply(cache.as_mut(), self.stop, &mut shown).await;
+        let done = entries.apply(cache.as_mut(), &stop, &mut shown).await;
         shown.0.done("the route's keys");
         match done {
             Ok((ended, applied)) => self.print(&applied, ended, Some(range)),
@@ -174,6 +171,8 @@ impl ByHand<'_> {
             let (route, cache) = (&self.settings.name, &self.cache.name);
             confirm::agree(&format!("remove every key of {route} from {cache}?"))?;
         }
+        // Ctrl-C at the question ends the command at once.
+        let stop = interruptible()?;
         let (mut next, mut last) = (Instant::now() + LINES_EVERY, None);
         let mut watch = |stage: EverythingStage, done: &Removed| {
             let Removed { cleared, refused, .. } = done;
@@ -194,7 +193,7 @@ impl ByHand<'_> {
             }
             last = Some(stage);
         };
-        let done = cache.everything(dry, self.stop, &mut watch).await;
+        let done = cache.everything(dry, &stop, &mut watch).await;
         let of = |removed| Applied { removed, ..Applied::default() };
         match done {
             Ok((ended, removed)) => self.print(&of(removed), ended, None),

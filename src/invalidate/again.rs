@@ -33,6 +33,8 @@ pub(super) struct HeldBatch {
     entries: usize,
     keys: Vec<CacheKey>,
     due: Instant,
+    /// How many entries are not among them, since the stream does not have them any more.
+    lost: u64,
 }
 
 /// What to clear once more, in one call.
@@ -123,13 +125,24 @@ impl HeldBatches {
         keys: Vec<CacheKey>,
         due: Instant,
     ) {
-        if prev != self.end.id || !self.has_room() {
-            return;
+        if prev == self.end.id && self.has_room() {
+            let held = HeldBatch { last: Some(last), entries, keys, due, lost: 0 };
+            self.bytes += held.bytes();
+            self.batches.push_back(held);
+            self.end = last;
         }
-        let held = HeldBatch { last: Some(last), entries, keys, due };
-        self.bytes += held.bytes();
-        self.batches.push_back(held);
+    }
+
+    /// Takes in that the stream lacks this number of the entries up to `last`. Another instance may still
+    /// hold them, so they are given up when they would be due.
+    pub(super) fn lose(&mut self, last: Place, lost: u64, due: Instant) {
+        self.batches.push_back(HeldBatch { last: Some(last), entries: 0, keys: Vec::new(), due, lost });
         self.end = last;
+    }
+
+    /// How many entries are given up with these. They are told once.
+    pub(super) fn take_lost(&mut self, due: &DueAgain) -> u64 {
+        self.batches.iter_mut().take(due.batches).map(|held| std::mem::take(&mut held.lost)).sum()
     }
 
     /// When the first of them is due.
@@ -244,7 +257,7 @@ mod tests {
     }
 
     fn place(number: u64) -> Place {
-        Place { id: id(number), counted: Some(number) }
+        Place { id: id(number), counted: None, read: Some(number) }
     }
 
     fn keys(names: &[&str]) -> Vec<CacheKey> {

@@ -1,11 +1,11 @@
 //! The cursor on the cache, the calls that move it, and what their replies mean.
 //!
 //! ```text
-//! P R:cursor   format revision pos again counted again_counted marks clearing gaps   cleared absent refused
+//! P R:cursor   format revision pos again counted read again_read marks clearing gaps   cleared absent refused
 //! ```
 //!
-//! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` and `again_counted` are
-//! how many entries were ever added to the stream up to them. The cursor is where the keys are: whatever sets the one back sets the other back.
+//! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` is how many entries
+//! were ever added to the stream up to `pos`, `read` and `again_read` how many of them were read up to each. The cursor is where the keys are: whatever sets the one back sets the other back.
 
 use super::again::Marks;
 use super::keys::CacheKey;
@@ -94,13 +94,14 @@ pub(super) enum ClearReply {
     Moved,
 }
 
-const FIELDS: [&[u8]; 12] = [
+const FIELDS: [&[u8]; 13] = [
     b"format",
     b"revision",
     b"pos",
     b"again",
     b"counted",
-    b"again_counted",
+    b"read",
+    b"again_read",
     b"marks",
     b"clearing",
     b"gaps",
@@ -130,7 +131,8 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
     let Some(fields) = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
-    let [format, revision, pos, again, counted, again_counted, marks, clearing, gaps, counts @ ..] = fields
+    let [format, revision, pos, again, counted, read, again_read, marks, clearing, gaps, counts @ ..] =
+        fields
     else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
@@ -156,11 +158,11 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         Some(text) => Some(EntryId::parse(text).ok_or_else(|| refused("has no valid place 'again'"))?),
     };
     let number = |value: &Value| std::str::from_utf8(value.bytes()?).ok()?.parse::<u64>().ok();
-    let again = again.map(|id| Place { id, counted: number(again_counted) });
+    let again = again.map(|id| Place { id, counted: None, read: number(again_read) });
     let count = |at: usize| counts.get(at).and_then(number).unwrap_or(0);
     let cursor = Cursor {
         revision: String::from_utf8_lossy(&seen.0).into_owned(),
-        pos: Place { id: pos, counted: number(counted) },
+        pos: Place { id: pos, counted: number(counted), read: number(read) },
         again,
         marks: Marks::parse(marks.bytes().unwrap_or_default()),
         clearing: Clearing::parse(clearing.bytes().unwrap_or_default()),
@@ -225,8 +227,8 @@ impl CursorCalls {
     pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
         let lease = self.lease.as_ref().filter(|_| !call.alone);
         let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
-        // The command, the hash, the number of keys, the keys, and nine arguments.
-        resp::header(out, 3 + names + 9);
+        // The command, the hash, the number of keys, the keys, and ten arguments.
+        resp::header(out, 3 + names + 10);
         for word in [b"EVALSHA".as_slice(), hash] {
             resp::argument(out, word);
         }
@@ -250,6 +252,7 @@ impl CursorCalls {
         }
         resp::number_argument(out, call.keys.len());
         resp::argument(out, text(call.last.counted).as_bytes());
+        resp::argument(out, text(call.last.read).as_bytes());
         resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
         resp::argument(out, call.clearing.map_or("", Clearing::as_str).as_bytes());
         resp::argument(out, text(call.gaps).as_bytes());
@@ -271,7 +274,8 @@ impl CursorCalls {
                 pos.id.to_string().as_bytes(),
                 text(again.map(|again| again.id)).as_bytes(),
                 text(pos.counted).as_bytes(),
-                text(again.and_then(|again| again.counted)).as_bytes(),
+                text(pos.read).as_bytes(),
+                text(again.and_then(|again| again.read)).as_bytes(),
                 clearing.map_or("", Clearing::as_str).as_bytes(),
                 text(*gaps).as_bytes(),
             ],
@@ -377,7 +381,7 @@ mod tests {
     }
 
     fn place(at: u64, counted: u64) -> Place {
-        Place { id: id(at), counted: Some(counted) }
+        Place { id: id(at), counted: Some(counted), read: Some(counted - 1) }
     }
 
     fn text(text: &str) -> Value {
@@ -387,21 +391,21 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all = [format, "abc", pos, again, "7", "6", "5-0 1000", "keys", "8-0", "3", "2", "1"];
+            let all = [format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "3", "2", "1"];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
         let counts = Counts { cleared: 3, absent: 2, refused: 1 };
         let marks = Marks::parse(b"5-0 1000");
         let revision = "abc".to_owned();
-        let (pos, again) = (place(5, 7), Some(place(4, 6)));
+        let (pos, again) = (place(5, 7), Some(Place { counted: None, ..place(4, 6) }));
         let clearing = Clearing { step: Step::Keys { again: false }, missed_again: false };
         let cursor = Cursor { revision, pos, again, marks, clearing, gaps: Some(id(8)), counts };
         assert_eq!(look.cursor, Some(cursor));
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 12])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 13])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
@@ -450,6 +454,7 @@ mod tests {
             "2-0",
             "2",
             "9",
+            "8",
             "1-0 5",
             "leases again +",
             "8-0",

@@ -132,6 +132,8 @@ pub(super) struct Engine {
     seen: Option<StreamCounters>,
     /// True if what an adoption gives up was reported, until the cursor is known to be ours.
     reported: bool,
+    /// When it was last known that everything was applied.
+    applied: Option<Instant>,
     backoff: Backoff,
     log: Limited,
     effects: Vec<Effect>,
@@ -178,8 +180,6 @@ struct SessionState {
     letters: Vec<(EntryId, Rejection)>,
     /// Up to here the stream had ended, at that time.
     end_seen: Option<(EntryId, Instant)>,
-    /// When it was last known that everything was applied.
-    applied: Option<Instant>,
     /// When the cursor was last written.
     written: Instant,
     /// True once the route was asked to stop.
@@ -213,6 +213,7 @@ impl Engine {
             sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, now)),
             seen: None,
             reported: false,
+            applied: None,
             backoff: Backoff::default(),
             log: Limited::new(),
             effects: Vec::new(),
@@ -248,7 +249,6 @@ impl Engine {
             read_entries: 1,
             letters: Vec::new(),
             end_seen: None,
-            applied: None,
             written: now,
             stopping: false,
             ranges: Vec::new(),
@@ -265,6 +265,7 @@ impl Engine {
         let suppressed = self.admit(code.as_str(), now);
         let (side, reason) = (failure.side, failure.with_hint());
         self.effects.push(Effect::Failed { side, class, reason, suppressed });
+        self.show_behind(now);
         if blocked { BLOCKED_RETRY } else { self.backoff.next_wait() }
     }
 
@@ -307,9 +308,17 @@ impl Engine {
         self.ask_cache(cache, now);
         let Some(session) = &mut self.session else { return Ok(Next::Continue) };
         let stopped = session.stopping && session.call.is_none();
-        let behind = session.behind(self.places, now);
-        self.effects.push(Effect::Behind(behind));
+        if session.is_applied(self.places) {
+            self.applied = self.applied.max(session.end_seen.map(|(_, at)| at));
+        }
+        self.show_behind(now);
         Ok(if stopped { Next::Stopped } else { Next::Continue })
+    }
+
+    /// How long ago everything was applied: as long as the source has not answered, or the cache.
+    pub(super) fn show_behind(&mut self, now: Instant) {
+        let behind = self.applied.map(|applied| now.saturating_duration_since(applied));
+        self.effects.push(Effect::Behind(behind));
     }
 
     /// When to call [`Self::advance`] if nothing happens before.
@@ -352,29 +361,20 @@ impl Engine {
     fn miss(&mut self, loss: InvalidateLoss, detail: String, now: Instant) {
         if let Some(sweep) = &mut self.sweep {
             if loss == InvalidateLoss::SecondPass {
-                sweep.begin_again(now, self.held.after());
+                sweep.begin_again(now);
             } else {
                 sweep.begin(now);
             }
         }
-        self.report_missed(loss, detail, now);
-    }
-
-    fn report_missed(&mut self, loss: InvalidateLoss, detail: String, now: Instant) {
         let suppressed = self.admit(loss.as_str(), now);
         self.effects.push(Effect::Missed { loss, detail, suppressed });
     }
 }
 
 impl SessionState {
-    /// How long ago everything was applied. While nothing waits it is as long as the source has not answered.
-    fn behind(&mut self, places: Option<Places>, now: Instant) -> Option<Duration> {
-        if let (Some((end, at)), Some(places)) = (self.end_seen, places)
-            && self.ready
-            && places.pos.id >= end
-        {
-            self.applied = self.applied.max(Some(at));
-        }
-        self.applied.map(|applied| now.saturating_duration_since(applied))
+    /// Returns whether everything is applied up to where the stream was seen to end.
+    fn is_applied(&self, places: Option<Places>) -> bool {
+        let (Some((end, _)), Some(places)) = (self.end_seen, places) else { return false };
+        self.ready && places.pos.id >= end
     }
 }

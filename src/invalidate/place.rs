@@ -7,19 +7,27 @@ use crate::stream::EntryId;
 pub(super) struct Place {
     /// The last entry.
     pub(super) id: EntryId,
-    /// How many entries were ever added to the stream up to it, if known.
+    /// How many entries were ever added to the stream up to it, if known: to compare with the stream.
     pub(super) counted: Option<u64>,
+    /// How many were read by the first pass up to it, if known: to compare the passes.
+    pub(super) read: Option<u64>,
 }
 
 impl Place {
-    /// The place of the entry that was read after it.
-    pub(super) fn next(self, id: EntryId) -> Self {
-        Self { id, counted: self.counted.map(|counted| counted + 1) }
+    /// Where nothing was read yet of a stream; `counted` entries were removed from it before.
+    pub(super) fn beginning(counted: Option<u64>) -> Self {
+        Self { id: EntryId::default(), counted, read: Some(0) }
     }
 
-    /// How many entries after this place and up to a later one are not among those that were read of them, if the numbers
-    /// of both are known.
+    /// The place of the entry that was read after it.
+    pub(super) fn next(self, id: EntryId) -> Self {
+        let [counted, read] = [self.counted, self.read].map(|count| count.map(|count| count + 1));
+        Self { id, counted, read }
+    }
+
+    /// How many of the entries that the first pass has read up to a later place are not counted in this one, if that is
+    /// known of both.
     pub(super) fn lacks(self, later: Self) -> Option<u64> {
-        later.counted?.checked_sub(self.counted?)
+        later.read?.checked_sub(self.read?)
     }
 }

@@ -105,7 +105,7 @@ mod tests {
 
     fn entry(id: u64, keys: impl Iterator<Item = usize>) -> QueuedEntry {
         let keys = keys.map(|key| key.to_string().into_bytes().into()).collect();
-        let place = Place { id: EntryId { milliseconds: id, sequence: 0 }, counted: Some(id) };
+        let place = Place { id: EntryId { milliseconds: id, sequence: 0 }, counted: Some(id), read: None };
         QueuedEntry { place, keys, seen: Instant::now() }
     }
 

@@ -77,8 +77,8 @@ pub(super) enum Step {
 pub(super) struct Sweep {
     leases: Vec<Vec<u8>>,
     keys: Vec<Vec<u8>>,
-    /// True if the keys are cleared once more.
-    repeats: bool,
+    /// How long after a clear it is repeated, if it is.
+    again_after: Option<Duration>,
     step: Step,
     /// When the step may begin.
     begins: Instant,
@@ -104,13 +104,13 @@ impl Sweep {
             let of = |key: &Vec<u8>| [&literal(&before)[..], key, &literal(&behind)].concat();
             keys.iter().map(of).collect()
         });
-        let (leases, repeats) = (leases.unwrap_or_default(), settings.again_after.is_some());
+        let (leases, again_after) = (leases.unwrap_or_default(), settings.again_after);
         let at = (0, b"0".to_vec());
         let (step, begins) = (Step::None, now);
         Self {
             leases,
             keys,
-            repeats,
+            again_after,
             step,
             begins,
             at,
@@ -132,9 +132,11 @@ impl Sweep {
     }
 
     /// Everything was cleared once, by now at the latest, and is to be cleared once more.
-    pub(super) fn begin_again(&mut self, now: Instant, again_after: Duration) {
+    pub(super) fn begin_again(&mut self, now: Instant) {
         match self.step {
-            Step::None => self.enter(Step::Leases { again: true }, now + again_after),
+            Step::None => {
+                self.enter(Step::Leases { again: true }, now + self.again_after.unwrap_or_default())
+            }
             // Its second round comes late enough.
             Step::Leases { again: false } | Step::Keys { again: false } => {}
             Step::Leases { again: true } | Step::Keys { again: true } => self.follow(),
@@ -151,7 +153,10 @@ impl Sweep {
     /// two instances would begin what the other one is about to end, again and again.
     pub(super) fn on_cursor(&mut self, clearing: Clearing, now: Instant) {
         if self.step == Step::None && clearing.step != Step::None {
-            self.enter(clearing.step, now);
+            // How long ago the first round was is not known.
+            let waits = matches!(clearing.step, Step::Leases { again: true });
+            let wait = self.again_after.filter(|_| waits).unwrap_or_default();
+            self.enter(clearing.step, now + wait);
             self.missed_again = clearing.missed_again;
         }
     }
@@ -229,16 +234,17 @@ impl Sweep {
     }
 
     /// Goes over to the next step if this one is done. Returns whether a whole clear is done.
-    pub(super) fn advance(&mut self, now: Instant, again_after: Duration) -> bool {
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
         if self.step == Step::None || !self.found.is_empty() || self.at.0 < self.patterns().len() {
             return false;
         }
         match self.step {
             Step::Leases { again } => self.enter(Step::Keys { again }, now),
-            Step::Keys { again: false } if self.repeats => {
-                self.enter(Step::Leases { again: true }, now + again_after);
-            }
-            Step::Keys { .. } => {
+            Step::Keys { again } => {
+                if let (Some(after), false) = (self.again_after, again) {
+                    self.enter(Step::Leases { again: true }, now + after);
+                    return false;
+                }
                 if std::mem::take(&mut self.missed_again) {
                     // At most one a minute: what is missed all the time would clear all the time.
                     self.enter(Step::Leases { again: false }, now + APART);
@@ -287,9 +293,9 @@ mod tests {
             let pattern = String::from_utf8_lossy(scan[3]).into_owned();
             order.push(format!("{} {pattern}", clearing(sweep.step, false).as_str()));
             sweep.on_scanned(b"0", vec![b"x".as_slice().into()]);
-            assert!(!sweep.advance(now, after), "what was found is to be removed first");
+            assert!(!sweep.advance(now), "what was found is to be removed first");
             assert_eq!(sweep.take_found().map(|found| found.len()), Some(1));
-            sweep.advance(now, after);
+            sweep.advance(now);
         }
         let round = |step: &str, lease: &str| [r"a\*:*", "b"].map(|key| format!("{step} {key}{lease}"));
         let lease = r":l\?";
@@ -316,9 +322,9 @@ mod tests {
         sweep.begin(start);
         sweep.begin(start);
         assert_eq!(sweep.write(), Some(clearing(first_round, false)), "it had not begun");
-        sweep.advance(start, after);
+        sweep.advance(start);
         assert_eq!(sweep.write(), Some(clearing(Step::Keys { again: false }, false)));
-        sweep.begin_again(start, after);
+        sweep.begin_again(start);
         let written = clearing(Step::Keys { again: false }, false);
         assert_eq!(sweep.write(), Some(written), "its second round covers a lost second pass");
         sweep.begin(start);
@@ -329,7 +335,7 @@ mod tests {
         assert!(!sweep.is_unwritten(), "the cursor has it");
         sweep.on_refused();
         assert!(sweep.is_unwritten(), "it has not");
-        // Another process goes on from the cursor.
+        // Another process continues from the cursor.
         let mut sweep = Sweep::new(&settings, start);
         sweep.on_cursor(written, start);
         let mut now = start;
@@ -337,11 +343,16 @@ mod tests {
         while sweep.step != Step::None {
             now = now.max(sweep.due().unwrap_or(now));
             sweep.on_scanned(b"0", Vec::new());
-            clears += u32::from(sweep.advance(now, after));
+            clears += u32::from(sweep.advance(now));
         }
         assert_eq!((clears, now), (2, start + after + APART + after));
+        // How long ago the first round was is not known: the second one waits.
+        let mut sweep = Sweep::new(&settings, start);
+        sweep.on_cursor(clearing(Step::Leases { again: true }, false), start);
+        assert_eq!(sweep.due(), Some(start + after));
         // A second pass is lost: the second round is enough.
-        sweep.begin_again(start, after);
+        let mut sweep = Sweep::new(&settings, start);
+        sweep.begin_again(start);
         assert_eq!((sweep.step, sweep.due()), (Step::Leases { again: true }, Some(start + after)));
     }
 

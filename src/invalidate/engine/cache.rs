@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::source::is_anew;
-use super::{Cleared, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
+use super::source::{entries_of, is_anew};
+use super::{Cleared, Counts, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::invalidate::again::{DueAgain, Marks};
 use crate::invalidate::cursor::{self, AdoptCall, ClearCall, ClearReply, Cursor, CursorLook, PlaceField};
@@ -50,6 +50,8 @@ pub(super) struct Adoption {
     clearing: Option<Clearing>,
     /// The stream, as it was then.
     stream: Option<StreamCounters>,
+    /// The counts that the cursor has.
+    counts: Option<Counts>,
     /// Why entries are applied once more; `None` where only the second pass begins.
     trigger: Option<ReplayTrigger>,
     /// What may have been missed.
@@ -140,6 +142,7 @@ impl Engine {
             {
                 let last = due.last.unwrap_or(again);
                 session.sweep_next = true;
+                self.give_up(&due, last.id, now);
                 self.send(out, PlaceField::Again, (again.id, last), (&due.keys, false));
                 return Some(CacheCall::Again(due));
             }
@@ -167,6 +170,19 @@ impl Engine {
         Some(CacheCall::Write)
     }
 
+    /// Reports what cannot be cleared once more, before the cursor moves over it.
+    fn give_up(&mut self, due: &DueAgain, last: EntryId, now: Instant) {
+        let lost = self.held.take_lost(due);
+        if lost > 0 {
+            let detail = format!(
+                "{} up to {last} were trimmed or deleted before their second pass: a reader without a lease may have stored \
+                 an old value after the first",
+                entries_of(lost)
+            );
+            self.miss(InvalidateLoss::SecondPass, detail, now);
+        }
+    }
+
     /// The next call of a clear of all keys: what was found is removed before more is looked for.
     fn next_sweep(&mut self, out: &mut Vec<u8>, pos: Place, now: Instant) -> Option<CacheCall> {
         let sweep = self.sweep.as_mut()?;
@@ -177,7 +193,7 @@ impl Engine {
             self.send(out, PlaceField::Pos, (pos.id, pos), (&found, true));
             return Some(CacheCall::Swept(found.len()));
         }
-        if sweep.advance(now, self.held.after()) {
+        if sweep.advance(now) {
             let suppressed = self.admit(LogCode::InvalidateCleared.as_str(), now);
             self.effects.push(Effect::Swept(suppressed));
         }
@@ -370,12 +386,13 @@ impl Engine {
         let acted = cursor.as_ref().map_or(Some(EntryId::default()), |cursor| cursor.gaps);
         let gaps = self.gaps.0.max(acted);
         let clearing = cursor.as_ref().map(|cursor| cursor.clearing);
+        let counts = cursor.as_ref().map(|cursor| cursor.counts);
         let begin = |trigger, missed| {
             let counted = Some(stream.map_or(0, |stream| stream.removed()));
-            let pos = Place { id: EntryId::default(), counted };
+            let pos = Place::beginning(counted);
             let places = Places { pos, again: self.settings.again_after.map(|_| pos) };
             let (seen, trigger) = (seen.clone(), Some(trigger));
-            Decision::Adopt(Adoption { seen, places, gaps, clearing, stream, trigger, missed })
+            Decision::Adopt(Adoption { seen, places, gaps, clearing, stream, counts, trigger, missed })
         };
         let begins_late = || {
             let removed = stream.map(|stream| stream.removed()).filter(|removed| *removed > 0)?;
@@ -419,7 +436,16 @@ impl Engine {
             // What was cleared while there was no second pass gets none.
             let places = Places { pos: cursor.pos, again: Some(cursor.pos) };
             let (trigger, missed) = (None, None);
-            return Decision::Adopt(Adoption { seen, places, gaps, clearing, stream, trigger, missed });
+            return Decision::Adopt(Adoption {
+                seen,
+                places,
+                gaps,
+                clearing,
+                stream,
+                counts,
+                trigger,
+                missed,
+            });
         }
         Decision::Ready(cursor)
     }
@@ -454,7 +480,10 @@ impl Engine {
     }
 
     fn on_adopted(&mut self, adoption: Adoption, now: Instant) {
-        let Adoption { places, gaps, clearing, stream, trigger, missed, .. } = adoption;
+        let Adoption { places, gaps, clearing, stream, trigger, .. } = adoption;
+        if let Some(counts) = adoption.counts {
+            self.effects.push(Effect::Counts(counts));
+        }
         self.take_over(clearing, now);
         self.marks.0 = Marks::default();
         // What was seen meanwhile is newer than what was written.
@@ -470,19 +499,16 @@ impl Engine {
             // What was seen before may be another stream.
             self.seen = stream;
         }
-        if let (Some(_), Some(sweep)) = (missed, &mut self.sweep) {
-            sweep.begin(now);
-        }
         self.work(places, now);
     }
 
-    /// Reports what an adoption gives up. Afterwards the cursor says nothing of it any more, and a process may end
-    /// before it has the answer.
+    /// Takes in what an adoption gives up. Afterwards the cursor says nothing of it any more, and a process may end
+    /// before it has the answer. Of two instances both clear: either may end.
     fn report_before(&mut self, adoption: &Adoption, now: Instant) {
         if let Some((loss, detail)) = &adoption.missed
             && !std::mem::replace(&mut self.reported, true)
         {
-            self.report_missed(*loss, detail.clone(), now);
+            self.miss(*loss, detail.clone(), now);
         }
     }
 
@@ -494,6 +520,11 @@ impl Engine {
         self.backoff.reset();
         if let Some(again) = places.again {
             self.held.on_place(again);
+            let lost = again.lacks(places.pos).filter(|lost| again.id == places.pos.id && *lost > 0);
+            if let Some(lost) = lost {
+                // Another process has found nothing more to clear once more, and had not said so yet.
+                self.held.lose(places.pos, lost, now + self.held.after());
+            }
             self.marks.0.forget(again.id);
             if again.id < places.pos.id
                 && self.marks.0.time_of(places.pos.id).is_none()

@@ -210,21 +210,13 @@ impl Engine {
             self.held.hold((end.id, last), 1, keys, due);
             end = last;
         }
-        let missing = end.lacks(up_to).filter(|_| came < asked || end.id == up_to.id);
-        if came < asked {
-            self.held.hold((end.id, up_to), 0, Vec::new(), now);
+        let is_whole = came < asked || end.id == up_to.id;
+        let lost = end.lacks(up_to).filter(|_| is_whole).unwrap_or(0);
+        if lost > 0 || came < asked {
+            self.held.lose(up_to, lost, if lost > 0 { now + self.held.after() } else { now });
         }
         session.ranges = entries.into_ranges();
         session.read_entries = entries_of_next_read(session.read_entries, asked, came, frame.len());
-        if let Some(count) = missing.filter(|count| *count > 0) {
-            let detail = format!(
-                "{} before {} were trimmed or deleted before their second pass: a reader without a lease may have stored an \
-                 old value after the first",
-                entries_of(count),
-                up_to.id
-            );
-            self.miss(InvalidateLoss::SecondPass, detail, now);
-        }
         Ok(())
     }
 
@@ -237,7 +229,11 @@ impl Engine {
                 return Err(SessionFailure::source(Error::reply_at(text, stream)));
             }
             value => Some(StreamCounters::read(value).ok_or_else(|| {
-                SessionFailure::source(Error::Protocol("the reply to XINFO STREAM is not valid".to_owned()))
+                SessionFailure::source(Error::Refused(
+                    "XINFO STREAM does not say how many entries were ever added: the server is too old; an invalidation \
+                     needs a stream on Redis 7.0 or later, or Valkey"
+                        .to_owned(),
+                ))
             })?),
         };
         let ready = session.ready;
@@ -253,7 +249,7 @@ impl Engine {
     /// look at the cursor.
     fn compare(&mut self, facts: Option<StreamCounters>, now: Instant) {
         let Some(session) = &mut self.session else { return };
-        let Place { id: read, counted } = session.read;
+        let Place { id: read, counted, .. } = session.read;
         if is_anew(facts.as_ref(), self.seen.as_ref(), session.read) {
             (session.ready, session.checked) = (false, false);
             return;
@@ -337,7 +333,7 @@ impl SessionState {
     }
 }
 
-fn entries_of(count: u64) -> String {
+pub(super) fn entries_of(count: u64) -> String {
     if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 

@@ -55,7 +55,6 @@ impl Removal {
         removed: &mut Removed,
         watch: &mut impl FnMut(EverythingStage, &Removed),
     ) -> Result<Ended, EndpointError> {
-        let again_after = self.settings.again_after.unwrap_or_default();
         let mut sweep = Sweep::new(&self.settings, Instant::now());
         sweep.begin(Instant::now());
         while let Some(due) = sweep.due() {
@@ -87,7 +86,7 @@ impl Removal {
                     removed.keys += found.len() as u64;
                     removed.cleared += there;
                 }
-            } else if sweep.advance(now, again_after) {
+            } else if sweep.advance(now) {
                 break;
             } else if let Some(scan) = sweep.scan() {
                 let reply = self.ask("looking for keys", &scan).await?;

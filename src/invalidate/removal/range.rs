@@ -106,7 +106,7 @@ impl EntryRange<'_> {
                     }
                 };
                 queue.push(QueuedEntry {
-                    place: Place { id: entry.id, counted: None },
+                    place: Place { id: entry.id, ..Place::default() },
                     keys,
                     seen: Instant::now(),
                 });

@@ -26,11 +26,12 @@ pub(super) struct Faults {
     pub(super) gaps: bool,
     /// True if entries are numbered, and not named by their time.
     pub(super) numbers: bool,
-    /// True if entries are trimmed, whoever has read them.
+    /// True if entries are trimmed, read or not.
     trims: bool,
     /// True if the stream is deleted. If the cursor is lost in such a history, too, nobody knows of the old stream; and
-    /// if the entries of the new one are numbered alike, nobody can tell them apart.
-    deletes: bool,
+    /// if the entries of the new one are numbered alike, or as many of them are trimmed as were applied of the old one,
+    /// nobody can tell them apart.
+    pub(super) deletes: bool,
     /// Which server answers so, until when.
     error: Option<(RouteEndpoint, &'static str, Instant)>,
     pub(super) over: bool,
@@ -43,7 +44,7 @@ impl Faults {
         Self {
             gaps: one_of(4),
             numbers: one_of(3) && !deletes,
-            trims: one_of(3),
+            trims: one_of(3) && !deletes,
             deletes,
             error: None,
             over: false,
@@ -66,7 +67,7 @@ impl World {
     pub(super) fn something_goes_wrong(&mut self) {
         let at = self.rng.usize(..self.instances.len());
         let side = SIDES[self.rng.usize(..2)];
-        let k = self.rng.u8(..16);
+        let k = self.rng.u8(..17);
         self.trace(|| format!("fault {k} at {at}"));
         match k {
             0 | 1 => self.break_link(at, side),
@@ -95,6 +96,14 @@ impl World {
                 self.trim(self.stream.entries.len());
                 (self.stream.last, self.stream.added) = (EntryId::default(), 0);
                 self.checks.stream_deleted();
+            }
+            16 if self.faults.trims => {
+                // Nobody is there, and what was applied once is trimmed.
+                for at in 0..self.instances.len() {
+                    self.end(at);
+                }
+                let count = self.rng.usize(..=self.stream.entries.len());
+                self.trim(count);
             }
             _ => self.break_link(at, side),
         }

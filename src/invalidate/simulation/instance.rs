@@ -178,7 +178,7 @@ impl World {
     fn session_fails(&mut self, at: usize, failure: &SessionFailure) {
         self.drop_links(at);
         let wait = self.instances[at].engine.fail(failure, self.now);
-        // Whoever waits for an operator is helped at once when all is well.
+        // What an operator must correct is correct when all is well.
         let wait = if self.faults.over { wait.min(Duration::from_secs(1)) } else { wait };
         self.instances[at].connect_at = self.now + wait;
         self.take_effects(at);

@@ -71,6 +71,10 @@ impl World {
             1 if self.faults.gaps => self.writes_in_a_gap(),
             2..=11 => {
                 let product = self.rng.u8(..PRODUCTS);
+                // A reader that has just read the old version is what all of this is about.
+                if self.rng.bool() && self.begin_load(product) {
+                    self.go_on(self.readers.loads.len() - 1);
+                }
                 self.readers.database[usize::from(product)] += 1;
                 self.readers.unannounced.push_back(product);
             }
@@ -109,6 +113,9 @@ impl World {
     /// A change that the capture does not receive.
     fn writes_in_a_gap(&mut self) {
         let product = self.rng.u8(..PRODUCTS);
+        if self.begin_load(product) {
+            self.go_on(self.readers.loads.len() - 1);
+        }
         self.readers.database[usize::from(product)] += 1;
         let milliseconds = self.clock_ms().max(self.stream.gap.map_or(0, |gap| gap.milliseconds + 1));
         self.stream.gap = Some(EntryId { milliseconds, sequence: 0 });
@@ -119,18 +126,27 @@ impl World {
     pub(super) fn somebody_reads(&mut self) {
         if !self.readers.loads.is_empty() && self.rng.u8(..3) > 0 {
             let at = self.rng.usize(..self.readers.loads.len());
-            return self.go_on(at);
+            // Most time passes between what is read and what is stored of it.
+            if self.readers.loads[at].version.is_none() || self.rng.u8(..4) == 0 {
+                self.go_on(at);
+            }
+            return;
         }
         let product = self.rng.u8(..PRODUCTS);
+        self.begin_load(product);
+    }
+
+    /// A reader misses. Returns whether it loads.
+    fn begin_load(&mut self, product: u8) -> bool {
         // Both are read all the time: the older configuration does not know one of them.
         let kind = ["p", "q"][usize::from(self.rng.bool())];
         let key = format!("{kind}:{product}");
         if self.cache.keys.contains_key(&key) {
-            return;
+            return false;
         }
         let plain = self.readers.patience.is_some() && self.rng.bool();
         if !plain && !self.readers.leases {
-            return;
+            return false;
         }
         let token = (!plain).then(|| {
             self.readers.tokens += 1;
@@ -139,12 +155,13 @@ impl World {
         if let Some(token) = &token {
             let lease = format!("{key}:l");
             if self.cache.keys.contains_key(&lease) {
-                return;
+                return false;
             }
             self.cache.keys.insert(lease, token.clone());
         }
         let begun = self.now;
         self.readers.loads.push(Load { product, key, token, begun, version: None });
+        true
     }
 
     /// A reader reads the database, or fills.
@@ -174,7 +191,7 @@ impl World {
     }
 
     pub(super) fn finish_loads(&mut self) {
-        if !self.readers.loads.is_empty() && self.rng.u8(..4) == 0 {
+        if !self.readers.loads.is_empty() && self.rng.u8(..30) == 0 {
             self.go_on(0);
         }
     }

@@ -134,7 +134,7 @@ impl CacheServer {
     }
 
     fn clear(&mut self, keys: &[String], arguments: &[String], clock_ms: u64) -> Value {
-        let [revision, place, prev, last, n, counted, marks, clearing, gaps] = arguments else {
+        let [revision, place, prev, last, n, counted, read, marks, clearing, gaps] = arguments else {
             panic!("{arguments:?}")
         };
         let time = text(&clock_ms.to_string());
@@ -148,7 +148,8 @@ impl CacheServer {
         let first = place == "pos";
         self.put(place, last);
         for (name, value) in [
-            (if first { "counted" } else { "again_counted" }, counted),
+            ("counted", if first { counted.as_str() } else { "" }),
+            (if first { "read" } else { "again_read" }, read),
             ("marks", marks),
             ("clearing", clearing),
             ("gaps", gaps),
@@ -161,7 +162,7 @@ impl CacheServer {
     }
 
     fn adopt(&mut self, arguments: &[String]) -> Value {
-        let [seen_revision, seen_pos, revision, pos, again, counted, again_counted, clearing, gaps] =
+        let [seen_revision, seen_pos, revision, pos, again, counted, read, again_read, clearing, gaps] =
             arguments
         else {
             panic!("{arguments:?}")
@@ -175,7 +176,8 @@ impl CacheServer {
             ("pos", pos),
             ("again", again),
             ("counted", counted),
-            ("again_counted", again_counted),
+            ("read", read),
+            ("again_read", again_read),
             ("marks", ""),
         ] {
             self.put(name, value);
