@@ -382,8 +382,9 @@ impl Engine {
         now: Instant,
     ) -> Decision {
         let stream = facts.flatten();
-        // Without a cursor it is not known which gaps were acted upon: none.
-        let acted = cursor.as_ref().map_or(Some(EntryId::default()), |cursor| cursor.gaps);
+        // Without a cursor it is not known which gaps were acted upon, and for other keys none was.
+        let ours = cursor.as_ref().filter(|cursor| cursor.revision == self.calls.revision());
+        let acted = ours.map_or(Some(EntryId::default()), |cursor| cursor.gaps);
         let gaps = self.gaps.0.max(acted);
         let clearing = cursor.as_ref().map(|cursor| cursor.clearing);
         let counts = cursor.as_ref().map(|cursor| cursor.counts);
