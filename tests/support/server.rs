@@ -221,7 +221,8 @@ impl Server {
         let port = master.port().expect("Sentinel reaches it by TCP").to_string();
         let server = Self::with(version, Options { sentinel: true, ..options }.tcp());
         server.ask::<()>(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum.to_string()]);
-        for (option, value) in [("down-after-milliseconds", "1000"), ("failover-timeout", "5000")] {
+        // A server that gets no processor for a second is not down: it would be replaced by the master that it follows.
+        for (option, value) in [("down-after-milliseconds", "2000"), ("failover-timeout", "5000")] {
             server.ask::<()>(&["SENTINEL", "SET", name, option, value]);
         }
         server
