@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
-use crate::ideal_invalidate::IdealInvalidate;
+use crate::ideal_invalidate;
 use crate::plan::Plan;
 use crate::sample::{Sample, Spread};
 use crate::support::{Daemon, Server, Setup, Version};
@@ -149,8 +149,8 @@ impl Servers {
 
 fn ideal(keys: u64) -> Sample {
     let servers = Servers::new(keys, keys);
-    let ideal = IdealInvalidate::start(&servers.events, &servers.cache);
-    let sample = servers.run(IdealInvalidate::CURSOR, || ideal.cpu_time());
+    let ideal = ideal_invalidate::start(&servers.events, &servers.cache);
+    let sample = servers.run(ideal_invalidate::CURSOR, || ideal.cpu_time());
     ideal.stop();
     servers.check();
     sample

@@ -25,6 +25,7 @@ mod group;
 mod ideal;
 mod ideal_broadcast;
 mod ideal_invalidate;
+mod ideal_stream;
 mod invalidate;
 mod latency;
 mod load;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::cell::Cell;
 use crate::group::Workers;
 use crate::ideal::{Ideal, Way};
-use crate::ideal_broadcast::{IdealBroadcast, Listener};
+use crate::ideal_broadcast::{self, Listener};
 use crate::load::{ADDED, Load};
 use crate::plan::Plan;
 use crate::sample::{Sample, Spread, over};
@@ -231,7 +231,7 @@ fn ideal_broadcast(cell: Cell, each: Duration, group: bool) -> Sample {
     let server = Server::start(Version::Redis70);
     let listener = Listener::start(&server);
     let workers = group.then(|| Workers::start(&server));
-    let ideal = IdealBroadcast::start(&server, cell);
+    let ideal = ideal_broadcast::start(&server, cell);
     let load = Load::of_entries(&server, cell);
     let sample = over(each, &server, &load, || ideal.cpu_time());
     load.stop();
