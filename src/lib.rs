@@ -22,6 +22,8 @@ pub mod observe;
 pub mod position;
 pub mod probe;
 pub mod rt;
+#[cfg(test)]
+mod seeds;
 pub mod server;
 mod source;
 pub mod spool;

@@ -18,12 +18,14 @@
 //! A failure prints its seed; `TIDEGATE_SEED=n cargo test --lib broadcast::simulation` runs it alone, and
 //! `TIDEGATE_SEEDS=n` that many. `TIDEGATE_TRACE=1` prints each command and fault.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::{Acknowledged, After, Broadcast, Endpoint, MessageFormat, Order, Start, Streams};
+use crate::seeds;
 use crate::stream::EntryId;
 use crate::text::template::Template;
 
@@ -38,6 +40,7 @@ use checks::Checks;
 use faults::Faults;
 use instance::Instance;
 use model::Model;
+use real::Real;
 
 const STEPS: usize = 400;
 /// When nothing was learned by then, something hangs.
@@ -68,7 +71,7 @@ struct World {
     gentle: bool,
     faults: Faults,
     checks: Checks,
-    real: Option<real::Real>,
+    real: Option<Real>,
 }
 
 fn settings(rng: &mut fastrand::Rng) -> Broadcast {
@@ -100,7 +103,7 @@ fn settings(rng: &mut fastrand::Rng) -> Broadcast {
 }
 
 impl World {
-    fn new(seed: u64, real: Option<real::Real>) -> Self {
+    fn new(seed: u64, real: Option<Real>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         // The backoff's jitter.
         fastrand::seed(seed);
@@ -247,46 +250,18 @@ fn traces() -> bool {
     std::env::var("TIDEGATE_TRACE").is_ok()
 }
 
-/// The id that a server gives next.
-fn id_after(last: EntryId, clock_ms: u64) -> EntryId {
-    if clock_ms > last.milliseconds {
-        EntryId { milliseconds: clock_ms, sequence: 0 }
-    } else {
-        EntryId { sequence: last.sequence + 1, ..last }
-    }
-}
-
-/// Runs histories and reports which one failed.
-fn histories(seeds: u64, mut real: Option<real::Real>) {
-    let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
-    let seeds = match (number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(seeds)) if real.is_none() => 0..seeds,
-        _ => 0..seeds,
-    };
-    for seed in seeds {
-        /// Says the seed where the history panics.
-        struct Seed(u64);
-        impl Drop for Seed {
-            fn drop(&mut self) {
-                if std::thread::panicking() {
-                    eprintln!("again with TIDEGATE_SEED={}", self.0);
-                }
-            }
-        }
-        let _seed = Seed(seed);
-        real = World::new(seed, real.take()).run().real;
-    }
+fn histories(seeds: Range<u64>, real: Option<Real>) {
+    seeds::run(seeds, real, |seed, real| World::new(seed, real).run().real);
 }
 
 #[test]
 fn random_histories() {
-    histories(2_000, None);
+    histories(0..2_000, None);
 }
 
 #[test]
 fn random_histories_on_a_real_server() {
     for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
-        histories(10, Some(real::Real::start(version)));
+        histories(0..10, Some(Real::start(version)));
     }
 }

@@ -39,6 +39,7 @@ use crate::config::{
 use crate::metrics::Metrics;
 use crate::position::{AnchorId, Epoch, Position};
 use crate::rt::Moment;
+use crate::seeds;
 use crate::server::Error;
 use crate::server::resp::{Message, Value};
 use crate::source::heartbeat::HeartbeatClock;
@@ -50,6 +51,7 @@ use model::{Model, arguments};
 
 use driver::Driver;
 use instance::Instance;
+use real::Real;
 use replication::Stream;
 use spooled::Spooled;
 
@@ -229,11 +231,11 @@ struct World {
     looked: checks::StoredSoFar,
     /// True if the history is printed: for a single seed.
     tells: bool,
-    real: Option<real::Real>,
+    real: Option<Real>,
 }
 
 impl World {
-    fn new(seed: u64, real: Option<real::Real>) -> Self {
+    fn new(seed: u64, real: Option<Real>) -> Self {
         // Jitter and anchors' ids.
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -484,30 +486,8 @@ impl World {
     }
 }
 
-/// Runs histories and reports which one failed.
-fn histories(seeds: Range<u64>, mut real: Option<real::Real>) {
-    let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
-    let first = seeds.start == 0;
-    let seeds = match (number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS")) {
-        // Only one of the tests runs the requested seeds.
-        (Some(_), _) | (_, Some(_)) if real.is_none() && !first => return,
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(seeds)) if real.is_none() => 0..seeds,
-        _ => seeds,
-    };
-    for seed in seeds {
-        /// Says the seed where the history panics.
-        struct Seed(u64);
-        impl Drop for Seed {
-            fn drop(&mut self) {
-                if std::thread::panicking() {
-                    eprintln!("again with TIDEGATE_SEED={}", self.0);
-                }
-            }
-        }
-        let _seed = Seed(seed);
-        real = World::new(seed, real.take()).run().real;
-    }
+fn histories(seeds: Range<u64>, real: Option<Real>) {
+    seeds::run(seeds, real, |seed, real| World::new(seed, real).run().real);
 }
 
 /// Several tests, so that they run side by side.
@@ -541,6 +521,6 @@ mod random_histories {
 #[test]
 fn random_histories_on_a_real_server() {
     for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
-        histories(0..30, Some(real::Real::start(version)));
+        histories(0..30, Some(Real::start(version)));
     }
 }

@@ -1,7 +1,8 @@
 //! The cursor on the cache, the calls that move it, and what their replies mean.
 //!
 //! ```text
-//! P R:cursor   format revision pos again counted read again_read marks clearing gaps   cleared absent refused
+//! P R:cursor   format revision pos again counted read again_read marks clearing clearing_ms gaps began
+//!              cleared absent refused
 //! ```
 //!
 //! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` is how many entries
@@ -54,6 +55,8 @@ pub(super) struct Cursor {
     pub(super) clearing: Clearing,
     /// The last gap record that was seen of the captures that write the stream.
     pub(super) gaps: Option<EntryId>,
+    /// When its configuration took over, by the cache's clock in milliseconds.
+    pub(super) began: u64,
     /// The counts of all instances since the cursor was made.
     pub(super) counts: Counts,
 }
@@ -89,12 +92,14 @@ pub(super) enum ClearReply {
         refused: u64,
         /// By the cache's clock, in milliseconds.
         time: u64,
+        /// A clear that the instance at it has not written for some time.
+        abandoned: Clearing,
     },
     /// Place or revision are not what was expected: look at the cursor.
     Moved,
 }
 
-const FIELDS: [&[u8]; 13] = [
+const FIELDS: [&[u8]; 14] = [
     b"format",
     b"revision",
     b"pos",
@@ -105,6 +110,7 @@ const FIELDS: [&[u8]; 13] = [
     b"marks",
     b"clearing",
     b"gaps",
+    b"began",
     b"cleared",
     b"absent",
     b"refused",
@@ -131,7 +137,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
     let Some(fields) = fields else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
     };
-    let [format, revision, pos, again, counted, read, again_read, marks, clearing, gaps, counts @ ..] =
+    let [format, revision, pos, again, counted, read, again_read, marks, clearing, gaps, began, counts @ ..] =
         fields
     else {
         return Err(Error::Protocol("the reply to HMGET is not valid".to_owned()));
@@ -167,6 +173,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         marks: Marks::parse(marks.bytes().unwrap_or_default()),
         clearing: Clearing::parse(clearing.bytes().unwrap_or_default()),
         gaps: id(gaps),
+        began: number(began).unwrap_or(0),
         counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
     };
     Ok(CursorLook { cursor: Some(cursor), seen })
@@ -197,6 +204,7 @@ pub(super) struct AdoptCall<'a> {
     pub(super) again: Option<Place>,
     pub(super) clearing: Option<Clearing>,
     pub(super) gaps: Option<EntryId>,
+    pub(super) began: u64,
 }
 
 /// The calls of one route.
@@ -260,7 +268,7 @@ impl CursorCalls {
 
     /// Appends a call of `adopt.lua`.
     pub(super) fn adopt(&self, out: &mut Vec<u8>, hash: &Hash, call: &AdoptCall<'_>) {
-        let AdoptCall { seen, pos, again, clearing, gaps } = call;
+        let AdoptCall { seen, pos, again, clearing, gaps, began } = call;
         resp::command(
             out,
             &[
@@ -278,6 +286,7 @@ impl CursorCalls {
                 text(again.and_then(|again| again.read)).as_bytes(),
                 clearing.map_or("", Clearing::as_str).as_bytes(),
                 text(*gaps).as_bytes(),
+                began.to_string().as_bytes(),
             ],
         );
     }
@@ -348,10 +357,11 @@ pub(super) fn on_cleared(reply: &Value) -> Result<ClearReply, Error> {
     match reply {
         Value::Error(text) => Err(Error::reply(text)),
         _ => match reply.elements() {
-            Some([Value::Integer(1), _, cleared, refused, time]) => {
+            Some([Value::Integer(1), _, cleared, refused, time, abandoned]) => {
                 let time = time.bytes().and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
                 let time = time.ok_or_else(|| CLEAR.invalid_reply())?;
-                Ok(ClearReply::Done { cleared: count(cleared)?, refused: count(refused)?, time })
+                let abandoned = Clearing::parse(abandoned.bytes().unwrap_or_default());
+                Ok(ClearReply::Done { cleared: count(cleared)?, refused: count(refused)?, time, abandoned })
             }
             Some([Value::Integer(0), ..]) => Ok(ClearReply::Moved),
             _ => Err(CLEAR.invalid_reply()),
@@ -391,7 +401,8 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all = [format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "3", "2", "1"];
+            let all =
+                [format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "1700", "3", "2", "1"];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
@@ -400,12 +411,12 @@ mod tests {
         let revision = "abc".to_owned();
         let (pos, again) = (place(5, 7), Some(Place { counted: None, ..place(4, 6) }));
         let clearing = Clearing { step: Step::Keys { again: false }, missed_again: false };
-        let cursor = Cursor { revision, pos, again, marks, clearing, gaps: Some(id(8)), counts };
+        let cursor = Cursor { revision, pos, again, marks, clearing, gaps: Some(id(8)), began: 1700, counts };
         assert_eq!(look.cursor, Some(cursor));
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 13])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 14])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
@@ -464,8 +475,10 @@ mod tests {
 
     #[test]
     fn replies_of_the_scripts() {
-        let done = [Value::Integer(1), text("2-0"), Value::Integer(3), Value::Integer(1), text("1700")];
-        let expected = ClearReply::Done { cleared: 3, refused: 1, time: 1700 };
+        let (one, three) = (Value::Integer(1), Value::Integer(3));
+        let done = [one.clone(), text("2-0"), three, one, text("1700"), text("keys")];
+        let abandoned = Clearing { step: Step::Keys { again: false }, missed_again: false };
+        let expected = ClearReply::Done { cleared: 3, refused: 1, time: 1700, abandoned };
         assert_eq!(on_cleared(&Value::Array(done.to_vec())).unwrap(), expected);
         let moved = [Value::Integer(0), text("9-0"), text("r"), text("1700")];
         assert_eq!(on_cleared(&Value::Array(moved.to_vec())).unwrap(), ClearReply::Moved);

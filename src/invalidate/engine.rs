@@ -124,8 +124,12 @@ pub(super) struct Engine {
     held: HeldBatches,
     /// The cache's time at the last look.
     again_clock: Option<CacheClock>,
+    /// When our configuration took over, by the cache's clock: a cursor of another one that did so before is an old one.
+    began: u64,
     /// The last gap record that was seen of the captures that write the stream, and whether the cursor lacks it.
     gaps: (Option<EntryId>, bool),
+    /// The one in the call under way, and the one that the cursor is known to have had.
+    gaps_written: (Option<EntryId>, Option<EntryId>),
     /// The clear of all keys, where it is configured.
     sweep: Option<Sweep>,
     /// The last look at the stream.
@@ -209,7 +213,9 @@ impl Engine {
             marks: (Marks::default(), false),
             held: HeldBatches::new(settings.again_after.unwrap_or_default()),
             again_clock: None,
+            began: 0,
             gaps: (None, false),
+            gaps_written: (None, None),
             sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, now)),
             seen: None,
             reported: false,
@@ -277,6 +283,12 @@ impl Engine {
     /// Effects in order. The receiver removes them.
     pub(super) fn effects(&mut self) -> &mut Vec<Effect> {
         &mut self.effects
+    }
+
+    /// When our configuration took over, by the cache's clock.
+    #[cfg(test)]
+    pub(super) const fn began(&self) -> u64 {
+        self.began
     }
 
     /// Bytes that are held in memory.

@@ -219,7 +219,7 @@ fn parts(template: &Template, stream: &str, values: &mut Values) -> Vec<KeyPart>
 struct Values {
     /// The first pieces of all pointers.
     tree: PointerTree,
-    places: Vec<Place>,
+    places: Vec<PointerValues>,
     found: Texts,
 }
 
@@ -227,8 +227,9 @@ struct Values {
 #[derive(Debug, Default)]
 struct Texts(Vec<Option<String>>);
 
+/// What stands at a pointer.
 #[derive(Debug)]
-struct Place {
+struct PointerValues {
     pointer: Pointer,
     /// What follows each `*`.
     rest: Vec<PointerTree>,
@@ -256,7 +257,7 @@ impl Values {
                 tree
             })
             .collect();
-        self.places.push(Place { pointer: pointer.clone(), rest, values: None, too_many: false });
+        self.places.push(PointerValues { pointer: pointer.clone(), rest, values: None, too_many: false });
         self.found.0.push(None);
         number
     }

@@ -149,8 +149,8 @@ impl Sweep {
         self.missed_again = true;
     }
 
-    /// The cursor has this step as a session begins: it begins anew, unless this instance is at one. Later looks do not count:
-    /// two instances would begin what the other one is about to end, again and again.
+    /// The cursor has this step as a session begins, or nobody works at it any more: it begins anew, unless this instance is
+    /// at one. Other looks do not count: two instances would begin what the other one is about to end, again and again.
     pub(super) fn on_cursor(&mut self, clearing: Clearing, now: Instant) {
         if self.step == Step::None && clearing.step != Step::None {
             // How long ago the first round was is not known.

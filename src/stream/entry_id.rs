@@ -30,6 +30,18 @@ impl EntryId {
     }
 }
 
+#[cfg(test)]
+impl EntryId {
+    /// The id that a server gives next, by its clock.
+    pub(crate) fn next(self, clock_ms: u64) -> Self {
+        if clock_ms > self.milliseconds {
+            Self { milliseconds: clock_ms, sequence: 0 }
+        } else {
+            Self { sequence: self.sequence + 1, ..self }
+        }
+    }
+}
+
 /// Digits and nothing else. It runs once per entry, so without `str`.
 fn number(digits: &[u8]) -> Option<u64> {
     let (first, rest) = digits.split_first()?;

@@ -1,7 +1,6 @@
 //! The producers of entries, and the consumers of the group.
 
 use super::World;
-use super::id_after;
 use super::model::Given;
 use crate::stream::EntryId;
 
@@ -71,7 +70,7 @@ impl World {
         let clock = self.clock_ms(0);
         let model = &mut self.servers[0].model;
         // A stream that begins anew has higher ids: other tests are about lower ones.
-        let id = id_after(model.last.max(self.checks.last_added()), clock);
+        let id = model.last.max(self.checks.last_added()).next(clock);
         let mut fields = vec![("payload".to_owned(), "x".to_owned())];
         if self.rng.u8(..8) > 0 {
             fields.push(("kind".to_owned(), ["even", "odd"][usize::from(self.rng.bool())].to_owned()));

@@ -44,6 +44,7 @@ pub(super) enum CacheCall {
 pub(super) struct Adoption {
     seen: (Vec<u8>, Vec<u8>),
     places: Places,
+    began: u64,
     /// The last gap record that is known to have been acted upon.
     gaps: Option<EntryId>,
     /// The clear that the cursor has.
@@ -101,7 +102,8 @@ impl Engine {
             // A clear that follows from it begins in the same step: a crash in between would forget it.
             let sweeps = adoption.missed.is_some() && self.sweep.is_some();
             let clearing = sweeps.then_some(Clearing::BEGIN);
-            let call = AdoptCall { seen: &adoption.seen, pos, again, clearing, gaps: adoption.gaps };
+            let Adoption { seen, began, gaps, .. } = &adoption;
+            let call = AdoptCall { seen, pos, again, clearing, gaps: *gaps, began: *began };
             self.calls.adopt(out, &session.hashes.adopt, &call);
             Some(CacheCall::Adopt(adoption))
         } else if session.ready {
@@ -217,6 +219,7 @@ impl Engine {
         let Some(session) = &self.session else { return };
         let clearing = self.sweep.as_mut().and_then(Sweep::write);
         let gaps = self.gaps.0.filter(|_| std::mem::replace(&mut self.gaps.1, false));
+        self.gaps_written.0 = gaps;
         let marks = self.settings.again_after.map(|_| self.marks.0.text());
         self.marks.1 = false;
         let call = ClearCall { place, prev, last, keys, marks, clearing, gaps, alone };
@@ -320,7 +323,7 @@ impl Engine {
     ) -> Result<Option<u64>, SessionFailure> {
         let reply = cursor::on_cleared(value).map_err(SessionFailure::cache)?;
         let Some(session) = &mut self.session else { return Ok(None) };
-        let ClearReply::Done { cleared, refused, time } = reply else {
+        let ClearReply::Done { cleared, refused, time, abandoned } = reply else {
             session.ready = false;
             if let Some(sweep) = &mut self.sweep {
                 sweep.on_refused();
@@ -328,6 +331,10 @@ impl Engine {
             return Ok(None);
         };
         session.written = now;
+        self.gaps_written.1 = self.gaps_written.1.max(self.gaps_written.0.take());
+        if let Some(sweep) = &mut self.sweep {
+            sweep.on_cursor(abandoned, now);
+        }
         let keys = u64::try_from(keys).unwrap_or(u64::MAX);
         self.effects.push(Effect::Cleared(Cleared { place, last, entries, keys, cleared, refused, took }));
         Ok(Some(time))
@@ -385,7 +392,14 @@ impl Engine {
         // Without a cursor it is not known which gaps were acted upon, and for other keys none was.
         let ours = cursor.as_ref().filter(|cursor| cursor.revision == self.calls.revision());
         let acted = ours.map_or(Some(EntryId::default()), |cursor| cursor.gaps);
-        let gaps = self.gaps.0.max(acted);
+        // A configuration that begins to work is the newest.
+        let now_ms = self.again_clock.map_or(0, |clock| clock.time);
+        let began = match (self.standing, &cursor) {
+            (Standing::New, Some(cursor)) if ours.is_none() => now_ms.max(cursor.began + 1),
+            (Standing::New, None) => now_ms,
+            (Standing::New, Some(cursor)) => cursor.began,
+            (Standing::Ours | Standing::Outdated(_), _) => self.began,
+        };
         let clearing = cursor.as_ref().map(|cursor| cursor.clearing);
         let counts = cursor.as_ref().map(|cursor| cursor.counts);
         let begin = |trigger, missed| {
@@ -393,7 +407,8 @@ impl Engine {
             let pos = Place::beginning(counted);
             let places = Places { pos, again: self.settings.again_after.map(|_| pos) };
             let (seen, trigger) = (seen.clone(), Some(trigger));
-            Decision::Adopt(Adoption { seen, places, gaps, clearing, stream, counts, trigger, missed })
+            let gaps = acted;
+            Decision::Adopt(Adoption { seen, places, began, gaps, clearing, stream, counts, trigger, missed })
         };
         let begins_late = || {
             let removed = stream.map(|stream| stream.removed()).filter(|removed| *removed > 0)?;
@@ -401,15 +416,20 @@ impl Engine {
                 format!("the stream begins late: {removed} of its entries were trimmed or deleted before");
             Some((InvalidateLoss::BeginsLate, detail))
         };
-        let Some(cursor) = cursor else {
+        // The cache went back: to no cursor, or to that of a configuration from before ours.
+        let is_old = |cursor: &Cursor| ours.is_none() && cursor.began < self.began;
+        if cursor.as_ref().is_none_or(is_old) {
+            let is_there = cursor.is_some();
             return match self.standing {
                 Standing::Outdated(None) => Decision::Outdated(Some(now)),
                 Standing::Outdated(Some(since)) if now < since + OUTDATED_WAITS => {
                     Decision::Outdated(Some(since))
                 }
+                _ if is_there => begin(ReplayTrigger::WentBack, begins_late()),
                 _ => begin(ReplayTrigger::NoCursor, begins_late()),
             };
-        };
+        }
+        let Some(cursor) = cursor else { return Decision::Outdated(None) };
         if cursor.revision != self.calls.revision() {
             let other_stream = || {
                 let detail = format!(
@@ -437,9 +457,11 @@ impl Engine {
             // What was cleared while there was no second pass gets none.
             let places = Places { pos: cursor.pos, again: Some(cursor.pos) };
             let (trigger, missed) = (None, None);
+            let gaps = cursor.gaps;
             return Decision::Adopt(Adoption {
                 seen,
                 places,
+                began,
                 gaps,
                 clearing,
                 stream,
@@ -462,6 +484,12 @@ impl Engine {
             self.held.on_went_back(found.pos, again.unwrap_or_default());
         }
         self.marks.0 = cursor.marks.clone();
+        self.began = cursor.began;
+        if cursor.gaps < self.gaps_written.1 {
+            // The cache went back, and what was removed for the gaps since then is there again.
+            self.gaps.0 = cursor.gaps;
+        }
+        self.gaps_written.1 = cursor.gaps;
         // Another instance may have seen more, and a call that had ours may have been refused.
         self.gaps = (self.gaps.0.max(cursor.gaps), self.gaps.0 > cursor.gaps);
         self.take_over(Some(cursor.clearing), now);
@@ -481,14 +509,14 @@ impl Engine {
     }
 
     fn on_adopted(&mut self, adoption: Adoption, now: Instant) {
-        let Adoption { places, gaps, clearing, stream, trigger, .. } = adoption;
+        let Adoption { places, began, gaps, clearing, stream, trigger, .. } = adoption;
         if let Some(counts) = adoption.counts {
             self.effects.push(Effect::Counts(counts));
         }
         self.take_over(clearing, now);
         self.marks.0 = Marks::default();
-        // What was seen meanwhile is newer than what was written.
-        self.gaps = (self.gaps.0.max(gaps), self.gaps.0 > gaps);
+        self.began = began;
+        (self.gaps, self.gaps_written.1) = ((gaps, false), gaps);
         if let Some(trigger) = trigger {
             let suppressed = self.admit(trigger.as_str(), now);
             self.effects.push(Effect::Replay { trigger, from: places.pos.id, suppressed });

@@ -1,9 +1,10 @@
 //! The conditions of every history.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::IfMissed;
 use crate::event::InvalidateLoss;
+use crate::stream::EntryId;
 
 /// What was lost, as known from outside, and what was reported.
 #[derive(Debug, Default)]
@@ -16,23 +17,70 @@ pub(super) struct Checks {
     /// Products that changed in a gap of the capture.
     gaps: BTreeSet<u8>,
     missed: BTreeSet<&'static str>,
+    /// Every entry that was ever added to the stream, and its product.
+    added: BTreeMap<EntryId, Option<u8>>,
+    /// Those that the stream does not have any more.
+    gone: BTreeSet<EntryId>,
+    /// Those that the first pass has applied.
+    applied: BTreeSet<EntryId>,
+    /// Entries that the second pass went over without their keys.
+    passed_over: u64,
+    /// Entries that were reported as lost for it.
+    given_up: u64,
 }
 
 impl Checks {
-    pub(super) fn removed(&mut self, product: Option<u8>) {
+    pub(super) fn removed(&mut self, id: EntryId, product: Option<u8>) {
         self.trimmed = true;
         self.removed.extend(product);
+        self.gone.insert(id);
+        self.forget_unapplied();
+    }
+
+    /// What is gone and not applied has no second pass.
+    fn forget_unapplied(&mut self) {
+        self.added.retain(|id, _| !self.gone.contains(id) || self.applied.contains(id));
     }
 
     pub(super) fn stream_deleted(&mut self) {
         self.stream_deleted = true;
+        self.added.clear();
+        self.applied.clear();
+    }
+
+    pub(super) fn added(&mut self, id: EntryId, product: Option<u8>) {
+        self.added.insert(id, product);
+    }
+
+    /// A pass moved from one place to another and cleared these keys.
+    pub(super) fn cleared(&mut self, place: &str, from: EntryId, to: EntryId, keys: &[String]) {
+        let between = self.added.range(from..=to).filter(|(id, _)| **id > from);
+        for (id, product) in between {
+            let Some(product) = product else { continue };
+            let there = keys.contains(&format!("p:{product}"));
+            if place == "pos" {
+                self.applied.extend(there.then_some(*id));
+            } else if !there && self.applied.contains(id) {
+                self.passed_over += 1;
+            }
+        }
+    }
+
+    /// The first pass is at this place now, and was further.
+    pub(super) fn went_back(&mut self, pos: EntryId) {
+        self.applied.retain(|id| *id <= pos);
+        self.forget_unapplied();
     }
 
     pub(super) fn gap(&mut self, product: u8) {
         self.gaps.insert(product);
     }
 
-    pub(super) fn missed(&mut self, loss: InvalidateLoss) {
+    pub(super) fn missed(&mut self, loss: InvalidateLoss, detail: &str) {
+        if loss == InvalidateLoss::SecondPass {
+            let count = detail.split(' ').next().and_then(|count| count.parse::<u64>().ok());
+            self.given_up += count.expect("it begins with their number");
+        }
         self.missed.insert(loss.as_str());
         let possible = match loss {
             InvalidateLoss::Trimmed | InvalidateLoss::SecondPass | InvalidateLoss::BeginsLate => self.trimmed,
@@ -45,6 +93,12 @@ impl Checks {
 
     /// Only what was lost may be stale, and only where that was reported and not acted upon.
     pub(super) fn at_end(&self, stale: &BTreeSet<u8>, if_missed: IfMissed) {
+        assert!(
+            self.passed_over <= self.given_up,
+            "the second pass left out {} entries, and {} were reported",
+            self.passed_over,
+            self.given_up
+        );
         let reported =
             |losses: &[InvalidateLoss]| losses.iter().any(|loss| self.missed.contains(loss.as_str()));
         let removed = reported(&[

@@ -1,5 +1,6 @@
 //! The faults: errors, broken connections, freezes, kills, reloads, a cache that goes back, and entries that are lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,6 +35,8 @@ pub(super) struct Faults {
     pub(super) deletes: bool,
     /// Which server answers so, until when.
     error: Option<(RouteEndpoint, &'static str, Instant)>,
+    /// True once an instance has begun with the newer configuration.
+    pub(super) rolled_out: bool,
     pub(super) over: bool,
 }
 
@@ -47,6 +50,7 @@ impl Faults {
             trims: one_of(3) && !deletes,
             deletes,
             error: None,
+            rolled_out: false,
             over: false,
         }
     }
@@ -107,6 +111,7 @@ impl World {
             }
             _ => self.break_link(at, side),
         }
+        self.checks.went_back(self.cache.place("pos"));
     }
 
     /// The cache evicts some keys.
@@ -117,8 +122,8 @@ impl World {
 
     fn trim(&mut self, count: usize) {
         for _ in 0..count {
-            if let Some((_, product)) = self.stream.entries.pop_first() {
-                self.checks.removed(product);
+            if let Some((id, product)) = self.stream.entries.pop_first() {
+                self.checks.removed(id, product);
             }
         }
     }
@@ -129,8 +134,15 @@ impl World {
         self.faults.error = None;
         self.announce_all();
         self.add(None);
+        if self.instances.len() > 1 && self.rng.bool() {
+            // One is gone for good, whatever it was at.
+            self.end(0);
+            self.instances.remove(0);
+        }
         for at in 0..self.instances.len() {
-            self.end(at);
+            if !Arc::ptr_eq(&self.instances[at].settings, &self.settings[1]) || self.rng.bool() {
+                self.end(at);
+            }
         }
     }
 }

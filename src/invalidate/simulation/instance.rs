@@ -108,7 +108,7 @@ impl World {
         for effect in effects {
             if let Effect::Missed { loss, detail, .. } = effect {
                 self.trace(|| format!("{at} missed: {detail}"));
-                self.checks.missed(loss);
+                self.checks.missed(loss, &detail);
             }
         }
     }
@@ -150,9 +150,17 @@ impl World {
             RouteEndpoint::Source => self.stream.carry_out(command),
             RouteEndpoint::Destination => {
                 let before = self.real.is_some().then(|| self.cache.clone());
+                let places = ["pos", "again"].map(|place| (place, self.cache.place(place)));
                 let reply = self.cache.carry_out(command, clock);
                 if let (Some(real), Some(before)) = (&mut self.real, before) {
                     real.compare(command, (&before, &self.cache), &reply, clock);
+                }
+                for (place, from) in places {
+                    match self.cache.place(place) {
+                        to if from < to => self.checks.cleared(place, from, to, command),
+                        to if to < from && place == "pos" => self.checks.went_back(to),
+                        _ => {}
+                    }
                 }
                 Answer::Reply(reply)
             }
@@ -197,12 +205,19 @@ impl World {
         self.instances[at].engine.stop();
     }
 
-    /// A process ends, and another one begins: with the newer configuration once one has it, in most cases.
+    /// An older configuration came to its first look late, and is taken for the newest: an operator must act.
+    pub(super) fn is_outdated(&self, at: usize) -> bool {
+        let began = self.cache.field("began").parse().unwrap_or(0);
+        self.cache.field("revision") == self.settings[0].revision()
+            && (1..began).contains(&self.instances[at].engine.began())
+    }
+
+    /// A process ends, and another one begins: with the newer configuration once one has it. What begins is taken for the
+    /// newest, so an older one would be it.
     pub(super) fn end(&mut self, at: usize) {
         self.drop_links(at);
-        let newer = self.faults.over
-            || self.rng.u8(..4) == 0
-            || Arc::ptr_eq(&self.instances[at].settings, &self.settings[1]);
+        self.faults.rolled_out |= self.faults.over || self.rng.u8(..4) == 0;
+        let newer = self.faults.rolled_out;
         let settings = self.settings[usize::from(newer)].clone();
         self.instances[at] = Instance::new(settings, &self.endpoints, self.now);
         if !self.faults.over {

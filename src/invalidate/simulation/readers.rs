@@ -100,13 +100,12 @@ impl World {
         // Ids are no times: an application may number its entries.
         let id = if self.faults.numbers {
             EntryId { milliseconds: last.milliseconds + 1, sequence: 0 }
-        } else if clock > last.milliseconds {
-            EntryId { milliseconds: clock, sequence: 0 }
         } else {
-            EntryId { sequence: last.sequence + 1, ..last }
+            last.next(clock)
         };
         (self.stream.last, self.stream.added) = (id, self.stream.added + 1);
         self.stream.entries.insert(id, product);
+        self.checks.added(id, product);
         self.trace(|| format!("added {id} of {product:?}"));
     }
 

@@ -98,6 +98,11 @@ impl CacheServer {
         self.cursor.get(name).map_or("", String::as_str)
     }
 
+    /// A place of the cursor.
+    pub(super) fn place(&self, name: &str) -> EntryId {
+        EntryId::parse(self.field(name).as_bytes()).unwrap_or_default()
+    }
+
     pub(super) fn carry_out(&mut self, command: &[String], clock_ms: u64) -> Value {
         match command[0].as_str() {
             "HMGET" => {
@@ -115,7 +120,7 @@ impl CacheServer {
                 if command[1].as_bytes() == CLEAR {
                     self.clear(keys, arguments, clock_ms)
                 } else {
-                    self.adopt(arguments)
+                    self.adopt(arguments, clock_ms)
                 }
             }
             other => panic!("{other} is unknown here"),
@@ -151,18 +156,25 @@ impl CacheServer {
             ("counted", if first { counted.as_str() } else { "" }),
             (if first { "read" } else { "again_read" }, read),
             ("marks", marks),
-            ("clearing", clearing),
             ("gaps", gaps),
         ] {
             if !value.is_empty() {
                 self.put(name, value);
             }
         }
-        Value::Array(vec![Value::Integer(1), text(last), integer(cleared), integer(refused), time])
+        let written: u64 = self.field("clearing_ms").parse().unwrap_or(0);
+        let mut abandoned = "".to_owned();
+        if !clearing.is_empty() {
+            self.put_clearing(clearing, clock_ms);
+        } else if !matches!(self.field("clearing"), "" | "none") && clock_ms - written >= 30_000 {
+            self.field("clearing").clone_into(&mut abandoned);
+        }
+        let counts = [cleared, refused].map(integer);
+        Value::Array([&[Value::Integer(1), text(last)], &counts[..], &[time, text(&abandoned)]].concat())
     }
 
-    fn adopt(&mut self, arguments: &[String]) -> Value {
-        let [seen_revision, seen_pos, revision, pos, again, counted, read, again_read, clearing, gaps] =
+    fn adopt(&mut self, arguments: &[String], clock_ms: u64) -> Value {
+        let [seen_revision, seen_pos, revision, pos, again, counted, read, again_read, clearing, gaps, began] =
             arguments
         else {
             panic!("{arguments:?}")
@@ -179,15 +191,22 @@ impl CacheServer {
             ("read", read),
             ("again_read", again_read),
             ("marks", ""),
+            ("began", began),
         ] {
             self.put(name, value);
         }
-        for (name, value) in [("clearing", clearing), ("gaps", gaps)] {
-            if !value.is_empty() {
-                self.put(name, value);
-            }
+        if !clearing.is_empty() {
+            self.put_clearing(clearing, clock_ms);
+        }
+        if !gaps.is_empty() {
+            self.put("gaps", gaps);
         }
         Value::Integer(1)
+    }
+
+    fn put_clearing(&mut self, clearing: &str, clock_ms: u64) {
+        self.put("clearing", clearing);
+        self.put("clearing_ms", &clock_ms.to_string());
     }
 
     fn put(&mut self, name: &str, value: &str) {
