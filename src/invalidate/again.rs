@@ -54,13 +54,14 @@ pub(super) struct HeldBatches {
     after: Duration,
     batches: VecDeque<HeldBatch>,
     bytes: usize,
-    /// Up to where entries are held. What follows, up to the place of the first pass, is to be read again.
+    /// From here to there entries are held. What follows, up to the place of the first pass, is to be read again.
+    begin: EntryId,
     end: Place,
 }
 
 impl HeldBatches {
     pub(super) fn new(after: Duration) -> Self {
-        Self { after, batches: VecDeque::new(), bytes: 0, end: Place::default() }
+        Self { after, batches: VecDeque::new(), bytes: 0, begin: EntryId::default(), end: Place::default() }
     }
 
     /// How long after the first pass a batch is due.
@@ -68,11 +69,17 @@ impl HeldBatches {
         self.after
     }
 
-    /// The second pass is at this place now. What was held behind it stays.
+    /// The second pass is at this place now. What was held behind it stays, unless the place went back.
     pub(super) fn on_place(&mut self, again: Place) {
+        if again.id < self.begin {
+            self.batches.retain(|held| held.last.is_none());
+            self.end = again;
+        }
+        self.begin = again.id;
         let before = self.batches.iter().take_while(|held| held.last.is_none_or(|last| last.id <= again.id));
-        let done: Vec<bool> = before.map(|held| held.last.is_some()).collect();
-        // Keys of a stream that was begun anew are no part of this one's places.
+        // Keys of a stream that was begun anew are no part of this one's places, and what is lost up to this very place may
+        // not be given up yet.
+        let done: Vec<bool> = before.map(|held| held.last.is_some() && !held.is_lost_at(again)).collect();
         let kept: Vec<HeldBatch> =
             done.into_iter().filter_map(|done| self.batches.pop_front().filter(|_| !done)).collect();
         for held in kept.into_iter().rev() {
@@ -98,7 +105,7 @@ impl HeldBatches {
         for held in &mut self.batches {
             held.last = None;
         }
-        self.end = Place::default();
+        (self.begin, self.end) = Default::default();
     }
 
     /// Up to where entries are held.
@@ -138,6 +145,16 @@ impl HeldBatches {
     pub(super) fn lose(&mut self, last: Place, lost: u64, due: Instant) {
         self.batches.push_back(HeldBatch { last: Some(last), entries: 0, keys: Vec::new(), due, lost });
         self.end = last;
+    }
+
+    /// Returns whether entries are given up with these.
+    pub(super) fn lacks(&self, due: &DueAgain) -> bool {
+        self.batches.iter().take(due.batches).any(|held| held.lost > 0)
+    }
+
+    /// Returns whether entries up to this place are lost and not given up yet.
+    pub(super) fn has_lost_at(&self, again: Place) -> bool {
+        self.batches.iter().any(|held| held.is_lost_at(again))
     }
 
     /// How many entries are given up with these. They are told once.
@@ -180,10 +197,17 @@ impl HeldBatches {
         for held in self.batches.drain(..due.batches.min(self.batches.len())) {
             self.bytes -= held.bytes();
         }
+        self.begin = due.last.map_or(self.begin, |last| last.id);
     }
 }
 
 impl HeldBatch {
+    /// Returns whether entries are lost that this place lacks.
+    fn is_lost_at(&self, again: Place) -> bool {
+        let lacks = self.last.filter(|last| last.id == again.id).and_then(|last| again.lacks(last));
+        self.lost > 0 && lacks.is_some_and(|lacks| lacks > 0)
+    }
+
     fn bytes(&self) -> usize {
         self.keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum()
     }
@@ -301,6 +325,21 @@ mod tests {
         let mut back = held();
         back.on_went_back(place(2), place(0));
         assert_eq!((back.take_due(start).unwrap().last, back.end()), (Some(place(2)), place(2)));
+        let mut again_alone = held();
+        again_alone.on_place(place(3));
+        again_alone.on_place(place(1));
+        assert_eq!(
+            (again_alone.take_due(start), again_alone.end()),
+            (None, place(1)),
+            "the rest is read again"
+        );
+        let mut lost = held();
+        lost.lose(place(7), 3, start);
+        lost.on_place(Place { read: Some(4), ..place(7) });
+        let due = lost.take_due(start).unwrap();
+        assert_eq!((lost.lacks(&due), lost.take_lost(&due)), (true, 3), "nobody has given them up");
+        lost.on_place(place(7));
+        assert_eq!(lost.take_due(start), None, "the other instance had them all");
         let mut anew = held();
         anew.on_stream_anew();
         assert_eq!(anew.end(), Place::default());

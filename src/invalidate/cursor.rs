@@ -164,11 +164,18 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         Some(text) => Some(EntryId::parse(text).ok_or_else(|| refused("has no valid place 'again'"))?),
     };
     let number = |value: &Value| std::str::from_utf8(value.bytes()?).ok()?.parse::<u64>().ok();
-    let again = again.map(|id| Place { id, counted: None, read: number(again_read) });
+    let count_of = |value: &Value| match (number(value), value.bytes()) {
+        (None, None | Some(b"")) => Ok(None),
+        // A call compares it byte by byte.
+        (Some(count), Some(text)) if count.to_string().as_bytes() == text => Ok(Some(count)),
+        _ => Err(refused("has a count that is not valid")),
+    };
+    let (counted, read, again_read) = (count_of(counted)?, count_of(read)?, count_of(again_read)?);
+    let again = again.map(|id| Place { id, counted: None, read: again_read });
     let count = |at: usize| counts.get(at).and_then(number).unwrap_or(0);
     let cursor = Cursor {
         revision: String::from_utf8_lossy(&seen.0).into_owned(),
-        pos: Place { id: pos, counted: number(counted), read: number(read) },
+        pos: Place { id: pos, counted, read },
         again,
         marks: Marks::parse(marks.bytes().unwrap_or_default()),
         clearing: Clearing::parse(clearing.bytes().unwrap_or_default()),
@@ -184,7 +191,7 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
 pub(super) struct ClearCall<'a> {
     pub(super) place: PlaceField,
     /// The place as it is believed to be.
-    pub(super) prev: EntryId,
+    pub(super) prev: Place,
     /// The last entry that is covered.
     pub(super) last: Place,
     pub(super) keys: &'a [CacheKey],
@@ -235,8 +242,8 @@ impl CursorCalls {
     pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
         let lease = self.lease.as_ref().filter(|_| !call.alone);
         let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
-        // The command, the hash, the number of keys, the keys, and ten arguments.
-        resp::header(out, 3 + names + 10);
+        // The command, the hash, the number of keys, the keys, and twelve arguments.
+        resp::header(out, 3 + names + 12);
         for word in [b"EVALSHA".as_slice(), hash] {
             resp::argument(out, word);
         }
@@ -253,7 +260,7 @@ impl CursorCalls {
         for argument in [
             self.revision.as_bytes(),
             call.place.as_str().as_bytes(),
-            call.prev.to_string().as_bytes(),
+            call.prev.id.to_string().as_bytes(),
             call.last.id.to_string().as_bytes(),
         ] {
             resp::argument(out, argument);
@@ -264,6 +271,8 @@ impl CursorCalls {
         resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
         resp::argument(out, call.clearing.map_or("", Clearing::as_str).as_bytes());
         resp::argument(out, text(call.gaps).as_bytes());
+        resp::argument(out, text(call.prev.read).as_bytes());
+        resp::argument(out, text(call.prev.counted).as_bytes());
     }
 
     /// Appends a call of `adopt.lua`.
@@ -433,7 +442,7 @@ mod tests {
         let mut out = Vec::new();
         let call = ClearCall {
             place: PlaceField::Pos,
-            prev: id(1),
+            prev: place(1, 7),
             last: place(2, 9),
             keys: &keys,
             marks: Some("1-0 5".to_owned()),
@@ -469,6 +478,8 @@ mod tests {
             "1-0 5",
             "leases again +",
             "8-0",
+            "6",
+            "7",
         ];
         assert_eq!(words, expected);
     }

@@ -134,6 +134,9 @@ pub(super) struct Engine {
     sweep: Option<Sweep>,
     /// The last look at the stream.
     seen: Option<StreamCounters>,
+    /// How many entries of the stream are known to be missed. Another instance may move the place without their number:
+    /// then the difference of its counts is seen once more.
+    missed: u64,
     /// True if what an adoption gives up was reported, until the cursor is known to be ours.
     reported: bool,
     /// When it was last known that everything was applied.
@@ -158,6 +161,8 @@ struct SessionState {
     look: Option<CursorLook>,
     /// True once a look of this session was compared with the stream.
     checked: bool,
+    /// True from a look at the cursor until the next call.
+    fresh: bool,
     /// The cursor is to be put so.
     adopting: Option<Adoption>,
     /// True once the session has reported that it works.
@@ -218,6 +223,7 @@ impl Engine {
             gaps_written: (None, None),
             sweep: (settings.if_missed == IfMissed::Clear).then(|| Sweep::new(&settings, now)),
             seen: None,
+            missed: 0,
             reported: false,
             applied: None,
             backoff: Backoff::default(),
@@ -240,6 +246,7 @@ impl Engine {
             ready: false,
             look: None,
             checked: false,
+            fresh: false,
             adopting: None,
             live: false,
             again_next: false,

@@ -25,6 +25,11 @@ impl Place {
         Self { id, counted, read }
     }
 
+    /// How many entries up to it were never read, if known: of one stream it never falls, whichever instance counts.
+    pub(super) fn missed(self) -> Option<u64> {
+        self.counted?.checked_sub(self.read?)
+    }
+
     /// How many of the entries that the first pass has read up to a later place are not counted in this one, if that is
     /// known of both.
     pub(super) fn lacks(self, later: Self) -> Option<u64> {

@@ -31,8 +31,8 @@ pub(super) enum CacheCall {
     Adopt(Adoption),
     First(Batch),
     Again(DueAgain),
-    /// The cursor is written, and nothing cleared.
-    Write,
+    /// The cursor is written, and nothing cleared; the place of the first pass, with what is known of it by now.
+    Write(Place),
     /// Keys are looked for, to clear all of them.
     Scan,
     /// What was found, of this number.
@@ -114,14 +114,20 @@ impl Engine {
             if session.stopping || session.look.is_some() || rests {
                 return;
             }
-            cursor::ask(out, self.calls.key());
-            resp::command(out, &[b"TIME"]);
-            session.looked_at_cursor = Some(now);
-            Some(CacheCall::Look)
+            Some(self.look(out, now))
         };
         if let (Some(session), Some(call)) = (&mut self.session, call) {
             session.call = Some((call, now));
         }
+    }
+
+    fn look(&mut self, out: &mut Vec<u8>, now: Instant) -> CacheCall {
+        cursor::ask(out, self.calls.key());
+        resp::command(out, &[b"TIME"]);
+        if let Some(session) = &mut self.session {
+            (session.ready, session.looked_at_cursor) = (false, Some(now));
+        }
+        CacheCall::Look
     }
 
     /// The next call of the script. The passes take turns, so that neither holds up the other.
@@ -143,16 +149,21 @@ impl Engine {
                 && (!first || std::mem::replace(&mut session.again_next, false))
             {
                 let last = due.last.unwrap_or(again);
+                if self.held.lacks(&due) && !session.fresh {
+                    // Another instance may have them all, and may have cleared them since.
+                    session.again_next = true;
+                    return Some(self.look(out, now));
+                }
                 session.sweep_next = true;
                 self.give_up(&due, last.id, now);
-                self.send(out, PlaceField::Again, (again.id, last), (&due.keys, false));
+                self.send(out, PlaceField::Again, (again, last), (&due.keys, false));
                 return Some(CacheCall::Again(due));
             }
             if first {
                 (session.again_next, session.sweep_next) = (true, true);
                 let batch = session.queue.next_batch()?;
                 let keys = (&batch.keys[..], false);
-                self.send(out, PlaceField::Pos, (places.pos.id, batch.last), keys);
+                self.send(out, PlaceField::Pos, (places.pos, batch.last), keys);
                 return Some(CacheCall::First(batch));
             }
         }
@@ -167,9 +178,8 @@ impl Engine {
         }
         (session.raised, session.marks_at_once) = (session.raised && !raises, false);
         let pos = read.unwrap_or(places.pos);
-        self.places = Some(Places { pos, ..places });
-        self.send(out, PlaceField::Pos, (pos.id, pos), (&[], false));
-        Some(CacheCall::Write)
+        self.send(out, PlaceField::Pos, (places.pos, pos), (&[], false));
+        Some(CacheCall::Write(pos))
     }
 
     /// Reports what cannot be cleared once more, before the cursor moves over it.
@@ -192,7 +202,7 @@ impl Engine {
             return None;
         }
         if let Some(found) = sweep.take_found() {
-            self.send(out, PlaceField::Pos, (pos.id, pos), (&found, true));
+            self.send(out, PlaceField::Pos, (pos, pos), (&found, true));
             return Some(CacheCall::Swept(found.len()));
         }
         if sweep.advance(now) {
@@ -202,8 +212,8 @@ impl Engine {
         let sweep = self.sweep.as_mut()?;
         if sweep.is_unwritten() {
             // The step is written before it begins.
-            self.send(out, PlaceField::Pos, (pos.id, pos), (&[], false));
-            return Some(CacheCall::Write);
+            self.send(out, PlaceField::Pos, (pos, pos), (&[], false));
+            return Some(CacheCall::Write(pos));
         }
         resp::command(out, &sweep.scan()?);
         Some(CacheCall::Scan)
@@ -213,10 +223,11 @@ impl Engine {
         &mut self,
         out: &mut Vec<u8>,
         place: PlaceField,
-        (prev, last): (EntryId, Place),
+        (prev, last): (Place, Place),
         (keys, alone): (&[CacheKey], bool),
     ) {
-        let Some(session) = &self.session else { return };
+        let Some(session) = &mut self.session else { return };
+        session.fresh = false;
         let clearing = self.sweep.as_mut().and_then(Sweep::write);
         let gaps = self.gaps.0.filter(|_| std::mem::replace(&mut self.gaps.1, false));
         self.gaps_written.0 = gaps;
@@ -304,9 +315,12 @@ impl Engine {
                 }
                 Ok(())
             }
-            CacheCall::Write => {
-                let pos = self.places.map(|places| places.pos.id).unwrap_or_default();
-                self.on_cleared(PlaceField::Pos, pos, (0, 0), value, took, now).map(drop)
+            CacheCall::Write(pos) => {
+                let done = self.on_cleared(PlaceField::Pos, pos.id, (0, 0), value, took, now)?;
+                if let (Some(_), Some(places)) = (done, &mut self.places) {
+                    places.pos = pos;
+                }
+                Ok(())
             }
         }
     }
@@ -492,8 +506,12 @@ impl Engine {
         self.gaps_written.1 = cursor.gaps;
         // Another instance may have seen more, and a call that had ours may have been refused.
         self.gaps = (self.gaps.0.max(cursor.gaps), self.gaps.0 > cursor.gaps);
+        self.missed = self.missed.max(cursor.pos.missed().unwrap_or(0));
         self.take_over(Some(cursor.clearing), now);
         self.effects.push(Effect::Counts(cursor.counts));
+        if let Some(session) = &mut self.session {
+            session.fresh = true;
+        }
         if let Some(facts) = facts {
             self.seen = facts;
         }
@@ -527,6 +545,7 @@ impl Engine {
             }
             // What was seen before may be another stream.
             self.seen = stream;
+            self.missed = places.pos.missed().unwrap_or(0);
         }
         self.work(places, now);
     }
@@ -550,7 +569,9 @@ impl Engine {
         if let Some(again) = places.again {
             self.held.on_place(again);
             let lost = again.lacks(places.pos).filter(|lost| again.id == places.pos.id && *lost > 0);
-            if let Some(lost) = lost {
+            if let Some(lost) = lost
+                && !self.held.has_lost_at(again)
+            {
                 // Another process has found nothing more to clear once more, and had not said so yet.
                 self.held.lose(places.pos, lost, now + self.held.after());
             }

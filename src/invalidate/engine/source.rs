@@ -257,16 +257,27 @@ impl Engine {
         self.seen = facts;
         let Some(facts) = facts else { return };
         match facts.compare(read, counted) {
-            Compared::Counted(added) => (session.read.counted, session.complete) = (Some(added), read),
+            Compared::Counted(added) => {
+                (session.read.counted, session.complete) = (Some(added), read);
+                self.missed = self.missed.max(session.read.missed().unwrap_or(0));
+            }
             Compared::Complete => session.complete = read,
             Compared::Missed(count) => {
                 session.read.counted = counted.map(|counted| counted + count);
                 session.raised = true;
                 let after = std::mem::replace(&mut session.complete, read);
+                let missed = session.read.missed();
+                let known = self.missed;
+                self.missed = known.max(missed.unwrap_or(0));
+                let new = missed.map_or(count, |missed| missed.saturating_sub(known).min(count));
+                if new == 0 {
+                    return;
+                }
                 let up_to = facts.first.filter(|first| *first > read).map_or(facts.last, EntryId::before);
+                let behind = if after < up_to { format!("after {after} and ") } else { String::new() };
                 let detail = format!(
-                    "{} after {after} and up to {up_to} were trimmed or deleted before they were read",
-                    entries_of(count)
+                    "{} {behind}up to {up_to} were trimmed or deleted before they were read",
+                    entries_of(new)
                 );
                 self.miss(InvalidateLoss::Trimmed, detail, now);
             }
@@ -327,6 +338,7 @@ impl SessionState {
     /// Reading continues after this place.
     pub(super) fn read_from(&mut self, pos: Place) {
         (self.read, self.complete) = (pos, pos.id);
+        self.raised = false;
         self.queue.clear();
         self.letters.clear();
         self.end_seen = None;

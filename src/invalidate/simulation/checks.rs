@@ -76,10 +76,11 @@ impl Checks {
         self.gaps.insert(product);
     }
 
-    pub(super) fn missed(&mut self, loss: InvalidateLoss, detail: &str) {
+    /// Returns how many entries it is about.
+    pub(super) fn missed(&mut self, loss: InvalidateLoss, detail: &str) -> u64 {
+        let count = detail.split(' ').next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
         if loss == InvalidateLoss::SecondPass {
-            let count = detail.split(' ').next().and_then(|count| count.parse::<u64>().ok());
-            self.given_up += count.expect("it begins with their number");
+            self.given_up += count;
         }
         self.missed.insert(loss.as_str());
         let possible = match loss {
@@ -89,6 +90,13 @@ impl Checks {
             InvalidateLoss::TooManyKeys => false,
         };
         assert!(possible, "{} is reported, and nothing of the kind was", loss.as_str());
+        count
+    }
+
+    /// A process reports an entry once.
+    pub(super) fn are_possible(&self, trimmed: u64) {
+        let most = self.gone.len() as u64;
+        assert!(trimmed <= most, "a process reports {trimmed} entries as trimmed, and there were {most}");
     }
 
     /// Only what was lost may be stale, and only where that was reported and not acted upon.

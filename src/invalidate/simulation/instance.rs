@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::servers::{ADOPT, Answer, CLEAR};
 use super::{World, traces};
 use crate::config::{Endpoint, Invalidate};
+use crate::event::InvalidateLoss;
 use crate::invalidate::engine::{Effect, Engine, Hashes, Next};
 use crate::invalidate::failure::SessionFailure;
 use crate::server::Error;
@@ -38,12 +39,14 @@ pub(super) struct Instance {
     /// When the next session is tried, if there is none.
     connect_at: Instant,
     pub(super) frozen: Option<Instant>,
+    /// Entries that it has reported as missed.
+    trimmed: u64,
 }
 
 impl Instance {
     pub(super) fn new(settings: Arc<Invalidate>, endpoints: &[Endpoint; 2], now: Instant) -> Self {
         let engine = Engine::new(settings.clone(), &endpoints[0], &endpoints[1], now);
-        Self { settings, engine, links: None, connect_at: now, frozen: None }
+        Self { settings, engine, links: None, connect_at: now, frozen: None, trimmed: 0 }
     }
 
     /// Its description for a history that fails.
@@ -108,7 +111,11 @@ impl World {
         for effect in effects {
             if let Effect::Missed { loss, detail, .. } = effect {
                 self.trace(|| format!("{at} missed: {detail}"));
-                self.checks.missed(loss, &detail);
+                let count = self.checks.missed(loss, &detail);
+                if loss == InvalidateLoss::Trimmed {
+                    self.instances[at].trimmed += count;
+                    self.checks.are_possible(self.instances[at].trimmed);
+                }
             }
         }
     }

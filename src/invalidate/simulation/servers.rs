@@ -139,22 +139,29 @@ impl CacheServer {
     }
 
     fn clear(&mut self, keys: &[String], arguments: &[String], clock_ms: u64) -> Value {
-        let [revision, place, prev, last, n, counted, read, marks, clearing, gaps] = arguments else {
+        let [revision, place, prev, last, n, counted, read, marks, clearing, gaps, prev_read, prev_counted] =
+            arguments
+        else {
             panic!("{arguments:?}")
         };
+        let first = place == "pos";
+        let reads = if first { "read" } else { "again_read" };
         let time = text(&clock_ms.to_string());
-        if self.field(place) != prev || self.field("revision") != revision {
+        if self.field(place) != prev
+            || self.field("revision") != revision
+            || self.field(reads) != prev_read
+            || first && self.field("counted") != prev_counted
+        {
             let seen = [place, "revision"].map(|name| text(self.field(name)));
             return Value::Array([&[Value::Integer(0)], &seen[..], &[time]].concat());
         }
         let n: usize = n.parse().unwrap();
         let mut remove = |keys: &[String]| keys.iter().filter(|key| self.keys.remove(*key).is_some()).count();
         let (cleared, refused) = (remove(&keys[1..=n]), remove(&keys[n + 1..]));
-        let first = place == "pos";
         self.put(place, last);
         for (name, value) in [
             ("counted", if first { counted.as_str() } else { "" }),
-            (if first { "read" } else { "again_read" }, read),
+            (reads, read),
             ("marks", marks),
             ("gaps", gaps),
         ] {

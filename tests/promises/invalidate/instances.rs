@@ -3,7 +3,10 @@
 
 use tidegate::status::RouteState;
 
-use super::{CURSOR, cached, change_all, fill_all, route, setup, wait_again, wait_applied, wait_place};
+use super::{
+    CURSOR, cached, change, change_all, fill_all, route, setup, wait_again, wait_applied, wait_missed,
+    wait_place,
+};
 use crate::support::{Server, Version, alert};
 
 const KEYS: usize = 2_000;
@@ -67,6 +70,43 @@ fn two_instances_count_each_key_once_while_one_is_killed() {
     assert_eq!(cached(&cache), [""; 0]);
     let counts: Vec<usize> = cache.ask(&["HMGET", CURSOR, "cleared", "absent"]);
     assert_eq!(counts, [4 * KEYS, 0]);
+}
+
+/// The instance that was killed between the passes cannot read the entry any more, and the other one still holds it.
+#[test]
+fn a_second_pass_that_the_other_instance_has_done_is_not_lost() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
+    let mut first = setup(&events, &cache, "again_after = \"2s\"").start_ready();
+    let second = first.start_twin();
+    second.wait_ready();
+    let last = change(&events, 1);
+    wait_applied(&cache, &last);
+    first.kill();
+    events.ask::<()>(&["XDEL", "products", &last]);
+    first.start_again();
+    first.wait_ready();
+    wait_again(&cache, &last);
+    // Its own second pass of the lost entry is due before that of the next one.
+    let next = change(&events, 2);
+    wait_again(&cache, &next);
+    wait_missed(&first, "second_pass", 0);
+    wait_missed(&second, "second_pass", 0);
+    let places: Vec<String> = cache.ask(&["HMGET", CURSOR, "read", "again_read"]);
+    assert_eq!(places[0], places[1], "every entry had its second pass");
+}
+
+#[test]
+fn a_clear_whose_instance_is_gone_is_finished_by_one_that_lives() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
+    let _daemon = setup(&events, &cache, "again_after = \"0s\"\nif_missed = \"clear\"").start_ready();
+    wait_applied(&cache, &change(&events, 0));
+    for (step, time) in [("leases", "1"), ("keys again", "1700000000000")] {
+        fill_all(&cache, 0..KEYS);
+        // As an instance leaves it that was killed in this step long ago.
+        cache.ask::<()>(&["HSET", CURSOR, "clearing", step, "clearing_ms", time]);
+        wait_place(&cache, CURSOR, "clearing", "none");
+        assert_eq!(cached(&cache), [""; 0], "{step}");
+    }
 }
 
 #[test]
