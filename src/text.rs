@@ -8,5 +8,6 @@ pub(crate) mod json_lookup;
 pub mod json_pointer;
 pub(crate) mod json_values;
 pub(crate) mod origin;
+pub(crate) mod plural;
 pub(crate) mod printable;
 pub mod template;

@@ -23,6 +23,7 @@ use crate::invalidate::removal::everything::{Ended, EverythingStage};
 use crate::invalidate::removal::range::{Applied, ApplyObserver, EntryRange};
 use crate::invalidate::removal::{self, EndpointError, Removal, Removed};
 use crate::stream::EntryId;
+use crate::text::plural;
 use crate::text::printable::PrintableLines;
 
 /// Name of its connections in CLIENT LIST.
@@ -99,7 +100,9 @@ fn route<'a>(config: &'a Config, name: &str) -> Result<&'a Arc<Invalidate>, Refu
 /// What was removed, for an operator.
 pub(super) fn removed(removed: &Removed) -> String {
     let Removed { keys, cleared, refused } = removed;
-    format!("{keys} keys, {cleared} of them were in the cache, {refused} loads refused")
+    let were = if *cleared == 1 { "was" } else { "were" };
+    let (keys, loads) = (plural::of(*keys, "key"), plural::of(*refused, "load"));
+    format!("{keys}, {cleared} of them {were} in the cache, {loads} refused")
 }
 
 fn interruptible() -> Result<CancellationToken, Refusal> {
@@ -179,7 +182,8 @@ impl ByHand<'_> {
             match stage {
                 EverythingStage::Waits(wait) => {
                     let wait = humantime::format_duration(Duration::from_secs_f64(wait.as_secs_f64().ceil()));
-                    tell!("{cleared} keys and {refused} leases removed; once more in {wait}");
+                    let (keys, leases) = (plural::of(*cleared, "key"), plural::of(*refused, "lease"));
+                    tell!("{keys} and {leases} removed; once more in {wait}");
                 }
                 _ if last != Some(stage) => {
                     let what = if stage == EverythingStage::Leases { "leases" } else { "keys" };
@@ -187,7 +191,7 @@ impl ByHand<'_> {
                 }
                 _ if Instant::now() >= next => {
                     next = Instant::now() + LINES_EVERY;
-                    tell!("{cleared} keys and {refused} leases so far");
+                    tell!("{} and {} so far", plural::of(*cleared, "key"), plural::of(*refused, "lease"));
                 }
                 _ => {}
             }
@@ -236,21 +240,22 @@ impl ByHand<'_> {
         let Applied { position, entries, filtered, rejected, removed: there } = done;
         let Removed { keys, cleared, refused } = there;
         let what = if self.arguments.dry_run && self.arguments.missed {
-            format!("about {cleared} keys and {refused} leases would be removed; nothing was removed")
+            let (keys, leases) = (plural::of(*cleared, "key"), plural::of(*refused, "lease"));
+            format!("about {keys} and {leases} would be removed; nothing was removed")
         } else if self.arguments.dry_run {
-            format!("{keys} keys would be removed; nothing was removed")
+            format!("{} would be removed; nothing was removed", plural::of(*keys, "key"))
         } else {
             removed(there)
         };
         if position.is_none() {
             return what;
         }
-        let mut text = format!("{entries} entries: {what}");
+        let mut text = format!("{}: {what}", plural::of(*entries, "entry"));
         if *filtered > 0 {
-            text.push_str(&format!(", {filtered} entries filtered"));
+            text.push_str(&format!(", {} filtered", plural::of(*filtered, "entry")));
         }
         if *rejected > 0 {
-            text.push_str(&format!(", {rejected} entries without keys"));
+            text.push_str(&format!(", {} without keys", plural::of(*rejected, "entry")));
         }
         text
     }
@@ -275,7 +280,10 @@ impl ApplyObserver for Shown {
     fn progress(&mut self, applied: &Applied) {
         let Applied { position, entries, removed, .. } = applied;
         let Some(position) = position else { return };
-        let text = |seconds| format!("{entries} entries, {} keys, {}/s", removed.keys, entries / seconds);
+        let text = |seconds| {
+            let (entries_text, keys) = (plural::of(*entries, "entry"), plural::of(removed.keys, "key"));
+            format!("{entries_text}, {keys}, {}/s", entries / seconds)
+        };
         self.0.at(*position, text);
     }
 

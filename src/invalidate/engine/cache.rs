@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::source::{entries_of, is_anew};
+use super::source::is_anew;
 use super::{Cleared, Counts, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::invalidate::again::{DueAgain, Marks};
@@ -20,6 +20,7 @@ use crate::server::resp::{self, Value};
 use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::counters::StreamCounters;
+use crate::text::plural;
 
 /// A call to the cache.
 #[derive(Debug)]
@@ -189,7 +190,7 @@ impl Engine {
             let detail = format!(
                 "{} up to {last} were trimmed or deleted before their second pass: a reader without a lease may have stored \
                  an old value after the first",
-                entries_of(lost)
+                plural::of(lost, "entry")
             );
             self.miss(InvalidateLoss::SecondPass, detail, now);
         }

@@ -16,6 +16,7 @@ use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::counters::{Compared, StreamCounters, ask_counters, is_gone};
 use crate::stream::entries::{StreamEntries, entries_of_next_read};
+use crate::text::plural;
 
 /// Writes dead letters.
 const DEAD_LETTERS: Script = script!("../dead_letters.lua");
@@ -277,7 +278,7 @@ impl Engine {
                 let behind = if after < up_to { format!("after {after} and ") } else { String::new() };
                 let detail = format!(
                     "{} {behind}up to {up_to} were trimmed or deleted before they were read",
-                    entries_of(new)
+                    plural::of(new, "entry")
                 );
                 self.miss(InvalidateLoss::Trimmed, detail, now);
             }
@@ -343,10 +344,6 @@ impl SessionState {
         self.letters.clear();
         self.end_seen = None;
     }
-}
-
-pub(super) fn entries_of(count: u64) -> String {
-    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 
 /// Returns whether a stream is another one than that which was read up to here. A stream that is gone counts as such once

@@ -47,7 +47,7 @@ fn keys_go_with_their_leases_and_the_position_stays() {
         assert_eq!(cached(&cache).len(), 4, "{version}: nothing is removed by a dry run");
         let keys = ["invalidate", "products", "--key", "product:0", "product:1", "--key", "product:7"];
         let (did, _) = run(&operator, &keys, OK);
-        let expected = "products: 3 keys, 2 of them were in the cache, 1 loads refused\n";
+        let expected = "products: 3 keys, 2 of them were in the cache, 1 load refused\n";
         assert_eq!(did, expected, "{version}");
         assert_eq!(cached(&cache), ["product:2"], "{version}");
         assert!(!fill(&mut reader, "product:1", &token, "old"), "{version}: the load under way is refused");
@@ -208,7 +208,7 @@ fn a_dead_letter_is_applied_once_its_cause_is_fixed() {
         let pos: String = cache.ask(&["HGET", CURSOR, "pos"]);
         let command = ["dead-letters", "requeue", "products", "--all", "--yes"];
         let (did, why) = run(&operator, &command, FAILED);
-        assert!(did.contains(": 1 keys, 1 of them were in the cache, 1 loads refused"), "{version}: {did}");
+        assert!(did.contains(": 1 key, 1 of them was in the cache, 1 load refused"), "{version}: {did}");
         assert!(did.contains("products: 1 requeued, 2 failed"), "{version}: {did}");
         assert!(why.contains("is no longer in the stream") && why.contains("at '/id'"), "{version}: {why}");
         assert_eq!(cached(&cache), ["product:7"], "{version}");
