@@ -27,6 +27,7 @@ use crate::config::{self, Config, Endpoint, MessageFormat, Rate, acl, lookup, re
 use crate::metrics;
 use crate::rt;
 use crate::server::{self, Error};
+use crate::text::plural;
 use crate::text::printable::PrintableLines;
 use crate::text::template::Template;
 
@@ -270,7 +271,7 @@ async fn play(
 
 fn summary(progress: &Progress) -> String {
     let Progress { published, unheard, skipped, .. } = progress;
-    let mut text = format!("{published} entries published");
+    let mut text = format!("{} published", plural::of(*published, "entry"));
     if *unheard > 0 {
         text.push_str(&format!(", {unheard} without subscribers"));
     }
@@ -414,7 +415,9 @@ async fn live(
 fn surveyed(survey: &Survey, arguments: &ReplayArguments, live: &[String]) -> PrintableLines {
     let Survey { entries, bytes, skipped, span } = *survey;
     let mut lines = PrintableLines::from(format!(
-        "would publish {entries} entries, {bytes} bytes of messages; nothing was published"
+        "would publish {}, {} of messages; nothing was published",
+        plural::of(entries, "entry"),
+        plural::of(bytes, "byte")
     ));
     if let Some((first, last)) = span {
         lines.push(format_args!("from {first} ({}) to {last} ({})", moment(first), moment(last)));

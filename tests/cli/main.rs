@@ -341,7 +341,7 @@ fn a_replay_draws_a_bar_on_a_terminal() {
     let (code, shown) =
         operator.run_on_terminal(&["replay", "orders", "--from", "0", "--channel", "again", "--speed", "2"]);
     assert_eq!(code, Some(OK), "{shown}");
-    assert!(shown.contains("% 1 entries published") || shown.contains("% 2 entries published"), "{shown}");
+    assert!(shown.contains("% 1 entry published") || shown.contains("% 2 entries published"), "{shown}");
     assert!(shown.contains("3 entries published, 3 without subscribers"), "{shown}");
 }
 

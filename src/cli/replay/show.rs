@@ -3,6 +3,7 @@
 use crate::broadcast::replay::{Progress, Range, ReplayObserver};
 use crate::cli::output::range_progress::RangeProgress;
 use crate::stream::EntryId;
+use crate::text::plural;
 
 /// What is shown of a replay.
 #[derive(Debug)]
@@ -27,7 +28,9 @@ impl ReplayObserver for Shown {
     fn progress(&mut self, progress: &Progress) {
         let Progress { position, published, .. } = *progress;
         let here = published.saturating_sub(self.before);
-        self.range.at(position, |seconds| format!("{published} entries published, {}/s", here / seconds));
+        self.range.at(position, |seconds| {
+            format!("{} published, {}/s", plural::of(published, "entry"), here / seconds)
+        });
     }
 
     fn skipped(&mut self, entry: EntryId, why: &str) {

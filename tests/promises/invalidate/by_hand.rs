@@ -145,7 +145,7 @@ fn all_keys_of_the_route_are_found_and_loads_under_way_are_beaten() {
         let expected =
             ["looking for leases", "looking for keys", "", "looking for leases", "looking for keys"];
         assert_eq!(order.len(), expected.len(), "{version}: {said}");
-        assert!(order[2].ends_with("leases removed; once more in 1s"), "{version}: {said}");
+        assert!(order[2].ends_with("lease removed; once more in 1s"), "{version}: {said}");
         assert!(order.iter().zip(expected).all(|(found, line)| line.is_empty() || *found == line), "{said}");
         assert!(!fill(&mut reader, "product:9999", &token, "old"), "{version}");
         assert_eq!(cached(&cache), [""; 0], "{version}");

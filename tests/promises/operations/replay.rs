@@ -327,7 +327,7 @@ fn an_entry_that_makes_no_message_is_skipped_and_named() {
     let (stdout, stderr) = printed(&output);
     assert_eq!(output.status.code(), OK, "{stderr}");
     assert!(
-        stdout.contains("1 entries published, 2 skipped because the message template does not fit"),
+        stdout.contains("1 entry published, 2 skipped because the message template does not fit"),
         "{stdout}"
     );
     assert!(stderr.contains("skipped 3-0: the entry has no field 'payload'"), "{stderr}");
