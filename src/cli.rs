@@ -8,6 +8,7 @@ mod acl;
 mod check;
 mod confirm;
 mod dead_letters;
+mod explain;
 mod gaps;
 mod healthcheck;
 mod interrupt;
@@ -83,6 +84,8 @@ enum Command {
     /// Inspect the spool: buffered messages on disk
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
+    /// Explain a log event, a state, a cause of a gap, a reason of a dead letter or a metric
+    Explain(explain::ExplainArguments),
     /// Exit with 0 if the event loops of the running daemon make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell
@@ -130,6 +133,7 @@ impl Cli {
             Command::Replay(arguments) => replay::replay(config, &arguments),
             Command::Invalidate(arguments) => invalidate::invalidate(config, &arguments),
             Command::Spool(command) => spool::spool(config, &command),
+            Command::Explain(arguments) => explain::explain(&arguments),
             Command::Healthcheck => healthcheck::healthcheck(config),
             Command::Completions { shell } => {
                 // The generator panics where it cannot write.

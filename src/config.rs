@@ -37,6 +37,7 @@ pub(crate) use channels::notifications::{
 };
 pub(crate) use check::of_entry;
 pub use listen::{Listen, listen};
+pub(crate) use problems::nearest;
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub(crate) use secrets::certificates::{

@@ -196,7 +196,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         "invalidate a --missed",
         "spool verify",
     ];
-    let mut tried: BTreeSet<&str> = ["completions", "man"].into();
+    let mut tried: BTreeSet<&str> = ["completions", "explain", "man"].into();
     for command in reading.iter().chain(asking) {
         let words: Vec<&str> = command.split(' ').collect();
         tried.insert(words[0]);
@@ -211,6 +211,25 @@ fn the_environment_names_the_configuration_where_no_option_does() {
 #[test]
 fn the_summary_of_a_configuration_is_as_its_golden_file_says() {
     assert_golden("check-full.txt", &printed(&tidegate(&["check", "--config", FULL]), OK));
+}
+
+#[test]
+fn a_code_is_explained_in_each_of_its_meanings_and_an_unknown_one_has_similar_ones() {
+    let explain = |code: &str| tidegate(&["explain", code]);
+    assert_golden("explain-stale.txt", &printed(&explain("stale"), OK));
+    assert_golden("explain-log-event.txt", &printed(&explain("source-silent"), OK));
+    assert_golden("explain-metric.txt", &printed(&explain("tidegate_append_seconds"), OK));
+    let misspelt = explain("soruce_lots");
+    assert_eq!(printed(&misspelt, USAGE), "");
+    assert!(text(&misspelt.stderr).contains("similar: source_lost"), "{}", text(&misspelt.stderr));
+    let part = explain("spool");
+    printed(&part, USAGE);
+    assert!(text(&part.stderr).contains("spool_corrupt, "), "{}", text(&part.stderr));
+    printed(&explain("\u{1b}[2J"), USAGE);
+    let all = printed(&tidegate(&["explain"]), OK);
+    for listed in ["log event:\n", "state of a route:\n", "\n  broadcast_live\n", "\n  deleted_unread\n"] {
+        assert!(all.contains(listed), "{listed} is missing: {all}");
+    }
 }
 
 #[test]
