@@ -184,6 +184,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
     let asking: &[&str] = &["status", "healthcheck", "wait --timeout 0s"];
     let reading = [
         "check",
+        "config",
         "acl",
         "gaps",
         "run",
@@ -259,6 +260,10 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
     assert_golden("gaps-first.txt", &format!("{}\n", first.join("\n")));
     let recent = printed(&daemon.run_command(&["gaps", "orders", "--since", "1970-01-01T00:33:20Z"]), OK);
     assert_eq!(recent.lines().count(), 1 + 2, "those of the seconds 2000 and 2001: {recent}");
+    let last = printed(&daemon.run_command(&["gaps", "orders", "--last", "2"]), OK);
+    let dropped: Vec<&str> =
+        last.lines().skip(1).map(|line| line.split_whitespace().nth(4).unwrap()).collect();
+    assert_eq!(dropped, ["2000", "2001"], "the latest stands last: {last}");
     let verbose = printed(&daemon.run_command(&["gaps", "other", "--verbose"]), OK);
     assert!(verbose.ends_with("  after position a\n  before position b\n"), "{verbose}");
 
@@ -267,7 +272,7 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(gaps.len(), 2002);
     for (number, gap) in gaps[..2001].iter().enumerate() {
-        assert_eq!((&gap["route"], &gap["dropped"]), (&"orders".into(), &(2001 - number).into()));
+        assert_eq!((&gap["route"], &gap["dropped"]), (&"orders".into(), &(number + 1).into()));
     }
     assert_eq!(
         gaps[2001],
@@ -276,6 +281,74 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
             "from": "a", "to": "b", "detail": "tidegate was not running"
         })
     );
+}
+
+/// For scripts, and for a look at many gaps at once.
+#[test]
+fn gaps_are_counted_by_cause_and_tell_a_script_that_there_are_some() {
+    let server = Server::start(Version::Redis70);
+    let route = "[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\ndestination = \"main\"\n\
+                 stream = \"orders\"\nkeep = \"forever\"\n";
+    let daemon = Setup::new().endpoint("main", &server).routes(route).prepare();
+    printed(&daemon.run_command(&["gaps", "--exit-code"]), OK);
+    for (number, cause) in [(1, "restart"), (2, "memory_full"), (3, "restart")] {
+        let (started, ended) = (number * 1000, number * 1000 + 500);
+        server.ask::<String>(&[
+            "XADD",
+            "tidegate:orders:gaps",
+            &format!("{number}-1"),
+            "started_at",
+            &started.to_string(),
+            "ended_at",
+            &ended.to_string(),
+            "cause",
+            cause,
+            "dropped",
+            "2",
+        ]);
+    }
+    let summary = printed(&daemon.run_command(&["gaps", "--summary"]), OK);
+    let rows: Vec<Vec<&str>> = summary.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        rows[1..],
+        [
+            ["orders", "memory_full", "1", "2", "1970-01-01T00:00:02.500Z", "500ms"],
+            ["orders", "restart", "2", "4", "1970-01-01T00:00:03.500Z", "1s"],
+        ],
+        "{summary}"
+    );
+    let lines = printed(&daemon.run_command(&["gaps", "--summary", "--json", "--exit-code"]), 1);
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        last,
+        serde_json::json!({
+            "route": "orders", "cause": "restart", "gaps": 2, "milliseconds": 1000, "dropped": 4,
+            "last_ended_at": 3500
+        })
+    );
+    // A time without gaps is none to a script, with and without the sign.
+    for since in ["1h", "-1h"] {
+        printed(&daemon.run_command(&["gaps", "--exit-code", "--since", since]), OK);
+    }
+    printed(&daemon.run_command(&["gaps", "--since", "yesterday"]), USAGE);
+}
+
+#[test]
+fn each_value_of_the_configuration_is_printed_with_its_place() {
+    let all = printed(&tidegate(&["config", "--config", FULL]), OK);
+    for line in [
+        "daemon.force_after = \"5s\"  # default",
+        "capture.tenants.stream = \"tenant:<1>\"  # config/examples/full/conf.d/tenants.toml:",
+    ] {
+        assert!(all.lines().any(|printed| printed.starts_with(line)), "{line} is missing: {all}");
+    }
+    let part = printed(&tidegate(&["config", "capture.tenants", "--config", FULL, "--json"]), OK);
+    for line in part.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(value["key"].as_str().unwrap().starts_with("capture.tenants."), "{line}");
+        assert!(value["from"].is_null() || value["from"].as_str().unwrap().contains(".toml:"), "{line}");
+    }
+    printed(&tidegate(&["config", "capture.tenant", "--config", FULL]), USAGE);
 }
 
 #[test]
