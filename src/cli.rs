@@ -20,6 +20,7 @@ mod run;
 mod spool;
 mod status;
 mod tap;
+mod try_route;
 mod wait;
 mod warnings;
 
@@ -87,6 +88,8 @@ enum Command {
     /// Inspect the spool: buffered messages on disk
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
+    /// Show what a route makes of a message or of an entry, without a server
+    Try(try_route::TryArguments),
     /// Explain a log event, a state, a cause of a gap, a reason of a dead letter or a metric
     Explain(explain::ExplainArguments),
     /// Exit with 0 if the event loops of the running daemon make progress (for container health checks)
@@ -137,6 +140,7 @@ impl Cli {
             Command::Replay(arguments) => replay::replay(file, &arguments),
             Command::Invalidate(arguments) => invalidate::invalidate(file, &arguments),
             Command::Spool(command) => spool::spool(file, &command),
+            Command::Try(arguments) => try_route::try_route(file, &arguments),
             Command::Explain(arguments) => explain::explain(&arguments),
             Command::Healthcheck => healthcheck::healthcheck(file),
             Command::Completions { shell } => {

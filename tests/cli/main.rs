@@ -196,6 +196,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         "replay a --from 0 --channel b",
         "invalidate a --missed",
         "spool verify",
+        "try a",
     ];
     let mut tried: BTreeSet<&str> = ["completions", "explain", "man"].into();
     for command in reading.iter().chain(asking) {
@@ -349,6 +350,76 @@ fn each_value_of_the_configuration_is_printed_with_its_place() {
         assert!(value["from"].is_null() || value["from"].as_str().unwrap().contains(".toml:"), "{line}");
     }
     printed(&tidegate(&["config", "capture.tenant", "--config", FULL]), USAGE);
+}
+
+/// By the routes' own functions: what is left out, stored, published, removed, or a dead letter.
+#[test]
+fn a_route_is_tried_without_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    let routes = r#"
+[redis.main]
+url = "redis://nowhere.invalid"
+[capture.orders]
+source = "main"
+channels = ["orders.paid"]
+patterns = ["orders.*"]
+where = [{ field = "kind", equals = "order" }, { pointer = "/test", exists = false }]
+origin = "here"
+destination = "main"
+stream = "o:<channel>:<pointer:/shop>"
+keep = "forever"
+[broadcast.out]
+source = "main"
+streams = "stock:*"
+destination = "main"
+channel = "stock.<field:sku>"
+where = [{ entry = "kind", prefix = "st" }]
+[invalidate.cache]
+source = "main"
+stream = "products"
+destination = "main"
+keys = ["product:<pointer:/sku>", "by:<field:name>"]
+"#;
+    fs::write(&file, routes).unwrap();
+    let tried = |route: &str, arguments: &[&str], code: i32| {
+        let command = [&["try", route, "--config", file.to_str().unwrap()], arguments].concat();
+        let output = tidegate(&command);
+        printed(&output, code) + &text(&output.stderr)
+    };
+    let message = |channel: &str, payload: &str, code: i32| {
+        tried("orders", &["--channel", channel, "--payload", payload], code)
+    };
+    assert_eq!(
+        message("orders.eu", r#"{"kind":"order","shop":7}"#, OK),
+        "stored in the stream o:orders.eu:7\n  channel: orders.eu\n  pattern: orders.*\n  \
+         payload: {\"kind\":\"order\",\"shop\":7}\n"
+    );
+    let exact = message("orders.paid", r#"{"kind":"order","shop":7}"#, OK);
+    assert!(!exact.contains("pattern"), "the exact name comes first: {exact}");
+    for (channel, payload, expected) in [
+        ("stock", "{}", "not received: "),
+        ("orders.eu", "{}", "left out: where /kind = \"order\"\n"),
+        ("orders.eu", r#"{"kind":"order","test":1}"#, "left out: where /test does not exist\n"),
+        ("orders.eu", r#"{"kind":"order"}"#, "dead letter missing_variable: "),
+    ] {
+        let said = message(channel, payload, 1);
+        assert!(said.starts_with(expected), "{payload}: {said}");
+    }
+    let out = |arguments: &[&str], code| tried("out", arguments, code);
+    let entry = ["--stream", "stock:eu", "--entry", "kind=stock", "sku=7", "payload=a=b"];
+    assert_eq!(out(&entry, OK), "published on the channel stock.7\n  a=b\n");
+    let other = out(&["--stream", "stock:eu", "--entry", "kind=other"], 1);
+    assert_eq!(other, "left out: where entry field kind begins with \"st\"\n");
+    let missing = out(&["--stream", "stock:eu", "--entry", "kind=stock", "payload=x"], 1);
+    assert!(missing.starts_with("dead letter missing_field: "), "{missing}");
+    for wrong in [&["--entry", "kind=stock"][..], &["--stream", "other", "--entry", "a=b"], &[]] {
+        out(wrong, USAGE);
+    }
+    let half = tried("cache", &["--entry", r#"payload={"sku":5}"#], OK);
+    assert!(half.starts_with("removed: the key product:5\ndead letter no_key: "), "{half}");
+    tried("cache", &["--entry", "no-value"], USAGE);
+    tried("nothing", &["--entry", "a=b"], USAGE);
 }
 
 #[test]
