@@ -35,6 +35,7 @@ mod route;
 #[cfg(test)]
 mod simulation;
 mod streams;
+pub(crate) mod trial;
 mod unread_loss;
 
 use std::sync::Arc;

@@ -25,12 +25,14 @@ mod engine;
 pub(crate) mod fuzz;
 mod groups;
 mod housekeeping;
+mod left_out;
 pub mod mapping;
 mod memory_quota;
 mod retention;
 mod route;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod trial;
 
 pub use crate::source::heartbeat::{Heartbeat, WeakHeartbeat};
 pub use batch::{AppendOptions, Batch, Builder};

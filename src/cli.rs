@@ -6,8 +6,10 @@
 
 mod acl;
 mod check;
+mod config;
 mod confirm;
 mod dead_letters;
+mod explain;
 mod gaps;
 mod healthcheck;
 mod interrupt;
@@ -18,6 +20,7 @@ mod run;
 mod spool;
 mod status;
 mod tap;
+mod try_route;
 mod wait;
 mod warnings;
 
@@ -28,7 +31,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde::Deserialize;
 
-use crate::config::{self, Config, Listen, Loaded, Problems};
+use crate::config::{Config, Listen, Loaded, Problems};
 use crate::observe::client::ClientError;
 use crate::server::{Error, hinted};
 use crate::text::printable::{self, PrintableLines};
@@ -63,6 +66,8 @@ enum Command {
     Run,
     /// Check the configuration and print every error at once
     Check(check::CheckArguments),
+    /// Print the configuration with its defaults, and where each value comes from
+    Config(config::ConfigArguments),
     /// Print the ACL SETUSER lines that the configuration needs
     Acl(acl::AclArguments),
     /// Show the state of each route of the running daemon
@@ -83,6 +88,10 @@ enum Command {
     /// Inspect the spool: buffered messages on disk
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
+    /// Show what a route makes of a message or of an entry, without a server
+    Try(try_route::TryArguments),
+    /// Explain a log event, a state, a cause of a gap, a reason of a dead letter or a metric
+    Explain(explain::ExplainArguments),
     /// Exit with 0 if the event loops of the running daemon make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell
@@ -116,21 +125,24 @@ impl Cli {
     /// Carries out the command.
     #[must_use]
     pub fn execute(self) -> ExitCode {
-        let config = self.config.unwrap_or_else(configuration_file);
-        let config = config.as_path();
+        let file = self.config.unwrap_or_else(configuration_file);
+        let file = file.as_path();
         ExitCode::from(match self.command {
-            Command::Run => run::run(config),
-            Command::Check(arguments) => check::check(config, &arguments),
-            Command::Acl(arguments) => acl::acl(config, &arguments),
-            Command::Status(arguments) => status::status(config, &arguments),
-            Command::Gaps(arguments) => gaps::gaps(config, &arguments),
-            Command::DeadLetters(command) => dead_letters::dead_letters(config, &command),
-            Command::Wait(arguments) => wait::wait(config, &arguments),
-            Command::Tap(arguments) => tap::tap(config, &arguments),
-            Command::Replay(arguments) => replay::replay(config, &arguments),
-            Command::Invalidate(arguments) => invalidate::invalidate(config, &arguments),
-            Command::Spool(command) => spool::spool(config, &command),
-            Command::Healthcheck => healthcheck::healthcheck(config),
+            Command::Run => run::run(file),
+            Command::Check(arguments) => check::check(file, &arguments),
+            Command::Config(arguments) => config::config(file, &arguments),
+            Command::Acl(arguments) => acl::acl(file, &arguments),
+            Command::Status(arguments) => status::status(file, &arguments),
+            Command::Gaps(arguments) => gaps::gaps(file, &arguments),
+            Command::DeadLetters(command) => dead_letters::dead_letters(file, &command),
+            Command::Wait(arguments) => wait::wait(file, &arguments),
+            Command::Tap(arguments) => tap::tap(file, &arguments),
+            Command::Replay(arguments) => replay::replay(file, &arguments),
+            Command::Invalidate(arguments) => invalidate::invalidate(file, &arguments),
+            Command::Spool(command) => spool::spool(file, &command),
+            Command::Try(arguments) => try_route::try_route(file, &arguments),
+            Command::Explain(arguments) => explain::explain(&arguments),
+            Command::Healthcheck => healthcheck::healthcheck(file),
             Command::Completions { shell } => {
                 // The generator panics where it cannot write.
                 let mut script = Vec::new();
@@ -163,12 +175,12 @@ fn manual(words: &[String]) -> u8 {
 
 /// Reads the configuration, its secrets included, or prints everything that is wrong with it.
 fn load(path: &Path) -> Result<Loaded, u8> {
-    config::load(path, environment(), &[]).map_err(|problems| refused(&problems))
+    crate::config::load(path, environment(), &[]).map_err(|problems| refused(&problems))
 }
 
 /// The same for a command that connects to few of the servers or to none: no secret is looked at before it is used.
 fn load_without_secrets(path: &Path) -> Result<Loaded, u8> {
-    config::load_without_secrets(path, environment()).map_err(|problems| refused(&problems))
+    crate::config::load_without_secrets(path, environment()).map_err(|problems| refused(&problems))
 }
 
 fn refused(problems: &Problems) -> u8 {
@@ -178,7 +190,7 @@ fn refused(problems: &Problems) -> u8 {
 
 /// Where the running daemon listens, for a command that only asks it.
 fn listen(path: &Path) -> Result<Listen, u8> {
-    config::listen(path, environment()).map_err(|problem| {
+    crate::config::listen(path, environment()).map_err(|problem| {
         tell!("{problem}");
         CONFIGURATION
     })

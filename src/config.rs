@@ -16,6 +16,7 @@
 pub mod acl;
 mod channels;
 mod check;
+mod effective;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod layers;
@@ -36,7 +37,9 @@ pub(crate) use channels::notifications::{
     is_notification, missing_notifications, needed_notifications, wants_notifications,
 };
 pub(crate) use check::of_entry;
+pub use effective::EffectiveValue;
 pub use listen::{Listen, listen};
+pub(crate) use problems::nearest;
 pub use problems::{Problem, Problems};
 pub use revision::Revision;
 pub(crate) use secrets::certificates::{
@@ -89,6 +92,21 @@ pub fn load_without_secrets(
     load_with(path, environment, &[], Secrets::Located)
 }
 
+/// Every value of the configuration and each default, with where it comes from, and without the passwords. The
+/// configuration is checked as [`load_without_secrets`] does.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the files.
+pub fn effective(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<EffectiveValue>, Problems> {
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let layers = layers::Layers::read(path, &environment, &[])?;
+    load_layers(&layers, path, credentials(&environment), Secrets::Located)?;
+    effective::values(&layers)
+}
+
 /// What is done about the files that hold secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Secrets {
@@ -105,10 +123,14 @@ fn load_with(
     secrets: Secrets,
 ) -> Result<Loaded, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
-    let credentials = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
-    let credentials = credentials.map(|(_, directory)| Path::new(directory));
     let layers = layers::Layers::read(path, &environment, overrides)?;
-    load_layers(&layers, path, credentials, secrets)
+    load_layers(&layers, path, credentials(&environment), secrets)
+}
+
+/// Where systemd has put the credentials of this process.
+fn credentials(environment: &[(String, String)]) -> Option<&Path> {
+    let found = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
+    found.map(|(_, directory)| Path::new(directory))
 }
 
 fn load_layers(

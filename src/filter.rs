@@ -71,6 +71,14 @@ impl Filter {
         Self { texts, payload: Some(payload).filter(|payload| !payload.is_empty()) }
     }
 
+    /// The first of these conditions that does not hold.
+    pub(crate) fn failing<'c>(
+        conditions: &'c [Condition],
+        looked: &impl Filterable,
+    ) -> Option<&'c Condition> {
+        conditions.iter().find(|condition| !Self::new(std::slice::from_ref(*condition)).passes(looked))
+    }
+
     /// Returns whether every condition holds.
     pub(crate) fn passes(&mut self, looked: &impl Filterable) -> bool {
         let holds = |(text, test): &(TextSubject, ConditionTest)| {

@@ -33,6 +33,7 @@ mod route;
 #[cfg(test)]
 mod simulation;
 mod sweep;
+pub(crate) mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;

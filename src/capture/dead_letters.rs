@@ -35,9 +35,9 @@ pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// An entry as it is to be appended.
 #[derive(Debug, Default)]
-struct RequeuedEntry {
-    stream: Vec<u8>,
-    fields: Fields,
+pub(super) struct RequeuedEntry {
+    pub(super) stream: Vec<u8>,
+    pub(super) fields: Fields,
 }
 
 impl FieldSink for RequeuedEntry {

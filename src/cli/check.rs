@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::output::{self, tell};
 use super::warnings;
-use crate::config::{self, Broadcast, Capture, FieldNames, Format, Invalidate, Loaded};
+use crate::config::{self, Broadcast, Capture, FieldNames, Format, Invalidate, Keep, Loaded};
 use crate::text::printable::PrintableLines;
 
 #[derive(Debug, Args)]
@@ -91,6 +91,7 @@ fn summary(loaded: &Loaded) -> PrintableLines {
     }
     for route in loaded.config.capture.values() {
         out.push(format_args!("  {}", capture(route)));
+        out.push(format_args!("    {}", stored(route)));
         entry_fields(&mut out, route);
         counted_subscribers(&mut out, route);
     }
@@ -118,6 +119,35 @@ fn capture(route: &Capture) -> String {
         route.destination,
         route.stream,
     )
+}
+
+/// How much is kept, in which format, and of which messages.
+fn stored(route: &Capture) -> String {
+    let entries = |entries: u64| format!("at most about {entries} entries");
+    let kept = match &route.keep {
+        Keep::Forever => "everything".to_owned(),
+        Keep::Limits { entries: limit, age } => {
+            let age = age.map(|age| format!("{} by age", humantime::format_duration(age)));
+            limit.map(entries).into_iter().chain(age).collect::<Vec<_>>().join(", ")
+        }
+        Keep::UntilAcknowledged(until) => {
+            let groups = until.groups.join(", ");
+            let age = until.age.map(|age| format!(" and for {}", humantime::format_duration(age)));
+            let age = age.unwrap_or_default();
+            format!("until acknowledged by {groups}{age}, {}", entries(until.entries))
+        }
+    };
+    let format = match route.format {
+        Format::Raw => "raw",
+        Format::Fields => "fields",
+        Format::CloudEvents { .. } => "cloudevents",
+    };
+    let conditions: Vec<String> = route.conditions.iter().map(ToString::to_string).collect();
+    let filter = match conditions.as_slice() {
+        [] => "no filter".to_owned(),
+        conditions => format!("only if {}", conditions.join(" and ")),
+    };
+    format!("keeps {kept}; format {format}; {filter}")
 }
 
 /// The fields of an entry, where the configuration gives them other names or adds some.

@@ -1,11 +1,14 @@
 //! `tidegate gaps`: the gap records of captures, as they stand at the destination.
 //!
 //! A route's records are a stream, capped where they are written. It is read in pages from its start, because the
-//! daemon's user may run `XRANGE` and not `XREVRANGE`; then the latest record is printed first. If one route cannot be
+//! daemon's user may run `XRANGE` and not `XREVRANGE`, and printed in that order: the latest record stands last. If one route cannot be
 //! read, the others are printed all the same.
+
+mod summary;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use clap::Args;
@@ -29,15 +32,30 @@ const LATEST: usize = 10_000;
 pub(super) struct GapsArguments {
     /// Only this capture; without it, all of them
     route: Option<String>,
-    /// Only gaps that ended after this time: 2026-11-25T09:30:00Z, milliseconds since 1970, or how long ago, such as -1h
-    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    /// Only gaps that ended after this time: 2026-11-25T09:30:00Z, milliseconds since 1970, or how long ago, such as 2h
+    /// or -2h
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, value_parser = since)]
     since: Option<Bound>,
+    /// Only the latest gaps of each capture
+    #[arg(long, value_name = "NUMBER")]
+    last: Option<NonZeroUsize>,
+    /// Print one row for each capture and cause: how many gaps, how long together, and when the last one ended
+    #[arg(long, conflicts_with = "verbose")]
+    summary: bool,
+    /// Exit with 1 if there is a gap, for scripts. Without this option the exit code is 0; 69 if a server cannot be asked
+    #[arg(long)]
+    exit_code: bool,
     /// Print the positions before and after each gap as well
     #[arg(long, short, conflicts_with = "json")]
     verbose: bool,
     /// Print one JSON object per line; times in milliseconds since 1970
     #[arg(long)]
     json: bool,
+}
+
+/// A time as for a replay, or a duration without its sign.
+fn since(text: &str) -> Result<Bound, String> {
+    text.parse().or_else(|error| humantime::parse_duration(text).map(Bound::Ago).map_err(|_| error))
 }
 
 /// One record.
@@ -87,10 +105,10 @@ async fn print(
     arguments: &GapsArguments,
 ) -> io::Result<u8> {
     let mut code = super::OK;
+    let mut found = false;
     let since = arguments.since.map_or(0, |since| since.lowest(rt::unix_ms()).milliseconds);
-    let text = Column::Text;
-    let columns = vec![text("ROUTE"), text("START"), text("END"), text("CAUSE"), Column::Number("DROPPED")];
-    let mut table = Table::new(columns, "DETAIL");
+    let most = arguments.last.map_or(LATEST, |last| last.get().min(LATEST));
+    let mut table = if arguments.summary { summary::table() } else { table() };
     for route in routes {
         let mut records = Records::of(config, route);
         let mut latest = VecDeque::new();
@@ -100,7 +118,7 @@ async fn print(
                 Ok(page) => {
                     let gaps = page.iter().map(|(_, fields)| GapRecord::read(&route.name, fields));
                     latest.extend(gaps.filter(|gap| gap.ended_at >= since));
-                    latest.drain(..latest.len().saturating_sub(LATEST));
+                    latest.drain(..latest.len().saturating_sub(most));
                 }
                 Err(error) => {
                     let error = hinted(&error, error.hint_for_operator().as_deref());
@@ -110,7 +128,14 @@ async fn print(
                 }
             }
         }
-        for gap in latest.iter().rev() {
+        found |= !latest.is_empty();
+        if arguments.summary {
+            for line in summary::of(&latest) {
+                if arguments.json { out.json(&line)? } else { line.add_to(&mut table) }
+            }
+            continue;
+        }
+        for gap in &latest {
             if arguments.json {
                 out.json(gap)?;
             } else {
@@ -123,7 +148,13 @@ async fn print(
         out.lines(&table.lines())?;
     }
     out.flush()?;
-    Ok(code)
+    Ok(if found && arguments.exit_code && code == super::OK { super::FAILED } else { code })
+}
+
+fn table() -> Table {
+    let text = Column::Text;
+    let columns = vec![text("ROUTE"), text("START"), text("END"), text("CAUSE"), Column::Number("DROPPED")];
+    Table::new(columns, "DETAIL")
 }
 
 fn add_row(table: &mut Table, gap: &GapRecord<'_>, verbose: bool) {

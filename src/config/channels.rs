@@ -7,3 +7,4 @@ pub(crate) mod loops;
 pub(crate) mod notifications;
 pub(crate) mod own_keys;
 pub(crate) mod pattern_overlap;
+pub(crate) mod shared_streams;

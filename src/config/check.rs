@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
-use super::channels::{cleared_streams, gap_keys, loops, own_keys};
+use super::channels::{cleared_streams, gap_keys, loops, own_keys, shared_streams};
 use super::layers::Layers;
 use super::problems::{Key, Problems, near};
 use super::raw;
@@ -78,6 +78,21 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
         let help =
             "put something in front that no such key begins with, or give the cache a server of its own";
         check.report_with(&Key::top("invalidate").at(&name).at("keys"), message, help);
+    }
+    for shared in shared_streams::find(&config) {
+        let keep = |route: &str| Key::top("capture").at(route).at("keep");
+        let (other, destination) = (&shared.other, &config.capture[&shared.route].destination);
+        let place = check.layers.place(&keep(other));
+        let stream = &shared.stream;
+        let message = format!(
+            "differs from capture.{other}.keep ({place}), and both can write {stream} on {destination}: the smaller \
+             limit would remove what the other route keeps"
+        );
+        check.report_with(
+            &keep(&shared.route),
+            message,
+            "write the same keep in both, or streams that no message of both can have (a filter is not considered)",
+        );
     }
     for found in loops::find(&config) {
         let (table, name) = &found.first;

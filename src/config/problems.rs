@@ -173,17 +173,23 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// The candidate that an operator most likely meant by `word`, as a hint.
+pub(crate) fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(word, candidates).first().map(|candidate| format!("did you mean \"{candidate}\"?"))
+}
+
+/// The candidates that an operator may have meant by `word`, the most likely one first.
 ///
 /// A third of the letters may differ: more than that is a guess that misleads.
-pub(crate) fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let word = word.to_lowercase();
     let allowed = (word.chars().count() / 3).max(1);
-    candidates
+    let mut found: Vec<(usize, &str)> = candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| format!("did you mean \"{candidate}\"?"))
+        .collect();
+    found.sort_by_key(|(distance, _)| *distance);
+    found.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
 /// Words as a list for a sentence: `"a", "b" or "c"`.

@@ -191,3 +191,64 @@ fn lists_do_not_fill_tables() {
         assert!(problems.contains(&format!(": {key}: expected a table, found a list")), "{problems}");
     }
 }
+
+/// What `tidegate config` prints is a configuration that means the same.
+#[test]
+fn the_values_that_count_are_the_configuration_itself() {
+    let directories = main_files(EXAMPLES);
+    assert!(directories.len() > 10, "{directories:?}");
+    for path in directories.iter().map(PathBuf::as_path).chain([Path::new(COMMENTED)]) {
+        let values = config::effective(path, []).unwrap_or_else(|problems| panic!("{problems}"));
+        let lines: Vec<String> =
+            values.iter().map(|value| format!("{} = {}", value.key, value.toml())).collect();
+        let again = Files::new(&[("tidegate.toml", &lines.join("\n"))]);
+        let loaded = config::load_without_secrets(&again.path(), []);
+        let loaded =
+            loaded.unwrap_or_else(|problems| panic!("{}: {problems}\n{lines:#?}", path.display())).config;
+        let original = config::load_without_secrets(path, []).unwrap().config;
+        let of = |config: &Config| (config.daemon.clone(), config.capture.clone(), config.broadcast.clone());
+        assert_eq!(of(&loaded), of(&original), "{}", path.display());
+        assert_eq!(loaded.invalidate, original.invalidate, "{}", path.display());
+        assert_eq!(loaded.redis.len(), original.redis.len());
+    }
+}
+
+#[test]
+fn each_value_says_where_it_comes_from_and_no_password_is_among_them() {
+    let files = Files::new(&[
+        ("tidegate.toml", ORDERS),
+        ("conf.d/10.toml", "[daemon]\nshutdown_timeout = \"3s\"\n[redis.main]\ndurability = \"applied\"\n"),
+    ]);
+    // A table of a server stands in one file.
+    assert!(config::effective(&files.path(), []).is_err());
+    let files =
+        Files::new(&[("tidegate.toml", ORDERS), ("conf.d/10.toml", "[daemon]\nshutdown_timeout = \"3s\"\n")]);
+    let environment = [
+        ("TIDEGATE_REDIS__MAIN__URL", "redis://me:hunter2@other:6379"),
+        ("TIDEGATE_REDIS__SECOND__URL", "redis://other:6380"),
+        ("TIDEGATE_REDIS__SECOND__PASSWORD", "hunter2"),
+        ("TIDEGATE_CAPTURE__ORDERS__MAX_STREAMS", "7"),
+        ("TIDEGATE_CAPTURE__ORDERS__KEEP__ENTRIES", "12"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let values = config::effective(&files.path(), environment).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!format!("{values:?}").contains("hunter2"), "{values:?}");
+    let at =
+        |name: &str, line: usize| Some(format!("{}:{line}", files.path().with_file_name(name).display()));
+    let variable = |name: &str| Some(format!("environment variable TIDEGATE_{name}"));
+    for (key, value, from) in [
+        ("redis.main.url", "\"redis://me:***@other:6379\"", variable("REDIS__MAIN__URL")),
+        ("redis.second.password", "\"***\"", variable("REDIS__SECOND__PASSWORD")),
+        ("redis.main.key_prefix", "\"tidegate:\"", None),
+        ("daemon.shutdown_timeout", "\"3s\"", at("conf.d/10.toml", 2)),
+        ("daemon.spool.limit", "\"1GiB\"", None),
+        ("capture.orders.channels", "[\"orders\"]", at("tidegate.toml", 7)),
+        ("capture.orders.max_streams", "7", variable("CAPTURE__ORDERS__MAX_STREAMS")),
+        ("capture.orders.keep.entries", "12", variable("CAPTURE__ORDERS__KEEP__ENTRIES")),
+        ("capture.orders.format", "\"raw\"", None),
+    ] {
+        let found = values.iter().find(|value| value.key == key);
+        let found = found.unwrap_or_else(|| panic!("{key} is not there: {values:#?}"));
+        assert_eq!((found.toml().as_str(), &found.from), (value, &from), "{key}");
+    }
+}

@@ -8,6 +8,7 @@
 mod layers;
 mod loops;
 mod revisions;
+mod shared_streams;
 
 use std::fs;
 use std::path::{Path, PathBuf};

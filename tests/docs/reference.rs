@@ -265,6 +265,28 @@ fn every_message_of_the_troubleshooting_is_one_of_the_program() {
     assert!(seen > 12, "{seen}");
 }
 
+/// A build of the image sees only what `.dockerignore` lets through.
+#[test]
+fn pages_that_the_program_has_in_it_are_there_when_the_image_is_built() {
+    let ignored = text(".dockerignore");
+    let kept: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let mut seen = 0;
+    for file in files("src", "rs") {
+        for included in text(&file).split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next())
+        {
+            if let Some((_, page)) = included.split_once("docs/") {
+                let page = format!("docs/{page}");
+                assert!(
+                    kept.iter().any(|kept| page.starts_with(kept)),
+                    "{file} has {page}, the image does not"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 4, "{seen}");
+}
+
 /// Paths of the code in the pages for those who change it.
 #[test]
 fn files_of_the_code_that_are_named_exist() {

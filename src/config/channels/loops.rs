@@ -235,7 +235,7 @@ fn reading<'c>(
 }
 
 /// Returns whether one key is the same for both.
-fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
+pub(crate) fn same_keys(one: &Endpoint, other: &Endpoint) -> bool {
     same_server(one, other) && one.database == other.database
 }
 

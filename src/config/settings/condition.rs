@@ -1,5 +1,7 @@
 //! The conditions of a route's `where`.
 
+use std::fmt;
+
 use crate::text::json_pointer::Pointer;
 
 /// One condition of `where`.
@@ -48,4 +50,52 @@ pub enum Scalar {
     Float(f64),
     /// `true` or `false`.
     Bool(bool),
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.negated {
+            f.write_str("not ")?;
+        }
+        write!(f, "{} {}", self.subject, self.test)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel => f.write_str("channel"),
+            Self::Field(name) => write!(f, "entry field {name}"),
+            Self::Text => f.write_str("payload"),
+            Self::Payload(pointer) => pointer.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneOf(values) => {
+                f.write_str("= ")?;
+                values.iter().enumerate().try_for_each(|(index, value)| {
+                    f.write_str(if index == 0 { "" } else { " or " })?;
+                    value.fmt(f)
+                })
+            }
+            Self::Exists(true) => f.write_str("exists"),
+            Self::Exists(false) => f.write_str("does not exist"),
+            Self::Prefix(prefix) => write!(f, "begins with \"{prefix}\""),
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "\"{text}\""),
+            Self::Integer(number) => number.fmt(f),
+            Self::Float(number) => number.fmt(f),
+            Self::Bool(value) => value.fmt(f),
+        }
+    }
 }

@@ -3,14 +3,13 @@
 use crate::capture::engine::handover::Border;
 use crate::capture::engine::spill::MemoryRoom;
 use crate::capture::engine::{Engine, Notice, Side};
+use crate::capture::left_out::left_out;
 use crate::capture::mapping::{Context, Rejection};
-use crate::filter::Filterable;
 use crate::logs::LogCode;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::resp::Message;
 use crate::source::item::Item;
-use crate::text::origin;
 
 /// Whether reading continues, and if not, why.
 #[derive(Debug)]
@@ -36,23 +35,6 @@ pub(in crate::capture) struct Pass {
     room: MemoryRoom,
     /// Messages of the route.
     pub(in crate::capture) received: u64,
-}
-
-/// A message, as conditions look at it.
-struct Received<'a>(&'a Message<'a>);
-
-impl Filterable for Received<'_> {
-    fn channel(&self) -> Option<&[u8]> {
-        Some(self.0.channel)
-    }
-
-    fn field(&self, _: &[u8]) -> Option<&[u8]> {
-        None
-    }
-
-    fn payload(&self) -> Option<&[u8]> {
-        Some(self.0.payload)
-    }
 }
 
 impl Engine {
@@ -99,14 +81,7 @@ impl Engine {
     /// Takes a message in. `size` is the payload's whole length, of which a message over the limit brings only the
     /// beginning.
     fn take_message(&mut self, pass: &Pass, position: Position, message: &Message<'_>, size: usize) -> Flow {
-        // An oversized message is not complete: no condition is tested, and it becomes a dead letter.
-        let limit = self.settings.capture.max_message_size;
-        let whole = u64::try_from(size).unwrap_or(u64::MAX) <= limit;
-        let echo = |origin: &String| origin::carries(message.payload, origin);
-        let left_out = whole
-            && (self.settings.capture.origin.as_ref().is_some_and(echo)
-                || !self.filter.passes(&Received(message)));
-        if left_out {
+        if left_out(&self.settings.capture, &mut self.filter, message, size) {
             let full = self.builder.filtered(position, pass.read);
             return if full { self.end_batch(pass) } else { Flow::Go };
         }
