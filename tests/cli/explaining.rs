@@ -208,3 +208,51 @@ keys = ["product:<pointer:/sku>", "by:<field:name>"]
     tried("cache", &["--entry", "no-value"], USAGE);
     tried("nothing", &["--entry", "a=b"], USAGE);
 }
+
+/// It is named where it is off, and is tried like any other.
+#[test]
+fn a_disabled_route_is_named_by_check_and_can_be_tried() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    let routes = r#"
+[redis.main]
+url = "redis://nowhere.invalid"
+[capture.orders]
+enabled = false
+source = "main"
+channels = ["orders"]
+destination = "main"
+stream = "orders"
+keep = "forever"
+[capture.stays]
+source = "main"
+channels = ["stays"]
+destination = "main"
+stream = "stays"
+keep = "forever"
+[broadcast.stock]
+enabled = false
+source = "main"
+stream = "stock"
+destination = "main"
+channel = "stock"
+[invalidate.products]
+enabled = false
+source = "main"
+channels = ["changed"]
+destination = "main"
+keys = ["product:<pointer:/sku>"]
+"#;
+    fs::write(&file, routes).unwrap();
+    let run = |arguments: &[&str]| {
+        printed(&tidegate(&[arguments, &["--config", file.to_str().unwrap()]].concat()), OK)
+    };
+    let checked = run(&["check"]);
+    let routes: Vec<&str> = checked.lines().filter(|line| line.contains('→')).collect();
+    assert_golden("check-disabled.txt", &format!("{}\n", routes.join("\n")));
+    let tried = run(&["try", "orders", "--channel", "orders", "--payload", "{}"]);
+    assert!(tried.starts_with("stored in the stream orders\n"), "{tried}");
+    let listed = run(&["config", "capture"]);
+    assert!(listed.contains("capture.orders.enabled = false  # "), "{listed}");
+    assert!(listed.contains("capture.stays.enabled = true  # default"), "{listed}");
+}
