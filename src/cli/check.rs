@@ -1,6 +1,6 @@
 //! `tidegate check`: the configuration, and with `--connect` what it meets.
 
-mod connect;
+pub(super) mod connect;
 
 use std::path::Path;
 

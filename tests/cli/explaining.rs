@@ -256,3 +256,53 @@ keys = ["product:<pointer:/sku>"]
     assert!(listed.contains("capture.orders.enabled = false  # "), "{listed}");
     assert!(listed.contains("capture.stays.enabled = true  # default"), "{listed}");
 }
+
+/// Its parts follow each other whatever does not answer, and it has no secret.
+#[test]
+fn a_report_has_every_part_and_no_secret() {
+    let parts = |report: &str| -> Vec<String> {
+        report.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect()
+    };
+    let all = [
+        "system of this command",
+        "configuration",
+        "/status",
+        "/readyz",
+        "check --connect",
+        "gaps",
+        "dead letters",
+    ];
+    let server = Server::start(Version::Redis70);
+    let route = "[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\ndestination = \"main\"\n\
+                 stream = \"orders\"\nkeep = \"forever\"\n";
+    let daemon = Setup::new().endpoint("main", &server).routes(route).start_ready();
+    server.ask::<String>(&["XADD", "tidegate:orders:gaps", "1-1", "cause", "restart", "dropped", "3"]);
+    server.ask::<String>(&["XADD", "tidegate:orders:dead-letters", "1-1", "payload", "of-a-customer"]);
+    let running = printed(&daemon.run_command(&["report"]), OK);
+    assert_eq!(parts(&running), all);
+    for line in
+        ["capture.orders.stream = \"orders\"  # ", "\"state\":\"live\"", "orders: 1\n", "open files: "]
+    {
+        assert!(running.contains(line), "{line} is missing: {running}");
+    }
+    let gap = running.lines().find(|line| line.starts_with("orders ") && line.contains(" restart "));
+    assert!(gap.is_some() && !running.contains("of-a-customer"), "{running}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    let nowhere = "[redis.main]\nurl = \"redis://user@127.0.0.1:1\"\n[daemon]\nlisten = \"127.0.0.1:1\"\n";
+    let made = |text: String| {
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["report", "--config", file.to_str().unwrap()]);
+        command.env("TIDEGATE_REDIS__MAIN__PASSWORD", "hunter2").output().unwrap()
+    };
+    let away = printed(&made(format!("{nowhere}{route}")), OK);
+    assert_eq!(parts(&away), all);
+    assert!(away.contains("redis.main.password = \"***\"") && !away.contains("hunter2"), "{away}");
+    assert!(away.contains("a server could not be asked") && away.contains("orders: server main: "), "{away}");
+    let broken = made(format!("{nowhere}{}", route.replace("keep", "kept")));
+    let broken = printed(&broken, CONFIGURATION);
+    assert_eq!(parts(&broken), all[..4]);
+    assert!(broken.contains("capture.orders.kept: is not a known key"), "{broken}");
+}

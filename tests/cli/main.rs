@@ -197,6 +197,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         "replay a --from 0 --channel b",
         "invalidate a --missed",
         "spool verify",
+        "report",
         "try a",
     ];
     let mut tried: BTreeSet<&str> = ["completions", "explain", "man"].into();
