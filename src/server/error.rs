@@ -19,6 +19,9 @@ pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 /// Retry interval after an error of [`Class::Block`].
 pub(crate) const BLOCKED_RETRY: Duration = Duration::from_secs(30);
 
+/// What an error says before the key that has another type. `append.lua` says the same.
+const WRONG_TYPE_AT: &str = "WRONGTYPE the key ";
+
 /// The code of an error reply for a missing right.
 pub(crate) const NO_PERMISSION: &str = "NOPERM";
 
@@ -64,7 +67,7 @@ pub enum Error {
     #[error("{0}")]
     NoHandshake(String, String),
     /// Nothing came within the deadline; whether a command was carried out is unknown.
-    #[error("no reply within {0:?} while {1}")]
+    #[error("no reply within {} while {}", short(*.0), .1)]
     Timeout(Duration, &'static str),
     /// The server closed the connection.
     #[error("the server closed the connection")]
@@ -84,9 +87,16 @@ pub enum Error {
     /// Several addresses of one deployment claim to be the master, and nothing decides between them.
     #[error("two addresses report that they are the master: {0}")]
     SeveralMasters(String),
-    /// The sentinels do not say which server is the master: why, and what can be done.
-    #[error("{0}")]
-    Sentinel(String, Option<String>),
+    /// The sentinels do not say which server is the master.
+    #[error("{reason}")]
+    Sentinel {
+        /// Why.
+        reason: String,
+        /// What can be done.
+        hint: Option<String>,
+        /// [`Class::Block`] if only an operator can change it.
+        class: Class,
+    },
     /// The sentinels report another master than the one connected to: which.
     #[error("the sentinels report another master: {0}")]
     MasterMoved(String),
@@ -120,12 +130,26 @@ impl Error {
 
     /// An error reply to a command on one key: if that key has another type, the text names it.
     #[must_use]
-    pub(crate) fn reply_at(text: &[u8], key: &str) -> Self {
-        match Self::reply(text) {
-            error if error.code() == Some("WRONGTYPE") => {
-                Self::Reply(format!("WRONGTYPE the key '{key}' has another type"))
+    pub(crate) fn reply_at(text: &[u8], key: impl AsRef<[u8]>) -> Self {
+        Self::reply(text).at(&[key])
+    }
+
+    /// The error of a command on these keys. Servers do not say which key has another type: if that is the error, the
+    /// text names the keys. A script that knows which one it is has named it.
+    #[must_use]
+    pub(crate) fn at(self, keys: &[impl AsRef<[u8]>]) -> Self {
+        let is_named = |text: &str| text.starts_with(WRONG_TYPE_AT);
+        match &self {
+            Self::Reply(text) if self.code() == Some("WRONGTYPE") && !is_named(text) => {
+                let named: Vec<String> =
+                    keys.iter().map(|key| format!("'{}'", redacted(key.as_ref()))).collect();
+                Self::Reply(match &named[..] {
+                    [] => return self,
+                    [key] => format!("{WRONG_TYPE_AT}{key} has another type"),
+                    keys => format!("WRONGTYPE one of the keys {} has another type", keys.join(", ")),
+                })
             }
-            error => error,
+            _ => self,
         }
     }
 
@@ -173,7 +197,7 @@ impl Error {
             | Self::NoHandshake(..)
             | Self::Timeout(..)
             | Self::Closed
-            | Self::Sentinel(..) => true,
+            | Self::Sentinel { class: Class::Retry, .. } => true,
             _ => self.class() == Class::Resolve,
         }
     }
@@ -193,6 +217,7 @@ impl Error {
         match self {
             Self::Refused(_) => return Class::Block,
             Self::NotUsable(_) => return Class::Resolve,
+            Self::Sentinel { class, .. } => return *class,
             _ => {}
         }
         match self.code() {
@@ -221,7 +246,7 @@ impl Error {
             )
             .into(),
             Self::Tls(failure) => failure.hint()?.into(),
-            Self::Sentinel(_, hint) => hint.as_deref()?.into(),
+            Self::Sentinel { hint, .. } => hint.as_deref()?.into(),
             _ => self.hint_of_code()?.into(),
         })
     }
@@ -359,6 +384,11 @@ const COMMANDS: [&str; 46] = [
     "XTRIM",
 ];
 
+/// A duration for people: whole milliseconds.
+fn short(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// A message, with advice to the operator.
 pub(crate) fn hinted(message: &impl fmt::Display, hint: Option<&str>) -> String {
     hint.map_or_else(|| message.to_string(), |hint| format!("{message} ({hint})"))
@@ -429,6 +459,26 @@ mod tests {
         assert_eq!(class("WRONGTYPE Operation against a key"), Class::Block);
         assert_eq!(class("ERR the word WRONGTYPE stands in the text"), Class::Retry);
         assert_eq!(Error::Closed.class(), Class::Retry);
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_named() {
+        let text = b"WRONGTYPE Operation against a key holding the wrong kind of value";
+        let at = |keys: &[&str]| Error::reply(text).at(keys).to_string();
+        assert_eq!(at(&["orders"]), "WRONGTYPE the key 'orders' has another type");
+        assert_eq!(at(&["a", "b"]), "WRONGTYPE one of the keys 'a', 'b' has another type");
+        let named = Error::reply_at(text, "orders").at(&["a"]);
+        assert_eq!(named.to_string(), "WRONGTYPE the key 'orders' has another type");
+        assert_eq!((named.code(), named.class()), (Some("WRONGTYPE"), Class::Block));
+        assert_eq!(Error::reply(b"OOM no memory").at(&["a"]).to_string(), "OOM no memory");
+    }
+
+    #[test]
+    fn a_time_is_told_in_milliseconds_at_most() {
+        let waited = Duration::from_nanos(5_000_173_581);
+        assert_eq!(Error::Timeout(waited, "asking").to_string(), "no reply within 5s while asking");
+        let waited = Duration::from_micros(1_200_900);
+        assert_eq!(Error::Timeout(waited, "asking").to_string(), "no reply within 1s 200ms while asking");
     }
 
     #[test]

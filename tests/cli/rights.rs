@@ -81,6 +81,32 @@ fn the_lines_of_acl_are_all_that_the_daemon_needs_on_every_server() {
     }
 }
 
+/// Each right alone, on both servers: `check --connect` names it before a route needs it, or what every connection needs.
+#[test]
+fn each_right_that_is_taken_away_is_named() {
+    let (shop, events) = (Server::start(Version::Valkey91), Server::start(Version::Redis82));
+    let daemon = Setup::between(&shop, &events).routes(ROUTES).prepare();
+    let lines = printed(&daemon.run_command(&["acl"]), OK);
+    for (name, server) in [("shop", &shop), ("events", &events)] {
+        let user = format!("tidegate-{name}");
+        let mut silent = Vec::new();
+        for command in granted(&lines, name) {
+            server.ask::<()>(&["ACL", "SETUSER", &user, &format!("-{command}")]);
+            let output = daemon.run_command(&["check", "--connect"]);
+            let report = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            let named =
+                [&format!("+{command} "), &format!("+{command}:"), "permissions that every connection needs"];
+            let told = named.iter().any(|words| report.contains(*words));
+            if !told || output.status.code() != Some(UNAVAILABLE) {
+                silent.push(format!("{command}: {:?} {report}", output.status.code()));
+            }
+            server.ask::<()>(&["ACL", "SETUSER", &user, &format!("+{command}")]);
+        }
+        assert!(silent.is_empty(), "{name}: {}", silent.join("\n"));
+    }
+    printed(&daemon.run_command(&["check", "--connect"]), OK);
+}
+
 /// Streams that are found and that are gone need rights of their own.
 #[test]
 fn the_lines_of_a_broadcast_from_many_streams_are_all_that_it_needs() {
