@@ -495,6 +495,7 @@ fn sentinels_that_say_host_names_and_have_a_password() {
             &["CONFIG", "SET", "announce-hostnames", "yes"],
             &["REMOVE", "shop"],
             &["MONITOR", "shop", "localhost", &port, "2"],
+            &["SET", "shop", "down-after-milliseconds", "1000"],
             &["SET", "shop", "failover-timeout", "5000"],
         ] {
             sentinel.ask::<()>(&[&["SENTINEL"], command].concat());
@@ -530,7 +531,7 @@ fn sentinels_that_say_host_names_and_have_a_password() {
     };
     names(&watched, &watched.master, 0);
     before_the_failover(&watched);
-    watched.kill_master(0..3);
+    watched.master.kill();
     watched.assert_captured(2);
     names(&watched, &watched.replica, 1);
 }
