@@ -106,7 +106,8 @@ end
 
 -- Errors that could come after the first entry are provoked before it: an error in the middle would leave entries
 -- without their position, and every retry would repeat them.
-if gap and pos == prev then
+local fails_over = pos ~= '-' and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(last, 1, 32)
+if fails_over or gap and pos == prev then
   local records = pcall('XLEN', KEYS[2])
   if type(records) == 'table' and records.err then return { err = named(records.err, KEYS[2]) } end
 end
@@ -242,7 +243,7 @@ if gap and pos == prev and reached ~= pos then
     call('HINCRBY', state, 'received', dropped)
   end
 end
-if pos ~= '-' and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+if fails_over and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
   -- Another server took the source's place: what only the one before had is lost.
   local before = pos
   for i = skip + 1, item do
