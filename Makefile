@@ -27,10 +27,12 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-# One promise of each kind, with replicas, sentinels and two instances.
+# One promise of each kind of route, with replicas, sentinels, two instances and a password that changes.
 OVER_TLS := capture::exact::on_one_server_that_is_both capture::durable::what_a_failover_lost_was_never_durable \
 	broadcast::acknowledged::two_instances_publish_each_entry_exactly_once pair::takeover::a_rolling_restart \
-	replication::failover::a_replica_that_lags_is_promoted servers::sentinel::an_old_master_behind_a_partition_is_left
+	replication::failover::a_replica_that_lags_is_promoted servers::sentinel::an_old_master_behind_a_partition_is_left \
+	invalidate::instances::two_instances_count_each_key_once_while_one_is_killed \
+	servers::credentials::a_password_changes_under_load
 
 .PHONY: demo test lint targets alerts docs bench bench-smoke bench-program bench-instructions fuzz soak seed servers
 
@@ -110,7 +112,7 @@ soak: servers
 	TIDEGATE_SEEDS=$(SOAK_SEEDS) $(CARGO) test --locked --profile bench --lib simulation::random_histories -- --nocapture
 	TIDEGATE_SOAK=$(SOAK_ROUNDS) $(CARGO) test --locked --test promises -- --nocapture faults::chaos:: replication::killed_under_load
 	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- capture:: broadcast:: pair:: replication:: \
-		servers::sentinel --skip real_clients --skip capture::software --skip replication::opening
+		servers::sentinel servers::named invalidate::exact --skip real_clients --skip capture::software --skip replication::opening
 	end=$$((SECONDS + 60 * $(SOAK_MINUTES))); \
 	while [ $$SECONDS -lt $$end ]; do $(CARGO) test --locked --test promises; done
 

@@ -31,7 +31,9 @@ pub use connect::deployment::{Expiries, expiries};
 pub use connect::{Role, connect, connect_at, connect_to_publish, role_in};
 pub use connection::Connection;
 pub use control::{ControlConnection, control};
-pub(crate) use discovery::{Confirmation, MasterMoves, MasterWatch, agreed, confirmed, known_addresses};
+pub(crate) use discovery::{
+    Confirmation, MasterMoves, MasterWatch, agreed, confirmation, doubt, known_addresses,
+};
 pub use discovery::{Opinion, opinions};
 pub(crate) use error::{BLOCKED_RETRY, NO_PERMISSION, UNKNOWN_COMMAND, hinted};
 pub use error::{Class, Error};

@@ -113,6 +113,17 @@ pub enum RouteEndpoint {
     Destination,
 }
 
+impl RouteEndpoint {
+    /// The name in texts for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
 /// The connection to one of a route's servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideStatus {
@@ -124,6 +135,9 @@ pub struct SideStatus {
     pub last_answer_unix_ms: Option<u64>,
     /// The present error.
     pub error: Option<String>,
+    /// Why another server may be the master by now, although this one is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// The status of a route at one moment.
@@ -214,15 +228,17 @@ impl RouteStatus {
     /// the reason with that side's name.
     pub(crate) fn session_failed(&mut self, from: RouteEndpoint, reason: &str) -> String {
         for side in [&mut self.source, &mut self.destination] {
-            (side.connected, side.error) = (false, None);
+            (side.connected, side.error, side.doubt) = (false, None, None);
         }
-        let name = match from {
-            RouteEndpoint::Source => "source",
-            RouteEndpoint::Destination => "destination",
-        };
         let side = self.side(from);
         side.error = Some(reason.to_owned());
-        format!("{name} {}: {reason}", side.server)
+        format!("{} {}: {reason}", from.as_str(), side.server)
+    }
+
+    /// Why servers of a route that is connected to both may not be the masters any more.
+    pub(crate) fn doubt(&mut self, source: Option<String>, destination: Option<String>) {
+        self.source.doubt = source.filter(|_| self.source.connected);
+        self.destination.doubt = destination.filter(|_| self.destination.connected);
     }
 
     /// The sides that are not connected, with their names. If only one of them has an error, the other one is left out:

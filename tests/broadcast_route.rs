@@ -367,14 +367,34 @@ fn a_channel_without_the_right_parks_the_route_and_nothing_is_repeated_or_skippe
 }
 
 #[test]
-fn a_stream_key_of_another_type_parks_the_route() {
+fn a_key_of_another_type_parks_the_route_and_is_named() {
+    for key in ["orders", "tidegate:stock:cursor"] {
+        let server = Server::start(Version::Redis70);
+        server.ask::<()>(&["SET", key, "x"]);
+        let route = Running::on(&server, settings());
+        route.wait_for(RouteState::Blocked);
+        let reason = route.slot.read().reason.unwrap();
+        let named = format!(": WRONGTYPE the key '{key}' has another type (");
+        assert!(reason.contains(&named), "{reason}");
+        assert!(route.slot.was_tried());
+        route.stop();
+    }
+}
+
+/// The route has a cursor, so only reading finds it.
+#[test]
+fn a_stream_that_becomes_another_key_is_named() {
     let server = Server::start(Version::Redis70);
+    let route = Running::on(&server, settings());
+    route.wait_for(RouteState::Live);
+    add(&server, 0..1);
+    route.wait_for_published(1);
+    route.stop();
     server.ask::<()>(&["SET", "orders", "x"]);
     let route = Running::on(&server, settings());
     route.wait_for(RouteState::Blocked);
     let reason = route.slot.read().reason.unwrap();
-    assert!(reason.contains(": WRONGTYPE"), "{reason}");
-    assert!(route.slot.was_tried());
+    assert!(reason.contains("WRONGTYPE the key 'orders' has another type ("), "{reason}");
     route.stop();
 }
 

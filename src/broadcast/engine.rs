@@ -243,7 +243,7 @@ impl Engine {
     /// If the script failed, or neither the configuration nor the cursor says where to begin.
     pub(super) fn on_cursor(&mut self, reply: &Value) -> Result<(), SessionFailure> {
         if let Value::Error(text) = reply {
-            return Err(SessionFailure::source(Error::reply(text)));
+            return Err(self.no_cursor(Error::reply(text)));
         }
         let opened = open::opened(reply).map_err(SessionFailure::source)?;
         self.core.take_place(&opened)?;
@@ -261,6 +261,11 @@ impl Engine {
         (self.core.below, self.core.replaced) = (None, None);
         self.opened = Some(opened);
         Ok(())
+    }
+
+    /// The failure of a session that could not look for its cursor.
+    pub(super) fn no_cursor(&self, error: Error) -> SessionFailure {
+        SessionFailure::source(error.at(&[&self.core.keys.cursor]))
     }
 
     /// Appends the question about the stream. It is asked before connecting to the destination, so entries that are
@@ -387,7 +392,7 @@ impl Engine {
         } else {
             LogCode::BroadcastWaiting.as_str()
         };
-        let suppressed = core.admit(code, now);
+        let suppressed = core.log.admit_of(code, side.as_str(), now.into_std());
         core.effects.push(Effect::Failed { side, class, reason, suppressed });
         if class == Class::Block { BLOCKED_RETRY } else { core.backoff.next_wait() }
     }

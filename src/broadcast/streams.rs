@@ -38,7 +38,9 @@ use super::route::BroadcastRoute;
 use crate::config::{Endpoint, Start, StreamPattern};
 use crate::logs::{Limited, LogCode};
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Backoff, Class, Connection, Error, MasterMoves, connect_to_publish};
+use crate::server::{
+    self, BLOCKED_RETRY, Backoff, Class, Connection, Error, MasterMoves, connect_to_publish,
+};
 use crate::status::{
     BroadcastCounts, RouteKind, RouteState, RouteStatus, SideStatus, Slot, StreamStatus, StreamsStatus,
 };
@@ -306,6 +308,8 @@ impl StreamsRoute {
         metrics.rate_limited.set(f64::from(u8::from(rate_limited)));
         metrics.streams.set(crate::metrics::float(shown.read));
         metrics.streams_left_out.set(crate::metrics::float(shown.left_out));
+        let [source_doubt, destination_doubt] =
+            [&self.parts.source, &self.parts.destination].map(|endpoint| server::doubt(endpoint));
         slot.update(|status| {
             for (side, of) in [
                 (&mut status.source, source_of as SideOf),
@@ -324,6 +328,7 @@ impl StreamsRoute {
                 let server = status.destination.server.clone();
                 status.destination = SideStatus { server, ..known.clone() };
             }
+            status.doubt(source_doubt, destination_doubt);
             status.buffered_bytes = statuses().map(|status| status.buffered_bytes).sum();
             let progress = statuses().filter_map(|status| status.last_progress_unix_ms).max();
             status.last_progress_unix_ms = status.last_progress_unix_ms.max(progress);

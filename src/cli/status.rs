@@ -204,7 +204,8 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
             .invalidate
             .as_ref()
             .map(|shown| cache_line(shown, reading.report.caches.get(&route.destination.server)));
-        table.row(cells, route.reason.iter().cloned().chain(cache).collect());
+        let doubts = [&route.source, &route.destination].into_iter().filter_map(|side| side.doubt.clone());
+        table.row(cells, route.reason.iter().cloned().chain(doubts).chain(cache).collect());
     }
     let about = &reading.report.about;
     let up = ago(Duration::from_millis(reading.unix_ms.saturating_sub(about.started_unix_ms)));

@@ -18,7 +18,7 @@ use crate::config::Endpoint;
 use crate::logs::LogCode;
 use crate::metrics::{CacheMetrics, CachePolicy};
 use crate::rt;
-use crate::server::{Class, Error, connect, hinted, redacted};
+use crate::server::{Class, Connection, Error, connect, redacted};
 use crate::status::{CacheActivity, CacheSlot};
 
 /// Interval between two readings.
@@ -76,16 +76,21 @@ struct Watched {
 impl Watched {
     async fn run(mut self) {
         loop {
-            if let Err(error) = self.session().await {
-                self.fail(&error);
+            // A server that cannot be reached is reported by the routes.
+            match connect(&self.endpoint, "cache-info").await {
+                Err(error) => self.show(&error),
+                Ok(connection) => {
+                    if let Err(error) = self.session(connection).await {
+                        self.refused(&error);
+                    }
+                }
             }
             sleep(EVERY).await;
         }
     }
 
     /// Reads for ever, over one connection.
-    async fn session(&mut self) -> Result<(), Error> {
-        let mut connection = connect(&self.endpoint, "cache-info").await?;
+    async fn session(&mut self, mut connection: Connection) -> Result<(), Error> {
         loop {
             let reply = connection.ask(self.endpoint.response_timeout, "reading INFO", &[b"INFO"]).await?;
             let info = String::from_utf8_lossy(reply.bytes().unwrap_or_default()).into_owned();
@@ -113,17 +118,20 @@ impl Watched {
         self.last = Some((reading, now));
     }
 
-    fn fail(&mut self, error: &Error) {
+    fn show(&mut self, error: &Error) {
         self.last = None;
         self.metrics.unread();
-        let why = hinted(error, error.hint().as_deref());
-        self.slot.update(|status| (status.lately, status.error) = (None, Some(why.clone())));
-        // A server that is away is reported by the routes.
+        let why = error.with_hint();
+        self.slot.update(|status| (status.lately, status.error) = (None, Some(why)));
+    }
+
+    fn refused(&mut self, error: &Error) {
+        self.show(error);
         if error.class() == Class::Block && !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
                 event = LogCode::CacheInfoRefused.as_str(), server = %self.endpoint.name,
-                "{why}; keys are removed all the same, but hits, evictions and memory of the cache are not known; tidegate asks \
-                 again every {} s", EVERY.as_secs()
+                "{}; keys are removed all the same, but hits, evictions and memory of the cache are not known; tidegate asks \
+                 again every {} s", error.with_hint(), EVERY.as_secs()
             );
         }
     }

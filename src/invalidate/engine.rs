@@ -275,8 +275,8 @@ impl Engine {
         let class = failure.class();
         let blocked = class == Class::Block;
         let code = if blocked { LogCode::InvalidateBlocked } else { LogCode::InvalidateWaiting };
-        let suppressed = self.admit(code.as_str(), now);
         let (side, reason) = (failure.side, failure.with_hint());
+        let suppressed = self.log.admit_of(code.as_str(), side.as_str(), now.into_std());
         self.effects.push(Effect::Failed { side, class, reason, suppressed });
         self.show_behind(now);
         if blocked { BLOCKED_RETRY } else { self.backoff.next_wait() }

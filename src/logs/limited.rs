@@ -8,7 +8,7 @@ const EVERY: Duration = Duration::from_secs(30);
 
 /// Lets one line in 30 s through for each code and counts the others. A loop owns its own, so that
 /// there is no lock, and two routes do not silence each other. Codes are `event=` codes, so their
-/// number is bounded by the source text.
+/// number is bounded by the source text, as is that of the parts of a loop that share a code.
 #[derive(Debug, Default)]
 pub struct Limited {
     seen: Vec<Seen>,
@@ -17,6 +17,8 @@ pub struct Limited {
 #[derive(Debug)]
 struct Seen {
     code: &'static str,
+    /// The part of the loop; empty if the code has only one.
+    part: &'static str,
     last: Instant,
     suppressed: u64,
 }
@@ -31,8 +33,15 @@ impl Limited {
     /// Whether to write the line now: `Some` with the number of lines held back since the last one.
     #[must_use]
     pub fn admit(&mut self, code: &'static str, now: Instant) -> Option<u64> {
-        let Some(seen) = self.seen.iter_mut().find(|seen| seen.code == code) else {
-            self.seen.push(Seen { code, last: now, suppressed: 0 });
+        self.admit_of(code, "", now)
+    }
+
+    /// As [`Self::admit`], for each part of the loop alone: an outage of one server must not silence that of another.
+    #[must_use]
+    pub fn admit_of(&mut self, code: &'static str, part: &'static str, now: Instant) -> Option<u64> {
+        let same = |seen: &&mut Seen| seen.code == code && seen.part == part;
+        let Some(seen) = self.seen.iter_mut().find(same) else {
+            self.seen.push(Seen { code, part, last: now, suppressed: 0 });
             return Some(0);
         };
         if now.saturating_duration_since(seen.last) < EVERY {
@@ -56,6 +65,10 @@ mod tests {
         assert_eq!(limited.admit("away", at(0)), Some(0));
         assert_eq!(limited.admit("away", at(1)), None);
         assert_eq!(limited.admit("blocked", at(1)), Some(0), "another code is not held back");
+        assert_eq!(limited.admit_of("away", "source", at(1)), Some(0), "nor is another part");
+        assert_eq!(limited.admit_of("away", "destination", at(2)), Some(0));
+        assert_eq!(limited.admit_of("away", "source", at(30)), None);
+        assert_eq!(limited.admit_of("away", "source", at(31)), Some(1));
         assert_eq!(limited.admit("away", at(29)), None);
         assert_eq!(limited.admit("away", at(30)), Some(2));
         assert_eq!(limited.admit("away", at(31)), None);

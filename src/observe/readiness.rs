@@ -43,6 +43,12 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     for (name, side, bound) in
         [("source", source, SOURCE_SILENT_MS), ("destination", destination, DESTINATION_SILENT_MS)]
     {
+        // Both sides may be one server, and a capture's state says it of its source.
+        if let Some(doubt) =
+            side.doubt.as_ref().filter(|doubt| !reasons.iter().any(|said| said.contains(*doubt)))
+        {
+            reasons.push(format!("{name} {}: {doubt}", side.server));
+        }
         let is_away = status.away().any(|(away, _)| away == name);
         let Some(mut text) = silent(name, side, is_away, answered, bound, now_unix_ms) else { continue };
         let said = |words: &str| reasons.iter().any(|said| said.contains(words));
@@ -198,6 +204,15 @@ mod tests {
         assert_eq!(
             reasons(|status| status.durability_error = Some("0 of 1 replicas have it".to_owned())),
             ["not durable: 0 of 1 replicas have it"]
+        );
+        let doubt = "no sentinel has confirmed for 10 s that h:1 is the master";
+        assert_eq!(
+            reasons(|status| status.destination.doubt = Some(doubt.to_owned())),
+            [format!("destination events: {doubt}")]
+        );
+        assert_eq!(
+            reasons(|status| status.doubt(Some(doubt.to_owned()), Some(doubt.to_owned()))),
+            [format!("source shop: {doubt}")]
         );
         let missing = "notify-keyspace-events is \"\"";
         assert_eq!(reasons(|status| status.missing_notifications = vec![missing.to_owned()]), [missing]);

@@ -131,7 +131,13 @@ fn is_dispensable(refusal: &MissingRight, roles: &BTreeSet<AclRole>) -> bool {
 
 fn of_rights(rights: &Rights, roles: &BTreeSet<AclRole>, findings: &mut Vec<Finding>) {
     let refused = match rights {
-        Rights::Untried(error) => {
+        Rights::Untried { error, needed: true } => {
+            findings.push(Finding::Problem(format!(
+                "missing permission +multi: {error}; without it the others could not be tested"
+            )));
+            return;
+        }
+        Rights::Untried { error, needed: false } => {
             findings.push(Finding::Warning(format!("the permissions could not be tested: {error}")));
             return;
         }

@@ -17,6 +17,9 @@ use crate::config::{
 use crate::server::{ControlConnection, Error, NO_PERMISSION};
 use crate::text::template::Part;
 
+/// It ends a transaction, and is tried outside of one.
+const EXEC: &str = "exec";
+
 /// No script has this hash, and none runs anyway.
 const NO_HASH: &str = "0000000000000000000000000000000000000000";
 
@@ -69,8 +72,13 @@ impl MissingRight {
 pub enum Rights {
     /// Each right was tried; these were refused.
     Tried(Vec<MissingRight>),
-    /// None was tried, since the user may not even begin: why.
-    Untried(Error),
+    /// None was tried, since the user may not even begin.
+    Untried {
+        /// Why.
+        error: Error,
+        /// True if a route needs that right as well.
+        needed: bool,
+    },
 }
 
 /// The commands of the routes on an endpoint, one for each right and name.
@@ -141,7 +149,7 @@ impl Trials<'_> {
         self.key("set", &epoch, &["0"]);
         self.bare("time", &[]);
         self.bare("ping", &[]);
-        self.bare("exec", &[]);
+        self.bare(EXEC, &[]);
     }
 
     fn capture_tap(&mut self) {
@@ -344,18 +352,17 @@ pub(super) async fn attempt(
     if trials.is_empty() {
         return Ok(Rights::Tried(refused));
     }
-    if let Some(error) = ask(connection, &["MULTI"]).await? {
-        return Ok(Rights::Untried(error));
-    }
-    // EXEC alone is not queued: of nothing, it does nothing.
+    // EXEC is not queued. Without MULTI it does nothing; refused inside MULTI, it ends that, and what follows would be
+    // executed.
     let (executing, queued): (Vec<&Trial>, Vec<&Trial>) =
-        trials.into_iter().partition(|trial| trial.right == "exec");
-    for trial in executing {
-        if let Some(error) = ask(connection, &["EXEC"]).await? {
-            refused.push(MissingRight { trial: trial.clone(), error });
-        } else if let Some(error) = ask(connection, &["MULTI"]).await? {
-            return Ok(Rights::Untried(error));
-        }
+        trials.into_iter().partition(|trial| trial.right == EXEC);
+    for trial in &executing {
+        let error = ask(connection, &["EXEC"]).await?.and_then(refusal_of_exec);
+        refused.extend(error.map(|error| MissingRight { trial: (*trial).clone(), error }));
+    }
+    if let Some(error) = ask(connection, &["MULTI"]).await? {
+        // The routes use both or neither.
+        return Ok(Rights::Untried { error, needed: !executing.is_empty() });
     }
     for trial in queued {
         if let Some(error) = ask(connection, &trial.words).await? {
@@ -363,6 +370,19 @@ pub(super) async fn attempt(
         }
     }
     Ok(Rights::Tried(refused))
+}
+
+/// Why EXEC without MULTI was refused; `None` if only the MULTI is missing. Servers put a code of their own before that of
+/// the refusal.
+fn refusal_of_exec(error: Error) -> Option<Error> {
+    match (error.code(), &error) {
+        (Some("ERR"), _) => None,
+        (Some("EXECABORT"), Error::Reply(text)) => {
+            let refusal = text.strip_prefix("EXECABORT Transaction discarded because of: ");
+            Some(refusal.map(|refusal| Error::Reply(refusal.to_owned())).unwrap_or(error))
+        }
+        _ => Some(error),
+    }
 }
 
 /// The error reply, if it was one.

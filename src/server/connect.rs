@@ -14,6 +14,7 @@ use super::error::Error;
 use super::redacted;
 use super::resp::{Limits, Value};
 use super::socket::{Socket, TimeLimit};
+use super::tls;
 use crate::config::{Address, Endpoint, PasswordError, Secret, SecretSource, read_password};
 use credentials::{Credentials, user_of};
 use deployment::Known;
@@ -200,6 +201,18 @@ fn major_version_in(hello: &Value) -> Option<u32> {
 fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     let mut pairs = hello.elements()?.chunks_exact(2);
     pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
+}
+
+/// Reads the files that a connection to this endpoint needs, and reports those that cannot be used. Cancel safe.
+///
+/// # Errors
+/// If there is one.
+pub(super) async fn check_files(endpoint: &Endpoint) -> Result<(), Error> {
+    read_secret(endpoint, &deployment::of(endpoint)).await?;
+    if let Some(settings) = &endpoint.tls {
+        tls::current(endpoint, settings).await?;
+    }
+    Ok(())
 }
 
 async fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {

@@ -4,7 +4,7 @@ mod listed;
 pub(super) mod sentinel;
 
 pub(crate) use listed::{MasterWatch, agreed};
-pub(crate) use sentinel::{Confirmation, MasterMoves, confirmed};
+pub(crate) use sentinel::{Confirmation, MasterMoves, confirmation, doubt};
 pub use sentinel::{Opinion, opinions};
 
 use super::connect::connect_at;

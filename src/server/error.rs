@@ -19,6 +19,9 @@ pub(crate) const UNKNOWN_COMMAND: &str = "UNKNOWNCOMMAND";
 /// Retry interval after an error of [`Class::Block`].
 pub(crate) const BLOCKED_RETRY: Duration = Duration::from_secs(30);
 
+/// What an error says before the key that has another type. `append.lua` says the same.
+const WRONG_TYPE_AT: &str = "WRONGTYPE the key ";
+
 /// The code of an error reply for a missing right.
 pub(crate) const NO_PERMISSION: &str = "NOPERM";
 
@@ -64,7 +67,7 @@ pub enum Error {
     #[error("{0}")]
     NoHandshake(String, String),
     /// Nothing came within the deadline; whether a command was carried out is unknown.
-    #[error("no reply within {0:?} while {1}")]
+    #[error("no reply within {} while {}", short(*.0), .1)]
     Timeout(Duration, &'static str),
     /// The server closed the connection.
     #[error("the server closed the connection")]
@@ -84,9 +87,16 @@ pub enum Error {
     /// Several addresses of one deployment claim to be the master, and nothing decides between them.
     #[error("two addresses report that they are the master: {0}")]
     SeveralMasters(String),
-    /// The sentinels do not say which server is the master: why, and what can be done.
-    #[error("{0}")]
-    Sentinel(String, Option<String>),
+    /// The sentinels do not say which server is the master.
+    #[error("{reason}")]
+    Sentinel {
+        /// Why.
+        reason: String,
+        /// What can be done.
+        hint: Option<String>,
+        /// [`Class::Block`] if only an operator can change it.
+        class: Class,
+    },
     /// The sentinels report another master than the one connected to: which.
     #[error("the sentinels report another master: {0}")]
     MasterMoved(String),
@@ -120,12 +130,26 @@ impl Error {
 
     /// An error reply to a command on one key: if that key has another type, the text names it.
     #[must_use]
-    pub(crate) fn reply_at(text: &[u8], key: &str) -> Self {
-        match Self::reply(text) {
-            error if error.code() == Some("WRONGTYPE") => {
-                Self::Reply(format!("WRONGTYPE the key '{key}' has another type"))
+    pub(crate) fn reply_at(text: &[u8], key: impl AsRef<[u8]>) -> Self {
+        Self::reply(text).at(&[key])
+    }
+
+    /// The error of a command on these keys. Servers do not say which key has another type: if that is the error, the
+    /// text names the keys. A script that knows which one it is has named it.
+    #[must_use]
+    pub(crate) fn at(self, keys: &[impl AsRef<[u8]>]) -> Self {
+        let is_named = |text: &str| text.starts_with(WRONG_TYPE_AT);
+        match &self {
+            Self::Reply(text) if self.code() == Some("WRONGTYPE") && !is_named(text) => {
+                let named: Vec<String> =
+                    keys.iter().map(|key| format!("'{}'", redacted(key.as_ref()))).collect();
+                Self::Reply(match &named[..] {
+                    [] => return self,
+                    [key] => format!("{WRONG_TYPE_AT}{key} has another type"),
+                    keys => format!("WRONGTYPE one of the keys {} has another type", keys.join(", ")),
+                })
             }
-            error => error,
+            _ => self,
         }
     }
 
@@ -173,7 +197,7 @@ impl Error {
             | Self::NoHandshake(..)
             | Self::Timeout(..)
             | Self::Closed
-            | Self::Sentinel(..) => true,
+            | Self::Sentinel { class: Class::Retry, .. } => true,
             _ => self.class() == Class::Resolve,
         }
     }
@@ -193,6 +217,7 @@ impl Error {
         match self {
             Self::Refused(_) => return Class::Block,
             Self::NotUsable(_) => return Class::Resolve,
+            Self::Sentinel { class, .. } => return *class,
             _ => {}
         }
         match self.code() {
@@ -221,7 +246,7 @@ impl Error {
             )
             .into(),
             Self::Tls(failure) => failure.hint()?.into(),
-            Self::Sentinel(_, hint) => hint.as_deref()?.into(),
+            Self::Sentinel { hint, .. } => hint.as_deref()?.into(),
             _ => self.hint_of_code()?.into(),
         })
     }
@@ -359,6 +384,11 @@ const COMMANDS: [&str; 46] = [
     "XTRIM",
 ];
 
+/// A duration for people: whole milliseconds.
+fn short(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// A message, with advice to the operator.
 pub(crate) fn hinted(message: &impl fmt::Display, hint: Option<&str>) -> String {
     hint.map_or_else(|| message.to_string(), |hint| format!("{message} ({hint})"))
@@ -417,95 +447,4 @@ impl From<redis::RedisError> for Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_code_alone_decides_the_class() {
-        let class = |text: &str| Error::reply(text.as_bytes()).class();
-        assert_eq!(class("OOM command not allowed when used memory > 'maxmemory'."), Class::Retry);
-        assert_eq!(class("READONLY You can't write against a read only replica."), Class::Resolve);
-        assert_eq!(class("NOSCRIPT No matching script."), Class::Repair);
-        assert_eq!(class("WRONGTYPE Operation against a key"), Class::Block);
-        assert_eq!(class("ERR the word WRONGTYPE stands in the text"), Class::Retry);
-        assert_eq!(Error::Closed.class(), Class::Retry);
-    }
-
-    #[test]
-    fn an_unknown_command_is_told_without_its_arguments() {
-        for (text, told) in [
-            (
-                "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'tidegate' 'hunter2' ",
-                "UNKNOWNCOMMAND the server does not know the command HELLO",
-            ),
-            (
-                "ERR unknown command `publish`, with args beginning with: `orders`, `the payload`, ",
-                "UNKNOWNCOMMAND the server does not know the command PUBLISH",
-            ),
-            (
-                "ERR unknown command 'hunter2'",
-                "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
-            ),
-            (
-                "ERR Unknown Redis command called from script script: 54fc, on @user_script:12.",
-                "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
-            ),
-        ] {
-            let error = Error::reply(text.as_bytes());
-            assert_eq!(error.to_string(), told);
-            assert_eq!((error.code(), error.class()), (Some(UNKNOWN_COMMAND), Class::Block));
-        }
-    }
-
-    #[test]
-    fn a_right_that_is_missing_inside_a_script_is_a_missing_right() {
-        for refusal in [
-            "The user executing the script can't run this command or subcommand",
-            "The user executing the script can't publish to the channel mentioned in the command",
-            "ACL failure in script: User tidegate has no permissions to run the 'xadd' command",
-        ] {
-            let error = Error::reply(format!("ERR {refusal}").as_bytes());
-            assert_eq!(error.to_string(), format!("NOPERM {refusal}"));
-            assert_eq!((error.code(), error.class()), (Some("NOPERM"), Class::Block));
-        }
-        let placed = Error::reply(
-            b"ERR Error running script (call to f_d7fa): @user_script:1: @user_script: 1: The user executing the script \
-              can't run this command or subcommand",
-        );
-        assert_eq!(
-            placed.to_string(),
-            "NOPERM The user executing the script can't run this command or subcommand"
-        );
-        let quoted = Error::reply(b"ERR no such key 'ACL failure in script: x'");
-        assert_eq!(quoted.code(), Some("ERR"));
-    }
-
-    #[test]
-    fn nothing_of_a_handshake_is_passed_on_but_a_known_code() {
-        let told = |text: &str| Error::reply(text.as_bytes()).of_handshake("authenticating").to_string();
-        assert_eq!(
-            told("WRONGPASS invalid username-password pair 'me' 'hunter2'"),
-            "WRONGPASS the server does not accept this user with this password, authenticating"
-        );
-        assert_eq!(told("hunter2 is wrong"), "ERR the server rejected it, authenticating");
-        assert_eq!(
-            told("ERR Syntax error in HELLO option 'hunter2'"),
-            "ERR the server rejected it, authenticating"
-        );
-    }
-
-    #[test]
-    fn an_error_goes_through_the_client_crate_and_back() {
-        let back = |error: Error| Error::from(redis::RedisError::from(error));
-        assert_eq!(back(Error::reply(b"OOM of memory")).to_string(), "OOM of memory");
-        assert!(matches!(back(Error::Closed), Error::Closed));
-        let waited = Duration::from_secs(3);
-        assert!(
-            matches!(back(Error::Timeout(waited, "asking")), Error::Timeout(for_, "asking") if for_ == waited)
-        );
-        assert!(matches!(back(Error::Protocol("odd".to_owned())), Error::Protocol(what) if what == "odd"));
-        let odd: redis::RedisResult<u64> =
-            redis::from_redis_value(redis::Value::BulkString(b"a payload".to_vec())).map_err(Into::into);
-        assert!(!Error::from(odd.unwrap_err()).to_string().contains("payload"));
-    }
-}
+mod tests;

@@ -97,6 +97,11 @@ impl Socket {
         match address {
             Address::Unix(path) => Ok(Self::Unix(limit.of("connecting", dial::unix(path)).await??)),
             Address::Tcp { host, port } => {
+                // Before the server is asked: what is wrong with the files is known while it is away, too.
+                let material = match &endpoint.tls {
+                    Some(settings) => Some((settings, tls::current(endpoint, settings).await?)),
+                    None => None,
+                };
                 let stream = limit.of("connecting", dial::tcp(host, *port)).await??;
                 // Batches are whole when they are written: waiting to fill a packet only delays them.
                 stream.set_nodelay(true)?;
@@ -106,8 +111,7 @@ impl Socket {
                 )?;
                 #[cfg(target_os = "linux")]
                 socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-                let Some(settings) = &endpoint.tls else { return Ok(Self::Tcp(stream)) };
-                let material = tls::current(endpoint, settings).await?;
+                let Some((settings, material)) = material else { return Ok(Self::Tcp(stream)) };
                 let encrypting = tls::encrypt(stream, endpoint, settings, material, address, host);
                 let encrypted = limit.of("making the TLS handshake", encrypting).await;
                 let stream = encrypted

@@ -125,13 +125,8 @@ pub(super) async fn current(endpoint: &Endpoint, tls: &Tls) -> Result<Material, 
         Ok(material) => Ok(material),
         Err(failure) => {
             let error = Error::Tls(failure);
-            match known.material() {
-                Some(before) => {
-                    known.report_files(endpoint, FileKind::Tls, Some(&error));
-                    Ok(before)
-                }
-                None => Err(error),
-            }
+            known.report_files(endpoint, FileKind::Tls, Some(&error));
+            known.material().ok_or(error)
         }
     }
 }

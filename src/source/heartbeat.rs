@@ -11,7 +11,7 @@
 //!
 //! If the source has several addresses, the task watches the others. A second server that reports the role of master
 //! makes the source doubtful, and its routes are not ready. The task disconnects nothing: the list does not tell which
-//! is right.
+//! is right. Sentinels are asked by `server`, which reports their doubt.
 //!
 //! Failure: the task reconnects for ever. The routes notice the silence, and find the reason here.
 
@@ -37,8 +37,6 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(3);
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// …and after two of them claimed to be the master.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long no sentinel may confirm the master before that is reported.
-const UNCONFIRMED: Duration = Duration::from_secs(10);
 /// Interval of checks of `notify-keyspace-events`, which an operator may change.
 const SETTING_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait before the next connect: shorter than the routes' limit of silence.
@@ -230,47 +228,37 @@ async fn watch(shared: &HeartbeatState, endpoint: &Endpoint) {
             &mut *shared.doubt.lock().unwrap_or_else(PoisonError::into_inner),
             doubt.clone(),
         );
-        match (before, doubt) {
-            (None, Some(doubt)) => {
-                let code = if endpoint.sentinels().is_some() {
-                    LogCode::MasterUnconfirmed
-                } else {
-                    LogCode::SeveralMasters
-                };
-                tracing::warn!(
-                    event = code.as_str(),
-                    server = endpoint.name,
-                    "{doubt}; connections stay, and captures are not ready until one master is confirmed"
-                );
-            }
-            (Some(_), None) => {
-                tracing::info!(
-                    event = LogCode::OneMaster.as_str(),
-                    server = endpoint.name,
-                    "one master is confirmed again"
-                );
-            }
-            _ => {}
+        if endpoint.sentinels().is_none() {
+            report(endpoint, before.is_some(), doubt.as_deref());
         }
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Says once that several servers claim to be the master, and once that one does again.
+fn report(endpoint: &Endpoint, doubted: bool, doubt: Option<&str>) {
+    let server = &endpoint.name;
+    match doubt {
+        Some(doubt) if !doubted => tracing::warn!(
+            event = LogCode::SeveralMasters.as_str(),
+            server,
+            "{doubt}; connections stay, and captures are not ready until one master is confirmed"
+        ),
+        None if doubted => {
+            tracing::info!(event = LogCode::OneMaster.as_str(), server, "one master is confirmed again");
+        }
+        _ => {}
     }
 }
 
 /// When a sentinel last named the used master, and the doubt if that is long ago. Without a connection, the
 /// connection's own error is more precise.
 fn by_sentinels(shared: &HeartbeatState, endpoint: &Endpoint) -> (Option<Instant>, Option<String>) {
-    let Some(Confirmation { at, address, objections }) = server::confirmed(endpoint) else {
+    let Some(Confirmation { at, doubt }) = server::confirmation(endpoint) else {
         return (None, None);
     };
     let connected = shared.error.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-    let doubt = (connected && at.elapsed() > UNCONFIRMED).then(|| {
-        let seconds = UNCONFIRMED.as_secs();
-        let doubt = format!(
-            "no sentinel has confirmed for {seconds} s that {address} is the master; there may be another one"
-        );
-        if objections.is_empty() { doubt } else { format!("{doubt}: {objections}") }
-    });
-    (Some(at), doubt)
+    (Some(at), doubt.filter(|_| connected))
 }
 
 /// Sends heartbeats until something fails.

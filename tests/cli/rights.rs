@@ -81,6 +81,36 @@ fn the_lines_of_acl_are_all_that_the_daemon_needs_on_every_server() {
     }
 }
 
+/// Each right alone, on both servers: `check --connect` names it before a route needs it, and carries nothing out.
+#[test]
+fn each_right_that_is_taken_away_is_named() {
+    let (shop, events) = (Server::start(Version::Valkey91), Server::start(Version::Redis82));
+    let daemon = Setup::between(&shop, &events).routes(ROUTES).prepare();
+    let lines = printed(&daemon.run_command(&["acl"]), OK);
+    for (name, server) in [("shop", &shop), ("events", &events)] {
+        let user = format!("tidegate-{name}");
+        let mut silent = Vec::new();
+        for command in granted(&lines, name) {
+            server.ask::<()>(&["ACL", "SETUSER", &user, &format!("-{command}")]);
+            let output = daemon.run_command(&["check", "--connect"]);
+            let report = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            // Two are for the check itself: it says what is missing in its report.
+            let (named, code) = match &*command {
+                "info" => ("grant +info to let tidegate check them".to_owned(), OK),
+                "multi" if name == "events" => ("the permissions could not be tested".to_owned(), OK),
+                _ => (format!("problem: missing permission +{command}"), UNAVAILABLE),
+            };
+            if !report.contains(&named) || output.status.code() != Some(code) {
+                silent.push(format!("{command}: {:?} {report}", output.status.code()));
+            }
+            server.ask::<()>(&["ACL", "SETUSER", &user, &format!("+{command}")]);
+        }
+        assert!(silent.is_empty(), "{name}: {}", silent.join("\n"));
+        assert_eq!(server.ask::<u64>(&["DBSIZE"]), 0, "{name}");
+    }
+    printed(&daemon.run_command(&["check", "--connect"]), OK);
+}
+
 /// Streams that are found and that are gone need rights of their own.
 #[test]
 fn the_lines_of_a_broadcast_from_many_streams_are_all_that_it_needs() {

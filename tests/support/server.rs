@@ -210,7 +210,7 @@ impl Server {
         sentinels
     }
 
-    /// Starts a sentinel that fails over soon, with a quorum.
+    /// Starts a sentinel that fails over soon, with a quorum: a master that is silent for two seconds is dead.
     pub(crate) fn sentinel_with(
         version: Version,
         name: &str,
@@ -221,11 +221,16 @@ impl Server {
         let port = master.port().expect("Sentinel reaches it by TCP").to_string();
         let server = Self::with(version, Options { sentinel: true, ..options }.tcp());
         server.ask::<()>(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum.to_string()]);
-        // A server that gets no processor for a second is not down: it would be replaced by the master that it follows.
-        for (option, value) in [("down-after-milliseconds", "2000"), ("failover-timeout", "5000")] {
-            server.ask::<()>(&["SENTINEL", "SET", name, option, value]);
-        }
+        server.ask::<()>(&["SENTINEL", "SET", name, "failover-timeout", "5000"]);
+        server.set_down_after(name, Duration::from_secs(2));
         server
+    }
+
+    /// Sets how long a server may not answer before this sentinel takes it for dead.
+    #[track_caller]
+    pub(crate) fn set_down_after(&self, name: &str, silence: Duration) {
+        let millis = silence.as_millis().to_string();
+        self.ask::<()>(&["SENTINEL", "SET", name, "down-after-milliseconds", &millis]);
     }
 
     /// Asks this sentinel for a failover, as soon as it knows a replica that it may promote.

@@ -37,6 +37,9 @@ impl Work {
         };
         let draining = self.is_draining();
         let (mut egress, Some(follow)) = self.egress(now) else { return Ok(()) };
+        let keys: Vec<&str> =
+            [core.settings.stream()].into_iter().chain(core.keys.holes.as_deref()).collect();
+        let failed = |error: Error| SessionFailure::source(error.at(&keys));
         let mut answered = true;
         let mut found = Vec::new();
         match &mut asked {
@@ -50,12 +53,10 @@ impl Work {
                 let ranges = std::mem::take(&mut core.ranges);
                 let taken =
                     follow.entries((*span, *count), reply, (&mut core.outbound, &mut egress), ranges, now);
-                core.ranges = taken.map_err(SessionFailure::source)?;
+                core.ranges = taken.map_err(failed)?;
             }
             Asked::Holes(wanted) => {
-                follow
-                    .hole(wanted, reply, (&mut core.outbound, &mut egress), now)
-                    .map_err(SessionFailure::source)?;
+                follow.hole(wanted, reply, (&mut core.outbound, &mut egress), now).map_err(failed)?;
                 answered = wanted.is_empty();
             }
             Asked::Look | Asked::Wait | Asked::Missed => {
@@ -66,7 +67,7 @@ impl Work {
                     Asked::Missed => follow.recorded(&value, egress.publisher),
                     _ => follow.on_waited(&value, now).map(|()| Vec::new()),
                 };
-                found = taken.map_err(SessionFailure::source)?;
+                found = taken.map_err(failed)?;
                 let full = follow.full_reason();
                 let full = full.and_then(|full| {
                     let suppressed = core.admit(LogCode::BroadcastAckPendingFull.as_str(), now)?;

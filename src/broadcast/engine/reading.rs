@@ -138,7 +138,8 @@ impl Work {
         }
         let ranges = std::mem::take(&mut core.ranges);
         let reply_bytes = reply.len();
-        let mut entries = StreamEntries::new(reply, ranges).map_err(SessionFailure::source)?;
+        let mut entries = StreamEntries::new(reply, ranges)
+            .map_err(|error| SessionFailure::source(error.at(&[core.settings.stream()])))?;
         let count = entries.left();
         let begin = self.publisher.end();
         let draining = self.is_draining();

@@ -174,7 +174,8 @@ impl Work {
     /// Takes in who publishes.
     fn on_lease(&mut self, core: &mut Core, value: &Value, now: Instant) -> Result<(), SessionFailure> {
         let Some(leadership) = &mut self.leadership else { return Ok(()) };
-        let reply = LeaseReply::read(value).map_err(SessionFailure::source)?;
+        let keys = [core.keys.lease.as_str(), &core.keys.cursor];
+        let reply = LeaseReply::read(value).map_err(|error| SessionFailure::source(error.at(&keys)))?;
         core.effects.push(Effect::Answered(RouteEndpoint::Source));
         let change = leadership.on_reply(&reply, now);
         if self.is_draining() {

@@ -103,6 +103,10 @@ local about = {}
 if not pos or pos == ARGV[4] then
   -- The call fails if the stream does not exist: then nothing was added.
   local flat = redis.pcall('XINFO', 'STREAM', KEYS[2])
+  -- Named, since the server does not say which key it is.
+  if string.sub(flat['err'] or '', 1, 9) == 'WRONGTYPE' then
+    return { err = "WRONGTYPE the key '" .. KEYS[2] .. "' has another type" }
+  end
   for at = 1, #flat, 2 do
     about[flat[at]] = flat[at + 1]
   end

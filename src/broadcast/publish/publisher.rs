@@ -475,6 +475,7 @@ impl Publisher {
         let outcome = match PublishOutcome::read(reply) {
             Ok(outcome) => outcome,
             Err(error) => {
+                let error = error.at(&[&self.keys.cursor]);
                 let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
                 return Err(Self::failed(RouteEndpoint::Source, too_large, error));
             }
@@ -507,6 +508,10 @@ impl Publisher {
                 }
                 if let Some((error, entry)) = refused {
                     let own = self.blames && self.channels_differ && entry.is_some();
+                    // Only PUBLISH has an entry.
+                    let keys = [Some(&self.keys.dead_letters), self.keys.holes.as_ref()];
+                    let keys: Vec<&String> = keys.into_iter().flatten().collect();
+                    let error = error.at(&keys);
                     self.refused =
                         Some(SessionFailure::Refused { side: RouteEndpoint::Source, entry, own, error });
                 } else {

@@ -9,7 +9,7 @@ use crate::broadcast::publish::call::{self, Tally};
 use crate::config::redis_keys;
 use crate::logs::LogCode;
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Class};
+use crate::server::{self, BLOCKED_RETRY, Class};
 use crate::status::{GroupChange, RouteEndpoint, RouteState, SideStatus, UnacknowledgedEntry};
 use crate::stream::EntryId;
 
@@ -303,6 +303,13 @@ impl BroadcastRoute {
                 }
             }
         }
+    }
+
+    /// Shows whether another server may be the master of a side by now.
+    pub(super) fn show_doubt(&self) {
+        let [source, destination] =
+            [&self.parts.source, &self.parts.destination].map(|endpoint| server::doubt(endpoint));
+        self.parts.slot.update(|status| status.doubt(source, destination));
     }
 
     /// Reports an answer of a side.

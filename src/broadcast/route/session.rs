@@ -79,8 +79,8 @@ impl<'r> Session<'r> {
             *hash = load_script(&mut writer, script, deadline).await.map_err(SessionFailure::source)?;
         }
         route.engine.ask_cursor(writer.out());
-        let reply =
-            writer.answer(deadline, "looking for the cursor").await.map_err(SessionFailure::source)?;
+        let reply = writer.answer(deadline, "looking for the cursor").await;
+        let reply = reply.map_err(|error| route.engine.no_cursor(error))?;
         route.engine.on_cursor(&reply)?;
         if route.engine.ask_stream(writer.out()) {
             let answer = writer.answer(deadline, "looking at the stream").await;
@@ -184,7 +184,11 @@ impl<'r> Session<'r> {
             }
             SessionEvent::Broke(half, error) => Err(engine.on_broken(half, error)),
             SessionEvent::Lapsed => Err(SessionFailure::LeaseLapsed),
-            SessionEvent::Tick => engine.on(Event::Tick, now),
+            SessionEvent::Tick => {
+                engine.on(Event::Tick, now)?;
+                self.route.show_doubt();
+                Ok(())
+            }
             SessionEvent::Due => Ok(()),
             SessionEvent::Woken => {
                 let up = self.route.notifier.as_ref().is_some_and(AckNotifier::is_up);

@@ -99,11 +99,17 @@ if pos ~= prev then
   end
 end
 
+-- The text of an error of a command on a key. One of another type is named, since the server does not say which it is.
+local function named(err, key)
+  return sub(err, 1, 9) == 'WRONGTYPE' and "WRONGTYPE the key '" .. key .. "' has another type" or err
+end
+
 -- Errors that could come after the first entry are provoked before it: an error in the middle would leave entries
 -- without their position, and every retry would repeat them.
-if gap and pos == prev then
+local fails_over = pos ~= '-' and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(last, 1, 32)
+if fails_over or gap and pos == prev then
   local records = pcall('XLEN', KEYS[2])
-  if type(records) == 'table' and records.err then return records end
+  if type(records) == 'table' and records.err then return { err = named(records.err, KEYS[2]) } end
 end
 call('HSET', state, 'revision', revision, 'at', ARGV[5])
 
@@ -133,7 +139,7 @@ local function first_entry(key, from, to)
   if templated then
     local made = pcall('SISMEMBER', KEYS[4], key)
     if type(made) == 'table' then
-      failure = made.err
+      failure = named(made.err, KEYS[4])
       return made
     elseif made == 0 then
       if streams_made() >= tonumber(ARGV[8]) then
@@ -153,7 +159,7 @@ local rejected = 0
 local function dead_letter(position, ...)
   local id = pcall('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'position', position, ...)
   if type(id) == 'table' then
-    failure = id.err
+    failure = named(id.err, KEYS[3])
   else
     rejected = rejected + 1
   end
@@ -188,7 +194,7 @@ for r = 1, #runs, 16 do
         if not id then id = first_entry(key, at, to) end
         if type(id) == 'table' and id.err then
           if not templated then
-            failure = id.err
+            failure = named(id.err, key)
           elseif not failure then
             dead_letter(position_of(item + 1), 'reason', reasons[string.match(id.err, '^%S*')] or 'refused',
               'detail', id.err, 'stream', key, unpack(ARGV, at, to))
@@ -237,7 +243,7 @@ if gap and pos == prev and reached ~= pos then
     call('HINCRBY', state, 'received', dropped)
   end
 end
-if pos ~= '-' and sub(ARGV[6], 2, 2) == 'h' and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
+if fails_over and sub(pos, 1, 32) ~= sub(reached, 1, 32) then
   -- Another server took the source's place: what only the one before had is lost.
   local before = pos
   for i = skip + 1, item do

@@ -32,7 +32,7 @@ use crate::server::{self, Backoff, Class, Connection, Error, MasterMoves};
 const WAIT: Duration = Duration::from_secs(2);
 /// Interval between fences: more of them bring nothing new.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// How long a position may be not durable before that is reported: a WAIT may take its whole time once.
+/// How long a position may be not durable before that is reported: a WAIT may take its whole time once or twice.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The task's other end. It ends when this is dropped.
@@ -121,12 +121,13 @@ impl WatchTask {
             let Err(error) = self.watch(&mut backoff).await else { return };
             tracing::debug!(event = LogCode::DurableUnknown.as_str(), route = self.route, "{error}");
             if matches!(error, Error::Reply(_)) && error.class() != Class::Resolve {
-                self.missed(&format!("it is not known which messages are durable: {}", error.with_hint()));
+                let reason = format!("it is not known which messages are durable: {}", error.with_hint());
+                self.missed(&reason, Instant::now());
             } else {
                 // The server is away, which the append connection reports.
                 self.trouble.since = None;
             }
-            let wait = backoff.next_wait();
+            let wait = self.trouble.at_most(backoff.next_wait(), Instant::now());
             moves.wait(wait, &mut backoff).await;
         }
     }
@@ -138,6 +139,7 @@ impl WatchTask {
         loop {
             let changed = self.seen.wait_for(|at| at.is_some() && *at != reached).await;
             let Some(position) = changed.map(|at| *at).ok().flatten() else { return Ok(()) };
+            let began = Instant::now();
             match self.is_durable(&mut connection, position).await? {
                 Reached::Yes => {
                     backoff.reset();
@@ -152,7 +154,7 @@ impl WatchTask {
                     }
                 }
                 Reached::WentBack => {}
-                Reached::Only(count) => self.missed(&self.unmet(count)),
+                Reached::Only(count) => self.missed(&self.unmet(count), began),
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -160,7 +162,7 @@ impl WatchTask {
 
     /// What is missing, and the remedy.
     fn unmet(&self, count: i64) -> String {
-        let (wait, key) = (WAIT.as_secs(), self.endpoint.key("durability"));
+        let (wait, key) = (PATIENCE.as_secs(), self.endpoint.key("durability"));
         match self.wanted {
             Durability::Replicated(replicas) => format!(
                 "{count} of {replicas} replicas have confirmed the stored messages within {wait} s ({key} = \"replicated\"; \
@@ -173,9 +175,9 @@ impl WatchTask {
         }
     }
 
-    /// A position is not durable, for this reason.
-    fn missed(&mut self, reason: &str) {
-        let since = *self.trouble.since.get_or_insert_with(Instant::now);
+    /// A position has not become durable since then, for this reason.
+    fn missed(&mut self, reason: &str, began: Instant) {
+        let since = *self.trouble.since.get_or_insert(began);
         if since.elapsed() < PATIENCE {
             return;
         }
@@ -217,7 +219,8 @@ impl WatchTask {
         let text = position.to_string();
         let fence: [&[u8]; 4] = [b"HSET", &self.keys.lease, b"fence", text.as_bytes()];
         connection.ask(deadline, "writing a barrier", &fence).await?;
-        let millis = WAIT.as_millis().to_string();
+        let wait = self.trouble.at_most(WAIT, Instant::now());
+        let millis = wait.as_millis().to_string();
         let millis = millis.as_bytes();
         let deadline = deadline + WAIT;
         let count = |reply: &Value, at: usize| match reply {
@@ -242,8 +245,42 @@ impl WatchTask {
 }
 
 impl Trouble {
+    /// A wait, cut at the moment when the trouble is to be reported; not less than a millisecond, since WAIT 0 never ends.
+    fn at_most(&self, wait: Duration, now: Instant) -> Duration {
+        let until = self.since.map(|since| (since + PATIENCE).saturating_duration_since(now));
+        match until {
+            Some(until) if until > Duration::ZERO => wait.min(until).max(Duration::from_millis(1)),
+            _ => wait,
+        }
+    }
+
     /// Shows an error, or its end. Returns what was shown before.
     fn show(&self, error: Option<String>) -> Option<String> {
         std::mem::replace(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the waits are, one ends when the patience does.
+    #[test]
+    fn trouble_is_reported_when_the_patience_ends() {
+        let began = Instant::now();
+        for wait in
+            [WAIT, Duration::from_millis(700), Duration::from_secs(5), Duration::from_micros(4_999_999)]
+        {
+            let mut trouble = Trouble { since: None, shown: Arc::default() };
+            assert_eq!(trouble.at_most(wait, began), wait, "nothing is missing yet");
+            trouble.since = Some(began);
+            let mut now = began + trouble.at_most(wait, began);
+            while now < began + PATIENCE {
+                now += trouble.at_most(wait, now);
+            }
+            let late = now - (began + PATIENCE);
+            assert!(late <= Duration::from_millis(1), "{wait:?}: {late:?} late");
+            assert_eq!(trouble.at_most(wait, now), wait, "it is reported");
+        }
     }
 }

@@ -84,7 +84,11 @@ impl Engine {
         let (stood, state) =
             match LeaseReply::read(reply).and_then(|(stood, state)| Ok((stood, StoredState::read(state)?))) {
                 Ok(read) => read,
-                Err(error) => return self.wait(&error, now),
+                Err(error) => {
+                    let keys = &self.settings.keys;
+                    let error = error.at(&[&keys.state, &keys.lease]);
+                    return self.wait(&error, now);
+                }
             };
         let led = self.leadership.is_leader();
         self.leadership.on_reply(stood, self.revision.as_ref(), now.at);

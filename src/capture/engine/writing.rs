@@ -332,7 +332,7 @@ impl Engine {
         };
         self.writing.answered_unix_ms = Some(now.unix_ms);
         let refusal = match reply {
-            Value::Error(text) => Some(Error::reply(text)),
+            Value::Error(text) => Some(Error::reply_at(text, &self.settings.keys.state)),
             _ => None,
         };
         match (sent.what, refusal) {
@@ -351,7 +351,8 @@ impl Engine {
     }
 
     fn on_appended(&mut self, reply: &Value, sent_at: Instant, now: Moment) {
-        let outcome = match AppendOutcome::read(reply) {
+        let read = AppendOutcome::read(reply).map_err(|error| error.at(&[&self.settings.keys.state]));
+        let outcome = match read {
             Err(error @ Error::Protocol(_)) => return self.disconnect(&error, now),
             outcome => outcome,
         };

@@ -6,6 +6,7 @@ use crate::capture::engine::{CaptureSnapshot, Notice, Severity, Side};
 use crate::config::missing_notifications;
 use crate::metrics::float;
 use crate::rt::Moment;
+use crate::server;
 use crate::spool::Spool;
 
 impl CaptureRoute {
@@ -41,6 +42,8 @@ impl CaptureRoute {
         let replication = self.replication_status();
         let notifications = self.parts.heartbeat.notifications();
         let missing = notifications.map(|setting| missing_notifications(&self.parts.capture, &setting));
+        let source_doubt = self.parts.heartbeat.doubt();
+        let destination_doubt = server::doubt(&self.parts.destination);
         let CaptureSnapshot { source, destination, .. } = view;
         self.parts.slot.update(|status| {
             status.state = view.state;
@@ -52,6 +55,7 @@ impl CaptureRoute {
             status.destination.connected = destination.connected;
             status.destination.error = destination.error;
             status.destination.last_answer_unix_ms = destination.answered_unix_ms;
+            status.doubt(source_doubt, destination_doubt);
             status.position = view.position.map(|position| position.to_string());
             status.buffered_bytes = bytes;
             status.spool_bytes = view.spool_bytes;

@@ -249,7 +249,7 @@ impl Model {
             skip = items.iter().filter(|item| **item <= position).count();
         }
         if gap.is_some() && position == prev && self.spoiled.contains(&keys[1]) {
-            return Value::Error(WRONG_TYPE.as_bytes().to_vec());
+            return Value::Error(named(&keys[1]).into_bytes());
         }
         self.state.insert("revision".to_owned(), revision);
         self.state.insert("at".to_owned(), word(4));
@@ -276,7 +276,7 @@ impl Model {
                             let first =
                                 templated && !self.streams.contains_key(key) && !self.spoiled.contains(key);
                             if first && self.spoiled.contains(&keys[3]) {
-                                failure = Some(WRONG_TYPE);
+                                failure = Some(named(&keys[3]));
                                 break 'runs;
                             }
                             if first && !self.made.contains(key) && self.made.len() >= most {
@@ -298,7 +298,7 @@ impl Model {
                                 } else if templated {
                                     Some(refusal("wrong_type", WRONG_TYPE, key))
                                 } else {
-                                    failure = Some(WRONG_TYPE);
+                                    failure = Some(named(key));
                                     break 'runs;
                                 }
                             }
@@ -309,7 +309,7 @@ impl Model {
                         letter.extend(why);
                         letter.extend(entry);
                         if !self.xadd(&keys[2], letter) {
-                            failure = Some(WRONG_TYPE);
+                            failure = Some(named(&keys[2]));
                             break 'runs;
                         }
                         rejected += 1;
@@ -397,6 +397,10 @@ impl Model {
         words.extend(failure.map(|why| Value::Bytes(why.as_bytes().to_vec())));
         Value::Array(words)
     }
+}
+
+fn named(key: &[u8]) -> String {
+    format!("WRONGTYPE the key '{}' has another type", text(key))
 }
 
 fn refusal(reason: &str, detail: &str, key: &[u8]) -> Vec<Vec<u8>> {

@@ -10,7 +10,7 @@ use crate::invalidate::engine::{Cleared, Effect};
 use crate::logs::LogCode;
 use crate::metrics;
 use crate::rt;
-use crate::server::{BLOCKED_RETRY, Class};
+use crate::server::{self, BLOCKED_RETRY, Class};
 use crate::status::{InvalidateStatus, RouteEndpoint, RouteState};
 use crate::stream::EntryId;
 
@@ -224,6 +224,14 @@ impl InvalidateRoute {
                 "{reason}; tidegate retries, and continues after the last entry that it applied"
             );
         }
+    }
+
+    /// The loop comes round.
+    pub(super) fn on_time(&self) {
+        self.parts.slot.progressed(rt::unix_ms());
+        let [source, destination] =
+            [&self.parts.source, &self.parts.destination].map(|endpoint| server::doubt(endpoint));
+        self.parts.slot.update(|status| status.doubt(source, destination));
     }
 
     pub(super) fn state(&self, state: RouteState, reason: Option<String>) {

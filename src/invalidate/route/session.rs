@@ -11,7 +11,6 @@ use super::InvalidateRoute;
 use crate::invalidate::cursor::{ADOPT, CLEAR};
 use crate::invalidate::engine::{Hashes, Next};
 use crate::invalidate::failure::SessionFailure;
-use crate::rt;
 use crate::server::{Connection, Error, connect, load_script};
 use crate::status::RouteEndpoint;
 
@@ -85,7 +84,7 @@ impl<'r> Session<'r> {
                     }
                 }
                 SessionEvent::Broke(failure) => return Err(failure),
-                SessionEvent::Time => self.route.parts.slot.progressed(rt::unix_ms()),
+                SessionEvent::Time => self.route.on_time(),
                 SessionEvent::Stop => {
                     self.deadline = Some(now + drain);
                     self.route.engine.stop();

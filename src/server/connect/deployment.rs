@@ -120,7 +120,7 @@ impl Known {
         }
         self.show();
         match error {
-            Some(error) => kind.tell_invalid(&endpoint.name, error),
+            Some(error) => kind.tell_invalid(&endpoint.name, error, self.material().is_some()),
             None => kind.tell_valid(&endpoint.name),
         }
     }

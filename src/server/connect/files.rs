@@ -40,8 +40,8 @@ pub(in crate::server) enum FileKind {
 impl FileKind {
     pub(in crate::server) const ALL: [Self; 2] = [Self::Password, Self::Tls];
 
-    /// Says that the files cannot be used, and what happens now.
-    pub(super) fn tell_invalid(self, server: &str, error: &Error) {
+    /// Says that the files cannot be used, and what happens now. `previous` is true if files of TLS were good before.
+    pub(super) fn tell_invalid(self, server: &str, error: &Error, previous: bool) {
         let hint = error.hint().unwrap_or_default();
         match self {
             Self::Password => tracing::warn!(
@@ -49,11 +49,14 @@ impl FileKind {
                 server,
                 "{error}; open connections stay authenticated, and no new one can be made (restore the file)"
             ),
-            Self::Tls => tracing::warn!(
-                event = LogCode::TlsFilesInvalid.as_str(),
-                server,
-                "{error}; the previous files stay in use ({hint})"
-            ),
+            Self::Tls => {
+                let now = if previous {
+                    "the previous files stay in use"
+                } else {
+                    "no connection can be made until they can be used"
+                };
+                tracing::warn!(event = LogCode::TlsFilesInvalid.as_str(), server, "{error}; {now} ({hint})");
+            }
         }
     }
 

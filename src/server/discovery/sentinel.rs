@@ -13,6 +13,8 @@
 //! **Limit.** One sentinel is enough. A process that starts on the minority's side of a partition and has seen nothing
 //! yet can find the old master there.
 
+mod asking;
+mod decision;
 mod watch;
 
 use std::borrow::Cow;
@@ -23,54 +25,26 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::future::join_all;
-use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use crate::config::{Address, Endpoint, Sentinels};
 use crate::logs::LogCode;
 use crate::rt;
 use crate::server::backoff::Backoff;
-use crate::server::connect::{Role, connect_at, connect_to_sentinel, deployment};
+use crate::server::connect::{Role, check_files, connect_at, deployment};
 use crate::server::connection::Connection;
 use crate::server::error::{Error, hinted};
-use crate::server::redacted::redacted;
-use crate::server::resp::Value;
-use crate::server::socket::TimeLimit;
 
-/// The longest host name of DNS.
-const MAX_HOST_BYTES: usize = 255;
-/// Longest time for one sentinel, its connection included.
-const ANSWER: Duration = Duration::from_secs(1);
-/// The step, for an error.
-const ASKING: &str = "asking a sentinel";
-/// Time for the others once more than half of the sentinels have answered.
-const OTHERS: Duration = Duration::from_millis(200);
+use self::asking::ask_all;
+use self::decision::{Believed, decide};
+
+pub use self::asking::{Opinion, opinions};
+
+/// How long no sentinel may confirm the master before that is reported.
+const UNCONFIRMED: Duration = Duration::from_secs(10);
 /// Shortest and longest pause between attempts during a failover.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
-
-/// A sentinel's answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opinion {
-    /// It names a master.
-    Master {
-        /// The configuration epoch: each failover has a higher one.
-        epoch: u64,
-        /// The master's address.
-        address: Address,
-    },
-    /// It does not watch a master of this name, but those.
-    Unknown(Vec<String>),
-}
-
-/// A master that was believed in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Believed {
-    epoch: u64,
-    address: Address,
-}
 
 /// The answers of one deployment's sentinels to this process.
 #[derive(Debug, Default)]
@@ -86,6 +60,8 @@ struct State {
     confirmed: Option<std::time::Instant>,
     /// Of each sentinel that did not confirm it when the watch asked last, the reason and the remedy.
     objections: BTreeMap<Address, (String, Option<String>)>,
+    /// True if it was reported that no sentinel confirms it.
+    doubted: bool,
     /// Runs while there is a connection.
     watch: Weak<DropGuard>,
 }
@@ -179,6 +155,8 @@ pub(super) async fn connect(
     sentinels: &Sentinels,
     role: &str,
 ) -> Result<Connection, Error> {
+    // What is wrong with them is known while no sentinel answers, too.
+    check_files(endpoint).await?;
     let known = deployment::of(endpoint);
     let until = Instant::now() + endpoint.connect_timeout;
     let mut wait = RETRY[0];
@@ -232,120 +210,20 @@ pub(in crate::server) async fn master(endpoint: &Endpoint, sentinels: &Sentinels
 pub(crate) struct Confirmation {
     /// When one last named it.
     pub(crate) at: std::time::Instant,
-    /// The master's address.
-    pub(crate) address: Address,
-    /// Why sentinels do not name it now, with advice; empty if none of them has a reason.
-    pub(crate) objections: String,
+    /// Why another server may be the master, with advice, if that is long ago.
+    pub(crate) doubt: Option<String>,
 }
 
-/// When a sentinel last named the connected master, and what the others say.
-pub(crate) fn confirmed(endpoint: &Endpoint) -> Option<Confirmation> {
-    let known = deployment::of(endpoint);
-    let state = known.sentinel.lock();
-    let (at, (believed, _)) = state.confirmed.zip(state.current.as_ref())?;
-    // The round of all sentinels has one reason for several of them.
-    let reasons: BTreeSet<&str> = state.objections.values().map(|(reason, _)| reason.as_str()).collect();
-    let hints: BTreeSet<&str> = state.objections.values().filter_map(|(_, hint)| hint.as_deref()).collect();
-    let [reasons, hints] = [reasons, hints].map(|all| all.into_iter().collect::<Vec<_>>().join("; "));
-    let objections = hinted(&reasons, Some(hints.as_str()).filter(|hints| !hints.is_empty()));
-    Some(Confirmation { at, address: believed.address.clone(), objections })
+/// When a sentinel last named the connected master, and whether that still counts; `None` without sentinels, and before
+/// the first connection.
+pub(crate) fn confirmation(endpoint: &Endpoint) -> Option<Confirmation> {
+    endpoint.sentinels()?;
+    deployment::of(endpoint).sentinel.confirmation()
 }
 
-/// The answer of each sentinel, in the order of the configuration.
-pub async fn opinions(endpoint: &Endpoint) -> Vec<(Address, Result<Opinion, Error>)> {
-    let Some(sentinels) = endpoint.sentinels() else { return Vec::new() };
-    let asked = sentinels.endpoint.addresses().iter().map(|address| async move {
-        (address.clone(), ask_anew(endpoint, sentinels, address).await.map(|(opinion, _)| opinion))
-    });
-    join_all(asked).await
-}
-
-/// Asks every sentinel, and waits for a slow one only until most have answered and a little longer.
-async fn ask_all(endpoint: &Endpoint, sentinels: &Sentinels) -> Vec<Result<Opinion, Error>> {
-    let addresses = sentinels.endpoint.addresses();
-    let mut asked: FuturesUnordered<_> =
-        addresses.iter().map(|address| ask_anew(endpoint, sentinels, address)).collect();
-    // Each has its own limit, and its error says what was waited for.
-    let (mut said, mut until) = (Vec::new(), Instant::now() + ANSWER + OTHERS);
-    while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
-        said.push(answer.map(|(opinion, _)| opinion));
-        if said.iter().filter(|answer| answer.is_ok()).count() * 2 > addresses.len() {
-            until = until.min(Instant::now() + OTHERS);
-        }
-    }
-    let missing = addresses.len() - said.len();
-    said.extend((0..missing).map(|_| Err(Error::Timeout(ANSWER, ASKING))));
-    said
-}
-
-/// Asks one sentinel on a new connection, and returns that connection.
-async fn ask_anew(
-    endpoint: &Endpoint,
-    sentinels: &Sentinels,
-    address: &Address,
-) -> Result<(Opinion, Connection), Error> {
-    let limit = TimeLimit::new(ANSWER);
-    let answer = async {
-        let mut connection = connect_to_sentinel(&sentinels.endpoint, address, limit).await?;
-        let opinion = limit.of(ASKING, ask(endpoint, sentinels, &mut connection)).await??;
-        Ok((opinion, connection))
-    };
-    answer.await.map_err(|error: Error| {
-        let hint = match error.code() {
-            Some("WRONGPASS" | "NOAUTH") => Some(format!(
-                "check {} and the password beside it: they belong to the sentinels, and not to the servers; a password_file \
-                 is read again on every connection",
-                sentinels.endpoint.key("username")
-            )),
-            _ => error.hint().map(Cow::into_owned),
-        };
-        Error::Sentinel(format!("sentinel {address}: {error}"), hint)
-    })
-}
-
-/// Asks over an open connection. The epoch first: a failover between the two answers then counts for less than it is,
-/// and the old master never counts for more.
-async fn ask(
-    endpoint: &Endpoint,
-    sentinels: &Sentinels,
-    connection: &mut Connection,
-) -> Result<Opinion, Error> {
-    let name = sentinels.master.as_bytes();
-    let details = match connection.ask(ANSWER, ASKING, &[b"SENTINEL", b"MASTER", name]).await {
-        Ok(details) => details,
-        Err(error) if error.code() == Some("ERR") => {
-            return Ok(Opinion::Unknown(masters(&connection.ask(ANSWER, ASKING, &[b"ROLE"]).await?)));
-        }
-        Err(error) => return Err(error),
-    };
-    let command: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name];
-    let address = connection.ask(ANSWER, ASKING, &command).await?;
-    let told = epoch_in(&details).zip(address_in(&address));
-    let (epoch, address) = told
-        .ok_or_else(|| Error::Protocol("its answer about the master is not that of a sentinel".to_owned()))?;
-    Ok(Opinion::Master { epoch, address: endpoint.reached(address) })
-}
-
-fn epoch_in(details: &Value) -> Option<u64> {
-    let mut pairs = details.elements()?.chunks_exact(2);
-    let pair = pairs.find(|pair| pair[0].bytes() == Some(b"config-epoch"))?;
-    std::str::from_utf8(pair[1].bytes()?).ok()?.parse().ok()
-}
-
-fn address_in(answer: &Value) -> Option<Address> {
-    let [host, port] = answer.elements()? else { return None };
-    let host = std::str::from_utf8(host.bytes()?).ok()?;
-    let port = std::str::from_utf8(port.bytes()?).ok()?.parse().ok()?;
-    // Addresses are shown, and these are the server's words.
-    let is_plain =
-        (1..=MAX_HOST_BYTES).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic());
-    is_plain.then(|| Address::Tcp { host: host.to_owned(), port })
-}
-
-/// The names in a sentinel's answer to ROLE: `["sentinel", [name, …]]`.
-fn masters(role: &Value) -> Vec<String> {
-    let Some([_, names]) = role.elements() else { return Vec::new() };
-    names.elements().unwrap_or_default().iter().filter_map(Value::bytes).map(redacted).collect()
+/// Why it is in doubt that the connected server is the master; `None` if it is not.
+pub(crate) fn doubt(endpoint: &Endpoint) -> Option<String> {
+    confirmation(endpoint)?.doubt
 }
 
 impl Seen {
@@ -380,6 +258,32 @@ impl Seen {
             }
             None => drop(state.objections.remove(sentinel)),
         }
+    }
+
+    fn confirmation(&self) -> Option<Confirmation> {
+        let state = self.lock();
+        let (at, (believed, _)) = state.confirmed.zip(state.current.as_ref())?;
+        if at.elapsed() <= UNCONFIRMED {
+            return Some(Confirmation { at, doubt: None });
+        }
+        // The round of all sentinels has one reason for several of them.
+        let reasons: BTreeSet<&str> = state.objections.values().map(|(reason, _)| reason.as_str()).collect();
+        let hints: BTreeSet<&str> =
+            state.objections.values().filter_map(|(_, hint)| hint.as_deref()).collect();
+        let [reasons, hints] = [reasons, hints].map(|all| all.into_iter().collect::<Vec<_>>().join("; "));
+        let objections = hinted(&reasons, Some(hints.as_str()).filter(|hints| !hints.is_empty()));
+        let doubt = format!(
+            "no sentinel has confirmed for {} s that {} is the master; there may be another one",
+            UNCONFIRMED.as_secs(),
+            believed.address
+        );
+        let doubt = if objections.is_empty() { doubt } else { format!("{doubt}: {objections}") };
+        Some(Confirmation { at, doubt: Some(doubt) })
+    }
+
+    /// Notes whether it is in doubt which server is the master. Returns what was noted before.
+    fn doubted(&self, doubted: bool) -> bool {
+        std::mem::replace(&mut self.lock().doubted, doubted)
     }
 
     fn is_believed(&self, address: &Address) -> bool {
@@ -419,114 +323,3 @@ impl Seen {
         Ok(found)
     }
 }
-
-/// Why no master is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Undecided {
-    /// None answers.
-    NoAnswer,
-    /// None knows the name.
-    UnknownName,
-    /// They name several in one epoch, and none of them mostly.
-    Contradiction,
-    /// They say less than was known.
-    Older,
-}
-
-/// The master to use, by all answers and the former choice.
-fn decide(said: &[Result<Opinion, Error>], before: Option<&Believed>) -> Result<Believed, Undecided> {
-    let named: Vec<Believed> = said
-        .iter()
-        .filter_map(|answer| match answer {
-            Ok(Opinion::Master { epoch, address }) => {
-                Some(Believed { epoch: *epoch, address: address.clone() })
-            }
-            _ => None,
-        })
-        .collect();
-    let Some(epoch) = named.iter().map(|named| named.epoch).max() else {
-        let answered = said.iter().any(Result::is_ok);
-        return Err(if answered { Undecided::UnknownName } else { Undecided::NoAnswer });
-    };
-    let count = |wanted: &Believed| named.iter().filter(|named| *named == wanted).count();
-    let newest = || named.iter().filter(|named| named.epoch == epoch);
-    let is_agreed =
-        |found: &&Believed| newest().all(|named| named == *found) || count(found) * 2 > named.len();
-    let Some(found) = newest().find(is_agreed).cloned() else { return Err(Undecided::Contradiction) };
-    match before {
-        Some(before) if epoch < before.epoch && count(&found) < said.len() => Err(Undecided::Older),
-        // Nobody was promoted in this epoch: an operator has made the sentinels anew, or one of them is new and wrong.
-        Some(before)
-            if epoch == before.epoch
-                && found.address != before.address
-                && count(&found) * 2 <= said.len() =>
-        {
-            Err(Undecided::Contradiction)
-        }
-        _ => Ok(found),
-    }
-}
-
-impl Undecided {
-    fn error(self, sentinels: &Sentinels, said: &[Result<Opinion, Error>]) -> Error {
-        let name = &sentinels.master;
-        let listed: Vec<String> = said
-            .iter()
-            .map(|answer| match answer {
-                Ok(Opinion::Master { epoch, address }) => format!("{address} in epoch {epoch}"),
-                Ok(Opinion::Unknown(_)) => "an unknown name".to_owned(),
-                Err(error) => error.to_string(),
-            })
-            .collect();
-        let listed = listed.join("; ");
-        match self {
-            Self::NoAnswer => {
-                let hint = said.iter().find_map(|answer| answer.as_ref().err()?.hint());
-                let hint = hint.map_or_else(
-                    || {
-                        let addresses = sentinels.endpoint.key("addresses");
-                        format!("check {addresses}, and that the sentinels run")
-                    },
-                    Cow::into_owned,
-                );
-                Error::Sentinel(format!("no sentinel of \"{name}\" answers: {listed}"), Some(hint))
-            }
-            Self::UnknownName => {
-                let mut known: Vec<&str> = said
-                    .iter()
-                    .filter_map(|answer| match answer {
-                        Ok(Opinion::Unknown(names)) => Some(names),
-                        _ => None,
-                    })
-                    .flatten()
-                    .map(String::as_str)
-                    .collect();
-                known.sort_unstable();
-                known.dedup();
-                let known = if known.is_empty() { "no master".to_owned() } else { known.join(", ") };
-                Error::Refused(format!("the sentinels do not know the master \"{name}\"; they know {known}"))
-            }
-            Self::Contradiction => {
-                let hint = "wait for the failover to end, or compare SENTINEL MASTER on each sentinel";
-                Error::Sentinel(
-                    format!("the sentinels contradict each other about the master of \"{name}\": {listed}"),
-                    Some(hint.to_owned()),
-                )
-            }
-            Self::Older => {
-                let addresses = sentinels.endpoint.key("addresses");
-                let hint = format!(
-                    "start the sentinel that knows of the last failover. If the sentinels were made anew, all of {addresses} \
-                     must name the same master: start the missing ones, or take those that are gone out of it and reload"
-                );
-                Error::Sentinel(
-                    format!("the sentinels report an older master of \"{name}\" than was known: {listed}"),
-                    Some(hint),
-                )
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

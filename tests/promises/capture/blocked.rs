@@ -35,7 +35,7 @@ fn start(source: &Server, destination: &Server) -> Daemon {
         .start_ready()
 }
 
-fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
+fn parks_and_goes_on(says: &str, spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
     let source = Server::start(Version::Redis70);
     let destination = Server::start(Version::Redis70);
     let daemon = start(&source, &destination);
@@ -46,7 +46,7 @@ fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
 
     oracle.publish(&Load::new(2, 4_000, &["stuck", "fine"]));
     let status = daemon.wait_state("stuck", RouteState::Blocked);
-    assert!(status.reason.is_some(), "it says why: {status:?}");
+    assert!(status.reason.as_ref().is_some_and(|reason| reason.contains(says)), "it says why: {status:?}");
     let line = daemon.wait_alert(alert::BLOCKED);
     assert!(line.text.contains("stuck"), "the alert names the route: {}", line.text);
     assert_eq!(daemon.get("/readyz?route=stuck").unwrap().0, 503);
@@ -70,6 +70,7 @@ fn parks_and_goes_on(spoil: impl Fn(&Server), mend: impl Fn(&Server)) {
 #[test]
 fn its_only_stream_is_of_another_type() {
     parks_and_goes_on(
+        "WRONGTYPE the key 'stuck' has another type (",
         |destination| {
             destination.ask::<()>(&["RENAME", "stuck", "kept"]);
             destination.ask::<()>(&["SET", "stuck", "not a stream"]);
@@ -82,8 +83,21 @@ fn its_only_stream_is_of_another_type() {
 }
 
 #[test]
+fn its_state_is_of_another_type() {
+    parks_and_goes_on(
+        "'tidegate:stuck:state'",
+        |destination| {
+            destination.ask::<()>(&["RENAME", "tidegate:stuck:state", "kept"]);
+            destination.ask::<()>(&["SET", "tidegate:stuck:state", "no hash"]);
+        },
+        |destination| destination.ask::<()>(&["RENAME", "kept", "tidegate:stuck:state"]),
+    );
+}
+
+#[test]
 fn the_right_to_its_stream_is_taken_away() {
     parks_and_goes_on(
+        "NOPERM",
         |destination| {
             let rules = ["ACL", "SETUSER", "tidegate-events", "resetkeys", "~fine", "~tidegate:*"];
             destination.ask::<()>(&rules);

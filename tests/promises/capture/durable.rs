@@ -163,7 +163,7 @@ fn replicas_that_are_missing_are_told() {
         .routes(ROUTES)
         .expects(&[alert::NOT_DURABLE, alert::DESTINATION, alert::GAP])
         .start();
-    let words = "1 of 2 replicas have confirmed the stored messages within 2 s (redis.events.durability = \"replicated\"; look \
+    let words = "1 of 2 replicas have confirmed the stored messages within 5 s (redis.events.durability = \"replicated\"; look \
                  at INFO replication";
     let line = daemon.wait_alert(alert::NOT_DURABLE);
     assert!(

@@ -109,6 +109,27 @@ fn the_replica_that_is_tapped_is_promoted() {
     }
 }
 
+/// The record of the failover cannot be written: meanwhile nothing is stored, and so nothing twice.
+#[test]
+fn the_gaps_key_is_of_another_type_as_a_failover_comes() {
+    let alerts = [FAILOVER, &[alert::BLOCKED]].concat();
+    let mut deployment = Deployment::start(Version::Valkey91, "replica", &alerts);
+    let oracle = Oracle::new(&deployment.master);
+    oracle.publish(&Load::new(1, 1_000, &["orders"]));
+    deployment.appends_go_on_to(1_000);
+    deployment.destination.ask::<()>(&["SET", "tidegate:orders:gaps", "no stream"]);
+    deployment.master.kill();
+    deployment.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let oracle = Oracle::new(&deployment.replica);
+    oracle.publish(&Load::new(1, 1_000, &["orders"]).first_publisher(1));
+    deployment.daemon.wait_state("orders", RouteState::Blocked);
+    assert_eq!(deployment.destination.stream_length("orders"), 1_000);
+    deployment.destination.ask::<()>(&["DEL", "tidegate:orders:gaps"]);
+    oracle.publish_last("orders", &deployment.destination, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&deployment.destination, "orders"));
+    assert_eq!(deployment.failovers(), 1);
+}
+
 /// The replica tells an address that leads nowhere, as behind NAT; the map says where it is.
 #[test]
 fn a_replica_is_reached_where_the_map_says() {

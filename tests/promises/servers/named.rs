@@ -88,3 +88,26 @@ fn one_server_is_the_trouble_and_no_other_is_named() {
         assert_named(&mut daemon, RouteEndpoint::Source, RouteState::Blocked, "NOPERM");
     }
 }
+
+/// A line in 30 s for each server, and not for each route: the outage of one does not hide that of the other.
+#[test]
+fn the_next_server_to_go_is_told_at_once() {
+    for (routes, waiting) in [(BROADCAST, "broadcast_waiting"), (INVALIDATE, "invalidate_waiting")] {
+        let (mut events, mut shop) = (Server::start(Version::Redis70), Server::start(Version::Redis70));
+        let setup = Setup::new().endpoint("events", &events).endpoint("shop", &shop).routes(routes);
+        let daemon = setup.expects(&[alert::DESTINATION, alert::CACHE]).start_ready();
+        for (server, name) in [(&mut events, "events"), (&mut shop, "shop")] {
+            server.kill();
+            let line = eventually("the log names it", PATIENCE, || {
+                let named = format!("\"server\":\"{name}\"");
+                let mut lines = daemon.log().into_iter();
+                let found =
+                    lines.find(|line| line.event.as_deref() == Some(waiting) && line.text.contains(&named));
+                found.ok_or_else(|| "no line".to_owned())
+            });
+            assert!(line.text.contains("\"suppressed\":0"), "the first of this server: {}", line.text);
+            server.start_again();
+            daemon.wait_ready();
+        }
+    }
+}

@@ -28,6 +28,12 @@ const ALERTS: &[&[&str]] = &[
     &["backlog_short"],
 ];
 
+/// Sentinels do nothing by themselves. On a busy machine the new master may get no processor for seconds; they would
+/// promote the old one again, without what it lacks.
+const NEVER: Duration = Duration::from_secs(600);
+/// While the master is to be lost.
+const SOON: Duration = Duration::from_secs(1);
+
 /// `shop` is watched by sentinels, `events` stands alone.
 const CAPTURE: &str = r#"
 [capture.orders]
@@ -53,6 +59,9 @@ impl Watched {
         let master = Server::with(version, Options::default().tcp());
         let replica = Server::replica_of(&master, version, Options::default());
         let sentinels = Server::sentinels(version, "shop", &master, 1);
+        for sentinel in &sentinels {
+            sentinel.set_down_after("shop", NEVER);
+        }
         let events = Server::start(Version::Redis70);
         let [one, two, three] = &sentinels;
         let daemon = Setup::new()
@@ -64,7 +73,7 @@ impl Watched {
         Self { daemon, master, replica, sentinels, events }
     }
 
-    /// Waits until this number of sentinels names the replica as the master.
+    /// Waits until these sentinels name the replica as the master. From then on it stays that.
     #[track_caller]
     fn wait_switched(&self, sentinels: &[Server]) {
         let port = self.replica.port().unwrap().to_string();
@@ -73,12 +82,24 @@ impl Watched {
                 let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "shop"]);
                 if known["port"] == port { Ok(()) } else { Err(format!("{known:?}")) }
             });
+            sentinel.set_down_after("shop", NEVER);
         }
+    }
+
+    /// Kills the master; these sentinels notice.
+    fn kill_master(&mut self, noticed_by: std::ops::Range<usize>) {
+        for sentinel in &self.sentinels[noticed_by] {
+            sentinel.set_down_after("shop", SOON);
+        }
+        self.master.kill();
     }
 
     /// Keeps the sentinels from the old master, as a partition does: it does not answer their PING any more. Publishers and
     /// tidegate continue there.
     fn cut_off(&self) {
+        for sentinel in &self.sentinels {
+            sentinel.set_down_after("shop", SOON);
+        }
         self.master.ask::<()>(&["ACL", "SETUSER", "default", "-ping"]);
     }
 
@@ -142,7 +163,7 @@ fn a_master_that_is_killed_is_left_for_good() {
         let mut watched = Watched::start(version, CAPTURE, "");
         before_the_failover(&watched);
         watched.sentinels[2].freeze();
-        watched.master.kill();
+        watched.kill_master(0..2);
         watched.wait_switched(&watched.sentinels[..2]);
         watched.sentinels[2].thaw();
         watched.assert_captured(2);
@@ -382,12 +403,81 @@ fn sentinels_that_refuse_the_password_are_told_with_their_option() {
         let line = watched.daemon.wait_alert(code);
         assert!(line.text.contains("WRONGPASS") && line.text.contains(words[4]), "{}", line.text);
     }
+    let line = watched.daemon.wait_alert(&["sentinel_unavailable"]);
+    assert!(line.text.contains("\"class\":\"block\""), "{}", line.text);
     passwords(&["resetpass", ">first-shop"]);
     watched.daemon.wait_ready();
     let oracle = Oracle::new(&watched.master);
     oracle.publish(&Load::new(1, 100, &["orders"]).payloads(Payloads::Unique));
     oracle.publish_last("orders", &watched.events, "orders", PATIENCE);
     assert_exact(&oracle.sequence(), &captured(&watched.events, "orders"));
+}
+
+/// Routes of every kind: those that are connected continue and are not ready, and none begins.
+#[test]
+fn a_master_that_no_sentinel_confirms_is_told_by_each_route() {
+    let routes = r#"
+        [capture.stored]
+        source = "events"
+        channels = ["orders"]
+        destination = "shop"
+        stream = "orders"
+        keep = "forever"
+
+        [broadcast.told]
+        source = "events"
+        stream = "told"
+        destination = "shop"
+        channel = "told"
+        message = "<field:payload>"
+        start = "beginning"
+
+        [broadcast.found]
+        source = "shop"
+        streams = "found:*"
+        destination = "events"
+        channel = "found"
+        message = "<field:payload>"
+        start = "beginning"
+
+        [invalidate.products]
+        source = "events"
+        stream = "told"
+        destination = "shop"
+        keys = ["product:<pointer:/sku>"]
+    "#;
+    let mut watched = Watched::start(Version::Redis70, routes, "");
+    let watcher = |watched: &Watched, rule: &str| {
+        for sentinel in &watched.sentinels {
+            sentinel.ask::<()>(&["ACL", "SETUSER", "watcher-shop", rule]);
+        }
+    };
+    watcher(&watched, "-sentinel|master");
+    let line = watched.daemon.wait_alert(&["sentinel_unavailable"]);
+    assert!(line.text.contains("NOPERM") && line.text.contains("\"class\":\"block\""), "{}", line.text);
+    let names = ["stored", "told", "found", "products"];
+    let doubt = "shop: no sentinel has confirmed for 10 s that 127.0.0.1:";
+    for name in names {
+        eventually("it is not ready, and is connected", PATIENCE, || {
+            let (code, body) = watched.daemon.get(&format!("/readyz?route={name}"))?;
+            let status = watched.daemon.route(name)?;
+            let says = code == 503 && body.contains(doubt) && body.contains("NOPERM");
+            if says && status.state == RouteState::Live { Ok(()) } else { Err(format!("{body} {status:?}")) }
+        });
+    }
+    let output = watched.daemon.run_command(&["status"]);
+    let output = String::from_utf8_lossy(&output.stdout);
+    assert!(output.matches("no sentinel has confirmed for 10 s").count() >= names.len(), "{output}");
+    watched.daemon.wait_alert(alert::UNCONFIRMED);
+    assert_eq!(watched.daemon.logged("master_unconfirmed"), 1, "once for all routes");
+    // Only an operator can help.
+    watched.daemon.restart();
+    for name in names {
+        watched.daemon.wait_state(name, RouteState::Blocked);
+    }
+    watcher(&watched, "+sentinel|master");
+    watched.daemon.restart();
+    watched.daemon.wait_ready();
 }
 
 /// They name servers by their host names, and have a password and no users.
@@ -444,6 +534,32 @@ fn sentinels_that_say_host_names_and_have_a_password() {
     watched.master.kill();
     watched.assert_captured(2);
     names(&watched, &watched.replica, 1);
+}
+
+/// What sentinels say may lead nowhere from here, as behind NAT.
+#[test]
+fn what_sentinels_say_goes_through_the_address_map() {
+    let version = Version::Valkey91;
+    let master = Server::with(version, Options::default().tcp());
+    let sentinel = Server::sentinel(version, "shop", &master);
+    let events = Server::start(Version::Redis70);
+    let (told, reached) = (master.port().unwrap(), master.socket());
+    let map = format!("address_map = {{ \"127.0.0.1:{told}\" = \"{}\" }}", reached.display());
+    let daemon = Setup::new()
+        .endpoint("events", &events)
+        .watched("shop", &[&master], &[&sentinel], &map)
+        .routes(CAPTURE)
+        .start_ready();
+    let clients: String = master.ask(&["CLIENT", "LIST"]);
+    let own: Vec<&str> = clients.lines().filter(|line| line.contains("name=tidegate:")).collect();
+    let socket = reached.display().to_string();
+    assert!(own.len() >= 2 && own.iter().all(|line| line.contains(&socket)), "{clients}");
+    let output = daemon.run_command(&["check", "--connect"]);
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && report.contains(&format!("{socket}, configuration epoch 0")),
+        "{report}"
+    );
 }
 
 /// Waits until the state's reason and readiness both say these words.

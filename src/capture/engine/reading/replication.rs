@@ -193,7 +193,10 @@ impl Engine {
     /// Takes in the epochs of the histories.
     pub(crate) fn on_numbered(&mut self, reply: &Value, now: Moment) {
         let text = match reply {
-            Value::Error(text) => return self.disconnect(&Error::reply(text), now),
+            Value::Error(text) => {
+                let error = Error::reply_at(text, &self.settings.keys.state);
+                return self.disconnect(&error, now);
+            }
             reply => reply.bytes().unwrap_or_default(),
         };
         let at = self.chain.checkpoint();

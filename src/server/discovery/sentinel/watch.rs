@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Opinion, ask, ask_all, ask_anew};
+use super::asking::{Opinion, ask, ask_all, ask_anew};
 use crate::config::{Address, Endpoint, Sentinels};
 use crate::logs::LogCode;
 use crate::server::connect::deployment;
@@ -45,6 +45,24 @@ pub(super) async fn run(endpoint: &Endpoint, known: &deployment::Known) {
             }
         };
         known.sentinel.object(address, error.as_ref());
+        report_doubt(endpoint, known);
+    }
+}
+
+/// Says once that no sentinel confirms the master, and once that one does again.
+fn report_doubt(endpoint: &Endpoint, known: &deployment::Known) {
+    let doubt = known.sentinel.confirmation().and_then(|confirmation| confirmation.doubt);
+    let server = &endpoint.name;
+    match (known.sentinel.doubted(doubt.is_some()), doubt) {
+        (false, Some(doubt)) => tracing::warn!(
+            event = LogCode::MasterUnconfirmed.as_str(),
+            server,
+            "{doubt}; connections stay, and routes of this server are not ready until one master is confirmed"
+        ),
+        (true, None) => {
+            tracing::info!(event = LogCode::OneMaster.as_str(), server, "one master is confirmed again");
+        }
+        _ => {}
     }
 }
 

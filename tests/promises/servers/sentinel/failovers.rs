@@ -54,12 +54,12 @@ impl Watched {
             }
             Failover::Killed => {
                 self.sentinels[2].freeze();
-                self.master.kill();
+                self.kill_master(0..2);
                 self.wait_switched(&self.sentinels[..2]);
                 self.sentinels[2].thaw();
             }
             Failover::Returns => {
-                self.master.kill();
+                self.kill_master(0..3);
                 self.wait_switched(&self.sentinels);
                 self.master.start_again();
             }
@@ -275,10 +275,6 @@ fn blocked_routes_do_not_wait_for_the_old_master() {
 #[test]
 fn an_attempt_at_the_old_master_ends_with_the_move() {
     let mut watched = Watched::start(Version::Redis70, CAPTURE, "connect_timeout = \"5m\"");
-    for sentinel in &watched.sentinels {
-        // They do nothing by themselves.
-        sentinel.ask::<()>(&["SENTINEL", "SET", "shop", "down-after-milliseconds", "600000"]);
-    }
     watched.daemon.kill();
     watched.master.freeze();
     watched.daemon.start_again();

@@ -249,6 +249,37 @@ fn what_the_files_have_is_checked_before_anything_connects() {
     assert!(other.key.exists());
 }
 
+/// What is wrong with them is known before the server is back.
+#[test]
+fn an_authority_that_is_gone_is_told_while_the_server_is_away() {
+    let mut mutual = Mutual::start();
+    let routes = ROUTES.split("[broadcast").next().unwrap();
+    let daemon = mutual.setup(routes).expects(&[alert::TLS_FILES, alert::SOURCE]).start_ready();
+    mutual.source.kill();
+    daemon.wait_alert(alert::SOURCE);
+    let gauge = |value: u8| {
+        let line = format!("tidegate_credential_files_invalid{{server=\"shop\"}} {value}");
+        eventually(&line, PATIENCE, || {
+            let metrics = daemon.get("/metrics")?.1;
+            if metrics.lines().any(|found| found == line) { Ok(()) } else { Err(line.clone()) }
+        });
+    };
+    gauge(0);
+    let authority = mutual.authority.certificate().to_owned();
+    let away = authority.with_extension("away");
+    fs::rename(&authority, &away).unwrap();
+    gauge(1);
+    eventually("the log says it", PATIENCE, || {
+        let told =
+            |text: &str| text.contains("\"server\":\"shop\"") && text.contains(".tls.ca_file: the file ");
+        let lines = daemon.log();
+        let mut lines = lines.iter().filter(|line| line.event.as_deref() == Some("tls_files_invalid"));
+        lines.find(|line| told(&line.text)).map(drop).ok_or_else(|| "no line".to_owned())
+    });
+    fs::rename(&away, &authority).unwrap();
+    gauge(0);
+}
+
 /// Connections stay, and what the next one would need is told now.
 #[test]
 fn files_that_are_gone_are_told_once_while_connections_stay() {
