@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate::status::RouteState;
 
 use crate::support::{
-    Daemon, LAST, Load, Oracle, Payloads, Server, Setup, Subscriber, Version, alert,
+    Daemon, LAST, Load, Options, Oracle, Payloads, Server, Setup, Subscriber, Version, alert, assert_exact,
     assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
 };
 
@@ -88,6 +88,27 @@ fn a_capture_stores_nothing_meanwhile_and_its_gap_says_so() {
     assert_eq!(assert_nothing_lost_outside_gaps(&expected, &found, &recorded), 500);
     let causes: Vec<&str> = recorded.iter().map(|gap| gap.cause.as_str()).collect();
     assert_eq!(causes, ["restart"]);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn a_capture_that_reads_the_replication_stream_reads_what_it_missed() {
+    let source = Server::with(Version::Redis70, Options::replication_source());
+    let destination = Server::start(Version::Redis70);
+    let routes = |enabled| format!("{}mode = \"replication\"\n", capture("orders", enabled));
+    let mut daemon = Setup::between(&source, &destination).routes(&routes(true)).start_ready();
+    let oracle = Oracle::new(&source);
+    let load = |number| Load::new(1, 500, &["a"]).payloads(Payloads::Numbered).first_publisher(number);
+    oracle.publish(&load(0));
+    daemon.reload_settings(&routes(false));
+    daemon.wait_state("orders", RouteState::Disabled);
+    wait_disconnected("orders:", &[&source, &destination]);
+    oracle.publish(&load(1));
+    daemon.reload_settings(&routes(true));
+    daemon.wait_ready();
+    oracle.publish_last("a", &destination, "orders", PATIENCE);
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    assert_eq!(gaps(&destination, "orders"), []);
     assert_eq!(daemon.stop().code(), Some(0));
 }
 
