@@ -16,6 +16,7 @@ mod interrupt;
 mod invalidate;
 mod output;
 mod replay;
+mod report;
 mod run;
 mod spool;
 mod status;
@@ -92,6 +93,8 @@ enum Command {
     Try(try_route::TryArguments),
     /// Explain a log event, a state, a cause of a gap, a reason of a dead letter or a metric
     Explain(explain::ExplainArguments),
+    /// Print what a bug report needs, without passwords and payloads: version, system, configuration, state, servers
+    Report,
     /// Exit with 0 if the event loops of the running daemon make progress (for container health checks)
     Healthcheck,
     /// Print a completion script for a shell
@@ -142,6 +145,7 @@ impl Cli {
             Command::Spool(command) => spool::spool(file, &command),
             Command::Try(arguments) => try_route::try_route(file, &arguments),
             Command::Explain(arguments) => explain::explain(&arguments),
+            Command::Report => report::report(file),
             Command::Healthcheck => healthcheck::healthcheck(file),
             Command::Completions { shell } => {
                 // The generator panics where it cannot write.

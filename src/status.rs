@@ -38,6 +38,7 @@ pub enum RouteKind {
 ///                 ▲ └──▶ blocked          (it may not work: an operator must act; tries every 30 s)
 ///                 └────▶ outdated         (another instance runs a newer configuration)
 /// any ─▶ stopping ─▶ stopped
+/// disabled                                (it does not run: enabled = false)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,11 +61,13 @@ pub enum RouteState {
     Stopping,
     /// It has ended.
     Stopped,
+    /// It does not run: `enabled = false`.
+    Disabled,
 }
 
 impl RouteState {
-    /// Every state, for metrics that show one series a state.
-    pub const ALL: [Self; 9] = [
+    /// Every state.
+    pub const ALL: [Self; 10] = [
         Self::Connecting,
         Self::Live,
         Self::Standby,
@@ -74,7 +77,14 @@ impl RouteState {
         Self::Outdated,
         Self::Stopping,
         Self::Stopped,
+        Self::Disabled,
     ];
+
+    /// Those of a route that runs, for metrics that show one series a state. A disabled route has no metrics.
+    pub const RUNNING: [Self; 9] = {
+        let [running @ .., _] = Self::ALL;
+        running
+    };
 
     /// The name in `/status` and in metrics.
     #[must_use]
@@ -89,6 +99,7 @@ impl RouteState {
             Self::Outdated => "outdated",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Disabled => "disabled",
         }
     }
 }

@@ -4,7 +4,7 @@
 //! start    every route, each with a place on the board
 //! reload   a new configuration beside the old one, route by route:
 //!            the same            not touched
-//!            gone                stores what is buffered, ends
+//!            gone, or disabled   stores what is buffered, ends
 //!            new                 started
 //!            changed capture     the new one opens its window, then the old one ends (make-before-break)
 //!            every other changed one    the old one ends, then the new one continues at the cursor
@@ -39,7 +39,7 @@ use crate::metrics::{EndpointMetrics, Metrics};
 use crate::rt;
 use crate::server;
 use crate::spool;
-use crate::status::{Board, RouteKind, RouteStatus, Slot};
+use crate::status::{Board, RouteKind, RouteState, RouteStatus, Slot};
 
 use running::{Plan, RouteSettings, Running, RunningKind};
 use succession::{DueStart, Succession};
@@ -134,16 +134,21 @@ impl Supervisor {
     /// Brings the routes in line with a configuration.
     fn follow(&mut self, config: &Config) {
         self.divide_memory();
-        let mut plans: BTreeMap<String, Plan> = Plan::all(config).collect();
-        for (name, routes) in &mut self.routes {
-            let plan = plans.remove(name);
-            if plan.is_none() {
-                self.board.remove(name);
+        for (name, _) in self.board.slots() {
+            if !config.has_route(&name) {
+                self.board.remove(&name);
             }
-            routes.want(plan);
+        }
+        let (mut plans, disabled): (BTreeMap<String, Plan>, BTreeMap<String, Plan>) =
+            Plan::all(config).partition(|(name, _)| config.is_enabled(name));
+        for (name, routes) in &mut self.routes {
+            routes.want(plans.remove(name));
         }
         for (name, plan) in plans {
             self.routes.entry(name).or_default().want(Some(plan));
+        }
+        for (name, plan) in disabled {
+            self.show_disabled(&name, &plan);
         }
         let names: Vec<String> = self.routes.keys().cloned().collect();
         for name in names {
@@ -175,16 +180,33 @@ impl Supervisor {
                 routes.started(running);
             }
         }
-        let configured = self.config.has_route(name);
+        let enabled = self.config.is_enabled(name);
         let Some(routes) = self.routes.get(name) else { return };
         match routes.current() {
-            Some(current) if configured => self.board.show(name, current.slot.clone()),
+            Some(current) if enabled => self.board.show(name, current.slot.clone()),
             _ => {}
         }
         if routes.is_over() {
             self.routes.remove(name);
+            if let Some(slot) = self.board.slot(name).filter(|_| !enabled) {
+                slot.update(|status| status.reason = None);
+            }
         }
         self.heartbeats.retain(|_, (_, heartbeat)| heartbeat.upgrade().is_some());
+    }
+
+    /// Shows a route that does not run, and since when it does not.
+    fn show_disabled(&self, name: &str, plan: &Plan) {
+        let (source, destination) = (&plan.source.name, &plan.destination.name);
+        let mut status = RouteStatus::new(name, plan.kind(), source, destination, rt::unix_ms());
+        status.state = RouteState::Disabled;
+        let before = self.board.slot(name).map(|slot| slot.read());
+        if let Some(before) = before.filter(|before| before.state == RouteState::Disabled) {
+            status.since_unix_ms = before.since_unix_ms;
+        }
+        let ends = self.routes.contains_key(name);
+        status.reason = ends.then(|| "what it has begun is finished, within shutdown_timeout".to_owned());
+        self.board.show(name, Slot::new(status));
     }
 
     fn start_route(&mut self, DueStart { plan, predecessor }: DueStart) -> Running {
@@ -307,12 +329,12 @@ impl Supervisor {
 
     /// Gives each capture the same share of memory.
     fn divide_memory(&self) {
-        self.quota.set(quotas::of_memory(&self.config.daemon, self.config.capture.len()));
+        self.quota.set(quotas::of_memory(&self.config.daemon, self.config.enabled_captures()));
     }
 
     /// A capture's share of the disk.
     fn spool_place(&self) -> Option<capture::SpoolPlace> {
-        let options = quotas::of_disk(&self.config.daemon, self.config.capture.len())?;
+        let options = quotas::of_disk(&self.config.daemon, self.config.enabled_captures())?;
         Some(capture::SpoolPlace { keeper: self.keeper.clone()?, options })
     }
 

@@ -464,6 +464,7 @@ fn the_rights_that_acl_names_are_enough() {
             redis: endpoints.clone().map(|one| (one.name.clone(), Arc::new(one))).into(),
             capture: [].into(),
             invalidate: [].into(),
+            disabled: [].into(),
             broadcast: [(settings.name.clone(), Arc::new(settings.clone()))].into(),
         };
         let users = config::acl::users(&config);

@@ -11,7 +11,7 @@ use tidegate::rt::unix_ms;
 use tidegate::status::{Board, CacheActivity, CacheSlot, FailedReload, RouteKind, RouteState, RouteStatus};
 use tokio_util::sync::CancellationToken;
 
-/// A capture that works, one whose source quotes markup, an invalidation, and a daemon that refused a reload. The cache is
+/// A capture that works, a broadcast whose source quotes markup, one that is disabled, an invalidation, and a daemon that refused a reload. The cache is
 /// shown while its place is kept.
 fn view() -> (ServedState, CacheSlot) {
     let (board, now) = (Board::default(), unix_ms());
@@ -34,6 +34,8 @@ fn view() -> (ServedState, CacheSlot) {
         status.state = RouteState::Blocked;
         status.reason = Some("NOPERM <script>document.title = 'hurt'</script><b id=hurt>".to_owned());
     });
+    let off = board.place(RouteStatus::new("later", RouteKind::Broadcast, "events", "shop", now));
+    off.update(|status| status.state = RouteState::Disabled);
     let products = board.place(RouteStatus::new("products", RouteKind::Invalidate, "events", "cache", now));
     products.update(|status| {
         if let Some(shown) = &mut status.invalidate {
@@ -95,7 +97,7 @@ fn the_page_shows_every_route_and_why_one_does_not_work() {
     for scheme in [&[][..], &["--blink-settings=preferredColorScheme=0"]] {
         let dom = shown(&address, scheme);
         for text in [
-            "1 of 3 routes ready",
+            "1 of 3 routes ready, 1 disabled",
             "1.2.3, instance host-1",
             "The last reload failed",
             "12,345",

@@ -1,6 +1,6 @@
 //! `tidegate check`: the configuration, and with `--connect` what it meets.
 
-mod connect;
+pub(super) mod connect;
 
 use std::path::Path;
 
@@ -89,17 +89,18 @@ fn summary(loaded: &Loaded) -> PrintableLines {
     if loaded.files.is_empty() {
         out.push(format_args!("  read no file: only environment variables"));
     }
+    let off = |name: &str| if loaded.config.is_enabled(name) { "" } else { "disabled: " };
     for route in loaded.config.capture.values() {
-        out.push(format_args!("  {}", capture(route)));
+        out.push(format_args!("  {}{}", off(&route.name), capture(route)));
         out.push(format_args!("    {}", stored(route)));
         entry_fields(&mut out, route);
         counted_subscribers(&mut out, route);
     }
     for route in loaded.config.broadcast.values() {
-        out.push(format_args!("  {}", broadcast(route)));
+        out.push(format_args!("  {}{}", off(&route.name), broadcast(route)));
     }
     for route in loaded.config.invalidate.values() {
-        out.push(format_args!("  {}", invalidate(route)));
+        out.push(format_args!("  {}{}", off(&route.name), invalidate(route)));
     }
     out
 }

@@ -1,11 +1,12 @@
 //! `tidegate config`: the configuration as it counts, and where each value comes from.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
 
-use super::output;
-use crate::config;
+use super::output::{self, Printer};
+use crate::config::{self, EffectiveValue};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArguments {
@@ -32,14 +33,17 @@ pub(super) fn config(path: &Path, arguments: &ConfigArguments) -> u8 {
         return super::USAGE;
     }
     output::printed(super::OK, |out| {
-        for value in &values {
-            if arguments.json {
-                out.json(value)?;
-            } else {
-                let from = value.from.as_deref().unwrap_or("default");
-                out.line(format_args!("{} = {}  # {from}", value.key, value.toml()))?;
-            }
+        if !arguments.json {
+            return print(out, &values);
         }
-        Ok(())
+        values.iter().try_for_each(|value| out.json(value))
+    })
+}
+
+/// Prints values as lines of TOML with their places.
+pub(super) fn print(out: &mut Printer<impl Write>, values: &[EffectiveValue]) -> io::Result<()> {
+    values.iter().try_for_each(|value| {
+        let from = value.from.as_deref().unwrap_or("default");
+        out.line(format_args!("{} = {}  # {from}", value.key, value.toml()))
     })
 }

@@ -112,6 +112,19 @@ pub(super) fn dead_letters(path: &Path, command: &DeadLettersCommand) -> u8 {
     })
 }
 
+/// The number of dead letters of each route.
+pub(super) async fn counts(config: &Config) -> Vec<(String, Result<u64, Refusal>)> {
+    let mut counts = Vec::new();
+    for route in LetterRoute::all(config) {
+        let count = match Letters::open(config, &route).await {
+            Ok(mut letters) => letters.count().await,
+            Err(refusal) => Err(refusal),
+        };
+        counts.push((route.name().to_owned(), count));
+    }
+    counts
+}
+
 async fn list(out: &mut Printer<impl Write>, config: &Config, arguments: &List) -> Result<u8, Refusal> {
     let routes = match &arguments.route {
         Some(name) => vec![LetterRoute::find(config, name)?],

@@ -28,7 +28,7 @@ const PAGE: usize = 1000;
 /// Records kept to be printed: as many as a route's stream is capped to.
 const LATEST: usize = 10_000;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct GapsArguments {
     /// Only this capture; without it, all of them
     route: Option<String>,
@@ -95,6 +95,20 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
             super::FAILED
         }
     }
+}
+
+/// Prints the gaps of all captures by cause, and the latest of each.
+pub(super) async fn print_for_report(out: &mut Printer<impl Write>, config: &Config) -> io::Result<()> {
+    let routes: Vec<&Capture> = config.capture.values().map(AsRef::as_ref).collect();
+    let summary = GapsArguments { summary: true, ..GapsArguments::default() };
+    let latest = GapsArguments { last: NonZeroUsize::new(20), verbose: true, ..GapsArguments::default() };
+    for arguments in [summary, latest] {
+        if print(out, config, &routes, &arguments).await? != super::OK {
+            out.line("a server could not be asked: see check --connect")?;
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Prints the routes' records and gives the exit code; an error is one of writing.

@@ -116,6 +116,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         captures = loaded.config.capture.len(),
         broadcasts = loaded.config.broadcast.len(),
         invalidations = loaded.config.invalidate.len(),
+        disabled = ?loaded.config.disabled,
         listen = %loaded.config.daemon.listen,
         "tidegate is starting"
     );
@@ -224,7 +225,7 @@ fn show_configuration(board: &Board, daemon: &Daemon) {
 /// Says READY once every route has tried its endpoints, or after a while.
 async fn announce_ready(notifier: Notifier, board: Board) {
     let tried = async {
-        while !board.slots().iter().all(|(_, slot)| slot.was_tried()) {
+        while !board.running().iter().all(|(_, slot)| slot.was_tried()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -256,9 +257,10 @@ fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supe
         Ok(loaded) => {
             preparations::tell_of_readable_secrets(&loaded.config);
             show_configuration(board, &loaded.config.daemon);
+            let disabled = loaded.config.disabled.clone();
             supervisor.reload(loaded.config);
             metrics.config_reload_success.set(1.0);
-            tracing::info!(event = LogCode::Reloaded.as_str(), files = ?loaded.files, "the new configuration is in use");
+            tracing::info!(event = LogCode::Reloaded.as_str(), files = ?loaded.files, ?disabled, "the new configuration is in use");
         }
         Err(problems) => {
             metrics.config_reload_success.set(0.0);

@@ -15,7 +15,7 @@ mod templates;
 
 pub(crate) use templates::of_entry;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::Secrets;
@@ -48,6 +48,7 @@ pub(crate) struct Check<'a> {
 
 /// Checks everything. What is returned counts only where no problem was found.
 pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
+    let mut disabled = disabled(&raw);
     let daemon = check.daemon(raw.daemon);
     let redis = check.each("redis", raw.redis, |check, key, name, raw| check.endpoint(key, name, raw));
     check.same_name_twice(&[
@@ -65,10 +66,14 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let mut stored = Vec::new();
     let invalidate = check.each("invalidate", raw.invalidate, |check, key, name, raw| {
         let (route, capture) = check.invalidate(key, name, raw, &redis)?;
+        if disabled.contains(name) {
+            disabled.extend(capture.iter().map(|capture| capture.name.clone()));
+        }
         stored.extend(capture.map(|capture| (key.clone(), capture)));
         Some(route)
     });
-    let mut config = Config { daemon, redis, capture, broadcast, invalidate };
+    // What follows looks at disabled routes as well: to enable one must not be refused at night.
+    let mut config = Config { daemon, redis, capture, broadcast, invalidate, disabled };
     for (key, capture) in stored {
         check.add_capture(&key, capture, &mut config);
     }
@@ -100,6 +105,15 @@ pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
         check.report(&key, found.lines());
     }
     config
+}
+
+/// The routes that are written with `enabled = false`.
+fn disabled(raw: &raw::Raw) -> BTreeSet<String> {
+    let captures = raw.capture.iter().map(|(name, route)| (name, route.enabled));
+    let broadcasts = raw.broadcast.iter().map(|(name, route)| (name, route.enabled));
+    let invalidations = raw.invalidate.iter().map(|(name, route)| (name, route.enabled));
+    let routes = captures.chain(broadcasts).chain(invalidations);
+    routes.filter(|(_, enabled)| !enabled).map(|(name, _)| name.clone()).collect()
 }
 
 impl Check<'_> {

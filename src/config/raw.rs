@@ -225,6 +225,9 @@ pub(crate) enum Durability {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Capture {
+    /// Whether the route runs. With false it is checked like any other, and makes no connections.
+    #[serde(default = "defaults::enabled")]
+    pub(crate) enabled: bool,
     /// The server whose channels tidegate subscribes to.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
@@ -357,6 +360,9 @@ pub(crate) struct KeepLimits {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Broadcast {
+    /// Whether the route runs. With false it is checked like any other, and makes no connections.
+    #[serde(default = "defaults::enabled")]
+    pub(crate) enabled: bool,
     /// The server of the stream.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,
@@ -448,6 +454,10 @@ pub(crate) enum Watch {
 /// what running routes do without their revision saying so: it needs a note in the changelog.
 pub(crate) mod defaults {
     use super::{Count, Size, Span};
+
+    pub(crate) fn enabled() -> bool {
+        true
+    }
 
     pub(crate) fn key_prefix() -> String {
         "tidegate:".to_owned()

@@ -34,6 +34,8 @@ pub struct Config {
     pub broadcast: BTreeMap<String, Arc<Broadcast>>,
     /// The routes from a stream to a cache by name, `[invalidate.NAME]`.
     pub invalidate: BTreeMap<String, Arc<Invalidate>>,
+    /// The names of the routes with `enabled = false`. A route's settings and its revision do not depend on it.
+    pub disabled: BTreeSet<String>,
 }
 
 impl Config {
@@ -43,6 +45,18 @@ impl Config {
         self.capture.contains_key(name)
             || self.broadcast.contains_key(name)
             || self.invalidate.contains_key(name)
+    }
+
+    /// Returns whether a route of this name runs.
+    #[must_use]
+    pub fn is_enabled(&self, name: &str) -> bool {
+        self.has_route(name) && !self.disabled.contains(name)
+    }
+
+    /// How many captures run.
+    #[must_use]
+    pub fn enabled_captures(&self) -> usize {
+        self.capture.keys().filter(|name| self.is_enabled(name)).count()
     }
 }
 

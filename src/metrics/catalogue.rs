@@ -323,7 +323,7 @@ mod tests {
         writeln!(text, "| `cause` | {} |", list(GapCause::ALL.iter().map(|c| c.as_str()).collect())).unwrap();
         writeln!(text, "| `reason` | {} |", list(DropReason::ALL.iter().map(|r| r.as_str()).collect()))
             .unwrap();
-        writeln!(text, "| `state` | {} |", list(RouteState::ALL.iter().map(|s| s.as_str()).collect()))
+        writeln!(text, "| `state` | {} |", list(RouteState::RUNNING.iter().map(|s| s.as_str()).collect()))
             .unwrap();
         writeln!(
             text,

@@ -348,14 +348,14 @@ impl CredentialMetrics {
 /// One series per state: the present one is 1.
 #[derive(Clone, Debug)]
 struct StateMetrics {
-    series: [Gauge; RouteState::ALL.len()],
+    series: [Gauge; RouteState::RUNNING.len()],
     held: SeriesGuard,
 }
 
 impl StateMetrics {
     fn new(route: &Register<'_>, held: SeriesGuard) -> Self {
-        let series =
-            RouteState::ALL.map(|state| route.with("state", state.as_str()).gauge(&catalogue::ROUTE_STATE));
+        let series = RouteState::RUNNING
+            .map(|state| route.with("state", state.as_str()).gauge(&catalogue::ROUTE_STATE));
         let this = Self { series, held };
         this.set(RouteState::Connecting);
         this
@@ -363,12 +363,12 @@ impl StateMetrics {
 
     /// The same handles, without a series that shows them.
     fn silent(&self) -> Self {
-        Self { series: RouteState::ALL.map(|_| Gauge::noop()), held: self.held.clone() }
+        Self { series: RouteState::RUNNING.map(|_| Gauge::noop()), held: self.held.clone() }
     }
 
     fn set(&self, state: RouteState) {
         self.held.if_newest(|| {
-            for (each, gauge) in RouteState::ALL.iter().zip(&self.series) {
+            for (each, gauge) in RouteState::RUNNING.iter().zip(&self.series) {
                 gauge.set(if *each == state { 1.0 } else { 0.0 });
             }
         });

@@ -25,6 +25,10 @@ const STUCK_MS: u64 = 10_000;
 /// Every reason why it does not, for an operator. A reason keeps its text as long as it lasts.
 pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
+    if status.state == RouteState::Disabled {
+        // Nobody expects its servers to answer.
+        return Err(vec![format!("disabled since {}: enabled = false", time(status.since_unix_ms))]);
+    }
     if !works(status.state) {
         let mut text = format!("{} since {}", status.state.as_str(), time(status.since_unix_ms));
         if let Some(reason) = &status.reason {
@@ -114,12 +118,12 @@ pub struct Stuck {
     pub since_unix_ms: u64,
 }
 
-/// The loops that have not come round for 10 s. A route that has ended has no loop.
+/// The loops that have not come round for 10 s. A route that has ended, or is disabled, has no loop.
 #[must_use]
 pub fn stuck(board: &Board, now_unix_ms: u64) -> Vec<Stuck> {
     let late = |since| now_unix_ms.saturating_sub(since) > STUCK_MS;
     board
-        .slots()
+        .running()
         .into_iter()
         .map(|(route, slot)| (Stuck { route, since_unix_ms: slot.progress_unix_ms() }, slot))
         .filter(|(stuck, slot)| late(stuck.since_unix_ms) && slot.read().state != RouteState::Stopped)
@@ -296,6 +300,19 @@ mod tests {
                 "{state:?}"
             );
         }
+    }
+
+    /// Nobody expects an answer of its servers, and its loop does not run.
+    #[test]
+    fn a_disabled_route_has_one_reason_and_no_loop() {
+        let disabled = RouteStatus::new("orders", RouteKind::Capture, "shop", "events", NOW);
+        let disabled = RouteStatus { state: RouteState::Disabled, ..disabled };
+        let reasons = ready(&disabled, NOW + 60_000).err().unwrap_or_default();
+        assert_eq!(reasons, ["disabled since 2023-11-14T22:13:20Z: enabled = false"]);
+        let board = Board::default();
+        board.show("orders", crate::status::Slot::new(disabled));
+        assert_eq!(stuck(&board, NOW + 60_000), []);
+        assert_eq!((board.slots().len(), board.running().len()), (1, 0));
     }
 
     #[test]

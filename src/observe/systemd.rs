@@ -218,9 +218,10 @@ impl Beat {
     }
 }
 
-/// The numbers of running and live routes, and why others are not live. It changes only with them.
+/// The numbers of ready, running and disabled routes, and why others are not ready. It changes only with them.
 fn status_line(board: &Board, now_unix_ms: u64) -> String {
-    let slots = board.slots();
+    let slots = board.running();
+    let disabled = board.slots().len() - slots.len();
     let unready: Vec<String> = slots
         .iter()
         .filter_map(|(name, slot)| {
@@ -229,6 +230,9 @@ fn status_line(board: &Board, now_unix_ms: u64) -> String {
         })
         .collect();
     let mut line = format!("{} of {} routes ready", slots.len() - unready.len(), slots.len());
+    if disabled > 0 {
+        line.push_str(&format!(", {disabled} disabled"));
+    }
     let daemon = board.daemon();
     if let Some(refused) = &daemon.reload_failed {
         let (runs, at) = (time(daemon.configuration_unix_ms), time(refused.at_unix_ms));
@@ -305,6 +309,10 @@ mod tests {
     fn the_status_line_is_one_short_line_whatever_a_server_says() {
         let board = Board::default();
         assert_eq!(status_line(&board, 0), "0 of 0 routes ready");
+        let off = board.place(RouteStatus::new("stock", RouteKind::Broadcast, "events", "shop", 0));
+        off.update(|status| status.state = RouteState::Disabled);
+        assert_eq!(status_line(&board, 0), "0 of 0 routes ready, 1 disabled");
+        board.remove("stock");
         let slot = board.place(RouteStatus::new("orders", RouteKind::Capture, "shop", "events", 0));
         slot.update(|status| {
             status.state = RouteState::Blocked;

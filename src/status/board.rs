@@ -154,6 +154,20 @@ impl Board {
         self.0.caches.read()
     }
 
+    /// One route's place.
+    #[must_use]
+    pub fn slot(&self, route: &str) -> Option<Slot> {
+        lock(&self.0.slots).get(route).cloned()
+    }
+
+    /// The places of the routes that run, by name: those of all but disabled ones.
+    #[must_use]
+    pub fn running(&self) -> Vec<(String, Slot)> {
+        let mut slots = self.slots();
+        slots.retain(|(_, slot)| slot.read().state != RouteState::Disabled);
+        slots
+    }
+
     /// Every route's place, by name.
     #[must_use]
     pub fn slots(&self) -> Vec<(String, Slot)> {

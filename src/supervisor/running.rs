@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capture::Handover;
 use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate};
-use crate::status::Slot;
+use crate::status::{RouteKind, Slot};
 
 /// The plan that a route is started from. Equal plans are the same route: a reload does not touch it.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +58,7 @@ pub(super) struct Predecessor {
 }
 
 impl Plan {
-    /// Every route of a configuration, by name. No two routes have the same name.
+    /// Every route of a configuration, by name, also those that are disabled. No two routes have the same name.
     pub(super) fn all(config: &Config) -> impl Iterator<Item = (String, Self)> {
         let captures = config.capture.values().map(|capture| {
             let ends = (&capture.source, &capture.destination);
@@ -77,6 +77,14 @@ impl Plan {
             let (source, destination) = (config.redis.get(source)?, config.redis.get(destination)?);
             Some((name.clone(), Self { route, source: source.clone(), destination: destination.clone() }))
         })
+    }
+
+    pub(super) fn kind(&self) -> RouteKind {
+        match self.route {
+            RouteSettings::Capture(_) => RouteKind::Capture,
+            RouteSettings::Broadcast(_) => RouteKind::Broadcast,
+            RouteSettings::Invalidate(_) => RouteKind::Invalidate,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod disabled;
 mod layers;
 mod loops;
 mod revisions;

@@ -4,3 +4,4 @@ mod comes_back;
 mod drained_routes;
 mod reload;
 mod signals;
+mod switched_off;

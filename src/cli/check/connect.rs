@@ -19,7 +19,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 type Answers = BTreeMap<String, Result<Inspection, Error>>;
 
 /// The report, and whether every endpoint can be used. Each endpoint's own time-outs bound it.
-pub(super) async fn connect(config: Config, explain: bool) -> (PrintableLines, bool) {
+pub(in crate::cli) async fn connect(config: Config, explain: bool) -> (PrintableLines, bool) {
     let answers = ask(&config).await;
     let mut out = PrintableLines::default();
     let mut usable = true;

@@ -9,6 +9,10 @@ use super::{EntryCondition, Mode, Span, Table, Word, defaults};
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Invalidate {
+    /// Whether the route runs, and with channels or patterns also its capture. With false it is checked like any other,
+    /// and makes no connections.
+    #[serde(default = "defaults::enabled")]
+    pub(crate) enabled: bool,
     /// The server of the stream.
     #[schemars(with = "String")]
     pub(crate) source: Option<String>,

@@ -93,17 +93,15 @@ struct RouteReadiness {
 
 async fn readyz(State(view): State<ServedState>, Query(query): Query<ReadyQuery>) -> Response {
     let now = rt::unix_ms();
-    let asked = |name: &str| query.route.as_deref().is_none_or(|route| route == name);
-    let routes: Vec<RouteReadiness> = view
-        .board
-        .slots()
-        .into_iter()
-        .filter(|(name, _)| asked(name))
-        .map(|(_, slot)| RouteReadiness::new(&slot, now))
-        .collect();
-    if let (Some(route), true) = (query.route, routes.is_empty()) {
-        return problem(StatusCode::NOT_FOUND, &format!("there is no route named {route:?}"));
-    }
+    let slots = match query.route {
+        // Who asks for a route by its name wants to know whether it works, and a disabled one does not.
+        Some(route) => match view.board.slot(&route) {
+            Some(slot) => vec![slot],
+            None => return problem(StatusCode::NOT_FOUND, &format!("there is no route named {route:?}")),
+        },
+        None => view.board.running().into_iter().map(|(_, slot)| slot).collect(),
+    };
+    let routes: Vec<RouteReadiness> = slots.iter().map(|slot| RouteReadiness::new(slot, now)).collect();
     let reasons = daemon_ready(&view.board.daemon()).err().unwrap_or_default();
     let ready = reasons.is_empty() && routes.iter().all(|route| route.ready);
     (yes_or_no(ready), Json(Readiness { ready, reasons, routes })).into_response()

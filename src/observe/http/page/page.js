@@ -98,7 +98,8 @@ function show(status, readiness) {
     of.textContent = cache(route, status.caches || {});
     if (of.textContent) name.append(of);
     const bad = route.state === "blocked" || route.state === "stopped";
-    const state = cell(row, route.state, reasons.length === 0 ? "good" : bad ? "bad" : "warn");
+    const mood = route.state === "disabled" ? "" : reasons.length === 0 ? "good" : bad ? "bad" : "warn";
+    const state = cell(row, route.state, mood);
     for (const reason of reasons) {
       const line = document.createElement("div");
       line.className = "reason";
@@ -118,7 +119,9 @@ function show(status, readiness) {
   element("routes").replaceChildren(...rows);
 
   const ready = readiness.routes.filter((route) => route.ready).length;
-  element("summary").textContent = `${ready} of ${status.routes.length} routes ready`;
+  const disabled = status.routes.filter((route) => route.state === "disabled").length;
+  const off = disabled > 0 ? `, ${disabled} disabled` : "";
+  element("summary").textContent = `${ready} of ${readiness.routes.length} routes ready${off}`;
   element("summary").className = readiness.ready ? "good" : "warn";
   const since = new Date(status.started_unix_ms).toISOString().replace(/\.\d+Z$/, "Z");
   element("about").textContent = `${status.version}, instance ${status.instance}, since ${since}, ${status.configuration}`;
