@@ -11,3 +11,4 @@ pub(crate) mod origin;
 pub(crate) mod plural;
 pub(crate) mod printable;
 pub mod template;
+pub(crate) mod userinfo;

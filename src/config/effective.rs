@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::layers::Layers;
 use super::problems::{Key, Problems};
+use crate::text::printable::is_harmful;
 
 /// What stands for a password.
 const HIDDEN: &str = "***";
@@ -156,7 +157,7 @@ impl EffectiveValue {
     }
 }
 
-/// What JSON escapes in a text, TOML escapes alike.
+/// What JSON escapes in a text, TOML escapes alike; the rest that must not be shown as it is has the escapes of TOML.
 fn toml(value: &Json) -> String {
     match value {
         Json::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
@@ -166,6 +167,13 @@ fn toml(value: &Json) -> String {
             };
             format!("{{ {} }}", items.iter().map(item).collect::<Vec<_>>().join(", "))
         }
-        other => other.to_string(),
+        other => {
+            let shown = |c: char| match u32::from(c) {
+                _ if !is_harmful(c) => c.to_string(),
+                code @ ..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            };
+            other.to_string().chars().map(shown).collect()
+        }
     }
 }

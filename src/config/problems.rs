@@ -3,11 +3,13 @@
 //! An operator who is told one error a run needs as many runs as errors, at night. So nothing here
 //! stops at the first: each check adds what it found, and all of it is printed together, in the
 //! order of the files, each with its place, its key, what was expected and the likely remedy.
-//! A value is quoted only by checks that know it to be no secret.
+//! A value is quoted only by checks that know it to be no secret, and an address without its password, wherever it was
+//! written.
 
 use std::fmt;
 
 use crate::text::printable::PrintableLines;
+use crate::text::userinfo::without_userinfo;
 
 /// Where in the tree a value stands, such as `capture.orders.stream`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,18 +103,19 @@ impl Problem {
 
     fn lines(&self) -> PrintableLines {
         let mut lines = PrintableLines::default();
+        let mut push = |line: String| lines.push(without_userinfo(&line));
         let mut message = self.message.iter();
         let first = message.next().unwrap_or_default();
         if self.key.parts().is_empty() {
-            lines.push(format_args!("{}: {first}", self.place));
+            push(format!("{}: {first}", self.place));
         } else {
-            lines.push(format_args!("{}: {}: {first}", self.place, self.key));
+            push(format!("{}: {}: {first}", self.place, self.key));
         }
         for line in message {
-            lines.push(line);
+            push(line.to_owned());
         }
         if let Some(help) = &self.help {
-            lines.push(format_args!("  {help}"));
+            push(format!("  {help}"));
         }
         lines
     }

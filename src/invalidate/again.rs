@@ -35,6 +35,8 @@ pub(super) struct HeldBatch {
     due: Instant,
     /// How many entries are not among them, since the stream does not have them any more.
     lost: u64,
+    /// True if it was read after the first pass: the number of read entries up to it is counted from the place then.
+    reread: bool,
 }
 
 /// What to clear once more, in one call.
@@ -86,8 +88,26 @@ impl HeldBatches {
             self.batches.push_front(held);
         }
         self.bytes = self.batches.iter().map(HeldBatch::bytes).sum();
+        self.recount(again);
         if again.id >= self.end.id {
             self.end = again;
+        }
+    }
+
+    /// Counts what was read anew from this place on. Another instance may have come to it with entries that are lost here.
+    fn recount(&mut self, again: Place) {
+        let mut read = again.read;
+        for held in &mut self.batches {
+            let Some(last) = &mut held.last else { continue };
+            if held.reread {
+                last.read = read.map(|read| read + 1);
+            } else if let (Some(read), Some(up_to)) = (read, last.read) {
+                held.lost = held.lost.min(up_to.saturating_sub(read));
+            }
+            read = last.read;
+            if last.id == self.end.id {
+                self.end = *last;
+            }
         }
     }
 
@@ -133,17 +153,28 @@ impl HeldBatches {
         due: Instant,
     ) {
         if prev == self.end.id && self.has_room() {
-            let held = HeldBatch { last: Some(last), entries, keys, due, lost: 0 };
-            self.bytes += held.bytes();
-            self.batches.push_back(held);
+            self.push(HeldBatch { last: Some(last), entries, keys, due, lost: 0, reread: false });
             self.end = last;
         }
+    }
+
+    /// The same for one entry that was read after the first pass.
+    pub(super) fn hold_reread(&mut self, (prev, last): (EntryId, Place), keys: Vec<CacheKey>, due: Instant) {
+        if prev == self.end.id && self.has_room() {
+            self.push(HeldBatch { last: Some(last), entries: 1, keys, due, lost: 0, reread: true });
+            self.end = last;
+        }
+    }
+
+    fn push(&mut self, held: HeldBatch) {
+        self.bytes += held.bytes();
+        self.batches.push_back(held);
     }
 
     /// Takes in that the stream lacks this number of the entries up to `last`. Another instance may still
     /// hold them, so they are given up when they would be due.
     pub(super) fn lose(&mut self, last: Place, lost: u64, due: Instant) {
-        self.batches.push_back(HeldBatch { last: Some(last), entries: 0, keys: Vec::new(), due, lost });
+        self.push(HeldBatch { last: Some(last), entries: 0, keys: Vec::new(), due, lost, reread: false });
         self.end = last;
     }
 
@@ -340,6 +371,18 @@ mod tests {
         assert_eq!((lost.lacks(&due), lost.take_lost(&due)), (true, 3), "nobody has given them up");
         lost.on_place(place(7));
         assert_eq!(lost.take_due(start), None, "the other instance had them all");
+        let mut trimmed = HeldBatches::new(AFTER);
+        trimmed.on_place(place(0));
+        for n in 3..=4 {
+            let before = trimmed.end();
+            trimmed.hold_reread((before.id, before.next(id(n))), keys(&["a"]), start);
+        }
+        trimmed.lose(place(4), 2, start + AFTER);
+        trimmed.on_place(place(3));
+        let rest = trimmed.take_due(start).unwrap();
+        assert_eq!(rest.last, Some(place(4)), "the other instance had what is lost here");
+        let all = trimmed.take_due(start + AFTER).unwrap();
+        assert!(all.batches == 2 && !trimmed.lacks(&all));
         let mut anew = held();
         anew.on_stream_anew();
         assert_eq!(anew.end(), Place::default());

@@ -361,10 +361,10 @@ pub(super) fn on_time(reply: &Value) -> Result<u64, Error> {
 ///
 /// # Errors
 /// If the script failed: then it has done nothing.
-pub(super) fn on_cleared(reply: &Value) -> Result<ClearReply, Error> {
+pub(super) fn on_cleared(key: &str, reply: &Value) -> Result<ClearReply, Error> {
     let count = |value: &Value| value.count().ok_or_else(|| CLEAR.invalid_reply());
     match reply {
-        Value::Error(text) => Err(Error::reply(text)),
+        Value::Error(text) => Err(Error::reply_at(text, key)),
         _ => match reply.elements() {
             Some([Value::Integer(1), _, cleared, refused, time, abandoned]) => {
                 let time = time.bytes().and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
@@ -382,9 +382,9 @@ pub(super) fn on_cleared(reply: &Value) -> Result<ClearReply, Error> {
 ///
 /// # Errors
 /// If the script failed.
-pub(super) fn on_adopted(reply: &Value) -> Result<bool, Error> {
+pub(super) fn on_adopted(key: &str, reply: &Value) -> Result<bool, Error> {
     match reply {
-        Value::Error(text) => Err(Error::reply(text)),
+        Value::Error(text) => Err(Error::reply_at(text, key)),
         Value::Integer(done @ (0 | 1)) => Ok(*done == 1),
         _ => Err(ADOPT.invalid_reply()),
     }
@@ -490,12 +490,14 @@ mod tests {
         let done = [one.clone(), text("2-0"), three, one, text("1700"), text("keys")];
         let abandoned = Clearing { step: Step::Keys { again: false }, missed_again: false };
         let expected = ClearReply::Done { cleared: 3, refused: 1, time: 1700, abandoned };
-        assert_eq!(on_cleared(&Value::Array(done.to_vec())).unwrap(), expected);
+        assert_eq!(on_cleared("c", &Value::Array(done.to_vec())).unwrap(), expected);
         let moved = [Value::Integer(0), text("9-0"), text("r"), text("1700")];
-        assert_eq!(on_cleared(&Value::Array(moved.to_vec())).unwrap(), ClearReply::Moved);
-        assert!(on_cleared(&Value::Error(b"NOPERM x".to_vec())).is_err());
-        assert!(on_cleared(&Value::Null).is_err());
-        assert!(on_adopted(&Value::Integer(1)).unwrap() && !on_adopted(&Value::Integer(0)).unwrap());
-        assert!(on_adopted(&Value::Integer(7)).is_err());
+        assert_eq!(on_cleared("c", &Value::Array(moved.to_vec())).unwrap(), ClearReply::Moved);
+        assert!(on_cleared("c", &Value::Error(b"NOPERM x".to_vec())).is_err());
+        assert!(on_cleared("c", &Value::Null).is_err());
+        assert!(
+            on_adopted("c", &Value::Integer(1)).unwrap() && !on_adopted("c", &Value::Integer(0)).unwrap()
+        );
+        assert!(on_adopted("c", &Value::Integer(7)).is_err());
     }
 }

@@ -267,7 +267,7 @@ impl Engine {
                 Ok(())
             }
             CacheCall::Adopt(adoption) => {
-                if cursor::on_adopted(value).map_err(SessionFailure::cache)? {
+                if cursor::on_adopted(self.calls.key(), value).map_err(SessionFailure::cache)? {
                     self.on_adopted(adoption, now);
                 }
                 Ok(())
@@ -336,7 +336,7 @@ impl Engine {
         took: Duration,
         now: Instant,
     ) -> Result<Option<u64>, SessionFailure> {
-        let reply = cursor::on_cleared(value).map_err(SessionFailure::cache)?;
+        let reply = cursor::on_cleared(self.calls.key(), value).map_err(SessionFailure::cache)?;
         let Some(session) = &mut self.session else { return Ok(None) };
         let ClearReply::Done { cleared, refused, time, abandoned } = reply else {
             session.ready = false;

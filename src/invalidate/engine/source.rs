@@ -155,7 +155,8 @@ impl Engine {
     ) -> Result<(), SessionFailure> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let ranges = std::mem::take(&mut session.ranges);
-        let mut entries = StreamEntries::new(frame, ranges).map_err(SessionFailure::source)?;
+        let mut entries =
+            StreamEntries::new(frame, ranges).map_err(|error| stream_failed(error, &self.settings.stream))?;
         let came = entries.left();
         // The place may have moved meanwhile: then it is read again from there.
         let mut filtered = 0;
@@ -198,7 +199,8 @@ impl Engine {
     ) -> Result<(), SessionFailure> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let ranges = std::mem::take(&mut session.ranges);
-        let mut entries = StreamEntries::of_range(frame, ranges).map_err(SessionFailure::source)?;
+        let mut entries = StreamEntries::of_range(frame, ranges)
+            .map_err(|error| stream_failed(error, &self.settings.stream))?;
         let came = entries.left();
         let mut end = after;
         while let Some(entry) = entries.next().map_err(SessionFailure::source)? {
@@ -208,7 +210,7 @@ impl Engine {
             };
             let due = self.again_clock.map_or(now, |clock| clock.due(&self.marks.0, entry.id, now));
             let last = end.next(entry.id);
-            self.held.hold((end.id, last), 1, keys, due);
+            self.held.hold_reread((end.id, last), keys, due);
             end = last;
         }
         let is_whole = came < asked || end.id == up_to.id;
@@ -344,6 +346,10 @@ impl SessionState {
         self.letters.clear();
         self.end_seen = None;
     }
+}
+
+fn stream_failed(error: Error, stream: &str) -> SessionFailure {
+    SessionFailure::source(error.at(&[stream]))
 }
 
 /// Returns whether a stream is another one than that which was read up to here. A stream that is gone counts as such once

@@ -93,6 +93,12 @@ impl Checks {
         count
     }
 
+    /// What the other instance has cleared once more is not lost.
+    pub(super) fn are_gone_after(&self, again: EntryId, given_up: u64) {
+        let gone = self.gone.iter().filter(|id| **id > again).count() as u64;
+        assert!(given_up <= gone, "{given_up} are given up after {again}, and {gone} are gone");
+    }
+
     /// A process reports an entry once.
     pub(super) fn are_possible(&self, trimmed: u64) {
         let most = self.gone.len() as u64;
