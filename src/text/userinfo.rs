@@ -8,7 +8,7 @@ const HIDDEN: &str = "***";
 #[must_use]
 pub(crate) fn without_userinfo(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    // A word ends where no address goes on.
+    // No address has one of these in it.
     let ends =
         |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '<' | '>' | '{' | '}' | '(' | ')');
     for word in text.split_inclusive(ends) {
@@ -20,8 +20,8 @@ pub(crate) fn without_userinfo(text: &str) -> String {
 /// The word without its password, if it has one. A password may have an '@' in it, so the last one counts.
 fn hidden(word: &str) -> Option<String> {
     let (before, host) = word.rsplit_once('@')?;
-    if let Some((scheme, _)) = before.split_once("://") {
-        return Some(format!("{scheme}://{HIDDEN}@{host}"));
+    if let Some((scheme, user)) = before.split_once("://") {
+        return user.contains(':').then(|| format!("{scheme}://{HIDDEN}@{host}"));
     }
     let (_, port) = host.trim_end_matches(|c: char| !c.is_alphanumeric()).rsplit_once(':')?;
     let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -37,7 +37,8 @@ mod tests {
         for (text, shown) in [
             ("\"redis://u:pw@h:1\" is not an address", "\"redis://***@h:1\" is not an address"),
             ("redis://:p@w@h", "redis://***@h"),
-            ("rediss://pw@[::1]:6379/0, and more", "rediss://***@[::1]:6379/0, and more"),
+            ("rediss://u:p@[::1]:6379/0, and more", "rediss://***@[::1]:6379/0, and more"),
+            ("write redis://user@/0", "write redis://user@/0"),
             ("the key \"u:pw@h:1\" is none", "the key \"***@h:1\" is none"),
             ("redis.u:pw@h:6379: no", "***@h:6379: no"),
             ("__keyevent@0__:set and news:a@b stay", "__keyevent@0__:set and news:a@b stay"),
