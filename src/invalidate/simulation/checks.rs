@@ -93,14 +93,6 @@ impl Checks {
         count
     }
 
-    /// What the other instance has cleared once more is not lost. An entry may be given up before the place moves over
-    /// it, or afterwards.
-    pub(super) fn are_gone_after(&self, again: EntryId, given_up: u64) {
-        let gone = self.gone.iter().filter(|id| **id > again).count() as u64;
-        let most = gone + self.passed_over;
-        assert!(given_up <= most, "{given_up} are given up after {again}, and {most} are gone");
-    }
-
     /// A process reports an entry once.
     pub(super) fn are_possible(&self, trimmed: u64) {
         let most = self.gone.len() as u64;

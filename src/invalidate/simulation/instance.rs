@@ -15,7 +15,6 @@ use crate::invalidate::failure::SessionFailure;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::status::RouteEndpoint;
-use crate::stream::EntryId;
 
 pub(super) type Command = Vec<String>;
 
@@ -42,22 +41,12 @@ pub(super) struct Instance {
     pub(super) frozen: Option<Instant>,
     /// Entries that it has reported as missed.
     trimmed: u64,
-    /// The place of the second pass, as it has last seen it.
-    again: EntryId,
 }
 
 impl Instance {
     pub(super) fn new(settings: Arc<Invalidate>, endpoints: &[Endpoint; 2], now: Instant) -> Self {
         let engine = Engine::new(settings.clone(), &endpoints[0], &endpoints[1], now);
-        Self {
-            settings,
-            engine,
-            links: None,
-            connect_at: now,
-            frozen: None,
-            trimmed: 0,
-            again: EntryId::default(),
-        }
+        Self { settings, engine, links: None, connect_at: now, frozen: None, trimmed: 0 }
     }
 
     /// Its description for a history that fails.
@@ -126,8 +115,6 @@ impl World {
                 if loss == InvalidateLoss::Trimmed {
                     self.instances[at].trimmed += count;
                     self.checks.are_possible(self.instances[at].trimmed);
-                } else if loss == InvalidateLoss::SecondPass {
-                    self.checks.are_gone_after(self.instances[at].again, count);
                 }
             }
         }
@@ -147,9 +134,6 @@ impl World {
             return;
         }
         let answer = self.carry_out(side, &command);
-        if command[0] == "HMGET" {
-            self.instances[at].again = self.cache.place("again");
-        }
         let Some(links) = &mut self.instances[at].links else { return };
         let link = &mut links[number];
         let reply = match answer {
