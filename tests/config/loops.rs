@@ -55,7 +55,8 @@ fn broadcast(name: &str, lines: &str) -> String {
     format!("[broadcast.{name}]\nsource = \"main\"\ndestination = \"main\"\n{lines}\n")
 }
 
-const SERVERS: &str = r#"
+/// One server by two names, another database of it, and another one.
+pub(super) const SERVERS: &str = r#"
     [redis.main]
     url = "redis://main:6379"
     [redis.again]

@@ -1,16 +1,7 @@
 //! Which captures share a stream, so that both must keep the same amount of it.
 
+use super::loops::SERVERS;
 use super::*;
-
-const SERVERS: &str = r#"
-[redis.main]
-url = "redis://main:6379"
-[redis.again]
-url = "redis://other:6379"
-addresses = ["MAIN:6379"]
-[redis.second]
-url = "redis://main:6379/2"
-"#;
 
 fn capture(name: &str, keep: &str, lines: &str) -> String {
     format!("[capture.{name}]\nsource = \"main\"\nkeep = {keep}\n{lines}\n")

@@ -1,16 +1,13 @@
 //! Promise: a route that a reload removes and another one brings back never runs twice, and a source that nothing
 //! reads any more is left alone.
 
-use std::time::Duration;
-
 use tidegate::status::RouteState;
 
+use super::{PATIENCE, assert_numbers_once};
 use crate::support::{
     Daemon, LAST, Load, Oracle, Payloads, Server, Setup, Subscriber, Version, alert, assert_exact,
     assert_nothing_lost_outside_gaps, captured, eventually, gaps, wait_for_last,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn capture(name: &str, source: &str) -> String {
     format!(
@@ -91,13 +88,7 @@ fn as_a_broadcast_it_goes_on_at_its_cursor() {
             daemon.reload_settings(&both);
         }
     }
-    let expected: Vec<Vec<u8>> = (0..200).map(|n: u32| n.to_string().into_bytes()).collect();
-    eventually("everything was published", PATIENCE, || match heard.count() {
-        count if count >= expected.len() => Ok(()),
-        count => Err(format!("{count} messages")),
-    });
-    let heard: Vec<Vec<u8>> = heard.heard().into_iter().map(|message| message.payload).collect();
-    assert_eq!(heard, expected, "each once, in order");
+    assert_numbers_once(heard, 200);
     daemon.wait_ready();
     assert_eq!(daemon.stop().code(), Some(0));
 }
