@@ -75,7 +75,7 @@ use writing::Writing;
 
 /// The engine is ticked at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// With `durability = "applied"`: how long stored batches are kept. A failover loses what had not reached the replica,
+/// With `durability = "applied"`: how long stored batches are kept, counted to the destination's last answer. A failover loses what had not reached the replica,
 /// which is the last moment's.
 const KEPT: Duration = Duration::from_secs(2);
 /// And how much of it at most: at full speed that is a part of a second.
@@ -268,7 +268,9 @@ impl Engine {
         }
         let room = self.room();
         if self.settings.durability == Durability::Applied {
-            self.chain.retire_old(now.at, KEPT, room.tail.min(KEPT_BYTES));
+            // A destination that does not answer may come back without what it stored last.
+            let answered = self.writing.answered.map_or(now.at, |answered| answered.at);
+            self.chain.retire_old((now.at, answered), KEPT, room.tail.min(KEPT_BYTES));
         }
         self.spill.refill(&mut self.chain, room);
         self.watch_room(now);

@@ -434,13 +434,17 @@ impl Chain {
         }
     }
 
-    /// Releases batches stored for longer than `age`, and the oldest of more than `bytes`.
-    pub(crate) fn retire_old(&mut self, now: Instant, age: Duration, bytes: usize) {
-        if self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= age / 4) {
+    /// Releases batches stored for longer than `age` before the destination's last answer, and the oldest of more than
+    /// `bytes`.
+    pub(crate) fn retire_old(&mut self, (now, answered): (Instant, Instant), age: Duration, bytes: usize) {
+        let is_due = |(at, position): &(Instant, Option<Position>)| {
+            *position != self.checkpoint() && now.saturating_duration_since(*at) >= age / 4
+        };
+        if self.marks.back().is_none_or(is_due) {
             self.marks.push_back((now, self.checkpoint()));
         }
         while let Some((at, position)) = self.marks.front().copied()
-            && now.saturating_duration_since(at) >= age
+            && answered.saturating_duration_since(at) >= age
         {
             self.marks.pop_front();
             // It may have gone back since.

@@ -119,7 +119,7 @@ impl Engine {
             destination: ServerView {
                 connected: writing.is_up(),
                 error: writing.error.clone(),
-                answered_unix_ms: writing.answered_unix_ms,
+                answered_unix_ms: writing.answered.map(|answered| answered.unix_ms),
             },
             position: self.chain.checkpoint(),
             durable: self.known_durable,

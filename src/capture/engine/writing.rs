@@ -35,8 +35,8 @@ pub(super) struct Writing {
     pub(super) error: Option<String>,
     /// True if the operator must act.
     pub(super) blocked: bool,
-    /// Time of the last answer; milliseconds since 1970.
-    pub(super) answered_unix_ms: Option<u64>,
+    /// Time of the last answer.
+    pub(super) answered: Option<Moment>,
     connected_before: bool,
     /// Counts connections that end at the same batch.
     stumbling: Stumbling,
@@ -119,7 +119,7 @@ impl Writing {
             backoff: Backoff::default(),
             error: None,
             blocked: false,
-            answered_unix_ms: None,
+            answered: None,
             connected_before: false,
             stumbling: Stumbling::default(),
             touched: now,
@@ -236,7 +236,7 @@ impl Engine {
             writing.error = None;
             writing.blocked = false;
         }
-        writing.answered_unix_ms = Some(now.unix_ms);
+        writing.answered = Some(now);
         if writing.connected_before {
             self.counters.destination.reconnects.increment(1);
         }
@@ -330,7 +330,7 @@ impl Engine {
             let error = Error::Protocol("a reply came without a request".to_owned());
             return self.disconnect(&error, now);
         };
-        self.writing.answered_unix_ms = Some(now.unix_ms);
+        self.writing.answered = Some(now);
         let refusal = match reply {
             Value::Error(text) => Some(Error::reply_at(text, &self.settings.keys.state)),
             _ => None,

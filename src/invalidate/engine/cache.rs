@@ -188,7 +188,7 @@ impl Engine {
         let lost = self.held.take_lost(due);
         if lost > 0 {
             let detail = format!(
-                "{} up to {last} were trimmed or deleted before their second pass: a reader without a lease may have stored \
+                "{} up to {last}: trimmed or deleted before the second pass; a reader without a lease may have stored \
                  an old value after the first",
                 plural::of(lost, "entry")
             );

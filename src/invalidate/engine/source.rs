@@ -279,7 +279,7 @@ impl Engine {
                 let up_to = facts.first.filter(|first| *first > read).map_or(facts.last, EntryId::before);
                 let behind = if after < up_to { format!("after {after} and ") } else { String::new() };
                 let detail = format!(
-                    "{} {behind}up to {up_to} were trimmed or deleted before they were read",
+                    "{} {behind}up to {up_to}: trimmed or deleted before the route read it",
                     plural::of(new, "entry")
                 );
                 self.miss(InvalidateLoss::Trimmed, detail, now);

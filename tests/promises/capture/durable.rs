@@ -47,6 +47,39 @@ fn a_destination_that_goes_back_gets_it_again() {
     }
 }
 
+/// What it stored last is kept while it is away, and not by the clock.
+#[test]
+fn a_destination_that_is_away_for_long_and_goes_back_gets_it_again() {
+    let source = Server::start(Version::Redis70);
+    let mut destination = Server::start(Version::Redis82);
+    let daemon = Setup::orders(&source, &destination).expects(&[alert::DESTINATION]).start_ready();
+    let oracle = Oracle::new(&source);
+    let load = oracle.start(&Load::new(1, usize::MAX / 2, &["orders"]).rate(1_000));
+    let stored = |more: usize| {
+        let saved = destination.stream_length("orders");
+        eventually("more is stored", PATIENCE, || match destination.stream_length("orders") {
+            now if now > saved + more => Ok(()),
+            now => Err(format!("{now} entries")),
+        });
+    };
+    stored(100);
+    destination.ask::<()>(&["SAVE"]);
+    stored(100);
+    destination.kill();
+    // Some seconds of the load.
+    let before = oracle.count().expect("the source counts");
+    eventually("it is away for long", PATIENCE, || match oracle.count() {
+        Some(now) if now > before + 4_000 => Ok(()),
+        now => Err(format!("{now:?}")),
+    });
+    destination.start_again();
+    load.stop();
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
+    assert_eq!(gaps(&destination, "orders"), []);
+    assert_exact(&oracle.sequence(), &captured(&destination, "orders"));
+    daemon.wait_settled("orders", oracle.sequence().len());
+}
+
 #[test]
 fn a_replica_that_is_stopped_holds_the_watermark() {
     let source = Server::start(Version::Redis70);
