@@ -1,4 +1,4 @@
-//! Sentinels that are dead, do not know the master, refuse, or do not agree: each route says so, and with what remedy.
+//! Sentinels that are dead, do not know the master, refuse, or do not agree: each route reports it with the remedy.
 
 use super::*;
 
