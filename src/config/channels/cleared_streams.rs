@@ -6,33 +6,58 @@ use super::pattern_overlap::Glob;
 use crate::config::settings::{Config, Endpoint, Invalidate};
 use crate::text::template::Part;
 
-/// The invalidations that can remove such keys, each with what and which template.
-pub(crate) fn find(config: &Config) -> Vec<(String, String)> {
-    config.invalidate.values().filter_map(|route| Some((route.name.clone(), of(config, route)?))).collect()
+/// What must not be removed.
+struct KeptKeys<'c> {
+    at: &'c Endpoint,
+    /// For an operator.
+    what: String,
+    names: Glob,
+    /// True for tidegate's own keys: those of the cache's prefix are known to the route itself.
+    is_own: bool,
 }
 
-fn of(config: &Config, route: &Invalidate) -> Option<String> {
-    let cache = config.redis.get(&route.destination)?;
-    let here = |at: &Endpoint| loops::same_server(at, cache) && at.database == cache.database;
-    let streams = |server: &str| config.redis.get(server).is_some_and(|at| here(at));
-    let captures = config
-        .capture
+/// The invalidations that can remove such keys, each with what and which template.
+pub(crate) fn find(config: &Config) -> Vec<(String, String)> {
+    if config.invalidate.is_empty() {
+        return Vec::new();
+    }
+    let kept = kept(config);
+    config
+        .invalidate
         .values()
-        .filter(|other| streams(&other.destination))
-        .map(|other| (format!("the stream of capture.{}", other.name), Glob::template(&other.stream)));
-    let broadcasts = config
-        .broadcast
-        .values()
-        .filter(|other| streams(&other.source))
-        .map(|other| (format!("the stream of broadcast.{}", other.name), loops::read_by(other)));
-    let invalidations = config.invalidate.values().filter(|other| streams(&other.source)).map(|other| {
-        (format!("the stream of invalidate.{}", other.name), Glob::name(other.stream.as_bytes()))
+        .filter_map(|route| Some((route.name.clone(), of(config, route, &kept)?)))
+        .collect()
+}
+
+/// All such keys of the configuration.
+fn kept(config: &Config) -> Vec<KeptKeys<'_>> {
+    let captures = config.capture.values().map(|route| {
+        (&route.destination, format!("the stream of capture.{}", route.name), Glob::template(&route.stream))
     });
-    let prefixes =
-        config.redis.values().filter(|at| here(at) && at.key_prefix != cache.key_prefix).map(|at| {
-            let prefix = Glob::name(at.key_prefix.as_bytes()).then(Glob::parse(b"*"));
-            (format!("a key of tidegate's own (\"{}…\")", at.key_prefix), prefix)
-        });
+    let broadcasts = config.broadcast.values().map(|route| {
+        (&route.source, format!("the stream of broadcast.{}", route.name), loops::read_by(route))
+    });
+    let invalidations = config.invalidate.values().map(|route| {
+        let names = Glob::name(route.stream.as_bytes());
+        (&route.source, format!("the stream of invalidate.{}", route.name), names)
+    });
+    let streams = captures.chain(broadcasts).chain(invalidations).filter_map(|(server, what, names)| {
+        Some(KeptKeys { at: config.redis.get(server)?.as_ref(), what, names, is_own: false })
+    });
+    let prefixes = config.redis.values().map(|at| {
+        let names = Glob::name(at.key_prefix.as_bytes()).then(Glob::parse(b"*"));
+        KeptKeys {
+            at,
+            what: format!("a key of tidegate's own (\"{}…\")", at.key_prefix),
+            names,
+            is_own: true,
+        }
+    });
+    streams.chain(prefixes).collect()
+}
+
+fn of(config: &Config, route: &Invalidate, kept: &[KeptKeys<'_>]) -> Option<String> {
+    let cache = config.redis.get(&route.destination)?;
     let entries = Glob::name(route.stream.as_bytes());
     let made: Vec<(String, Glob)> = route
         .keys
@@ -49,8 +74,10 @@ fn of(config: &Config, route: &Invalidate) -> Option<String> {
             std::iter::once((template.to_string(), keys)).chain(lease)
         })
         .collect();
-    captures.chain(broadcasts).chain(invalidations).chain(prefixes).find_map(|(what, names)| {
-        let (template, _) = made.iter().find(|(_, keys)| keys.overlaps(&names))?;
-        Some(format!("\"{template}\" can make {what} on the same server, which would be removed"))
+    kept.iter().find_map(|KeptKeys { at, what, names, is_own }| {
+        let (template, _) = made.iter().find(|(_, keys)| keys.overlaps(names))?;
+        let counts = !is_own || at.key_prefix != cache.key_prefix;
+        (counts && loops::same_keys(at, cache))
+            .then(|| format!("\"{template}\" can make {what} on the same server, which would be removed"))
     })
 }

@@ -6,11 +6,17 @@ use std::sync::Arc;
 use super::loops;
 use super::pattern_overlap::Glob;
 use crate::config::redis_keys;
-use crate::config::settings::{Config, Invalidate};
+use crate::config::settings::{Capture, Config, Invalidate};
 
 /// Says it of every invalidation. Nothing is changed where a route is in use already.
 pub(crate) fn find(config: &mut Config) {
-    let found: Vec<Vec<String>> = config.invalidate.values().map(|route| of(config, route)).collect();
+    if config.invalidate.is_empty() {
+        return;
+    }
+    let written: Vec<(&Capture, Glob)> =
+        config.capture.values().map(|route| (route.as_ref(), Glob::template(&route.stream))).collect();
+    let found: Vec<Vec<String>> =
+        config.invalidate.values().map(|route| of(config, route, &written)).collect();
     for (route, gaps) in config.invalidate.values_mut().zip(found) {
         if let Some(route) = Arc::get_mut(route) {
             route.gaps = gaps;
@@ -18,14 +24,12 @@ pub(crate) fn find(config: &mut Config) {
     }
 }
 
-fn of(config: &Config, route: &Invalidate) -> Vec<String> {
+fn of(config: &Config, route: &Invalidate, written: &[(&Capture, Glob)]) -> Vec<String> {
     let Some(source) = config.redis.get(&route.source) else { return Vec::new() };
     let stream = Glob::name(route.stream.as_bytes());
-    let writers = config.capture.values().filter_map(|capture| {
+    let writers = written.iter().filter(|(_, names)| names.overlaps(&stream)).filter_map(|(capture, _)| {
         let at = config.redis.get(&capture.destination)?;
-        let here = loops::same_server(at, source) && at.database == source.database;
-        let writes = here && Glob::template(&capture.stream).overlaps(&stream);
-        writes.then(|| redis_keys::of_route(&at.key_prefix, &capture.name, "gaps"))
+        loops::same_keys(at, source).then(|| redis_keys::of_route(&at.key_prefix, &capture.name, "gaps"))
     });
     writers.collect()
 }

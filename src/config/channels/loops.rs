@@ -189,6 +189,11 @@ fn channel_between(config: &Config, broadcast: &Broadcast, capture: &Capture) ->
 
 /// The notifications of what a route writes that a capture reads. They are not in a replication stream.
 fn notification_between(config: &Config, from: LoopNode<'_>, to: &Capture) -> Option<String> {
+    let meant = |name: &str| name.starts_with("__key");
+    // Few captures read any, and this is asked of each pair of routes.
+    if !to.channels.iter().chain(&to.patterns).any(|name| meant(name)) {
+        return None;
+    }
     let (name, kinds, stream) = match from {
         LoopNode::Capture(route) => (&route.destination, &redis_keys::OF_CAPTURE[..], Some(&route.stream)),
         LoopNode::Broadcast(route) => (&route.source, &redis_keys::OF_BROADCAST[..], None),
@@ -206,7 +211,6 @@ fn notification_between(config: &Config, from: LoopNode<'_>, to: &Capture) -> Op
     let by_event =
         EVENTS.map(|event| Glob::name(format!("__keyevent@{}__:{event}", writes.database).as_bytes()));
     let mut notified = written.map(|key| by_key.clone().then(key)).chain(by_event);
-    let meant = |name: &str| name.starts_with("__key");
     let (kind, read) = notified.find_map(|channel| reading(to, &channel, meant))?;
     Some(format!("notifications of its keys on {name}, read by the {kind} \"{read}\""))
 }

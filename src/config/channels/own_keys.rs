@@ -25,8 +25,8 @@ pub(crate) fn find(config: &mut Config) {
 fn of(config: &Config, route: &Capture) -> OwnKeys {
     let mut own = OwnKeys::default();
     let Some(source) = config.redis.get(&route.source) else { return own };
-    // Notifications are not in a replication stream.
-    if route.mode.replication().is_some() {
+    // Notifications are not in a replication stream, and few routes can hear any.
+    if route.mode.replication().is_some() || loops::hears(route, &Glob::parse(b"__key*"), false).is_none() {
         return own;
     }
     let same = |endpoint: &Endpoint| loops::same_server(endpoint, source);

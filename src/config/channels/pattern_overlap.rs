@@ -101,6 +101,15 @@ impl Glob {
 
     /// Returns whether some name is in both sets.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        // Most names differ before any star: each route is compared with each other one.
+        let apart = |pair: (&PatternToken, &PatternToken)| match pair {
+            (PatternToken::One(ours), PatternToken::One(theirs)) => Some(!ours.meets(*theirs)),
+            _ => None,
+        };
+        let (ours, theirs) = (self.0.iter(), other.0.iter());
+        if ours.zip(theirs).map_while(apart).any(|apart| apart) {
+            return false;
+        }
         // A class such as `[]` holds no byte, so nothing matches the pattern that it stands in.
         let nothing = |glob: &Self| glob.0.contains(&PatternToken::One(Bytes::NONE));
         if nothing(self) || nothing(other) {
