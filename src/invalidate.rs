@@ -26,6 +26,7 @@ pub mod dead_letters;
 mod engine;
 mod failure;
 mod keys;
+mod lease;
 mod place;
 mod reading;
 pub mod removal;

@@ -15,6 +15,7 @@ mod backoff;
 mod connect;
 mod connection;
 mod control;
+mod deployment;
 mod discovery;
 mod error;
 #[cfg(test)]
@@ -26,18 +27,17 @@ mod socket;
 mod tls;
 
 pub use backoff::Backoff;
-pub(crate) use connect::deployment::show_credentials;
-pub use connect::deployment::{Expiries, expiries};
-pub use connect::{Role, connect, connect_at, connect_to_publish, role_in};
+pub use connect::{Role, role_in};
 pub use connection::Connection;
 pub use control::{ControlConnection, control};
-pub(crate) use discovery::{
-    Confirmation, MasterMoves, MasterWatch, agreed, confirmation, doubt, known_addresses,
-};
-pub use discovery::{Opinion, opinions};
+pub(crate) use deployment::sentinels::Confirmation;
+pub use deployment::sentinels::Opinion;
+pub(crate) use deployment::show_credentials;
+pub use deployment::{Expiries, expiries};
+pub(crate) use discovery::{MasterMoves, MasterWatch, agreed, confirmation, doubt, known_addresses};
+pub use discovery::{connect, connect_at, connect_to_publish, opinions};
 pub(crate) use error::{BLOCKED_RETRY, NO_PERMISSION, UNKNOWN_COMMAND, hinted};
-pub use error::{Class, Error};
+pub use error::{Class, Error, TlsFailure};
 pub(crate) use redacted::redacted;
 pub(crate) use script::script;
 pub use script::{Hash, Script, can_run_scripts, load_script};
-pub use tls::TlsFailure;

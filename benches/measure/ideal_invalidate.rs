@@ -6,10 +6,11 @@
 use std::io::{Read, Write};
 
 use crate::ideal_stream::{IdealStream, Sender, line};
-use crate::invalidate::STREAM;
 use crate::support::Server;
 
 const SCRIPT: &str = include_str!("../../src/invalidate/clear.lua");
+/// The stream, as the route and the ideal client read it.
+pub(crate) const STREAM: &str = "changes";
 /// The cursor that the script moves.
 pub(crate) const CURSOR: &str = "cursor";
 /// Entries in one call, as the daemon's.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
-use crate::ideal_invalidate;
+use crate::ideal_invalidate::{self, STREAM};
 use crate::plan::Plan;
 use crate::sample::{Sample, Spread};
 use crate::support::{Daemon, Server, Setup, Version};
@@ -21,8 +21,7 @@ use crate::throughput::{PAIRS, Row, Runner, cpu, in_turns};
 pub(crate) const IDEAL_INVALIDATE: &str = "ideal client, clear.lua";
 pub(crate) const INVALIDATE: &str = "invalidation";
 
-/// The stream, as the route and the ideal client read it, and where its entries wait.
-pub(crate) const STREAM: &str = "changes";
+/// Where entries wait before the stream is there.
 const WAITING: &str = "waiting";
 /// Keys that each have a value and a lease, and an entry.
 const KEYS: u64 = 200_000;

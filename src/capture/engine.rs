@@ -54,7 +54,6 @@ use crate::spool::{SpoolDone, SpoolRequest};
 use crate::status::Buffered;
 use handover::{Border, Handover};
 
-pub(super) use ending::Carried;
 pub(super) use leadership::LEASE;
 pub(super) use reading::ingest::Flow;
 pub(super) use reading::replication::Linked;

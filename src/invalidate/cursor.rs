@@ -10,12 +10,13 @@
 
 use super::again::Marks;
 use super::keys::CacheKey;
+use super::lease::around;
 use super::place::Place;
 use super::sweep::Clearing;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, script};
 use crate::stream::EntryId;
-use crate::text::template::{Part, Template};
+use crate::text::template::Template;
 
 /// Clears keys and moves a place over them.
 pub(super) const CLEAR: Script = script!("clear.lua");
@@ -304,19 +305,6 @@ impl CursorCalls {
 /// An argument of a script; empty where there is none.
 fn text(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
-}
-
-/// What a lease's template puts before and behind the key.
-pub(super) fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
-    let (mut before, mut behind, mut passed) = (Vec::new(), Vec::new(), false);
-    for part in lease.parts() {
-        match part {
-            Part::Literal(text) if passed => behind.extend_from_slice(text.as_bytes()),
-            Part::Literal(text) => before.extend_from_slice(text.as_bytes()),
-            _ => passed = true,
-        }
-    }
-    (before, behind)
 }
 
 /// Takes in the reply to a SCAN: where it continues, and what it found.

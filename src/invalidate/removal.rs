@@ -14,8 +14,8 @@ pub mod range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cursor::around;
 use super::keys::{MOST_KEYS, unusable};
+use super::lease::around;
 use super::sweep::pattern;
 use crate::config::{Endpoint, Invalidate};
 use crate::server::resp::Value;

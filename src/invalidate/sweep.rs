@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cursor::around;
 use super::keys::{CacheKey, MOST_KEYS};
+use super::lease::around;
 use crate::config::Invalidate;
 use crate::text::glob::literal;
 use crate::text::template::{Part, Template};

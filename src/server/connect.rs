@@ -1,51 +1,15 @@
-//! From an endpoint to an authenticated connection. The one place where a password is read and sent.
+//! From an address of an endpoint to an authenticated connection. The one place where a password is read and sent.
 
-pub(crate) mod credentials;
-pub(crate) mod deployment;
-pub(crate) mod dial;
 pub(super) mod files;
-mod reads;
-
-use std::path::Path;
 
 use super::connection::Connection;
-use super::discovery::{self, sentinel};
+use super::connection::credentials::{Credentials, user_of};
+use super::deployment;
 use super::error::Error;
-use super::redacted;
 use super::resp::{Limits, Value};
 use super::socket::{Socket, TimeLimit};
-use super::tls;
-use crate::config::{Address, Endpoint, PasswordError, Secret, SecretSource, read_password};
-use credentials::{Credentials, user_of};
-use deployment::Known;
-use files::FileKind;
-
-/// Connects to an endpoint: socket, TLS if configured, RESP3, user, client name, database; all of it within the
-/// endpoint's connect timeout. `role` becomes part of the name in CLIENT LIST.
-///
-/// RESP3, because the first byte distinguishes a message from a reply, and a subscribed connection may still run
-/// commands. Every server that tidegate supports speaks it (Redis 6.0).
-///
-/// If several addresses are configured, connects to the master, see `discovery`.
-///
-/// Cancel safe: a dropped future leaves nothing behind.
-///
-/// # Errors
-/// If the server does not answer in time, or refuses. With several addresses: if none is the master (the last one's
-/// error), or if more than one claims to be.
-pub async fn connect(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
-    discovery::connect(endpoint, role).await
-}
-
-/// Connects as [`connect`] does, to publish. A replica accepts PUBLISH as a master does, but the message does not reach
-/// the master's subscribers.
-///
-/// # Errors
-/// As [`connect`]; and if the server is a replica.
-pub async fn connect_to_publish(endpoint: &Endpoint, role: &str) -> Result<Connection, Error> {
-    let connection = connect(endpoint, role).await?;
-    if connection.is_replica { Err(Error::replica()) } else { Ok(connection) }
-}
+use crate::config::{Address, Endpoint, Secret};
+use files::read_secret;
 
 /// A server's role in its deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,14 +24,12 @@ pub enum Role {
 ///
 /// # Errors
 /// If the server does not answer within the endpoint's connect timeout, or refuses.
-pub async fn connect_at(
+pub(super) async fn connect_to(
     endpoint: &Endpoint,
     address: &Address,
     role: &str,
 ) -> Result<(Connection, Role), Error> {
     let limit = TimeLimit::new(endpoint.connect_timeout);
-    // Taken first, so that a move meanwhile ends it.
-    let master = sentinel::ticket(endpoint);
     let (mut connection, hello) = handshake(endpoint, address, role, limit).await?;
     refuse_mode(&hello)?;
     let Some(found) = role_in(&hello) else {
@@ -75,7 +37,6 @@ pub async fn connect_at(
     };
     connection.major_version = major_version_in(&hello);
     connection.is_replica = found == Role::Replica;
-    connection.master = master;
     if endpoint.database != 0 {
         let (database, doing) = (endpoint.database.to_string(), "selecting the database");
         let select: [&[u8]; 2] = [b"SELECT", database.as_bytes()];
@@ -201,44 +162,6 @@ fn major_version_in(hello: &Value) -> Option<u32> {
 fn field<'v>(hello: &'v Value, name: &[u8]) -> Option<&'v Value> {
     let mut pairs = hello.elements()?.chunks_exact(2);
     pairs.find(|pair| pair[0].bytes() == Some(name)).map(|pair| &pair[1])
-}
-
-/// Reads the files that a connection to this endpoint needs, and reports those that cannot be used. Cancel safe.
-///
-/// # Errors
-/// If there is one.
-pub(super) async fn check_files(endpoint: &Endpoint) -> Result<(), Error> {
-    read_secret(endpoint, &deployment::of(endpoint)).await?;
-    if let Some(settings) = &endpoint.tls {
-        tls::current(endpoint, settings).await?;
-    }
-    Ok(())
-}
-
-async fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {
-    match &endpoint.password {
-        SecretSource::None => Ok(None),
-        SecretSource::Inline(secret) => {
-            redacted::remember(secret.reveal());
-            Ok(Some(secret.clone()))
-        }
-        SecretSource::File(path) => {
-            let secret = read_file(endpoint, path, known).await;
-            known.report_files(endpoint, FileKind::Password, secret.as_ref().err());
-            secret.map(Some)
-        }
-    }
-}
-
-/// Reads the file with the password. Cancel safe.
-async fn read_file(endpoint: &Endpoint, path: &Path, known: &Known) -> Result<Secret, Error> {
-    let wanted = path.to_owned();
-    let read = known.read(FileKind::Password, move || read_password(&wanted)).await;
-    let secret = read
-        .unwrap_or_else(|error| Err(PasswordError::Unreadable(error)))
-        .map_err(|error| files::unreadable(endpoint, path, &error))?;
-    redacted::remember(secret.reveal());
-    Ok(secret)
 }
 
 /// The kind of a reply, for an error: never its content.

@@ -1,5 +1,7 @@
 //! An authenticated connection: a bounded reader, and one buffer of commands to be sent.
 
+pub(super) mod credentials;
+
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::credentials::Credentials;
-use super::connect::files::FileWatch;
-use super::discovery::sentinel::MasterTicket;
+use super::deployment::files::FileWatch;
+use super::deployment::sentinels::MasterTicket;
 use super::error::Error;
 use super::resp::{self, Limits, Reader, Value};
 use super::socket::Socket;
+use credentials::Credentials;
 
 /// A buffer that held one large command is given back once it is sent.
 const SHRINK_BYTES: usize = 1024 * 1024;

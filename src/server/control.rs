@@ -11,8 +11,8 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, ServerError};
 use tokio::time::timeout;
 
-use super::connect::connect;
 use super::connection::Connection;
+use super::discovery::connect;
 use super::error::Error;
 use super::resp::{Value, command};
 use crate::config::Endpoint;

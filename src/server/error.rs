@@ -1,5 +1,7 @@
 //! Errors of a server, classed by the caller's next step.
 
+mod tls_failure;
+
 use std::borrow::Cow;
 use std::error::Error as _;
 use std::fmt;
@@ -10,7 +12,8 @@ use std::time::Duration;
 use memchr::memmem;
 
 use super::redacted::redacted;
-use super::tls::TlsFailure;
+
+pub use tls_failure::TlsFailure;
 
 /// The code of an error reply to a command that the server does not know. Redis answers with a plain `ERR` and quotes
 /// the arguments, passwords and payloads among them: such a text is replaced where it enters.

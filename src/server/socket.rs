@@ -1,5 +1,7 @@
 //! The byte stream under a connection: TCP, TLS over it, or a unix socket.
 
+mod dial;
+
 use std::io::{self, Read as _};
 use std::net;
 use std::os::unix::net as unix;
@@ -13,7 +15,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
-use super::connect::dial;
 use super::error::Error;
 use super::tls::{self, TlsPlace};
 use crate::config::{Address, Endpoint};

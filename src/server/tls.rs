@@ -29,22 +29,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use self::names::AnyOfNames;
-use super::connect::deployment::{self, CertificateSide, Known};
-use super::connect::files::FileKind;
-use super::error::Error;
+use super::deployment::files::{FileKind, Material};
+use super::deployment::{self, CertificateSide, Known};
+use super::error::{Error, TlsFailure};
 use crate::config::{Address, Endpoint, Tls, TlsFiles, TlsMaterial, tls_provider};
 
-pub use self::failure::TlsFailure;
 pub(super) use self::failure::TlsPlace;
-
-/// The content of an endpoint's files when they were last good.
-#[derive(Debug, Clone)]
-pub(super) struct Material {
-    /// Digest of the files.
-    digest: [u8; 32],
-    read: TlsMaterial,
-    config: ClientConfig,
-}
 
 /// Encrypts a connection that was made to `address`, whose host is `host`. Cancel safe: a dropped future leaves nothing
 /// behind.
@@ -64,7 +54,7 @@ pub(super) async fn encrypt(
     let Some(asked_for) = asked_for(tls, &names) else {
         let what = format!("TLS: {host:?} is not a valid name for a certificate");
         let hint = format!("set {}", TlsPlace::of(endpoint).option("server_name"));
-        return Err(Error::Tls(TlsFailure::new(what, hint)));
+        return Err(Error::Tls(TlsFailure::new(what, Some(hint))));
     };
     let mut config = material.config;
     let tried: Vec<String> = names.iter().map(|name| name.to_str().into_owned()).collect();
@@ -72,7 +62,7 @@ pub(super) async fn encrypt(
     config.dangerous().set_certificate_verifier(Arc::new(verifier));
     let connected = TlsConnector::from(Arc::new(config)).connect(asked_for, stream).await;
     connected.map_err(|error| match rustls_error(&error) {
-        Some(inner) => Error::Tls(TlsPlace::of(endpoint).failure(inner).with_names(inner, &tried)),
+        Some(inner) => Error::Tls(TlsPlace::of(endpoint).handshake_failure(inner, &tried)),
         None => Error::from(error),
     })
 }
@@ -140,7 +130,7 @@ pub(super) async fn read(endpoint: &Endpoint, tls: &Tls, known: &Arc<Known>) -> 
     let read = known.read(FileKind::Tls, move || read_blocking(&of, &files, &owner)).await;
     read.unwrap_or_else(|error| {
         let hint = format!("check the mounts of the files in {}", endpoint.key("tls"));
-        Err(TlsFailure::new(format!("TLS: the files cannot be read: {error}"), hint))
+        Err(TlsFailure::new(format!("TLS: the files cannot be read: {error}"), Some(hint)))
     })
 }
 

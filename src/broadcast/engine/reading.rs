@@ -4,37 +4,15 @@
 use tokio::time::Instant;
 
 use super::Core;
-use super::work::{BLOCK, Work};
+use super::work::{BLOCK, PendingRead, ReadKind, Work};
 use crate::broadcast::failure::{Replaced, SessionFailure};
 use crate::broadcast::group::follower::GroupEvent;
 use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::unread_loss::StreamReset;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
-use crate::stream::EntryId;
 use crate::stream::counters::{StreamCounters, ask_counters, is_gone};
 use crate::stream::entries::{StreamEntries, entries_of_next_read};
-
-/// A read that is not answered yet.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PendingRead {
-    after: EntryId,
-    /// 0 if the rate allows nothing, and the answer is only a sign of life.
-    entries: usize,
-    /// True if the rate allowed no more.
-    limited: bool,
-    pub(super) sent: Instant,
-    what: ReadKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReadKind {
-    Entries,
-    /// The stream's counters.
-    Count,
-    /// The record of lost entries.
-    Missed,
-}
 
 impl Work {
     /// Asks for the next entries, if the publisher has room for them.

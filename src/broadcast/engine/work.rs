@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::leadership::{Change, Leadership, LeaseReply};
-use super::reading::PendingRead;
 use super::{Core, Effect, Hashes, Next};
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::{Asked, Follower};
@@ -22,6 +21,27 @@ use crate::stream::EntryId;
 /// How long XREAD waits for an entry. The answer is also the sign that the server is alive, so a stopped one is noticed
 /// after this and the response timeout.
 pub(super) const BLOCK: Duration = Duration::from_secs(1);
+
+/// A read that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PendingRead {
+    pub(super) after: EntryId,
+    /// 0 if the rate allows nothing, and the answer is only a sign of life.
+    pub(super) entries: usize,
+    /// True if the rate allowed no more.
+    pub(super) limited: bool,
+    pub(super) sent: Instant,
+    pub(super) what: ReadKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadKind {
+    Entries,
+    /// The stream's counters.
+    Count,
+    /// The record of lost entries.
+    Missed,
+}
 
 /// The state of a session.
 #[derive(Debug)]

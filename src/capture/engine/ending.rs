@@ -9,8 +9,7 @@
 
 use std::time::Instant;
 
-use super::chain::Chain;
-use super::handover::{Border, Left};
+use super::handover::{Border, Carried, Left};
 use super::reading::ReaderOpening;
 use super::spill::Spill;
 use super::{Effect, Engine, Notice};
@@ -33,24 +32,12 @@ pub(in crate::capture) enum Ending {
     HandedOver,
 }
 
-/// The state that a capture leaves to its successor.
-#[derive(Debug)]
-pub(in crate::capture) struct Carried {
-    /// Items that are not stored, and the checkpoint.
-    pub(in crate::capture) chain: Chain,
-    /// Items behind the chain.
-    pub(in crate::capture) spill: Spill,
-    /// True if nothing is missing between the last batch and the border.
-    pub(in crate::capture) contiguous: bool,
-    /// The gap that may be there. Without a gap and not contiguous, this route never had a window.
-    pub(in crate::capture) gap: Option<Gap>,
-    /// True if it was the leader.
-    pub(in crate::capture) leader: bool,
-    /// The numbers of its histories, if it read a replication stream.
-    pub(in crate::capture) histories: Histories,
-}
-
 impl Engine {
+    /// Returns whether no new window may be opened: the route stops, or a successor runs.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending != Ending::Running
+    }
+
     /// Returns whether a stop is still news.
     pub(in crate::capture) fn may_stop(&self) -> bool {
         matches!(self.ending, Ending::Running | Ending::HandingOver(None))

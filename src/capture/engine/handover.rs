@@ -25,10 +25,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Carried;
+use super::chain::Chain;
+use super::spill::Spill;
+use crate::capture::batch::gap::Gap;
 use crate::position::{AnchorId, Position};
 use crate::source::replication::ReplicationOffset;
+use crate::source::replication::epochs::Histories;
 use crate::spool::Spool;
+
+/// The state that a capture leaves to its successor.
+#[derive(Debug)]
+pub(in crate::capture) struct Carried {
+    /// Items that are not stored, and the checkpoint.
+    pub(in crate::capture) chain: Chain,
+    /// Items behind the chain.
+    pub(in crate::capture) spill: Spill,
+    /// True if nothing is missing between the last batch and the border.
+    pub(in crate::capture) contiguous: bool,
+    /// The gap that may be there. Without a gap and not contiguous, this route never had a window.
+    pub(in crate::capture) gap: Option<Gap>,
+    /// True if it was the leader.
+    pub(in crate::capture) leader: bool,
+    /// The numbers of its histories, if it read a replication stream.
+    pub(in crate::capture) histories: Histories,
+}
 
 /// The channel between two routes. Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -1,4 +1,4 @@
-//! A watch over the files that connecting needs: the password, certificates and keys.
+//! Reads the files that connecting needs, the password, certificates and keys, and watches them.
 //!
 //! **Problem.** They are read at every connect, and connections stay open for weeks. A file that is gone would be noticed
 //! only once a connection must be made anew, which is the worst moment.
@@ -11,92 +11,58 @@
 //! only an error of two successive looks counts. A file system that hangs is an error too, see `reads`.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-use super::deployment::Known;
-use super::read_file;
-use crate::config::{Endpoint, PasswordError, Secret, SecretSource};
-use crate::logs::LogCode;
+use crate::config::{Endpoint, PasswordError, Secret, SecretSource, read_password};
 use crate::rt;
+use crate::server::deployment::files::{FileKind, FileWatch, RunningWatch};
+use crate::server::deployment::{self, Known};
 use crate::server::error::Error;
-use crate::server::tls;
+use crate::server::{redacted, tls};
 
 /// Interval of looks; the files are small.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum FileKind {
-    /// The password.
-    Password,
-    /// Certificates and keys.
-    Tls,
+/// Reads the files that a connection to this endpoint needs, and reports those that cannot be used. Cancel safe.
+///
+/// # Errors
+/// If there is one.
+pub(in crate::server) async fn check_files(endpoint: &Endpoint) -> Result<(), Error> {
+    read_secret(endpoint, &deployment::of(endpoint)).await?;
+    if let Some(settings) = &endpoint.tls {
+        tls::current(endpoint, settings).await?;
+    }
+    Ok(())
 }
 
-impl FileKind {
-    pub(in crate::server) const ALL: [Self; 2] = [Self::Password, Self::Tls];
-
-    /// Says that the files cannot be used, and what happens now. `previous` is true if files of TLS were good before.
-    pub(super) fn tell_invalid(self, server: &str, error: &Error, previous: bool) {
-        let hint = error.hint().unwrap_or_default();
-        match self {
-            Self::Password => tracing::warn!(
-                event = LogCode::PasswordFileInvalid.as_str(),
-                server,
-                "{error}; open connections stay authenticated, and no new one can be made (restore the file)"
-            ),
-            Self::Tls => {
-                let now = if previous {
-                    "the previous files stay in use"
-                } else {
-                    "no connection can be made until they can be used"
-                };
-                tracing::warn!(event = LogCode::TlsFilesInvalid.as_str(), server, "{error}; {now} ({hint})");
-            }
+pub(super) async fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {
+    match &endpoint.password {
+        SecretSource::None => Ok(None),
+        SecretSource::Inline(secret) => {
+            redacted::remember(secret.reveal());
+            Ok(Some(secret.clone()))
         }
-    }
-
-    /// Says that they can be used again.
-    pub(super) fn tell_valid(self, server: &str) {
-        match self {
-            Self::Password => tracing::info!(
-                event = LogCode::PasswordFileValid.as_str(),
-                server,
-                "the password file can be used again"
-            ),
-            Self::Tls => tracing::info!(
-                event = LogCode::TlsFilesValid.as_str(),
-                server,
-                "the files of TLS can be used again"
-            ),
+        SecretSource::File(path) => {
+            let secret = read_file(endpoint, path, known).await;
+            known.report_files(endpoint, FileKind::Password, secret.as_ref().err());
+            secret.map(Some)
         }
     }
 }
 
-/// A watch over an endpoint's files, which ends with its last holder.
-#[derive(Debug)]
-pub(crate) struct FileWatch {
-    /// The password as it was last read.
-    password: Arc<Mutex<Option<Secret>>>,
-    _stop: DropGuard,
-}
-
-impl FileWatch {
-    /// The password as it was last read; `None` before the first look.
-    pub(super) fn password(&self) -> Option<Secret> {
-        self.password.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// The watch of an endpoint that runs.
-#[derive(Debug)]
-pub(super) struct RunningWatch {
-    endpoint: Endpoint,
-    watch: Weak<FileWatch>,
+/// Reads the file with the password. Cancel safe.
+async fn read_file(endpoint: &Endpoint, path: &Path, known: &Known) -> Result<Secret, Error> {
+    let wanted = path.to_owned();
+    let read = known.read(FileKind::Password, move || read_password(&wanted)).await;
+    let secret = read
+        .unwrap_or_else(|error| Err(PasswordError::Unreadable(error)))
+        .map_err(|error| unreadable(endpoint, path, &error))?;
+    redacted::remember(secret.reveal());
+    Ok(secret)
 }
 
 /// Keeps the endpoint's files watched while the result is held; `None` if there are none. Connections of one endpoint
@@ -119,7 +85,7 @@ pub(super) fn watch(endpoint: &Endpoint, known: &Arc<Known>) -> Option<Arc<FileW
             () = look_again_and_again(&watched, &known, &found) => {}
         }
     });
-    let watch = Arc::new(FileWatch { password, _stop: token.drop_guard() });
+    let watch = Arc::new(FileWatch::new(password, token.drop_guard()));
     *running = Some(RunningWatch { endpoint: endpoint.clone(), watch: Arc::downgrade(&watch) });
     Some(watch)
 }
@@ -158,7 +124,7 @@ async fn look(
 }
 
 /// The error of a password's file, with the option that names it.
-pub(super) fn unreadable(endpoint: &Endpoint, path: &Path, error: &PasswordError) -> Error {
+fn unreadable(endpoint: &Endpoint, path: &Path, error: &PasswordError) -> Error {
     Error::Secret {
         key: endpoint.key("password_file"),
         path: path.display().to_string(),

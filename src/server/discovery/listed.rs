@@ -18,8 +18,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Address, Endpoint};
-use crate::server::connect::{Role, connect_at, deployment, role_in};
+use crate::server::connect::{Role, connect_to, role_in};
 use crate::server::connection::Connection;
+use crate::server::deployment;
 use crate::server::error::{Class, Error};
 
 /// Time for the other addresses to answer once one claims to be the master: enough for a working server, and short for
@@ -83,7 +84,7 @@ async fn claim(
     address: &Address,
     role: &str,
 ) -> Result<Option<(MasterClaim, Connection)>, Error> {
-    let (mut connection, Role::Master) = connect_at(endpoint, address, role).await? else { return Ok(None) };
+    let (mut connection, Role::Master) = connect_to(endpoint, address, role).await? else { return Ok(None) };
     let run_id = told(&mut connection, endpoint, "server", "run_id:").await?;
     let replicas = told(&mut connection, endpoint, "replication", "connected_slaves:").await?;
     let replicas = replicas.and_then(|count| count.parse().ok());

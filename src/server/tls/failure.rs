@@ -7,43 +7,10 @@ use rustls::{AlertDescription, CertificateError, Error, OtherError};
 use super::names::ShortKey;
 use crate::config::{Endpoint, TlsFileError};
 use crate::rt;
+use crate::server::error::TlsFailure;
 
 /// Most names of a certificate that an error lists.
 const MAX_SHOWN_NAMES: usize = 8;
-
-/// An error of TLS. It never contains a key.
-#[derive(Debug)]
-pub struct TlsFailure {
-    what: String,
-    hint: Option<String>,
-}
-
-impl TlsFailure {
-    pub(super) fn new(what: String, hint: String) -> Self {
-        Self { what, hint: Some(hint) }
-    }
-
-    /// Adds the tried names, if the error is about names.
-    pub(super) fn with_names(mut self, error: &Error, names: &[String]) -> Self {
-        if let Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. }) = error {
-            self.what = format!("{}, but tidegate expects one of {}", self.what, names.join(", "));
-        }
-        self
-    }
-
-    /// Advice to the operator.
-    pub(crate) fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-}
-
-impl fmt::Display for TlsFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
-impl std::error::Error for TlsFailure {}
 
 /// Where the configuration has what an error is about: its keys, and the files that they name.
 #[derive(Debug, Clone)]
@@ -83,7 +50,7 @@ impl TlsPlace {
 
     /// An error of one of the files.
     pub(super) fn file_failure(&self, TlsFileError { option, what, hint }: TlsFileError) -> TlsFailure {
-        TlsFailure::new(format!("TLS: {}: {what}", self.option(option)), hint.to_owned())
+        TlsFailure::new(format!("TLS: {}: {what}", self.option(option)), Some(hint.to_owned()))
     }
 
     /// An error of a handshake, or of an open connection.
@@ -96,7 +63,17 @@ impl TlsPlace {
             ),
             other => (other.to_string(), self.hint(other)),
         };
-        TlsFailure { what: format!("TLS: {what}"), hint }
+        TlsFailure::new(format!("TLS: {what}"), hint)
+    }
+
+    /// An error of a handshake in which these names were tried, which an error about names lists.
+    pub(super) fn handshake_failure(&self, error: &Error, tried: &[String]) -> TlsFailure {
+        let failure = self.failure(error);
+        let Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. }) = error else {
+            return failure;
+        };
+        let what = format!("{failure}, but tidegate expects one of {}", tried.join(", "));
+        TlsFailure::new(what, failure.hint().map(str::to_owned))
     }
 
     fn hint(&self, error: &Error) -> Option<String> {

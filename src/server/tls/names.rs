@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 
 use crate::config::{Address, SHORTEST_RSA_BITS, TlsMaterial, der};
-use crate::server::connect::deployment::{CertificateSide, Known};
+use crate::server::deployment::{CertificateSide, Known};
 
 /// Accepts a valid chain if the certificate names the connected host or any name in the endpoint's configuration, which
 /// the operator trusts. So servers may share one certificate or have one each, and addresses announced by another

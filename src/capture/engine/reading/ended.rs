@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::ingest::Flow;
 use super::{LAST_CHANCE, Lost, ReaderOpening, SILENCE};
 use crate::capture::batch::gap::Gap;
-use crate::capture::engine::ending::Ending;
 use crate::capture::engine::{Effect, Engine, Notice, Side};
 use crate::event::GapCause;
 use crate::logs::LogCode;
@@ -68,7 +67,7 @@ impl Engine {
         if let Some(error) = &self.reading.heartbeat.error {
             why = format!("no heartbeat came back, and none can be sent: {error}");
         }
-        if self.is_replication() || self.ending != Ending::Running {
+        if self.is_replication() || self.is_ending() {
             return self.lose_window(GapCause::SourceSilent, &why, now);
         }
         let Some(open) = &mut self.reading.open else { return };
@@ -133,7 +132,7 @@ impl Engine {
         }
         self.effect(Effect::Close);
         match cause {
-            _ if self.ending != Ending::Running => {
+            _ if self.is_ending() => {
                 self.drop_opening();
                 self.reading.opening = ReaderOpening::Closed;
             }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::{Open, ReaderOpening};
 use crate::capture::append::state::StoredState;
 use crate::capture::batch::gap::{Gap, Joint};
-use crate::capture::engine::ending::Ending;
 use crate::capture::engine::handover::{Border, Left};
 use crate::capture::engine::writing::Ask;
 use crate::capture::engine::{Effect, Engine, Notice, Side};
@@ -404,9 +403,10 @@ impl Engine {
         self.reading.open = None;
         self.flush_builder();
         self.reading.error = Some(why.to_owned());
-        self.reading.opening = match self.ending {
-            Ending::Running => ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait()),
-            _ => ReaderOpening::Closed,
+        self.reading.opening = if self.is_ending() {
+            ReaderOpening::Closed
+        } else {
+            ReaderOpening::Waiting(now.at + self.reading.backoff.next_wait())
         };
         self.reading.away.get_or_insert_with(|| Gap::begins(cause, why, began));
         let text = format!(

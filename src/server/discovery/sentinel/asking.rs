@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::{Address, Endpoint, Sentinels};
 use crate::server::connect::connect_to_sentinel;
 use crate::server::connection::Connection;
+use crate::server::deployment::sentinels::Opinion;
 use crate::server::error::{Class, Error};
 use crate::server::redacted::redacted;
 use crate::server::resp::Value;
@@ -24,20 +25,6 @@ const ANSWER: Duration = Duration::from_secs(1);
 const ASKING: &str = "asking a sentinel";
 /// Time for the others once more than half of the sentinels have answered.
 const OTHERS: Duration = Duration::from_millis(200);
-
-/// A sentinel's answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opinion {
-    /// It names a master.
-    Master {
-        /// The configuration epoch: each failover has a higher one.
-        epoch: u64,
-        /// The master's address.
-        address: Address,
-    },
-    /// It does not watch a master of this name, but those.
-    Unknown(Vec<String>),
-}
 
 /// The answer of each sentinel, in the order of the configuration.
 pub async fn opinions(endpoint: &Endpoint) -> Vec<(Address, Result<Opinion, Error>)> {

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::asking::{Opinion, ask, ask_all, ask_anew};
+use super::asking::{ask, ask_all, ask_anew};
 use crate::config::{Address, Endpoint, Sentinels};
 use crate::logs::LogCode;
-use crate::server::connect::deployment;
 use crate::server::connection::Connection;
+use crate::server::deployment::sentinels::{Opinion, Seen};
 use crate::server::error::Error;
 
 /// Interval of questions.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Asks one sentinel after the other, for ever.
-pub(super) async fn run(endpoint: &Endpoint, known: &deployment::Known) {
+pub(super) async fn run(endpoint: &Endpoint, seen: &Seen) {
     let Some(sentinels) = endpoint.sentinels() else { return };
     let mut watched: Vec<(&Address, Option<Connection>, bool)> =
         sentinels.endpoint.addresses().iter().map(|address| (address, None, true)).collect();
@@ -37,23 +37,23 @@ pub(super) async fn run(endpoint: &Endpoint, known: &deployment::Known) {
             Ok((opinion, open)) => {
                 *connection = Some(open);
                 report(sentinels, address, std::mem::replace(answered, true), None);
-                objection(endpoint, sentinels, known, opinion, asked).await
+                objection(endpoint, sentinels, seen, opinion, asked).await
             }
             Err(error) => {
                 report(sentinels, address, std::mem::replace(answered, false), Some(&error));
                 Some(error)
             }
         };
-        known.sentinel.object(address, error.as_ref());
-        report_doubt(endpoint, known);
+        seen.object(address, error.as_ref());
+        report_doubt(endpoint, seen);
     }
 }
 
 /// Says once that no sentinel confirms the master, and once that one does again.
-fn report_doubt(endpoint: &Endpoint, known: &deployment::Known) {
-    let doubt = known.sentinel.confirmation().and_then(|confirmation| confirmation.doubt);
+fn report_doubt(endpoint: &Endpoint, seen: &Seen) {
+    let doubt = seen.confirmation().and_then(|confirmation| confirmation.doubt);
     let server = &endpoint.name;
-    match (known.sentinel.doubted(doubt.is_some()), doubt) {
+    match (seen.doubted(doubt.is_some()), doubt) {
         (false, Some(doubt)) => tracing::warn!(
             event = LogCode::MasterUnconfirmed.as_str(),
             server,
@@ -70,18 +70,18 @@ fn report_doubt(endpoint: &Endpoint, known: &deployment::Known) {
 async fn objection(
     endpoint: &Endpoint,
     sentinels: &Sentinels,
-    known: &deployment::Known,
+    seen: &Seen,
     opinion: Opinion,
     asked: std::time::Instant,
 ) -> Option<Error> {
     if let Opinion::Master { epoch, address } = opinion
-        && known.sentinel.confirm(epoch, &address, asked)
+        && seen.confirm(epoch, &address, asked)
     {
         return None;
     }
     // One alone may be outdated. All answers decide, and if they are not believed, connections stay.
     let said = ask_all(endpoint, sentinels).await;
-    known.sentinel.believe(sentinels, &said, asked).err()
+    seen.believe(sentinels, &said, asked).err()
 }
 
 /// Says once that a sentinel is away, and once that it is back.

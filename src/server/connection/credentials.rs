@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::deployment::Known;
-use super::files::FileWatch;
 use crate::config::{Endpoint, Reauthenticate, Secret, SecretSource};
 use crate::logs::LogCode;
+use crate::server::deployment::Known;
+use crate::server::deployment::files::FileWatch;
 
 /// Interval of comparisons.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);

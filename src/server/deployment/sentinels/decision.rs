@@ -2,9 +2,22 @@
 
 use std::borrow::Cow;
 
-use super::asking::Opinion;
 use crate::config::{Address, Sentinels};
 use crate::server::error::{Class, Error};
+
+/// A sentinel's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opinion {
+    /// It names a master.
+    Master {
+        /// The configuration epoch: each failover has a higher one.
+        epoch: u64,
+        /// The master's address.
+        address: Address,
+    },
+    /// It does not watch a master of this name, but those.
+    Unknown(Vec<String>),
+}
 
 /// A master that was believed in.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,17 +4,20 @@
 //! belongs to the process, by the endpoint's name, and not to a route or a configuration. It is bounded by the number
 //! of names, and an endpoint that gets other addresses begins anew.
 
+pub(super) mod files;
+mod reads;
+pub(super) mod sentinels;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::files::{FileKind, RunningWatch};
-use super::reads::Reads;
 use crate::config::{Address, Endpoint, Servers};
 use crate::metrics::{CredentialGauges, CredentialMetrics, float};
-use crate::server::discovery::sentinel;
 use crate::server::error::Error;
-use crate::server::tls::Material;
+use files::{FileKind, Material, RunningWatch};
+use reads::Reads;
+use sentinels::Seen;
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub(crate) struct Known {
     /// The `run_id` of the server that was last used as its master.
     master: Mutex<Option<String>>,
     /// The sentinels' answers about the master.
-    pub(in crate::server) sentinel: sentinel::Seen,
+    pub(in crate::server) sentinels: Arc<Seen>,
     /// The files of TLS as they were last good.
     material: Mutex<Option<Material>>,
     /// The present error of the files of each kind, as it was logged.
@@ -107,7 +110,7 @@ impl Known {
         self.reads.run(kind, work).await
     }
 
-    pub(super) fn watch(&self) -> MutexGuard<'_, Option<RunningWatch>> {
+    pub(in crate::server) fn watch(&self) -> MutexGuard<'_, Option<RunningWatch>> {
         lock(&self.watch)
     }
 
