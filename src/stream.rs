@@ -1,6 +1,7 @@
 //! Reading a stream, as broadcasts and invalidations do: ids, replies as entries, a past range, and the counts that tell what
 //! was lost or replaced.
 
+pub(crate) mod attempts;
 pub(crate) mod counters;
 pub(crate) mod entries;
 mod entry_id;

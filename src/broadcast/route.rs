@@ -6,16 +6,15 @@ mod session;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::BroadcastParts;
 use super::engine::{Effect, Engine};
 use super::group::ack_notifier::AckNotifier;
 use crate::position::AnchorId;
-use crate::rt::living;
-use crate::server::MasterMoves;
 use crate::status::RouteState;
+use crate::stream::attempts::{Attempts, Waited};
 use session::Session;
 
 /// State that outlives a session.
@@ -42,30 +41,23 @@ impl BroadcastRoute {
                 let source = self.parts.source.clone();
                 AckNotifier::start(source, settings.name.clone(), settings.stream(), &acknowledged.group)
             });
-        let slot = self.parts.slot.clone();
-        let [mut source, mut destination] =
-            [&self.parts.source, &self.parts.destination].map(|endpoint| MasterMoves::of(endpoint.clone()));
+        let (source, destination) = (self.parts.source.clone(), self.parts.destination.clone());
+        let mut attempts = Attempts::new(self.parts.slot.clone(), stop.clone(), source, destination);
         loop {
-            let outcome = tokio::select! {
-                () = stop.cancelled() => Ok(None),
-                outcome = living(&slot, Session::open(&mut self)) => outcome.map(Some),
-            };
-            slot.tried();
-            let failure = match outcome {
-                Ok(None) => break,
-                Ok(Some(session)) => match session.run(stop, drain).await {
+            let failure = match attempts.open(Session::open(&mut self)).await {
+                None => break,
+                Some(Ok(session)) => match session.run(stop, drain).await {
                     Ok(()) => break,
                     Err(failure) => failure,
                 },
-                Err(failure) => failure,
+                Some(Err(failure)) => failure,
             };
             let wait = self.engine.fail(&failure, Instant::now());
             self.tell(0);
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = living(&slot, sleep(wait)) => {}
-                () = source.next() => self.engine.on_master_moved(),
-                () = destination.next() => self.engine.on_master_moved(),
+            match attempts.wait(wait).await {
+                Waited::Whole => {}
+                Waited::MasterMoved => self.engine.on_master_moved(),
+                Waited::Stopped => break,
             }
         }
         self.state(RouteState::Stopped, None);
