@@ -216,10 +216,10 @@ fn unreachable(listen: &Listen, error: &ClientError) -> Refusal {
 /// Tells what the daemon has answered: the text of its error, or the whole body, whose lines it ends itself.
 fn tell_body(body: &str) {
     #[derive(Deserialize)]
-    struct Problem {
+    struct DaemonProblem {
         error: String,
     }
-    match serde_json::from_str::<Problem>(body) {
+    match serde_json::from_str::<DaemonProblem>(body) {
         Ok(problem) => tell!("{}", problem.error),
         Err(_) => body.trim_end().lines().for_each(|line| tell!("{line}")),
     }

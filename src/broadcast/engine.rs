@@ -28,7 +28,7 @@ use super::failure::{Replaced, SessionFailure};
 use super::group::follower::{Follower, GroupEvent};
 use super::message::MessageMaker;
 use super::publish::call::{self, BroadcastKeys, Tally};
-use super::publish::open::{self, Failing, OPEN, Opened, Place};
+use super::publish::open::{self, CursorPlace, Failing, OPEN, Opened};
 use super::publish::publisher::{REFUSED_IN_A_ROW, Settled};
 use super::unread_loss::UnreadWatch;
 use crate::config::{Broadcast, Endpoint, Start, Streams, redis_keys};
@@ -475,25 +475,27 @@ impl Core {
         let of_stream = call::keys_of_place(&self.prefix, name, Some(&self.keys.stream));
         let [key, stream_key] = [&of_route[0], &of_stream[0]];
         let reason = match opened.place {
-            Place::Route => {
+            CursorPlace::Route => {
                 [self.keys.cursor, self.keys.lease] = of_route;
                 return Ok(());
             }
-            Place::Stream => {
+            CursorPlace::Stream => {
                 [self.keys.cursor, self.keys.lease] = of_stream;
                 return Ok(());
             }
-            Place::Unnamed => format!(
+            CursorPlace::Unnamed => format!(
                 "the cursor {key} does not say of which stream it is: a release before `streams` wrote it. Run this release \
                  with stream = in [broadcast.{name}] once, which notes it; or delete {key}, and streams begin where start says"
             ),
-            Place::Unreadable => format!(
+            CursorPlace::Unreadable => format!(
                 "the route had many streams before, and the cursor {stream_key} of the stream '{}' cannot be used: {}. Grant \
                  what `tidegate acl` prints for streams = in [broadcast.{name}] until this is over; or delete {key}, and the \
                  route begins where start says",
                 self.keys.stream, opened.refused
             ),
-            Place::Newer => call::newer_cursor(if opened.refused.is_empty() { key } else { stream_key }),
+            CursorPlace::Newer => {
+                call::newer_cursor(if opened.refused.is_empty() { key } else { stream_key })
+            }
         };
         Err(SessionFailure::CursorRefused { reason })
     }

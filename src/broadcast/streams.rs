@@ -44,7 +44,7 @@ use crate::server::{
 use crate::status::{
     BroadcastCounts, RouteKind, RouteState, RouteStatus, SideStatus, Slot, StreamStatus, StreamsStatus,
 };
-use finder::{Finder, Found, FoundStream};
+use finder::{Finder, FinderLook, FoundStream};
 
 /// Interval of searches: a new stream's first entry waits about so long.
 const LOOK: Duration = Duration::from_secs(1);
@@ -160,7 +160,7 @@ impl StreamsRoute {
     }
 
     /// Starts routes of new streams and stops those of deleted ones. Returns the time until the next look.
-    fn on_looked(&mut self, outcome: Result<Found, Error>, backoff: &mut Backoff) -> Duration {
+    fn on_looked(&mut self, outcome: Result<FinderLook, Error>, backoff: &mut Backoff) -> Duration {
         let found = match outcome {
             Ok(found) => found,
             Err(error) => return self.on_trouble(&error, backoff),
@@ -410,7 +410,7 @@ impl Look {
         mut self,
         pause: Duration,
         forget: BTreeSet<String>,
-    ) -> (Self, Result<Found, Error>, Option<Result<(), Error>>) {
+    ) -> (Self, Result<FinderLook, Error>, Option<Result<(), Error>>) {
         self.moves.wait(pause, &mut self.backoff).await;
         let (finder, outcome) = self.finder.look(forget).await;
         let idle = outcome.as_ref().is_ok_and(|found| found.streams.is_empty());

@@ -31,13 +31,13 @@ pub enum RequeueOutcome {
 }
 
 /// Names and values, in order.
-pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+pub type LetterFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// An entry as it is to be appended.
 #[derive(Debug, Default)]
 pub(super) struct RequeuedEntry {
     pub(super) stream: Vec<u8>,
-    pub(super) fields: Fields,
+    pub(super) fields: LetterFields,
 }
 
 impl FieldSink for RequeuedEntry {
@@ -63,7 +63,7 @@ pub async fn requeue(
     route: &Capture,
     id: &str,
     added_unix_ms: u64,
-    letter: &Fields,
+    letter: &LetterFields,
 ) -> Result<RequeueOutcome, Error> {
     let entry = match entry(route, added_unix_ms, letter) {
         Ok(entry) => entry,
@@ -92,7 +92,7 @@ pub async fn requeue(
 }
 
 /// The entry that a letter makes now.
-fn entry(route: &Capture, added_unix_ms: u64, letter: &Fields) -> Result<RequeuedEntry, String> {
+fn entry(route: &Capture, added_unix_ms: u64, letter: &LetterFields) -> Result<RequeuedEntry, String> {
     let value = |name: &str| {
         // An entry's own fields come last, so tidegate's is the first of a name.
         letter.iter().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value.as_slice())

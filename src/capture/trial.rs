@@ -1,6 +1,6 @@
 //! What a capture makes of one message, without a server.
 
-use super::dead_letters::{Fields, RequeuedEntry};
+use super::dead_letters::{LetterFields, RequeuedEntry};
 use super::left_out::{Received, left_out};
 use super::mapping::{Context, Mapping, Message};
 use crate::config::Capture;
@@ -19,7 +19,7 @@ pub(crate) enum CaptureTrial {
         /// The stream's name.
         stream: Vec<u8>,
         /// Names and values, in order.
-        fields: Fields,
+        fields: LetterFields,
     },
     /// It becomes a dead letter: reason and detail.
     DeadLetter(&'static str, String),

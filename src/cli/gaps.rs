@@ -183,7 +183,7 @@ fn add_row(table: &mut Table, gap: &GapRecord<'_>, verbose: bool) {
 }
 
 /// A record's id and fields.
-type Record = (String, HashMap<String, Vec<u8>>);
+type FoundRecord = (String, HashMap<String, Vec<u8>>);
 
 /// The records of one route, oldest first.
 struct Records<'a> {
@@ -202,14 +202,14 @@ impl<'a> Records<'a> {
     }
 
     /// Empty after the last.
-    async fn next_page(&mut self) -> Result<Vec<Record>, Error> {
+    async fn next_page(&mut self) -> Result<Vec<FoundRecord>, Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(server::control(self.endpoint, "gaps").await?),
         };
         let mut command = redis::cmd("XRANGE");
         command.arg(&self.key).arg(&self.start).arg("+").arg("COUNT").arg(PAGE);
-        let page: Vec<Record> = command.query_async(connection).await?;
+        let page: Vec<FoundRecord> = command.query_async(connection).await?;
         if let Some((id, _)) = page.last() {
             self.start = format!("({id}");
         }

@@ -157,7 +157,7 @@ impl ByHand<'_> {
         tell!("entries {from} ({}) to {to} ({})", moment(from), moment(to));
         let mut cache = if self.arguments.dry_run { None } else { Some(self.open().await?) };
         let stop = interruptible()?;
-        let mut shown = Shown(RangeProgress::new(from, to));
+        let mut shown = ShownRange(RangeProgress::new(from, to));
         let entries = EntryRange { settings: self.settings, source: self.source, from, to };
         let done = entries.apply(cache.as_mut(), &stop, &mut shown).await;
         shown.0.done("the route's keys");
@@ -274,9 +274,9 @@ fn refused((endpoint, error): EndpointError) -> Refusal {
 }
 
 /// How far a range is.
-struct Shown(RangeProgress);
+struct ShownRange(RangeProgress);
 
-impl ApplyObserver for Shown {
+impl ApplyObserver for ShownRange {
     fn progress(&mut self, applied: &Applied) {
         let Applied { position, entries, removed, .. } = applied;
         let Some(position) = position else { return };

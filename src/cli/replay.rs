@@ -35,7 +35,7 @@ use super::Refusal;
 use super::output::range_progress::moment;
 use bound::Bound;
 use range::ask;
-use show::Shown;
+use show::ShownReplay;
 
 /// What a raw capture calls the payload.
 const PAYLOAD_FIELD: &str = "payload";
@@ -189,7 +189,7 @@ async fn run(config: &Config, arguments: &ReplayArguments, stop: &CancellationTo
         max_message_bytes: MAX_MESSAGE_BYTES,
     };
     if arguments.dry_run {
-        let mut shown = Shown::new(range, 0);
+        let mut shown = ShownReplay::new(range, 0);
         let survey = replay::survey(&piece, &place.source, range, stop, &mut shown).await?;
         shown.done();
         output::print(|out| out.lines(&surveyed(&survey, arguments, &live)))?;
@@ -238,7 +238,7 @@ async fn play(
             "stream and channel are on two servers: if the replay is interrupted, a few messages may be published twice"
         );
     }
-    let mut shown = Shown::new(begun.range, begun.progress.published);
+    let mut shown = ShownReplay::new(begun.range, begun.progress.published);
     let ended = replay.run(stop, &mut shown).await;
     shown.done();
     match ended {

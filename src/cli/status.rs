@@ -183,7 +183,7 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
     let has_caches = reading.report.routes.iter().any(|route| route.invalidate.is_some());
     let mut table = Table::new(columns, if has_caches { "REASON, CACHE" } else { "REASON" });
     for route in &reading.report.routes {
-        let counts = Counts::of(route);
+        let counts = RouteCounts::of(route);
         let kind = match route.kind {
             RouteKind::Capture => "capture",
             RouteKind::Broadcast => "broadcast",
@@ -228,7 +228,7 @@ fn shown(reading: &StatusSample, before: Option<&StatusSample>) -> PrintableLine
 
 /// What a route has done, and what it holds.
 #[derive(Debug, Default)]
-struct Counts {
+struct RouteCounts {
     done: u64,
     buffered: u64,
     /// Of a capture only.
@@ -236,7 +236,7 @@ struct Counts {
     rejected: u64,
 }
 
-impl Counts {
+impl RouteCounts {
     fn of(route: &RouteStatus) -> Self {
         if let Some(InvalidateStatus { cleared, rejected, .. }) = &route.invalidate {
             return Self { done: *cleared, rejected: *rejected, ..Self::default() };
@@ -284,7 +284,7 @@ fn cache_line(shown: &InvalidateStatus, cache: Option<&CacheStatus>) -> String {
 /// What was done in a second; none if the route was not there before, or counts anew.
 fn rate(route: &RouteStatus, now: &StatusSample, before: &StatusSample) -> Option<String> {
     let known = before.report.routes.iter().find(|known| known.route == route.route)?;
-    let done = Counts::of(route).done.checked_sub(Counts::of(known).done)?;
+    let done = RouteCounts::of(route).done.checked_sub(RouteCounts::of(known).done)?;
     let seconds = now.at.saturating_duration_since(before.at).as_secs_f64();
     (seconds > 0.0).then(|| format!("{:.0}", metrics::float(done) / seconds))
 }

@@ -108,8 +108,8 @@ pub(super) fn tap(path: &Path, arguments: &TapArguments) -> u8 {
         tokio::select! {
             ended = tap.run(&mut out) => match ended {
                 Ok(()) => Ok(super::OK),
-                Err(Ended::Server(error)) => Err(refused(error)),
-                Err(Ended::Writing(error)) => Err(error.into()),
+                Err(TapEnd::Server(error)) => Err(refused(error)),
+                Err(TapEnd::Writing(error)) => Err(error.into()),
             },
             () = stop.cancelled() => Ok(super::OK),
         }
@@ -117,27 +117,27 @@ pub(super) fn tap(path: &Path, arguments: &TapArguments) -> u8 {
 }
 
 /// Why it cannot continue.
-enum Ended {
+enum TapEnd {
     Server(server::Error),
     Writing(io::Error),
 }
 
-impl From<redis::RedisError> for Ended {
+impl From<redis::RedisError> for TapEnd {
     fn from(error: redis::RedisError) -> Self {
         Self::Server(error.into())
     }
 }
 
-impl From<io::Error> for Ended {
+impl From<io::Error> for TapEnd {
     fn from(error: io::Error) -> Self {
         Self::Writing(error)
     }
 }
 
 /// Names and values of an entry in turn.
-type Values = Vec<Vec<u8>>;
+type EntryParts = Vec<Vec<u8>>;
 /// XREAD's answer: streams, each with its entries.
-type Came = Option<Vec<(Vec<u8>, Vec<(String, Values)>)>>;
+type Came = Option<Vec<(Vec<u8>, Vec<(String, EntryParts)>)>>;
 
 struct TappedRoute<'a> {
     place: &'a TappedStream,
@@ -203,14 +203,14 @@ impl<'a> TappedRoute<'a> {
         for (stream, last) in &mut self.streams {
             let mut newest = redis::cmd("XREVRANGE");
             newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
-            let newest: Vec<(String, Values)> = newest.query_async(&mut self.connection).await?;
+            let newest: Vec<(String, EntryParts)> = newest.query_async(&mut self.connection).await?;
             *last = newest.into_iter().next().map_or_else(|| "0-0".to_owned(), |(id, _)| id);
         }
         Ok(())
     }
 
     /// Shows entries until it has shown enough. Cancel safe: what is lost is only what would be shown.
-    async fn run(&mut self, out: &mut Printer<impl Write>) -> Result<(), Ended> {
+    async fn run(&mut self, out: &mut Printer<impl Write>) -> Result<(), TapEnd> {
         loop {
             let second = Instant::now() + Duration::from_secs(1);
             let mut left = self.arguments.rate;
@@ -218,7 +218,7 @@ impl<'a> TappedRoute<'a> {
             while left > 0 && Instant::now() < second {
                 if self.place.stream.is_none() && self.looked.elapsed() > LOOK_AGAIN {
                     self.looked = Instant::now();
-                    for stream in self.names().await.map_err(Ended::Server)? {
+                    for stream in self.names().await.map_err(TapEnd::Server)? {
                         // All that is in a stream which is new has come meanwhile.
                         if self.streams.len() < MAX_STREAMS {
                             self.streams.entry(stream).or_insert_with(|| "0-0".to_owned());
@@ -251,7 +251,7 @@ impl<'a> TappedRoute<'a> {
             if left == 0 {
                 sleep_until(second).await;
                 if behind {
-                    self.skip_to_newest().await.map_err(Ended::Server)?;
+                    self.skip_to_newest().await.map_err(TapEnd::Server)?;
                     tell!(
                         "… more than {} entries per second (--rate): some are skipped",
                         self.arguments.rate
@@ -261,7 +261,7 @@ impl<'a> TappedRoute<'a> {
         }
     }
 
-    async fn read(&mut self) -> Result<Came, Ended> {
+    async fn read(&mut self) -> Result<Came, TapEnd> {
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(self.block.as_millis().to_string()).arg("STREAMS");
         for stream in self.streams.keys() {
@@ -278,7 +278,7 @@ impl<'a> TappedRoute<'a> {
         out: &mut Printer<impl Write>,
         stream: &[u8],
         id: &str,
-        values: &Values,
+        values: &EntryParts,
     ) -> io::Result<()> {
         let pairs = values.chunks_exact(2).map(|pair| (pair[0].as_slice(), pair[1].as_slice()));
         let at = EntryId::parse(id.as_bytes()).map_or(0, |id| id.milliseconds);

@@ -8,12 +8,12 @@ use crate::text::json_pointer::Pointer;
 #[derive(Debug, Default)]
 pub(super) struct Payload {
     tree: PointerTree,
-    answers: Answers,
+    answers: TestResults,
 }
 
 /// The tests, and which of them hold for the payload that is looked at.
 #[derive(Debug, Default)]
-struct Answers {
+struct TestResults {
     tests: Vec<ConditionTest>,
     hold: Vec<bool>,
 }
@@ -36,7 +36,7 @@ impl Payload {
     }
 }
 
-impl Places for Answers {
+impl Places for TestResults {
     fn value(&mut self, place: usize, json: &str) {
         self.hold[place] = self.tests[place].holds_for_json(json);
     }

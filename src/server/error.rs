@@ -398,7 +398,7 @@ pub(crate) fn hinted(message: &impl fmt::Display, hint: Option<&str>) -> String 
 }
 
 /// The redis crate's form of a foreign error.
-type Kept = Arc<dyn std::error::Error + Send + Sync>;
+type ForeignError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Passes an error of ours through the redis crate's own type and back.
 impl From<Error> for redis::RedisError {
@@ -436,7 +436,7 @@ impl From<redis::RedisError> for Error {
             return Self::reply(format!("{code} {}", error.detail().unwrap_or_default()).as_bytes());
         }
         // The crate returns the original behind its pointer.
-        let kept = error.source().and_then(|source| source.downcast_ref::<Kept>());
+        let kept = error.source().and_then(|source| source.downcast_ref::<ForeignError>());
         let ours = kept.and_then(|kept| kept.downcast_ref::<io::Error>());
         match ours.and_then(|error| error.get_ref()?.downcast_ref::<Self>()) {
             Some(Self::Timeout(waited, doing)) => Self::Timeout(*waited, doing),

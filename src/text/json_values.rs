@@ -11,11 +11,11 @@ use super::template::Part;
 #[derive(Debug, Default)]
 pub(crate) struct JsonValues {
     tree: PointerTree,
-    found: Found,
+    found: FoundValues,
 }
 
 #[derive(Debug, Default)]
-struct Found(Vec<PlaceValue>);
+struct FoundValues(Vec<PlaceValue>);
 
 #[derive(Debug)]
 struct PlaceValue {
@@ -65,7 +65,7 @@ pub(crate) fn put_value(json: &str, text: &mut Vec<u8>) -> bool {
     }
 }
 
-impl Places for Found {
+impl Places for FoundValues {
     fn value(&mut self, place: usize, json: &str) {
         let PlaceValue { there, text, .. } = &mut self.0[place];
         text.clear();

@@ -22,7 +22,7 @@ pub(crate) fn start_argument(start: Option<Start>) -> String {
 
 /// Which key has the place of a stream, or why none may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum CursorPlace {
     /// The route's own cursor.
     Route,
     /// The cursor of this one of several streams.
@@ -39,7 +39,7 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Opened {
     /// The cursor.
-    pub(crate) place: Place,
+    pub(crate) place: CursorPlace,
     /// Why it must not be read; empty if it may be.
     pub(crate) refused: String,
     /// The cursor, if it is known.
@@ -93,11 +93,11 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
     };
     let passes = passes_of(after, up_to)?;
     let place = match place.bytes() {
-        Some(b"route") => Place::Route,
-        Some(b"stream") => Place::Stream,
-        Some(b"unnamed") => Place::Unnamed,
-        Some(b"unreadable") => Place::Unreadable,
-        Some(b"newer") => Place::Newer,
+        Some(b"route") => CursorPlace::Route,
+        Some(b"stream") => CursorPlace::Stream,
+        Some(b"unnamed") => CursorPlace::Unnamed,
+        Some(b"unreadable") => CursorPlace::Unreadable,
+        Some(b"newer") => CursorPlace::Newer,
         _ => return Err(OPEN.invalid_reply()),
     };
     let refused = error.bytes().map(redacted).unwrap_or_default();

@@ -91,7 +91,7 @@ pub(super) struct FoundStream {
 
 /// The result of a look.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FinderLook {
     /// The streams that are read, by name, at most `max_streams`.
     pub(super) streams: Vec<FoundStream>,
     /// Those that are deleted.
@@ -156,7 +156,7 @@ impl Finder {
     }
 
     /// Forgets deleted streams, and finds the present ones. Cancel safe in effect: the next look finds the rest.
-    pub(super) async fn look(mut self, forget: BTreeSet<String>) -> (Self, Result<Found, Error>) {
+    pub(super) async fn look(mut self, forget: BTreeSet<String>) -> (Self, Result<FinderLook, Error>) {
         let outcome = match self.connection.take() {
             Some(connection) => Ok(connection),
             None => connect(&self.source, &self.role).await,
@@ -179,7 +179,7 @@ impl Finder {
         &mut self,
         connection: &mut Connection,
         forget: &BTreeSet<String>,
-    ) -> Result<Found, Error> {
+    ) -> Result<FinderLook, Error> {
         can_run_scripts(connection)?;
         for stream in forget {
             self.forget(connection, stream).await?;
@@ -187,7 +187,7 @@ impl Finder {
         let (mut streams, past) = self.record(connection, &BTreeSet::new(), Extent::Part).await?;
         if !std::mem::replace(&mut self.told, true) && !streams.is_empty() {
             let left_out = self.cut(&mut streams);
-            return Ok(Found { streams, missing: BTreeSet::new(), complete: false, left_out, past });
+            return Ok(FinderLook { streams, missing: BTreeSet::new(), complete: false, left_out, past });
         }
         let before: BTreeSet<String> = streams.iter().map(|stream| stream.name.clone()).collect();
         let walked = self.walk(connection, &before).await?;
@@ -197,7 +197,7 @@ impl Finder {
         let unread = walked.others.iter().filter(|name| !read.contains(name)).count();
         let missing = before.difference(&walked.known).cloned().collect();
         let left_out = walked.odd + walked.more + count(unread) + self.cut(&mut streams);
-        Ok(Found { streams, missing, complete: true, left_out, past })
+        Ok(FinderLook { streams, missing, complete: true, left_out, past })
     }
 
     /// Cuts the list to `max_streams`, and returns the number left out.

@@ -69,7 +69,7 @@ impl Batch {
     /// # Errors
     /// If the bytes are no batch of this version.
     pub(crate) fn decode(bytes: &[u8], read: Instant) -> Result<Self, NotARecord> {
-        Cursor(bytes).batch(read).ok_or(NotARecord)
+        Remaining(bytes).batch(read).ok_or(NotARecord)
     }
 }
 
@@ -80,9 +80,9 @@ fn block(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-struct Cursor<'a>(&'a [u8]);
+struct Remaining<'a>(&'a [u8]);
 
-impl<'a> Cursor<'a> {
+impl<'a> Remaining<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -139,7 +139,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn epochs(&mut self) -> Option<Vec<Epoch>> {
-        let mut inner = Cursor(self.block()?);
+        let mut inner = Remaining(self.block()?);
         let mut epochs = Vec::with_capacity(inner.0.len() / Position::BYTES);
         while !inner.0.is_empty() {
             epochs.push(inner.position()?.epoch);
@@ -161,7 +161,7 @@ impl<'a> Cursor<'a> {
         let positions = self.block()?.to_vec();
         let runs = self.block()?.to_vec();
         let names = self.block()?.to_vec();
-        let mut ends = Cursor(self.block()?);
+        let mut ends = Remaining(self.block()?);
         let mut streams = Vec::with_capacity(ends.0.len() / 8);
         let mut start = 0;
         while !ends.0.is_empty() {

@@ -41,7 +41,7 @@ pub(super) fn each_member<'a>(
     let read = || {
         let text = std::str::from_utf8(payload).map_err(serde_json::Error::custom)?;
         let mut json = serde_json::Deserializer::from_str(text);
-        let members = json.deserialize_map(Members { take })?;
+        let members = json.deserialize_map(ObjectMembers { take })?;
         json.end()?;
         Ok(members)
     };
@@ -72,11 +72,11 @@ fn into_bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
 #[derive(Deserialize)]
 struct JsonString<'a>(#[serde(borrow)] Cow<'a, str>);
 
-struct Members<F> {
+struct ObjectMembers<F> {
     take: F,
 }
 
-impl<'de, F> Visitor<'de> for Members<F>
+impl<'de, F> Visitor<'de> for ObjectMembers<F>
 where
     F: FnMut(&str, &'de RawValue) -> Result<(), serde_json::Error>,
 {

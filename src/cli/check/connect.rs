@@ -16,7 +16,7 @@ use crate::text::printable::PrintableLines;
 /// So long before a certificate expires it is warned of.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
-type Answers = BTreeMap<String, Result<Inspection, Error>>;
+type Inspections = BTreeMap<String, Result<Inspection, Error>>;
 
 /// The report, and whether every endpoint can be used. Each endpoint's own time-outs bound it.
 pub(in crate::cli) async fn connect(config: Config, explain: bool) -> (PrintableLines, bool) {
@@ -120,7 +120,7 @@ async fn sentinels(out: &mut PrintableLines, endpoint: &Endpoint) {
     }
 }
 
-async fn ask(config: &Config) -> Answers {
+async fn ask(config: &Config) -> Inspections {
     let asked: Vec<_> = config
         .redis
         .iter()
@@ -130,7 +130,7 @@ async fn ask(config: &Config) -> Answers {
             (name.clone(), rt::spawn("check of an endpoint", look))
         })
         .collect();
-    let mut answers = Answers::new();
+    let mut answers = Inspections::new();
     for (name, task) in asked {
         let answer = task.await.unwrap_or_else(|error| Err(Error::Refused(error.to_string())));
         answers.insert(name, answer);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::capture::dead_letters::Fields;
+use crate::capture::dead_letters::LetterFields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate, redis_keys};
 use crate::server::{self, ControlConnection};
@@ -65,7 +65,7 @@ impl LetterRoute {
 #[derive(Debug, Clone)]
 pub(super) struct Letter {
     pub(super) id: String,
-    pub(super) fields: Fields,
+    pub(super) fields: LetterFields,
 }
 
 impl Letter {
@@ -145,7 +145,7 @@ impl Letters {
         let sent: Vec<LetterReply> = self.ask(command).await?;
         let letter = |(id, values): LetterReply| {
             let mut values = values.into_iter();
-            let mut fields = Fields::new();
+            let mut fields = LetterFields::new();
             while let (Some(name), Some(value)) = (values.next(), values.next()) {
                 fields.push((name, value));
             }

@@ -7,13 +7,13 @@ use crate::text::plural;
 
 /// What is shown of a replay.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ShownReplay {
     /// Entries that earlier runs published.
     before: u64,
     range: RangeProgress,
 }
 
-impl Shown {
+impl ShownReplay {
     pub(super) fn new(range: Range, before: u64) -> Self {
         Self { before, range: RangeProgress::new(range.from, range.to) }
     }
@@ -24,7 +24,7 @@ impl Shown {
     }
 }
 
-impl ReplayObserver for Shown {
+impl ReplayObserver for ShownReplay {
     fn progress(&mut self, progress: &Progress) {
         let Progress { position, published, .. } = *progress;
         let here = published.saturating_sub(self.before);

@@ -205,14 +205,14 @@ impl Reader {
         }
         let unread = &self.buf[self.start..self.end];
         match cut_message(unread, self.limits.message)? {
-            Frame::Whole { channel, pattern, payload, end } => {
+            PushFrame::Whole { channel, pattern, payload, end } => {
                 let base = self.start;
                 self.consumed(end);
                 let at = &self.buf[base..];
                 let pattern = pattern.map(|range| &at[range]);
                 Ok(Some(Pushed::Message(Message { channel: &at[channel], pattern, payload: &at[payload] })))
             }
-            Frame::Oversized { channel, pattern, payload, size } => {
+            PushFrame::Oversized { channel, pattern, payload, size } => {
                 let base = self.start;
                 let come = (self.end - base).min(payload.start + size + 2);
                 self.skip = payload.start + size + 2 - come;
@@ -222,19 +222,19 @@ impl Reader {
                 let message = Message { channel: &at[channel], pattern, payload: &at[payload] };
                 Ok(Some(Pushed::Oversized(message, size)))
             }
-            Frame::LongName { pattern, begin, size } => {
+            PushFrame::LongName { pattern, begin, size } => {
                 let pattern = unread[pattern].to_vec();
                 self.consumed(begin);
                 self.next_long(pattern, LongName::new(size, &self.patterns))
             }
-            Frame::Partial => {
+            PushFrame::Partial => {
                 if unread.len() > self.limits.message + NAMES_BYTES {
                     return Err(over(self.limits.message + NAMES_BYTES));
                 }
                 self.expect_more()?;
                 Ok(None)
             }
-            Frame::Other => match self.take_frame()? {
+            PushFrame::Other => match self.take_frame()? {
                 Taken::Nothing => Ok(None),
                 // A message may follow.
                 Taken::Login => self.next_pushed(),
@@ -431,7 +431,7 @@ fn over(limit: usize) -> ProtocolError {
 }
 
 /// The kind of frame at the begin of the unread bytes.
-enum Frame {
+enum PushFrame {
     Whole {
         channel: Range<usize>,
         pattern: Option<Range<usize>>,
@@ -460,38 +460,38 @@ enum Frame {
 const MESSAGE: &[u8] = b"3\r\n$7\r\nmessage\r\n";
 const PMESSAGE: &[u8] = b"4\r\n$8\r\npmessage\r\n";
 
-fn cut_message(unread: &[u8], limit: usize) -> Result<Frame, ProtocolError> {
-    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(Frame::Other) };
+fn cut_message(unread: &[u8], limit: usize) -> Result<PushFrame, ProtocolError> {
+    let Some((b'>' | b'*', rest)) = unread.split_first() else { return Ok(PushFrame::Other) };
     let (mut at, by_pattern) = if rest.starts_with(MESSAGE) {
         (1 + MESSAGE.len(), false)
     } else if rest.starts_with(PMESSAGE) {
         (1 + PMESSAGE.len(), true)
     } else {
-        return Ok(Frame::Other);
+        return Ok(PushFrame::Other);
     };
     let mut pattern = None;
     if by_pattern {
-        let Some((range, next)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
-        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(Frame::Partial) };
+        let Some((range, next)) = bulk(unread, at)? else { return Ok(PushFrame::Partial) };
+        let Some((size, begin)) = bulk_header(unread, next)? else { return Ok(PushFrame::Partial) };
         if size > CHANNEL_BYTES {
-            return Ok(Frame::LongName { pattern: range, begin, size });
+            return Ok(PushFrame::LongName { pattern: range, begin, size });
         }
         pattern = Some(range);
         at = next;
     }
-    let Some((channel, at)) = bulk(unread, at)? else { return Ok(Frame::Partial) };
-    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(Frame::Partial) };
+    let Some((channel, at)) = bulk(unread, at)? else { return Ok(PushFrame::Partial) };
+    let Some((size, begin)) = bulk_header(unread, at)? else { return Ok(PushFrame::Partial) };
     let end = begin + size;
     if size > limit {
         let kept = begin..begin + HEAD_BYTES.min(size);
         if unread.len() < kept.end {
-            return Ok(Frame::Partial);
+            return Ok(PushFrame::Partial);
         }
-        return Ok(Frame::Oversized { channel, pattern, payload: kept, size });
+        return Ok(PushFrame::Oversized { channel, pattern, payload: kept, size });
     }
     match unread.get(end..end + 2) {
-        None => Ok(Frame::Partial),
-        Some(b"\r\n") => Ok(Frame::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
+        None => Ok(PushFrame::Partial),
+        Some(b"\r\n") => Ok(PushFrame::Whole { channel, pattern, payload: begin..end, end: end + 2 }),
         Some(_) => Err(ProtocolError("a payload does not end with CRLF".to_owned())),
     }
 }

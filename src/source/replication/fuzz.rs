@@ -80,7 +80,7 @@ fn read(bytes: &[u8], piece: usize) -> StreamSeen {
 }
 
 /// The result of opening a link: how it continues, and the bytes of the stream behind; `None` if it was refused.
-type Opened = Option<(String, Vec<u8>)>;
+type FuzzedLink = Option<(String, Vec<u8>)>;
 
 /// The handshake and the snapshot. The first byte gives the size of the pieces, and whether a place is known.
 pub fn snapshot(input: &[u8]) {
@@ -92,7 +92,7 @@ pub fn snapshot(input: &[u8]) {
     assert_eq!(pieces, whole, "pieces make a difference");
 }
 
-async fn open(bytes: &[u8], piece: usize, known: bool) -> Opened {
+async fn open(bytes: &[u8], piece: usize, known: bool) -> FuzzedLink {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let opening = async {
         let id = "0123456789".repeat(4);
