@@ -10,7 +10,9 @@
 //!
 //! A stream that is deleted takes its count with it. Then the last look gives the number of entries added, and how many
 //! of them were read since. The others are lost; entries added after that look may be lost too. A look outlives its
-//! session, and each session begins with one: every attempt to reach the other server looks at the stream first.
+//! session, and each session begins with one: every attempt to reach the other server looks at the stream first. The
+//! count of the next stream says nothing of this one, so the record names the deleted stream by its last id: another
+//! instance that saw it too does not record it again.
 //!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
@@ -76,18 +78,21 @@ impl UnreadLoss {
     }
 
     /// Appends the call that records the loss, if the cursor is at this place with this count. `raised` is the count with
-    /// the lost entries.
+    /// the lost entries, `known` the deleted stream that is known to be recorded.
     fn write(
         &self,
         out: &mut Vec<u8>,
         keys: &BroadcastKeys,
         (place, counted): (EntryId, Option<u64>),
         raised: u64,
+        known: Option<EntryId>,
     ) {
         let counted = counted.map(|counted| counted.to_string()).unwrap_or_default();
         let (place, raised) = (place.to_string(), raised.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
-        let command: [&[u8]; 11] = [
+        let up_to = if self.deleted { self.up_to.to_string() } else { String::new() };
+        let known = known.map(|known| known.to_string()).unwrap_or_default();
+        let command: [&[u8]; 13] = [
             b"EVAL",
             UNREAD_LOSS.source.as_bytes(),
             b"3",
@@ -99,9 +104,20 @@ impl UnreadLoss {
             raised.as_bytes(),
             after.as_bytes(),
             detail.as_bytes(),
+            up_to.as_bytes(),
+            known.as_bytes(),
         ];
         resp::command(out, &command);
     }
+}
+
+/// A deleted stream whose loss is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RecordedStream {
+    /// The last id that it gave, as far as was seen.
+    up_to: EntryId,
+    /// Number of its entries.
+    added: u64,
 }
 
 /// The last look at the stream, and what was read since of the entries that it saw.
@@ -147,11 +163,16 @@ impl LastLook {
         !went_back && (other || facts.replaces(&self.stream))
     }
 
-    /// The loss if the stream no longer exists; `counted` is the number that the cursor has, or will have.
-    fn lost(self, counted: u64) -> Option<PendingLoss> {
+    /// Returns whether it saw this stream, and not a later one.
+    fn is_of(&self, recorded: RecordedStream) -> bool {
+        recorded.up_to >= self.begin.0 && self.stream.first.is_some_and(|first| first <= recorded.up_to)
+    }
+
+    /// The loss if the stream no longer exists, for a cursor that is here, or will be, with this number.
+    fn lost(self, place: EntryId, counted: u64) -> Option<PendingLoss> {
         let (count, after, up_to) = (self.unread(), self.read, self.stream.last);
         let loss = UnreadLoss { count, after, up_to, deleted: true };
-        (count > 0).then_some(PendingLoss { loss, counted, look: Some(self) })
+        (count > 0).then_some(PendingLoss { loss, place, counted, look: Some(self) })
     }
 }
 
@@ -159,7 +180,9 @@ impl LastLook {
 #[derive(Debug, Clone, Copy)]
 struct PendingLoss {
     loss: UnreadLoss,
-    /// The number that the cursor has, or will have after the calls under way. The record of the loss adds to it.
+    /// Where the cursor is, or will be after the calls under way.
+    place: EntryId,
+    /// The number that it has there. The record of the loss adds to it.
     counted: u64,
     /// The last look at the stream, if that was deleted.
     look: Option<LastLook>,
@@ -170,10 +193,19 @@ impl PendingLoss {
     /// are not that another instance has published or recorded. In a trimmed stream the next comparison finds the loss
     /// again.
     fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
-        if counted == self.counted {
+        if (cursor, counted) == (self.place, self.counted) {
             return Some(self);
         }
-        self.look?.moved(cursor, counted)?.lost(counted)
+        self.look?.moved(cursor, counted)?.lost(cursor, counted)
+    }
+
+    /// The loss without what another instance has recorded of the same stream.
+    fn without(mut self, recorded: RecordedStream) -> Option<Self> {
+        if let Some(look) = self.look.filter(|look| look.is_of(recorded)) {
+            let rest = look.stream.added.saturating_sub(recorded.added);
+            self.loss.count = self.loss.count.min(rest);
+        }
+        (self.loss.count > 0).then_some(self)
     }
 }
 
@@ -189,12 +221,14 @@ pub(crate) struct UnreadWatch {
     missed: Option<PendingLoss>,
     /// The loss in the call under way.
     recording: Option<UnreadLoss>,
+    /// The deleted stream that was recorded last, as far as the server has named it.
+    elsewhere: Option<RecordedStream>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
-        let (read, seen, replaced, missed, recording) = (EntryId::default(), None, None, None, None);
-        Self { last: now, read, seen, replaced, missed, recording }
+        let (read, seen, replaced, missed) = (EntryId::default(), None, None, None);
+        Self { last: now, read, seen, replaced, missed, recording: None, elsewhere: None }
     }
 
     /// Returns whether the last look saw entries that are not read yet.
@@ -257,7 +291,7 @@ impl UnreadWatch {
         let gone = compared
             .is_none_or(|(facts, compared)| self.seen.is_some_and(|seen| seen.is_replaced(facts, compared)));
         if gone {
-            self.miss_deleted(counted);
+            self.miss_deleted(cursor, counted);
         }
         let Some((facts, compared)) = compared.filter(|_| self.missed.is_none()) else { return };
         let number = compared.number(counted);
@@ -293,7 +327,7 @@ impl UnreadWatch {
             self.replaced = Some(read_before);
         }
         if self.seen.is_some_and(|seen| seen.is_replaced(facts, compared))
-            && self.miss_deleted(publisher.counted())
+            && self.miss_deleted(publisher.end(), publisher.counted())
         {
             return None;
         }
@@ -316,8 +350,9 @@ impl UnreadWatch {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
                 let up_to = before_first.unwrap_or(facts.last);
                 let loss = UnreadLoss { count, after: read, up_to, deleted: false };
+                let place = publisher.end();
                 self.missed =
-                    counted.map(|counted| PendingLoss { loss, counted: counted - held, look: None });
+                    counted.map(|counted| PendingLoss { loss, place, counted: counted - held, look: None });
                 None
             }
             Compared::Anew(added) => {
@@ -332,14 +367,14 @@ impl UnreadWatch {
     pub(crate) fn on_gone(&mut self, read: EntryId, publisher: &Publisher, now: Instant) {
         if self.missed.is_none() && publisher.takes() {
             (self.last, self.read) = (now, read);
-            self.miss_deleted(publisher.counted());
+            self.miss_deleted(publisher.end(), publisher.counted());
         }
     }
 
-    /// The stream seen last no longer exists. Notes its unread entries, for a cursor with this number; returns whether
-    /// there are any.
-    fn miss_deleted(&mut self, counted: Option<u64>) -> bool {
-        self.missed = self.seen.take().and_then(|seen| seen.lost(counted?));
+    /// The stream seen last no longer exists. Notes its unread entries, for a cursor here with this number; returns
+    /// whether there are any.
+    fn miss_deleted(&mut self, place: EntryId, counted: Option<u64>) -> bool {
+        self.missed = self.seen.take().and_then(|seen| seen.lost(place, counted?));
         self.missed.is_some()
     }
 
@@ -355,9 +390,13 @@ impl UnreadWatch {
         }
         let place = publisher.end();
         self.missed = self.missed.and_then(|missed| missed.moved(place, publisher.counted()?));
+        if let Some(recorded) = self.elsewhere {
+            self.missed = self.missed.and_then(|missed| missed.without(recorded));
+        }
         let Some(missed) = self.missed else { return false };
         let raised = missed.counted + missed.loss.count;
-        missed.loss.write(out, publisher.keys(), (place, publisher.counted_there()), raised);
+        let known = self.elsewhere.map(|recorded| recorded.up_to);
+        missed.loss.write(out, publisher.keys(), (place, publisher.counted_there()), raised, known);
         self.recording = Some(missed.loss);
         true
     }
@@ -378,17 +417,65 @@ impl UnreadWatch {
         match reply.elements() {
             Some([Value::Integer(1)]) => {
                 if let Some(missed) = self.missed.take() {
+                    if missed.loss.deleted {
+                        let added = missed.counted + missed.loss.count;
+                        self.elsewhere = Some(RecordedStream { up_to: missed.loss.up_to, added });
+                    }
                     publisher.on_unread_loss(missed.loss.count);
                     self.on_recorded(missed.loss.count);
                 }
                 Ok(recording)
             }
-            Some([Value::Integer(0), cursor, counted]) => {
+            Some([Value::Integer(0), cursor, counted, up_to, added]) => {
                 let cursor = call::written_cursor(cursor)?.ok_or_else(|| UNREAD_LOSS.invalid_reply())?;
+                let recorded = call::written_cursor(up_to)?.flatten().zip(call::written_count(added));
+                self.elsewhere = recorded.map(|(up_to, added)| RecordedStream { up_to, added });
                 publisher.on_elsewhere(cursor, call::written_count(counted));
                 Ok(None)
             }
             _ => Err(UNREAD_LOSS.invalid_reply()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(milliseconds: u64) -> EntryId {
+        EntryId { milliseconds, sequence: 0 }
+    }
+
+    fn trimmed(place: u64, counted: u64) -> PendingLoss {
+        let loss = UnreadLoss { count: 3, after: id(place), up_to: id(9), deleted: false };
+        PendingLoss { loss, place: id(place), counted, look: None }
+    }
+
+    /// A deleted stream that had entries 1 to `added`, of which one was read.
+    fn deleted(added: u64) -> PendingLoss {
+        let stream = StreamCounters { added, length: added, last: id(added), first: Some(id(1)) };
+        let begin = (id(1), Some(1));
+        let look = LastLook { stream, begin, read: id(1), counted: Some(1), between: false };
+        look.lost(id(1), 1).unwrap()
+    }
+
+    #[test]
+    fn a_loss_is_forgotten_once_the_cursor_has_the_same_number_at_another_place() {
+        assert!(trimmed(5, 14).moved(id(5), 14).is_some());
+        assert!(trimmed(5, 14).moved(id(4), 14).is_none(), "another instance came less far, by more entries");
+        assert!(trimmed(5, 14).moved(id(5), 17).is_none(), "another instance recorded it");
+    }
+
+    #[test]
+    fn a_deleted_stream_is_recorded_once_whatever_the_next_one_counts() {
+        let recorded = |up_to, added| RecordedStream { up_to: id(up_to), added };
+        assert_eq!(deleted(17).loss.count, 16);
+        // The cursor is in the next stream, at its fourth entry.
+        let moved = deleted(17).moved(id(40), 4).unwrap();
+        assert_eq!(moved.without(recorded(17, 17)).map(|lost| lost.loss.count), None);
+        assert_eq!(moved.without(recorded(20, 20)).map(|lost| lost.loss.count), None);
+        assert_eq!(moved.without(recorded(12, 12)).map(|lost| lost.loss.count), Some(5), "it saw less");
+        let earlier = moved.without(recorded(0, 50)).map(|lost| lost.loss.count);
+        assert_eq!(earlier, Some(moved.loss.count), "that was a stream before this one");
     }
 }

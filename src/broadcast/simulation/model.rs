@@ -275,8 +275,11 @@ impl Model {
     fn missed(&mut self, argv: &[Vec<u8>]) -> Value {
         let field = |name: &str| self.cursor.get(name).cloned().unwrap_or_default();
         let (pos, counted) = (field("pos"), field("counted"));
-        if pos.as_bytes() != argv[0] || counted.as_bytes() != argv[1] {
-            return Value::Array(vec![Value::Integer(0), bytes(pos), bytes(counted)]);
+        let (up_to, added) = (field("deleted_up_to"), field("deleted_counted"));
+        let known = argv[5].is_empty() || up_to.as_bytes() == argv[6];
+        if pos.as_bytes() != argv[0] || counted.as_bytes() != argv[1] || !known {
+            let found = [pos, counted, up_to, added].map(bytes);
+            return Value::Array([Value::Integer(0)].into_iter().chain(found).collect());
         }
         let detail = text(&argv[4]);
         let count = detail.trim_start_matches("at least ").split(' ').next().unwrap();
@@ -284,6 +287,10 @@ impl Model {
         self.dead.push((text(&argv[3]), "deleted_unread".into()));
         self.cursor.insert("counted".into(), text(&argv[2]));
         self.add("rejected", 1);
+        if !argv[5].is_empty() {
+            self.cursor.insert("deleted_up_to".into(), text(&argv[5]));
+            self.cursor.insert("deleted_counted".into(), text(&argv[2]));
+        }
         Value::Array(vec![Value::Integer(1)])
     }
 
