@@ -152,6 +152,11 @@ impl Batch {
         batch
     }
 
+    /// Returns whether it has no message, and stands behind lost ones.
+    pub(super) fn is_loss(&self) -> bool {
+        self.events == 0 && self.joint.lost_since_unix_ms().is_some()
+    }
+
     /// Items in it, anchors included.
     #[must_use]
     pub fn items(&self) -> usize {

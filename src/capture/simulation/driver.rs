@@ -148,11 +148,11 @@ impl Driver {
     }
 
     /// The server that it reads is no longer the source's master.
-    pub(super) fn leave_behind(&mut self, end: usize) {
+    pub(super) fn leave_behind(&mut self, end: usize, now: Moment) {
         self.left_behind = self.left_behind.or(self.window.map(|_| end));
-        if let Some((epoch, _)) = self.coming.take() {
-            // It is asked again.
-            self.asked = Some((epoch.anchor, 0));
+        if self.coming.take().is_some() {
+            // Its anchor was published there. The next window has an anchor of its own.
+            self.engine.on_not_opened(&Error::Closed, now);
         }
     }
 

@@ -1,6 +1,7 @@
 //! One process: its disk, its routes, its life.
 
 use super::*;
+use crate::capture::engine::handover::Border;
 
 /// A process. It has two routes while a reload is under way.
 pub(super) struct Instance {
@@ -123,7 +124,7 @@ impl World {
         }
         self.drop_link(which, 0);
         let ended = self.instances[which].routes.remove(0);
-        let Driver { mut engine, log, spooled, request, received, dropped_before, .. } = ended;
+        let Driver { mut engine, handover, log, spooled, request, received, dropped_before, .. } = ended;
         let dropped: u64 = engine.view(now).process.dropped.values().sum();
         let (carried, _, _) = engine.end(now);
         if self.instances[which].routes.is_empty() {
@@ -134,12 +135,29 @@ impl World {
             self.instances[which].routes.push(fresh);
             return self.restart(which, configuration);
         }
+        let behind = self.behind(handover.border());
         let successor = &mut self.instances[which].routes[0];
         (successor.log, successor.spooled, successor.request) = (log, spooled, request);
-        successor.received.extend(received);
+        // What both have read is the successor's. If its session breaks before it has read that, its gap has no number
+        // for it.
+        successor.received.extend(received.difference(&behind));
         successor.dropped_before += dropped_before + dropped;
         successor.engine.on_inherited(carried, now);
         self.drive(which, 0);
+    }
+
+    /// The messages behind a successor's border.
+    fn behind(&self, border: Border) -> BTreeSet<u64> {
+        let Border::Open(border) = border else { return BTreeSet::new() };
+        let is_border =
+            |sent: &&SourceMessage| matches!(sent, SourceMessage::Anchor(epoch) if *epoch == border.epoch);
+        let behind = self.source.sent.iter().skip_while(|sent| !is_border(sent));
+        behind
+            .filter_map(|sent| match sent {
+                SourceMessage::Message(number) => Some(*number),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The next configuration: a new one, half of which number otherwise; or a former one.

@@ -21,9 +21,11 @@ impl World {
                 // All sent messages have arrived: the state is dated by when they were read.
                 let end = self.source.sent.len();
                 self.read_source(which, route, end);
+                let now = self.now(which);
                 let one = &mut self.instances[which].routes[route];
-                one.leave_behind(end);
-                if !one.is_at(end) {
+                one.leave_behind(end, now);
+                self.drive(which, route);
+                if !self.instances[which].routes[route].is_at(end) {
                     self.lose_window(which, route);
                 }
             }

@@ -340,8 +340,11 @@ impl Chain {
     fn pass(&mut self, passage: &Passage) -> Option<PassedCounts> {
         let before = self.last_passed();
         let batch = self.ring.get(self.passed)?;
-        // Items of an earlier process on disk are stored up to here: a restart's gap begins after them.
-        self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
+        // Items of an earlier process on disk are stored up to here: a restart's gap begins after them. A loss was read
+        // at a time that is not known.
+        if !batch.is_loss() {
+            self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
+        }
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.kept_bytes += bytes;
@@ -371,5 +374,28 @@ impl Chain {
         };
         self.owe(dropped);
         batch.events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture::batch::AppendOptions;
+    use crate::position::AnchorId;
+    use crate::rt::Moment;
+
+    #[test]
+    fn a_loss_in_the_spool_does_not_say_when_something_was_read() {
+        let epoch = Epoch { number: 7, anchor: AnchorId::random() };
+        let gap = Gap { dropped: 2, ..Gap::begins(GapCause::SpoolCorrupt, "a bit was flipped", 549) };
+        let now = Moment { at: Instant::now(), unix_ms: 549 };
+        let mut chain = Chain::new("n");
+        chain.push(Batch::of_loss(epoch.at(30), gap, now, Arc::new(AppendOptions::default())));
+        let passage = Passage::parse(&epoch.to_string(), "");
+        let found = chain.found(Some(epoch.at(31)), Some("n"), &passage, Some(381), 600);
+        assert_eq!(chain.ring.len() - chain.passed, 0, "{found:?}");
+        assert_eq!(chain.since_unix_ms(), Some(381), "a restart's gap begins after what is stored");
     }
 }
