@@ -240,7 +240,8 @@ impl Finder {
         // The place of one stream may be in the route's cursor: open.lua.
         let cursor = self.key(redis_keys::CURSOR);
         let about = [&[b"HMGET", cursor.as_bytes(), b"stream"], &TALLY[..]].concat();
-        let about = connection.ask(deadline, "reading a cursor", &about).await?;
+        let about = connection.ask(deadline, "reading a cursor", &about).await;
+        let about = about.map_err(|error| error.at(&[&cursor]))?;
         let of_route =
             about.elements().and_then(|fields| Some((fields.first()?.text()?, stored(fields.get(1..)?)?)));
         for some in new.chunks(CURSORS) {
@@ -338,7 +339,8 @@ impl Finder {
         call.extend(others.iter().map(|name| name.as_bytes()));
         call.extend([most.as_bytes(), self.matching.pattern.as_bytes(), extent.as_bytes()]);
         call.extend([self.looks.first.as_bytes(), self.looks.whole.as_bytes()]);
-        let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
+        let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await;
+        let reply = reply.map_err(|error| error.at(&[&streams, &cursor]))?;
         if let Some([_]) = reply.elements() {
             return Err(Error::Refused(newer_cursor(&cursor)));
         }
@@ -377,7 +379,8 @@ impl Finder {
         call.extend(keys.iter().map(|key| key.as_bytes()));
         let lasts = TERM.as_millis().to_string();
         call.push(lasts.as_bytes());
-        let reply = connection.ask(self.source.response_timeout, "forgetting a stream", &call).await?;
+        let reply = connection.ask(self.source.response_timeout, "forgetting a stream", &call).await;
+        let reply = reply.map_err(|error| error.at(&keys))?;
         if reply.integer() == Some(1) {
             // Its totals are those of the route by now. If it begins anew, it begins at none.
             self.tallied.remove(stream);
