@@ -119,7 +119,10 @@ impl Error {
         if let Some(rest) = unknown_command(text) {
             return Self::Reply(match command_name(rest) {
                 Some(name) => format!("{UNKNOWN_COMMAND} the server does not know the command {name}"),
-                None => format!("{UNKNOWN_COMMAND} the server does not know a command that tidegate needs"),
+                None => format!(
+                    "{UNKNOWN_COMMAND} the server does not know a command that tidegate needs; `tidegate check \
+                     --connect` names it"
+                ),
             });
         }
         if let Some(refusal) = refused_in_script(text) {
@@ -335,14 +338,17 @@ fn command_name(rest: &[u8]) -> Option<String> {
 }
 
 /// Commands whose name is kept in such an error: those that tidegate sends by itself.
-const COMMANDS: [&str; 46] = [
+const COMMANDS: [&str; 61] = [
     "ACL",
     "AUTH",
     "CLIENT",
     "CONFIG",
+    "DEL",
     "EVAL",
     "EVALSHA",
     "EXEC",
+    "EXISTS",
+    "GET",
     "HDEL",
     "HELLO",
     "HGET",
@@ -362,14 +368,22 @@ const COMMANDS: [&str; 46] = [
     "PUBLISH",
     "PUBSUB",
     "REPLCONF",
+    "ROLE",
     "SADD",
+    "SCAN",
+    "SCARD",
     "SCRIPT",
     "SELECT",
+    "SENTINEL",
+    "SET",
+    "SISMEMBER",
     "SMEMBERS",
     "SPUBLISH",
+    "SREM",
     "SSCAN",
     "SUBSCRIBE",
     "TIME",
+    "UNLINK",
     "WAIT",
     "WAITAOF",
     "XADD",
@@ -382,6 +396,10 @@ const COMMANDS: [&str; 46] = [
     "XREAD",
     "XREVRANGE",
     "XTRIM",
+    "ZADD",
+    "ZCARD",
+    "ZRANGEBYLEX",
+    "ZREM",
 ];
 
 /// A duration for people: whole milliseconds.

@@ -46,11 +46,11 @@ fn an_unknown_command_is_told_without_its_arguments() {
         ),
         (
             "ERR unknown command 'hunter2'",
-            "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
+            "UNKNOWNCOMMAND the server does not know a command that tidegate needs; `tidegate check --connect` names it",
         ),
         (
             "ERR Unknown Redis command called from script script: 54fc, on @user_script:12.",
-            "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
+            "UNKNOWNCOMMAND the server does not know a command that tidegate needs; `tidegate check --connect` names it",
         ),
     ] {
         let error = Error::reply(text.as_bytes());
