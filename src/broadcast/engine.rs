@@ -309,7 +309,7 @@ impl Engine {
         };
         let core = &mut self.core;
         let again = core.remembered.replace(cursor).is_some();
-        // Whoever sees the cursor sees its totals.
+        // The totals stand in the status before the cursor does.
         core.effects.push(Effect::Ledger(tally));
         core.effects.push(Effect::Opened(cursor, again));
         if let Some(left) = left.filter(|left| *left > 0) {
