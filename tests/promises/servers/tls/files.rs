@@ -161,7 +161,7 @@ fn certificates_and_authorities_change_without_a_restart() {
     }
 }
 
-/// Under load: what is open goes on, as at the servers, and the next connect reads the list anew.
+/// Under load. Open connections stay, as at the servers, and the next connect reads the list anew.
 #[test]
 fn a_certificate_is_revoked_without_a_restart() {
     let authority = Authority::new();
