@@ -120,6 +120,7 @@ impl Requeue {
             // Checks, before the message goes out, that no other client has removed the letter.
             let look: [&[u8]; 4] = [b"XRANGE", self.letters.as_bytes(), letter.as_bytes(), letter.as_bytes()];
             let found = self.source.ask(self.deadlines.0, "looking for the letter", &look).await;
+            let found = found.map_err(|error| error.at(&[&self.letters]));
             if found.map_err(here)?.elements().is_none_or(<[Value]>::is_empty) {
                 return Ok(RequeueOutcome::Gone);
             }
@@ -145,6 +146,7 @@ impl Requeue {
             self.command.as_bytes(),
         ];
         let reply = self.source.ask(self.deadlines.0, "publishing", &call).await;
+        let reply = reply.map_err(|error| error.at(&[&self.letters]));
         match reply.and_then(|reply| number(&reply)).map_err(here)? {
             -1 => Ok(RequeueOutcome::Gone),
             count => {

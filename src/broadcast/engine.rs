@@ -309,8 +309,9 @@ impl Engine {
         };
         let core = &mut self.core;
         let again = core.remembered.replace(cursor).is_some();
-        core.effects.push(Effect::Opened(cursor, again));
+        // The totals stand in the status before the cursor does.
         core.effects.push(Effect::Ledger(tally));
+        core.effects.push(Effect::Opened(cursor, again));
         if let Some(left) = left.filter(|left| *left > 0) {
             let suppressed = core.admit(LogCode::BroadcastAckPendingLeft.as_str(), now);
             core.effects.push(Effect::HolesLeft(left, suppressed));

@@ -520,7 +520,8 @@ async fn begin(
         kept.as_bytes(),
         if anew { b"1" } else { b"0" },
     ];
-    let reply = connection.ask(deadline, "looking for the checkpoint", &command).await?;
+    let reply = connection.ask(deadline, "looking for the checkpoint", &command).await;
+    let reply = reply.map_err(|error| error.at(&[&job.key]))?;
     let Some([of, position, from, to, started, published, unheard, skipped, goes_on]) = reply.elements()
     else {
         return Err(BEGIN.invalid_reply());

@@ -65,6 +65,9 @@ pub(super) struct StreamsRoute {
     looked: bool,
     left_out: u64,
     past: Tally,
+    /// The last known totals of streams, for those that no route has opened: it is about to, or another configuration
+    /// with a higher `max_streams` read them.
+    totals: BTreeMap<String, Tally>,
     /// Time of the source's last answer to the finder; milliseconds since 1970, 0 before it.
     found_unix_ms: Arc<AtomicU64>,
     /// The other server's status while there is no stream that would report it.
@@ -97,6 +100,7 @@ impl StreamsRoute {
             looked: false,
             left_out: 0,
             past: Tally::default(),
+            totals: BTreeMap::new(),
             trouble: None,
             log: Limited::new(),
             stopping: false,
@@ -169,6 +173,10 @@ impl StreamsRoute {
         self.trouble = None;
         self.looked |= found.complete;
         (self.left_out, self.past) = (found.left_out, found.past);
+        self.totals.extend(found.tallies);
+        let read: BTreeSet<&String> = found.streams.iter().map(|stream| &stream.name).collect();
+        // Totals of streams that are forgotten are past.
+        self.totals.retain(|name, _| read.contains(name) || found.cut.contains(name));
         if found.left_out > 0
             && let Some(suppressed) =
                 self.log.admit(LogCode::BroadcastStreamsLeftOut.as_str(), std::time::Instant::now())
@@ -181,7 +189,6 @@ impl StreamsRoute {
                 self.start(name, *start);
             }
         }
-        let read: BTreeSet<&String> = found.streams.iter().map(|stream| &stream.name).collect();
         for (name, member) in &self.members {
             if found.missing.contains(name) || !read.contains(name) {
                 member.stop.cancel();
@@ -250,7 +257,11 @@ impl StreamsRoute {
     fn on_ended(&mut self, task: Id) {
         let ended = self.members.iter().find(|(_, member)| member.task == task);
         let Some(stream) = ended.map(|(name, _)| name.clone()) else { return };
-        let position = self.members.remove(&stream).and_then(|member| member.slot.read().position);
+        let last = self.members.remove(&stream).map(|member| member.slot.read());
+        if let Some(total) = last.as_ref().and_then(total) {
+            self.totals.insert(stream.clone(), total);
+        }
+        let position = last.and_then(|status| status.position);
         let route = &self.parts.settings.name;
         tracing::info!(
             event = LogCode::BroadcastStreamGone.as_str(), %route, %stream, position,
@@ -282,12 +293,17 @@ impl StreamsRoute {
         let statuses = || members.iter().map(|(_, _, status)| status);
         let counts = || statuses().filter_map(|status| status.broadcast.as_ref());
         let rate_limited = counts().any(|counts| counts.rate_limited);
-        let sum = |past: u64, of: fn(&BroadcastCounts) -> u64| past + counts().map(of).sum::<u64>();
+        let opened: BTreeMap<&String, Tally> =
+            members.iter().filter_map(|(name, _, status)| Some((*name, total(status)?))).collect();
+        let others =
+            self.totals.iter().filter(|(name, _)| !opened.contains_key(name)).map(|(_, total)| total);
+        let totals: Vec<&Tally> = opened.values().chain(others).chain([&self.past]).collect();
+        let sum = |of: fn(&Tally) -> u64| totals.iter().map(|total| of(total)).sum::<u64>();
         let counts = BroadcastCounts {
-            published: sum(self.past.published, |counts| counts.published),
-            without_subscribers: sum(self.past.unheard, |counts| counts.without_subscribers),
-            rejected: sum(self.past.rejected, |counts| counts.rejected),
-            filtered: sum(self.past.filtered, |counts| counts.filtered),
+            published: sum(|total| total.published),
+            without_subscribers: sum(|total| total.unheard),
+            rejected: sum(|total| total.rejected),
+            filtered: sum(|total| total.filtered),
             rate_limited,
         };
         let shown = StreamsStatus {
@@ -382,6 +398,17 @@ impl StreamsRoute {
         self.parts.slot.set_state(state, reason, rt::unix_ms());
         self.parts.metrics.set_state(state);
     }
+}
+
+/// The totals of a stream, once its route has read them.
+fn total(status: &RouteStatus) -> Option<Tally> {
+    let counts = status.broadcast.as_ref().filter(|_| status.position.is_some())?;
+    Some(Tally {
+        published: counts.published,
+        unheard: counts.without_subscribers,
+        rejected: counts.rejected,
+        filtered: counts.filtered,
+    })
 }
 
 type SideOf = fn(&RouteStatus) -> &SideStatus;

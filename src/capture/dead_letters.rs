@@ -80,12 +80,17 @@ pub async fn requeue(
     for (name, value) in &entry.fields {
         call.arg(name).arg(value);
     }
-    let reply: Vec<redis::Value> = call.query_async(connection).await?;
+    let reply = call.query_async(connection).await;
+    let keys = [key("dead-letters").into_bytes(), entry.stream.clone(), key("streams").into_bytes()];
+    let reply: Vec<redis::Value> = reply.map_err(|error| Error::from(error).at(&keys))?;
     let text =
         |value: &redis::Value| redacted(&redis::from_redis_value_ref::<Vec<u8>>(value).unwrap_or_default());
     Ok(match reply.as_slice() {
         [redis::Value::Int(1), id] => RequeueOutcome::Appended { stream: entry.stream, id: text(id) },
-        [redis::Value::Int(2), why] => RequeueOutcome::Stays(text(why)),
+        [redis::Value::Int(2), why] => {
+            let why = Error::reply(text(why).as_bytes()).at(&[&entry.stream]);
+            RequeueOutcome::Stays(why.to_string())
+        }
         [redis::Value::Int(0)] => RequeueOutcome::Gone,
         _ => return Err(REQUEUE.invalid_reply()),
     })

@@ -36,7 +36,8 @@ pub(super) async fn ensure(
     let mut cursor = b"0".to_vec();
     loop {
         let scan: [&[u8]; 5] = [b"SSCAN", &keys.streams, &cursor, b"COUNT", round.as_bytes()];
-        let page = connection.ask(deadline, "listing the route's streams", &scan).await?;
+        let page = connection.ask(deadline, "listing the route's streams", &scan).await;
+        let page = page.map_err(|error| error.at(&[&keys.streams]))?;
         let Some([next, streams]) = page.elements() else {
             return Err(Error::Protocol("the reply to SSCAN has no cursor and names".to_owned()));
         };

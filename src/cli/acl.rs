@@ -104,7 +104,7 @@ fn hashed(config: &Config, user: &User) -> Result<PasswordRule, Refusal> {
     let configured = endpoints(config).filter(|endpoint| user.endpoints.contains(&endpoint.name));
     let source = configured.map(|endpoint| &endpoint.password).find(|source| **source != SecretSource::None);
     let secret = match source {
-        Some(SecretSource::Inline(secret)) => secret.clone(),
+        Some(SecretSource::Inline(secret) | SecretSource::InConfiguration(secret, _)) => secret.clone(),
         Some(SecretSource::File(path)) => config::read_password(path)
             .map_err(|error| Refusal::new(super::CONFIGURATION, format!("{} {error}", path.display())))?,
         Some(SecretSource::None) | None => {

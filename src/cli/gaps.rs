@@ -209,7 +209,8 @@ impl<'a> Records<'a> {
         };
         let mut command = redis::cmd("XRANGE");
         command.arg(&self.key).arg(&self.start).arg("+").arg("COUNT").arg(PAGE);
-        let page: Vec<FoundRecord> = command.query_async(connection).await?;
+        let page = command.query_async(connection).await;
+        let page: Vec<FoundRecord> = page.map_err(|error| Error::from(error).at(&[&self.key]))?;
         if let Some((id, _)) = page.last() {
             self.start = format!("({id}");
         }

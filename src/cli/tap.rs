@@ -184,7 +184,9 @@ impl<'a> TappedRoute<'a> {
         loop {
             let mut scan = redis::cmd("SSCAN");
             scan.arg(&self.place.made).arg(cursor).arg("COUNT").arg(MAX_STREAMS);
-            let (next, some): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection).await?;
+            let page = scan.query_async(&mut self.connection).await;
+            let (next, some): (u64, Vec<Vec<u8>>) =
+                page.map_err(|error| server::Error::from(error).at(&[&self.place.made]))?;
             names.extend(some);
             cursor = next;
             if cursor == 0 || names.len() >= MAX_STREAMS {
@@ -203,7 +205,9 @@ impl<'a> TappedRoute<'a> {
         for (stream, last) in &mut self.streams {
             let mut newest = redis::cmd("XREVRANGE");
             newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
-            let newest: Vec<(String, EntryParts)> = newest.query_async(&mut self.connection).await?;
+            let newest = newest.query_async(&mut self.connection).await;
+            let newest: Vec<(String, EntryParts)> =
+                newest.map_err(|error| server::Error::from(error).at(&[stream]))?;
             *last = newest.into_iter().next().map_or_else(|| "0-0".to_owned(), |(id, _)| id);
         }
         Ok(())
@@ -270,7 +274,9 @@ impl<'a> TappedRoute<'a> {
         for last in self.streams.values() {
             read.arg(last);
         }
-        Ok(read.query_async(&mut self.connection).await?)
+        let came = read.query_async(&mut self.connection).await;
+        let streams: Vec<&Vec<u8>> = self.streams.keys().collect();
+        came.map_err(|error| TapEnd::Server(server::Error::from(error).at(&streams)))
     }
 
     fn show(

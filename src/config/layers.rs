@@ -140,8 +140,16 @@ impl Layers {
     /// Returns whether the value that counts comes from a file, and not from the environment or the command line, which
     /// know only text.
     pub(crate) fn stands_in_file(&self, key: &Key) -> bool {
+        self.file_of(key).is_some()
+    }
+
+    /// The file that the value which counts comes from, if it comes from one.
+    pub(crate) fn file_of(&self, key: &Key) -> Option<&Path> {
         let last = self.0.iter().rev().find(|layer| layer.get(key).is_some());
-        last.is_some_and(|layer| matches!(layer.origin, Origin::File { .. }))
+        last.and_then(|layer| match &layer.origin {
+            Origin::File { path, .. } => Some(path.as_path()),
+            Origin::Environment | Origin::CommandLine => None,
+        })
     }
 
     /// Routes and endpoints that two files define. Merging them in silence would let one team's file

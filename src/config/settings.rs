@@ -338,8 +338,10 @@ impl fmt::Display for Address {
 pub enum SecretSource {
     /// There is none.
     None,
-    /// It stands in the URL or in an environment variable.
+    /// It stands in the environment.
     Inline(Secret),
+    /// It stands in the URL, in this configuration file.
+    InConfiguration(Secret, PathBuf),
     /// The content of a file without its last newline, read at every connect.
     File(PathBuf),
 }

@@ -94,7 +94,8 @@ impl Requeue {
         };
         let removed = self.cache.remove(&keys).await?;
         let command: [&[u8]; 3] = [b"XDEL", self.letters.as_bytes(), letter.as_bytes()];
-        let deleted = self.reader.ask("removing the letter", &command).await.map_err(here)?;
+        let deleted = self.reader.ask("removing the letter", &command).await;
+        let deleted = deleted.map_err(|error| here(error.at(&[&self.letters])))?;
         let invalid = || here(Error::Protocol("the reply to XDEL is not valid".to_owned()));
         Ok(match deleted.count().ok_or_else(invalid)? {
             0 => RequeueOutcome::Gone,

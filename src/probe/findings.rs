@@ -8,7 +8,6 @@ use super::facts::{ServerFacts, ServerKind, ServerStorage, ServerVersion};
 use super::rights::{MissingRight, Rights};
 use crate::config::Durability;
 use crate::config::acl::AclRole;
-use crate::server::UNKNOWN_COMMAND;
 
 /// A finding for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,9 +123,7 @@ const MARKER_SCRIPT: [&str; 4] = ["eval", "get", "set", "time"];
 /// Returns whether a command that the server does not know takes something from the routes, and does not stop them.
 fn is_dispensable(refusal: &MissingRight, roles: &BTreeSet<AclRole>) -> bool {
     let only_source = !STREAMS.iter().any(|role| roles.contains(role));
-    refusal.error.code() == Some(UNKNOWN_COMMAND)
-        && only_source
-        && MARKER_SCRIPT.contains(&refusal.trial.right)
+    refusal.is_unknown_command() && only_source && MARKER_SCRIPT.contains(&refusal.trial.right)
 }
 
 fn of_rights(rights: &Rights, roles: &BTreeSet<AclRole>, findings: &mut Vec<Finding>) {
@@ -145,28 +142,53 @@ fn of_rights(rights: &Rights, roles: &BTreeSet<AclRole>, findings: &mut Vec<Find
     };
     let (dispensable, refused): (Vec<&MissingRight>, Vec<&MissingRight>) =
         refused.iter().partition(|refusal| is_dispensable(refusal, roles));
-    findings.extend(dispensable.first().map(|refusal| {
-        Finding::Warning(format!(
-            "the session marker's script cannot run, so captures work without a standby: {}",
-            refusal.error
-        ))
-    }));
+    if !dispensable.is_empty() {
+        let unknown: Vec<String> =
+            dispensable.iter().map(|refusal| refusal.trial.right.to_uppercase()).collect();
+        findings.push(Finding::Warning(format!(
+            "the session marker's script cannot run, so captures work without a standby: the server does not know {}",
+            unknown.join(", ")
+        )));
+    }
     let missing = refused.iter().filter(|refusal| refusal.is_missing_right());
     findings.extend(
         missing.map(|refusal| {
             Finding::Problem(format!("missing permission {}: {}", refusal.trial, refusal.error))
         }),
     );
-    // Such as OOM: it concerns every write alike, and is said once.
+    // Such as OOM: it concerns every write alike, and is said once. So is each command that the server does not know.
     let mut said = BTreeSet::new();
     for refusal in refused.iter().filter(|refusal| !refusal.is_missing_right()) {
-        if said.insert(refusal.error.code().map(str::to_owned)) {
+        let unknown = refusal.is_unknown_command().then_some(refusal.trial.right);
+        if said.insert((refusal.error.code().map(str::to_owned), unknown)) {
+            let cost = unknown.map(|right| format!(": {}", lost_without(right))).unwrap_or_default();
             findings.push(Finding::Problem(format!(
-                "the server rejects {}: {}",
+                "the server rejects {}{cost}: {}",
                 refusal.trial,
                 refusal.error.with_hint()
             )));
         }
+    }
+}
+
+/// What the routes of a server lose that does not know a command.
+fn lost_without(right: &str) -> &'static str {
+    match right {
+        "subscribe" | "psubscribe" | "exec" | "multi" => "captures cannot subscribe",
+        "psync" | "replconf" => "the replication stream cannot be read; use mode = \"subscribe\"",
+        "publish" | "spublish" => "session markers or messages are not published, and the routes stop",
+        "hdel" => "an instance that stops does not hand over at once",
+        "hincrby" => "batches are sent twice, and their messages are not counted",
+        "xtrim" => "entries stay that are older than keep.age",
+        "xlen" => "gaps cannot be recorded, and the route stops behind one",
+        "xgroup|create" => "consumer groups are not created, and the route stops at a new stream",
+        "smembers" | "srem" => "deleted streams count for max_streams",
+        "zcard" => "entries that an earlier order has left behind are not counted",
+        "wait" | "waitaof" => {
+            "nothing becomes durable, and captures stop once a quarter of their memory is in use"
+        }
+        "ping" => "it cannot be told at a graceful stop whether everything was read",
+        _ => "the routes that need it are blocked",
     }
 }
 

@@ -14,7 +14,7 @@ use std::fmt;
 use crate::config::{
     Broadcast, Capture, Config, Durability, Endpoint, IfMissed, Invalidate, Keep, Order, redis_keys,
 };
-use crate::server::{ControlConnection, Error, NO_PERMISSION};
+use crate::server::{ControlConnection, Error, NO_PERMISSION, UNKNOWN_COMMAND};
 use crate::text::template::Part;
 
 /// It ends a transaction, and is tried outside of one.
@@ -64,6 +64,12 @@ impl MissingRight {
     #[must_use]
     pub fn is_missing_right(&self) -> bool {
         self.error.code() == Some(NO_PERMISSION)
+    }
+
+    /// Returns whether the server does not know the command: it is renamed or disabled there, or the server is too old.
+    #[must_use]
+    pub fn is_unknown_command(&self) -> bool {
+        self.error.code() == Some(UNKNOWN_COMMAND)
     }
 }
 
@@ -346,7 +352,7 @@ pub(super) async fn attempt(
         refused.extend(
             error
                 .map(|error| MissingRight { trial: trial.clone(), error })
-                .filter(MissingRight::is_missing_right),
+                .filter(|refusal| refusal.is_missing_right() || refusal.is_unknown_command()),
         );
     }
     if trials.is_empty() {

@@ -122,7 +122,10 @@ impl Error {
         if let Some(rest) = unknown_command(text) {
             return Self::Reply(match command_name(rest) {
                 Some(name) => format!("{UNKNOWN_COMMAND} the server does not know the command {name}"),
-                None => format!("{UNKNOWN_COMMAND} the server does not know a command that tidegate needs"),
+                None => format!(
+                    "{UNKNOWN_COMMAND} the server does not know a command that tidegate needs; `tidegate check \
+                     --connect` names it"
+                ),
             });
         }
         if let Some(refusal) = refused_in_script(text) {
@@ -250,6 +253,16 @@ impl Error {
             .into(),
             Self::Tls(failure) => failure.hint()?.into(),
             Self::Sentinel { hint, .. } => hint.as_deref()?.into(),
+            Self::Io(error) => hint_of_kind(error.kind())?.into(),
+            Self::Protocol(_) => {
+                "check that this is the port of a Redis or Valkey server, and that no proxy changes its replies".into()
+            }
+            Self::Closed => hint_of_kind(io::ErrorKind::UnexpectedEof)?.into(),
+            Self::Timeout(..) => {
+                "the server is stopped or overloaded, or the network loses what is sent: look at both; raise \
+                 connect_timeout or response_timeout if they are merely slow"
+                    .into()
+            }
             _ => self.hint_of_code()?.into(),
         })
     }
@@ -290,6 +303,32 @@ impl Error {
             _ => self.hint(),
         }
     }
+}
+
+/// Advice by the kind of an error of the network. A name that cannot be resolved and a socket's path that cannot be used
+/// have theirs in the text: their kinds mean other things elsewhere.
+fn hint_of_kind(kind: io::ErrorKind) -> Option<&'static str> {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable,
+        NetworkUnreachable, TimedOut, UnexpectedEof,
+    };
+    Some(match kind {
+        ConnectionRefused => {
+            "is the server running, and does it listen on this address (bind, port, unixsocket)? A firewall may refuse \
+             it too"
+        }
+        HostUnreachable | NetworkUnreachable => {
+            "the network has no way to this address: check the address, the host, and routes and firewalls between"
+        }
+        TimedOut => {
+            "nothing answers at this address: check the address, the host, and firewalls that drop connections"
+        }
+        ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof => {
+            "look at the server's log: it was restarted, closes connections (maxclients, client-output-buffer-limit, \
+             CLIENT KILL, timeout), or a proxy between does"
+        }
+        _ => return None,
+    })
 }
 
 /// Known refusals during the handshake.
@@ -338,14 +377,17 @@ fn command_name(rest: &[u8]) -> Option<String> {
 }
 
 /// Commands whose name is kept in such an error: those that tidegate sends by itself.
-const COMMANDS: [&str; 46] = [
+const COMMANDS: [&str; 61] = [
     "ACL",
     "AUTH",
     "CLIENT",
     "CONFIG",
+    "DEL",
     "EVAL",
     "EVALSHA",
     "EXEC",
+    "EXISTS",
+    "GET",
     "HDEL",
     "HELLO",
     "HGET",
@@ -365,14 +407,22 @@ const COMMANDS: [&str; 46] = [
     "PUBLISH",
     "PUBSUB",
     "REPLCONF",
+    "ROLE",
     "SADD",
+    "SCAN",
+    "SCARD",
     "SCRIPT",
     "SELECT",
+    "SENTINEL",
+    "SET",
+    "SISMEMBER",
     "SMEMBERS",
     "SPUBLISH",
+    "SREM",
     "SSCAN",
     "SUBSCRIBE",
     "TIME",
+    "UNLINK",
     "WAIT",
     "WAITAOF",
     "XADD",
@@ -385,6 +435,10 @@ const COMMANDS: [&str; 46] = [
     "XREAD",
     "XREVRANGE",
     "XTRIM",
+    "ZADD",
+    "ZCARD",
+    "ZRANGEBYLEX",
+    "ZREM",
 ];
 
 /// A duration for people: whole milliseconds.
@@ -442,6 +496,7 @@ impl From<redis::RedisError> for Error {
             Some(Self::Timeout(waited, doing)) => Self::Timeout(*waited, doing),
             Some(Self::Closed) => Self::Closed,
             Some(Self::Protocol(what)) => Self::Protocol(what.clone()),
+            Some(Self::Io(error)) => Self::Io(io::Error::new(error.kind(), error.to_string())),
             Some(other) => Self::Io(io::Error::other(other.to_string())),
             // The crate's own text quotes the data, which may be a payload.
             None => Self::Protocol("a reply has an unexpected type".to_owned()),

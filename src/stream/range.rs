@@ -42,7 +42,7 @@ impl RangeReader {
         let reply = timeout(self.deadline, frame(&mut self.connection))
             .await
             .unwrap_or(Err(Error::Timeout(self.deadline, "reading the stream")))?;
-        let came = StreamEntries::new(&reply, Vec::new())?.left();
+        let came = StreamEntries::new(&reply, Vec::new()).map_err(|error| error.at(&[&self.stream]))?.left();
         self.entries = entries_of_next_read(self.entries, self.entries, came, reply.len());
         Ok(reply)
     }

@@ -2,5 +2,6 @@
 
 mod dead_letters;
 mod log_output;
+mod other_types;
 mod replay;
 mod tap;

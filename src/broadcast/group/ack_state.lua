@@ -15,8 +15,8 @@
 -- Returns {} if there is no such group, else
 --   { last delivered, entries read or -1, pending, consumers,
 --     the lowest pending: { id, consumer, idle ms, deliveries } or {},
---     the stream: { entries added, length, last id, first id or '', the first id that the group was not given or '' }
---     or {},
+--     the stream: { entries added, length, last id, first id or '', the first id after `after` or '', the first id that
+--     the group was not given or '' } or {},
 --     how far the next list is complete, the pending ids after `after` up to there,
 --     how many holes there are, the end of the scan or '' at the set's end, the holes that are acknowledged }
 local group, after, scan, step = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -78,9 +78,12 @@ local stream = {}
 if ARGV[5] == '1' then
   local about = redis.call('XINFO', 'STREAM', KEYS[1])
   local first = get(about, 'first-entry')
-  local ungiven = redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1)[1]
+  local function behind(id)
+    local entry = redis.call('XRANGE', KEYS[1], '(' .. id, '+', 'COUNT', 1)[1]
+    return entry and entry[1] or ''
+  end
   stream = { get(about, 'entries-added'), get(about, 'length'), get(about, 'last-generated-id'),
-    first and first[1] or '', ungiven and ungiven[1] or '' }
+    first and first[1] or '', behind(after), behind(delivered) }
 end
 
 local complete, ids = delivered, {}

@@ -25,6 +25,8 @@ pub(crate) struct GroupState {
     pub(crate) lowest: Option<PendingEntry>,
     /// The stream's counters, if they were asked for.
     pub(crate) stream: Option<StreamCounters>,
+    /// The first entry that the caller has not read, if that was asked for with the stream.
+    pub(crate) unread: Option<Option<EntryId>>,
     /// The first entry that the group was not given, if that was asked for with the stream.
     pub(crate) ungiven: Option<Option<EntryId>>,
     /// The last id for which `open` is complete.
@@ -103,13 +105,17 @@ impl GroupState {
             },
             stream: match stream.elements()? {
                 [] => None,
-                [added, length, last, first, _] => Some(StreamCounters {
+                [added, length, last, first, _, _] => Some(StreamCounters {
                     added: added.count()?,
                     length: length.count()?,
                     last: id(last)?,
                     first: id(first),
                 }),
                 _ => return None,
+            },
+            unread: match stream.elements()? {
+                [.., unread, _] => Some(id(unread)),
+                _ => None,
             },
             ungiven: match stream.elements()? {
                 [.., ungiven] => Some(id(ungiven)),
@@ -128,6 +134,18 @@ impl GroupState {
         match &self.lowest {
             Some(lowest) => self.delivered.min(lowest.id.before()),
             None => self.delivered,
+        }
+    }
+
+    /// Of a group that did not exist before: true if it may have begun behind an entry that the caller has not read.
+    /// What it was given and has acknowledged leaves no trace, so only an entry that is still pending proves that it
+    /// was given all behind that one.
+    pub(crate) fn may_have_skipped(&self) -> bool {
+        match (self.unread.flatten(), &self.lowest) {
+            (Some(unread), _) if unread > self.delivered => false,
+            (Some(unread), Some(lowest)) => lowest.id > unread,
+            (Some(_), None) => true,
+            (None, _) => false,
         }
     }
 }
@@ -168,6 +186,7 @@ mod tests {
             pending,
             consumers,
             lowest: None,
+            unread: None,
             ungiven: None,
             stream: None,
             complete: at(delivered),
@@ -190,6 +209,24 @@ mod tests {
         assert_eq!(with(lowest(7, 0)).limit(), EntryId { milliseconds: 6, sequence: u64::MAX });
         // The last id of a group that was set back.
         assert_eq!(with(lowest(12, 0)).limit(), EntryId { milliseconds: 9, sequence: 0 });
+    }
+
+    #[test]
+    fn a_group_that_has_just_been_given_what_was_not_read_has_skipped_nothing() {
+        let at = |milliseconds| EntryId { milliseconds, sequence: 0 };
+        let pending = |id| PendingEntry { id, consumer: "one".into(), idle_ms: 0, deliveries: 1 };
+        for (unread, lowest, expected) in [
+            (None, None, false),
+            (Some(10), None, false),
+            (Some(5), Some(5), false),
+            (Some(5), Some(2), false),
+            (Some(5), Some(6), true),
+            (Some(5), None, true),
+        ] {
+            let lowest = lowest.map(|id| pending(at(id)));
+            let state = GroupState { unread: Some(unread.map(at)), lowest, ..look(9, None, 1, 1) };
+            assert_eq!(state.may_have_skipped(), expected, "{state:?}");
+        }
     }
 
     #[test]

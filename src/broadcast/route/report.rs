@@ -334,8 +334,8 @@ impl BroadcastRoute {
 fn meaning(group_change: GroupChange) -> &'static str {
     match group_change {
         GroupChange::GroupCreated => {
-            "the group was created, and starts after entries that were not published; these count as acknowledged \
-             and are published now"
+            "the group was created, and is behind entries that were not published. Whether its consumers have acknowledged \
+             them or it begins after them cannot be told: they count as acknowledged and are published now"
         }
         GroupChange::GroupRecreated => {
             "the group was destroyed and created again; entries that were pending, and entries before its start, count \

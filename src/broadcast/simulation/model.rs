@@ -447,6 +447,7 @@ impl Model {
                 Value::Integer(self.length()),
                 bytes(self.last),
                 bytes(self.first().map(|first| first.to_string()).unwrap_or_default()),
+                bytes(self.ungiven(after).map(|id| id.to_string()).unwrap_or_default()),
                 bytes(self.ungiven(group.delivered).map(|id| id.to_string()).unwrap_or_default()),
             ];
         }

@@ -4,7 +4,7 @@
 //! each call tidegate waits nine times as long as the call took: scanning takes at most a tenth of the server's time,
 //! and the scan of a large server takes longer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::broadcast::engine::leadership::TERM;
 use crate::broadcast::publish::call::{Tally, newer_cursor, tally};
 use crate::config::{Endpoint, Start, StreamPattern, redis_keys};
 use crate::rt;
-use crate::server::resp::Value;
+use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
 
 /// Adds streams to those that are read.
@@ -29,6 +29,10 @@ const COUNT: &[u8] = b"1000";
 const PAUSE: u32 = 9;
 /// The longest of these pauses: a reply that was slow for other reasons does not stop the look.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The fields of a cursor that make a tally.
+const TALLY: [&[u8]; 4] = [b"published", b"unheard", b"rejected", b"filtered"];
+/// Cursors that are asked for at once.
+const CURSORS: usize = 100;
 /// The longest name that is read, as the configuration allows it.
 const MAX_NAME_BYTES: usize = 1024;
 
@@ -48,6 +52,8 @@ pub(super) struct Finder {
     /// True if the set's streams were reported: they are read before all keys are scanned.
     told: bool,
     looks: Looks,
+    /// The streams of the set whose totals were reported.
+    tallied: BTreeSet<String>,
 }
 
 /// The server's record of earlier looks. If it loses the cursor, the next call restores this. Otherwise every stream
@@ -94,6 +100,10 @@ pub(super) struct FoundStream {
 pub(super) struct FinderLook {
     /// The streams that are read, by name, at most `max_streams`.
     pub(super) streams: Vec<FoundStream>,
+    /// The set's other streams: `max_streams` was higher before.
+    pub(super) cut: BTreeSet<String>,
+    /// Of these two, the totals of those that were not reported before.
+    pub(super) tallies: BTreeMap<String, Tally>,
     /// Those that are deleted.
     pub(super) missing: BTreeSet<String>,
     /// True if all keys were walked.
@@ -137,6 +147,7 @@ impl Finder {
             connection: None,
             answered_unix_ms,
             told: false,
+            tallied: BTreeSet::new(),
             looks: Looks::default(),
         }
     }
@@ -186,8 +197,10 @@ impl Finder {
         }
         let (mut streams, past) = self.record(connection, &BTreeSet::new(), Extent::Part).await?;
         if !std::mem::replace(&mut self.told, true) && !streams.is_empty() {
-            let left_out = self.cut(&mut streams);
-            return Ok(FinderLook { streams, missing: BTreeSet::new(), complete: false, left_out, past });
+            let tallies = self.tallies(connection, &streams).await?;
+            let cut = self.cut(&mut streams);
+            let (missing, left_out) = (BTreeSet::new(), count(cut.len()));
+            return Ok(FinderLook { streams, cut, tallies, missing, complete: false, left_out, past });
         }
         let before: BTreeSet<String> = streams.iter().map(|stream| stream.name.clone()).collect();
         let walked = self.walk(connection, &before).await?;
@@ -196,17 +209,64 @@ impl Finder {
         let read: BTreeSet<&String> = streams.iter().map(|stream| &stream.name).collect();
         let unread = walked.others.iter().filter(|name| !read.contains(name)).count();
         let missing = before.difference(&walked.known).cloned().collect();
-        let left_out = walked.odd + walked.more + count(unread) + self.cut(&mut streams);
-        Ok(FinderLook { streams, missing, complete: true, left_out, past })
+        let tallies = self.tallies(connection, &streams).await?;
+        let cut = self.cut(&mut streams);
+        let left_out = walked.odd + walked.more + count(unread) + count(cut.len());
+        Ok(FinderLook { streams, cut, tallies, missing, complete: true, left_out, past })
     }
 
-    /// Cuts the list to `max_streams`, and returns the number left out.
-    fn cut(&self, streams: &mut Vec<FoundStream>) -> u64 {
+    /// Cuts the list to `max_streams`, and returns those left out.
+    fn cut(&self, streams: &mut Vec<FoundStream>) -> BTreeSet<String> {
         streams.sort_by(|one, other| one.name.cmp(&other.name));
-        let most = self.most();
-        let more = streams.len().saturating_sub(most);
-        streams.truncate(most);
-        count(more)
+        let cut = streams.split_off(self.most().min(streams.len()));
+        cut.into_iter().map(|stream| stream.name).collect()
+    }
+
+    /// The totals of streams that were not asked for before, as their cursors have them.
+    async fn tallies(
+        &mut self,
+        connection: &mut Connection,
+        streams: &[FoundStream],
+    ) -> Result<BTreeMap<String, Tally>, Error> {
+        let deadline = self.source.response_timeout;
+        let names: BTreeSet<&String> = streams.iter().map(|stream| &stream.name).collect();
+        self.tallied.retain(|name| names.contains(name));
+        let new: Vec<String> =
+            names.into_iter().filter(|name| !self.tallied.contains(*name)).cloned().collect();
+        let mut tallies = BTreeMap::new();
+        if new.is_empty() {
+            return Ok(tallies);
+        }
+        // The place of one stream may be in the route's cursor: open.lua.
+        let cursor = self.key(redis_keys::CURSOR);
+        let about = [&[b"HMGET", cursor.as_bytes(), b"stream"], &TALLY[..]].concat();
+        let about = connection.ask(deadline, "reading a cursor", &about).await;
+        let about = about.map_err(|error| error.at(&[&cursor]))?;
+        let of_route =
+            about.elements().and_then(|fields| Some((fields.first()?.text()?, stored(fields.get(1..)?)?)));
+        for some in new.chunks(CURSORS) {
+            for name in some {
+                let cursor =
+                    redis_keys::of_stream(&self.source.key_prefix, &self.route, redis_keys::CURSOR, name);
+                let call = [&[b"HMGET", cursor.as_bytes()], &TALLY[..]].concat();
+                resp::command(connection.out(), &call);
+            }
+            for name in some {
+                let own = match connection.answer(deadline, "reading cursors").await {
+                    Ok(reply) => reply.elements().and_then(stored).unwrap_or_default(),
+                    // The stream's own route reports a key of another type.
+                    Err(Error::Reply(_)) => Tally::default(),
+                    Err(error) => return Err(error),
+                };
+                let tally = match of_route {
+                    Some((stream, tally)) if stream == name => tally,
+                    _ => own,
+                };
+                tallies.insert(name.clone(), tally);
+            }
+        }
+        self.tallied.extend(new);
+        Ok(tallies)
     }
 
     fn most(&self) -> usize {
@@ -279,7 +339,8 @@ impl Finder {
         call.extend(others.iter().map(|name| name.as_bytes()));
         call.extend([most.as_bytes(), self.matching.pattern.as_bytes(), extent.as_bytes()]);
         call.extend([self.looks.first.as_bytes(), self.looks.whole.as_bytes()]);
-        let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await?;
+        let reply = connection.ask(self.source.response_timeout, "recording streams", &call).await;
+        let reply = reply.map_err(|error| error.at(&[&streams, &cursor]))?;
         if let Some([_]) = reply.elements() {
             return Err(Error::Refused(newer_cursor(&cursor)));
         }
@@ -304,7 +365,7 @@ impl Finder {
     }
 
     /// Forgets a stream, if it is deleted.
-    async fn forget(&self, connection: &mut Connection, stream: &str) -> Result<(), Error> {
+    async fn forget(&mut self, connection: &mut Connection, stream: &str) -> Result<(), Error> {
         let of_stream = |kind| redis_keys::of_stream(&self.source.key_prefix, &self.route, kind, stream);
         let (streams, cursor) = (self.key(redis_keys::STREAMS), self.key(redis_keys::CURSOR));
         let mut keys = vec![streams, cursor, stream.to_owned()];
@@ -318,7 +379,13 @@ impl Finder {
         call.extend(keys.iter().map(|key| key.as_bytes()));
         let lasts = TERM.as_millis().to_string();
         call.push(lasts.as_bytes());
-        connection.ask(self.source.response_timeout, "forgetting a stream", &call).await.map(drop)
+        let reply = connection.ask(self.source.response_timeout, "forgetting a stream", &call).await;
+        let reply = reply.map_err(|error| error.at(&keys))?;
+        if reply.integer() == Some(1) {
+            // Its totals are those of the route by now. If it begins anew, it begins at none.
+            self.tallied.remove(stream);
+        }
+        Ok(())
     }
 }
 
@@ -344,6 +411,18 @@ fn recorded(reply: &Value) -> Option<Recorded<'_>> {
     let names: Option<Vec<_>> =
         names.chunks_exact(2).map(|pair| Some((pair[0].bytes()?, start(&pair[1])?))).collect();
     Some(Recorded { looks, names: names?, past: tally([published, unheard, rejected, filtered])? })
+}
+
+/// The totals of a cursor; a field that is not there counts as none.
+fn stored(fields: &[Value]) -> Option<Tally> {
+    let number = |value: &Value| value.text().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let [published, unheard, rejected, filtered] = fields else { return None };
+    Some(Tally {
+        published: number(published),
+        unheard: number(unheard),
+        rejected: number(rejected),
+        filtered: number(filtered),
+    })
 }
 
 fn invalid_scan() -> Error {

@@ -1,5 +1,6 @@
 //! The writing side: the connection to the destination, the calls on their way, and the meaning of replies.
 
+mod memory_limit;
 mod stumbling;
 
 use std::collections::VecDeque;
@@ -63,6 +64,8 @@ struct Up {
     questions: Vec<u8>,
     /// Nothing is sent before that: the server refused the last batch.
     paused_until: Option<Instant>,
+    /// The destination was out of memory: the error, until the answer to [`Ask::Memory`].
+    out_of_memory: Option<Error>,
 }
 
 /// The scripts as a connection knows them.
@@ -107,6 +110,8 @@ pub(super) enum Ask {
     Announce,
     /// The epochs of the source's histories.
     History,
+    /// How much memory the destination may use.
+    Memory,
     /// To write something down that only informs: a refusal is tried again with the next one.
     Note,
 }
@@ -253,6 +258,7 @@ impl Engine {
             sent: VecDeque::new(),
             questions: Vec::new(),
             paused_until: None,
+            out_of_memory: None,
         }));
         self.on_state(&state, now);
         self.number_history(now);
@@ -339,6 +345,7 @@ impl Engine {
             (AskedOf::Batch, _) => self.on_appended(reply, sent.at, now),
             (AskedOf::Asked(Ask::Lease), _) => self.on_lease_reply(reply, now),
             (AskedOf::Asked(Ask::History), _) => self.on_numbered(reply, now),
+            (AskedOf::Asked(Ask::Memory), _) => self.on_memory(reply, now),
             // They cannot be told, so no instance is awaited.
             (AskedOf::Asked(Ask::Leave), _) => self.writing.left = true,
             (AskedOf::Asked(Ask::Announce), Some(error)) => self.on_announce_failed(&error, now),
@@ -388,6 +395,9 @@ impl Engine {
                 if let Some(stored) = stored {
                     self.count_part(&stored, now);
                     self.report.part += stored.events();
+                }
+                if error.code() == Some("OOM") {
+                    return self.ask_memory(error, now);
                 }
                 // A server that refuses an argument answers ERR, and ends the connection.
                 let blamed = if error.code() == Some("ERR") { self.stumble(&error, true) } else { None };

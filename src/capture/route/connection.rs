@@ -40,7 +40,8 @@ impl AppendConnection {
         let hash = load_script(&mut connection, APPEND, deadline).await?;
         let lease = load_script(&mut connection, LEASE, deadline).await?;
         let epochs = load_script(&mut connection, EPOCHS, deadline).await?;
-        let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await?;
+        let state = connection.ask(deadline, "reading the state", &[b"HGETALL", &keys.state]).await;
+        let state = state.map_err(|error| error.at(&[&keys.state]))?;
         let state = StoredState::read(&state)?;
         groups::ensure(&mut connection, &capture, &keys, deadline).await?;
         let revision =

@@ -104,6 +104,9 @@ impl World {
                 }
                 reply
             }
+            Call::Plain if command[0] == b"INFO" => {
+                Value::Bytes(b"used_memory_startup:1000000\r\nmaxmemory:100000000\r\n".to_vec())
+            }
             Call::Plain | Call::Connect | Call::Any => {
                 let text = |at: usize| String::from_utf8(command[at].clone()).unwrap();
                 assert_eq!(command[1], self.keys.state, "only the state is written plainly");

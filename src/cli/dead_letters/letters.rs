@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::capture::dead_letters::LetterFields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate, redis_keys};
-use crate::server::{self, ControlConnection};
+use crate::server::{self, ControlConnection, Error};
 use crate::stream::EntryId;
 use crate::text::printable;
 
@@ -156,6 +156,6 @@ impl Letters {
 
     async fn ask<T: redis::FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Refusal> {
         let answer = command.query_async(&mut self.connection).await;
-        answer.map_err(|error| Refusal::server(&self.endpoint.name, &error.into()))
+        answer.map_err(|error| Refusal::server(&self.endpoint.name, &Error::from(error).at(&[&self.key])))
     }
 }

@@ -51,7 +51,9 @@ pub(super) async fn ask<T: redis::FromRedisValue>(
     Ok(request.query_async(connection).await?)
 }
 
+/// The id that a command on a stream brings, which is its first argument.
 async fn one_id(connection: &mut ControlConnection, command: &[&str]) -> Result<Option<EntryId>, Error> {
-    let entries: Vec<(String, redis::Value)> = ask(connection, command).await?;
+    let entries = ask(connection, command).await;
+    let entries: Vec<(String, redis::Value)> = entries.map_err(|error| error.at(&command[1..2]))?;
     Ok(entries.first().and_then(|(id, _)| EntryId::parse(id.as_bytes())))
 }

@@ -308,10 +308,17 @@ impl Check<'_> {
             self.report(&inline_key, "is empty; expected the password");
             return None;
         }
-        match (in_url.or(inline), file) {
-            (Some(secret), _) => Some(SecretSource::Inline(secret)),
-            (None, Some(name)) => self.password_file(&key.at("password_file"), &name).map(SecretSource::File),
-            (None, None) => Some(SecretSource::None),
+        let configuration = self.layers.file_of(&key.at("url"));
+        match (in_url, inline, file) {
+            (Some(secret), ..) => Some(match configuration {
+                Some(path) => SecretSource::InConfiguration(secret, path.to_owned()),
+                None => SecretSource::Inline(secret),
+            }),
+            (None, Some(secret), _) => Some(SecretSource::Inline(secret)),
+            (None, None, Some(name)) => {
+                self.password_file(&key.at("password_file"), &name).map(SecretSource::File)
+            }
+            (None, None, None) => Some(SecretSource::None),
         }
     }
 

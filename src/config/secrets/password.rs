@@ -57,9 +57,14 @@ pub fn readable_passwords(config: &Config) -> Vec<ReadablePassword> {
         [Some(&**endpoint), sentinels].into_iter().flatten()
     });
     let readable = |endpoint: &Endpoint| {
-        let SecretSource::File(path) = &endpoint.password else { return None };
+        let (option, path) = match &endpoint.password {
+            SecretSource::File(path) => ("password_file", path),
+            SecretSource::InConfiguration(_, path) => ("url", path),
+            SecretSource::None | SecretSource::Inline(_) => return None,
+        };
         let mode = readable_by_others(path)?;
-        Some(ReadablePassword { key: endpoint.key("password_file"), path: path.clone(), mode })
+        let in_configuration = option == "url";
+        Some(ReadablePassword { key: endpoint.key(option), path: path.clone(), mode, in_configuration })
     };
     endpoints.filter_map(readable).collect()
 }
@@ -67,23 +72,25 @@ pub fn readable_passwords(config: &Config) -> Vec<ReadablePassword> {
 /// A file with a password that every user of the machine can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadablePassword {
-    /// The option that names it.
+    /// The option that names it, or holds the password.
     pub key: String,
     /// Which file.
     pub path: PathBuf,
     /// Its permissions, such as `0644`.
     pub mode: String,
+    /// True if it is a file of the configuration, with the password in an url.
+    pub in_configuration: bool,
 }
 
 impl fmt::Display for ReadablePassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, path, mode } = self;
-        write!(
-            f,
-            "{key}: every user of this machine can read {} (mode {mode}); run chmod 600, and let the user of tidegate \
-             own it",
-            path.display()
-        )
+        let Self { key, path, mode, in_configuration } = self;
+        let remedy = if *in_configuration {
+            "put the password into a password_file, or run chmod 640, and give the file to the group of tidegate"
+        } else {
+            "run chmod 600, and let the user of tidegate own it"
+        };
+        write!(f, "{key}: every user of this machine can read {} (mode {mode}); {remedy}", path.display())
     }
 }
 

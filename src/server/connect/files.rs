@@ -42,7 +42,7 @@ pub(in crate::server) async fn check_files(endpoint: &Endpoint) -> Result<(), Er
 pub(super) async fn read_secret(endpoint: &Endpoint, known: &Known) -> Result<Option<Secret>, Error> {
     match &endpoint.password {
         SecretSource::None => Ok(None),
-        SecretSource::Inline(secret) => {
+        SecretSource::Inline(secret) | SecretSource::InConfiguration(secret, _) => {
             redacted::remember(secret.reveal());
             Ok(Some(secret.clone()))
         }

@@ -2,6 +2,32 @@
 
 use super::*;
 
+/// Each that a connection ends or does not begin with, as the system reports it.
+#[test]
+fn every_error_of_a_connection_says_what_can_be_done() {
+    use rustix::io::Errno;
+    for (errno, hint) in [
+        (Errno::CONNREFUSED, "does it listen on this address"),
+        (Errno::HOSTUNREACH, "no way to this address"),
+        (Errno::NETUNREACH, "no way to this address"),
+        (Errno::TIMEDOUT, "nothing answers at this address"),
+        (Errno::CONNRESET, "look at the server's log"),
+        (Errno::CONNABORTED, "look at the server's log"),
+        (Errno::PIPE, "look at the server's log"),
+    ] {
+        let error = Error::from(io::Error::from(errno));
+        let back = Error::from(redis::RedisError::from(Error::from(io::Error::from(errno))));
+        for error in [error, back] {
+            assert!(error.with_hint().contains(hint), "{error:?}");
+        }
+    }
+    assert!(
+        Error::Protocol("no RESP".to_owned()).with_hint().contains("the port of a Redis or Valkey server")
+    );
+    assert!(Error::Closed.with_hint().contains("look at the server's log"));
+    assert!(Error::Timeout(Duration::from_secs(1), "asking").with_hint().contains("response_timeout"));
+}
+
 #[test]
 fn the_code_alone_decides_the_class() {
     let class = |text: &str| Error::reply(text.as_bytes()).class();
@@ -46,11 +72,11 @@ fn an_unknown_command_is_told_without_its_arguments() {
         ),
         (
             "ERR unknown command 'hunter2'",
-            "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
+            "UNKNOWNCOMMAND the server does not know a command that tidegate needs; `tidegate check --connect` names it",
         ),
         (
             "ERR Unknown Redis command called from script script: 54fc, on @user_script:12.",
-            "UNKNOWNCOMMAND the server does not know a command that tidegate needs",
+            "UNKNOWNCOMMAND the server does not know a command that tidegate needs; `tidegate check --connect` names it",
         ),
     ] {
         let error = Error::reply(text.as_bytes());

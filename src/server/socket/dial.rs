@@ -32,7 +32,10 @@ pub(crate) async fn unix(path: &Path) -> io::Result<UnixStream> {
 
 fn none_answered(host: &str, failed: Vec<(SocketAddr, io::Error)>) -> io::Error {
     let Some((_, last)) = failed.last() else {
-        return io::Error::new(io::ErrorKind::NotFound, format!("the name \"{host}\" has no address"));
+        return io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("the name \"{host}\" has no address; check it, and this host's DNS"),
+        );
     };
     let kind = last.kind();
     let reasons: Vec<String> = failed.iter().map(|(address, error)| format!("{address}: {error}")).collect();

@@ -77,6 +77,36 @@ fn a_group_that_does_not_exist_is_waited_for_and_told() {
     }
 }
 
+/// As the warning advises, for consumers that have been waiting for it.
+#[test]
+fn a_group_that_is_created_at_the_beginning_raises_no_doubt_though_consumers_read_at_once() {
+    for order in BOTH {
+        let server = Server::start(Version::Redis82);
+        let subscriber = Subscriber::start(&server, &["stock.*"]);
+        let all: Vec<String> = (0..3).map(|_| add(&server, "before the group")).collect();
+        let daemon = one_server(&server, order).expects(&[alert::NO_GROUP]).start();
+        daemon.wait_alert(alert::NO_GROUP);
+        // Between two polls.
+        let made = redis::pipe()
+            .atomic()
+            .cmd("XGROUP")
+            .arg(&["CREATE", "orders", "inventory", "0"])
+            .ignore()
+            .cmd("XREADGROUP")
+            .arg(&["GROUP", "inventory", "one", "COUNT", "2", "STREAMS", "orders", ">"])
+            .ignore()
+            .exec(&mut server.connection());
+        made.unwrap();
+        daemon.wait_ready();
+        wait_pending(&daemon, 2, 2);
+        for id in &all[..2] {
+            acknowledge(&server, id);
+        }
+        wait_published(&daemon, &subscriber, &all[..2]);
+        assert!(daemon.route("stock").unwrap().acknowledged.unwrap().group_changes.is_empty());
+    }
+}
+
 #[test]
 fn a_consumer_without_acknowledgements_releases_at_once_and_nothing_shows_it() {
     let server = Server::start(Version::Redis82);

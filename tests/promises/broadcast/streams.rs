@@ -358,3 +358,35 @@ fn a_server_that_is_too_old_blocks_the_route_in_words() {
     let reason = daemon.wait_state("queues", RouteState::Blocked).reason.expect("it is blocked");
     assert!(reason.contains("a server with streams must be Redis 7.0 or newer"), "{reason}");
 }
+
+/// What other streams have published stays in the route's totals, though the route reads them no more.
+#[test]
+fn a_total_does_not_fall_when_fewer_streams_are_read() {
+    for (events, second) in placements(Version::Redis82) {
+        let queues = ["a", "b", "c"];
+        add(&events, &queues, 10);
+        let setup = setup(&events, second.as_ref(), "start = \"beginning\"\nmax_streams = 3");
+        let mut daemon = setup.expects(&[alert::LEFT_OUT]).start_ready();
+        let published = |status: &RouteStatus| status.broadcast.as_ref().map(|counts| counts.published);
+        wait_route(&daemon, "everything is published", |status| published(status) == Some(30));
+        let destination = if second.is_some() { "shop" } else { "events" };
+        let lines = "start = \"beginning\"\nmax_streams = 1";
+        daemon.reload(&route("streams = \"bull:*:events\"", destination, lines));
+        let least = std::cell::Cell::new(u64::MAX);
+        wait_route(&daemon, "one stream is read", |status| {
+            // A route that has not looked yet knows no total.
+            let looked = status.streams.as_ref().is_some_and(|streams| streams.read > 0);
+            least.set(least.get().min(published(status).filter(|_| looked).unwrap_or(u64::MAX)));
+            let streams = status.streams.as_ref().map(|streams| (streams.read, streams.left_out));
+            status.state == RouteState::Live && streams == Some((1, 2))
+        });
+        assert_eq!(least.get(), 30);
+        add(&events, &["a"], 1);
+        wait_route(&daemon, "and it counts on", |status| published(status) == Some(31));
+        // Another one takes the place of the one that is gone.
+        events.ask::<u32>(&["DEL", &stream("a")]);
+        wait_read(&daemon, &["b"]);
+        add(&events, &["b"], 1);
+        wait_route(&daemon, "the total has all three", |status| published(status) == Some(32));
+    }
+}

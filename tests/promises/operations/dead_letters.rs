@@ -67,7 +67,11 @@ fn what_the_destination_refused_is_stored_once_the_cause_is_gone() {
 
         // The cause is still there.
         let (_, why) = run(&operator, &["requeue", "orders", "--all", "--yes"], FAILED);
-        assert_eq!(why.matches(" not requeued: WRONGTYPE").count(), 3, "{version}: {why}");
+        assert_eq!(
+            why.matches(" not requeued: WRONGTYPE the key 'by:b' has another type").count(),
+            3,
+            "{version}: {why}"
+        );
         assert_eq!(dead_letters(&server, "orders").len(), 3, "{version}");
 
         let positions: Vec<_> =

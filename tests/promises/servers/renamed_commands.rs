@@ -1,7 +1,9 @@
 //! Promise: a source that knows some commands by other names only, as managed services do, is captured as far as it can
 //! be, and `check --connect` tells what is lost.
 
-use crate::support::{Options, Server, Setup, Version, alert, entries};
+use std::time::Duration;
+
+use crate::support::{Options, Server, Setup, Version, alert, entries, eventually};
 
 /// What a source can do without. HELLO, SUBSCRIBE, PUBLISH, MULTI and EXEC it cannot.
 const DISPENSABLE: [&str; 4] = ["INFO", "CONFIG", "CLIENT", "EVAL"];
@@ -25,7 +27,7 @@ fn a_source_without_them_is_captured() {
         daemon.restart();
         daemon.wait_ready();
         shop.ask::<u64>(&["PUBLISH", "orders", "second"]);
-        daemon.wait_settled("orders", 1);
+        daemon.wait_settled("orders", 2);
         assert_eq!(entries(&events, "orders").len(), 2, "{version}");
     }
 }
@@ -72,4 +74,37 @@ fn check_refuses_replication_mode_where_the_source_has_no_info() {
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(69), "{report}");
     assert!(report.contains("problem: mode = \"replication\" needs INFO"), "{report}");
+}
+
+/// One that a script calls has no name in the server's answer.
+#[test]
+fn a_route_that_needs_one_of_them_names_it_or_where_it_is_named() {
+    const IN_A_SCRIPT: &str = "`tidegate check --connect` names it";
+    for (command, at_source, told) in [
+        ("SUBSCRIBE", true, "the command SUBSCRIBE"),
+        ("EXEC", true, "the command EXEC"),
+        ("SCRIPT", false, "the command SCRIPT"),
+        ("EVALSHA", false, "the command EVALSHA"),
+        ("HGETALL", false, "the command HGETALL"),
+        ("HSET", false, IN_A_SCRIPT),
+        ("PEXPIRE", false, IN_A_SCRIPT),
+        ("XADD", false, IN_A_SCRIPT),
+    ] {
+        let (lacks, has) = (without(&[command], Version::Redis70), Server::start(Version::Redis82));
+        let (shop, events) = if at_source { (&lacks, &has) } else { (&has, &lacks) };
+        let daemon =
+            Setup::orders(shop, events).expects(&[alert::SOURCE, alert::DESTINATION, alert::BLOCKED]).start();
+        eventually(&format!("it tells {command}"), Duration::from_secs(30), || {
+            let _ = shop.ask::<u64>(&["PUBLISH", "orders", "a message"]);
+            let status = daemon.route("orders")?;
+            let errors = [&status.source.error, &status.destination.error];
+            let named = |error: &&String| error.contains(told) && error.contains("UNKNOWNCOMMAND");
+            let reason = status.reason.as_ref().is_some_and(|reason| reason.contains(told));
+            if reason && errors.into_iter().flatten().any(|error| named(&error)) {
+                Ok(())
+            } else {
+                Err(format!("{status:?}"))
+            }
+        });
+    }
 }

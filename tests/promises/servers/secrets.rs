@@ -118,3 +118,36 @@ fn a_password_that_others_can_read_is_told_and_the_limit_of_open_files_is_raised
     );
     assert!(told[0].contains(&words), "{told:?}");
 }
+
+#[test]
+fn a_password_in_the_url_of_a_file_that_others_can_read_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    let url = "redis://tidegate:hunter2@127.0.0.1:1";
+    let routes = "[capture.orders]\nsource = \"main\"\nchannels = [\"orders\"]\ndestination = \"main\"\n\
+                  stream = \"orders\"\nkeep = \"forever\"\n";
+    let check = |mode: u32, in_file: bool| {
+        let written = if in_file { url } else { "redis://127.0.0.1:1" };
+        std::fs::write(&file, format!("[redis.main]\nurl = \"{written}\"\n{routes}")).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        if !in_file {
+            command.env("TIDEGATE_REDIS__MAIN__URL", url);
+        }
+        let output = command.args(["check", "--config"]).arg(&file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    let told = format!(
+        "warning: redis.main.url: every user of this machine can read {} (mode 0644); put the password into a \
+         password_file, or run chmod 640",
+        file.display()
+    );
+    let said = check(0o644, true);
+    assert!(said.contains(&told), "{said}");
+    for said in [check(0o640, true), check(0o644, false)] {
+        assert!(!said.contains("every user of this machine"), "{said}");
+    }
+}

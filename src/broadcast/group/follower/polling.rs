@@ -27,7 +27,8 @@ impl Follower {
         let scan = scan.map(|id| id.to_string()).unwrap_or_default();
         // Asked once when it comes to rest: from then on XREAD may wait.
         let rests = self.is_at_rest() && !self.tail_asked && !self.schedule.is_active(now);
-        let tells: &[u8] = if rests || self.watch.is_due(self.read, now) { b"1" } else { b"" };
+        let tells = rests || self.missing || self.watch.is_due(self.read, now);
+        let tells: &[u8] = if tells { b"1" } else { b"" };
         let (stream, group) = (self.stream.as_bytes(), self.group.as_bytes());
         let mut command: Vec<&[u8]> = vec![b"EVALSHA", &self.hash];
         match &self.holes {
@@ -70,7 +71,7 @@ impl Follower {
         if self.state.is_none() {
             found.push(GroupEvent::Group);
         }
-        if std::mem::take(&mut self.missing) && state.delivered > publisher.end() {
+        if std::mem::take(&mut self.missing) && state.may_have_skipped() {
             found.push(GroupEvent::GroupChange(GroupChange::GroupCreated));
         }
         let deleted = &self.deleted;

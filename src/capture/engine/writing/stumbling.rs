@@ -51,16 +51,22 @@ impl Stumbling {
 }
 
 fn blame(batch: &Batch, error: &Error) -> Error {
+    Error::Refused(format!(
+        "the destination ends the connection each time it is sent {}: {error}. Raise proto-max-bulk-len and \
+         client-query-buffer-limit there, and tidegate continues; {LATER_ONES}",
+        described(batch),
+    ))
+}
+
+/// What an operator can do beside raising a limit.
+pub(super) const LATER_ONES: &str = "a smaller max_message_size makes dead letters of later ones";
+
+/// What a batch that is to blame holds, where it goes and where it stands.
+pub(super) fn described(batch: &Batch) -> String {
     let what = match batch.items() {
         1 => "a message".to_owned(),
         items => format!("a batch of {items} messages"),
     };
     let stream = batch.streams().next().map(printable::text).unwrap_or_default();
-    Error::Refused(format!(
-        "the destination ends the connection each time it is sent {what} of {} bytes for the stream {stream}, position {}: \
-         {error}. Raise proto-max-bulk-len and client-query-buffer-limit there, and tidegate continues; a smaller \
-         max_message_size makes dead letters of later ones",
-        batch.body_bytes(),
-        batch.first,
-    ))
+    format!("{what} of {} bytes for the stream {stream}, position {}", batch.body_bytes(), batch.first)
 }

@@ -161,6 +161,61 @@ fn certificates_and_authorities_change_without_a_restart() {
     }
 }
 
+/// Under load. Open connections stay, as at the servers, and the next connect reads the list anew.
+#[test]
+fn a_certificate_is_revoked_without_a_restart() {
+    let authority = Authority::new();
+    let old = authority.issue("server", HERE);
+    let (source, destination) = (server(&authority, &old, "no"), Server::start(Version::Redis82));
+    let list = authority.path("list.pem");
+    put(&authority.list(&[], &[]), &list);
+    let tls = table(&authority, &format!(", crl_file = \"{}\"", list.display()));
+    let mut daemon = Setup::new()
+        .endpoint_with("shop", &source, &tls)
+        .endpoint("events", &destination)
+        .routes(ROUTES.split("[broadcast").next().unwrap())
+        .expects(&[alert::SOURCE, alert::GAP, alert::TLS_FILES])
+        .start_ready();
+    let oracle = Oracle::new(&source);
+    daemon.watch(&oracle);
+    let load =
+        oracle.start(&Load::new(3, usize::MAX / 2, &["orders"]).payloads(Payloads::Unique).rate(3_000));
+    let disconnect = || source.ask::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    let wait_connected = || {
+        eventually("it listens again", PATIENCE, || {
+            match source.ask::<(String, usize)>(&["PUBSUB", "NUMSUB", "orders"]).1 {
+                0 => Err("nobody".to_owned()),
+                _ => Ok(()),
+            }
+        });
+        destination.wait_longer("orders", 300);
+    };
+
+    // What is no list leaves the one before in force, and is told.
+    fs::write(&list, "nothing").unwrap();
+    disconnect();
+    wait_connected();
+    let line = daemon.wait_alert(alert::TLS_FILES);
+    assert!(line.text.contains("list.pem has no PEM list of revoked"), "{}", line.text);
+
+    put(&authority.list(&[&old], &[]), &list);
+    destination.wait_longer("orders", 300);
+    disconnect();
+    eventually("the certificate is rejected", PATIENCE, || match daemon.route("orders")?.source.error {
+        Some(error) if error.contains("Revoked") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+
+    let new = authority.issue("next", HERE);
+    let [certificate, key] = [&new.certificate, &new.key].map(|path| path.display().to_string());
+    source.ask::<()>(&["CONFIG", "SET", "tls-cert-file", &certificate, "tls-key-file", &key]);
+    wait_connected();
+    load.stop();
+    oracle.publish_last("orders", &destination, "orders", PATIENCE);
+    let causes: Vec<_> = gaps(&destination, "orders").into_iter().map(|gap| gap.cause).collect();
+    assert_eq!(causes, ["source_disconnected"; 2], "those that the test made");
+}
+
 #[test]
 fn a_certificate_that_expires_soon_is_warned_of() {
     let authority = Authority::new();
