@@ -21,6 +21,7 @@
 
 mod again;
 mod cache_watch;
+mod change;
 mod cursor;
 pub mod dead_letters;
 mod engine;
@@ -34,6 +35,7 @@ mod route;
 mod simulation;
 mod sweep;
 pub(crate) mod trial;
+mod values;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -238,8 +238,8 @@ struct Counts {
 
 impl Counts {
     fn of(route: &RouteStatus) -> Self {
-        if let Some(InvalidateStatus { cleared, rejected, .. }) = &route.invalidate {
-            return Self { done: *cleared, rejected: *rejected, ..Self::default() };
+        if let Some(InvalidateStatus { cleared, written, rejected, .. }) = &route.invalidate {
+            return Self { done: cleared + written, rejected: *rejected, ..Self::default() };
         }
         match (&route.counts, &route.broadcast) {
             (Some(Ledger { stored, buffered, gaps, rejected, .. }), _) => {

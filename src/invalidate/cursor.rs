@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! P R:cursor   format revision pos again counted read again_read marks clearing clearing_ms gaps began
-//!              cleared absent refused
+//!              cleared absent refused written kept
 //! ```
 //!
 //! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` is how many entries
 //! were ever added to the stream up to `pos`, `read` and `again_read` how many of them were read up to each. The cursor is where the keys are: whatever sets the one back sets the other back.
 
 use super::again::Marks;
+use super::change::{Change, Write};
 use super::keys::CacheKey;
 use super::place::Place;
 use super::sweep::Clearing;
@@ -70,6 +71,10 @@ pub(super) struct Counts {
     pub(super) absent: u64,
     /// Leases that were taken away.
     pub(super) refused: u64,
+    /// Keys that got the value of an entry.
+    pub(super) written: u64,
+    /// Keys that had the version of an entry or a newer one in the first pass.
+    pub(super) kept: u64,
 }
 
 /// A look at the cursor.
@@ -90,6 +95,10 @@ pub(super) enum ClearReply {
         cleared: u64,
         /// Leases that were there.
         refused: u64,
+        /// Keys that got a value.
+        written: u64,
+        /// Keys that had the version or a newer one.
+        kept: u64,
         /// By the cache's clock, in milliseconds.
         time: u64,
         /// A clear that the instance at it has not written for some time.
@@ -99,7 +108,7 @@ pub(super) enum ClearReply {
     Moved,
 }
 
-const FIELDS: [&[u8]; 14] = [
+const FIELDS: [&[u8]; 16] = [
     b"format",
     b"revision",
     b"pos",
@@ -114,7 +123,12 @@ const FIELDS: [&[u8]; 14] = [
     b"cleared",
     b"absent",
     b"refused",
+    b"written",
+    b"kept",
 ];
+/// Arguments of a call of `clear.lua` beside keys, leases, versions and values: the command, the hash, the number of keys,
+/// the cursor, and thirteen.
+pub(super) const CALL_ARGUMENTS: usize = 4 + 13;
 /// The format that this version writes.
 const FORMAT: &[u8] = b"1";
 
@@ -181,7 +195,13 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         clearing: Clearing::parse(clearing.bytes().unwrap_or_default()),
         gaps: id(gaps),
         began: number(began).unwrap_or(0),
-        counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
+        counts: Counts {
+            cleared: count(0),
+            absent: count(1),
+            refused: count(2),
+            written: count(3),
+            kept: count(4),
+        },
     };
     Ok(CursorLook { cursor: Some(cursor), seen })
 }
@@ -194,7 +214,7 @@ pub(super) struct ClearCall<'a> {
     pub(super) prev: Place,
     /// The last entry that is covered.
     pub(super) last: Place,
-    pub(super) keys: &'a [CacheKey],
+    pub(super) keys: &'a [Change],
     pub(super) marks: Option<String>,
     pub(super) clearing: Option<Clearing>,
     pub(super) gaps: Option<EntryId>,
@@ -242,18 +262,24 @@ impl CursorCalls {
     pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
         let lease = self.lease.as_ref().filter(|_| !call.alone);
         let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
-        // The command, the hash, the number of keys, the keys, and twelve arguments.
-        resp::header(out, 3 + names + 12);
+        // What has a version comes last.
+        let removals = call.keys.iter().filter(|change| change.write.is_none());
+        let versions = call.keys.iter().filter(|change| change.write.is_some());
+        let keys = || removals.clone().chain(versions.clone()).map(|change| &change.key);
+        let writes = || versions.clone().filter_map(|change| change.write.as_deref());
+        let has_values = call.place == PlaceField::Pos;
+        let count = writes().count();
+        resp::header(out, CALL_ARGUMENTS - 1 + names + count * if has_values { 2 } else { 1 });
         for word in [b"EVALSHA".as_slice(), hash] {
             resp::argument(out, word);
         }
         resp::number_argument(out, names);
         resp::argument(out, self.key.as_bytes());
-        for key in call.keys {
+        for key in keys() {
             resp::argument(out, key);
         }
         if let Some((before, behind)) = lease {
-            for key in call.keys {
+            for key in keys() {
                 resp::argument(out, &[before, &key[..], behind].concat());
             }
         }
@@ -273,6 +299,13 @@ impl CursorCalls {
         resp::argument(out, text(call.gaps).as_bytes());
         resp::argument(out, text(call.prev.read).as_bytes());
         resp::argument(out, text(call.prev.counted).as_bytes());
+        resp::number_argument(out, count);
+        for Write { version, .. } in writes() {
+            resp::argument(out, version.digits());
+        }
+        for Write { value, .. } in writes().filter(|_| has_values) {
+            resp::argument(out, value.as_deref().unwrap_or_default());
+        }
     }
 
     /// Appends a call of `adopt.lua`.
@@ -366,11 +399,19 @@ pub(super) fn on_cleared(key: &str, reply: &Value) -> Result<ClearReply, Error> 
     match reply {
         Value::Error(text) => Err(Error::reply_at(text, key)),
         _ => match reply.elements() {
-            Some([Value::Integer(1), _, cleared, refused, time, abandoned]) => {
+            Some([Value::Integer(1), _, cleared, refused, time, abandoned, written, kept]) => {
                 let time = time.bytes().and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
                 let time = time.ok_or_else(|| CLEAR.invalid_reply())?;
                 let abandoned = Clearing::parse(abandoned.bytes().unwrap_or_default());
-                Ok(ClearReply::Done { cleared: count(cleared)?, refused: count(refused)?, time, abandoned })
+                let [cleared, refused, written, kept] = [cleared, refused, written, kept].map(count);
+                Ok(ClearReply::Done {
+                    cleared: cleared?,
+                    refused: refused?,
+                    written: written?,
+                    kept: kept?,
+                    time,
+                    abandoned,
+                })
             }
             Some([Value::Integer(0), ..]) => Ok(ClearReply::Moved),
             _ => Err(CLEAR.invalid_reply()),
@@ -392,6 +433,7 @@ pub(super) fn on_adopted(key: &str, reply: &Value) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::change::tests::change;
     use super::super::sweep::Step;
     use super::*;
 
@@ -410,12 +452,14 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all =
-                [format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "1700", "3", "2", "1"];
+            let all = [
+                format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "1700", "3", "2", "1",
+                "5", "4",
+            ];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
-        let counts = Counts { cleared: 3, absent: 2, refused: 1 };
+        let counts = Counts { cleared: 3, absent: 2, refused: 1, written: 5, kept: 4 };
         let marks = Marks::parse(b"5-0 1000");
         let revision = "abc".to_owned();
         let (pos, again) = (place(5, 7), Some(Place { counted: None, ..place(4, 6) }));
@@ -425,7 +469,7 @@ mod tests {
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 14])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 16])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
@@ -438,7 +482,7 @@ mod tests {
     fn a_call_has_the_keys_and_then_their_leases() {
         let lease = Template::parse("<<<key>:l").unwrap();
         let calls = CursorCalls::new("c".to_owned(), "r".to_owned(), Some(&lease));
-        let keys: Vec<CacheKey> = [b"a", b"b"].map(|key| key.as_slice().into()).into();
+        let keys = [change("b", Some(("7", "x"))), change("a", None)];
         let mut out = Vec::new();
         let call = ClearCall {
             place: PlaceField::Pos,
@@ -480,6 +524,9 @@ mod tests {
             "8-0",
             "6",
             "7",
+            "1",
+            "7",
+            "x",
         ];
         assert_eq!(words, expected);
     }
@@ -487,10 +534,13 @@ mod tests {
     #[test]
     fn replies_of_the_scripts() {
         let (one, three) = (Value::Integer(1), Value::Integer(3));
-        let done = [one.clone(), text("2-0"), three, one, text("1700"), text("keys")];
+        let counts = [Value::Integer(5), Value::Integer(4)];
+        let done =
+            [&[one.clone(), text("2-0"), three, one, text("1700"), text("keys")], &counts[..]].concat();
         let abandoned = Clearing { step: Step::Keys { again: false }, missed_again: false };
-        let expected = ClearReply::Done { cleared: 3, refused: 1, time: 1700, abandoned };
-        assert_eq!(on_cleared("c", &Value::Array(done.to_vec())).unwrap(), expected);
+        let expected =
+            ClearReply::Done { cleared: 3, refused: 1, written: 5, kept: 4, time: 1700, abandoned };
+        assert_eq!(on_cleared("c", &Value::Array(done)).unwrap(), expected);
         let moved = [Value::Integer(0), text("9-0"), text("r"), text("1700")];
         assert_eq!(on_cleared("c", &Value::Array(moved.to_vec())).unwrap(), ClearReply::Moved);
         assert!(on_cleared("c", &Value::Error(b"NOPERM x".to_vec())).is_err());

@@ -12,6 +12,8 @@ use crate::text::glob;
 
 pub(super) const CLEAR: Hash = [b'1'; 40];
 pub(super) const ADOPT: Hash = [b'2'; 40];
+/// Before the version in a key that is a hash; another key has the version alone.
+const VERSIONED: &str = "v";
 /// Keys that a step of a SCAN brings.
 const SCANNED: usize = 2;
 
@@ -92,6 +94,16 @@ pub(super) struct CacheServer {
     pub(super) keys: BTreeMap<String, String>,
 }
 
+/// What a key holds that has its version beside its value.
+pub(super) fn versioned(version: u64) -> String {
+    format!("{VERSIONED}{version}")
+}
+
+/// The version beside the value that a key holds.
+pub(super) fn version_of(held: &str) -> Option<u64> {
+    held.strip_prefix(VERSIONED)?.parse().ok()
+}
+
 impl CacheServer {
     /// A field of the cursor.
     pub(super) fn field(&self, name: &str) -> &str {
@@ -139,8 +151,22 @@ impl CacheServer {
     }
 
     fn clear(&mut self, keys: &[String], arguments: &[String], clock_ms: u64) -> Value {
-        let [revision, place, prev, last, n, counted, read, marks, clearing, gaps, prev_read, prev_counted] =
-            arguments
+        let [
+            revision,
+            place,
+            prev,
+            last,
+            n,
+            counted,
+            read,
+            marks,
+            clearing,
+            gaps,
+            prev_read,
+            prev_counted,
+            versions,
+            writes @ ..,
+        ] = arguments
         else {
             panic!("{arguments:?}")
         };
@@ -155,9 +181,24 @@ impl CacheServer {
             let seen = [place, "revision"].map(|name| text(self.field(name)));
             return Value::Array([&[Value::Integer(0)], &seen[..], &[time]].concat());
         }
-        let n: usize = n.parse().unwrap();
+        let [n, versions] = [n, versions].map(|count| count.parse::<usize>().unwrap());
+        let plain = n - versions;
         let mut remove = |keys: &[String]| keys.iter().filter(|key| self.keys.remove(*key).is_some()).count();
-        let (cleared, refused) = (remove(&keys[1..=n]), remove(&keys[n + 1..]));
+        let (mut cleared, refused) = (remove(&keys[1..=plain]), remove(&keys[n + 1..]));
+        let (mut written, mut kept) = (0, 0);
+        assert_eq!(writes.len(), if first { 2 * versions } else { versions });
+        for (key, version) in keys[plain + 1..=n].iter().zip(writes) {
+            let (there, version) =
+                (self.keys.get(key).and_then(|held| version_of(held)), version.parse().unwrap());
+            if there.is_some_and(|there| there >= version) {
+                kept += 1;
+            } else if there.is_some() && first {
+                self.keys.insert(key.clone(), versioned(version));
+                written += 1;
+            } else {
+                cleared += usize::from(self.keys.remove(key).is_some());
+            }
+        }
         self.put(place, last);
         for (name, value) in [
             ("counted", if first { counted.as_str() } else { "" }),
@@ -169,15 +210,16 @@ impl CacheServer {
                 self.put(name, value);
             }
         }
-        let written: u64 = self.field("clearing_ms").parse().unwrap_or(0);
+        let shown_ms: u64 = self.field("clearing_ms").parse().unwrap_or(0);
         let mut abandoned = "".to_owned();
         if !clearing.is_empty() {
             self.put_clearing(clearing, clock_ms);
-        } else if !matches!(self.field("clearing"), "" | "none") && clock_ms - written >= 30_000 {
+        } else if !matches!(self.field("clearing"), "" | "none") && clock_ms - shown_ms >= 30_000 {
             self.field("clearing").clone_into(&mut abandoned);
         }
-        let counts = [cleared, refused].map(integer);
-        Value::Array([&[Value::Integer(1), text(last)], &counts[..], &[time, text(&abandoned)]].concat())
+        let [removed, stored] = [[cleared, refused], [written, kept]].map(|counts| counts.map(integer));
+        let decided = [time, text(&abandoned)];
+        Value::Array([&[Value::Integer(1), text(last)], &removed[..], &decided, &stored].concat())
     }
 
     fn adopt(&mut self, arguments: &[String], clock_ms: u64) -> Value {

@@ -29,7 +29,7 @@ function ago(unixMs, now) {
 const isCapture = (route) => route.kind === "capture";
 const done = (route) => {
   if (isCapture(route)) return route.counts.stored;
-  return route.invalidate ? route.invalidate.cleared : route.broadcast.published;
+  return route.invalidate ? route.invalidate.cleared + route.invalidate.written : route.broadcast.published;
 };
 const deadLetters = (route) => (isCapture(route) ? route.counts : route.invalidate ?? route.broadcast).rejected;
 const key = (route) => `${route.kind} ${route.route}`;
