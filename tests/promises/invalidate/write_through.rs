@@ -99,13 +99,15 @@ fn a_newer_version_is_stored_and_an_older_one_never() {
 fn a_key_that_is_not_there_stays_away_also_when_all_is_applied_again() {
     let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
     let daemon = setup(&events, &cache, &format!("again_after = \"200ms\"\n{SET}")).start_ready();
+    put(&cache, 2, "old", "2");
     let mut last = String::new();
     for version in ["1", "2", "3"] {
-        last = change(&events, 1, "1", version);
-        change(&events, 2, "1", version);
+        change(&events, 1, "1", version);
+        last = change(&events, 2, "1", version);
     }
-    put(&cache, 2, "1", "2");
     wait_again(&cache, &last);
+    assert_eq!(cached(&cache), ["product:2"]);
+    assert_eq!(held(&cache, 2), Some(("1".to_owned(), "3".to_owned())));
     cache.ask::<()>(&["FLUSHALL"]);
     put(&cache, 2, "new", "4");
     wait_replays(&daemon, "no_cursor", 2);
