@@ -25,11 +25,18 @@ pub(super) enum Answer {
     Waits(u64),
 }
 
+/// What an entry says: which product has changed, and maybe the version that it has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) product: u8,
+    pub(super) version: Option<u64>,
+}
+
 /// The server of the stream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StreamServer {
-    /// The product that an entry is about; none where it has no field for it.
-    pub(super) entries: BTreeMap<EntryId, Option<u8>>,
+    /// What each entry says; none where it has no field for it.
+    pub(super) entries: BTreeMap<EntryId, Option<Event>>,
     pub(super) last: EntryId,
     pub(super) added: u64,
     /// The last gap record of the capture.
@@ -63,7 +70,7 @@ impl StreamServer {
             "XRANGE" => {
                 let after = EntryId::parse(word(2).strip_prefix('(').unwrap().as_bytes()).unwrap();
                 let end = EntryId::parse(word(3).as_bytes()).unwrap();
-                let up_to = |pair: &(&EntryId, &Option<u8>)| *pair.0 <= end;
+                let up_to = |pair: &(&EntryId, &Option<Event>)| *pair.0 <= end;
                 Value::Array(self.after(after).take_while(up_to).take(count(5)).map(entry).collect())
             }
             "XREAD" => {
@@ -81,7 +88,7 @@ impl StreamServer {
         })
     }
 
-    fn after(&self, id: EntryId) -> impl Iterator<Item = (&EntryId, &Option<u8>)> {
+    fn after(&self, id: EntryId) -> impl Iterator<Item = (&EntryId, &Option<Event>)> {
         self.entries.range(id..).filter(move |(found, _)| **found > id)
     }
 }
@@ -270,8 +277,11 @@ fn hash(key: &String) -> u64 {
     hasher.finish().max(1)
 }
 
-fn entry((id, product): (&EntryId, &Option<u8>)) -> Value {
-    let fields = product.map_or_else(Vec::new, |product| vec![text("sku"), text(&product.to_string())]);
+fn entry((id, event): (&EntryId, &Option<Event>)) -> Value {
+    let product = event.map(|event| ("sku", event.product.to_string()));
+    let version = event.and_then(|event| event.version).map(|version| ("version", version.to_string()));
+    let fields = product.into_iter().chain(version);
+    let fields = fields.flat_map(|(name, value)| [text(name), text(&value)]).collect();
     Value::Array(vec![text(&id.to_string()), Value::Array(fields)])
 }
 
