@@ -8,15 +8,17 @@
 //! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` is how many entries
 //! were ever added to the stream up to `pos`, `read` and `again_read` how many of them were read up to each. The cursor is where the keys are: whatever sets the one back sets the other back.
 
+mod calls;
+
 use super::again::Marks;
-use super::change::{Change, Write};
 use super::keys::CacheKey;
 use super::place::Place;
 use super::sweep::Clearing;
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script, script};
+use crate::server::{Error, Script, script};
 use crate::stream::EntryId;
-use crate::text::template::{Part, Template};
+
+pub(super) use calls::{AdoptCall, CALL_ARGUMENTS, ClearCall, CursorCalls, around};
 
 /// Clears keys and moves a place over them.
 pub(super) const CLEAR: Script = script!("clear.lua");
@@ -126,9 +128,6 @@ const FIELDS: [&[u8]; 16] = [
     b"written",
     b"kept",
 ];
-/// Arguments of a call of `clear.lua` beside keys, leases, versions and values: the command, the hash, the number of keys,
-/// the cursor, and thirteen.
-pub(super) const CALL_ARGUMENTS: usize = 4 + 13;
 /// The format that this version writes.
 const FORMAT: &[u8] = b"1";
 
@@ -204,152 +203,6 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         },
     };
     Ok(CursorLook { cursor: Some(cursor), seen })
-}
-
-/// What `clear.lua` is to do.
-#[derive(Debug)]
-pub(super) struct ClearCall<'a> {
-    pub(super) place: PlaceField,
-    /// The place as it is believed to be.
-    pub(super) prev: Place,
-    /// The last entry that is covered.
-    pub(super) last: Place,
-    pub(super) keys: &'a [Change],
-    pub(super) marks: Option<String>,
-    pub(super) clearing: Option<Clearing>,
-    pub(super) gaps: Option<EntryId>,
-    /// True if the keys are leases themselves, or go without theirs.
-    pub(super) alone: bool,
-}
-
-/// How `adopt.lua` is to put the cursor.
-#[derive(Debug)]
-pub(super) struct AdoptCall<'a> {
-    /// The revision and the place that were seen.
-    pub(super) seen: &'a (Vec<u8>, Vec<u8>),
-    pub(super) pos: Place,
-    pub(super) again: Option<Place>,
-    pub(super) clearing: Option<Clearing>,
-    pub(super) gaps: Option<EntryId>,
-    pub(super) began: u64,
-}
-
-/// The calls of one route.
-#[derive(Debug)]
-pub(super) struct CursorCalls {
-    key: String,
-    revision: String,
-    /// What stands before and behind a key in its lease.
-    lease: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl CursorCalls {
-    pub(super) fn new(key: String, revision: String, lease: Option<&Template>) -> Self {
-        Self { key, revision, lease: lease.map(around) }
-    }
-
-    /// The cursor's key.
-    pub(super) fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// The route's revision.
-    pub(super) fn revision(&self) -> &str {
-        &self.revision
-    }
-
-    /// Appends a call of `clear.lua`.
-    pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
-        let lease = self.lease.as_ref().filter(|_| !call.alone);
-        let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
-        // What has a version comes last.
-        let removals = call.keys.iter().filter(|change| change.write.is_none());
-        let versions = call.keys.iter().filter(|change| change.write.is_some());
-        let keys = || removals.clone().chain(versions.clone()).map(|change| &change.key);
-        let writes = || versions.clone().filter_map(|change| change.write.as_deref());
-        let has_values = call.place == PlaceField::Pos;
-        let count = writes().count();
-        resp::header(out, CALL_ARGUMENTS - 1 + names + count * if has_values { 2 } else { 1 });
-        for word in [b"EVALSHA".as_slice(), hash] {
-            resp::argument(out, word);
-        }
-        resp::number_argument(out, names);
-        resp::argument(out, self.key.as_bytes());
-        for key in keys() {
-            resp::argument(out, key);
-        }
-        if let Some((before, behind)) = lease {
-            for key in keys() {
-                resp::argument(out, &[before, &key[..], behind].concat());
-            }
-        }
-        for argument in [
-            self.revision.as_bytes(),
-            call.place.as_str().as_bytes(),
-            call.prev.id.to_string().as_bytes(),
-            call.last.id.to_string().as_bytes(),
-        ] {
-            resp::argument(out, argument);
-        }
-        resp::number_argument(out, call.keys.len());
-        resp::argument(out, text(call.last.counted).as_bytes());
-        resp::argument(out, text(call.last.read).as_bytes());
-        resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
-        resp::argument(out, call.clearing.map_or("", Clearing::as_str).as_bytes());
-        resp::argument(out, text(call.gaps).as_bytes());
-        resp::argument(out, text(call.prev.read).as_bytes());
-        resp::argument(out, text(call.prev.counted).as_bytes());
-        resp::number_argument(out, count);
-        for Write { version, .. } in writes() {
-            resp::argument(out, version.digits());
-        }
-        for Write { value, .. } in writes().filter(|_| has_values) {
-            resp::argument(out, value.as_deref().unwrap_or_default());
-        }
-    }
-
-    /// Appends a call of `adopt.lua`.
-    pub(super) fn adopt(&self, out: &mut Vec<u8>, hash: &Hash, call: &AdoptCall<'_>) {
-        let AdoptCall { seen, pos, again, clearing, gaps, began } = call;
-        resp::command(
-            out,
-            &[
-                b"EVALSHA",
-                hash,
-                b"1",
-                self.key.as_bytes(),
-                &seen.0,
-                &seen.1,
-                self.revision.as_bytes(),
-                pos.id.to_string().as_bytes(),
-                text(again.map(|again| again.id)).as_bytes(),
-                text(pos.counted).as_bytes(),
-                text(pos.read).as_bytes(),
-                text(again.and_then(|again| again.read)).as_bytes(),
-                clearing.map_or("", Clearing::as_str).as_bytes(),
-                text(*gaps).as_bytes(),
-                began.to_string().as_bytes(),
-            ],
-        );
-    }
-}
-
-/// An argument of a script; empty where there is none.
-fn text(value: Option<impl ToString>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
-}
-
-/// What a lease's template puts before and behind the key.
-pub(super) fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
-    let (mut before, mut behind, mut passed) = (Vec::new(), Vec::new(), false);
-    for part in lease.parts() {
-        match part {
-            Part::Literal(text) if passed => behind.extend_from_slice(text.as_bytes()),
-            Part::Literal(text) => before.extend_from_slice(text.as_bytes()),
-            _ => passed = true,
-        }
-    }
-    (before, behind)
 }
 
 /// Takes in the reply to a SCAN: where it continues, and what it found.
@@ -433,15 +286,14 @@ pub(super) fn on_adopted(key: &str, reply: &Value) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::change::tests::change;
     use super::super::sweep::Step;
     use super::*;
 
-    fn id(milliseconds: u64) -> EntryId {
+    pub(super) fn id(milliseconds: u64) -> EntryId {
         EntryId { milliseconds, sequence: 0 }
     }
 
-    fn place(at: u64, counted: u64) -> Place {
+    pub(super) fn place(at: u64, counted: u64) -> Place {
         Place { id: id(at), counted: Some(counted), read: Some(counted - 1) }
     }
 
@@ -476,59 +328,6 @@ mod tests {
         let refused = on_look("c", &Value::Error(b"WRONGTYPE x".to_vec())).unwrap_err();
         assert!(refused.to_string().contains("the key 'c' has another type"), "{refused}");
         assert!(on_look("c", &Value::Array(vec![])).is_err());
-    }
-
-    #[test]
-    fn a_call_has_the_keys_and_then_their_leases() {
-        let lease = Template::parse("<<<key>:l").unwrap();
-        let calls = CursorCalls::new("c".to_owned(), "r".to_owned(), Some(&lease));
-        let keys = [change("b", Some(("7", "x"))), change("a", None)];
-        let mut out = Vec::new();
-        let call = ClearCall {
-            place: PlaceField::Pos,
-            prev: place(1, 7),
-            last: place(2, 9),
-            keys: &keys,
-            marks: Some("1-0 5".to_owned()),
-            clearing: Some(Clearing { step: Step::Leases { again: true }, missed_again: true }),
-            gaps: Some(id(8)),
-            alone: false,
-        };
-        calls.clear(&mut out, &[b'h'; 40], &call);
-        let (value, _) = Value::build(&out, 0).unwrap();
-        let words: Vec<String> = value
-            .elements()
-            .unwrap()
-            .iter()
-            .map(|word| String::from_utf8(word.bytes().unwrap().to_vec()).unwrap())
-            .collect();
-        let hash = "h".repeat(40);
-        let expected = [
-            "EVALSHA",
-            &hash,
-            "5",
-            "c",
-            "a",
-            "b",
-            "<a:l",
-            "<b:l",
-            "r",
-            "pos",
-            "1-0",
-            "2-0",
-            "2",
-            "9",
-            "8",
-            "1-0 5",
-            "leases again +",
-            "8-0",
-            "6",
-            "7",
-            "1",
-            "7",
-            "x",
-        ];
-        assert_eq!(words, expected);
     }
 
     #[test]

@@ -237,6 +237,6 @@ fn random_histories() {
 #[test]
 fn random_histories_on_a_real_server() {
     for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
-        histories(0..10, Some(Real::start(version)));
+        histories(0..40, Some(Real::start(version)));
     }
 }

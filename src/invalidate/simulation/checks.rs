@@ -108,7 +108,7 @@ impl Checks {
     /// Returns how many entries it is about.
     pub(super) fn missed(&mut self, loss: InvalidateLoss, detail: &str) -> u64 {
         let count = detail.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        // A newer configuration that takes over says so of all entries that are gone.
+        // A newer configuration that takes over reports all entries that are gone.
         if matches!(loss, InvalidateLoss::SecondPass | InvalidateLoss::BeginsLate) {
             self.given_up += count;
         }
