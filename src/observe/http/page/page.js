@@ -61,6 +61,8 @@ function cache(route, caches) {
   const parts = [];
   if (route.invalidate.behind_ms !== null) parts.push(`behind ${count(route.invalidate.behind_ms)} ms`);
   parts.push(`refused ${count(route.invalidate.fills_refused)}`);
+  const { written, kept } = route.invalidate;
+  if (written + kept > 0) parts.push(`written ${count(written)}, kept ${count(kept)}`);
   const found = caches[route.destination.server];
   if (found && found.error !== null) parts.push(`cache unknown: ${found.error}`);
   else if (found && found.read_unix_ms !== null) {
