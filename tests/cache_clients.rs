@@ -96,7 +96,7 @@ redis.call('UNLINK', KEYS[2])
 if not ARGV[2]";
 const COMPARED: &str = "#old > #new or #old == #new and old >= new";
 
-const MUTANTS: [Mutant; 15] = [
+const MUTANTS: [Mutant; 17] = [
     // It fills without a lease.
     Mutant {
         kind: Kind::RedisPy,
@@ -185,9 +185,22 @@ const MUTANTS: [Mutant; 15] = [
     },
     Mutant {
         kind: Kind::NodeRedis,
-        line: "versions ? await ask('HGET', key, 'value') : ",
+        line: "versions ? ask('HGET', key, 'value') : ",
         instead: "",
         fails: "With versions, what the route has stored is what the next reader gets",
+    },
+    // A key from before stays, and nobody fills.
+    Mutant {
+        kind: Kind::IoRedis,
+        line: "startsWith('WRONGTYPE')",
+        instead: "startsWith('-')",
+        fails: "With versions, a key of another type is a miss, and makes way",
+    },
+    Mutant {
+        kind: Kind::RedisPyAsyncio,
+        line: "startswith(\"WRONGTYPE\")",
+        instead: "startswith(\"-\")",
+        fails: "A key of another type is a miss, and makes way",
     },
     // Without the cache there is no answer.
     Mutant {

@@ -46,6 +46,12 @@ export function tidegateCache(client, options = {}) {
     return Promise.race([reply, late]).finally(() => clearTimeout(timer))
   }
 
+  // A key of another type is from before `versions` was switched on or off: a miss.
+  const otherType = error => {
+    if (!String(error?.message).startsWith('WRONGTYPE')) throw error
+    return null
+  }
+
   async function fill(...keysAndArguments) {
     try {
       await ask('EVALSHA', sha, '2', ...keysAndArguments)
@@ -61,7 +67,7 @@ export function tidegateCache(client, options = {}) {
     let [found, mine] = [null, false]
     try {
       for (let pause = 5, until = Date.now() + wait; ; pause = Math.min(2 * pause, 40)) {
-        found = versions ? await ask('HGET', key, 'value') : await ask('GET', key)
+        found = await (versions ? ask('HGET', key, 'value') : ask('GET', key)).catch(otherType)
         if (found !== null) break
         mine = await ask('SET', held, token, 'NX', 'PX', String(lease)) === 'OK'
         mine ||= await ask('GET', held) === token // the client library has sent the SET twice

@@ -7,7 +7,7 @@ AsyncCache does the same with redis.asyncio and coroutines. clients/README.md sa
 Licence: MIT or Apache-2.0, as tidegate.
 """
 import asyncio, functools, hashlib, json, secrets, time
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 # Stores a value and gives the lease back, while the lease is one's own. Without a value it only gives the lease back.
 FILL = """if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
@@ -73,7 +73,12 @@ class Cache:
         try:
             pause, until = 0.005, time.monotonic() + self.wait
             while True:
-                found = yield lambda: self.client.hget(key, "value") if self.versions else self.client.get(key)
+                try:
+                    found = yield lambda: self.client.hget(key, "value") if self.versions else self.client.get(key)
+                except ResponseError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise
+                    found = None  # from before `versions` were switched on or off
                 if found is not None:
                     return self.loads(found)
                 mine = yield lambda: self.client.set(lease, token, nx=True, px=int(self.lease * 1000))
