@@ -29,7 +29,8 @@ enum Fills {
 /// Readers and a writer, until it is stopped.
 struct Load {
     database: Database,
-    stop: Arc<AtomicBool>,
+    /// Of the readers, and of the writer, who ends first.
+    stops: [Arc<AtomicBool>; 2],
     readers: Vec<JoinHandle<()>>,
     writer: JoinHandle<String>,
 }
@@ -37,10 +38,10 @@ struct Load {
 impl Load {
     fn start(events: &Server, cache: &Server, fills: Fills) -> Self {
         let database: Database = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
-        let stop = Arc::new(AtomicBool::new(false));
+        let stops = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         let readers = (0..READERS).map(|number| {
             let mut connection = cache.connection();
-            let (database, stop) = (database.clone(), stop.clone());
+            let (database, stop) = (database.clone(), stops[0].clone());
             let holds = fills != Fills::Plain && number % 2 == 0;
             std::thread::spawn(move || {
                 for turn in 0_usize.. {
@@ -53,18 +54,29 @@ impl Load {
             })
         });
         let readers = readers.collect();
-        let mut connection = events.connection();
+        let (mut connection, mut evicting) = (events.connection(), cache.connection());
         let writer = std::thread::spawn({
-            let (database, stop) = (database.clone(), stop.clone());
+            let (database, stop) = (database.clone(), stops[1].clone());
             move || {
                 let mut last = String::new();
+                let mut ends = 0;
                 for turn in 0_usize.. {
                     if stop.load(Ordering::Relaxed) {
+                        ends += 1;
+                    }
+                    if ends > KEYS {
                         break;
+                    }
+                    let sku = turn * 3 % KEYS;
+                    // What is written through makes nobody load, so the cache evicts keys. At the end that is so for each
+                    // product, and no later change heals what is stored then.
+                    if fills == Fills::Versioned && (turn % 4 == 0 || ends > 0) {
+                        let mut evict = redis::cmd("UNLINK");
+                        evict.arg(format!("product:{sku}")).exec(&mut evicting).expect("the cache answers");
+                        std::thread::park_timeout(Duration::from_millis(5));
                     }
                     // Twice in quick succession: the first removal makes everybody load.
                     for _ in 0..2 {
-                        let sku = turn * 3 % KEYS;
                         let version = database[sku].fetch_add(1, Ordering::SeqCst) + 1;
                         let payload = format!("{{\"sku\":{sku},\"value\":{version},\"version\":{version}}}");
                         let mut add = redis::cmd("XADD");
@@ -76,13 +88,15 @@ impl Load {
                 last
             }
         });
-        Self { database, stop, readers, writer }
+        Self { database, stops, readers, writer }
     }
 
     /// Ends all of them. Returns the database and the last entry.
     fn end(self) -> (Database, String) {
-        self.stop.store(true, Ordering::Relaxed);
+        let [readers, writer] = self.stops;
+        writer.store(true, Ordering::Relaxed);
         let last = self.writer.join().expect("the writer ends");
+        readers.store(true, Ordering::Relaxed);
         for reader in self.readers {
             reader.join().expect("the reader ends");
         }
